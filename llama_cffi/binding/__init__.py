@@ -1,0 +1,27 @@
+"""The only room that knows cffi: every C object of llama.cpp wrapped once.
+
+Everything above speaks Python values. `get_library()` gives the loaded build; its `.lib` and
+`.ffi` are the raw C API for whatever is not wrapped.
+"""
+
+from .batch import Batch
+from .context import Context
+from .handle import Handle
+from .library import Device, Library, get_library
+from .memory import Memory
+from .model import Model
+from .sampler import SamplerChain
+from .vocab import Vocab
+
+__all__ = [
+    "Batch",
+    "Context",
+    "Device",
+    "Handle",
+    "Library",
+    "Memory",
+    "Model",
+    "SamplerChain",
+    "Vocab",
+    "get_library",
+]

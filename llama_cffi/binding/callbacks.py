@@ -1,0 +1,39 @@
+"""The relay: Python exceptions carried through C frames.
+
+1. A Python function is wrapped in a C callback with `Relay.guard`.
+2. C calls it; when it raises, the exception is kept here and C gets the value that means "stop".
+3. C unwinds and returns its failure code.
+4. The caller's `with relay:` block re-raises the exception unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Relay"]
+
+
+class Relay:
+    """Keeps the first exception that callbacks raised during one C call."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def guard(self, ffi: Any, kind: str, function: Any, on_error: Any) -> Any:
+        """Return a C callback of type *kind*; C gets *on_error* when *function* raises.
+
+        The caller owns the callback and keeps it for as long as C may call it.
+        """
+        return ffi.callback(kind, function, error=on_error, onerror=self._keep)
+
+    def _keep(self, _type: Any, error: BaseException, _traceback: Any) -> None:
+        if self._error is None:
+            self._error = error
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error

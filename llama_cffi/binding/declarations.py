@@ -1,0 +1,81 @@
+"""From C declarations to a cffi `FFI`, compiled once and kept in the cache.
+
+Parsing a full class in line takes about 250 ms; the same text as an out-of-line ABI module is a
+Python file that imports in under 10 ms. The cache is a convenience: where it cannot be written the
+text is parsed in line and everything works, slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import _cffi_backend
+
+__all__ = ["load_ffi"]
+
+_log = logging.getLogger(__name__)
+
+
+def load_ffi(name: str, text: str, cache: Path | None) -> Any:
+    """Return an `FFI` for the declarations *text*.
+
+    Args:
+        name: A short name for the file in the cache, such as the ABI class.
+        text: What `ffi.cdef()` takes.
+        cache: Folder for compiled modules, owned by this user; None parses in line.
+    """
+    if cache is not None:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = cache / f"{_identifier(name)}_{digest}_cffi{_identifier(_cffi_backend.__version__)}.py"
+        try:
+            if not path.exists():
+                _compile(text, path)
+            return _import(path)
+        except OSError as e:
+            _log.debug("no compiled declarations in %s (%s); parsing them in line", cache, e)
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(text)
+    return ffi
+
+
+def _compile(text: str, path: Path) -> None:
+    """Write the out-of-line module beside *path* and move it there in one step."""
+    import cffi
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ffi = cffi.FFI()
+    ffi.cdef(text)
+    ffi.set_source(path.stem, None)
+    descriptor, temporary = tempfile.mkstemp(suffix=".py", dir=path.parent)
+    os.close(descriptor)
+    try:
+        ffi.emit_python_code(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _import(path: Path) -> Any:
+    name = f"llama_cffi.binding._compiled.{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name].ffi
+
+
+def _identifier(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)

@@ -1,0 +1,296 @@
+"""Locate, check, load, identify and bind one build of llama.cpp for this process.
+
+`get_library()` does it once; a second, different build is refused, because two builds share the
+soname of libggml-base and would mix silently. Thread rule: everything here may be called from
+any thread; C's own registries are filled once, under a lock.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import cdefs
+from ..errors import AbiMismatchError, LibraryLoadError
+from . import abi, cuda
+from .declarations import load_ffi
+from .logs import LogBridge
+
+if TYPE_CHECKING:
+    from ..libs_fetch import InstalledBuild
+
+__all__ = ["Device", "Library", "get_library"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One compute device that a backend offers.
+
+    Attributes:
+        name: Such as `CPU`, `CUDA0`, `Vulkan0`.
+        description: The hardware's own name.
+        type: `cpu`, `gpu`, `igpu`, `accel` or `meta`.
+        memory_free_bytes: As the backend reports it now.
+        memory_total_bytes: As the backend reports it.
+    """
+
+    name: str
+    description: str
+    type: str
+    memory_free_bytes: int
+    memory_total_bytes: int
+
+
+class Library:
+    """A loaded, identified and bound build of llama.cpp.
+
+    Attributes:
+        ffi: The cffi `FFI` with this build's declarations, for the raw C API.
+        lib: The raw C API: `library.lib.llama_time_us()`.
+        build: Where the library came from.
+        abi: The verdict and its evidence; print it.
+        backend_notes: Warnings that loading the backends logged.
+    """
+
+    ffi: Any
+    lib: Any
+
+    def __init__(
+        self,
+        ffi: Any,
+        lib: Any,
+        build: InstalledBuild,
+        identity: abi.AbiIdentity,
+        logs: LogBridge,
+        backend_notes: tuple[str, ...],
+    ) -> None:
+        assert identity.abi_class is not None
+        self.ffi = ffi
+        self.lib = lib
+        self.build = build
+        self.abi = identity
+        self.logs = logs
+        self.backend_notes = backend_notes
+        missing = identity.abi_class.optional | set(identity.fits[0:0])
+        self._functions = {
+            name
+            for name in identity.abi_class.functions
+            if not name.startswith("llama_") or name in identity.measurement.exports
+        } - (missing - identity.measurement.exports)
+
+    def has(self, function: str) -> bool:
+        """Whether this build has the C function *function*."""
+        return function in self._functions
+
+    @property
+    def path(self) -> Path:
+        """The library file, links resolved."""
+        return self.build.library
+
+    @property
+    def devices(self) -> list[Device]:
+        """Every device of every loaded backend, as the backends report them now.
+
+        C: ggml_backend_dev_get_props
+        """
+        ffi, lib = self.ffi, self.lib
+        found = []
+        for i in range(lib.ggml_backend_dev_count()):
+            # Oversize and zeroed: a newer build may write more than was declared.
+            buffer = ffi.new("char[512]")
+            props = ffi.cast("struct ggml_backend_dev_props *", buffer)
+            lib.ggml_backend_dev_get_props(lib.ggml_backend_dev_get(i), props)
+            kind = ffi.string(ffi.cast("enum ggml_backend_dev_type", props.type))
+            found.append(
+                Device(
+                    ffi.string(props.name).decode(),
+                    ffi.string(props.description).decode(),
+                    kind.removeprefix("GGML_BACKEND_DEVICE_TYPE_").lower(),
+                    props.memory_free,
+                    props.memory_total,
+                )
+            )
+        return found
+
+    @property
+    def system_info(self) -> str:
+        """CPU features that the loaded backends use. C: llama_print_system_info."""
+        return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
+
+    def __repr__(self) -> str:
+        return f"<Library {self.build.tag or self.path.name} abi={self.abi.name} ({self.abi.verdict})>"
+
+
+_lock = threading.Lock()
+_loaded: Library | None = None
+
+
+def get_library(spec: str | os.PathLike[str] | None = None, *, backend: str | None = None) -> Library:
+    """Return the llama.cpp of this process, loading it on the first call.
+
+    Args:
+        spec: A build (`npm:3.22.1`, `github:b11549`, `latest`) or a library file or folder.
+            None: `LLAMA_CFFI_LIB`, then `LLAMA_CFFI_BUILD`, then the `llama-cffi libs use`
+            choice, then the default build; once one is loaded, None is that one.
+        backend: `auto`, `cpu`, `cuda`, `vulkan`, `metal`; None: `LLAMA_CFFI_BACKEND`, else auto.
+
+    Raises:
+        LibraryNotFoundError: No library at the given path.
+        LibraryLoadError: It cannot be loaded here, or another build is loaded already.
+        FetchError: The build could not be fetched.
+        AbiMismatchError: No declarations are proven to fit it.
+    """
+    global _loaded
+    with _lock:
+        if _loaded is not None and spec is None:
+            return _loaded
+        fetcher = _libs_fetch()
+        build = fetcher.ensure(None if spec is None else os.fspath(spec), backend=backend)
+        if _loaded is None:
+            _loaded = _load(build, fetcher.exported_symbols(build.library), fetcher.cache_dir())
+        elif build.library != _loaded.path:
+            raise LibraryLoadError(
+                f"this process already runs {_loaded.path}; a second build ({build.library}) would "
+                "mix with it. Start another Python process for it."
+            )
+        return _loaded
+
+
+def _libs_fetch() -> Any:
+    """Import the fetcher only when a library is really looked for."""
+    from .. import libs_fetch
+
+    return libs_fetch
+
+
+def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
+    _refuse_foreign_build(build)
+    cuda.preload(build)
+    compiled = cache / "declarations"
+    boot_ffi = load_ffi("bootstrap", abi.BOOTSTRAP, compiled)
+    boot, flags = _dlopen(boot_ffi, build)
+    logs = LogBridge(boot_ffi)
+    boot.llama_log_set(logs.callback, boot_ffi.NULL)
+    if _exported(boot, boot_ffi, "ggml_log_set"):
+        boot.ggml_log_set(logs.callback, boot_ffi.NULL)
+    with logs.capture() as notes:
+        # libllama does not find its CPU backend by itself (some builds crash without it).
+        if _exported(boot, boot_ffi, "ggml_backend_load_all_from_path"):
+            boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
+    identity = _identify(build, exports, boot_ffi, boot, compiled)
+    assert identity.abi_class is not None
+    ffi = load_ffi(identity.abi_class.name, _declarations(identity), compiled)
+    lib = ffi.dlopen(str(build.library), flags)
+    logs.set_levels({v: k for k, v in ffi.typeof("enum ggml_log_level").elements.items()})
+    lib.llama_backend_init()
+    # Lines that C logs while the interpreter goes away must not reach Python any more.
+    silence = ffi.cast("ggml_log_callback", boot_ffi.addressof(boot, "ggml_backend_dev_count"))
+    atexit.register(lib.llama_log_set, silence, ffi.NULL)
+    return Library(ffi, lib, build, identity, logs, tuple(notes))
+
+
+def _dlopen(ffi: Any, build: InstalledBuild) -> tuple[Any, int]:
+    """Open the library file, locally; return it and the flags that worked."""
+    now, lazy = (ffi.RTLD_NOW | ffi.RTLD_LOCAL, ffi.RTLD_LAZY | ffi.RTLD_LOCAL)
+    path = str(build.library)
+    try:
+        return ffi.dlopen(path, now), now
+    except OSError as e:
+        first = str(e)
+    # Builds up to b3995 have no RUNPATH: their ggml must be in the process before them.
+    for sibling in sorted(build.folder.glob("libggml*.so")):
+        if not re.match(r"libggml-(cpu|cuda|vulkan|rpc|blas|hip|sycl)", sibling.name):
+            with contextlib.suppress(OSError):
+                _preloaded.append(ffi.dlopen(str(sibling), now))
+    for flags in (now, lazy):
+        try:
+            return ffi.dlopen(path, flags), flags
+        except OSError as e:
+            last = str(e)
+    raise LibraryLoadError(
+        f"cannot load {path}: {first}"
+        + (f"; then {last}" if last != first else "")
+        + ". Run `llama-cffi doctor` for what is missing."
+    )
+
+
+_preloaded: list[Any] = []  # handles stay open for the life of the process
+
+
+def _exported(lib: Any, ffi: Any, name: str) -> bool:
+    try:
+        ffi.addressof(lib, name)
+    except (AttributeError, ffi.error):
+        return False
+    return True
+
+
+def _identify(
+    build: InstalledBuild, exports: frozenset[str], ffi: Any, boot: Any, cache: Path
+) -> abi.AbiIdentity:
+    written = abi.probe_params(ffi, boot)
+    if _exported(boot, ffi, "ggml_backend_dev_get_props"):
+        props = abi.probe_device_props(ffi, boot)
+        if props is None:
+            raise LibraryLoadError(
+                f"{build.folder} has no backend that runs on this machine (not even the CPU one: "
+                "libggml-cpu-*). Fetch the build again: llama-cffi libs fetch, or name another."
+            )
+        written["ggml_backend_dev_props"] = props
+    measured = abi.Measurement(exports, written, build.tag)
+    forced = os.environ.get("LLAMA_CFFI_ABI") or None
+    if forced == "user":
+        return abi.identify_user(measured, _generate(build, cache))
+    return abi.identify(measured, cdefs.all_classes(), forced=forced)
+
+
+_generated: dict[str, str] = {}
+
+
+def _generate(build: InstalledBuild, cache: Path) -> cdefs.AbiClass:
+    """Make declarations from the build's own headers, kept in the cache by tag."""
+    from ..cdefs import generator
+
+    folder = os.environ.get("LLAMA_CFFI_HEADERS")
+    if not folder and not build.tag:
+        raise AbiMismatchError(
+            f"the tag of {build.library} is unknown, so its headers cannot be fetched; "
+            "give their folder in LLAMA_CFFI_HEADERS"
+        )
+    headers = Path(folder) if folder else _libs_fetch().headers(build)
+    text = generator.generate(headers)
+    described = generator.describe(text, name=f"user-{build.tag or 'headers'}")
+    _generated[described.name] = text
+    return described
+
+
+def _declarations(identity: abi.AbiIdentity) -> str:
+    assert identity.name is not None
+    return _generated.get(identity.name) or cdefs.declarations(identity.name)
+
+
+def _refuse_foreign_build(build: InstalledBuild) -> None:
+    """Refuse when another llama.cpp is mapped into this process (llama-cpp-python, say)."""
+    for path in sorted(_mapped_libraries()):
+        if path.parent != build.folder:
+            raise LibraryLoadError(
+                f"{path} is loaded in this process already; {build.library} would share the name "
+                "libggml-base with it and mix silently. Use one of them per process."
+            )
+
+
+def _mapped_libraries() -> set[Path]:
+    if sys.platform != "linux":
+        return set()
+    pattern = re.compile(r"/lib(llama|ggml)[^/]*\.so[^/]*$")
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        names = {line.split(None, 5)[-1].strip() for line in maps if "/" in line}
+    return {Path(n) for n in names if pattern.search(n)}

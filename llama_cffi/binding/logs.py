@@ -1,0 +1,90 @@
+"""C log lines of llama.cpp and ggml -> the `logging` loggers `llama_cffi.native`.
+
+Nothing reaches stdout or stderr by itself. Thread rule: lines may come from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["LogBridge"]
+
+_log = logging.getLogger("llama_cffi.native")
+# Without a handler `logging` itself prints warnings to stderr.
+logging.getLogger("llama_cffi").addHandler(logging.NullHandler())
+
+_LEVELS = {
+    "GGML_LOG_LEVEL_DEBUG": logging.DEBUG,
+    "GGML_LOG_LEVEL_INFO": logging.INFO,
+    "GGML_LOG_LEVEL_WARN": logging.WARNING,
+    "GGML_LOG_LEVEL_ERROR": logging.ERROR,
+}
+
+
+class LogBridge:
+    """Receives log text from C, joins continued lines, and hands them to `logging`.
+
+    The numbers of the levels moved between builds, so lines wait until `set_levels` says what
+    they mean.
+    """
+
+    def __init__(self, ffi: Any) -> None:
+        self._ffi = ffi
+        self._levels: Mapping[int, int] | None = None
+        self._waiting: list[tuple[int, str]] = []
+        self._thread = threading.local()
+        self._lock = threading.Lock()
+        self._captures: list[list[str]] = []
+        # Owned here; C keeps the pointer until `detach`.
+        self.callback = ffi.callback(
+            "void(int, const char *, void *)", self._receive, onerror=lambda *_: None
+        )
+
+    def set_levels(self, constants: Mapping[str, int]) -> None:
+        """Give the values of `enum ggml_log_level`, and pass on what waited for them."""
+        levels = {constants[k]: v for k, v in _LEVELS.items() if k in constants}
+        with self._lock:
+            self._levels = levels
+            waiting, self._waiting = self._waiting, []
+        for level, line in waiting:
+            self._emit(levels.get(level, logging.INFO), line)
+
+    @contextmanager
+    def capture(self) -> Iterator[list[str]]:
+        """Collect the warnings and errors that C logs in this block."""
+        lines: list[str] = []
+        self._captures.append(lines)
+        try:
+            yield lines
+        finally:
+            self._captures.remove(lines)
+
+    def _receive(self, level: int, text: Any, _user_data: Any) -> None:
+        line = self._ffi.string(text).decode("utf-8", "replace")
+        partial: tuple[int, str] | None = getattr(self._thread, "partial", None)
+        if partial is not None:
+            # Level 5 continues a line in every build; text without a newline is unfinished.
+            level, line = partial[0], partial[1] + line
+        if not line.endswith("\n"):
+            self._thread.partial = (level, line)
+            return
+        self._thread.partial = None
+        line = line.rstrip()
+        if not line.strip(". "):
+            return
+        with self._lock:
+            levels = self._levels
+            if levels is None:
+                self._waiting.append((level, line))
+                return
+        self._emit(levels.get(level, logging.INFO), line)
+
+    def _emit(self, level: int, line: str) -> None:
+        if level >= logging.WARNING:
+            for lines in self._captures:
+                lines.append(line)
+        _log.log(level, "%s", line)

@@ -1,0 +1,221 @@
+"""Engine: text in, text out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from . import decoding
+from .binding import Batch, Context, Model
+from .errors import ContextOverflowError, ValidationError
+from .sampling import SamplingParams, build_chain
+from .text import Utf8Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """One model, one context, one conversation at a time.
+
+    Calls from several threads queue; each gets its whole answer.
+
+    Args:
+        model_path: The GGUF file.
+        n_ctx: Tokens of prompt and answer together; 0 = the model's own length.
+        n_threads: 0 = physical cores.
+        n_gpu_layers: Layers on the GPU; -1 = all.
+        n_batch: Most prompt tokens evaluated in one call.
+        n_ubatch: Most tokens computed at once.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        ValidationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        n_ctx: int = 4096,
+        n_threads: int = 0,
+        n_gpu_layers: int = -1,
+        *,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+    ) -> None:
+        self.model = Model(model_path, n_gpu_layers=n_gpu_layers)
+        try:
+            self.context = Context(
+                self.model, n_ctx=n_ctx, n_threads=n_threads, n_batch=n_batch, n_ubatch=n_ubatch
+            )
+        except BaseException:
+            self.model.close()
+            raise
+        self._batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
+        self._lock = threading.Lock()
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.context.n_ctx
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids; see `Vocab.tokenize`."""
+        return self.model.vocab.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text; see `Vocab.detokenize`."""
+        return self.model.vocab.detokenize(tokens, special)
+
+    def generate_tokens(
+        self,
+        tokens: Sequence[int],
+        n_predict: int = 256,
+        *,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        repeat_penalty: float | None = None,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        penalty_freq: float = 0.0,
+        penalty_present: float = 0.0,
+        seed: int = -1,
+    ) -> list[int]:
+        """Continue *tokens* and return the new ones, without the end-of-generation token.
+
+        Args:
+            tokens: At least one token id.
+            n_predict: Most tokens to generate.
+            temperature: 0 = greedy. This and the rest: see `SamplingParams`.
+
+        Raises:
+            ContextOverflowError: The tokens leave no room in the context.
+            ValidationError: A token or parameter is out of range.
+            GenerationError: Decoding failed.
+        """
+        params = SamplingParams(
+            temperature, top_k, top_p, min_p, repeat_penalty, penalty_freq, penalty_present,
+            seed=seed,
+        )  # fmt: skip
+        with self._lock:
+            return list(self._tokens(tokens, n_predict, params))
+
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        n_predict: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        repeat_penalty: float | None = None,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        penalty_freq: float = 0.0,
+        penalty_present: float = 0.0,
+        seed: int = -1,
+    ) -> str:
+        """Answer *prompt* and return the whole text.
+
+        The model's chat template is applied where it has one; see `format_prompt`. Parameters and
+        errors are those of `generate_tokens`.
+        """
+        return "".join(
+            self.stream(
+                prompt, system_prompt, n_predict, temperature, top_p, repeat_penalty, top_k,
+                min_p, penalty_freq, penalty_present, seed,
+            )
+        )  # fmt: skip
+
+    def stream(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        n_predict: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        repeat_penalty: float | None = None,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        penalty_freq: float = 0.0,
+        penalty_present: float = 0.0,
+        seed: int = -1,
+        *,
+        raw: bool = False,
+    ) -> Iterator[str]:
+        """Answer *prompt* piece by piece, in whole UTF-8 characters.
+
+        Args:
+            raw: Use the prompt as it is, without the chat template.
+
+        Leaving the iteration early ends the generation. Parameters and errors otherwise are those
+        of `generate`, raised by the first `next`.
+        """
+        params = SamplingParams(
+            temperature, top_k, top_p, min_p, repeat_penalty, penalty_freq, penalty_present,
+            seed=seed,
+        )  # fmt: skip
+        return self._stream(prompt, system_prompt, n_predict, params, raw)
+
+    def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
+        """Return the tokens of a conversation of one user message.
+
+        A model without a chat template gets the text as it is, the system prompt first.
+        """
+        if self.model.chat_template is None:
+            return self.tokenize("\n\n".join(t for t in (system_prompt, prompt) if t))
+        system = [("system", system_prompt)] if system_prompt else []
+        text = self.model.apply_chat_template([*system, ("user", prompt)])
+        return self.tokenize(text, parse_special=True)
+
+    def close(self) -> None:
+        """Free context and model. Calling it again does nothing."""
+        with self._lock:
+            self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stream(
+        self, prompt: str, system_prompt: str, n_predict: int, params: SamplingParams, raw: bool
+    ) -> Iterator[str]:
+        with self._lock:
+            tokens = self.tokenize(prompt) if raw else self.format_prompt(prompt, system_prompt)
+            text, vocab = Utf8Stream(), self.model.vocab
+            with closing(self._tokens(tokens, n_predict, params)) as generated:
+                for token in generated:
+                    if piece := text.push(vocab.token_to_piece(token)):
+                        yield piece
+            if rest := text.flush():
+                yield rest
+
+    def _tokens(
+        self, tokens: Sequence[int], n_predict: int, params: SamplingParams
+    ) -> Iterator[int]:
+        """Check the request and yield its tokens; the caller holds the lock."""
+        if not tokens:
+            raise ValidationError("the prompt is empty: there is nothing to continue")
+        if n_predict < 1:
+            raise ValidationError(f"n_predict={n_predict}; at least 1 token must be asked for")
+        for token in tokens:
+            self.model.vocab.check(token)
+        if len(tokens) >= self.n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}: shorten "
+                f"the prompt, or make the engine with n_ctx > {len(tokens)}"
+            )
+        with build_chain(self.model, params) as chain:
+            if params.penalises:
+                for token in tokens[-params.penalty_last_n :]:
+                    chain.accept(token)
+            self.context.memory.clear()
+            yield from decoding.generate(self.context, self._batch, chain, tokens, n_predict)
