@@ -1,0 +1,104 @@
+"""Declarations -> the table's facts about them: function names, and struct layouts by cffi."""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import Any
+
+from llama_cffi.errors import ValidationError
+
+from . import AbiClass, Layout
+
+__all__ = ["describe"]
+
+# Headers whose functions live in every build of the main libraries.
+_ALWAYS = {
+    "ggml.h",
+    "ggml-alloc.h",
+    "ggml-backend.h",
+    "ggml-opt.h",
+    "gguf.h",
+    "llama.h",
+}
+# Declared in one of those headers, yet missing in good libraries.
+_DECLARED_ONLY: frozenset[str] = frozenset()
+
+
+def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> AbiClass:
+    """Return the table entry of the declarations *text*.
+
+    Sizes and offsets are those of this platform; they are the same on every 64-bit platform
+    because the declarations use fixed-width types only.
+
+    Args:
+        text: What `generate` returned.
+        name: Name of the class.
+        builds: Upstream tags that have these declarations.
+
+    Raises:
+        ValidationError: the text is not what `generate` writes, or cffi refuses it.
+    """
+    import cffi
+    from pycparser import c_ast
+
+    from .parsing import parse
+
+    ffi = cffi.FFI()
+    try:
+        ffi.cdef(text)
+    except (cffi.CDefError, cffi.FFIError) as e:
+        raise ValidationError(f"cffi refuses these declarations: {e}") from e
+    functions, optional, layouts = set(), set(), {}
+    headers = _header_of_line(text)
+    for node in parse(text).ext:
+        if isinstance(node, c_ast.Decl) and isinstance(node.type, c_ast.FuncDecl):
+            functions.add(node.name)
+            if headers[node.coord.line] not in _ALWAYS or node.name in _DECLARED_ONLY:
+                optional.add(node.name)
+        elif (struct := _complete_struct(node)) is not None:
+            spelling = f"struct {struct.name}" if struct.name else node.name
+            layouts[struct.name or node.name] = _layout(ffi.typeof(spelling))
+    return AbiClass(
+        name, builds, frozenset(functions), frozenset(optional), MappingProxyType(layouts)
+    )
+
+
+def _complete_struct(node: Any) -> Any:
+    """Return the struct that a top-level declaration or typedef defines, if it does."""
+    from pycparser import c_ast
+
+    inner = getattr(node.type, "type", None) if isinstance(node, c_ast.Typedef) else node.type
+    return inner if isinstance(inner, c_ast.Struct) and inner.decls is not None else None
+
+
+def _header_of_line(text: str) -> list[str]:
+    """Return, for each line number, the header whose section the line is in."""
+    headers = [""]
+    for line in text.splitlines():
+        match = re.fullmatch(r"// ---- (\S+)", line)
+        headers.append(match[1] if match else headers[-1])
+    return headers
+
+
+def _layout(ctype: Any) -> Layout:
+    return Layout(_size(ctype), bytes(_mask(ctype)))
+
+
+def _size(ctype: Any) -> int:
+    import _cffi_backend
+
+    return int(_cffi_backend.sizeof(ctype))
+
+
+def _mask(ctype: Any) -> bytearray:
+    """Mark the bytes of a type that belong to a scalar; a union's are those of any member."""
+    if ctype.kind == "array":
+        return _mask(ctype.item) * ctype.length
+    if ctype.kind not in ("struct", "union"):
+        return bytearray(b"\1" * _size(ctype))
+    mask = bytearray(_size(ctype))
+    for _, field in ctype.fields:
+        for i, marked in enumerate(_mask(field.type), start=field.offset):
+            mask[i] |= marked
+    return mask
