@@ -1,1 +1,70 @@
-"""Under construction."""
+"""Which prebuilt libllama this machine needs, where to get it, and how to keep it.
+
+Names are resolved on first use, so importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import ensure, fetch
+    from .machine import Machine, detect
+    from .manage import available, prune, remove, rollback, use
+    from .headers import headers
+    from .specs import Spec, parse
+    from .store import InstalledBuild, cache_dir, installed, verify
+
+_HOME = {
+    "InstalledBuild": "store",
+    "Machine": "machine",
+    "Spec": "specs",
+    "available": "manage",
+    "cache_dir": "store",
+    "detect": "machine",
+    "ensure": "api",
+    "fetch": "api",
+    "headers": "headers",
+    "installed": "store",
+    "parse": "specs",
+    "prune": "manage",
+    "remove": "manage",
+    "rollback": "manage",
+    "use": "manage",
+    "verify": "store",
+}
+
+__all__ = [
+    "InstalledBuild",
+    "Machine",
+    "Spec",
+    "available",
+    "cache_dir",
+    "detect",
+    "ensure",
+    "fetch",
+    "headers",
+    "installed",
+    "parse",
+    "prune",
+    "remove",
+    "rollback",
+    "use",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    # `from . import headers` would find the module of that name: keep the function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

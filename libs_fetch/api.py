@@ -1,0 +1,242 @@
+"""Decide which build is asked for, take it from the store, or fetch it. See `ensure`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError, LlamaError
+
+from . import check, state, store
+from .choose import AUTO, Choice
+from .http import HttpStatusError, OfflineError, UnreachableError
+from .http import offline as offline_env
+from .machine import detect
+from .sources import SOURCES, Source
+from .specs import Spec, parse
+from .store import InstalledBuild
+
+__all__ = ["Request", "ensure", "fetch", "request"]
+
+log = logging.getLogger("llama_cffi.libs_fetch")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A spec, the wanted backend, and who asked (for messages)."""
+
+    spec: Spec
+    backend: str
+    asked_by: str
+
+
+def request(spec: str | None = None, backend: str | None = None) -> Request:
+    """Work out what is asked for: argument, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, `use`, default.
+
+    Raises:
+        ValidationError: a spec that cannot be read.
+    """
+    env_backend = os.environ.get("LLAMA_CFFI_BACKEND", "").strip().lower() or None
+    wanted = (backend or "").strip().lower() or env_backend
+    if spec:
+        return Request(parse(spec), wanted or AUTO, f"the argument {spec!r}")
+    if library := os.environ.get("LLAMA_CFFI_LIB", "").strip():
+        path = library if library.startswith("path:") else f"path:{library}"
+        return Request(parse(path), wanted or AUTO, f"LLAMA_CFFI_LIB={library}")
+    if build := os.environ.get("LLAMA_CFFI_BUILD", "").strip():
+        return Request(parse(build), wanted or AUTO, f"LLAMA_CFFI_BUILD={build}")
+    if used := state.chosen():
+        return Request(
+            parse(used["spec"]), wanted or used["backend"], f"`llama-cffi libs use {used['spec']}`"
+        )
+    return Request(Spec("any", "default"), wanted or AUTO, "the default")
+
+
+def ensure(
+    spec: str | None = None,
+    *,
+    backend: str | None = None,
+    offline: bool | None = None,
+    progress: bool = True,
+) -> InstalledBuild:
+    """Return the llama.cpp build to load, fetching it only if it is not in the store.
+
+    Order: *spec*, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, the `libs use` choice, the pinned default.
+    *backend* (else LLAMA_CFFI_BACKEND, else ``auto``) is ``auto``, ``cpu``, ``cuda``, ``vulkan``,
+    ``metal`` …; auto takes the best one that works here and keeps the reason.
+
+    Raises:
+        ValidationError: a spec or backend that cannot be read.
+        LibraryNotFoundError: a path without a libllama.
+        LibraryLoadError: the build needs a newer system than this one, or another machine.
+        FetchError: it is not here and cannot be fetched.
+    """
+    asked = request(spec, backend)
+    if asked.spec.source == "path":
+        from .local import build_at
+
+        return build_at(asked.spec.version, asked.asked_by)
+    broken: list[str] = []
+    build = _from_store(asked, broken)
+    if build is not None:
+        return build
+    if offline if offline is not None else offline_env():
+        damage = f" What is there is damaged: {'; '.join(broken)}." if broken else ""
+        raise LibraryNotFoundError(
+            f"{asked.spec} (backend {asked.backend}, asked by {asked.asked_by}) is not in the "
+            f"store {store.cache_dir()} and the network is switched off.{damage} Run "
+            f"`llama-cffi libs fetch {asked.spec}` online, or set LLAMA_CFFI_LIB to a libllama."
+        )
+    for problem in broken:
+        log.warning("refused: %s; fetching %s again", problem, asked.spec)
+    return _obtain(asked, force=False, progress=progress, strict=True)
+
+
+def fetch(
+    spec: str | None = None,
+    *,
+    backend: str | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> InstalledBuild:
+    """Bring a build into the store, also one that this machine cannot run; *force* replaces it.
+
+    `latest` is asked anew, where `ensure` keeps the answer of the first time.
+
+    Raises:
+        ValidationError: a spec that cannot be read, or one that is a path.
+        FetchError: it cannot be fetched.
+    """
+    asked = request(spec, backend)
+    if asked.spec.source == "path":
+        from llama_cffi.errors import ValidationError
+
+        raise ValidationError(f"{asked.asked_by} is a path: there is nothing to fetch.")
+    return _obtain(asked, force=force, progress=progress, strict=False)
+
+
+def _from_store(asked: Request, broken: list[str]) -> InstalledBuild | None:
+    """Find what is asked for without network; damaged builds are named in *broken*."""
+    for source, version in _known(asked.spec):
+        for variant, reason in _stored_variants(source, version, asked.backend):
+            build = store.load(source.name, version, variant, reason)
+            if build is None:
+                continue
+            problems = store.quick_problems(build)
+            if problems:
+                broken += problems
+                continue
+            check.machine_fits(build)
+            return build
+    return None
+
+
+def _known(spec: Spec) -> Iterator[tuple[Source, str]]:
+    """List the (source, version) pairs that *spec* may mean, as far as known without network."""
+    for source in SOURCES:
+        if spec.source in (source.name, "any"):
+            version = source.version_for(spec)
+            if version is not None:
+                yield source, version
+
+
+def _stored_variants(source: Source, version: str, backend: str) -> Iterator[tuple[str, str]]:
+    if backend == AUTO:
+        known = state.remembered_auto(source.name, version)
+        if known is not None and store.build_folder(source.name, version, known[0]).is_dir():
+            yield known
+            return
+    elif store.build_folder(source.name, version, backend).is_dir() and backend != "cuda":
+        yield backend, f"{backend}: asked for"
+        return
+    folder = store.build_folder(source.name, version, "x").parent
+    have = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if not have:
+        return
+    choice = source.choice(version, backend, detect(), strict=True)
+    for variant in choice.variants:
+        if variant in have:
+            yield variant, choice.reason(variant)
+        elif backend == AUTO:
+            return  # a better variant can be fetched: the caller decides
+
+
+def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> InstalledBuild:
+    """Fetch what is asked for from the first source that answers."""
+    silent: list[str] = []
+    sources = [s for s in SOURCES if asked.spec.source in (s.name, "any")]
+    if asked.spec.source == "any":
+        sources = [s for s in sources if s.configured(asked.spec)] or sources[-1:]
+    for source in sources:
+        try:
+            version = source.version_for(asked.spec, ask=True)
+            if version is None:
+                continue
+            return _obtain_from(source, version, asked, force, progress, strict)
+        except OfflineError:
+            raise
+        except (UnreachableError, HttpStatusError) as exc:
+            silent.append(f"{source.name}: {exc}")
+            log.warning("%s", silent[-1])
+    stored = _best_stored(asked) if strict else None
+    if stored is not None:
+        return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(silent)}")
+    raise FetchError(
+        f"{asked.spec} (asked by {asked.asked_by}) could not be fetched. {' '.join(silent)} "
+        "Set LLAMA_CFFI_LIB to use a libllama that is on this machine."
+    )
+
+
+def _best_stored(asked: Request) -> InstalledBuild | None:
+    """With no source answering, auto may take a lesser variant that is in the store."""
+    if asked.backend != AUTO:
+        return None
+    for source, version in _known(asked.spec):
+        choice = source.choice(version, AUTO, detect(), strict=True)
+        for variant in choice.variants:
+            build = store.load(source.name, version, variant, choice.reason(variant))
+            if build is not None and not store.quick_problems(build):
+                return build
+    return None
+
+
+def _obtain_from(
+    source: Source, version: str, asked: Request, force: bool, progress: bool, strict: bool
+) -> InstalledBuild:
+    machine = detect()
+    choice = source.choice(version, asked.backend, machine, strict=strict)
+    for variant in choice.variants:
+        try:
+            build = store.install(
+                source.name,
+                version,
+                variant,
+                source.filler(version, variant, machine, progress),
+                force=force,
+            )
+        except HttpStatusError as exc:
+            if exc.status != 404 or len(choice.variants) == 1:
+                raise
+            choice.against[variant] = str(exc)
+            continue
+        problems = check.problems(build)
+        if problems and strict:
+            choice.against[variant] = "; ".join(problems)
+            continue
+        reason = "; ".join([choice.reason(variant), *problems])
+        if asked.backend == AUTO:
+            state.remember_auto(source.name, version, variant, reason)
+        return replace(build, backend_reason=reason)
+    raise _none_fits(source, version, asked, choice)
+
+
+def _none_fits(source: Source, version: str, asked: Request, choice: Choice) -> LlamaError:
+    reasons = "; ".join(f"{variant}: {why}" for variant, why in choice.against.items())
+    return LibraryLoadError(
+        f"No variant of {source.name}:{version} works here (backend {asked.backend}, asked by "
+        f"{asked.asked_by}). {reasons}. "
+        "Choose another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD, "
+        "or set LLAMA_CFFI_LIB to a libllama built for this system."
+    )

@@ -1,0 +1,192 @@
+"""Unpack .tar.gz and .zip safely: no path and no link may leave the target folder. See `extract`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from llama_cffi.errors import FetchError
+
+from .download import need_room
+
+__all__ = ["Member", "extract", "safe_name"]
+
+# The largest real build is 1 GB unpacked; a bomb that fills the disk is stopped here.
+MAX_UNPACKED_BYTES = 8 << 30
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry: its clean path, size in bytes, and for links the clean path it points at."""
+
+    path: str
+    size: int
+    link: str | None
+    open: Callable[[], IO[bytes]]
+
+
+def safe_name(name: str) -> str:
+    """Normalise a member's path; ``""`` for the root itself.
+
+    Raises:
+        ValueError: the path is absolute, holds ``..``, a drive, a backslash or a NUL.
+    """
+    if "\0" in name or "\\" in name or name.startswith("/") or _DRIVE.match(name):
+        raise ValueError(f"path {name!r} is not relative")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"path {name!r} climbs out of the archive")
+    return "/".join(parts)
+
+
+def _safe_link(path: str, target: str) -> str:
+    """Resolve a symlink's *target* against the folder of *path*, inside the archive.
+
+    Raises:
+        ValueError: it points outside.
+    """
+    if "\0" in target or "\\" in target or target.startswith("/") or _DRIVE.match(target):
+        raise ValueError(f"link {path!r} points to {target!r}, outside the archive")
+    resolved = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    if resolved == ".." or resolved.startswith("../"):
+        raise ValueError(f"link {path!r} points to {target!r}, outside the archive")
+    return resolved
+
+
+def extract(
+    archive: Path, into: Path, place: Callable[[list[str]], Callable[[str], str | None]]
+) -> list[str]:
+    """Unpack the wanted members of *archive* into the folder *into* and list what was written.
+
+    *place* gets all file paths and returns the function that maps a member's path to its place
+    under *into*, or to None to leave it out. Every member is checked, wanted or not; nothing is
+    written before all have passed. Symlinks stay symlinks where the platform has them.
+
+    Raises:
+        FetchError: the archive is damaged, or a member or link leaves the target folder.
+    """
+    try:
+        with _opened(archive) as members:
+            return _write(archive, members, into, place([m.path for m in members]))
+    except ValueError as exc:
+        raise FetchError(
+            f"{archive.name} is refused: {exc}. Nothing was installed. This is not what the "
+            "project publishes; check the mirror it came from."
+        ) from exc
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, struct.error) as exc:
+        raise FetchError(
+            f"{archive.name} is damaged: {exc or type(exc).__name__}. Nothing was installed; "
+            "fetch again."
+        ) from exc
+
+
+def _write(
+    archive: Path, members: list[Member], into: Path, where: Callable[[str], str | None]
+) -> list[str]:
+    placed: dict[str, Member] = {}
+    places: dict[str, str] = {}
+    for member in members:
+        place = where(member.path)
+        if place is None:
+            continue
+        place = safe_name(place)
+        if place in placed:
+            raise ValueError(f"path {member.path!r} appears twice")
+        placed[place] = member
+        places[member.path] = place
+    total = sum(member.size for member in placed.values())
+    if total > MAX_UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to {total:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
+    need_room(into, total, f"unpacking {archive.name}")
+    # Links come last, so no file is ever written through one.
+    for place, member in sorted(placed.items(), key=lambda item: item[1].link is not None):
+        target = into / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if member.link is not None:
+            _link(target, place, _final(member, members, places))
+            continue
+        with member.open() as source, target.open("xb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+    return list(placed)
+
+
+def _final(member: Member, members: list[Member], places: dict[str, str]) -> str:
+    """Follow a chain of links inside the archive to the place of the file at its end."""
+    by_path = {m.path: m for m in members}
+    seen = {member.path}
+    current = member
+    while current.link is not None:
+        following = by_path.get(current.link)
+        if following is None or following.path in seen:
+            raise ValueError(f"link {member.path!r} leads to no file ({current.link!r})")
+        seen.add(following.path)
+        current = following
+    if current.path not in places:
+        raise ValueError(f"link {member.path!r} leads to {current.path!r}, which is left out")
+    return places[current.path]
+
+
+def _link(target: Path, place: str, final: str) -> None:
+    source = target.parents[place.count("/")] / final
+    if os.name == "nt":  # symlinks need a privilege there
+        shutil.copyfile(source, target)
+    else:
+        os.symlink(os.path.relpath(source, target.parent), target)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[Member]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            yield [m for info in zipped.infolist() if (m := _zip_member(zipped, info))]
+    else:
+        with tarfile.open(archive, "r:*") as tar:
+            yield [m for info in tar if (m := _tar_member(tar, info))]
+
+
+def _zip_member(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member | None:
+    path = safe_name(info.filename)
+    if info.is_dir() or not path:
+        return None
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    link = None
+    if kind == stat.S_IFLNK:
+        if info.file_size > 4096:
+            raise ValueError(f"link {path!r} has a target of {info.file_size} bytes")
+        link = _safe_link(path, zipped.read(info).decode("utf-8", "strict"))
+    elif kind not in (0, stat.S_IFREG):
+        raise ValueError(f"{path!r} is a special file")
+    return Member(path, 0 if link else info.file_size, link, lambda: zipped.open(info))
+
+
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
+    path = safe_name(info.name)
+    if info.isdir() or not path:
+        return None
+    link = None
+    if info.issym():
+        link = _safe_link(path, info.linkname)
+    elif info.islnk():
+        link = safe_name(info.linkname)
+    elif not info.isreg():
+        raise ValueError(f"{path!r} is a special file")
+
+    def reader() -> IO[bytes]:
+        handle = tar.extractfile(info)
+        assert handle is not None
+        return handle
+
+    return Member(path, 0 if link else info.size, link, reader)

@@ -1,0 +1,225 @@
+"""Get one file: resumable, verified, with a look at the disk first. See `download`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from llama_cffi.errors import FetchError
+
+from .http import Client, HttpStatusError, TransientError, redact, retrying
+
+__all__ = ["Remote", "disk_full", "download", "file_digest", "need_room", "sri"]
+
+log = logging.getLogger("llama_cffi.libs_fetch")
+
+_BLOCK = 1 << 18
+_STRENGTH = ("sha512", "sha384", "sha256")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file on a server: addresses in the order to try, length in bytes, SRI hash.
+
+    `headers` holds what is sent with each address, so that no credential reaches another host.
+    """
+
+    urls: tuple[str, ...]
+    size: int | None = None
+    integrity: str | None = None
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The last path component of the first address."""
+        return redact(self.urls[0]).rpartition("/")[2]
+
+
+def sri(algorithm: str, hexdigest: str) -> str:
+    """Turn a hex digest into the SRI form used everywhere here, ``sha256-<base64>``."""
+    return f"{algorithm}-{base64.b64encode(binascii.unhexlify(hexdigest)).decode()}"
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hash a file and return the hex digest."""
+    digest = hashlib.new(algorithm)
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK * 4):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def need_room(folder: Path, needed: int, what: str) -> None:
+    """Check that *folder*'s disk has *needed* bytes left.
+
+    Raises:
+        FetchError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise _no_room(folder, needed, free, what)
+
+
+def disk_full(exc: OSError, folder: Path, needed: int, what: str) -> FetchError | None:
+    """Translate ENOSPC and EDQUOT into an error with numbers; None for any other error."""
+    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return _no_room(folder, needed, shutil.disk_usage(folder).free, what)
+
+
+def _no_room(folder: Path, needed: int, free: int, what: str) -> FetchError:
+    return FetchError(
+        f"The disk of {folder} is too full for {what}: {needed:,} bytes needed, {free:,} free. "
+        "Make room (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to a "
+        "folder on another disk."
+    )
+
+
+def download(client: Client, remote: Remote, part: Path, *, progress: bool = True) -> Path:
+    """Bring *remote* into the file *part*, continuing what an earlier try left there.
+
+    The caller holds the lock under which *part* is written. On success *part* holds exactly the
+    verified bytes; on a wrong hash it is deleted; on a broken connection it stays, to be resumed.
+
+    Raises:
+        UnreachableError: no address answered.
+        FetchError: wrong length or hash, no room on the disk.
+    """
+    log.info("fetching %s", redact(remote.urls[0]))
+    problem: FetchError | None = None
+    for url in remote.urls:
+        try:
+            _transfer(client, url, remote, part, progress)
+        except HttpStatusError as exc:
+            problem = problem or exc
+            continue
+        except OSError as exc:
+            full = disk_full(exc, part.parent, remote.size or 0, remote.name)
+            if full is None:
+                raise
+            part.unlink(missing_ok=True)
+            raise full from exc
+        _verify(url, remote, part)
+        return part
+    assert problem is not None
+    raise problem
+
+
+def _transfer(client: Client, url: str, remote: Remote, part: Path, progress: bool) -> None:
+    def once() -> None:
+        have = part.stat().st_size if part.exists() else 0
+        if remote.size is not None:
+            if have > remote.size:
+                part.unlink()
+                have = 0
+            elif have == remote.size:
+                return
+            need_room(part.parent, remote.size - have, remote.name)
+        headers = dict(remote.headers.get(url, {}))
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        try:
+            response = client.open(url, headers)
+        except HttpStatusError as exc:
+            if exc.status != 416:
+                raise
+            part.unlink(missing_ok=True)
+            raise TransientError("HTTP 416, starting over") from exc
+        with response:
+            # A server that ignores Range answers 200 with the whole file: start over.
+            resumed = response.status == 206 and _starts_at(response, have)
+            if have and response.status == 206 and not resumed:
+                part.unlink()
+                raise TransientError("the server resumed at another place, starting over")
+            _copy(response, part, have if resumed else 0, remote, progress)
+
+    retrying(url, once)
+
+
+def _starts_at(response: Any, have: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+
+
+def _copy(response: Any, part: Path, have: int, remote: Remote, progress: bool) -> None:
+    length = response.headers.get("Content-Length")
+    total = have + int(length) if length and length.isdigit() else remote.size
+    if total is not None and remote.size is None:
+        need_room(part.parent, total - have, remote.name)
+    got = have
+    with part.open("ab" if have else "wb") as out, _bar(remote.name, total, have, progress) as bar:
+        while True:
+            try:
+                block = response.read(_BLOCK)
+            except (OSError, HTTPException) as exc:
+                raise TransientError(f"broke off after {got:,} of {total or 0:,} bytes") from exc
+            if not block:
+                break
+            out.write(block)
+            got += len(block)
+            if bar is not None:
+                bar.update(len(block))
+    if total is not None and got < total:
+        raise TransientError(f"broke off after {got:,} of {total:,} bytes")
+
+
+def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractContextManager[Any]:
+    if not progress or not (sys.stderr and sys.stderr.isatty()):
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=name, total=total, initial=have, unit="B", unit_scale=True, file=sys.stderr,
+        leave=False,
+    )
+
+
+def _verify(url: str, remote: Remote, part: Path) -> None:
+    size = part.stat().st_size
+    if remote.size is not None and size != remote.size:
+        part.unlink()
+        raise FetchError(
+            f"{redact(url)} is {size:,} bytes long where {remote.size:,} were expected. The file "
+            "was deleted. A proxy or mirror changes it: try again, or use another mirror."
+        )
+    if remote.integrity is None:
+        return
+    algorithm, expected = _strongest(remote.integrity)
+    got = sri(algorithm, file_digest(part, algorithm))
+    if got != f"{algorithm}-{expected}":
+        part.unlink()
+        raise FetchError(
+            f"{redact(url)} has the wrong hash: got {got}, expected {algorithm}-{expected} "
+            f"({size:,} bytes). The file was deleted and nothing was installed. A proxy or mirror "
+            "changes it: try again, or use another mirror."
+        )
+
+
+def _strongest(integrity: str) -> tuple[str, str]:
+    known = dict(item.split("?")[0].split("-", 1) for item in integrity.split() if "-" in item)
+    for algorithm in _STRENGTH:
+        if algorithm in known:
+            return algorithm, known[algorithm]
+    raise FetchError(f"The server gives no hash of a known kind, only {integrity!r}.")
+
+
+def remove_quietly(path: Path) -> None:
+    """Delete a file or folder tree if it is there; leftovers are cleaned later."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        try:
+            os.unlink(path)
+        except OSError:
+            log.debug("could not remove %s", path)

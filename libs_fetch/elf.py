@@ -1,0 +1,201 @@
+"""Read what the fetcher and the loader need from an ELF file, without loading it.
+
+Pure reader over mmap: machine, NEEDED, symbol versions asked for and offered, exported symbols.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_cffi.errors import LibraryLoadError
+
+__all__ = ["Elf", "defined_versions", "exported_symbols", "machine", "needed", "required_versions"]
+
+_MACHINES = {3: "x86", 40: "armv7l", 62: "x64", 183: "arm64", 243: "riscv64", 22: "s390x"}
+_SHT_STRTAB, _SHT_DYNAMIC, _SHT_DYNSYM = 3, 6, 11
+_SHT_VERDEF, _SHT_VERNEED = 0x6FFFFFFD, 0x6FFFFFFE
+_DT_NEEDED, _DT_SONAME = 1, 14
+
+
+@dataclass(frozen=True)
+class _Section:
+    kind: int
+    offset: int
+    size: int
+    link: int
+    info: int
+
+
+class Elf:
+    """An open ELF file; use `opened`."""
+
+    def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
+        if data[:4] != b"\x7fELF" or len(data) < 64:
+            raise LibraryLoadError(f"{path} is not an ELF file.")
+        self._data = data
+        self.wide = data[4] == 2
+        self._end = "<" if data[5] == 1 else ">"
+        (code,) = self._unpack("H", 18)
+        self.machine = _MACHINES.get(code, f"ELF machine {code}")
+        self._sections = list(self._read_sections())
+
+    def _unpack(self, fields: str, offset: int) -> tuple[int, ...]:
+        return struct.unpack_from(self._end + fields, self._data, offset)
+
+    def _read_sections(self) -> Iterator[_Section]:
+        if self.wide:
+            (start,) = self._unpack("Q", 40)
+            entry, count = self._unpack("HH", 58)
+        else:
+            (start,) = self._unpack("I", 32)
+            entry, count = self._unpack("HH", 46)
+        for n in range(count if start else 0):
+            at = start + n * entry
+            if self.wide:
+                _, kind, _, _, offset, size, link, info = self._unpack("IIQQQQII", at)
+            else:
+                _, kind, _, _, offset, size, link, info = self._unpack("IIIIIIII", at)
+            yield _Section(kind, offset, size, link, info)
+
+    def _find(self, kind: int) -> _Section | None:
+        return next((s for s in self._sections if s.kind == kind), None)
+
+    def _string(self, table: _Section, offset: int) -> str:
+        start = table.offset + offset
+        end = self._data.find(b"\0", start, table.offset + table.size)
+        return bytes(self._data[start:end]).decode("ascii", "replace")
+
+    def _dynamic(self, wanted: int) -> list[str]:
+        section = self._find(_SHT_DYNAMIC)
+        if section is None:
+            return []
+        names = self._sections[section.link]
+        fields, step = ("qQ", 16) if self.wide else ("iI", 8)
+        found = []
+        for at in range(section.offset, section.offset + section.size, step):
+            tag, value = self._unpack(fields, at)
+            if tag == wanted:
+                found.append(self._string(names, value))
+            elif tag == 0:
+                break
+        return found
+
+    def needed(self) -> list[str]:
+        """List the sonames this file asks the dynamic linker for."""
+        return self._dynamic(_DT_NEEDED)
+
+    def soname(self) -> str | None:
+        """Return the soname, None if it has none."""
+        return next(iter(self._dynamic(_DT_SONAME)), None)
+
+    def required_versions(self) -> dict[str, set[str]]:
+        """Map each needed soname to the symbol versions asked of it, ``{"libc.so.6": {...}}``."""
+        section = self._find(_SHT_VERNEED)
+        found: dict[str, set[str]] = {}
+        if section is None:
+            return found
+        names = self._sections[section.link]
+        at = section.offset
+        for _ in range(section.info):
+            _, count, file, aux, following = self._unpack("HHIII", at)
+            versions = found.setdefault(self._string(names, file), set())
+            where = at + aux
+            for _ in range(count):
+                _, flags, _, name, step = self._unpack("IHHII", where)
+                if not flags & 2:  # weak: the linker does not insist
+                    versions.add(self._string(names, name))
+                where += step
+            at += following
+        return found
+
+    def defined_versions(self) -> set[str]:
+        """List the symbol versions this file offers, such as ``GLIBCXX_3.4.30``."""
+        section = self._find(_SHT_VERDEF)
+        found: set[str] = set()
+        if section is None:
+            return found
+        names = self._sections[section.link]
+        at = section.offset
+        for _ in range(section.info):
+            _, _, _, _, _, aux, following = self._unpack("HHHHIII", at)
+            (name,) = self._unpack("I", at + aux)
+            found.add(self._string(names, name))
+            at += following
+        return found
+
+    def exported_symbols(self) -> frozenset[str]:
+        """Return the symbols that other files can bind to, C++ (``_Z``) names left out."""
+        section = self._find(_SHT_DYNSYM)
+        if section is None:
+            return frozenset()
+        table = self._sections[section.link]
+        names = bytes(self._data[table.offset : table.offset + table.size])
+        raw = self._data[section.offset : section.offset + section.size]
+        # name, value, size, info, other, shndx in the order of each class
+        if self.wide:
+            rows = struct.iter_unpack(self._end + "IBBH16x", raw)
+        else:
+            rows = struct.iter_unpack(self._end + "I8xBBH", raw)
+        find, mangled = names.index, names.startswith
+        return frozenset(
+            names[name : find(0, name)].decode("ascii", "replace")
+            for name, info, other, shndx in rows
+            # defined; global or weak; default or protected visibility. libllama has 20 mangled
+            # names for each C name, and skipping them here keeps this at 2 ms.
+            if shndx and info >= 16 and other & 3 in (0, 3) and not mangled(b"_Z", name)
+        )
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Elf]:
+    """Open *path* for reading.
+
+    Raises:
+        LibraryLoadError: not an ELF file, or a damaged one.
+    """
+    path = Path(path)
+    with path.open("rb") as handle:
+        try:
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as exc:
+            raise LibraryLoadError(f"{path} is empty.") from exc
+        with data:
+            try:
+                yield Elf(data, path)
+            except (struct.error, IndexError, ValueError) as exc:
+                raise LibraryLoadError(f"{path} is a damaged ELF file: {exc}") from exc
+
+
+def machine(path: str | Path) -> str:
+    """Return the CPU architecture, ``x64``, ``arm64``, ``armv7l`` …"""
+    with opened(path) as elf:
+        return elf.machine
+
+
+def needed(path: str | Path) -> list[str]:
+    """List the sonames the file asks the dynamic linker for."""
+    with opened(path) as elf:
+        return elf.needed()
+
+
+def required_versions(path: str | Path) -> dict[str, set[str]]:
+    """Map each needed soname to the symbol versions asked of it."""
+    with opened(path) as elf:
+        return elf.required_versions()
+
+
+def defined_versions(path: str | Path) -> set[str]:
+    """List the symbol versions the file offers."""
+    with opened(path) as elf:
+        return elf.defined_versions()
+
+
+def exported_symbols(path: str | Path) -> frozenset[str]:
+    """Return the symbols that other files can bind to, C++ (``_Z``) names left out."""
+    with opened(path) as elf:
+        return elf.exported_symbols()

@@ -1,0 +1,231 @@
+"""HTTP for the fetcher: retries, redirects that keep credentials at home, proxies, CA bundles.
+
+Everything that touches the network goes through `Client`, so the offline switch sits here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any, TypeVar
+
+from llama_cffi.errors import FetchError
+
+__all__ = [
+    "Client",
+    "HttpStatusError",
+    "OfflineError",
+    "UnreachableError",
+    "join",
+    "offline",
+    "redact",
+]
+
+log = logging.getLogger("llama_cffi.libs_fetch")
+
+TIMEOUT_S = 30.0
+RETRIES = 3
+BACKOFF_S = 0.5
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_T = TypeVar("_T")
+
+
+class UnreachableError(FetchError):
+    """A server did not answer, or answered only with errors of its own (5xx)."""
+
+
+class OfflineError(FetchError):
+    """The network is switched off by LLAMA_CFFI_OFFLINE or ``offline=True``."""
+
+
+class HttpStatusError(FetchError):
+    """A server answered with a final 4xx status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TransientError(Exception):
+    """One try failed in a way that another try may mend."""
+
+
+def offline() -> bool:
+    """Tell whether LLAMA_CFFI_OFFLINE switches the network off."""
+    return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in _TRUE
+
+
+def redact(url: str) -> str:
+    """Drop user, password and query from *url*, for messages and receipts."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def join(base: str, path: str) -> str:
+    """Append *path* to *base* with exactly one slash between them."""
+    return f"{base.rstrip('/')}/{path.lstrip('/')}"
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects; a token never leaves the host it was meant for."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise FetchError(
+                f"{redact(req.full_url)} redirects from https to {redact(newurl)}; refused. "
+                "Check the mirror or proxy in between."
+            )
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None and _origin(req.full_url) != _origin(newurl):
+            new.remove_header("Authorization")
+        return new
+
+
+@dataclass(frozen=True)
+class Client:
+    """One way to reach one server: its CA file and proxies (from npm's configuration, or none)."""
+
+    cafile: str | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR
+        if self.cafile:
+            try:
+                context.load_verify_locations(cafile=self.cafile)
+            except OSError as exc:
+                raise FetchError(
+                    f"The CA file {self.cafile} from npm's configuration cannot be read: {exc}. "
+                    "Correct `cafile` in .npmrc."
+                ) from exc
+        env = urllib.request.getproxies()
+        proxies = {**self.proxies, **env}
+        return urllib.request.build_opener(
+            urllib.request.ProxyHandler(proxies),
+            urllib.request.HTTPSHandler(context=context),
+            _Redirects(),
+        )
+
+    def open(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """Open *url* once and return the response.
+
+        Raises:
+            OfflineError: LLAMA_CFFI_OFFLINE is set.
+            HttpStatusError: a final status such as 401 or 404.
+            TransientError: worth another try.
+        """
+        if offline():
+            raise OfflineError(
+                f"LLAMA_CFFI_OFFLINE is set, so {redact(url)} was not asked. "
+                "Unset it, or fetch the build on a machine with network."
+            )
+        request = _request(url, headers or {})
+        try:
+            return self._opener().open(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as exc:
+            status, reason = exc.code, exc.reason
+            exc.close()
+            if status in _TRANSIENT:
+                raise TransientError(f"HTTP {status} {reason}") from None
+            raise HttpStatusError(
+                f"GET {redact(url)} answered HTTP {status} {reason}.{_hint(status)}", status
+            ) from None
+        except urllib.error.URLError as exc:
+            if isinstance(exc.reason, ssl.SSLCertVerificationError):
+                raise UnreachableError(
+                    f"GET {redact(url)}: the certificate was not accepted ({exc.reason}). "
+                    "Point SSL_CERT_FILE at your organisation's CA bundle."
+                ) from exc
+            raise TransientError(str(exc.reason)) from exc
+        except (OSError, HTTPException) as exc:
+            raise TransientError(f"{type(exc).__name__}: {exc}") from exc
+
+    def json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """Get *url* and parse its JSON body, with retries.
+
+        Raises:
+            UnreachableError: no usable answer after all tries.
+            HttpStatusError: a final 4xx status.
+            FetchError: the body is not JSON.
+        """
+
+        def once() -> bytes:
+            with self.open(url, headers) as response:
+                try:
+                    body: bytes = response.read()
+                except (OSError, HTTPException) as exc:
+                    raise TransientError(f"the answer broke off: {exc}") from exc
+                return body
+
+        body = retrying(url, once)
+        try:
+            return json.loads(body)
+        except ValueError as exc:
+            raise FetchError(
+                f"GET {redact(url)} did not answer with JSON but with {body[:60]!r}. "
+                "Is a login page or a wrong mirror address in between?"
+            ) from exc
+
+
+def retrying(url: str, once: Callable[[], _T]) -> _T:
+    """Call *once* until it succeeds, at most 1 + RETRIES times, backing off between tries.
+
+    Raises:
+        UnreachableError: every try failed; the last cause is named.
+    """
+    for n in range(RETRIES + 1):
+        try:
+            return once()
+        except TransientError as exc:
+            if n == RETRIES:
+                raise UnreachableError(
+                    f"GET {redact(url)} failed {n + 1} times, last with: {exc}. Check the network, "
+                    "HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
+                    "LLAMA_CFFI_GITHUB)."
+                ) from exc
+            log.info("GET %s: %s; trying again", redact(url), exc)
+            time.sleep(BACKOFF_S * 2**n)
+    raise AssertionError("unreachable")
+
+
+def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise FetchError(f"{redact(url)} is not an http(s) address. Correct the mirror setting.")
+    user, at, host = parts.netloc.rpartition("@")
+    url = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    all_headers = {"User-Agent": "llama-cffi", **headers}
+    if at:  # urllib does not understand user:password@ in an address
+        token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        all_headers.setdefault("Authorization", f"Basic {token}")
+    return urllib.request.Request(url, headers=all_headers)
+
+
+def _hint(status: int) -> str:
+    if status in (401, 403):
+        return (
+            " The server wants a login or limits requests: give a token in .npmrc "
+            "(npm) or GITHUB_TOKEN (GitHub)."
+        )
+    if status == 407:
+        return " The proxy wants a login: put it into HTTPS_PROXY."
+    return ""

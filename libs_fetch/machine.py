@@ -1,0 +1,245 @@
+"""What this machine is and which builds it can run: OS, CPU, libc, CUDA driver, Vulkan, Metal.
+
+Nothing here starts a process or initialises a GPU: the CUDA driver is asked for its version only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Machine", "arch_name", "detect", "fingerprint", "glibc", "os_name"]
+
+_ARCHES = {
+    "x86_64": "x64",
+    "amd64": "x64",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+    "armv7l": "armv7l",
+    "armv8l": "armv7l",
+    "riscv64": "riscv64",
+    "s390x": "s390x",
+}
+_GPU_NODES = ("nvidia0", "nvidiactl", "dxg", "nvhost-ctrl-gpu", "nvmap")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One look at this machine.
+
+    `variants` are the build variants it can run, best first; `refused` says of every other one
+    why not. `cuda_driver` is the newest CUDA version the driver supports, ``(13, 0)``.
+    """
+
+    os: str
+    arch: str
+    libc: str
+    libc_version: str
+    cpu: str
+    physical_cores: int
+    usable_cpus: int
+    cuda_driver: tuple[int, int] | None
+    vulkan: bool
+    metal: bool
+    variants: tuple[str, ...]
+    refused: Mapping[str, str]
+
+    @property
+    def musl(self) -> bool:
+        """True on musl systems (Alpine), for which no prebuilt build exists."""
+        return self.libc == "musl"
+
+
+def os_name() -> str:
+    """Return ``linux``, ``mac`` or ``win`` (or Python's own name of anything else)."""
+    return {"darwin": "mac", "win32": "win"}.get(sys.platform, sys.platform)
+
+
+def arch_name() -> str:
+    """Return the architecture of this Python process, in the words of the build names."""
+    raw = platform.machine().lower()
+    arch = _ARCHES.get(raw, raw)
+    if arch == "arm64" and os_name() == "linux" and sys.maxsize < 2**32:
+        return "armv7l"  # 32-bit userland on a 64-bit kernel
+    return arch
+
+
+def glibc() -> tuple[str, str]:
+    """Return the C library and its version: ``("glibc", "2.36")``, ``("musl", "")``, ``("", "")``."""
+    if os_name() != "linux":
+        return "", ""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (ValueError, OSError):
+        name, version = "", ""
+    return ("glibc", version) if name == "glibc" else ("musl", "")
+
+
+def fingerprint() -> str:
+    """Sum up what the choice of a variant depends on, in well under a millisecond.
+
+    A remembered choice is good as long as this text stays the same: driver, GPU nodes, dynamic
+    linker cache, search path, and the NVIDIA wheels beside the interpreter.
+    """
+    parts = [sys.platform, platform.machine(), *glibc()]
+    if os_name() == "linux":
+        parts += [_stamp("/etc/ld.so.cache"), _stamp("/proc/driver/nvidia/version", content=True)]
+        parts += [node for node in _GPU_NODES if os.path.exists(f"/dev/{node}")]
+        parts.append(str(_render_nodes()))
+    elif os_name() == "win":
+        system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
+        parts += [_stamp(str(system / name)) for name in ("nvcuda.dll", "vulkan-1.dll")]
+    parts += [os.environ.get(name, "-") for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")]
+    parts += [_stamp(os.path.join(entry, "nvidia")) for entry in sys.path if entry]
+    return "|".join(part for part in parts if part)
+
+
+def _stamp(path: str, content: bool = False) -> str:
+    try:
+        if content:
+            with open(path, encoding="utf-8", errors="replace") as handle:
+                return handle.readline().strip()
+        return str(os.stat(path).st_mtime_ns)
+    except OSError:
+        return ""
+
+
+def _render_nodes() -> list[str]:
+    try:
+        return sorted(name for name in os.listdir("/dev/dri") if name.startswith("renderD"))
+    except OSError:
+        return []
+
+
+@functools.lru_cache(maxsize=1)
+def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
+    """Ask libcuda for the CUDA version of the driver; the text says why there is none."""
+    name = "nvcuda.dll" if os_name() == "win" else "libcuda.so.1"
+    if os_name() == "mac":
+        return None, "macOS has no CUDA"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return None, "CUDA_VISIBLE_DEVICES hides every GPU"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return None, f"no NVIDIA driver ({name} is not on this machine)"
+    version = ctypes.c_int(0)
+    try:
+        status = driver.cuDriverGetVersion(ctypes.byref(version))
+    except AttributeError:
+        return None, f"{name} has no cuDriverGetVersion"
+    if status != 0 or version.value <= 0:
+        return None, f"the NVIDIA driver gives no version (cuDriverGetVersion: {status})"
+    if os_name() == "linux" and not any(os.path.exists(f"/dev/{node}") for node in _GPU_NODES):
+        return None, "an NVIDIA driver library but no GPU (/dev/nvidia* is missing)"
+    return (version.value // 1000, version.value % 1000 // 10), ""
+
+
+@functools.lru_cache(maxsize=1)
+def _vulkan_loader() -> str:
+    """Return why the Vulkan loader cannot be used; empty if it can."""
+    name = {"win": "vulkan-1.dll", "mac": "libvulkan.1.dylib"}.get(os_name(), "libvulkan.so.1")
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return f"no Vulkan loader ({name}; on Debian and Ubuntu: apt install libvulkan1)"
+    return ""
+
+
+def _vulkan_device() -> str:
+    """Return why no Vulkan GPU is to be expected; empty if there may be one."""
+    if os_name() == "linux" and not (
+        _render_nodes() or any(os.path.exists(f"/dev/{node}") for node in _GPU_NODES)
+    ):
+        return "a Vulkan loader but no GPU (/dev/dri/renderD* is missing)"
+    return ""
+
+
+def _cpu_name() -> str:
+    if os_name() == "linux":
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            text = ""
+        for key in ("model name", "Model", "Hardware", "uarch"):
+            for line in text.splitlines():
+                name, colon, value = line.partition(":")
+                if colon and name.strip() == key:
+                    return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _physical_cores(usable: int) -> int:
+    """Count the physical cores among the CPUs this process may run on."""
+    if os_name() == "linux":
+        cores = set()
+        for cpu in os.sched_getaffinity(0):
+            path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+            cores.add(_stamp(path, content=True) or str(cpu))
+        return len(cores) or usable
+    if os_name() == "mac":
+        try:
+            libc = ctypes.CDLL(None)
+            value, size = ctypes.c_int(0), ctypes.c_size_t(4)
+            name = b"hw.physicalcpu"
+            if libc.sysctlbyname(name, ctypes.byref(value), ctypes.byref(size), None, 0) == 0:
+                return value.value or usable
+        except (OSError, AttributeError):
+            pass
+    return usable
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def detect() -> Machine:
+    """Look at this machine: what it is, which build variants it can run, and why not the others."""
+    system, arch = os_name(), arch_name()
+    libc, libc_version = glibc()
+    cuda, no_cuda = _cuda_driver()
+    no_loader = _vulkan_loader()
+    metal = system == "mac" and arch == "arm64"
+    refused: dict[str, str] = {}
+    if no_cuda:
+        refused["cuda"] = no_cuda
+    if no_loader or _vulkan_device():
+        refused["vulkan"] = no_loader or _vulkan_device()
+    if not metal:
+        refused["metal"] = "Metal needs an Apple-silicon Mac"
+    variants = ["metal"] if metal else [v for v in ("cuda", "vulkan") if v not in refused]
+    if libc == "musl":
+        variants = []
+        refused["cpu"] = MUSL
+    elif not metal:
+        variants.append("cpu")
+    usable = _usable_cpus()
+    return Machine(
+        os=system,
+        arch=arch,
+        libc=libc,
+        libc_version=libc_version,
+        cpu=_cpu_name(),
+        physical_cores=_physical_cores(usable),
+        usable_cpus=usable,
+        cuda_driver=cuda,
+        vulkan=not no_loader,
+        metal=metal,
+        variants=tuple(variants),
+        refused=refused,
+    )
+
+
+MUSL = (
+    "this system uses musl (Alpine), and every prebuilt llama.cpp needs glibc. Use a glibc image "
+    "(debian, ubuntu, python:3.x-slim), or build llama.cpp with BUILD_SHARED_LIBS=ON and set "
+    "LLAMA_CFFI_LIB to the folder of its libllama.so"
+)

@@ -1,0 +1,175 @@
+"""The npm source: ``@node-llama-cpp/<platform>`` packages, verified with the registry's hashes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llama_cffi.errors import FetchError
+
+from . import npmrc, pins
+from .archive import extract
+from .download import Remote, download
+from .http import HttpStatusError, join, redact
+from .store import is_libllama, read_json, version_key
+
+__all__ = ["VARIANTS", "fetch", "latest", "versions"]
+
+log = logging.getLogger("llama_cffi.libs_fetch")
+
+# (os, arch) -> variant -> packages, the first complete, a second one laid over it.
+VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
+    ("linux", "x64"): {
+        "cuda": ("linux-x64-cuda",),
+        "cuda12": ("linux-x64-cuda", "linux-x64-cuda-ext"),
+        "vulkan": ("linux-x64-vulkan",),
+        "cpu": ("linux-x64",),
+    },
+    ("linux", "arm64"): {"cpu": ("linux-arm64",)},
+    ("linux", "armv7l"): {"cpu": ("linux-armv7l",)},
+    ("linux", "riscv64"): {"cpu": ("linux-riscv64",)},
+    ("mac", "arm64"): {"metal": ("mac-arm64-metal",)},
+    ("mac", "x64"): {"cpu": ("mac-x64",)},
+    ("win", "x64"): {
+        "cuda": ("win-x64-cuda",),
+        "cuda12": ("win-x64-cuda", "win-x64-cuda-ext"),
+        "vulkan": ("win-x64-vulkan",),
+        "cpu": ("win-x64",),
+    },
+    ("win", "arm64"): {"cpu": ("win-arm64",)},
+}
+_METADATA = "_nlcBuildMetadata.json"
+_ACCEPT = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
+
+
+def config() -> npmrc.NpmConfig:
+    """Return npm's configuration.
+
+    Raises:
+        FetchError: npm is not configured on this machine.
+    """
+    found = npmrc.load()
+    if found is None:
+        raise FetchError(
+            "The npm source needs a registry and npm is not configured here: no "
+            "LLAMA_CFFI_NPM_REGISTRY, no registry in .npmrc, no npm on PATH. Set "
+            "LLAMA_CFFI_NPM_REGISTRY to your registry's address, or use github:<tag>."
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _document(registry: str, package: str) -> dict[str, Any]:
+    conf = config()
+    url = join(registry, urllib.parse.quote(package, safe="@"))
+    found = conf.client().json(url, {"Accept": _ACCEPT, **conf.headers(url)})
+    if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
+        raise FetchError(f"{redact(url)} is not a package document. Check the registry's address.")
+    return found
+
+
+def versions(package: str) -> list[str]:
+    """List the versions of ``@node-llama-cpp/<package>`` on the registry, newest first."""
+    document = _document(config().scoped, f"@node-llama-cpp/{package}")
+    return sorted(document["versions"], key=version_key, reverse=True)
+
+
+def latest(package: str) -> str:
+    """Return the version that the registry calls latest."""
+    document = _document(config().scoped, f"@node-llama-cpp/{package}")
+    tags = document.get("dist-tags") or {}
+    return str(tags.get("latest") or versions(package)[0])
+
+
+def locate(package: str, version: str, *, scoped: bool = True) -> Remote:
+    """Ask the registry where a tarball is and which hash it has, and hold it against our pin.
+
+    Raises:
+        HttpStatusError: the registry does not know the package or version (status 404).
+        FetchError: no hash, or another one than ours.
+    """
+    conf = config()
+    registry, name = (conf.scoped, f"@node-llama-cpp/{package}") if scoped else (conf.main, package)
+    entry = _document(registry, name)["versions"].get(version)
+    if entry is None:
+        raise HttpStatusError(
+            f"{redact(registry)} has no {name}@{version}. "
+            "`llama-cffi libs list --remote` shows what there is.",
+            404,
+        )
+    dist = entry.get("dist") or {}
+    integrity, tarball = dist.get("integrity"), dist.get("tarball")
+    if not integrity or not tarball:
+        raise FetchError(f"{redact(registry)} gives no hash for {name}@{version}; not fetched.")
+    pin = pins.package(version, package)
+    if pin is not None and pin.integrity is not None and pin.integrity != integrity:
+        raise FetchError(
+            f"{redact(registry)} offers {name}@{version} with hash {integrity}, but this release "
+            f"of llama_cffi knows it as {pin.integrity}. Not fetched: one of them was changed. "
+            "Check the registry's address."
+        )
+    urls = [tarball]
+    own = join(registry, f"{name}/-/{name.rpartition('/')[2]}-{version}.tgz")
+    if urllib.parse.urlsplit(own).netloc != urllib.parse.urlsplit(tarball).netloc:
+        # A mirror that passes the origin's document on: the file is behind the mirror, too.
+        urls.insert(0, own)
+    return Remote(
+        urls=tuple(urls),
+        size=pin.size if pin else None,
+        integrity=integrity,
+        headers={url: conf.headers(url) for url in urls},
+    )
+
+
+def fetch(
+    packages: tuple[str, ...], version: str, progress: bool
+) -> Callable[[Path, Path], dict[str, object]]:
+    """Make the function that fills a store folder with *packages* at *version*."""
+
+    def fill(staging: Path, part_prefix: Path) -> dict[str, object]:
+        client = config().client()
+        receipt_urls, hashes = [], []
+        for number, package in enumerate(packages):
+            remote = locate(package, version)
+            part = part_prefix.with_name(f"{part_prefix.name}.{number}.{_short(remote)}.part")
+            download(client, remote, part, progress=progress)
+            extract(part, staging, _overlay if number else _main)
+            part.unlink()
+            receipt_urls.append(redact(remote.urls[0]))
+            hashes.append(remote.integrity)
+        built = read_json(staging / _METADATA).get("buildOptions", {}).get("llamaCpp", {})
+        return {"tag": built.get("release"), "urls": receipt_urls, "integrity": hashes}
+
+    return fill
+
+
+def _short(remote: Remote) -> str:
+    return "".join(c for c in str(remote.integrity) if c.isalnum())[:20]
+
+
+def _main(paths: list[str]) -> Callable[[str], str | None]:
+    """Keep the folder that holds libllama, and the licence."""
+    roots = {p.rpartition("/")[0] for p in paths if is_libllama(p.rpartition("/")[2])}
+    root = min(roots, key=len, default="package/bins")
+
+    def place(path: str) -> str | None:
+        if path == "package/LICENSE":
+            return "LICENSE"
+        folder, _, name = path.rpartition("/")
+        return name if folder == root and not name.endswith(".node") else None
+
+    return place
+
+
+def _overlay(paths: list[str]) -> Callable[[str], str | None]:
+    """Keep the libraries of an extension package: they replace those of the same name."""
+
+    def place(path: str) -> str | None:
+        folder, _, name = path.rpartition("/")
+        return name if folder.endswith("/fallback") else None
+
+    return place

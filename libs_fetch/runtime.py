@@ -1,0 +1,100 @@
+"""Find shared libraries that a build needs but does not bring: the CUDA runtime, libstdc++ …
+
+Looks where the dynamic linker looks, and in NVIDIA's wheels beside the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+__all__ = ["cuda_runtime", "cuda_sonames", "find"]
+
+_SYSTEM_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib", "/usr/lib/wsl/lib")
+_MULTIARCH = {
+    "x64": "x86_64-linux-gnu",
+    "arm64": "aarch64-linux-gnu",
+    "armv7l": "arm-linux-gnueabihf",
+    "riscv64": "riscv64-linux-gnu",
+    "s390x": "s390x-linux-gnu",
+}
+
+
+def cuda_sonames(major: int) -> tuple[str, ...]:
+    """Name the CUDA runtime libraries of toolkit *major*, in the order they must be loaded."""
+    if os.name == "nt":
+        return (f"cudart64_{major}.dll", f"cublasLt64_{major}.dll", f"cublas64_{major}.dll")
+    return (f"libcudart.so.{major}", f"libcublasLt.so.{major}", f"libcublas.so.{major}")
+
+
+def cuda_runtime(major: int, folder: Path | None = None) -> tuple[list[Path], list[str]]:
+    """Find the CUDA runtime of toolkit *major*: the files in load order, and the missing names."""
+    found, missing = [], []
+    for soname in cuda_sonames(major):
+        path = find(soname, folder)
+        if path is None:
+            missing.append(soname)
+        else:
+            found.append(path)
+    return found, missing
+
+
+def find(soname: str, folder: Path | None = None) -> Path | None:
+    """Find *soname* in *folder*, NVIDIA's wheels or where the dynamic linker looks; else None."""
+    candidates = [folder] if folder else []
+    candidates += _nvidia_wheels()
+    search = "PATH" if os.name == "nt" else "LD_LIBRARY_PATH"
+    candidates += [Path(p) for p in os.environ.get(search, "").split(os.pathsep) if p]
+    candidates.append(Path(sys.prefix, "Library" if os.name == "nt" else "lib"))  # conda
+    for candidate in candidates:
+        if (candidate / soname).is_file():
+            return candidate / soname
+    if os.name == "posix" and sys.platform != "darwin":
+        return _linker_cache(soname) or _system(soname)
+    return None
+
+
+def _nvidia_wheels() -> list[Path]:
+    found: list[Path] = []
+    for entry in sys.path:
+        root = Path(entry or ".", "nvidia")
+        if entry and root.is_dir():
+            for pattern in ("*/lib", "*/bin", "*/bin/x86_64", "*/bin/x64"):
+                found += sorted(root.glob(pattern))
+    return found
+
+
+def _linker_cache(soname: str) -> Path | None:
+    try:
+        cache = Path("/etc/ld.so.cache").read_bytes()
+    except OSError:
+        return None
+    pattern = rb"\0(/[^\0]*/" + re.escape(soname.encode()) + rb")(?=\0)"
+    paths = [Path(os.fsdecode(raw)) for raw in re.findall(pattern, cache)]
+    fitting = [p for p in paths if p.is_file() and _same_class(p)]
+    return fitting[0] if fitting else None
+
+
+def _same_class(path: Path) -> bool:
+    """Tell whether an ELF file is for this process's architecture (multilib has both)."""
+    from .elf import machine
+    from .machine import arch_name
+
+    try:
+        return machine(path) == arch_name()
+    except OSError:
+        return False
+
+
+def _system(soname: str) -> Path | None:
+    from .machine import arch_name
+
+    triple = _MULTIARCH.get(arch_name())
+    folders = [f"/usr/lib/{triple}", f"/lib/{triple}"] if triple else []
+    for folder in (*folders, *_SYSTEM_FOLDERS):
+        path = Path(folder, soname)
+        if path.is_file() and _same_class(path):
+            return path
+    return None

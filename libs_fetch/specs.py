@@ -1,0 +1,68 @@
+"""Build specs: the short names users write for a llama.cpp build.
+
+Grammar: ``npm:3.22.1`` ``npm:latest`` ``github:b11549`` ``github:latest`` ``latest`` ``default``
+``b8179`` / ``v0.5.0`` (a llama.cpp tag, any source) ``path:DIR`` or anything that looks like a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from llama_cffi.errors import ValidationError
+
+__all__ = ["Spec", "parse"]
+
+# A version becomes a folder name of the store, so it is one plain path component.
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_TAG = re.compile(r"b\d{1,9}|v\d+\.\d+\.\d+[A-Za-z0-9.-]*")
+_LIBRARY_SUFFIX = re.compile(r"\.(so(\.[\d.]+)?|dylib|dll)$")
+
+_HELP = (
+    "Write npm:3.22.1, github:b11549, a llama.cpp tag such as b8179 or v0.5.0, latest, default, "
+    "or path:FOLDER."
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What was asked for: a source (``npm``, ``github``, ``path``, ``any``) and a version in it.
+
+    ``any`` means the source is still to be chosen; its version is ``default``, ``latest`` or a tag.
+    """
+
+    source: str
+    version: str
+
+    def __str__(self) -> str:
+        return self.version if self.source == "any" else f"{self.source}:{self.version}"
+
+
+def parse(text: str) -> Spec:
+    """Read a build spec.
+
+    Raises:
+        ValidationError: the text is none of the known forms.
+    """
+    text = text.strip()
+    source, colon, rest = text.partition(":")
+    if colon and source == "path":
+        if not rest or "\0" in rest:
+            raise ValidationError(f"Build spec {text!r} names no folder or file. {_HELP}")
+        return Spec("path", os.path.expanduser(rest))
+    if colon and source in ("npm", "github"):
+        if not _VERSION.fullmatch(rest):
+            raise ValidationError(f"Build spec {text!r} has no valid version {rest!r}. {_HELP}")
+        return Spec(source, rest)
+    if text in ("default", "latest") or _TAG.fullmatch(text):
+        return Spec("any", text)
+    if _looks_like_path(text):
+        return Spec("path", os.path.expanduser(text))
+    raise ValidationError(f"Unknown build spec {text!r}. {_HELP}")
+
+
+def _looks_like_path(text: str) -> bool:
+    if not text or "\0" in text or "://" in text:
+        return False
+    return "/" in text or "\\" in text or text[0] in ".~" or bool(_LIBRARY_SUFFIX.search(text))
