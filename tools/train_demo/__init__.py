@@ -1,0 +1,1 @@
+"""How the demo model in ``llama_cffi/demo`` is made: data, tokenizer, training, export, checks."""

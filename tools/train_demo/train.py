@@ -1,0 +1,136 @@
+"""Train the demo model on a CPU: ``python -m tools.train_demo.train --work DIR``.
+
+Everything is seeded; a run that was stopped goes on from its last checkpoint with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .batches import Batch, Encoder, chunk, heldout_accuracy
+from .model import Config, Llama
+from .tokenizer import train_tokenizer
+
+
+def _learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Warm up, hold, then fall linearly to zero over the last ``decay`` steps."""
+    rising = (step + 1) / args.warmup
+    falling = (args.steps - step) / args.decay
+    return float(args.lr * max(0.0, min(1.0, rising, falling)))
+
+
+def _optimizer(model: Llama, args: argparse.Namespace) -> torch.optim.AdamW:
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embd" not in n]
+    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "embd" in n]
+    groups = [
+        {"params": matrices, "weight_decay": args.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+
+
+Hidden = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _loss(model: Llama, hidden: Hidden, batch: Batch) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        said = hidden(batch.tokens)[batch.where]
+        logits = F.linear(said, model.token_embd.weight)
+    return F.cross_entropy(logits.float(), batch.targets[batch.where])
+
+
+def _report(model: Llama, encoder: Encoder, step: int, n: int) -> str:
+    found = heldout_accuracy(model, encoder, n, seed=5)
+    return f"step {step}: " + "  ".join(f"{k} {r / t:.2f}" for k, (r, t) in found.items())
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run the training loop and leave ``model.pt`` and ``log.jsonl`` in ``args.work``."""
+    work: Path = args.work
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    if not (work / "tokenizer.json").exists():
+        train_tokenizer(work / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    encoder = Encoder(tokenizer)
+    model = Llama(Config(n_vocab=tokenizer.get_vocab_size()))
+    optimizer = _optimizer(model, args)
+    state: dict[str, Any] = {"step": 0, "chunk": 0, "offset": 0, "tokens": 0, "seconds": 0.0}
+    if args.resume:
+        saved = torch.load(args.resume, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state = saved["state"]
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{size:,} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
+
+    hidden: Hidden = torch.compile(model.hidden, dynamic=True) if args.compile else model.hidden
+    started = time.monotonic() - state["seconds"]
+    bar = tqdm(total=args.steps, initial=state["step"], mininterval=20, dynamic_ncols=False)
+    mean = None
+    batches = chunk(encoder, args.seed, state["chunk"], args.batch_tokens)
+    while state["step"] < args.steps:
+        if state["offset"] >= len(batches):
+            state["chunk"], state["offset"] = state["chunk"] + 1, 0
+            batches = chunk(encoder, args.seed, state["chunk"], args.batch_tokens)
+        batch = batches[state["offset"]]
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(state["step"], args)
+        loss = _loss(model, hidden, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        mean = loss.item() if mean is None else 0.99 * mean + 0.01 * loss.item()
+        state["step"] += 1
+        state["offset"] += 1
+        state["tokens"] += batch.tokens.numel()
+        state["seconds"] = time.monotonic() - started
+        bar.update()
+        bar.set_postfix(loss=f"{mean:.4f}", tok_s=int(state["tokens"] / state["seconds"]), refresh=False)
+        if state["step"] % args.check_every == 0 or state["step"] == args.steps:
+            log = {**state, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
+            with (work / "log.jsonl").open("a") as file:
+                file.write(json.dumps(log) + "\n")
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+            torch.save(saved, work / "model.tmp")
+            (work / "model.tmp").replace(work / "model.pt")
+            tqdm.write(f"loss {mean:.4f} " + _report(model, encoder, state["step"], args.check_items))
+    bar.close()
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints, tokenizer, log")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--decay", type=int, default=1500, help="steps over which the rate falls")
+    parser.add_argument("--warmup", type=int, default=150)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--check-every", type=int, default=500)
+    parser.add_argument("--check-items", type=int, default=32)
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fuse with torch.compile: needs a C++ compiler, a third faster",
+    )
+    parser.add_argument("--seed", type=int, default=20261121)
+    parser.add_argument("--resume", type=Path, help="a model.pt to go on from")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
