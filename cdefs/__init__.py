@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 __all__ = [
+    "EXPORTED_EARLY",
     "NEWEST",
     "AbiClass",
     "Layout",
@@ -24,7 +25,11 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
+# The name of the last class; read on first use.
 NEWEST: str
+# Builds before b6845 export these two although their headers do not declare them yet, so here a
+# symbol that the class does not have is no evidence against it. There are no others (37 libraries).
+EXPORTED_EARLY = frozenset({"ggml_backend_register", "ggml_backend_device_register"})
 
 
 class Layout(NamedTuple):

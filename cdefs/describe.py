@@ -10,19 +10,19 @@ from llama_cffi.errors import ValidationError
 
 from . import AbiClass, Layout
 
-__all__ = ["describe"]
+__all__ = ["complete_struct", "describe"]
 
 # Headers whose functions live in every build of the main libraries.
-_ALWAYS = {
-    "ggml.h",
-    "ggml-alloc.h",
-    "ggml-backend.h",
-    "ggml-opt.h",
-    "gguf.h",
-    "llama.h",
-}
+_ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "ggml-opt.h", "gguf.h", "llama.h"}
 # Declared in one of those headers, yet missing in good libraries.
-_DECLARED_ONLY: frozenset[str] = frozenset()
+_MAY_LACK = {
+    "ggml_threadpool_get_n_threads",  # b3889, b3995: defined under a misspelt name
+    "ggml_graph_export",  # b4234 to b4980: the definitions went, the declarations stayed
+    "ggml_graph_import",
+    "llama_max_parallel_sequences",  # these three: the linker drops them from xllamacpp's wheels
+    "llama_model_quantize",
+    "llama_model_quantize_default_params",
+}
 
 
 def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> AbiClass:
@@ -54,9 +54,9 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
     for node in parse(text).ext:
         if isinstance(node, c_ast.Decl) and isinstance(node.type, c_ast.FuncDecl):
             functions.add(node.name)
-            if headers[node.coord.line] not in _ALWAYS or node.name in _DECLARED_ONLY:
+            if headers[node.coord.line] not in _ALWAYS or node.name in _MAY_LACK:
                 optional.add(node.name)
-        elif (struct := _complete_struct(node)) is not None:
+        elif (struct := complete_struct(node)) is not None:
             spelling = f"struct {struct.name}" if struct.name else node.name
             layouts[struct.name or node.name] = _layout(ffi.typeof(spelling))
     return AbiClass(
@@ -64,7 +64,7 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
     )
 
 
-def _complete_struct(node: Any) -> Any:
+def complete_struct(node: Any) -> Any:
     """Return the struct that a top-level declaration or typedef defines, if it does."""
     from pycparser import c_ast
 

@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import lzma
+import re
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,9 +44,15 @@ def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
 
     Returns:
         Each class with its text, oldest first.
+
+    Raises:
+        ValidationError: a text is not the same on every 64-bit platform, or is broken.
     """
     groups: dict[str, list[str]] = {}
     for tag, text in texts.items():
+        if re.search(r"\blong\b(?! long\b)(?<!\blong long)", text):
+            # 4 bytes on Windows, 8 elsewhere: the stored texts and layouts serve every platform.
+            raise ValidationError(f"{tag} declares something as `long`, which is not portable")
         groups.setdefault(text, []).append(tag)
     return [
         (describe(text, tags[0], tuple(tags)), text)
