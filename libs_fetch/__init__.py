@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import ensure, fetch
+    from .binaries import exported_symbols
     from .machine import Machine, detect
     from .manage import available, prune, remove, rollback, use
-    from .headers import headers
     from .specs import Spec, parse
     from .store import InstalledBuild, cache_dir, installed, verify
+    from .upstream_headers import headers
 
 _HOME = {
     "InstalledBuild": "store",
@@ -23,8 +24,9 @@ _HOME = {
     "cache_dir": "store",
     "detect": "machine",
     "ensure": "api",
+    "exported_symbols": "binaries",
     "fetch": "api",
-    "headers": "headers",
+    "headers": "upstream_headers",
     "installed": "store",
     "parse": "specs",
     "prune": "manage",
@@ -42,6 +44,7 @@ __all__ = [
     "cache_dir",
     "detect",
     "ensure",
+    "exported_symbols",
     "fetch",
     "headers",
     "installed",
@@ -61,7 +64,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(f"{__name__}.{home}"), name)
-    # `from . import headers` would find the module of that name: keep the function.
     globals()[name] = value
     return value
 

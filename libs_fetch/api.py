@@ -11,8 +11,8 @@ from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError
 
 from . import check, state, store
 from .choose import AUTO, Choice
-from .http import HttpStatusError, OfflineError, UnreachableError
-from .http import offline as offline_env
+from .faults import HttpStatusError, NotOfferedError, OfflineError, UnreachableError
+from .faults import offline as offline_env
 from .machine import detect
 from .sources import SOURCES, Source
 from .specs import Spec, parse
@@ -166,20 +166,21 @@ def _stored_variants(source: Source, version: str, backend: str) -> Iterator[tup
 def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> InstalledBuild:
     """Fetch what is asked for from the first source that answers."""
     silent: list[str] = []
-    sources = [s for s in SOURCES if asked.spec.source in (s.name, "any")]
-    if asked.spec.source == "any":
-        sources = [s for s in sources if s.configured(asked.spec)] or sources[-1:]
-    for source in sources:
+    for source in SOURCES:
+        if asked.spec.source not in (source.name, "any"):
+            continue
+        if asked.spec.source == "any" and (why_not := source.lacks(asked.spec)):
+            silent.append(f"{source.name}: {why_not}.")
+            continue
         try:
             version = source.version_for(asked.spec, ask=True)
-            if version is None:
-                continue
+            assert version is not None
             return _obtain_from(source, version, asked, force, progress, strict)
         except OfflineError:
             raise
-        except (UnreachableError, HttpStatusError) as exc:
+        except (UnreachableError, HttpStatusError, NotOfferedError) as exc:
             silent.append(f"{source.name}: {exc}")
-            log.warning("%s", silent[-1])
+            log.info("%s", silent[-1])
     stored = _best_stored(asked) if strict else None
     if stored is not None:
         return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(silent)}")
@@ -207,6 +208,7 @@ def _obtain_from(
 ) -> InstalledBuild:
     machine = detect()
     choice = source.choice(version, asked.backend, machine, strict=strict)
+    missing: list[str] = []
     for variant in choice.variants:
         try:
             build = store.install(
@@ -216,10 +218,9 @@ def _obtain_from(
                 source.filler(version, variant, machine, progress),
                 force=force,
             )
-        except HttpStatusError as exc:
-            if exc.status != 404 or len(choice.variants) == 1:
-                raise
+        except NotOfferedError as exc:
             choice.against[variant] = str(exc)
+            missing.append(str(exc))
             continue
         problems = check.problems(build)
         if problems and strict:
@@ -229,6 +230,9 @@ def _obtain_from(
         if asked.backend == AUTO:
             state.remember_auto(source.name, version, variant, reason)
         return replace(build, backend_reason=reason)
+    if not choice.offered or (missing and len(missing) == len(choice.variants)):
+        reasons = missing or list(choice.against.values())
+        raise NotOfferedError(f"{source.name}:{version} is not to be had: {'; '.join(reasons)}.")
     raise _none_fits(source, version, asked, choice)
 
 

@@ -1,4 +1,4 @@
-"""Unpack .tar.gz and .zip safely: no path and no link may leave the target folder. See `extract`."""
+"""Unpack .tar.gz and .zip safely: no path and no link leaves the target folder. See `extract`."""
 
 from __future__ import annotations
 

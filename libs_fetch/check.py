@@ -1,16 +1,145 @@
-"""Can this build run here? Checked from the files, before anything is loaded."""
+"""Can this build run here? Read from its files, before anything is loaded."""
 
 from __future__ import annotations
 
-from .store import InstalledBuild
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["machine_fits", "problems"]
+from llama_cffi.errors import LibraryLoadError
+
+from .machine import arch_name, glibc, os_name
+
+if TYPE_CHECKING:
+    from .store import InstalledBuild
+
+__all__ = ["machine_fits", "needs", "problems"]
+
+_NAMES = {"x64": "x86-64", "arm64": "64-bit ARM", "armv7l": "32-bit ARM"}
+_PACKAGES = {
+    "libstdc++.so.6": "apt install libstdc++6",
+    "libgomp.so.1": "apt install libgomp1",
+    "libvulkan.so.1": "apt install libvulkan1",
+    "libcuda.so.1": "install the NVIDIA driver",
+}
+
+
+def needs(folder: Path) -> dict[str, str]:
+    """Sum up what the ELF libraries of *folder* need: machine and newest GLIBC, GLIBCXX, CXXABI."""
+    from . import elf
+
+    found: dict[str, str] = {}
+    for path in _libraries(folder):
+        with elf.opened(path) as opened:
+            found["machine"] = opened.machine
+            for versions in opened.required_versions().values():
+                for version in versions:
+                    family, _, number = version.partition("_")
+                    if family in ("GLIBC", "GLIBCXX", "CXXABI") and _key(number) > _key(
+                        found.get(family, "0")
+                    ):
+                        found[family] = number
+    return found
 
 
 def machine_fits(build: InstalledBuild) -> None:
-    """To be written."""
+    """Refuse a stored build whose receipt names another architecture or a newer glibc.
+
+    Raises:
+        LibraryLoadError: what is needed and what there is.
+    """
+    wanted = (build.receipt or {}).get("needs")
+    if not isinstance(wanted, dict):
+        return
+    arch, (libc, have) = arch_name(), glibc()
+    if wanted.get("machine", arch) != arch:
+        raise LibraryLoadError(_wrong_machine(build.library, str(wanted["machine"]), arch))
+    if libc == "glibc" and _key(str(wanted.get("GLIBC", "0"))) > _key(have):
+        raise LibraryLoadError(
+            f"{build.library} needs glibc {wanted['GLIBC']}, this system has {have}. "
+            "Use an older build (LLAMA_CFFI_BUILD=b4600, say) or a newer system."
+        )
 
 
 def problems(build: InstalledBuild) -> list[str]:
-    """To be written."""
-    return []
+    """Name everything that keeps *build* from loading here; empty if nothing is known to."""
+    from . import binaries
+
+    arch = arch_name()
+    system, machines = binaries.describe(build.library)
+    if system != os_name():
+        return [f"{build.library.name} is a library for {system}, this is {os_name()}"]
+    if arch not in machines:
+        return [_wrong_machine(build.library, "+".join(machines), arch)]
+    if system != "linux":
+        return []
+    libc, have = glibc()
+    if libc == "musl":
+        from .machine import MUSL
+
+        return [MUSL]
+    return list(dict.fromkeys(_linux_problems(build.folder, have)))
+
+
+def _wrong_machine(library: Path, machine: str, arch: str) -> str:
+    return (
+        f"{library.name} is for {_NAMES.get(machine, machine)}, this Python runs as "
+        f"{_NAMES.get(arch, arch)}; use a build for {arch}, or a Python of the library's kind"
+    )
+
+
+def _libraries(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if ".so" in path.name and path.is_file() and not path.is_symlink():
+            with path.open("rb") as handle:
+                if handle.read(4) == b"\x7fELF":
+                    yield path
+
+
+def _linux_problems(folder: Path, have: str) -> Iterator[str]:
+    from . import elf, runtime
+
+    located: dict[str, Path | None] = {}
+    offered: dict[str, set[str]] = {}
+    beside = {entry.name for entry in folder.iterdir()}
+    for path in _libraries(folder):
+        if path.name.startswith("libggml-cpu-"):
+            continue  # ggml tries each and drops the ones that do not load
+        with elf.opened(path) as opened:
+            wanted, versions = opened.needed(), opened.required_versions()
+        for soname in wanted:
+            if soname in beside or soname.startswith(("ld-linux", "libggml", "libllama")):
+                continue
+            if soname not in located:
+                located[soname] = runtime.find(soname, folder)
+            if located[soname] is None:
+                yield f"{path.name} needs {soname}, which is not on this machine{_how(soname)}"
+        for soname, names in versions.items():
+            where = located.get(soname)
+            for name in sorted(names, key=_key):
+                family, _, number = name.partition("_")
+                if family == "GLIBC" and _key(number) > _key(have):
+                    yield (
+                        f"{path.name} needs glibc {number}, this system has {have}; use a newer "
+                        "system or an older build (LLAMA_CFFI_BUILD)"
+                    )
+                elif family in ("GLIBCXX", "CXXABI") and where is not None:
+                    if soname not in offered:
+                        offered[soname] = elf.defined_versions(where)
+                    if name not in offered[soname]:
+                        yield (
+                            f"{path.name} needs {name}, which {where} does not have; "
+                            "install a newer libstdc++6 (or, with conda, libstdcxx-ng)"
+                        )
+
+
+def _how(soname: str) -> str:
+    if soname in _PACKAGES:
+        return f" ({_PACKAGES[soname]})"
+    if soname.startswith(("libcudart", "libcublas")):
+        return f" (pip install 'llama-cffi[cuda{soname.rpartition('.')[2]}]')"
+    return ""
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.rpartition("_")[2].split(".") if part.isdigit())

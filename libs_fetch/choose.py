@@ -4,20 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from . import npm, pins, runtime
+from . import pins, runtime
 from .machine import MUSL, Machine
+from .store import version_key
 
-__all__ = ["AUTO", "Choice", "npm_choice"]
+__all__ = ["AUTO", "NPM_VARIANTS", "Choice", "cuda_problem", "github_choice", "npm_choice"]
 
 AUTO = "auto"
+_NPM_CUDA13_SINCE = "3.12.4"
+
+# (os, arch) -> variant -> packages, the first complete, a second one laid over it.
+NPM_VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
+    ("linux", "x64"): {
+        "cuda": ("linux-x64-cuda",),
+        "cuda12": ("linux-x64-cuda", "linux-x64-cuda-ext"),
+        "vulkan": ("linux-x64-vulkan",),
+        "cpu": ("linux-x64",),
+    },
+    ("linux", "arm64"): {"cpu": ("linux-arm64",)},
+    # linux-armv7l is left out: its libraries are for x64 (3.5.0, 3.14.0) or arm64 (3.22.1).
+    ("linux", "riscv64"): {"cpu": ("linux-riscv64",)},
+    ("mac", "arm64"): {"metal": ("mac-arm64-metal",)},
+    ("mac", "x64"): {"cpu": ("mac-x64",)},
+    ("win", "x64"): {
+        "cuda": ("win-x64-cuda",),
+        "cuda12": ("win-x64-cuda", "win-x64-cuda-ext"),
+        "vulkan": ("win-x64-vulkan",),
+        "cpu": ("win-x64",),
+    },
+    ("win", "arm64"): {"cpu": ("win-arm64",)},
+}
 
 
 @dataclass
 class Choice:
-    """Variants to try, best first, and the reasons collected against others on the way."""
+    """Variants to try, best first, and the reasons collected against others on the way.
+
+    `offered` is False where the source has nothing of the kind, whatever this machine can run.
+    """
 
     variants: list[str] = field(default_factory=list)
     against: dict[str, str] = field(default_factory=dict)
+    offered: bool = True
 
     def reason(self, chosen: str) -> str:
         """Put into one sentence why *chosen* was taken."""
@@ -49,12 +77,15 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
     for fetching ahead.
     """
     choice = Choice()
-    offered = npm.VARIANTS.get((machine.os, machine.arch), {})
+    offered = dict(NPM_VARIANTS.get((machine.os, machine.arch), {}))
+    if version_key(version) < version_key(_NPM_CUDA13_SINCE):
+        offered.pop("cuda12", None)
     if machine.musl:
         choice.against["every variant"] = MUSL
         return choice
     if not offered:
         choice.against["npm"] = f"no package for {machine.os}-{machine.arch}"
+        choice.offered = False
         return choice
     if backend == AUTO:
         wanted = list(offered)
@@ -65,6 +96,7 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
     else:
         wanted = [v for v in offered if v == backend]
     if not wanted:
+        choice.offered = False
         choice.against[backend] = (
             f"no such npm package for {machine.os}-{machine.arch}; there is {', '.join(offered)}"
         )
@@ -77,7 +109,32 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
     return choice
 
 
+def github_choice(backend: str, machine: Machine, *, strict: bool = True) -> Choice:
+    """List the GitHub variants for *backend* on *machine*; a release may lack some of them."""
+    choice = Choice()
+    if machine.musl:
+        choice.against["every variant"] = MUSL
+    elif backend == AUTO:
+        choice.variants = list(machine.variants)
+        choice.against = {v: why for v, why in machine.refused.items() if v in ("cuda", "vulkan")}
+    elif backend == "cpu" and machine.metal:
+        choice.variants = ["metal"]  # the only build there; it runs on the CPU with n_gpu_layers=0
+    else:
+        why = machine.refused.get(backend, "")
+        if backend == "vulkan" and machine.vulkan:
+            why = ""
+        if why:
+            choice.against[backend] = why
+        if not why or not strict:
+            choice.variants = [backend]
+    return choice
+
+
 def _npm_problem(version: str, variant: str, machine: Machine, explicit: bool) -> str:
+    for package in NPM_VARIANTS[machine.os, machine.arch][variant]:
+        wanted = pins.needs(version, package).get("GLIBC", "0")
+        if machine.libc == "glibc" and version_key(wanted) > version_key(machine.libc_version):
+            return f"it needs glibc {wanted}, this system has {machine.libc_version}"
     if variant.startswith("cuda"):
         return cuda_problem(_npm_cuda_major(version, variant), machine)
     if variant == "vulkan":
@@ -87,9 +144,7 @@ def _npm_problem(version: str, variant: str, machine: Machine, explicit: bool) -
 
 
 def _npm_cuda_major(version: str, variant: str) -> int:
-    """CUDA 13 since npm 3.15 or where pinned otherwise; before that CUDA 12."""
-    for package in npm.VARIANTS["linux", "x64"][variant][-1:]:
-        pinned = pins.requirements(version, package).get("cuda")
-        if isinstance(pinned, int):
-            return pinned
-    return 12 if variant == "cuda12" else 13
+    """Tell the toolkit of an npm build; the extension package for CUDA 12 came with CUDA 13."""
+    if variant == "cuda12" or version_key(version) < version_key(_NPM_CUDA13_SINCE):
+        return 12
+    return 13

@@ -7,7 +7,6 @@ import binascii
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,8 @@ from typing import Any
 
 from llama_cffi.errors import FetchError
 
-from .http import Client, HttpStatusError, TransientError, redact, retrying
+from .faults import HttpStatusError
+from .http import Client, TransientError, redact, retrying
 
 __all__ = ["Remote", "disk_full", "download", "file_digest", "need_room", "sri"]
 
@@ -179,10 +179,16 @@ def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractCon
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(
-        desc=name, total=total, initial=have, unit="B", unit_scale=True, file=sys.stderr,
+    bar: AbstractContextManager[Any] = tqdm(
+        desc=name,
+        total=total,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr,
         leave=False,
     )
+    return bar
 
 
 def _verify(url: str, remote: Remote, part: Path) -> None:
@@ -212,14 +218,3 @@ def _strongest(integrity: str) -> tuple[str, str]:
         if algorithm in known:
             return algorithm, known[algorithm]
     raise FetchError(f"The server gives no hash of a known kind, only {integrity!r}.")
-
-
-def remove_quietly(path: Path) -> None:
-    """Delete a file or folder tree if it is there; leftovers are cleaned later."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        try:
-            os.unlink(path)
-        except OSError:
-            log.debug("could not remove %s", path)

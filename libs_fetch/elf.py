@@ -172,7 +172,7 @@ def opened(path: str | Path) -> Iterator[Elf]:
 
 
 def machine(path: str | Path) -> str:
-    """Return the CPU architecture, ``x64``, ``arm64``, ``armv7l`` …"""
+    """Return the CPU architecture, ``x64``, ``arm64``, ``armv7l`` and so on."""
     with opened(path) as elf:
         return elf.machine
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 import ssl
 import time
 import urllib.error
@@ -21,15 +20,9 @@ from typing import Any, TypeVar
 
 from llama_cffi.errors import FetchError
 
-__all__ = [
-    "Client",
-    "HttpStatusError",
-    "OfflineError",
-    "UnreachableError",
-    "join",
-    "offline",
-    "redact",
-]
+from .faults import HttpStatusError, OfflineError, UnreachableError, offline
+
+__all__ = ["Client", "TransientError", "join", "redact", "retrying"]
 
 log = logging.getLogger("llama_cffi.libs_fetch")
 
@@ -37,33 +30,11 @@ TIMEOUT_S = 30.0
 RETRIES = 3
 BACKOFF_S = 0.5
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TRUE = frozenset({"1", "true", "yes", "on"})
 _T = TypeVar("_T")
-
-
-class UnreachableError(FetchError):
-    """A server did not answer, or answered only with errors of its own (5xx)."""
-
-
-class OfflineError(FetchError):
-    """The network is switched off by LLAMA_CFFI_OFFLINE or ``offline=True``."""
-
-
-class HttpStatusError(FetchError):
-    """A server answered with a final 4xx status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class TransientError(Exception):
     """One try failed in a way that another try may mend."""
-
-
-def offline() -> bool:
-    """Tell whether LLAMA_CFFI_OFFLINE switches the network off."""
-    return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in _TRUE
 
 
 def redact(url: str) -> str:

@@ -5,10 +5,8 @@ Nothing here starts a process or initialises a GPU: the CUDA driver is asked for
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,9 +59,17 @@ def os_name() -> str:
     return {"darwin": "mac", "win32": "win"}.get(sys.platform, sys.platform)
 
 
+def _raw_arch() -> str:
+    if hasattr(os, "uname"):
+        return os.uname().machine.lower()
+    import sysconfig  # of the interpreter, which on Windows on Arm may be an x64 one
+
+    return sysconfig.get_platform().rpartition("-")[2].lower()
+
+
 def arch_name() -> str:
     """Return the architecture of this Python process, in the words of the build names."""
-    raw = platform.machine().lower()
+    raw = _raw_arch()
     arch = _ARCHES.get(raw, raw)
     if arch == "arm64" and os_name() == "linux" and sys.maxsize < 2**32:
         return "armv7l"  # 32-bit userland on a 64-bit kernel
@@ -71,7 +77,7 @@ def arch_name() -> str:
 
 
 def glibc() -> tuple[str, str]:
-    """Return the C library and its version: ``("glibc", "2.36")``, ``("musl", "")``, ``("", "")``."""
+    """Return the C library and its version, ``("glibc", "2.36")`` or ``("musl", "")``."""
     if os_name() != "linux":
         return "", ""
     try:
@@ -87,7 +93,7 @@ def fingerprint() -> str:
     A remembered choice is good as long as this text stays the same: driver, GPU nodes, dynamic
     linker cache, search path, and the NVIDIA wheels beside the interpreter.
     """
-    parts = [sys.platform, platform.machine(), *glibc()]
+    parts = [sys.platform, _raw_arch(), *glibc()]
     if os_name() == "linux":
         parts += [_stamp("/etc/ld.so.cache"), _stamp("/proc/driver/nvidia/version", content=True)]
         parts += [node for node in _GPU_NODES if os.path.exists(f"/dev/{node}")]
@@ -120,6 +126,8 @@ def _render_nodes() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
     """Ask libcuda for the CUDA version of the driver; the text says why there is none."""
+    import ctypes
+
     name = "nvcuda.dll" if os_name() == "win" else "libcuda.so.1"
     if os_name() == "mac":
         return None, "macOS has no CUDA"
@@ -144,6 +152,8 @@ def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
 @functools.lru_cache(maxsize=1)
 def _vulkan_loader() -> str:
     """Return why the Vulkan loader cannot be used; empty if it can."""
+    import ctypes
+
     name = {"win": "vulkan-1.dll", "mac": "libvulkan.1.dylib"}.get(os_name(), "libvulkan.so.1")
     try:
         ctypes.CDLL(name)
@@ -172,7 +182,7 @@ def _cpu_name() -> str:
                 name, colon, value = line.partition(":")
                 if colon and name.strip() == key:
                     return value.strip()
-    return platform.processor() or platform.machine()
+    return _raw_arch()
 
 
 def _physical_cores(usable: int) -> int:
@@ -184,6 +194,8 @@ def _physical_cores(usable: int) -> int:
             cores.add(_stamp(path, content=True) or str(cpu))
         return len(cores) or usable
     if os_name() == "mac":
+        import ctypes
+
         try:
             libc = ctypes.CDLL(None)
             value, size = ctypes.c_int(0), ctypes.c_size_t(4)

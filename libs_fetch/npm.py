@@ -14,36 +14,22 @@ from llama_cffi.errors import FetchError
 from . import npmrc, pins
 from .archive import extract
 from .download import Remote, download
-from .http import HttpStatusError, join, redact
+from .faults import HttpStatusError, NotOfferedError
+from .http import join, redact
 from .store import is_libllama, read_json, version_key
 
-__all__ = ["VARIANTS", "fetch", "latest", "versions"]
+__all__ = ["fetch", "latest", "locate", "versions"]
 
 log = logging.getLogger("llama_cffi.libs_fetch")
 
-# (os, arch) -> variant -> packages, the first complete, a second one laid over it.
-VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
-    ("linux", "x64"): {
-        "cuda": ("linux-x64-cuda",),
-        "cuda12": ("linux-x64-cuda", "linux-x64-cuda-ext"),
-        "vulkan": ("linux-x64-vulkan",),
-        "cpu": ("linux-x64",),
-    },
-    ("linux", "arm64"): {"cpu": ("linux-arm64",)},
-    ("linux", "armv7l"): {"cpu": ("linux-armv7l",)},
-    ("linux", "riscv64"): {"cpu": ("linux-riscv64",)},
-    ("mac", "arm64"): {"metal": ("mac-arm64-metal",)},
-    ("mac", "x64"): {"cpu": ("mac-x64",)},
-    ("win", "x64"): {
-        "cuda": ("win-x64-cuda",),
-        "cuda12": ("win-x64-cuda", "win-x64-cuda-ext"),
-        "vulkan": ("win-x64-vulkan",),
-        "cpu": ("win-x64",),
-    },
-    ("win", "arm64"): {"cpu": ("win-arm64",)},
-}
+_NODE_ONLY = (".node", ".lib", ".exp")
 _METADATA = "_nlcBuildMetadata.json"
 _ACCEPT = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
+
+
+def configured() -> bool:
+    """Tell whether npm has a registry on this machine."""
+    return npmrc.load() is not None
 
 
 def config() -> npmrc.NpmConfig:
@@ -66,7 +52,12 @@ def config() -> npmrc.NpmConfig:
 def _document(registry: str, package: str) -> dict[str, Any]:
     conf = config()
     url = join(registry, urllib.parse.quote(package, safe="@"))
-    found = conf.client().json(url, {"Accept": _ACCEPT, **conf.headers(url)})
+    try:
+        found = conf.client().json(url, {"Accept": _ACCEPT, **conf.headers(url)})
+    except HttpStatusError as exc:
+        if exc.status != 404:
+            raise
+        raise NotOfferedError(f"{redact(registry)} has no package {package} (HTTP 404)") from exc
     if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
         raise FetchError(f"{redact(url)} is not a package document. Check the registry's address.")
     return found
@@ -89,17 +80,16 @@ def locate(package: str, version: str, *, scoped: bool = True) -> Remote:
     """Ask the registry where a tarball is and which hash it has, and hold it against our pin.
 
     Raises:
-        HttpStatusError: the registry does not know the package or version (status 404).
+        NotOfferedError: the registry does not have the package or version.
         FetchError: no hash, or another one than ours.
     """
     conf = config()
     registry, name = (conf.scoped, f"@node-llama-cpp/{package}") if scoped else (conf.main, package)
     entry = _document(registry, name)["versions"].get(version)
     if entry is None:
-        raise HttpStatusError(
-            f"{redact(registry)} has no {name}@{version}. "
-            "`llama-cffi libs list --remote` shows what there is.",
-            404,
+        raise NotOfferedError(
+            f"{redact(registry)} has no {name}@{version}; "
+            "`llama-cffi libs list --remote` shows what there is"
         )
     dist = entry.get("dist") or {}
     integrity, tarball = dist.get("integrity"), dist.get("tarball")
@@ -160,7 +150,7 @@ def _main(paths: list[str]) -> Callable[[str], str | None]:
         if path == "package/LICENSE":
             return "LICENSE"
         folder, _, name = path.rpartition("/")
-        return name if folder == root and not name.endswith(".node") else None
+        return name if folder == root and not name.endswith(_NODE_ONLY) else None
 
     return place
 

@@ -1,4 +1,4 @@
-"""The pinned builds: which build is the default, its hashes, and which npm version has which tag."""
+"""The pinned builds: the default and its hashes, and which npm version carries which tag."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Pin", "default_versions", "npm_version_of", "package", "requirements", "tag_of"]
+from .machine import arch_name, os_name
+
+__all__ = [
+    "Pin",
+    "default_versions",
+    "github_asset",
+    "needs",
+    "npm_version_of",
+    "package",
+    "tag_of",
+]
 
 
 @dataclass(frozen=True)
@@ -28,9 +38,10 @@ def table() -> dict[str, Any]:
 
 
 def default_versions() -> tuple[tuple[str, str], ...]:
-    """Return the default build of each source, the preferred source first."""
+    """Return this platform's default build of each source, the preferred source first."""
     chosen = table()["default"]
-    return (("npm", chosen["npm"]), ("github", chosen["github"]))
+    platform = f"{os_name()}-{arch_name()}"
+    return (("npm", chosen["npm"].get(platform, chosen["npm"]["*"])), ("github", chosen["github"]))
 
 
 def package(version: str, name: str) -> Pin | None:
@@ -39,11 +50,17 @@ def package(version: str, name: str) -> Pin | None:
     return Pin(entry.get("integrity"), entry.get("size")) if entry else None
 
 
-def requirements(version: str, name: str) -> dict[str, Any]:
-    """Return what npm package *name* needs (glibc, glibcxx, cuda), as far as it is pinned."""
+def needs(version: str, name: str) -> dict[str, str]:
+    """Return what npm package *name* needs of the system (``GLIBC``, ``GLIBCXX``), where pinned."""
     entry = table()["npm"].get(version, {}).get("packages", {}).get(name) or {}
-    found: dict[str, Any] = entry.get("requires") or {}
+    found: dict[str, str] = entry.get("needs") or {}
     return found
+
+
+def github_asset(tag: str, name: str) -> str | None:
+    """Return the SRI hash of a release asset, None where it is not pinned."""
+    found = table()["github"].get(tag, {}).get("assets", {}).get(name)
+    return str(found) if found else None
 
 
 def npm_version_of(tag: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Find shared libraries that a build needs but does not bring: the CUDA runtime, libstdc++ …
+"""Find shared libraries that a build needs but does not bring: the CUDA runtime, libstdc++.
 
 Looks where the dynamic linker looks, and in NVIDIA's wheels beside the interpreter.
 """

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import choose, npm, npmrc, pins, state
-from .choose import Choice
+from . import choose, pins, state
+from .choose import NPM_VARIANTS, Choice
 from .machine import Machine, arch_name, os_name
 from .specs import Spec
 
@@ -21,8 +21,8 @@ class Source(Protocol):
 
     name: str
 
-    def configured(self, spec: Spec) -> bool:
-        """Tell whether this machine can be expected to reach the source for *spec*."""
+    def lacks(self, spec: Spec) -> str:
+        """Say why the source is not to be asked for *spec*; empty if it is."""
 
     def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
         """Turn *spec* into a version of this source; with *ask* the network may be asked."""
@@ -42,14 +42,22 @@ class Npm:
 
     name = "npm"
 
-    def configured(self, spec: Spec) -> bool:
-        """Tell whether npm has a registry here, and for a tag, whether npm has that tag."""
-        return npmrc.load() is not None
+    def lacks(self, spec: Spec) -> str:
+        """Say why npm is not to be asked: it has not that tag, or is not configured here."""
+        from . import npmrc
+
+        if self.version_for(spec) is None and spec.version != "latest":
+            return f"no release is known to carry {spec}"
+        if npmrc.load() is None:
+            return "not configured here (no registry in .npmrc, no npm; LLAMA_CFFI_NPM_REGISTRY)"
+        return ""
 
     def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
         """Turn *spec* into an npm version."""
         if spec.version == "latest":
             if ask:
+                from . import npm
+
                 found = npm.latest(self._package())
                 state.remember_latest(self.name, found)
                 return found
@@ -66,15 +74,59 @@ class Npm:
 
     def filler(self, version: str, variant: str, machine: Machine, progress: bool) -> Filler:
         """Make the function that fills a store folder."""
-        return npm.fetch(npm.VARIANTS[machine.os, machine.arch][variant], version, progress)
+        from . import npm
+
+        return npm.fetch(NPM_VARIANTS[machine.os, machine.arch][variant], version, progress)
 
     def versions(self) -> list[str]:
         """List what the registry has for this platform, newest first."""
+        from . import npm
+
         return npm.versions(self._package())
 
     def _package(self) -> str:
-        offered = npm.VARIANTS.get((os_name(), arch_name()), {"cpu": ("linux-x64",)})
+        offered = NPM_VARIANTS.get((os_name(), arch_name()), {"cpu": ("linux-x64",)})
         return list(offered.values())[-1][0]
 
 
-SOURCES: tuple[Source, ...] = (Npm(),)
+class GitHub:
+    """The releases of ggml-org/llama.cpp, from github.com or the mirror LLAMA_CFFI_GITHUB."""
+
+    name = "github"
+
+    def lacks(self, spec: Spec) -> str:
+        """Say why GitHub is not to be asked: it makes no releases for v-tags."""
+        return "makes releases for b-tags only" if spec.version.startswith("v") else ""
+
+    def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
+        """Turn *spec* into a release tag."""
+        if spec.version == "latest":
+            if ask:
+                from . import github
+
+                found = github.latest()
+                state.remember_latest(self.name, found)
+                return found
+            return state.latest(self.name)
+        if spec.version == "default":
+            return dict(pins.default_versions())[self.name]
+        return spec.version
+
+    def choice(self, version: str, backend: str, machine: Machine, *, strict: bool) -> Choice:
+        """List the variants to try."""
+        return choose.github_choice(backend, machine, strict=strict)
+
+    def filler(self, version: str, variant: str, machine: Machine, progress: bool) -> Filler:
+        """Make the function that fills a store folder."""
+        from . import github
+
+        return github.fetch(version, variant, machine, progress)
+
+    def versions(self) -> list[str]:
+        """List the newest releases, newest first."""
+        from . import github
+
+        return github.tags()
+
+
+SOURCES: tuple[Source, ...] = (Npm(), GitHub())

@@ -1,7 +1,7 @@
 """Build specs: the short names users write for a llama.cpp build.
 
 Grammar: ``npm:3.22.1`` ``npm:latest`` ``github:b11549`` ``github:latest`` ``latest`` ``default``
-``b8179`` / ``v0.5.0`` (a llama.cpp tag, any source) ``path:DIR`` or anything that looks like a path.
+``b8179`` / ``v0.5.0`` (a llama.cpp tag, any source) ``path:DIR`` or what looks like a path.
 """
 
 from __future__ import annotations

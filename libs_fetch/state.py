@@ -56,7 +56,7 @@ def push(spec: str, backend: str) -> None:
     entry = {"spec": spec, "backend": backend}
 
     def change(state: dict[str, Any]) -> None:
-        state["use"] = [c for c in history() if c != entry][-_HISTORY:] + [entry]
+        state["use"] = [*[c for c in history() if c != entry][-_HISTORY:], entry]
 
     _change(change)
 

@@ -11,12 +11,10 @@ import json
 import logging
 import os
 import re
-import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,24 +218,27 @@ def install(
                 return build
         tmp = cache_dir() / "tmp"
         for stale in tmp.glob(f"{key}.*.staging"):  # we hold the lock: their makers are dead
-            shutil.rmtree(stale, ignore_errors=True)
-        staging = tmp / f"{key}.{secrets.token_hex(6)}.staging"
+            remove_tree(stale)
+        staging = tmp / f"{key}.{_unique()}.staging"
         try:
             with _disk_errors(tmp, f"installing {source}:{version}"):
                 staging.mkdir(parents=True)
                 facts = fill(staging, tmp / key)
                 _write_receipt(staging, Spec(source, version), variant, facts)
-                _swap_in(staging, target, tmp / f"{key}.{secrets.token_hex(6)}.staging")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                aside = set_aside(target) if target.exists() else None
+                os.rename(staging, target)
+                if aside is not None:
+                    remove_tree(aside)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_tree(staging)
     build = load(source, version, variant)
     assert build is not None
     return build
 
 
-def _write_receipt(
-    staging: Path, spec: Spec, variant: str, facts: dict[str, object]
-) -> None:
+def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, object]) -> None:
+    from .check import needs
     from .download import file_digest
 
     library = find_library(staging)
@@ -261,22 +262,30 @@ def _write_receipt(
         "library": library.relative_to(os.path.realpath(staging)).as_posix(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
+        "needs": needs(library.parent),
         "files": files,
     }
     (staging / RECEIPT).write_text(json.dumps(receipt, indent=1), encoding="utf-8")
 
 
-def _swap_in(staging: Path, target: Path, aside: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        try:
-            os.rename(target, aside)
-        except OSError as exc:
-            raise FetchError(
-                f"{target} cannot be replaced: {exc}. Close the programs that use this build."
-            ) from exc
-    os.rename(staging, target)
-    shutil.rmtree(aside, ignore_errors=True)
+def set_aside(folder: Path) -> Path:
+    """Move a build out of the store in one step, to be deleted or replaced; the lock is held.
+
+    Raises:
+        FetchError: it is in use (Windows) or the cache cannot be written.
+    """
+    tmp = cache_dir() / "tmp"
+    aside = tmp / f"{'-'.join(folder.parts[-3:])}.{_unique()}.staging"
+    try:
+        tmp.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, aside)
+    except OSError as exc:
+        if exc.errno in _READ_ONLY and os.name != "nt":
+            raise read_only(exc) from exc
+        raise FetchError(
+            f"{folder} cannot be moved: {exc}. Close the programs that use this build."
+        ) from exc
+    return aside
 
 
 @contextmanager
@@ -348,7 +357,7 @@ def cache_lock(key: str) -> Iterator[None]:
 def write_json(path: Path, value: object) -> None:
     """Write a small JSON file by rename, so that readers see the old or the new text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f"{path.name}.{_unique()}")
     try:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
         os.replace(temporary, path)
@@ -370,8 +379,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return _read_json(path) or {}
 
 
+def remove_tree(folder: Path) -> None:
+    """Delete a folder; what cannot be deleted now is cleared by a later `prune`."""
+    import shutil  # not on the path of a warm `ensure`
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unique() -> str:
+    return os.urandom(6).hex()
+
+
 def _unlink(path: Path) -> None:
-    try:
+    with suppress(OSError):
         path.unlink()
-    except OSError:
-        pass

@@ -1,0 +1,143 @@
+"""Architecture and exported C names of a shared library of any platform, without loading it.
+
+ELF is read by `elf`; Mach-O and PE are short enough to be read here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from llama_cffi.errors import LibraryLoadError
+
+from . import elf
+
+__all__ = ["describe", "exported_symbols", "machine"]
+
+_MACHO_CPUS = {0x01000007: "x64", 0x0100000C: "arm64", 7: "x86", 12: "arm"}
+_PE_CPUS = {0x8664: "x64", 0xAA64: "arm64", 0x14C: "x86"}
+_LC_SYMTAB, _LC_DYSYMTAB = 0x2, 0xB
+_Data = mmap.mmap
+
+
+def describe(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """Return the platform and the architectures of a library: ``("linux", ("x64",))``.
+
+    Raises:
+        LibraryLoadError: it is no shared library of a known platform.
+    """
+    with Path(path).open("rb") as handle:
+        head = handle.read(4)
+        if head == b"\x7fELF":
+            return "linux", (elf.machine(path),)
+        with _mapped(path, handle.fileno()) as data:
+            try:
+                if head[:2] == b"MZ":
+                    return "win", (_pe_machine(data),)
+                slices = _macho_slices(data)
+            except (struct.error, IndexError) as exc:
+                raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+    if slices:
+        return "mac", tuple(cpu for cpu, _ in slices)
+    raise LibraryLoadError(f"{path} is no shared library (it starts with {head!r}).")
+
+
+def machine(path: str | Path) -> str:
+    """Return the architecture of a library; for a universal one all of them, joined by ``+``."""
+    return "+".join(describe(path)[1])
+
+
+def exported_symbols(path: str | Path) -> frozenset[str]:
+    """Return the C names that a library exports, C++ names left out, in any platform's format.
+
+    Raises:
+        LibraryLoadError: it is no shared library of a known platform.
+    """
+    system, _ = describe(path)
+    if system == "linux":
+        return elf.exported_symbols(path)
+    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+        try:
+            if system == "win":
+                return frozenset(_pe_exports(data))
+            return frozenset(n for n in _macho_exports(data) if not n.startswith("_Z"))
+        except (struct.error, IndexError, ValueError) as exc:
+            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+
+
+def _mapped(path: str | Path, fileno: int) -> _Data:
+    try:
+        return mmap.mmap(fileno, 0, access=mmap.ACCESS_READ)
+    except ValueError as exc:
+        raise LibraryLoadError(f"{path} is empty.") from exc
+
+
+def _text(data: _Data, start: int) -> str:
+    return bytes(data[start : data.find(b"\0", start)]).decode("ascii", "replace")
+
+
+def _macho_slices(data: _Data) -> list[tuple[str, int]]:
+    """List (architecture, offset) of a Mach-O file, thin or universal; empty for other files."""
+    if data[:4] == b"\xcf\xfa\xed\xfe":
+        (cpu,) = struct.unpack_from("<I", data, 4)
+        return [(_MACHO_CPUS.get(cpu, f"Mach-O cpu {cpu:#x}"), 0)]
+    if data[:4] != b"\xca\xfe\xba\xbe":
+        return []
+    (count,) = struct.unpack_from(">I", data, 4)
+    found = []
+    for n in range(min(count, 16)):
+        cpu, _, offset = struct.unpack_from(">III", data, 8 + 20 * n)
+        found.append((_MACHO_CPUS.get(cpu, f"Mach-O cpu {cpu:#x}"), offset))
+    return found
+
+
+def _macho_exports(data: _Data) -> Iterable[str]:
+    base = _macho_slices(data)[0][1]
+    (commands,) = struct.unpack_from("<I", data, base + 16)
+    at = base + 32
+    symbols = strings = first = count = 0
+    for _ in range(commands):
+        kind, size = struct.unpack_from("<II", data, at)
+        if kind == _LC_SYMTAB:
+            symbols, _, strings, _ = struct.unpack_from("<IIII", data, at + 8)
+        elif kind == _LC_DYSYMTAB:
+            first, count = struct.unpack_from("<II", data, at + 16)
+        at += size
+    for n in range(first, first + count):
+        (name,) = struct.unpack_from("<I", data, base + symbols + 16 * n)
+        yield _text(data, base + strings + name).removeprefix("_")
+
+
+def _pe_machine(data: _Data) -> str:
+    (header,) = struct.unpack_from("<I", data, 0x3C)
+    if data[header : header + 4] != b"PE\0\0":
+        return "DOS"
+    (cpu,) = struct.unpack_from("<H", data, header + 4)
+    return _PE_CPUS.get(cpu, f"PE machine {cpu:#x}")
+
+
+def _pe_exports(data: _Data) -> Iterable[str]:
+    (header,) = struct.unpack_from("<I", data, 0x3C)
+    (sections,) = struct.unpack_from("<H", data, header + 6)
+    (optional,) = struct.unpack_from("<H", data, header + 20)
+    table = header + 24 + optional
+    rows = [struct.unpack_from("<IIII", data, table + 40 * n + 8) for n in range(sections)]
+
+    def offset(address: int) -> int:
+        for size, start, raw_size, raw in rows:
+            if start <= address < start + max(size, raw_size):
+                return int(address - start + raw)
+        raise ValueError(f"address {address:#x} is in no section")
+
+    (directory,) = struct.unpack_from("<I", data, header + 24 + 112)  # PE32+: export table first
+    if not directory:
+        return
+    at = offset(directory)
+    (count,) = struct.unpack_from("<I", data, at + 24)
+    (names,) = struct.unpack_from("<I", data, at + 32)
+    shift = offset(names) - names  # the linker keeps the names in the section of their table
+    for address in struct.unpack_from(f"<{count}I", data, names + shift):
+        if data[address + shift] != ord("?"):  # a C++ name
+            yield _text(data, address + shift)

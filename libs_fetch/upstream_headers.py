@@ -1,0 +1,204 @@
+"""The C headers of a build, at its own tag, for declarations generated on this machine.
+
+npm's main package carries llama.cpp's git history bundle at the tag; GitHub has source tarballs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama_cffi.errors import FetchError, LibraryNotFoundError
+
+from . import api, github, npm, pins, store
+from .archive import safe_name
+from .download import Remote, download
+from .faults import HttpStatusError, NotOfferedError, UnreachableError, offline
+from .http import Client, redact
+from .specs import parse
+from .store import InstalledBuild
+
+__all__ = ["headers"]
+
+_MAIN_PACKAGE = "node-llama-cpp"
+_BUNDLE = "package/llama/gitRelease.bundle"
+_WANTED = re.compile(
+    r"(?:include/llama|ggml/include/(?:ggml|gguf)[a-z0-9-]*|tools/mtmd/mtmd(?:-helper)?)\.h"
+)
+_GIT_TIMEOUT_S = 300
+
+
+def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
+    """Return a folder with the headers of *build* (a build, a tag or a spec), fetched once.
+
+    It holds llama.h, ggml*.h, gguf.h and, where the tag has them, mtmd.h and mtmd-helper.h.
+    LLAMA_CFFI_HEADERS names a folder that is used instead.
+
+    Raises:
+        LibraryNotFoundError: the folder named by LLAMA_CFFI_HEADERS has no llama.h.
+        FetchError: they cannot be fetched or read.
+    """
+    own = os.environ.get("LLAMA_CFFI_HEADERS", "").strip()
+    if own:
+        folder = Path(own).expanduser()
+        if not (folder / "llama.h").is_file():
+            raise LibraryNotFoundError(f"LLAMA_CFFI_HEADERS={own} holds no llama.h.")
+        return folder
+    tag, version = _tag(build)
+    folder = store.cache_dir() / "headers" / tag
+    if (folder / "llama.h").is_file():
+        return folder
+    if offline():
+        raise FetchError(
+            f"The headers of {tag} are not in {folder.parent} and LLAMA_CFFI_OFFLINE is set. Call "
+            "llama_cffi.libs_fetch.headers() online, or set LLAMA_CFFI_HEADERS to their folder."
+        )
+    with store.cache_lock(f"headers-{tag}"):
+        if not (folder / "llama.h").is_file():
+            _fetch(tag, version, folder, progress)
+    return folder
+
+
+def _tag(build: str | InstalledBuild) -> tuple[str, str | None]:
+    """Return the llama.cpp tag and, if known, the npm version that has it."""
+    if isinstance(build, InstalledBuild):
+        if not build.tag:
+            raise FetchError(
+                f"The llama.cpp tag of {build.library} is unknown, so its headers cannot be "
+                "fetched. Set LLAMA_CFFI_HEADERS to the folder of its llama.h and ggml.h."
+            )
+        return build.tag, build.version if build.source == "npm" else pins.npm_version_of(build.tag)
+    spec = parse(build)
+    if spec.source in ("any", "github") and spec.version not in ("default", "latest"):
+        return spec.version, pins.npm_version_of(spec.version)
+    if spec.source == "npm" and (tag := pins.tag_of(spec.version)):
+        return tag, spec.version
+    return _tag(api.ensure(build))
+
+
+def _fetch(tag: str, version: str | None, folder: Path, progress: bool) -> None:
+    tmp = store.cache_dir() / "tmp"
+    tmp.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(dir=tmp, prefix=f"headers-{tag}.", suffix=".staging") as made:
+        work = Path(made)
+        for route in _routes(tag, version):
+            try:
+                archive = tmp / f"headers-{tag}.{route}.part"
+                texts = (
+                    _from_npm(str(version), archive, work, progress)
+                    if route == "npm"
+                    else _from_github(tag, archive, progress)
+                )
+            except (UnreachableError, HttpStatusError, NotOfferedError, _NoGitError) as exc:
+                failed.append(f"{route}: {exc}")
+                continue
+            if "llama.h" not in texts:
+                raise FetchError(f"The source of {tag} from {route} has no include/llama.h.")
+            ready = work / "ready"
+            ready.mkdir()
+            for name, text in texts.items():
+                (ready / name).write_bytes(text)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(ready, folder)
+            return
+    raise FetchError(
+        f"The headers of {tag} could not be fetched. {' '.join(failed)} Set LLAMA_CFFI_HEADERS to "
+        "a folder with that tag's llama.h, ggml*.h and gguf.h."
+    )
+
+
+def _routes(tag: str, version: str | None) -> Iterator[str]:
+    if version is not None and npm.configured():
+        yield "npm"
+    yield "github"
+
+
+class _NoGitError(FetchError):
+    """Git is needed and absent."""
+
+
+def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[str, bytes]:
+    if shutil.which("git") is None:
+        raise _NoGitError(
+            "git is not installed, and the headers in the npm package are in a git bundle. "
+            "Install git."
+        )
+    remote = npm.locate(_MAIN_PACKAGE, version, scoped=False)
+    download(npm.config().client(), remote, archive, progress=progress)
+    bundle = work / "release.bundle"
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            source = tar.extractfile(_BUNDLE)
+            assert source is not None
+            with source, bundle.open("wb") as out:
+                shutil.copyfileobj(source, out)
+    except (tarfile.TarError, KeyError, OSError) as exc:
+        raise FetchError(
+            f"{redact(remote.urls[0])} holds no readable {_BUNDLE}: {exc}. "
+            "Set LLAMA_CFFI_HEADERS to a folder with the headers."
+        ) from exc
+    finally:
+        archive.unlink(missing_ok=True)
+    repository = work / "release.git"
+    _git(work, "clone", "--quiet", "--bare", str(bundle), str(repository))
+    names = _git(repository, "ls-tree", "-r", "--name-only", "-z", "HEAD").split(b"\0")
+    return {
+        name.rpartition("/")[2]: _git(repository, "show", f"HEAD:{name}")
+        for name in (raw.decode("utf-8", "replace") for raw in names)
+        if _WANTED.fullmatch(name)
+    }
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    # Neither the user's configuration nor hooks have a say in reading a bundle.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise FetchError(f"`git {arguments[0]}` failed: {exc}. Is git working?") from exc
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()[-300:]
+        raise FetchError(
+            f"`git {arguments[0]}` on the bundled source ended with {done.returncode}: {said}. "
+            "Set LLAMA_CFFI_HEADERS to a folder with the headers."
+        )
+    return done.stdout
+
+
+def _from_github(tag: str, archive: Path, progress: bool) -> dict[str, bytes]:
+    remote: Remote = github.source_archive(tag)
+    archive.unlink(missing_ok=True)  # without a hash a half file cannot be told from a whole one
+    download(Client(), remote, archive, progress=progress)
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            found = {}
+            for member in tar:
+                name = safe_name(member.name).partition("/")[2]
+                if member.isreg() and _WANTED.fullmatch(name):
+                    handle = tar.extractfile(member)
+                    assert handle is not None
+                    with handle:
+                        found[name.rpartition("/")[2]] = handle.read()
+            return found
+    except (tarfile.TarError, EOFError, ValueError, OSError) as exc:
+        raise FetchError(
+            f"{redact(remote.urls[0])} is not a readable source archive: {exc}. Fetch again."
+        ) from exc
+    finally:
+        archive.unlink(missing_ok=True)
