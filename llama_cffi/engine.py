@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -200,7 +200,7 @@ class Engine:
 
     def _tokens(
         self, tokens: Sequence[int], n_predict: int, params: SamplingParams
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Check the request and yield its tokens; the caller holds the lock."""
         if not tokens:
             raise ValidationError("the prompt is empty: there is nothing to continue")

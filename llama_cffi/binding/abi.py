@@ -10,16 +10,29 @@ before the verdict (`BOOTSTRAP`).
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .. import cdefs
 from ..errors import AbiMismatchError
 
 if TYPE_CHECKING:
     from ..cdefs import AbiClass, Layout
 
-__all__ = ["BOOTSTRAP", "AbiIdentity", "Fit", "Measurement", "fit", "identify", "probe_params"]
+__all__ = [
+    "BOOTSTRAP",
+    "AbiIdentity",
+    "Fit",
+    "Measurement",
+    "check_operations",
+    "fit",
+    "identify",
+    "identify_user",
+    "probe_device_props",
+    "probe_params",
+    "unknown_message",
+]
 
 # Declarations for what runs before the build is known. The default-params functions return their
 # struct through a hidden pointer; `probe_params` calls them through casts of their address.
@@ -31,6 +44,7 @@ void llama_model_quantize_default_params(void);
 void llama_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_backend_load_all_from_path(const char *folder);
+const char *ggml_op_name(int op);
 size_t ggml_backend_dev_count(void);
 void *ggml_backend_dev_get(size_t index);
 void ggml_backend_dev_get_props(void *device, void *props);
@@ -52,7 +66,9 @@ class Measurement:
     """What a build says of itself, as measured.
 
     Attributes:
-        exports: Names that the library file exports (`llama_*` at least).
+        exports: Names that the library files export: libllama and the ggml beside it.
+        monolithic: ggml is linked into the library file; the linker drops functions that nothing
+            in it uses, so a missing ggml function proves nothing.
         written: For each probed struct, one byte per byte of a 512-byte buffer: 1 = written.
         tag: The upstream tag that the build's packaging names, if any.
     """
@@ -60,6 +76,7 @@ class Measurement:
     exports: frozenset[str]
     written: Mapping[str, bytes]
     tag: str | None = None
+    monolithic: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,14 +85,17 @@ class Fit:
 
     Attributes:
         name: The class.
-        missing: Declared `llama_` functions that the build does not export.
-        extra: `llama_` functions that the build exports and the class does not declare.
+        missing: Declared functions that every build of the class exports and this one does not.
+        foreign: Exported functions that other classes declare and this one does not: the build
+            is another class, or one between two.
+        new: Exported `llama_` functions that no known class declares.
         layouts: Struct name -> what differs.
     """
 
     name: str
     missing: tuple[str, ...]
-    extra: tuple[str, ...]
+    foreign: tuple[str, ...]
+    new: tuple[str, ...]
     layouts: Mapping[str, str]
 
     @property
@@ -89,8 +109,10 @@ class Fit:
         if self.missing:
             parts.append(f"{len(self.missing)} functions missing ({_some(self.missing)})")
         parts += [f"{name}: {what}" for name, what in self.layouts.items()]
-        if self.extra:
-            parts.append(f"{len(self.extra)} functions unknown to it ({_some(self.extra)})")
+        if self.foreign:
+            parts.append(f"{len(self.foreign)} functions of other classes ({_some(self.foreign)})")
+        if self.new:
+            parts.append(f"{len(self.new)} functions that no class has ({_some(self.new)})")
         return f"{self.name}: {'; '.join(parts) or 'fits'}"
 
 
@@ -120,43 +142,48 @@ class AbiIdentity:
         """Name of the class."""
         return self.abi_class.name if self.abi_class else None
 
+    @property
+    def struct_bytes(self) -> dict[str, int]:
+        """Measured struct sizes in bytes, rounded up to 8."""
+        return {k: _extent(v) for k, v in self.measurement.written.items()}
+
+    @property
+    def new_functions(self) -> tuple[str, ...]:
+        """`llama_` functions of the build that no known class declares; they are not bound."""
+        return next((f.new for f in self.fits if f.name == self.name), ())
+
     def as_dict(self) -> dict[str, object]:
         """Return verdict and evidence as plain JSON types."""
-        sizes = {k: _extent(v) for k, v in self.measurement.written.items()}
-        own = next((f for f in self.fits if f.name == self.name), None)
         return {
             "verdict": self.verdict,
             "class": self.name,
             "forced": self.forced,
             "tag": self.measurement.tag,
-            "llama_functions": len(_llama(self.measurement.exports)),
-            "unknown_functions": sorted(own.extra) if own else [],
-            "struct_bytes": sizes,
+            "exported_functions": len(_api(self.measurement.exports)),
+            "new_functions": list(self.new_functions),
+            "struct_bytes": self.struct_bytes,
             "classes_that_fit": [f.name for f in self.fits if f.fits],
             "classes_compared": len(self.fits),
         }
 
     def __str__(self) -> str:
-        d = self.as_dict()
-        structs = ", ".join(f"{k} {v}" for k, v in self.measurement_sizes().items())
+        structs = ", ".join(f"{k} {v}" for k, v in self.struct_bytes.items())
+        fitting = ", ".join(f.name for f in self.fits if f.fits)
         lines = [
             f"{self.verdict}: ABI class {self.name or 'none'}"
             + (" (forced by LLAMA_CFFI_ABI)" if self.forced else ""),
             f"  build tag    {self.measurement.tag or 'not named by its packaging'}",
-            f"  functions    {d['llama_functions']} llama_* exported",
+            f"  functions    {len(_api(self.measurement.exports))} exported",
             f"  probed bytes {structs}",
+            f"  classes      {fitting} of {len(self.fits)} compared",
         ]
-        if d["unknown_functions"]:
-            lines.append(f"  new to us    {', '.join(d['unknown_functions'])}")  # type: ignore[arg-type]
+        if self.new_functions:
+            lines.append(f"  not bound    {', '.join(self.new_functions)} (in no known class)")
         return "\n".join(lines)
 
-    def measurement_sizes(self) -> dict[str, int]:
-        """Measured struct sizes in bytes, rounded up to 8."""
-        return {k: _extent(v) for k, v in self.measurement.written.items()}
 
-
-def probe_params(ffi: Any, lib: Any) -> dict[str, bytes]:
-    """Measure which bytes the default-params functions write.
+def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes]:
+    """Measure which bytes the default-params functions write, those that the build exports.
 
     The callee stores its result through a hidden pointer for every struct above 16 bytes, so a
     prefilled buffer shows exactly what it wrote, whatever the struct really is.
@@ -170,6 +197,7 @@ def probe_params(ffi: Any, lib: Any) -> dict[str, bytes]:
     return {
         struct: _written(lambda fill, f=function: probe(ffi, ffi.addressof(lib, f), fill))
         for struct, function in _PROBED.items()
+        if function in exports
     }
 
 
@@ -185,6 +213,35 @@ def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
         return bytes(ffi.buffer(buffer))
 
     return _written(call)
+
+
+def check_operations(ffi: Any, boot_ffi: Any, boot: Any, readable: Callable[[int], bool]) -> str:
+    """Compare `enum ggml_op` of the chosen class with the names that the build gives.
+
+    The numbers of operations move without any symbol or struct showing it.
+
+    Args:
+        ffi: The class's declarations.
+        boot_ffi: The bootstrap declarations, with *boot* opened through them.
+        boot: The library.
+        readable: Whether an address lies in the library, asked before it is read.
+
+    Returns:
+        What differs first; empty when all agree.
+    C: ggml_op_name
+    """
+    names: dict[int, str] = ffi.typeof("enum ggml_op").elements
+    for number, name in sorted(names.items()):
+        declared = name.removeprefix("GGML_OP_")
+        if declared == "COUNT":
+            break
+        text = boot.ggml_op_name(number)
+        if not readable(int(boot_ffi.cast("uintptr_t", text))):
+            return f"operation {number} is {declared} in the class and does not exist in the build"
+        own = boot_ffi.string(text).decode("ascii", "replace")
+        if own != declared:
+            return f"operation {number} is {declared} in the class and {own} in the build"
+    return ""
 
 
 _X86 = {"x86_64", "amd64", "x64"}
@@ -219,20 +276,31 @@ def _written(call: Any) -> bytes:
     )
 
 
-def fit(abi_class: AbiClass, measured: Measurement) -> Fit:
-    """Compare one class with what was measured."""
-    exported = _llama(measured.exports)
-    declared = _llama(abi_class.functions)
+def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = frozenset()) -> Fit:
+    """Compare one class with what was measured.
+
+    Args:
+        abi_class: The class.
+        measured: The build.
+        known: Every function that any known class declares.
+    """
+    exported, declared = measured.exports, abi_class.functions
     layouts = {
         name: what
         for name, written in measured.written.items()
         if (what := _layout_difference(abi_class.layouts[name], written))
     }
+    # ggml exports internal helpers under its prefix too; only libllama's are all declared.
+    llama = {n for n in exported if n.startswith("llama_")}
+    missing = declared - exported - abi_class.optional
+    if measured.monolithic:
+        missing = {n for n in missing if n.startswith("llama_")}
     return Fit(
         abi_class.name,
-        tuple(sorted(declared - exported - abi_class.optional)),
-        tuple(sorted(exported - declared)),
-        layouts,
+        missing=tuple(sorted(missing)),
+        foreign=tuple(sorted((exported & known) - declared - cdefs.EXPORTED_EARLY)),
+        new=tuple(sorted(llama - known - declared)),
+        layouts=layouts,
     )
 
 
@@ -265,18 +333,19 @@ def identify(
         AbiMismatchError: No class fits, or the forced one does not.
     """
     classes = {c.name: c for c in classes}
-    fits = tuple(fit(c, measured) for c in classes.values())
+    functions = frozenset().union(*(c.functions for c in classes.values()))
+    fits = tuple(fit(c, measured, functions) for c in classes.values())
     known = next((c.name for c in classes.values() if measured.tag in c.builds), None)
     fitting = [f for f in fits if f.fits]
-    fewest = min((len(f.extra) for f in fitting), default=0)
-    best = [f.name for f in fitting if len(f.extra) == fewest]
+    fewest = min((len(f.foreign) for f in fitting), default=0)
+    best = [f.name for f in fitting if len(f.foreign) == fewest]
     # The tag decides between classes that measure alike; it never overrides a measurement.
     chosen = known if known in best else (best[-1] if best else None)
     if forced is not None:
         _check_forced(forced, chosen, best if known is None else [known], fits, measured)
         chosen = forced
     if chosen is None:
-        raise AbiMismatchError(_unknown_message(measured, fits))
+        raise AbiMismatchError(unknown_message(measured, fits))
     verdict: Verdict = "exact" if chosen == known else "compatible"
     return AbiIdentity(verdict, classes[chosen], measured, fits, forced is not None)
 
@@ -318,12 +387,15 @@ def _check_forced(
     )
 
 
-def _unknown_message(measured: Measurement, fits: tuple[Fit, ...]) -> str:
-    nearest = min(fits, key=lambda f: (len(f.layouts), len(f.missing), len(f.extra)), default=None)
+def unknown_message(measured: Measurement, fits: tuple[Fit, ...]) -> str:
+    """Say that no class fits, which is nearest and what to do."""
+    nearest = min(
+        fits, key=lambda f: (len(f.layouts), len(f.missing), len(f.foreign)), default=None
+    )
     sizes = ", ".join(f"{k} {_extent(v)} bytes" for k, v in measured.written.items())
     return (
         f"no known ABI class fits this build of llama.cpp (tag {measured.tag or 'unknown'}, "
-        f"{len(_llama(measured.exports))} llama_ functions, {sizes}). "
+        f"{len(_api(measured.exports))} functions, {sizes}). "
         + (f"Nearest is {nearest.describe()}. " if nearest else "")
         + "Nothing was called. What to do: LLAMA_CFFI_ABI=user generates declarations from the "
         "build's own headers (LLAMA_CFFI_HEADERS=DIR where they cannot be fetched); or unset "
@@ -336,8 +408,8 @@ def _extent(written: bytes) -> int:
     return -(-(written.rfind(1) + 1) // 8) * 8
 
 
-def _llama(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(n for n in names if n.startswith("llama_"))
+def _api(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(n for n in names if n.startswith(("llama_", "ggml_", "gguf_", "mtmd_")))
 
 
 def _some(names: tuple[str, ...]) -> str:

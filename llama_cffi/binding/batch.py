@@ -82,7 +82,9 @@ class Batch:
         self.struct.n_tokens = i + 1
         return i
 
-    def fill(self, tokens: Sequence[int], pos: int, seq_id: int = 0, *, logits: bool = True) -> None:
+    def fill(
+        self, tokens: Sequence[int], pos: int, seq_id: int = 0, *, logits: bool = True
+    ) -> None:
         """Replace the content by *tokens* of one sequence, at positions from *pos*.
 
         Args:

@@ -78,9 +78,7 @@ def _fields(library: Library, params: Any) -> set[str]:
     return {name for name, _ in library.ffi.typeof(params).fields}
 
 
-def model_params(
-    library: Library, *, use_mmap: bool, use_mlock: bool, **values: Any
-) -> Any:
+def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values: Any) -> Any:
     """Build `llama_model_params` from the build's defaults; None leaves a default.
 
     `use_mmap` and `use_mlock` became one `load_mode` at b10361.

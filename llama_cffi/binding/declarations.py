@@ -33,7 +33,9 @@ def load_ffi(name: str, text: str, cache: Path | None) -> Any:
     """
     if cache is not None:
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = cache / f"{_identifier(name)}_{digest}_cffi{_identifier(_cffi_backend.__version__)}.py"
+        path = (
+            cache / f"{_identifier(name)}_{digest}_cffi{_identifier(_cffi_backend.__version__)}.py"
+        )
         try:
             if not path.exists():
                 _compile(text, path)
@@ -50,15 +52,16 @@ def load_ffi(name: str, text: str, cache: Path | None) -> Any:
 def _compile(text: str, path: Path) -> None:
     """Write the out-of-line module beside *path* and move it there in one step."""
     import cffi
+    from cffi import recompiler
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ffi = cffi.FFI()
     ffi.cdef(text)
-    ffi.set_source(path.stem, None)
     descriptor, temporary = tempfile.mkstemp(suffix=".py", dir=path.parent)
     os.close(descriptor)
     try:
-        ffi.emit_python_code(temporary)
+        # What FFI.emit_python_code() calls, without the line that it prints.
+        recompiler.make_py_source(ffi, path.stem, temporary, verbose=False)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -182,7 +182,7 @@ class _Walk:
         )
 
 
-# ggml type -> (elements per block, bytes per block); ggml.h and ggml-common.h. Unknown: not checked.
+# ggml type -> (elements per block, bytes per block), from ggml.h; other types are not checked.
 _TENSOR_BLOCKS = {
     0: (1, 4),  # F32
     1: (1, 2),  # F16

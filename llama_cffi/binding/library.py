@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +78,10 @@ class Library:
         self.abi = identity
         self.logs = logs
         self.backend_notes = backend_notes
-        missing = identity.abi_class.optional | set(identity.fits[0:0])
-        self._functions = {
-            name
-            for name in identity.abi_class.functions
-            if not name.startswith("llama_") or name in identity.measurement.exports
-        } - (missing - identity.measurement.exports)
+        self._functions = identity.abi_class.functions & identity.measurement.exports
+        if identity.verdict == "compatible":
+            # Neither symbols nor default values show changes of libmtmd.
+            self._functions = {f for f in self._functions if not f.startswith("mtmd_")}
 
     def has(self, function: str) -> bool:
         """Whether this build has the C function *function*."""
@@ -93,7 +90,7 @@ class Library:
     @property
     def path(self) -> Path:
         """The library file, links resolved."""
-        return self.build.library
+        return Path(self.build.library)
 
     @property
     def devices(self) -> list[Device]:
@@ -113,7 +110,7 @@ class Library:
                 Device(
                     ffi.string(props.name).decode(),
                     ffi.string(props.description).decode(),
-                    kind.removeprefix("GGML_BACKEND_DEVICE_TYPE_").lower(),
+                    kind.removeprefix("GGML_BACKEND_DEVICE_TYPE_").removesuffix("_FULL").lower(),
                     props.memory_free,
                     props.memory_total,
                 )
@@ -126,14 +123,18 @@ class Library:
         return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
 
     def __repr__(self) -> str:
-        return f"<Library {self.build.tag or self.path.name} abi={self.abi.name} ({self.abi.verdict})>"
+        return (
+            f"<Library {self.build.tag or self.path.name} abi={self.abi.name} ({self.abi.verdict})>"
+        )
 
 
 _lock = threading.Lock()
 _loaded: Library | None = None
 
 
-def get_library(spec: str | os.PathLike[str] | None = None, *, backend: str | None = None) -> Library:
+def get_library(
+    spec: str | os.PathLike[str] | None = None, *, backend: str | None = None
+) -> Library:
     """Return the llama.cpp of this process, loading it on the first call.
 
     Args:
@@ -155,7 +156,8 @@ def get_library(spec: str | os.PathLike[str] | None = None, *, backend: str | No
         fetcher = _libs_fetch()
         build = fetcher.ensure(None if spec is None else os.fspath(spec), backend=backend)
         if _loaded is None:
-            _loaded = _load(build, fetcher.exported_symbols(build.library), fetcher.cache_dir())
+            exports = _exports(build, fetcher.exported_symbols)
+            _loaded = _load(build, exports, fetcher.cache_dir())
         elif build.library != _loaded.path:
             raise LibraryLoadError(
                 f"this process already runs {_loaded.path}; a second build ({build.library}) would "
@@ -169,6 +171,19 @@ def _libs_fetch() -> Any:
     from .. import libs_fetch
 
     return libs_fetch
+
+
+# libggml, libggml-base with whatever version in the name; not the backends' modules.
+_GGML = re.compile(r"(lib)?ggml(-base)?(\.[^-]*)?\.(so|dylib|dll)[.\d]*")
+
+
+def _ggml_beside(build: InstalledBuild) -> list[Path]:
+    return sorted({p.resolve() for p in build.folder.iterdir() if _GGML.fullmatch(p.name)})
+
+
+def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> frozenset[str]:
+    """Read the names that libllama and the ggml beside it export, from the files."""
+    return frozenset().union(*map(read, [build.library, *_ggml_beside(build)]))
 
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
@@ -188,6 +203,10 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = load_ffi(identity.abi_class.name, _declarations(identity), compiled)
+    if what := abi.check_operations(ffi, boot_ffi, boot, _readable):
+        raise AbiMismatchError(
+            f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
+        )
     lib = ffi.dlopen(str(build.library), flags)
     logs.set_levels({v: k for k, v in ffi.typeof("enum ggml_log_level").elements.items()})
     lib.llama_backend_init()
@@ -206,10 +225,9 @@ def _dlopen(ffi: Any, build: InstalledBuild) -> tuple[Any, int]:
     except OSError as e:
         first = str(e)
     # Builds up to b3995 have no RUNPATH: their ggml must be in the process before them.
-    for sibling in sorted(build.folder.glob("libggml*.so")):
-        if not re.match(r"libggml-(cpu|cuda|vulkan|rpc|blas|hip|sycl)", sibling.name):
-            with contextlib.suppress(OSError):
-                _preloaded.append(ffi.dlopen(str(sibling), now))
+    for sibling in _ggml_beside(build):
+        with contextlib.suppress(OSError):
+            _preloaded.append(ffi.dlopen(str(sibling), now))
     for flags in (now, lazy):
         try:
             return ffi.dlopen(path, flags), flags
@@ -236,7 +254,7 @@ def _exported(lib: Any, ffi: Any, name: str) -> bool:
 def _identify(
     build: InstalledBuild, exports: frozenset[str], ffi: Any, boot: Any, cache: Path
 ) -> abi.AbiIdentity:
-    written = abi.probe_params(ffi, boot)
+    written = abi.probe_params(ffi, boot, exports)
     if _exported(boot, ffi, "ggml_backend_dev_get_props"):
         props = abi.probe_device_props(ffi, boot)
         if props is None:
@@ -245,7 +263,8 @@ def _identify(
                 "libggml-cpu-*). Fetch the build again: llama-cffi libs fetch, or name another."
             )
         written["ggml_backend_dev_props"] = props
-    measured = abi.Measurement(exports, written, build.tag)
+    monolithic = not _ggml_beside(build)
+    measured = abi.Measurement(exports, written, build.tag, monolithic)
     forced = os.environ.get("LLAMA_CFFI_ABI") or None
     if forced == "user":
         return abi.identify_user(measured, _generate(build, cache))
@@ -279,18 +298,38 @@ def _declarations(identity: abi.AbiIdentity) -> str:
 
 def _refuse_foreign_build(build: InstalledBuild) -> None:
     """Refuse when another llama.cpp is mapped into this process (llama-cpp-python, say)."""
-    for path in sorted(_mapped_libraries()):
-        if path.parent != build.folder:
+    for _, _, path in _mappings():
+        if _SHARED.fullmatch(path.name) and path.parent != build.folder:
             raise LibraryLoadError(
                 f"{path} is loaded in this process already; {build.library} would share the name "
                 "libggml-base with it and mix silently. Use one of them per process."
             )
 
 
-def _mapped_libraries() -> set[Path]:
+_SHARED = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
+
+
+def _mappings() -> list[tuple[int, int, Path]]:
+    """The files mapped into this process: (start, end, path). Empty where the OS does not say."""
     if sys.platform != "linux":
-        return set()
-    pattern = re.compile(r"/lib(llama|ggml)[^/]*\.so[^/]*$")
+        return []
+    found = []
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        names = {line.split(None, 5)[-1].strip() for line in maps if "/" in line}
-    return {Path(n) for n in names if pattern.search(n)}
+        for line in maps:
+            parts = line.rstrip("\n").split(None, 5)
+            if len(parts) == 6 and parts[5].startswith("/"):
+                start, end = (int(n, 16) for n in parts[0].split("-"))
+                found.append((start, end, Path(parts[5])))
+    return found
+
+
+def _readable(address: int) -> bool:
+    if not address:
+        return False
+    if not _readable_ranges:
+        _readable_ranges.extend((start, end) for start, end, _ in _mappings())
+    ranges = _readable_ranges or [(1, 2**64)]
+    return any(start <= address < end for start, end in ranges)
+
+
+_readable_ranges: list[tuple[int, int]] = []

@@ -74,12 +74,12 @@ class SamplerChain(Handle):
         C: llama_sampler_init_penalties
         """
         if repeat <= 0 or last_n < 0:
-            raise ValidationError(f"penalties need repeat > 0 and last_n >= 0: {repeat=}, {last_n=}")
+            raise ValidationError(
+                f"penalties need repeat > 0 and last_n >= 0: {repeat=}, {last_n=}"
+            )
         library = self.model.library
         return self._add(
-            compat.sampler_penalties(
-                library, self.model.ptr, last_n, repeat, frequency, presence
-            )
+            compat.sampler_penalties(library, self.model.ptr, last_n, repeat, frequency, presence)
         )
 
     def sample(self, context: Context, i: int = -1) -> int:

@@ -60,7 +60,9 @@ def _procedure(library: Library, name: str, kind: str) -> Any:
     ffi, lib = library.ffi, library.lib
     if library.has("ggml_backend_reg_count"):
         for i in range(lib.ggml_backend_reg_count()):
-            found = lib.ggml_backend_reg_get_proc_address(lib.ggml_backend_reg_get(i), name.encode())
+            found = lib.ggml_backend_reg_get_proc_address(
+                lib.ggml_backend_reg_get(i), name.encode()
+            )
             if found:
                 return ffi.cast(kind, found)
     return ffi.cast(kind, ffi.addressof(lib, name))

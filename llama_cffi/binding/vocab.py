@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
 from . import compat
@@ -133,10 +133,10 @@ class Vocab:
         token = int(self._call(name))
         return None if token == _NO_TOKEN else token
 
-    def _call(self, name: str, *args: int) -> object:
+    def _call(self, name: str, *args: int) -> Any:
         return compat.call(self._model.library, name)(self._live(), *args)
 
-    def _live(self) -> object:
+    def _live(self) -> Any:
         _ = self._model.ptr  # raises when the model is closed
         return self._handle
 
