@@ -1,0 +1,113 @@
+"""The command line: `llama-cffi`, also `python -m llama_cffi`.
+
+Commands are functions of their parsed arguments that return an exit code; this module turns what
+they raise into messages and codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 nobody reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+
+from .. import __version__
+from ..errors import LlamaError
+from . import output
+
+__all__ = ["main"]
+
+_EPILOG = """\
+new here?
+  llama-cffi doctor                           check this machine
+  llama-cffi generate -p "Once upon a time"   try a small model that comes along
+"""
+_FAILED, _USAGE, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; None = the process's own.
+
+    Raises:
+        SystemExit: On `--help`, `--version` and wrong usage.
+    """
+    as_json = False
+    try:
+        parser = _parser()
+        args = parser.parse_args(argv)
+        if not hasattr(args, "func"):
+            parser.print_help(sys.stderr)
+            return _USAGE
+        as_json = getattr(args, "json", False)
+        output.use_utf8(sys.stdout)
+        with _logging_to_stderr(getattr(args, "verbose", 0)):
+            try:
+                code: int = args.func(args) or 0
+            except LlamaError as error:
+                _log.debug("this is where it failed", exc_info=True)
+                code = _report(error, as_json)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        output.silence_stdout()
+        return _NO_READER
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        return _INTERRUPTED
+    except OSError as error:
+        output.silence_stdout()
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return _FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import doctor, generate, libs
+
+    parser = argparse.ArgumentParser(
+        prog="llama-cffi",
+        description="Run local language models through any prebuilt llama.cpp.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0,
+        help="log to stderr what happens; -vv for more",
+    )  # fmt: skip
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (generate, doctor, libs):
+        command.add_parser(commands)
+    return parser
+
+
+def _report(error: LlamaError, as_json: bool) -> int:
+    if as_json:
+        output.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return _FAILED
+
+
+@contextlib.contextmanager
+def _logging_to_stderr(verbose: int) -> Iterator[None]:
+    if not verbose:
+        yield
+        return
+    logger, handler = logging.getLogger("llama_cffi"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

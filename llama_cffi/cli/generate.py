@@ -1,0 +1,210 @@
+"""`llama-cffi generate`: one prompt in, the answer streamed out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ContextOverflowError, ValidationError
+from . import output
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+__all__ = ["add_parser"]
+
+_EXAMPLES = """\
+examples:
+  llama-cffi generate -p "Once upon a time"
+  llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." -p "Why is the sky blue?"
+  git diff | llama-cffi generate -m model.gguf -s "Review this change."
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers *commands*."""
+    parser = commands.add_parser(
+        "generate",
+        help="answer a prompt",
+        description="Answer a prompt with a local model. The first use fetches llama.cpp itself.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-m", "--model",
+        help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT] from the Hugging Face hub; "
+        "without it the small demo model that comes along",
+    )  # fmt: skip
+    parser.add_argument(
+        "-p", "--prompt", help="the prompt; `-`, or no -p at all with a pipe, reads stdin"
+    )
+    parser.add_argument("-s", "--system", default="", help="the system prompt")
+    parser.add_argument(
+        "-n", "--n-predict", type=_at_least(1), default=256, metavar="N",
+        help="most tokens to generate (default: 256)",
+    )  # fmt: skip
+    sampling = parser.add_argument_group("choosing tokens")
+    sampling.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T",
+        help="0 (the default) takes the most probable token: the same answer each time; "
+        "0.7 varies it",
+    )  # fmt: skip
+    sampling.add_argument("--top-k", type=int, default=40, metavar="K", help="default: 40")
+    sampling.add_argument("--top-p", type=float, default=0.9, metavar="P", help="default: 0.9")
+    sampling.add_argument("--min-p", type=float, default=0.05, metavar="P", help="default: 0.05")
+    sampling.add_argument(
+        "--repeat-penalty", type=float, metavar="R",
+        help="default: 1.1, and off (1.0) at temperature 0",
+    )  # fmt: skip
+    sampling.add_argument("--seed", type=int, default=-1, help="default: -1, another one each time")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "-c", "--ctx", type=_at_least(0), default=4096, metavar="N",
+        help="tokens of prompt and answer together; 0 = the model's own (default: 4096)",
+    )  # fmt: skip
+    running.add_argument(
+        "-t", "--threads", type=_at_least(0), default=0, metavar="N",
+        help="default: one per physical core",
+    )  # fmt: skip
+    running.add_argument(
+        "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",
+        help="layers to keep on the GPU; -1 (the default) = all, 0 = none",
+    )  # fmt: skip
+    running.add_argument("--raw", action="store_true", help="do not apply the chat template")
+    running.add_argument(
+        "--json", action="store_true", help="print text, token ids, build and timings as JSON"
+    )
+    parser.set_defaults(func=_run, usage_error=parser.error)
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+        return value
+
+    return parse
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.raw and args.system:
+        args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
+    prompt = _prompt(args)
+    # Wrong numbers must not wait for a model to load.
+    from ..sampling import SamplingParams
+
+    sampling = {
+        name: getattr(args, name)
+        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+    }
+    SamplingParams(**sampling)
+
+    from ..engine import Engine
+
+    started = time.perf_counter()
+    with Engine(
+        _model_path(args.model),
+        n_ctx=args.ctx,
+        n_threads=args.threads,
+        n_gpu_layers=args.gpu_layers,
+    ) as engine:
+        try:
+            if args.json:
+                _print_result(engine, args, prompt, sampling, started)
+            else:
+                _stream(engine, args, prompt, sampling)
+        except ContextOverflowError as error:
+            raise ContextOverflowError(f"{error}. On the command line that is -c N") from error
+    return 0
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    text = args.prompt
+    if text is None and (sys.stdin is None or sys.stdin.isatty()):
+        args.usage_error("give a prompt with -p, or pipe one in")
+    if text in (None, "-"):
+        text = _read_stdin()
+    if not text.strip():
+        raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
+    return str(text)
+
+
+def _read_stdin() -> str:
+    data = sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValidationError(
+            f"stdin is not UTF-8 text: byte 0x{data[e.start]:02x} at offset {e.start}"
+        ) from None
+    # `echo` ends its text with a newline that nobody meant.
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _model_path(spec: str | None) -> Any:
+    if spec is None:
+        from .. import demo
+
+        return demo.model_path()
+    from ..hub import resolve_model
+
+    return resolve_model(spec)
+
+
+def _stream(
+    engine: Engine, args: argparse.Namespace, prompt: str, sampling: dict[str, Any]
+) -> None:
+    clean = output.printable if sys.stdout.isatty() else str
+    last = ""
+    for piece in engine.stream(prompt, args.system, args.n_predict, raw=args.raw, **sampling):
+        output.say(clean(piece))
+        last = piece
+    if not last.endswith("\n"):
+        output.say("\n")
+
+
+def _print_result(
+    engine: Engine,
+    args: argparse.Namespace,
+    prompt: str,
+    sampling: dict[str, Any],
+    started: float,
+) -> None:
+    loaded = time.perf_counter()
+    given = engine.tokenize(prompt) if args.raw else engine.format_prompt(prompt, args.system)
+    tokens = engine.generate_tokens(given, args.n_predict, **sampling)
+    done = time.perf_counter()
+    library = engine.model.library
+    build = library.build
+    full = len(given) + len(tokens) > engine.n_ctx or len(tokens) == args.n_predict
+    output.print_json(
+        {
+            "text": engine.detokenize(tokens),
+            "tokens": tokens,
+            "prompt_tokens": len(given),
+            "finish_reason": "length" if full else "stop",
+            "model": str(engine.model.path),
+            "build": {
+                "tag": build.tag,
+                "source": build.source,
+                "version": build.version,
+                "variant": build.variant,
+                "library": str(build.library),
+            },
+            "abi": library.abi.as_dict(),
+            "devices": [device.name for device in library.devices],
+            "timings": {
+                "load_s": round(loaded - started, 4),
+                "generate_s": round(done - loaded, 4),
+                "total_s": round(done - started, 4),
+                "tokens_per_s": round(len(tokens) / max(done - loaded, 1e-9), 2),
+            },
+        }
+    )
