@@ -15,7 +15,9 @@ from .sampling import SamplingParams, build_chain
 from .text import Utf8Stream
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from .sampling import SamplingOptions
 
 __all__ = ["Engine"]
 
@@ -75,35 +77,21 @@ class Engine:
         return self.model.vocab.detokenize(tokens, special)
 
     def generate_tokens(
-        self,
-        tokens: Sequence[int],
-        n_predict: int = 256,
-        *,
-        temperature: float = 0.7,
-        top_p: float = 0.9,
-        repeat_penalty: float | None = None,
-        top_k: int = 40,
-        min_p: float = 0.05,
-        penalty_freq: float = 0.0,
-        penalty_present: float = 0.0,
-        seed: int = -1,
+        self, tokens: Sequence[int], n_predict: int = 256, **sampling: Unpack[SamplingOptions]
     ) -> list[int]:
         """Continue *tokens* and return the new ones, without the end-of-generation token.
 
         Args:
             tokens: At least one token id.
-            n_predict: Most tokens to generate.
-            temperature: 0 = greedy. This and the rest: see `SamplingParams`.
+            n_predict: Most tokens to generate; fewer when the context is full.
+            **sampling: Fields of `SamplingParams`; `temperature=0` is greedy.
 
         Raises:
             ContextOverflowError: The tokens leave no room in the context.
             ValidationError: A token or parameter is out of range.
             GenerationError: Decoding failed.
         """
-        params = SamplingParams(
-            temperature, top_k, top_p, min_p, repeat_penalty, penalty_freq, penalty_present,
-            seed=seed,
-        )  # fmt: skip
+        params = SamplingParams(**sampling)
         with self._lock:
             return list(self._tokens(tokens, n_predict, params))
 
@@ -123,44 +111,47 @@ class Engine:
     ) -> str:
         """Answer *prompt* and return the whole text.
 
-        The model's chat template is applied where it has one; see `format_prompt`. Parameters and
-        errors are those of `generate_tokens`.
+        The model's chat template is applied where it has one; see `format_prompt`. The sampling
+        arguments are those of `SamplingParams`, errors those of `generate_tokens`.
         """
         return "".join(
             self.stream(
-                prompt, system_prompt, n_predict, temperature, top_p, repeat_penalty, top_k,
-                min_p, penalty_freq, penalty_present, seed,
+                prompt,
+                system_prompt,
+                n_predict,
+                temperature=temperature,
+                top_p=top_p,
+                repeat_penalty=repeat_penalty,
+                top_k=top_k,
+                min_p=min_p,
+                penalty_freq=penalty_freq,
+                penalty_present=penalty_present,
+                seed=seed,
             )
-        )  # fmt: skip
+        )
 
     def stream(
         self,
         prompt: str,
         system_prompt: str = "",
         n_predict: int = 256,
-        temperature: float = 0.7,
-        top_p: float = 0.9,
-        repeat_penalty: float | None = None,
-        top_k: int = 40,
-        min_p: float = 0.05,
-        penalty_freq: float = 0.0,
-        penalty_present: float = 0.0,
-        seed: int = -1,
         *,
         raw: bool = False,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Answer *prompt* piece by piece, in whole UTF-8 characters.
 
-        Args:
-            raw: Use the prompt as it is, without the chat template.
+        Leaving the iteration early ends the generation. Errors are those of `generate_tokens`,
+        raised by the first `next`.
 
-        Leaving the iteration early ends the generation. Parameters and errors otherwise are those
-        of `generate`, raised by the first `next`.
+        Args:
+            prompt: The user's message.
+            system_prompt: The system message, if any.
+            n_predict: Most tokens to generate.
+            raw: Use the prompt as it is, without the chat template.
+            **sampling: Fields of `SamplingParams`.
         """
-        params = SamplingParams(
-            temperature, top_k, top_p, min_p, repeat_penalty, penalty_freq, penalty_present,
-            seed=seed,
-        )  # fmt: skip
+        params = SamplingParams(**sampling)
         return self._stream(prompt, system_prompt, n_predict, params, raw)
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from typing import TypedDict
 
 from .binding import Model, SamplerChain
 from .errors import ValidationError
 
-__all__ = ["SamplingParams", "build_chain"]
+__all__ = ["SamplingOptions", "SamplingParams", "build_chain"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """`SamplingParams` as keyword arguments."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float | None
+    penalty_freq: float
+    penalty_present: float
+    penalty_last_n: int
+    seed: int
 
 
 @dataclass(frozen=True)

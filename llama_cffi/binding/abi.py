@@ -1,18 +1,16 @@
-"""Which ABI class is this build? Evidence and verdict; nothing here is called through a guess.
+"""Which ABI class is this build? Evidence in, verdict out; pure.
 
 A wrong declaration is a crash or silently wrong tokens, and no version call of llama.cpp tells
-the layouts of its structs. So the build is measured: the functions its file exports, and which
-bytes its default-params functions and `ggml_backend_dev_get_props` really write. Only functions
-whose arguments are integers and pointers, with the same type in every known class, are called
-before the verdict (`BOOTSTRAP`).
+the layouts of its structs. So a build is measured (probe.py): the functions its files export, and
+the bytes it really writes into the structs that are passed by value. Every class of the table is
+compared with that.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .. import cdefs
 from ..errors import AbiMismatchError
@@ -21,42 +19,14 @@ if TYPE_CHECKING:
     from ..cdefs import AbiClass, Layout
 
 __all__ = [
-    "BOOTSTRAP",
     "AbiIdentity",
     "Fit",
     "Measurement",
-    "check_operations",
     "fit",
     "identify",
     "identify_user",
-    "probe_device_props",
-    "probe_params",
     "unknown_message",
 ]
-
-# Declarations for what runs before the build is known. The default-params functions return their
-# struct through a hidden pointer; `probe_params` calls them through casts of their address.
-BOOTSTRAP = """
-typedef struct { unsigned char bytes[512]; } probe_t;
-void llama_model_default_params(void);
-void llama_context_default_params(void);
-void llama_model_quantize_default_params(void);
-void llama_log_set(void (*callback)(int, const char *, void *), void *user_data);
-void ggml_log_set(void (*callback)(int, const char *, void *), void *user_data);
-void ggml_backend_load_all_from_path(const char *folder);
-const char *ggml_op_name(int op);
-size_t ggml_backend_dev_count(void);
-void *ggml_backend_dev_get(size_t index);
-void ggml_backend_dev_get_props(void *device, void *props);
-"""
-
-_PROBED = {
-    "llama_model_params": "llama_model_default_params",
-    "llama_context_params": "llama_context_default_params",
-    "llama_model_quantize_params": "llama_model_quantize_default_params",
-}
-_PROBE_BYTES = 512
-_FILLS = (0xAA, 0x55)
 
 Verdict = Literal["exact", "compatible", "user", "unknown"]
 
@@ -182,100 +152,6 @@ class AbiIdentity:
         return "\n".join(lines)
 
 
-def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes]:
-    """Measure which bytes the default-params functions write, those that the build exports.
-
-    The callee stores its result through a hidden pointer for every struct above 16 bytes, so a
-    prefilled buffer shows exactly what it wrote, whatever the struct really is.
-
-    Returns:
-        Struct name -> 512 flags, 1 = written.
-    C: llama_model_default_params, llama_context_default_params,
-        llama_model_quantize_default_params
-    """
-    probe = _through_register if platform.machine().lower() in _X86 else _through_callback
-    return {
-        struct: _written(lambda fill, f=function: probe(ffi, ffi.addressof(lib, f), fill))
-        for struct, function in _PROBED.items()
-        if function in exports
-    }
-
-
-def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
-    """Measure which bytes `ggml_backend_dev_get_props` writes; None when there is no device."""
-    if not lib.ggml_backend_dev_count():
-        return None
-    device = lib.ggml_backend_dev_get(0)
-
-    def call(fill: int) -> bytes:
-        buffer = ffi.new("unsigned char[]", bytes([fill]) * _PROBE_BYTES)
-        lib.ggml_backend_dev_get_props(device, buffer)
-        return bytes(ffi.buffer(buffer))
-
-    return _written(call)
-
-
-def check_operations(ffi: Any, boot_ffi: Any, boot: Any, readable: Callable[[int], bool]) -> str:
-    """Compare `enum ggml_op` of the chosen class with the names that the build gives.
-
-    The numbers of operations move without any symbol or struct showing it.
-
-    Args:
-        ffi: The class's declarations.
-        boot_ffi: The bootstrap declarations, with *boot* opened through them.
-        boot: The library.
-        readable: Whether an address lies in the library, asked before it is read.
-
-    Returns:
-        What differs first; empty when all agree.
-    C: ggml_op_name
-    """
-    names: dict[int, str] = ffi.typeof("enum ggml_op").elements
-    for number, name in sorted(names.items()):
-        declared = name.removeprefix("GGML_OP_")
-        if declared == "COUNT":
-            break
-        text = boot.ggml_op_name(number)
-        if not readable(int(boot_ffi.cast("uintptr_t", text))):
-            return f"operation {number} is {declared} in the class and does not exist in the build"
-        own = boot_ffi.string(text).decode("ascii", "replace")
-        if own != declared:
-            return f"operation {number} is {declared} in the class and {own} in the build"
-    return ""
-
-
-_X86 = {"x86_64", "amd64", "x64"}
-
-
-def _through_register(ffi: Any, function: Any, fill: int) -> bytes:
-    """Pass the buffer as first argument: the hidden pointer of the x86-64 calling conventions."""
-    buffer = ffi.new("unsigned char[]", bytes([fill]) * _PROBE_BYTES)
-    ffi.cast("void (*)(void *)", function)(buffer)
-    return bytes(ffi.buffer(buffer))
-
-
-def _through_callback(ffi: Any, function: Any, fill: int) -> bytes:
-    """Let libffi place the hidden pointer (AArch64: x8), with result memory filled just before.
-
-    cffi allocates the result of a call and frees it after; a callback of the same signature called
-    just before leaves its bytes in the block that the next call gets.
-    """
-    full = ffi.new("probe_t *", [bytes([fill]) * _PROBE_BYTES])[0]
-    before = ffi.callback("probe_t (*)(void)", lambda: full)
-    call = ffi.cast("probe_t (*)(void)", function)
-    before()
-    result = call()
-    return bytes(ffi.buffer(ffi.addressof(result)))
-
-
-def _written(call: Any) -> bytes:
-    results = [call(fill) for fill in _FILLS]
-    return bytes(
-        not all(r[i] == fill for r, fill in zip(results, _FILLS, strict=True))
-        for i in range(_PROBE_BYTES)
-    )
-
-
 def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = frozenset()) -> Fit:
     """Compare one class with what was measured.
 
@@ -294,7 +170,7 @@ def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = froz
     llama = {n for n in exported if n.startswith("llama_")}
     missing = declared - exported - abi_class.optional
     if measured.monolithic:
-        missing = {n for n in missing if n.startswith("llama_")}
+        missing = frozenset(n for n in missing if n.startswith("llama_"))
     return Fit(
         abi_class.name,
         missing=tuple(sorted(missing)),
@@ -332,10 +208,10 @@ def identify(
     Raises:
         AbiMismatchError: No class fits, or the forced one does not.
     """
-    classes = {c.name: c for c in classes}
-    functions = frozenset().union(*(c.functions for c in classes.values()))
-    fits = tuple(fit(c, measured, functions) for c in classes.values())
-    known = next((c.name for c in classes.values() if measured.tag in c.builds), None)
+    by_name = {c.name: c for c in classes}
+    functions = frozenset(f for c in by_name.values() for f in c.functions)
+    fits = tuple(fit(c, measured, functions) for c in by_name.values())
+    known = next((c.name for c in by_name.values() if measured.tag in c.builds), None)
     fitting = [f for f in fits if f.fits]
     fewest = min((len(f.foreign) for f in fitting), default=0)
     best = [f.name for f in fitting if len(f.foreign) == fewest]
@@ -347,7 +223,7 @@ def identify(
     if chosen is None:
         raise AbiMismatchError(unknown_message(measured, fits))
     verdict: Verdict = "exact" if chosen == known else "compatible"
-    return AbiIdentity(verdict, classes[chosen], measured, fits, forced is not None)
+    return AbiIdentity(verdict, by_name[chosen], measured, fits, forced is not None)
 
 
 def identify_user(measured: Measurement, generated: AbiClass) -> AbiIdentity:

@@ -13,13 +13,14 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cdefs
 from ..errors import AbiMismatchError, LibraryLoadError
-from . import abi, cuda
+from . import abi, cuda, probe
 from .declarations import load_ffi
 from .logs import LogBridge
 
@@ -78,7 +79,7 @@ class Library:
         self.abi = identity
         self.logs = logs
         self.backend_notes = backend_notes
-        self._functions = identity.abi_class.functions & identity.measurement.exports
+        self._functions: Set[str] = identity.abi_class.functions & identity.measurement.exports
         if identity.verdict == "compatible":
             # Neither symbols nor default values show changes of libmtmd.
             self._functions = {f for f in self._functions if not f.startswith("mtmd_")}
@@ -190,7 +191,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     _refuse_foreign_build(build)
     cuda.preload(build)
     compiled = cache / "declarations"
-    boot_ffi = load_ffi("bootstrap", abi.BOOTSTRAP, compiled)
+    boot_ffi = load_ffi("bootstrap", probe.BOOTSTRAP, compiled)
     boot, flags = _dlopen(boot_ffi, build)
     logs = LogBridge(boot_ffi)
     boot.llama_log_set(logs.callback, boot_ffi.NULL)
@@ -203,7 +204,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = load_ffi(identity.abi_class.name, _declarations(identity), compiled)
-    if what := abi.check_operations(ffi, boot_ffi, boot, _readable):
+    if what := probe.check_operations(ffi, boot_ffi, boot, _readable):
         raise AbiMismatchError(
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
         )
@@ -254,9 +255,9 @@ def _exported(lib: Any, ffi: Any, name: str) -> bool:
 def _identify(
     build: InstalledBuild, exports: frozenset[str], ffi: Any, boot: Any, cache: Path
 ) -> abi.AbiIdentity:
-    written = abi.probe_params(ffi, boot, exports)
+    written = probe.probe_params(ffi, boot, exports)
     if _exported(boot, ffi, "ggml_backend_dev_get_props"):
-        props = abi.probe_device_props(ffi, boot)
+        props = probe.probe_device_props(ffi, boot)
         if props is None:
             raise LibraryLoadError(
                 f"{build.folder} has no backend that runs on this machine (not even the CPU one: "
