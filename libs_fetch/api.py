@@ -237,10 +237,9 @@ def _obtain_from(
 
 
 def _none_fits(source: Source, version: str, asked: Request, choice: Choice) -> LlamaError:
-    reasons = "; ".join(f"{variant}: {why}" for variant, why in choice.against.items())
     return LibraryLoadError(
         f"No variant of {source.name}:{version} works here (backend {asked.backend}, asked by "
-        f"{asked.asked_by}). {reasons}. "
+        f"{asked.asked_by}). {choice.reasons()}. "
         "Choose another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD, "
         "or set LLAMA_CFFI_LIB to a libllama built for this system."
     )

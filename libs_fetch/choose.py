@@ -51,8 +51,14 @@ class Choice:
         """Put into one sentence why *chosen* was taken."""
         if not self.against:
             return f"{chosen}: the best variant for this machine"
-        skipped = "; ".join(f"{variant}: {why}" for variant, why in self.against.items())
-        return f"{chosen}, because of {skipped}"
+        return f"{chosen}, because {self.reasons()}"
+
+    def reasons(self) -> str:
+        """List what speaks against the other variants, equal reasons once."""
+        by_reason: dict[str, list[str]] = {}
+        for variant, why in self.against.items():
+            by_reason.setdefault(why, []).append(variant)
+        return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
 
 
 def cuda_problem(major: int, machine: Machine, bundled_runtime: bool = False) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import socket
 import ssl
 import time
 import urllib.error
@@ -30,6 +31,10 @@ TIMEOUT_S = 30.0
 RETRIES = 3
 BACKOFF_S = 0.5
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CHECK = (
+    "Check the network, HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
+    "LLAMA_CFFI_GITHUB)."
+)
 _T = TypeVar("_T")
 
 
@@ -126,6 +131,11 @@ class Client:
                     f"GET {redact(url)}: the certificate was not accepted ({exc.reason}). "
                     "Point SSL_CERT_FILE at your organisation's CA bundle."
                 ) from exc
+            if getattr(exc.reason, "errno", None) == socket.EAI_NONAME:  # asking again is idle
+                raise UnreachableError(
+                    f"GET {redact(url)}: there is no host {urllib.parse.urlsplit(url).hostname} "
+                    f"({exc.reason}). {_CHECK}"
+                ) from exc
             raise TransientError(str(exc.reason)) from exc
         except (OSError, HTTPException) as exc:
             raise TransientError(f"{type(exc).__name__}: {exc}") from exc
@@ -169,9 +179,7 @@ def retrying(url: str, once: Callable[[], _T]) -> _T:
         except TransientError as exc:
             if n == RETRIES:
                 raise UnreachableError(
-                    f"GET {redact(url)} failed {n + 1} times, last with: {exc}. Check the network, "
-                    "HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
-                    "LLAMA_CFFI_GITHUB)."
+                    f"GET {redact(url)} failed {n + 1} times, last with: {exc}. {_CHECK}"
                 ) from exc
             log.info("GET %s: %s; trying again", redact(url), exc)
             time.sleep(BACKOFF_S * 2**n)

@@ -1,0 +1,257 @@
+"""`llama-cffi libs`: see, fetch, choose, check and remove llama.cpp builds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..libs_fetch import InstalledBuild
+
+__all__ = ["add_parser", "run"]
+
+_SPEC = "npm:3.22.1, github:b11549, a tag such as b8179 or v0.5.0, latest, default, or path:FOLDER"
+_BACKEND = "auto (the default), cpu, cuda, vulkan, metal, rocm …"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the `libs` command and its subcommands."""
+    parser = subparsers.add_parser(
+        "libs", help="see, fetch, choose and check llama.cpp builds", description=__doc__
+    )
+    parser.set_defaults(func=run)
+    commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument("--json", action="store_true", help="print JSON")
+        return made
+
+    def backend(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--backend", metavar="NAME", help=_BACKEND)
+
+    def quiet(made: argparse.ArgumentParser) -> None:
+        made.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+    made = command("list", "List the builds on this machine, or with --remote what can be fetched.")
+    made.add_argument("--remote", action="store_true", help="ask the source what it has")
+    made.add_argument("--source", choices=["npm", "github"], default="npm")
+    made = command("fetch", "Bring a build into the store without choosing it.")
+    made.add_argument("spec", nargs="?", help=_SPEC)
+    made.add_argument("--force", action="store_true", help="fetch it again and replace it")
+    backend(made)
+    quiet(made)
+    made = command("use", "Choose the build that is used when nothing else is said.")
+    made.add_argument("spec", help=_SPEC)
+    backend(made)
+    quiet(made)
+    made = command("rollback", "Return to the build chosen before.")
+    quiet(made)
+    made = command("path", "Print the library file of a build, fetching it if needed.")
+    made.add_argument("spec", nargs="?", help=_SPEC)
+    backend(made)
+    quiet(made)
+    made = command("verify", "Hash every file of the builds in the store against its receipt.")
+    made.add_argument("spec", nargs="?", help=f"all if left out; {_SPEC}")
+    backend(made)
+    made = command("remove", "Delete a build from the store.")
+    made.add_argument("spec", help=_SPEC)
+    backend(made)
+    made = command("prune", "Delete old builds and leftovers; keeps what is or was chosen.")
+    made.add_argument(
+        "--keep", type=int, default=2, metavar="N", help="other builds to keep, newest first (2)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one `libs` subcommand and return the exit status."""
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "list": _list,
+        "fetch": _fetch,
+        "use": _use,
+        "rollback": _rollback,
+        "path": _path,
+        "verify": _verify,
+        "remove": _remove,
+        "prune": _prune,
+    }
+    return commands[args.libs_command](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from ..libs_fetch import available, cache_dir, installed, manage
+
+    if args.remote:
+        return _list_remote(args, [str(spec) for spec in available(args.source)])
+    builds, current = installed(), manage.in_use()
+    if args.json:
+        print_json(
+            {
+                "cache": str(cache_dir()),
+                "in_use": _facts(current) if current else None,
+                "builds": [_facts(build) for build in builds],
+            }
+        )
+        return 0
+    rows = [
+        (
+            "*" if current and build.library == current.library else " ",
+            build.spec,
+            build.variant,
+            build.tag or "",
+            _megabytes(manage.size_bytes(build)),
+            str((build.receipt or {}).get("when", ""))[:10],
+        )
+        for build in builds
+    ]
+    if rows:
+        _print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"), rows)
+    else:
+        print("No builds here yet; `llama-cffi libs fetch` brings the default.")
+    if current:
+        print(f"\nin use: {current.library}\n        {current.backend_reason}")
+    print(f"cache:  {cache_dir()}")
+    return 0
+
+
+def _list_remote(args: argparse.Namespace, specs: list[str]) -> int:
+    from ..libs_fetch import installed, pins
+
+    have = {build.spec for build in installed()}
+    facts = [
+        {
+            "spec": spec,
+            "tag": pins.tag_of(spec.partition(":")[2]) if args.source == "npm" else None,
+            "installed": spec in have,
+        }
+        for spec in specs
+    ]
+    if args.json:
+        print_json({"source": args.source, "builds": facts})
+        return 0
+    rows = [
+        ("+" if row["installed"] else " ", str(row["spec"]), str(row["tag"] or "")) for row in facts
+    ]
+    _print_table((" ", "BUILD", "LLAMA.CPP"), rows)
+    print("\n+ is on this machine; `llama-cffi libs use SPEC` fetches and chooses one.")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from ..libs_fetch import fetch
+
+    build = fetch(args.spec, backend=args.backend, force=args.force, progress=not args.quiet)
+    return _report(args, build, "fetched")
+
+
+def _use(args: argparse.Namespace) -> int:
+    from ..libs_fetch import use
+
+    build = use(args.spec, backend=args.backend, progress=not args.quiet)
+    return _report(args, build, "using")
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from ..libs_fetch import rollback
+
+    return _report(args, rollback(progress=not args.quiet), "back to")
+
+
+def _path(args: argparse.Namespace) -> int:
+    from ..libs_fetch import ensure
+
+    build = ensure(args.spec, backend=args.backend, progress=not args.quiet)
+    if args.json:
+        print_json(_facts(build))
+    else:
+        print(build.library)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from ..libs_fetch import installed, manage, verify
+
+    builds = manage.select(args.spec, args.backend) if args.spec else installed()
+    found = [(build, verify(build)) for build in builds]
+    if args.json:
+        print_json({"builds": [{**_facts(b), "problems": problems} for b, problems in found]})
+    else:
+        for build, problems in found:
+            print(f"{build.spec} ({build.variant}): {'DAMAGED' if problems else 'ok'}")
+            for problem in problems:
+                print(f"  {problem}")
+            if problems:
+                print(
+                    f"  `llama-cffi libs fetch {build.spec} --backend {build.variant} --force` "
+                    "replaces it"
+                )
+        if not found:
+            print("No builds here yet; nothing to verify.")
+    return 1 if any(problems for _, problems in found) else 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from ..libs_fetch import remove
+
+    gone = remove(args.spec, backend=args.backend)
+    if args.json:
+        print_json({"removed": [_facts(build) for build in gone]})
+    else:
+        for build in gone:
+            print(f"removed {build.spec} ({build.variant})")
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from ..libs_fetch import prune
+
+    gone, freed = prune(keep=args.keep)
+    if args.json:
+        print_json({"removed": [_facts(build) for build in gone], "freed_bytes": freed})
+    else:
+        for build in gone:
+            print(f"removed {build.spec} ({build.variant})")
+        print(f"{_megabytes(freed)} freed")
+    return 0
+
+
+def _report(args: argparse.Namespace, build: InstalledBuild, verb: str) -> int:
+    if args.json:
+        print_json(_facts(build))
+    else:
+        tag = f", llama.cpp {build.tag}" if build.tag else ""
+        print(f"{verb} {build.spec} ({build.variant}{tag})\n{build.backend_reason}")
+        print(build.library)
+    return 0
+
+
+def _facts(build: InstalledBuild) -> dict[str, Any]:
+    from ..libs_fetch import manage
+
+    return {
+        "spec": build.spec,
+        "source": build.source,
+        "version": build.version,
+        "variant": build.variant,
+        "tag": build.tag,
+        "library": str(build.library),
+        "folder": str(build.folder),
+        "reason": build.backend_reason,
+        "size_bytes": manage.size_bytes(build),
+        "when": (build.receipt or {}).get("when"),
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    for row in (head, *rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
