@@ -56,6 +56,8 @@ class AbiClass(NamedTuple):
             and other backends' own functions, libmtmd's, and names that headers declare and no
             build defines. A symbol outside this set that is missing proves another class.
         layouts: Every complete struct by its tag (or its typedef where it has no tag).
+        digest: sha256 of the declarations, first 16 hex digits: a key for caches of what is
+            compiled from them that needs no unpacking.
     """
 
     name: str
@@ -63,6 +65,7 @@ class AbiClass(NamedTuple):
     functions: frozenset[str]
     optional: frozenset[str]
     layouts: Mapping[str, Layout]
+    digest: str
 
 
 def class_names() -> tuple[str, ...]:
@@ -121,7 +124,12 @@ def _table() -> dict[str, AbiClass]:
         layouts = {k: v for k, v in layouts.items() if k not in row["-layouts"]}
         layouts.update((k, _layout(*v)) for k, v in row["+layouts"].items())
         table[row["name"]] = AbiClass(
-            row["name"], tuple(row["builds"]), functions, optional, MappingProxyType(layouts)
+            row["name"],
+            tuple(row["builds"]),
+            functions,
+            optional,
+            MappingProxyType(layouts),
+            row["digest"],
         )
     return table
 

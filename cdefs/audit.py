@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cffi
 from tqdm import tqdm
 
 from llama_cffi.errors import LlamaError, ValidationError
 
 from .describe import complete_struct
 from .generator import bare_tags, find_headers, generate, preprocess
-from .parsing import Renderer, parse
+from .parsing import Renderer, c_ast, parse
 
 __all__ = ["Audit", "audit", "compiler"]
 
@@ -95,10 +96,7 @@ def audit(header_dir: Path, text: str, cc: str) -> Audit:
 
 def _checks(text: str) -> Iterator[str]:
     """Yield one C line for each thing that the declarations say."""
-    import cffi
-    from pycparser import c_ast
-
-    ffi = cffi.FFI()
+    ffi: Any = cffi.FFI()
     ffi.cdef(text)
     renderer = Renderer()
     for node in parse(text).ext:
@@ -121,8 +119,6 @@ def _members(
     ffi: Any, renderer: Renderer, name: str, struct: Any, ctype: Any, path: str = "", base: int = 0
 ) -> Iterator[str]:
     """Yield the checks of a struct's members; *path* and *base* lead to one that is inside."""
-    from pycparser import c_ast
-
     fields = dict(ctype.fields)
     for member in struct.decls:
         if not member.name:
@@ -131,7 +127,7 @@ def _members(
         expression = f"(({name} *)0)->{full}"
         yield _assert(f"offsetof({name}, {full}) == {base + field.offset}")
         yield _assert(f"sizeof({expression}) == {ffi.sizeof(field.type)}")
-        inner = getattr(member.type, "type", None)
+        inner: Any = getattr(member.type, "type", None)
         if isinstance(inner, (c_ast.Struct, c_ast.Union)) and inner.decls is not None:
             at = base + field.offset
             yield from _members(ffi, renderer, name, inner, field.type, full + ".", at)

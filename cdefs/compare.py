@@ -1,4 +1,4 @@
-"""Compare two sets of declarations deeply: would code bound to one be right on a build of the other?
+"""Compare two sets of declarations deeply: is code bound to one right on a build of the other?
 
 A function is the same when its whole type is: arguments and result, and every struct, union and
 enum that can be reached from them, by value or through pointers, with names, order and types of
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from .parsing import SCALARS, Renderer, fold, parse
+from .parsing import SCALARS, Renderer, c_ast, fold, parse
 
 __all__ = ["Difference", "differences"]
 
@@ -127,8 +127,6 @@ class _Shapes:
     """
 
     def __init__(self, text: str) -> None:
-        from pycparser import c_ast
-
         self.functions: dict[str, tuple[str, frozenset[str]]] = {}
         self.structs: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
         self.enums: dict[str, dict[str, int]] = {}
@@ -158,8 +156,6 @@ class _Shapes:
 
     def _type(self, node: Any, tags: set[str]) -> str:
         """Return the canonical spelling of a type, and put the tags in it into *tags*."""
-        from pycparser import c_ast
-
         if isinstance(node, c_ast.PtrDecl):
             return f"*{self._type(node.type, tags)}"
         if isinstance(node, c_ast.ArrayDecl):
@@ -178,8 +174,6 @@ class _Shapes:
         return self._tagged(node, tags)
 
     def _arguments(self, node: Any, tags: set[str]) -> Iterator[str]:
-        from pycparser import c_ast
-
         for parameter in node.args.params if node.args is not None else ():
             if isinstance(parameter, c_ast.EllipsisParam):
                 yield "..."
@@ -188,8 +182,6 @@ class _Shapes:
                 yield "*" + kind.partition("]")[2] if kind.startswith("[") else kind
 
     def _tagged(self, node: Any, tags: set[str]) -> str:
-        from pycparser import c_ast
-
         word = type(node).__name__.lower()
         tag = f"{word} {node.name}"
         if isinstance(node, c_ast.Enum):

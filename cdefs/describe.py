@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from types import MappingProxyType
 from typing import Any
 
+import _cffi_backend
+import cffi
+
 from llama_cffi.errors import ValidationError
 
 from . import AbiClass, Layout
+from .parsing import c_ast, parse
 
 __all__ = ["complete_struct", "describe"]
 
@@ -39,11 +44,6 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
     Raises:
         ValidationError: the text is not what `generate` writes, or cffi refuses it.
     """
-    import cffi
-    from pycparser import c_ast
-
-    from .parsing import parse
-
     ffi = cffi.FFI()
     try:
         ffi.cdef(text)
@@ -60,15 +60,20 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
             spelling = f"struct {struct.name}" if struct.name else node.name
             layouts[struct.name or node.name] = _layout(ffi.typeof(spelling))
     return AbiClass(
-        name, builds, frozenset(functions), frozenset(optional), MappingProxyType(layouts)
+        name,
+        builds,
+        frozenset(functions),
+        frozenset(optional),
+        MappingProxyType(layouts),
+        hashlib.sha256(text.encode()).hexdigest()[:16],
     )
 
 
 def complete_struct(node: Any) -> Any:
     """Return the struct that a top-level declaration or typedef defines, if it does."""
-    from pycparser import c_ast
-
-    inner = getattr(node.type, "type", None) if isinstance(node, c_ast.Typedef) else node.type
+    inner: Any = node.type
+    if isinstance(node, c_ast.Typedef):
+        inner = getattr(inner, "type", None)
     return inner if isinstance(inner, c_ast.Struct) and inner.decls is not None else None
 
 
@@ -86,15 +91,13 @@ def _layout(ctype: Any) -> Layout:
 
 
 def _size(ctype: Any) -> int:
-    import _cffi_backend
-
     return int(_cffi_backend.sizeof(ctype))
 
 
 def _mask(ctype: Any) -> bytearray:
     """Mark the bytes of a type that belong to a scalar; a union's are those of any member."""
     if ctype.kind == "array":
-        return _mask(ctype.item) * ctype.length
+        return bytearray(bytes(_mask(ctype.item)) * ctype.length)
     if ctype.kind not in ("struct", "union"):
         return bytearray(b"\1" * _size(ctype))
     mask = bytearray(_size(ctype))

@@ -13,6 +13,7 @@ public headers use both for visibility and warnings only, never for a layout.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import re
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 from llama_cffi.errors import ValidationError
 
 from .describe import describe
+from .parsing import Renderer, c_ast, fold, parse
 
 __all__ = ["LICENSE_NOTE", "bare_tags", "describe", "find_headers", "generate", "preprocess"]
 
@@ -81,9 +83,9 @@ def generate(header_dir: Path) -> str:
 
 def preprocess(headers: dict[str, Path]) -> tuple[str, dict[str, list[tuple[str, str]]]]:
     """Return the headers as one preprocessed text, and each header's object-like macros."""
-    from pcpp import Action, OutputDirective, Preprocessor
+    pcpp: Any = importlib.import_module("pcpp")  # no types
 
-    class Headers(Preprocessor):  # type: ignore[misc]
+    class Headers(pcpp.Preprocessor):  # type: ignore[misc]
         """pcpp on exactly these headers: system headers are left out, errors are raised."""
 
         def on_error(self, file: str, line: int, msg: str) -> None:
@@ -97,7 +99,7 @@ def preprocess(headers: dict[str, Path]) -> tuple[str, dict[str, list[tuple[str,
                 raise ValidationError(
                     f"{at.source}:{at.lineno}: #include {includepath} is not among the headers"
                 )
-            raise OutputDirective(Action.IgnoreAndRemove)
+            raise pcpp.OutputDirective(pcpp.Action.IgnoreAndRemove)
 
         def on_file_open(self, is_system_include: bool, includepath: str) -> io.StringIO:
             path = headers.get(Path(includepath).name)
@@ -138,10 +140,6 @@ def _read(path: Path) -> str:
 def _render(
     text: str, macros: dict[str, list[tuple[str, str]]], headers: Sequence[str] | dict[str, Path]
 ) -> str:
-    from pycparser import c_ast
-
-    from .parsing import Renderer, parse
-
     bare = bare_tags(text)
     renderer = Renderer(tags=bare)
     sections: dict[str, list[str]] = {name: [] for name in headers}
@@ -205,8 +203,6 @@ def _constants(macros: Iterable[tuple[str, str]], known: dict[str, int]) -> Iter
 
 
 def _evaluate(value: str, known: dict[str, int]) -> int | None:
-    from .parsing import fold, parse
-
     try:
         tree: Any = parse(f"int x[{value}];")
         return fold(tree.ext[0].type.dim, known)

@@ -7,15 +7,18 @@ the same.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pycparser import CParser, c_ast
-
 from llama_cffi.errors import ValidationError
 
-__all__ = ["SCALARS", "Renderer", "fold", "parse"]
+__all__ = ["SCALARS", "Renderer", "c_ast", "fold", "parse"]
+
+# pycparser has no types; this is the one place where that shows.
+c_ast: Any = importlib.import_module("pycparser.c_ast")
+_c_parser: Any = importlib.import_module("pycparser.c_parser")
 
 # Scalar types that the declarations may use and cffi knows by name: size in bytes, same on every
 # 64-bit platform. `long` is missing on purpose (4 bytes on Windows, 8 elsewhere).
@@ -35,9 +38,7 @@ _PRELUDE = "".join(
 )
 
 
-def parse(
-    text: str, filename: str = "<declarations>", typedefs: Iterable[str] = ()
-) -> c_ast.FileAST:
+def parse(text: str, filename: str = "<declarations>", typedefs: Iterable[str] = ()) -> Any:
     """Parse preprocessed C (with `#line` markers) into a tree without the prelude.
 
     Args:
@@ -53,7 +54,7 @@ def parse(
     prelude = _PRELUDE + "".join(f"typedef int {name};" for name in typedefs)
     source = f'#line 1 "<prelude>"\n{prelude}\n#line 1 "{filename}"\n{text}'
     try:
-        tree: Any = CParser().parse(source, filename)
+        tree: Any = _c_parser.CParser().parse(source, filename)
     except Exception as e:  # ParseError moved between pycparser releases, and its lexer has others
         raise ValidationError(f"cannot read the C declarations: {e}") from e
     tree.ext = [node for node in tree.ext if node.coord is None or node.coord.file != "<prelude>"]
@@ -112,7 +113,7 @@ def fold(node: Any, constants: Mapping[str, int]) -> int:
 
 
 def _sizeof(node: Any) -> int:
-    kind = getattr(getattr(node, "type", None), "type", None)
+    kind: Any = getattr(getattr(node, "type", None), "type", None)
     if isinstance(node, c_ast.Typename) and isinstance(node.type, c_ast.PtrDecl):
         return 8
     if isinstance(kind, c_ast.IdentifierType) and " ".join(kind.names) in SCALARS:

@@ -144,13 +144,14 @@ def pack(texts: Mapping[str, str]) -> bytes:
 def table_json(classes: Iterable[AbiClass]) -> str:
     """Return table.json: each class as its difference from the one before, one name per line."""
     rows = []
-    last = AbiClass("", (), frozenset(), frozenset(), {})
+    last = AbiClass("", (), frozenset(), frozenset(), {}, "")
     for c in classes:
         changed = {k: v for k, v in c.layouts.items() if last.layouts.get(k) != v}
         rows.append(
             {
                 "name": c.name,
                 "builds": list(c.builds),
+                "digest": c.digest,
                 "+functions": sorted(c.functions - last.functions),
                 "-functions": sorted(last.functions - c.functions),
                 "+optional": sorted(c.optional - last.optional),

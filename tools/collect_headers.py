@@ -240,7 +240,7 @@ def _downloads(folder: Path | None) -> Iterator[Path]:
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path, help="folder that gets one folder per tag")
     parser.add_argument("tags", nargs="*", metavar="TAG", help=f"among {', '.join(TAGS)}")
     parser.add_argument("--downloads", type=Path, help="keep and reuse the archives here")
