@@ -7,12 +7,12 @@ text is parsed in line and everything works, slower.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,27 @@ __all__ = ["load_ffi"]
 _log = logging.getLogger(__name__)
 
 
-def load_ffi(name: str, text: str, cache: Path | None) -> Any:
-    """Return an `FFI` for the declarations *text*.
+def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> Any:
+    """Return an `FFI` for C declarations.
 
     Args:
         name: A short name for the file in the cache, such as the ABI class.
-        text: What `ffi.cdef()` takes.
-        cache: Folder for compiled modules, owned by this user; None parses in line.
+        digest: Changes whenever the text does.
+        text: Returns what `ffi.cdef()` takes; called only when the cache has no such module.
+        cache: Folder for compiled modules, owned by this user.
     """
-    if cache is not None:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        path = (
-            cache / f"{_identifier(name)}_{digest}_cffi{_identifier(_cffi_backend.__version__)}.py"
-        )
-        try:
-            if not path.exists():
-                _compile(text, path)
-            return _import(path)
-        except OSError as e:
-            _log.debug("no compiled declarations in %s (%s); parsing them in line", cache, e)
+    version = _identifier(_cffi_backend.__version__)
+    path = cache / f"{_identifier(name)}_{digest}_cffi{version}.py"
+    try:
+        if not path.exists():
+            _compile(text(), path)
+        return _import(path)
+    except OSError as e:
+        _log.debug("no compiled declarations in %s (%s); parsing them in line", cache, e)
     import cffi
 
     ffi = cffi.FFI()
-    ffi.cdef(text)
+    ffi.cdef(text())
     return ffi
 
 

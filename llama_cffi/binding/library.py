@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import re
 import sys
@@ -191,7 +192,8 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     _refuse_foreign_build(build)
     cuda.preload(build)
     compiled = cache / "declarations"
-    boot_ffi = load_ffi("bootstrap", probe.BOOTSTRAP, compiled)
+    bootstrap = probe.BOOTSTRAP
+    boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
     boot, flags = _dlopen(boot_ffi, build)
     logs = LogBridge(boot_ffi)
     boot.llama_log_set(logs.callback, boot_ffi.NULL)
@@ -203,7 +205,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
             boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
-    ffi = load_ffi(identity.abi_class.name, _declarations(identity), compiled)
+    ffi = _bind(identity.abi_class.name, compiled)
     if what := probe.check_operations(ffi, boot_ffi, boot, _readable):
         raise AbiMismatchError(
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
@@ -292,9 +294,16 @@ def _generate(build: InstalledBuild, cache: Path) -> cdefs.AbiClass:
     return described
 
 
-def _declarations(identity: abi.AbiIdentity) -> str:
-    assert identity.name is not None
-    return _generated.get(identity.name) or cdefs.declarations(identity.name)
+def _bind(name: str, cache: Path) -> Any:
+    """Return the `FFI` of a class, generated on this machine or from the package."""
+    generated = _generated.get(name)
+    if generated is not None:
+        return load_ffi(name, _digest(generated.encode()), lambda: generated, cache)
+    return load_ffi(name, cdefs.digest(name), lambda: cdefs.declarations(name), cache)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _refuse_foreign_build(build: InstalledBuild) -> None:
