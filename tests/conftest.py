@@ -1,0 +1,69 @@
+"""Shared fixtures: one cache of builds, tiny models, and child processes that may die."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+import pytest
+from tiny_gguf import write_tiny
+
+# Builds that every run uses: oldest, middle, newest on the registry (the default build).
+OLD, MIDDLE, NEWEST = "npm:3.1.1", "npm:3.14.0", "npm:3.22.1"
+
+_CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
+# Before anything loads a library: the user's own choices must not reach the tests.
+for _name in [n for n in os.environ if n.startswith("LLAMA_CFFI_") and n != "LLAMA_CFFI_TEST_CACHE"]:
+    del os.environ[_name]
+os.environ["LLAMA_CFFI_CACHE"] = _CACHE
+
+
+class Child(Protocol):
+    def __call__(
+        self, code: str, *args: object, timeout: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def test_cache() -> Path:
+    """The cache that all tests share; builds are fetched into it once."""
+    return Path(_CACHE)
+
+
+@pytest.fixture(scope="session")
+def child() -> Child:
+    """Run Python code in a child process; fail when a signal killed it."""
+
+    def run(
+        code: str, *args: object, timeout: float = 120, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **env},
+        )
+        assert result.returncode >= 0, f"killed by signal {-result.returncode}:\n{result.stderr}"
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer llama with 259 tokens and a ChatML template."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def foreign_library(test_cache: Path) -> Path:
+    """The shared object of the PyPI wheel `xllamacpp`: llama.cpp built by somebody else."""
+    from foreign import fetch_foreign
+
+    return fetch_foreign("xllamacpp", test_cache)
