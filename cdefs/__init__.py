@@ -22,7 +22,6 @@ __all__ = [
     "all_classes",
     "class_names",
     "declarations",
-    "digest",
 ]
 
 _HERE = Path(__file__).parent
@@ -107,18 +106,6 @@ def declarations(name: str) -> str:
         member = archive.extractfile(f"{name}.h")
         assert member is not None
         return member.read().decode()
-
-
-def digest(name: str) -> str:
-    """Return 16 hex digits that change whenever the text of class *name* may have changed.
-
-    Cheaper than the text itself, which lies compressed among the others.
-    """
-    import hashlib
-
-    newest = name == class_names()[-1]
-    source = _HERE / (f"{name}.h" if newest else "classes.tar.xz")
-    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)

@@ -205,7 +205,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
             boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
-    ffi = _bind(identity.abi_class.name, compiled)
+    ffi = _bind(identity.abi_class, compiled)
     if what := probe.check_operations(ffi, boot_ffi, boot, _readable):
         raise AbiMismatchError(
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
@@ -274,32 +274,29 @@ def _identify(
     return abi.identify(measured, cdefs.all_classes(), forced=forced)
 
 
-_generated: dict[str, str] = {}
+_generated: dict[str, str] = {}  # class name -> declarations made on this machine
 
 
 def _generate(build: InstalledBuild, cache: Path) -> cdefs.AbiClass:
-    """Make declarations from the build's own headers, kept in the cache by tag."""
-    from ..cdefs import generator
+    """Make declarations from the build's own headers."""
+    from .user import user_class
 
-    folder = os.environ.get("LLAMA_CFFI_HEADERS")
-    if not folder and not build.tag:
+    if not (build.tag or os.environ.get("LLAMA_CFFI_HEADERS")):
         raise AbiMismatchError(
             f"the tag of {build.library} is unknown, so its headers cannot be fetched; "
             "give their folder in LLAMA_CFFI_HEADERS"
         )
-    headers = Path(folder) if folder else _libs_fetch().headers(build)
-    text = generator.generate(headers)
-    described = generator.describe(text, name=f"user-{build.tag or 'headers'}")
-    _generated[described.name] = text
-    return described
+    name = f"user-{build.tag or 'headers'}"
+    made, _generated[name] = user_class(_libs_fetch().headers(build), name, cache)
+    return made
 
 
-def _bind(name: str, cache: Path) -> Any:
+def _bind(abi_class: cdefs.AbiClass, cache: Path) -> Any:
     """Return the `FFI` of a class, generated on this machine or from the package."""
-    generated = _generated.get(name)
-    if generated is not None:
-        return load_ffi(name, _digest(generated.encode()), lambda: generated, cache)
-    return load_ffi(name, cdefs.digest(name), lambda: cdefs.declarations(name), cache)
+    name = abi_class.name
+    return load_ffi(
+        name, abi_class.digest, lambda: _generated.get(name) or cdefs.declarations(name), cache
+    )
 
 
 def _digest(data: bytes) -> str:
