@@ -1,16 +1,282 @@
-"""Model names -> GGUF files."""
+"""Model names -> GGUF files: a path, or `hf:owner/repo` through the hub client and its cache.
+
+    hf:owner/repo                     the only GGUF, else the best known quant (Q4_K_M first)
+    hf:owner/repo:Q8_0                the one with this quant in its name
+    hf:owner/repo:folder/file.gguf    this very file; of a split model any part
+    hf:owner/repo@revision:Q8_0       from a branch, tag or commit
+
+Where the hub does not answer, or HF_HUB_OFFLINE is set, what is in the cache is used.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ValidationError
+from .errors import FetchError, ModelLoadError, ValidationError
 
-__all__ = ["resolve_model"]
+__all__ = ["HubSpec", "choose", "resolve_model"]
+
+_log = logging.getLogger(__name__)
+
+_PREFERRED = (
+    "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q8_0", "Q4_K_XL", "Q5_K_S", "Q6_K", "MXFP4", "MXFP4_MOE",
+    "IQ4_NL", "IQ4_XS", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M",
+    "Q2_K", "F16", "BF16", "F32",
+)  # fmt: skip
+_SPEC = re.compile(r"hf:([^/:@\s]+/[^/:@\s]+)(?:@([^:\s]+))?(?::(.+))?")
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+# GGUFs that are no language models: projectors of multimodal ones, calibration data.
+_HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
+_ASK_S = 20
+_SHOWN = 16
 
 
-def resolve_model(spec: str) -> Path:
-    """Return the file of *spec*."""
-    if spec.startswith("hf:"):
-        raise ValidationError("hf: models are not there yet")
-    return Path(spec).expanduser()
+@dataclass(frozen=True)
+class HubSpec:
+    """What an `hf:` name says.
+
+    Attributes:
+        repo: `owner/name`.
+        revision: Branch, tag or commit; None = the default branch.
+        wanted: A file of the repository, a quant, or None.
+    """
+
+    repo: str
+    revision: str | None = None
+    wanted: str | None = None
+
+    @classmethod
+    def parse(cls, spec: str) -> HubSpec:
+        """Read `hf:owner/repo[@revision][:file or quant]`.
+
+        Raises:
+            ValidationError: It reads otherwise.
+        """
+        found = _SPEC.fullmatch(spec.strip())
+        if found is None or ".." in re.split(r"[/\\:@]", spec):
+            raise ValidationError(
+                f"{spec!r} is no model on the hub; write hf:OWNER/REPO, hf:OWNER/REPO:Q4_K_M, "
+                "hf:OWNER/REPO:FILE.gguf or hf:OWNER/REPO@REVISION:…"
+            )
+        return cls(found[1], found[2], found[3])
+
+    def __str__(self) -> str:
+        return self.repo + (f"@{self.revision}" if self.revision else "")
+
+
+def resolve_model(spec: str | os.PathLike[str]) -> Path:
+    """Return the GGUF file that *spec* names, downloading it unless it is in the hub's cache.
+
+    Args:
+        spec: A path, or `hf:owner/repo[@revision][:file or quant]`. Without a file or quant, the
+            only GGUF of the repository, else its Q4_K_M, Q4_K_S, Q5_K_M, Q8_0 and so on. All
+            parts of a split model are fetched and the first is returned.
+
+    Raises:
+        ModelLoadError: A path at which there is no file.
+        ValidationError: The name cannot be read, or the repository has no such file, or several.
+        FetchError: The repository does not exist, is not open to this user, cannot be reached, or
+            the download failed.
+    """
+    name = os.fspath(spec)
+    if name.startswith("hf:"):
+        return _from_hub(HubSpec.parse(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.gguf"))
+        raise ModelLoadError(
+            f"{path} is a folder; name a GGUF file"
+            + (f" in it: {_some(inside)}" if inside else ", it holds none")
+        )
+    if not path.exists():
+        hub = re.fullmatch(r"[\w.-]+/[\w.-]+(?::[^/\\]+)?", name)
+        hint = f". For the hub's repository write hf:{name}" if hub else ""
+        raise ModelLoadError(f"no model file at {path}{hint}")
+    return path
+
+
+def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
+    """Choose the files of one model among the *names* in a repository.
+
+    Returns:
+        All parts in order; one name where the model is not split.
+
+    Raises:
+        ValidationError: None fits, several do, or parts are missing.
+    """
+    models = _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
+    if spec.wanted is not None and spec.wanted.lower().endswith(".gguf"):
+        fitting = [m for m in _group(names) if spec.wanted in m]
+        what = f"no file {spec.wanted}"
+    elif not models:
+        raise ValidationError(
+            f"{spec} has no GGUF file. Look for a repository with GGUF in its name, or convert "
+            "the model with llama.cpp's convert_hf_to_gguf.py."
+        )
+    elif spec.wanted is not None:
+        fitting = [m for m in models if _has_quant(m[0], spec.wanted)]
+        what = f"no GGUF with {spec.wanted} in its name"
+    else:
+        fitting, what = models, "no quant that is known here"
+        if len(models) > 1:
+            by_quant = ([m for m in models if _has_quant(m[0], q)] for q in _PREFERRED)
+            fitting = next((found for found in by_quant if found), models)
+    if not fitting:
+        raise ValidationError(f"{spec} has {what}. Its GGUF files: {_some(m[0] for m in models)}")
+    if len(fitting) > 1:
+        raise ValidationError(
+            f"several files of {spec} fit; name one of them, as in hf:{spec}:{fitting[0][0]}. "
+            f"They are: {_some(m[0] for m in fitting)}"
+        )
+    model = fitting[0]
+    split = _SPLIT.search(model[0])
+    if split and len(model) != int(split[2]):
+        raise ValidationError(
+            f"{spec} has {len(model)} of the {int(split[2])} parts of {model[0]}; the model is "
+            "not whole there"
+        )
+    return model
+
+
+def _group(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Put the parts of split models together."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        split = _SPLIT.search(name)
+        found.setdefault(f"{name[: split.start()]}-of-{split[2]}" if split else name, []).append(
+            name
+        )
+    return [tuple(parts) for parts in found.values()]
+
+
+def _has_quant(name: str, quant: str) -> bool:
+    """Whether *quant* stands in the name as a whole: Q4_K is not in Q4_K_M."""
+    pattern = rf"(?<![a-z0-9]){re.escape(quant)}(?![a-z0-9_])"
+    return re.search(pattern, name.removesuffix(".gguf"), re.IGNORECASE) is not None
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return (", ".join(listed[:_SHOWN]) or "none") + more
+
+
+class _NoAnswerError(FetchError):
+    """The hub gave no usable answer; the message says how it failed."""
+
+
+def _from_hub(spec: HubSpec) -> Path:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _from_cache(spec, "HF_HUB_OFFLINE is set")
+    try:
+        with _hub_errors(spec):
+            info = HfApi(library_name="llama_cffi").model_info(
+                spec.repo, revision=spec.revision, timeout=_ASK_S
+            )
+    except _NoAnswerError as error:
+        _log.warning("%s; looking into the cache", error)
+        return _from_cache(spec, str(error))
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    return _download(spec, choose(names, spec))
+
+
+def _download(spec: HubSpec, files: Sequence[str]) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    paths = []
+    for name in files:
+        try:
+            with _hub_errors(spec):
+                paths.append(
+                    hf_hub_download(
+                        spec.repo, name, revision=spec.revision, library_name="llama_cffi"
+                    )
+                )
+        except _NoAnswerError as error:
+            raise FetchError(f"downloading {name} of {spec} failed: {error}. Try again") from error
+    return Path(paths[0])
+
+
+def _from_cache(spec: HubSpec, why: str) -> Path:
+    """Choose among the files that the hub's cache has of the repository."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = cache / f"models--{spec.repo.replace('/', '--')}"
+    revision = spec.revision or constants.DEFAULT_REVISION
+    try:
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        commit = revision
+    snapshot = folder / "snapshots" / commit
+    names = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*.gguf") if p.is_file()]
+    if not names:
+        raise FetchError(f"{spec} is not in the cache {cache}, and {why}")
+    try:
+        files = choose(names, spec)
+    except ValidationError as error:
+        raise FetchError(f"in the cache {cache}, {error}. There is only the cache: {why}") from None
+    return snapshot / files[0]
+
+
+@contextmanager
+def _hub_errors(spec: HubSpec) -> Iterator[None]:
+    """Turn what the hub's client raises into our errors."""
+    from huggingface_hub import constants, errors
+
+    # What the HTTP library under this version of the client raises: requests, httpx or httpx2.
+    http_error = getattr(errors, "HTTPError", OSError)
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise ValidationError(f"{spec} is no repository name: {_first_line(error)}") from error
+    except errors.GatedRepoError as error:
+        raise FetchError(
+            f"{spec.repo} is gated: accept its terms on its page on the hub, then set HF_TOKEN "
+            "to a token of that account (or run `hf auth login`)"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FetchError(_no_repository(spec)) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValidationError(f"{spec.repo} has no revision {spec.revision!r}") from error
+    except (OSError, ValueError, http_error) as error:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        said = str(getattr(response, "headers", {}).get("X-Error-Message", ""))
+        if status == 401 and "credentials" not in said:
+            raise FetchError(_no_repository(spec)) from error
+        if status in (401, 403):
+            raise FetchError(
+                f"the hub refused {spec.repo} ({status}): check the token in HF_TOKEN, or unset it"
+            ) from error
+        if status is not None:
+            raise _NoAnswerError(f"the hub at {constants.ENDPOINT} answered {status}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # of this machine's disk
+            raise FetchError(
+                f"cannot write the hub's cache {constants.HF_HUB_CACHE}: {error}. HF_HUB_CACHE "
+                "names another folder"
+            ) from error
+        raise _NoAnswerError(
+            f"the hub at {constants.ENDPOINT} cannot be reached "
+            f"({_first_line(error.__cause__ or error)})"
+        ) from error
+
+
+def _no_repository(spec: HubSpec) -> str:
+    return (
+        f"the hub has no repository {spec.repo}, or it is private: check the spelling; "
+        "for a private one set HF_TOKEN (or run `hf auth login`)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,412 @@
+"""The hub: names, the choice among files, and the real client against a server with its shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from llama_cffi.errors import ModelLoadError, ValidationError
+from llama_cffi.hub import HubSpec, choose, resolve_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLD_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("hf:owner/repo", HubSpec("owner/repo")),
+        ("hf:owner/repo:Q4_K_M", HubSpec("owner/repo", None, "Q4_K_M")),
+        ("hf:owner/repo:sub/file.gguf", HubSpec("owner/repo", None, "sub/file.gguf")),
+        ("hf:owner/repo@v1.0", HubSpec("owner/repo", "v1.0")),
+        ("hf:owner/repo@refs/pr/1:a.gguf", HubSpec("owner/repo", "refs/pr/1", "a.gguf")),
+        (" hf:Owner/Re-po_1.5B ", HubSpec("Owner/Re-po_1.5B")),
+    ],
+)
+def test_parse(text: str, spec: HubSpec) -> None:
+    assert HubSpec.parse(text) == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf:",
+        "hf:repo",
+        "hf:owner/",
+        "hf:/repo",
+        "hf:a/b/c",
+        "hf:a/b:",
+        "hf:a/b@",
+        "hf:../b",
+        "hf:a/..",
+    ],
+)
+def test_parse_refuses(text: str) -> None:
+    with pytest.raises(ValidationError, match="write hf:OWNER/REPO"):
+        HubSpec.parse(text)
+
+
+@pytest.mark.parametrize("wanted", ["../x.gguf", "a/../../x.gguf", "..\\x.gguf"])
+def test_parse_refuses_paths_that_leave_the_repository(wanted: str) -> None:
+    with pytest.raises(ValidationError):
+        HubSpec.parse(f"hf:owner/repo:{wanted}")
+
+
+def pick(names: list[str], wanted: str | None = None) -> tuple[str, ...]:
+    return choose(names, HubSpec("owner/repo", None, wanted))
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "chosen"),
+    [
+        (["m.gguf", "README.md"], None, "m.gguf"),
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-Q4_K_S.gguf"], None, "m-Q4_K_M.gguf"),
+        (["m-Q8_0.gguf", "m-Q4_K_S.gguf", "m-Q5_K_M.gguf"], None, "m-Q4_K_S.gguf"),
+        (["m-F16.gguf", "m-BF16.gguf", "m-Q8_0.gguf"], None, "m-Q8_0.gguf"),
+        (["m-F16.gguf", "m-BF16.gguf"], None, "m-F16.gguf"),
+        (["mmproj-m-f16.gguf", "m.imatrix.gguf", "m-Q6_K.gguf"], None, "m-Q6_K.gguf"),
+        (["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "q8_0", "m-Q8_0.gguf"),
+        (["m.q4_k_m.gguf", "m.q8_0.gguf"], "Q4_K_M", "m.q4_k_m.gguf"),
+        (["m-Q4_K.gguf", "m-Q4_K_M.gguf"], "Q4_K", "m-Q4_K.gguf"),
+        (["m-Q4_0.gguf", "m-Q4_0_4_4.gguf"], "Q4_0", "m-Q4_0.gguf"),
+        (["m-IQ4_XS.gguf", "m-Q8_0.gguf"], "IQ4_XS", "m-IQ4_XS.gguf"),
+        (["Q8_0/m.gguf", "Q4_0/m.gguf"], "Q8_0", "Q8_0/m.gguf"),
+        (["m-Q4_K_M.gguf", "mmproj-f16.gguf"], "mmproj-f16.gguf", "mmproj-f16.gguf"),
+    ],
+)
+def test_choice(names: list[str], wanted: str | None, chosen: str) -> None:
+    assert pick(names, wanted) == (chosen,)
+
+
+@pytest.mark.parametrize("wanted", [None, "Q8_0", "m-Q8_0-00002-of-00003.gguf"])
+def test_choice_of_a_split_model_is_all_parts(wanted: str | None) -> None:
+    parts = [f"m-Q8_0-0000{i}-of-00003.gguf" for i in (3, 1, 2)]
+    assert pick([*parts, "m-F16.gguf"], wanted) == tuple(sorted(parts))
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "message"),
+    [
+        (["model.safetensors"], None, "has no GGUF file"),
+        (["mmproj-f16.gguf"], None, "has no GGUF file"),
+        (["m-Q8_0.gguf"], "Q9", r"no GGUF with Q9 in its name.*m-Q8_0\.gguf"),
+        (["m-Q4_K_M.gguf"], "Q4_K", "no GGUF with Q4_K in its name"),
+        (["m-IQ4_XS.gguf"], "Q4_XS", "no GGUF with Q4_XS"),
+        (["m-Q8_0.gguf"], "n.gguf", r"no file n\.gguf.*m-Q8_0\.gguf"),
+        (["a.gguf", "b.gguf"], None, r"several files.*hf:owner/repo:a\.gguf.*a\.gguf, b\.gguf"),
+        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "Q8_0", "several files"),
+        (["m-Q8_0-00001-of-00002.gguf"], None, "1 of the 2 parts"),
+        ([f"{i:02}.gguf" for i in range(40)], None, "and 24 more"),
+    ],
+)
+def test_choice_refuses(names: list[str], wanted: str | None, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        pick(names, wanted)
+
+
+# --- paths -----------------------------------------------------------------------------------
+
+
+def test_a_path_is_that_path(tmp_path: Path) -> None:
+    file = tmp_path / "wörld model.gguf"
+    file.touch()
+    assert resolve_model(file) == resolve_model(str(file)) == file
+
+
+def test_a_missing_path_says_so_and_hints_at_the_hub() -> None:
+    with pytest.raises(ModelLoadError, match=r"no model file at \S*nope\.gguf$"):
+        resolve_model("/nowhere/nope.gguf")
+    with pytest.raises(ModelLoadError, match="write hf:owner/repo:Q8_0"):
+        resolve_model("owner/repo:Q8_0")
+
+
+def test_a_folder_lists_its_models(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="it holds none"):
+        resolve_model(tmp_path)
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(ModelLoadError, match=r"name a GGUF file in it: a\.gguf"):
+        resolve_model(tmp_path)
+
+
+# --- the real client -------------------------------------------------------------------------
+
+
+@dataclass
+class Hub:
+    """What the server has, what it does wrong, and what it was asked."""
+
+    repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    status: int = 0
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        hub.asked.append(f"{self.command} {path}")
+        if hub.status:
+            return self.send(hub.status, {"Retry-After": "0"})
+        if self.headers.get("authorization") == "Bearer hf_wrong":
+            return self.send(
+                401, {"X-Error-Message": "Invalid credentials in Authorization header"}
+            )
+        if api := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return self.repository(api[1], api[2] or "main")
+        if file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self.file(file[1], file[2], file[3])
+        if blob := re.fullmatch(r"/cdn/(\w+)", path):
+            return self.blob(blob[1])
+        return self.send(404, {})
+
+    def missing(self, repo: str, revision: str) -> bool:
+        if repo not in self.hub.repos:
+            self.send(401, {"X-Error-Message": "Invalid username or password."})
+        elif revision not in self.hub.repos[repo]:
+            self.send(404, {"X-Error-Code": "RevisionNotFound"})
+        else:
+            return False
+        return True
+
+    def repository(self, repo: str, revision: str) -> None:
+        if self.missing(repo, revision):
+            return
+        facts = {
+            "_id": "1",
+            "id": repo,
+            "modelId": repo,
+            "sha": OLD_COMMIT if revision == "old" else COMMIT,
+            "private": False,
+            "gated": "manual" if repo in self.hub.gated else False,
+            "tags": ["gguf"],
+            "downloads": 1,
+            "likes": 0,
+            "siblings": [{"rfilename": name} for name in self.hub.repos[repo][revision]],
+        }
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(facts).encode())
+
+    def file(self, repo: str, revision: str, name: str) -> None:
+        if self.missing(repo, revision):
+            return
+        commit = OLD_COMMIT if revision == "old" else COMMIT
+        if repo in self.hub.gated:
+            message = f"Access to model {repo} is restricted."
+            return self.send(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": message})
+        data = self.hub.repos[repo][revision].get(name)
+        if data is None:
+            return self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        digest = hashlib.sha256(data).hexdigest()
+        return self.send(
+            302,
+            {
+                # On another host, as the real one: the client follows redirects within the hub.
+                "Location": f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}",
+                "X-Repo-Commit": commit,
+                "X-Linked-Size": str(len(data)),
+                "X-Linked-ETag": f'"{digest}"',
+                "ETag": f'"{digest}"',
+            },
+        )
+
+    def blob(self, digest: str) -> None:
+        files = (f for r in self.hub.repos.values() for v in r.values() for f in v.values())
+        data = next(f for f in files if hashlib.sha256(f).hexdigest() == digest)
+        self.send(200, {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, data)
+
+    def send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+ASK = """
+import json, sys
+from llama_cffi.errors import LlamaError
+from llama_cffi.hub import resolve_model
+try:
+    print(json.dumps({"path": str(resolve_model(sys.argv[1]))}))
+except LlamaError as error:
+    print(json.dumps({"type": type(error).__name__, "message": str(error)}))
+"""
+
+
+class Asker:
+    """Runs `resolve_model` in a process of its own: the client reads its settings on import."""
+
+    def __init__(self, hub: Hub, home: Path) -> None:
+        self.hub, self.home = hub, home
+        self.stderr = ""
+
+    def __call__(self, spec: str, **env: str) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        clean |= {
+            "HF_ENDPOINT": self.hub.url,
+            "HF_HOME": str(self.home),
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", ASK, spec],
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        self.stderr = done.stderr
+        answer: dict[str, str] = json.loads(done.stdout)
+        return answer
+
+
+@pytest.fixture
+def ask(hub: Hub, tmp_path: Path) -> Asker:
+    return Asker(hub, tmp_path / "hf")
+
+
+FILES = {
+    "README.md": b"hello",
+    "m-Q4_K_M.gguf": b"GGUF four",
+    "m-Q8_0-00001-of-00002.gguf": b"GGUF eight, 1",
+    "m-Q8_0-00002-of-00002.gguf": b"GGUF eight, 2",
+    "mmproj-m-F16.gguf": b"GGUF eyes",
+}
+
+
+def test_download_then_cache(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    path = Path(ask("hf:owner/repo")["path"])
+    assert path.name == "m-Q4_K_M.gguf"
+    assert path.read_bytes() == b"GGUF four"
+    assert path.is_relative_to(ask.home)
+    assert sum("cdn" in line for line in hub.asked) == 1
+
+    # The second time only asks whether it is still the same, and offline nothing is asked.
+    assert ask("hf:owner/repo:q4_k_m") == {"path": str(path)}
+    assert sum("cdn" in line for line in hub.asked) == 1
+    hub.asked.clear()
+    assert ask("hf:owner/repo", HF_HUB_OFFLINE="1") == {"path": str(path)}
+    assert not hub.asked
+
+
+def test_split_model_comes_whole(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    first = Path(ask("hf:owner/repo:Q8_0")["path"])
+    assert first.name == "m-Q8_0-00001-of-00002.gguf"
+    assert (first.parent / "m-Q8_0-00002-of-00002.gguf").read_bytes() == b"GGUF eight, 2"
+    assert ask("hf:owner/repo:Q8_0", HF_HUB_OFFLINE="1") == {"path": str(first)}
+    missing = ask("hf:owner/repo:Q4_K_M", HF_HUB_OFFLINE="1")
+    assert missing["type"] == "FetchError"
+    assert re.search("in the cache .* no GGUF with Q4_K_M .*HF_HUB_OFFLINE", missing["message"])
+
+
+def test_revision(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES, "old": {"older.gguf": b"GGUF old"}}
+    path = Path(ask("hf:owner/repo@old")["path"])
+    assert path.read_bytes() == b"GGUF old"
+    assert ask("hf:owner/repo@old", HF_HUB_OFFLINE="1") == {"path": str(path)}
+    wrong = ask("hf:owner/repo@never")
+    assert wrong == {"type": "ValidationError", "message": "owner/repo has no revision 'never'"}
+
+
+def test_what_is_not_there(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    no_repo = ask("hf:owner/other")
+    assert no_repo["type"] == "FetchError"
+    assert re.search("no repository owner/other, or it is private.*HF_TOKEN", no_repo["message"])
+    no_quant = ask("hf:owner/repo:Q2_K")
+    assert no_quant["type"] == "ValidationError"
+    assert "m-Q4_K_M.gguf, m-Q8_0-00001-of-00002.gguf" in no_quant["message"]
+    bad_name = ask("hf:owner/re--po")
+    assert bad_name["type"] == "ValidationError"
+    assert not any("cdn" in line for line in hub.asked)
+
+
+def test_gated(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    hub.gated.add("owner/repo")
+    answer = ask("hf:owner/repo")
+    assert answer["type"] == "FetchError"
+    assert re.search("owner/repo is gated: accept its terms.*HF_TOKEN", answer["message"])
+
+
+def test_wrong_token(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    answer = ask("hf:owner/repo", HF_TOKEN="hf_wrong")
+    assert answer["type"] == "FetchError"
+    assert re.search(r"refused owner/repo \(401\): check the token", answer["message"])
+
+
+def test_hub_is_down(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    hub.status = 503
+    answer = ask("hf:owner/repo")
+    assert answer["type"] == "FetchError"
+    assert re.search("not in the cache .* answered 503", answer["message"])
+    hub.status = 0
+    path = ask("hf:owner/repo")
+    hub.status = 503
+    assert ask("hf:owner/repo") == path, "the cache helps out"
+
+
+def test_hub_does_not_answer(hub: Hub, ask: Asker) -> None:
+    nobody = "http://127.0.0.1:9"
+    answer = ask("hf:owner/repo", HF_ENDPOINT=nobody)
+    assert answer["type"] == "FetchError"
+    assert re.search(f"not in the cache .*{nobody} cannot be reached", answer["message"])
+    offline = ask("hf:owner/repo", HF_HUB_OFFLINE="1")
+    assert re.search("not in the cache .*HF_HUB_OFFLINE is set", offline["message"])
+    assert not hub.asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a file in place of a folder to fail alike")
+def test_cache_cannot_be_written(hub: Hub, ask: Asker, tmp_path: Path) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    (tmp_path / "file").touch()
+    answer = ask("hf:owner/repo", HF_HUB_CACHE=str(tmp_path / "file" / "cache"))
+    assert answer["type"] == "FetchError"
+    assert re.search(
+        "cannot write the hub's cache.*Not a directory.*HF_HUB_CACHE", answer["message"]
+    )
