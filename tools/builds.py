@@ -18,6 +18,7 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import foreign
 
 from llama_cffi import cdefs, libs_fetch
+from llama_cffi.demo import model_path
 
+model = model_path()
 PROMPTS = ("What is 17 + 25?", "Say these words backwards: red moon tree")
 
 
@@ -49,20 +52,20 @@ def in_child(function: Callable[[], Any]) -> Any:
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        code = 1
         try:
-            with os.fdopen(write, "wb") as out:
-                pickle.dump(function(), out)
-            code = 0
-        finally:
-            os._exit(code)
+            result = function()
+        except BaseException:
+            result = traceback.format_exc()
+        with os.fdopen(write, "wb") as out:
+            pickle.dump(result, out)
+        os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as result:
         data = result.read()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         return f"killed by signal {os.WTERMSIG(status)}"
-    return pickle.loads(data) if data else f"exit status {os.WEXITSTATUS(status)}"
+    return pickle.loads(data)
 
 
 def load(build: str, abi: str = "") -> dict[str, Any]:
@@ -85,11 +88,10 @@ def load(build: str, abi: str = "") -> dict[str, Any]:
 
 
 def tokens() -> list[int]:
-    """Greedy ids of the demo model for the first prompt."""
+    """Greedy ids for the first prompt."""
     from llama_cffi import Engine
-    from llama_cffi.demo import model_path
 
-    with Engine(model_path(), n_ctx=256) as engine:
+    with Engine(model, n_ctx=256) as engine:
         return engine.generate_tokens(engine.format_prompt(PROMPTS[0]), 32, temperature=0)
 
 
@@ -99,7 +101,8 @@ def check_generate(builds: list[str]) -> Iterator[tuple[str, str]]:
     for build in builds:
         got = []
         for prompt in PROMPTS:
-            command = [sys.executable, "-m", "llama_cffi", "generate", "--json", "-p", prompt]
+            command = [sys.executable, "-m", "llama_cffi", "generate", "--json"]
+            command += ["-m", str(model), "-p", prompt]
             env = {**os.environ, **environment(build)}
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
             if done.returncode:
@@ -209,7 +212,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("check", choices=CHECKS, nargs="+")
     parser.add_argument("--builds", help="comma-separated; default: all")
+    parser.add_argument("--model", type=Path, default=model, help="default: the demo model")
     args = parser.parse_args()
+    globals()["model"] = args.model
     builds = args.builds.split(",") if args.builds else all_builds()
     failed = 0
     for check in args.check:
