@@ -1,0 +1,103 @@
+"""Every developer task. `nox` runs lint, typing, tests and build; tox owns the Python versions."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "typing", "tests", "build"]
+
+CODE = ["llama_cffi", "cdefs", "libs_fetch", "tests", "tools", "benchmarks", "noxfile.py"]
+# The checkout must not shadow the installed wheel.
+SAFE = {"PYTHONSAFEPATH": "1"}
+WHEEL_LIMIT_BYTES = 8_000_000
+
+
+def install_wheel(session: nox.Session, *groups: str) -> None:
+    """Install the project as a wheel, and dependency groups."""
+    shutil.rmtree("build", ignore_errors=True)  # setuptools copies stale files from build/lib
+    session.install(".", *(f"--group={group}" for group in groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint."""
+    session.install("--group=lint")
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", *CODE)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Type-check the installed wheel: mypy --strict and pyright."""
+    install_wheel(session, "typing")
+    # From the temporary folder, so that the checkout's folders are not taken for the package.
+    config = Path("pyproject.toml").resolve()
+    (site,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    session.chdir(session.create_tmp())
+    session.run("mypy", "--config-file", str(config), "-p", "llama_cffi")
+    session.run("pyright", "--pythonpath", session.bin + "/python", str(site / "llama_cffi"))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests against the installed wheel."""
+    install_wheel(session, "test")
+    session.run("pytest", *session.posargs, env=SAFE)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel; refuse other top-level names, compiled files and a large wheel."""
+    session.install("build", "twine")
+    shutil.rmtree("build", ignore_errors=True)
+    out = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(out))
+    session.run("twine", "check", "--strict", *map(str, out.iterdir()))
+    (wheel,) = out.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {n.split("/")[0] for n in names if ".dist-info" not in n.split("/")[0]}
+    compiled = [n for n in names if n.endswith((".so", ".dll", ".dylib", ".pyd", ".a"))]
+    size = wheel.stat().st_size
+    session.log(f"{wheel.name}: {size:,} bytes, {len(names)} files, import names {sorted(top)}")
+    if top != {"llama_cffi"} or compiled or not wheel.name.endswith("py3-none-any.whl"):
+        session.error(f"unexpected content: {top=} {compiled=} {wheel.name}")
+    if size > WHEEL_LIMIT_BYTES:
+        session.error(f"the wheel has {size:,} bytes; the limit is {WHEEL_LIMIT_BYTES:,}")
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Run the tests on every Python version that is installed."""
+    session.install("tox>=4.25")
+    session.run("tox", "run", *session.posargs)
+
+
+@nox.session
+def builds(session: nox.Session) -> None:
+    """Check every llama.cpp build on the registry: same tokens, wrong classes refused."""
+    install_wheel(session, "test")
+    args = session.posargs or ["generate", "forced", "hidden"]
+    session.run("python", "tools/builds.py", *args, env=SAFE)
+
+
+@nox.session
+def cdefs(session: nox.Session) -> None:
+    """Collect the upstream headers, regenerate every class, and audit the layouts."""
+    install_wheel(session, "test")
+    root = str(Path(session.create_tmp()) / "headers")
+    session.run("python", "tools/collect_headers.py", root, env=SAFE)
+    session.run("python", "-m", "llama_cffi.cdefs.store", "check", root, env=SAFE)
+    session.run("python", "-m", "llama_cffi.cdefs.audit", root, env=SAFE)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure import, load and identification."""
+    install_wheel(session)
+    session.run("python", "benchmarks/startup.py", *session.posargs, env=SAFE)
