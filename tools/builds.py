@@ -35,7 +35,7 @@ PROMPTS = ("What is 17 + 25?", "Say these words backwards: red moon tree")
 
 def all_builds() -> list[str]:
     """Every linux-x64 version on the registry, then the foreign wheels."""
-    return [*reversed(libs_fetch.available("npm")), *foreign.WHEELS]
+    return [*map(str, reversed(libs_fetch.available("npm"))), *foreign.WHEELS]
 
 
 def environment(build: str) -> dict[str, str]:
