@@ -53,10 +53,17 @@ def parse(text: str, filename: str = "<declarations>", typedefs: Iterable[str] =
     text = re.sub(r"(?m)^(?://|#define\b).*$", "", text)
     prelude = _PRELUDE + "".join(f"typedef int {name};" for name in typedefs)
     source = f'#line 1 "<prelude>"\n{prelude}\n#line 1 "{filename}"\n{text}'
+    parser = _c_parser.CParser()
     try:
-        tree: Any = _c_parser.CParser().parse(source, filename)
+        tree: Any = parser.parse(source, filename)
     except Exception as e:  # ParseError moved between pycparser releases, and its lexer has others
-        raise ValidationError(f"cannot read the C declarations: {e}") from e
+        message = f"cannot read the C declarations: {e}"
+        if not re.search(r":\d+:", message):
+            # pycparser 3 names no line in some messages; its lexer stands just behind the place.
+            lexer = parser.clex
+            line = getattr(lexer, "_lineno", None) or getattr(lexer, "lineno", "?")
+            message += f" (near {lexer.filename}:{line})"
+        raise ValidationError(message) from e
     tree.ext = [node for node in tree.ext if node.coord is None or node.coord.file != "<prelude>"]
     return tree
 
@@ -118,7 +125,9 @@ def _sizeof(node: Any) -> int:
         return 8
     if isinstance(kind, c_ast.IdentifierType) and " ".join(kind.names) in SCALARS:
         return SCALARS[" ".join(kind.names)]
-    raise ValidationError(f"{node.coord}: sizeof of something that is not a scalar type")
+    # pycparser 2 gives line 0 to a type name, but not to the type inside it.
+    coord = kind.coord if kind is not None and kind.coord else node.coord
+    raise ValidationError(f"{coord}: sizeof of something that is not a scalar type")
 
 
 class Renderer:

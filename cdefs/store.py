@@ -156,7 +156,7 @@ def table_json(classes: Iterable[AbiClass]) -> str:
                 "-functions": sorted(last.functions - c.functions),
                 "+optional": sorted(c.optional - last.optional),
                 "-optional": sorted(last.optional - c.optional),
-                "+layouts": {k: _holes(changed[k]) for k in sorted(changed)},
+                "+layouts": {k: holes(changed[k]) for k in sorted(changed)},
                 "-layouts": sorted(set(last.layouts) - set(c.layouts)),
             }
         )
@@ -165,7 +165,7 @@ def table_json(classes: Iterable[AbiClass]) -> str:
     return _dump({"about": note, "classes": rows}) + "\n"
 
 
-def _holes(layout: Layout) -> list[int]:
+def holes(layout: Layout) -> list[int]:
     """Return [size, start of a hole, its end, ...]."""
     edges = [layout.size]
     for i in range(layout.size + 1):
