@@ -1,0 +1,201 @@
+"""The machine and Python, looked at without loading llama.cpp."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from .finding import Check
+
+if TYPE_CHECKING:
+    from ..libs_fetch import Machine
+
+__all__ = ["accelerators", "cuda_advice", "gigabytes", "machine_checks"]
+
+_SYSTEMS = {"linux": "Linux", "mac": "macOS", "win": "Windows"}
+_FEATURES = (
+    "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
+    "amx_int8", "asimd", "asimddp", "i8mm", "sve", "rvv",
+)  # fmt: skip
+_TIGHT_BYTES = 1_000_000_000
+
+
+def machine_checks(machine: Machine) -> Iterator[Check]:
+    """Check operating system, processor, memory, Python and settings."""
+    libc = f"{machine.libc} {machine.libc_version}".strip()
+    name = f"{_SYSTEMS.get(machine.os, machine.os)} {machine.arch}"
+    yield Check(
+        "system",
+        "fail" if machine.musl else "ok",
+        f"{name}, {libc}" if libc else name,
+        machine.refused.get("cpu", ""),
+        {**asdict(machine), "platform": platform.platform()},
+    )
+    features = _cpu_features()
+    total = os.cpu_count() or machine.usable_cpus
+    usable = (
+        "" if machine.usable_cpus == total else f" ({machine.usable_cpus} of {total} CPUs usable)"
+    )
+    yield Check(
+        "cpu",
+        "ok",
+        f"{machine.cpu}, {_count(machine.physical_cores, 'core')}"
+        + (usable if machine.usable_cpus != total else "")
+        + (f"; {' '.join(f for f in features if f not in ('sse4_2', 'f16c'))}" if features else ""),
+        data={"features": features, "cpus": total},
+    )
+    memory = _memory()
+    if memory:
+        tight = memory["available_bytes"] < _TIGHT_BYTES
+        yield Check(
+            "memory",
+            "warn" if tight else "ok",
+            f"{gigabytes(memory['available_bytes'])} of {gigabytes(memory['total_bytes'])} free",
+            "models of more than some hundred megabytes will not fit" if tight else "",
+            memory,
+        )
+    yield Check(
+        "python",
+        "ok",
+        f"{platform.python_implementation()} {platform.python_version()}, "
+        f"cffi {_version('cffi')}, llama-cffi {__version__}",
+        data={
+            "executable": sys.executable,
+            "version": sys.version,
+            "numpy": _version("numpy"),
+            "package": str(Path(__file__).resolve().parent.parent),
+        },
+    )
+    settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("LLAMA_CFFI_")}
+    if settings:
+        yield Check(
+            "settings", "ok", " ".join(f"{k}={v}" for k, v in settings.items()), data=settings
+        )
+
+
+def accelerators(machine: Machine, folder: Path | None) -> Iterator[Check]:
+    """Check the CUDA driver and runtime, and the Vulkan loader."""
+    if machine.os != "mac":
+        yield _cuda(machine, folder)
+        reason = machine.refused.get("vulkan", "")
+        yield Check(
+            "vulkan", "ok", f"none: {reason}" if reason else "loader and a GPU are there",
+            data={"loader": machine.vulkan, "reason": reason},
+        )  # fmt: skip
+    else:
+        yield Check(
+            "metal", "ok", "there" if machine.metal else f"none: {machine.refused['metal']}"
+        )
+
+
+def cuda_advice(major: int) -> str:
+    """Say how to get the CUDA runtime of a toolkit."""
+    return f"pip install 'llama-cffi[cuda{major}]' brings the CUDA {major} runtime"
+
+
+def _cuda(machine: Machine, folder: Path | None) -> Check:
+    from ..binding.cuda import runtime_libraries
+    from ..libs_fetch import runtime
+
+    wanted = _cuda_majors(folder) or [13, 12]
+    found = {}
+    for major in wanted:
+        files, missing = runtime.cuda_runtime(major, folder)
+        found[major] = {"files": [str(f) for f in files], "missing": missing}
+    data: dict[str, Any] = {
+        "driver": machine.cuda_driver,
+        "runtime": found,
+        "preloaded_from_wheels": [str(p) for p in runtime_libraries()],
+    }
+    if machine.cuda_driver is None:
+        return Check("cuda", "ok", f"none: {machine.refused.get('cuda', 'no driver')}", data=data)
+    driver = "driver for CUDA {}.{}".format(*machine.cuda_driver)
+    for major, files in found.items():
+        if not files["missing"]:
+            where = ", ".join(sorted({str(Path(f).parent) for f in files["files"]}))
+            return Check("cuda", "ok", f"{driver}; CUDA {major} runtime in {where}", data=data)
+    usable = [m for m in wanted if m <= machine.cuda_driver[0]] or wanted
+    missing = ", ".join(found[usable[0]]["missing"])
+    return Check("cuda", "warn", f"{driver}; no {missing}", cuda_advice(usable[0]), data)
+
+
+def _cuda_majors(folder: Path | None) -> list[int]:
+    """Which CUDA toolkits the CUDA backend in *folder* was built with."""
+    from ..libs_fetch import elf
+
+    majors = set()
+    for path in folder.glob("libggml-cuda*.so") if folder else ():
+        try:
+            needed = elf.needed(path)
+        except (OSError, ValueError):
+            continue
+        majors |= {int(n.rpartition(".")[2]) for n in needed if n.startswith("libcudart.so.")}
+    return sorted(majors, reverse=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _cpu_features() -> list[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features", "isa"):
+            have = set(value.split())
+            return [f for f in _FEATURES if f in have]
+    return []
+
+
+def _memory() -> dict[str, int]:
+    """Total and available bytes, a container's limit included; empty where unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        facts = {k: int(v.split()[0]) * 1024 for k, _, v in (s.partition(":") for s in lines)}
+        total, available = facts["MemTotal"], facts["MemAvailable"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return _memory_by_sysconf()
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            most = int(Path(limit).read_text(encoding="ascii"))
+            room = most - int(Path(used).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        total, available = min(total, most), min(available, max(0, room))
+    return {"total_bytes": total, "available_bytes": available}
+
+
+def _memory_by_sysconf() -> dict[str, int]:
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return {}
+    return {"total_bytes": total, "available_bytes": total}
+
+
+def gigabytes(count: int) -> str:
+    """Write a number of bytes as people read it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
