@@ -83,6 +83,8 @@ def ensure(
     if build is not None:
         return build
     if offline if offline is not None else offline_env():
+        if (lesser := _best_stored(asked)) is not None:
+            return lesser
         damage = f" What is there is damaged: {'; '.join(broken)}." if broken else ""
         raise LibraryNotFoundError(
             f"{asked.spec} (backend {asked.backend}, asked by {asked.asked_by}) is not in the "
@@ -191,7 +193,7 @@ def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> Ins
 
 
 def _best_stored(asked: Request) -> InstalledBuild | None:
-    """With no source answering, auto may take a lesser variant that is in the store."""
+    """Without network, auto may take a lesser variant that is in the store."""
     if asked.backend != AUTO:
         return None
     for source, version in _known(asked.spec):
@@ -199,7 +201,9 @@ def _best_stored(asked: Request) -> InstalledBuild | None:
         for variant in choice.variants:
             build = store.load(source.name, version, variant, choice.reason(variant))
             if build is not None and not store.quick_problems(build):
+                check.machine_fits(build)
                 return build
+            choice.against[variant] = "not in the store"
     return None
 
 

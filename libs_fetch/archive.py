@@ -81,7 +81,8 @@ def extract(
     try:
         with _opened(archive) as members:
             return _write(archive, members, into, place([m.path for m in members]))
-    except ValueError as exc:
+    except (ValueError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
+        # ValueError: ours. The others: one path is a file here and a folder there.
         raise FetchError(
             f"{archive.name} is refused: {exc}. Nothing was installed. This is not what the "
             "project publishes; check the mirror it came from."
@@ -115,6 +116,7 @@ def _write(
     for place, member in sorted(placed.items(), key=lambda item: item[1].link is not None):
         target = into / place
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # an extension package replaces files of the main one
         if member.link is not None:
             _link(target, place, _final(member, members, places))
             continue

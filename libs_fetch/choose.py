@@ -40,15 +40,20 @@ NPM_VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
 class Choice:
     """Variants to try, best first, and the reasons collected against others on the way.
 
-    `offered` is False where the source has nothing of the kind, whatever this machine can run.
+    `asked` is the backend that was asked for. `offered` is False where the source has nothing of
+    the kind, whatever this machine can run.
     """
 
+    asked: str
     variants: list[str] = field(default_factory=list)
     against: dict[str, str] = field(default_factory=dict)
     offered: bool = True
 
     def reason(self, chosen: str) -> str:
         """Put into one sentence why *chosen* was taken."""
+        if self.asked == chosen:
+            but = self.against.get(chosen)
+            return f"{chosen}: asked for, but {but}" if but else f"{chosen}: asked for"
         if not self.against:
             return f"{chosen}: the best variant for this machine"
         return f"{chosen}, because {self.reasons()}"
@@ -82,7 +87,7 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
     With *strict* off an explicit backend is listed although this machine cannot run it: that is
     for fetching ahead.
     """
-    choice = Choice()
+    choice = Choice(backend)
     offered = dict(NPM_VARIANTS.get((machine.os, machine.arch), {}))
     if version_key(version) < version_key(_NPM_CUDA13_SINCE):
         offered.pop("cuda12", None)
@@ -117,7 +122,7 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
 
 def github_choice(backend: str, machine: Machine, *, strict: bool = True) -> Choice:
     """List the GitHub variants for *backend* on *machine*; a release may lack some of them."""
-    choice = Choice()
+    choice = Choice(backend)
     if machine.musl:
         choice.against["every variant"] = MUSL
     elif backend == AUTO:

@@ -161,7 +161,8 @@ def _copy(response: Any, part: Path, have: int, remote: Remote, progress: bool) 
     with part.open("ab" if have else "wb") as out, _bar(remote.name, total, have, progress) as bar:
         while True:
             try:
-                block = response.read(_BLOCK)
+                # read1: what has arrived is kept, should this process be killed.
+                block = response.read1(_BLOCK)
             except (OSError, HTTPException) as exc:
                 raise TransientError(f"broke off after {got:,} of {total or 0:,} bytes") from exc
             if not block:

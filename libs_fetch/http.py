@@ -6,6 +6,7 @@ Everything that touches the network goes through `Client`, so the offline switch
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import socket
@@ -76,6 +77,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return new
 
 
+@functools.lru_cache(maxsize=4)
+def _context(cafile: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR
+    if cafile:
+        try:
+            context.load_verify_locations(cafile=cafile)
+        except OSError as exc:
+            raise FetchError(
+                f"The CA file {cafile} from npm's configuration cannot be read: {exc}. "
+                "Correct `cafile` in .npmrc."
+            ) from exc
+    return context
+
+
 @dataclass(frozen=True)
 class Client:
     """One way to reach one server: its CA file and proxies (from npm's configuration, or none)."""
@@ -84,20 +99,9 @@ class Client:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
     def _opener(self) -> urllib.request.OpenerDirector:
-        context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR
-        if self.cafile:
-            try:
-                context.load_verify_locations(cafile=self.cafile)
-            except OSError as exc:
-                raise FetchError(
-                    f"The CA file {self.cafile} from npm's configuration cannot be read: {exc}. "
-                    "Correct `cafile` in .npmrc."
-                ) from exc
-        env = urllib.request.getproxies()
-        proxies = {**self.proxies, **env}
         return urllib.request.build_opener(
-            urllib.request.ProxyHandler(proxies),
-            urllib.request.HTTPSHandler(context=context),
+            urllib.request.ProxyHandler({**self.proxies, **urllib.request.getproxies()}),
+            urllib.request.HTTPSHandler(context=_context(self.cafile)),
             _Redirects(),
         )
 

@@ -343,11 +343,7 @@ def cache_lock(key: str) -> Iterator[None]:
     except FetchError:
         raise
     except OSError as exc:
-        if exc.errno in _READ_ONLY:
-            raise read_only(exc) from exc
-        from .download import disk_full
-
-        raise disk_full(exc, path.parent, 0, "a lock file") or exc from exc
+        raise read_only(exc) from exc
     try:
         yield
     finally:

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+import pytest
+from llama_cffi.libs_fetch import Machine, detect, machine
+
+
+class Driver:
+    """A libcuda that gives a version."""
+
+    def __init__(self, version: int, status: int = 0) -> None:
+        self.version, self.status = version, status
+
+    def cuDriverGetVersion(self, pointer: Any) -> int:  # noqa: N802
+        pointer._obj.value = self.version
+        return self.status
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make this a Linux machine whose libraries and device nodes are given."""
+
+    def install(libraries: dict[str, Any], nodes: tuple[str, ...] = ()) -> Machine:
+        def load(name: str, *_: Any, **__: Any) -> Any:
+            if name not in libraries:
+                raise OSError(name)
+            return libraries[name]
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        exists = os.path.exists
+        monkeypatch.setattr(
+            os.path,
+            "exists",
+            lambda p: p[5:] in nodes if str(p).startswith("/dev/") else exists(p),
+        )
+        monkeypatch.setattr(
+            machine, "_render_nodes", lambda: [n for n in nodes if n.startswith("renderD")]
+        )
+        machine._cuda_driver.cache_clear()
+        machine._vulkan_loader.cache_clear()
+        return detect()
+
+    monkeypatch.setattr(machine, "os_name", lambda: "linux")
+    monkeypatch.setattr(machine, "arch_name", lambda: "x64")
+    monkeypatch.setattr(machine, "glibc", lambda: ("glibc", "2.39"))
+    return install
+
+
+def test_this_machine() -> None:
+    found = detect()
+    assert found.os == {"linux": "linux", "darwin": "mac", "win32": "win"}[sys.platform]
+    assert found.arch in ("x64", "arm64")
+    assert 1 <= found.physical_cores <= found.usable_cpus <= (os.cpu_count() or 1)
+    assert found.cpu
+    assert set(found.variants).isdisjoint(found.refused)
+    if sys.platform == "linux":
+        assert (found.libc, found.musl) == ("glibc", False)
+        assert found.libc_version.count(".") == 1
+
+
+def test_a_cuda_machine(gpu: Any) -> None:
+    found = gpu({"libcuda.so.1": Driver(12080), "libvulkan.so.1": object()}, ("nvidia0",))
+    assert found.cuda_driver == (12, 8)
+    assert found.variants == ("cuda", "vulkan", "cpu")
+    assert "cuda" not in found.refused
+
+
+def test_a_vulkan_machine(gpu: Any) -> None:
+    found = gpu({"libvulkan.so.1": object()}, ("renderD128",))
+    assert found.variants == ("vulkan", "cpu")
+    assert found.refused["cuda"] == "no NVIDIA driver (libcuda.so.1 is not on this machine)"
+
+
+def test_a_loader_without_a_gpu(gpu: Any) -> None:
+    found = gpu({"libvulkan.so.1": object(), "libcuda.so.1": Driver(13000)})
+    assert found.vulkan
+    assert found.variants == ("cpu",)
+    assert "renderD" in found.refused["vulkan"]
+    assert "no GPU" in found.refused["cuda"]
+
+
+def test_a_driver_that_gives_no_version(gpu: Any) -> None:
+    found = gpu({"libcuda.so.1": Driver(0, 999)}, ("nvidia0",))
+    assert "cuDriverGetVersion: 999" in found.refused["cuda"]
+    found = gpu({"libcuda.so.1": object()}, ("nvidia0",))
+    assert "no cuDriverGetVersion" in found.refused["cuda"]
+
+
+def test_a_hidden_gpu(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = gpu({"libcuda.so.1": Driver(13000)}, ("nvidia0",))
+    assert "CUDA_VISIBLE_DEVICES" in found.refused["cuda"]
+
+
+def test_an_apple_silicon_mac(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "os_name", lambda: "mac")
+    monkeypatch.setattr(machine, "arch_name", lambda: "arm64")
+    monkeypatch.setattr(machine, "glibc", lambda: ("", ""))
+    found = gpu({})
+    assert found.metal
+    assert found.variants == ("metal",)
+    assert found.refused["cuda"] == "macOS has no CUDA"
+
+
+def test_musl(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "glibc", lambda: ("musl", ""))
+    found = gpu({})
+    assert found.musl
+    assert found.variants == ()
+    assert "LLAMA_CFFI_LIB" in found.refused["cpu"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the C library of Linux")
+def test_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.glibc()[0] == "glibc"
+
+    def musl(_: str) -> str:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "confstr", musl)
+    assert machine.glibc() == ("musl", "")
+
+
+def test_the_fingerprint_follows_what_a_choice_depends_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    first = machine.fingerprint()
+    assert machine.fingerprint() == first
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    second = machine.fingerprint()
+    assert second != first
+    (tmp_path / "nvidia").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert machine.fingerprint() != second

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_cffi.libs_fetch import (
+    cache_dir,
+    ensure,
+    fetch,
+    installed,
+    prune,
+    remove,
+    rollback,
+    state,
+    store,
+    use,
+    verify,
+)
+
+from llama_cffi.errors import (
+    FetchError,
+    LibraryNotFoundError,
+    ValidationError,
+)
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+pytestmark = pytest.mark.usefixtures("linux")
+PACKAGE = "@node-llama-cpp/linux-x64"
+TARBALL = "/@node-llama-cpp/linux-x64/-/linux-x64-{}.tgz"
+# What a second process runs: it has no monkeypatches, so it names the machine itself.
+ENSURE = """
+from llama_cffi.libs_fetch import machine
+machine.os_name, machine.arch_name = lambda: "linux", lambda: "x64"
+machine.glibc = lambda: ("glibc", "2.36")
+from llama_cffi.errors import LlamaError
+from llama_cffi.libs_fetch import ensure
+try:
+    print(ensure("npm:3.20.0", backend="cpu", progress=False).library)
+except LlamaError as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+@pytest.fixture
+def published(registry: Any, make: Any) -> Any:
+    registry.npm(PACKAGE, "3.20.0", make.npm_files("b10361", filler=200_000))
+    registry.npm(PACKAGE, "3.19.1", make.npm_files("b10068"))
+    registry.npm(PACKAGE, "3.19.0", make.npm_files("b9842"))
+    return registry
+
+
+def get(spec: str = "npm:3.20.0", **more: Any) -> store.InstalledBuild:
+    return ensure(spec, backend="cpu", progress=False, **more)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    return out.strip()
+
+
+def test_the_cache_lies_where_platformdirs_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    monkeypatch.delenv("LLAMA_CFFI_CACHE")
+    expected = platformdirs.user_cache_dir("llama_cffi", appauthor=False)
+    assert cache_dir() == Path(expected)
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+        assert cache_dir() == Path(platformdirs.user_cache_dir("llama_cffi", appauthor=False))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "libllama.so",
+        "libllama.b6673.so",
+        "libllama.cuda.v0.5.0.so",
+        "libllama.b7698.so.0.0.1",
+        "libllama.so.0",
+        "libllama.dylib",
+        "libllama.0.dylib",
+        "libllama.metal.v0.4.0.dylib",
+        "llama.dll",
+        "llama.cuda.v0.4.0.dll",
+    ],
+)
+def test_names_of_libllama(name: str) -> None:
+    assert store.is_libllama(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["libllama-common.so", "libggml.so", "llama-addon.node", "libllama.so.txt", "llama.lib"]
+)
+def test_names_of_other_files(name: str) -> None:
+    assert not store.is_libllama(name)
+
+
+def test_a_build_is_fetched_once(published: Any) -> None:
+    first = get()
+    asked = len(published.seen)
+    assert get() == first
+    assert len(published.seen) == asked
+    assert get(offline=True) == first
+
+
+def test_two_processes_at_once_fetch_once(published: Any, child: Callable[..., Any]) -> None:
+    published.replies[TARBALL.format("3.20.0")].chunk_s = 0.1
+    both = [child(ENSURE) for _ in range(2)]
+    libraries = {finish(process) for process in both}
+    assert len(libraries) == 1
+    assert Path(libraries.pop()).is_file()
+    assert len(published.asked(TARBALL.format("3.20.0"))) == 1
+
+
+def test_a_process_killed_in_a_download_leaves_a_part_that_is_continued(
+    published: Any, child: Callable[..., Any], cache: Path
+) -> None:
+    tarball = published.replies[TARBALL.format("3.20.0")]
+    tarball.chunk_s = 0.2
+    process = child(ENSURE)
+    part = None
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (part and part.stat().st_size):
+        time.sleep(0.01)
+        part = next(iter((cache / "tmp").glob("*.part")), None)
+    process.kill()
+    process.communicate()
+    assert part is not None
+    had = part.stat().st_size
+    assert 0 < had < len(tarball.body)
+    assert installed() == []
+    tarball.chunk_s = 0.0
+    assert get().library.is_file()
+    assert published.asked(TARBALL.format("3.20.0"))[-1]["Range"] == f"bytes={had}-"
+    assert list((cache / "tmp").iterdir()) == []
+
+
+def test_what_a_crash_left_behind_is_cleared(published: Any, cache: Path) -> None:
+    left = cache / "tmp" / "npm-3.20.0-cpu.0123.staging"
+    left.mkdir(parents=True)
+    (left / "libllama.so").write_bytes(b"half")
+    get()
+    assert not left.exists()
+
+
+def test_a_failed_unpacking_installs_nothing(registry: Any, make: Any, cache: Path) -> None:
+    registry.npm(PACKAGE, "3.20.0", {"../evil": b"", **make.npm_files()})
+    registry.npm(PACKAGE, "3.19.0", {"package/bins/linux-x64/nothing.so": b""})
+    with pytest.raises(FetchError, match="refused"):
+        get()
+    with pytest.raises(FetchError, match="holds no libllama"):
+        get("npm:3.19.0")
+    assert installed() == []
+    assert not (cache / "builds").exists()
+    assert not list(cache.rglob("*.staging"))
+
+
+def test_a_missing_or_short_file_is_named_and_fetched_again(
+    published: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    build = get()
+    (build.folder / "libggml-base.so").unlink()
+    (build.folder / "libllama-common.so").write_bytes(b"short")
+    with pytest.raises(LibraryNotFoundError, match=r"damaged: .*libggml-base\.so is missing"):
+        get(offline=True)
+    with caplog.at_level(logging.WARNING):
+        assert get().library == build.library
+    assert "libllama-common.so has 5 bytes, expected" in caplog.text
+    assert store.quick_problems(get()) == []
+    assert len(published.asked(TARBALL.format("3.20.0"))) == 2
+
+
+def test_a_tampered_file_is_found_by_verify_and_then_fetched_again(published: Any) -> None:
+    build = get()
+    original = build.library.read_bytes()
+    build.library.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    assert get() == build  # the length is right, and nothing is hashed on the way to a load
+    (problem,) = verify(build)
+    assert str(build.library) in problem
+    assert "sha256" in problem
+    with pytest.raises(LibraryNotFoundError, match="damaged"):
+        get(offline=True)
+    assert get().library.read_bytes() == original
+    assert verify(get()) == []
+
+
+def test_verify_forgives_a_build_that_was_repaired(published: Any) -> None:
+    build = get()
+    moved = build.folder / "away"
+    build.library.rename(moved)
+    assert "is missing" in verify(build)[0]
+    moved.rename(build.library)
+    assert verify(build) == []
+    assert get(offline=True) == build
+
+
+def test_a_damaged_receipt_counts_as_no_build(published: Any, cache: Path) -> None:
+    get()
+    receipt = cache / "builds/npm/3.20.0/cpu/receipt.json"
+    for text in ("{", "[]", "{}", '{"library": 3}'):
+        receipt.write_text(text)
+        assert installed() == []
+        assert get().library.is_file()
+
+
+def test_force_replaces(published: Any) -> None:
+    build = get()
+    (build.folder / "stray").write_bytes(b"")
+    fetch("npm:3.20.0", backend="cpu", force=True, progress=False)
+    assert not (build.folder / "stray").exists()
+    assert len(published.asked(TARBALL.format("3.20.0"))) == 2
+
+
+def test_the_receipt_holds_every_file_and_no_credentials(
+    published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_CFFI_NPM_REGISTRY", published.url.replace("//", "//me:secret@"))
+    build = get()
+    text = (build.folder / "receipt.json").read_text()
+    assert "secret" not in text
+    receipt = json.loads(text)
+    names = {path.name for path in build.folder.iterdir()} - {"receipt.json"}
+    assert set(receipt["files"]) == names
+    assert receipt["files"]["libllama.b10361.so"]["size"] == build.library.stat().st_size
+    assert receipt["needs"] == {"machine": "x64"}
+    assert receipt["tag"] == "b10361"
+
+
+def in_mount(mount: str, folder: Path) -> list[str]:
+    """Run a command in a mount namespace of its own, after *mount* there."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", "--mount", *user, "sh", "-ec", f'{mount}; exec "$@"', "sh"]
+
+
+@linux_only
+def test_a_full_disk_is_an_error_with_numbers_and_leaves_nothing(
+    published: Any, child: Callable[..., Any], cache: Path
+) -> None:
+    cache.mkdir()
+    tarball = published.replies[TARBALL.format("3.20.0")]
+    small = in_mount(f"mount -t tmpfs -o size=128k none {cache}", cache)
+    look = f"{ENSURE}\nimport os\nprint(sum(len(f) for r, _, f in os.walk({str(cache)!r})))"
+    said, left = finish(child(look, *small)).splitlines()
+    assert said.startswith("FetchError")
+    assert f"{len(tarball.body):,} bytes needed" in said
+    assert "LLAMA_CFFI_CACHE" in said
+    assert int(left) <= 1  # the lock file
+    # A server that does not say how long the file is: the disk fills up on the way.
+    tarball.say_length = False
+    said, left = finish(child(look, *small)).splitlines()
+    assert "too full" in said
+    assert int(left) <= 1
+
+
+@linux_only
+def test_a_disk_with_room_for_the_archive_but_not_for_what_is_in_it(
+    registry: Any, make: Any, child: Callable[..., Any], cache: Path
+) -> None:
+    cache.mkdir()
+    files = make.npm_files()
+    files["package/bins/linux-x64/libggml-cpu.so"] = bytes(1 << 20)
+    registry.npm(PACKAGE, "3.20.0", files)
+    said = finish(child(ENSURE, *in_mount(f"mount -t tmpfs -o size=256k none {cache}", cache)))
+    assert said.startswith("FetchError")
+    assert "unpacking" in said
+    assert "bytes needed" in said
+
+
+@linux_only
+def test_a_read_only_cache_serves_what_it_has(
+    published: Any, child: Callable[..., Any], cache: Path
+) -> None:
+    library = get().library
+    frozen = in_mount(f"mount --bind {cache} {cache}; mount -o remount,bind,ro {cache}", cache)
+    assert finish(child(ENSURE, *frozen)) == str(library)
+    auto = ENSURE.replace('backend="cpu", ', "")
+    assert finish(child(auto, *frozen, CUDA_VISIBLE_DEVICES="")) == str(library)
+    shutil.rmtree(cache / "builds")
+    said = finish(child(ENSURE, *frozen))
+    assert said.startswith("FetchError")
+    assert "LLAMA_CFFI_CACHE" in said
+    assert str(cache) in said
+
+
+def test_a_cache_that_is_a_file_is_named(
+    published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLAMA_CFFI_CACHE", str(tmp_path / "file"))
+    with pytest.raises(FetchError, match="LLAMA_CFFI_CACHE"):
+        get()
+
+
+def test_waiting_for_another_process_is_said_and_ends(
+    published: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(store, "_LOCK_POLL_S", 0.05)
+    monkeypatch.setattr(store, "_LOCK_LIMIT_S", 0.1)
+    path = cache_dir() / "locks" / "npm-3.20.0-cpu.lock"
+    path.parent.mkdir(parents=True)
+    with (
+        caplog.at_level(logging.INFO),
+        FileLock(str(path)),
+        pytest.raises(FetchError, match="Another process has held"),
+    ):
+        get()
+    assert "waiting for another process" in caplog.text
+
+
+def test_use_and_rollback(published: Any) -> None:
+    with pytest.raises(ValidationError, match="nothing to roll back"):
+        rollback()
+    use("npm:3.20.0", backend="cpu", progress=False)
+    use("b10068", backend="cpu", progress=False)
+    assert ensure(offline=True).version == "3.19.1"
+    use("npm:3.19.0", backend="cpu", progress=False)
+    use("npm:3.19.0", backend="cpu", progress=False)  # twice is once
+    assert ensure(offline=True).version == "3.19.0"
+    assert rollback().version == "3.19.1"
+    assert rollback().version == "3.20.0"
+    assert ensure(offline=True).version == "3.20.0"
+
+
+def test_use_latest_stays_what_it_was(published: Any, make: Any) -> None:
+    assert use("npm:latest", backend="cpu", progress=False).version == "3.19.0"
+    published.npm(PACKAGE, "3.30.0", make.npm_files())
+    assert ensure(offline=True).version == "3.19.0"
+    assert state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
+
+
+def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None:
+    use("npm:3.20.0", backend="cpu", progress=False)
+    with pytest.raises(FetchError):
+        use("npm:1.0.0", backend="cpu", progress=False)
+    assert ensure(offline=True).version == "3.20.0"
+
+
+def test_remove(published: Any, cache: Path) -> None:
+    get()
+    get("npm:3.19.1")
+    with pytest.raises(LibraryNotFoundError, match=r"npm:9\.9\.9 .*there is npm:3\.20\.0 \(cpu\)"):
+        remove("npm:9.9.9")
+    with pytest.raises(LibraryNotFoundError, match="vulkan"):
+        remove("npm:3.20.0", backend="vulkan")
+    assert [b.version for b in remove("b10068")] == ["3.19.1"]
+    assert [b.version for b in remove("npm:3.20.0", backend="cpu")] == ["3.20.0"]
+    assert installed() == []
+    assert not (cache / "builds" / "npm").exists()
+    with pytest.raises(LibraryNotFoundError, match="there is nothing"):
+        remove("npm:3.20.0")
+    with pytest.raises(ValidationError, match="path"):
+        remove("path:/x")
+
+
+def test_prune_keeps_what_is_chosen(published: Any, cache: Path) -> None:
+    for version in ("3.19.0", "3.19.1", "3.20.0"):
+        get(f"npm:{version}")
+    use("npm:3.19.0", backend="cpu", progress=False)
+    old, new = cache / "tmp" / "old.part", cache / "tmp" / "new.part"
+    tree = cache / "tmp" / "x.staging"
+    tree.mkdir()
+    (tree / "f").write_bytes(bytes(7))
+    for path in (old, new):
+        path.write_bytes(bytes(100))
+    for path in (old, tree):
+        os.utime(path, (1, 1))
+    gone, freed = prune(keep=1)
+    assert len(gone) == 1
+    assert {b.version for b in installed()} >= {"3.19.0"}
+    gone, more = prune(keep=0)
+    assert [b.version for b in installed()] == ["3.19.0"]
+    assert freed > 107
+    assert more > 0
+    assert new.exists()
+    assert not old.exists()
+    assert not tree.exists()
+    with pytest.raises(ValidationError, match="negative"):
+        prune(keep=-1)
+
+
+def test_builds_are_listed_newest_first(published: Any) -> None:
+    for version in ("3.19.0", "3.20.0", "3.19.1"):
+        get(f"npm:{version}")
+    assert [b.version for b in installed()] == ["3.20.0", "3.19.1", "3.19.0"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_in_a_download_leaves_no_build(
+    published: Any, child: Callable[..., Any], cache: Path
+) -> None:
+    published.replies[TARBALL.format("3.20.0")].chunk_s = 0.2
+    process = child(ENSURE)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not list((cache / "tmp").glob("*.part")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in err
+    assert installed() == []
+    assert not list((cache / "tmp").glob("*.staging"))
