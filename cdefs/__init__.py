@@ -53,8 +53,8 @@ class AbiClass(NamedTuple):
         builds: Every upstream tag known to have them, oldest first.
         functions: Every function declared: llama_*, ggml_*, gguf_*, mtmd_*.
         optional: Those among them that a good library of this class may lack: the CPU backend's
-            and other backends' own functions, libmtmd's, and names that headers declare and no
-            build defines. A symbol outside this set that is missing proves another class.
+            and other backends' own functions, libmtmd's, ggml-opt.h's, and names that headers
+            declare and no build defines. A missing symbol outside this set proves another class.
         layouts: Every complete struct by its tag (or its typedef where it has no tag).
         digest: sha256 of the declarations, first 16 hex digits: a key for caches of what is
             compiled from them that needs no unpacking.

@@ -17,8 +17,9 @@ from .parsing import c_ast, parse
 
 __all__ = ["complete_struct", "describe"]
 
-# Headers whose functions live in every build of the main libraries.
-_ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "ggml-opt.h", "gguf.h", "llama.h"}
+# Headers whose functions live in every build of the main libraries. (ggml-opt.h is not among them:
+# the static build in llama-cpp-cffi's wheels lacks that object file.)
+_ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "gguf.h", "llama.h"}
 # Declared in one of those headers, yet missing in good libraries.
 _MAY_LACK = {
     "ggml_threadpool_get_n_threads",  # b3889, b3995: defined under a misspelt name

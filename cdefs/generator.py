@@ -1,6 +1,6 @@
 """Upstream headers -> declarations that cffi's ABI mode accepts.
 
-    python -m llama_cffi.cdefs.generator HEADER_DIR [-o FILE]
+    python -m llama_cffi.cdefs.generator HEADER_DIR [-o FILE] [-D NAME=VALUE]
 
 HEADER_DIR is a folder with llama.h and its companions: an installed `include/`, or a llama.cpp
 source tree. The result depends on the headers only (not on the platform, the compiler, the order of
@@ -17,7 +17,7 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +67,27 @@ def find_headers(folder: Path) -> dict[str, Path]:
     return {name: found[name] for name in (*_CORE, *backends, *_TOP) if name in found}
 
 
-def generate(header_dir: Path) -> str:
+def generate(header_dir: Path, defines: Mapping[str, str] | None = None) -> str:
     """Return the declarations of every public header in *header_dir*.
+
+    Args:
+        header_dir: An installed `include/`, or a llama.cpp source tree.
+        defines: What the build defined and its headers cannot know: `{"GGML_MAX_NAME": "128"}`.
 
     Raises:
         ValidationError: a header is missing or cannot be read; names the file and the line.
     """
     headers = find_headers(Path(header_dir))
-    text, macros = preprocess(headers)
+    text, macros = preprocess(headers, defines)
     result = LICENSE_NOTE + _render(text, macros, headers)
     if "llama_model_default_params(" not in result:
         raise ValidationError(f"{headers['llama.h']} declares no llama_model_default_params")
     return result
 
 
-def preprocess(headers: dict[str, Path]) -> tuple[str, dict[str, list[tuple[str, str]]]]:
+def preprocess(
+    headers: dict[str, Path], defines: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, list[tuple[str, str]]]]:
     """Return the headers as one preprocessed text, and each header's object-like macros."""
     pcpp: Any = importlib.import_module("pcpp")  # no types
 
@@ -118,6 +124,8 @@ def preprocess(headers: dict[str, Path]) -> tuple[str, dict[str, list[tuple[str,
     for name, value in (("UINTPTR_MAX", "0xFFFFFFFFFFFFFFFF"), ("__STDC_VERSION__", "201112L")):
         pp.define(f"{name} {value}")
         builtin.add(name)
+    for name, value in (defines or {}).items():
+        pp.define(f"{name} {value}")
     pp.parse("".join(f'#include "{name}"\n' for name in headers), "<headers>")
     out = io.StringIO()
     pp.write(out)
@@ -220,9 +228,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "headers", type=Path, help="folder with llama.h, or a llama.cpp source tree"
     )
     parser.add_argument("-o", "--output", type=Path, help="write here instead of standard output")
+    parser.add_argument(
+        "-D",
+        dest="defines",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="what the build defined, as GGML_MAX_NAME=128",
+    )
     args = parser.parse_args(argv)
+    defines = {name: value or "1" for name, _, value in (d.partition("=") for d in args.defines)}
     try:
-        text = generate(args.headers)
+        text = generate(args.headers, defines)
     except ValidationError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

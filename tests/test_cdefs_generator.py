@@ -165,6 +165,18 @@ def test_backend_headers_are_optional_and_follow_the_core(headers):
     assert describe(text).optional == {"ggml_cuda_x", "ggml_blas_x"}
 
 
+def test_defines_of_the_build_reach_the_layout(headers):
+    edit(
+        headers / "ggml.h",
+        "#define GGML_MAX_DIMS 4",
+        "#ifndef N\n#define N 4\n#endif\nenum { M = N };\n#define GGML_MAX_DIMS 4",
+    )
+    assert "    M = 4,\n" in generator.generate(headers)
+    assert "    M = 128,\n" in generator.generate(headers, {"N": "128"})
+    assert "    M = 7,\n" in run(str(headers), "-D", "N=7").stdout
+    assert "    M = 1,\n" in run(str(headers), "-D", "N").stdout
+
+
 def test_a_source_tree_gives_the_same_as_an_installed_folder(headers, tmp_path_factory):
     tree = tmp_path_factory.mktemp("llama.cpp")
     (tree / "include").mkdir()
