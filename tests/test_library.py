@@ -11,6 +11,7 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
 from llama_cffi import get_library
+from llama_cffi.binding.library import _Joined
 from llama_cffi.binding.logs import LogBridge
 from llama_cffi.errors import ValidationError
 
@@ -191,6 +192,18 @@ def test_log_lines_are_joined_and_wait_for_the_level_numbers(
         send(3, ffi.new("char[]", b"....\n"), ffi.NULL)
     assert lines == ["bad \ufffd byte"]
     assert [r.levelname for r in caplog.records] == ["WARNING", "ERROR"]
+
+
+def test_functions_are_found_across_several_handles() -> None:
+    """As on Windows, where ggml's functions are found through ggml's own handles only."""
+    library = get_library()
+    base = library.ffi.dlopen(str(library.build.folder / "libggml-base.so"))
+    joined = _Joined([base, library.lib], library.ffi.error)
+    assert joined.ggml_log_set == base.ggml_log_set
+    assert joined.llama_time_us() > 0
+    assert "llama_time_us" in vars(joined)
+    with pytest.raises(AttributeError, match="no llama_x in this build"):
+        _ = joined.llama_x
 
 
 def test_a_closed_handle_is_refused(tiny_model: Path) -> None:

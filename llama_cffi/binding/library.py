@@ -194,7 +194,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
-    boot, flags = _dlopen(boot_ffi, build)
+    boot = _dlopen(boot_ffi, build)
     logs = LogBridge(boot_ffi)
     boot.llama_log_set(logs.callback, boot_ffi.NULL)
     if _exported(boot, boot_ffi, "ggml_log_set"):
@@ -210,30 +210,58 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
         raise AbiMismatchError(
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
         )
-    lib = ffi.dlopen(str(build.library), flags)
+    lib = _dlopen(ffi, build)
     logs.set_levels({v: k for k, v in ffi.typeof("enum ggml_log_level").elements.items()})
     lib.llama_backend_init()
     # Lines that C logs while the interpreter goes away must not reach Python any more.
-    silence = ffi.cast("ggml_log_callback", boot_ffi.addressof(boot, "ggml_backend_dev_count"))
+    silence = ffi.cast("ggml_log_callback", boot.ggml_backend_dev_count)
     atexit.register(lib.llama_log_set, silence, ffi.NULL)
     return Library(ffi, lib, build, identity, logs, tuple(notes))
 
 
-def _dlopen(ffi: Any, build: InstalledBuild) -> tuple[Any, int]:
-    """Open the library file, locally; return it and the flags that worked."""
-    now, lazy = (ffi.RTLD_NOW | ffi.RTLD_LOCAL, ffi.RTLD_LAZY | ffi.RTLD_LOCAL)
+class _Joined:
+    """One namespace over several library handles.
+
+    On Windows a handle finds only its own exports, so ggml's functions need ggml's handles; the
+    handle of libllama finds them everywhere else.
+    """
+
+    def __init__(self, handles: list[Any], missing: type[Exception]) -> None:
+        self._handles, self._missing = handles, missing
+
+    def __getattr__(self, name: str) -> Any:
+        for handle in self._handles:
+            with contextlib.suppress(AttributeError, self._missing):
+                value = getattr(handle, name)
+                setattr(self, name, value)
+                return value
+        raise AttributeError(f"no {name} in this build")
+
+
+def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
+    """Open the library file, locally, with the declarations of *ffi*.
+
+    Raises:
+        LibraryLoadError: The loader's own reason, and where to look.
+    """
+    now, lazy = ffi.RTLD_NOW | ffi.RTLD_LOCAL, ffi.RTLD_LAZY | ffi.RTLD_LOCAL
     path = str(build.library)
+    if sys.platform == "win32":
+        os.add_dll_directory(str(build.folder))
+        ggml = [ffi.dlopen(str(p)) for p in _ggml_beside(build)]
+        return _Joined([ffi.dlopen(path), *ggml], ffi.error)
     try:
-        return ffi.dlopen(path, now), now
+        return ffi.dlopen(path, now)
     except OSError as e:
         first = str(e)
     # Builds up to b3995 have no RUNPATH: their ggml must be in the process before them.
     for sibling in _ggml_beside(build):
         with contextlib.suppress(OSError):
             _preloaded.append(ffi.dlopen(str(sibling), now))
+    # A Python extension module (another binding's wheel) may lack symbols that nobody calls.
     for flags in (now, lazy):
         try:
-            return ffi.dlopen(path, flags), flags
+            return ffi.dlopen(path, flags)
         except OSError as e:
             last = str(e)
     raise LibraryLoadError(
@@ -248,10 +276,9 @@ _preloaded: list[Any] = []  # handles stay open for the life of the process
 
 def _exported(lib: Any, ffi: Any, name: str) -> bool:
     try:
-        ffi.addressof(lib, name)
+        return bool(getattr(lib, name))
     except (AttributeError, ffi.error):
         return False
-    return True
 
 
 def _identify(

@@ -51,7 +51,7 @@ def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes
     """
     probe = _through_register if platform.machine().lower() in _X86 else _through_callback
     return {
-        struct: _written(lambda fill, f=function: probe(ffi, ffi.addressof(lib, f), fill))
+        struct: _written(lambda fill, f=function: probe(ffi, getattr(lib, f), fill))
         for struct, function in _PROBED.items()
         if function in exports
     }
