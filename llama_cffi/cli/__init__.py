@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..errors import LlamaError
-from . import output
+from . import interrupt, output
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _USAGE
         as_json = getattr(args, "json", False)
         output.use_utf8(sys.stdout)
-        with _logging_to_stderr(getattr(args, "verbose", 0)):
+        with interrupt.watch(), _logging_to_stderr(getattr(args, "verbose", 0)):
             try:
                 code: int = args.func(args) or 0
             except LlamaError as error:
@@ -59,12 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _NO_READER
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
-            sys.stdout.flush()
+            output.say("\n" if sys.stdout.isatty() else "")
         return _INTERRUPTED
-    except OSError as error:
+    except OSError as error:  # stdout itself, such as a full disk; all else is a LlamaError
         output.silence_stdout()
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
         return _FAILED
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, ValidationError
-from . import output
+from . import interrupt, output
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -115,6 +115,7 @@ def _run(args: argparse.Namespace) -> int:
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
     ) as engine:
+        interrupt.check()
         try:
             if args.json:
                 _print_result(engine, args, prompt, sampling, started)
@@ -165,6 +166,7 @@ def _stream(
     last = ""
     for piece in engine.stream(prompt, args.system, args.n_predict, raw=args.raw, **sampling):
         output.say(clean(piece))
+        interrupt.check()
         last = piece
     if not last.endswith("\n"):
         output.say("\n")

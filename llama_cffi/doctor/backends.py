@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .finding import Check, Status
 from .machine import cuda_advice
 
 if TYPE_CHECKING:
-    from ..libs_fetch import InstalledBuild
+    from ..libs_fetch import InstalledBuild, Machine
 
 __all__ = ["advice_for", "backend_checks", "backend_files", "mend"]
 
@@ -35,15 +36,17 @@ def backend_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def backend_checks(
-    build: InstalledBuild, library: Mapping[str, Any], *, timeout_s: float
+    build: InstalledBuild, machine: Machine, library: Mapping[str, Any], *, timeout_s: float
 ) -> Iterator[Check]:
     """Check every family of backend files against what registered.
 
     Args:
         build: Where the files are.
+        machine: Where they should run.
         library: What the child that loaded it told; empty when it could not.
         timeout_s: For each file that has to be tried.
     """
+    advise = partial(advice_for, build=build, machine=machine)
     mapped = library.get("mapped")
     with_devices = {_family(d["name"]) for d in library.get("devices", ())}
     notes = library.get("notes", ())
@@ -57,8 +60,7 @@ def backend_checks(
                 f"{family} backend",
                 "warn",
                 f"{there[0]} is loaded and found no device",
-                advice_for(" ".join(notes), build.source)
-                or "is the GPU's driver installed, and the GPU free?",
+                advise(" ".join(notes)) or "is the GPU's driver installed, and the GPU free?",
                 {"files": there, "notes": list(notes)},
             )
         elif there:
@@ -66,11 +68,15 @@ def backend_checks(
             name = there[0] if len(there) == 1 or mapped is None else ", ".join(there)
             yield Check(f"{family} backend", "ok", f"{name}{several}", data={"files": there})
         else:
-            yield _not_registered(family, files, build.source, bool(library), timeout_s)
+            yield _not_registered(family, files, advise, bool(library), timeout_s)
 
 
 def _not_registered(
-    family: str, files: Sequence[Path], source: str, loaded: bool, timeout_s: float
+    family: str,
+    files: Sequence[Path],
+    advise: Callable[[str], str],
+    loaded: bool,
+    timeout_s: float,
 ) -> Check:
     reasons = {path.name: _why(path, timeout_s) for path in files}
     broken = {name: why for name, why in reasons.items() if why not in ("", _UNSUITED)}
@@ -86,7 +92,7 @@ def _not_registered(
         detail = f"{sum(why == '' for why in reasons.values())} of {len(files)} files can be used"
         detail += "".join(f"; {name}: {why}" for name, why in list(broken.items())[:_SHOWN])
     return Check(
-        f"{family} backend", status, detail, advice_for(" ".join(distinct), source),
+        f"{family} backend", status, detail, advise(" ".join(distinct)),
         {"reasons": reasons},
     )  # fmt: skip
 
@@ -108,17 +114,19 @@ def _why(path: Path, timeout_s: float) -> str:
     return ""
 
 
-def advice_for(message: str, source: str) -> str:
-    """Say what to do about a message of the dynamic loader or of a GPU's driver.
+def advice_for(message: str, *, build: InstalledBuild, machine: Machine) -> str:
+    """Say what to do about a message of the dynamic loader, a GPU's driver or `libs_fetch.check`.
 
     Args:
-        message: What the loader, the driver or the checks of `libs_fetch` said.
-        source: Where the build came from; `path` is not ours to mend.
+        message: The message; none that is known gives no advice.
+        build: What it is about.
+        machine: Without an NVIDIA driver, the CUDA runtime alone is no help.
     """
-    if found := re.search(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", message):
+    found = re.search(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", message)
+    if "libcuda.so" in message or (found and machine.cuda_driver is None):
+        return "install the NVIDIA driver; without an NVIDIA GPU use LLAMA_CFFI_BACKEND=auto or cpu"
+    if found:
         return cuda_advice(int(found[1]))
-    if "libcuda.so" in message:
-        return "install the NVIDIA driver; without an NVIDIA GPU use LLAMA_CFFI_BACKEND=cpu"
     if "libvulkan" in message:
         return "install the Vulkan loader (Debian and Ubuntu: apt install libvulkan1)"
     if "driver version is insufficient" in message:
@@ -126,15 +134,15 @@ def advice_for(message: str, source: str) -> str:
     if "GLIBC" in message or "CXXABI" in message:
         return "this system is older than the build: use an older build (LLAMA_CFFI_BUILD)"
     if _DAMAGED.search(message):
-        return mend(source)
+        return mend(build)
     return ""
 
 
-def mend(source: str) -> str:
+def mend(build: InstalledBuild) -> str:
     """Say how to get whole files where a build has damaged ones."""
-    if source == "path":
+    if build.source == "path":
         return "put whole files there, or unset LLAMA_CFFI_LIB to use the default build"
-    return "fetch it again: llama-cffi libs fetch --force"
+    return f"fetch it again: llama-cffi libs fetch {build.spec} --force"
 
 
 _DAMAGED = re.compile(

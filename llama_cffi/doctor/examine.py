@@ -49,41 +49,37 @@ def examine(
 
     machine = detect()
     yield from machine_checks(machine)
-    build: InstalledBuild | None = None
     try:
         build = _build()
     except (LlamaError, OSError) as error:
         yield Check("library", "fail", str(error), data={"type": type(error).__name__})
-    else:
-        found = _library(build)
-        yield found
-        yield _variant(build, machine)
-    folder = build.folder if build else None
-    yield from accelerators(machine, folder)
-    if build is None:
+        yield from accelerators(machine, None)
         yield Check("generation", "fail", "not tried: there is no library")
         return
     problem = ""
     try:
-        if model is None:
-            from ..demo import model_path
-
-            model = model_path()
-        if recorded is None:
-            recorded = _recorded()
+        model = model or _demo_model()
+        recorded = recorded or _recorded()
     except (OSError, ValueError) as error:
         problem = f"the demo model cannot be read: {error}"
         recorded = {"tokens": [], "continuation": []}
     outcome = _generate(model, recorded, -1, timeout_s)
     library = outcome.told.get("library", {})
-    yield _abi(library, outcome, found)
-    yield from _devices(library, machine, build)
-    yield from backend_checks(build, library, timeout_s=timeout_s)
+    found = _library(build, machine, bool(library))
+    yield found
+    yield _variant(build, machine)
+    yield _abi(library, outcome, found, build, machine)
+    yield from _devices(library)
+    backends = list(backend_checks(build, machine, library, timeout_s=timeout_s))
+    yield from backends
+    if all(check.status == "ok" for check in backends):
+        yield from _no_gpu(build, library)
+    yield from accelerators(machine, build.folder)
     if problem:
         yield Check("generation", "fail", problem, "install llama-cffi again")
         return
     result = _generation(outcome, recorded)
-    if result.status == "fail" and any(_is_gpu(d) for d in library.get("devices", ())):
+    if result.status == "fail" and _gpus(library):
         again = _generation(_generate(model, recorded, 0, timeout_s), recorded)
         if again.status == "ok":
             result = Check(
@@ -99,6 +95,12 @@ def _build() -> InstalledBuild:
     from ..libs_fetch import ensure
 
     return ensure()
+
+
+def _demo_model() -> Path:
+    from ..demo import model_path
+
+    return model_path()
 
 
 def _recorded() -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _generate(
     )
 
 
-def _library(build: InstalledBuild) -> Check:
+def _library(build: InstalledBuild, machine: Machine, loaded: bool) -> Check:
     from ..libs_fetch import check
 
     try:
@@ -131,10 +133,10 @@ def _library(build: InstalledBuild) -> Check:
     origin = build.spec if build.source != "path" else "this machine"
     return Check(
         "library",
-        "fail" if problems else "ok",
+        ("warn" if loaded else "fail") if problems else "ok",
         "; ".join(problems)
         or f"llama.cpp {build.tag or '(tag unknown)'} from {origin}, in {build.folder}",
-        advice_for(" ".join(problems), build.source),
+        advice_for(" ".join(problems), build=build, machine=machine),
         {
             "source": build.source,
             "version": build.version,
@@ -165,7 +167,13 @@ def _variant(build: InstalledBuild, machine: Machine) -> Check:
     )
 
 
-def _abi(library: Mapping[str, Any], outcome: Outcome, found: Check) -> Check:
+def _abi(
+    library: Mapping[str, Any],
+    outcome: Outcome,
+    found: Check,
+    build: InstalledBuild,
+    machine: Machine,
+) -> Check:
     if library:
         abi = library["abi"]
         functions = f"{abi['exported_functions']} functions"
@@ -179,44 +187,40 @@ def _abi(library: Mapping[str, Any], outcome: Outcome, found: Check) -> Check:
             data={**abi, "loaded_in_s": library["seconds"]},
         )
     data: dict[str, Any] = {"stderr": outcome.stderr}
-    source = str(found.data["source"])
     if outcome.death:
         return Check(
             "abi", "fail", f"loading the library ended in {outcome.death}",
-            mend(source) + "; or try another build (LLAMA_CFFI_BUILD=…)", data,
+            mend(build) + "; or try another build (LLAMA_CFFI_BUILD=…)", data,
         )  # fmt: skip
-    error = outcome.told.get("error", _SILENT)
-    message = error["message"].replace(" Run `llama-cffi doctor` for what is missing.", "")
+    data |= outcome.told.get("error", _SILENT)
     if found.status == "fail":
-        return Check(
-            "abi", "fail", "not looked at: the library does not load", "", {**data, **error}
-        )
-    return Check("abi", "fail", message, advice_for(message, source), {**data, **error})
+        return Check("abi", "fail", "not looked at: the library does not load", data=data)
+    message = data["message"].replace(" Run `llama-cffi doctor` for what is missing.", "")
+    advice = advice_for(message, build=build, machine=machine)
+    return Check("abi", "fail", message, advice, data)
 
 
-def _devices(
-    library: Mapping[str, Any], machine: Machine, build: InstalledBuild
-) -> Iterator[Check]:
-    devices = library.get("devices", [])
-    for device in devices:
+def _devices(library: Mapping[str, Any]) -> Iterator[Check]:
+    for device in library.get("devices", ()):
         free, total = device["memory_free_bytes"], device["memory_total_bytes"]
         memory = f", {gigabytes(free)} of {gigabytes(total)} free" if total else ""
         yield Check(
             f"device {device['name']}", "ok", f"{device['description']}{memory}", data=device
         )
-    if library and build.variant not in ("cpu", "") and not any(map(_is_gpu, devices)):
+
+
+def _no_gpu(build: InstalledBuild, library: Mapping[str, Any]) -> Iterator[Check]:
+    """Warn about a GPU build that found no GPU where no backend file is to blame."""
+    if library and build.variant not in ("cpu", "") and not _gpus(library):
         yield Check(
-            "gpu",
-            "warn",
-            f"the {build.variant} build runs on the CPU: it found no GPU",
-            advice_for(" ".join(library["notes"]), build.source)
-            or "the backend lines below say why",
-            {"notes": library["notes"], "refused": dict(machine.refused)},
-        )
+            "gpu", "warn", f"the {build.variant} build runs on the CPU: it found no GPU",
+            "look at the driver; LLAMA_CFFI_BACKEND=auto takes what works here",
+            {"notes": library["notes"]},
+        )  # fmt: skip
 
 
-def _is_gpu(device: Mapping[str, Any]) -> bool:
-    return device["type"] in ("gpu", "igpu")
+def _gpus(library: Mapping[str, Any]) -> list[str]:
+    return [d["name"] for d in library.get("devices", ()) if d["type"] in ("gpu", "igpu")]
 
 
 def _generation(outcome: Outcome, recorded: Mapping[str, Any]) -> Check:
@@ -237,11 +241,11 @@ def _generation(outcome: Outcome, recorded: Mapping[str, Any]) -> Check:
     data |= {"tokens": said["tokens"], "expected": expected, "text": said["text"]}
     data |= {"seconds": said["seconds"], "offloaded": said["offloaded"]}
     if said["tokens"] == expected:
-        speed = len(expected) / max(said["seconds"], 1e-9)
         return Check(
             "generation",
             "ok",
-            f"{len(expected)} tokens of the demo model, all as recorded ({speed:.0f} tokens/s)",
+            f"{len(expected)} tokens of the demo model, all as recorded, "
+            f"in {said['seconds']:.2f} s",
             data=data,
         )
     same = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,6 +25,7 @@ _FEATURES = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_int8", "asimd", "asimddp", "i8mm", "sve", "rvv",
 )  # fmt: skip
+_PASSWORD = re.compile(r"//[^/@\s]+@")
 _TIGHT_BYTES = 1_000_000_000
 
 
@@ -73,7 +75,11 @@ def machine_checks(machine: Machine) -> Iterator[Check]:
             "package": str(Path(__file__).resolve().parent.parent),
         },
     )
-    settings = {k: v for k, v in sorted(os.environ.items()) if k.startswith("LLAMA_CFFI_")}
+    settings = {
+        name: _PASSWORD.sub("//", value)  # of a mirror; this goes into bug reports
+        for name, value in sorted(os.environ.items())
+        if name.startswith("LLAMA_CFFI_")
+    }
     if settings:
         yield Check(
             "settings", "ok", " ".join(f"{k}={v}" for k, v in settings.items()), data=settings
