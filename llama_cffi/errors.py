@@ -1,18 +1,18 @@
 """The exception tree. Every message says what was wrong, with numbers, and what to do next.
 
-    LlamaError
-    ├── LibraryNotFoundError (FileNotFoundError)   no libllama where one was asked for
-    ├── LibraryLoadError (OSError)                 a libllama is there but cannot be loaded here
-    ├── FetchError (OSError)                       a download, its verification or the store failed
-    ├── AbiMismatchError (RuntimeError)            no declarations are proven to fit this build
-    ├── ModelLoadError (RuntimeError)              a GGUF cannot be opened, or not by this build
-    ├── ValidationError (ValueError)               an argument that C must never see
-    │   ├── ContextOverflowError                   more tokens than the context holds
-    │   ├── GrammarError
-    │   └── TemplateError
-    └── GenerationError (RuntimeError)             decoding failed after it began
-        ├── KvCacheFullError                       no free slot, also for the smallest batch
-        └── DecodeAbortedError                     stopped from outside (cancel, deadline, Ctrl-C)
+LlamaError
+├── LibraryNotFoundError (FileNotFoundError)   no libllama where one was asked for
+├── LibraryLoadError (OSError)                 a libllama is there but cannot be loaded here
+├── FetchError (OSError)                       a download, its verification or the store failed
+├── AbiMismatchError (RuntimeError)            no declarations are proven to fit this build
+├── ModelLoadError (RuntimeError)              a GGUF cannot be opened, or not by this build
+├── ValidationError (ValueError)               an argument that C must never see
+│   ├── ContextOverflowError                   more tokens than the context holds
+│   ├── GrammarError
+│   └── TemplateError
+└── GenerationError (RuntimeError)             decoding failed after it began
+    ├── KvCacheFullError                       no free slot, also for the smallest batch
+    └── DecodeAbortedError                     stopped from outside (cancel, deadline, Ctrl-C)
 """
 
 from __future__ import annotations
