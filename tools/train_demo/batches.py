@@ -21,11 +21,19 @@ MAX_TOKENS = 768
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs, targets (batch, n_tokens) int64 and the positions that carry loss, bool."""
+    """Inputs, targets (batch, n_tokens) int64, and the positions that carry loss.
+
+    Attributes:
+        tokens: Ids, (batch, n_tokens).
+        targets: The ids that follow, (batch, n_tokens).
+        where: Whether the target is said by the assistant, bool, (batch, n_tokens).
+        weights: The weight of each such target, (number of them,), summing to 1.
+    """
 
     tokens: Tensor
     targets: Tensor
     where: Tensor
+    weights: Tensor
 
 
 class Encoder:
@@ -37,7 +45,7 @@ class Encoder:
         self.im_end = tokenizer.token_to_id("<|im_end|>")
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Return (2, n): ids, and 1 where the id belongs to an assistant's turn."""
+        """Return (2, n): ids, and the length of the assistant's turn an id belongs to, else 0."""
         ids = self.tokenizer.encode(text).ids
         return self._mark(ids)
 
@@ -52,20 +60,27 @@ class Encoder:
         while i < len(ids):
             if ids[i] == self.opening[0] and ids[i : i + n] == self.opening:
                 end = ids.index(self.im_end, i)
-                said[i + n : end + 1] = 1
+                said[i + n : end + 1] = end + 1 - i - n
                 i = end
             i += 1
         return np.array([ids, said], np.int32)
 
 
 def collate(rows: list[NDArray[np.int32]]) -> Batch:
-    """Pad rows of (2, n) on the right; padding carries no loss."""
+    """Pad rows of (2, n) on the right; padding carries no loss.
+
+    A token weighs 1 / sqrt(length of its turn): else the long answers, which are easy, would drown
+    the two digits of a sum.
+    """
     width = max(row.shape[1] for row in rows)
     padded = np.zeros((2, len(rows), width), np.int64)
     for i, row in enumerate(rows):
         padded[:, i, : row.shape[1]] = row
     ids, said = torch.from_numpy(padded)
-    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), said[:, 1:].bool())
+    where = said[:, 1:] > 0
+    weights = said[:, 1:][where].float() ** -0.5
+    targets = ids[:, 1:].contiguous()
+    return Batch(ids[:, :-1].contiguous(), targets, where, weights / weights.sum())
 
 
 def batch_rows(rows: list[NDArray[np.int32]], batch_tokens: int) -> Iterator[list[NDArray[np.int32]]]:

@@ -22,21 +22,30 @@ from .model import Config, Llama
 from .tokenizer import train_tokenizer
 
 
-def _learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Warm up, hold, then fall linearly to zero over the last ``decay`` steps."""
+def _schedule(step: int, args: argparse.Namespace) -> float:
+    """Scale the rate: warm up, hold, then fall linearly to zero over the last ``decay`` steps."""
     rising = (step + 1) / args.warmup
     falling = (args.steps - step) / args.decay
-    return float(args.lr * max(0.0, min(1.0, rising, falling)))
+    return float(max(0.0, min(1.0, rising, falling)))
 
 
-def _optimizer(model: Llama, args: argparse.Namespace) -> torch.optim.AdamW:
+def _optimizers(model: Llama, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Use Muon for the matrices and AdamW for embeddings and norms.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) needs far fewer tokens here for a fifth more
+    time per step.
+    """
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embd" not in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "embd" in n]
-    groups = [
-        {"params": matrices, "weight_decay": args.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+    return [
+        torch.optim.Muon(
+            matrices,
+            lr=args.muon_lr,
+            weight_decay=args.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
-    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
 
 
 Hidden = Callable[[torch.Tensor], torch.Tensor]
@@ -46,7 +55,8 @@ def _loss(model: Llama, hidden: Hidden, batch: Batch) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         said = hidden(batch.tokens)[batch.where]
         logits = F.linear(said, model.token_embd.weight)
-    return F.cross_entropy(logits.float(), batch.targets[batch.where])
+    losses = F.cross_entropy(logits.float(), batch.targets[batch.where], reduction="none")
+    return (losses * batch.weights).sum()
 
 
 def _report(model: Llama, encoder: Encoder, step: int, n: int) -> str:
@@ -64,12 +74,14 @@ def train(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     encoder = Encoder(tokenizer)
     model = Llama(Config(n_vocab=tokenizer.get_vocab_size()))
-    optimizer = _optimizer(model, args)
+    optimizers = _optimizers(model, args)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     state: dict[str, Any] = {"step": 0, "chunk": 0, "offset": 0, "tokens": 0, "seconds": 0.0}
     if args.resume:
         saved = torch.load(args.resume, weights_only=True)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, content in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(content)
         state = saved["state"]
     size = sum(p.numel() for p in model.parameters())
     print(f"{size:,} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
@@ -84,13 +96,15 @@ def train(args: argparse.Namespace) -> None:
             state["chunk"], state["offset"] = state["chunk"] + 1, 0
             batches = chunk(encoder, args.seed, state["chunk"], args.batch_tokens)
         batch = batches[state["offset"]]
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(state["step"], args)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, rates):
+            group["lr"] = rate * _schedule(state["step"], args)
         loss = _loss(model, hidden, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
         mean = loss.item() if mean is None else 0.99 * mean + 0.01 * loss.item()
         state["step"] += 1
         state["offset"] += 1
@@ -98,13 +112,19 @@ def train(args: argparse.Namespace) -> None:
         state["seconds"] = time.monotonic() - started
         bar.update()
         bar.set_postfix(loss=f"{mean:.4f}", tok_s=int(state["tokens"] / state["seconds"]), refresh=False)
-        if state["step"] % args.check_every == 0 or state["step"] == args.steps:
-            log = {**state, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
+        checking = state["step"] % args.check_every == 0 or state["step"] == args.steps
+        if checking or state["step"] % args.save_every == 0:
+            log = {**state, "loss": mean, "schedule": _schedule(state["step"], args)}
             with (work / "log.jsonl").open("a") as file:
                 file.write(json.dumps(log) + "\n")
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+            saved = {
+                "model": model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "state": state,
+            }
             torch.save(saved, work / "model.tmp")
             (work / "model.tmp").replace(work / "model.pt")
+        if checking:
             tqdm.write(f"loss {mean:.4f} " + _report(model, encoder, state["step"], args.check_items))
     bar.close()
 
@@ -117,9 +137,11 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=1500, help="steps over which the rate falls")
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--muon-lr", type=float, default=5e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--batch-tokens", type=int, default=6144)
     parser.add_argument("--check-every", type=int, default=500)
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--check-items", type=int, default=32)
     parser.add_argument(
         "--compile",
