@@ -77,7 +77,9 @@ def ensure(
     if asked.spec.source == "path":
         from .local import build_at
 
-        return build_at(asked.spec.version, asked.asked_by)
+        given = build_at(asked.spec.version, asked.asked_by)
+        check.library_fits(given.library)
+        return given
     broken: list[str] = []
     build = _from_store(asked, broken)
     if build is not None:
@@ -227,7 +229,7 @@ def _obtain_from(
             missing.append(str(exc))
             continue
         problems = check.problems(build)
-        if problems and strict:
+        if problems and (strict or asked.backend == AUTO):
             choice.against[variant] = "; ".join(problems)
             continue
         reason = "; ".join([choice.reason(variant), *problems])

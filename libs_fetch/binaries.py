@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llama_cffi.errors import LibraryLoadError
 
 from . import elf
 
-__all__ = ["describe", "exported_symbols", "machine"]
+__all__ = ["describe", "exported_symbols", "machine", "oldest_macos", "pe_imports"]
 
 _MACHO_CPUS = {0x01000007: "x64", 0x0100000C: "arm64", 7: "x86", 12: "arm"}
 _PE_CPUS = {0x8664: "x64", 0xAA64: "arm64", 0x14C: "x86"}
-_LC_SYMTAB, _LC_DYSYMTAB = 0x2, 0xB
+_LC_SYMTAB, _LC_DYSYMTAB, _LC_VERSION_MIN, _LC_BUILD_VERSION = 0x2, 0xB, 0x24, 0x32
 _Data = mmap.mmap
 
 
@@ -93,18 +93,56 @@ def _macho_slices(data: _Data) -> list[tuple[str, int]]:
     return found
 
 
-def _macho_exports(data: _Data) -> Iterable[str]:
-    base = _macho_slices(data)[0][1]
+def _macho_commands(data: _Data, base: int) -> Iterator[tuple[int, int]]:
+    """List (kind, offset) of the load commands of the slice at *base*."""
     (commands,) = struct.unpack_from("<I", data, base + 16)
     at = base + 32
-    symbols = strings = first = count = 0
     for _ in range(commands):
         kind, size = struct.unpack_from("<II", data, at)
+        yield kind, at
+        at += size
+
+
+def oldest_macos(path: str | Path) -> tuple[int, int] | None:
+    """Return the oldest macOS that a Mach-O library is built for, ``(13, 3)``; None if unsaid."""
+    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+        try:
+            for kind, at in _macho_commands(data, _macho_slices(data)[0][1]):
+                if kind in (_LC_VERSION_MIN, _LC_BUILD_VERSION):
+                    place = at + (12 if kind == _LC_BUILD_VERSION else 8)
+                    (packed,) = struct.unpack_from("<I", data, place)
+                    return packed >> 16, packed >> 8 & 0xFF
+        except (struct.error, IndexError) as exc:
+            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+    return None
+
+
+def pe_imports(path: str | Path) -> list[str]:
+    """List the DLLs that a PE library asks for."""
+    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+        try:
+            table, offset = _pe_directory(data, 1)
+            found: list[str] = []
+            at = offset(table) if table else 0
+            while table:
+                (name,) = struct.unpack_from("<I", data, at + 12)
+                if not name:
+                    break
+                found.append(_text(data, offset(name)))
+                at += 20
+            return found
+        except (struct.error, ValueError) as exc:
+            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+
+
+def _macho_exports(data: _Data) -> Iterable[str]:
+    base = _macho_slices(data)[0][1]
+    symbols = strings = first = count = 0
+    for kind, at in _macho_commands(data, base):
         if kind == _LC_SYMTAB:
             symbols, _, strings, _ = struct.unpack_from("<IIII", data, at + 8)
         elif kind == _LC_DYSYMTAB:
             first, count = struct.unpack_from("<II", data, at + 16)
-        at += size
     for n in range(first, first + count):
         (name,) = struct.unpack_from("<I", data, base + symbols + 16 * n)
         yield _text(data, base + strings + name).removeprefix("_")
@@ -118,7 +156,8 @@ def _pe_machine(data: _Data) -> str:
     return _PE_CPUS.get(cpu, f"PE machine {cpu:#x}")
 
 
-def _pe_exports(data: _Data) -> Iterable[str]:
+def _pe_directory(data: _Data, number: int) -> tuple[int, Callable[[int], int]]:
+    """Return the address of a data directory, and what turns addresses into file offsets."""
     (header,) = struct.unpack_from("<I", data, 0x3C)
     (sections,) = struct.unpack_from("<H", data, header + 6)
     (optional,) = struct.unpack_from("<H", data, header + 20)
@@ -131,7 +170,12 @@ def _pe_exports(data: _Data) -> Iterable[str]:
                 return int(address - start + raw)
         raise ValueError(f"address {address:#x} is in no section")
 
-    (directory,) = struct.unpack_from("<I", data, header + 24 + 112)  # PE32+: export table first
+    (directory,) = struct.unpack_from("<I", data, header + 24 + 112 + 8 * number)  # PE32+
+    return directory, offset
+
+
+def _pe_exports(data: _Data) -> Iterable[str]:
+    directory, offset = _pe_directory(data, 0)
     if not directory:
         return
     at = offset(directory)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_cffi.errors import LibraryLoadError
 
-from .machine import arch_name, glibc, os_name
+from . import machine
 
 if TYPE_CHECKING:
     from .store import InstalledBuild
 
-__all__ = ["machine_fits", "needs", "problems"]
+__all__ = ["library_fits", "machine_fits", "needs", "problems"]
 
 _NAMES = {"x64": "x86-64", "arm64": "64-bit ARM", "armv7l": "32-bit ARM"}
 _PACKAGES = {
@@ -51,7 +52,7 @@ def machine_fits(build: InstalledBuild) -> None:
     wanted = (build.receipt or {}).get("needs")
     if not isinstance(wanted, dict):
         return
-    arch, (libc, have) = arch_name(), glibc()
+    arch, (libc, have) = machine.arch_name(), machine.glibc()
     if wanted.get("machine", arch) != arch:
         raise LibraryLoadError(_wrong_machine(build.library, str(wanted["machine"]), arch))
     if libc == "glibc" and _key(str(wanted.get("GLIBC", "0"))) > _key(have):
@@ -61,29 +62,54 @@ def machine_fits(build: InstalledBuild) -> None:
         )
 
 
+def library_fits(library: Path) -> None:
+    """Refuse a library file that was not fetched by us and cannot be loaded here.
+
+    Raises:
+        LibraryLoadError: it is for another platform or architecture, or needs a newer glibc.
+    """
+    from . import binaries, elf
+
+    system, made_for = binaries.describe(library)
+    here, arch = machine.os_name(), machine.arch_name()
+    if system != here:
+        raise LibraryLoadError(f"{library} is a library for {system}, this is {here}.")
+    if arch not in made_for:
+        raise LibraryLoadError(f"{library}: {_wrong_machine(library, '+'.join(made_for), arch)}.")
+    libc, have = machine.glibc()
+    if libc == "glibc":
+        versions = elf.required_versions(library).get("libc.so.6", set())
+        wanted = max(versions, key=_key, default="0")
+        if _key(wanted) > _key(have):
+            raise LibraryLoadError(
+                f"{library} needs glibc {wanted.rpartition('_')[2]}, this system has {have}. Use "
+                "an older build or a newer system."
+            )
+
+
 def problems(build: InstalledBuild) -> list[str]:
     """Name everything that keeps *build* from loading here; empty if nothing is known to."""
     from . import binaries
 
-    arch = arch_name()
     system, machines = binaries.describe(build.library)
-    if system != os_name():
-        return [f"{build.library.name} is a library for {system}, this is {os_name()}"]
+    here, arch = machine.os_name(), machine.arch_name()
+    if system != here:
+        return [f"{build.library.name} is a library for {system}, this is {here}"]
     if arch not in machines:
         return [_wrong_machine(build.library, "+".join(machines), arch)]
-    if system != "linux":
-        return []
-    libc, have = glibc()
+    if system == "mac":
+        return list(_mac_problems(build.folder))
+    if system == "win":
+        return list(dict.fromkeys(_windows_problems(build.folder)))
+    libc, have = machine.glibc()
     if libc == "musl":
-        from .machine import MUSL
-
-        return [MUSL]
+        return [machine.MUSL]
     return list(dict.fromkeys(_linux_problems(build.folder, have)))
 
 
-def _wrong_machine(library: Path, machine: str, arch: str) -> str:
+def _wrong_machine(library: Path, made_for: str, arch: str) -> str:
     return (
-        f"{library.name} is for {_NAMES.get(machine, machine)}, this Python runs as "
+        f"{library.name} is for {_NAMES.get(made_for, made_for)}, this Python runs as "
         f"{_NAMES.get(arch, arch)}; use a build for {arch}, or a Python of the library's kind"
     )
 
@@ -133,11 +159,43 @@ def _linux_problems(folder: Path, have: str) -> Iterator[str]:
                         )
 
 
+def _mac_problems(folder: Path) -> Iterator[str]:
+    import platform
+
+    from . import binaries
+
+    have = _key(platform.mac_ver()[0])
+    for path in sorted(folder.glob("*.dylib")):
+        wanted = binaries.oldest_macos(path)
+        if wanted is not None and have[:2] < wanted:
+            yield (
+                f"{path.name} needs macOS {wanted[0]}.{wanted[1]}, this is "
+                f"{platform.mac_ver()[0]}; use an older build (LLAMA_CFFI_BUILD)"
+            )
+
+
+def _windows_problems(folder: Path) -> Iterator[str]:
+    from . import binaries, runtime
+
+    beside = {entry.name.lower() for entry in folder.iterdir()}
+    for path in sorted(folder.glob("*.dll")):
+        if path.name.startswith("ggml-cpu-"):
+            continue  # ggml tries each and drops the ones that do not load
+        for name in binaries.pe_imports(path):
+            if name.lower() in beside or name.lower().startswith(("api-ms-", "ext-ms-")):
+                continue
+            if runtime.find(name, folder) is None:
+                yield f"{path.name} needs {name}, which is not on this machine{_how(name)}"
+
+
 def _how(soname: str) -> str:
+    """Say what brings a missing library, where that is known."""
     if soname in _PACKAGES:
         return f" ({_PACKAGES[soname]})"
-    if soname.startswith(("libcudart", "libcublas")):
-        return f" (pip install 'llama-cffi[cuda{soname.rpartition('.')[2]}]')"
+    if soname.lower().startswith(("vcruntime", "msvcp", "concrt")):
+        return " (install the Microsoft Visual C++ Redistributable)"
+    if cuda := re.fullmatch(r"(?:lib)?(?:cudart|cublas)(?:64_|\.so\.)(\d+)(?:\.dll)?", soname):
+        return f" (pip install 'llama-cffi[cuda{cuda[1]}]')"
     return ""
 
 

@@ -7,6 +7,7 @@ Precedence as npm has it: LLAMA_CFFI_NPM_REGISTRY (ours, above all), environment
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -76,7 +77,8 @@ def load(cwd: Path | None = None) -> NpmConfig | None:
     scoped = settings.get(f"{_SCOPE}:registry")
     origin = "npm's configuration"
     if main is None:
-        main = _ask_npm()
+        npm = shutil.which("npm")
+        main = _ask(npm) if npm else None
         origin = "`npm config get registry`"
     if scoped is None and main is None:
         return None
@@ -141,10 +143,8 @@ def _environment() -> dict[str, str]:
     return found
 
 
-def _ask_npm() -> str | None:
-    npm = shutil.which("npm")
-    if npm is None:
-        return None
+@functools.lru_cache(maxsize=4)
+def _ask(npm: str) -> str | None:
     try:
         done = subprocess.run(
             [npm, "config", "get", "registry"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .machine import arch_name, os_name
+from . import machine
 
 __all__ = [
     "Pin",
@@ -40,7 +40,7 @@ def table() -> dict[str, Any]:
 def default_versions() -> tuple[tuple[str, str], ...]:
     """Return this platform's default build of each source, the preferred source first."""
     chosen = table()["default"]
-    platform = f"{os_name()}-{arch_name()}"
+    platform = f"{machine.os_name()}-{machine.arch_name()}"
     return (("npm", chosen["npm"].get(platform, chosen["npm"]["*"])), ("github", chosen["github"]))
 
 

@@ -47,7 +47,11 @@ def find(soname: str, folder: Path | None = None) -> Path | None:
     candidates += _nvidia_wheels()
     search = "PATH" if os.name == "nt" else "LD_LIBRARY_PATH"
     candidates += [Path(p) for p in os.environ.get(search, "").split(os.pathsep) if p]
-    candidates.append(Path(sys.prefix, "Library" if os.name == "nt" else "lib"))  # conda
+    if os.name == "nt":
+        system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
+        candidates += [system, Path(sys.base_prefix), Path(sys.prefix, "Library", "bin")]
+    else:
+        candidates.append(Path(sys.prefix, "lib"))  # conda
     for candidate in candidates:
         if (candidate / soname).is_file():
             return candidate / soname
@@ -79,19 +83,18 @@ def _linker_cache(soname: str) -> Path | None:
 
 def _same_class(path: Path) -> bool:
     """Tell whether an ELF file is for this process's architecture (multilib has both)."""
-    from .elf import machine
-    from .machine import arch_name
+    from . import elf, machine
 
     try:
-        return machine(path) == arch_name()
+        return elf.machine(path) == machine.arch_name()
     except OSError:
         return False
 
 
 def _system(soname: str) -> Path | None:
-    from .machine import arch_name
+    from . import machine
 
-    triple = _MULTIARCH.get(arch_name())
+    triple = _MULTIARCH.get(machine.arch_name())
     folders = [f"/usr/lib/{triple}", f"/lib/{triple}"] if triple else []
     for folder in (*folders, *_SYSTEM_FOLDERS):
         path = Path(folder, soname)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import choose, pins, state
+from . import choose, machine, pins, state
 from .choose import NPM_VARIANTS, Choice
-from .machine import Machine, arch_name, os_name
+from .machine import Machine
 from .specs import Spec
 
 __all__ = ["SOURCES", "Source"]
@@ -27,10 +27,10 @@ class Source(Protocol):
     def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
         """Turn *spec* into a version of this source; with *ask* the network may be asked."""
 
-    def choice(self, version: str, backend: str, machine: Machine, *, strict: bool) -> Choice:
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
         """List the variants to try."""
 
-    def filler(self, version: str, variant: str, machine: Machine, progress: bool) -> Filler:
+    def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
         """Make the function that fills a store folder."""
 
     def versions(self) -> list[str]:
@@ -68,15 +68,15 @@ class Npm:
             return dict(pins.default_versions())[self.name]
         return pins.npm_version_of(spec.version)
 
-    def choice(self, version: str, backend: str, machine: Machine, *, strict: bool) -> Choice:
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
         """List the variants to try."""
-        return choose.npm_choice(version, backend, machine, strict=strict)
+        return choose.npm_choice(version, backend, here, strict=strict)
 
-    def filler(self, version: str, variant: str, machine: Machine, progress: bool) -> Filler:
+    def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
         """Make the function that fills a store folder."""
         from . import npm
 
-        return npm.fetch(NPM_VARIANTS[machine.os, machine.arch][variant], version, progress)
+        return npm.fetch(NPM_VARIANTS[here.os, here.arch][variant], version, progress)
 
     def versions(self) -> list[str]:
         """List what the registry has for this platform, newest first."""
@@ -85,7 +85,9 @@ class Npm:
         return npm.versions(self._package())
 
     def _package(self) -> str:
-        offered = NPM_VARIANTS.get((os_name(), arch_name()), {"cpu": ("linux-x64",)})
+        offered = NPM_VARIANTS.get(
+            (machine.os_name(), machine.arch_name()), {"cpu": ("linux-x64",)}
+        )
         return list(offered.values())[-1][0]
 
 
@@ -112,15 +114,15 @@ class GitHub:
             return dict(pins.default_versions())[self.name]
         return spec.version
 
-    def choice(self, version: str, backend: str, machine: Machine, *, strict: bool) -> Choice:
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
         """List the variants to try."""
-        return choose.github_choice(backend, machine, strict=strict)
+        return choose.github_choice(backend, here, strict=strict)
 
-    def filler(self, version: str, variant: str, machine: Machine, progress: bool) -> Filler:
+    def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
         """Make the function that fills a store folder."""
         from . import github
 
-        return github.fetch(version, variant, machine, progress)
+        return github.fetch(version, variant, here, progress)
 
     def versions(self) -> list[str]:
         """List the newest releases, newest first."""

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import github, http, machine, npm
+from llama_cffi.libs_fetch import github, http, machine, npm, npmrc
 
 SYMBOLS = ("llama_backend_init", "llama_decode", "llama_model_default_params", "_ZN5llama3fooEv")
 CLEARED = ("LLAMA_CFFI_", "npm_config_", "NPM_CONFIG_", "GITHUB_TOKEN", "CUDA_VISIBLE_DEVICES")
 REMEMBERED = (
     npm._document,
+    npmrc._ask,
     github._release,
     machine._cuda_driver,
     machine._vulkan_loader,
@@ -131,7 +132,7 @@ def npm_files(
 
 
 @dataclass
-class Reply:
+class Answer:
     """What one path answers, and how it misbehaves."""
 
     body: bytes
@@ -147,10 +148,10 @@ class Reply:
 class Server:
     """The local server: replies by path, and a record of the requests."""
 
-    Reply = Reply
+    Reply = Answer
 
     def __init__(self) -> None:
-        self.replies: dict[str, Reply] = {}
+        self.replies: dict[str, Answer] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
         server = self
 
@@ -182,7 +183,7 @@ class Server:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.replace("%2f", "/").replace("%2F", "/")
         self.seen.append((path, dict(request.headers)))
-        reply = self.replies.get(path, Reply(b"no such thing", 404))
+        reply = self.replies.get(path, Answer(b"no such thing", 404))
         body, status, headers = reply.body, reply.status, dict(reply.headers)
         if reply.failures:
             reply.failures -= 1
@@ -210,21 +211,23 @@ class Server:
 
     def npm(
         self, package: str, version: str, files: dict[str, Any], *, integrity: str | None = None
-    ) -> Reply:
+    ) -> Answer:
         """Publish a package; returns the tarball's reply, to be made to misbehave."""
         short = package.rpartition("/")[2]
         path = f"/{package}/-/{short}-{version}.tgz"
-        reply = self.replies[path] = Reply(tgz(files))
+        reply = self.replies[path] = Answer(tgz(files))
         digest = base64.b64encode(hashlib.sha512(reply.body).digest()).decode()
         known = self.replies.get(f"/{package}")
-        document = json.loads(known.body) if known else {"name": package, "versions": {}}
+        document: dict[str, Any] = {"name": package, "versions": {}}
+        if known:
+            document = json.loads(known.body)
         document["versions"][version] = {
             "name": package,
             "version": version,
             "dist": {"integrity": integrity or f"sha512-{digest}", "tarball": self.url + path},
         }
         document["dist-tags"] = {"latest": version}
-        self.replies[f"/{package}"] = Reply(json.dumps(document).encode())
+        self.replies[f"/{package}"] = Answer(json.dumps(document).encode())
         return reply
 
     def release(self, tag: str, assets: dict[str, bytes], *, digests: bool = True) -> None:
@@ -232,7 +235,7 @@ class Server:
         listed = []
         for name, body in assets.items():
             path = f"/ggml-org/llama.cpp/releases/download/{tag}/{name}"
-            self.replies[path] = Reply(body)
+            self.replies[path] = Answer(body)
             listed.append(
                 {
                     "name": name,
@@ -243,9 +246,9 @@ class Server:
             )
         document = json.dumps({"tag_name": tag, "assets": listed}).encode()
         api = "/repos/ggml-org/llama.cpp/releases"
-        self.replies[f"{api}/tags/{tag}"] = Reply(document)
-        self.replies[f"{api}/latest"] = Reply(document)
-        self.replies[f"{api}?per_page=30"] = Reply(json.dumps([{"tag_name": tag}]).encode())
+        self.replies[f"{api}/tags/{tag}"] = Answer(document)
+        self.replies[f"{api}/latest"] = Answer(document)
+        self.replies[f"{api}?per_page=30"] = Answer(json.dumps([{"tag_name": tag}]).encode())
 
 
 @pytest.fixture

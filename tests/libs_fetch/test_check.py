@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import binaries, check, elf, exported_symbols, local, machine, runtime
+from llama_cffi.libs_fetch import (
+    binaries,
+    check,
+    elf,
+    ensure,
+    exported_symbols,
+    local,
+    machine,
+    runtime,
+)
 
 from llama_cffi.errors import LibraryLoadError
 
@@ -80,6 +89,22 @@ def test_a_damaged_elf_file_is_named(tmp_path: Path, make: Any) -> None:
             exported_symbols(path)
 
 
+@pytest.mark.usefixtures("linux")
+def test_a_library_given_by_path_is_checked_too(library: Any, tmp_path: Path) -> None:
+    path = library(versions={"libc.so.6": ("GLIBC_2.36",)}).library
+    check.library_fits(path)
+    for facts, said in (
+        ({"code": 183}, "64-bit ARM"),
+        ({"versions": {"libc.so.6": ("GLIBC_2.9", "GLIBC_2.40")}}, r"needs glibc 2\.40.*has 2\.36"),
+    ):
+        library(**facts)
+        with pytest.raises(LibraryLoadError, match=said):
+            ensure(str(path))
+    path.write_bytes(macho(0x0100000C, ()))
+    with pytest.raises(LibraryLoadError, match="library for mac, this is linux"):
+        ensure(str(path))
+
+
 def macho(cpu: int, symbols: tuple[str, ...]) -> bytes:
     strings = b"\0" + b"".join(f"_{name}".encode() + b"\0" for name in symbols)
     offsets, at = [], 1
@@ -109,7 +134,30 @@ def test_reading_a_mach_o_file(tmp_path: Path) -> None:
     assert exported_symbols(path) == {"llama_decode"}
 
 
-def pe(cpu: int, symbols: tuple[str, ...]) -> bytes:
+@pytest.mark.parametrize(("kind", "place"), [(0x24, 8), (0x32, 12)])
+def test_the_oldest_macos_a_library_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, place: int
+) -> None:
+    command = bytearray(struct.pack("<II", kind, 24) + bytes(16))
+    struct.pack_into("<I", command, place, 13 << 16 | 3 << 8)
+    head = struct.pack("<IIIIIIII", 0xFEEDFACF, 0x0100000C, 0, 6, 1, 24, 0, 0)
+    path = tmp_path / "libllama.dylib"
+    path.write_bytes(head + command)
+    assert binaries.oldest_macos(path) == (13, 3)
+    monkeypatch.setattr(machine, "os_name", lambda: "mac")
+    monkeypatch.setattr(machine, "arch_name", lambda: "arm64")
+    monkeypatch.setattr("platform.mac_ver", lambda: ("12.7.1", ("", "", ""), "arm64"))
+    build = local.build_at(str(path), "a test")
+    assert check.problems(build) == [
+        "libllama.dylib needs macOS 13.3, this is 12.7.1; use an older build (LLAMA_CFFI_BUILD)"
+    ]
+    monkeypatch.setattr("platform.mac_ver", lambda: ("26.0", ("", "", ""), "arm64"))
+    assert check.problems(build) == []
+    path.write_bytes(macho(0x0100000C, ()))
+    assert binaries.oldest_macos(path) is None
+
+
+def pe(cpu: int, symbols: tuple[str, ...], imports: tuple[str, ...] = ()) -> bytes:
     rva, raw = 0x2000, 0x400
     names = b"".join(name.encode() + b"\0" for name in symbols)
     table = 40 + 4 * len(symbols)
@@ -119,7 +167,14 @@ def pe(cpu: int, symbols: tuple[str, ...]) -> bytes:
         at += len(name) + 1
     directory = struct.pack("<IIHHIIIIIII", 0, 0, 0, 0, 0, 1, 0, len(symbols), 0, rva + 40, 0)
     body = directory + struct.pack(f"<{len(symbols)}I", *addresses) + names
-    optional = struct.pack("<H", 0x20B) + bytes(110) + struct.pack("<II", rva, len(body))
+    imports_at = rva + len(body)
+    rows, texts = b"", b""
+    for name in imports:
+        rows += struct.pack("<IIIII", 0, 0, 0, imports_at + 20 * (len(imports) + 1) + len(texts), 0)
+        texts += name.encode() + b"\0"
+    body += rows + bytes(20) + texts if imports else b""
+    optional = struct.pack("<H", 0x20B) + bytes(110) + struct.pack("<II", rva, 1)
+    optional += struct.pack("<II", imports_at if imports else 0, 1)
     optional = optional.ljust(240, b"\0")
     head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x80)
     head = head.ljust(0x80, b"\0") + b"PE\0\0"
@@ -138,6 +193,25 @@ def test_reading_a_pe_file(tmp_path: Path) -> None:
         exported_symbols(path)
     path.write_bytes(pe(0xAA64, ()))
     assert binaries.machine(path) == "arm64"
+
+
+def test_missing_dlls_are_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ("ggml-base.dll", "KERNEL32.dll", "VCRUNTIME140.dll", "api-ms-win-crt.dll")
+    (tmp_path / "llama.dll").write_bytes(pe(0x8664, ("llama_decode",), wanted))
+    (tmp_path / "ggml-base.dll").write_bytes(pe(0x8664, ()))
+    (tmp_path / "ggml-cpu-zen4.dll").write_bytes(pe(0x8664, (), ("nothing.dll",)))
+    assert binaries.pe_imports(tmp_path / "llama.dll") == list(wanted)
+    monkeypatch.setattr(machine, "os_name", lambda: "win")
+    monkeypatch.setattr(machine, "arch_name", lambda: "x64")
+    monkeypatch.setattr(
+        runtime, "find", lambda n, folder=None: tmp_path if n.startswith("KERNEL") else None
+    )
+    assert check.problems(local.build_at(str(tmp_path), "a test")) == [
+        "llama.dll needs VCRUNTIME140.dll, which is not on this machine "
+        "(install the Microsoft Visual C++ Redistributable)"
+    ]
 
 
 @pytest.mark.usefixtures("linux")
@@ -198,7 +272,7 @@ def test_musl_is_a_problem_of_every_linux_build(
     library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = library()
-    monkeypatch.setattr(check, "glibc", lambda: ("musl", ""))
+    monkeypatch.setattr(machine, "glibc", lambda: ("musl", ""))
     (problem,) = check.problems(build)
     assert "musl" in problem
 

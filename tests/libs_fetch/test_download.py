@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import io
 import os
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -241,6 +243,27 @@ def test_a_login_page_is_not_taken_for_json(server: Any) -> None:
     server.replies["/x"] = server.Reply(b"<html>Please log in")
     with pytest.raises(FetchError, match=r"not answer with JSON but with b'<html>"):
         Client().json(f"{server.url}/x")
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_only(
+    server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        tty = True
+
+        def isatty(self) -> bool:
+            return self.tty
+
+    remote = Remote((f"{server.url}/f.tgz",), len(BODY), HASH)
+    for tty, progress, drawn in ((True, True, True), (True, False, False), (False, True, False)):
+        screen = Terminal()
+        screen.tty = tty
+        monkeypatch.setattr(sys, "stderr", screen)
+        part = tmp_path / f"{tty}{progress}"
+        part.write_bytes(BODY[:1000])
+        download(Client(), remote, part, progress=progress)
+        assert ("f.tgz" in screen.getvalue()) is drawn
+        assert bool(screen.getvalue()) is drawn
 
 
 def test_hashes_of_unknown_kinds_are_refused(server: Any, file: Any, tmp_path: Path) -> None:

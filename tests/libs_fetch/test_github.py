@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import available, ensure, fetch, github, pins, state
+from llama_cffi.libs_fetch import available, ensure, fetch, github, pins, runtime, state
 from llama_cffi.libs_fetch.download import sri
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.github import Asset, parse_asset, pick
@@ -28,7 +28,7 @@ def on(system: str, arch: str, cuda: tuple[int, int] | None = None) -> Machine:
 
 @pytest.fixture(autouse=True)
 def no_cuda_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(github.runtime, "cuda_runtime", lambda major: ([], ["libcudart"]))
+    monkeypatch.setattr(runtime, "cuda_runtime", lambda major: ([], ["libcudart"]))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_cuda_spelling_of_2024() -> None:
 
 
 def test_the_runtime_is_left_out_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(github.runtime, "cuda_runtime", lambda major: ([Path("x")], []))
+    monkeypatch.setattr(runtime, "cuda_runtime", lambda major: ([Path("x")], []))
     assert len(pick(B11459, "cuda", on("linux", "x64", (13, 4)))) == 1
 
 

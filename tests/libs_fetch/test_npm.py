@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import choose, fetch, npm, npmrc, pins
+from llama_cffi.libs_fetch import choose, fetch, npm, npmrc, pins, runtime
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.machine import Machine, detect
 
@@ -92,6 +93,7 @@ def test_npm_is_asked_last(files: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found = npmrc.load()
     assert found is not None
     assert found.main == "https://asked.example/"
+    npmrc._ask.cache_clear()
     script.write_text("#!/bin/sh\nexit 1\n")
     assert npmrc.load() is None
     script.unlink()
@@ -103,8 +105,8 @@ def test_npm_that_cannot_run_is_no_npm(files: Path, monkeypatch: pytest.MonkeyPa
     def broken(*_: Any, **__: Any) -> None:
         raise subprocess.TimeoutExpired("npm", 1)
 
-    monkeypatch.setattr(npmrc.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(npmrc.subprocess, "run", broken)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", broken)
     assert npmrc.load() is None
 
 
@@ -251,7 +253,7 @@ def machine_with(**facts: Any) -> Machine:
 
 
 def test_auto_prefers_cuda_then_vulkan_then_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose.runtime, "cuda_runtime", lambda major: ([], []))
+    monkeypatch.setattr(runtime, "cuda_runtime", lambda major: ([], []))
     full = machine_with(cuda_driver=(13, 0), vulkan=True, refused={})
     assert choose.npm_choice("3.22.1", "auto", full).variants == [
         "cuda",
@@ -272,9 +274,7 @@ def test_auto_prefers_cuda_then_vulkan_then_cpu(monkeypatch: pytest.MonkeyPatch)
 def test_auto_without_the_cuda_runtime_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        choose.runtime, "cuda_runtime", lambda major: ([], [f"libcublas.so.{major}"])
-    )
+    monkeypatch.setattr(runtime, "cuda_runtime", lambda major: ([], [f"libcublas.so.{major}"]))
     choice = choose.npm_choice("3.22.1", "auto", machine_with(cuda_driver=(13, 0), refused={}))
     assert "llama-cffi[cuda13]" in choice.reasons()
     assert "llama-cffi[cuda12]" in choice.reasons()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, upstream_headers
+from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, npm
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError
 
@@ -93,7 +93,7 @@ def test_headers_from_the_source_archive(registry: Any, make: Any, cache: Path) 
 def test_github_is_tried_where_git_is_missing(
     published: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream_headers.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(FetchError, match=r"git is not installed.*LLAMA_CFFI_HEADERS"):
         headers("b8179", progress=False)
     path = "/ggml-org/llama.cpp/archive/refs/tags/b8179.tar.gz"
@@ -107,7 +107,7 @@ def test_a_damaged_bundle_is_named(registry: Any, cache: Path) -> None:
     with pytest.raises(FetchError, match=r"`git clone` on the bundled source ended with"):
         headers("b8179", progress=False)
     registry.npm("node-llama-cpp", "3.16.2", {"package/other": b""})
-    upstream_headers.npm._document.cache_clear()
+    npm._document.cache_clear()
     with pytest.raises(FetchError, match=r"no readable package/llama/gitRelease\.bundle"):
         headers("b8121", progress=False)
     assert not (cache / "headers").exists()
