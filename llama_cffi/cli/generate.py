@@ -134,6 +134,11 @@ def _prompt(args: argparse.Namespace) -> str:
         text = _read_stdin()
     if not text.strip():
         raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
+    for name, value in (("prompt", text), ("system prompt", args.system)):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValidationError(f"the {name} is not UTF-8 text") from None
     return str(text)
 
 
@@ -182,6 +187,7 @@ def _print_result(
     loaded = time.perf_counter()
     given = engine.tokenize(prompt) if args.raw else engine.format_prompt(prompt, args.system)
     tokens = engine.generate_tokens(given, args.n_predict, **sampling)
+    interrupt.check()
     done = time.perf_counter()
     library = engine.model.library
     build = library.build
