@@ -46,6 +46,11 @@ class Remote:
         """The last path component of the first address."""
         return redact(self.urls[0]).rpartition("/")[2]
 
+    def part(self, prefix: Path) -> Path:
+        """Name the partial download after the content, so that it is never continued with other."""
+        content = "".join(c for c in self.integrity or "unhashed" if c.isalnum())[:24]
+        return prefix.with_name(f"{prefix.name}.{content}.part")
+
 
 def sri(algorithm: str, hexdigest: str) -> str:
     """Turn a hex digest into the SRI form used everywhere here, ``sha256-<base64>``."""

@@ -200,7 +200,7 @@ def fetch(
         urls, hashes = [], []
         for name in pick(list(offered), variant, machine):
             remote = offered[name]
-            part = part_prefix.with_name(f"{part_prefix.name}.{name}.part")
+            part = remote.part(part_prefix.with_name(f"{part_prefix.name}.{name}"))
             download(Client(), remote, part, progress=progress)
             extract(part, staging, _runtime if name.startswith("cudart-") else _main)
             part.unlink()

@@ -125,7 +125,7 @@ def fetch(
         receipt_urls, hashes = [], []
         for number, package in enumerate(packages):
             remote = locate(package, version)
-            part = part_prefix.with_name(f"{part_prefix.name}.{number}.{_short(remote)}.part")
+            part = remote.part(part_prefix)
             download(client, remote, part, progress=progress)
             extract(part, staging, _overlay if number else _main)
             part.unlink()
@@ -135,10 +135,6 @@ def fetch(
         return {"tag": built.get("release"), "urls": receipt_urls, "integrity": hashes}
 
     return fill
-
-
-def _short(remote: Remote) -> str:
-    return "".join(c for c in str(remote.integrity) if c.isalnum())[:20]
 
 
 def _main(paths: list[str]) -> Callable[[str], str | None]:

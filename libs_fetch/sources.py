@@ -23,18 +23,23 @@ class Source(Protocol):
 
     def lacks(self, spec: Spec) -> str:
         """Say why the source is not to be asked for *spec*; empty if it is."""
+        ...
 
     def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
         """Turn *spec* into a version of this source; with *ask* the network may be asked."""
+        ...
 
     def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
         """List the variants to try."""
+        ...
 
     def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
         """Make the function that fills a store folder."""
+        ...
 
     def versions(self) -> list[str]:
         """List what the source has for this platform, newest first."""
+        ...
 
 
 class Npm:

@@ -90,7 +90,7 @@ def _fetch(tag: str, version: str | None, folder: Path, progress: bool) -> None:
         work = Path(made)
         for route in _routes(tag, version):
             try:
-                archive = tmp / f"headers-{tag}.{route}.part"
+                archive = tmp / f"headers-{tag}.{route}"
                 texts = (
                     _from_npm(str(version), archive, work, progress)
                     if route == "npm"
@@ -132,6 +132,7 @@ def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[s
             "Install git."
         )
     remote = npm.locate(_MAIN_PACKAGE, version, scoped=False)
+    archive = remote.part(archive)
     download(npm.config().client(), remote, archive, progress=progress)
     bundle = work / "release.bundle"
     try:
@@ -183,6 +184,7 @@ def _git(folder: Path, *arguments: str) -> bytes:
 
 def _from_github(tag: str, archive: Path, progress: bool) -> dict[str, bytes]:
     remote: Remote = github.source_archive(tag)
+    archive = remote.part(archive)
     archive.unlink(missing_ok=True)  # without a hash a half file cannot be told from a whole one
     download(Client(), remote, archive, progress=progress)
     try:

@@ -159,11 +159,11 @@ class Server:
             def do_GET(self) -> None:
                 server._answer(self)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         class Quiet(ThreadingHTTPServer):
-            def handle_error(self, *_: object) -> None:
+            def handle_error(self, request: object, client_address: object) -> None:
                 """A client that was killed is part of a test."""
 
         self._http = Quiet(("127.0.0.1", 0), Handler)
