@@ -21,7 +21,7 @@ __all__ = ["main"]
 _EPILOG = """\
 new here?
   llama-cffi doctor                           check this machine
-  llama-cffi generate -p "Once upon a time"   try a small model that comes along
+  llama-cffi generate -p "What is 12 + 30?"   try the small model that comes along
 """
 _FAILED, _USAGE, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
 

@@ -18,7 +18,7 @@ __all__ = ["add_parser"]
 
 _EXAMPLES = """\
 examples:
-  llama-cffi generate -p "Once upon a time"
+  llama-cffi generate -p "What is 12 + 30?"
   llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." -p "Why is the sky blue?"
   git diff | llama-cffi generate -m model.gguf -s "Review this change."
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -114,12 +115,12 @@ def _why(path: Path, timeout_s: float) -> str:
     return ""
 
 
-def advice_for(message: str, *, build: InstalledBuild, machine: Machine) -> str:
+def advice_for(message: str, *, build: InstalledBuild | None, machine: Machine) -> str:
     """Say what to do about a message of the dynamic loader, a GPU's driver or `libs_fetch.check`.
 
     Args:
         message: The message; none that is known gives no advice.
-        build: What it is about.
+        build: What it is about; None when there is none to speak of.
         machine: Without an NVIDIA driver, the CUDA runtime alone is no help.
     """
     found = re.search(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", message)
@@ -138,11 +139,11 @@ def advice_for(message: str, *, build: InstalledBuild, machine: Machine) -> str:
     return ""
 
 
-def mend(build: InstalledBuild) -> str:
+def mend(build: InstalledBuild | None) -> str:
     """Say how to get whole files where a build has damaged ones."""
-    if build.source == "path":
+    if build.source == "path" if build else os.environ.get("LLAMA_CFFI_LIB"):
         return "put whole files there, or unset LLAMA_CFFI_LIB to use the default build"
-    return f"fetch it again: llama-cffi libs fetch {build.spec} --force"
+    return f"fetch it again: llama-cffi libs fetch {build.spec if build else ''} --force"
 
 
 _DAMAGED = re.compile(

@@ -52,7 +52,8 @@ def examine(
     try:
         build = _build()
     except (LlamaError, OSError) as error:
-        yield Check("library", "fail", str(error), data={"type": type(error).__name__})
+        advice = advice_for(str(error), build=None, machine=machine)
+        yield Check("library", "fail", str(error), advice, {"type": type(error).__name__})
         yield from accelerators(machine, None)
         yield Check("generation", "fail", "not tried: there is no library")
         return
