@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,15 @@ class Child(Protocol):
     def __call__(
         self, code: str, *args: object, timeout: float = 120, **env: str
     ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def neutral_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run outside the checkout: up to Python 3.10 `python -c` imports from where it is."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")
