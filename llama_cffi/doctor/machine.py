@@ -111,25 +111,31 @@ def _cuda(machine: Machine, folder: Path | None) -> Check:
     from ..libs_fetch import runtime
 
     wanted = _cuda_majors(folder) or [13, 12]
-    found = {}
-    for major in wanted:
-        files, missing = runtime.cuda_runtime(major, folder)
-        found[major] = {"files": [str(f) for f in files], "missing": missing}
+    found = {major: runtime.cuda_runtime(major, folder) for major in wanted}
     data: dict[str, Any] = {
         "driver": machine.cuda_driver,
-        "runtime": found,
-        "preloaded_from_wheels": [str(p) for p in runtime_libraries()],
+        "runtime": {
+            major: {"files": [str(path) for path in files], "missing": missing}
+            for major, (files, missing) in found.items()
+        },
+        "preloaded_from_wheels": [str(path) for path in runtime_libraries()],
     }
     if machine.cuda_driver is None:
         return Check("cuda", "ok", f"none: {machine.refused.get('cuda', 'no driver')}", data=data)
     driver = "driver for CUDA {}.{}".format(*machine.cuda_driver)
-    for major, files in found.items():
-        if not files["missing"]:
-            where = ", ".join(sorted({str(Path(f).parent) for f in files["files"]}))
+    usable = [major for major in wanted if major <= machine.cuda_driver[0]]
+    if not usable:
+        return Check(
+            "cuda", "warn", f"{driver}, and the library wants CUDA {wanted[-1]}",
+            "update the NVIDIA driver, or try LLAMA_CFFI_BACKEND=cuda12 or vulkan", data,
+        )  # fmt: skip
+    for major in usable:
+        files, missing = found[major]
+        if not missing:
+            where = ", ".join(sorted({str(path.parent) for path in files}))
             return Check("cuda", "ok", f"{driver}; CUDA {major} runtime in {where}", data=data)
-    usable = [m for m in wanted if m <= machine.cuda_driver[0]] or wanted
-    missing = ", ".join(found[usable[0]]["missing"])
-    return Check("cuda", "warn", f"{driver}; no {missing}", cuda_advice(usable[0]), data)
+    absent = ", ".join(found[usable[0]][1])
+    return Check("cuda", "warn", f"{driver}; no {absent}", cuda_advice(usable[0]), data)
 
 
 def _cuda_majors(folder: Path | None) -> list[int]:
