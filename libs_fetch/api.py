@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError, LlamaError
 
@@ -80,20 +80,17 @@ def ensure(
         given = build_at(asked.spec.version, asked.asked_by)
         check.library_fits(given.library)
         return given
-    broken: list[str] = []
-    build = _from_store(asked, broken)
+    found = Findings()
+    build = _from_store(asked, found)
     if build is not None:
         return build
     if offline if offline is not None else offline_env():
-        if (lesser := _best_stored(asked)) is not None:
-            return lesser
-        damage = f" What is there is damaged: {'; '.join(broken)}." if broken else ""
-        raise LibraryNotFoundError(
-            f"{asked.spec} (backend {asked.backend}, asked by {asked.asked_by}) is not in the "
-            f"store {store.cache_dir()} and the network is switched off.{damage} Run "
-            f"`llama-cffi libs fetch {asked.spec}` online, or set LLAMA_CFFI_LIB to a libllama."
-        )
-    for problem in broken:
+        found = Findings()
+        build = _lesser_from_store(asked, found)
+        if build is None:
+            raise _not_here(asked, found)
+        return build
+    for problem in found.broken:
         log.warning("refused: %s; fetching %s again", problem, asked.spec)
     return _obtain(asked, force=False, progress=progress, strict=True)
 
@@ -121,20 +118,83 @@ def fetch(
     return _obtain(asked, force=force, progress=progress, strict=False)
 
 
-def _from_store(asked: Request, broken: list[str]) -> InstalledBuild | None:
-    """Find what is asked for without network; damaged builds are named in *broken*."""
+@dataclass
+class Findings:
+    """What a look into the store found amiss: damaged files, and what cannot work here."""
+
+    broken: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
+
+
+def _from_store(asked: Request, found: Findings) -> InstalledBuild | None:
+    """Find what is asked for without network.
+
+    What was found good on this machine once is not looked at again until the machine changes.
+    """
     for source, version in _known(asked.spec):
-        for variant, reason in _stored_variants(source, version, asked.backend):
-            build = store.load(source.name, version, variant, reason)
-            if build is None:
-                continue
-            problems = store.quick_problems(build)
-            if problems:
-                broken += problems
-                continue
-            check.machine_fits(build)
+        remembered = state.remembered(source.name, version, asked.backend)
+        if remembered is not None:
+            build = store.load(source.name, version, *remembered)
+            problems = store.quick_problems(build) if build is not None else []
+            if build is not None and not problems:
+                return build
+            found.broken += problems
+        elif build := _first_fit(source, version, asked.backend, found):
+            state.remember(source.name, version, asked.backend, build.variant, build.backend_reason)
             return build
     return None
+
+
+def _lesser_from_store(asked: Request, found: Findings) -> InstalledBuild | None:
+    """Make do with what is in the store, also where auto would rather have another variant."""
+    for source, version in _known(asked.spec):
+        if build := _first_fit(source, version, asked.backend, found, lesser=True):
+            return build
+    return None
+
+
+def _first_fit(
+    source: Source, version: str, backend: str, found: Findings, lesser: bool = False
+) -> InstalledBuild | None:
+    """Find the best stored variant that works here; a lesser than the best only with *lesser*."""
+    folder = store.build_folder(source.name, version, "x").parent
+    if not folder.is_dir():
+        return None
+    choice = source.choice(version, backend, detect(), strict=True)
+    for variant, why in choice.against.items():
+        if (folder / variant).is_dir():
+            found.unfit.append(f"{variant}: {why}")
+    for variant in choice.variants:
+        build = store.load(source.name, version, variant)
+        if build is None:
+            if backend == AUTO and not lesser:
+                return None
+            choice.against[variant] = "not in the store"
+        elif problems := store.quick_problems(build):
+            found.broken += problems
+            choice.against[variant] = "damaged"
+        elif problems := check.problems(build):
+            found.unfit += problems
+            choice.against[variant] = "; ".join(problems)
+        else:
+            return replace(build, backend_reason=choice.reason(variant))
+    return None
+
+
+def _not_here(asked: Request, found: Findings) -> LlamaError:
+    """Explain without network why nothing can be given."""
+    wanted = f"{asked.spec} (backend {asked.backend}, asked by {asked.asked_by})"
+    if found.unfit and not found.broken:
+        return LibraryLoadError(
+            f"{wanted} is in the store but cannot work here: {'; '.join(found.unfit)}. Choose "
+            "another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD."
+        )
+    damage = f" What is there is damaged: {'; '.join(found.broken)}." if found.broken else ""
+    return LibraryNotFoundError(
+        f"{wanted} is not in the store {store.cache_dir()} and the network is switched off."
+        f"{damage} Run `llama-cffi libs fetch {asked.spec}` online, or set LLAMA_CFFI_LIB to a "
+        "libllama."
+    )
 
 
 def _known(spec: Spec) -> Iterator[tuple[Source, str]]:
@@ -144,27 +204,6 @@ def _known(spec: Spec) -> Iterator[tuple[Source, str]]:
             version = source.version_for(spec)
             if version is not None:
                 yield source, version
-
-
-def _stored_variants(source: Source, version: str, backend: str) -> Iterator[tuple[str, str]]:
-    if backend == AUTO:
-        known = state.remembered_auto(source.name, version)
-        if known is not None and store.build_folder(source.name, version, known[0]).is_dir():
-            yield known
-            return
-    elif store.build_folder(source.name, version, backend).is_dir() and backend != "cuda":
-        yield backend, f"{backend}: asked for"
-        return
-    folder = store.build_folder(source.name, version, "x").parent
-    have = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if not have:
-        return
-    choice = source.choice(version, backend, detect(), strict=True)
-    for variant in choice.variants:
-        if variant in have:
-            yield variant, choice.reason(variant)
-        elif backend == AUTO:
-            return  # a better variant can be fetched: the caller decides
 
 
 def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> InstalledBuild:
@@ -185,28 +224,13 @@ def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> Ins
         except (UnreachableError, HttpStatusError, NotOfferedError) as exc:
             silent.append(f"{source.name}: {exc}")
             log.info("%s", silent[-1])
-    stored = _best_stored(asked) if strict else None
+    stored = _lesser_from_store(asked, Findings()) if strict else None
     if stored is not None:
         return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(silent)}")
     raise FetchError(
         f"{asked.spec} (asked by {asked.asked_by}) could not be fetched. {' '.join(silent)} "
         "Set LLAMA_CFFI_LIB to use a libllama that is on this machine."
     )
-
-
-def _best_stored(asked: Request) -> InstalledBuild | None:
-    """Without network, auto may take a lesser variant that is in the store."""
-    if asked.backend != AUTO:
-        return None
-    for source, version in _known(asked.spec):
-        choice = source.choice(version, AUTO, detect(), strict=True)
-        for variant in choice.variants:
-            build = store.load(source.name, version, variant, choice.reason(variant))
-            if build is not None and not store.quick_problems(build):
-                check.machine_fits(build)
-                return build
-            choice.against[variant] = "not in the store"
-    return None
 
 
 def _obtain_from(
@@ -233,8 +257,8 @@ def _obtain_from(
             choice.against[variant] = "; ".join(problems)
             continue
         reason = "; ".join([choice.reason(variant), *problems])
-        if asked.backend == AUTO:
-            state.remember_auto(source.name, version, variant, reason)
+        if not problems and variant not in choice.against:
+            state.remember(source.name, version, asked.backend, variant, reason)
         return replace(build, backend_reason=reason)
     if not choice.offered or (missing and len(missing) == len(choice.variants)):
         reasons = missing or list(choice.against.values())

@@ -14,7 +14,7 @@ from . import machine
 if TYPE_CHECKING:
     from .store import InstalledBuild
 
-__all__ = ["library_fits", "machine_fits", "needs", "problems"]
+__all__ = ["library_fits", "needs", "problems"]
 
 _NAMES = {"x64": "x86-64", "arm64": "64-bit ARM", "armv7l": "32-bit ARM"}
 _PACKAGES = {
@@ -41,25 +41,6 @@ def needs(folder: Path) -> dict[str, str]:
                     ):
                         found[family] = number
     return found
-
-
-def machine_fits(build: InstalledBuild) -> None:
-    """Refuse a stored build whose receipt names another architecture or a newer glibc.
-
-    Raises:
-        LibraryLoadError: what is needed and what there is.
-    """
-    wanted = (build.receipt or {}).get("needs")
-    if not isinstance(wanted, dict):
-        return
-    arch, (libc, have) = machine.arch_name(), machine.glibc()
-    if wanted.get("machine", arch) != arch:
-        raise LibraryLoadError(_wrong_machine(build.library, str(wanted["machine"]), arch))
-    if libc == "glibc" and _key(str(wanted.get("GLIBC", "0"))) > _key(have):
-        raise LibraryLoadError(
-            f"{build.library} needs glibc {wanted['GLIBC']}, this system has {have}. "
-            "Use an older build (LLAMA_CFFI_BUILD=b4600, say) or a newer system."
-        )
 
 
 def library_fits(library: Path) -> None:

@@ -59,6 +59,8 @@ class Npm:
 
     def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
         """Turn *spec* into an npm version."""
+        if spec.version == "default":
+            return dict(pins.default_versions())[self.name]
         if spec.version == "latest":
             if ask:
                 from . import npm
@@ -69,8 +71,6 @@ class Npm:
             return state.latest(self.name)
         if spec.source == self.name:
             return spec.version
-        if spec.version == "default":
-            return dict(pins.default_versions())[self.name]
         return pins.npm_version_of(spec.version)
 
     def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:

@@ -1,4 +1,4 @@
-"""What the cache remembers beside builds: the `libs use` choices, resolved `latest`, auto choices.
+"""What the cache remembers beside builds: `libs use` choices, resolved `latest`, good variants.
 
 One file, ``<cache>/state.json``. Losing it costs a question to the network, never a build.
 """
@@ -14,7 +14,7 @@ from llama_cffi.errors import FetchError
 from .machine import fingerprint
 from .store import cache_dir, cache_lock, read_json, write_json
 
-__all__ = ["chosen", "latest", "push", "remember_auto", "remember_latest", "remembered_auto"]
+__all__ = ["chosen", "latest", "push", "remember", "remember_latest", "remembered"]
 
 log = logging.getLogger("llama_cffi.libs_fetch")
 
@@ -77,17 +77,16 @@ def remember_latest(source: str, version: str) -> None:
     _change_quietly(lambda state: state.setdefault("latest", {}).update({source: version}))
 
 
-def remembered_auto(source: str, version: str) -> tuple[str, str] | None:
-    """Return the (variant, reason) that auto chose here; None if this machine has changed since."""
-    found = _read().get("auto", {}).get(f"{source}:{version}")
+def remembered(source: str, version: str, backend: str) -> tuple[str, str] | None:
+    """Return the (variant, reason) found good for *backend*; None if this machine has changed."""
+    found = _read().get("chosen", {}).get(f"{source}:{version} {backend}")
     if not isinstance(found, dict) or found.get("machine") != fingerprint():
         return None
     return str(found.get("variant")), str(found.get("reason"))
 
 
-def remember_auto(source: str, version: str, variant: str, reason: str) -> None:
-    """Keep the variant that auto chose, for as long as the machine stays as it is."""
+def remember(source: str, version: str, backend: str, variant: str, reason: str) -> None:
+    """Keep the variant that was found good, for as long as the machine stays as it is."""
     entry = {"variant": variant, "reason": reason, "machine": fingerprint()}
-    _change_quietly(
-        lambda state: state.setdefault("auto", {}).update({f"{source}:{version}": entry})
-    )
+    key = f"{source}:{version} {backend}"
+    _change_quietly(lambda state: state.setdefault("chosen", {}).update({key: entry}))

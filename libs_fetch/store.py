@@ -238,7 +238,6 @@ def install(
 
 
 def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, object]) -> None:
-    from .check import needs
     from .download import file_digest
 
     library = find_library(staging)
@@ -262,7 +261,6 @@ def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, obj
         "library": library.relative_to(os.path.realpath(staging)).as_posix(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **facts,
-        "needs": needs(library.parent),
         "files": files,
     }
     (staging / RECEIPT).write_text(json.dumps(receipt, indent=1), encoding="utf-8")

@@ -71,6 +71,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(machine, "os_name", lambda: "linux")
     monkeypatch.setattr(machine, "arch_name", lambda: "x64")
     monkeypatch.setattr(machine, "glibc", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(machine, "_cuda_driver", lambda: (None, "no NVIDIA driver"))
+    monkeypatch.setattr(machine, "_vulkan_loader", lambda: "no Vulkan loader")
     for name in ("LIB", "BUILD", "BACKEND", "OFFLINE"):
         monkeypatch.delenv(f"LLAMA_CFFI_{name}", raising=False)
     monkeypatch.setenv("LLAMA_CFFI_CACHE", str(tmp_path))

@@ -310,6 +310,8 @@ def linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "os_name", lambda: "linux")
     monkeypatch.setattr(machine, "arch_name", lambda: "x64")
     monkeypatch.setattr(machine, "glibc", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(machine, "_cuda_driver", lambda: (None, "no NVIDIA driver"))
+    monkeypatch.setattr(machine, "_vulkan_loader", lambda: "no Vulkan loader")
 
 
 @pytest.fixture

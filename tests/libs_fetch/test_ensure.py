@@ -203,6 +203,16 @@ def test_another_architecture_is_named_before_anything_is_loaded(registry: Any, 
         ensure("npm:3.20.0", backend="cpu", offline=True)
 
 
+def test_a_stored_build_that_cannot_work_here_is_refused_when_it_is_asked_for(
+    default: Any,
+) -> None:
+    fetch("npm:3.22.1", backend="vulkan", progress=False)
+    with pytest.raises(LibraryLoadError, match=r"in the store but cannot work .*Vulkan loader"):
+        ensure("npm:3.22.1", backend="vulkan", offline=True)
+    with pytest.raises(LibraryLoadError, match="no Vulkan loader"):
+        ensure("npm:3.22.1", backend="vulkan", progress=False)
+
+
 def test_auto_decides_anew_when_the_machine_changes(
     default: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
