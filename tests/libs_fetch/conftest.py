@@ -305,6 +305,15 @@ def registry(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
+def published(registry: Server) -> Server:
+    """Publish three builds for Linux x64."""
+    registry.npm("@node-llama-cpp/linux-x64", "3.20.0", npm_files("b10361", filler=200_000))
+    registry.npm("@node-llama-cpp/linux-x64", "3.19.1", npm_files("b10068"))
+    registry.npm("@node-llama-cpp/linux-x64", "3.19.0", npm_files("b9842"))
+    return registry
+
+
+@pytest.fixture
 def linux(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this a Linux x64 machine with glibc 2.36 and without a GPU, whatever it is."""
     monkeypatch.setattr(machine, "os_name", lambda: "linux")

@@ -18,19 +18,13 @@ from llama_cffi.libs_fetch import (
     ensure,
     fetch,
     installed,
-    prune,
-    remove,
-    rollback,
-    state,
     store,
-    use,
     verify,
 )
 
 from llama_cffi.errors import (
     FetchError,
     LibraryNotFoundError,
-    ValidationError,
 )
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
@@ -51,14 +45,6 @@ try:
 except LlamaError as exc:
     print(type(exc).__name__, exc)
 """
-
-
-@pytest.fixture
-def published(registry: Any, make: Any) -> Any:
-    registry.npm(PACKAGE, "3.20.0", make.npm_files("b10361", filler=200_000))
-    registry.npm(PACKAGE, "3.19.1", make.npm_files("b10068"))
-    registry.npm(PACKAGE, "3.19.0", make.npm_files("b9842"))
-    return registry
 
 
 def get(spec: str = "npm:3.20.0", **more: Any) -> store.InstalledBuild:
@@ -323,83 +309,6 @@ def test_waiting_for_another_process_is_said_and_ends(
     ):
         get()
     assert "waiting for another process" in caplog.text
-
-
-def test_use_and_rollback(published: Any) -> None:
-    with pytest.raises(ValidationError, match="nothing to roll back"):
-        rollback()
-    use("npm:3.20.0", backend="cpu", progress=False)
-    use("b10068", backend="cpu", progress=False)
-    assert ensure(offline=True).version == "3.19.1"
-    use("npm:3.19.0", backend="cpu", progress=False)
-    use("npm:3.19.0", backend="cpu", progress=False)  # twice is once
-    assert ensure(offline=True).version == "3.19.0"
-    assert rollback().version == "3.19.1"
-    assert rollback().version == "3.20.0"
-    assert ensure(offline=True).version == "3.20.0"
-
-
-def test_use_latest_stays_what_it_was(published: Any, make: Any) -> None:
-    assert use("npm:latest", backend="cpu", progress=False).version == "3.19.0"
-    published.npm(PACKAGE, "3.30.0", make.npm_files())
-    assert ensure(offline=True).version == "3.19.0"
-    assert state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
-
-
-def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None:
-    use("npm:3.20.0", backend="cpu", progress=False)
-    with pytest.raises(FetchError):
-        use("npm:1.0.0", backend="cpu", progress=False)
-    assert ensure(offline=True).version == "3.20.0"
-
-
-def test_remove(published: Any, cache: Path) -> None:
-    get()
-    get("npm:3.19.1")
-    with pytest.raises(LibraryNotFoundError, match=r"npm:9\.9\.9 .*there is npm:3\.20\.0 \(cpu\)"):
-        remove("npm:9.9.9")
-    with pytest.raises(LibraryNotFoundError, match="vulkan"):
-        remove("npm:3.20.0", backend="vulkan")
-    assert [b.version for b in remove("b10068")] == ["3.19.1"]
-    assert [b.version for b in remove("npm:3.20.0", backend="cpu")] == ["3.20.0"]
-    assert installed() == []
-    assert not (cache / "builds" / "npm").exists()
-    with pytest.raises(LibraryNotFoundError, match="there is nothing"):
-        remove("npm:3.20.0")
-    with pytest.raises(ValidationError, match="path"):
-        remove("path:/x")
-
-
-def test_prune_keeps_what_is_chosen(published: Any, cache: Path) -> None:
-    for version in ("3.19.0", "3.19.1", "3.20.0"):
-        get(f"npm:{version}")
-    use("npm:3.19.0", backend="cpu", progress=False)
-    old, new = cache / "tmp" / "old.part", cache / "tmp" / "new.part"
-    tree = cache / "tmp" / "x.staging"
-    tree.mkdir()
-    (tree / "f").write_bytes(bytes(7))
-    for path in (old, new):
-        path.write_bytes(bytes(100))
-    for path in (old, tree):
-        os.utime(path, (1, 1))
-    gone, freed = prune(keep=1)
-    assert len(gone) == 1
-    assert {b.version for b in installed()} >= {"3.19.0"}
-    gone, more = prune(keep=0)
-    assert [b.version for b in installed()] == ["3.19.0"]
-    assert freed > 107
-    assert more > 0
-    assert new.exists()
-    assert not old.exists()
-    assert not tree.exists()
-    with pytest.raises(ValidationError, match="negative"):
-        prune(keep=-1)
-
-
-def test_builds_are_listed_newest_first(published: Any) -> None:
-    for version in ("3.19.0", "3.20.0", "3.19.1"):
-        get(f"npm:{version}")
-    assert [b.version for b in installed()] == ["3.20.0", "3.19.1", "3.19.0"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
