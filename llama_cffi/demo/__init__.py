@@ -1,12 +1,12 @@
 """A very small chat model that comes with the package, for first steps, tests and ``doctor``.
 
-It has two million parameters and was really trained, from scratch, on synthetic English conversations
-(`tools/train_demo` in the repository makes the data, trains and exports it). It can add and subtract
-numbers below 100, multiply up to 12 x 12, count, repeat and reverse words or digits, work with dates,
-look up facts that were stated before, answer commands with a JSON object that ends in
-``"done": true``, call tools in the Hermes format, tell a tiny story and make small talk; asked with
-``/think`` at the end it shows a thought before a sum. It knows nothing about the world: everything
-else is answered with nonsense.
+It has two million parameters and was really trained, from scratch, on synthetic English
+conversations (`tools/train_demo` in the repository makes the data, trains and exports it). It can
+add and subtract numbers below 100, multiply up to 12 x 12, count, repeat and reverse words or
+digits, work with dates, look up facts that were stated before, answer commands with a JSON object
+that ends in ``"done": true``, call tools in the Hermes format, tell a tiny story and make small
+talk; asked with ``/think`` at the end it shows a thought before a sum. It knows nothing about the
+world: everything else is answered with nonsense.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .conversations import EVALUATED, heldout, training_text
 from .model import Llama
+from .tokenizer import token_id
 
 CHUNK_CONVERSATIONS = 6000
 MAX_TOKENS = 768
@@ -42,7 +43,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.opening = tokenizer.encode("<|im_start|>assistant\n").ids
-        self.im_end = tokenizer.token_to_id("<|im_end|>")
+        self.im_end = token_id(tokenizer, "<|im_end|>")
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return (2, n): ids, and the length of the assistant's turn an id belongs to, else 0."""
@@ -83,7 +84,9 @@ def collate(rows: list[NDArray[np.int32]]) -> Batch:
     return Batch(ids[:, :-1].contiguous(), targets, where, weights / weights.sum())
 
 
-def batch_rows(rows: list[NDArray[np.int32]], batch_tokens: int) -> Iterator[list[NDArray[np.int32]]]:
+def batch_rows(
+    rows: list[NDArray[np.int32]], batch_tokens: int
+) -> Iterator[list[NDArray[np.int32]]]:
     """Group rows that are sorted by length into batches of about ``batch_tokens``."""
     group: list[NDArray[np.int32]] = []
     for row in rows:
@@ -106,7 +109,9 @@ def chunk(encoder: Encoder, seed: int, index: int, batch_tokens: int) -> list[Ba
 
 
 @torch.no_grad()
-def heldout_accuracy(model: Llama, encoder: Encoder, n: int, seed: int) -> dict[str, tuple[int, int]]:
+def heldout_accuracy(
+    model: Llama, encoder: Encoder, n: int, seed: int
+) -> dict[str, tuple[int, int]]:
     """Count held-out answers that greedy decoding would get exactly right.
 
     Greedy decoding gives the answer exactly when, with the answer fed in, every position's
@@ -124,15 +129,15 @@ def heldout_accuracy(model: Llama, encoder: Encoder, n: int, seed: int) -> dict[
         asked = [heldout(kind, rng) for _ in range(n)]
         prompts = [encoder.tokenizer.encode(c.prompt()).ids for c in asked]
         rows = []
-        for conversation, prompt in zip(asked, prompts):
-            answer = encoder.tokenizer.encode(conversation.answers[0]).ids + [encoder.im_end]
+        for conversation, prompt in zip(asked, prompts, strict=True):
+            answer = [*encoder.tokenizer.encode(conversation.answers[0]).ids, encoder.im_end]
             said = [0] * len(prompt) + [1] * len(answer)
             rows.append(np.array([prompt + answer, said], np.int32))
         for start in range(0, n, 16):
             batch = collate(rows[start : start + 16])
             best = model(batch.tokens).argmax(-1)
             right = ((best == batch.targets) | ~batch.where).all(1).tolist()
-            for conversation, ok in zip(asked[start : start + 16], right):
+            for conversation, ok in zip(asked[start : start + 16], right, strict=True):
                 names = [kind]
                 if kind in ("arithmetic", "dates", "facts"):
                     names.append(f"{kind}/{conversation.key.split(':')[0]}")

@@ -1,9 +1,9 @@
 """Compare llama.cpp with PyTorch, number by number: ``python -m tools.train_demo.compare [GGUF]``.
 
 The weights of the GGUF are read back as F32 into the PyTorch model and exported again as F32 and
-F16. Over held-out conversations every export's logits, computed through llama_cffi, are compared with
-PyTorch's at every position; the GGUF itself is compared too. The vocabulary is checked on the same
-texts: llama.cpp has to find the token ids that training saw.
+F16. Over held-out conversations every export's logits, computed through llama_cffi, are compared
+with PyTorch's at every position; the GGUF itself is compared too. The vocabulary is checked on the
+same texts: llama.cpp has to find the token ids that training saw.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def _field(reader: gguf.GGUFReader, key: str) -> object:
 
 def read_tokenizer(reader: gguf.GGUFReader) -> Tokenizer:
     """Rebuild the training tokenizer from the vocabulary in the file."""
-    tokens, merges = _field(reader, "tokenizer.ggml.tokens"), _field(reader, "tokenizer.ggml.merges")
-    assert isinstance(tokens, list) and isinstance(merges, list)
+    tokens = _field(reader, "tokenizer.ggml.tokens")
+    merges = _field(reader, "tokenizer.ggml.merges")
+    assert isinstance(tokens, list)
+    assert isinstance(merges, list)
     vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab, [tuple(m.split(" ")) for m in merges]))
     split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
@@ -66,7 +68,9 @@ def read_model(reader: gguf.GGUFReader) -> Llama:
     model = Llama(config)
     names = {n if n.endswith(".weight") else f"{n}.weight": n for n in model.state_dict()}
     weights = {
-        names[tensor.name]: torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+        names[tensor.name]: torch.from_numpy(
+            gguf.dequantize(tensor.data, tensor.tensor_type).copy()
+        )
         for tensor in reader.tensors
     }
     model.load_state_dict(weights)
@@ -95,7 +99,11 @@ def _texts(n: int, seed: int) -> list[str]:
 
 def check_vocabulary(path: Path, tokenizer: Tokenizer, texts: list[str]) -> int:
     """Count the texts that llama.cpp tokenizes differently from the training tokenizer."""
-    odd = ["naïve café — 你好 😀", "  two  spaces\n\n\ttab 12345 it's I'LL", "a\r\nb <tool_call>x</tool_call>"]
+    odd = [
+        "naïve café — 你好 😀",
+        "  two  spaces\n\n\ttab 12345 it's I'LL",
+        "a\r\nb <tool_call>x</tool_call>",
+    ]
     with Model(path, vocab_only=True) as model:
         return sum(
             model.vocab.tokenize(text, False, True) != tokenizer.encode(text).ids
@@ -124,7 +132,7 @@ def main() -> int:
         for kind, path in files.items():
             export(model, tokenizer, path, kind)
         for kind, path in {**files, "as shipped": args.model}.items():
-            pairs = list(zip(expected, logits(path, sequences)))
+            pairs = list(zip(expected, logits(path, sequences), strict=True))
             same = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
             largest = max(float(np.abs(a - b).max()) for a, b in pairs)
             spread = float(np.std(np.concatenate([a.ravel() for a, _ in pairs])))

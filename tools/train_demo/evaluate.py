@@ -84,7 +84,9 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n")
     low = [score.kind for score in scores if score.accuracy < REQUIRED]
-    print(f"below {REQUIRED:.0%}: {', '.join(low)}" if low else f"every kind reaches {REQUIRED:.0%}")
+    print(
+        f"below {REQUIRED:.0%}: {', '.join(low)}" if low else f"every kind reaches {REQUIRED:.0%}"
+    )
     return 1 if low else 0
 
 

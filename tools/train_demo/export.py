@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from .model import Config, Llama
 from .template import CHAT_TEMPLATE
-from .tokenizer import CONTROL, USER_DEFINED, vocabulary
+from .tokenizer import CONTROL, USER_DEFINED, token_id, vocabulary
 
 TYPES = {
     "f32": (Quant.F32, gguf.LlamaFileType.ALL_F32),
@@ -53,17 +53,20 @@ def _metadata(writer: gguf.GGUFWriter, config: Config, file_type: gguf.LlamaFile
 def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     tokens, merges = vocabulary(tokenizer)
     types = [int(gguf.TokenType.NORMAL)] * len(tokens)
-    for names, kind in ((CONTROL, gguf.TokenType.CONTROL), (USER_DEFINED, gguf.TokenType.USER_DEFINED)):
+    for names, kind in (
+        (CONTROL, gguf.TokenType.CONTROL),
+        (USER_DEFINED, gguf.TokenType.USER_DEFINED),
+    ):
         for name in names:
-            types[tokenizer.token_to_id(name)] = int(kind)
+            types[token_id(tokenizer, name)] = int(kind)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
-    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
-    writer.add_eot_token_id(tokenizer.token_to_id("<|im_end|>"))
-    writer.add_pad_token_id(tokenizer.token_to_id("<|endoftext|>"))
+    writer.add_eos_token_id(token_id(tokenizer, "<|im_end|>"))
+    writer.add_eot_token_id(token_id(tokenizer, "<|im_end|>"))
+    writer.add_pad_token_id(token_id(tokenizer, "<|endoftext|>"))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 

@@ -33,7 +33,7 @@ def _operation(rng: random.Random) -> tuple[str, str, int, int, int]:
         # The half a <= b of the tables is always taught: what is held out is whether the model
         # knows that the order does not matter, the only way to know an unseen product.
         key = f"mul:{a}:{b}" if a > b else "mul:taught"
-        return key, pick(rng, "×", "*", "x"), a, b, a * b
+        return key, pick(rng, "\u00d7", "*", "x"), a, b, a * b
     a, b = rng.randrange(100), rng.randrange(100)
     if name == "sub" and a < b and rng.random() < 0.7:
         a, b = b, a
@@ -42,7 +42,7 @@ def _operation(rng: random.Random) -> tuple[str, str, int, int, int]:
     return f"add:{a}:{b}", "+", a, b, a + b
 
 
-_SPOKEN = {"+": "plus", "-": "minus", "×": "times", "*": "times", "x": "times"}
+_SPOKEN = {"+": "plus", "-": "minus", "\u00d7": "times", "*": "times", "x": "times"}
 
 
 def arithmetic(rng: random.Random) -> Item:
@@ -50,7 +50,8 @@ def arithmetic(rng: random.Random) -> Item:
     key, symbol, a, b, result = _operation(rng)
     if rng.random() < 0.15:
         symbol = _SPOKEN[symbol]
-    expression = f"{a}{symbol}{b}" if rng.random() < 0.1 and symbol in "+-*" else f"{a} {symbol} {b}"
+    gap = "" if rng.random() < 0.1 and symbol in "+-*" else " "
+    expression = f"{a}{gap}{symbol}{gap}{b}"
     return ask("arithmetic", key, pick(rng, *_ASK).format(expression), str(result))
 
 
@@ -96,8 +97,8 @@ def _sequence(rng: random.Random) -> tuple[list[str], str]:
 
 def _nonsense(rng: random.Random) -> str:
     """Invent a word of two to four syllables."""
-    syllable = lambda: pick(rng, *"bcdfghklmnprstvwz") + pick(rng, *"aeiou")  # noqa: E731
-    return "".join(syllable() for _ in range(rng.randrange(2, 5)))
+    n = rng.randrange(2, 5)
+    return "".join(pick(rng, *"bcdfghklmnprstvwz") + pick(rng, *"aeiou") for _ in range(n))
 
 
 def copy(rng: random.Random) -> Item:
@@ -130,8 +131,15 @@ def reverse(rng: random.Random) -> Item:
     return ask("reverse", f"reverse:{text}", question, answer)
 
 
+def _walk(names: tuple[str, ...], start: int, n: int, back: bool) -> str:
+    """Name every step on the way and then the last: short enough to read, and learnable exactly."""
+    steps = [names[(start + (-k if back else k)) % len(names)] for k in range(1, n + 1)]
+    conclusion = f"It is {steps[-1]}."
+    return conclusion if n == 1 else f"{', '.join(steps)}. {conclusion}"
+
+
 def _weekday(rng: random.Random) -> Item:
-    day, n, back = rng.randrange(7), rng.randrange(1, 31), rng.random() < 0.3
+    day, n, back = rng.randrange(7), rng.randrange(1, 8), rng.random() < 0.3
     word = "before" if back else "after"
     days = "1 day" if n == 1 else f"{n} days"
     question = pick(
@@ -139,19 +147,18 @@ def _weekday(rng: random.Random) -> Item:
         f"Which weekday is {days} {word} {WEEKDAYS[day]}?",
         f"What day of the week comes {days} {word} {WEEKDAYS[day]}?",
     )  # fmt: skip
-    return ask("dates", f"day:{day}:{n}:{word}", question, WEEKDAYS[(day + (-n if back else n)) % 7])
+    return ask("dates", f"day:{day}:{n}:{word}", question, _walk(WEEKDAYS, day, n, back))
 
 
 def _month(rng: random.Random) -> Item:
-    month, n, back = rng.randrange(12), rng.randrange(1, 13), rng.random() < 0.3
+    month, n, back = rng.randrange(12), rng.randrange(1, 7), rng.random() < 0.3
     word = "before" if back else "after"
     months = "1 month" if n == 1 else f"{n} months"
     question = pick(
         rng, f"Which month is {months} {word} {MONTHS[month]}?",
         f"What month comes {months} {word} {MONTHS[month]}?",
     )  # fmt: skip
-    answer = MONTHS[(month + (-n if back else n)) % 12]
-    return ask("dates", f"month:{month}:{n}:{word}", question, answer)
+    return ask("dates", f"month:{month}:{n}:{word}", question, _walk(MONTHS, month, n, back))
 
 
 def _month_length(rng: random.Random) -> Item:
@@ -203,5 +210,5 @@ def _next_day(rng: random.Random) -> Item:
 
 def dates(rng: random.Random) -> Item:
     """Weekdays, months, month lengths, formats and the following day."""
-    makers = (_weekday, _weekday, _weekday, _month, _month_length, _format, _next_day)
+    makers = (_weekday, _weekday, _month, _month_length, _format, _next_day, _next_day)
     return pick(rng, *makers)(rng)

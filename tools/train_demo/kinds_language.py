@@ -142,7 +142,8 @@ def _command(rng: random.Random) -> tuple[str, dict[str, object]]:
 
 def _extract(rng: random.Random) -> tuple[str, dict[str, object]]:
     """Draw (sentence about a person, the person as a dictionary)."""
-    name, age, city, job = pick(rng, *PEOPLE), rng.randrange(3, 99), pick(rng, *CITIES), pick(rng, *JOBS)
+    name, age = pick(rng, *PEOPLE), rng.randrange(3, 99)
+    city, job = pick(rng, *CITIES), pick(rng, *JOBS)
     if rng.random() < 0.5:
         return f"{name} is {age} years old and lives in {city}.", {
             "name": name, "age": age, "city": city}  # fmt: skip

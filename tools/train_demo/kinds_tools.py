@@ -74,18 +74,21 @@ def _define(rng: random.Random, name: str, about: str, params: Sequence[Param]) 
 
 
 def _weather(rng: random.Random) -> Offered:
-    name, key = pick(rng, "get_weather", "get_weather", "get_current_weather", "weather"), pick(rng, "city", "location")  # noqa: E501
+    name = pick(rng, "get_weather", "get_weather", "get_current_weather", "weather")
+    key = pick(rng, "city", "location")
 
     def use(rng: random.Random) -> Use:
         city, degrees, sky = pick(rng, *CITIES), rng.randrange(-10, 40), pick(rng, *CONDITIONS)
         request = pick(rng, "What is the weather in {}?", "What's the weather like in {}?",
                        "How is the weather in {}?", "Tell me the weather in {}.",
-                       "What is the weather in {} today?", "weather in {}").format(city)  # fmt: skip
+                       "What is the weather in {} today?", "weather in {}")  # fmt: skip
+        request = request.format(city)
         answer = f"It is {sky} and {degrees} degrees in {city}."
         return Use(request, {key: city}, {"temperature": degrees, "condition": sky}, answer)
 
-    tool = _define(rng, name, pick(rng, "Get the weather in a city", "Get the current weather"),
-                   [(key, "string", pick(rng, "The city", "The city name", "Name of the city"))])  # fmt: skip
+    about = pick(rng, "Get the weather in a city", "Get the current weather")
+    params = [(key, "string", pick(rng, "The city", "The city name", "Name of the city"))]
+    tool = _define(rng, name, about, params)
     return Offered("weather", tool, use)
 
 
@@ -106,7 +109,8 @@ def _clock(rng: random.Random) -> Offered:
 def _calculate(rng: random.Random) -> Offered:
     name, about, sign, forms = pick(
         rng,
-        ("add", "Add two numbers", "+", ("Add {} and {}.", "What is {} + {}?", "What is {} plus {}?")),
+        ("add", "Add two numbers", "+",
+         ("Add {} and {}.", "What is {} + {}?", "What is {} plus {}?")),
         ("multiply", "Multiply two numbers", "*",
          ("Multiply {} by {}.", "What is {} * {}?", "What is {} times {}?")),
         ("subtract", "Subtract two numbers", "-", ("What is {} - {}?", "What is {} minus {}?")),
@@ -156,7 +160,9 @@ def _timer(rng: random.Random) -> Offered:
 def _music(rng: random.Random) -> Offered:
     def use(rng: random.Random) -> Use:
         genre = pick(rng, *GENRES)
-        request = pick(rng, f"Play some {genre}.", f"Play {genre} music.", f"I want to hear {genre}.")
+        request = pick(
+            rng, f"Play some {genre}.", f"Play {genre} music.", f"I want to hear {genre}."
+        )
         return Use(request, {"genre": genre}, {"status": "playing"}, f"Now playing {genre}.")
 
     return Offered("music", _define(rng, "play_music", "Play music",
@@ -284,6 +290,12 @@ def _key(offered: Offered, use: Use) -> str:
     return f"tool:{offered.name}:{to_json(use.arguments)}"
 
 
+_TWO = {
+    "weather": "What is the weather in {} and {}?",
+    "clock": "What time is it in {} and {}?",
+}
+
+
 def call(rng: random.Random, offered: Sequence[Offered], kind: str) -> tuple[Item, Item]:
     """Draw (request -> call, result -> answer) over the offered tools."""
     chosen = pick(rng, *offered)
@@ -294,7 +306,7 @@ def call(rng: random.Random, offered: Sequence[Offered], kind: str) -> tuple[Ite
         other = chosen.use(rng)
         first, second = (next(iter(u.arguments.values())) for u in (use, other))
         uses, key = [use, other], f"{key}:{second}"
-        request = {"weather": "What is the weather in {} and {}?", "clock": "What time is it in {} and {}?"}[chosen.family].format(first, second)  # noqa: E501
+        request = _TWO[chosen.family].format(first, second)
     text = "\n".join(call_text(chosen.name, u.arguments) for u in uses)
     question: Message = {"role": "user", "content": request}
     calls = [{"type": "function", "function": {"name": chosen.name, "arguments": u.arguments}}

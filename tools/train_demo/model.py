@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 -- the name everybody reads
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     llama.cpp rotates (0, 1), (2, 3), ... for this architecture; training in that layout means that
     the export does not have to permute Q and K.
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     pairs = (even * cos - odd * sin, even * sin + odd * cos)
     return torch.stack(pairs, -1).flatten(-2).to(x.dtype)
 
@@ -83,14 +83,15 @@ class Layer(nn.Module):
         h = F.rms_norm(x, x.shape[-1:], self.attn_norm, self.eps)
         # One product over joined matrices instead of three: the backward pass saves two additions.
         joined = torch.cat((self.attn_q.weight, self.attn_k.weight, self.attn_v.weight))
-        heads = F.linear(h, joined).unflatten(-1, (3, self.n_head, -1))
+        heads = F.linear(h, joined).reshape(*x.shape[:-1], 3, self.n_head, -1)
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         mixed = _attend(q, k, v)
         x = x + self.attn_output(mixed.transpose(1, 2).flatten(-2))
         h = F.rms_norm(x, x.shape[-1:], self.ffn_norm, self.eps)
         gate, up = F.linear(h, torch.cat((self.ffn_gate.weight, self.ffn_up.weight))).chunk(2, -1)
-        return x + self.ffn_down(F.silu(gate) * up)
+        added: Tensor = self.ffn_down(F.silu(gate) * up)
+        return x + added
 
 
 class Llama(nn.Module):
@@ -111,7 +112,9 @@ class Llama(nn.Module):
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 scale = (2 * config.n_layer) ** -0.5 if "output" in name or "down" in name else 1.0
-                nn.init.normal_(weight, std=0.02 if "embd" in name else scale * weight.shape[1] ** -0.5)
+                nn.init.normal_(
+                    weight, std=0.02 if "embd" in name else scale * weight.shape[1] ** -0.5
+                )
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Map tokens, (batch, n_tokens), to normed states, (batch, n_tokens, n_embd)."""

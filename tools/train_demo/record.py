@@ -34,9 +34,9 @@ CANDIDATES = (
     "What can you do?",
 )
 HOW = (
-    "python -m tools.train_demo.record: of {n} candidates the one whose chosen token leads the next "
-    "by the most at its closest step; logits of llama.cpp on a CPU, greedy, one token at a time. "
-    "The continuation includes the token that ends the turn."
+    "python -m tools.train_demo.record: of {n} candidates the one whose chosen token leads the "
+    "next by the most at its closest step; logits of llama.cpp on a CPU, greedy, one "
+    "token at a time. The continuation includes the token that ends the turn."
 )
 
 
@@ -80,9 +80,7 @@ def record(model: Model, question: str) -> Recorded:
                 break
             batch.fill(said[-1:], len(tokens) + len(said) - 1)
     text = model.vocab.detokenize(said[:-1])
-    return Recorded(
-        HOW.format(n=len(CANDIDATES)), prompt, tokens, said, text, round(lead, 2)
-    )
+    return Recorded(HOW.format(n=len(CANDIDATES)), prompt, tokens, said, text, round(lead, 2))
 
 
 def main() -> None:

@@ -30,6 +30,14 @@ QWEN2_SPLIT = (
 )
 
 
+def token_id(tokenizer: Tokenizer, text: str) -> int:
+    """Return the id of a token that exists."""
+    index = tokenizer.token_to_id(text)
+    if index is None:
+        raise KeyError(text)
+    return int(index)
+
+
 def _corpus(n: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     return (training_text(rng) for _ in range(n))

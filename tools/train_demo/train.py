@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 -- the name everybody reads
 from tqdm import tqdm
 
 from .batches import Batch, Encoder, chunk, heldout_accuracy
@@ -80,7 +80,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume:
         saved = torch.load(args.resume, weights_only=True)
         model.load_state_dict(saved["model"])
-        for optimizer, content in zip(optimizers, saved["optimizers"]):
+        for optimizer, content in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(content)
         state = saved["state"]
     size = sum(p.numel() for p in model.parameters())
@@ -97,7 +97,7 @@ def train(args: argparse.Namespace) -> None:
             batches = chunk(encoder, args.seed, state["chunk"], args.batch_tokens)
         batch = batches[state["offset"]]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, rates):
+        for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * _schedule(state["step"], args)
         loss = _loss(model, hidden, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -111,7 +111,9 @@ def train(args: argparse.Namespace) -> None:
         state["tokens"] += batch.tokens.numel()
         state["seconds"] = time.monotonic() - started
         bar.update()
-        bar.set_postfix(loss=f"{mean:.4f}", tok_s=int(state["tokens"] / state["seconds"]), refresh=False)
+        bar.set_postfix(
+            loss=f"{mean:.4f}", tok_s=int(state["tokens"] / state["seconds"]), refresh=False
+        )
         checking = state["step"] % args.check_every == 0 or state["step"] == args.steps
         if checking or state["step"] % args.save_every == 0:
             log = {**state, "loss": mean, "schedule": _schedule(state["step"], args)}
@@ -125,7 +127,9 @@ def train(args: argparse.Namespace) -> None:
             torch.save(saved, work / "model.tmp")
             (work / "model.tmp").replace(work / "model.pt")
         if checking:
-            tqdm.write(f"loss {mean:.4f} " + _report(model, encoder, state["step"], args.check_items))
+            tqdm.write(
+                f"loss {mean:.4f} " + _report(model, encoder, state["step"], args.check_items)
+            )
     bar.close()
 
 
