@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import cffi
@@ -45,6 +46,16 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     blocked.write_text("not a folder")
     ffi = load_ffi("inline", "d1", text, blocked / "declarations")
     assert ffi.sizeof("struct point") == 16
+
+
+def test_code_is_not_run_from_a_folder_that_others_may_write(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    load_ffi("planted", "d1", text, folder)
+    (made,) = folder.glob("*.py")
+    made.write_text("raise SystemExit('code of another user ran')")
+    folder.chmod(0o777)
+    sys.modules.pop(f"llama_cffi.binding._compiled.{made.stem}")
+    assert load_ffi("planted", "d1", text, folder).sizeof("struct point") == 16
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -135,6 +135,25 @@ def test_a_read_only_cache_works(child: Child, test_cache: Path, tmp_path: Path)
     assert json.loads(done.stdout)["abi"]["verdict"] == "exact", done.stdout
 
 
+def test_a_refused_build_leaves_the_process_sound(child: Child) -> None:
+    """Its log callback stays valid, and exit prints nothing."""
+    done = child(
+        """
+        import gc, os
+        import llama_cffi
+        os.environ["LLAMA_CFFI_ABI"] = "b3889"
+        for _ in range(2):
+            try:
+                llama_cffi.get_library()
+            except llama_cffi.AbiMismatchError:
+                gc.collect()
+        del os.environ["LLAMA_CFFI_ABI"]
+        print(llama_cffi.get_library().abi.verdict)
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "exact\n", "")
+
+
 def test_user_mode_generates_from_the_builds_own_headers(child: Child) -> None:
     done = child(REPORT, LLAMA_CFFI_BUILD=OLD, LLAMA_CFFI_ABI="user")
     report = json.loads(done.stdout)

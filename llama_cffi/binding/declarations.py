@@ -1,8 +1,8 @@
 """From C declarations to a cffi `FFI`, compiled once and kept in the cache.
 
 Parsing a full class in line takes about 250 ms; the same text as an out-of-line ABI module is a
-Python file that imports in under 10 ms. The cache is a convenience: where it cannot be written the
-text is parsed in line and everything works, slower.
+Python file that imports in under 10 ms. The cache is a convenience: where it cannot be written, or
+others could write into it, the text is parsed in line and everything works, slower.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> An
     try:
         if not path.exists():
             _compile(text(), path)
+        _refuse_writable_by_others(path.parent)
         return _import(path)
     except OSError as e:
         _log.debug("no compiled declarations in %s (%s); parsing them in line", cache, e)
@@ -64,6 +65,14 @@ def _compile(text: str, path: Path) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _refuse_writable_by_others(folder: Path) -> None:
+    """Refuse to run code from a folder that another user may have written."""
+    if os.name == "posix":
+        status = folder.stat()
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
+            raise PermissionError(f"other users may write into {folder}")
 
 
 def _import(path: Path) -> Any:

@@ -195,14 +195,10 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
     boot = _dlopen(boot_ffi, build)
-    logs = LogBridge(boot_ffi)
-    boot.llama_log_set(logs.callback, boot_ffi.NULL)
-    if _exported(boot, boot_ffi, "ggml_log_set"):
-        boot.ggml_log_set(logs.callback, boot_ffi.NULL)
-    with logs.capture() as notes:
-        # libllama does not find its CPU backend by itself (some builds crash without it).
-        if _exported(boot, boot_ffi, "ggml_backend_load_all_from_path"):
-            boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
+    logs = _redirect_logs(boot_ffi, boot)
+    # libllama does not find its CPU backend by itself (some builds crash without it).
+    if _exported(boot, boot_ffi, "ggml_backend_load_all_from_path"):
+        boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
@@ -211,12 +207,28 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
         )
     lib = _dlopen(ffi, build)
-    logs.set_levels({v: k for k, v in ffi.typeof("enum ggml_log_level").elements.items()})
+    with logs.capture() as notes:
+        logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
-    # Lines that C logs while the interpreter goes away must not reach Python any more.
-    silence = ffi.cast("ggml_log_callback", boot.ggml_backend_dev_count)
-    atexit.register(lib.llama_log_set, silence, ffi.NULL)
     return Library(ffi, lib, build, identity, logs, tuple(notes))
+
+
+def _redirect_logs(ffi: Any, boot: Any) -> LogBridge:
+    """Send C's log lines to `logging` until the interpreter goes away."""
+    logs = LogBridge(ffi)
+    _kept.append(logs)  # C keeps the pointer, also when loading fails later
+    # Lines at exit must not reach Python any more; this function ignores them, printing nothing.
+    silence = ffi.cast("void (*)(int, const char *, void *)", boot.ggml_op_name)
+    for name in ("llama_log_set", "ggml_log_set"):
+        if _exported(boot, ffi, name):
+            set_callback = getattr(boot, name)
+            set_callback(logs.callback, ffi.NULL)
+            atexit.register(set_callback, silence, ffi.NULL)
+    return logs
+
+
+# Handles and callbacks that stay for the life of the process.
+_kept: list[Any] = []
 
 
 class _Joined:
@@ -257,7 +269,7 @@ def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
     # Builds up to b3995 have no RUNPATH: their ggml must be in the process before them.
     for sibling in _ggml_beside(build):
         with contextlib.suppress(OSError):
-            _preloaded.append(ffi.dlopen(str(sibling), now))
+            _kept.append(ffi.dlopen(str(sibling), now))
     # A Python extension module (another binding's wheel) may lack symbols that nobody calls.
     for flags in (now, lazy):
         try:
@@ -269,9 +281,6 @@ def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
         + (f"; then {last}" if last != first else "")
         + ". Run `llama-cffi doctor` for what is missing."
     )
-
-
-_preloaded: list[Any] = []  # handles stay open for the life of the process
 
 
 def _exported(lib: Any, ffi: Any, name: str) -> bool:
