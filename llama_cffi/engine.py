@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from . import decoding
 from .binding import Batch, Context, Model
+from .binding.checks import integer
 from .errors import ContextOverflowError, ValidationError
 from .sampling import SamplingParams, build_chain
 from .text import Utf8Stream
@@ -25,7 +26,9 @@ __all__ = ["Engine"]
 class Engine:
     """One model, one context, one conversation at a time.
 
-    Calls from several threads queue; each gets its whole answer.
+    Calls from several threads queue; each gets its whole answer. A stream that was begun holds the
+    engine until it is exhausted, closed or dropped. `close` does not wait for it: the generation
+    that runs ends with a ValidationError at its next token, and what it uses is freed then.
 
     Args:
         model_path: The GGUF file.
@@ -60,6 +63,8 @@ class Engine:
             raise
         self._batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
         self._lock = threading.Lock()
+        self._closed = False
+        self._suspended_by: int | None = None  # the thread that left a stream waiting
 
     @property
     def n_ctx(self) -> int:
@@ -92,7 +97,7 @@ class Engine:
             GenerationError: Decoding failed.
         """
         params = SamplingParams(**sampling)
-        with self._lock:
+        with self._turn():
             return list(self._tokens(tokens, n_predict, params))
 
     def generate(
@@ -165,12 +170,21 @@ class Engine:
         text = self.model.apply_chat_template([*system, ("user", prompt)])
         return self.tokenize(text, parse_special=True)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
-        """Free context and model. Calling it again does nothing."""
-        with self._lock:
-            self.model.close()
+        """Free context and model, at once or when the running generation ends.
+
+        Calling it again does nothing.
+        """
+        self._closed = True
+        self._free_if_closed()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,26 +193,60 @@ class Engine:
     def _stream(
         self, prompt: str, system_prompt: str, n_predict: int, params: SamplingParams, raw: bool
     ) -> Iterator[str]:
-        with self._lock:
+        with self._turn():
             tokens = self.tokenize(prompt) if raw else self.format_prompt(prompt, system_prompt)
             text, vocab = Utf8Stream(), self.model.vocab
             with closing(self._tokens(tokens, n_predict, params)) as generated:
                 for token in generated:
                     if piece := text.push(vocab.token_to_piece(token)):
-                        yield piece
+                        yield from self._hand_out(piece)
             if rest := text.flush():
-                yield rest
+                yield from self._hand_out(rest)
+
+    def _hand_out(self, piece: str) -> Iterator[str]:
+        self._suspended_by = threading.get_ident()
+        yield piece
+        self._suspended_by = None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until the engine is free, and hold it."""
+        if not self._lock.acquire(blocking=False):
+            if self._suspended_by == threading.get_ident():
+                raise ValidationError(
+                    "a stream of this engine waits in this thread; exhaust or close it first, or "
+                    "this call would wait for ever"
+                )
+            self._lock.acquire()
+        try:
+            self._check_open()
+            yield
+        finally:
+            self._suspended_by = None
+            self._lock.release()
+            if self._closed:
+                self._free_if_closed()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValidationError("this Engine is closed; open a new one")
+
+    def _free_if_closed(self) -> None:
+        if self._closed and self._lock.acquire(blocking=False):
+            try:
+                self.model.close()
+            finally:
+                self._lock.release()
 
     def _tokens(
         self, tokens: Sequence[int], n_predict: int, params: SamplingParams
     ) -> Generator[int, None, None]:
         """Check the request and yield its tokens; the caller holds the lock."""
+        vocab = self.model.vocab
+        tokens = [vocab.check(token) for token in tokens]
         if not tokens:
             raise ValidationError("the prompt is empty: there is nothing to continue")
-        if n_predict < 1:
-            raise ValidationError(f"n_predict={n_predict}; at least 1 token must be asked for")
-        for token in tokens:
-            self.model.vocab.check(token)
+        n_predict = integer("n_predict", n_predict, 1)
         if len(tokens) >= self.n_ctx:
             raise ContextOverflowError(
                 f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}: shorten "
@@ -209,4 +257,7 @@ class Engine:
                 for token in tokens[-params.penalty_last_n :]:
                     chain.accept(token)
             self.context.memory.clear()
-            yield from decoding.generate(self.context, self._batch, chain, tokens, n_predict)
+            for token in decoding.generate(self.context, self._batch, chain, tokens, n_predict):
+                self._check_open()
+                yield token
+                self._check_open()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypedDict
 
 from .binding import Model, SamplerChain
+from .binding.sampler import MAX_LAST_N, MIN_TEMPERATURE
 from .errors import ValidationError
 
 __all__ = ["SamplingOptions", "SamplingParams", "build_chain"]
@@ -58,25 +60,33 @@ class SamplingParams:
     seed: int = -1
 
     def __post_init__(self) -> None:
-        def check(name: str, low: float, high: float, *, open_low: bool = False) -> None:
+        def check(
+            name: str, low: float, high: float, *, open_low: bool = False, whole: bool = False
+        ) -> None:
             value = getattr(self, name)
             if value is None and name == "repeat_penalty":
                 return
-            ok = isinstance(value, (int, float)) and math.isfinite(value)
+            # numpy's numbers register with these; a Decimal or a text does not.
+            ok = isinstance(value, Integral if whole else Real) and math.isfinite(value)
             if not ok or not low <= value <= high or (open_low and value == low):
                 raise ValidationError(
                     f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
                 )
 
         check("temperature", 0, 1000)
-        check("top_k", 0, 2**31 - 1)
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise ValidationError(
+                f"temperature={self.temperature!r} is neither 0 (greedy) nor at least "
+                f"{MIN_TEMPERATURE}"
+            )
+        check("top_k", 0, 2**31 - 1, whole=True)
         check("top_p", 0, 1, open_low=True)
         check("min_p", 0, 1)
         check("repeat_penalty", 0, 1000, open_low=True)
         check("penalty_freq", -1000, 1000)
         check("penalty_present", -1000, 1000)
-        check("penalty_last_n", 0, 2**31 - 1)
-        check("seed", -1, 2**32 - 1)
+        check("penalty_last_n", 0, MAX_LAST_N, whole=True)
+        check("seed", -1, 2**32 - 1, whole=True)
 
     @property
     def greedy(self) -> bool:

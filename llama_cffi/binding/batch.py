@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ValidationError
+from .checks import INT32_MAX, integer
 from .library import Library, get_library
 
 __all__ = ["Batch"]
+
+_MAX_TOKENS, _MAX_SEQUENCES = 2**22, 1024  # C has at most 256 sequences
 
 
 class Batch:
@@ -24,8 +27,8 @@ class Batch:
     def __init__(
         self, n_tokens_max: int, *, n_seq_max: int = 1, library: Library | None = None
     ) -> None:
-        if n_tokens_max < 1 or n_seq_max < 1:
-            raise ValidationError(f"a batch needs room: {n_tokens_max=}, {n_seq_max=}")
+        n_tokens_max = integer("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
+        n_seq_max = integer("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
         ffi = (library or get_library()).ffi
         self.n_tokens_max, self.n_seq_max = n_tokens_max, n_seq_max
         self._token = ffi.new("int32_t[]", n_tokens_max)
@@ -36,6 +39,10 @@ class Batch:
         for i in range(n_tokens_max):
             self._seq_id[i] = self._seq_ids + i * n_seq_max
         self._logits = ffi.new("int8_t[]", n_tokens_max)
+        self._logits_bytes = ffi.buffer(self._logits)
+        # What `check` needs to know, kept while filling.
+        self._token_max = self._seq_max = 0
+        self._shares = False  # whether a token has more than one sequence
         self.struct = ffi.new("struct llama_batch *")
         self.struct.token = self._token
         self.struct.pos = self._pos
@@ -48,7 +55,8 @@ class Batch:
 
     def clear(self) -> None:
         """Forget all tokens."""
-        self.struct.n_tokens = 0
+        self.struct.n_tokens = self._token_max = self._seq_max = 0
+        self._shares = False
 
     def add(self, token: int, pos: int, seq_ids: Sequence[int] = (0,), logits: bool = False) -> int:
         """Append one token.
@@ -68,17 +76,18 @@ class Batch:
         i = len(self)
         if i >= self.n_tokens_max:
             raise ValidationError(f"the batch is full ({self.n_tokens_max} tokens)")
-        if pos < 0 or not 1 <= len(seq_ids) <= self.n_seq_max or min(seq_ids) < 0:
+        ids = [integer("seq_id", s, 0) for s in seq_ids]
+        if not 1 <= len(set(ids)) == len(ids) <= self.n_seq_max:
             raise ValidationError(
-                f"position {pos} and sequences {list(seq_ids)}: positions and sequence ids start "
-                f"at 0, and a token of this batch has 1 to {self.n_seq_max} sequences"
+                f"sequences {ids}: a token of this batch has 1 to {self.n_seq_max} different ones"
             )
-        self._token[i] = token
-        self._pos[i] = pos
-        self._n_seq_id[i] = len(seq_ids)
-        for k, seq_id in enumerate(seq_ids):
-            self._seq_id[i][k] = seq_id
-        self._logits[i] = logits
+        self._pos[i] = integer("pos", pos, 0)
+        self._token[i] = token = integer("token", token, 0)
+        self._n_seq_id[i] = len(ids)
+        self._seq_id[i][0 : len(ids)] = ids
+        self._logits[i] = bool(logits)
+        self._token_max, self._seq_max = max(self._token_max, token), max(self._seq_max, *ids)
+        self._shares |= len(ids) > 1
         self.struct.n_tokens = i + 1
         return i
 
@@ -99,32 +108,49 @@ class Batch:
         n = len(tokens)
         if not 1 <= n <= self.n_tokens_max:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
-        if pos < 0 or seq_id < 0:
-            raise ValidationError(f"position {pos}, sequence {seq_id}: both start at 0")
-        self._token[0:n] = tokens
-        for i in range(n):
-            self._pos[i] = pos + i
-            self._n_seq_id[i] = 1
-            self._seq_id[i][0] = seq_id
-            self._logits[i] = 0
-        self._logits[n - 1] = logits
+        self.struct.n_tokens = 0  # empty if a number is refused
+        pos = integer("pos", pos, 0, INT32_MAX - n)
+        seq_id = integer("seq_id", seq_id, 0)
+        if n == 1:  # hot: every generated token
+            self._token[0] = self._token_max = integer("token", tokens[0], 0)
+            self._pos[0] = pos
+            self._n_seq_id[0] = 1
+            self._seq_ids[0] = seq_id
+        else:
+            ids = [integer("token", t, 0) for t in tokens]
+            self._token[0:n] = ids
+            self._token_max = max(ids)
+            self._pos[0:n] = range(pos, pos + n)
+            self._n_seq_id[0:n] = [1] * n
+            for i in range(n):
+                self._seq_ids[i * self.n_seq_max] = seq_id
+            self._logits_bytes[0:n] = bytes(n)
+        self._logits[n - 1] = bool(logits)
+        self._seq_max, self._shares = seq_id, False
         self.struct.n_tokens = n
 
-    def check(self, n_vocab: int, n_seq_max: int) -> None:
+    @property
+    def wanted(self) -> bytes:
+        """One byte for each token: 1 = its output is wanted."""
+        return bytes(self._logits_bytes[0 : self.struct.n_tokens])
+
+    def check(self, n_vocab: int, n_seq_max: int, kv_unified: bool = True) -> None:
         """Refuse what C would abort on.
 
         Raises:
-            ValidationError: Empty, or a token or sequence id that the context does not have.
+            ValidationError: Empty, or with a token or sequence that the context does not have.
         """
-        n = len(self)
-        if not n:
+        if not self.struct.n_tokens:
             raise ValidationError("the batch is empty")
-        for i in range(n):
-            if not 0 <= self._token[i] < n_vocab:
-                raise ValidationError(f"token {self._token[i]} is outside 0..{n_vocab - 1}")
-            for k in range(self._n_seq_id[i]):
-                if self._seq_id[i][k] >= n_seq_max:
-                    raise ValidationError(
-                        f"sequence {self._seq_id[i][k]} is outside 0..{n_seq_max - 1}; "
-                        "make the context with a larger n_seq_max"
-                    )
+        if self._token_max >= n_vocab:
+            raise ValidationError(f"token {self._token_max} is outside 0..{n_vocab - 1}")
+        if self._seq_max >= n_seq_max:
+            raise ValidationError(
+                f"sequence {self._seq_max} is outside 0..{n_seq_max - 1}; "
+                "make the context with a larger n_seq_max"
+            )
+        if self._shares and not kv_unified:
+            raise ValidationError(
+                "a token has several sequences and they do not share a cache; make the context "
+                "with kv_unified=True"
+            )

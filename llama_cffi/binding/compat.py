@@ -16,11 +16,17 @@ __all__ = [
     "chat_apply_template",
     "chat_template",
     "context_params",
+    "has_tokens",
     "init_context",
+    "kv_unified",
     "load_model",
+    "max_experts",
+    "max_sequences",
     "memory_call",
     "model_params",
+    "rope_scaling_types",
     "sampler_penalties",
+    "tensor_types",
     "vocab_of",
 ]
 
@@ -68,6 +74,11 @@ def vocab_of(library: Library, model: Any) -> Any:
     return model
 
 
+def has_tokens(library: Library, vocab: Any) -> bool:
+    """Whether the vocabulary has text: C aborts when it is used without. C: llama_vocab_type."""
+    return bool(library.lib.llama_vocab_type(vocab) != 0)  # LLAMA_VOCAB_TYPE_NONE
+
+
 def _assign(params: Any, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if value is not None:
@@ -99,9 +110,9 @@ def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values:
     return params
 
 
-def load_model(library: Library, path: str, params: Any) -> Any:
+def load_model(library: Library, path: bytes, params: Any) -> Any:
     """Load a model; NULL when it failed. C: llama_model_load_from_file."""
-    return call(library, "llama_model_load_from_file")(path.encode(), params)
+    return call(library, "llama_model_load_from_file")(path, params)
 
 
 def context_params(
@@ -206,3 +217,47 @@ def sampler_penalties(
         return lib.llama_sampler_init_penalties(n_vocab, *numbers)
     eos, newline = lib.llama_token_eos(model), lib.llama_token_nl(model)
     return lib.llama_sampler_init_penalties(n_vocab, eos, newline, *numbers, True, False)
+
+
+def _enums(library: Library) -> set[str]:
+    return {f"enum {name}" for name in library.ffi.list_types()[1]}
+
+
+def max_sequences(library: Library) -> int:
+    """Return the most sequences of a context. C: llama_max_parallel_sequences, b6122."""
+    if library.has("llama_max_parallel_sequences"):
+        return int(library.lib.llama_max_parallel_sequences())
+    return 64  # LLAMA_MAX_SEQ; older builds have no limit of their own
+
+
+def kv_unified(library: Library, params: Any) -> bool:
+    """Whether the sequences of a context share one cache."""
+    return "kv_unified" not in _fields(library, params) or bool(params.kv_unified)
+
+
+def rope_scaling_types(library: Library) -> list[str]:
+    """Return the names that `rope.scaling.type` may have."""
+    names: Mapping[str, int] = library.ffi.typeof("enum llama_rope_scaling_type").relements
+    prefix = "LLAMA_ROPE_SCALING_TYPE_"
+    return [n.removeprefix(prefix).lower() for n, v in names.items() if v >= 0 and "MAX" not in n]
+
+
+def tensor_types(library: Library) -> dict[int, str]:
+    """Return the tensor types of the build, by number."""
+    names: Mapping[int, str] = library.ffi.typeof("enum ggml_type").elements
+    return {
+        number: name.removeprefix("GGML_TYPE_")
+        for number, name in names.items()
+        if name != "GGML_TYPE_COUNT"
+    }
+
+
+def max_experts(library: Library) -> int:
+    """Return LLAMA_MAX_EXPERTS, which no function tells: measured by loading models."""
+    if "enum llama_lazy_mode" in _enums(library):  # v0.4.0
+        return 1024
+    if library.has("llama_model_n_embd_inp"):  # b7324
+        return 512
+    if library.has("llama_model_is_diffusion"):  # b6122
+        return 384
+    return 256 if library.has("llama_model_load_from_file") else 160  # b4435

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import (
     DecodeAbortedError,
@@ -13,10 +13,12 @@ from ..errors import (
 )
 from . import compat
 from .batch import Batch
+from .checks import integer
 from .handle import Handle
 from .memory import Memory
 from .model import Model
-from .threads import ThreadPool, default_n_threads
+from .room import context_bytes, memory_bytes
+from .threads import ThreadPool, thread_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +36,12 @@ class Context(Handle):
 
     Args:
         model: Closes this context when it closes.
-        n_ctx: Tokens that the cache holds over all sequences; 0 = the model's own length.
+        n_ctx: Tokens that the cache holds over all sequences; 0 = the model's own length. C
+            rounds it up (to 32 or 256, for each sequence where they do not share).
         n_batch: Most tokens in one `decode`.
         n_ubatch: Most tokens computed at once; at most n_batch.
         n_seq_max: Number of independent sequences.
-        n_threads: Threads for single tokens; 0 = physical cores.
+        n_threads: Threads for single tokens, at most the usable processors; 0 = physical cores.
         n_threads_batch: Threads for prefill; 0 = n_threads.
         flash_attn: On, off, or None for the build's choice.
         kv_unified: One cache for all sequences; None for the build's choice.
@@ -46,7 +49,7 @@ class Context(Handle):
 
     Raises:
         ValidationError: A size is out of range, or the model has no weights (vocab_only).
-        LlamaError: C refused, with what it logged.
+        LlamaError: There is not enough memory, or C refused, with what it logged.
     C: llama_init_from_model
     """
 
@@ -64,43 +67,59 @@ class Context(Handle):
         kv_unified: bool | None = None,
         embeddings: bool = False,
     ) -> None:
-        library = model.library
-        sizes = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_seq_max": n_seq_max}
-        for name, value in {"n_ctx": n_ctx, **sizes}.items():
-            if not (0 if name == "n_ctx" else 1) <= value < 2**31:
-                raise ValidationError(f"{name}={value} is out of range")
-        if not model.n_params:
+        library, model_ptr = model.library, model.ptr
+        if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only; it cannot decode")
-        n_threads = n_threads or default_n_threads()
-        n_threads_batch = n_threads_batch or n_threads
+        n_ctx = integer("n_ctx", n_ctx, 0) or model.n_ctx_train
+        n_batch = integer("n_batch", n_batch, 1)
+        n_ubatch = min(n_batch, integer("n_ubatch", n_ubatch, 1))
+        n_seq_max = integer("n_seq_max", n_seq_max, 1, compat.max_sequences(library))
+        if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
+            raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
+        n_threads = thread_count("n_threads", n_threads)
+        n_threads_batch = thread_count("n_threads_batch", n_threads_batch or n_threads)
+        need, have = context_bytes(model.gguf.values, n_ctx, n_ubatch), memory_bytes(library)
+        if need > have:
+            raise LlamaError(
+                f"a context of n_ctx={n_ctx} takes at least {need / 2**30:.1f} GiB and there are "
+                f"{have / 2**30:.1f} GiB of memory; make n_ctx smaller"
+            )
         params = compat.context_params(
             library,
-            n_ctx=n_ctx or model.n_ctx_train,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            n_seq_max=n_seq_max,
             n_threads=n_threads,
             n_threads_batch=n_threads_batch,
             flash_attn=flash_attn,
             kv_unified=kv_unified,
             embeddings=embeddings,
             no_perf=True,
-            **{**sizes, "n_ubatch": min(n_ubatch, n_batch)},
         )
-        # Made before the context and so, at exit, freed after it.
         self._pools = [ThreadPool(library, n) for n in dict.fromkeys((n_threads, n_threads_batch))]
         with library.logs.capture() as lines:
-            ptr = compat.init_context(library, model.ptr, params)
+            ptr = compat.init_context(library, model_ptr, params)
         if not ptr:
             raise LlamaError(
                 f"llama.cpp could not make a context of n_ctx={n_ctx} for {model.path.name}: "
                 f"{'; '.join(lines[-3:]) or 'no reason given'}. Try a smaller n_ctx."
             )
-        super().__init__(ptr, library.lib.llama_free, parent=model)
+        super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools)
         self.model, self.library = model, library
         lib = library.lib
         self.n_ctx: int = lib.llama_n_ctx(ptr)
-        self.n_batch: int = lib.llama_n_batch(ptr)
-        self.n_ubatch: int = lib.llama_n_ubatch(ptr)
-        self.n_seq_max: int = lib.llama_n_seq_max(ptr)
+        # C rounds n_batch up to its padding, and n_seq_max was the cache's size before b4980.
+        self.n_batch: int = min(n_batch, lib.llama_n_batch(ptr))
+        self.n_ubatch: int = min(n_ubatch, lib.llama_n_ubatch(ptr))
+        self.n_seq_max: int = min(n_seq_max, lib.llama_n_seq_max(ptr))
         self.n_vocab = model.vocab.n_tokens
+        self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+        self.kv_unified = n_seq_max == 1 or compat.kv_unified(library, params)
+        self.embeddings = embeddings
+        # Which tokens of the last batch have output: one byte each. C forgets to check in places.
+        self._wanted = b""
+        self._decode = lib.llama_decode
         self.memory = Memory(self)
         lib.llama_attach_threadpool(ptr, self._pools[0].ptr, self._pools[-1].ptr)
 
@@ -118,15 +137,20 @@ class Context(Handle):
             DecodeAbortedError: The abort flag stopped it.
             ValidationError: The batch is empty, too long, or names a token or sequence
                 that does not exist.
-            GenerationError: Any other failure.
+            GenerationError: Any other failure, such as positions that do not continue the
+                sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
         """
-        if len(batch) > self.n_batch:
+        if batch.struct.n_tokens > self.n_batch:
             raise ValidationError(f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}")
-        batch.check(self.n_vocab, self.n_seq_max)
-        code = self.library.lib.llama_decode(self.ptr, batch.struct[0])
+        batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
+        ptr = self.ptr
+        self._wanted = b""
+        mark = self.library.logs.count
+        code = self._decode(ptr, batch.struct[0])
         if code:
-            raise self._decode_error(code, len(batch))
+            raise self._decode_error(code, len(batch), mark)
+        self._wanted = batch.wanted
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
@@ -142,18 +166,30 @@ class Context(Handle):
         """
         import numpy as np
 
-        row = self._output(self.library.lib.llama_get_logits_ith, i, "logits")
+        i = self.check_output(i)
+        row = self.library.lib.llama_get_logits_ith(self.ptr, i)
+        if not row:
+            raise ValidationError("this context makes embeddings and no logits")
         return np.frombuffer(self.library.ffi.buffer(row, self.n_vocab * 4), dtype=np.float32)
 
-    def _output(self, function: Any, i: int, what: str) -> Any:
-        with self.library.logs.capture() as lines:
-            row = function(self.ptr, i)
-        if not row:
-            why = lines[-1] if lines else "its batch entry did not ask for output"
-            raise ValidationError(f"no {what} for token {i} of the last batch: {why}")
-        return row
+    def check_output(self, i: int) -> int:
+        """Return *i* if token *i* of the last batch has an output.
 
-    def _decode_error(self, code: int, n_tokens: int) -> GenerationError:
+        Raises:
+            ValidationError: It was not asked for, or there was no successful decode.
+        """
+        wanted = self._wanted
+        if i == -1 and 1 in wanted:  # hot
+            return i
+        i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
+        if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
+            raise ValidationError(
+                f"no output for token {i}: the last decode kept {wanted.count(1)} outputs of "
+                f"{len(wanted)} tokens; ask with logits=True in the batch"
+            )
+        return i
+
+    def _decode_error(self, code: int, n_tokens: int, mark: int) -> GenerationError:
         if code == _NO_SLOT:
             return KvCacheFullError(
                 f"no slot in the KV cache for {n_tokens} tokens (n_ctx={self.n_ctx}); decode fewer "
@@ -161,7 +197,8 @@ class Context(Handle):
             )
         if code == _ABORTED:
             return DecodeAbortedError(f"decoding {n_tokens} tokens was stopped")
-        return GenerationError(f"llama_decode failed with {code} on {n_tokens} tokens")
+        why = "; ".join(self.library.logs.since(mark)) or "llama.cpp gave no reason"
+        return GenerationError(f"llama_decode failed with {code} on {n_tokens} tokens: {why}")
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

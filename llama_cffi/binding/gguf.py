@@ -9,19 +9,51 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelLoadError
 
 __all__ = ["GgufSummary", "check_gguf"]
 
-_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY = 8, 9
+# Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
+_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_UINT32, _STRING, _ARRAY = 4, 8, 9
+# ggml maps the tensors where they lie in the file and wants this alignment of all of them.
+_TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
+
+
+@dataclass(frozen=True)
+class GgufArray:
+    """An array of the metadata; its items are not kept.
+
+    Attributes:
+        kind: The GGUF value type of its items.
+        count: Number of items.
+        distinct: Number of different items; 0 unless it is `tokenizer.ggml.tokens`.
+        shortest: Bytes of the shortest string; 0 for other items.
+    """
+
+    kind: int
+    count: int
+    distinct: int = 0
+    shortest: int = 0
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A row of the tensor table: *shape* in ggml's order, the row length first."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
 
 
 @dataclass(frozen=True)
@@ -30,15 +62,30 @@ class GgufSummary:
 
     Attributes:
         version: GGUF format version.
-        architecture: `general.architecture`, empty when absent.
-        n_tensors: Number of tensors in this file.
+        values: The scalar and text metadata.
+        arrays: What the metadata's arrays are.
+        tensors: The tensor table of this file.
         n_keys: Number of metadata keys.
+        spellings: The tokens of a SentencePiece vocabulary that cannot spell every byte; empty
+            for all others.
     """
 
     version: int
-    architecture: str
-    n_tensors: int
+    values: Mapping[str, int | float | str]
+    arrays: Mapping[str, GgufArray]
+    tensors: tuple[GgufTensor, ...]
     n_keys: int
+    spellings: frozenset[bytes] = frozenset()
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, empty when absent."""
+        return str(self.values.get("general.architecture", ""))
+
+    @property
+    def n_tensors(self) -> int:
+        """Number of tensors in this file."""
+        return len(self.tensors)
 
 
 def check_gguf(path: Path) -> GgufSummary:
@@ -47,9 +94,11 @@ def check_gguf(path: Path) -> GgufSummary:
     Raises:
         ModelLoadError: It is missing, a folder, empty, no GGUF, truncated or inconsistent.
     """
-    if path.is_dir():
-        raise ModelLoadError(f"{path} is a folder, not a GGUF file; name the .gguf file inside it")
     try:
+        if path.is_dir():
+            raise ModelLoadError(
+                f"{path} is a folder, not a GGUF file; name the .gguf file inside it"
+            )
         size = path.stat().st_size
         if size == 0:
             raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
@@ -57,8 +106,8 @@ def check_gguf(path: Path) -> GgufSummary:
             return _Walk(path, data, size).check()
     except FileNotFoundError:
         raise ModelLoadError(f"no model file at {path}") from None
-    except OSError as e:
-        raise ModelLoadError(f"cannot read {path}: {e}") from e
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
 
 
 class _Walk:
@@ -66,6 +115,10 @@ class _Walk:
 
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self.path, self.data, self.size, self.at = path, data, size, 0
+        self.values: dict[str, Any] = {}
+        self.arrays: dict[str, GgufArray] = {}
+        self.tensors: list[GgufTensor] = []
+        self.seen: set[bytes] = set()  # the tokens
 
     def check(self) -> GgufSummary:
         magic = self.data[:4]
@@ -84,51 +137,71 @@ class _Walk:
         # A key takes at least 13 bytes and a tensor 24: absurd counts end here, not in a loop.
         if n_keys * 13 + n_tensors * 24 > self.size:
             raise self.broken(f"{n_keys} keys and {n_tensors} tensors cannot lie in it")
-        architecture, alignment = self.keys(n_keys)
-        last_end = self.tensors(n_tensors)
+        alignment = self.keys(n_keys)
+        last_end = self.tensor_table(n_tensors, alignment)
         data_start = -(-self.at // alignment) * alignment
         if n_tensors and data_start + last_end > self.size:
             raise self.broken(f"its tensors need {data_start + last_end} bytes")
-        return GgufSummary(version, architecture, n_tensors, n_keys)
+        return GgufSummary(
+            version, self.values, self.arrays, tuple(self.tensors), n_keys, self.spellings()
+        )
 
-    def keys(self, count: int) -> tuple[str, int]:
-        architecture, alignment = "", 32
+    def spellings(self) -> frozenset[bytes]:
+        if self.values.get("tokenizer.ggml.model") != "llama":
+            return frozenset()
+        whole = all(b"<0x%02X>" % b in self.seen or bytes([b]) in self.seen for b in range(256))
+        return frozenset() if whole else frozenset(self.seen)
+
+    def keys(self, count: int) -> int:
+        """Walk the metadata; return the alignment of the tensors."""
         for i in range(count):
             where = f"key {i + 1} of {count}"
-            key = self.string(where)
+            key = self.string(where).decode("utf-8", "replace")
+            if key in self.values or key in self.arrays:
+                raise self.broken(f"{key} is there twice")
             kind = self.number("<I", where)
             if kind == _STRING:
-                value = self.string(where)
-                if key == b"general.architecture":
-                    architecture = value.decode("utf-8", "replace")
-            elif key == b"general.alignment" and kind == 4:
-                alignment = self.number("<I", where)
-                if alignment < 1 or alignment & (alignment - 1):
-                    raise self.broken(f"general.alignment is {alignment}, not a power of two")
+                self.values[key] = self.string(where).decode("utf-8", "replace")
             elif kind == _ARRAY:
-                self.array(where)
+                self.arrays[key] = self.array(where, key == "tokenizer.ggml.tokens")
             else:
-                self.skip(self.scalar_bytes(kind, where), where)
-        return architecture, alignment
+                self.values[key] = self.number("<" + self.scalar(kind, where), where)
+                if key == "general.alignment" and kind != _UINT32:
+                    raise self.broken(f"general.alignment has the value type {kind}")
+        alignment = self.values.get("general.alignment", _TENSOR_ALIGNMENT)
+        ok = isinstance(alignment, int) and alignment >= _TENSOR_ALIGNMENT
+        if not ok or alignment & (alignment - 1):
+            raise self.broken(
+                f"general.alignment is {alignment}, not a power of two from {_TENSOR_ALIGNMENT}"
+            )
+        return alignment
 
-    def array(self, where: str) -> None:
+    def array(self, where: str, count_distinct: bool) -> GgufArray:
         kind = self.number("<I", where)
         count = self.number("<Q", where)
         if kind != _STRING:
-            self.skip(self.scalar_bytes(kind, where) * count, where)
-            return
+            self.skip(struct.calcsize("<" + self.scalar(kind, where)) * count, where)
+            return GgufArray(kind, count)
         if count * 8 > self.size - self.at:
             raise self.broken(f"{where} is an array of {count} strings")
         # Hot: 262,144 strings in a large vocabulary.
         data, at, size, unpack = self.data, self.at, self.size, struct.Struct("<Q").unpack_from
+        shortest, seen = size, self.seen
         for _ in range(count):
             if at + 8 > size:
                 raise self.broken(f"it ends inside {where}")
-            at += 8 + unpack(data, at)[0]
+            (length,) = unpack(data, at)
+            at += 8 + length
+            if length < shortest:
+                shortest = length
+            if count_distinct:
+                seen.add(data[at - length : at])
         self.at = at
         self.skip(0, where)
+        distinct = len(seen) if count_distinct else 0
+        return GgufArray(kind, count, distinct, shortest if count else 0)
 
-    def tensors(self, count: int) -> int:
+    def tensor_table(self, count: int, alignment: int) -> int:
         """Walk the tensor table; return a lower bound of the bytes that the data part needs."""
         end = 0
         for i in range(count):
@@ -137,30 +210,30 @@ class _Walk:
             dimensions = self.number("<I", where)
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
                 raise self.broken(f"{where} ({name}) has {dimensions} dimensions")
-            elements = 1
-            for _ in range(dimensions):
-                elements *= self.number("<Q", where)
+            shape = tuple(self.number("<Q", where) for _ in range(dimensions))
             kind = self.number("<I", where)
             offset = self.number("<Q", where)
-            end = max(end, offset + self.tensor_bytes(kind, elements))
+            block, block_bytes = _TENSOR_BLOCKS.get(kind, (1, 0))
+            elements = math.prod(shape)
+            if not 0 < elements < 2**63 or shape[0] % block:
+                raise self.broken(f"{where} ({name}) has the shape {shape} and type {kind}")
+            if offset % alignment:
+                raise self.broken(f"{where} ({name}) begins at {offset}, not aligned")
+            end = max(end, offset + elements // block * block_bytes)
+            self.tensors.append(GgufTensor(name, shape, kind))
         return end
 
-    @staticmethod
-    def tensor_bytes(kind: int, elements: int) -> int:
-        block, block_bytes = _TENSOR_BLOCKS.get(kind, (1, 0))
-        return elements // block * block_bytes
-
-    def scalar_bytes(self, kind: int, where: str) -> int:
+    def scalar(self, kind: int, where: str) -> str:
         try:
-            return _SCALAR_BYTES[kind]
+            return _SCALARS[kind]
         except KeyError:
             raise self.broken(f"{where} has the unknown value type {kind}") from None
 
-    def number(self, form: str, where: str) -> int:
+    def number(self, form: str, where: str) -> Any:
         size = struct.calcsize(form)
         if self.at + size > self.size:
             raise self.broken(f"it ends inside {where}")
-        value: int = struct.unpack_from(form, self.data, self.at)[0]
+        value = struct.unpack_from(form, self.data, self.at)[0]
         self.at += size
         return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
@@ -19,15 +19,30 @@ class Handle:
 
     A child holds its parent, so the parent lives as long as its children. `close` is idempotent
     and closes the children first; a forgotten object is freed when it is collected or at exit.
+
+    Args:
+        ptr: The C object, owned by this handle from now on.
+        free: The C function that frees it.
+        parent: Closes this handle when it closes; freed after it.
+        keeps: Freed after this handle too.
     """
 
     def __init__(
-        self, ptr: Any, free: Callable[[Any], object], *, parent: Handle | None = None
+        self,
+        ptr: Any,
+        free: Callable[[Any], object],
+        *,
+        parent: Handle | None = None,
+        keeps: Iterable[Handle] = (),
     ) -> None:
+        above = [*([parent] if parent else []), *keeps]
         self._ptr = ptr
         self._parent = parent
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
-        self._finalizer = weakref.finalize(self, free, ptr)
+        # The collector calls finalizers in any order, so they free nothing themselves: each drops
+        # a reference, and an object goes when its handle and all objects below it are gone.
+        owned = _Owned(ptr, free, [handle._object() for handle in above])
+        self._finalizer = weakref.finalize(self, _drop, owned)
         if parent is not None:
             parent._children.add(self)
 
@@ -54,8 +69,33 @@ class Handle:
         self._ptr = None
         self._finalizer()
 
+    def _object(self) -> _Owned:
+        """The owned object; only the finalizer holds it."""
+        alive = self._finalizer.peek()
+        if alive is None:
+            raise ValidationError(f"this {type(self).__name__} is closed; open a new one")
+        owned: _Owned = alive[2][0]
+        return owned
+
     def __enter__(self) -> Self:
+        _ = self.ptr  # raises when it is closed
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Owned:
+    """A C object; freed with its last reference, before the objects above it."""
+
+    __slots__ = ("above", "free", "ptr")
+
+    def __init__(self, ptr: Any, free: Callable[[Any], object], above: list[_Owned]) -> None:
+        self.ptr, self.free, self.above = ptr, free, above
+
+    def __del__(self) -> None:
+        self.free(self.ptr)
+
+
+def _drop(_owned: _Owned) -> None:
+    """Be the finalizer that held the object until now."""

@@ -5,8 +5,10 @@ Nothing reaches stdout or stderr by itself. Thread rule: lines may come from any
 
 from __future__ import annotations
 
+import _thread
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -39,9 +41,11 @@ class LogBridge:
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._captures: list[list[str]] = []
+        self.count = 0  # warnings and errors so far
+        self._recent: deque[str] = deque(maxlen=4)
         # Owned here; C keeps the pointer until `detach`.
         self.callback = ffi.callback(
-            "void(int, const char *, void *)", self._receive, onerror=lambda *_: None
+            "void(int, const char *, void *)", self._receive, onerror=self._failed
         )
 
     def set_levels(self, constants: Mapping[str, int]) -> None:
@@ -62,6 +66,16 @@ class LogBridge:
             yield lines
         finally:
             self._captures.remove(lines)
+
+    def since(self, count: int) -> list[str]:
+        """Return the last warnings and errors after the first *count*, four at most."""
+        new = min(self.count - count, len(self._recent))
+        return list(self._recent)[-new:] if new > 0 else []
+
+    def _failed(self, _type: object, error: BaseException, _traceback: object) -> None:
+        """Let no exception into C, but Ctrl-C must not get lost: raise it again when C is back."""
+        if isinstance(error, KeyboardInterrupt):
+            _thread.interrupt_main()
 
     def _receive(self, level: int, text: Any, _user_data: Any) -> None:
         line = self._ffi.string(text).decode("utf-8", "replace")
@@ -87,4 +101,6 @@ class LogBridge:
         if level >= logging.WARNING:
             for lines in self._captures:
                 lines.append(line)
+            self.count += 1
+            self._recent.append(line)
         _log.log(level, "%s", line)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
 from . import compat
+from .checks import INT32_MAX, integer
 
 if TYPE_CHECKING:
     from .context import Context
@@ -30,11 +31,23 @@ class Memory:
             False when the memory cannot remove a part of a sequence (recurrent models).
         C: llama_memory_seq_rm
         """
-        return bool(self._call("seq_rm", self._seq(seq_id, any_=True), p0, p1))
+        return bool(self._call("seq_rm", self._seq(seq_id, any_=True), *_span(p0, p1)))
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
-        """Let *target* share positions [p0, p1) of *source*. C: llama_memory_seq_cp."""
-        self._call("seq_cp", self._seq(source), self._seq(target), p0, p1)
+        """Let *target* share positions [p0, p1) of *source*. C: llama_memory_seq_cp.
+
+        Raises:
+            ValidationError: A part of a sequence, where sequences do not share a cache.
+        """
+        source, target, (p0, p1) = self._seq(source), self._seq(target), _span(p0, p1)
+        if source == target:
+            return
+        if not self._context.kv_unified and (p0 > 0 or p1 >= 0):  # is_full
+            raise ValidationError(
+                f"positions [{p0}, {p1}) cannot be copied: only a whole sequence can, or make the "
+                "context with kv_unified=True"
+            )
+        self._call("seq_cp", source, target, p0, p1)
 
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence. C: llama_memory_seq_keep."""
@@ -46,9 +59,12 @@ class Memory:
         Raises:
             ValidationError: The memory of this model cannot shift.
         """
+        seq_id, (p0, p1) = self._seq(seq_id), _span(p0, p1)
+        last = self.seq_pos_max(seq_id)
+        delta = integer("delta", delta, -INT32_MAX, INT32_MAX - max(last, 0))
         if not self.can_shift:
             raise ValidationError("the memory of this model cannot shift positions")
-        self._call("seq_add", self._seq(seq_id), p0, p1, delta)
+        self._call("seq_add", seq_id, p0, p1, delta)
 
     def seq_pos_max(self, seq_id: int) -> int:
         """Largest position of a sequence, -1 when it is empty. C: llama_memory_seq_pos_max."""
@@ -63,13 +79,13 @@ class Memory:
             return True
 
     def _seq(self, seq_id: int, *, any_: bool = False) -> int:
-        low, high = (-1 if any_ else 0), self._context.n_seq_max
-        if not low <= seq_id < high:
-            raise ValidationError(
-                f"sequence {seq_id} is outside {low}..{high - 1}; the context has n_seq_max={high}"
-            )
-        return seq_id
+        return integer("seq_id", seq_id, -1 if any_ else 0, self._context.n_seq_max - 1)
 
     def _call(self, verb: str, *args: object) -> object:
         context = self._context
         return compat.memory_call(context.library, context.ptr, verb)(*args)
+
+
+def _span(p0: int, p1: int) -> tuple[int, int]:
+    low = -INT32_MAX
+    return integer("p0", p0, low), integer("p1", p1, low)

@@ -10,10 +10,12 @@ from typing import Any
 from ..errors import ModelLoadError, TemplateError, ValidationError
 from . import compat
 from .callbacks import Relay
+from .checks import INT32_MAX, integer
 from .gguf import GgufSummary, check_gguf
 from .handle import Handle
 from .library import Library, get_library
-from .vocab import Vocab
+from .model_check import check_model
+from .vocab import Vocab, encode
 
 __all__ = ["Model"]
 
@@ -44,7 +46,7 @@ class Model(Handle):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         *,
         vocab_only: bool = False,
         n_gpu_layers: int = -1,
@@ -56,9 +58,13 @@ class Model(Handle):
         progress: Callable[[float], bool | None] | None = None,
         library: Library | None = None,
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.fsdecode(path)).expanduser()
         self.gguf: GgufSummary = check_gguf(self.path)
         self.library = library or get_library()
+        check_model(self.path, self.gguf, self.library)
+        self.vocab_only = bool(vocab_only)
+        n_gpu_layers = integer("n_gpu_layers", n_gpu_layers, -INT32_MAX)
+        main_gpu = integer("main_gpu", main_gpu, 0)
         ffi = self.library.ffi
         relay = Relay()
         callback = ffi.NULL
@@ -68,9 +74,9 @@ class Model(Handle):
             )
         params = compat.model_params(
             self.library,
-            use_mmap=use_mmap,
-            use_mlock=use_mlock,
-            vocab_only=vocab_only,
+            use_mmap=bool(use_mmap),
+            use_mlock=bool(use_mlock),
+            vocab_only=self.vocab_only,
             n_gpu_layers=_ALL_LAYERS if n_gpu_layers < 0 else n_gpu_layers,
             split_mode=None if split_mode is None else _split_mode(self.library, split_mode),
             main_gpu=main_gpu,
@@ -78,7 +84,7 @@ class Model(Handle):
             progress_callback=callback if progress is not None else None,
         )
         with relay, self.library.logs.capture() as lines:
-            ptr = compat.load_model(self.library, os.fspath(self.path), params)
+            ptr = compat.load_model(self.library, os.fsencode(self.path), params)
         if not ptr:
             raise ModelLoadError(self._why(lines))
         super().__init__(ptr, compat.call(self.library, "llama_model_free"))
@@ -148,8 +154,10 @@ class Model(Handle):
         template = self.chat_template
         if template is None:
             raise TemplateError(f"{self.path.name} has no chat template; pass a finished prompt")
-        if any("\0" in part for message in messages for part in message):
-            raise ValidationError("a message contains a NUL character, which C strings cannot hold")
+        for role, content in messages:
+            if "\0" in role or "\0" in content:
+                raise ValidationError("a message has a NUL character, which C strings cannot hold")
+            encode(role), encode(content)  # refuses lone surrogates
         text = compat.chat_apply_template(
             self.library, self.ptr, template, messages, add_generation_prompt
         )

@@ -10,10 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..errors import LlamaError
+from .checks import integer
 from .handle import Handle
 from .library import Library
 
-__all__ = ["ThreadPool", "default_n_threads", "physical_cores", "usable_cpus"]
+__all__ = ["MAX_THREADS", "ThreadPool", "physical_cores", "thread_count", "usable_cpus"]
+
+MAX_THREADS = 512  # GGML_MAX_N_THREADS: the pool's mask of processors has no more entries
 
 
 def usable_cpus() -> set[int]:
@@ -35,24 +39,38 @@ def physical_cores() -> int:
     return max(1, len(siblings))
 
 
-def default_n_threads() -> int:
-    """Threads for decoding and prefill when the caller names none."""
-    return physical_cores()
+def thread_count(name: str, wanted: int) -> int:
+    """Return how many threads to run: *wanted*, or the physical cores for 0.
+
+    Never more than `usable_cpus`: ggml's threads wait for each other by spinning, and 512 of them
+    on two processors take minutes for one token.
+
+    Raises:
+        ValidationError: It is negative or no integer; *name* says which argument.
+    """
+    return min(integer(name, wanted, 0) or physical_cores(), len(usable_cpus()), MAX_THREADS)
 
 
 class ThreadPool(Handle):
     """A persistent ggml thread pool, attached to one context.
 
+    Raises:
+        ValidationError: n_threads is not 1 to 512.
+        LlamaError: The threads could not be started.
     C: ggml_threadpool_new, found through the CPU backend's registry where it is a module.
     """
 
     def __init__(self, library: Library, n_threads: int) -> None:
+        n_threads = integer("n_threads", n_threads, 1, MAX_THREADS)
         ffi, lib = library.ffi, library.lib
         params = ffi.new("struct ggml_threadpool_params *")
         lib.ggml_threadpool_params_init(params, n_threads)
         create = _procedure(library, "ggml_threadpool_new", "void *(*)(void *)")
         free = _procedure(library, "ggml_threadpool_free", "void (*)(void *)")
-        super().__init__(ffi.cast("ggml_threadpool_t", create(params)), free)
+        pool = create(params)
+        if not pool:
+            raise LlamaError(f"ggml could not start {n_threads} threads")
+        super().__init__(ffi.cast("ggml_threadpool_t", pool), free)
         self.n_threads = n_threads
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
 from . import compat
+from .checks import integer
+from .deep_stack import call_deep, longest_run
 
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["Vocab"]
+__all__ = ["Vocab", "encode"]
 
 _NO_TOKEN = -1
 
@@ -25,6 +27,8 @@ class Vocab:
         self._ffi, self._lib = library.ffi, library.lib
         self._handle = compat.vocab_of(library, model.ptr)  # borrowed until the model is freed
         self.n_tokens: int = compat.call(library, "llama_vocab_n_tokens")(self._handle)
+        self._has_text = compat.has_tokens(library, self._handle)
+        self._spellings = model.gguf.spellings
         self._is_eog = compat.call(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
@@ -46,21 +50,16 @@ class Vocab:
             ValidationError: The text is not valid, or too long.
         C: llama_tokenize
         """
-        data = _encode(text)
+        data = encode(text)
         capacity = len(data) + 16
         if capacity > 2**31 - 1:
             raise ValidationError(f"the text has {len(data)} bytes; 2 GiB is the limit")
-        ffi, handle = self._ffi, self._live()
-        while True:
-            tokens = ffi.new("int32_t[]", capacity)
-            n = self._lib.llama_tokenize(
-                handle, data, len(data), tokens, capacity, add_special, parse_special
-            )
-            if n >= 0:
-                return list(ffi.unpack(tokens, n)) if n else []
-            if n == -(2**31) or -n <= capacity:
-                raise ValidationError(f"llama_tokenize failed ({n}) on {len(data)} bytes of text")
-            capacity = -n
+        self._check_spelling(data)
+        handle = self._live_text()
+        return call_deep(
+            lambda: self._tokenize(handle, data, capacity, add_special, parse_special),
+            longest_run(data),
+        )
 
     def token_to_piece(self, token: int, special: bool = False) -> bytes:
         """Return the bytes of one token; they may be part of a UTF-8 character.
@@ -74,7 +73,7 @@ class Vocab:
         C: llama_token_to_piece
         """
         piece = self._pieces.get((token, special))
-        if piece is None:
+        if piece is None or self._model.closed:
             piece = self._pieces[token, special] = self._read_piece(self.check(token), special)
         return piece
 
@@ -96,6 +95,7 @@ class Vocab:
 
     def text(self, token: int) -> str:
         """Return the vocabulary's own spelling of a token. C: llama_vocab_get_text."""
+        self._live_text()
         raw = self._call("llama_vocab_get_text", self.check(token))
         return str(self._ffi.string(raw).decode("utf-8", "replace"))
 
@@ -125,9 +125,39 @@ class Vocab:
         Raises:
             ValidationError: No such token.
         """
-        if not 0 <= token < self.n_tokens:
-            raise ValidationError(f"token {token} is outside 0..{self.n_tokens - 1}")
-        return token
+        return integer("token", token, 0, self.n_tokens - 1)
+
+    def _tokenize(
+        self, handle: Any, data: bytes, capacity: int, add_special: bool, parse_special: bool
+    ) -> list[int]:
+        flags = bool(add_special), bool(parse_special)
+        while True:
+            tokens = self._ffi.new("int32_t[]", capacity)
+            n = self._lib.llama_tokenize(handle, data, len(data), tokens, capacity, *flags)
+            if n >= 0:
+                return list(self._ffi.unpack(tokens, n)) if n else []
+            if n == -(2**31) or -n <= capacity:
+                raise ValidationError(f"llama_tokenize failed ({n}) on {len(data)} bytes of text")
+            capacity = -n
+
+    def _check_spelling(self, data: bytes) -> None:
+        """Refuse characters that the vocabulary cannot spell: C aborts on the missing byte."""
+        if not self._spellings:
+            return
+        for character in set(data.decode("utf-8").replace(" ", "\u2581") + "\u2581"):
+            spelled = character.encode()
+            if spelled in self._spellings:
+                continue
+            for b in spelled:
+                if not {b"<0x%02X>" % b, bytes([b])} & self._spellings:
+                    raise ValidationError(
+                        f"the vocabulary has no token for {character!r}, nor for its byte {b:#04x}"
+                    )
+
+    def _live_text(self) -> Any:
+        if not self._has_text:
+            raise ValidationError("the model has no vocabulary, so no text: give it token ids")
+        return self._live()
 
     def _special(self, name: str) -> int | None:
         token = int(self._call(name))
@@ -141,7 +171,7 @@ class Vocab:
         return self._handle
 
     def _read_piece(self, token: int, special: bool) -> bytes:
-        handle, size = self._live(), 64
+        handle, size = self._live_text(), 64
         buffer = self._ffi.new("char[]", size)
         n = self._lib.llama_token_to_piece(handle, token, buffer, size, 0, special)
         if n < 0:
@@ -150,7 +180,16 @@ class Vocab:
         return bytes(self._ffi.buffer(buffer, n))
 
 
-def _encode(text: str | bytes) -> bytes:
+def encode(text: str | bytes) -> bytes:
+    """Return text as UTF-8.
+
+    Raises:
+        ValidationError: It is not UTF-8, has lone surrogates, or is no text.
+    """
+    if isinstance(text, (bytearray, memoryview)):
+        text = bytes(text)
+    if not isinstance(text, (str, bytes)):
+        raise ValidationError(f"{type(text).__name__} is no text")
     if isinstance(text, bytes):
         try:
             text.decode("utf-8")

@@ -1,0 +1,45 @@
+"""Numbers from callers, checked before C sees them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import SupportsFloat, SupportsIndex
+
+from ..errors import ValidationError
+
+__all__ = ["INT32_MAX", "integer", "real"]
+
+INT32_MAX = 2**31 - 1
+
+
+def integer(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
+    """Return *value* as an int from *low* to *high*; bools and numpy integers count as integers.
+
+    Raises:
+        ValidationError: It is none, such as 1.0, or out of range.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValidationError(f"{name}={value!r} is no integer") from None
+    if not low <= number <= high:
+        raise ValidationError(f"{name}={number} is outside {low}..{high}")
+    return number
+
+
+def real(name: str, value: SupportsFloat, low: float, high: float, *, above: bool = False) -> float:
+    """Return *value* as a float from *low* (or *above* it) to *high*; never infinite or NaN.
+
+    Raises:
+        ValidationError: It is no number, or out of range.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValidationError(f"{name}={value!r} is no number") from None
+    inside = math.isfinite(number) and low <= number <= high
+    if not inside or (above and number == low):
+        bracket = "(" if above else "["
+        raise ValidationError(f"{name}={number!r} is outside {bracket}{low:g}, {high:g}]")
+    return number
