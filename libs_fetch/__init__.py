@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .binaries import exported_symbols
     from .machine import Machine, detect
     from .manage import available, prune, remove, rollback, use
+    from .runtime import cuda_majors, cuda_runtime
     from .specs import Spec, parse
     from .store import InstalledBuild, cache_dir, installed, verify
     from .upstream_headers import headers
@@ -21,6 +22,8 @@ _HOME = {
     "Machine": "machine",
     "Spec": "specs",
     "available": "manage",
+    "cuda_majors": "runtime",
+    "cuda_runtime": "runtime",
     "cache_dir": "store",
     "detect": "machine",
     "ensure": "api",
@@ -42,6 +45,8 @@ __all__ = [
     "Spec",
     "available",
     "cache_dir",
+    "cuda_majors",
+    "cuda_runtime",
     "detect",
     "ensure",
     "exported_symbols",

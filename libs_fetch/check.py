@@ -47,7 +47,8 @@ def library_fits(library: Path) -> None:
     """Refuse a library file that was not fetched by us and cannot be loaded here.
 
     Raises:
-        LibraryLoadError: it is for another platform or architecture, or needs a newer glibc.
+        LibraryLoadError: it is for another platform or architecture, needs a newer glibc, or a
+            library beside it is damaged.
     """
     from . import binaries, elf
 
@@ -66,6 +67,12 @@ def library_fits(library: Path) -> None:
                 f"{library} needs glibc {wanted.rpartition('_')[2]}, this system has {have}. Use "
                 "an older build or a newer system."
             )
+    if here == "linux":
+        for path in _libraries(library.parent):
+            if path.name.startswith(("libggml", "libllama")):
+                # ggml opens the backends by itself, and mapping a truncated file is a SIGBUS.
+                with elf.opened(path):
+                    pass
 
 
 def problems(build: InstalledBuild) -> list[str]:

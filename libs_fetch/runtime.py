@@ -10,7 +10,9 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["cuda_runtime", "cuda_sonames", "find"]
+from llama_cffi.errors import LibraryLoadError
+
+__all__ = ["cuda_majors", "cuda_runtime", "cuda_sonames", "find"]
 
 _SYSTEM_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib", "/usr/lib/wsl/lib")
 _MULTIARCH = {
@@ -27,6 +29,20 @@ def cuda_sonames(major: int) -> tuple[str, ...]:
     if os.name == "nt":
         return (f"cudart64_{major}.dll", f"cublasLt64_{major}.dll", f"cublas64_{major}.dll")
     return (f"libcudart.so.{major}", f"libcublasLt.so.{major}", f"libcublas.so.{major}")
+
+
+def cuda_majors(folder: Path) -> list[int]:
+    """List the CUDA toolkits that the CUDA backends in *folder* were built with, newest first."""
+    from . import elf
+
+    majors = set()
+    for path in folder.glob("libggml-cuda*.so*"):
+        try:
+            needed = elf.needed(path)
+        except (LibraryLoadError, OSError):
+            continue
+        majors |= {int(n.rpartition(".")[2]) for n in needed if n.startswith("libcudart.so.")}
+    return sorted(majors, reverse=True)
 
 
 def cuda_runtime(major: int, folder: Path | None = None) -> tuple[list[Path], list[str]]:

@@ -12,10 +12,10 @@ import cffi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_cffi.cdefs import store
-from llama_cffi.cdefs.describe import describe
 
 from llama_cffi import cdefs
+from llama_cffi.cdefs import store
+from llama_cffi.cdefs.describe import describe
 from llama_cffi.errors import AbiMismatchError
 
 # Reading one class takes 0.2 s and describing it 0.5 s; CDEFS_CLASSES=all does them all.

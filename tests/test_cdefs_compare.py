@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from llama_cffi.cdefs.compare import Difference, differences
 
 from llama_cffi import cdefs
+from llama_cffi.cdefs.compare import Difference, differences
 from llama_cffi.errors import ValidationError
 
 BASE = """

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import cffi
 import pytest
+
 from llama_cffi.cdefs import audit, generator
 from llama_cffi.cdefs.describe import describe
-
 from llama_cffi.errors import ValidationError
 
 GGML = """

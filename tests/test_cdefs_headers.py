@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from llama_cffi.cdefs import audit, generator, store
 
 from llama_cffi import cdefs
+from llama_cffi.cdefs import audit, generator, store
 from llama_cffi.errors import ValidationError
 
 BUILDS = tuple(tag for c in cdefs.all_classes() for tag in c.builds)

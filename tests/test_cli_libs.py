@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import machine, npm
 
 from llama_cffi.cli import libs
 from llama_cffi.errors import LibraryNotFoundError, ValidationError
+from llama_cffi.libs_fetch import machine, npm
 
 
 def package(tag: str) -> bytes:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from llama_cffi.libs_fetch import Machine, detect, ensure
 
 from llama_cffi.doctor import Check
 from llama_cffi.doctor.machine import accelerators, gigabytes, machine_checks
+from llama_cffi.libs_fetch import Machine, detect, ensure
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libraries")
 
@@ -20,7 +20,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libra
 @pytest.fixture
 def gpu_machine() -> Machine:
     """This machine, were it a Linux one with a driver for CUDA 13.0."""
-    for name in ("binding.cuda", "libs_fetch.runtime", "libs_fetch.elf"):
+    for name in ("libs_fetch.runtime", "libs_fetch.elf"):
         importlib.import_module(f"llama_cffi.{name}")  # before a test empties sys.path
     refused = {"metal": "Metal needs an Apple-silicon Mac"}
     return replace(detect(), os="linux", cuda_driver=(13, 0), vulkan=True, refused=refused)

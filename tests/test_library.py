@@ -83,6 +83,16 @@ def test_a_folder_without_a_cpu_backend_says_so(child: Child, tmp_path: Path) ->
     assert "no backend" in report["message"]
 
 
+def test_a_truncated_backend_is_an_error(child: Child, tmp_path: Path) -> None:
+    """ggml would map it and die of SIGBUS."""
+    for path in get_library().build.folder.glob("*.so"):
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[: 2**18] if "zen4" in path.name else data)
+    report = json.loads(child(REPORT, LLAMA_CFFI_LIB=str(tmp_path)).stdout)
+    assert report["error"] == "LibraryLoadError"
+    assert "libggml-cpu-zen4.so is a damaged ELF file" in report["message"]
+
+
 def test_a_wrong_class_forced_is_refused(child: Child) -> None:
     report = json.loads(child(REPORT, LLAMA_CFFI_BUILD=NEWEST, LLAMA_CFFI_ABI="b3889").stdout)
     assert report["error"] == "AbiMismatchError"

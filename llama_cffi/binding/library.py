@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cdefs
 from ..errors import AbiMismatchError, LibraryLoadError
-from . import abi, cuda, probe
+from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild
 
 __all__ = ["Device", "Library", "get_library"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
     _refuse_foreign_build(build)
-    cuda.preload(build)
+    _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
@@ -211,6 +214,22 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
     return Library(ffi, lib, build, identity, logs, tuple(notes))
+
+
+def _preload_cuda_runtime(build: InstalledBuild) -> None:
+    """Load the CUDA runtime that the build's CUDA backend asks for, also from NVIDIA's wheels.
+
+    The dynamic linker does not look into wheels; what is loaded already satisfies it by name.
+    """
+    fetcher = _libs_fetch()
+    for major in fetcher.cuda_majors(build.folder):
+        import ctypes
+
+        for path in fetcher.cuda_runtime(major, build.folder)[0]:
+            try:
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            except OSError as e:
+                _log.warning("cannot preload %s: %s", path, e)
 
 
 def _redirect_logs(ffi: Any, boot: Any) -> LogBridge:

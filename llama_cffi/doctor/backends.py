@@ -100,9 +100,10 @@ def _not_registered(
 
 def _why(path: Path, timeout_s: float) -> str:
     """Open the file in a child and return the loader's message; empty when it opens."""
-    from ..binding.cuda import runtime_libraries
+    from ..libs_fetch import runtime
 
-    before = [str(p) for p in runtime_libraries()] if "cuda" in path.name else []
+    majors = runtime.cuda_majors(path.parent) if "cuda" in path.name else []
+    before = [str(p) for m in majors for p in runtime.cuda_runtime(m, path.parent)[0]]
     before += [str(p) for pattern in _HELPERS for p in sorted(path.parent.glob(pattern))]
     outcome = run_child("dlopen", path=str(path), before=before, timeout_s=timeout_s)
     if outcome.death:

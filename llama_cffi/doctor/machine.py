@@ -107,10 +107,9 @@ def cuda_advice(major: int) -> str:
 
 
 def _cuda(machine: Machine, folder: Path | None) -> Check:
-    from ..binding.cuda import runtime_libraries
     from ..libs_fetch import runtime
 
-    wanted = _cuda_majors(folder) or [13, 12]
+    wanted = (runtime.cuda_majors(folder) if folder else []) or [13, 12]
     found = {major: runtime.cuda_runtime(major, folder) for major in wanted}
     data: dict[str, Any] = {
         "driver": machine.cuda_driver,
@@ -118,7 +117,6 @@ def _cuda(machine: Machine, folder: Path | None) -> Check:
             major: {"files": [str(path) for path in files], "missing": missing}
             for major, (files, missing) in found.items()
         },
-        "preloaded_from_wheels": [str(path) for path in runtime_libraries()],
     }
     if machine.cuda_driver is None:
         return Check("cuda", "ok", f"none: {machine.refused.get('cuda', 'no driver')}", data=data)
@@ -136,20 +134,6 @@ def _cuda(machine: Machine, folder: Path | None) -> Check:
             return Check("cuda", "ok", f"{driver}; CUDA {major} runtime in {where}", data=data)
     absent = ", ".join(found[usable[0]][1])
     return Check("cuda", "warn", f"{driver}; no {absent}", cuda_advice(usable[0]), data)
-
-
-def _cuda_majors(folder: Path | None) -> list[int]:
-    """Which CUDA toolkits the CUDA backend in *folder* was built with."""
-    from ..libs_fetch import elf
-
-    majors = set()
-    for path in folder.glob("libggml-cuda*.so") if folder else ():
-        try:
-            needed = elf.needed(path)
-        except (OSError, ValueError):
-            continue
-        majors |= {int(n.rpartition(".")[2]) for n in needed if n.startswith("libcudart.so.")}
-    return sorted(majors, reverse=True)
 
 
 def _version(package: str) -> str:

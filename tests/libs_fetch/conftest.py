@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from llama_cffi.libs_fetch import github, http, machine, npm, npmrc
 
 SYMBOLS = ("llama_backend_init", "llama_decode", "llama_model_default_params", "_ZN5llama3fooEv")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llama_cffi.libs_fetch import archive
-from llama_cffi.libs_fetch.archive import extract, safe_name
 
 from llama_cffi.errors import FetchError
+from llama_cffi.libs_fetch import archive
+from llama_cffi.libs_fetch.archive import extract, safe_name
 
 
 def everything(paths: list[str]) -> Callable[[str], str | None]:

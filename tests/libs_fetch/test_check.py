@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import LibraryLoadError
 from llama_cffi.libs_fetch import (
     binaries,
     check,
@@ -18,8 +20,6 @@ from llama_cffi.libs_fetch import (
     machine,
     runtime,
 )
-
-from llama_cffi.errors import LibraryLoadError
 
 C_NAMES = frozenset({"llama_backend_init", "llama_decode", "llama_model_default_params"})
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import FetchError
 from llama_cffi.libs_fetch import download as module
 from llama_cffi.libs_fetch.download import Remote, download, sri
 from llama_cffi.libs_fetch.faults import HttpStatusError, OfflineError, UnreachableError
 from llama_cffi.libs_fetch.http import Client, redact
-
-from llama_cffi.errors import FetchError
 
 BODY = os.urandom(300_000)
 HASH = sri("sha512", hashlib.sha512(BODY).hexdigest())

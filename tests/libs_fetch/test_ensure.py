@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import check, ensure, fetch, machine, pins, state
-from llama_cffi.libs_fetch.api import request
 
 from llama_cffi.errors import (
     FetchError,
@@ -15,6 +13,8 @@ from llama_cffi.errors import (
     LibraryNotFoundError,
     ValidationError,
 )
+from llama_cffi.libs_fetch import check, ensure, fetch, machine, pins, state
+from llama_cffi.libs_fetch.api import request
 
 pytestmark = pytest.mark.usefixtures("linux")
 PACKAGE = "@node-llama-cpp/linux-x64"

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import FetchError
 from llama_cffi.libs_fetch import available, ensure, fetch, github, pins, runtime, state
 from llama_cffi.libs_fetch.download import sri
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.github import Asset, parse_asset, pick
 from llama_cffi.libs_fetch.machine import Machine, detect
 
-from llama_cffi.errors import FetchError
-
-# The asset names of real releases, as the release API listed them. b3889 is of 2024: zip files,
-# Windows CPU builds per instruction set, another spelling of the toolkit.
+# The asset names of real releases (b11459, b7902) as the release API listed them. b3889 follows
+# the pattern of 2024, from memory: zip files, Windows CPU builds per instruction set, another
+# spelling of the toolkit.
 ASSETS = json.loads(Path(__file__).with_name("assets.json").read_text(encoding="utf-8"))
 B11459, B7902, B3889 = ASSETS["b11459"], ASSETS["b7902"], ASSETS["b3889"]
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+
 from llama_cffi.libs_fetch import Machine, detect, machine
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
 from llama_cffi.libs_fetch import (
     ensure,
     installed,
@@ -15,8 +17,6 @@ from llama_cffi.libs_fetch import (
     store,
     use,
 )
-
-from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
 
 pytestmark = pytest.mark.usefixtures("linux")
 

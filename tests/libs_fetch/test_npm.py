@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import FetchError
 from llama_cffi.libs_fetch import choose, fetch, npm, npmrc, pins, runtime
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.machine import Machine, detect
-
-from llama_cffi.errors import FetchError
 
 NO_NPM = "/nonexistent"
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from llama_cffi.libs_fetch import (
     available,
     ensure,

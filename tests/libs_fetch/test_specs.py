@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llama_cffi.libs_fetch.specs import Spec, parse
 
 from llama_cffi.errors import ValidationError
+from llama_cffi.libs_fetch.specs import Spec, parse
 
 
 @pytest.mark.parametrize(

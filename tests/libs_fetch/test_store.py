@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_cffi.errors import (
+    FetchError,
+    LibraryNotFoundError,
+)
 from llama_cffi.libs_fetch import (
     cache_dir,
     ensure,
@@ -20,11 +25,6 @@ from llama_cffi.libs_fetch import (
     installed,
     store,
     verify,
-)
-
-from llama_cffi.errors import (
-    FetchError,
-    LibraryNotFoundError,
 )
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")

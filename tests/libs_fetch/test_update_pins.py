@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from llama_cffi.libs_fetch import choose, pins, update_pins
 
 

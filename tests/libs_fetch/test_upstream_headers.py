@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, npm
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError
+from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, npm
 
 pytestmark = pytest.mark.usefixtures("linux")
 SOURCE = {
