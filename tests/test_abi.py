@@ -29,7 +29,8 @@ def measured(
         layout = c.layouts[name]
         body = b"\x01" * layout.size if padding else layout.written
         written[name] = body.ljust(512, b"\0")
-    return abi.Measurement(c.functions - c.optional, written, tag)
+    sizes = {"ggml_tensor": c.layouts["ggml_tensor"].size}
+    return abi.Measurement(c.functions - c.optional, written, tag, sizes=sizes)
 
 
 @pytest.mark.parametrize("c", CLASSES, ids=lambda c: c.name)
@@ -108,6 +109,14 @@ def test_a_field_moved_inside_the_same_size_is_refused() -> None:
     body[hole] = 1  # a field where this class has padding, and not all of the padding
     written = {**now.written, "llama_model_quantize_params": bytes(body)}
     assert not abi.fit(c, abi.Measurement(now.exports, written)).fits
+
+
+def test_a_build_with_longer_tensor_names_is_refused() -> None:
+    """stable-diffusion.cpp builds ggml with GGML_MAX_NAME=128."""
+    now = measured(CLASSES[-1], CLASSES[-1].builds[0])
+    longer = abi.Measurement(now.exports, now.written, now.tag, sizes={"ggml_tensor": 400})
+    with pytest.raises(AbiMismatchError, match="ggml_tensor: 400 bytes measured, 336 declared"):
+        abi.identify(longer, CLASSES)
 
 
 def test_a_missing_function_is_refused() -> None:

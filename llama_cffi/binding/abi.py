@@ -40,6 +40,7 @@ class Measurement:
         monolithic: ggml is linked into the library file; the linker drops functions that nothing
             in it uses, so a missing ggml function proves nothing.
         written: For each probed struct, one byte per byte of a 512-byte buffer: 1 = written.
+        sizes: For structs of which only the size can be measured, that size in bytes.
         tag: The upstream tag that the build's packaging names, if any.
     """
 
@@ -47,6 +48,7 @@ class Measurement:
     written: Mapping[str, bytes]
     tag: str | None = None
     monolithic: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class AbiIdentity:
     @property
     def struct_bytes(self) -> dict[str, int]:
         """Measured struct sizes in bytes, rounded up to 8."""
-        return {k: _extent(v) for k, v in self.measurement.written.items()}
+        measured = {k: _extent(v) for k, v in self.measurement.written.items()}
+        return {**measured, **self.measurement.sizes}
 
     @property
     def new_functions(self) -> tuple[str, ...]:
@@ -166,6 +169,10 @@ def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = froz
         for name, written in measured.written.items()
         if (what := _layout_difference(abi_class.layouts[name], written))
     }
+    for name, size in measured.sizes.items():
+        if size != abi_class.layouts[name].size:
+            declared_bytes = abi_class.layouts[name].size
+            layouts[name] = f"{size} bytes measured, {declared_bytes} declared"
     # ggml exports internal helpers under its prefix too; only libllama's are all declared.
     llama = {n for n in exported if n.startswith("llama_")}
     missing = declared - exported - abi_class.optional

@@ -322,7 +322,8 @@ def _identify(
             )
         written["ggml_backend_dev_props"] = props
     monolithic = not _ggml_beside(build)
-    measured = abi.Measurement(exports, written, build.tag, monolithic)
+    sizes = {"ggml_tensor": probe.tensor_bytes(boot)}
+    measured = abi.Measurement(exports, written, build.tag, monolithic, sizes)
     forced = os.environ.get("LLAMA_CFFI_ABI") or None
     if forced == "user":
         return abi.identify_user(measured, _generate(build, cache))

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["BOOTSTRAP", "check_operations", "probe_device_props", "probe_params"]
+__all__ = ["BOOTSTRAP", "check_operations", "probe_device_props", "probe_params", "tensor_bytes"]
 
 # Declarations for what runs before the build is known. The default-params functions return their
 # struct through a hidden pointer; `probe_params` calls them through casts of their address.
@@ -23,6 +23,7 @@ void llama_log_set(void (*callback)(int, const char *, void *), void *user_data)
 void ggml_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_backend_load_all_from_path(const char *folder);
 const char *ggml_op_name(int op);
+size_t ggml_tensor_overhead(void);
 size_t ggml_backend_dev_count(void);
 void *ggml_backend_dev_get(size_t index);
 void ggml_backend_dev_get_props(void *device, void *props);
@@ -34,6 +35,7 @@ _PROBED = {
     "llama_model_quantize_params": "llama_model_quantize_default_params",
 }
 _PROBE_BYTES = 512
+_OBJECT_BYTES = 32
 _FILLS = (0xAA, 0x55)
 _X86 = {"x86_64", "amd64", "x64"}
 
@@ -69,6 +71,14 @@ def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
         return bytes(ffi.buffer(buffer))
 
     return _written(call)
+
+
+def tensor_bytes(lib: Any) -> int:
+    """Return the size of `struct ggml_tensor` in bytes; GGML_MAX_NAME changes it.
+
+    C: ggml_tensor_overhead, which adds a `struct ggml_object` of 32 bytes in every class.
+    """
+    return int(lib.ggml_tensor_overhead()) - _OBJECT_BYTES
 
 
 def check_operations(ffi: Any, boot_ffi: Any, boot: Any, readable: Callable[[int], bool]) -> str:
