@@ -66,6 +66,13 @@ def test_a_missing_library_says_so(child: Child, tmp_path: Path) -> None:
     assert str(tmp_path / "no.so") in report["message"]
 
 
+def test_a_library_that_is_no_llama_cpp_is_an_error(child: Child) -> None:
+    base = get_library().build.folder / "libggml-base.so"
+    report = json.loads(child(REPORT, LLAMA_CFFI_LIB=str(base)).stdout)
+    assert report["error"] == "AbiMismatchError"
+    assert "is no llama.cpp library" in report["message"]
+
+
 def test_a_truncated_library_is_an_error(child: Child, tmp_path: Path) -> None:
     broken = tmp_path / "libllama.so"
     broken.write_bytes(get_library().path.read_bytes()[:100_000])

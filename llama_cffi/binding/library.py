@@ -192,15 +192,20 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
+    if lacking := probe.REQUIRED - exports:
+        raise AbiMismatchError(
+            f"{build.library} is no llama.cpp library since b3889: it does not export "
+            f"{', '.join(sorted(lacking))}. Name a libllama, or unset LLAMA_CFFI_LIB."
+        )
     _refuse_foreign_build(build)
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
     boot = _dlopen(boot_ffi, build)
-    logs = _redirect_logs(boot_ffi, boot)
+    logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not find its CPU backend by itself (some builds crash without it).
-    if _exported(boot, boot_ffi, "ggml_backend_load_all_from_path"):
+    if "ggml_backend_load_all_from_path" in exports:
         boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
@@ -232,14 +237,14 @@ def _preload_cuda_runtime(build: InstalledBuild) -> None:
                 _log.warning("cannot preload %s: %s", path, e)
 
 
-def _redirect_logs(ffi: Any, boot: Any) -> LogBridge:
+def _redirect_logs(ffi: Any, boot: Any, exports: frozenset[str]) -> LogBridge:
     """Send C's log lines to `logging` until the interpreter goes away."""
     logs = LogBridge(ffi)
     _kept.append(logs)  # C keeps the pointer, also when loading fails later
     # Lines at exit must not reach Python any more; this function ignores them, printing nothing.
     silence = ffi.cast("void (*)(int, const char *, void *)", boot.ggml_op_name)
     for name in ("llama_log_set", "ggml_log_set"):
-        if _exported(boot, ffi, name):
+        if name in exports:
             set_callback = getattr(boot, name)
             set_callback(logs.callback, ffi.NULL)
             atexit.register(set_callback, silence, ffi.NULL)
@@ -302,25 +307,17 @@ def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
     )
 
 
-def _exported(lib: Any, ffi: Any, name: str) -> bool:
-    try:
-        return bool(getattr(lib, name))
-    except (AttributeError, ffi.error):
-        return False
-
-
 def _identify(
     build: InstalledBuild, exports: frozenset[str], ffi: Any, boot: Any, cache: Path
 ) -> abi.AbiIdentity:
     written = probe.probe_params(ffi, boot, exports)
-    if _exported(boot, ffi, "ggml_backend_dev_get_props"):
-        props = probe.probe_device_props(ffi, boot)
-        if props is None:
-            raise LibraryLoadError(
-                f"{build.folder} has no backend that runs on this machine (not even the CPU one: "
-                "libggml-cpu-*). Fetch the build again: llama-cffi libs fetch, or name another."
-            )
-        written["ggml_backend_dev_props"] = props
+    props = probe.probe_device_props(ffi, boot)
+    if props is None:
+        raise LibraryLoadError(
+            f"{build.folder} has no backend that runs on this machine (not even the CPU one: "
+            "libggml-cpu-*). Fetch the build again: llama-cffi libs fetch, or name another."
+        )
+    written["ggml_backend_dev_props"] = props
     monolithic = not _ggml_beside(build)
     sizes = {"ggml_tensor": probe.tensor_bytes(boot)}
     measured = abi.Measurement(exports, written, build.tag, monolithic, sizes)

@@ -10,7 +10,14 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["BOOTSTRAP", "check_operations", "probe_device_props", "probe_params", "tensor_bytes"]
+__all__ = [
+    "BOOTSTRAP",
+    "REQUIRED",
+    "check_operations",
+    "probe_device_props",
+    "probe_params",
+    "tensor_bytes",
+]
 
 # Declarations for what runs before the build is known. The default-params functions return their
 # struct through a hidden pointer; `probe_params` calls them through casts of their address.
@@ -29,6 +36,19 @@ void *ggml_backend_dev_get(size_t index);
 void ggml_backend_dev_get_props(void *device, void *props);
 """
 
+# Without these nothing can be measured; every build since b3889 exports them.
+REQUIRED = frozenset(
+    {
+        "llama_model_default_params",
+        "llama_context_default_params",
+        "llama_log_set",
+        "ggml_op_name",
+        "ggml_tensor_overhead",
+        "ggml_backend_dev_count",
+        "ggml_backend_dev_get",
+        "ggml_backend_dev_get_props",
+    }
+)
 _PROBED = {
     "llama_model_params": "llama_model_default_params",
     "llama_context_params": "llama_context_default_params",
