@@ -66,8 +66,8 @@ def test_a_missing_library_says_so(child: Child, tmp_path: Path) -> None:
     assert str(tmp_path / "no.so") in report["message"]
 
 
-def test_a_library_that_is_no_llama_cpp_is_an_error(child: Child) -> None:
-    base = get_library().build.folder / "libggml-base.so"
+def test_a_library_that_is_no_llama_cpp_is_an_error(child: Child, tmp_path: Path) -> None:
+    base = shutil.copy(get_library().build.folder / "libggml-base.so", tmp_path)
     report = json.loads(child(REPORT, LLAMA_CFFI_LIB=str(base)).stdout)
     assert report["error"] == "AbiMismatchError"
     assert "is no llama.cpp library" in report["message"]
