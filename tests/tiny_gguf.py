@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -29,8 +30,12 @@ def write_tiny(
     n_ctx: int = 256,
     seed: int = 0,
     chat_template: str | None = CHATML,
+    edit: Callable[[gguf.GGUFWriter], object] | None = None,
 ) -> Path:
-    """Write a model of 256 byte tokens and three special ones; F32, random weights."""
+    """Write a model of 256 byte tokens and three special ones; F32, random weights.
+
+    *edit* may change the writer's `kv_data[0]` and `tensors[0]` before they are written.
+    """
     n_head, n_ff = 2, 2 * n_embd
     tokens = [*byte_alphabet(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     types = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3
@@ -72,6 +77,8 @@ def write_tiny(
         tensor(f"blk.{i}.ffn_gate.weight", n_ff, n_embd)
         tensor(f"blk.{i}.ffn_up.weight", n_ff, n_embd)
         tensor(f"blk.{i}.ffn_down.weight", n_embd, n_ff)
+    if edit is not None:
+        edit(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
