@@ -28,16 +28,16 @@ SYSTEM_PROMPTS = (
 
 #: Kind -> (maker, share of the training conversations).
 KINDS: dict[str, tuple[Maker, float]] = {
-    "arithmetic": (arithmetic, 0.32),
-    "copy": (copy, 0.10),
-    "reverse": (reverse, 0.10),
-    "dates": (dates, 0.15),
-    "facts": (facts, 0.12),
-    "json_action": (json_action, 0.09),
-    "small_talk": (small_talk, 0.05),
-    "count": (count, 0.02),
+    "arithmetic": (arithmetic, 0.28),
+    "copy": (copy, 0.09),
+    "reverse": (reverse, 0.12),
+    "dates": (dates, 0.11),
+    "facts": (facts, 0.20),
+    "json_action": (json_action, 0.06),
+    "small_talk": (small_talk, 0.03),
+    "count": (count, 0.06),
     "story": (story, 0.01),
-    "think": (think, 0.02),
+    "think": (think, 0.04),
 }
 TOOL_SHARE = 0.10
 TOOL_KINDS: dict[str, Maker] = {

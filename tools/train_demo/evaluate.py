@@ -71,10 +71,12 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=200, help="questions per kind")
     parser.add_argument("--kind", choices=EVALUATED, nargs="*", default=EVALUATED)
     parser.add_argument("--seed", type=int, default=1)
+    # One thread: on two million parameters a second one waits more than it works.
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", type=int, default=3, help="failures to print per kind")
     parser.add_argument("--json", type=Path, help="write every score and failure to this file")
     args = parser.parse_args()
-    with Engine(args.model, n_ctx=N_CTX) as engine:
+    with Engine(args.model, n_ctx=N_CTX, n_threads=args.threads, n_gpu_layers=0) as engine:
         scores = [evaluate(engine, kind, args.n, args.seed) for kind in args.kind]
     print(f"{'kind':<14}{'n':>6}{'correct':>9}{'accuracy':>10}")
     for score in scores:

@@ -66,12 +66,10 @@ def think(rng: random.Random) -> Item:
 
 
 def count(rng: random.Random) -> Item:
-    """Count up or down: the kind with long answers."""
+    """Count up: the kind with long answers."""
     length = rng.randrange(3, 12) if rng.random() < 0.8 else rng.randrange(12, 50)
     start = rng.randrange(0, 100 - length) if rng.random() < 0.7 else 1
     numbers = list(range(start, start + length))
-    if rng.random() < 0.2 and length < 12:
-        numbers.reverse()
     question = pick(
         rng,
         "Count from {} to {}.",

@@ -74,7 +74,7 @@ def _fill(pattern: str, subject: str, value: str) -> str:
 
 
 def facts(rng: random.Random) -> Item:
-    """One to five stated facts, one asked back, at once or after a turn; some were never stated."""
+    """One to five stated facts, one of them asked back, at once or after a turn."""
     # Half the time all facts are of one sort, so that the subject has to be matched.
     relation = pick(rng, *_RELATIONS) if rng.random() < 0.5 else None
     stated: dict[tuple[str, str], tuple[_Relation, str, str]] = {}
@@ -89,11 +89,6 @@ def facts(rng: random.Random) -> Item:
     text = " ".join(_fill(pick(rng, *r[3]), s, v) for r, s, v in entries)
     question, reply = _fill(pick(rng, *questions), subject, value), _fill(answer, subject, value)
     key = keys.pop(asked)
-    if len(entries) > 1 and rng.random() < 0.08:
-        # Take the fact out again: what was never said has to be admitted.
-        del entries[asked]
-        text = " ".join(_fill(pick(rng, *r[3]), s, v) for r, s, v in entries)
-        reply, key = "I do not know.", f"unknown:{key}"
     if rng.random() < 0.75:
         return ask("facts", key, f"{text} {question}", reply, other_keys=keys)
     messages: tuple[Message, ...] = (

@@ -21,9 +21,9 @@ from .template import render
 
 SYSTEM = "You are a helpful assistant."
 CANDIDATES = (
-    "Count from 1 to 20.",
-    "Count from 1 to 30.",
-    "Count from 10 to 40.",
+    "Repeat: river moon stone",
+    "Write 2024-03-15 in words.",
+    "What day is 3 days after Monday?",
     "Turn on the lamp in the kitchen.",
     "Turn off the heater in the bedroom. Answer in JSON.",
     "My cat is called Milo. My dog is called Rex. What is my cat called?",
