@@ -138,6 +138,7 @@ class _Walk:
         if n_keys * 13 + n_tensors * 24 > self.size:
             raise self.broken(f"{n_keys} keys and {n_tensors} tensors cannot lie in it")
         alignment = self.keys(n_keys)
+        self.check_rwkv()
         last_end = self.tensor_table(n_tensors, alignment)
         data_start = -(-self.at // alignment) * alignment
         if n_tensors and data_start + last_end > self.size:
@@ -151,6 +152,15 @@ class _Walk:
             return frozenset()
         whole = all(b"<0x%02X>" % b in self.seen or bytes([b]) in self.seen for b in range(256))
         return frozenset() if whole else frozenset(self.seen)
+
+    def check_rwkv(self) -> None:
+        """Refuse an rwkv vocabulary without a token for each byte: C looks for one for ever."""
+        if self.values.get("tokenizer.ggml.model") != "rwkv":
+            return
+        short = {token for token in self.seen if len(token) <= 4 and token != b"\\"}
+        bytes_seen = {token for token in map(_unescape, short) if len(token) == 1}
+        if len(bytes_seen) < 256:
+            raise self.broken(f"its rwkv vocabulary spells {len(bytes_seen)} of 256 bytes")
 
     def keys(self, count: int) -> int:
         """Walk the metadata; return the alignment of the tensors."""
@@ -253,6 +263,14 @@ class _Walk:
             f"{self.path} is truncated or corrupt: {what}, and the file has {self.size} bytes "
             f"(at byte {self.at}). Download it again and compare its checksum."
         )
+
+
+def _unescape(token: bytes) -> bytes:
+    """Decode the escapes that rwkv vocabularies are written with, such as a backslash and x00."""
+    try:
+        return token.decode("utf-8").encode("latin-1").decode("unicode_escape").encode("latin-1")
+    except UnicodeError:
+        return token
 
 
 # ggml type -> (elements per block, bytes per block), from ggml.h; other types are not checked.

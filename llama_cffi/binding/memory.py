@@ -51,7 +51,13 @@ class Memory:
 
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence. C: llama_memory_seq_keep."""
-        self._call("seq_keep", self._seq(seq_id))
+        seq_id = self._seq(seq_id)
+        if self._context.kv_unified:
+            self._call("seq_keep", seq_id)
+            return
+        for other in range(self._context.n_seq_max):  # C looks only into the cache of seq_id
+            if other != seq_id:
+                self._call("seq_rm", other, -1, -1)
 
     def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
         """Shift positions [p0, p1) by *delta*. C: llama_memory_seq_add.
@@ -79,6 +85,7 @@ class Memory:
             return True
 
     def _seq(self, seq_id: int, *, any_: bool = False) -> int:
+        _ = self._context.ptr  # raises when it is closed
         return integer("seq_id", seq_id, -1 if any_ else 0, self._context.n_seq_max - 1)
 
     def _call(self, verb: str, *args: object) -> object:

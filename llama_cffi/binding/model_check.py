@@ -26,6 +26,7 @@ _TOKEN_ARRAYS = {
     "tokenizer.ggml.scores": {_FLOAT32},
     "tokenizer.ggml.precompiled_charsmap": {_UINT8, _INT8},
 }
+_FEWEST_TOKENS = {"gpt2": 12, "bert": 104}
 _F32 = 0
 # I8 to I64 and F64: storage types that no matrix operation takes.
 _STORAGE_KINDS = range(24, 29)
@@ -56,6 +57,12 @@ def _vocabulary(gguf: GgufSummary) -> list[str]:
         return wrong
     tokens = gguf.arrays.get("tokenizer.ggml.tokens")
     if tokens is not None:
+        # Special tokens that the file does not name, or wrongly, have these fixed ids; they are
+        # read without a look at the size.
+        model = str(gguf.values.get("tokenizer.ggml.model"))
+        fewest = _FEWEST_TOKENS.get(model, 4)
+        if tokens.count < fewest:
+            wrong.append(f"its vocabulary has {tokens.count} tokens; '{model}' needs {fewest}")
         # id_to_token.size() == token_to_id.size()
         if tokens.distinct != tokens.count:
             wrong.append(

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_cffi.binding import Batch
+from llama_cffi.errors import ValidationError
+
+
+def content(batch: Batch) -> list[tuple[int, int, list[int], int]]:
+    s = batch.struct
+    return [
+        (s.token[i], s.pos[i], [s.seq_id[i][k] for k in range(s.n_seq_id[i])], s.logits[i])
+        for i in range(len(batch))
+    ]
+
+
+@given(
+    tokens=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20),
+    pos=st.integers(0, 2**31 - 100),
+    seq_id=st.integers(0, 63),
+    logits=st.booleans(),
+    n_seq_max=st.integers(1, 3),
+)
+def test_fill_is_add_for_each(
+    tokens: list[int], pos: int, seq_id: int, logits: bool, n_seq_max: int
+) -> None:
+    filled, added = (Batch(20, n_seq_max=n_seq_max) for _ in range(2))
+    for i in range(20):  # what was there before must not show
+        filled.add(9, i, range(n_seq_max), logits=True)
+    filled.fill(tokens, pos, seq_id, logits=logits)
+    for i, token in enumerate(tokens):
+        added.add(token, pos + i, [seq_id], logits=logits and i == len(tokens) - 1)
+    assert content(filled) == content(added)
+    assert filled.wanted == added.wanted == bytes(len(tokens) - 1) + bytes([logits])
+    for batch in (filled, added):
+        batch.check(max(tokens) + 1, seq_id + 1)
+        with pytest.raises(ValidationError):
+            batch.check(max(tokens), seq_id + 1)
+        with pytest.raises(ValidationError):
+            batch.check(max(tokens) + 1, seq_id)
+
+
+def test_integers_of_other_kinds() -> None:
+    batch = Batch(4)
+    batch.fill(np.array([1, 2, 3]), np.int64(5))
+    assert [(t, p) for t, p, _, _ in content(batch)] == [(1, 5), (2, 6), (3, 7)]
+    batch.fill([True], 0)
+    batch.fill(np.array([7], dtype=np.uint16), 0)
+    assert content(batch) == [(7, 0, [0], 1)]
+
+
+@pytest.mark.parametrize("token", [1.0, "a", None, -1, 2**31, 2**40, np.float32(1)])
+def test_tokens_that_are_none(token: object) -> None:
+    batch = Batch(4)
+    batch.fill([1, 2], 0)
+    with pytest.raises(ValidationError):
+        batch.add(token, 2)  # type: ignore[arg-type]
+    assert len(batch) == 2
+    for tokens in ([token], [1, token]):
+        with pytest.raises(ValidationError):
+            batch.fill(tokens, 0)  # type: ignore[arg-type]
+        assert len(batch) == 0
+
+
+@pytest.mark.parametrize(
+    ("pos", "seq_ids"),
+    [
+        (-1, [0]),
+        (2**31, [0]),
+        (0.5, [0]),
+        (0, []),
+        (0, [-1]),
+        (0, [0, 1, 2]),
+        (0, [1, 1]),
+        (0, ["a"]),
+    ],
+)
+def test_places_that_are_none(pos: int, seq_ids: list[int]) -> None:
+    with pytest.raises(ValidationError):
+        Batch(4, n_seq_max=2).add(1, pos, seq_ids)
+
+
+def test_room() -> None:
+    for size in (0, -1, 1.5, 2**40):
+        with pytest.raises(ValidationError):
+            Batch(size)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        Batch(1, n_seq_max=2**40)
+    batch = Batch(2)
+    for tokens in ([], [1, 2, 3]):
+        with pytest.raises(ValidationError):
+            batch.fill(tokens, 0)
+    batch.fill([1, 2], 0)
+    with pytest.raises(ValidationError, match="full"):
+        batch.add(3, 2)
+    batch.clear()
+    assert len(batch) == 0
+    with pytest.raises(ValidationError, match="empty"):
+        batch.check(10, 1)
+
+
+def test_shared_tokens_need_a_shared_cache() -> None:
+    batch = Batch(2, n_seq_max=2)
+    batch.add(1, 0, [0, 1])
+    batch.check(10, 2)
+    with pytest.raises(ValidationError, match="kv_unified"):
+        batch.check(10, 2, kv_unified=False)
+    batch.fill([1], 0)
+    batch.check(10, 2, kv_unified=False)
