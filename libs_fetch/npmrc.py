@@ -24,6 +24,10 @@ __all__ = ["NpmConfig", "load"]
 _SCOPE = "@node-llama-cpp"
 _VARIABLE = re.compile(r"(?<!\\)\$\{([^}?]+)(\??)\}")
 _NPM_TIMEOUT_S = 20
+# Where npm is when PATH was cut short, as in services and build sandboxes.
+_USUAL_FOLDERS = os.pathsep.join(
+    ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin", r"C:\Program Files\nodejs")
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def load(cwd: Path | None = None) -> NpmConfig | None:
     scoped = settings.get(f"{_SCOPE}:registry")
     origin = "npm's configuration"
     if main is None:
-        npm = shutil.which("npm")
+        npm = shutil.which("npm") or shutil.which("npm", path=_USUAL_FOLDERS)
         main = _ask(npm) if npm else None
         origin = "`npm config get registry`"
     if scoped is None and main is None:
@@ -145,9 +149,12 @@ def _environment() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _ask(npm: str) -> str | None:
+    # npm is a script that looks for node on PATH.
+    path = os.pathsep.join((os.environ.get("PATH", ""), os.path.dirname(npm)))
     try:
         done = subprocess.run(
             [npm, "config", "get", "registry"],
+            env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
             timeout=_NPM_TIMEOUT_S,

@@ -72,6 +72,7 @@ def test_the_default_comes_from_github_where_npm_is_not_configured(
 ) -> None:
     monkeypatch.delenv("LLAMA_CFFI_NPM_REGISTRY")
     monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("llama_cffi.libs_fetch.npmrc._USUAL_FOLDERS", "/nonexistent")
     build = ensure(progress=False)
     assert (build.source, build.version) == ("github", "b11549")
     assert ensure(offline=True) == build

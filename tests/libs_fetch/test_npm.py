@@ -27,6 +27,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prefix" / "etc").mkdir(parents=True)
     monkeypatch.setenv("npm_config_prefix", str(tmp_path / "prefix"))
     monkeypatch.setenv("PATH", NO_NPM)
+    monkeypatch.setattr(npmrc, "_USUAL_FOLDERS", NO_NPM)
     monkeypatch.chdir(project)
     return tmp_path
 
@@ -99,6 +100,20 @@ def test_npm_is_asked_last(files: Path, monkeypatch: pytest.MonkeyPatch) -> None
     script.unlink()
     script.symlink_to("/nonexistent/npm")
     assert npmrc.load() is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
+def test_npm_is_found_where_it_usually_is(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short PATH, as services have it, hides npm; its own node lies beside it."""
+    folder = files / "usual"
+    folder.mkdir()
+    for name, text in (("npm", "exec node"), ("node", "echo https://usual.example/")):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setattr(npmrc, "_USUAL_FOLDERS", str(folder))
+    found = npmrc.load()
+    assert found is not None
+    assert found.main == "https://usual.example/"
 
 
 def test_npm_that_cannot_run_is_no_npm(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
