@@ -216,17 +216,19 @@ def test_every_build_survives(child: Child, tiny_model: Path, build: str) -> Non
             chain = SamplerChain(model).add_greedy()
             attempt(lambda: chain.sample(context))
             attempt(context.logits)
-            for tokens, pos, seq in (([1, 2, 3], 0, 0), ([1], 50, 0), ([1], 1, 0), ([1], 2**31 - 2, 0),
-                                     ([1], 0, 1), ([1], 0, 63), ([1] * 64, 0, 0)):
+            for tokens, pos, seq in (([1, 2, 3], 0, 0), ([1], 50, 0), ([1], 1, 0),
+                                     ([1], 2**31 - 2, 0), ([1], 0, 1), ([1], 0, 63),
+                                     ([1] * 64, 0, 0)):
                 attempt(lambda: (batch.fill(tokens, pos, seq), context.decode(batch)))
                 attempt(lambda: chain.sample(context))
             batch.clear()
             attempt(lambda: (batch.add(1, 0, [0, 1], logits=True), context.decode(batch)))
             attempt(lambda: SamplerChain(model).add_temp(0.5).sample(context))
-            for call in (lambda: context.memory.seq_cp(0, 1, 1, 2), lambda: context.memory.seq_cp(0, 1),
-                         lambda: context.memory.seq_add(0, 0, -1, 2**31 - 1),
-                         lambda: context.memory.seq_add(0, 0, -1, -7),
-                         lambda: context.memory.seq_rm(-1, 1, 2), lambda: context.memory.seq_keep(0)):
+            memory = context.memory
+            for call in (lambda: memory.seq_cp(0, 1, 1, 2), lambda: memory.seq_cp(0, 1),
+                         lambda: memory.seq_add(0, 0, -1, 2**31 - 1),
+                         lambda: memory.seq_add(0, 0, -1, -7),
+                         lambda: memory.seq_rm(-1, 1, 2), lambda: memory.seq_keep(0)):
                 attempt(call)
             context.close()
         assert refused > 50, refused

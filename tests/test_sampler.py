@@ -130,7 +130,8 @@ def test_numbers_out_of_range(chain: SamplerChain, add: Callable[[SamplerChain],
 
 
 def test_of_another_model(context: Context, tiny_model: Path) -> None:
-    with Model(tiny_model) as other, SamplerChain(other).add_greedy() as chain:
+    with Model(tiny_model) as other:
+        chain = SamplerChain(other).add_greedy()
         with pytest.raises(ValidationError, match="another model"):
             chain.sample(context)
 

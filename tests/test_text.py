@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ def stream(parts: list[bytes]) -> str:
 def test_split_anywhere(text: str, cuts: list[int]) -> None:
     data = text.encode("utf-8", "replace")
     edges = sorted({0, len(data), *(c for c in cuts if c < len(data))})
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [data[a:b] for a, b in pairwise(edges)]
     assert stream(parts) == stream([bytes([b]) for b in data]) == data.decode()
 
 

@@ -6,6 +6,7 @@ every class. Each entry names the build of the change.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -219,10 +220,6 @@ def sampler_penalties(
     return lib.llama_sampler_init_penalties(n_vocab, eos, newline, *numbers, True, False)
 
 
-def _enums(library: Library) -> set[str]:
-    return {f"enum {name}" for name in library.ffi.list_types()[1]}
-
-
 def max_sequences(library: Library) -> int:
     """Return the most sequences of a context. C: llama_max_parallel_sequences, b6122."""
     if library.has("llama_max_parallel_sequences"):
@@ -239,7 +236,8 @@ def rope_scaling_types(library: Library) -> list[str]:
     """Return the names that `rope.scaling.type` may have."""
     names: Mapping[str, int] = library.ffi.typeof("enum llama_rope_scaling_type").relements
     prefix = "LLAMA_ROPE_SCALING_TYPE_"
-    return [n.removeprefix(prefix).lower() for n, v in names.items() if v >= 0 and "MAX" not in n]
+    found = sorted((v, n) for n, v in names.items() if v >= 0 and "MAX" not in n)
+    return [name.removeprefix(prefix).lower() for _, name in found]
 
 
 def tensor_types(library: Library) -> dict[int, str]:
@@ -254,7 +252,8 @@ def tensor_types(library: Library) -> dict[int, str]:
 
 def max_experts(library: Library) -> int:
     """Return LLAMA_MAX_EXPERTS, which no function tells: measured by loading models."""
-    if "enum llama_lazy_mode" in _enums(library):  # v0.4.0
+    with contextlib.suppress(library.ffi.error):
+        library.ffi.typeof("enum llama_lazy_mode")  # v0.4.0
         return 1024
     if library.has("llama_model_n_embd_inp"):  # b7324
         return 512

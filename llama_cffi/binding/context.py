@@ -106,6 +106,7 @@ class Context(Handle):
                 f"{'; '.join(lines[-3:]) or 'no reason given'}. Try a smaller n_ctx."
             )
         super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools)
+        library.logs.raise_interrupt()
         self.model, self.library = model, library
         lib = library.lib
         self.n_ctx: int = lib.llama_n_ctx(ptr)

@@ -5,7 +5,6 @@ Nothing reaches stdout or stderr by itself. Thread rule: lines may come from any
 
 from __future__ import annotations
 
-import _thread
 import logging
 import threading
 from collections import deque
@@ -41,6 +40,7 @@ class LogBridge:
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._captures: list[list[str]] = []
+        self._interrupt: KeyboardInterrupt | None = None
         self.count = 0  # warnings and errors so far
         self._recent: deque[str] = deque(maxlen=4)
         # Owned here; C keeps the pointer until `detach`.
@@ -65,7 +65,8 @@ class LogBridge:
         try:
             yield lines
         finally:
-            self._captures.remove(lines)
+            # By identity: two captures may hold equal lines.
+            self._captures = [c for c in self._captures if c is not lines]
 
     def since(self, count: int) -> list[str]:
         """Return the last warnings and errors after the first *count*, four at most."""
@@ -73,9 +74,15 @@ class LogBridge:
         return list(self._recent)[-new:] if new > 0 else []
 
     def _failed(self, _type: object, error: BaseException, _traceback: object) -> None:
-        """Let no exception into C, but Ctrl-C must not get lost: raise it again when C is back."""
+        """Let no exception into C, but keep Ctrl-C: it must not get lost."""
         if isinstance(error, KeyboardInterrupt):
-            _thread.interrupt_main()
+            self._interrupt = error
+
+    def raise_interrupt(self) -> None:
+        """Raise the Ctrl-C that came in the middle of a log line, when C is back."""
+        error, self._interrupt = self._interrupt, None
+        if error is not None:
+            raise error
 
     def _receive(self, level: int, text: Any, _user_data: Any) -> None:
         line = self._ffi.string(text).decode("utf-8", "replace")

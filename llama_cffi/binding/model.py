@@ -83,11 +83,18 @@ class Model(Handle):
             check_tensors=check_tensors,
             progress_callback=callback if progress is not None else None,
         )
-        with relay, self.library.logs.capture() as lines:
-            ptr = compat.load_model(self.library, os.fsencode(self.path), params)
+        ptr, free = ffi.NULL, compat.call(self.library, "llama_model_free")
+        try:
+            with relay, self.library.logs.capture() as lines:
+                ptr = compat.load_model(self.library, os.fsencode(self.path), params)
+            self.library.logs.raise_interrupt()
+        except BaseException:
+            if ptr:
+                free(ptr)
+            raise
         if not ptr:
             raise ModelLoadError(self._why(lines))
-        super().__init__(ptr, compat.call(self.library, "llama_model_free"))
+        super().__init__(ptr, free)
         self.vocab = Vocab(self)
 
     @property
