@@ -67,8 +67,9 @@ class SamplingParams:
             if value is None and name == "repeat_penalty":
                 return
             # numpy's numbers register with these; a Decimal or a text does not.
-            ok = isinstance(value, Integral if whole else Real) and math.isfinite(value)
-            if not ok or not low <= value <= high or (open_low and value == low):
+            number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
+            # Comparisons with NaN are false.
+            if not low <= number <= high or (open_low and number == low):
                 raise ValidationError(
                     f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
                 )

@@ -97,6 +97,11 @@ REFUSED: dict[str, Edit] = {
     "an empty merge": tokens(lambda t: [""], "merges"),
     "scores are text": put("tokenizer.ggml.scores", ["a"] * 259, Kind.ARRAY),
     "too few scores": put("tokenizer.ggml.scores", [0.0], Kind.ARRAY),
+    "WordPiece with byte tokens": lambda writer: (
+        put("tokenizer.ggml.model", "bert")(writer),
+        tokens(lambda t: [6] * len(t), "token_type")(writer),
+    ),
+    "rwkv without all bytes": put("tokenizer.ggml.model", "rwkv"),
     "a missing tensor": lambda writer: writer.tensors[0].pop(Q),
     "no tensors": lambda writer: writer.tensors[0].clear(),
     "a wrong shape": tensor(Q, shape=(64, 32)),

@@ -4,7 +4,7 @@ import gc
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi.binding import Handle
@@ -34,6 +34,7 @@ def test_closed() -> None:
             use()
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_any_tree_collected_in_any_order(parents: list[int], rng: random.Random) -> None:
     """Handles in cycles, dropped or closed in random order: each freed once, after its children."""

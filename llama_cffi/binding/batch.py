@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from ..errors import ValidationError
@@ -117,13 +118,20 @@ class Batch:
             self._n_seq_id[0] = 1
             self._seq_ids[0] = seq_id
         else:
-            ids = [integer("token", t, 0) for t in tokens]
+            try:
+                ids = list(map(operator.index, tokens))
+            except TypeError:
+                raise ValidationError("the tokens are not all integers") from None
+            self._token_max = integer("token", max(ids), 0)
+            integer("token", min(ids), 0)
             self._token[0:n] = ids
-            self._token_max = max(ids)
             self._pos[0:n] = range(pos, pos + n)
             self._n_seq_id[0:n] = [1] * n
-            for i in range(n):
-                self._seq_ids[i * self.n_seq_max] = seq_id
+            if self.n_seq_max == 1:
+                self._seq_ids[0:n] = [seq_id] * n
+            else:
+                for i in range(n):
+                    self._seq_ids[i * self.n_seq_max] = seq_id
             self._logits_bytes[0:n] = bytes(n)
         self._logits[n - 1] = bool(logits)
         self._seq_max, self._shares = seq_id, False

@@ -22,8 +22,9 @@ from ..errors import ModelLoadError
 __all__ = ["GgufSummary", "check_gguf"]
 
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
-_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
-_UINT32, _STRING, _ARRAY = 4, 8, 9
+_KINDS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
+_SCALARS: dict[int, str] = dict(zip(_KINDS, "BbHhIif?Qqd", strict=True))
+_UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 # ggml maps the tensors where they lie in the file and wants this alignment of all of them.
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
@@ -39,12 +40,14 @@ class GgufArray:
         count: Number of items.
         distinct: Number of different items; 0 unless it is `tokenizer.ggml.tokens`.
         shortest: Bytes of the shortest string; 0 for other items.
+        values: The different items; empty unless it is `tokenizer.ggml.token_type`.
     """
 
     kind: int
     count: int
     distinct: int = 0
     shortest: int = 0
+    values: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -173,30 +176,35 @@ class _Walk:
             if kind == _STRING:
                 self.values[key] = self.string(where).decode("utf-8", "replace")
             elif kind == _ARRAY:
-                self.arrays[key] = self.array(where, key == "tokenizer.ggml.tokens")
+                self.arrays[key] = self.array(where, key)
             else:
                 self.values[key] = self.number("<" + self.scalar(kind, where), where)
                 if key == "general.alignment" and kind != _UINT32:
                     raise self.broken(f"general.alignment has the value type {kind}")
         alignment = self.values.get("general.alignment", _TENSOR_ALIGNMENT)
-        ok = isinstance(alignment, int) and alignment >= _TENSOR_ALIGNMENT
-        if not ok or alignment & (alignment - 1):
+        whole = alignment if isinstance(alignment, int) else 0
+        if whole < _TENSOR_ALIGNMENT or whole & (whole - 1):
             raise self.broken(
                 f"general.alignment is {alignment}, not a power of two from {_TENSOR_ALIGNMENT}"
             )
-        return alignment
+        return whole
 
-    def array(self, where: str, count_distinct: bool) -> GgufArray:
+    def array(self, where: str, key: str) -> GgufArray:
         kind = self.number("<I", where)
         count = self.number("<Q", where)
         if kind != _STRING:
+            start = self.at
             self.skip(struct.calcsize("<" + self.scalar(kind, where)) * count, where)
+            if key == "tokenizer.ggml.token_type" and kind in (_UINT32, _INT32):
+                types = struct.unpack_from(f"<{count}i", self.data, start)
+                return GgufArray(kind, count, values=frozenset(types))
             return GgufArray(kind, count)
         if count * 8 > self.size - self.at:
             raise self.broken(f"{where} is an array of {count} strings")
         # Hot: 262,144 strings in a large vocabulary.
         data, at, size, unpack = self.data, self.at, self.size, struct.Struct("<Q").unpack_from
         shortest, seen = size, self.seen
+        count_distinct = key == "tokenizer.ggml.tokens"
         for _ in range(count):
             if at + 8 > size:
                 raise self.broken(f"it ends inside {where}")

@@ -164,7 +164,8 @@ class Model(Handle):
         for role, content in messages:
             if "\0" in role or "\0" in content:
                 raise ValidationError("a message has a NUL character, which C strings cannot hold")
-            encode(role), encode(content)  # refuses lone surrogates
+            for part in (role, content):
+                encode(part)  # refuses lone surrogates
         text = compat.chat_apply_template(
             self.library, self.ptr, template, messages, add_generation_prompt
         )

@@ -27,6 +27,7 @@ _TOKEN_ARRAYS = {
     "tokenizer.ggml.precompiled_charsmap": {_UINT8, _INT8},
 }
 _FEWEST_TOKENS = {"gpt2": 12, "bert": 104}
+_TYPE_BYTE = 6
 _F32 = 0
 # I8 to I64 and F64: storage types that no matrix operation takes.
 _STORAGE_KINDS = range(24, 29)
@@ -63,6 +64,9 @@ def _vocabulary(gguf: GgufSummary) -> list[str]:
         fewest = _FEWEST_TOKENS.get(model, 4)
         if tokens.count < fewest:
             wrong.append(f"its vocabulary has {tokens.count} tokens; '{model}' needs {fewest}")
+        types = gguf.arrays.get("tokenizer.ggml.token_type")
+        if model == "bert" and types is not None and _TYPE_BYTE in types.values:
+            wrong.append("its WordPiece vocabulary has byte tokens, which C has no text for")
         # id_to_token.size() == token_to_id.size()
         if tokens.distinct != tokens.count:
             wrong.append(

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Vocab", "encode"]
 
 _NO_TOKEN = -1
-_ATTR_BYTE = 1 << 5  # LLAMA_TOKEN_ATTR_BYTE
 
 
 class Vocab:
@@ -29,7 +28,6 @@ class Vocab:
         self._handle = compat.vocab_of(library, model.ptr)  # borrowed until the model is freed
         self.n_tokens: int = compat.call(library, "llama_vocab_n_tokens")(self._handle)
         self._has_text = compat.has_tokens(library, self._handle)
-        self._wordpiece = model.gguf.values.get("tokenizer.ggml.model") == "bert"
         self._spellings = model.gguf.spellings
         self._is_eog = compat.call(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
@@ -127,6 +125,8 @@ class Vocab:
         Raises:
             ValidationError: No such token.
         """
+        if type(token) is int and 0 <= token < self.n_tokens:  # hot
+            return token
         return integer("token", token, 0, self.n_tokens - 1)
 
     def _tokenize(
@@ -174,8 +174,6 @@ class Vocab:
 
     def _read_piece(self, token: int, special: bool) -> bytes:
         handle, size = self._live_text(), 64
-        if self._wordpiece and self._call("llama_vocab_get_attr", token) & _ATTR_BYTE:
-            return self.text(token).encode()  # C aborts: WordPiece has no byte tokens
         buffer = self._ffi.new("char[]", size)
         n = self._lib.llama_token_to_piece(handle, token, buffer, size, 0, special)
         if n < 0:
