@@ -101,14 +101,30 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
             Model(tmp_path / name)
 
 
-def test_file_without_permission(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="file modes as POSIX has them")
+def test_file_without_permission(child: Child, tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "secret.gguf"
     path.write_bytes(tiny_model.read_bytes())
     path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("root may read every file")
-    with pytest.raises(ModelLoadError, match="cannot read"):
-        Model(path)
+    done = child(
+        """
+        import os, sys
+        import llama_cffi
+        llama_cffi.Model(sys.argv[2]).close()
+        folder = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)
+        os.fchdir(folder)
+        if os.getuid() == 0:
+            os.seteuid(65534)  # root may read every file, "nobody" may not
+        try:
+            llama_cffi.Model("secret.gguf")
+        except llama_cffi.ModelLoadError as e:
+            print(e)
+        """,
+        path,
+        tiny_model,
+    )
+    assert "cannot read" in done.stdout, done.stderr
+    assert "Permission denied" in done.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows paths are text")

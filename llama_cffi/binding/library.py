@@ -192,17 +192,14 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
-    if lacking := probe.REQUIRED - exports:
-        raise AbiMismatchError(
-            f"{build.library} is no llama.cpp library since b3889: it does not export "
-            f"{', '.join(sorted(lacking))}. Name a libllama, or unset LLAMA_CFFI_LIB."
-        )
+    _require(build, "llama_", exports)
     _refuse_foreign_build(build)
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
     boot = _dlopen(boot_ffi, build)
+    _require(build, "ggml_", exports)
     logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not find its CPU backend by itself (some builds crash without it).
     if "ggml_backend_load_all_from_path" in exports:
@@ -219,6 +216,16 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
     return Library(ffi, lib, build, identity, logs, tuple(notes))
+
+
+def _require(build: InstalledBuild, prefix: str, exports: frozenset[str]) -> None:
+    """Refuse a library without the functions that measuring takes."""
+    lacking = sorted(n for n in probe.REQUIRED - exports if n.startswith(prefix))
+    if lacking:
+        raise AbiMismatchError(
+            f"{build.library} is no llama.cpp library since b3889: it does not export "
+            f"{', '.join(lacking)}. Name a libllama, or unset LLAMA_CFFI_LIB."
+        )
 
 
 def _preload_cuda_runtime(build: InstalledBuild) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .. import __version__, cdefs
 
@@ -43,7 +44,7 @@ def user_class(headers: Path, name: str, cache: Path) -> tuple[cdefs.AbiClass, s
     return described, made["text"]
 
 
-def _generate(headers: Path) -> dict[str, object]:
+def _generate(headers: Path) -> dict[str, Any]:
     from ..cdefs import generator
 
     text = generator.generate(headers)
@@ -57,7 +58,7 @@ def _generate(headers: Path) -> dict[str, object]:
     }
 
 
-def _keep(made: dict[str, object], path: Path) -> None:
+def _keep(made: dict[str, Any], path: Path) -> None:
     """Write the result in one step; a cache that cannot be written is no error."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
