@@ -25,6 +25,7 @@ from ..errors import AbiMismatchError, LibraryLoadError
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
+from .process import readable, refuse_foreign_build
 
 if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild
@@ -193,7 +194,7 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
     _require(build, "llama_", exports)
-    _refuse_foreign_build(build)
+    refuse_foreign_build(build.library)
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
@@ -207,7 +208,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
-    if what := probe.check_operations(ffi, boot_ffi, boot, _readable):
+    if what := probe.check_operations(ffi, boot_ffi, boot, readable):
         raise AbiMismatchError(
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
         )
@@ -215,6 +216,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     with logs.capture() as notes:
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
+    logs.raise_interrupt()
     return Library(ffi, lib, build, identity, logs, tuple(notes))
 
 
@@ -361,42 +363,3 @@ def _bind(abi_class: cdefs.AbiClass, cache: Path) -> Any:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _refuse_foreign_build(build: InstalledBuild) -> None:
-    """Refuse when another llama.cpp is mapped into this process (llama-cpp-python, say)."""
-    for _, _, path in _mappings():
-        if _SHARED.fullmatch(path.name) and path.parent != build.folder:
-            raise LibraryLoadError(
-                f"{path} is loaded in this process already; {build.library} would share the name "
-                "libggml-base with it and mix silently. Use one of them per process."
-            )
-
-
-_SHARED = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
-
-
-def _mappings() -> list[tuple[int, int, Path]]:
-    """The files mapped into this process: (start, end, path). Empty where the OS does not say."""
-    if sys.platform != "linux":
-        return []
-    found = []
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            parts = line.rstrip("\n").split(None, 5)
-            if len(parts) == 6 and parts[5].startswith("/"):
-                start, end = (int(n, 16) for n in parts[0].split("-"))
-                found.append((start, end, Path(parts[5])))
-    return found
-
-
-def _readable(address: int) -> bool:
-    if not address:
-        return False
-    if not _readable_ranges:
-        _readable_ranges.extend((start, end) for start, end, _ in _mappings())
-    ranges = _readable_ranges or [(1, 2**64)]
-    return any(start <= address < end for start, end in ranges)
-
-
-_readable_ranges: list[tuple[int, int]] = []
