@@ -87,6 +87,15 @@ def builds(session: nox.Session) -> None:
 
 
 @nox.session
+def demo(session: nox.Session) -> None:
+    """Evaluate the demo model on held-out questions; compare its logits with PyTorch's."""
+    install_wheel(session, "test")
+    session.install("-r", "tools/train_demo/requirements.txt")
+    session.run("python", "-m", "tools.train_demo.evaluate", *session.posargs)
+    session.run("python", "-m", "tools.train_demo.compare")
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")
