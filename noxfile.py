@@ -89,8 +89,8 @@ def builds(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Evaluate the demo model on held-out questions; compare its logits with PyTorch's."""
-    install_wheel(session, "test")
-    session.install("-r", "tools/train_demo/requirements.txt")
+    # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.
+    session.install("-e", ".", "--group=test", "-r", "tools/train_demo/requirements.txt")
     session.run("python", "-m", "tools.train_demo.evaluate", *session.posargs)
     session.run("python", "-m", "tools.train_demo.compare")
 
