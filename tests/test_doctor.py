@@ -101,7 +101,7 @@ def libllama(folder: Path) -> Path:
 
 def test_all_is_well(look: Any, build: InstalledBuild) -> None:
     ok, checks = look()
-    assert ok
+    assert ok, [check for check in checks.values() if check.status == "fail"]
     assert {c.name: c for c in checks.values() if c.status == "fail"} == {}
     for name in ("system", "cpu", "python", "library", "variant", "abi", "device CPU"):
         assert name in checks

@@ -90,7 +90,7 @@ def tokens() -> list[int]:
     """Greedy ids for the first prompt."""
     from llama_cffi import Engine
 
-    with Engine(model, n_ctx=256) as engine:
+    with Engine(model, n_ctx=256, n_threads=1) as engine:
         return engine.generate_tokens(engine.format_prompt(PROMPTS[0]), 32, temperature=0)
 
 

@@ -112,7 +112,8 @@ def _run(args: argparse.Namespace) -> int:
     with Engine(
         _model_path(args.model),
         n_ctx=args.ctx,
-        n_threads=args.threads,
+        # ggml's threads wait by spinning: on a busy machine two make the tiny demo model crawl.
+        n_threads=args.threads or (0 if args.model else 1),
         n_gpu_layers=args.gpu_layers,
     ) as engine:
         interrupt.check()

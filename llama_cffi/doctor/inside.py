@@ -49,7 +49,9 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
         from ..engine import Engine
 
         started = time.perf_counter()
-        with Engine(model, n_ctx=len(tokens) + n_predict + 8, n_gpu_layers=n_gpu_layers) as engine:
+        n_ctx = len(tokens) + n_predict + 8
+        # One thread: ggml's threads wait by spinning, which takes seconds on a busy machine.
+        with Engine(model, n_ctx=n_ctx, n_threads=1, n_gpu_layers=n_gpu_layers) as engine:
             loaded = time.perf_counter()
             _tell("model", seconds=round(loaded - started, 3))
             said = engine.generate_tokens(tokens, n_predict, temperature=0)
