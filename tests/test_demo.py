@@ -15,8 +15,8 @@ import pytest
 from llama_cffi import Engine
 from llama_cffi.demo import model_path, recorded_path
 
-# tools/ is not part of the package: the repository's root has to be importable.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# tools/ is not part of the package. Last, so that the installed package stays before the checkout.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tools.train_demo import conversations, evaluate, items, split, template
 
