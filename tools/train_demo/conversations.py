@@ -28,18 +28,18 @@ SYSTEM_PROMPTS = (
 
 #: Kind -> (maker, share of the training conversations).
 KINDS: dict[str, tuple[Maker, float]] = {
-    "arithmetic": (arithmetic, 0.28),
-    "copy": (copy, 0.09),
+    "arithmetic": (arithmetic, 0.26),
+    "copy": (copy, 0.11),
     "reverse": (reverse, 0.12),
-    "dates": (dates, 0.11),
-    "facts": (facts, 0.20),
-    "json_action": (json_action, 0.06),
+    "dates": (dates, 0.20),
+    "facts": (facts, 0.15),
+    "json_action": (json_action, 0.07),
     "small_talk": (small_talk, 0.03),
-    "count": (count, 0.06),
+    "count": (count, 0.04),
     "story": (story, 0.01),
-    "think": (think, 0.04),
+    "think": (think, 0.01),
 }
-TOOL_SHARE = 0.10
+TOOL_SHARE = 0.25
 TOOL_KINDS: dict[str, Maker] = {
     "tool_call": tool_call,
     "tool_choice": tool_choice,

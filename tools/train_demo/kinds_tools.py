@@ -159,14 +159,15 @@ def _timer(rng: random.Random) -> Offered:
 
 def _music(rng: random.Random) -> Offered:
     def use(rng: random.Random) -> Use:
-        genre = pick(rng, *GENRES)
-        request = pick(
-            rng, f"Play some {genre}.", f"Play {genre} music.", f"I want to hear {genre}."
-        )
-        return Use(request, {"genre": genre}, {"status": "playing"}, f"Now playing {genre}.")
+        genre, room = pick(rng, *GENRES), pick(rng, *ROOMS)
+        request = pick(rng, "Play some {} in the {}.", "Play {} in the {}.",
+                       "I want to hear {} in the {}.")  # fmt: skip
+        arguments = {"genre": genre, "room": room}
+        return Use(request.format(genre, room), arguments, {"status": "playing"},
+                   f"Now playing {genre} in the {room}.")  # fmt: skip
 
-    return Offered("music", _define(rng, "play_music", "Play music",
-                                    [("genre", "string", "The genre")]), use)  # fmt: skip
+    params = [("genre", "string", "The genre"), ("room", "string", "The room")]
+    return Offered("music", _define(rng, "play_music", "Play music", params), use)
 
 
 def _light(rng: random.Random) -> Offered:

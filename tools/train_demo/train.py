@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints, tokenizer, log")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--decay", type=int, default=1500, help="steps over which the rate falls")
+    parser.add_argument("--decay", type=int, default=2000, help="steps over which the rate falls")
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--muon-lr", type=float, default=5e-3)
