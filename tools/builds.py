@@ -100,7 +100,8 @@ def check_generate(builds: list[str]) -> Iterator[tuple[str, str]]:
     for build in builds:
         got = []
         for prompt in PROMPTS:
-            command = [sys.executable, "-m", "llama_cffi", "generate", "--json"]
+            script = Path(sys.executable).with_name("llama-cffi")
+            command = [str(script), "generate", "--json"]
             command += ["-m", str(model), "-p", prompt]
             env = {**os.environ, **environment(build)}
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
