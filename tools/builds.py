@@ -30,7 +30,7 @@ from llama_cffi import cdefs, libs_fetch
 from llama_cffi.demo import model_path
 
 model = model_path()
-PROMPTS = ("What is 17 + 25?", "Say these words backwards: red moon tree")
+PROMPTS = ("What is 17 + 25?", "Tell me a story about a fox named Milo.")
 
 
 def all_builds() -> list[str]:
@@ -110,9 +110,9 @@ def check_generate(builds: list[str]) -> Iterator[tuple[str, str]]:
                 break
             answer = json.loads(done.stdout)
             got.append(answer["tokens"])
-            print(f"  {build:16} {answer['abi']['class']:8} {answer['text'].strip()!r}", end="")
+            said = f"{len(answer['tokens'])} ids: {answer['text'].strip()[:48]!r}"
+            print(f"  {build:16} {answer['abi']['class']:8} {answer['abi']['verdict']:10} {said}")
         else:
-            print()
             expected = expected or got
             yield build, "" if got == expected else f"ids differ: {got}, expected {expected}"
 
