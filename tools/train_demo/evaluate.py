@@ -68,7 +68,7 @@ def main() -> int:
     """Parse the command line, evaluate, print a table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=model_path())
-    parser.add_argument("-n", type=int, default=200, help="questions per kind")
+    parser.add_argument("-n", type=int, default=1000, help="questions per kind")
     parser.add_argument("--kind", choices=EVALUATED, nargs="*", default=EVALUATED)
     parser.add_argument("--seed", type=int, default=1)
     # One thread: on two million parameters a second one waits more than it works.
