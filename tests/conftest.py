@@ -52,7 +52,7 @@ def neutral_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def test_cache() -> Path:
+def shared_cache() -> Path:
     """The cache that all tests share; builds are fetched into it once."""
     return Path(_CACHE)
 
@@ -84,8 +84,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def foreign_library(test_cache: Path) -> Path:
+def foreign_library(shared_cache: Path) -> Path:
     """The shared object of the PyPI wheel `xllamacpp`: llama.cpp built by somebody else."""
     from foreign import fetch_foreign
 
-    return fetch_foreign("xllamacpp", test_cache)
+    return fetch_foreign("xllamacpp", shared_cache)

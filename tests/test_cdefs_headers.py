@@ -36,11 +36,11 @@ def load_tool() -> Any:
 
 
 @pytest.fixture(scope="module")
-def root(test_cache: Path) -> Path:
+def root(shared_cache: Path) -> Path:
     """One folder of headers per tag, kept in the tests' cache."""
     if HEADERS:
         return Path(HEADERS)
-    folder = test_cache / "headers"
+    folder = shared_cache / "headers"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         assert load_tool().main([str(folder), *SOME]) == 0

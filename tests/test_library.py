@@ -142,7 +142,7 @@ def test_another_llama_cpp_in_the_process_is_refused(child: Child, tmp_path: Pat
     assert "is loaded in this process already" in done.stdout
 
 
-def test_a_read_only_cache_works(child: Child, test_cache: Path, tmp_path: Path) -> None:
+def test_a_read_only_cache_works(child: Child, shared_cache: Path, tmp_path: Path) -> None:
     """Nobody may write: declarations are parsed in line, the library is taken by path."""
     get_library()
     cache = tmp_path / "file"
@@ -178,9 +178,9 @@ def test_user_mode_generates_from_the_builds_own_headers(child: Child) -> None:
     assert report["abi"]["class"] == "user-b3889"
 
 
-def test_user_mode_refuses_other_headers(child: Child, test_cache: Path) -> None:
+def test_user_mode_refuses_other_headers(child: Child, shared_cache: Path) -> None:
     child(REPORT, LLAMA_CFFI_BUILD=OLD, LLAMA_CFFI_ABI="user")
-    headers = test_cache / "headers" / "b3889"
+    headers = shared_cache / "headers" / "b3889"
     done = child(
         REPORT, LLAMA_CFFI_BUILD=NEWEST, LLAMA_CFFI_ABI="user", LLAMA_CFFI_HEADERS=str(headers)
     )
