@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,9 @@ for _name in [n for n in os.environ if n.startswith("LLAMA_CFFI_")]:
     if _name != "LLAMA_CFFI_TEST_CACHE":
         del os.environ[_name]
 os.environ["LLAMA_CFFI_CACHE"] = _CACHE
+# A background job ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Child(Protocol):
