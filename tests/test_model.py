@@ -94,7 +94,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         "sparse.gguf": "no GGUF file",
         "missing.gguf": "no model file",
         ".": "is a folder",
-        "a\0b": "null byte",
+        "a\0b": "null (byte|character)",
         "n" * 5000: "cannot read",
     }.items():
         with pytest.raises(ModelLoadError, match=reason):
