@@ -67,6 +67,17 @@ class InstalledBuild:
         """The spec that names this build again."""
         return f"path:{self.library}" if self.source == "path" else f"{self.source}:{self.version}"
 
+    def as_dict(self) -> dict[str, str | None]:
+        """Say which build it is and where it lies, as plain JSON types."""
+        return {
+            "source": self.source,
+            "version": self.version,
+            "variant": self.variant,
+            "tag": self.tag,
+            "library": str(self.library),
+            "folder": str(self.folder),
+        }
+
 
 def cache_dir() -> Path:
     """Return the cache folder: LLAMA_CFFI_CACHE, else the platform's place for caches."""

@@ -65,9 +65,6 @@ class Library:
         backend_notes: Warnings that loading the backends logged.
     """
 
-    ffi: Any
-    lib: Any
-
     def __init__(
         self,
         ffi: Any,

@@ -233,12 +233,7 @@ def _facts(build: InstalledBuild) -> dict[str, Any]:
 
     return {
         "spec": build.spec,
-        "source": build.source,
-        "version": build.version,
-        "variant": build.variant,
-        "tag": build.tag,
-        "library": str(build.library),
-        "folder": str(build.folder),
+        **build.as_dict(),
         "reason": build.backend_reason,
         "size_bytes": manage.size_bytes(build),
         "when": (build.receipt or {}).get("when"),

@@ -138,15 +138,7 @@ def _library(build: InstalledBuild, machine: Machine, loaded: bool) -> Check:
         "; ".join(problems)
         or f"llama.cpp {build.tag or '(tag unknown)'} from {origin}, in {build.folder}",
         advice_for(" ".join(problems), build=build, machine=machine),
-        {
-            "source": build.source,
-            "version": build.version,
-            "variant": build.variant,
-            "tag": build.tag,
-            "library": str(build.library),
-            "folder": str(build.folder),
-            "problems": problems,
-        },
+        {**build.as_dict(), "problems": problems},
     )
 
 
