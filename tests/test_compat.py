@@ -24,7 +24,7 @@ def test_every_build_answers_alike(child: Child, tiny_model: Path, build: str) -
         from llama_cffi.binding import Model, compat
         model = Model(sys.argv[1])
         library, vocab = model.library, model.vocab
-        for name in compat._RENAMED:
+        for name in compat.names._RENAMED:
             assert callable(compat.call(library, name)), name
         assert compat.max_experts(library) == int(sys.argv[2])
         types = compat.tensor_types(library)

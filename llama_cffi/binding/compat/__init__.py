@@ -1,0 +1,33 @@
+"""One Python function for each C call whose name, arguments or struct fields moved between builds.
+
+Code above never asks which build it runs on: it calls these, or a C function that is the same in
+every class. Each entry names the build of the change.
+"""
+
+from __future__ import annotations
+
+from .context import context_params, init_context, kv_unified, max_sequences
+from .memory import memory_call
+from .model import load_model, max_experts, model_params, rope_scaling_types, tensor_types
+from .names import call
+from .sampler import sampler_penalties
+from .vocab import chat_apply_template, chat_template, has_tokens, vocab_of
+
+__all__ = [
+    "call",
+    "chat_apply_template",
+    "chat_template",
+    "context_params",
+    "has_tokens",
+    "init_context",
+    "kv_unified",
+    "load_model",
+    "max_experts",
+    "max_sequences",
+    "memory_call",
+    "model_params",
+    "rope_scaling_types",
+    "sampler_penalties",
+    "tensor_types",
+    "vocab_of",
+]

@@ -1,0 +1,45 @@
+"""C functions that were renamed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..library import Library
+
+__all__ = ["call"]
+
+# Today's name -> the older ones. Same arguments, or the same after `vocab_of` gave the handle.
+_RENAMED = {
+    "llama_model_load_from_file": ("llama_load_model_from_file",),  # b4435
+    "llama_model_free": ("llama_free_model",),  # b4435
+    "llama_init_from_model": ("llama_new_context_with_model",),  # b4529
+    "llama_model_n_ctx_train": ("llama_n_ctx_train",),  # b4529
+    "llama_model_n_embd": ("llama_n_embd",),
+    "llama_model_n_layer": ("llama_n_layer",),
+    "llama_model_n_head": ("llama_n_head",),
+    "llama_vocab_n_tokens": ("llama_n_vocab",),  # b4529, with the handle: model -> vocab
+    "llama_vocab_get_text": ("llama_token_get_text",),
+    "llama_vocab_get_score": ("llama_token_get_score",),
+    "llama_vocab_get_attr": ("llama_token_get_attr",),
+    "llama_vocab_is_eog": ("llama_token_is_eog",),
+    "llama_vocab_is_control": ("llama_token_is_control",),
+    "llama_vocab_bos": ("llama_token_bos",),
+    "llama_vocab_eos": ("llama_token_eos",),
+    "llama_vocab_eot": ("llama_token_eot",),
+    "llama_vocab_sep": ("llama_token_sep",),
+    "llama_vocab_nl": ("llama_token_nl",),
+    "llama_vocab_pad": ("llama_token_pad",),
+    "llama_vocab_get_add_bos": ("llama_add_bos_token",),
+    "llama_vocab_get_add_eos": ("llama_add_eos_token",),
+    "llama_vocab_fim_pre": ("llama_token_fim_pre", "llama_token_prefix"),  # b3995, b3889
+    "llama_vocab_fim_suf": ("llama_token_fim_suf", "llama_token_suffix"),
+    "llama_vocab_fim_mid": ("llama_token_fim_mid", "llama_token_middle"),
+}
+
+
+def call(library: Library, name: str) -> Any:
+    """Return the C function *name* under whatever name this build has it."""
+    for candidate in (name, *_RENAMED.get(name, ())):
+        if library.has(candidate):
+            return getattr(library.lib, candidate)
+    raise AttributeError(f"{library!r} has no {name}")

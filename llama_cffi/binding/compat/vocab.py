@@ -1,0 +1,59 @@
+"""The vocabulary and the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..library import Library
+
+__all__ = ["chat_apply_template", "chat_template", "has_tokens", "vocab_of"]
+
+
+def vocab_of(library: Library, model: Any) -> Any:
+    """Return the handle that vocabulary calls take: the model itself before b4529."""
+    if library.has("llama_model_get_vocab"):
+        return library.lib.llama_model_get_vocab(model)
+    return model
+
+
+def has_tokens(library: Library, vocab: Any) -> bool:
+    """Whether the vocabulary has text: C aborts when it is used without. C: llama_vocab_type."""
+    return bool(library.lib.llama_vocab_type(vocab) != 0)  # LLAMA_VOCAB_TYPE_NONE
+
+
+def chat_template(library: Library, model: Any) -> str | None:
+    """Return the model's own chat template. C: llama_model_chat_template, before b4529 metadata."""
+    ffi, lib = library.ffi, library.lib
+    if library.has("llama_model_chat_template"):
+        arguments = len(ffi.typeof(lib.llama_model_chat_template).args)
+        # The second argument, a name, came after the function itself.
+        text = lib.llama_model_chat_template(model, *([ffi.NULL] * (arguments - 1)))
+        return ffi.string(text).decode("utf-8", "replace") if text else None
+    key = b"tokenizer.chat_template"
+    length = lib.llama_model_meta_val_str(model, key, ffi.NULL, 0)
+    if length < 0:
+        return None
+    buffer = ffi.new("char[]", length + 1)
+    lib.llama_model_meta_val_str(model, key, buffer, length + 1)
+    return str(ffi.string(buffer).decode("utf-8", "replace"))
+
+
+def chat_apply_template(
+    library: Library, model: Any, template: str, messages: Sequence[tuple[str, str]], add_ass: bool
+) -> str | None:
+    """Render with llama.cpp's built-in templates; None when it does not know this one.
+
+    C: llama_chat_apply_template, which took the model as first argument until b4529.
+    """
+    ffi, lib = library.ffi, library.lib
+    keep = [(ffi.new("char[]", r.encode()), ffi.new("char[]", c.encode())) for r, c in messages]
+    chat = ffi.new("llama_chat_message[]", [{"role": r, "content": c} for r, c in keep])
+    takes_model = len(ffi.typeof(lib.llama_chat_apply_template).args) == 7
+    first = (model, template.encode()) if takes_model else (template.encode(),)
+    length = lib.llama_chat_apply_template(*first, chat, len(keep), add_ass, ffi.NULL, 0)
+    if length < 0:
+        return None
+    buffer = ffi.new("char[]", length + 1)
+    lib.llama_chat_apply_template(*first, chat, len(keep), add_ass, buffer, length + 1)
+    return bytes(ffi.buffer(buffer, length)).decode("utf-8")
