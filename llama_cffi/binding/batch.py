@@ -142,6 +142,16 @@ class Batch:
         """One byte for each token: 1 = its output is wanted."""
         return bytes(self._logits_bytes[0 : self.struct.n_tokens])
 
+    def starts(self) -> dict[int, int]:
+        """Return the first position of each sequence in the batch."""
+        found: dict[int, int] = {}
+        for i in range(len(self)):
+            pos = self._pos[i]
+            for k in range(self._n_seq_id[i]):
+                seq_id = self._seq_id[i][k]
+                found[seq_id] = min(pos, found.get(seq_id, pos))
+        return found
+
     def check(self, n_vocab: int, n_seq_max: int, kv_unified: bool = True) -> None:
         """Refuse what C would abort on.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     DecodeAbortedError,
@@ -12,6 +13,7 @@ from ..errors import (
     ValidationError,
 )
 from . import compat
+from .abort import AbortFlag
 from .batch import Batch
 from .checks import integer
 from .handle import Handle
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
-_NO_SLOT, _ABORTED = 1, 2
+_NO_SLOT, _ABORTED, _REFUSED = 1, 2, -1
 
 
 class Context(Handle):
@@ -109,6 +111,10 @@ class Context(Handle):
         library.logs.raise_interrupt()
         self.model, self.library = model, library
         lib = library.lib
+        self.abort_flag = AbortFlag(library)
+        lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
+        # The flag reaches no other backend in any build; layers on those run to the end.
+        self.abortable = all(d.type in ("cpu", "accel") for d in library.devices)
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         # C rounds n_batch up to its padding, and n_seq_max was the cache's size before b4980.
         self.n_batch: int = min(n_batch, lib.llama_n_batch(ptr))
@@ -120,7 +126,8 @@ class Context(Handle):
         self.embeddings = embeddings
         # Which tokens of the last batch have output: one byte each. C forgets to check in places.
         self._wanted = b""
-        self._decode = lib.llama_decode
+        self._decode: Callable[[Any, Any], int] = lib.llama_decode
+        self._logs = library.logs
         self.memory = Memory(self)
         lib.llama_attach_threadpool(ptr, self._pools[0].ptr, self._pools[-1].ptr)
 
@@ -130,12 +137,19 @@ class Context(Handle):
         for pool in self._pools:
             pool.close()
 
+    def synchronize(self) -> None:
+        """Wait until everything that was begun is computed. C: llama_synchronize."""
+        self.library.lib.llama_synchronize(self.ptr)
+
     def decode(self, batch: Batch) -> None:
         """Run one forward pass over *batch*.
 
+        After an error its tokens are not in the memory, as before the call. A recurrent memory
+        cannot take back a part of a sequence: it forgets the whole sequence, and the error says so.
+
         Raises:
-            KvCacheFullError: No free slot; the memory is as before. A smaller batch may fit.
-            DecodeAbortedError: The abort flag stopped it.
+            KvCacheFullError: No free slot. A smaller batch may fit.
+            DecodeAbortedError: `abort_flag` is set.
             ValidationError: The batch is empty, too long, or names a token or sequence
                 that does not exist.
             GenerationError: Any other failure, such as positions that do not continue the
@@ -145,13 +159,15 @@ class Context(Handle):
         if batch.struct.n_tokens > self.n_batch:
             raise ValidationError(f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}")
         batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
-        ptr = self.ptr
+        ptr, logs = self.ptr, self._logs
         self._wanted = b""
-        mark = self.library.logs.count
+        mark = logs.count
         code = self._decode(ptr, batch.struct[0])
-        if code:
-            raise self._decode_error(code, len(batch), mark)
+        if code or self.abort_flag.is_set:  # the oldest builds return 0 when they were stopped
+            raise self._failure(code, batch, mark)
         self._wanted = batch.wanted
+        if logs.interrupt:
+            logs.raise_interrupt()
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
@@ -190,16 +206,49 @@ class Context(Handle):
             )
         return i
 
-    def _decode_error(self, code: int, n_tokens: int, mark: int) -> GenerationError:
+    def hold_abort(self) -> None:
+        """Let the next decode ignore the flag: it shifts positions first.
+
+        C would leave some layers shifted and shift them again.
+        """
+        self._decode = self._decode_without_abort
+
+    def _decode_without_abort(self, ptr: Any, batch: Any) -> int:
+        lib, flag = self.library.lib, self.abort_flag
+        self._decode = lib.llama_decode
+        lib.llama_set_abort_callback(ptr, self.library.ffi.NULL, self.library.ffi.NULL)
+        try:
+            return int(lib.llama_decode(ptr, batch))
+        finally:
+            lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+
+    def _failure(self, code: int, batch: Batch, mark: int) -> GenerationError:
+        """Take the batch out of the memory and return the error for llama_decode's *code*."""
+        n_tokens = len(batch)
+        why = "; ".join(self._logs.since(mark)) or "llama.cpp gave no reason"
+        lost = [] if code == _REFUSED else self._roll_back(batch)
+        self._logs.raise_interrupt()
+        after = f"; sequences {lost} are empty now" if lost else ""
         if code == _NO_SLOT:
             return KvCacheFullError(
                 f"no slot in the KV cache for {n_tokens} tokens (n_ctx={self.n_ctx}); decode fewer "
-                "at once, free sequences, or make the context larger"
+                f"at once, free sequences, or make the context larger{after}"
             )
-        if code == _ABORTED:
-            return DecodeAbortedError(f"decoding {n_tokens} tokens was stopped")
-        why = "; ".join(self.library.logs.since(mark)) or "llama.cpp gave no reason"
-        return GenerationError(f"llama_decode failed with {code} on {n_tokens} tokens: {why}")
+        if code in (0, _ABORTED):
+            return DecodeAbortedError(
+                f"decoding {n_tokens} tokens was stopped by the abort flag{after}"
+            )
+        return GenerationError(
+            f"llama_decode failed with {code} on {n_tokens} tokens: {why}{after}"
+        )
+
+    def _roll_back(self, batch: Batch) -> list[int]:
+        """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
+        return [
+            seq_id
+            for seq_id, pos in batch.starts().items()
+            if not self.memory.seq_rm(seq_id, pos) and self.memory.seq_rm(seq_id)
+        ]
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

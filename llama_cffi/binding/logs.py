@@ -40,7 +40,7 @@ class LogBridge:
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._captures: list[list[str]] = []
-        self._interrupt: KeyboardInterrupt | None = None
+        self.interrupt: KeyboardInterrupt | None = None  # waits for `raise_interrupt`
         self.count = 0  # warnings and errors so far
         self._recent: deque[str] = deque(maxlen=4)
         # Owned here; C keeps the pointer until `detach`.
@@ -76,12 +76,15 @@ class LogBridge:
     def _failed(self, _type: object, error: BaseException, _traceback: object) -> None:
         """Let no exception into C, but keep Ctrl-C: it must not get lost."""
         if isinstance(error, KeyboardInterrupt):
-            self._interrupt = error
+            self.interrupt = error
 
     def raise_interrupt(self) -> None:
-        """Raise the Ctrl-C that came in the middle of a log line, when C is back."""
-        error, self._interrupt = self._interrupt, None
-        if error is not None:
+        """Raise the Ctrl-C that came in the middle of a log line, when C is back.
+
+        It belongs to the main thread; in others this does nothing.
+        """
+        if self.interrupt and threading.current_thread() is threading.main_thread():
+            error, self.interrupt = self.interrupt, None
             raise error
 
     def _receive(self, level: int, text: Any, _user_data: Any) -> None:

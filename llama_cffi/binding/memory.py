@@ -71,6 +71,7 @@ class Memory:
         if not self.can_shift:
             raise ValidationError("the memory of this model cannot shift positions")
         self._call("seq_add", seq_id, p0, p1, delta)
+        self._context.hold_abort()
 
     def seq_pos_max(self, seq_id: int) -> int:
         """Largest position of a sequence, -1 when it is empty. C: llama_memory_seq_pos_max."""
