@@ -4,6 +4,7 @@ Everything above speaks Python values. `get_library()` gives the loaded build; i
 `.ffi` are the raw C API for whatever is not wrapped.
 """
 
+from .abort import AbortFlag
 from .batch import Batch
 from .context import Context
 from .handle import Handle
@@ -14,6 +15,7 @@ from .sampler import SamplerChain
 from .vocab import Vocab
 
 __all__ = [
+    "AbortFlag",
     "Batch",
     "Context",
     "Device",
