@@ -7,7 +7,7 @@ every class. Each entry names the build of the change.
 from __future__ import annotations
 
 from .context import context_params, init_context, kv_unified, max_sequences
-from .memory import memory_call
+from .memory import can_shift, has_pos_min, is_recurrent, memory_call, seq_pos_max
 from .model import load_model, max_experts, model_params, rope_scaling_types, tensor_types
 from .names import call
 from .sampler import sampler_penalties
@@ -15,11 +15,14 @@ from .vocab import chat_apply_template, chat_template, has_tokens, vocab_of
 
 __all__ = [
     "call",
+    "can_shift",
     "chat_apply_template",
     "chat_template",
     "context_params",
+    "has_pos_min",
     "has_tokens",
     "init_context",
+    "is_recurrent",
     "kv_unified",
     "load_model",
     "max_experts",
@@ -28,6 +31,7 @@ __all__ = [
     "model_params",
     "rope_scaling_types",
     "sampler_penalties",
+    "seq_pos_max",
     "tensor_types",
     "vocab_of",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..library import Library
 
-__all__ = ["memory_call"]
+if TYPE_CHECKING:
+    from ..gguf import GgufSummary
+
+__all__ = ["can_shift", "has_pos_min", "is_recurrent", "memory_call", "seq_pos_max"]
 
 
 def memory_call(library: Library, context: Any, verb: str) -> Any:
@@ -27,3 +30,60 @@ def memory_call(library: Library, context: Any, verb: str) -> Any:
                 return lambda _data=True: function(context)
             return lambda *args: function(context, *args)
     raise AttributeError(f"{library!r} has no memory operation {verb!r}")
+
+
+def has_pos_min(library: Library) -> bool:
+    """Whether the build tells the smallest position of a sequence (b5590).
+
+    Caches that drop what left a sliding window came with it; older ones keep every position.
+    """
+    return any(library.has(f"llama_{m}_seq_pos_min") for m in ("memory", "kv_self"))
+
+
+def seq_pos_max(library: Library, context: Any, seq_id: int, n_seq_max: int) -> int:
+    """Return the largest position of a sequence, -1 when it is empty.
+
+    C: llama_memory_seq_pos_max, which said 0 of an empty sequence before b5590.
+    """
+    last = int(memory_call(library, context, "seq_pos_max")(seq_id))
+    if last == 0 and not has_pos_min(library):
+        return 0 if _in_cells(library, context, seq_id, n_seq_max) else -1
+    return last
+
+
+def _in_cells(library: Library, context: Any, seq_id: int, n_seq_max: int) -> bool:
+    """Whether a sequence has a cell. C: llama_kv_cache_view_update, until b5590."""
+    ffi, lib = library.ffi, library.lib
+    view = ffi.new("struct llama_kv_cache_view *", lib.llama_kv_cache_view_init(context, n_seq_max))
+    try:
+        lib.llama_kv_cache_view_update(context, view)
+        return seq_id in ffi.unpack(view.cells_sequences, view.n_cells * n_seq_max)
+    finally:
+        lib.llama_kv_cache_view_free(view)
+
+
+def can_shift(library: Library, context: Any, gguf: GgufSummary) -> bool:
+    """Whether positions can be shifted. C: llama_memory_can_shift.
+
+    The builds without it (before b4234) abort on deepseek2, and those before b5590 on models
+    with several positions for each token (M-RoPE), when the next decode applies the shift.
+    """
+    sections = f"{gguf.architecture}.rope.dimension_sections"
+    if sections in gguf.arrays and not has_pos_min(library):
+        return False
+    try:
+        return bool(memory_call(library, context, "can_shift")())
+    except AttributeError:
+        return gguf.architecture != "deepseek2"
+
+
+def is_recurrent(library: Library, model: Any) -> bool:
+    """Whether the memory keeps one state for each sequence (Mamba, RWKV, hybrids) in any layer.
+
+    C: llama_model_is_recurrent, llama_model_is_hybrid (b6845)
+    """
+    lib = library.lib
+    return bool(
+        lib.llama_model_is_recurrent(model)
+        or (library.has("llama_model_is_hybrid") and lib.llama_model_is_hybrid(model))
+    )
