@@ -6,7 +6,9 @@ Everything above speaks Python values. `get_library()` gives the loaded build; i
 
 from .abort import AbortFlag
 from .batch import Batch
+from .candidates import Candidates
 from .context import Context
+from .custom_sampler import CustomSampler
 from .handle import Handle
 from .library import Device, Library, get_library
 from .memory import Memory
@@ -17,7 +19,9 @@ from .vocab import Vocab
 __all__ = [
     "AbortFlag",
     "Batch",
+    "Candidates",
     "Context",
+    "CustomSampler",
     "Device",
     "Handle",
     "Library",

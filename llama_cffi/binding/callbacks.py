@@ -33,7 +33,11 @@ class Relay:
     def __enter__(self) -> Relay:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def check(self) -> None:
+        """Raise what was kept, once."""
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def __exit__(self, *_: object) -> None:
+        self.check()

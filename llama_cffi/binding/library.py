@@ -210,6 +210,8 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
             f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
         )
     lib = _dlopen(ffi, build)
+    # cffi 2.1 aborts when a function is looked up before the struct that has pointers to such.
+    _ = ffi.typeof("struct llama_sampler").fields
     with logs.capture() as notes:
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()

@@ -1,27 +1,40 @@
-"""Sampler chains: from logits to a token, in C."""
+"""Sampler chains: from logits to a token."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GenerationError, ValidationError
-from . import compat
-from .checks import INT32_MAX, integer, real
+from .candidates import Candidates, check_logits
 from .context import Context
-from .handle import Handle
+from .custom_sampler import CustomSampler
 from .model import Model
+from .preselect import Preselection
+from .sampler_kinds import MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE, SamplerKinds, available
 
-__all__ = ["MAX_LAST_N", "MIN_TEMPERATURE", "SamplerChain"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-MAX_LAST_N = 2**20  # C allocates the whole window at once
-MIN_TEMPERATURE = 1e-4  # below, logits over temperature leave the range of a float
-_MAX_FLOAT = 1e30
+__all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerChain", "available"]
+
+_NO_SEED = 2**32 - 1
 
 
-class SamplerChain(Handle):
-    """An ordered chain of llama.cpp samplers; the last one (greedy, dist) selects the token.
+class Grammar(Protocol):
+    """What a chain asks of a grammar."""
 
-    Each `add_*` returns the chain, so they can be strung together.
+    def allows(self, token: int) -> bool: ...
+    def apply(self, candidates: Candidates) -> None: ...
+    def accept(self, token: int) -> None: ...
+    def reset(self) -> None: ...
+
+
+class SamplerChain(SamplerKinds):
+    """An ordered chain of samplers; the last one (greedy, dist, mirostat) selects the token.
+
+    Each `add_*` returns the chain, so they can be strung together. One thread at a time may use
+    a chain; chains of one model are independent.
 
     Args:
         model: Whose vocabulary the samplers work on; closes this chain when it closes.
@@ -33,100 +46,195 @@ class SamplerChain(Handle):
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
         _ = model.ptr  # raises when it is closed
-        super().__init__(
-            self._lib.llama_sampler_chain_init(params), self._lib.llama_sampler_free, parent=model
-        )
-        self._sample = self._lib.llama_sampler_sample
-        self._selects = False  # whether the last sampler selects a token: C aborts without
+        self._free = _Free(self._lib.llama_sampler_free)
+        super().__init__(self._lib.llama_sampler_chain_init(params), self._free, parent=model)
+        self._selects = False  # whether the last sampler selects a token
+        self._preselection = Preselection(model.vocab.n_tokens)
+        self._candidates: Candidates | None = None
+        self._customs: list[CustomSampler] = []
+        self._grammar: Grammar | None = None
+        self._n_accepted = 0
 
     def __len__(self) -> int:
         return int(self._lib.llama_sampler_chain_n(self.ptr))
 
-    def add_greedy(self) -> SamplerChain:
-        """Select the most probable token. C: llama_sampler_init_greedy."""
-        return self._add(self._lib.llama_sampler_init_greedy(), selects=True)
+    @property
+    def names(self) -> list[str]:
+        """What C calls its samplers; `?` before a name means that it changes nothing.
 
-    def add_dist(self, seed: int) -> SamplerChain:
-        """Draw by probability; the same seed draws the same. C: llama_sampler_init_dist."""
-        seed = integer("seed", seed, -(2**63), 2**64) & 0xFFFFFFFF
-        return self._add(self._lib.llama_sampler_init_dist(seed), selects=True)
+        C: llama_sampler_name
+        """
+        ffi, lib, ptr = self.model.library.ffi, self._lib, self.ptr
+        samplers = (lib.llama_sampler_chain_get(ptr, i) for i in range(len(self)))
+        return [ffi.string(lib.llama_sampler_name(s)).decode() for s in samplers]
 
-    def add_temp(self, temperature: float) -> SamplerChain:
-        """Divide the logits; above 0, for 0 use greedy. C: llama_sampler_init_temp."""
-        temperature = real("temperature", temperature, MIN_TEMPERATURE, _MAX_FLOAT)
-        return self._add(self._lib.llama_sampler_init_temp(temperature))
+    @property
+    def seed(self) -> int | None:
+        """The seed in use of the last sampler that tells it: dist, mirostat, mirostat_v2.
 
-    def add_top_k(self, k: int) -> SamplerChain:
-        """Keep the k most probable; k <= 0 keeps all. C: llama_sampler_init_top_k."""
-        k = integer("k", k, -INT32_MAX)
-        return self._add(self._lib.llama_sampler_init_top_k(k))
+        C: llama_sampler_get_seed
+        """
+        seed = int(self._lib.llama_sampler_get_seed(self.ptr))
+        return None if seed == _NO_SEED else seed
 
-    def add_top_p(self, p: float, min_keep: int = 1) -> SamplerChain:
-        """Keep the most probable up to total probability p. C: llama_sampler_init_top_p."""
-        p, min_keep = real("p", p, 0, 1), integer("min_keep", min_keep, 0)
-        return self._add(self._lib.llama_sampler_init_top_p(p, min_keep))
-
-    def add_min_p(self, p: float, min_keep: int = 1) -> SamplerChain:
-        """Keep tokens with at least p times the best's probability. C: llama_sampler_init_min_p."""
-        p, min_keep = real("p", p, 0, 1), integer("min_keep", min_keep, 0)
-        return self._add(self._lib.llama_sampler_init_min_p(p, min_keep))
-
-    def add_penalties(
-        self, last_n: int, repeat: float = 1.0, frequency: float = 0.0, presence: float = 0.0
-    ) -> SamplerChain:
-        """Penalise tokens that were accepted lately.
-
-        Args:
-            last_n: How many accepted tokens count, at most 2^20; 0 = off.
-            repeat: Divides (or multiplies, below zero) the logit; 1.0 = off, must be above 0.
-            frequency: Subtracted per occurrence; 0.0 = off.
-            presence: Subtracted once; 0.0 = off.
+    def add_custom(self, sampler: CustomSampler) -> SamplerChain:
+        """Add a sampler written in Python.
 
         Raises:
-            ValidationError: A number is out of range.
-        C: llama_sampler_init_penalties
+            ValidationError: It was made for another model.
+        C: llama_sampler_init
         """
-        last_n = integer("last_n", last_n, 0, MAX_LAST_N)
-        repeat = real("repeat", repeat, 0, 1000, above=True)
-        frequency = real("frequency", frequency, -1000, 1000)
-        presence = real("presence", presence, -1000, 1000)
-        library = self.model.library
-        return self._add(
-            compat.sampler_penalties(library, self.model.ptr, last_n, repeat, frequency, presence)
-        )
+        if sampler.model is not self.model:
+            raise ValidationError("the custom sampler was made for another model than the chain")
+        _ = self.ptr  # raises when it is closed
+        self._free.keeps.append(sampler.memory)
+        self._customs.append(sampler)
+        self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
+        if sampler.changes:
+            self._preselection.changes()
+        return self
+
+    def add_grammar(self, grammar: Grammar) -> SamplerChain:
+        """Let only tokens through that *grammar* allows.
+
+        It stays outside the C chain, where C aborts when a token is accepted that the grammar
+        rejects. As in llama-cli a token is chosen first, and only if the grammar rejects it all
+        tokens are put to it and another one is chosen.
+
+        Raises:
+            ValidationError: The chain has a grammar already.
+        """
+        _ = self.ptr  # raises when it is closed
+        if self._grammar is not None:
+            raise ValidationError("the chain has a grammar already")
+        self._grammar = grammar
+        return self
 
     def sample(self, context: Context, i: int = -1) -> int:
         """Choose a token from output *i* of the last decode, and accept it.
 
+        The draws are C's: where numpy narrows the candidates down first, it leaves all that C
+        could take.
+
         Raises:
             ValidationError: That token's output was not asked for, or the chain does not end with
-                greedy or dist, or belongs to another model.
-            GenerationError: No token was selected.
-        C: llama_sampler_sample
+                a sampler that selects, or belongs to another model.
+            GenerationError: The logits have NaN, no token is allowed, or none was selected; then
+                nothing was accepted.
+        C: llama_sampler_sample, in its parts
         """
+        if context.model is not self.model:
+            raise ValidationError("the chain was made for another model than the context")
+        logits = context.logits(i)
+        token = self._choose(logits)
+        if self._grammar is not None and not self._grammar.allows(token):
+            token = self._choose_allowed(logits, self._grammar)
+        self.accept(token, grammar=True)
+        return token
+
+    def apply(self, candidates: Candidates) -> None:
+        """Let every sampler work on *candidates*. C: llama_sampler_apply.
+
+        Raises:
+            ValidationError: They are of another model, empty, or their ids are no tokens.
+            GenerationError: A logit is NaN or +inf, or all are -inf.
+        """
+        if candidates.model is not self.model:
+            raise ValidationError("the chain was made for another model than the candidates")
+        was_sorted = candidates.sorted
+        candidates.changed()
+        candidates.struct.sorted = was_sorted
+        self._apply(candidates)
+
+    def choose(self, candidates: Candidates) -> int:
+        """Apply the chain and return the token that it selected, without accepting it.
+
+        Raises:
+            ValidationError: As `apply`, or the chain does not end with a sampler that selects.
+            GenerationError: As `apply`, or no token was selected.
+        """
+        self._check_selects()
+        self.apply(candidates)
+        return candidates.token()
+
+    def accept(self, token: int, *, grammar: bool = False) -> None:
+        """Tell the samplers that *token* was chosen; penalties and dry count it.
+
+        Args:
+            token: Token id.
+            grammar: Whether it continues the text that the grammar is about. A prompt does not.
+
+        Raises:
+            ValidationError: No such token, or the grammar rejects it.
+        C: llama_sampler_accept
+        """
+        token, ptr = self.model.vocab.check(token), self.ptr
+        if grammar and self._grammar is not None:
+            self._grammar.accept(token)
+        self._n_accepted += 1
+        self._lib.llama_sampler_accept(ptr, token)
+        if self._customs:
+            self._raise()
+
+    def reset(self) -> None:
+        """Forget accepted tokens and restart the random draws. C: llama_sampler_reset."""
+        self._lib.llama_sampler_reset(self.ptr)
+        self._n_accepted = 0
+        if self._grammar is not None:
+            self._grammar.reset()
+        self._raise()
+
+    def _choose(self, logits: NDArray[np.float32]) -> int:
+        self._check_selects()
+        if self._preselection.is_argmax:
+            _ = self.ptr
+            token = int(logits.argmax())  # of NaN, where there is one
+            check_logits(float(logits[token]))
+            return token
+        ids = self._preselection.ids(logits, self._n_accepted)
+        candidates = self._filled(logits, ids)
+        self._apply(candidates)
+        return candidates.token()
+
+    def _choose_allowed(self, logits: NDArray[np.float32], grammar: Grammar) -> int:
+        candidates = self._filled(logits, None)
+        grammar.apply(candidates)
+        if candidates.array["logit"].max() == -float("inf"):
+            raise GenerationError(
+                f"the grammar allows none of the {candidates.n_vocab} tokens; it may want "
+                "characters that the vocabulary cannot spell, or it has a dead end"
+            )
+        self._apply(candidates)
+        return candidates.token()
+
+    def _filled(self, logits: NDArray[np.float32], ids: NDArray[Any] | None) -> Candidates:
+        if self._candidates is None:
+            self._candidates = Candidates(self.model)
+        if ids is None:
+            self._candidates.fill(logits)
+        else:
+            self._candidates.fill_some(logits, ids)
+        return self._candidates
+
+    def _apply(self, candidates: Candidates) -> None:
+        for custom in self._customs:
+            custom.candidates = candidates
+        self._lib.llama_sampler_apply(self.ptr, candidates.struct)
+        if self._customs:
+            self._raise()
+
+    def _check_selects(self) -> None:
         if not self._selects:
             raise ValidationError(
                 "the chain is empty or does not end with a sampler that selects; add greedy or dist"
             )
-        if context.model is not self.model:
-            raise ValidationError("the chain was made for another model than the context")
-        i = context.check_output(i)
-        if context.embeddings:
-            context.logits(i)  # raises where there are none
-        token = int(self._sample(self.ptr, context.ptr, i))
-        if not 0 <= token < context.n_vocab:
-            raise GenerationError(f"the chain selected {token}, which is no token")
-        return token
 
-    def accept(self, token: int) -> None:
-        """Tell the chain that *token* was chosen (penalties count it). C: llama_sampler_accept."""
-        self._lib.llama_sampler_accept(self.ptr, self.model.vocab.check(token))
+    def _raise(self) -> None:
+        """Raise what the Python functions raised during the last C call."""
+        for custom in self._customs:
+            custom.relay.check()
 
-    def reset(self) -> None:
-        """Forget accepted tokens and restart the random draw. C: llama_sampler_reset."""
-        self._lib.llama_sampler_reset(self.ptr)
-
-    def _add(self, sampler: Any, *, selects: bool = False) -> SamplerChain:
+    def _add(self, sampler: Any, *, selects: bool = False) -> None:
         if not sampler:
             raise ValidationError("llama.cpp refused the sampler's parameters")
         try:
@@ -136,4 +244,17 @@ class SamplerChain(Handle):
             raise
         self._lib.llama_sampler_chain_add(ptr, sampler)  # the chain owns it now
         self._selects = selects
-        return self
+
+
+class _Free:
+    """llama_sampler_free, and the memory that C reads while it frees.
+
+    Not the Python functions: those may refer to the chain, which then would never be collected.
+    """
+
+    def __init__(self, free: Any) -> None:
+        self._free = free
+        self.keeps: list[Any] = []
+
+    def __call__(self, ptr: Any) -> None:
+        self._free(ptr)

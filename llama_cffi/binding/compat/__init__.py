@@ -7,19 +7,29 @@ every class. Each entry names the build of the change.
 from __future__ import annotations
 
 from .context import context_params, init_context, kv_unified, max_sequences
+from .grammar import grammar_sampler
 from .memory import can_shift, has_pos_min, is_recurrent, memory_call, seq_pos_max
 from .model import load_model, max_experts, model_params, rope_scaling_types, tensor_types
 from .names import call
-from .sampler import sampler_penalties
+from .sampler import (
+    dist_needs_softmax,
+    sampler_dry,
+    sampler_penalties,
+    sampler_with_interface,
+)
+from .state import cache_layout
 from .vocab import chat_apply_template, chat_template, has_tokens, vocab_of
 
 __all__ = [
+    "cache_layout",
     "call",
     "can_shift",
     "chat_apply_template",
     "chat_template",
     "context_params",
+    "dist_needs_softmax",
     "has_pos_min",
+    "grammar_sampler",
     "has_tokens",
     "init_context",
     "is_recurrent",
@@ -30,7 +40,9 @@ __all__ = [
     "memory_call",
     "model_params",
     "rope_scaling_types",
+    "sampler_dry",
     "sampler_penalties",
+    "sampler_with_interface",
     "seq_pos_max",
     "tensor_types",
     "vocab_of",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..library import Library
 from .names import call
 from .vocab import vocab_of
 
-__all__ = ["sampler_penalties"]
+__all__ = ["dist_needs_softmax", "sampler_dry", "sampler_penalties", "sampler_with_interface"]
 
 
 def sampler_penalties(
@@ -29,3 +31,62 @@ def sampler_penalties(
         return lib.llama_sampler_init_penalties(n_vocab, *numbers)
     eos, newline = lib.llama_token_eos(model), lib.llama_token_nl(model)
     return lib.llama_sampler_init_penalties(n_vocab, eos, newline, *numbers, True, False)
+
+
+def sampler_dry(
+    library: Library,
+    model: Any,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
+    last_n: int,
+    breakers: Sequence[bytes],
+) -> Any:
+    """Create the DRY sampler; C copies the breakers.
+
+    C: llama_sampler_init_dry, since b3995; from b4529 to b10068 with n_ctx_train, which bounds
+    the window.
+    """
+    ffi, lib = library.ffi, library.lib
+    texts = [ffi.new("char[]", breaker) for breaker in breakers]
+    bound = (last_n,) if len(ffi.typeof(lib.llama_sampler_init_dry).args) == 8 else ()
+    return lib.llama_sampler_init_dry(
+        vocab_of(library, model),
+        *bound,
+        multiplier,
+        base,
+        allowed_length,
+        last_n,
+        ffi.new("const char *[]", texts),
+        len(texts),
+    )
+
+
+@lru_cache(maxsize=1)
+def dist_needs_softmax(library: Library) -> bool:
+    """Whether dist draws by the probabilities that it finds: until b3889 it computes none.
+
+    No symbol shows it, so a sampler is asked. C: llama_sampler_init_dist, llama_sampler_apply
+    """
+    ffi, lib = library.ffi, library.lib
+    data = ffi.new("llama_token_data[2]", [(0, 0.0, 0.25), (1, 0.0, 0.25)])
+    array = ffi.new("llama_token_data_array *", (data, 2, -1, False))
+    dist = lib.llama_sampler_init_dist(1)
+    lib.llama_sampler_apply(dist, array)
+    lib.llama_sampler_free(dist)
+    return bool(data[0].p != 0.5)
+
+
+def sampler_with_interface(library: Library, interface: Any) -> Any:
+    """Create a sampler that C frees, with the caller's functions and no context.
+
+    C: llama_sampler_init, since b4753; before that a sampler of C's own, made over.
+    """
+    ffi, lib = library.ffi, library.lib
+    if library.has("llama_sampler_init"):
+        return lib.llama_sampler_init(interface, ffi.NULL)
+    sampler = lib.llama_sampler_init_greedy()
+    if sampler.iface.free:
+        sampler.iface.free(sampler)  # what it holds; the sampler itself stays
+    sampler.iface, sampler.ctx = interface, ffi.NULL
+    return sampler
