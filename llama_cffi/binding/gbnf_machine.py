@@ -1,0 +1,230 @@
+"""The stacks of C's grammar engine, kept beside it: what C would do, and how big it would get.
+
+C tries all ways to read the text at once, one stack for each, and has no bounds: a grammar such
+as `r ::= "-" r "a" | "-" r "b" | ""` doubles the stacks with every character. Stacks are shared
+here (each node knows its parent and its continuations), so a step costs a few look-ups.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import GenerationError
+from .gbnf import Chars
+from .gbnf_normal import Normal, spell
+
+__all__ = ["MAX_DEPTH", "MAX_STACKS", "Machine", "State"]
+
+MAX_STACKS = 2_000  # ways to read the text at once; C compares each with all others
+MAX_DEPTH = 2_000  # rules in rules
+_MAX_VISITS = 4_000  # stacks seen on the way to the next characters; old builds recurse
+_SHOWN = 6
+
+
+class _Place:
+    """A place in a sequence: an item and the place after it."""
+
+    __slots__ = ("_known", "chars", "following", "rule")
+
+    def __init__(self, item: Chars | int, following: _Place | None) -> None:
+        self.chars = item if isinstance(item, Chars) else None
+        self.rule = -1 if isinstance(item, Chars) else item
+        self.following = following
+        self._known: dict[int, bool] = {}
+
+    def matches(self, c: int) -> bool:
+        """Whether the character here may be code point *c*."""
+        known = self._known.get(c)
+        if known is None:
+            assert self.chars
+            inside = any(low <= c <= high for low, high in self.chars.ranges)
+            known = self._known[c] = inside != self.chars.negated
+        return known
+
+    def may_become(self, low: int, high: int) -> bool:
+        """Whether C takes the beginning of a character from *low* to *high*."""
+        assert self.chars
+        meets = any(a <= high and low <= b for a, b in self.chars.ranges)
+        return meets != self.chars.negated
+
+
+class _Stack:
+    """Places to go on at, the innermost first; the stack without a place is the end."""
+
+    __slots__ = ("after", "depth", "parent", "place", "pushed")
+
+    def __init__(self, place: _Place | None, parent: _Stack | None) -> None:
+        self.place, self.parent = place, parent
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.pushed: dict[_Place, _Stack] = {}
+        self.after: tuple[_Stack, ...] | None = None
+
+    def push(self, place: _Place | None) -> _Stack:
+        """Return this stack with *place* on top; the same object for the same place."""
+        if place is None:
+            return self
+        stack = self.pushed.get(place)
+        if stack is None:
+            if self.depth >= MAX_DEPTH:
+                raise GenerationError(
+                    f"the text nests the grammar's rules {MAX_DEPTH} deep; llama.cpp's engine "
+                    "would run out of stack"
+                )
+            stack = self.pushed[place] = _Stack(place, self)
+        return stack
+
+
+class State(NamedTuple):
+    """Where reading stands; immutable.
+
+    Attributes:
+        stacks: All ways to go on.
+        value: Bits of a character whose bytes have not all come.
+        missing: How many of its bytes are missing.
+    """
+
+    stacks: tuple[_Stack, ...]
+    value: int = 0
+    missing: int = 0
+
+
+class Machine:
+    """Reads bytes as C does.
+
+    Args:
+        normal: The rules.
+
+    Raises:
+        GenerationError: They begin in too many ways.
+    """
+
+    def __init__(self, normal: Normal) -> None:
+        self._heads: list[list[_Place | None]] = []
+        for rule in normal.rules:
+            heads = []
+            for way in rule.alternatives:
+                place = None
+                for item in reversed(way):
+                    place = _Place(item, place)
+                heads.append(place)
+            self._heads.append(heads)
+        self._end = _Stack(None, None)
+        self.start = State(self._characters(self._end.push(_Place(0, None))))
+
+    def complete(self, state: State) -> bool:
+        """Whether the text may end here."""
+        return self._end in state.stacks
+
+    def ended(self, state: State) -> bool:
+        """Whether the text can only end here."""
+        return state.stacks == (self._end,)
+
+    def feed(self, state: State, piece: bytes) -> State | None:
+        """Return the state after *piece*, None when the grammar refuses it.
+
+        Raises:
+            GenerationError: The text can be read in too many ways, or is nested too deeply.
+        """
+        stacks = state.stacks
+        if not piece or not piece[0]:
+            return None
+        codes, value, missing = _decode(piece, state.value, state.missing)
+        for c in codes:
+            stacks = self._step(stacks, c)
+            if not stacks:
+                return None
+        if missing and not _may_go_on(stacks, value, missing):
+            return None
+        return State(stacks, value, missing)
+
+    def describe(self, state: State) -> str:
+        """Say in GBNF what may come next."""
+        ways = dict.fromkeys(
+            spell(s.place.chars) if s.place and s.place.chars else "the end" for s in state.stacks
+        )
+        shown = list(ways)[:_SHOWN]
+        return ", ".join(shown) + (", ..." if len(ways) > _SHOWN else "")
+
+    def _step(self, stacks: tuple[_Stack, ...], c: int) -> tuple[_Stack, ...]:
+        found: dict[_Stack, None] = {}
+        for stack in stacks:
+            place = stack.place
+            if place is not None and place.matches(c):
+                after = stack.after
+                if after is None:
+                    assert stack.parent
+                    rest = stack.parent.push(place.following)
+                    after = stack.after = self._characters(rest)
+                found.update(dict.fromkeys(after))
+        if len(found) > MAX_STACKS:
+            raise GenerationError(
+                f"the grammar reads the text in more than {MAX_STACKS} ways at once; let its "
+                "alternatives differ in their first characters"
+            )
+        return tuple(found)
+
+    def _characters(self, stack: _Stack) -> tuple[_Stack, ...]:
+        """Return the stacks with a character (or the end) on top that *stack* leads to."""
+        todo, seen, found = [stack], {stack}, []
+        while todo:
+            top = todo.pop()
+            place = top.place
+            if place is None or place.chars is not None:
+                found.append(top)
+                continue
+            assert top.parent
+            rest = top.parent.push(place.following)
+            for head in self._heads[place.rule]:
+                following = rest.push(head)
+                if following not in seen:
+                    seen.add(following)
+                    todo.append(following)
+            if len(seen) > _MAX_VISITS:
+                raise GenerationError(
+                    f"the grammar can go on in more than {_MAX_VISITS} ways; let its alternatives "
+                    "differ in their first characters"
+                )
+        return tuple(found)
+
+
+def _may_go_on(stacks: tuple[_Stack, ...], value: int, missing: int) -> bool:
+    """Whether C takes a piece that ends within a character."""
+    if missing < 0 or (missing == 1 and value < 2):
+        return False
+    low = value << 6 * missing
+    high = low | (1 << 6 * missing) - 1
+    if low == 0:
+        low = {2: 1 << 11, 3: 1 << 16}.get(missing, 0)
+    return any(s.place is not None and s.place.may_become(low, high) for s in stacks)
+
+
+def _decode(piece: bytes, value: int, missing: int) -> tuple[list[int], int, int]:
+    """Decode as C does, which checks only some of the bytes; a NUL ends the piece.
+
+    Returns:
+        Code points, then the bits of a character that is not whole and its missing bytes; -1
+        when the bytes are refused.
+    """
+    piece = piece.partition(b"\0")[0]
+    at, codes = 0, []
+    started = missing > 0
+    while at < len(piece) and missing > 0:
+        if piece[at] >> 6 != 2:
+            return [], 0, -1
+        value = value << 6 | piece[at] & 0x3F
+        at, missing = at + 1, missing - 1
+    if started and missing == 0:
+        codes.append(value)
+    while at < len(piece):
+        first = piece[at]
+        if 0x80 <= first < 0xC0:
+            return [], 0, -1
+        missing = 0 if first < 0x80 else 1 if first < 0xE0 else 2 if first < 0xF0 else 3
+        value = first & (1 << 7 - missing) - 1
+        at += 1
+        while at < len(piece) and missing > 0:
+            value = value << 6 | piece[at] & 0x3F
+            at, missing = at + 1, missing - 1
+        if missing == 0:
+            codes.append(value)
+    return codes, value, missing

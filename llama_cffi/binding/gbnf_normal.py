@@ -1,0 +1,300 @@
+"""Grammars as C survives them: plain rules in which nothing is empty twice or loops.
+
+C's engine has no bounds of its own. It ends only if no rule reaches itself without a character
+(builds before 2026 overflow the stack on `("a"?)*`), and it expands every way to match nothing
+(those builds: 2^n for n optional parts in a row). So the rules are rewritten: a rule matches
+either no empty text, or the empty text in one way. What is left is counted and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .gbnf import Chars, Item, Rule, explain
+
+__all__ = [
+    "MAX_BEGINNINGS",
+    "MAX_ITEMS",
+    "MAX_LEFT_DEPTH",
+    "Normal",
+    "PlainRule",
+    "normalize",
+    "spell",
+]
+
+MAX_ITEMS = 100_000  # characters and references in all rules together
+MAX_LEFT_DEPTH = 250  # rules that begin with one another; C recurses that deep
+MAX_BEGINNINGS = 2_000  # ways in which a rule can begin; C tries each
+_ALL_BEGINNINGS = 1_000_000
+
+Sequence = tuple[Item, ...]
+
+
+@dataclass
+class PlainRule:
+    """Alternatives of sequences; the empty one comes last.
+
+    Attributes:
+        source: The rule of the caller's grammar that it comes from.
+        nullable: Whether one alternative is empty.
+    """
+
+    source: Rule
+    alternatives: list[Sequence]
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Rules that C survives; the first is the root."""
+
+    rules: list[PlainRule]
+
+    def text(self) -> str:
+        """Write the rules as GBNF that every build reads the same."""
+        lines = []
+        for i, rule in enumerate(self.rules):
+            ways = " | ".join(map(_write, rule.alternatives))
+            lines.append(f"{_name(i)} ::= {ways}\n")
+        return "".join(lines)
+
+
+def normalize(text: str, rules: list[Rule], root: int) -> Normal:
+    """Rewrite the rules that *root* reaches.
+
+    Args:
+        text: The grammar's text, for messages.
+        rules: As `gbnf.parse` returns them.
+        root: Index of the first rule.
+
+    Raises:
+        GrammarError: Left recursion, or more of something than C can take in reasonable time.
+    """
+    lowering = _Lowering(text, rules)
+    lowering.run(root)
+    _check_left(text, lowering.plain)
+    return Normal(lowering.plain)
+
+
+class _Lowering:
+    """Makes plain rules, each on its first use."""
+
+    def __init__(self, text: str, rules: list[Rule]) -> None:
+        self.text, self.rules = text, rules
+        self.plain: list[PlainRule] = []
+        self._size = 0
+        self._filled = _closure(rules, every=False)
+        self._nullable = _closure(rules, every=True)
+        self._known: dict[tuple[int, bool], int] = {}
+        self._todo: list[tuple[int, int, bool]] = []
+
+    def run(self, root: int) -> None:
+        """Make the rules that *root* needs."""
+        if root in self._filled:
+            self._use(root, empty=root in self._nullable)
+        else:
+            self._add(self.rules[root], [()], nullable=True)
+        while self._todo:
+            target, index, empty = self._todo.pop()
+            rule = self.rules[index]
+            ways = self._repeat(rule) if rule.repeat else self._alternatives(rule)
+            self._set(target, ways, nullable=empty)
+
+    def _use(self, index: int, *, empty: bool) -> int:
+        """Return the plain rule for rule *index*, with or without the empty text."""
+        key = index, empty
+        if key not in self._known:
+            self._known[key] = self._add(self.rules[index], [])
+            self._todo.append((self._known[key], index, empty))
+        return self._known[key]
+
+    def _full(self, item: Item) -> Item:
+        """Return an item that never matches the empty text."""
+        return item if isinstance(item, Chars) else self._use(item, empty=False)
+
+    def _maybe(self, item: Item) -> Item:
+        """Return an item that matches what *item* does."""
+        if isinstance(item, Chars):
+            return item
+        return self._use(item, empty=item in self._nullable)
+
+    def _alternatives(self, rule: Rule) -> list[Sequence]:
+        ways: list[Sequence] = []
+        for sequence in rule.alternatives:
+            items = [i for i in sequence if isinstance(i, Chars) or i in self._filled]
+            if any(isinstance(i, Chars) or i not in self._nullable for i in items):
+                ways.append(tuple(map(self._maybe, items)))
+            elif items:
+                ways.extend(self._some_of(rule, items))
+        return ways
+
+    def _some_of(self, rule: Rule, items: list[Item]) -> list[Sequence]:
+        """Return the ways in which optional items in a row match at least one character."""
+        ways: list[Sequence] = [(self._full(items[-1]),)]
+        rest = self._maybe(items[-1])
+        for item in reversed(items[:-1]):
+            shorter = self._add(rule, ways)
+            ways = [(self._full(item), rest), (shorter,)]
+            rest = self._add(rule, ways, nullable=True)
+        return ways
+
+    def _repeat(self, rule: Rule) -> list[Sequence]:
+        """Return the ways of a repetition; one that may be empty repeats items that are not."""
+        assert rule.repeat
+        item, low, high = rule.repeat
+        if not isinstance(item, Chars) and item in self._nullable:
+            low = 0
+        one = self._full(item)
+        if low == 0:  # only called for at least one character
+            low, high = 1, high
+        if high is None:
+            loop = self._add(rule, [])
+            self._set(loop, [(one, loop)], nullable=True)
+            return [(one,) * low + (loop,)]
+        rest: Sequence = ()
+        for _ in range(high - low):
+            rest = (self._add(rule, [(one, *rest)], nullable=True),)
+        return [(one,) * low + rest]
+
+    def _add(self, rule: Rule, ways: list[Sequence], *, nullable: bool = False) -> int:
+        self.plain.append(PlainRule(rule, []))
+        self._set(len(self.plain) - 1, ways, nullable=nullable)
+        return len(self.plain) - 1
+
+    def _set(self, target: int, ways: list[Sequence], *, nullable: bool) -> None:
+        plain = self.plain[target]
+        plain.alternatives = list(dict.fromkeys([*filter(None, ways), *([()] if nullable else [])]))
+        plain.nullable = nullable
+        self._size += 1 + sum(map(len, plain.alternatives))
+        if self._size > MAX_ITEMS:
+            raise explain(
+                self.text,
+                plain.source.at,
+                f"the grammar comes to more than {MAX_ITEMS} characters and references here; "
+                "lower the counts of repetitions",
+            )
+
+
+def _closure(rules: list[Rule], *, every: bool) -> set[int]:
+    """Return the rules that can be empty (*every*), or that can have a character.
+
+    Linear: each sequence waits for its items, and a rule that gets in tells those that wait.
+    """
+    found: set[int] = set()
+    waiting: dict[int, list[list[int]]] = {}  # rule -> [rule that waits, items missing]
+    todo = []
+    for index, rule in enumerate(rules):
+        sequences = [[rule.repeat[0]]] if rule.repeat else rule.alternatives
+        if every and rule.repeat and rule.repeat[1] == 0:
+            sequences = [[]]
+        for items in sequences:
+            references = [i for i in items if not isinstance(i, Chars)]
+            has_chars = len(references) < len(items)
+            if has_chars if not every else not items:
+                todo.append(index)
+            elif not every or not has_chars:
+                entry = [index, len(references) if every else 1]
+                for reference in references:
+                    waiting.setdefault(reference, []).append(entry)
+    while todo:
+        index = todo.pop()
+        if index in found:
+            continue
+        found.add(index)
+        for entry in waiting.get(index, ()):
+            entry[1] -= 1
+            if entry[1] == 0:
+                todo.append(entry[0])
+    return found
+
+
+def _check_left(text: str, rules: list[PlainRule]) -> None:
+    """Refuse rules that begin with themselves, too deeply, or in too many ways."""
+    ways: dict[int, int] = {}  # rule -> ways to begin
+    depth: dict[int, int] = {}
+    for start in range(len(rules)):
+        path: list[tuple[int, Iterator[int]]] = []
+        if start not in ways:
+            path.append((start, iter(_left(rules, start))))
+        on_path = {start: None}
+        while path:
+            index, rest = path[-1]
+            following = next((i for i in rest if i not in ways), None)
+            if following is None:
+                left = _left(rules, index)
+                ways[index] = 1 + sum(ways[i] for i in left)
+                depth[index] = 1 + max((depth[i] for i in left), default=0)
+                _check_counts(text, rules[index], ways[index], depth[index])
+                path.pop()
+                del on_path[index]
+            elif following in on_path:
+                indices = list(on_path)
+                names = [rules[i].source.name for i in indices[indices.index(following) :]]
+                names = [*dict.fromkeys(names), rules[following].source.name]
+                raise explain(
+                    text,
+                    rules[following].source.at,
+                    f"left recursion: {' -> '.join(names)} without a character between; put the "
+                    "rule's own name after something, or repeat with *",
+                )
+            else:
+                on_path[following] = None
+                path.append((following, iter(_left(rules, following))))
+    if sum(ways.values()) > _ALL_BEGINNINGS:
+        raise explain(text, rules[0].source.at, "the rules can begin in too many ways together")
+
+
+def _check_counts(text: str, rule: PlainRule, ways: int, depth: int) -> None:
+    name, at = rule.source.name, rule.source.at
+    if ways > MAX_BEGINNINGS:
+        raise explain(
+            text,
+            at,
+            f"{name!r} can begin in {ways} ways, {MAX_BEGINNINGS} is the limit; alternatives must "
+            "not begin with the same rule again and again",
+        )
+    if depth > MAX_LEFT_DEPTH:
+        raise explain(
+            text, at, f"{depth} rules begin with one another here; {MAX_LEFT_DEPTH} is the limit"
+        )
+
+
+def _left(rules: list[PlainRule], index: int) -> list[int]:
+    """Return the rules that rule *index* may begin with, as often as they do."""
+    found = []
+    for way in rules[index].alternatives:
+        for item in way:
+            if isinstance(item, Chars):
+                break
+            found.append(item)
+            if not rules[item].nullable:
+                break
+    return found
+
+
+def _name(index: int) -> str:
+    return f"r{index}" if index else "root"
+
+
+def spell(chars: Chars) -> str:
+    """Write one character or class; literals and classes have the same escapes."""
+    if not chars.ranges:
+        return "."
+    low, high = chars.ranges[0]
+    if low == high and len(chars.ranges) == 1 and not chars.negated:
+        return f'"{_escape(low)}"'
+    ranges = (_escape(a) + (f"-{_escape(b)}" if b > a else "") for a, b in chars.ranges)
+    return f"[{'^' * chars.negated}{''.join(ranges)}]"
+
+
+def _write(items: Sequence) -> str:
+    words = (spell(i) if isinstance(i, Chars) else _name(i) for i in items)
+    return " ".join(words).replace('" "', "") or '""'
+
+
+def _escape(c: int) -> str:
+    """Spell a code point; most signs mean something, in a class or in a literal."""
+    if chr(c).isascii() and chr(c).isalnum():
+        return chr(c)
+    return f"\\x{c:02X}" if c < 256 else f"\\u{c:04X}" if c < 65536 else f"\\U{c:08X}"
