@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -12,7 +13,7 @@ from ..errors import (
     LlamaError,
     ValidationError,
 )
-from . import compat
+from . import compat, state
 from .abort import AbortFlag
 from .batch import Batch
 from .checks import integer
@@ -109,7 +110,7 @@ class Context(Handle):
             )
         super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools)
         library.logs.raise_interrupt()
-        self.model, self.library = model, library
+        self.model, self.library, self.params = model, library, params
         lib = library.lib
         self.abort_flag = AbortFlag(library)
         lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
@@ -206,6 +207,61 @@ class Context(Handle):
             )
         return i
 
+    def save_state(self, tokens: Sequence[int] = (), *, seq_id: int | None = None) -> bytes:
+        """Return what the memory holds of all sequences, or of one, with *tokens* beside it.
+
+        Sequences that share cells are saved each for itself; loading takes the room of all.
+
+        Args:
+            tokens: Given back by `load_state`, such as the tokens that were decoded.
+            seq_id: One sequence; None = the whole context.
+
+        Raises:
+            ValidationError: Positions were shifted or copied, and nothing decoded since then.
+            LlamaError: C did not save it.
+        C: llama_state_seq_get_data
+        """
+        return state.save(self, tokens, seq_id)
+
+    def load_state(self, data: bytes, *, seq_id: int | None = None) -> list[int]:
+        """Replace the memory, or one sequence, by a state; decode one more token before `logits`.
+
+        Load only states that you made: a checksum finds damage, not forgery.
+
+        Args:
+            data: From `save_state`, by the same build and model, with the same kind of cache;
+                n_ctx may differ if there is room.
+            seq_id: Where the state of one sequence goes; None for the state of a whole context.
+
+        Returns:
+            The tokens that were saved with it.
+
+        Raises:
+            ValidationError: It is damaged or does not fit this context; the memory is as before.
+            LlamaError: C did not load it, such as for lack of room; what was to be replaced is
+                empty now.
+        C: llama_state_seq_set_data
+        """
+        self._wanted = b""
+        return state.load(self, data, seq_id)
+
+    def save_state_file(
+        self,
+        path: str | os.PathLike[str],
+        tokens: Sequence[int] = (),
+        *,
+        seq_id: int | None = None,
+    ) -> None:
+        """Write `save_state` to a file that only you can read; it is whole or not there."""
+        state.save_file(self, path, tokens, seq_id)
+
+    def load_state_file(
+        self, path: str | os.PathLike[str], *, seq_id: int | None = None
+    ) -> list[int]:
+        """Do `load_state` with a file from `save_state_file`."""
+        self._wanted = b""
+        return state.load_file(self, path, seq_id)
+
     def hold_abort(self) -> None:
         """Let the next decode ignore the flag: it shifts positions first.
 
@@ -213,14 +269,19 @@ class Context(Handle):
         """
         self._decode = self._decode_without_abort
 
+    @property
+    def update_waits(self) -> bool:
+        """Whether the next decode shifts or copies what the memory holds, before it computes."""
+        return self._decode == self._decode_without_abort
+
     def _decode_without_abort(self, ptr: Any, batch: Any) -> int:
         lib, flag = self.library.lib, self.abort_flag
-        self._decode = lib.llama_decode
         lib.llama_set_abort_callback(ptr, self.library.ffi.NULL, self.library.ffi.NULL)
-        try:
-            return int(lib.llama_decode(ptr, batch))
-        finally:
-            lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+        code = int(lib.llama_decode(ptr, batch))
+        lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+        if code == 0:  # a batch that is refused shifts nothing
+            self._decode = lib.llama_decode
+        return code
 
     def _failure(self, code: int, batch: Batch, mark: int) -> GenerationError:
         """Take the batch out of the memory and return the error for llama_decode's *code*."""

@@ -159,7 +159,7 @@ class Memory:
         if not compat.has_pos_min(library):
             return True
         window = library.lib.llama_model_n_swa(model)
-        return self.seq_pos_min(seq_id) <= max(0, p0 - max(window - 1, 1))
+        return self.seq_pos_min(seq_id) <= max(0, p0 - max(int(window) - 1, 1))
 
     @property
     def can_shift(self) -> bool:

@@ -1,0 +1,27 @@
+"""What the saved state of a context depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..library import Library
+from .fields import fields
+
+__all__ = ["cache_layout"]
+
+
+def cache_layout(library: Library, params: Any) -> dict[str, str]:
+    """Return how a context of these parameters keeps keys and values: what C compares.
+
+    `flash_attn` decides whether values lie transposed; `auto` is C's own choice (since b6431).
+    """
+    types = library.ffi.typeof("enum ggml_type").elements
+    if "flash_attn" in fields(library, params):
+        flash = int(params.flash_attn)
+    else:
+        flash = int(params.flash_attn_type)
+    return {
+        "type_k": types[params.type_k].removeprefix("GGML_TYPE_"),
+        "type_v": types[params.type_v].removeprefix("GGML_TYPE_"),
+        "flash_attn": {0: "off", 1: "on"}.get(flash, "auto"),
+    }
