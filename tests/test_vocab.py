@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,80 @@ def test_tokens_that_do_not_exist(vocab: Vocab, token: object) -> None:
             call(token)  # type: ignore[operator]
     with pytest.raises(ValidationError):
         vocab.detokenize([1, token])  # type: ignore[list-item]
+
+
+def test_a_cached_answer_is_no_hole(vocab: Vocab) -> None:
+    """1.0 and True have the hash of 1, and a closed model answers nothing."""
+    assert not vocab.is_eog(1)
+    with pytest.raises(ValidationError):
+        vocab.is_eog(1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        vocab.is_eog([1])  # type: ignore[arg-type]
+
+
+def test_closed(tiny_model: Path) -> None:
+    model = Model(tiny_model)
+    vocab = model.vocab
+    assert vocab.is_eog(258)
+    assert vocab.eog_tokens == {258} | {t for t in range(259) if vocab.is_eog(t)}
+    model.close()
+    calls = (vocab.is_eog, vocab.is_control, vocab.score, vocab.attr, vocab.text)
+    for call in (*(lambda c=c: c(258) for c in calls), lambda: vocab.eog_tokens, lambda: vocab.sep):
+        with pytest.raises(ValidationError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_everything_about_tokens(child: Child, tmp_path: Path, build: str) -> None:
+    def edit(writer) -> None:  # type: ignore[no-untyped-def]
+        writer.add_mask_token_id(7)
+        writer.add_pad_token_id(9)
+        writer.add_sep_token_id(10)
+        writer.add_eot_token_id(257)
+        writer.add_add_eos_token(True)
+        for part, token in {"pre": 11, "suf": 12, "mid": 13, "rep": 15, "sep": 16}.items():
+            writer.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)
+        writer.add_uint32("tokenizer.ggml.prefix_token_id", 11)  # their names until b3995
+        writer.add_uint32("tokenizer.ggml.suffix_token_id", 12)
+        writer.add_uint32("tokenizer.ggml.middle_token_id", 13)
+
+    path = write_tiny(tmp_path / "rich.gguf", edit=edit)
+    bare = write_tiny(
+        tmp_path / "bare.gguf",
+        edit=lambda w: (
+            w.kv_data[0].__getitem__("tokenizer.ggml.model").__setattr__("value", "no_vocab")
+        ),
+    )
+    code = """
+        import json, sys
+        from llama_cffi import ValidationError
+        from llama_cffi.binding import Model
+        v = Model(sys.argv[1]).vocab
+        print(json.dumps({
+            "special": [v.mask, v.pad, v.sep, v.eot, v.add_eos, v.add_sep],
+            "fim": [v.fim_pre, v.fim_suf, v.fim_mid, v.fim_pad, v.fim_rep, v.fim_sep],
+            "type": v.type, "score": v.score(3), "eog": sorted(v.eog_tokens),
+            "attr": [sorted(v.attr(3)), sorted(v.attr(258))],
+            "ends": v.tokenize("a")[-1],
+        }))
+        v = Model(sys.argv[2]).vocab
+        refused = 0
+        for call in (v.is_control, v.text, v.score, v.attr):
+            try:
+                call(1)
+            except ValidationError:
+                refused += 1
+        print(json.dumps([v.type, refused, v.is_eog(1), v.mask, v.nl]))
+    """
+    result = child(code, path, bare, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, "")
+    rich, none = map(json.loads, result.stdout.splitlines())
+    assert rich["special"] == [7, 9, 10, 257, True, False]
+    assert rich["fim"] == [11, 12, 13, None, 15, 16]
+    assert (rich["type"], rich["score"], rich["ends"]) == ("bpe", 0.0, 258)
+    assert {257, 258} <= set(rich["eog"])
+    assert rich["attr"] == [["normal"], ["control"]]
+    assert none == ["none", 4, False, None, None]
 
 
 def test_integers_of_other_kinds(vocab: Vocab) -> None:

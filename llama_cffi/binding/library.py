@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cdefs
-from ..errors import AbiMismatchError, LibraryLoadError
+from ..errors import AbiMismatchError, LibraryLoadError, ValidationError
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
@@ -81,6 +81,7 @@ class Library:
         self.abi = identity
         self.logs = logs
         self.backend_notes = backend_notes
+        self._numa = "disabled"
         self._functions: Set[str] = identity.abi_class.functions & identity.measurement.exports
         if identity.verdict == "compatible":
             # Neither symbols nor default values show changes of libmtmd.
@@ -119,6 +120,31 @@ class Library:
                 )
             )
         return found
+
+    def numa_init(self, strategy: str) -> None:
+        """Choose how the threads of this process spread over NUMA nodes; best before any model.
+
+        Args:
+            strategy: `disabled`, `distribute`, `isolate`, `numactl` or `mirror`.
+
+        Raises:
+            ValidationError: No such strategy, or another one is in force already.
+        C: llama_numa_init
+        """
+        prefix = "GGML_NUMA_STRATEGY_"
+        values = self.ffi.typeof("enum ggml_numa_strategy").relements
+        known = {n.removeprefix(prefix).lower(): v for n, v in values.items() if "COUNT" not in n}
+        if strategy not in known:
+            raise ValidationError(f"NUMA strategy {strategy!r} is not one of {', '.join(known)}")
+        with _lock:
+            if self._numa not in ("disabled", strategy):
+                raise ValidationError(
+                    f"NUMA strategy '{self._numa}' is in force for the life of this process; "
+                    "start another one"
+                )
+            if self._numa != strategy:  # C prints to stderr when it is called twice
+                self.lib.llama_numa_init(known[strategy])
+                self._numa = strategy
 
     @property
     def system_info(self) -> str:

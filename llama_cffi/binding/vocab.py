@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Vocab", "encode"]
 
 _NO_TOKEN = -1
+# Names of the metadata for what old builds cannot tell.
+_NAMED_IN_FILE = {
+    name: f"tokenizer.ggml.{name}_token_id" for name in ("mask", "fim_pad", "fim_rep", "fim_sep")
+}
 
 
 class Vocab:
@@ -31,6 +35,8 @@ class Vocab:
         self._spellings = model.gguf.spellings
         self._is_eog = compat.call(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._eog_tokens: frozenset[int] | None = None
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -87,37 +93,125 @@ class Vocab:
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation (EOS, EOT, ...). C: llama_vocab_is_eog."""
-        return bool(self._is_eog(self._live(), self.check(token)))
+        known = self._ends.get(token) if type(token) is int else None  # hot
+        if known is None or self._model.closed:
+            token = self.check(token)
+            known = self._ends[token] = bool(self._is_eog(self._live(), token))
+        return known
+
+    @property
+    def eog_tokens(self) -> frozenset[int]:
+        """All tokens that end generation; found once, at about 0.2 us for each token."""
+        handle, is_eog = self._live(), self._is_eog
+        if self._eog_tokens is None:
+            self._eog_tokens = frozenset(t for t in range(self.n_tokens) if is_eog(handle, t))
+        return self._eog_tokens
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token. C: llama_vocab_is_control."""
-        return bool(self._call("llama_vocab_is_control", self.check(token)))
+        return bool(self._of_text("llama_vocab_is_control", token))
 
     def text(self, token: int) -> str:
         """Return the vocabulary's own spelling of a token. C: llama_vocab_get_text."""
-        self._live_text()
-        raw = self._call("llama_vocab_get_text", self.check(token))
+        raw = self._of_text("llama_vocab_get_text", token)
         return str(self._ffi.string(raw).decode("utf-8", "replace"))
+
+    def score(self, token: int) -> float:
+        """Return the score of a token, 0.0 where scores mean nothing. C: llama_vocab_get_score."""
+        return float(self._of_text("llama_vocab_get_score", token))
+
+    def attr(self, token: int) -> frozenset[str]:
+        """Return what a token is, such as `{"control"}`. C: llama_vocab_get_attr."""
+        flags = int(self._of_text("llama_vocab_get_attr", token))
+        return compat.token_attributes(self._model.library, flags)
+
+    @property
+    def type(self) -> str:
+        """Kind of tokenizer: `spm`, `bpe`, `wpm`, `ugm`, `rwkv`, ..., `none`.
+
+        C: llama_vocab_type
+        """
+        return compat.vocab_type(self._model.library, self._live())
 
     @property
     def bos(self) -> int | None:
         """Beginning-of-sequence token, None when the model has none. C: llama_vocab_bos."""
-        return self._special("llama_vocab_bos")
+        return self._special("bos")
 
     @property
     def eos(self) -> int | None:
         """End-of-sequence token, None when the model has none. C: llama_vocab_eos."""
-        return self._special("llama_vocab_eos")
+        return self._special("eos")
 
     @property
     def eot(self) -> int | None:
         """End-of-turn token, None when the model has none. C: llama_vocab_eot."""
-        return self._special("llama_vocab_eot")
+        return self._special("eot")
+
+    @property
+    def sep(self) -> int | None:
+        """Separator between sentences, None when the model has none. C: llama_vocab_sep."""
+        return self._special("sep")
+
+    @property
+    def nl(self) -> int | None:
+        """Newline token, None when the model has none. C: llama_vocab_nl."""
+        return self._special("nl")
+
+    @property
+    def pad(self) -> int | None:
+        """Padding token, None when the model has none. C: llama_vocab_pad."""
+        return self._special("pad")
+
+    @property
+    def mask(self) -> int | None:
+        """Mask token, None when the model has none. C: llama_vocab_mask."""
+        return self._special("mask")
+
+    @property
+    def fim_pre(self) -> int | None:
+        """Token before the text that precedes a gap. C: llama_vocab_fim_pre."""
+        return self._special("fim_pre")
+
+    @property
+    def fim_suf(self) -> int | None:
+        """Token before the text that follows a gap. C: llama_vocab_fim_suf."""
+        return self._special("fim_suf")
+
+    @property
+    def fim_mid(self) -> int | None:
+        """Token after which the model fills the gap. C: llama_vocab_fim_mid."""
+        return self._special("fim_mid")
+
+    @property
+    def fim_pad(self) -> int | None:
+        """Padding token of gap filling. C: llama_vocab_fim_pad."""
+        return self._special("fim_pad")
+
+    @property
+    def fim_rep(self) -> int | None:
+        """Token before a repository's name. C: llama_vocab_fim_rep."""
+        return self._special("fim_rep")
+
+    @property
+    def fim_sep(self) -> int | None:
+        """Token before a file's name. C: llama_vocab_fim_sep."""
+        return self._special("fim_sep")
 
     @property
     def add_bos(self) -> bool:
         """Whether `tokenize(add_special=True)` puts BOS first. C: llama_vocab_get_add_bos."""
         return bool(self._call("llama_vocab_get_add_bos"))
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether `tokenize(add_special=True)` puts EOS last. C: llama_vocab_get_add_eos."""
+        return bool(self._call("llama_vocab_get_add_eos"))
+
+    @property
+    def add_sep(self) -> bool:
+        """Whether `tokenize(add_special=True)` puts SEP last. C: llama_vocab_get_add_sep."""
+        return compat.add_sep(self._model.library, self._live())
 
     def check(self, token: int) -> int:
         """Return *token* if the vocabulary has it: C aborts the process on any other.
@@ -162,8 +256,16 @@ class Vocab:
         return self._live()
 
     def _special(self, name: str) -> int | None:
-        token = int(self._call(name))
+        token = compat.special_token(self._model.library, self._live(), name)
+        if token is None:
+            named = self._model.gguf.values.get(_NAMED_IN_FILE[name])
+            token = named if isinstance(named, int) and 0 <= named < self.n_tokens else _NO_TOKEN
         return None if token == _NO_TOKEN else token
+
+    def _of_text(self, name: str, token: int) -> Any:
+        """Ask about a token what only a vocabulary with text can tell; C aborts on others."""
+        self._live_text()
+        return self._call(name, self.check(token))
 
     def _call(self, name: str, *args: int) -> Any:
         return compat.call(self._model.library, name)(self._live(), *args)

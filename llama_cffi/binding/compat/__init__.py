@@ -18,9 +18,19 @@ from .sampler import (
     sampler_with_interface,
 )
 from .state import cache_layout
-from .vocab import chat_apply_template, chat_template, has_tokens, vocab_of
+from .vocab import (
+    add_sep,
+    chat_apply_template,
+    chat_template,
+    has_tokens,
+    special_token,
+    token_attributes,
+    vocab_of,
+    vocab_type,
+)
 
 __all__ = [
+    "add_sep",
     "cache_layout",
     "call",
     "can_shift",
@@ -28,8 +38,8 @@ __all__ = [
     "chat_template",
     "context_params",
     "dist_needs_softmax",
-    "has_pos_min",
     "grammar_sampler",
+    "has_pos_min",
     "has_tokens",
     "init_context",
     "is_recurrent",
@@ -44,6 +54,9 @@ __all__ = [
     "sampler_penalties",
     "sampler_with_interface",
     "seq_pos_max",
+    "special_token",
     "tensor_types",
+    "token_attributes",
     "vocab_of",
+    "vocab_type",
 ]

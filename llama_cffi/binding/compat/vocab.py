@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..library import Library
+from .names import call
 
-__all__ = ["chat_apply_template", "chat_template", "has_tokens", "vocab_of"]
+__all__ = [
+    "add_sep",
+    "chat_apply_template",
+    "chat_template",
+    "has_tokens",
+    "special_token",
+    "token_attributes",
+    "vocab_of",
+    "vocab_type",
+]
 
 
 def vocab_of(library: Library, model: Any) -> Any:
@@ -20,6 +30,37 @@ def vocab_of(library: Library, model: Any) -> Any:
 def has_tokens(library: Library, vocab: Any) -> bool:
     """Whether the vocabulary has text: C aborts when it is used without. C: llama_vocab_type."""
     return bool(library.lib.llama_vocab_type(vocab) != 0)  # LLAMA_VOCAB_TYPE_NONE
+
+
+def vocab_type(library: Library, vocab: Any) -> str:
+    """Return the kind of vocabulary in lower case. C: llama_vocab_type."""
+    number = library.lib.llama_vocab_type(vocab)
+    names: Mapping[int, str] = library.ffi.typeof("enum llama_vocab_type").elements
+    return names.get(number, str(number)).removeprefix("LLAMA_VOCAB_TYPE_").lower()
+
+
+def token_attributes(library: Library, flags: int) -> frozenset[str]:
+    """Return the names of the bits that are set. C: enum llama_token_attr."""
+    names: Mapping[int, str] = library.ffi.typeof("enum llama_token_attr").elements
+    prefix = "LLAMA_TOKEN_ATTR_"
+    return frozenset(n.removeprefix(prefix).lower() for bit, n in names.items() if flags & bit)
+
+
+def special_token(library: Library, vocab: Any, name: str) -> int | None:
+    """Return the id of a special token, -1 without one; None where the build does not tell.
+
+    `mask` (b4753) and `fim_pad`, `fim_rep`, `fim_sep` (b3995) came after the others.
+    """
+    try:
+        return int(call(library, f"llama_vocab_{name}")(vocab))
+    except AttributeError:
+        return None
+
+
+def add_sep(library: Library, vocab: Any) -> bool:
+    """Whether C ends a text with SEP. C: llama_vocab_get_add_sep; older builds never do."""
+    name = "llama_vocab_get_add_sep"
+    return library.has(name) and bool(getattr(library.lib, name)(vocab))
 
 
 def chat_template(library: Library, model: Any) -> str | None:
