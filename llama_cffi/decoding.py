@@ -1,62 +1,147 @@
-"""Feed tokens to a context and sample: the one core under the Engine and the scheduler."""
+"""Feed tokens to a context: the one core under the Engine and the scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .binding import Batch, Context, SamplerChain
-from .errors import KvCacheFullError
+from .binding import Batch, Context
+from .errors import DecodeAbortedError, GenerationError, KvCacheFullError
 
-__all__ = ["feed", "generate"]
+if TYPE_CHECKING:
+    from .interrupts import Stop
+    from .stats import GenerationStats
+
+__all__ = ["Slot"]
 
 _MIN_CHUNK = 16
+_SLOW_STEP_S = 0.02  # below, Ctrl-C may wait for the end of the step
 
 
-def feed(context: Context, batch: Batch, tokens: Sequence[int], pos: int) -> None:
-    """Decode *tokens* of sequence 0 in chunks of n_batch, smaller where the cache has no slot.
+class Slot:
+    """One sequence of a context, and the tokens that its memory holds.
 
-    On "no KV slot" the chunk is halved down to 16 and the same tokens are tried again; after a
-    success it grows back. Only the last token's output is kept.
-
-    Raises:
-        KvCacheFullError: Not even 16 tokens fit. The memory is as before the call.
+    Attributes:
+        tokens: `tokens[i]` was decoded at position i.
     """
-    chunk, done, n = batch.n_tokens_max, 0, len(tokens)
-    while done < n:
-        part = tokens[done : done + chunk]
-        batch.fill(part, pos + done, logits=done + len(part) == n)
+
+    def __init__(self, context: Context, batch: Batch, seq_id: int = 0) -> None:
+        self.context, self.seq_id = context, seq_id
+        self.tokens: list[int] = []
+        self._batch = batch
+        self._slow = True
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._drop(0)
+
+    def reuse(self, tokens: Sequence[int]) -> int:
+        """Keep the longest common beginning of *tokens* and the memory; return its length.
+
+        At least one token is left to decode, since only decoding gives logits.
+        """
+        n = 0
+        for old, new in zip(self.tokens, tokens[:-1], strict=False):
+            if old != new:
+                break
+            n += 1
+        if n < len(self.tokens) and not self.context.memory.can_truncate(self.seq_id, n):
+            n = 0
+        self._drop(n)
+        return len(self.tokens)
+
+    def feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+        """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
+
+        On "no KV slot" the chunk is halved, down to 16, and the same tokens are tried again; after
+        a success it grows back. When it fails, the memory is as before the call.
+
+        Raises:
+            KvCacheFullError: Not even 16 tokens fit.
+            DecodeAbortedError: *stop* was asked for.
+            GenerationError: Decoding failed.
+        """
+        start = len(self.tokens)
         try:
-            context.decode(batch)
-        except KvCacheFullError as e:
-            if len(part) <= _MIN_CHUNK:
-                context.memory.seq_rm(0, pos, -1)
-                raise KvCacheFullError(
-                    f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens at "
-                    f"position {pos + done}: {done} of {n} tokens fitted. Free sequences or make "
-                    "the context larger."
-                ) from e
-            chunk = max(_MIN_CHUNK, len(part) // 2)
-            continue
-        done += len(part)
-        chunk = min(batch.n_tokens_max, chunk * 2)
+            with stop.interruptible():
+                self._feed(tokens, stop, stats)
+        except BaseException:
+            self._drop(start)
+            raise
 
+    def step(self, token: int, stop: Stop, stats: GenerationStats) -> None:
+        """Decode one token; errors are those of `feed`. Hot: every generated token."""
+        try:
+            self._batch.fill((token,), len(self.tokens), self.seq_id)
+            if self._slow:
+                started = time.perf_counter()
+                with stop.interruptible():
+                    self.context.decode(self._batch)
+                self._slow = time.perf_counter() - started > _SLOW_STEP_S
+            else:
+                self.context.decode(self._batch)
+            self.tokens.append(token)
+        except (KvCacheFullError, DecodeAbortedError):
+            self._slow = True
+            self.feed((token,), stop, stats)
+        except BaseException:
+            self._drop(len(self.tokens))
+            raise
 
-def generate(
-    context: Context, batch: Batch, chain: SamplerChain, tokens: Sequence[int], n_predict: int
-) -> Iterator[int]:
-    """Yield up to *n_predict* sampled tokens after *tokens*, ending before an EOG token.
+    def shift(self, n_keep: int, n_discard: int) -> None:
+        """Drop *n_discard* tokens after the first *n_keep* and move the rest up.
 
-    Decoding also ends when the context is full. The sampled token is decoded only when the next
-    one is asked for.
-    """
-    vocab, pos = context.model.vocab, len(tokens)
-    feed(context, batch, tokens, 0)
-    for i in range(n_predict):
-        token = chain.sample(context)
-        if vocab.is_eog(token):
-            return
-        yield token
-        if i + 1 == n_predict or pos == context.n_ctx:
-            return
-        feed(context, batch, [token], pos)
-        pos += 1
+        Raises:
+            ValidationError: The memory of this model cannot shift.
+            GenerationError: It refused to remove the tokens.
+        """
+        memory, end = self.context.memory, n_keep + n_discard
+        if not memory.seq_rm(self.seq_id, n_keep, end):
+            raise GenerationError(f"the memory cannot remove positions {n_keep} to {end - 1}")
+        memory.seq_add(self.seq_id, end, -1, -n_discard)
+        del self.tokens[n_keep:end]
+
+    def _feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+        context, n, done = self.context, len(tokens), 0
+        # Without an abort flag, Ctrl-C and cancel count between chunks, so those are small.
+        limit = self._batch.n_tokens_max
+        if not context.abortable:
+            limit = min(limit, context.n_ubatch)
+        chunk = limit
+        while done < n:
+            part = tokens[done : done + chunk]
+            self._batch.fill(part, len(self.tokens), self.seq_id, logits=done + len(part) == n)
+            try:
+                context.decode(self._batch)
+                if not context.abortable:
+                    context.synchronize()
+                    stop.check()
+            except KvCacheFullError as e:
+                if len(part) <= _MIN_CHUNK:
+                    raise KvCacheFullError(
+                        f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "
+                        f"at position {len(self.tokens)}: {done} of {n} tokens fitted. Free "
+                        "sequences or make the context larger."
+                    ) from e
+                chunk = max(_MIN_CHUNK, len(part) // 2)
+                stats.n_backoffs += 1
+                continue
+            except DecodeAbortedError as e:
+                held = len(self.tokens)
+                self._drop(held)
+                if len(self.tokens) < held or not stop.resume_after_interrupt():
+                    raise stop.error() from e
+                stats.n_retries += 1
+                continue
+            self.tokens += part
+            done += len(part)
+            chunk = min(limit, chunk * 2)
+
+    def _drop(self, n: int) -> None:
+        """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""
+        memory = self.context.memory
+        if not memory.seq_rm(self.seq_id, n, -1) or memory.seq_pos_max(self.seq_id) != n - 1:
+            memory.seq_rm(self.seq_id, -1, -1)
+            n = 0
+        del self.tokens[n:]

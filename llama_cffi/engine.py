@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import decoding
+from . import environment, stages
 from .binding import Batch, Context, Model
-from .binding.checks import integer
-from .errors import ContextOverflowError, ValidationError
-from .sampling import SamplingParams, build_chain
-from .text import Utf8Stream
+from .calls import Call, Prompt, make_call
+from .chains import ChainCache
+from .decoding import Slot
+from .errors import DecodeAbortedError, ValidationError
+from .generation import TextOutput, TokenOutput, generate
+from .interrupts import CANCEL, CLOSE, DEADLINE, Stop
+from .stats import GenerationStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .sampling import SamplingOptions
+    from .calls import GenerationOptions, StreamOptions
+    from .sampling import BasicOptions
 
 __all__ = ["Engine"]
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
     """One model, one context, one conversation at a time.
 
     Calls from several threads queue; each gets its whole answer. A stream that was begun holds the
-    engine until it is exhausted, closed or dropped. `close` does not wait for it: the generation
-    that runs ends with a ValidationError at its next token, and what it uses is freed then.
+    engine until it is exhausted, closed or dropped. `close` does not wait: the generation that
+    runs ends with a ValidationError, and what it uses is freed then.
+
+    Arguments win over the environment: `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH`, `_UBATCH` count when
+    the engine is made; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
+    `_SUPPRESS_THINK` and `_STAGE` at every call. `POLARIS_X` is an alias of each.
 
     Args:
-        model_path: The GGUF file.
+        model_path: The GGUF file, or a `Model`, which the engine then does not close.
         n_ctx: Tokens of prompt and answer together; 0 = the model's own length.
         n_threads: 0 = physical cores.
-        n_gpu_layers: Layers on the GPU; -1 = all.
-        n_batch: Most prompt tokens evaluated in one call.
-        n_ubatch: Most tokens computed at once.
+        n_gpu_layers: Layers on the GPU; -1 = all, which is the default.
+        n_batch: Most prompt tokens evaluated in one call; default 2048.
+        n_ubatch: Most tokens computed at once; default 512.
+        safety: Tokens of the context that stay free; default 16.
+        context_policy: What happens when the context is full: `error`, `truncate_left`,
+            `truncate_middle`, `shift`; see `context_policy.fit_prompt`.
+        flush_bytes: A callback gets its text when this many bytes are there; default 64, 0 = off.
+        flush_tokens: Or this many tokens; default 1, 0 = off.
+        flush_ms: Or this much time has passed, milliseconds; default 100, 0 = off.
+        progress: Shows a bar while the model loads, or is called with 0.0 to 1.0.
+        **context_options: More arguments of `Context`.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
@@ -45,26 +66,53 @@ class Engine:
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str],
+        model_path: str | os.PathLike[str] | Model,
         n_ctx: int = 4096,
         n_threads: int = 0,
-        n_gpu_layers: int = -1,
+        n_gpu_layers: int | None = None,
         *,
-        n_batch: int = 2048,
-        n_ubatch: int = 512,
+        n_batch: int | None = None,
+        n_ubatch: int | None = None,
+        safety: int | None = None,
+        context_policy: str = "error",
+        flush_bytes: int | None = None,
+        flush_tokens: int | None = None,
+        flush_ms: int | None = None,
+        progress: bool | Callable[[float], bool | None] | None = None,
+        **context_options: Any,
     ) -> None:
-        self.model = Model(model_path, n_gpu_layers=n_gpu_layers)
+        n_batch = environment.number("BATCH", n_batch, 2048)
+        self._owns_model = not isinstance(model_path, Model)
+        if isinstance(model_path, Model):
+            self.model = model_path
+        else:
+            layers = environment.number("N_GPU_LAYERS", n_gpu_layers, -1)
+            self.model = Model(model_path, n_gpu_layers=layers, progress=progress)
         try:
             self.context = Context(
-                self.model, n_ctx=n_ctx, n_threads=n_threads, n_batch=n_batch, n_ubatch=n_ubatch
+                self.model,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_batch=n_batch,
+                n_ubatch=environment.number("UBATCH", n_ubatch, 512),
+                **context_options,
             )
         except BaseException:
-            self.model.close()
+            if self._owns_model:
+                self.model.close()
             raise
-        self._batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
+        batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
+        self.context_policy = context_policy
+        self.stats = GenerationStats()
+        self.total_stats = GenerationStats()
+        self._safety = safety
+        self._flush = flush_bytes, flush_tokens, flush_ms
+        self._slot = Slot(self.context, batch)
+        self._chains = ChainCache(self.model)
+        self._stop: Stop | None = None
         self._lock = threading.Lock()
+        self._holder: int | None = None  # the thread that has the engine, or left a stream waiting
         self._closed = False
-        self._suspended_by: int | None = None  # the thread that left a stream waiting
 
     @property
     def n_ctx(self) -> int:
@@ -81,25 +129,6 @@ class Engine:
         """Turn token ids into text; see `Vocab.detokenize`."""
         return self.model.vocab.detokenize(tokens, special)
 
-    def generate_tokens(
-        self, tokens: Sequence[int], n_predict: int = 256, **sampling: Unpack[SamplingOptions]
-    ) -> list[int]:
-        """Continue *tokens* and return the new ones, without the end-of-generation token.
-
-        Args:
-            tokens: At least one token id.
-            n_predict: Most tokens to generate; fewer when the context is full.
-            **sampling: Fields of `SamplingParams`; `temperature=0` is greedy.
-
-        Raises:
-            ContextOverflowError: The tokens leave no room in the context.
-            ValidationError: A token or parameter is out of range.
-            GenerationError: Decoding failed.
-        """
-        params = SamplingParams(**sampling)
-        with self._turn():
-            return list(self._tokens(tokens, n_predict, params))
-
     def generate(
         self,
         prompt: str,
@@ -113,27 +142,75 @@ class Engine:
         penalty_freq: float = 0.0,
         penalty_present: float = 0.0,
         seed: int = -1,
+        grammar: str = "",
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        **options: Unpack[GenerationOptions],
     ) -> str:
         """Answer *prompt* and return the whole text.
 
-        The model's chat template is applied where it has one; see `format_prompt`. The sampling
-        arguments are those of `SamplingParams`, errors those of `generate_tokens`.
+        The model's chat template is applied where it has one; see `format_prompt`.
+
+        Args:
+            prompt: The user's message.
+            system_prompt: The system message, if any.
+            n_predict: Most tokens to generate.
+            temperature: See `SamplingParams` for this and the other sampling arguments.
+            top_p: See `SamplingParams`.
+            repeat_penalty: See `SamplingParams`; None = 1.1 when sampling and off when greedy,
+                where a penalty would corrupt copied text and numbers.
+            top_k: See `SamplingParams`.
+            min_p: See `SamplingParams`.
+            penalty_freq: See `SamplingParams`.
+            penalty_present: See `SamplingParams`.
+            seed: See `SamplingParams`.
+            grammar: GBNF that the answer must match.
+            callback: Called with the answer's bytes as they come; they may end inside a
+                character. What it raises ends the generation and reaches the caller.
+            raw: Use the prompt as it is, without the chat template.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ContextOverflowError: The prompt leaves no room in the context.
+            DecodeAbortedError: Cancelled, or the deadline passed; its `text` is what there was.
+            ValidationError: An argument is out of range, or the engine is busy in this thread.
+            GenerationError: Decoding failed.
         """
-        return "".join(
-            self.stream(
-                prompt,
-                system_prompt,
-                n_predict,
-                temperature=temperature,
-                top_p=top_p,
-                repeat_penalty=repeat_penalty,
-                top_k=top_k,
-                min_p=min_p,
-                penalty_freq=penalty_freq,
-                penalty_present=penalty_present,
-                seed=seed,
-            )
-        )
+        basic: BasicOptions = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "repeat_penalty": repeat_penalty,
+            "top_k": top_k,
+            "min_p": min_p,
+            "penalty_freq": penalty_freq,
+            "penalty_present": penalty_present,
+            "seed": seed,
+            "grammar": grammar,
+        }
+        call = self._call(n_predict, {**basic, **options}, callback)
+        return self._whole(lambda: self._render(prompt, system_prompt, raw), call)
+
+    def generate_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        n_predict: int = 256,
+        callback: Callable[[bytes], object] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> str:
+        """Answer a conversation and return the whole text.
+
+        Args:
+            messages: Each with `role` and `content`, the oldest first.
+            n_predict: Most tokens to generate.
+            callback: See `generate`, also for the errors.
+            **options: See `StreamOptions`.
+
+        Raises:
+            TemplateError: The model has no chat template that llama.cpp knows.
+        """
+        call = self._call(n_predict, options, callback)
+        return self._whole(lambda: self._render_chat(messages), call)
 
     def stream(
         self,
@@ -142,33 +219,57 @@ class Engine:
         n_predict: int = 256,
         *,
         raw: bool = False,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[StreamOptions],
     ) -> Iterator[str]:
         """Answer *prompt* piece by piece, in whole UTF-8 characters.
 
-        Leaving the iteration early ends the generation. Errors are those of `generate_tokens`,
-        raised by the first `next`.
-
-        Args:
-            prompt: The user's message.
-            system_prompt: The system message, if any.
-            n_predict: Most tokens to generate.
-            raw: Use the prompt as it is, without the chat template.
-            **sampling: Fields of `SamplingParams`.
+        Leaving the iteration early ends the generation. The arguments and errors are those of
+        `generate`; what goes wrong while it runs is raised by `next`.
         """
-        params = SamplingParams(**sampling)
-        return self._stream(prompt, system_prompt, n_predict, params, raw)
+        call = self._call(n_predict, options)
+        return self._stream(lambda: self._render(prompt, system_prompt, raw), call)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        n_predict: int = 256,
+        **options: Unpack[StreamOptions],
+    ) -> Iterator[str]:
+        """Answer a conversation piece by piece; see `generate_chat` and `stream`."""
+        call = self._call(n_predict, options)
+        return self._stream(lambda: self._render_chat(messages), call)
+
+    def generate_tokens(
+        self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
+    ) -> list[int]:
+        """Continue *tokens* and return the new ones, without the end-of-generation token.
+
+        The arguments and errors are those of `generate`; *tokens* are at least one.
+        """
+        call = self._call(n_predict, options)
+        with self._turn(call) as stop, closing(self._tokens(tokens, call, stop)) as generated:
+            return list(generated)
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
         """Return the tokens of a conversation of one user message.
 
         A model without a chat template gets the text as it is, the system prompt first.
         """
-        if self.model.chat_template is None:
-            return self.tokenize("\n\n".join(t for t in (system_prompt, prompt) if t))
-        system = [("system", system_prompt)] if system_prompt else []
-        text = self.model.apply_chat_template([*system, ("user", prompt)])
-        return self.tokenize(text, parse_special=True)
+        return self.tokenize(*self._render(prompt, system_prompt, raw=False))
+
+    def format_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the tokens of a conversation that the model shall continue.
+
+        Raises:
+            TemplateError: The model has no chat template that llama.cpp knows.
+        """
+        return self.tokenize(*self._render_chat(messages))
+
+    def cancel(self) -> None:
+        """End the generation that runs now, if any, with a DecodeAbortedError; from any thread."""
+        stop = self._stop
+        if stop is not None:
+            stop.request(CANCEL)
 
     @property
     def closed(self) -> bool:
@@ -176,11 +277,14 @@ class Engine:
         return self._closed
 
     def close(self) -> None:
-        """Free context and model, at once or when the running generation ends.
+        """Free context and model, at once or when the running generation has ended.
 
         Calling it again does nothing.
         """
         self._closed = True
+        stop = self._stop
+        if stop is not None:
+            stop.request(CLOSE)
         self._free_if_closed()
 
     def __enter__(self) -> Self:
@@ -190,39 +294,127 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(
-        self, prompt: str, system_prompt: str, n_predict: int, params: SamplingParams, raw: bool
-    ) -> Iterator[str]:
-        with self._turn():
-            tokens = self.tokenize(prompt) if raw else self.format_prompt(prompt, system_prompt)
-            text, vocab = Utf8Stream(), self.model.vocab
-            with closing(self._tokens(tokens, n_predict, params)) as generated:
-                for token in generated:
-                    if piece := text.push(vocab.token_to_piece(token)):
-                        yield from self._hand_out(piece)
-            if rest := text.flush():
-                yield from self._hand_out(rest)
+    def _call(
+        self,
+        n_predict: int,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None = None,
+    ) -> Call:
+        defaults = {"context_policy": self.context_policy, "safety": self._safety}
+        return make_call(n_predict, {**defaults, **options}, callback, self._flush)
 
-    def _hand_out(self, piece: str) -> Iterator[str]:
-        self._suspended_by = threading.get_ident()
-        yield piece
-        self._suspended_by = None
+    def _render(self, prompt: str, system_prompt: str, raw: bool) -> Prompt:
+        if raw:
+            return Prompt(prompt)
+        if self.model.chat_template is None:
+            return Prompt("\n\n".join(t for t in (system_prompt, prompt) if t))
+        system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        return self._render_chat([*system, {"role": "user", "content": prompt}])
+
+    def _render_chat(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        pairs = [(m["role"], m["content"]) for m in messages]
+        return Prompt(self.model.apply_chat_template(pairs), parse_special=True)
+
+    def _whole(self, render: Callable[[], Prompt], call: Call) -> str:
+        with self._turn(call) as stop:
+            output = TextOutput(self.model.vocab, call.request, call.flusher)
+            with self._generated(render, call, stop, output) as generated:
+                for _ in generated:
+                    pass
+            return output.text
+
+    def _stream(self, render: Callable[[], Prompt], call: Call) -> Iterator[str]:
+        with self._turn(call) as stop:
+            output = TextOutput(self.model.vocab, call.request, call.flusher)
+            with self._generated(render, call, stop, output) as generated:
+                for _ in generated:
+                    if piece := output.take():
+                        yield piece
+                        self._holder = threading.get_ident()
+            if rest := output.take_rest():
+                yield rest
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _generated(
+        self, render: Callable[[], Prompt], call: Call, stop: Stop, output: TextOutput
+    ) -> Iterator[Iterator[int]]:
+        """Give the tokens whose text *output* collects; finish the text after them."""
+        stage = stages.wanted()
+        try:
+            if stage:
+                output.data += self._report(stage, render, call, stop, output).encode()
+                yield iter(())
+                return
+            tokens = self.tokenize(*render())
+            with closing(self._tokens(tokens, call, stop, output)) as generated:
+                yield generated
+            output.finish()
+            self.stats.stop = output.stop
+        except DecodeAbortedError as e:
+            e.text = output.text
+            raise
+
+    def _report(
+        self, stage: str, render: Callable[[], Prompt], call: Call, stop: Stop, output: TextOutput
+    ) -> str:
+        """Run up to *stage* and say so, on stderr too."""
+        prompt = render()
+
+        def first(tokens: list[int]) -> int | None:
+            with closing(self._tokens(tokens, call, stop, output)) as generated:
+                return next(generated, None)
+
+        line = stages.report(stage, prompt.text, lambda: self.tokenize(*prompt), first, self)
+        print(line, file=sys.stderr)
+        return line
+
+    def _tokens(
+        self, tokens: Sequence[int], call: Call, stop: Stop, output: TokenOutput
+    ) -> Generator[int, None, None]:
+        """Yield the tokens of the answer; the caller has the turn."""
+        vocab, stats, request = self.model.vocab, self.stats, call.request
+        tokens = [vocab.check(token) for token in tokens]
+        if not tokens:
+            raise ValidationError("the prompt is empty: there is nothing to continue")
+        chain = self._chains.get(request.params)
+        self._chains.tap.output = output
+        stats.time_to_first_token_s = time.perf_counter() - self._started
+        yield from generate(self._slot, chain, tokens, request, stop, stats, output)
+        stats.seed = None if request.params.greedy else chain.seed
+
+    @contextmanager
+    def _turn(self, call: Call) -> Iterator[Stop]:
         """Wait until the engine is free, and hold it."""
+        started = time.perf_counter()
+        stop = Stop(self.context.abort_flag, call.timeout_s)
         if not self._lock.acquire(blocking=False):
-            if self._suspended_by == threading.get_ident():
+            if self._holder == threading.get_ident():
                 raise ValidationError(
-                    "a stream of this engine waits in this thread; exhaust or close it first, or "
-                    "this call would wait for ever"
+                    "this engine is busy in this thread: a stream of it waits here (exhaust or "
+                    "close it first), or this is a callback of its own generation (use another "
+                    "engine there); waiting for it would never end"
                 )
-            self._lock.acquire()
+            if not self._lock.acquire(timeout=-1 if call.timeout_s is None else call.timeout_s):
+                stop.request(DEADLINE)
+                raise stop.error()
         try:
             self._check_open()
-            yield
+            self._holder = threading.get_ident()
+            self._started, self._stop = started, stop
+            self.stats = stats = GenerationStats(queue_s=time.perf_counter() - started)
+            try:
+                with stop.running():
+                    yield stop
+            except DecodeAbortedError as e:
+                stats.finish_reason = e.reason or ""
+                if e.reason == CLOSE:
+                    self._check_open()
+                raise
+            finally:
+                self.total_stats.add(stats)
+                _log.debug("%s", stats)
         finally:
-            self._suspended_by = None
+            self._chains.tap.output = self._stop = self._holder = None
             self._lock.release()
             if self._closed:
                 self._free_if_closed()
@@ -234,30 +426,9 @@ class Engine:
     def _free_if_closed(self) -> None:
         if self._closed and self._lock.acquire(blocking=False):
             try:
-                self.model.close()
+                self._chains.close()
+                self.context.close()
+                if self._owns_model:
+                    self.model.close()
             finally:
                 self._lock.release()
-
-    def _tokens(
-        self, tokens: Sequence[int], n_predict: int, params: SamplingParams
-    ) -> Generator[int, None, None]:
-        """Check the request and yield its tokens; the caller holds the lock."""
-        vocab = self.model.vocab
-        tokens = [vocab.check(token) for token in tokens]
-        if not tokens:
-            raise ValidationError("the prompt is empty: there is nothing to continue")
-        n_predict = integer("n_predict", n_predict, 1)
-        if len(tokens) >= self.n_ctx:
-            raise ContextOverflowError(
-                f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}: shorten "
-                f"the prompt, or make the engine with n_ctx > {len(tokens)}"
-            )
-        with build_chain(self.model, params) as chain:
-            if params.penalises:
-                for token in tokens[-params.penalty_last_n :]:
-                    chain.accept(token)
-            self.context.memory.clear()
-            for token in decoding.generate(self.context, self._batch, chain, tokens, n_predict):
-                self._check_open()
-                yield token
-                self._check_open()

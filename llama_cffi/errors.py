@@ -83,4 +83,14 @@ class KvCacheFullError(GenerationError):
 
 
 class DecodeAbortedError(GenerationError):
-    """Decoding was stopped from outside: cancel, deadline or Ctrl-C."""
+    """Decoding was stopped from outside: cancel, deadline or Ctrl-C.
+
+    Attributes:
+        reason: `cancel`, `deadline`, or None where only C knows.
+        text: What was generated until then.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None, text: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.text = text

@@ -1,22 +1,46 @@
-"""How the next token is chosen: the parameters, and the sampler chain they become."""
+"""Sampling parameters: how the next token is chosen."""
 
 from __future__ import annotations
 
 import math
-import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding import Model, SamplerChain
 from .binding.sampler import MAX_LAST_N, MIN_TEMPERATURE
 from .errors import ValidationError
 
-__all__ = ["SamplingOptions", "SamplingParams", "build_chain"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    LogitsProcessor = Callable[[NDArray[np.int32], NDArray[np.float32]], Any]
+
+__all__ = ["DEFAULT_SAMPLERS", "BasicOptions", "MoreOptions", "SamplingParams"]
+
+# llama-cli's order, and the names that it takes for each sampler.
+DEFAULT_SAMPLERS = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
+_NAMES = {
+    "penalties": "penalties",
+    "dry": "dry",
+    "top_n_sigma": "top_n_sigma",
+    "top_k": "top_k",
+    "typ_p": "typ_p",
+    "typical": "typ_p",
+    "typical_p": "typ_p",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc": "xtc",
+    "temperature": "temperature",
+    "temp": "temperature",
+    "infill": "infill",
+    "adaptive_p": "adaptive_p",
+}
 
 
-class SamplingOptions(TypedDict, total=False):
-    """`SamplingParams` as keyword arguments."""
+class BasicOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` that most callers set."""
 
     temperature: float
     top_k: int
@@ -25,69 +49,159 @@ class SamplingOptions(TypedDict, total=False):
     repeat_penalty: float | None
     penalty_freq: float
     penalty_present: float
-    penalty_last_n: int
     seed: int
+    grammar: str
+
+
+class MoreOptions(TypedDict, total=False):
+    """The other fields of `SamplingParams`."""
+
+    typical_p: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
+    dynatemp_range: float
+    dynatemp_exponent: float
+    mirostat: int
+    mirostat_tau: float
+    mirostat_eta: float
+    adaptive_target: float
+    adaptive_decay: float
+    penalty_last_n: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: Sequence[str]
+    min_keep: int
+    logit_bias: Mapping[int, float]
+    logits_processors: Sequence[LogitsProcessor]
+    grammar_root: str
+    grammar_triggers: Sequence[str]
+    samplers: str | Sequence[str]
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling parameters of one request.
+    """Sampling parameters of one request; the defaults are llama-cli's.
 
     Attributes:
-        temperature: 0 = greedy, the most probable token each time.
+        temperature: 0 = greedy: the most probable token after penalties, biases and grammar.
         top_k: Keep the k most probable tokens; 0 = all.
         top_p: Keep the most probable tokens up to this total probability; 1.0 = all.
         min_p: Keep tokens with at least this share of the best one's probability; 0.0 = all.
-        repeat_penalty: Above 1.0 repeats become less probable; None = 1.1 when sampling and off
-            when greedy, where a penalty would corrupt copied text and numbers.
+        typical_p: Keep the tokens nearest to the expected surprise, up to this total
+            probability; 1.0 = all (https://arxiv.org/abs/2202.00666).
+        top_n_sigma: Keep tokens within n standard deviations of the largest logit; 0 or less =
+            all (https://arxiv.org/abs/2411.07641).
+        xtc_probability: How often XTC leaves out all but the least probable of the tokens above
+            *xtc_threshold*; 0.0 = never.
+        xtc_threshold: See *xtc_probability*; above 0.5 nothing is left out.
+        dynatemp_range: The temperature moves by this much with the entropy; 0.0 = fixed.
+        dynatemp_exponent: How entropy becomes temperature.
+        mirostat: 1 or 2 keeps the surprise of the text constant instead of all samplers but the
+            temperature; 0 = off (https://arxiv.org/abs/2007.14966).
+        mirostat_tau: Target surprise, bits.
+        mirostat_eta: Learning rate.
+        adaptive_target: Probability that the sampler `adaptive_p` aims at; below 0 = off.
+        adaptive_decay: How slowly it forgets, 0.0 to 0.99.
+        repeat_penalty: Above 1.0 tokens that occurred become less probable; 1.0 = off.
         penalty_freq: Subtracted from a token's logit per occurrence; 0.0 = off.
         penalty_present: Subtracted once for a token that occurred; 0.0 = off.
         penalty_last_n: How many tokens back the penalties look; 0 = off.
+        dry_multiplier: Strength of the DRY penalty on repeated sequences; 0.0 = off.
+        dry_base: It grows by this factor with every token of the repetition.
+        dry_allowed_length: Repetitions up to this length are free.
+        dry_penalty_last_n: How many tokens back DRY looks; -1 = the model's whole context, 0 = off.
+        dry_sequence_breakers: Texts that end a sequence.
+        min_keep: Fewest tokens that a sampler must leave.
+        logit_bias: Added to the logits of these token ids; -inf forbids one.
+        logits_processors: Functions `(input_ids, scores)` that change *scores*, (n_vocab,)
+            float32, in place or return new ones; called before all samplers. *input_ids*,
+            (n,) int32, are prompt and answer so far.
+        grammar: GBNF that the answer must match; empty = free.
+        grammar_root: The grammar's start rule.
+        grammar_triggers: With these the grammar begins only where one of them appears.
+        samplers: The order of the samplers, as in llama-cli: names separated by `;`.
         seed: -1 draws one; the same seed gives the same text.
 
     Raises:
         ValidationError: A value is out of range.
     """
 
-    temperature: float = 0.7
+    temperature: float = 0.8
     top_k: int = 40
-    top_p: float = 0.9
+    top_p: float = 0.95
     min_p: float = 0.05
-    repeat_penalty: float | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    repeat_penalty: float = 1.0
     penalty_freq: float = 0.0
     penalty_present: float = 0.0
     penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    min_keep: int = 0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    logits_processors: Sequence[LogitsProcessor] = ()
+    grammar: str = ""
+    grammar_root: str = "root"
+    grammar_triggers: Sequence[str] = ()
+    samplers: str | Sequence[str] = DEFAULT_SAMPLERS
     seed: int = -1
 
     def __post_init__(self) -> None:
-        def check(
-            name: str, low: float, high: float, *, open_low: bool = False, whole: bool = False
-        ) -> None:
-            value = getattr(self, name)
-            if value is None and name == "repeat_penalty":
-                return
-            # numpy's numbers register with these; a Decimal or a text does not.
-            number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
-            # Comparisons with NaN are false.
-            if not low <= number <= high or (open_low and number == low):
-                raise ValidationError(
-                    f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
-                )
-
-        check("temperature", 0, 1000)
+        self._number("temperature", 0, 1000)
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise ValidationError(
                 f"temperature={self.temperature!r} is neither 0 (greedy) nor at least "
                 f"{MIN_TEMPERATURE}"
             )
-        check("top_k", 0, 2**31 - 1, whole=True)
-        check("top_p", 0, 1, open_low=True)
-        check("min_p", 0, 1)
-        check("repeat_penalty", 0, 1000, open_low=True)
-        check("penalty_freq", -1000, 1000)
-        check("penalty_present", -1000, 1000)
-        check("penalty_last_n", 0, MAX_LAST_N, whole=True)
-        check("seed", -1, 2**32 - 1, whole=True)
+        self._number("top_k", 0, 2**31 - 1, whole=True)
+        self._number("top_p", 0, 1, open_low=True)
+        self._number("min_p", 0, 1)
+        self._number("typical_p", 0, 1, open_low=True)
+        self._number("top_n_sigma", -1000, 1000)
+        self._number("xtc_probability", 0, 1)
+        self._number("xtc_threshold", 0, 1)
+        self._number("dynatemp_range", 0, 1000)
+        self._number("dynatemp_exponent", 0, 1000)
+        self._number("mirostat", 0, 2, whole=True)
+        self._number("mirostat_tau", 0, 1000)
+        self._number("mirostat_eta", 0, 1000)
+        self._number("adaptive_target", -1, 1)
+        self._number("adaptive_decay", 0, 0.99)
+        self._number("repeat_penalty", 0, 1000, open_low=True)
+        self._number("penalty_freq", -1000, 1000)
+        self._number("penalty_present", -1000, 1000)
+        self._number("penalty_last_n", 0, MAX_LAST_N, whole=True)
+        self._number("dry_multiplier", 0, 1000)
+        self._number("dry_base", 0, 1000)
+        self._number("dry_allowed_length", 0, MAX_LAST_N, whole=True)
+        self._number("dry_penalty_last_n", -1, MAX_LAST_N, whole=True)
+        self._number("min_keep", 0, 2**31 - 1, whole=True)
+        self._number("seed", -1, 2**32 - 2, whole=True)
+        for name in ("grammar", "grammar_root"):
+            if not isinstance(getattr(self, name), str):
+                raise ValidationError(f"{name}={getattr(self, name)!r} is no text")
+        # Hashable from here on: chains are kept by their parameters.
+        self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
+        self._set("grammar_triggers", _texts("grammar_triggers", self))
+        self._set("logit_bias", _bias(self.logit_bias))
+        self._set("logits_processors", _callables(self.logits_processors))
+        self._set("samplers", _order(self.samplers))
 
     @property
     def greedy(self) -> bool:
@@ -95,38 +209,71 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
-    def effective_repeat_penalty(self) -> float:
-        """The repeat penalty that applies; 1.0 = off."""
-        if self.repeat_penalty is None:
-            return 1.0 if self.greedy else 1.1
-        return self.repeat_penalty
+    def penalises(self) -> bool:
+        """Whether any penalty on single tokens applies."""
+        neutral = self.repeat_penalty == 1.0 and not (self.penalty_freq or self.penalty_present)
+        return "penalties" in self.samplers and self.penalty_last_n > 0 and not neutral
 
     @property
-    def penalises(self) -> bool:
-        """Whether any penalty applies, so that the chain must see the prompt."""
-        neutral = self.effective_repeat_penalty == 1.0 and not (
-            self.penalty_freq or self.penalty_present
-        )
-        return self.penalty_last_n > 0 and not neutral
+    def dry(self) -> bool:
+        """Whether the DRY penalty on repeated sequences applies."""
+        return "dry" in self.samplers and self.dry_multiplier > 0 and self.dry_penalty_last_n != 0
+
+    @property
+    def n_history(self) -> int | None:
+        """How many tokens of the prompt the chain must see; None = all of them."""
+        if self.logits_processors or (self.dry and self.dry_penalty_last_n == -1):
+            return None
+        penalties = self.penalty_last_n if self.penalises else 0
+        return max(penalties, self.dry_penalty_last_n if self.dry else 0)
+
+    def _number(
+        self, name: str, low: float, high: float, *, open_low: bool = False, whole: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        # numpy's numbers register with these; a Decimal or a text does not.
+        number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
+        # Comparisons with NaN are false.
+        if not low <= number <= high or (open_low and number == low):
+            raise ValidationError(
+                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
-def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
-    """Build the chain in llama-cli's order: penalties, top-k, top-p, min-p, temperature, draw."""
-    chain = SamplerChain(model)
-    if params.penalises:
-        chain.add_penalties(
-            params.penalty_last_n,
-            params.effective_repeat_penalty,
-            params.penalty_freq,
-            params.penalty_present,
-        )
-    if params.greedy:
-        return chain.add_greedy()
-    seed = secrets.randbits(32) if params.seed == -1 else params.seed
-    if params.top_k:
-        chain.add_top_k(params.top_k)
-    if params.top_p < 1:
-        chain.add_top_p(params.top_p)
-    if params.min_p > 0:
-        chain.add_min_p(params.min_p)
-    return chain.add_temp(params.temperature).add_dist(seed)
+def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
+    value = getattr(params, name)
+    if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+        raise ValidationError(f"{name}={value!r} is no list of texts")
+    return tuple(value)
+
+
+def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
+    pairs = tuple(value.items() if isinstance(value, Mapping) else value)
+    for token, bias in pairs:
+        # -inf forbids a token; NaN or +inf would leave no probabilities.
+        if not (isinstance(token, Integral) and isinstance(bias, Real) and float(bias) < math.inf):
+            raise ValidationError(f"logit_bias: {token!r}: {bias!r} is no token id and number")
+    return pairs
+
+
+def _callables(value: Sequence[LogitsProcessor]) -> tuple[LogitsProcessor, ...]:
+    for function in value:
+        if not callable(function):
+            raise ValidationError(f"logits_processors: {function!r} cannot be called")
+    return tuple(value)
+
+
+def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
+    given = samplers.split(";") if isinstance(samplers, str) else samplers
+    order = []
+    for name in given:
+        known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None
+        if known is None:
+            raise ValidationError(
+                f"samplers: {name!r} is none of {', '.join(dict.fromkeys(_NAMES.values()))}"
+            )
+        order.append(known)
+    return tuple(order)

@@ -9,6 +9,7 @@ from .batch import Batch
 from .candidates import Candidates
 from .context import Context
 from .custom_sampler import CustomSampler
+from .grammar import Grammar
 from .handle import Handle
 from .library import Device, Library, get_library
 from .memory import Memory
@@ -23,6 +24,7 @@ __all__ = [
     "Context",
     "CustomSampler",
     "Device",
+    "Grammar",
     "Handle",
     "Library",
     "Memory",

@@ -1,0 +1,131 @@
+"""What callers say about a generation, checked and completed from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from . import environment
+from .binding.checks import integer, real
+from .errors import ValidationError
+from .generation import Request
+from .sampling import BasicOptions, MoreOptions, SamplingParams
+from .text import Flusher
+
+__all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call"]
+
+_JSON_KEYS = ("done", "next_step")
+# The sampling defaults of Polaris Core, where llama-cli's are others.
+_SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repeat_penalty": None}
+_REPEAT_PENALTY = 1.1
+
+
+class GenerationOptions(MoreOptions, total=False):
+    """What every generation takes besides the prompt and the usual sampling arguments.
+
+    `sampling` is a whole `SamplingParams` in place of single ones. `stop` are texts that end the
+    answer. `json_stop` are keys: an answer that is a JSON object ends with it when one of them is
+    in it (default: `done`, `next_step`; `()` = off). `timeout_s` counts from the call.
+    `context_policy` overrides the engine's. `reset_kv=False` does not evaluate again what the
+    cache holds of the prompt. `special` writes control tokens out; `suppress_think` leaves
+    <think>...</think> out.
+    """
+
+    sampling: SamplingParams
+    stop: str | Sequence[str]
+    json_stop: Sequence[str]
+    timeout_s: float | None
+    context_policy: str
+    reset_kv: bool | None
+    special: bool | None
+    suppress_think: bool | None
+
+
+class StreamOptions(BasicOptions, GenerationOptions, total=False):
+    """`GenerationOptions` and the usual sampling arguments."""
+
+
+class Prompt(NamedTuple):
+    """A prompt as `Engine.tokenize` takes it."""
+
+    text: str
+    add_special: bool = True
+    parse_special: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the engine: the request, and what belongs to this caller only."""
+
+    request: Request
+    timeout_s: float | None
+    flusher: Flusher | None
+
+
+def make_call(
+    n_predict: int,
+    options: Mapping[str, Any],
+    callback: Callable[[bytes], object] | None,
+    flush: tuple[int | None, int | None, int | None],
+) -> Call:
+    """Check the options of one call.
+
+    Args:
+        n_predict: Most tokens to generate.
+        options: `StreamOptions`, and the engine's `safety`.
+        callback: Receives the bytes of the answer.
+        flush: Bytes, tokens and milliseconds of the flush rules; None = environment, default.
+
+    Raises:
+        ValidationError: An option is unknown or out of range.
+    """
+    rest = dict(options)
+    timeout_s = rest.pop("timeout_s", None)
+    if timeout_s is not None:
+        timeout_s = real("timeout_s", timeout_s, 0, 1e9)
+    stop = rest.pop("stop", ())
+    given = {name: rest.pop(name, None) for name in ("reset_kv", "special", "suppress_think")}
+    policy, safety = rest.pop("context_policy"), rest.pop("safety")
+    json_stop = rest.pop("json_stop", _JSON_KEYS)
+    request = Request(
+        n_predict=integer("n_predict", n_predict, 1),
+        params=_params(rest),
+        policy=policy,
+        safety=integer("safety", environment.number("SAFETY", safety, 16), 0),
+        reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
+        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(stop),
+        json_stop=tuple(json_stop),
+        special=environment.flag("SPECIAL", given["special"], False),
+        suppress_think=environment.flag("SUPPRESS_THINK", given["suppress_think"], False),
+    )
+    return Call(request, timeout_s, None if callback is None else _flusher(callback, flush))
+
+
+def _params(options: dict[str, Any]) -> SamplingParams:
+    whole = options.pop("sampling", None)
+    if whole is not None:
+        if not isinstance(whole, SamplingParams):
+            raise ValidationError(f"sampling={whole!r} is no SamplingParams")
+        return whole
+    unknown = options.keys() - SamplingParams.__dataclass_fields__.keys()
+    if unknown:
+        raise ValidationError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    options = {**_SAMPLING, **options}
+    if options["repeat_penalty"] is None:
+        options["repeat_penalty"] = 1.0 if options["temperature"] == 0 else _REPEAT_PENALTY
+    return SamplingParams(**options)
+
+
+def _flusher(
+    callback: Callable[[bytes], object], flush: tuple[int | None, int | None, int | None]
+) -> Flusher:
+    if not callable(callback):
+        raise ValidationError(f"callback={callback!r} cannot be called")
+    max_bytes, max_tokens, max_ms = (
+        integer(name.lower(), environment.number(name, value, default), 0)
+        for name, value, default in zip(
+            ("FLUSH", "TOKFLUSH", "MS_FLUSH"), flush, (64, 1, 100), strict=True
+        )
+    )
+    return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

@@ -1,0 +1,179 @@
+"""Sampling parameters -> sampler chains, built once and kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .binding import CustomSampler, Grammar, Model, SamplerChain
+from .errors import ValidationError
+
+if TYPE_CHECKING:
+    from .generation import TokenOutput
+    from .sampling import LogitsProcessor, SamplingParams
+
+__all__ = ["ChainCache", "Tap", "build_chain"]
+
+_MIROSTAT_M = 100  # what llama-cli uses
+_ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
+_KEPT = 8
+
+
+class Tap:
+    """The last link of each chain: it hands the accepted tokens on.
+
+    Attributes:
+        output: Who receives them now.
+    """
+
+    def __init__(self) -> None:
+        self.output: TokenOutput | None = None
+
+    def accept(self, token: int) -> None:
+        """Take a token from C. Hot: every generated token."""
+        output = self.output
+        if output is not None:
+            output.accept(token)
+
+
+class ChainCache:
+    """The chains that a model used last, by their parameters.
+
+    Args:
+        model: Closes them.
+
+    Attributes:
+        tap: Receives every token that one of these chains accepts.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.tap = Tap()
+        self._model = model
+        self._chains: OrderedDict[SamplingParams, SamplerChain] = OrderedDict()
+
+    def get(self, params: SamplingParams) -> SamplerChain:
+        """Return the chain for *params* as if it were new: nothing accepted, the seed reset.
+
+        Raises:
+            ValidationError: The build lacks a sampler, or a bias names no token.
+            GrammarError: The grammar is not valid.
+        """
+        chain = self._chains.pop(params, None)
+        if chain is None:
+            chain = build_chain(self._model, params)
+            chain.add_custom(CustomSampler(self._model, name="tap", accept=self.tap.accept))
+        else:
+            chain.reset()
+        self._chains[params] = chain
+        if len(self._chains) > _KEPT:
+            self._chains.popitem(last=False)[1].close()
+        return chain
+
+    def close(self) -> None:
+        """Free the chains; the next `get` builds anew."""
+        while self._chains:
+            self._chains.popitem()[1].close()
+
+
+def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
+    """Build the chain that *params* describe, in llama-cli's way.
+
+    Biases and logits processors come first, then the samplers in their order, then the one that
+    selects. What changes nothing is left out.
+
+    Raises:
+        ValidationError: The loaded build lacks a sampler, or a bias names no token.
+        GrammarError: The grammar is not valid.
+    """
+    chain = SamplerChain(model)
+    try:
+        if params.logit_bias:
+            chain.add_logit_bias(dict(params.logit_bias))
+        if params.logits_processors:
+            chain.add_custom(_processors(model, params.logits_processors))
+        seed = _ANY_SEED if params.seed == -1 else int(params.seed)
+        if params.greedy:
+            for name in params.samplers:
+                _add_penalty(chain, name, params)
+            chain.add_greedy()
+        elif params.mirostat:
+            chain.add_temp(params.temperature)
+            if params.mirostat == 1:
+                chain.add_mirostat(seed, params.mirostat_tau, params.mirostat_eta, _MIROSTAT_M)
+            else:
+                chain.add_mirostat_v2(seed, params.mirostat_tau, params.mirostat_eta)
+        else:
+            for name in params.samplers:
+                _add_penalty(chain, name, params)
+                _add_truncation(chain, name, params, seed)
+            if "adaptive_p" in params.samplers and params.adaptive_target >= 0:
+                chain.add_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
+            else:
+                chain.add_dist(seed)
+        if params.grammar:
+            triggers = params.grammar_triggers
+            grammar = Grammar(model, params.grammar, params.grammar_root, triggers=triggers)
+            chain.add_grammar(grammar)
+    except BaseException:
+        chain.close()
+        raise
+    return chain
+
+
+def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
+    """Add the sampler *name* if it changes which token is the most probable."""
+    if name == "penalties" and p.penalises:
+        chain.add_penalties(p.penalty_last_n, p.repeat_penalty, p.penalty_freq, p.penalty_present)
+    elif name == "dry" and p.dry:
+        breakers = tuple(p.dry_sequence_breakers)
+        window = p.dry_penalty_last_n
+        chain.add_dry(p.dry_multiplier, p.dry_base, p.dry_allowed_length, window, breakers)
+    elif name == "infill":
+        chain.add_infill()
+
+
+def _add_truncation(chain: SamplerChain, name: str, p: SamplingParams, seed: int) -> None:
+    """Add the sampler *name* if it leaves tokens out or changes the temperature."""
+    if name == "top_n_sigma" and p.top_n_sigma > 0:
+        chain.add_top_n_sigma(p.top_n_sigma)
+    elif name == "top_k" and p.top_k:
+        chain.add_top_k(max(p.top_k, p.min_keep))
+    elif name == "typ_p" and p.typical_p < 1:
+        chain.add_typical(p.typical_p, p.min_keep)
+    elif name == "top_p" and p.top_p < 1:
+        chain.add_top_p(p.top_p, p.min_keep)
+    elif name == "min_p" and p.min_p > 0:
+        chain.add_min_p(p.min_p, p.min_keep)
+    elif name == "xtc" and p.xtc_probability > 0:
+        chain.add_xtc(p.xtc_probability, p.xtc_threshold, p.min_keep, seed)
+    elif name == "temperature" and p.dynatemp_range > 0:
+        chain.add_temp_ext(p.temperature, p.dynatemp_range, p.dynatemp_exponent)
+    elif name == "temperature":
+        chain.add_temp(p.temperature)
+
+
+def _processors(model: Model, processors: Sequence[LogitsProcessor]) -> CustomSampler:
+    """One sampler that calls *processors* with the tokens so far and the scores."""
+    history: list[int] = []
+
+    def apply(candidates: Any) -> None:
+        import numpy as np
+
+        ids = np.array(history, dtype=np.int32)
+        # Before any other sampler the candidates are the vocabulary, in its order.
+        scores = np.array(candidates["logit"])
+        for processor in processors:
+            result = processor(ids, scores)
+            if result is not None:
+                result = np.asarray(result, dtype=np.float32)
+                if result.shape != scores.shape:
+                    raise ValidationError(
+                        f"{processor!r} returned scores of shape {result.shape}, not {scores.shape}"
+                    )
+                scores = result
+        candidates["logit"] = scores
+
+    return CustomSampler(
+        model, name="logits-processors", apply=apply, accept=history.append, reset=history.clear
+    )

@@ -1,0 +1,235 @@
+"""One generation: prompt tokens in, answer tokens out, their text collected on the way.
+
+The chain's last link, a sampler written in Python, hands every accepted token to the output; so
+whatever samples through the chain streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from .binding import SamplerChain, Vocab
+from .context_policy import fit_prompt
+from .decoding import Slot
+from .errors import ValidationError
+from .interrupts import Stop
+from .sampling import SamplingParams
+from .stats import GenerationStats
+from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
+
+__all__ = ["Request", "TextOutput", "TokenOutput", "generate"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one generation shall do.
+
+    Attributes:
+        n_predict: Most tokens to generate.
+        params: How tokens are chosen.
+        policy: What happens when the context is full; see `context_policy`.
+        safety: Tokens of the context that stay free.
+        reset_kv: Evaluate the whole prompt, also what the cache holds.
+        stop: Texts that end the answer, which does not contain them.
+        json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
+        special: Whether control tokens have text.
+        suppress_think: Leave <think>...</think> out of the text.
+    """
+
+    n_predict: int
+    params: SamplingParams
+    policy: str
+    safety: int
+    reset_kv: bool
+    stop: Sequence[str] = ()
+    json_stop: Sequence[str] = ()
+    special: bool = False
+    suppress_think: bool = False
+
+
+class TokenOutput:
+    """Watches the tokens of the answer for its end.
+
+    Attributes:
+        listening: Whether accepted tokens belong to the answer; those of the prompt do not.
+        finish_reason: Why the answer ended; empty before.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self.listening = False
+        self.finish_reason = ""
+        self._is_eog = vocab.is_eog
+
+    def accept(self, token: int) -> None:
+        """Take a token that the chain accepted."""
+        if self.listening and self._is_eog(token):
+            self.finish_reason = "eog"
+
+
+class TextOutput(TokenOutput):
+    """Turns the tokens of the answer into text and finds its end.
+
+    Attributes:
+        data: The text so far, UTF-8, as far as it can be handed out.
+        stop: The stop string that was found.
+    """
+
+    def __init__(self, vocab: Vocab, request: Request, flusher: Flusher | None = None) -> None:
+        super().__init__(vocab)
+        self.data = bytearray()
+        self.stop = ""
+        self._piece, self._special = vocab.token_to_piece, request.special
+        self._json = JsonCompletion(request.json_stop) if request.json_stop else None
+        self._think = ThinkFilter() if request.suppress_think else None
+        self._stops = StopStrings(request.stop) if request.stop else None
+        self._flusher = flusher
+        self._text, self._taken = Utf8Stream(), 0
+
+    def accept(self, token: int) -> None:
+        """Take a token that the chain accepted. Hot: every generated token."""
+        if not self.listening:
+            return
+        if self._is_eog(token):
+            self.finish_reason = "eog"
+            return
+        piece = self._piece(token, self._special)
+        json = self._json
+        if json is not None:
+            if not json.armed:
+                self._json = None
+            elif (end := json.push(piece)) is not None:
+                piece = piece[:end]
+                self.finish_reason = "json"
+        if self._think is not None:
+            piece = self._think.push(piece)
+        stops = self._stops
+        if stops is not None:
+            piece = stops.push(piece)
+            if stops.found is not None:
+                self.finish_reason, self.stop = "stop", _text(stops.found)
+        self._put(piece)
+
+    def finish(self) -> None:
+        """Hand out what was held back."""
+        rest = b"" if self._think is None else self._think.flush()
+        if self._stops is not None:
+            if self._stops.found is not None:
+                rest = b""
+            else:
+                rest = self._stops.push(rest) + self._stops.flush()
+        self._put(rest)
+        if self._flusher is not None:
+            self._flusher.flush()
+
+    def take(self) -> str:
+        """Return the text since the last call, in whole characters."""
+        new = bytes(self.data[self._taken :])
+        self._taken += len(new)
+        return self._text.push(new)
+
+    def take_rest(self) -> str:
+        """Return the rest of the text after `finish`."""
+        return self.take() + self._text.flush()
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.data.decode("utf-8", "replace")
+
+    def _put(self, piece: bytes) -> None:
+        self.data += piece
+        if self._flusher is not None:
+            self._flusher.push(piece)
+
+
+def generate(
+    slot: Slot,
+    chain: SamplerChain,
+    prompt: Sequence[int],
+    request: Request,
+    stop: Stop,
+    stats: GenerationStats,
+    output: TokenOutput,
+) -> Generator[int, None, None]:
+    """Yield the sampled tokens after *prompt*, ending before an EOG token.
+
+    A sampled token is decoded only when the next one is asked for.
+
+    Args:
+        slot: Where the tokens are decoded.
+        chain: Chooses the tokens; accepts the prompt's last ones too.
+        prompt: At least one token.
+        request: What to do.
+        stop: Ends it from outside.
+        stats: Filled in while it runs.
+        output: Receives what the chain accepts, and says when the answer ends.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room.
+        DecodeAbortedError: *stop* was asked for.
+        GenerationError: Decoding failed.
+    """
+    context, params = slot.context, request.params
+    n_first = int(context.model.vocab.add_bos)
+    fit = fit_prompt(
+        prompt, request.n_predict, context.n_ctx, request.safety, request.policy, n_first=n_first
+    )
+    shifts = request.policy == "shift" and _check_shift(slot)
+    capacity = context.n_ctx - request.safety
+    n_keep = min(len(fit.tokens), capacity // 2)
+    stats.n_prompt, stats.n_truncated = len(fit.tokens), fit.n_truncated
+    if request.reset_kv:
+        slot.clear()
+    stats.n_reused = slot.reuse(fit.tokens)
+    n_history = len(fit.tokens) if params.n_history is None else params.n_history
+    for token in fit.tokens[max(0, len(fit.tokens) - n_history) :]:
+        chain.accept(token)
+    started = time.perf_counter()
+    slot.feed(fit.tokens[stats.n_reused :], stop, stats)
+    began = time.perf_counter()
+    stats.prefill_s = began - started
+    output.listening = True
+    try:
+        for n in range(1, fit.n_predict + 1):
+            token = chain.sample(context)
+            if n == 1:
+                stats.time_to_first_token_s += time.perf_counter() - started
+            reason = output.finish_reason
+            if reason == "eog":
+                stats.finish_reason = reason
+                return
+            stats.n_generated = n
+            handed_out = time.perf_counter()
+            yield token
+            began += time.perf_counter() - handed_out  # the caller's time
+            if reason:
+                stats.finish_reason = reason
+                return
+            if n == fit.n_predict:
+                break
+            if shifts and len(slot.tokens) >= capacity:
+                n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
+                slot.shift(n_keep, n_discard)
+                stats.n_shifted += n_discard
+            if stop.reason is not None:
+                stop.check()
+            slot.step(token, stop, stats)
+        full = fit.n_predict < request.n_predict
+        stats.finish_reason = "context" if full else "length"
+    finally:
+        output.listening = False
+        stats.decode_s = time.perf_counter() - began
+
+
+def _check_shift(slot: Slot) -> bool:
+    if not slot.context.memory.can_shift:
+        raise ValidationError(
+            "the memory of this model cannot shift; choose another context_policy than 'shift'"
+        )
+    return True
+
+
+def _text(found: str | bytes) -> str:
+    return found if isinstance(found, str) else found.decode("utf-8", "replace")

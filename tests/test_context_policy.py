@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_cffi.context_policy import POLICIES, fit_prompt
+from llama_cffi.errors import ContextOverflowError, ValidationError
+
+SIZE = st.integers(0, 300)
+
+
+@given(
+    n=st.integers(1, 300),
+    n_predict=st.integers(1, 300),
+    n_ctx=st.integers(1, 300),
+    safety=st.integers(0, 40),
+    policy=st.sampled_from(POLICIES),
+    n_first=st.integers(0, 1),
+)
+def test_what_fits_leaves_room(
+    n: int, n_predict: int, n_ctx: int, safety: int, policy: str, n_first: int
+) -> None:
+    tokens = list(range(n))
+    try:
+        fit = fit_prompt(tokens, n_predict, n_ctx, safety, policy, n_first=n_first)
+    except ContextOverflowError:
+        # Refused only where nothing can be cut, or the policy does not cut.
+        assert not policy.startswith("truncate") or n_ctx - safety <= n_first + 1
+        assert n + safety >= n_ctx
+        return
+    assert 1 <= fit.n_predict <= n_predict
+    assert len(fit.tokens) + fit.n_truncated == n
+    assert len(fit.tokens) < n_ctx - safety
+    if policy != "shift":
+        assert len(fit.tokens) + fit.n_predict + safety <= n_ctx
+    else:
+        assert fit.n_predict == n_predict
+    if not fit.n_truncated:
+        assert fit.tokens == tokens
+        return
+    # The answer has what it asked for, or about half of the context.
+    assert fit.n_predict >= min(n_predict, (n_ctx - safety) // 2)
+    assert fit.tokens[-1] == tokens[-1]
+    gaps = [i for i in range(1, len(fit.tokens)) if fit.tokens[i] != fit.tokens[i - 1] + 1]
+    assert len(gaps) <= 1
+    if policy == "truncate_left" and n_first:
+        assert fit.tokens[0] == 0
+    if policy == "truncate_middle" and len(fit.tokens) > 1:
+        assert fit.tokens[0] == 0
+        assert abs(gaps[0] - len(fit.tokens) / 2) <= 0.5
+
+
+def test_examples() -> None:
+    tokens = list(range(100))
+    left = fit_prompt(tokens, 10, 64, 4, "truncate_left", n_first=1)
+    assert left.tokens == [0, *range(51, 100)]
+    assert (left.n_truncated, left.n_predict) == (50, 10)
+    middle = fit_prompt(tokens, 10, 64, 4, "truncate_middle")
+    assert middle.tokens == [*range(25), *range(75, 100)]
+    short = fit_prompt(tokens[:30], 100, 64, 4, "error")
+    assert (short.tokens, short.n_predict) == (tokens[:30], 30)
+    assert fit_prompt(tokens[:30], 100, 64, 4, "shift").n_predict == 100
+
+
+def test_the_error_has_the_counts() -> None:
+    with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
+        fit_prompt(list(range(100)), 10, 64, 16, "error")
+    with pytest.raises(ValidationError, match="truncate_left"):
+        fit_prompt([1], 10, 64, 16, "forget")
