@@ -30,4 +30,4 @@ def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
     said = result.stdout.splitlines()
     assert len(said) == 4
     assert all("'distribute' is in force" in line for line in said[:2])
-    assert all("distribute, isolate, numactl, mirror" in line for line in said[2:])
+    assert all("disabled, distribute, isolate, mirror, numactl" in line for line in said[2:])

@@ -135,7 +135,9 @@ class Library:
         values = self.ffi.typeof("enum ggml_numa_strategy").relements
         known = {n.removeprefix(prefix).lower(): v for n, v in values.items() if "COUNT" not in n}
         if strategy not in known:
-            raise ValidationError(f"NUMA strategy {strategy!r} is not one of {', '.join(known)}")
+            raise ValidationError(
+                f"NUMA strategy {strategy!r} is not one of {', '.join(sorted(known))}"
+            )
         with _lock:
             if self._numa not in ("disabled", strategy):
                 raise ValidationError(
