@@ -11,7 +11,7 @@ import nox
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "typing", "tests", "build"]
 
-CODE = ["llama_cffi", "cdefs", "libs_fetch", "tests", "tools", "benchmarks", "noxfile.py"]
+CODE = ["llama_cffi", "cdefs", "libs_fetch", "tests", "tools", "benchmarks", "examples", "noxfile.py"]
 # The checkout must not shadow the installed wheel.
 SAFE = {"PYTHONSAFEPATH": "1"}
 WHEEL_LIMIT_BYTES = 8_000_000
