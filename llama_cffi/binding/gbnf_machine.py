@@ -7,6 +7,7 @@ here (each node knows its parent and its continuations), so a step costs a few l
 
 from __future__ import annotations
 
+import heapq
 from typing import NamedTuple
 
 from ..errors import GenerationError
@@ -19,6 +20,7 @@ MAX_STACKS = 2_000  # ways to read the text at once; C compares each with all ot
 MAX_DEPTH = 2_000  # rules in rules
 _MAX_VISITS = 4_000  # stacks seen on the way to the next characters; old builds recurse
 _SHOWN = 6
+_GROWTH_WORK, _GROWTH_STEPS, _SOME = 4_000, 20, 16  # of `check_growth`
 
 
 class _Place:
@@ -111,6 +113,30 @@ class Machine:
         self._end = _Stack(None, None)
         self.start = State(self._characters(self._end.push(_Place(0, None))))
 
+    def check_growth(self) -> None:
+        """Look for short texts that are read in very many ways, from each rule's beginning.
+
+        `feed` bounds the text that was accepted. But C also tries tokens that it then refuses,
+        all their characters at once, and nothing can stop it there.
+
+        Raises:
+            GenerationError: There is such a text.
+        """
+        work = _GROWTH_WORK
+        for rule in range(len(self._heads)):
+            start = self._characters(_Stack(None, None).push(_Place(rule, None)))
+            todo, seen = [(0, 0, start)], {frozenset(start)}
+            for _ in range(_GROWTH_STEPS):
+                if not todo or work <= 0:
+                    break
+                *_, stacks = heapq.heappop(todo)  # the most stacks first
+                for c in _typical(stacks):
+                    following = self._step(stacks, c)
+                    work -= 1 + len(following) // 8
+                    if len(following) > 1 and (known := frozenset(following)) not in seen:
+                        seen.add(known)
+                        heapq.heappush(todo, (-len(following), len(seen), following))
+
     def complete(self, state: State) -> bool:
         """Whether the text may end here."""
         return self._end in state.stacks
@@ -185,6 +211,18 @@ class Machine:
                     "differ in their first characters"
                 )
         return tuple(found)
+
+
+def _typical(stacks: tuple[_Stack, ...]) -> list[int]:
+    """Return characters that show all overlaps between classes, most of the time."""
+    found: dict[int, None] = {}
+    for stack in stacks[:_SOME]:
+        if stack.place is not None and (chars := stack.place.chars):
+            if chars.negated:
+                found.update(dict.fromkeys([0x20, *(high + 1 for _, high in chars.ranges)]))
+            else:
+                found.update(dict.fromkeys(low for low, _ in chars.ranges))
+    return list(found)[:_SOME]
 
 
 def _may_go_on(stacks: tuple[_Stack, ...], value: int, missing: int) -> bool:

@@ -33,11 +33,11 @@ Sequence = tuple[Item, ...]
 
 @dataclass
 class PlainRule:
-    """Alternatives of sequences; the empty one comes last.
+    """Alternatives of sequences; at most one of them can match the empty text.
 
     Attributes:
         source: The rule of the caller's grammar that it comes from.
-        nullable: Whether one alternative is empty.
+        nullable: Whether one alternative matches the empty text.
     """
 
     source: Rule
@@ -105,7 +105,7 @@ class _Lowering:
         """Return the plain rule for rule *index*, with or without the empty text."""
         key = index, empty
         if key not in self._known:
-            self._known[key] = self._add(self.rules[index], [])
+            self._known[key] = self._add(self.rules[index], [], nullable=empty)
             self._todo.append((self._known[key], index, empty))
         return self._known[key]
 
@@ -163,17 +163,47 @@ class _Lowering:
         return len(self.plain) - 1
 
     def _set(self, target: int, ways: list[Sequence], *, nullable: bool) -> None:
-        plain = self.plain[target]
-        plain.alternatives = list(dict.fromkeys([*filter(None, ways), *([()] if nullable else [])]))
-        plain.nullable = nullable
-        self._size += 1 + sum(map(len, plain.alternatives))
-        if self._size > MAX_ITEMS:
-            raise explain(
-                self.text,
-                plain.source.at,
-                f"the grammar comes to more than {MAX_ITEMS} characters and references here; "
-                "lower the counts of repetitions",
-            )
+        """Give a rule its alternatives; those that begin alike share their beginning.
+
+        Without that C would follow each of them, and read everything behind as often.
+        """
+        todo = [(target, ways, nullable)]
+        while todo:
+            target, ways, nullable = todo.pop()
+            plain = self.plain[target]
+            plain.nullable, plain.alternatives = nullable, []
+            alike: dict[Item, list[Sequence]] = {}
+            for way in filter(None, dict.fromkeys(ways)):
+                alike.setdefault(way[0], []).append(way)
+            for group in alike.values():
+                shared = _shared(group)
+                rests = [way[shared:] for way in group]
+                optional = sum(map(self._is_optional, rests))
+                if len(group) == 1 or optional > 1:
+                    plain.alternatives += group
+                else:
+                    rest = self._add(plain.source, [])
+                    todo.append((rest, rests, optional == 1))
+                    plain.alternatives.append((*group[0][:shared], rest))
+            if nullable and not any(map(self._is_optional, plain.alternatives)):
+                plain.alternatives.append(())
+            self._size += 1 + sum(map(len, plain.alternatives))
+            if self._size > MAX_ITEMS:
+                raise explain(
+                    self.text,
+                    plain.source.at,
+                    f"the grammar comes to more than {MAX_ITEMS} characters and references here; "
+                    "lower the counts of repetitions",
+                )
+
+    def _is_optional(self, way: Sequence) -> bool:
+        return all(not isinstance(i, Chars) and self.plain[i].nullable for i in way)
+
+
+def _shared(group: list[Sequence]) -> int:
+    """Return how many items all sequences begin with."""
+    columns = enumerate(zip(*group, strict=False))
+    return next((i for i, c in columns if len(set(c)) > 1), min(map(len, group)))
 
 
 def _closure(rules: list[Rule], *, every: bool) -> set[int]:

@@ -54,6 +54,7 @@ class Grammar(Handle):
         normal = normalize(grammar, rules, index)
         try:
             self._machine = Machine(normal)
+            self._machine.check_growth()
         except GenerationError as e:
             raise GrammarError(str(e)) from None
         self._triggers = _Triggers(model, self._machine, triggers, trigger_tokens)
@@ -110,13 +111,15 @@ class Grammar(Handle):
         """Set the logits of the tokens that may not come next to -inf.
 
         Raises:
-            ValidationError: The candidates are of another model.
+            ValidationError: The candidates are of another model, empty, or their ids no tokens.
+            GenerationError: A logit is NaN or +inf, or all are -inf already.
         C: llama_sampler_apply
         """
         if candidates.model is not self.model:
             raise ValidationError("the candidates are of another model than the grammar")
         ptr = self.ptr
         if not self._waiting:
+            candidates.changed()  # C checks no id, and leaves the mark of sorted logits
             self._apply(ptr, candidates.struct)
 
     def accept(self, token: int) -> None:
