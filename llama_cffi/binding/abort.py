@@ -18,27 +18,25 @@ class AbortFlag:
 
     Any thread may set and clear it, and so may a signal handler. It stays set until it is cleared,
     and every decode that sees it raises `DecodeAbortedError`, also one that begins later.
+
+    Attributes:
+        is_set: Whether it was set and not cleared since; only to be read.
     """
 
     def __init__(self, library: Library) -> None:
         self._tensor = library.ffi.new("struct ggml_tensor *")
         self._tensor.ne = [1, 1, 1, 0]
-        self._is_set = False
+        self.is_set = False  # no property: every decode reads it
         # For llama_set_abort_callback; C keeps both, so the flag outlives the context.
         self.callback: Any = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
         self.data: Any = self._tensor
 
-    @property
-    def is_set(self) -> bool:
-        """Whether it was set and not cleared since."""
-        return self._is_set
-
     def set(self) -> None:
         """Stop what runs now, and every later decode until `clear`."""
-        self._is_set = True
+        self.is_set = True
         self._tensor.ne[3] = 1
 
     def clear(self) -> None:
         """Let decodes run again."""
         self._tensor.ne[3] = 0
-        self._is_set = False
+        self.is_set = False

@@ -142,6 +142,15 @@ class Batch:
         """One byte for each token: 1 = its output is wanted."""
         return bytes(self._logits_bytes[0 : self.struct.n_tokens])
 
+    def want_all(self) -> None:
+        """Ask for the output of every token."""
+        n = len(self)
+        self._logits_bytes[0:n] = b"\x01" * n
+
+    def last_position(self) -> int:
+        """Return the largest position in the batch."""
+        return int(max(self._pos[0 : len(self)]))
+
     def starts(self) -> dict[int, int]:
         """Return the first position of each sequence in the batch."""
         found: dict[int, int] = {}

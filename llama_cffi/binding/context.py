@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -16,91 +17,52 @@ from ..errors import (
 from . import compat, state
 from .abort import AbortFlag
 from .batch import Batch
-from .checks import integer
-from .handle import Handle
+from .kinds import model_kind
+from .library import Library
 from .memory import Memory
 from .model import Model
-from .room import context_bytes, memory_bytes
+from .outputs import Outputs
+from .parameters import ContextParams, check_embeddings, resolve
+from .rules import check_decode, check_encode, needs_rules
 from .threads import ThreadPool, thread_count
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
-__all__ = ["Context"]
+    from .parameters import ContextOptions
+
+__all__ = ["Context", "Perf"]
 
 _NO_SLOT, _ABORTED, _REFUSED = 1, 2, -1
 
 
-class Context(Handle):
+class Context(Outputs):
     """Decoding state (KV cache, buffers, threads) of one model.
 
     One thread at a time may use it; `Engine` brings the lock.
 
     Args:
         model: Closes this context when it closes.
-        n_ctx: Tokens that the cache holds over all sequences; 0 = the model's own length. C
-            rounds it up (to 32 or 256, for each sequence where they do not share).
-        n_batch: Most tokens in one `decode`.
-        n_ubatch: Most tokens computed at once; at most n_batch.
-        n_seq_max: Number of independent sequences.
-        n_threads: Threads for single tokens, at most the usable processors; 0 = physical cores.
-        n_threads_batch: Threads for prefill; 0 = n_threads.
-        flash_attn: On, off, or None for the build's choice.
-        kv_unified: One cache for all sequences; None for the build's choice.
-        embeddings: Whether `decode` makes embeddings.
+        **options: Fields of `ContextParams`.
 
     Raises:
-        ValidationError: A size is out of range, or the model has no weights (vocab_only).
+        ValidationError: A value is out of range or does not go with the model or the build, or
+            the model has no weights (vocab_only).
         LlamaError: There is not enough memory, or C refused, with what it logged.
     C: llama_init_from_model
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_ctx: int = 0,
-        n_batch: int = 2048,
-        n_ubatch: int = 512,
-        n_seq_max: int = 1,
-        n_threads: int = 0,
-        n_threads_batch: int = 0,
-        flash_attn: bool | None = None,
-        kv_unified: bool | None = None,
-        embeddings: bool = False,
-    ) -> None:
+    def __init__(self, model: Model, **options: Unpack[ContextOptions]) -> None:
         library, model_ptr = model.library, model.ptr
         if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only; it cannot decode")
-        n_ctx = integer("n_ctx", n_ctx, 0) or model.n_ctx_train
-        n_batch = integer("n_batch", n_batch, 1)
-        n_ubatch = min(n_batch, integer("n_ubatch", n_ubatch, 1))
-        n_seq_max = integer("n_seq_max", n_seq_max, 1, compat.max_sequences(library))
-        if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
-            raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
-        n_threads = thread_count("n_threads", n_threads)
-        n_threads_batch = thread_count("n_threads_batch", n_threads_batch or n_threads)
-        need, have = context_bytes(model.gguf.values, n_ctx, n_ubatch), memory_bytes(library)
-        if need > have:
-            raise LlamaError(
-                f"a context of n_ctx={n_ctx} takes at least {need / 2**30:.1f} GiB and there are "
-                f"{have / 2**30:.1f} GiB of memory; make n_ctx smaller"
-            )
-        params = compat.context_params(
-            library,
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_ubatch=n_ubatch,
-            n_seq_max=n_seq_max,
-            n_threads=n_threads,
-            n_threads_batch=n_threads_batch,
-            flash_attn=flash_attn,
-            kv_unified=kv_unified,
-            embeddings=embeddings,
-            no_perf=True,
+        self.kind = model_kind(model)
+        values = resolve(ContextParams(**options), model, self.kind)
+        n_ctx, n_threads, n_threads_batch = (
+            values[k] for k in ("n_ctx", "n_threads", "n_threads_batch")
         )
-        self._pools = [ThreadPool(library, n) for n in dict.fromkeys((n_threads, n_threads_batch))]
+        params = compat.context_params(library, **values)
+        self._pools = _pools(library, n_threads, n_threads_batch)
         with library.logs.capture() as lines:
             ptr = compat.init_context(library, model_ptr, params)
         if not ptr:
@@ -118,15 +80,21 @@ class Context(Handle):
         self.abortable = all(d.type in ("cpu", "accel") for d in library.devices)
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         # C rounds n_batch up to its padding, and n_seq_max was the cache's size before b4980.
-        self.n_batch: int = min(n_batch, lib.llama_n_batch(ptr))
-        self.n_ubatch: int = min(n_ubatch, lib.llama_n_ubatch(ptr))
-        self.n_seq_max: int = min(n_seq_max, lib.llama_n_seq_max(ptr))
+        self.n_batch: int = min(values["n_batch"], lib.llama_n_batch(ptr))
+        self.n_ubatch: int = min(values["n_ubatch"], lib.llama_n_ubatch(ptr))
+        self.n_seq_max: int = min(values["n_seq_max"], lib.llama_n_seq_max(ptr))
         self.n_vocab = model.vocab.n_tokens
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
-        self.kv_unified = n_seq_max == 1 or compat.kv_unified(library, params)
-        self.embeddings = embeddings
-        # Which tokens of the last batch have output: one byte each. C forgets to check in places.
-        self._wanted = b""
+        self.kv_unified = self.n_seq_max == 1 or compat.kv_unified(library, params)
+        type_k = options.get("type_k") or "f16"
+        self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
+        self.embeddings: bool = values["embeddings"]
+        self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
+        self._pooling: int = lib.llama_pooling_type(ptr)
+        self.pooling = compat.pooling_name(library, self._pooling)
+        self.encoded: set[int] = set()  # sequences that the decoder can look at
+        self._wanted, self._embedded = b"", False
+        self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode
         self._logs = library.logs
         self.memory = Memory(self)
@@ -161,51 +129,97 @@ class Context(Handle):
             raise ValidationError(f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}")
         batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
         ptr, logs = self.ptr, self._logs
+        if self._special:
+            check_decode(self, batch)
+            self._embedded = self.embeddings
         self._wanted = b""
         mark = logs.count
         code = self._decode(ptr, batch.struct[0])
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when they were stopped
-            raise self._failure(code, batch, mark)
+            lost = [] if code == _REFUSED else self._roll_back(batch)
+            raise self._failure("llama_decode", code, batch, mark, lost)
         self._wanted = batch.wanted
         if logs.interrupt:
             logs.raise_interrupt()
 
-    def logits(self, i: int = -1) -> NDArray[np.float32]:
-        """Return the logits of output *i* of the last decode.
+    def encode(self, batch: Batch) -> None:
+        """Run the encoder over *batch*, which holds whole sequences from position 0.
 
-        Shapes: (n_vocab,) float32, borrowed until the next decode; copy it to keep it.
-
-        Args:
-            i: Index of the token in the batch; negative counts outputs from the end.
-
-        Raises:
-            ValidationError: That token's output was not asked for.
-        C: llama_get_logits_ith
-        """
-        import numpy as np
-
-        i = self.check_output(i)
-        row = self.library.lib.llama_get_logits_ith(self.ptr, i)
-        if not row:
-            raise ValidationError("this context makes embeddings and no logits")
-        return np.frombuffer(self.library.ffi.buffer(row, self.n_vocab * 4), dtype=np.float32)
-
-    def check_output(self, i: int) -> int:
-        """Return *i* if token *i* of the last batch has an output.
+        With a decoder, `decode` then looks at what was encoded last for its sequences. Models that
+        consist of an encoder only give embeddings; those without a separate one (BERT) take
+        `decode`.
 
         Raises:
-            ValidationError: It was not asked for, or there was no successful decode.
+            DecodeAbortedError: `abort_flag` is set.
+            ValidationError: The model has no encoder, or the batch is empty, longer than n_ubatch,
+                or names a token or sequence that does not exist.
+            GenerationError: Any other failure.
+        C: llama_encode
         """
-        wanted = self._wanted
-        if i == -1 and 1 in wanted:  # hot
-            return i
-        i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
-        if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
-            raise ValidationError(
-                f"no output for token {i}: the last decode kept {wanted.count(1)} outputs of "
-                f"{len(wanted)} tokens; ask with logits=True in the batch"
-            )
-        return i
+        batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
+        ptr, logs = self.ptr, self._logs
+        check_encode(self, batch)
+        self._wanted, self.encoded = b"", set()
+        mark = logs.count
+        code = self.library.lib.llama_encode(ptr, batch.struct[0])
+        if code or self.abort_flag.is_set:
+            raise self._failure("llama_encode", code, batch, mark, [])
+        if self.kind.has_decoder:
+            self.encoded = set(batch.starts())
+        else:
+            self._wanted, self._embedded = batch.wanted, True
+        logs.raise_interrupt()
+
+    def set_embeddings(self, embeddings: bool) -> None:
+        """Switch whether the next decodes make embeddings; those of the last one are gone.
+
+        Raises:
+            ValidationError: The model makes nothing else, or cannot make them.
+        C: llama_set_embeddings
+        """
+        check_embeddings(bool(embeddings), self._pooling, self.kind, self.model.path.name)
+        self.library.lib.llama_set_embeddings(self.ptr, embeddings)
+        self.embeddings, self._embedded = bool(embeddings), False
+        self._special = needs_rules(self)
+
+    def set_causal_attn(self, causal_attn: bool) -> None:
+        """Switch whether the tokens of the next decodes see only those before them.
+
+        Raises:
+            ValidationError: The model is an encoder.
+        C: llama_set_causal_attn
+        """
+        if causal_attn and not self.kind.causal:
+            raise ValidationError(f"{self.model.path.name} is an encoder; it cannot be causal")
+        self.library.lib.llama_set_causal_attn(self.ptr, causal_attn)
+        self.causal_attn = bool(causal_attn)
+        self._special = needs_rules(self)
+
+    def set_threads(self, n_threads: int, n_threads_batch: int = 0) -> None:
+        """Run the next decodes on so many threads; 0 as for `ContextParams`.
+
+        C: llama_set_n_threads
+        """
+        n_threads = thread_count("n_threads", n_threads)
+        n_threads_batch = thread_count("n_threads_batch", n_threads_batch or n_threads)
+        ptr, lib = self.ptr, self.library.lib
+        pools = _pools(self.library, n_threads, n_threads_batch)
+        lib.llama_attach_threadpool(ptr, pools[0].ptr, pools[-1].ptr)
+        lib.llama_set_n_threads(ptr, n_threads, n_threads_batch)
+        self._swap_kept(self._pools, pools)
+        for pool in self._pools:
+            pool.close()
+        self._pools, self.n_threads, self.n_threads_batch = pools, n_threads, n_threads_batch
+
+    @property
+    def perf(self) -> Perf:
+        """What was computed since creation or `reset_perf`. C: llama_perf_context."""
+        data = self.library.lib.llama_perf_context(self.ptr)
+        return Perf(data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval)
+
+    def reset_perf(self) -> None:
+        """Begin to measure `perf` anew. C: llama_perf_context_reset."""
+        self.library.lib.llama_perf_context_reset(self.ptr)
 
     def save_state(self, tokens: Sequence[int] = (), *, seq_id: int | None = None) -> bytes:
         """Return what the memory holds of all sequences, or of one, with *tokens* beside it.
@@ -283,11 +297,12 @@ class Context(Handle):
             self._decode = lib.llama_decode
         return code
 
-    def _failure(self, code: int, batch: Batch, mark: int) -> GenerationError:
-        """Take the batch out of the memory and return the error for llama_decode's *code*."""
+    def _failure(
+        self, function: str, code: int, batch: Batch, mark: int, lost: list[int]
+    ) -> GenerationError:
+        """Return the error for the *code* of a C function."""
         n_tokens = len(batch)
         why = "; ".join(self._logs.since(mark)) or "llama.cpp gave no reason"
-        lost = [] if code == _REFUSED else self._roll_back(batch)
         self._logs.raise_interrupt()
         after = f"; sequences {lost} are empty now" if lost else ""
         if code == _NO_SLOT:
@@ -299,9 +314,7 @@ class Context(Handle):
             return DecodeAbortedError(
                 f"decoding {n_tokens} tokens was stopped by the abort flag{after}"
             )
-        return GenerationError(
-            f"llama_decode failed with {code} on {n_tokens} tokens: {why}{after}"
-        )
+        return GenerationError(f"{function} failed with {code} on {n_tokens} tokens: {why}{after}")
 
     def _roll_back(self, batch: Batch) -> list[int]:
         """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
@@ -314,3 +327,27 @@ class Context(Handle):
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<Context {self.model.path.name} n_ctx={self.n_ctx}{state}>"
+
+
+@dataclass(frozen=True)
+class Perf:
+    """What a context computed; the times are 0 with `no_perf`, the default.
+
+    Attributes:
+        load_ms: From the model's load to the first result.
+        prompt_ms: Decoding several tokens at once.
+        generation_ms: Decoding single tokens.
+        n_prompt: Tokens decoded several at once.
+        n_generated: Tokens decoded one by one.
+    """
+
+    load_ms: float
+    prompt_ms: float
+    generation_ms: float
+    n_prompt: int
+    n_generated: int
+
+
+def _pools(library: Library, n_threads: int, n_threads_batch: int) -> list[ThreadPool]:
+    """One pool for both kinds of work where they take the same number of threads."""
+    return [ThreadPool(library, n) for n in dict.fromkeys((n_threads, n_threads_batch))]

@@ -69,6 +69,13 @@ class Handle:
         self._ptr = None
         self._finalizer()
 
+    def _swap_kept(self, old: Iterable[Handle], new: Iterable[Handle]) -> None:
+        """Free *new* after this handle, and *old* no more."""
+        above = self._object().above
+        for handle in old:
+            above.remove(handle._object())
+        above.extend(handle._object() for handle in new)
+
     def _object(self) -> _Owned:
         """The owned object; only the finalizer holds it."""
         alive = self._finalizer.peek()

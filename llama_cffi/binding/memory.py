@@ -165,7 +165,8 @@ class Memory:
     def can_shift(self) -> bool:
         """Whether positions can be shifted. C: llama_memory_can_shift."""
         context = self._context
-        return compat.can_shift(context.library, context.ptr, context.model.gguf)
+        able = compat.can_shift(context.library, context.ptr, context.model.gguf)
+        return able and context.keys_shift  # the type of the cache matters too
 
     def _need_shift(self) -> None:
         if not self.can_shift:

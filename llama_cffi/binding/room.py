@@ -17,14 +17,17 @@ __all__ = ["context_bytes", "memory_bytes"]
 _BYTES_PER_CELL = 32  # bookkeeping in C, without the tensors
 
 
-def context_bytes(values: Mapping[str, object], n_ctx: int, n_ubatch: int) -> int:
-    """Return the bytes that a context takes at least: F16 cache, cells and attention mask.
+def context_bytes(
+    values: Mapping[str, object], n_ctx: int, n_ubatch: int, cache_bytes: float = 2
+) -> int:
+    """Return the bytes that a context takes at least: cache, cells and attention mask.
 
     Args:
         values: The model's metadata. What it does not say counts as nothing, and a model that
             keeps less than every position (sliding window, latent or recurrent) as a tenth.
         n_ctx: Tokens in the cache.
         n_ubatch: Tokens computed at once.
+        cache_bytes: Bytes per element of the cache; 2 = F16.
     """
     prefix = str(values.get("general.architecture", ""))
 
@@ -38,8 +41,10 @@ def context_bytes(values: Mapping[str, object], n_ctx: int, n_ubatch: int) -> in
     )
     head = number("embedding_length") // heads if heads else 0
     key, value = (number(f"attention.{k}_length") or head for k in ("key", "value"))
-    per_token = number("block_count") * heads_kv * (key + value) * 2
+    per_token = int(number("block_count") * heads_kv * (key + value) * cache_bytes)
     smaller = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size")
+    if values.get(f"{prefix}.attention.causal") is False:
+        per_token = 0  # no cache; the oldest builds make one all the same
     if any(number(k) for k in smaller) or number("full_attention_interval"):
         per_token //= 10
     return n_ctx * (per_token + _BYTES_PER_CELL + min(n_ubatch, n_ctx) * 2)

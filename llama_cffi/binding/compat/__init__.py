@@ -6,7 +6,21 @@ every class. Each entry names the build of the change.
 
 from __future__ import annotations
 
-from .context import context_params, init_context, kv_unified, max_sequences
+from .context import (
+    context_params,
+    embedding_width,
+    encode_pools,
+    flash_attn_takes_f32,
+    has_memory,
+    init_context,
+    keys_shift,
+    kv_unified,
+    max_sequences,
+    n_classes,
+    newer,
+    pooling_name,
+    pools_any_sequence,
+)
 from .grammar import grammar_sampler
 from .memory import can_shift, has_pos_min, is_recurrent, memory_call, seq_pos_max
 from .model import load_model, max_experts, model_params, rope_scaling_types, tensor_types
@@ -38,17 +52,26 @@ __all__ = [
     "chat_template",
     "context_params",
     "dist_needs_softmax",
+    "embedding_width",
+    "encode_pools",
+    "flash_attn_takes_f32",
     "grammar_sampler",
+    "has_memory",
     "has_pos_min",
     "has_tokens",
     "init_context",
     "is_recurrent",
+    "keys_shift",
     "kv_unified",
     "load_model",
     "max_experts",
     "max_sequences",
     "memory_call",
     "model_params",
+    "n_classes",
+    "newer",
+    "pooling_name",
+    "pools_any_sequence",
     "rope_scaling_types",
     "sampler_dry",
     "sampler_penalties",

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import ValidationError
 from ..library import Library
 from .fields import assign, fields
 from .names import call
 
-__all__ = ["context_params", "init_context", "kv_unified", "max_sequences"]
+__all__ = [
+    "context_params",
+    "embedding_width",
+    "encode_pools",
+    "flash_attn_takes_f32",
+    "has_memory",
+    "init_context",
+    "keys_shift",
+    "kv_unified",
+    "max_sequences",
+    "n_classes",
+    "newer",
+    "pooling_name",
+    "pools_any_sequence",
+]
 
 
 def context_params(
@@ -21,7 +36,10 @@ def context_params(
     """Build `llama_context_params` from the build's defaults; None leaves a default.
 
     `flash_attn` is an enum since b6431 (None: the build's own choice); `kv_unified` exists since
-    b6122, before it every cache was unified.
+    b6122, before it every cache was unified. `op_offload` and `swa_full` are younger than b4980.
+
+    Raises:
+        ValidationError: A value for a field that this build does not have.
     """
     params = library.lib.llama_context_default_params()
     known = fields(library, params)
@@ -29,8 +47,28 @@ def context_params(
         values["flash_attn" if "flash_attn" in known else "flash_attn_type"] = int(flash_attn)
     if "kv_unified" in known:
         values["kv_unified"] = kv_unified
+    for name in ("op_offload", "swa_full"):
+        if name not in known and values.pop(name, None) is not None:
+            raise ValidationError(f"this build has no {name}; {newer(library)}")
     assign(params, values)
     return params
+
+
+def flash_attn_takes_f32(library: Library) -> bool:
+    """Whether flash attention works with a cache of F32: before b6431 it calls NULL."""
+    return "flash_attn_type" in fields(library, library.lib.llama_context_default_params())
+
+
+def keys_shift(library: Library, type_k: str, head: int) -> bool:
+    """Whether C can rotate keys of this type: measured, it aborts or reads NULL elsewhere."""
+    if type_k in ("f16", "f32"):
+        return True
+    return type_k != "bf16" and flash_attn_takes_f32(library) and head % 64 == 0
+
+
+def newer(library: Library) -> str:
+    """Return the advice to take a newer build."""
+    return f"it is {library.build.tag or library.path.name}; a newer one: LLAMA_CFFI_BUILD=latest"
 
 
 def init_context(library: Library, model: Any, params: Any) -> Any:
@@ -48,3 +86,38 @@ def max_sequences(library: Library) -> int:
 def kv_unified(library: Library, params: Any) -> bool:
     """Whether the sequences of a context share one cache."""
     return "kv_unified" not in fields(library, params) or bool(params.kv_unified)
+
+
+def has_memory(library: Library, context: Any) -> bool:
+    """Whether a context remembers sequences. Before b5640 encoders had a memory too."""
+    return not library.has("llama_get_memory") or bool(library.lib.llama_get_memory(context))
+
+
+def pools_any_sequence(library: Library) -> bool:
+    """Whether pooling takes any sequence id; before b6122 C asserts seq_id < n_tokens."""
+    return library.has("llama_max_parallel_sequences")
+
+
+def encode_pools(library: Library) -> bool:
+    """Whether `llama_encode` pools; C asserts lctx.embd != nullptr in the oldest builds."""
+    return library.has("llama_model_n_cls_out")  # b5640
+
+
+def embedding_width(library: Library, model: Any) -> int:
+    """Return the width of an embedding. C: llama_model_n_embd_out, b7698."""
+    if library.has("llama_model_n_embd_out"):
+        return int(library.lib.llama_model_n_embd_out(model))
+    return int(call(library, "llama_model_n_embd")(model))
+
+
+def n_classes(library: Library, model: Any) -> int:
+    """Return how many scores `rank` pooling makes. C: llama_model_n_cls_out, b5640."""
+    if library.has("llama_model_n_cls_out"):
+        return int(library.lib.llama_model_n_cls_out(model))
+    return 1
+
+
+def pooling_name(library: Library, pooling: int) -> str:
+    """Return the name of a constant of `enum llama_pooling_type`."""
+    names: dict[int, str] = library.ffi.typeof("enum llama_pooling_type").elements
+    return names.get(pooling, str(pooling)).removeprefix("LLAMA_POOLING_TYPE_").lower()

@@ -1,0 +1,127 @@
+"""What the last decode of a context computed: logits and embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ValidationError
+from . import compat
+from .checks import integer
+from .handle import Handle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .kinds import ModelKind
+    from .library import Library
+    from .model import Model
+
+__all__ = ["Outputs"]
+
+
+class Outputs(Handle):
+    """The results of a context's last `decode` or `encode`, borrowed until the next one."""
+
+    library: Library
+    model: Model
+    kind: ModelKind
+    n_vocab: int
+    n_seq_max: int
+    pooling: str
+    # Which tokens of the last batch have output: one byte each. C forgets to check in places.
+    _wanted: bytes
+    _embedded: bool  # whether they have embeddings
+
+    def logits(self, i: int = -1) -> NDArray[np.float32]:
+        """Return the logits of output *i* of the last decode.
+
+        Shapes: (n_vocab,) float32, borrowed until the next decode; copy it to keep it.
+
+        Args:
+            i: Index of the token in the batch; negative counts outputs from the end.
+
+        Raises:
+            ValidationError: That token's output was not asked for, or there are embeddings only.
+        C: llama_get_logits_ith
+        """
+        i = self.check_output(i)
+        lib = self.library.lib
+        row = lib.llama_get_logits_ith(self.ptr, i) if self.kind.logits else None
+        if not row:
+            raise ValidationError("this context makes embeddings and no logits")
+        return self._array(row, self.n_vocab)
+
+    def embedding(self, i: int = -1) -> NDArray[np.float32]:
+        """Return the embedding of output *i* of the last decode, without pooling.
+
+        Shapes: (n_embd,) float32, borrowed until the next decode; copy it to keep it.
+
+        Args:
+            i: Index of the token in the batch; negative counts outputs from the end.
+
+        Raises:
+            ValidationError: There are no embeddings, or only pooled ones.
+        C: llama_get_embeddings_ith
+        """
+        self._check_embeddings()
+        if self.pooling != "none":
+            raise ValidationError(
+                f"pooling={self.pooling!r} makes one embedding for each sequence; use "
+                "sequence_embedding, or make the context with pooling='none'"
+            )
+        row = self.library.lib.llama_get_embeddings_ith(self.ptr, self.check_output(i))
+        if not row:
+            raise ValidationError(f"llama.cpp has no embedding of token {i}")
+        return self._array(row, compat.embedding_width(self.library, self.model.ptr))
+
+    def sequence_embedding(self, seq_id: int = 0) -> NDArray[np.float32]:
+        """Return the pooled embedding of the tokens that *seq_id* had in the last batch.
+
+        Shapes: (n_embd,) float32, with `rank` pooling (number of classes,); borrowed until the
+        next decode; copy it to keep it.
+
+        Raises:
+            ValidationError: There are no embeddings, they are not pooled, or the sequence was not
+                in the batch.
+        C: llama_get_embeddings_seq
+        """
+        self._check_embeddings()
+        if self.pooling == "none":
+            raise ValidationError("pooling='none' makes an embedding for each token; use embedding")
+        seq_id = integer("seq_id", seq_id, 0, self.n_seq_max - 1)
+        row = self.library.lib.llama_get_embeddings_seq(self.ptr, seq_id)
+        if not row:
+            raise ValidationError(f"sequence {seq_id} had no token in the last batch")
+        rank = self.pooling == "rank"
+        width = compat.n_classes if rank else compat.embedding_width
+        return self._array(row, width(self.library, self.model.ptr))
+
+    def check_output(self, i: int) -> int:
+        """Return *i* if token *i* of the last batch has an output.
+
+        Raises:
+            ValidationError: It was not asked for, or there was no successful decode.
+        """
+        wanted = self._wanted
+        if i == -1 and 1 in wanted:  # hot
+            return i
+        i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
+        if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
+            raise ValidationError(
+                f"no output for token {i}: the last decode kept {wanted.count(1)} outputs of "
+                f"{len(wanted)} tokens; ask with logits=True in the batch"
+            )
+        return i
+
+    def _check_embeddings(self) -> None:
+        _ = self.ptr  # raises when it is closed
+        if not (self._embedded and self._wanted):
+            raise ValidationError(
+                "the last decode made no embeddings; make the context with embeddings=True"
+            )
+
+    def _array(self, row: Any, width: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        return np.frombuffer(self.library.ffi.buffer(row, width * 4), dtype=np.float32)
