@@ -235,10 +235,10 @@ class _Parser:
         counts = _COUNTS.match(self.text, self.at)
         if counts is None:
             self._fail("repetitions are {3}, {3,} or {3,5}")
-        self.at = counts.end()
         low, comma, high = counts.groups()
         if max(len(low), len(high or "")) > len(str(MAX_REPEAT)):
             self._fail(f"at most {MAX_REPEAT} repetitions can be counted; use * or +")
+        self.at = counts.end()
         if comma is None:
             return int(low), int(low)
         return int(low), int(high) if high else None
