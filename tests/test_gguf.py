@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import mmap
 import random
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -8,8 +11,10 @@ import pytest
 from damaged import REFUSED, cut_and_flipped, write_edits
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_gguf import write_tiny
 
-from llama_cffi.binding.gguf import check_gguf
+from llama_cffi.binding.gguf import check_gguf, check_parts, fingerprint, read_gguf
+from llama_cffi.binding.gguf_strings import count_distinct, find_strings
 from llama_cffi.errors import ModelLoadError
 
 
@@ -84,3 +89,130 @@ def test_a_key_that_is_there_twice(tiny_model: Path, tmp_path: Path) -> None:
 def test_not_a_directory_on_the_way(tiny_model: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot read"):
         check_gguf(tiny_model / "x.gguf")
+
+
+def _write_strings(path: Path, strings: Sequence[bytes]) -> None:
+    path.write_bytes(b"".join(struct.pack("<Q", len(s)) + s for s in strings) + b"rest of it")
+
+
+# Lengths from 256 and zero bytes defeat the fast way; so do runs of empty strings.
+_STRINGS = st.lists(
+    st.one_of(
+        st.binary(max_size=12),
+        st.sampled_from([b"", b"\0" * 9, b"\5" + b"\0" * 7, b"x" * 255, b"y" * 256, b"z" * 70_000]),
+    ),
+    max_size=300,
+)
+
+
+@given(_STRINGS, st.integers(1, 500))
+def test_strings_are_found(
+    tmp_path_factory: pytest.TempPathFactory, strings: list[bytes], times: int
+) -> None:
+    strings = strings if sum(map(len, strings)) > 10**5 else strings * times
+    path = tmp_path_factory.getbasetemp() / "strings"
+    _write_strings(path, strings)
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = find_strings(data, 0, len(strings), size)
+        assert found is not None
+        pairs = list(zip(found[0].tolist(), found[1].tolist(), strict=True))
+        assert [data[at : at + n] for at, n in pairs] == strings
+        assert count_distinct(data, *found) == len(set(strings))
+        if strings:
+            assert find_strings(data, 0, len(strings), size - 10 - 1) is None
+        assert find_strings(data, 0, len(strings) + 10, size) is None
+
+
+def test_reader_agrees_with_the_reference_reader(tiny_model: Path) -> None:
+    file, reader = read_gguf(str(tiny_model)), gguf.GGUFReader(tiny_model)
+    assert (file.version, file.architecture, file.alignment, file.split) == (3, "llama", 32, None)
+    assert file.size_bytes == tiny_model.stat().st_size
+    keys = {name for name in reader.fields if not name.startswith("GGUF.")}
+    assert set(file.metadata) == keys
+    assert len(file.metadata) == len(keys)
+    for key in keys:
+        assert file.metadata[key] == reader.fields[key].contents()
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    assert len(tokens) == 259
+    assert file.metadata["tokenizer.ggml.tokens"] is tokens
+    assert [(t.name, t.type_name, t.offset, t.size_bytes) for t in file.tensors] == [
+        (t.name, t.tensor_type.name, int(t.data_offset), int(t.n_bytes)) for t in reader.tensors
+    ]
+    with pytest.raises(KeyError):
+        file.metadata["no such key"]
+    assert "tiny.gguf" in repr(file)
+
+
+def test_reader_of_every_value_type(tmp_path: Path) -> None:
+    values = {
+        "uint8": 200, "int8": -100, "uint16": 60_000, "int16": -30_000, "uint32": 4 * 10**9,
+        "int32": -(2**31), "uint64": 2**64 - 1, "int64": -(2**63), "float32": 0.5,
+        "float64": 1e300, "bool": True, "string": "h\u00e9",
+    }  # fmt: skip
+    arrays = {"a": [1, 2, 3], "b": [0.5, 1.5], "c": [True, False], "d": ["x", "", "\u4e2d"]}
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        for kind, value in values.items():
+            getattr(writer, f"add_{kind}")(f"x.{kind}", value)
+        for name, array in arrays.items():
+            writer.add_array(f"x.{name}", array)
+
+    file = read_gguf(write_tiny(tmp_path / "all.gguf", edit=edit))
+    assert {k: file.metadata[f"x.{k}"] for k in values} == values
+    assert {k: file.metadata[f"x.{k}"] for k in arrays} == arrays
+
+
+def test_a_file_that_changes(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "x.gguf")
+    file = read_gguf(path)
+    path.write_bytes(b"short")
+    with pytest.raises(ModelLoadError, match="changed"):
+        file.metadata["tokenizer.ggml.tokens"]
+    path.unlink()
+    with pytest.raises(ModelLoadError, match="no model file"):
+        read_gguf(path)
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    def print_of(path: Path) -> str:
+        return fingerprint([path], [check_gguf(path)])
+
+    path = write_tiny(tmp_path / "a.gguf", seed=1)
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "b.gguf"
+    copy.write_bytes(path.read_bytes())
+    assert print_of(path) == print_of(copy)
+    assert len(print_of(path)) == 64
+    others = [write_tiny(tmp_path / "c.gguf", seed=2), write_tiny(tmp_path / "d.gguf", n_ctx=128)]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # a fine-tune of one weight, with the same header
+    (tmp_path / "e.gguf").write_bytes(data)
+    others.append(tmp_path / "e.gguf")
+    assert len({print_of(p) for p in [path, *others]}) == 4
+    assert fingerprint([path, copy], [check_gguf(path)] * 2) != print_of(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "reason"),
+    [
+        ("m-00001-of-00003.gguf", 0, None),
+        ("m-00002-of-00003.gguf", 1, "part 2 of 3; load m-00001-of-00003.gguf"),
+        ("m.gguf", 0, "cannot be found"),
+        ("m-00001-of-00002.gguf", 0, "cannot be found"),
+        ("m-00002-of-00003.gguf", 0, "cannot be found"),
+    ],
+)
+def test_names_of_parts(tmp_path: Path, name: str, number: int, reason: str | None) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 3)
+
+    path = write_tiny(tmp_path / name, edit=edit)
+    assert read_gguf(path).split == (number, 3)
+    if reason is None:
+        parts = check_parts(path, check_gguf(path))
+        assert [p.name for p in parts] == [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    else:
+        with pytest.raises(ModelLoadError, match=reason):
+            check_parts(path, check_gguf(path))

@@ -1,317 +1,162 @@
-"""Check a GGUF file's structure before C sees it.
-
-Old builds of llama.cpp abort or read past the end on damaged files. This walks the header of the
-file (metadata keys, tensor table) through a memory map, without building Python objects for
-arrays, and proves that every part lies inside the file.
+"""Read what a GGUF file says of itself: metadata, tensor table, parts.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 import mmap
+import os
+import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from .gguf_check import SCALARS, STRING, GgufArray, GgufSummary, GgufTensor, check_gguf
+from .gguf_strings import find_strings
 
-__all__ = ["GgufSummary", "check_gguf"]
+__all__ = [
+    "GgufArray",
+    "GgufFile",
+    "GgufSummary",
+    "GgufTensor",
+    "check_gguf",
+    "check_parts",
+    "fingerprint",
+    "read_gguf",
+]
 
-# Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
-_KINDS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
-_SCALARS: dict[int, str] = dict(zip(_KINDS, "BbHhIif?Qqd", strict=True))
-_UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
-# ggml maps the tensors where they lie in the file and wants this alignment of all of them.
-_TENSOR_ALIGNMENT = 32
-_MAX_DIMENSIONS = 4
-_MAX_KEY_BYTES = 65535
-
-
-@dataclass(frozen=True)
-class GgufArray:
-    """An array of the metadata; its items are not kept.
-
-    Attributes:
-        kind: The GGUF value type of its items.
-        count: Number of items.
-        distinct: Number of different items; 0 unless it is `tokenizer.ggml.tokens`.
-        shortest: Bytes of the shortest string; 0 for other items.
-        values: The different items; empty unless it is `tokenizer.ggml.token_type`.
-    """
-
-    kind: int
-    count: int
-    distinct: int = 0
-    shortest: int = 0
-    values: frozenset[int] = frozenset()
+_PART = re.compile(r"(?s)(.*)-(\d{5})-of-(\d{5})\.gguf")
+_ALIGNMENT = 32
+_EDGE, _PAGE, _PAGES = 64 * 1024, 4096, 64
 
 
-@dataclass(frozen=True)
-class GgufTensor:
-    """A row of the tensor table: *shape* in ggml's order, the row length first."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-
-
-@dataclass(frozen=True)
-class GgufSummary:
-    """What the header says.
+class GgufFile:
+    """A GGUF file, read without llama.cpp. Nothing stays open.
 
     Attributes:
+        path: The file.
         version: GGUF format version.
-        values: The scalar and text metadata.
-        arrays: What the metadata's arrays are.
+        architecture: Such as `llama`; empty when the file does not say.
+        metadata: Key -> int, float, bool, str, or a list of those; an array is read from the
+            file when it is asked for.
         tensors: The tensor table of this file.
-        n_keys: Number of metadata keys.
-        spellings: The tokens of a SentencePiece vocabulary that cannot spell every byte; empty
-            for all others.
+        alignment: Of the tensors' data, in bytes.
+        size_bytes: Bytes of this file.
+        split: (number from 0, count) of a part of a split model, else None.
     """
 
-    version: int
-    values: Mapping[str, int | float | str]
-    arrays: Mapping[str, GgufArray]
-    tensors: tuple[GgufTensor, ...]
-    n_keys: int
-    spellings: frozenset[bytes] = frozenset()
+    def __init__(self, path: Path, summary: GgufSummary) -> None:
+        self.path = path
+        self.version = summary.version
+        self.architecture = summary.architecture
+        self.metadata: Mapping[str, Any] = _Metadata(path, summary)
+        self.tensors: tuple[GgufTensor, ...] = summary.tensors
+        self.alignment = int(summary.values.get("general.alignment", _ALIGNMENT))
+        self.size_bytes = summary.size_bytes
+        count = summary.values.get("split.count", 0)
+        self.split = (int(summary.values.get("split.no", 0)), int(count)) if count else None
 
-    @property
-    def architecture(self) -> str:
-        """`general.architecture`, empty when absent."""
-        return str(self.values.get("general.architecture", ""))
-
-    @property
-    def n_tensors(self) -> int:
-        """Number of tensors in this file."""
-        return len(self.tensors)
+    def __repr__(self) -> str:
+        return f"<GgufFile {self.path.name}: {self.architecture}, {len(self.tensors)} tensors>"
 
 
-def check_gguf(path: Path) -> GgufSummary:
-    """Prove that *path* is a whole GGUF file.
+def read_gguf(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> GgufFile:
+    """Read the header of a GGUF file; every part of it is checked.
 
     Raises:
         ModelLoadError: It is missing, a folder, empty, no GGUF, truncated or inconsistent.
     """
-    try:
-        if path.is_dir():
-            raise ModelLoadError(
-                f"{path} is a folder, not a GGUF file; name the .gguf file inside it"
-            )
-        size = path.stat().st_size
-        if size == 0:
-            raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Walk(path, data, size).check()
-    except FileNotFoundError:
-        raise ModelLoadError(f"no model file at {path}") from None
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
+    file = Path(os.fsdecode(path)).expanduser()
+    return GgufFile(file, check_gguf(file))
 
 
-class _Walk:
-    """A cursor over the header; every step is checked against the file's size."""
+def check_parts(first: Path, summary: GgufSummary) -> list[Path]:
+    """Return the files of a model by llama.cpp's naming; just the first when it is not split.
 
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
-        self.path, self.data, self.size, self.at = path, data, size, 0
-        self.values: dict[str, Any] = {}
-        self.arrays: dict[str, GgufArray] = {}
-        self.tensors: list[GgufTensor] = []
-        self.seen: set[bytes] = set()  # the tokens
-
-    def check(self) -> GgufSummary:
-        magic = self.data[:4]
-        if magic != b"GGUF":
-            raise ModelLoadError(
-                f"{self.path} is no GGUF file: it begins with {magic!r}, not b'GGUF'. Convert the "
-                "model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."
-            )
-        self.at = 4
-        version = self.number("<I", "the version")
-        if version not in (2, 3):
-            hint = " (a big-endian file?)" if version > 0xFFFF else ""
-            raise ModelLoadError(f"{self.path} is GGUF version {version}{hint}; 2 and 3 are known")
-        n_tensors = self.number("<Q", "the tensor count")
-        n_keys = self.number("<Q", "the key count")
-        # A key takes at least 13 bytes and a tensor 24: absurd counts end here, not in a loop.
-        if n_keys * 13 + n_tensors * 24 > self.size:
-            raise self.broken(f"{n_keys} keys and {n_tensors} tensors cannot lie in it")
-        alignment = self.keys(n_keys)
-        self.check_rwkv()
-        last_end = self.tensor_table(n_tensors, alignment)
-        data_start = -(-self.at // alignment) * alignment
-        if n_tensors and data_start + last_end > self.size:
-            raise self.broken(f"its tensors need {data_start + last_end} bytes")
-        return GgufSummary(
-            version, self.values, self.arrays, tuple(self.tensors), n_keys, self.spellings()
+    Raises:
+        ModelLoadError: It is not the first part, or its name does not fit.
+    """
+    count = int(summary.values.get("split.count", 0))
+    if count < 2:
+        return [first]
+    number = int(summary.values.get("split.no", 0))
+    named = _PART.fullmatch(first.name)
+    prefix = named[1] if named else first.stem
+    names = [first.with_name(f"{prefix}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+    if number:
+        raise ModelLoadError(f"{first} is part {number + 1} of {count}; load {names[0].name}")
+    if first != names[0]:
+        raise ModelLoadError(
+            f"{first} is the first of {count} parts, but is not named NAME-00001-of-{count:05d}"
+            ".gguf, so the others cannot be found; rename them, or give a list of all parts"
         )
+    return names
 
-    def spellings(self) -> frozenset[bytes]:
-        if self.values.get("tokenizer.ggml.model") != "llama":
-            return frozenset()
-        whole = all(b"<0x%02X>" % b in self.seen or bytes([b]) in self.seen for b in range(256))
-        return frozenset() if whole else frozenset(self.seen)
 
-    def check_rwkv(self) -> None:
-        """Refuse an rwkv vocabulary without a token for each byte: C looks for one for ever."""
-        if self.values.get("tokenizer.ggml.model") != "rwkv":
-            return
-        short = {token for token in self.seen if len(token) <= 4 and token != b"\\"}
-        bytes_seen = {token for token in map(_unescape, short) if len(token) == 1}
-        if len(bytes_seen) < 256:
-            raise self.broken(f"its rwkv vocabulary spells {len(bytes_seen)} of 256 bytes")
+def fingerprint(paths: Sequence[Path], summaries: Sequence[GgufSummary]) -> str:
+    """Return a SHA-256 that tells models apart, over a sample of at most 400 KiB of each file.
 
-    def keys(self, count: int) -> int:
-        """Walk the metadata; return the alignment of the tensors."""
-        for i in range(count):
-            where = f"key {i + 1} of {count}"
-            key = self.string(where).decode("utf-8", "replace")
-            if key in self.values or key in self.arrays:
-                raise self.broken(f"{key} is there twice")
-            kind = self.number("<I", where)
-            if kind == _STRING:
-                self.values[key] = self.string(where).decode("utf-8", "replace")
-            elif kind == _ARRAY:
-                self.arrays[key] = self.array(where, key)
-            else:
-                self.values[key] = self.number("<" + self.scalar(kind, where), where)
-                if key == "general.alignment" and kind != _UINT32:
-                    raise self.broken(f"general.alignment has the value type {kind}")
-        alignment = self.values.get("general.alignment", _TENSOR_ALIGNMENT)
-        whole = alignment if isinstance(alignment, int) else 0
-        if whole < _TENSOR_ALIGNMENT or whole & (whole - 1):
-            raise self.broken(
-                f"general.alignment is {alignment}, not a power of two from {_TENSOR_ALIGNMENT}"
-            )
-        return whole
+    Size, header, the first and last 64 KiB of the tensors' data and 64 pages between them: the
+    same for a copy of the file anywhere, another for a fine-tune with the same header.
 
-    def array(self, where: str, key: str) -> GgufArray:
-        kind = self.number("<I", where)
-        count = self.number("<Q", where)
-        if kind != _STRING:
-            start = self.at
-            self.skip(struct.calcsize("<" + self.scalar(kind, where)) * count, where)
-            if key == "tokenizer.ggml.token_type" and kind in (_UINT32, _INT32):
-                types = struct.unpack_from(f"<{count}i", self.data, start)
-                return GgufArray(kind, count, values=frozenset(types))
-            return GgufArray(kind, count)
-        if count * 8 > self.size - self.at:
-            raise self.broken(f"{where} is an array of {count} strings")
-        # Hot: 262,144 strings in a large vocabulary.
-        data, at, size, unpack = self.data, self.at, self.size, struct.Struct("<Q").unpack_from
-        shortest, seen = size, self.seen
-        count_distinct = key == "tokenizer.ggml.tokens"
-        for _ in range(count):
-            if at + 8 > size:
-                raise self.broken(f"it ends inside {where}")
-            (length,) = unpack(data, at)
-            at += 8 + length
-            if length < shortest:
-                shortest = length
-            if count_distinct:
-                seen.add(data[at - length : at])
-        self.at = at
-        self.skip(0, where)
-        distinct = len(seen) if count_distinct else 0
-        return GgufArray(kind, count, distinct, shortest if count else 0)
-
-    def tensor_table(self, count: int, alignment: int) -> int:
-        """Walk the tensor table; return a lower bound of the bytes that the data part needs."""
-        end = 0
-        for i in range(count):
-            where = f"tensor {i + 1} of {count}"
-            name = self.string(where).decode("utf-8", "replace")
-            dimensions = self.number("<I", where)
-            if not 1 <= dimensions <= _MAX_DIMENSIONS:
-                raise self.broken(f"{where} ({name}) has {dimensions} dimensions")
-            shape = tuple(self.number("<Q", where) for _ in range(dimensions))
-            kind = self.number("<I", where)
-            offset = self.number("<Q", where)
-            block, block_bytes = _TENSOR_BLOCKS.get(kind, (1, 0))
-            elements = math.prod(shape)
-            if not 0 < elements < 2**63 or shape[0] % block:
-                raise self.broken(f"{where} ({name}) has the shape {shape} and type {kind}")
-            if offset % alignment:
-                raise self.broken(f"{where} ({name}) begins at {offset}, not aligned")
-            end = max(end, offset + elements // block * block_bytes)
-            self.tensors.append(GgufTensor(name, shape, kind))
-        return end
-
-    def scalar(self, kind: int, where: str) -> str:
+    Raises:
+        ModelLoadError: A file cannot be read any more.
+    """
+    digest = hashlib.sha256()
+    for path, summary in zip(paths, summaries, strict=True):
         try:
-            return _SCALARS[kind]
-        except KeyError:
-            raise self.broken(f"{where} has the unknown value type {kind}") from None
-
-    def number(self, form: str, where: str) -> Any:
-        size = struct.calcsize(form)
-        if self.at + size > self.size:
-            raise self.broken(f"it ends inside {where}")
-        value = struct.unpack_from(form, self.data, self.at)[0]
-        self.at += size
-        return value
-
-    def string(self, where: str) -> bytes:
-        length = self.number("<Q", where)
-        start = self.at
-        self.skip(length, where)
-        return self.data[start : start + min(length, _MAX_KEY_BYTES)]
-
-    def skip(self, count: int, where: str) -> None:
-        if self.at + count > self.size:
-            raise self.broken(f"it ends inside {where}")
-        self.at += count
-
-    def broken(self, what: str) -> ModelLoadError:
-        return ModelLoadError(
-            f"{self.path} is truncated or corrupt: {what}, and the file has {self.size} bytes "
-            f"(at byte {self.at}). Download it again and compare its checksum."
-        )
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(struct.pack("<QQ", size, summary.header_bytes))
+                digest.update(file.read(summary.header_bytes))
+                begin, end = summary.header_bytes, size
+                step = max((end - begin) // (_PAGES + 1), 1)
+                places = [(begin, _EDGE), (max(begin, end - _EDGE), _EDGE)]
+                places += [(begin + step * (i + 1), _PAGE) for i in range(_PAGES)]
+                for at, count in places:
+                    file.seek(at)
+                    digest.update(file.read(count))
+        except OSError as e:
+            raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
+    return digest.hexdigest()
 
 
-def _unescape(token: bytes) -> bytes:
-    """Decode the escapes that rwkv vocabularies are written with, such as a backslash and x00."""
-    try:
-        return token.decode("utf-8").encode("latin-1").decode("unicode_escape").encode("latin-1")
-    except UnicodeError:
-        return token
+class _Metadata(Mapping[str, Any]):
+    """The metadata of a file; arrays are decoded when they are asked for, and kept."""
 
+    def __init__(self, path: Path, summary: GgufSummary) -> None:
+        self._path, self._summary = path, summary
+        self._lists: dict[str, list[Any]] = {}
 
-# ggml type -> (elements per block, bytes per block), from ggml.h; other types are not checked.
-_TENSOR_BLOCKS = {
-    0: (1, 4),  # F32
-    1: (1, 2),  # F16
-    2: (32, 18),  # Q4_0
-    3: (32, 20),  # Q4_1
-    6: (32, 22),  # Q5_0
-    7: (32, 24),  # Q5_1
-    8: (32, 34),  # Q8_0
-    9: (32, 36),  # Q8_1
-    10: (256, 84),  # Q2_K
-    11: (256, 110),  # Q3_K
-    12: (256, 144),  # Q4_K
-    13: (256, 176),  # Q5_K
-    14: (256, 210),  # Q6_K
-    15: (256, 292),  # Q8_K
-    16: (256, 66),  # IQ2_XXS
-    17: (256, 74),  # IQ2_XS
-    18: (256, 98),  # IQ3_XXS
-    19: (256, 50),  # IQ1_S
-    20: (32, 18),  # IQ4_NL
-    21: (256, 110),  # IQ3_S
-    22: (256, 82),  # IQ2_S
-    23: (256, 136),  # IQ4_XS
-    24: (1, 1),  # I8
-    25: (1, 2),  # I16
-    26: (1, 4),  # I32
-    27: (1, 8),  # I64
-    28: (1, 8),  # F64
-    29: (256, 56),  # IQ1_M
-    30: (1, 2),  # BF16
-    34: (256, 54),  # TQ1_0
-    35: (256, 66),  # TQ2_0
-}
+    def __getitem__(self, key: str) -> Any:
+        if key in self._summary.values:
+            return self._summary.values[key]
+        if key not in self._lists:
+            self._lists[key] = self._decode(self._summary.arrays[key])
+        return self._lists[key]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._summary.values
+        yield from self._summary.arrays
+
+    def __len__(self) -> int:
+        return self._summary.n_keys
+
+    def _decode(self, array: GgufArray) -> list[Any]:
+        with self._path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != self._summary.size_bytes:
+                raise ModelLoadError(f"{self._path} has changed since it was read; read it again")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if array.kind != STRING:
+                    form = f"<{array.count}{SCALARS[array.kind]}"
+                    return list(struct.unpack_from(form, data, array.offset))
+                found = find_strings(data, array.offset, array.count, size)
+                if found is None:
+                    raise ModelLoadError(f"{self._path} has changed since it was read")
+                pairs = zip(found[0].tolist(), found[1].tolist(), strict=True)
+                return [data[at : at + n].decode("utf-8", "replace") for at, n in pairs]
