@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GenerationError, ValidationError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerChain", "available"]
 
 _NO_SEED = 2**32 - 1
+# Up to here Python checks the logits in 20 us, so that nobody waits 60 ms for numpy to load.
+_SMALL_VOCAB = 2048
 
 
 class Grammar(Protocol):
@@ -54,6 +57,7 @@ class SamplerChain(SamplerKinds):
         self._customs: list[CustomSampler] = []
         self._grammar: Grammar | None = None
         self._n_accepted = 0
+        self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
 
     def __len__(self) -> int:
         return int(self._lib.llama_sampler_chain_n(self.ptr))
@@ -92,6 +96,7 @@ class SamplerChain(SamplerKinds):
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
             self._preselection.changes()
+            self._in_c = False
         return self
 
     def add_grammar(self, grammar: Grammar) -> SamplerChain:
@@ -108,6 +113,7 @@ class SamplerChain(SamplerKinds):
         if self._grammar is not None:
             raise ValidationError("the chain has a grammar already")
         self._grammar = grammar
+        self._in_c = False
         return self
 
     def sample(self, context: Context, i: int = -1) -> int:
@@ -121,10 +127,13 @@ class SamplerChain(SamplerKinds):
                 a sampler that selects, or belongs to another model.
             GenerationError: The logits have NaN, no token is allowed, or none was selected; then
                 nothing was accepted.
-        C: llama_sampler_sample, in its parts
+        C: llama_sampler_sample, or its parts
         """
         if context.model is not self.model:
             raise ValidationError("the chain was made for another model than the context")
+        self._check_selects()
+        if self._in_c:
+            return self._sample_in_c(context, i)
         logits = context.logits(i)
         token = self._choose(logits)
         if self._grammar is not None and not self._grammar.allows(token):
@@ -184,8 +193,21 @@ class SamplerChain(SamplerKinds):
             self._grammar.reset()
         self._raise()
 
+    def _sample_in_c(self, context: Context, i: int) -> int:
+        ptr, i = self.ptr, context.check_output(i)
+        row = self._lib.llama_get_logits_ith(context.ptr, i)
+        if not row:
+            context.logits(i)  # raises, saying why
+        logits = memoryview(self.model.library.ffi.buffer(row, context.n_vocab * 4)).cast("f")
+        total = sum(logits)
+        check_logits(max(logits) if total == -math.inf else total)
+        self._n_accepted += 1
+        token = int(self._lib.llama_sampler_sample(ptr, context.ptr, i))
+        if self._customs:
+            self._raise()
+        return token
+
     def _choose(self, logits: NDArray[np.float32]) -> int:
-        self._check_selects()
         if self._preselection.is_argmax:
             _ = self.ptr
             token = int(logits.argmax())  # of NaN, where there is one
@@ -199,7 +221,7 @@ class SamplerChain(SamplerKinds):
     def _choose_allowed(self, logits: NDArray[np.float32], grammar: Grammar) -> int:
         candidates = self._filled(logits, None)
         grammar.apply(candidates)
-        if candidates.array["logit"].max() == -float("inf"):
+        if candidates.array["logit"].max() == -math.inf:
             raise GenerationError(
                 f"the grammar allows none of the {candidates.n_vocab} tokens; it may want "
                 "characters that the vocabulary cannot spell, or it has a dead end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class SamplerKinds(Handle):
 
     model: Model
     _preselection: Preselection
+    _in_c: bool  # whether C may sample by itself: a token that can be chosen exists for sure
 
     def add_greedy(self) -> Self:
         """Select the most probable token. C: llama_sampler_init_greedy."""
@@ -257,6 +259,7 @@ class SamplerKinds(Handle):
         array = ffi.new("llama_logit_bias[]", list(pairs.items()))
         self._add(self._new("logit_bias", vocab.n_tokens, len(pairs), array))
         self._preselection.biases(pairs)
+        self._in_c &= -math.inf not in pairs.values()
         return self
 
     def add_infill(self) -> Self:
@@ -334,6 +337,6 @@ def _temperature(temperature: float) -> float:
 
 
 def _bias(token: int, value: float) -> float:
-    if value == -float("inf"):
-        return value
+    if value == -math.inf:
+        return -math.inf
     return real(f"the bias of token {token}", value, -_MAX_FLOAT, _MAX_FLOAT)
