@@ -277,7 +277,7 @@ def _choice(library: Library, enum: str, field: str, name: str | None) -> int | 
     prefix = f"{enum.upper()}_"
     known = {
         constant.removeprefix(prefix).lower(): value
-        for constant, value in constants.items()
+        for constant, value in sorted(constants.items(), key=lambda item: item[1])
         if value >= 0 and "MAX_VALUE" not in constant
     }
     if name not in known:
