@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from . import environment
 from .binding.checks import integer, real
+from .context_policy import POLICIES
 from .errors import ValidationError
 from .generation import Request
 from .sampling import BasicOptions, MoreOptions, SamplingParams
@@ -87,6 +88,8 @@ def make_call(
     stop = rest.pop("stop", ())
     given = {name: rest.pop(name, None) for name in ("reset_kv", "special", "suppress_think")}
     policy, safety = rest.pop("context_policy"), rest.pop("safety")
+    if policy not in POLICIES:
+        raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
     json_stop = rest.pop("json_stop", _JSON_KEYS)
     request = Request(
         n_predict=integer("n_predict", n_predict, 1),
@@ -122,10 +125,13 @@ def _flusher(
 ) -> Flusher:
     if not callable(callback):
         raise ValidationError(f"callback={callback!r} cannot be called")
+    rules = (
+        ("flush_bytes", "FLUSH", 64),
+        ("flush_tokens", "TOKFLUSH", 1),
+        ("flush_ms", "MS_FLUSH", 100),
+    )
     max_bytes, max_tokens, max_ms = (
-        integer(name.lower(), environment.number(name, value, default), 0)
-        for name, value, default in zip(
-            ("FLUSH", "TOKFLUSH", "MS_FLUSH"), flush, (64, 1, 100), strict=True
-        )
+        integer(name, environment.number(variable, value, default), 0)
+        for (name, variable, default), value in zip(rules, flush, strict=True)
     )
     return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

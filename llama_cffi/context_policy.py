@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import ContextOverflowError, ValidationError
+from .errors import ContextOverflowError
 
 __all__ = ["POLICIES", "Fit", "fit_prompt"]
 
@@ -53,10 +53,7 @@ def fit_prompt(
 
     Raises:
         ContextOverflowError: There is no room, with the counts.
-        ValidationError: No such policy.
     """
-    if policy not in POLICIES:
-        raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
     capacity = n_ctx - safety
     tokens = list(tokens)
     n = len(tokens)

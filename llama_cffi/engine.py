@@ -81,6 +81,10 @@ class Engine:
         progress: bool | Callable[[float], bool | None] | None = None,
         **context_options: Any,
     ) -> None:
+        self.context_policy = context_policy
+        self._safety = safety
+        self._flush = flush_bytes, flush_tokens, flush_ms
+        self._call(1, {}, callback=len)  # refuses what is wrong before a model is loaded
         n_batch = environment.number("BATCH", n_batch, 2048)
         self._owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
@@ -102,11 +106,8 @@ class Engine:
                 self.model.close()
             raise
         batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
-        self.context_policy = context_policy
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
-        self._safety = safety
-        self._flush = flush_bytes, flush_tokens, flush_ms
         self._slot = Slot(self.context, batch)
         self._chains = ChainCache(self.model)
         self._stop: Stop | None = None
@@ -246,8 +247,14 @@ class Engine:
 
         The arguments and errors are those of `generate`; *tokens* are at least one.
         """
-        call = self._call(n_predict, options)
-        with self._turn(call) as stop, closing(self._tokens(tokens, call, stop)) as generated:
+        call, vocab = self._call(n_predict, options), self.model.vocab
+        output = TokenOutput(vocab)
+        if options.keys() & {"stop", "json_stop"}:
+            output = TextOutput(vocab, call.request)
+        with (
+            self._turn(call) as stop,
+            closing(self._tokens(tokens, call, stop, output)) as generated,
+        ):
             return list(generated)
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
@@ -312,7 +319,12 @@ class Engine:
         return self._render_chat([*system, {"role": "user", "content": prompt}])
 
     def _render_chat(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
-        pairs = [(m["role"], m["content"]) for m in messages]
+        pairs = []
+        for message in messages:
+            try:
+                pairs.append((message["role"], message["content"]))
+            except (KeyError, TypeError):
+                raise ValidationError(f"message {message!r} has no role and content") from None
         return Prompt(self.model.apply_chat_template(pairs), parse_special=True)
 
     def _whole(self, render: Callable[[], Prompt], call: Call) -> str:
@@ -342,7 +354,7 @@ class Engine:
         stage = stages.wanted()
         try:
             if stage:
-                output.data += self._report(stage, render, call, stop, output).encode()
+                output.data += self._report(stage, render, call, stop).encode()
                 yield iter(())
                 return
             tokens = self.tokenize(*render())
@@ -354,11 +366,9 @@ class Engine:
             e.text = output.text
             raise
 
-    def _report(
-        self, stage: str, render: Callable[[], Prompt], call: Call, stop: Stop, output: TextOutput
-    ) -> str:
+    def _report(self, stage: str, render: Callable[[], Prompt], call: Call, stop: Stop) -> str:
         """Run up to *stage* and say so, on stderr too."""
-        prompt = render()
+        prompt, output = render(), TextOutput(self.model.vocab, call.request)
 
         def first(tokens: list[int]) -> int | None:
             with closing(self._tokens(tokens, call, stop, output)) as generated:

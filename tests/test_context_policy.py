@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi.context_policy import POLICIES, fit_prompt
-from llama_cffi.errors import ContextOverflowError, ValidationError
+from llama_cffi.errors import ContextOverflowError
 
 SIZE = st.integers(0, 300)
 
@@ -66,5 +66,3 @@ def test_examples() -> None:
 def test_the_error_has_the_counts() -> None:
     with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
         fit_prompt(list(range(100)), 10, 64, 16, "error")
-    with pytest.raises(ValidationError, match="truncate_left"):
-        fit_prompt([1], 10, 64, 16, "forget")

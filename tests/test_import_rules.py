@@ -38,7 +38,7 @@ ALLOWED = {
         "stats",
         "text",
     },
-    "calls": {"binding", "environment", "generation", "sampling", "text"},
+    "calls": {"binding", "context_policy", "environment", "generation", "sampling", "text"},
     "stages": {"environment"},
     "engine": {
         "binding",
