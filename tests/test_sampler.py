@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import MIDDLE, NEWEST, OLD, Child
+from wide_gguf import write_wide
 
-from llama_cffi.binding import Batch, Context, Model, SamplerChain
-from llama_cffi.errors import ValidationError
+from llama_cffi.binding import Batch, Candidates, Context, Model, SamplerChain
+from llama_cffi.binding.sampler import available
+from llama_cffi.errors import GenerationError, ValidationError
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,30 @@ def context(model: Model) -> Iterator[Context]:
 def chain(model: Model) -> Iterator[SamplerChain]:
     with SamplerChain(model) as chain:
         yield chain
+
+
+class Allow:
+    """A grammar of single tokens: any of a set."""
+
+    def __init__(self, tokens: set[int]) -> None:
+        self.tokens = tokens
+        self.calls: list[object] = []
+
+    def allows(self, token: int) -> bool:
+        return token in self.tokens
+
+    def apply(self, candidates: Candidates) -> None:
+        self.calls.append("apply")
+        array = candidates.array
+        array["logit"][~np.isin(array["id"], list(self.tokens))] = -np.inf
+
+    def accept(self, token: int) -> None:
+        if token not in self.tokens:
+            raise ValidationError(f"no {token}")
+        self.calls.append(token)
+
+    def reset(self) -> None:
+        self.calls.append("reset")
 
 
 def test_greedy_is_argmax(context: Context, chain: SamplerChain) -> None:
@@ -116,9 +143,57 @@ BAD = float("nan")
         lambda c: c.add_penalties(-1),
         lambda c: c.add_penalties(2**31 - 1),
         lambda c: c.add_penalties(64, 0.0),
+        lambda c: c.add_penalties(64, 1e-9),
         lambda c: c.add_penalties(64, BAD),
         lambda c: c.add_penalties(64, 1.1, float("inf")),
         lambda c: c.add_penalties(64, 1.1, 0.0, BAD),
+        lambda c: c.add_dist(-2),
+        lambda c: c.add_dist(2**32),
+        lambda c: c.add_typical(BAD),
+        lambda c: c.add_typical(-0.1),
+        lambda c: c.add_typical(0.5, -1),
+        lambda c: c.add_temp_ext(0, 0.5),
+        lambda c: c.add_temp_ext(1, -0.5),
+        lambda c: c.add_temp_ext(1, BAD),
+        lambda c: c.add_temp_ext(1, 0.5, -1),
+        lambda c: c.add_temp_ext(1, 0.5, BAD),
+        lambda c: c.add_xtc(1.1, 0.1),
+        lambda c: c.add_xtc(0.5, BAD),
+        lambda c: c.add_xtc(0.5, 0.1, -1),
+        lambda c: c.add_xtc(0.5, 0.1, 1, "x"),
+        lambda c: c.add_top_n_sigma(0),
+        lambda c: c.add_top_n_sigma(-1),
+        lambda c: c.add_top_n_sigma(BAD),
+        lambda c: c.add_mirostat(1, -1),
+        lambda c: c.add_mirostat(1, BAD),
+        lambda c: c.add_mirostat(1, 5, BAD),
+        lambda c: c.add_mirostat(1, 5, 0.1, 1),
+        lambda c: c.add_mirostat(1, 5, 0.1, 2**31),
+        lambda c: c.add_mirostat_v2(1, float("inf")),
+        lambda c: c.add_mirostat_v2("x"),
+        lambda c: c.add_adaptive_p(1.1, 0.9, 1),
+        lambda c: c.add_adaptive_p(0.5, 1.0, 1),
+        lambda c: c.add_adaptive_p(BAD, 0.9, 1),
+        lambda c: c.add_dry(-1),
+        lambda c: c.add_dry(BAD),
+        lambda c: c.add_dry(1, 0.5),
+        lambda c: c.add_dry(1, 1.75, -1),
+        lambda c: c.add_dry(1, 1.75, 2, -2),
+        lambda c: c.add_dry(1, 1.75, 2, 2**20 + 1),
+        lambda c: c.add_dry(1, seq_breakers="abc"),
+        lambda c: c.add_dry(1, seq_breakers=[""]),
+        lambda c: c.add_dry(1, seq_breakers=["a\0b"]),
+        lambda c: c.add_dry(1, seq_breakers=["x" * 41]),
+        lambda c: c.add_dry(1, seq_breakers=["\u3002"]),
+        lambda c: c.add_dry(1, seq_breakers=[b"x"]),
+        lambda c: c.add_dry(1, seq_breakers=["x"] * 65),
+        lambda c: c.add_logit_bias({259: 1.0}),
+        lambda c: c.add_logit_bias({-1: 1.0}),
+        lambda c: c.add_logit_bias({1.5: 1.0}),
+        lambda c: c.add_logit_bias({1: BAD}),
+        lambda c: c.add_logit_bias({1: float("inf")}),
+        lambda c: c.add_logit_bias({1: 1e38}),
+        lambda c: c.add_logit_bias({1: "x"}),
         lambda c: c.accept(259),
         lambda c: c.accept(1.5),
     ],
@@ -137,6 +212,8 @@ def test_of_another_model(context: Context, tiny_model: Path) -> None:
 
 
 def test_closed(context: Context, model: Model) -> None:
+    filled = Candidates(model)
+    filled.fill(context.logits())
     chain = SamplerChain(model).add_greedy()
     chain.close()
     chain.close()
@@ -151,7 +228,297 @@ def test_closed(context: Context, model: Model) -> None:
         lambda: chain.add_top_p(0.5),
         lambda: chain.add_min_p(0.5),
         lambda: chain.add_penalties(64, 1.1),
+        lambda: chain.add_typical(0.5),
+        lambda: chain.add_temp_ext(1, 0.5),
+        lambda: chain.add_xtc(0.5, 0.1),
+        lambda: chain.add_top_n_sigma(1),
+        lambda: chain.add_mirostat(1),
+        lambda: chain.add_mirostat_v2(1),
+        lambda: chain.add_adaptive_p(0.5, 0.9, 1),
+        lambda: chain.add_dry(1),
+        lambda: chain.add_logit_bias({1: 1.0}),
+        lambda: chain.add_infill(),
+        lambda: chain.add_grammar(Allow(set())),
+        lambda: chain.choose(filled),
+        lambda: chain.names,
+        lambda: chain.seed,
         lambda: len(chain),
     ):
         with pytest.raises(ValidationError, match="closed"):
             call()
+
+
+def test_names_and_seed(model: Model, chain: SamplerChain) -> None:
+    assert (chain.names, chain.seed) == ([], None)
+    chain.add_penalties(64, 1.1).add_top_k(40).add_temp(0.5).add_greedy()
+    assert chain.names == ["penalties", "top-k", "temp", "greedy"]
+    assert chain.seed is None
+    assert chain.add_mirostat(7).add_xtc(0.5, 0.1, seed=9).seed == 7
+    assert chain.add_dist(2**32 - 2).seed == 2**32 - 2
+
+
+def test_a_random_seed_is_another_at_each_reset(chain: SamplerChain) -> None:
+    for seed in (None, -1, 2**32 - 1):
+        seeds = set()
+        for _ in range(4):
+            seeds.add(chain.add_dist(seed).seed)
+            chain.reset()
+            seeds.add(chain.seed)
+        assert len(seeds) > 4
+        assert None not in seeds
+
+
+SAMPLERS = ["top_k", "top_p", "min_p", "typ_p", "temperature", "penalties"]
+LATER = ["xtc", "dry", "infill"]
+
+
+@pytest.mark.parametrize(
+    ("build", "has", "lacks"),
+    [
+        (OLD, SAMPLERS, [*LATER, "top_n_sigma", "adaptive_p"]),
+        (MIDDLE, [*SAMPLERS, *LATER, "top_n_sigma"], ["adaptive_p"]),
+        (NEWEST, [*SAMPLERS, *LATER, "top_n_sigma", "adaptive_p"], []),
+    ],
+)
+def test_what_a_build_lacks(
+    build: str, has: list[str], lacks: list[str], child: Child, tiny_model: Path
+) -> None:
+    done = child(
+        """
+        import sys
+        from llama_cffi.binding import Model, SamplerChain
+        from llama_cffi.binding.sampler import available
+        from llama_cffi.errors import ValidationError
+
+        model = Model(sys.argv[1], vocab_only=True)
+        print(*sorted(available(model.library)))
+        adds = {"xtc": (0.5, 0.1), "dry": (1,), "infill": (), "top_n_sigma": (1,),
+                "adaptive_p": (0.5, 0.9, 1)}
+        for name, args in adds.items():
+            chain = SamplerChain(model)
+            try:
+                getattr(chain, "add_" + name)(*args)
+            except ValidationError as e:
+                assert len(chain) == 0 and "LLAMA_CFFI_BUILD" in str(e), e
+                print(name)
+        """,
+        tiny_model,
+        LLAMA_CFFI_BUILD=build,
+    )
+    assert done.stderr == ""
+    first, *refused = done.stdout.splitlines()
+    assert set(first.split()) == set(has)
+    assert set(refused) == set(lacks)
+
+
+def test_available_is_of_the_loaded_build(model: Model) -> None:
+    assert available(model.library) >= {"top_k", "adaptive_p"}
+
+
+def test_logit_bias(context: Context, chain: SamplerChain, model: Model) -> None:
+    order = np.argsort(-context.logits())
+    chain.add_logit_bias({int(order[0]): -float("inf")}).add_greedy()
+    assert chain.sample(context) == order[1]
+    with SamplerChain(model).add_logit_bias({200: 1000}).add_dist(1) as other:
+        assert {other.sample(context) for _ in range(10)} == {200}
+    with SamplerChain(model).add_logit_bias({}).add_greedy() as other:
+        assert other.sample(context) == order[0]
+
+
+def test_every_token_forbidden(context: Context, model: Model) -> None:
+    bias = dict.fromkeys(range(259), -float("inf"))
+    with Model(model.path, vocab_only=True) as small:
+        for add in ("add_greedy", "add_dist", "add_mirostat_v2", "add_mirostat"):
+            for chosen, logits in ((model, context.logits()), (small, np.zeros(259, np.float32))):
+                chain = getattr(
+                    SamplerChain(chosen).add_logit_bias(bias).add_top_k(9).add_min_p(0.1), add
+                )(*([1] if "greedy" not in add else []))
+                candidates = Candidates(chosen)
+                candidates.fill(logits)
+                with pytest.raises(GenerationError, match=r"forbidden|NaN"):
+                    chain.choose(candidates)
+                if chosen is model:
+                    with pytest.raises(GenerationError, match=r"forbidden|NaN"):
+                        chain.sample(context)
+
+
+BROKEN = """
+    import sys
+    import numpy as np
+    from llama_cffi.binding import Batch, Context, Model, SamplerChain
+    from llama_cffi.errors import GenerationError
+
+    model = Model(sys.argv[1])
+    context = Context(model, n_ctx=32, n_threads=1)
+    batch = Batch(1)
+    batch.fill([1], 0)
+    context.decode(batch)
+    row = context.logits()  # C's own memory
+    good = row.copy()
+    chains = {
+        "greedy": lambda c: c.add_greedy(),
+        "dist": lambda c: c.add_dist(1),
+        "top_k": lambda c: c.add_top_k(40).add_dist(1),
+        "large k": lambda c: c.add_top_k(200).add_dist(1),
+        "penalties": lambda c: c.add_penalties(64, 1.5).add_top_k(40).add_top_p(0.9).add_dist(1),
+        "penalties greedy": lambda c: c.add_penalties(64, 1.5).add_greedy(),
+        "typical": lambda c: c.add_typical(0.5).add_dist(1),
+        "min_p": lambda c: c.add_min_p(0.1, 5).add_dist(1),
+        "top_p": lambda c: c.add_temp(0.5).add_top_p(0.5).add_dist(1),
+        "mirostat": lambda c: c.add_mirostat(1),
+        "mirostat_v2": lambda c: c.add_mirostat_v2(1),
+        "temp_ext": lambda c: c.add_temp_ext(1, 1).add_dist(1),
+    }
+    def cases():
+        for value in (np.nan, np.inf):
+            for where in (slice(None), slice(0, 1), slice(len(row) - 1, None), slice(0, None, 3)):
+                row[:] = good
+                row[where] = value
+                yield
+        row[:] = -np.inf
+        yield
+        row[:] = good
+        row[7], row[8] = np.inf, -np.inf
+        yield
+    for name, add in chains.items():
+        chain = add(SamplerChain(model))
+        row[:] = good
+        first = [chain.sample(context) for _ in range(5)]
+        chain.reset()
+        errors = 0
+        for _ in cases():
+            try:
+                print("chose", chain.sample(context))
+            except GenerationError as e:
+                errors += any(word in str(e) for word in ("NaN", "+inf", "forbidden"))
+        row[:] = good
+        again = [chain.sample(context) for _ in range(5)]
+        print(name, errors, first == again)
+"""
+
+
+@pytest.mark.parametrize("n_vocab", [259, 8229])
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_broken_logits_are_an_error_and_change_nothing(
+    build: str, n_vocab: int, child: Child, tmp_path: Path
+) -> None:
+    path = write_wide(tmp_path / "wide.gguf", n_vocab)
+    done = child(BROKEN, path, LLAMA_CFFI_BUILD=build)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12
+    assert [line for line in lines if not line.endswith(" 10 True")] == []
+
+
+def test_dry_penalises_the_continuation_of_a_repetition(model: Model, chain: SamplerChain) -> None:
+    candidates = Candidates(model)
+    newline = model.vocab.tokenize("\n")[0]
+
+    def lowered(tokens: list[int], **options: object) -> dict[int, float]:
+        with SamplerChain(model).add_dry(0.5, 2.0, **options) as chain:  # type: ignore[arg-type]
+            for token in tokens:
+                chain.accept(token)
+            candidates.fill(np.zeros(259, np.float32))
+            chain.apply(candidates)
+            array = candidates.array
+            return {int(t): float(v) for t, v, _ in array if v != 0}
+
+    assert lowered([1, 2, 3, 9, 1, 2]) == {3: -0.5}
+    assert lowered([1, 2, 3, 4, 9, 1, 2, 3]) == {4: -1.0}
+    assert lowered([1, 2, 3, 4, 9, 1, 2, 3], allowed_length=3) == {4: -0.5}
+    assert lowered([1, 2, 3, 4, 9, 1, 2, 3], allowed_length=4) == {}
+    assert lowered([1, 2, 3, 4, 9, 1, 2, 3], penalty_last_n=4) == {}
+    assert lowered([1, 2, 3, 4, 9, 1, 2, 3], penalty_last_n=0) == {}
+    repeated = [1, newline, 2, 3, 4, 50, 1, newline, 2, 3]
+    assert lowered(repeated) == {4: -0.5}
+    assert lowered(repeated, seq_breakers=()) == {4: -2.0}
+    assert lowered([1, 2] * 500) == {1: -(2.0**127)}  # C bounds the exponent
+
+
+def test_infill_needs_few_candidates(model: Model, chain: SamplerChain, tmp_path: Path) -> None:
+    assert len(chain.add_infill().add_dist(1)) == 2  # 259 tokens are few
+    with Model(write_wide(tmp_path / "wide.gguf", 2000), vocab_only=True) as wide:
+        with pytest.raises(ValidationError, match="2000 candidates"):
+            SamplerChain(wide).add_infill()
+        with pytest.raises(ValidationError, match="1500 candidates"):
+            SamplerChain(wide).add_top_k(1500).add_infill()
+        assert len(SamplerChain(wide).add_top_k(40).add_infill()) == 2
+
+
+def test_sampling_is_applying(context: Context, model: Model) -> None:
+    def make() -> SamplerChain:
+        chain = SamplerChain(model).add_penalties(8, 1.2).add_top_p(0.9)
+        return chain.add_min_p(0.01).add_temp(1.5).add_dist(3)
+
+    with make() as one, make() as two:
+        candidates = Candidates(model)
+        for _ in range(200):
+            candidates.fill(context.logits())
+            token = two.choose(candidates)
+            two.accept(token)
+            assert one.sample(context) == token
+
+
+def test_temp_ext_never_divides_by_zero(model: Model) -> None:
+    candidates = Candidates(model)
+    logits = np.zeros(259, np.float32)
+    logits[50] = 500  # entropy 0: C's lowest temperature
+    with SamplerChain(model).add_temp_ext(0.8, 2.0, 2.0).add_dist(1) as chain:
+        for _ in range(10):
+            candidates.fill(logits)
+            assert chain.choose(candidates) == 50
+
+
+def test_a_grammar_chooses_again_only_when_it_must(context: Context, chain: SamplerChain) -> None:
+    best = int(context.logits().argmax())
+    grammar = Allow({best, 5, 6})
+    chain.add_greedy().add_grammar(grammar)
+    assert chain.sample(context) == best
+    assert grammar.calls == [best]
+    grammar.tokens = {5, 6}
+    expected = max(5, 6, key=lambda t: float(context.logits()[t]))
+    assert chain.sample(context) == expected
+    assert grammar.calls == [best, "apply", expected]
+    chain.accept(100)  # of a prompt
+    with pytest.raises(ValidationError, match="no 100"):
+        chain.accept(100, grammar=True)
+    chain.accept(5, grammar=True)
+    chain.reset()
+    assert grammar.calls[3:] == [5, "reset"]
+
+
+def test_a_grammar_that_allows_nothing(context: Context, chain: SamplerChain) -> None:
+    grammar = Allow(set())
+    chain.add_penalties(8, 1.5).add_dist(1).add_grammar(grammar)
+    with pytest.raises(GenerationError, match="none of the 259 tokens"):
+        chain.sample(context)
+    grammar.tokens = {7}
+    assert chain.sample(context) == 7
+    with pytest.raises(ValidationError, match="already"):
+        chain.add_grammar(grammar)
+
+
+def test_a_grammar_against_a_bias(context: Context, chain: SamplerChain) -> None:
+    chain.add_logit_bias({7: -float("inf")}).add_top_k(40).add_dist(1).add_grammar(Allow({7}))
+    with pytest.raises(GenerationError, match=r"forbidden|NaN"):
+        chain.sample(context)
+
+
+def test_sampling_small_vocabularies_needs_no_numpy(child: Child, tiny_model: Path) -> None:
+    done = child(
+        """
+        import sys
+        from llama_cffi.binding import Batch, Context, CustomSampler, Model, SamplerChain
+        with Model(sys.argv[1]) as model, Context(model, n_ctx=32, n_threads=1) as context:
+            batch = Batch(1)
+            batch.fill([1], 0)
+            context.decode(batch)
+            seen = []
+            chain = SamplerChain(model).add_logit_bias({1: 2.0}).add_dry(1).add_top_k(5)
+            chain.add_dist(1).add_custom(CustomSampler(model, accept=seen.append))
+            sys.modules["numpy"] = None  # importing it fails
+            print(chain.sample(context) == seen[0])
+        """,
+        tiny_model,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
