@@ -133,6 +133,8 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
     """
     library = context.library
     mark = library.logs.count
+    if not any(part[:4]):  # a forged count of no cells: C takes the first of none
+        raise LlamaError(f"the state of sequence {seq_id} holds nothing; it is not ours")
     buffer = library.ffi.from_buffer("uint8_t[]", part)
     read = library.lib.llama_state_seq_set_data(context.ptr, buffer, len(part), seq_id)
     found = context.memory.seq_pos_max(seq_id)
