@@ -14,10 +14,14 @@ __all__ = ["Relay"]
 
 
 class Relay:
-    """Keeps the first exception that callbacks raised during one C call."""
+    """Keeps the first exception that callbacks raised during one C call.
+
+    Attributes:
+        error: What is kept.
+    """
 
     def __init__(self) -> None:
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     def guard(self, ffi: Any, kind: str, function: Any, on_error: Any) -> Any:
         """Return a C callback of type *kind*; C gets *on_error* when *function* raises.
@@ -27,15 +31,15 @@ class Relay:
         return ffi.callback(kind, function, error=on_error, onerror=self._keep)
 
     def _keep(self, _type: Any, error: BaseException, _traceback: Any) -> None:
-        if self._error is None:
-            self._error = error
+        if self.error is None:
+            self.error = error
 
     def __enter__(self) -> Relay:
         return self
 
     def check(self) -> None:
         """Raise what was kept, once."""
-        error, self._error = self._error, None
+        error, self.error = self.error, None
         if error is not None:
             raise error
 

@@ -55,6 +55,7 @@ class SamplerChain(SamplerKinds):
         self._preselection = Preselection(model.vocab.n_tokens)
         self._candidates: Candidates | None = None
         self._customs: list[CustomSampler] = []
+        self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: Grammar | None = None
         self._n_accepted = 0
         self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
@@ -95,6 +96,7 @@ class SamplerChain(SamplerKinds):
         self._customs.append(sampler)
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
+            self._appliers.append(sampler)
             self._preselection.changes()
             self._in_c = False
         return self
@@ -239,10 +241,10 @@ class SamplerChain(SamplerKinds):
         return self._candidates
 
     def _apply(self, candidates: Candidates) -> None:
-        for custom in self._customs:
+        for custom in self._appliers:
             custom.candidates = candidates
         self._lib.llama_sampler_apply(self.ptr, candidates.struct)
-        if self._customs:
+        if self._appliers:
             self._raise()
 
     def _check_selects(self) -> None:
@@ -254,7 +256,8 @@ class SamplerChain(SamplerKinds):
     def _raise(self) -> None:
         """Raise what the Python functions raised during the last C call."""
         for custom in self._customs:
-            custom.relay.check()
+            if custom.relay.error is not None:
+                custom.relay.check()
 
     def _add(self, sampler: Any, *, selects: bool = False) -> None:
         if not sampler:
