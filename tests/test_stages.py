@@ -50,5 +50,5 @@ def test_the_run_ends_with_the_stage(
 
 def test_an_unknown_stage(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARIS_STAGE", "all")
-    with pytest.raises(ValidationError, match="POLARIS_STAGE='all'.*tokenize"):
+    with pytest.raises(ValidationError, match=r"POLARIS_STAGE='all'.*tokenize"):
         engine.generate("test")
