@@ -2,8 +2,8 @@
 
 C checks little of what it reads, and some builds die of it, so a state carries a header of our
 own: what it was made with, and a checksum over everything. The checksum is a CRC-32, several GB/s:
-it finds damage before C sees it. It does not find forgery, and no checksum without a secret can:
-load only states that you made, as with pickles.
+it finds damage before C sees it. It does not find forgery, and C believes the counts in its bytes
+and dies of some: load only states that you made, as with pickles.
 
 Format: magic, version, CRC-32 of what follows, length of the header; the header as JSON; the bytes
 of C for each sequence that is not empty.
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import LlamaError, ValidationError
+from . import compat
 from .checks import integer
-from .compat.state import cache_layout
 
 if TYPE_CHECKING:
     from .context import Context
@@ -133,8 +133,6 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
     """
     library = context.library
     mark = library.logs.count
-    if not any(part[:4]):  # a forged count of no cells: C takes the first of none
-        raise LlamaError(f"the state of sequence {seq_id} holds nothing; it is not ours")
     buffer = library.ffi.from_buffer("uint8_t[]", part)
     read = library.lib.llama_state_seq_set_data(context.ptr, buffer, len(part), seq_id)
     found = context.memory.seq_pos_max(seq_id)
@@ -150,7 +148,7 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
 def _identity(context: Context) -> dict[str, Any]:
     """Return what a state depends on, in words for the error message."""
     library, model = context.library, context.model
-    layout = cache_layout(library, context.params)
+    layout = compat.cache_layout(library, context.params)
     # C writes one part for each cache, also of a single sequence.
     layout["caches"] = "1" if context.kv_unified else str(context.n_seq_max)
     if library.lib.llama_model_is_recurrent(model.ptr):
@@ -158,13 +156,9 @@ def _identity(context: Context) -> dict[str, Any]:
     return {
         "build": library.build.tag or zlib.crc32(library.path.read_bytes()),
         "abi": library.abi.name,
-        "model": f"{model.gguf.architecture} {_fingerprint(model)}",
+        "model": f"{model.gguf.architecture} {model.fingerprint}",
         **layout,
     }
-
-
-def _fingerprint(model: Any) -> str:
-    return str(zlib.crc32(repr((sorted(model.gguf.values.items()), model.gguf.tensors)).encode()))
 
 
 def _check_idle(context: Context) -> None:
