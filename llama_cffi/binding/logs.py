@@ -78,12 +78,18 @@ class LogBridge:
         if isinstance(error, KeyboardInterrupt):
             self.interrupt = error
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether this is the main thread and a Ctrl-C waits for `raise_interrupt`."""
+        main = threading.main_thread()
+        return self.interrupt is not None and threading.current_thread() is main
+
     def raise_interrupt(self) -> None:
         """Raise the Ctrl-C that came in the middle of a log line, when C is back.
 
         It belongs to the main thread; in others this does nothing.
         """
-        if self.interrupt and threading.current_thread() is threading.main_thread():
+        if self.interrupt is not None and self.interrupted:
             error, self.interrupt = self.interrupt, None
             raise error
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ModelLoadError, TemplateError, ValidationError
 from . import compat
 from .callbacks import Relay
-from .checks import INT32_MAX, integer
-from .gguf import GgufSummary, check_gguf
-from .handle import Handle
+from .checks import INT32_MAX, integer, real
+from .gguf import GgufSummary
 from .library import Library, get_library
 from .model_check import check_model
+from .model_facts import ModelFacts
+from .model_files import AnyPath, Override, open_files
+from .progress import Progress, reporting
 from .vocab import Vocab, encode
 
 __all__ = ["Model"]
@@ -22,56 +23,75 @@ __all__ = ["Model"]
 _ALL_LAYERS = 999  # a negative count means "all" only since b6122
 
 
-class Model(Handle):
+class Model(ModelFacts):
     """A loaded GGUF model. Contexts are made from it and close with it.
 
     Args:
-        path: The GGUF file; of a split model the first part.
+        path: The GGUF file; of a split model the first part (the others are found by llama.cpp's
+            naming, `NAME-00001-of-00003.gguf`) or a list of all parts.
         vocab_only: Load the vocabulary and metadata, no weights.
         n_gpu_layers: Layers to keep on the GPU; -1 = all.
         split_mode: How to use several GPUs: `none`, `layer`, `row`; None = the build's default.
         main_gpu: Index of the GPU for `split_mode="none"`.
+        tensor_split: Share of the model for each GPU, in any unit; None = by their free memory.
+        devices: Names from `library.devices` to use beside the CPU; `[]` = the CPU alone,
+            None = all GPUs.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         check_tensors: Validate the tensor data while loading (slow).
-        progress: Called with 0.0 to 1.0 while loading; returning False stops the load, and an
-            exception it raises stops the load and reaches the caller.
+        kv_overrides: Metadata that counts instead of the file's, such as
+            `{"tokenizer.ggml.add_bos_token": False}`; `metadata` still tells the file's.
+        progress: True shows a bar on stderr. A function is called with 0.0 to 1.0 while loading;
+            when it returns False the load stops, and an exception that it raises stops the load
+            and reaches the caller, as Ctrl-C does.
         library: The build to load with; None = `get_library()`.
 
+    Attributes:
+        path: The first file.
+        paths: All files.
+        gguf: What the header says.
+        vocab: The vocabulary.
+
     Raises:
-        ModelLoadError: The file is missing, damaged, or of an architecture that the build
-            does not know.
-    C: llama_model_load_from_file
+        ModelLoadError: A file is missing, damaged, or of an architecture that the build does not
+            know.
+        ValidationError: An argument that C must not see.
+    C: llama_model_load_from_file, llama_model_load_from_splits
     """
 
     def __init__(
         self,
-        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        path: AnyPath | Sequence[AnyPath],
         *,
         vocab_only: bool = False,
         n_gpu_layers: int = -1,
         split_mode: str | None = None,
         main_gpu: int = 0,
+        tensor_split: Sequence[float] | None = None,
+        devices: Sequence[str] | None = None,
         use_mmap: bool = True,
         use_mlock: bool = False,
         check_tensors: bool = False,
-        progress: Callable[[float], bool | None] | None = None,
+        kv_overrides: Mapping[str, Override] | None = None,
+        progress: Progress = None,
         library: Library | None = None,
     ) -> None:
-        self.path = Path(os.fsdecode(path)).expanduser()
-        self.gguf: GgufSummary = check_gguf(self.path)
+        self._files = open_files(path, kv_overrides)
+        self.paths = self._files.paths
+        self.path = self.paths[0]
+        self.gguf: GgufSummary = self._files.summary
         self.library = library or get_library()
         check_model(self.path, self.gguf, self.library)
+        if self._files.listed and not self.library.has("llama_model_load_from_splits"):
+            raise ValidationError(
+                f"this build takes no list of parts ({compat.newer(self.library)}); name them as "
+                "llama.cpp does and give the first"
+            )
         self.vocab_only = bool(vocab_only)
         n_gpu_layers = integer("n_gpu_layers", n_gpu_layers, -INT32_MAX)
         main_gpu = integer("main_gpu", main_gpu, 0)
-        ffi = self.library.ffi
-        relay = Relay()
-        callback = ffi.NULL
-        if progress is not None:
-            callback = relay.guard(
-                ffi, "llama_progress_callback", lambda p, _: progress(p) is not False, False
-            )
+        ffi, relay = self.library.ffi, Relay()
+        # C keeps none of these, but reads them until it has loaded.
         params = compat.model_params(
             self.library,
             use_mmap=bool(use_mmap),
@@ -80,70 +100,41 @@ class Model(Handle):
             n_gpu_layers=_ALL_LAYERS if n_gpu_layers < 0 else n_gpu_layers,
             split_mode=None if split_mode is None else _split_mode(self.library, split_mode),
             main_gpu=main_gpu,
-            check_tensors=check_tensors,
-            progress_callback=callback if progress is not None else None,
+            check_tensors=bool(check_tensors),
+            tensor_split=(shares := _shares(self.library, tensor_split)),
+            devices=(chosen := _devices(self.library, devices)),
+            kv_overrides=(
+                overrides := compat.kv_overrides(self.library, kv_overrides)
+                if kv_overrides
+                else None
+            ),
         )
         ptr, free = ffi.NULL, compat.call(self.library, "llama_model_free")
+        names = [os.fsencode(part) for part in self.paths]
         try:
-            with relay, self.library.logs.capture() as lines:
-                ptr = compat.load_model(self.library, os.fsencode(self.path), params)
+            with (
+                relay,
+                reporting(progress, self.path.name) as report,
+                self.library.logs.capture() as lines,
+            ):
+                # Also without *progress*: it is where Python sees Ctrl-C.
+                params.progress_callback = callback = relay.guard(
+                    ffi,
+                    "llama_progress_callback",
+                    lambda done, _: not self.library.logs.interrupted and report(done),
+                    False,
+                )
+                ptr = compat.load_model(self.library, names, params, self._files.listed)
             self.library.logs.raise_interrupt()
         except BaseException:
             if ptr:
                 free(ptr)
             raise
+        del callback, shares, chosen, overrides
         if not ptr:
             raise ModelLoadError(self._why(lines))
         super().__init__(ptr, free)
         self.vocab = Vocab(self)
-
-    @property
-    def description(self) -> str:
-        """Type and quantization in words. C: llama_model_desc."""
-        buffer = self.library.ffi.new("char[256]")
-        self.library.lib.llama_model_desc(self.ptr, buffer, 256)
-        return str(self.library.ffi.string(buffer).decode("utf-8", "replace"))
-
-    @property
-    def n_ctx_train(self) -> int:
-        """Context length that the model was trained with. C: llama_model_n_ctx_train."""
-        return int(compat.call(self.library, "llama_model_n_ctx_train")(self.ptr))
-
-    @property
-    def n_embd(self) -> int:
-        """Width of the embeddings. C: llama_model_n_embd."""
-        return int(compat.call(self.library, "llama_model_n_embd")(self.ptr))
-
-    @property
-    def n_layer(self) -> int:
-        """Number of layers. C: llama_model_n_layer."""
-        return int(compat.call(self.library, "llama_model_n_layer")(self.ptr))
-
-    @property
-    def n_params(self) -> int:
-        """Number of parameters. C: llama_model_n_params."""
-        return int(self.library.lib.llama_model_n_params(self.ptr))
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all tensors. C: llama_model_size."""
-        return int(self.library.lib.llama_model_size(self.ptr))
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The GGUF's scalar metadata as text. C: llama_model_meta_val_str_by_index."""
-        lib, ptr = self.library.lib, self.ptr
-        return {
-            self._text(lib.llama_model_meta_key_by_index, ptr, i): self._text(
-                lib.llama_model_meta_val_str_by_index, ptr, i
-            )
-            for i in range(lib.llama_model_meta_count(ptr))
-        }
-
-    @property
-    def chat_template(self) -> str | None:
-        """The model's own chat template (Jinja), None when it has none."""
-        return compat.chat_template(self.library, self.ptr)
 
     def apply_chat_template(
         self, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool = True
@@ -176,17 +167,6 @@ class Model(Handle):
             )
         return text
 
-    def _text(self, function: Any, *args: Any) -> str:
-        """Call a C function that fills (buffer, size) and returns the length it wants."""
-        ffi = self.library.ffi
-        size = 512
-        while True:
-            buffer = ffi.new("char[]", size)
-            n = function(*args, buffer, size)
-            if n < size:
-                return str(ffi.string(buffer).decode("utf-8", "replace"))
-            size = n + 1
-
     def _why(self, lines: Sequence[str]) -> str:
         """Turn what C logged into a sentence with advice."""
         said = "; ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in lines[-4:]))
@@ -210,3 +190,33 @@ def _split_mode(library: Library, name: str) -> int:
         known = ", ".join(m.removeprefix("LLAMA_SPLIT_MODE_").lower() for m in modes)
         raise ValidationError(f"split_mode={name!r} is not one of {known}")
     return modes[key]
+
+
+def _shares(library: Library, tensor_split: Sequence[float] | None) -> Any:
+    """Return `tensor_split` as C reads it: as many numbers as there can be devices."""
+    if tensor_split is None:
+        return None
+    most = int(library.lib.llama_max_devices())
+    shares = [real("tensor_split", share, 0, 1e30) for share in tensor_split]
+    if len(shares) > most:
+        raise ValidationError(f"tensor_split has {len(shares)} shares; this build takes {most}")
+    if not any(shares):
+        raise ValidationError("tensor_split gives no device a share; give one at least a 1")
+    return library.ffi.new("float[]", [*shares, *[0.0] * (most - len(shares))])
+
+
+def _devices(library: Library, names: Sequence[str] | None) -> Any:
+    """Return the devices as C reads them."""
+    if names is None:
+        return None
+    if not compat.takes_devices(library):
+        raise ValidationError(
+            f"this build cannot be told its devices ({compat.newer(library)}); n_gpu_layers=0 "
+            "keeps the CPU alone"
+        )
+    index = {d.name: i for i, d in enumerate(library.devices) if d.type != "cpu"}
+    for name in names:
+        if isinstance(names, str) or name not in index or list(names).count(name) > 1:
+            known = ", ".join(index) or "none; the CPU is always used"
+            raise ValidationError(f"devices={names!r}: {name!r} is not one of: {known}")
+    return compat.device_list(library, [index[name] for name in names])

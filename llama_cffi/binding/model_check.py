@@ -124,4 +124,4 @@ def _tensors(gguf: GgufSummary, library: Library) -> list[str]:
 def _integer(gguf: GgufSummary, key: str) -> int | None:
     """An integer of the metadata; C itself refuses other kinds of value."""
     value = gguf.values.get(key)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -6,6 +6,7 @@ every class. Each entry names the build of the change.
 
 from __future__ import annotations
 
+from .adapter import max_graph_nodes, reuses_stale_graphs, set_adapters
 from .context import (
     context_params,
     embedding_width,
@@ -22,8 +23,18 @@ from .context import (
     pools_any_sequence,
 )
 from .grammar import grammar_sampler
-from .memory import can_shift, has_pos_min, is_recurrent, memory_call, seq_pos_max
-from .model import load_model, max_experts, model_params, rope_scaling_types, tensor_types
+from .memory import can_shift, defrag, has_pos_min, is_recurrent, memory_call, seq_pos_max
+from .model import (
+    device_list,
+    kv_overrides,
+    load_model,
+    max_experts,
+    model_number,
+    model_params,
+    rope_scaling_types,
+    takes_devices,
+    tensor_types,
+)
 from .names import call
 from .sampler import (
     dist_needs_softmax,
@@ -51,6 +62,8 @@ __all__ = [
     "chat_apply_template",
     "chat_template",
     "context_params",
+    "device_list",
+    "defrag",
     "dist_needs_softmax",
     "embedding_width",
     "encode_pools",
@@ -62,22 +75,28 @@ __all__ = [
     "init_context",
     "is_recurrent",
     "keys_shift",
+    "kv_overrides",
     "kv_unified",
     "load_model",
     "max_experts",
+    "max_graph_nodes",
     "max_sequences",
     "memory_call",
+    "model_number",
     "model_params",
     "n_classes",
     "newer",
     "pooling_name",
     "pools_any_sequence",
+    "reuses_stale_graphs",
     "rope_scaling_types",
     "sampler_dry",
     "sampler_penalties",
     "sampler_with_interface",
     "seq_pos_max",
+    "set_adapters",
     "special_token",
+    "takes_devices",
     "tensor_types",
     "token_attributes",
     "vocab_of",

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..library import Library
 from .fields import assign, fields
 from .names import call
 
-__all__ = ["load_model", "max_experts", "model_params", "rope_scaling_types", "tensor_types"]
+__all__ = [
+    "device_list",
+    "kv_overrides",
+    "load_model",
+    "max_experts",
+    "model_number",
+    "model_params",
+    "rope_scaling_types",
+    "takes_devices",
+    "tensor_types",
+]
 
 
 def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values: Any) -> Any:
@@ -34,9 +44,55 @@ def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values:
     return params
 
 
-def load_model(library: Library, path: bytes, params: Any) -> Any:
-    """Load a model; NULL when it failed. C: llama_model_load_from_file."""
-    return call(library, "llama_model_load_from_file")(path, params)
+def kv_overrides(library: Library, values: Mapping[str, int | float | bool | str]) -> Any:
+    """Build the array of `struct llama_model_kv_override` that ends with an empty key."""
+    ffi = library.ffi
+    tags = ffi.typeof("enum llama_model_kv_override_type").relements
+    array = ffi.new("struct llama_model_kv_override[]", len(values) + 1)
+    for entry, (key, value) in zip(array, values.items(), strict=False):
+        entry.key = key.encode()
+        if isinstance(value, bool):
+            entry.tag, entry.val_bool = tags["LLAMA_KV_OVERRIDE_TYPE_BOOL"], value
+        elif isinstance(value, int):
+            entry.tag, entry.val_i64 = tags["LLAMA_KV_OVERRIDE_TYPE_INT"], value
+        elif isinstance(value, float):
+            entry.tag, entry.val_f64 = tags["LLAMA_KV_OVERRIDE_TYPE_FLOAT"], value
+        else:
+            entry.tag, entry.val_str = tags["LLAMA_KV_OVERRIDE_TYPE_STR"], value.encode()
+    return array
+
+
+def takes_devices(library: Library) -> bool:
+    """Whether a model can be told its devices: `llama_model_params.devices`, b4435."""
+    return "devices" in fields(library, library.lib.llama_model_default_params())
+
+
+def device_list(library: Library, indexes: Sequence[int]) -> Any:
+    """Build the array of devices, by their index, that ends with NULL."""
+    ffi, lib = library.ffi, library.lib
+    found = [lib.ggml_backend_dev_get(i) for i in indexes]
+    return ffi.new("ggml_backend_dev_t[]", [*found, ffi.NULL])
+
+
+def load_model(library: Library, paths: Sequence[bytes], params: Any, listed: bool = False) -> Any:
+    """Load a model from its first part, or from a list of parts; NULL when it failed.
+
+    C: llama_model_load_from_file, llama_model_load_from_splits (b4529)
+    """
+    if not listed:
+        return call(library, "llama_model_load_from_file")(paths[0], params)
+    ffi = library.ffi
+    texts = [ffi.new("char[]", path) for path in paths]
+    array = ffi.new("const char *[]", texts)
+    return library.lib.llama_model_load_from_splits(array, len(texts), params)
+
+
+def model_number(library: Library, name: str, model: Any) -> int | None:
+    """Return what `llama_model_<name>` says; None where the build does not have it."""
+    try:
+        return int(call(library, f"llama_model_{name}")(model))
+    except AttributeError:
+        return None
 
 
 def rope_scaling_types(library: Library) -> list[str]:
