@@ -225,7 +225,7 @@ def test_c_takes_every_grammar_silently_and_agrees(
 ) -> None:
     rng = random.Random(build)
     cases = []
-    for _ in range(250):
+    for _ in range(150):
         grammar = random_grammar(rng)
         cases.append((write_grammar(grammar, rng), list(random_texts(grammar, rng, 4))))
     for text in ('root ::= "\\x00"', 'root ::= [^\\x00-\\x1F"-\\[\\]]', "root ::= .{0,10000}"):
@@ -234,7 +234,7 @@ def test_c_takes_every_grammar_silently_and_agrees(
     path.write_text(json.dumps(cases), encoding="utf-8")
     result = child(SILENT, tiny_model, path, LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.returncode) == ("", 0)
-    assert int(result.stdout) > 800, "too many random grammars were refused"
+    assert int(result.stdout) > 450, "too many random grammars were refused"
 
 
 def test_syntax() -> None:
@@ -306,6 +306,8 @@ def test_beginnings_are_shared() -> None:
         ('root ::= n root "a" | "b"\nn ::= m\nm ::= "c"*', "1:1", "left recursion"),
         ('root ::= "a\0"', "1:12", "cannot stand"),
         ('root ::= "\ud800"', "1:11", "cannot stand"),
+        ("root ::= root", "1:1", "left recursion"),
+        ('root ::= "a" | x\nx ::= y\ny ::= x', "2:1", "left recursion"),
         ("root ::= " + "(" * 60_000, "1:210", f"{MAX_NESTING} parentheses"),
         ("root ::= " + '"a"' + "*" * 5000, None, "begin with one another"),
         ("root ::= [a]{10000}{10000} " * 4, None, "::="),
@@ -356,7 +358,7 @@ def test_growth_is_found() -> None:
 
 def test_depth_is_bounded() -> None:
     machine = machine_of('root ::= "(" root ")" | "a"')
-    assert accepts(machine, "(" * 1000 + "a" + ")" * 1000)
+    assert accepts(machine, "(" * 900 + "a" + ")" * 900)
     with pytest.raises(GenerationError, match="deep"):
         accepts(machine, "(" * (MAX_DEPTH + 1))
     # A list that continues at its end is not deep.

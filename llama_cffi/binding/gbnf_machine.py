@@ -8,6 +8,7 @@ here (each node knows its parent and its continuations), so a step costs a few l
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ..errors import GenerationError
@@ -16,9 +17,12 @@ from .gbnf_normal import Normal, spell
 
 __all__ = ["MAX_DEPTH", "MAX_STACKS", "Machine", "State"]
 
-MAX_STACKS = 2_000  # ways to read the text at once; C compares each with all others
-MAX_DEPTH = 2_000  # rules in rules
-_MAX_VISITS = 4_000  # stacks seen on the way to the next characters; old builds recurse
+# For each stack C expands what follows, copies the stacks on the way, and compares them with each
+# other: with these limits a call stays below a second or two, usually far below a millisecond.
+MAX_STACKS = 500  # ways to read the text at once
+MAX_DEPTH = 1_000  # rules in rules
+_MAX_TOTAL = 30_000  # depths of all stacks together
+_MAX_VISITS = 2_000  # stacks on the way to the next characters; old builds recurse that deep
 _SHOWN = 6
 _GROWTH_WORK, _GROWTH_STEPS, _SOME = 4_000, 20, 16  # of `check_growth`
 
@@ -163,6 +167,15 @@ class Machine:
             return None
         return State(stacks, value, missing)
 
+    def look_ahead(self, state: State) -> None:
+        """Check what C expands when it tries tokens: all that may follow the next character.
+
+        Raises:
+            GenerationError: It is too much.
+        """
+        for stack in state.stacks:
+            self._after(stack)
+
     def describe(self, state: State) -> str:
         """Say in GBNF what may come next."""
         ways = dict.fromkeys(
@@ -176,18 +189,19 @@ class Machine:
         for stack in stacks:
             place = stack.place
             if place is not None and place.matches(c):
-                after = stack.after
-                if after is None:
-                    assert stack.parent
-                    rest = stack.parent.push(place.following)
-                    after = stack.after = self._characters(rest)
-                found.update(dict.fromkeys(after))
-        if len(found) > MAX_STACKS:
-            raise GenerationError(
-                f"the grammar reads the text in more than {MAX_STACKS} ways at once; let its "
-                "alternatives differ in their first characters"
-            )
+                found.update(dict.fromkeys(self._after(stack)))
+        _check_size(found)
         return tuple(found)
+
+    def _after(self, stack: _Stack) -> tuple[_Stack, ...]:
+        """Return the stacks after the character on top of *stack*."""
+        if stack.after is None:
+            if stack.place is None:
+                stack.after = ()
+            else:
+                assert stack.parent
+                stack.after = self._characters(stack.parent.push(stack.place.following))
+        return stack.after
 
     def _characters(self, stack: _Stack) -> tuple[_Stack, ...]:
         """Return the stacks with a character (or the end) on top that *stack* leads to."""
@@ -210,7 +224,17 @@ class Machine:
                     f"the grammar can go on in more than {_MAX_VISITS} ways; let its alternatives "
                     "differ in their first characters"
                 )
+        _check_size(found)
         return tuple(found)
+
+
+def _check_size(stacks: Collection[_Stack]) -> None:
+    n = len(stacks)
+    if n > MAX_STACKS or n * MAX_DEPTH > _MAX_TOTAL < sum(s.depth for s in stacks):
+        raise GenerationError(
+            f"the grammar reads the text in {n} ways at once, which is too slow in llama.cpp; let "
+            "its alternatives differ in their first characters"
+        )
 
 
 def _typical(stacks: tuple[_Stack, ...]) -> list[int]:

@@ -91,6 +91,10 @@ class _Lowering:
 
     def run(self, root: int) -> None:
         """Make the rules that *root* needs."""
+        for index, rule in enumerate(self.rules):
+            if index not in self._filled and index not in self._nullable:
+                what = f"left recursion: {rule.name} comes to no character"
+                raise explain(self.text, rule.at, what)
         if root in self._filled:
             self._use(root, empty=root in self._nullable)
         else:

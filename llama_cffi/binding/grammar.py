@@ -59,7 +59,7 @@ class Grammar(Handle):
             raise GrammarError(str(e)) from None
         self._triggers = _Triggers(model, self._machine, triggers, trigger_tokens)
         with library.logs.capture() as lines:
-            ptr = compat.grammar_sampler(library, model.ptr, normal.text(), "root")
+            ptr = compat.grammar_sampler(library, model.ptr, normal.text())
         if not ptr:
             raise GrammarError(
                 f"llama.cpp refused the grammar: {'; '.join(lines) or 'no reason given'}. Please "
@@ -97,28 +97,29 @@ class Grammar(Handle):
         Raises:
             ValidationError: No such token.
             GenerationError: The text can be read in too many ways for C.
-        C: llama_sampler_apply
         """
-        ptr, token = self.ptr, self._vocab.check(token)
+        _ = self.ptr  # raises when it is closed
+        token = self._vocab.check(token)
         if self._waiting:
             return True
         if self._vocab.is_eog(token):
             return self._machine.complete(self._state)
-        piece = self._vocab.token_to_piece(token, True)
-        return self._machine.feed(self._state, piece) is not None and self._c_allows(ptr, token)
+        return self._machine.feed(self._state, self._vocab.token_to_piece(token, True)) is not None
 
     def apply(self, candidates: Candidates) -> None:
         """Set the logits of the tokens that may not come next to -inf.
 
         Raises:
             ValidationError: The candidates are of another model, empty, or their ids no tokens.
-            GenerationError: A logit is NaN or +inf, or all are -inf already.
+            GenerationError: A logit is NaN or +inf, or all are -inf already; or the text can be
+                read in too many ways for C.
         C: llama_sampler_apply
         """
         if candidates.model is not self.model:
             raise ValidationError("the candidates are of another model than the grammar")
         ptr = self.ptr
         if not self._waiting:
+            self._machine.look_ahead(self._state)
             candidates.changed()  # C checks no id, and leaves the mark of sorted logits
             self._apply(ptr, candidates.struct)
 
@@ -133,17 +134,18 @@ class Grammar(Handle):
         """
         _ = self.ptr
         token = self._vocab.check(token)
+        if self._vocab.is_eog(token):
+            if not self.complete:
+                raise ValidationError(f"the text cannot end here (token {token}): {self._where()}")
+            return
         if self._waiting:
             if (found := self._triggers.find(token)) is not None:
                 text, tokens = found
                 self._start(text, tokens)
             return
-        if self._vocab.is_eog(token):
-            if not self._machine.complete(self._state):
-                raise ValidationError(f"the text cannot end here (token {token}): {self._where()}")
-            return
         piece = self._vocab.token_to_piece(token, True)
         state = self._machine.feed(self._state, piece)
+        self._machine.look_ahead(self._state)
         if state is None or not self._c_allows(self.ptr, token):
             raise ValidationError(
                 f"the grammar does not allow token {token} ({piece!r}) here; {self._where()}"

@@ -10,10 +10,11 @@ from .vocab import vocab_of
 __all__ = ["grammar_sampler"]
 
 
-def grammar_sampler(library: Library, model: Any, grammar: str, root: str) -> Any:
-    """Create the sampler; NULL when C refuses the grammar (b3889: one that does nothing).
+def grammar_sampler(library: Library, model: Any, grammar: str) -> Any:
+    """Create the sampler for rules that begin with `root`; NULL when C refuses them.
 
-    C: llama_sampler_init_grammar, which took the model until b4529.
+    C: llama_sampler_init_grammar, which took the model until b4529; b3889 makes a sampler that
+    does nothing instead of NULL.
     """
     vocab = vocab_of(library, model)
-    return library.lib.llama_sampler_init_grammar(vocab, grammar.encode(), root.encode())
+    return library.lib.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
