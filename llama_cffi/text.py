@@ -1,7 +1,7 @@
-"""Text that arrives in pieces: pure functions and small classes.
+"""Text that arrives in pieces, as bytes: a token may end inside a character, a stop string, a tag.
 
-All of it works on bytes, because the tokens of a model may end inside a UTF-8 character. Each class
-gives the same result however the text is split.
+Everything gives the same result however the bytes are split. UTF-8 is self-synchronising, so what
+is searched for is searched for in bytes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ import codecs
 import json
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from .errors import ValidationError
 
 __all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream"]
+
+_NEVER = re.compile(rb"(?!)")
+_STRUCTURE = re.compile(rb'["{}\[\]:]')
+_STRING = re.compile(rb'["\\]')
+_ESCAPED_BYTES = 12  # most bytes that JSON needs for one character: two \uXXXX
 
 
 class Utf8Stream:
@@ -33,243 +39,257 @@ class Utf8Stream:
 
 
 class StopStrings:
-    """Finds the first of some texts, and holds back what may be the beginning of one.
+    """Ends a text before the first of several strings.
 
-    Of several that overlap the one that is complete first counts, and of those the longest.
+    The earliest in the text counts; of those that begin at the same place, the shortest. So while
+    a string that began earlier may still complete, one that is there already waits.
 
     Args:
-        stops: The texts; none of them empty.
+        stops: Texts or UTF-8.
 
     Attributes:
-        found: The text that was found, as it was given; None before.
+        found: The one that ended the text, as it was given.
 
     Raises:
-        ValidationError: One is empty, no text, or has a NUL.
+        ValidationError: One is empty, no text, or holds a NUL.
     """
 
     def __init__(self, stops: Sequence[str | bytes]) -> None:
         self.found: str | bytes | None = None
-        # The longest first: of those that end at the same place it counts.
-        encoded = [(_encoded_stop(stop), stop) for stop in stops]
-        self._stops = sorted(encoded, key=lambda pair: -len(pair[0]))
-        self._any = re.compile(b"|".join(re.escape(data) for data, _ in self._stops) or b"(?!)")
-        self._beginnings = {data[:n] for data, _ in encoded for n in range(1, len(data))}
-        self._ends = {beginning[-1] for beginning in self._beginnings}
-        self._longest = max(map(len, self._beginnings), default=0)
+        self._given: dict[bytes, str | bytes] = {}
+        for stop in _several("stop strings", stops):
+            self._given.setdefault(_stop_bytes(stop), stop)
+        # Sorted and without those that begin with another one: then only the neighbours of a
+        # text can begin it, or be begun by it.
+        self._stops: list[bytes] = []
+        for data in sorted(self._given):
+            if not self._stops or not data.startswith(self._stops[-1]):
+                self._stops.append(data)
+        self._longest = max(map(len, self._stops), default=0)
+        firsts = b"".join({re.escape(data[:1]) for data in self._stops})
+        self._first = re.compile(b"[" + firsts + b"]") if firsts else _NEVER
         self._held = b""
 
     def push(self, data: bytes) -> bytes:
-        """Return what can be handed out: up to a stop, or to what may become one."""
-        if self.found is not None:
-            return b""
+        """Return what can be handed out; what may begin a stop string is held back.
+
+        Hot: every generated token.
+        """
         if self._held:
             data = self._held + data
-        if self._any.search(data) is not None:
-            return self._cut(data)
-        n_held = 0
-        if data and data[-1] in self._ends:  # most texts end with a byte that no beginning has
-            for n in range(min(len(data), self._longest), 0, -1):
-                if data[-n:] in self._beginnings:
-                    n_held = n
-                    break
-        self._held = data[len(data) - n_held :]
-        return data[: len(data) - n_held]
+            self._held = b""
+        if self._first.search(data) is None and self.found is None:
+            return data
+        return self._scan(data, final=False)
 
     def flush(self) -> bytes:
-        """Return what was held back, when the text has ended."""
+        """Return what was held back at the end; a stop string may be found in it."""
         held, self._held = self._held, b""
-        return held
+        return self._scan(held, final=True)
 
-    def _cut(self, data: bytes) -> bytes:
-        ends = [
-            (at + len(stop), at, given)
-            for stop, given in self._stops
-            if (at := data.find(stop)) >= 0
-        ]
-        _, at, self.found = min(ends, key=lambda end: end[:2])
-        self._held = b""
-        return data[:at]
-
-
-def _encoded_stop(stop: str | bytes) -> bytes:
-    if not isinstance(stop, (str, bytes)):
-        raise ValidationError(f"stop: {stop!r} is no text")
-    try:
-        data = stop.encode() if isinstance(stop, str) else stop
-    except UnicodeEncodeError as e:
-        raise ValidationError(f"stop: {stop!r} cannot be encoded as UTF-8: {e}") from None
-    if not data or b"\0" in data:
-        raise ValidationError(f"stop: {stop!r} is empty or has a NUL")
-    return data
-
-
-_WHITE = b" \t\r\n"
-_OPEN, _CLOSE, _FENCE = b"<think>", b"</think>", b"```"
-_MAX_FENCE_LINE = 16
-_QUOTE, _BACKSLASH, _COLON = b'"\\:'
-_OPENING, _CLOSING = b"{[", b"}]"
+    def _scan(self, text: bytes, final: bool) -> bytes:
+        """Return *text* up to a stop string or, unless *final*, to what may become one."""
+        if self.found is not None:
+            return b""
+        stops = self._stops
+        for match in self._first.finditer(text):
+            start = match.start()
+            tail = text[start : start + self._longest]
+            i = bisect_right(stops, tail)
+            if i and tail.startswith(stops[i - 1]):
+                self.found = self._given[stops[i - 1]]
+                return text[:start]
+            if not final and i < len(stops) and stops[i].startswith(tail):
+                self._held = text[start:]
+                return text[:start]
+        return text
 
 
 class JsonCompletion:
-    """Tells when an answer that is a JSON object is complete.
+    """Sees the moment when an answer that is one JSON object is complete.
 
-    The answer must begin with the object, after white space, a <think> block or the line that
-    opens a Markdown fence; any other answer is never complete, so prose that shows JSON is not
-    cut. The object counts when it has one of *keys* at its top level.
+    The answer begins with `{`, after white space, <think> blocks and the line of a code fence. It
+    is complete when that object closes and has one of the keys at its top level.
 
     Args:
-        keys: Any of them marks the object.
+        keys: Any of them counts.
 
     Attributes:
-        armed: Whether the answer can still become complete.
+        armed: Whether this can still happen; once False, there is nothing left to do.
+
+    Raises:
+        ValidationError: A key is no text.
     """
 
     def __init__(self, keys: Sequence[str] = ("done", "next_step")) -> None:
-        for key in keys:
-            if not isinstance(key, str):
-                raise ValidationError(f"json_stop: {key!r} is no text")
-        self.armed = True
-        self._keys = frozenset(keys)
-        self._head = b""
-        self._thinking = self._thought = self._fenced = False
-        self._depth, self._in_string, self._escaped = 0, False, False
-        self._string: bytearray | None = None  # at the top level: a key if a colon follows
-        self._marked = False
+        self._keys = {_utf8("JSON key", key) for key in _several("JSON keys", keys)}
+        self.armed = bool(self._keys)
+        self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
+        self._head: bytes | None = b""  # what is not judged yet before the object
+        self._thinking = self._fenced = False
+        self._depth = 0
+        self._in_string = self._escaped = self._has_key = False
+        # The last string at depth 1, cut to a length that no key has.
+        self._string = b""
 
     def push(self, data: bytes) -> int | None:
-        """Return how many bytes of *data* belong to the complete object; None = not complete."""
-        if not self.armed:
-            return None
-        start = 0
-        if not self._depth:
-            begins = self._skip_head(data)
-            if begins is None:
-                return None
-            start = begins
-        for i in range(start, len(data)):
-            byte = data[i]
-            if self._in_string:
-                self._continue_string(byte)
-            elif byte == _QUOTE:
-                self._in_string = True
-                self._string = bytearray() if self._depth == 1 else None
-            elif byte in _OPENING:
-                self._depth += 1
-                self._string = None
-            elif byte in _CLOSING:
-                self._depth -= 1
-                if not self._depth:
-                    self.armed = False
-                    return i + 1 if self._marked else None
-            elif byte == _COLON and self._depth == 1:
-                if self._string is not None and _unescaped(self._string) in self._keys:
-                    self._marked = True
-                self._string = None
+        """Return how many bytes of *data* belong to the object when it is complete, else None.
+
+        Hot: every generated token while `armed`.
+        """
+        at: int | None = 0
+        if self._head is not None:
+            at = self._begin(self._head, data) if self.armed else None
+        while at is not None and self.armed:
+            at = self._read_string(data, at) if self._in_string else self._read(data, at)
+            if self._depth == 0:
+                self.armed = False
+                return at if self._has_key else None
         return None
 
-    def _continue_string(self, byte: int) -> None:
-        if byte == _QUOTE and not self._escaped:
-            self._in_string = False
-            return
-        self._escaped = byte == _BACKSLASH and not self._escaped
-        if self._string is not None:
-            self._string.append(byte)
-
-    def _skip_head(self, data: bytes) -> int | None:
-        """Return where in *data* the object begins; None when it has not, or will not."""
-        head = self._head + data
+    def _begin(self, head: bytes, data: bytes) -> int | None:
+        """Look for the `{` that begins the answer; return where it is in *data*."""
+        text = head + data
         while True:
             if self._thinking:
-                end = head.find(_CLOSE)
+                end = text.find(b"</think>")
                 if end < 0:
-                    self._head = head[-len(_CLOSE) + 1 :]
+                    self._head = text[-7:]
                     return None
-                self._thinking, head = False, head[end + len(_CLOSE) :]
-            head = head.lstrip(_WHITE)
-            if not head:
-                break
-            if head[:1] == b"{":
-                self._head = b""
-                return len(data) - len(head)
-            if head.startswith(_OPEN) and not self._thought:
-                self._thinking = self._thought = True
-                continue
-            if head.startswith(_FENCE) and not self._fenced:
-                line, newline, rest = head.partition(b"\n")
-                if newline and line[len(_FENCE) :].strip().lower() in (b"", b"json"):
-                    self._fenced, head = True, rest
-                    continue
-                if not newline and len(line) < _MAX_FENCE_LINE:
-                    break
-            elif _OPEN.startswith(head) or _FENCE.startswith(head):
-                break
-            self.armed = False
+                text, self._thinking = text[end + 8 :], False
+            text = text.lstrip()
+            if text.startswith(b"{"):
+                self._head = None
+                return len(data) - len(text)
+            if text.startswith(b"<think>") and not self._fenced:
+                self._thinking = True
+                text = text[7:]
+            elif text.startswith(b"```") and b"\n" in text and not self._fenced:
+                line, _, text = text[3:].partition(b"\n")
+                self._fenced = True
+                if line.strip() not in (b"", b"json"):
+                    self.armed = False
+                    return None
+            else:
+                self.armed = self._may_begin(text)
+                self._head = text
+                return None
+
+    def _may_begin(self, text: bytes) -> bool:
+        """Whether more bytes may make *text* the beginning of an answer."""
+        if self._fenced:
+            return not text
+        line = text[3:].strip()
+        fence = text.startswith(b"```") and b"json".startswith(line)
+        return fence or b"<think>".startswith(text) or b"```".startswith(text)
+
+    def _read(self, data: bytes, at: int) -> int | None:
+        """Go to what matters next outside of strings; return the place after it."""
+        match = _STRUCTURE.search(data, at)
+        if match is None:
             return None
-        self._head = head
+        found = match.group()
+        if found == b'"':
+            self._in_string, self._string = True, b""
+        elif found == b":":
+            if self._depth == 1 and not self._has_key:
+                self._has_key = self._is_key(self._string)
+        elif found in b"{[":
+            self._depth += 1
+        else:
+            self._depth -= 1
+            if self._depth == 0 and found == b"]":
+                self._has_key = False  # closed by the wrong bracket: no JSON
+        return match.end()
+
+    def _read_string(self, data: bytes, at: int) -> int | None:
+        """Go to the end of a string, or of *data*; return the place after it."""
+        start = at
+        while True:
+            if self._escaped:
+                if at == len(data):
+                    break
+                self._escaped = False
+                at += 1
+            match = _STRING.search(data, at)
+            if match is None:
+                break
+            at = match.end()
+            if match.group() == b'"':
+                self._in_string = False
+                self._keep(data[start : at - 1])
+                return at
+            self._escaped = True
+        self._keep(data[start:])
         return None
 
+    def _keep(self, part: bytes) -> None:
+        if self._depth == 1 and len(self._string) <= self._longest:
+            self._string += part
 
-def _unescaped(string: bytearray) -> str:
-    text = string.decode("utf-8", "replace")
-    if "\\" not in text:
-        return text
-    try:
-        return str(json.loads(f'"{text}"', strict=False))
-    except ValueError:
-        return text
+    def _is_key(self, string: bytes) -> bool:
+        if b"\\" in string and len(string) <= self._longest:
+            try:
+                string = json.loads(b'"' + string + b'"', strict=False).encode()
+            except ValueError:  # no JSON, no UTF-8, or half a surrogate pair
+                return False
+        return string in self._keys
 
 
 class ThinkFilter:
-    """Leaves blocks such as <think>...</think> out, with the white space after them."""
+    """Leaves <think>...</think> blocks out, and the white space after each.
 
-    def __init__(self, opening: bytes = _OPEN, closing: bytes = _CLOSE) -> None:
-        self._opening, self._closing = opening, closing
-        self._inside = self._after = False
+    Args:
+        open: Begins a block; one that is not closed lasts to the end.
+        close: Ends it.
+
+    Raises:
+        ValidationError: A tag is empty or no text.
+    """
+
+    def __init__(self, open: str | bytes = "<think>", close: str | bytes = "</think>") -> None:
+        self._open, self._close = _stop_bytes(open), _stop_bytes(close)
+        self._open_parts, self._close_parts = _beginnings(self._open), _beginnings(self._close)
         self._held = b""
+        self._inside = self._after = False
 
     def push(self, data: bytes) -> bytes:
-        """Return what of the text lies outside of a block and begins none."""
-        data, out = self._held + data, b""
-        while data:
+        """Return what is outside of the blocks; what may begin a tag is held back.
+
+        Hot: every generated token.
+        """
+        text, out = self._held + data, b""
+        while True:
+            if self._inside:
+                _, close, rest = text.partition(self._close)
+                if not close:
+                    self._held = _tail(text, self._close_parts)
+                    return out
+                text, self._inside, self._after = rest, False, True
             if self._after:
-                data = data.lstrip(_WHITE)
-                self._after = not data
-            tag = self._closing if self._inside else self._opening
-            before, found, rest = data.partition(tag)
-            if not found:
-                n = _overlap(data, tag)
-                self._held = data[len(data) - n :]
-                return out if self._inside else out + data[: len(data) - n]
-            if not self._inside:
-                out += before
-            self._inside = not self._inside
-            self._after = not self._inside
-            data = rest
-        self._held = b""
-        return out
+                text = text.lstrip()
+                self._after = not text
+            before, open, text = text.partition(self._open)
+            if not open:
+                self._held = _tail(before, self._open_parts)
+                return out + before[: len(before) - len(self._held)]
+            out += before
+            self._inside = True
 
     def flush(self) -> bytes:
-        """Return what was held back, when the text has ended; an open block is left out."""
+        """Return what was held back at the end."""
         held, self._held = self._held, b""
         return b"" if self._inside else held
 
 
-def _overlap(data: bytes, tag: bytes) -> int:
-    """Return the length of the longest end of *data* that *tag* begins with."""
-    for n in range(min(len(data), len(tag) - 1), 0, -1):
-        if tag.startswith(data[-n:]):
-            return n
-    return 0
-
-
 class Flusher:
-    """Collects pieces and hands them on when there is enough of them; 0 switches a rule off.
+    """Collects pieces and hands them to a callback when enough is there; 0 turns a rule off.
 
     Args:
-        callback: Receives the bytes, never none.
-        max_bytes: Hand on when this many are there.
-        max_tokens: Hand on after this many pieces.
-        max_ms: Hand on when this much time has passed since the last time, milliseconds.
+        callback: Receives what was collected, never nothing.
+        max_bytes: Hand over when this many bytes are there.
+        max_tokens: Or after this many pieces.
+        max_ms: Or when this many milliseconds have passed since the last time.
         clock: Seconds.
     """
 
@@ -278,30 +298,69 @@ class Flusher:
         callback: Callable[[bytes], object],
         max_bytes: int = 64,
         max_tokens: int = 1,
-        max_ms: int = 100,
+        max_ms: float = 100,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._callback, self._clock = callback, clock
         self._max_bytes, self._max_tokens, self._max_s = max_bytes, max_tokens, max_ms / 1000
-        self._data, self._tokens, self._last = bytearray(), 0, clock()
+        self._data = bytearray()
+        self._n_tokens = 0
+        self._last_s = clock()
 
     def push(self, piece: bytes) -> None:
-        """Take the bytes of one token."""
+        """Take the bytes of one token. Hot: every generated token."""
         self._data += piece
-        self._tokens += 1
+        self._n_tokens += 1
         if (
-            (self._max_tokens and self._tokens >= self._max_tokens)
-            or (self._max_bytes and len(self._data) >= self._max_bytes)
-            or (self._max_s and self._clock() - self._last >= self._max_s)
+            0 < self._max_tokens <= self._n_tokens
+            or 0 < self._max_bytes <= len(self._data)
+            or (self._max_s and self._clock() - self._last_s >= self._max_s)
         ):
             self.flush()
 
     def flush(self) -> None:
-        """Hand on what is there."""
-        data = bytes(self._data)
-        self._data.clear()
-        self._tokens = 0
-        if self._max_s:
-            self._last = self._clock()
-        if data:
+        """Hand over what is there."""
+        if self._data:
+            data = bytes(self._data)
+            self._data.clear()
+            self._n_tokens = 0
+            if self._max_s:
+                self._last_s = self._clock()
             self._callback(data)
+
+
+def _several(name: str, values: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    if isinstance(values, (str, bytes)):
+        raise ValidationError(f"{name} are a list, not {values!r}; write [{values!r}]")
+    try:
+        return list(values)
+    except TypeError:
+        raise ValidationError(f"{name} are a list of texts, not {values!r}") from None
+
+
+def _utf8(name: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValidationError(f"{name} {text!r} is no text but {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as e:
+        raise ValidationError(f"{name} {text!r} is no text that UTF-8 can hold: {e}") from None
+
+
+def _stop_bytes(stop: object) -> bytes:
+    data = stop if isinstance(stop, bytes) else _utf8("stop string", stop)
+    if not data or b"\0" in data:
+        raise ValidationError(f"stop string {stop!r} is empty or holds a NUL")
+    return data
+
+
+def _beginnings(tag: bytes) -> tuple[bytes, ...]:
+    """Return the beginnings of *tag* that are not all of it, the longest first."""
+    return tuple(tag[:n] for n in range(len(tag) - 1, 0, -1))
+
+
+def _tail(text: bytes, beginnings: tuple[bytes, ...]) -> bytes:
+    """Return the longest end of *text* that is one of the *beginnings*."""
+    if not text.endswith(beginnings):
+        return b""
+    return next(part for part in beginnings if text.endswith(part))
