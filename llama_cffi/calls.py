@@ -14,7 +14,7 @@ from .generation import Request
 from .sampling import BasicOptions, MoreOptions, SamplingParams
 from .text import Flusher
 
-__all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call"]
+__all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call", "sampling_params"]
 
 _JSON_KEYS = ("done", "next_step")
 # The sampling defaults of Polaris Core, where llama-cli's are others.
@@ -93,7 +93,7 @@ def make_call(
     json_stop = rest.pop("json_stop", _JSON_KEYS)
     request = Request(
         n_predict=integer("n_predict", n_predict, 1),
-        params=_params(rest),
+        params=sampling_params(rest),
         policy=policy,
         safety=integer("safety", environment.number("SAFETY", safety, 16), 0),
         reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
@@ -105,7 +105,13 @@ def make_call(
     return Call(request, timeout_s, None if callback is None else _flusher(callback, flush))
 
 
-def _params(options: dict[str, Any]) -> SamplingParams:
+def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
+    """Make `SamplingParams` from the sampling arguments of an engine, with its defaults.
+
+    Raises:
+        ValidationError: One is unknown or out of range.
+    """
+    options = dict(options)
     whole = options.pop("sampling", None)
     if whole is not None:
         if not isinstance(whole, SamplingParams):

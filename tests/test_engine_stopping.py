@@ -140,7 +140,9 @@ def test_cancel_from_another_thread_in_prefill_and_decode(slow_model: Path) -> N
             timer = threading.Timer(wait_s, engine.cancel)
             timer.start()
             with pytest.raises(DecodeAbortedError):
-                engine.generate_tokens(tokens, 3000, temperature=1.0, seed=1, logit_bias={258: -99})
+                engine.generate_tokens(
+                    tokens, 3000, temperature=1.0, seed=1, logit_bias={256: -99, 258: -99}
+                )
             timer.join()
             assert engine.generate_tokens(short, 3, temperature=0) == expected
 
@@ -152,7 +154,9 @@ def test_deadline(slow_model: Path) -> None:
         assert e.value.reason == engine.stats.finish_reason == "deadline"
         assert engine.stats.n_generated == 0
         pieces: list[str] = []
-        stream = engine.stream("x", "", 3000, timeout_s=0.7, logit_bias={258: -99}, seed=1)
+        stream = engine.stream(
+            "x", "", 3000, timeout_s=0.7, logit_bias={256: -99, 258: -99}, seed=1
+        )
         with pytest.raises(DecodeAbortedError):
             pieces.extend(stream)
         assert pieces
@@ -190,7 +194,7 @@ CTRL_C = """
     while True:
         try:
             print("ready", flush=True)
-            engine.generate_tokens(tokens[sys.argv[2]], 3000, seed=1, logit_bias={258: -99})
+            engine.generate_tokens(tokens[sys.argv[2]], 3000, seed=1, logit_bias={256: -99, 258: -99})
             sys.exit("finished")
         except KeyboardInterrupt:
             # Of prefill nothing is left behind; what decode made stays in the cache.
@@ -274,7 +278,7 @@ def test_truncation(engine: Engine) -> None:
 def test_shift(tiny_model: Path) -> None:
     with Engine(tiny_model, n_ctx=64, n_threads=1, context_policy="shift", safety=0) as engine:
         n_ctx = engine.n_ctx
-        bias = {258: float("-inf")}
+        bias = {256: float("-inf"), 258: float("-inf")}
         found = engine.generate_tokens([1, 2, 3], 3 * n_ctx, temperature=0, logit_bias=bias)
         assert len(found) == 3 * n_ctx
         assert engine.stats.finish_reason == "length"

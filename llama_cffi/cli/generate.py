@@ -98,13 +98,13 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
     prompt = _prompt(args)
     # Wrong numbers must not wait for a model to load.
-    from ..sampling import SamplingParams
+    from ..calls import sampling_params
 
     sampling = {
         name: getattr(args, name)
         for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
     }
-    SamplingParams(**sampling)
+    sampling_params(sampling)
 
     from ..engine import Engine
 
@@ -192,13 +192,13 @@ def _print_result(
     done = time.perf_counter()
     library = engine.model.library
     build = library.build
-    full = len(given) + len(tokens) > engine.n_ctx or len(tokens) == args.n_predict
+    stats = engine.stats
     output.print_json(
         {
             "text": engine.detokenize(tokens),
             "tokens": tokens,
             "prompt_tokens": len(given),
-            "finish_reason": "length" if full else "stop",
+            "finish_reason": "stop" if stats.finish_reason == "eog" else "length",
             "model": str(engine.model.path),
             "build": {
                 "tag": build.tag,
@@ -212,6 +212,7 @@ def _print_result(
             "timings": {
                 "load_s": round(loaded - started, 4),
                 "generate_s": round(done - loaded, 4),
+                "time_to_first_token_s": round(stats.time_to_first_token_s, 4),
                 "total_s": round(done - started, 4),
                 "tokens_per_s": round(len(tokens) / max(done - loaded, 1e-9), 2),
             },
