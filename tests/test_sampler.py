@@ -9,6 +9,7 @@ from conftest import MIDDLE, NEWEST, OLD, Child
 from wide_gguf import write_wide
 
 from llama_cffi.binding import Batch, Candidates, Context, Model, SamplerChain
+from llama_cffi.binding.grammar import Grammar
 from llama_cffi.binding.sampler import available
 from llama_cffi.errors import GenerationError, ValidationError
 
@@ -34,28 +35,24 @@ def chain(model: Model) -> Iterator[SamplerChain]:
         yield chain
 
 
-class Allow:
-    """A grammar of single tokens: any of a set."""
+class Watched(Grammar):
+    """Counts how often all tokens were put to it."""
 
-    def __init__(self, tokens: set[int]) -> None:
-        self.tokens = tokens
-        self.calls: list[object] = []
-
-    def allows(self, token: int) -> bool:
-        return token in self.tokens
+    applied = 0
 
     def apply(self, candidates: Candidates) -> None:
-        self.calls.append("apply")
-        array = candidates.array
-        array["logit"][~np.isin(array["id"], list(self.tokens))] = -np.inf
+        self.applied += 1
+        super().apply(candidates)
 
-    def accept(self, token: int) -> None:
-        if token not in self.tokens:
-            raise ValidationError(f"no {token}")
-        self.calls.append(token)
 
-    def reset(self) -> None:
-        self.calls.append("reset")
+class DeadEnd(Grammar):
+    """Allows nothing, as a grammar whose characters the vocabulary cannot spell."""
+
+    def allows(self, token: int) -> bool:
+        return False
+
+    def apply(self, candidates: Candidates) -> None:
+        candidates.array["logit"] = -np.inf
 
 
 def test_greedy_is_argmax(context: Context, chain: SamplerChain) -> None:
@@ -192,7 +189,7 @@ BAD = float("nan")
         lambda c: c.add_logit_bias({1.5: 1.0}),
         lambda c: c.add_logit_bias({1: BAD}),
         lambda c: c.add_logit_bias({1: float("inf")}),
-        lambda c: c.add_logit_bias({1: 1e38}),
+        lambda c: c.add_logit_bias({1: 1e7}),
         lambda c: c.add_logit_bias({1: "x"}),
         lambda c: c.accept(259),
         lambda c: c.accept(1.5),
@@ -212,6 +209,7 @@ def test_of_another_model(context: Context, tiny_model: Path) -> None:
 
 
 def test_closed(context: Context, model: Model) -> None:
+    grammar = Grammar(model, "root ::= [a-f]+")
     filled = Candidates(model)
     filled.fill(context.logits())
     chain = SamplerChain(model).add_greedy()
@@ -238,7 +236,7 @@ def test_closed(context: Context, model: Model) -> None:
         lambda: chain.add_dry(1),
         lambda: chain.add_logit_bias({1: 1.0}),
         lambda: chain.add_infill(),
-        lambda: chain.add_grammar(Allow(set())),
+        lambda: chain.add_grammar(grammar),
         lambda: chain.choose(filled),
         lambda: chain.names,
         lambda: chain.seed,
@@ -470,36 +468,49 @@ def test_temp_ext_never_divides_by_zero(model: Model) -> None:
 
 
 def test_a_grammar_chooses_again_only_when_it_must(context: Context, chain: SamplerChain) -> None:
-    best = int(context.logits().argmax())
-    grammar = Allow({best, 5, 6})
-    chain.add_greedy().add_grammar(grammar)
-    assert chain.sample(context) == best
-    assert grammar.calls == [best]
-    grammar.tokens = {5, 6}
-    expected = max(5, 6, key=lambda t: float(context.logits()[t]))
-    assert chain.sample(context) == expected
-    assert grammar.calls == [best, "apply", expected]
-    chain.accept(100)  # of a prompt
-    with pytest.raises(ValidationError, match="no 100"):
-        chain.accept(100, grammar=True)
-    chain.accept(5, grammar=True)
+    a, b, c = b"abc"  # byte tokens
+    grammar = Watched(chain.model, 'root ::= "a" "b" [bc]+')
+    chain.add_logit_bias({a: 100, c: 90}).add_greedy().add_grammar(grammar)
+    assert (chain.sample(context), grammar.applied) == (a, 0)
+    assert (chain.sample(context), grammar.applied) == (b, 1)
+    assert (chain.sample(context), grammar.applied) == (c, 2)
+    chain.accept(100)  # of a prompt: not the grammar's business
+    with pytest.raises(ValidationError):
+        chain.accept(a, grammar=True)
+    chain.accept(b, grammar=True)
+    assert chain.sample(context) == c
     chain.reset()
-    assert grammar.calls[3:] == [5, "reset"]
+    assert chain.sample(context) == a
+
+
+def test_a_grammar_with_draws(context: Context, chain: SamplerChain) -> None:
+    chain.add_penalties(8, 1.5).add_top_k(40).add_top_p(0.95).add_temp(2).add_dist(1)
+    chain.add_grammar(Grammar(chain.model, "root ::= [a-f]+"))
+    drawn = [chain.sample(context) for _ in range(50)]
+    assert set(drawn) <= {*b"abcdef", 256, 258}  # and the ends
+    chain.reset()
+    assert [chain.sample(context) for _ in range(50)] == drawn
 
 
 def test_a_grammar_that_allows_nothing(context: Context, chain: SamplerChain) -> None:
-    grammar = Allow(set())
+    grammar = DeadEnd(chain.model, "root ::= [a-f]+")
     chain.add_penalties(8, 1.5).add_dist(1).add_grammar(grammar)
     with pytest.raises(GenerationError, match="none of the 259 tokens"):
         chain.sample(context)
-    grammar.tokens = {7}
-    assert chain.sample(context) == 7
     with pytest.raises(ValidationError, match="already"):
         chain.add_grammar(grammar)
 
 
+def test_a_grammar_of_another_model(chain: SamplerChain, tiny_model: Path) -> None:
+    with Model(tiny_model, vocab_only=True) as other:
+        grammar = Grammar(other, "root ::= [a-f]+")
+        with pytest.raises(ValidationError, match="another model"):
+            chain.add_grammar(grammar)
+
+
 def test_a_grammar_against_a_bias(context: Context, chain: SamplerChain) -> None:
-    chain.add_logit_bias({7: -float("inf")}).add_top_k(40).add_dist(1).add_grammar(Allow({7}))
+    chain.add_logit_bias({97: -float("inf")}).add_top_k(40).add_dist(1)
+    chain.add_grammar(Grammar(chain.model, 'root ::= "a"'))
     with pytest.raises(GenerationError, match=r"forbidden|NaN"):
         chain.sample(context)
 

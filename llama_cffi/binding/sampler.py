@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, ValidationError
 from .candidates import Candidates, check_logits
@@ -17,20 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .grammar import Grammar
+
 __all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerChain", "available"]
 
 _NO_SEED = 2**32 - 1
 # Up to here Python checks the logits in 20 us, so that nobody waits 60 ms for numpy to load.
 _SMALL_VOCAB = 2048
-
-
-class Grammar(Protocol):
-    """What a chain asks of a grammar."""
-
-    def allows(self, token: int) -> bool: ...
-    def apply(self, candidates: Candidates) -> None: ...
-    def accept(self, token: int) -> None: ...
-    def reset(self) -> None: ...
 
 
 class SamplerChain(SamplerKinds):
@@ -109,9 +102,11 @@ class SamplerChain(SamplerKinds):
         tokens are put to it and another one is chosen.
 
         Raises:
-            ValidationError: The chain has a grammar already.
+            ValidationError: It was made for another model, or the chain has a grammar already.
         """
         _ = self.ptr  # raises when it is closed
+        if grammar.model is not self.model:
+            raise ValidationError("the grammar was made for another model than the chain")
         if self._grammar is not None:
             raise ValidationError("the chain has a grammar already")
         self._grammar = grammar

@@ -23,6 +23,7 @@ MAX_LAST_N = 2**20  # C allocates the whole window at once
 MIN_TEMPERATURE = 1e-4  # below, logits over temperature leave the range of a float
 MIN_REPEAT = 1e-3  # below, a logit over the penalty does
 _MAX_FLOAT = 1e30
+_MAX_BIAS = 1e6  # far above any logit, and small enough to be divided by temperatures
 _ANY_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED
 _MAX_BREAKERS, _MAX_BREAKER_BYTES = 64, 40  # C walks the vocabulary for each; it cuts longer ones
 _MAX_INFILL, _PIECE_BYTES = 1024, 512
@@ -251,7 +252,7 @@ class SamplerKinds(Handle):
         """Add to the logits of tokens; -inf forbids one.
 
         Args:
-            bias: From token to what is added.
+            bias: From token to what is added, -10^6 to 10^6.
         C: llama_sampler_init_logit_bias
         """
         ffi, vocab = self.model.library.ffi, self.model.vocab
@@ -339,4 +340,4 @@ def _temperature(temperature: float) -> float:
 def _bias(token: int, value: float) -> float:
     if value == -math.inf:
         return -math.inf
-    return real(f"the bias of token {token}", value, -_MAX_FLOAT, _MAX_FLOAT)
+    return real(f"the bias of token {token}", value, -_MAX_BIAS, _MAX_BIAS)
