@@ -5,6 +5,7 @@ Everything above speaks Python values. `get_library()` gives the loaded build; i
 """
 
 from .abort import AbortFlag
+from .adapter import LoraAdapter, load_control_vector
 from .batch import Batch
 from .candidates import Candidates
 from .context import Context
@@ -14,6 +15,7 @@ from .handle import Handle
 from .library import Device, Library, get_library
 from .memory import Memory
 from .model import Model
+from .outputs import Perf
 from .sampler import SamplerChain
 from .vocab import Vocab
 
@@ -27,9 +29,12 @@ __all__ = [
     "Grammar",
     "Handle",
     "Library",
+    "LoraAdapter",
     "Memory",
     "Model",
+    "Perf",
     "SamplerChain",
     "Vocab",
     "get_library",
+    "load_control_vector",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -16,22 +15,25 @@ from ..errors import (
 )
 from . import compat, state
 from .abort import AbortFlag
+from .adapter import LoraAdapter, activate, apply_control_vector
 from .batch import Batch
 from .kinds import model_kind
 from .library import Library
 from .memory import Memory
 from .model import Model
-from .outputs import Outputs
+from .outputs import Outputs, Perf
 from .parameters import ContextParams, check_embeddings, resolve
 from .rules import check_decode, check_encode, needs_rules
 from .threads import ThreadPool, thread_count
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from .parameters import ContextOptions
 
-__all__ = ["Context", "Perf"]
+__all__ = ["Context"]
 
 _NO_SLOT, _ABORTED, _REFUSED = 1, 2, -1
 
@@ -92,16 +94,20 @@ class Context(Outputs):
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
         self._pooling: int = lib.llama_pooling_type(ptr)
         self.pooling = compat.pooling_name(library, self._pooling)
+        self.adapters: dict[LoraAdapter, float] = {}  # the active ones and their scales
         self.encoded: set[int] = set()  # sequences that the decoder can look at
         self._wanted, self._embedded = b"", False
         self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode
         self._logs = library.logs
+        self._holds_abort = self._stale = False
         self.memory = Memory(self)
         lib.llama_attach_threadpool(ptr, self._pools[0].ptr, self._pools[-1].ptr)
 
     def close(self) -> None:
         """Free the context, then its threads. Calling it again does nothing."""
+        if not self.closed:
+            self.keep_adapters({})
         super().close()
         for pool in self._pools:
             pool.close()
@@ -211,6 +217,42 @@ class Context(Outputs):
             pool.close()
         self._pools, self.n_threads, self.n_threads_batch = pools, n_threads, n_threads_batch
 
+    def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
+        """Make exactly these LoRA adapters active for the next decodes; {} switches all off.
+
+        What is in the memory was computed with the former ones: clear it, or decode on with it.
+
+        Args:
+            adapters: Adapter -> scale; 1.0 is as it was trained.
+
+        Raises:
+            ValidationError: One is closed or of another model, a scale is no finite number, they
+                are more than a graph has room for, or C refused (flash attention in old builds).
+        C: llama_set_adapters_lora
+        """
+        activate(self, adapters)
+        self._renew_graph()
+
+    def set_control_vector(
+        self, vector: NDArray[np.float32] | None, layer_start: int = 1, layer_end: int | None = None
+    ) -> None:
+        """Add *vector* to what comes out of the layers, in the next decodes; None stops it.
+
+        Shapes: (n_layer - 1, n_embd) float32; row i is added after layer i + 1, counted from 0.
+        `load_control_vector` reads one from a file. It is copied.
+
+        Args:
+            vector: Finite numbers.
+            layer_start: The first layer that it is added to.
+            layer_end: The last one; None = the model's last.
+
+        Raises:
+            ValidationError: The shape, a number or a layer does not fit the model.
+        C: llama_set_adapter_cvec
+        """
+        apply_control_vector(self, vector, layer_start, layer_end)
+        self._renew_graph()
+
     @property
     def perf(self) -> Perf:
         """What was computed since creation or `reset_perf`. C: llama_perf_context."""
@@ -276,26 +318,58 @@ class Context(Outputs):
         self._wanted = b""
         return state.load_file(self, path, seq_id)
 
+    def keep_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
+        """Hold the adapters that are active now, so that C finds them alive."""
+        self._swap_kept(self.adapters, adapters)
+        for adapter in self.adapters:
+            adapter.active_in.discard(self)
+        for adapter in adapters:
+            adapter.active_in.add(self)
+        self.adapters = dict(adapters)
+
     def hold_abort(self) -> None:
-        """Let the next decode ignore the flag: it shifts positions first.
+        """Let the next decode ignore the flag: it shifts positions or copies data first.
 
         C would leave some layers shifted and shift them again.
         """
-        self._decode = self._decode_without_abort
+        self._holds_abort = True
+        self._decode = self._decode_prepared
 
-    @property
-    def update_waits(self) -> bool:
-        """Whether the next decode shifts or copies what the memory holds, before it computes."""
-        return self._decode == self._decode_without_abort
+    def _renew_graph(self) -> None:
+        """Let the next decode build its graph anew, where C would reuse one without the change."""
+        library = self.library
+        if compat.reuses_stale_graphs(library):
+            # Graphs of recurrent models are never reused, and their memory takes no token back.
+            self._stale = not compat.is_recurrent(library, self.model.ptr)
+            self._decode = self._decode_prepared
 
-    def _decode_without_abort(self, ptr: Any, batch: Any) -> int:
-        lib, flag = self.library.lib, self.abort_flag
-        lib.llama_set_abort_callback(ptr, self.library.ffi.NULL, self.library.ffi.NULL)
+    def _decode_prepared(self, ptr: Any, batch: Any) -> int:
+        lib, flag, null = self.library.lib, self.abort_flag, self.library.ffi.NULL
+        if self._holds_abort:
+            lib.llama_set_abort_callback(ptr, null, null)
+        if self._stale:
+            self._stale = not self._decode_otherwise(ptr, batch)
         code = int(lib.llama_decode(ptr, batch))
         lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
-        if code == 0:  # a batch that is refused shifts nothing
-            self._decode = lib.llama_decode
+        if code != _REFUSED:
+            self._holds_abort = False
+            if not self._stale:
+                self._decode = lib.llama_decode
         return code
+
+    def _decode_otherwise(self, ptr: Any, batch: Any) -> bool:
+        """Decode one token with another graph, and forget it; False when it was not possible."""
+        lib, ffi = self.library.lib, self.library.ffi
+        wanted = ffi.new("int8_t *", 1)
+        one = ffi.new("struct llama_batch *", batch)
+        one.n_tokens, one.logits = 1, wanted
+        lib.llama_set_embeddings(ptr, not self.embeddings)
+        code = lib.llama_decode(ptr, one[0])
+        lib.llama_set_embeddings(ptr, self.embeddings)
+        if code == 0:
+            for k in range(one.n_seq_id[0]):
+                self.memory.seq_rm(one.seq_id[0][k], one.pos[0])
+        return bool(code == 0)
 
     def _failure(
         self, function: str, code: int, batch: Batch, mark: int, lost: list[int]
@@ -327,25 +401,6 @@ class Context(Outputs):
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<Context {self.model.path.name} n_ctx={self.n_ctx}{state}>"
-
-
-@dataclass(frozen=True)
-class Perf:
-    """What a context computed; the times are 0 with `no_perf`, the default.
-
-    Attributes:
-        load_ms: From the model's load to the first result.
-        prompt_ms: Decoding several tokens at once.
-        generation_ms: Decoding single tokens.
-        n_prompt: Tokens decoded several at once.
-        n_generated: Tokens decoded one by one.
-    """
-
-    load_ms: float
-    prompt_ms: float
-    generation_ms: float
-    n_prompt: int
-    n_generated: int
 
 
 def _pools(library: Library, n_threads: int, n_threads_batch: int) -> list[ThreadPool]:

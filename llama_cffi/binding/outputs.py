@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
@@ -17,7 +18,26 @@ if TYPE_CHECKING:
     from .library import Library
     from .model import Model
 
-__all__ = ["Outputs"]
+__all__ = ["Outputs", "Perf"]
+
+
+@dataclass(frozen=True)
+class Perf:
+    """What a context computed; the times are 0 with `no_perf`, the default.
+
+    Attributes:
+        load_ms: From the model's load to the first result.
+        prompt_ms: Decoding several tokens at once.
+        generation_ms: Decoding single tokens.
+        n_prompt: Tokens decoded several at once.
+        n_generated: Tokens decoded one by one.
+    """
+
+    load_ms: float
+    prompt_ms: float
+    generation_ms: float
+    n_prompt: int
+    n_generated: int
 
 
 class Outputs(Handle):

@@ -1,0 +1,49 @@
+"""LoRA adapters and control vectors of a context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..library import Library
+from .names import call
+
+__all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
+
+
+def set_adapters(library: Library, context: Any, adapters: Sequence[tuple[Any, float]]) -> bool:
+    """Make (adapter, scale) pairs the active ones; False when C refused, then there are none.
+
+    C: llama_set_adapters_lora since b8095, before it one call for each adapter.
+    """
+    lib, ffi = library.lib, library.ffi
+    if library.has("llama_set_adapters_lora"):
+        pointers = ffi.new("struct llama_adapter_lora *[]", [p for p, _ in adapters])
+        scales = ffi.new("float[]", [s for _, s in adapters])
+        return bool(lib.llama_set_adapters_lora(context, pointers, len(adapters), scales) == 0)
+    clear = call(library, "llama_clear_adapter_lora")
+    add = call(library, "llama_set_adapter_lora")
+    clear(context)
+    if all(add(context, pointer, scale) == 0 for pointer, scale in adapters):
+        return True
+    clear(context)
+    return False
+
+
+def max_graph_nodes(library: Library, n_tensors: int) -> int | None:
+    """Return how many nodes a graph holds; None where it grows with the adapters.
+
+    C ends the process on one more.
+    """
+    if library.has("llama_set_adapters_lora"):
+        return None
+    if library.has("llama_set_warmup"):  # b4980
+        return max(1024, 8 * n_tensors)
+    return max(8192, 5 * n_tensors)
+
+
+def reuses_stale_graphs(library: Library) -> bool:
+    """Whether C reuses the last graph also after adapters or control vectors changed (measured)."""
+    return library.has("llama_max_parallel_sequences") and not library.has(
+        "llama_set_adapters_lora"
+    )
