@@ -292,3 +292,36 @@ def test_every_build(child: Child, tiny_model: Path, tmp_path: Path, build: str)
     recurrent = write_recurrent(tmp_path / "recurrent.gguf")
     result = child(code, tiny_model, recurrent, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stdout, result.stderr) == (0, "alive\n", "")
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_defrag(child: Child, tiny_model: Path, build: str) -> None:
+    """b3889 has no room in a cache that is half empty, until the gaps are closed."""
+    code = """
+        import sys
+        from llama_cffi.binding import Batch, Context, Model
+        from llama_cffi.errors import KvCacheFullError
+        def feed(tokens, pos=0, seq_id=0):
+            batch = Batch(len(tokens))
+            batch.fill(tokens, pos, seq_id)
+            context.decode(batch)
+            return context.logits().copy()
+        context = Context(Model(sys.argv[1]), n_ctx=256, n_seq_max=2, n_threads=1, kv_unified=True)
+        for i in range(120):
+            feed([i], i)
+            feed([i], i, 1)
+        expected = feed([7], 120)
+        context.memory.seq_rm(0, 120)
+        context.memory.seq_rm(1)
+        try:
+            feed(list(range(100)), 0, 1)
+        except KvCacheFullError:
+            print("full")
+        context.memory.seq_rm(1)
+        context.memory.defrag()
+        feed(list(range(100)), 0, 1)
+        assert abs(feed([7], 120) - expected).max() < 1e-2
+    """
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    said = "full\n" if build == OLD else ""
+    assert (result.returncode, result.stdout, result.stderr) == (0, said, "")

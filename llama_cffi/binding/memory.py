@@ -161,6 +161,16 @@ class Memory:
         window = library.lib.llama_model_n_swa(model)
         return self.seq_pos_min(seq_id) <= max(0, p0 - max(int(window) - 1, 1))
 
+    def defrag(self) -> None:
+        """Let the next decode close the gaps that removed sequences left.
+
+        Builds before b6301 place a batch in one piece, so a cache with gaps refuses what would
+        fit; newer ones need no such thing and do nothing here. C: llama_kv_self_defrag.
+        """
+        context = self._context
+        if compat.defrag(context.library, context.ptr):
+            context.hold_abort()
+
     @property
     def can_shift(self) -> bool:
         """Whether positions can be shifted. C: llama_memory_can_shift."""

@@ -9,7 +9,7 @@ from ..library import Library
 if TYPE_CHECKING:
     from ..gguf import GgufSummary
 
-__all__ = ["can_shift", "has_pos_min", "is_recurrent", "memory_call", "seq_pos_max"]
+__all__ = ["can_shift", "defrag", "has_pos_min", "is_recurrent", "memory_call", "seq_pos_max"]
 
 
 def memory_call(library: Library, context: Any, verb: str) -> Any:
@@ -75,6 +75,15 @@ def can_shift(library: Library, context: Any, gguf: GgufSummary) -> bool:
         return bool(memory_call(library, context, "can_shift")())
     except AttributeError:
         return gguf.architecture != "deepseek2"
+
+
+def defrag(library: Library, context: Any) -> bool:
+    """Queue a defragmentation; False where the build has none, from b6301 on."""
+    for name in ("llama_kv_self_defrag", "llama_kv_cache_defrag"):
+        if library.has(name):
+            getattr(library.lib, name)(context)
+            return True
+    return False
 
 
 def is_recurrent(library: Library, model: Any) -> bool:
