@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.sampler import MAX_LAST_N, MIN_TEMPERATURE
+from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_TEMPERATURE
 from .errors import ValidationError
 
 if TYPE_CHECKING:
@@ -253,9 +253,9 @@ def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
 def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
     pairs = tuple(value.items() if isinstance(value, Mapping) else value)
     for token, bias in pairs:
-        # -inf forbids a token; NaN or +inf would leave no probabilities.
-        if not (isinstance(token, Integral) and isinstance(bias, Real) and float(bias) < math.inf):
-            raise ValidationError(f"logit_bias: {token!r}: {bias!r} is no token id and number")
+        known = isinstance(token, Integral) and isinstance(bias, Real)
+        if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
+            raise ValidationError(f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}")
     return pairs
 
 

@@ -17,13 +17,13 @@ from .preselect import Preselection
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerKinds", "available"]
+__all__ = ["MAX_BIAS", "MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerKinds", "available"]
 
 MAX_LAST_N = 2**20  # C allocates the whole window at once
 MIN_TEMPERATURE = 1e-4  # below, logits over temperature leave the range of a float
 MIN_REPEAT = 1e-3  # below, a logit over the penalty does
 _MAX_FLOAT = 1e30
-_MAX_BIAS = 1e6  # far above any logit, and small enough to be divided by temperatures
+MAX_BIAS = 1e6  # far above any logit, and small enough to be divided by temperatures
 _ANY_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED
 _MAX_BREAKERS, _MAX_BREAKER_BYTES = 64, 40  # C walks the vocabulary for each; it cuts longer ones
 _MAX_INFILL, _PIECE_BYTES = 1024, 512
@@ -340,4 +340,4 @@ def _temperature(temperature: float) -> float:
 def _bias(token: int, value: float) -> float:
     if value == -math.inf:
         return -math.inf
-    return real(f"the bias of token {token}", value, -_MAX_BIAS, _MAX_BIAS)
+    return real(f"the bias of token {token}", value, -MAX_BIAS, MAX_BIAS)
