@@ -262,6 +262,10 @@ def test_every_build(child: Child, tiny_model: Path, tmp_path: Path, build: str)
                     feed(context, [1])
                     assert [memory.seq_pos_max(s) for s in (0, 1)] == [0, -1]
                     assert memory.can_truncate(0, 1) and memory.can_truncate(1, 0)
+                    try:
+                        assert memory.seq_pos_min(0) == 0
+                    except LlamaError as e:
+                        assert "smallest position" in str(e) and "LLAMA_CFFI_BUILD" in str(e)
                     expected = feed(context, [2, 3, 4, 5], 1)
                     assert memory.can_truncate(0, 3) == memory.seq_rm(0, 3) == plain
                     if not plain:

@@ -128,8 +128,7 @@ class Memory:
         seq_id, library = self._seq(seq_id), self._context.library
         if not compat.has_pos_min(library):
             raise ValidationError(
-                f"build {library.build.tag or library.path.name} cannot tell the smallest "
-                "position; use a newer one: LLAMA_CFFI_BUILD=latest"
+                f"this build cannot tell the smallest position; {compat.newer(library)}"
             )
         return int(self._call("seq_pos_min", seq_id))
 
@@ -151,15 +150,14 @@ class Memory:
         """
         seq_id, p0 = self._seq(seq_id), integer("p0", p0, 0)
         context = self._context
-        library, model = context.library, context.model.ptr
+        library, model = context.library, context.model
         if p0 == 0 or p0 > self.seq_pos_max(seq_id):
             return True
-        if compat.is_recurrent(library, model):
+        if compat.is_recurrent(library, model.ptr):
             return False
         if not compat.has_pos_min(library):
             return True
-        window = library.lib.llama_model_n_swa(model)
-        return self.seq_pos_min(seq_id) <= max(0, p0 - max(int(window) - 1, 1))
+        return self.seq_pos_min(seq_id) <= max(0, p0 - max(model.n_swa - 1, 1))
 
     def defrag(self) -> None:
         """Let the next decode close the gaps that removed sequences left.
