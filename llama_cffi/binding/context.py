@@ -335,6 +335,11 @@ class Context(Outputs):
         self._holds_abort = True
         self._decode = self._decode_prepared
 
+    @property
+    def update_waits(self) -> bool:
+        """Whether the next decode shifts or copies what the memory holds, before it computes."""
+        return self._holds_abort
+
     def _renew_graph(self) -> None:
         """Let the next decode build its graph anew, where C would reuse one without the change."""
         library = self.library
