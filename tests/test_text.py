@@ -1,238 +1,369 @@
+"""Text in pieces: the same result for every split, and the same as a plain reference's."""
+
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llama_cffi.errors import ValidationError
+from llama_cffi import ValidationError
 from llama_cffi.text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
 
-CUTS = st.lists(st.integers(0, 400), max_size=12)
+cuts = st.lists(st.integers(0, 120), max_size=8)
 
 
-def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
-    """*data* split at *cuts*; empty pieces are part of it."""
-    edges = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
-    for start, end in itertools.pairwise(edges):
-        yield data[start:end]
+def splits(data: bytes, cuts: list[int]) -> list[list[bytes]]:
+    """*data* cut at some places, whole, and byte by byte, with empty pieces between."""
+    edges = sorted({0, len(data), *(c for c in cuts if c < len(data))})
+    single = [piece for b in data for piece in (bytes([b]), b"")]
+    return [[data[a:b] for a, b in pairwise(edges)], [data], single]
 
 
-def single_bytes(data: bytes) -> list[bytes]:
-    return [data[i : i + 1] for i in range(len(data))]
+def through(filter: StopStrings | ThinkFilter, parts: list[bytes]) -> bytes:
+    return b"".join([*map(filter.push, parts), filter.flush()])
 
 
-def both_ways(run: Callable[[list[bytes]], Any], data: bytes, cuts: list[int]) -> Any:
-    """The result, which must be the same whole, cut and byte by byte."""
-    whole = run([data])
-    assert run(list(pieces(data, cuts))) == whole
-    assert run(single_bytes(data)) == whole
-    return whole
+# UTF-8
 
 
-@given(st.binary(max_size=60), CUTS)
-def test_utf8_equals_decoding_the_whole(data: bytes, cuts: list[int]) -> None:
-    def run(parts: list[bytes]) -> str:
-        stream = Utf8Stream()
-        return "".join(map(stream.push, parts)) + stream.flush()
-
-    assert both_ways(run, data, cuts) == data.decode("utf-8", "replace")
+def stream(parts: list[bytes]) -> str:
+    decoder = Utf8Stream()
+    return "".join([*map(decoder.push, parts), decoder.flush()])
 
 
-def test_utf8_hands_out_whole_characters() -> None:
-    stream = Utf8Stream()
-    assert [stream.push(b) for b in single_bytes("é€🙂".encode())] == [
-        "", "é", "", "", "€", "", "", "", "🙂",
-    ]  # fmt: skip
-    assert stream.flush() == ""
+@given(st.text(), cuts)
+def test_utf8_split_anywhere(text: str, cuts: list[int]) -> None:
+    data = text.encode("utf-8", "replace")
+    for parts in splits(data, cuts):
+        assert stream(parts) == data.decode()
 
 
-def run_stops(stops: list[str]) -> Callable[[list[bytes]], tuple[bytes, str | bytes | None]]:
-    def run(parts: list[bytes]) -> tuple[bytes, str | bytes | None]:
-        finder, out = StopStrings(stops), b""
-        for part in parts:
-            out += finder.push(part)
-        if finder.found is None:
-            out += finder.flush()
-        assert finder.flush() == b""
-        return out, finder.found
-
-    return run
+@given(st.lists(st.binary(max_size=5)))
+def test_bytes_that_are_no_utf8(parts: list[bytes]) -> None:
+    assert stream(parts) == b"".join(parts).decode("utf-8", "replace")
 
 
-def first_stop(text: bytes, stops: list[str]) -> tuple[bytes, str | None]:
-    ends = [(i + len(s.encode()), i, s) for s in stops for i in [text.find(s.encode())] if i >= 0]
-    if not ends:
+@given(st.text(min_size=1).map(lambda t: t.encode("utf-8", "replace")))
+def test_only_whole_characters_come_out(data: bytes) -> None:
+    decoder, out = Utf8Stream(), ""
+    for i, byte in enumerate(data):
+        out += decoder.push(bytes([byte]))
+        assert data[: i + 1].startswith(out.encode())
+
+
+def test_unfinished_character() -> None:
+    decoder = Utf8Stream()
+    assert decoder.push("é".encode()[:1]) == ""
+    assert decoder.flush() == "\ufffd"
+
+
+# Stop strings
+
+
+def first_stop(text: bytes, stops: list[bytes]) -> tuple[bytes, bytes | None]:
+    """The text before the first stop string, and that one: `bytes.find`, then the shortest."""
+    places = [(text.find(stop), len(stop), stop) for stop in stops if stop in text]
+    if not places:
         return text, None
-    _, at, stop = min(ends)
-    return text[:at], stop
+    start, _, stop = min(places)
+    return text[:start], stop
 
 
-@given(
-    st.text("abé€", max_size=40),
-    st.lists(st.text("abé€", min_size=1, max_size=4), max_size=5, unique=True),
-    CUTS,
-)
-def test_stop_strings_equal_a_search_of_the_whole(
+letters = st.text("ab\n#é", max_size=60)
+few_stops = st.lists(st.text("ab\n#é", min_size=1, max_size=5), max_size=6)
+
+
+@given(letters, few_stops, cuts)
+@example("abcd", ["abcd", "bc"], [])
+@example("abcx", ["abcd", "bc"], [])
+@example("abc", ["abcd", "bc"], [])
+@example("xabc", ["abb", "ab"], [])
+@example("aaaab", ["aab", "ab", "a b"], [])
+def test_stops_are_found_where_bytes_find_finds_them(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
     data = text.encode()
-    assert both_ways(run_stops(stops), data, cuts) == first_stop(data, stops)
+    before, stop = first_stop(data, [stop.encode() for stop in stops])
+    for parts in splits(data, cuts):
+        search = StopStrings(stops)
+        assert through(search, parts) == before
+        assert search.found == (None if stop is None else stop.decode())
+        if stop is not None:
+            assert through(search, [b"more", b"a"]) == b""
 
 
-def test_stop_strings_hold_back_no_more_than_needed() -> None:
-    stops = StopStrings(["\n\nUser:", "<end>"])
-    assert stops.push(b"Hello") == b"Hello"
-    assert stops.push(b" you\n") == b" you"
-    assert stops.push(b"\nUs") == b""
-    assert stops.push(b"eless <en") == b"\n\nUseless "
-    assert stops.push(b"d> tail") == b""
-    assert stops.found == "<end>"
-    assert stops.push(b"more") == stops.flush() == b""
+@given(letters, few_stops)
+def test_no_more_is_held_back_than_may_begin_a_stop(text: str, stops: list[str]) -> None:
+    search, out = StopStrings(stops), b""
+    for i, byte in enumerate(text.encode()):
+        out += search.push(bytes([byte]))
+        if search.found is not None:
+            break
+        held = text.encode()[len(out) : i + 1]
+        assert not held or any(stop.encode().startswith(held) for stop in stops)
 
 
-def test_a_thousand_stops() -> None:
-    stops = [f"stop number {i}." for i in range(1000)]
-    assert run_stops(stops)(single_bytes(b"so stop number 77. yes")) == (
-        b"so ",
-        "stop number 77.",
-    )
+def test_stops_may_be_bytes_and_are_reported_as_given() -> None:
+    search = StopStrings([b"\xff", "é", b"\xc3\xa9"])
+    assert (search.push(b"a\xc3"), search.push(b"\xa9b"), search.found) == (b"a", b"", "é")
+    search = StopStrings([b"\xff"])
+    assert (search.push(b"a\xff"), search.found) == (b"a", b"\xff")
 
 
-@pytest.mark.parametrize("stop", ["", b"", "a\0b", 3, None, "\ud800"])
-def test_what_is_no_stop_string(stop: Any) -> None:
-    with pytest.raises(ValidationError, match="stop"):
-        StopStrings(["ok", stop])
-
-
-def run_json(keys: tuple[str, ...]) -> Callable[[list[bytes]], int | None]:
-    def run(parts: list[bytes]) -> int | None:
-        finder, before = JsonCompletion(keys), 0
-        for part in parts:
-            end = finder.push(part)
-            if end is not None:
-                assert not finder.armed
-                assert 0 < end <= len(part)
-                return before + end
-            before += len(part)
-        return None
-
-    return run
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text('ab{}[]",:\\é\n', max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["done", "a", '"done"', "{", "é"]), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-HEADS = st.sampled_from(
-    ["", " \n\t", "<think>{no} </think>\n\n", "```json\n", "```\n ", "<think></think>```JSON \r\n"]
-)
-
-
-@given(VALUES, HEADS, st.text('} ]{"a\n', max_size=6), st.booleans(), CUTS)
-def test_json_is_complete_where_a_decoder_ends(
-    value: object, head: str, tail: str, ascii_only: bool, cuts: list[int]
-) -> None:
-    text = head + json.dumps(value, ensure_ascii=ascii_only)
-    end = both_ways(run_json(("done", "x")), (text + tail).encode(), cuts)
-    marked = isinstance(value, dict) and "done" in value
-    assert end == (len(text.encode()) if marked else None)
+def test_thousands_of_stops() -> None:
+    stops = [f"<{i:x}>" for i in range(5000)] + ["<" * 3000]
+    text = b"<zz><<<0" * 500
+    search = StopStrings(stops)
+    assert through(search, splits(text, [])[2]) == text
+    assert search.found is None
+    search = StopStrings(stops)
+    assert through(search, [text, b" ", b"<12", b"34", b"> on"]) == text + b" "
+    assert search.found == "<1234>"
 
 
 @pytest.mark.parametrize(
-    ("text", "end"),
+    "wrong", [[""], [b""], [3], ["a\0"], [b"\0"], ["\ud800"], "ab", b"ab", 3, None, [None]]
+)
+def test_what_is_no_stop_string(wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        StopStrings(wrong)
+
+
+# JSON
+
+KEYS = ("done", "next_step", 'q"{ü')
+keys = st.sampled_from([*KEYS, "x", "don", "ü"])
+strings = st.text('done"\\{}[]:, \n\té😀/', max_size=12) | keys
+values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | strings,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | strings, inner, max_size=3),
+    max_leaves=8,
+)
+before = st.tuples(
+    st.sampled_from(
+        ["", " \n", "\n<think>\n</think>", "<think> { </thin </think>\n<think></think>"]
+    ),
+    st.sampled_from(["", "\n", "```\n", "```json\n", "``` json \r\n \n"]),
+).map("".join)
+before_prose = st.sampled_from(
     [
-        ('{"done": true} and more', 14),
-        ('{"next_step" : "x"}', 19),
-        ('{"do\\u006ee": 1}', 16),
-        ('{"a": "\\"done\\": }", "done": "}"}', 33),
-        ('{"a": {"done": 1}} ', None),
-        ('{"a": "done"}', None),
-        ('["done"]', None),
-        ('Answer: {"done": true}', None),
-        ('{"a": 1} {"done": true}', None),
-        ("```python\n{'done': 1}", None),
-        ("<thinking>", None),
-        ("<think>never closed {", None),
-        ("", None),
+        "x",
+        "So: ",
+        "<think>",
+        "<think",
+        "``` python\n",
+        "```x",
+        "```\n```\n",
+        "```\n<think></think>",
+        "`",
+        "[",
+        '"',
+        "</think>",
+    ]
+)
+after = st.sampled_from(["", " ", "}", '{"done": 1}', "\n```", " and so on", "]", ","])
+
+
+def dumped(value: Any, style: int) -> str:
+    separators = ((", ", ": "), (",", ":"), (" ,\n", "\t:\n "))[style % 3]
+    return json.dumps(value, ensure_ascii=style > 2, separators=separators)
+
+
+def end_of_answer(data: bytes, keys: tuple[str, ...]) -> int | None:
+    """Where the object ends, read by the standard library from the whole text."""
+    text = data.decode()
+    head = re.match(r"(\s*<think>.*?</think>)*\s*(```\s*?(json)?\s*?\n\s*)?(?=\{)", text, re.DOTALL)
+    if head is None:
+        return None
+    try:
+        value, end = json.JSONDecoder(strict=False).raw_decode(text, head.end())
+    except json.JSONDecodeError:
+        return None
+    return len(text[:end].encode()) if any(key in value for key in keys) else None
+
+
+def completion(parts: list[bytes], keys: tuple[str, ...] = KEYS) -> int | None:
+    json_end, seen = JsonCompletion(keys), 0
+    for part in parts:
+        end = json_end.push(part)
+        if end is not None:
+            assert not json_end.armed
+            assert 0 < end <= len(part)
+            assert json_end.push(b'{"done": 1}') is None
+            return seen + end
+        seen += len(part)
+    return None
+
+
+@given(before, st.dictionaries(keys | strings, values, max_size=4), after, st.integers(0, 5), cuts)
+def test_complete_json_ends_where_the_standard_library_ends_it(
+    before: str, value: dict[str, Any], after: str, style: int, cuts: list[int]
+) -> None:
+    data = (before + dumped(value, style) + after).encode()
+    expected = end_of_answer(data, KEYS)
+    assert (expected is not None) == any(key in value for key in KEYS)
+    for parts in splits(data, cuts):
+        assert completion(parts) == expected
+
+
+@given(before, st.dictionaries(keys, values, min_size=1, max_size=3), st.integers(0, 5), st.data())
+def test_unfinished_json_is_not_complete(
+    before: str, value: dict[str, Any], style: int, data: st.DataObject
+) -> None:
+    text = (before + dumped(value, style)).encode()
+    text = text[: data.draw(st.integers(0, len(text) - 1))]
+    for parts in splits(text, []):
+        assert completion(parts) is None
+
+
+@given(before_prose, values, st.integers(0, 5), cuts)
+def test_other_text_disarms(before: str, value: Any, style: int, cuts: list[int]) -> None:
+    data = (before + dumped({"done": value}, style)).encode()
+    for parts in splits(data, cuts):
+        assert completion(parts) is None
+    if not before.startswith("<think>"):
+        json_end = JsonCompletion(KEYS)
+        json_end.push(data)
+        assert not json_end.armed
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ('{"done": 1}', True),
+        ('{"d\\u006fne": 1}', True),
+        ('{"' + "".join(f"\\u{ord(c):04x}" for c in "next_step") + '": 1}', True),
+        ('{"done": 1, "done": 2}', True),
+        ('{"x": NaN, "done": -Infinity}', True),
+        ('{"x": "done", "y": ["done"], "z": {"done": 1}}', False),
+        ('{"x": "\\"done\\": 1"}', False),
+        ('{"xdone": 1}', False),
+        ('{"done": 1]', False),
+        ('{"\\ud800": 1, "done": 1}', True),
+        ('{"\\ux": 1, "done": 1}', True),
+        ('{"' + "x" * 5000 + 'done": 1, "next_step": {}}', True),
+        ('{"' + "\\" * 5000 + '": 1}', False),
+        ("{" * 5000 + "}" * 5000, False),
+        ('["done"]', False),
+        ("{}", False),
     ],
 )
-def test_json_examples(text: str, end: int | None) -> None:
-    data = text.encode()
-    assert both_ways(run_json(("done", "next_step")), data, [3, 9]) == end
+def test_json_cases(text: str, complete: bool) -> None:
+    for parts in splits(text.encode() + b"}", []):
+        assert completion(parts) == (len(text) if complete else None)
+    json_end = JsonCompletion()
+    json_end.push(text.encode())
+    assert not json_end.armed
 
 
-def test_json_disarms_as_soon_as_it_can() -> None:
-    for text in ("Sure", "<b>", "``` python\n", "[1", "`a`", "{}"):
-        finder = JsonCompletion(("done",))
-        finder.push(text.encode())
-        assert not finder.armed, text
-    for text in (" ", "<", "<think>a", "``", "```js", '{"a'):
-        finder = JsonCompletion(("done",))
-        finder.push(text.encode())
-        assert finder.armed, text
-    with pytest.raises(ValidationError, match="json_stop"):
-        JsonCompletion([3])  # type: ignore[list-item]
+def test_invalid_utf8_in_json() -> None:
+    text = b'{"\xff\\n": "\xc3", "done\\ud800": 1, "\xff": 1, "done": "\xe2"}'
+    assert completion([text]) == len(text)
+    assert completion([text.replace(b'"done"', b'"\xffdone\\n"')]) is None
 
 
-@given(st.text("<>/thinkab \n", max_size=30) | st.text("ab", max_size=5), CUTS, st.data())
-def test_thinking_is_left_out(text: str, cuts: list[int], data: st.DataObject) -> None:
-    for tag in ("<think>", "</think>", "<think>"):
-        at = data.draw(st.integers(0, len(text)))
-        if data.draw(st.booleans()):
-            text = text[:at] + tag + text[at:]
-
-    def run(parts: list[bytes]) -> bytes:
-        think = ThinkFilter()
-        return b"".join(map(think.push, parts)) + think.flush()
-
-    expected = re.sub(r"<think>.*?(</think>[ \n]*|\Z)", "", text, flags=re.S)
-    assert both_ways(run, text.encode(), cuts) == expected.encode()
+def test_no_keys_and_wrong_keys() -> None:
+    assert not JsonCompletion(()).armed
+    assert completion([b'{"": 1}'], ("",)) == 7
+    assert completion([b'{"a": {"b": 1}}'], ("",)) is None
+    assert completion([b'{"\\ud83d\\ude00": 1}'], ("😀",)) == 19
+    for wrong in ("done", [3], [b"done"], ["\ud800"], 3):
+        with pytest.raises(ValidationError):
+            JsonCompletion(wrong)  # type: ignore[arg-type]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
+# <think> blocks
 
-    def __call__(self) -> float:
-        return self.now
-
-
-@given(
-    st.lists(st.tuples(st.binary(max_size=9), st.integers(0, 60)), max_size=30),
-    st.integers(0, 12),
-    st.integers(0, 5),
-    st.integers(0, 100),
+pieces = st.sampled_from(
+    ["<think>", "</think>", "<", "think>", "</", "<thi", " ", "\n\t", "a", "é", "<<think>"]
 )
-def test_flush_rules(
-    steps: list[tuple[bytes, int]], max_bytes: int, max_tokens: int, max_ms: int
+
+
+@given(st.lists(pieces, max_size=12).map("".join), cuts)
+@example("<think>x</think> \n<think>y</think>\n z", [])
+def test_thinking_is_left_out(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    expected = re.sub(rb"<think>.*?(</think>\s*|\Z)", b"", data, flags=re.DOTALL)
+    for parts in splits(data, cuts):
+        assert through(ThinkFilter(), parts) == expected
+
+
+@given(st.lists(st.sampled_from(["[", "]", "a", " "]), max_size=12).map("".join), cuts)
+def test_other_tags(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    expected = re.sub(rb"\[.*?(\]\s*|\Z)", b"", data, flags=re.DOTALL)
+    for parts in splits(data, cuts):
+        assert through(ThinkFilter("[", b"]"), parts) == expected
+
+
+def test_what_is_no_tag() -> None:
+    for wrong in ("", b"", 3, "\0"):
+        with pytest.raises(ValidationError):
+            ThinkFilter(open=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError):
+            ThinkFilter(close=wrong)  # type: ignore[arg-type]
+
+
+# Flush rules
+
+
+@given(st.lists(st.binary(max_size=9)), *[st.integers(0, 6)] * 3, st.lists(st.integers(0, 3)))
+def test_flusher_follows_its_rules(
+    parts: list[bytes], max_bytes: int, max_tokens: int, max_ms: int, steps: list[int]
 ) -> None:
-    clock, chunks = Clock(), []
-    flusher = Flusher(chunks.append, max_bytes, max_tokens, max_ms, clock)
-    held, tokens, last = b"", 0, 0.0
-    for piece, ms in steps:
-        clock.now += ms / 1000
-        n = len(chunks)
-        flusher.push(piece)
-        held, tokens = held + piece, tokens + 1
-        due = (
-            (max_bytes and len(held) >= max_bytes)
-            or (max_tokens and tokens >= max_tokens)
-            or (max_ms and clock.now - last >= max_ms / 1000)
-        )
-        assert chunks[n:] == ([held] if due and held else [])
-        if due:
-            held, tokens, last = b"", 0, clock.now
+    now_ms = 0
+    got: list[bytes] = []
+    flusher = Flusher(got.append, max_bytes, max_tokens, max_ms, clock=lambda: now_ms / 1000)
+    expected: list[bytes] = []
+    waiting, n_tokens, last_ms = b"", 0, 0
+    for part, step in zip(parts, steps + [1] * len(parts), strict=False):
+        now_ms += step
+        flusher.push(part)
+        waiting, n_tokens = waiting + part, n_tokens + 1
+        full = max_bytes and len(waiting) >= max_bytes
+        many = max_tokens and n_tokens >= max_tokens
+        late = max_ms and now_ms / 1000 - last_ms / 1000 >= max_ms / 1000
+        if waiting and (full or many or late):
+            expected.append(waiting)
+            waiting, n_tokens, last_ms = b"", 0, now_ms
+        assert got == expected
     flusher.flush()
     flusher.flush()
-    assert b"".join(chunks) == b"".join(piece for piece, _ in steps)
-    assert all(chunks)
+    assert b"".join(got) == b"".join(parts)
+    assert b"" not in got
+
+
+def test_flusher_defaults_and_the_real_clock() -> None:
+    got: list[bytes] = []
+    flusher = Flusher(got.append)
+    for part in (b"a", b"", b"bc"):
+        flusher.push(part)
+    assert got == [b"a", b"bc"]
+    flusher = Flusher(got.append, max_bytes=0, max_tokens=0, max_ms=0)
+    flusher.push(b"x" * 1000)
+    assert got == [b"a", b"bc"]
+    flusher.flush()
+    assert got == [b"a", b"bc", b"x" * 1000]
+
+
+@pytest.mark.parametrize("deliver", [Flusher.flush, lambda flusher: flusher.push(b"c")])
+def test_a_callback_that_fails_got_its_bytes(deliver: Callable[[Flusher], None]) -> None:
+    def fail(data: bytes) -> None:
+        got.append(data)
+        if len(got) == 1:
+            raise KeyError(3)
+
+    got: list[bytes] = []
+    flusher = Flusher(fail, max_bytes=3, max_tokens=0, max_ms=0)
+    flusher.push(b"ab")
+    with pytest.raises(KeyError):
+        deliver(flusher)
+    flusher.push(b"d")
+    flusher.flush()
+    assert got[1:] == [b"d"]
