@@ -11,7 +11,16 @@ import nox
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "typing", "tests", "build"]
 
-CODE = ["llama_cffi", "cdefs", "libs_fetch", "tests", "tools", "benchmarks", "examples", "noxfile.py"]
+CODE = [
+    "llama_cffi",
+    "cdefs",
+    "libs_fetch",
+    "tests",
+    "tools",
+    "benchmarks",
+    "examples",
+    "noxfile.py",
+]
 # The checkout must not shadow the installed wheel.
 SAFE = {"PYTHONSAFEPATH": "1"}
 WHEEL_LIMIT_BYTES = 8_000_000
@@ -84,6 +93,15 @@ def builds(session: nox.Session) -> None:
     install_wheel(session, "test")
     args = session.posargs or ["generate", "forced", "hidden"]
     session.run("python", "tools/builds.py", *args, env=SAFE)
+
+
+@nox.session
+def acceptance(session: nox.Session) -> None:
+    """Run every line of what Polaris Core and cyllama promise, on the oldest and newest build."""
+    install_wheel(session)
+    for build in ("npm:3.1.1", "npm:3.14.0", "npm:3.22.1"):
+        env = {**SAFE, "LLAMA_CFFI_BUILD": build}
+        session.run("python", "tools/acceptance.py", *session.posargs, env=env)
 
 
 @nox.session

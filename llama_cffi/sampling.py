@@ -255,7 +255,9 @@ def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any
     for token, bias in pairs:
         known = isinstance(token, Integral) and isinstance(bias, Real)
         if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
-            raise ValidationError(f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}")
+            raise ValidationError(
+                f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}"
+            )
     return pairs
 
 
