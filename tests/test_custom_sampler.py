@@ -325,6 +325,11 @@ LIVES = """
             chain.reset()
         if i % 3 == 0:
             chain.close()
+    for i in range(50):  # the chain may be freed after the sampler was
+        chain = SamplerChain(model).add_custom(CustomSampler(model, name="x" * i))
+        chain._customs.clear()
+        gc.collect()
+        chain.close()
     print(len(seen), len(set(seen)))
     open_chain = SamplerChain(model).add_custom(CustomSampler(model, accept=seen.append))
     closed_with_model = SamplerChain(Model(sys.argv[1]))

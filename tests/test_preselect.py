@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wide_gguf import write_wide
 
+from llama_cffi.binding import Candidates, Model, SamplerChain
 from llama_cffi.binding.preselect import Preselection
 from llama_cffi.errors import GenerationError
 
@@ -119,6 +120,21 @@ def test_c_gets_the_whole_vocabulary(add: Callable[[Preselection], object]) -> N
     add(preselection)
     assert preselection.ids(LOGITS, 50) is None
     assert not preselection.is_argmax
+
+
+def test_a_reset_forgets_what_may_be_lowered(wide_model: Path) -> None:
+    with Model(wide_model, vocab_only=True) as model:
+        chain = SamplerChain(model).add_penalties(1000, 1.5).add_top_k(10)
+        for token in range(100):
+            chain.accept(token)
+        candidates = Candidates(model)
+        assert chain._preselection.ids(LOGITS, chain._n_accepted) is None
+        chain.reset()
+        ids = chain._preselection.ids(LOGITS, chain._n_accepted)
+        assert ids is not None
+        candidates.fill_some(LOGITS, ids)
+        chain.apply(candidates)
+        assert candidates.array["id"].tolist() == np.argsort(-LOGITS)[:10].tolist()
 
 
 # Two chains with the same seed: one samples as usual, one in C alone.

@@ -457,12 +457,13 @@ def test_sampling_is_applying(context: Context, model: Model) -> None:
             assert one.sample(context) == token
 
 
-def test_temp_ext_never_divides_by_zero(model: Model) -> None:
+@pytest.mark.parametrize("gap", [20, 80, 100, 104, 500])
+def test_temp_ext_never_divides_by_almost_nothing(model: Model, gap: float) -> None:
     candidates = Candidates(model)
     logits = np.zeros(259, np.float32)
-    logits[50] = 500  # entropy 0: C's lowest temperature
-    with SamplerChain(model).add_temp_ext(0.8, 2.0, 2.0).add_dist(1) as chain:
-        for _ in range(10):
+    logits[50] = gap  # the entropy is tiny or 0, and so is C's lowest temperature
+    for exponent in (1, 2):
+        with SamplerChain(model).add_temp_ext(0.8, 2.0, exponent).add_dist(1) as chain:
             candidates.fill(logits)
             assert chain.choose(candidates) == 50
 

@@ -80,13 +80,11 @@ def dist_needs_softmax(library: Library) -> bool:
 def sampler_with_interface(library: Library, interface: Any) -> Any:
     """Create a sampler that C frees, with the caller's functions and no context.
 
-    C: llama_sampler_init, since b4753; before that a sampler of C's own, made over.
+    C: llama_sampler_init, since b4753; before that greedy, which holds nothing, is made over.
     """
     ffi, lib = library.ffi, library.lib
     if library.has("llama_sampler_init"):
         return lib.llama_sampler_init(interface, ffi.NULL)
     sampler = lib.llama_sampler_init_greedy()
-    if sampler.iface.free:
-        sampler.iface.free(sampler)  # what it holds; the sampler itself stays
     sampler.iface, sampler.ctx = interface, ffi.NULL
     return sampler
