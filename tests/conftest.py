@@ -28,6 +28,8 @@ os.environ["LLAMA_CFFI_CACHE"] = _CACHE
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+collect_ignore = [] if hasattr(os, "fork") else ["test_fork.py"]
+
 
 class Child(Protocol):
     def __call__(

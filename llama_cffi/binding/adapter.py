@@ -86,7 +86,7 @@ class LoraAdapter(Handle):
 
     def close(self) -> None:
         """Switch the adapter off where it is on, and free it. Calling it again does nothing."""
-        for context in list(self.active_in):
+        for context in [c for c in self.active_in if not c.closed]:
             context.set_adapters({a: s for a, s in context.adapters.items() if a is not self})
         super().close()
 

@@ -6,12 +6,17 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ValidationError
+from ..errors import LlamaError, ValidationError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Handle"]
+__all__ = ["FORKED", "Handle", "abandon"]
+
+FORKED = (
+    "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
+    "that; start it with multiprocessing's 'spawn', or load llama.cpp after the fork"
+)
 
 
 class Handle:
@@ -43,6 +48,7 @@ class Handle:
         # a reference, and an object goes when its handle and all objects below it are gone.
         owned = _Owned(ptr, free, [handle._object() for handle in above])
         self._finalizer = weakref.finalize(self, _drop, owned)
+        _alive.add(self)
         if parent is not None:
             parent._children.add(self)
 
@@ -52,8 +58,11 @@ class Handle:
 
         Raises:
             ValidationError: It was closed.
+            LlamaError: The process was forked since.
         """
         if self._ptr is None:
+            if _abandoned:
+                raise LlamaError(FORKED)
             raise ValidationError(f"this {type(self).__name__} is closed; open a new one")
         return self._ptr
 
@@ -101,7 +110,20 @@ class _Owned:
         self.ptr, self.free, self.above = ptr, free, above
 
     def __del__(self) -> None:
-        self.free(self.ptr)
+        if not _abandoned:
+            self.free(self.ptr)
+
+
+_alive: weakref.WeakSet[Handle] = weakref.WeakSet()
+_abandoned = False
+
+
+def abandon() -> None:
+    """Close every handle without a call to C: the process is a fork of the one that owns them."""
+    global _abandoned
+    _abandoned = True
+    for handle in list(_alive):
+        handle._ptr = None
 
 
 def _drop(_owned: _Owned) -> None:

@@ -24,6 +24,7 @@ from .. import cdefs
 from ..errors import AbiMismatchError, LibraryLoadError, ValidationError
 from . import abi, probe
 from .declarations import load_ffi
+from .handle import FORKED, abandon
 from .logs import LogBridge
 from .process import readable, refuse_foreign_build
 
@@ -161,6 +162,29 @@ class Library:
 
 _lock = threading.Lock()
 _loaded: Library | None = None
+_touched = False  # whether loading was begun
+_forked = False
+
+
+class _Unusable:
+    """Stands for the C functions in a process that was forked after they were loaded."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise LibraryLoadError(FORKED)
+
+
+def _after_fork_in_child() -> None:
+    global _forked, _lock
+    _lock = threading.Lock()  # another thread may have held it
+    if _touched:
+        _forked = True
+        abandon()
+        if _loaded is not None:
+            _loaded.lib = _Unusable()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def get_library(
@@ -176,11 +200,14 @@ def get_library(
 
     Raises:
         LibraryNotFoundError: No library at the given path.
-        LibraryLoadError: It cannot be loaded here, or another build is loaded already.
+        LibraryLoadError: It cannot be loaded here, another build is loaded already, or the process
+            was forked after it was loaded.
         FetchError: The build could not be fetched.
         AbiMismatchError: No declarations are proven to fit it.
     """
     global _loaded
+    if _forked:
+        raise LibraryLoadError(FORKED)
     with _lock:
         if _loaded is not None and spec is None:
             return _loaded
@@ -218,8 +245,10 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
+    global _touched
     _require(build, "llama_", exports)
     refuse_foreign_build(build.library)
+    _touched = True
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
