@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .gguf_check import SCALARS, STRING, GgufArray, GgufSummary, GgufTensor, check_gguf
+from .gguf_check import (
+    SCALARS,
+    STRING,
+    GgufArray,
+    GgufSummary,
+    GgufTensor,
+    check_gguf,
+    tensor_bytes,
+)
 from .gguf_strings import find_strings
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "check_parts",
     "fingerprint",
     "read_gguf",
+    "tensor_bytes",
 ]
 
 _PART = re.compile(r"(?s)(.*)-(\d{5})-of-(\d{5})\.gguf")

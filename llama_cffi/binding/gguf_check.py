@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,15 @@ from .gguf_strings import count_distinct, find_strings
 if TYPE_CHECKING:
     from .gguf_strings import Integers
 
-__all__ = ["SCALARS", "STRING", "GgufArray", "GgufSummary", "GgufTensor", "check_gguf"]
+__all__ = [
+    "SCALARS",
+    "STRING",
+    "GgufArray",
+    "GgufSummary",
+    "GgufTensor",
+    "check_gguf",
+    "tensor_bytes",
+]
 
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
 _KINDS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
@@ -145,6 +153,24 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
         raise ModelLoadError(f"no model file at {path}") from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
+
+
+def tensor_bytes(tensors: Iterable[GgufTensor], ftype: str) -> int:
+    """Return the bytes that the tensors take at least when the matrices become *ftype*.
+
+    Args:
+        tensors: As they are.
+        ftype: Such as `Q4_K_M`; what no tensor type is the beginning of leaves them as they are.
+    """
+    fits = [t for t in _TENSOR_TYPES.values() if f"{ftype}_".startswith(f"{t[0]}_")]
+    total = 0
+    for tensor in tensors:
+        size = tensor.size_bytes or 0
+        if fits and len(tensor.shape) > 1:
+            _, block, block_bytes = fits[0]
+            size = min(size, math.prod(tensor.shape) // block * block_bytes)
+        total += size
+    return total
 
 
 class _Walk:

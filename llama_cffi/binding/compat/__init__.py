@@ -36,6 +36,7 @@ from .model import (
     tensor_types,
 )
 from .names import call
+from .quantize import file_types, quantize_model
 from .sampler import (
     dist_needs_softmax,
     sampler_dry,
@@ -62,11 +63,12 @@ __all__ = [
     "chat_apply_template",
     "chat_template",
     "context_params",
-    "device_list",
     "defrag",
+    "device_list",
     "dist_needs_softmax",
     "embedding_width",
     "encode_pools",
+    "file_types",
     "flash_attn_takes_f32",
     "grammar_sampler",
     "has_memory",
@@ -88,6 +90,7 @@ __all__ = [
     "newer",
     "pooling_name",
     "pools_any_sequence",
+    "quantize_model",
     "reuses_stale_graphs",
     "rope_scaling_types",
     "sampler_dry",
