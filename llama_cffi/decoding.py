@@ -55,7 +55,8 @@ class Slot:
         """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
 
         On "no KV slot" the chunk is halved, down to 16, and the same tokens are tried again; after
-        a success it grows back. When it fails, the memory is as before the call.
+        a success it grows back. Old builds then close the gaps in the cache and try once more.
+        When it fails, the memory is as before the call.
 
         Raises:
             KvCacheFullError: Not even 16 tokens fit.
@@ -108,7 +109,7 @@ class Slot:
         limit = self._batch.n_tokens_max
         if not context.abortable:
             limit = min(limit, context.n_ubatch)
-        chunk = limit
+        chunk, defragged = limit, False
         while done < n:
             part = tokens[done : done + chunk]
             self._batch.fill(part, len(self.tokens), self.seq_id, logits=done + len(part) == n)
@@ -118,6 +119,10 @@ class Slot:
                     context.synchronize()
                     stop.check()
             except KvCacheFullError as e:
+                if len(part) <= _MIN_CHUNK and not defragged and context.memory.defrag():
+                    chunk, defragged = limit, True
+                    stats.n_retries += 1
+                    continue
                 if len(part) <= _MIN_CHUNK:
                     raise KvCacheFullError(
                         f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "

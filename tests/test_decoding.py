@@ -131,6 +131,9 @@ BACK_OFF = """
     holes = [(20, 84), (100, 132), (150, 176)]
     check("unified", True, 256, holes, 100, 150, 256)
     check("unified, small ubatch", True, 256, holes, 100, 150, 32)
+    # Places that only the oldest builds' defragmentation puts together.
+    crumbs = [(start, start + 8) for start in range(0, 256, 16)]
+    check("crumbs", True, 256, crumbs, 100, 150, 256)
     check("own cache", False, 512, [], 200, 400, 512)
     print(json.dumps(report))
 """

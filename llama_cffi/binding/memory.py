@@ -159,15 +159,21 @@ class Memory:
             return True
         return self.seq_pos_min(seq_id) <= max(0, p0 - max(model.n_swa - 1, 1))
 
-    def defrag(self) -> None:
+    def defrag(self) -> bool:
         """Let the next decode close the gaps that removed sequences left.
 
         Builds before b6301 place a batch in one piece, so a cache with gaps refuses what would
-        fit; newer ones need no such thing and do nothing here. C: llama_kv_self_defrag.
+        fit; newer ones need no such thing and do nothing here.
+
+        Returns:
+            Whether the build has it.
+        C: llama_kv_self_defrag
         """
         context = self._context
-        if compat.defrag(context.library, context.ptr):
+        has_it = compat.defrag(context.library, context.ptr)
+        if has_it:
             context.hold_abort()
+        return has_it
 
     @property
     def can_shift(self) -> bool:
