@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from tiny_encoders import N_POSITIONS, write_bert
+from tiny_gguf import write_tiny
 
 from llama_cffi.binding import Batch, Context, Model, SamplerChain
 from llama_cffi.errors import GenerationError, KvCacheFullError, LlamaError, ValidationError
@@ -132,11 +134,207 @@ def test_full_cache(model: Model) -> None:
         {"n_threads": -1},
         {"n_threads_batch": -5},
         {"n_threads": 2.0},
+        {"pooling": "max"},
+        {"pooling": 1},
+        {"attention": "both"},
+        {"attention": ""},
+        {"rope_scaling": "YARN"},
+        {"rope_scaling": "max_value"},
+        {"rope_freq_base": 0},
+        {"rope_freq_base": -1},
+        {"rope_freq_base": float("nan")},
+        {"rope_freq_scale": 0},
+        {"rope_freq_scale": 1e9},
+        {"rope_freq_scale": "x"},
+        {"yarn_ext_factor": -1},
+        {"yarn_attn_factor": float("inf")},
+        {"yarn_beta_fast": -1},
+        {"yarn_beta_slow": float("nan")},
+        {"yarn_orig_ctx": 0},
+        {"yarn_orig_ctx": 2**31},
+        {"type_k": "q4_k"},
+        {"type_k": "F16"},
+        {"type_v": "iq2_xs"},
+        {"type_v": 1},
+        {"type_v": "q8_0", "flash_attn": False},
     ],
 )
-def test_sizes_out_of_range(model: Model, sizes: dict[str, int]) -> None:
-    with pytest.raises(ValidationError):
+def test_parameters_out_of_range(model: Model, sizes: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(sizes))):
         Context(model, **{"n_ctx": 256, **sizes})  # type: ignore[arg-type]
+
+
+def test_parameters_that_do_not_exist(model: Model) -> None:
+    with pytest.raises(TypeError, match="n_gpu_layers"):
+        Context(model, n_gpu_layers=1)  # type: ignore[call-arg]
+
+
+def test_rope_parameters_reach_c(model: Model) -> None:
+    rows = []
+    for options in (
+        {},
+        {"rope_freq_base": 500.0},
+        {"rope_freq_scale": 0.25},
+        {"rope_scaling": "none", "rope_freq_scale": 0.25},
+        {"rope_scaling": "yarn", "rope_freq_scale": 0.25, "yarn_orig_ctx": 64},
+        {
+            "rope_scaling": "yarn",
+            "rope_freq_scale": 0.25,
+            "yarn_orig_ctx": 64,
+            "yarn_ext_factor": 0.3,
+            "yarn_attn_factor": 1.5,
+            "yarn_beta_fast": 16.0,
+            "yarn_beta_slow": 2.0,
+        },
+    ):
+        with Context(model, n_ctx=256, n_threads=1, **options) as context:  # type: ignore[arg-type]
+            feed(context, list(range(40)))
+            rows.append(context.logits().copy())
+    assert np.allclose(rows[3], rows[0], atol=1e-5)  # "none" does not scale
+    for i, j in ((0, 1), (0, 2), (2, 4), (4, 5)):
+        assert not np.allclose(rows[i], rows[j], atol=1e-3), (i, j)
+
+
+def test_threads_can_be_changed(model: Model) -> None:
+    with Context(model, n_ctx=256, n_threads=2, n_threads_batch=1) as context:
+        feed(context, [1, 2, 3])
+        before = context.logits().copy()
+        for n_threads, n_threads_batch in ((1, 2), (1, 1), (2, 0), (10_000, 1)):
+            context.set_threads(n_threads, n_threads_batch)
+            context.memory.clear()
+            feed(context, [1, 2, 3])
+            assert np.allclose(context.logits(), before, atol=1e-5)
+        assert 1 <= context.n_threads <= 512
+        with pytest.raises(ValidationError, match="n_threads"):
+            context.set_threads(-1)
+    with pytest.raises(ValidationError, match="closed"):
+        context.set_threads(1)
+
+
+def test_perf(model: Model) -> None:
+    with Context(model, n_ctx=256, n_threads=1, no_perf=False) as context:
+        feed(context, list(range(40)))
+        context.synchronize()
+        feed(context, [1], 40)
+        context.synchronize()
+        perf = context.perf
+        assert (perf.n_prompt, perf.n_generated) == (40, 1)
+        assert perf.prompt_ms > 0
+        assert perf.generation_ms > 0
+        context.reset_perf()
+        assert context.perf.prompt_ms == 0
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_cache_types(child: Child, tmp_path: Path, build: str) -> None:
+    """What a build cannot do with a type is refused: C aborts, or calls NULL."""
+    models = [write_tiny(tmp_path / f"head{n}.gguf", n_embd=2 * n, n_layer=1) for n in (32, 40, 64)]
+    code = """
+        import itertools, sys
+        import numpy as np
+        from llama_cffi import LlamaError
+        from llama_cffi.binding import Batch, Context, Model
+        types = ("f32", "f16", "bf16", "q8_0", "q4_1", "iq4_nl", None)
+        plain, made, shifted, refused = None, 0, 0, 0
+        for path in sys.argv[1:]:
+            model = Model(path)
+            for k, v, flash_attn in itertools.product(types, types, (None, True, False)):
+                try:
+                    context = Context(
+                        model, n_ctx=64, n_threads=1, type_k=k, type_v=v, flash_attn=flash_attn)
+                except LlamaError:
+                    refused += 1
+                    continue
+                batch = Batch(40)
+                batch.fill(range(40), 0)
+                context.decode(batch)
+                rows = [context.logits().copy()]
+                if context.memory.can_shift:
+                    context.memory.seq_rm(0, 0, 4)
+                    context.memory.seq_add(0, 4, -1, -4)
+                    batch.fill([5], 36)
+                    context.decode(batch)
+                    rows.append(context.logits().copy())
+                    shifted += 1
+                assert np.isfinite(rows).all()
+                if "head32" in path:
+                    if (k, v, flash_attn) == ("f16", "f16", False):
+                        plain = rows[0]
+                    elif plain is not None and not {k, v} - {"f16", "q8_0", None}:
+                        assert np.allclose(rows[0], plain, atol=0.3), (k, v, flash_attn)
+                made += 1
+                context.close()
+            model.close()
+        print(made, shifted, refused)
+    """
+    result = child(code, *models, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    made, shifted, refused = map(int, result.stdout.split())
+    assert made > 60
+    assert shifted > 20
+    assert refused > 60
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_a_batch_that_fails_leaves_nothing(child: Child, tiny_model: Path, build: str) -> None:
+    """The oldest build keeps the first part of a batch that the cache has no slot for."""
+    code = """
+        import sys
+        import numpy as np
+        from llama_cffi import KvCacheFullError
+        from llama_cffi.binding import Batch, Context, Model
+        model = Model(sys.argv[1])
+        context = Context(model, n_ctx=256, n_batch=256, n_ubatch=32, n_threads=1)
+        batch = Batch(256)
+        def feed(tokens, pos):
+            batch.fill(tokens, pos)
+            context.decode(batch)
+        feed([3] * 100, 0)
+        feed([4], 100)
+        expected = context.logits().copy()
+        context.memory.seq_rm(0, 100)
+        try:
+            feed([5] * 200, 100)
+        except KvCacheFullError:
+            pass
+        else:
+            raise AssertionError("the cache has no room for 300 tokens")
+        assert context.memory.seq_pos_max(0) == 99
+        feed([4], 100)
+        assert np.allclose(context.logits(), expected, atol=1e-5)
+    """
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+
+
+def test_a_table_of_positions_ends(tmp_path: Path) -> None:
+    """C aborts on a position that the model has no row for (gpt2, BERT)."""
+    path, _ = write_bert(tmp_path / "bert.gguf")
+    with Model(path) as model, Context(model, n_ctx=256, n_threads=1) as context:
+        batch = Batch(1)
+        batch.fill([1], N_POSITIONS - 1)
+        context.decode(batch)
+        batch.fill([1], N_POSITIONS)
+        with pytest.raises(ValidationError, match=f"table of {N_POSITIONS} positions"):
+            context.decode(batch)
+
+
+@pytest.mark.parametrize("field", ["op_offload", "swa_full"])
+def test_parameters_that_a_build_lacks(child: Child, tiny_model: Path, field: str) -> None:
+    code = """
+        import sys
+        from llama_cffi import ValidationError
+        from llama_cffi.binding import Context, Model
+        try:
+            Context(Model(sys.argv[1]), n_ctx=64, **{sys.argv[2]: True})
+        except ValidationError as e:
+            print(e)
+    """
+    result = child(code, tiny_model, field, LLAMA_CFFI_BUILD=OLD)
+    assert f"no {field}" in result.stdout
+    assert "LLAMA_CFFI_BUILD=latest" in result.stdout
+    result = child(code, tiny_model, field, LLAMA_CFFI_BUILD=NEWEST)
+    assert (result.stdout, result.stderr) == ("", "")
 
 
 def test_odd_sizes_work(model: Model) -> None:

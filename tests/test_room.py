@@ -20,6 +20,15 @@ def test_cache_of_a_known_model() -> None:
     assert cache < per_token < cache * 1.02
 
 
+def test_types_of_the_cache() -> None:
+    half = context_bytes(LLAMA, 8192, 512, 34 / 32) / context_bytes(LLAMA, 8192, 512)
+    assert 0.52 < half < 0.55
+
+
+def test_encoders_have_no_cache() -> None:
+    assert context_bytes({**LLAMA, "llama.attention.causal": False}, 8192, 1) < 8192 * 100
+
+
 def test_what_is_not_known_counts_nothing() -> None:
     assert context_bytes({}, 10, 1) < 1000
     assert context_bytes({**LLAMA, "llama.attention.head_count": 0}, 10, 1) > 0

@@ -25,6 +25,9 @@ __all__ = ["Outputs", "Perf"]
 class Perf:
     """What a context computed; the times are 0 with `no_perf`, the default.
 
+    C counts what was decoded between two waits (`synchronize`, reading a result) as one, and says
+    1 for no token.
+
     Attributes:
         load_ms: From the model's load to the first result.
         prompt_ms: Decoding several tokens at once.
