@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .binding import (
         Batch,
+        Candidates,
         Context,
+        CustomSampler,
+        Grammar,
         Library,
+        LoraAdapter,
         Memory,
         Model,
         SamplerChain,
         Vocab,
         get_library,
+        load_control_vector,
     )
+    from .binding.gguf import GgufFile, read_gguf
+    from .binding.quantize import quantize
     from .engine import Engine
     from .errors import (
         AbiMismatchError,
@@ -37,22 +44,31 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from .sampling import SamplingParams
+    from .stats import GenerationStats
 
 __version__ = "0.1.0"
 
 _HOME = {
     "binding": (
         "Batch",
+        "Candidates",
         "Context",
+        "CustomSampler",
+        "Grammar",
         "Library",
+        "LoraAdapter",
         "Memory",
         "Model",
         "SamplerChain",
         "Vocab",
         "get_library",
+        "load_control_vector",
     ),
+    "binding.gguf": ("GgufFile", "read_gguf"),
+    "binding.quantize": ("quantize",),
     "engine": ("Engine",),
     "sampling": ("SamplingParams",),
+    "stats": ("GenerationStats",),
     "errors": (
         "AbiMismatchError",
         "ContextOverflowError",
@@ -73,14 +89,23 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, errors)
     "Batch",
+    "Candidates",
     "Context",
+    "CustomSampler",
+    "GgufFile",
+    "Grammar",
     "Library",
+    "LoraAdapter",
     "Memory",
     "Model",
     "SamplerChain",
     "Vocab",
     "get_library",
+    "load_control_vector",
+    "quantize",
+    "read_gguf",
     "Engine",
+    "GenerationStats",
     "SamplingParams",
     "AbiMismatchError",
     "ContextOverflowError",
