@@ -179,7 +179,7 @@ def test_draws_agree_with_numpy(build: str, child: Child, tiny_model: Any, tmp_p
         ("top_k", softmax(top_k(LOGITS, 11))),
         ("top_k", softmax(top_k(LOGITS, 9))),
         ("penalties", softmax(penalties(LOGITS, 7, 1.5, 0.3, 0.2))),
-        ("penalties", softmax(penalties(LOGITS, 6, 1.3, 0.3, 0.2))),
+        ("penalties", softmax(penalties(LOGITS, 6, 1.1, 0.3, 0.2))),
         ("typical", softmax(typical(LOGITS, 0.5))),
         ("temp_ext", softmax(temp_ext(LOGITS, 0.8, 0.5, 1.5))),
     ):
