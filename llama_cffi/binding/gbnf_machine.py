@@ -8,7 +8,8 @@ here (each node knows its parent and its continuations), so a step costs a few l
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from ..errors import GenerationError
@@ -24,7 +25,8 @@ MAX_DEPTH = 1_000  # rules in rules
 _MAX_TOTAL = 30_000  # depths of all stacks together
 _MAX_VISITS = 2_000  # stacks on the way to the next characters; old builds recurse that deep
 _SHOWN = 6
-_GROWTH_WORK, _GROWTH_STEPS, _SOME = 4_000, 20, 16  # of `check_growth`
+# Of `explodes`: steps, ways, repetitions of a character, characters and states of other texts.
+_WORK, _MANY_WAYS, _RUN, _ANY, _ANY_SEEN, _SOME = 6_000, 4_096, 64, 16, 64, 16
 
 
 class _Place:
@@ -117,29 +119,58 @@ class Machine:
         self._end = _Stack(None, None)
         self.start = State(self._characters(self._end.push(_Place(0, None))))
 
-    def check_growth(self) -> None:
-        """Look for short texts that are read in very many ways, from each rule's beginning.
+    def explodes(self) -> bool:
+        """Whether C could hang on a token: some short text is read in very many ways.
 
-        `feed` bounds the text that was accepted. But C also tries tokens that it then refuses,
-        all their characters at once, and nothing can stop it there.
-
-        Raises:
-            GenerationError: There is such a text.
+        C bounds nothing within a token, and follows each way on its own: on `("a"+)+` they double
+        with every character. From each rule's beginning this tries what long tokens are (one
+        character many times) and, greedily and with a budget, short texts of any kind.
         """
-        work = _GROWTH_WORK
+        work = _WORK
         for rule in range(len(self._heads)):
-            start = self._characters(_Stack(None, None).push(_Place(rule, None)))
-            todo, seen = [(0, 0, start)], {frozenset(start)}
-            for _ in range(_GROWTH_STEPS):
-                if not todo or work <= 0:
+            try:
+                start = self._characters(_Stack(None, None).push(_Place(rule, None)))
+                work = self._try_texts(dict.fromkeys(start, 1), work)
+            except GenerationError:
+                return True
+        return False
+
+    def _try_texts(self, start: dict[_Stack, int], work: int) -> int:
+        """Raise GenerationError for a text in very many ways; return what is left of *work*."""
+        for c in _typical(start):
+            before: dict[_Stack, int] = {}
+            ways = start
+            for _ in range(_RUN):
+                if ways == before or work <= 0:
                     break
-                *_, stacks = heapq.heappop(todo)  # the most stacks first
-                for c in _typical(stacks):
-                    following = self._step(stacks, c)
-                    work -= 1 + len(following) // 8
-                    if len(following) > 1 and (known := frozenset(following)) not in seen:
-                        seen.add(known)
-                        heapq.heappush(todo, (-len(following), len(seen), following))
+                before, ways = ways, self._count(ways, c)
+                work -= 1 + len(ways) // 8
+        todo, seen = [(0, 0, 0, start)], set()
+        while todo and work > 0:
+            *_, length, ways = heapq.heappop(todo)  # the most ways first
+            for c in _typical(ways):
+                following = self._count(ways, c)
+                work -= 1 + len(following) // 8
+                total, known = sum(following.values()), frozenset(following.items())
+                if total > 1 and known not in seen and length + 1 < _ANY:
+                    seen.add(known)
+                    heapq.heappush(todo, (-total, len(seen), length + 1, following))
+            work -= 1
+            if len(seen) > _ANY_SEEN:
+                break
+        return work
+
+    def _count(self, ways: dict[_Stack, int], c: int) -> dict[_Stack, int]:
+        """Return the stacks after *c* and in how many ways each is reached."""
+        found: dict[_Stack, int] = {}
+        for stack, n in ways.items():
+            if stack.place is not None and stack.place.matches(c):
+                for following in self._after(stack):
+                    found[following] = found.get(following, 0) + n
+        _check_size(found)
+        if sum(found.values()) > _MANY_WAYS:
+            raise GenerationError("the grammar reads a short text in very many ways")
+        return found
 
     def complete(self, state: State) -> bool:
         """Whether the text may end here."""
@@ -167,14 +198,14 @@ class Machine:
             return None
         return State(stacks, value, missing)
 
-    def look_ahead(self, state: State) -> None:
-        """Check what C expands when it tries tokens: all that may follow the next character.
-
-        Raises:
-            GenerationError: It is too much.
-        """
-        for stack in state.stacks:
-            self._after(stack)
+    def fits(self, state: State) -> bool:
+        """Whether C can try tokens here: it expands all that may follow the next character."""
+        try:
+            for stack in state.stacks:
+                self._after(stack)
+        except GenerationError:
+            return False
+        return True
 
     def describe(self, state: State) -> str:
         """Say in GBNF what may come next."""
@@ -237,10 +268,10 @@ def _check_size(stacks: Collection[_Stack]) -> None:
         )
 
 
-def _typical(stacks: tuple[_Stack, ...]) -> list[int]:
+def _typical(stacks: Iterable[_Stack]) -> list[int]:
     """Return characters that show all overlaps between classes, most of the time."""
     found: dict[int, None] = {}
-    for stack in stacks[:_SOME]:
+    for stack in itertools.islice(stacks, _SOME):
         if stack.place is not None and (chars := stack.place.chars):
             if chars.negated:
                 found.update(dict.fromkeys([0x20, *(high + 1 for _, high in chars.ranges)]))

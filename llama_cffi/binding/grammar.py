@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..errors import GenerationError, GrammarError, ValidationError
 from . import compat
 from .candidates import Candidates
 from .gbnf import parse
-from .gbnf_machine import Machine, State
+from .gbnf_machine import Machine
 from .gbnf_normal import normalize
 from .handle import Handle
 from .model import Model
@@ -23,6 +23,9 @@ class Grammar(Handle):
 
     With triggers it is lazy: everything is allowed until a trigger comes, then the text from the
     trigger's beginning on must follow the grammar.
+
+    C's engine does the work on the whole vocabulary, except where the text can be read in very
+    many ways, as with `("a"+)+`: C could hang on that, so Python does it, more slowly.
 
     Args:
         model: Whose tokens they are; closes this grammar when it closes.
@@ -54,7 +57,6 @@ class Grammar(Handle):
         normal = normalize(grammar, rules, index)
         try:
             self._machine = Machine(normal)
-            self._machine.check_growth()
         except GenerationError as e:
             raise GrammarError(str(e)) from None
         self._triggers = _Triggers(model, self._machine, triggers, trigger_tokens)
@@ -73,8 +75,9 @@ class Grammar(Handle):
         )
         self._one = library.ffi.new("llama_token_data *")
         self._one_array = library.ffi.new("llama_token_data_array *", {"data": self._one})
+        self._for_c = self._in_c = not self._machine.explodes()
         self._state = self._machine.start
-        self._waiting = bool(triggers or trigger_tokens)
+        self._waiting = bool(self._triggers)
 
     @property
     def waiting(self) -> bool:
@@ -94,9 +97,10 @@ class Grammar(Handle):
     def allows(self, token: int) -> bool:
         """Whether *token* may come next; nothing changes.
 
+        A token that leads deeper or to more ways than C can take may not.
+
         Raises:
             ValidationError: No such token.
-            GenerationError: The text can be read in too many ways for C.
         """
         _ = self.ptr  # raises when it is closed
         token = self._vocab.check(token)
@@ -104,24 +108,32 @@ class Grammar(Handle):
             return True
         if self._vocab.is_eog(token):
             return self._machine.complete(self._state)
-        return self._machine.feed(self._state, self._vocab.token_to_piece(token, True)) is not None
+        piece = self._vocab.token_to_piece(token, True)
+        try:
+            return self._machine.feed(self._state, piece) is not None
+        except GenerationError:
+            return False
 
     def apply(self, candidates: Candidates) -> None:
         """Set the logits of the tokens that may not come next to -inf.
 
         Raises:
             ValidationError: The candidates are of another model, empty, or their ids no tokens.
-            GenerationError: A logit is NaN or +inf, or all are -inf already; or the text can be
-                read in too many ways for C.
+            GenerationError: A logit is NaN or +inf, or all are -inf already.
         C: llama_sampler_apply
         """
         if candidates.model is not self.model:
             raise ValidationError("the candidates are of another model than the grammar")
         ptr = self.ptr
-        if not self._waiting:
-            self._machine.look_ahead(self._state)
-            candidates.changed()  # C checks no id, and leaves the mark of sorted logits
+        if self._waiting:
+            return
+        candidates.changed()  # C checks no id, and leaves the mark of sorted logits
+        if self._use_c():
             self._apply(ptr, candidates.struct)
+        else:
+            array = candidates.array
+            forbidden = [not self.allows(token) for token in array["id"].tolist()]
+            array["logit"][forbidden] = -math.inf
 
     def accept(self, token: int) -> None:
         """Go on by *token*. The end is accepted where `complete`, and changes nothing.
@@ -145,12 +157,12 @@ class Grammar(Handle):
             return
         piece = self._vocab.token_to_piece(token, True)
         state = self._machine.feed(self._state, piece)
-        self._machine.look_ahead(self._state)
-        if state is None or not self._c_allows(self.ptr, token):
+        if state is None or not self._c_allows(token):
             raise ValidationError(
                 f"the grammar does not allow token {token} ({piece!r}) here; {self._where()}"
             )
-        self._accept(self.ptr, token)
+        if self._in_c:
+            self._accept(self.ptr, token)
         self._state = state
 
     def reset(self) -> None:
@@ -158,32 +170,40 @@ class Grammar(Handle):
         self.model.library.lib.llama_sampler_reset(self.ptr)
         self._state = self._machine.start
         self._triggers.reset()
-        self._waiting = bool(self._triggers)
+        self._waiting, self._in_c = bool(self._triggers), self._for_c
 
     def _start(self, text: bytes, tokens: list[int]) -> None:
         """Stop waiting; *tokens* are the text from the trigger's beginning on."""
-        state: State | None = self._machine.start
+        states = [self._machine.start]
         for token in tokens:
-            if state is not None:
-                state = self._machine.feed(state, self._vocab.token_to_piece(token, True))
-        if state is None:
-            raise GenerationError(
-                f"the trigger came in {text!r}, which the grammar refuses; let the grammar follow "
-                "what the model writes there, or forbid that with a trigger that ends earlier"
-            )
-        for token in tokens:
-            if not self._c_allows(self.ptr, token):
-                self.model.library.lib.llama_sampler_reset(self.ptr)
+            state = self._machine.feed(states[-1], self._vocab.token_to_piece(token, True))
+            if state is None:
+                raise GenerationError(
+                    f"the trigger came in {text!r}, which the grammar refuses; let the grammar "
+                    "take what the model writes there"
+                )
+            states.append(state)
+        for token, self._state in zip(tokens, states, strict=False):
+            if not self._c_allows(token):
+                self.reset()
                 raise GenerationError(f"llama.cpp refuses token {token} of {text!r}")
-            self._accept(self.ptr, token)
-        self._state, self._waiting = state, False
+            if self._in_c:
+                self._accept(self.ptr, token)
+        self._state, self._waiting = states[-1], False
 
-    def _c_allows(self, ptr: Any, token: int) -> bool:
-        """Ask C; accepting what it refuses would abort the process."""
+    def _use_c(self) -> bool:
+        """Whether C can go on; once it cannot, Python does until `reset`."""
+        self._in_c = self._in_c and self._machine.fits(self._state)
+        return self._in_c
+
+    def _c_allows(self, token: int) -> bool:
+        """Ask C, where it is used; accepting what it refuses would abort the process."""
+        if not self._use_c():
+            return True
         one, array = self._one, self._one_array
         one.id, one.logit = token, 0.0
         array.size, array.selected = 1, -1
-        self._apply(ptr, array)
+        self._apply(self.ptr, array)
         return bool(one.logit == 0.0)
 
     def _where(self) -> str:
