@@ -5,6 +5,7 @@ import random
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_gguf import write_tiny
 
 from llama_cffi.binding.gguf import check_gguf, check_parts, fingerprint, read_gguf
-from llama_cffi.binding.gguf_strings import count_distinct, find_strings
+from llama_cffi.binding.gguf_strings import _many, _single
 from llama_cffi.errors import ModelLoadError
 
 
@@ -96,32 +97,44 @@ def _write_strings(path: Path, strings: Sequence[bytes]) -> None:
 
 
 # Lengths from 256 and zero bytes defeat the fast way; so do runs of empty strings.
-_STRINGS = st.lists(
-    st.one_of(
-        st.binary(max_size=12),
-        st.sampled_from([b"", b"\0" * 9, b"\5" + b"\0" * 7, b"x" * 255, b"y" * 256, b"z" * 70_000]),
-    ),
-    max_size=300,
-)
+_ODD = [b"", b"\0" * 9, b"\5" + b"\0" * 7, b"x" * 255, b"y" * 256, b"z" * 70_000]
+_STRINGS = st.lists(st.one_of(st.integers(0, len(_ODD) - 1), st.binary(max_size=12)), max_size=99)
 
 
+@pytest.mark.parametrize("find", [_many, _single])
 @given(_STRINGS, st.integers(1, 500))
 def test_strings_are_found(
-    tmp_path_factory: pytest.TempPathFactory, strings: list[bytes], times: int
+    tmp_path_factory: pytest.TempPathFactory, find: Any, some: list[int | bytes], times: int
 ) -> None:
-    strings = strings if sum(map(len, strings)) > 10**5 else strings * times
+    strings = [_ODD[s] if isinstance(s, int) else s for s in some]
+    strings *= times if sum(map(len, strings)) < 10**4 else 1
     path = tmp_path_factory.getbasetemp() / "strings"
     _write_strings(path, strings)
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = find_strings(data, 0, len(strings), size)
-        assert found is not None
-        pairs = list(zip(found[0].tolist(), found[1].tolist(), strict=True))
-        assert [data[at : at + n] for at, n in pairs] == strings
-        assert count_distinct(data, *found) == len(set(strings))
+        found = find(data, 0, len(strings), size)
+        assert list(found) == strings
+        assert found.shortest == min(map(len, strings), default=0)
+        assert found.up_to(6) == {s for s in strings if len(s) <= 6}
         if strings:
-            assert find_strings(data, 0, len(strings), size - 10 - 1) is None
-        assert find_strings(data, 0, len(strings) + 10, size) is None
+            assert found.end == size - len("rest of it")
+            assert found.count_distinct() == len(set(strings))
+            assert find(data, 0, len(strings), found.end - 1) is None
+        assert find(data, 0, len(strings) + 1, size) is None
+
+
+def test_distinct_strings(tmp_path: Path) -> None:
+    """Many that differ in one byte or in zeros at the end, and then two that do not differ."""
+    strings = [b"%d" % i for i in range(2000)] + [b"a" * 40 + b"%d" % i for i in range(2000)]
+    strings += [b"\0" * i for i in range(1, 100)]
+    path = tmp_path / "strings"
+    for more in ([], [strings[3000]]):
+        _write_strings(path, strings + more)
+        size = path.stat().st_size
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = _many(data, 0, len(strings + more), size)
+            assert found is not None
+            assert found.count_distinct() == len(strings)
 
 
 def test_reader_agrees_with_the_reference_reader(tiny_model: Path) -> None:

@@ -167,5 +167,4 @@ class _Metadata(Mapping[str, Any]):
                 found = find_strings(data, array.offset, array.count, size)
                 if found is None:
                     raise ModelLoadError(f"{self._path} has changed since it was read")
-                pairs = zip(found[0].tolist(), found[1].tolist(), strict=True)
-                return [data[at : at + n].decode("utf-8", "replace") for at, n in pairs]
+                return [string.decode("utf-8", "replace") for string in found]

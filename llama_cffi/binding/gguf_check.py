@@ -15,13 +15,10 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ModelLoadError
-from .gguf_strings import count_distinct, find_strings
-
-if TYPE_CHECKING:
-    from .gguf_strings import Integers
+from .gguf_strings import Strings, find_strings
 
 __all__ = [
     "SCALARS",
@@ -182,7 +179,7 @@ class _Walk:
         self.kinds: dict[str, int] = {}
         self.arrays: dict[str, GgufArray] = {}
         self.tensors: list[GgufTensor] = []
-        self.tokens: _Strings | None = None
+        self.tokens: Strings | None = None
 
     def check(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
         magic = self.data[:4]
@@ -273,15 +270,13 @@ class _Walk:
         found = find_strings(self.data, start, count, self.size)
         if found is None:
             raise self.broken(f"it ends inside {where}")
-        starts, lengths = found
         if not count:
             return GgufArray(kind, 0, start)
-        self.at = int(starts[-1] + lengths[-1])
+        self.at = found.end
         distinct = 0
         if key == "tokenizer.ggml.tokens":
-            self.tokens = _Strings(self.data, starts, lengths)
-            distinct = count_distinct(self.data, starts, lengths)
-        return GgufArray(kind, count, start, distinct, int(lengths.min()))
+            self.tokens, distinct = found, found.count_distinct()
+        return GgufArray(kind, count, start, distinct, found.shortest)
 
     def tensor_table(self, count: int, alignment: int) -> None:
         """Walk the tensor table; every tensor must lie in the file."""
@@ -339,19 +334,6 @@ class _Walk:
             f"{self.path} is truncated or corrupt: {what}, and the file has {self.size} bytes "
             f"(at byte {self.at}). Download it again and compare its checksum."
         )
-
-
-class _Strings:
-    """The strings of an array, made when they are asked for."""
-
-    def __init__(self, data: mmap.mmap, starts: Integers, lengths: Integers) -> None:
-        self.data, self.starts, self.lengths = data, starts, lengths
-
-    def up_to(self, length: int) -> set[bytes]:
-        """Return those of at most *length* bytes."""
-        some = self.lengths <= length
-        pairs = zip(self.starts[some].tolist(), self.lengths[some].tolist(), strict=True)
-        return {self.data[start : start + n] for start, n in pairs}
 
 
 def _unescape(token: bytes) -> bytes:

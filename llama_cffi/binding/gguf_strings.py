@@ -2,34 +2,82 @@
 
 A large vocabulary has 262,144 tokens and 514,000 merges, each behind its length in 8 bytes. One
 look at all offsets of a block finds the lengths below 256; those that form a chain from the first
-are the strings. What is longer, or has zero bytes of its own, is read one by one.
+are the strings. What is longer, or has zero bytes of its own, is read one by one, and so are
+small arrays: they are read before numpy is imported.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Integers = npt.NDArray[np.int64]
-
-__all__ = ["count_distinct", "find_strings"]
+__all__ = ["Strings", "find_strings"]
 
 _LENGTH = struct.Struct("<Q")
+_MANY = 100_000  # from here on numpy saves more time than its import takes
 _BLOCK = 1 << 17
 _FEW, _MOST_SINGLE = 64, 4096
 _LONGEST_HASHED = 1024
 _ODD = 0x9E3779B97F4A7C15  # spreads the bits of a word
 
 
-def find_strings(
-    data: mmap.mmap, at: int, count: int, size: int
-) -> tuple[Integers, Integers] | None:
-    """Return where the strings of an array begin and their lengths in bytes.
+class Strings:
+    """The strings of an array, made when they are asked for.
+
+    Args:
+        data: The file.
+        starts: Where each begins; a list, or of many strings an array (count,) int64.
+        lengths: Bytes of each, likewise.
+    """
+
+    def __init__(self, data: mmap.mmap, starts: Any, lengths: Any) -> None:
+        self._data, self._starts, self._lengths = data, starts, lengths
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        starts, lengths = _plain(self._starts), _plain(self._lengths)
+        return (self._data[at : at + n] for at, n in zip(starts, lengths, strict=True))
+
+    @property
+    def end(self) -> int:
+        """Where the last one ends; there must be one."""
+        return int(self._starts[-1] + self._lengths[-1])
+
+    @property
+    def shortest(self) -> int:
+        """Bytes of the shortest; 0 without any."""
+        if not len(self):
+            return 0
+        return min(self._lengths) if isinstance(self._lengths, list) else int(self._lengths.min())
+
+    def up_to(self, length: int) -> set[bytes]:
+        """Return those of at most *length* bytes."""
+        if isinstance(self._lengths, list):
+            return {string for string in self if len(string) <= length}
+        some = self._lengths <= length
+        return set(Strings(self._data, self._starts[some], self._lengths[some]))
+
+    def count_distinct(self) -> int:
+        """Return how many differ."""
+        # Equal strings have equal hashes: as many hashes as strings prove that all differ.
+        if not isinstance(self._lengths, list) and self._lengths.max() <= _LONGEST_HASHED:
+            hashes = _hashes(self._data, self._starts, self._lengths)
+            hashes.sort()
+            if (hashes[1:] != hashes[:-1]).all():
+                return len(self)
+        return len(set(self))
+
+
+def find_strings(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:
+    """Find the strings of an array.
 
     Args:
         data: The file.
@@ -38,8 +86,26 @@ def find_strings(
         size: Bytes of the file.
 
     Returns:
-        Two arrays (count,), or None when a string does not lie in the file.
+        The strings, or None when one of them does not lie in the file.
     """
+    return (_many if count >= _MANY else _single)(data, at, count, size)
+
+
+def _single(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:
+    """Find strings one by one."""
+    starts, lengths, unpack = [], [], _LENGTH.unpack_from
+    for _ in range(count):
+        if at + 8 > size:
+            return None
+        (length,) = unpack(data, at)
+        starts.append(at + 8)
+        lengths.append(length)
+        at += 8 + length
+    return Strings(data, starts, lengths) if at <= size else None
+
+
+def _many(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:
+    """Find strings block by block."""
     import numpy as np
 
     starts: list[Any] = [np.empty(0, np.int64)]
@@ -54,25 +120,22 @@ def find_strings(
             count -= len(heads)
         # A file that defeats the chain is read alone, for longer each time.
         single = 1 if len(heads) >= _FEW else min(2 * single, _MOST_SINGLE)
-        begins, found = [], []
-        for _ in range(min(single, count)):
-            if at + 8 > size:
-                return None
-            (length,) = _LENGTH.unpack_from(data, at)
-            if at + 8 + length > size:
-                return None
-            begins.append(at + 8)
-            found.append(length)
-            at += 8 + length
-        count -= len(begins)
-        starts.append(np.array(begins, np.int64))
-        lengths.append(np.array(found, np.int64))
+        some = _single(data, at, min(single, count), size)
+        if some is None:
+            return None
+        if len(some):
+            starts.append(np.array(some._starts, np.int64))
+            lengths.append(np.array(some._lengths, np.int64))
+            at = some.end
+            count -= len(some)
     if at > size:
         return None
-    return np.concatenate(starts), np.concatenate(lengths)
+    return Strings(data, np.concatenate(starts), np.concatenate(lengths))
 
 
-def _chain(data: mmap.mmap, at: int, end: int, count: int) -> tuple[Integers, Integers]:
+def _chain(
+    data: mmap.mmap, at: int, end: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return offsets and values of up to *count* lengths below 256 that follow from *at*."""
     import numpy as np
 
@@ -89,25 +152,15 @@ def _chain(data: mmap.mmap, at: int, end: int, count: int) -> tuple[Integers, In
     return heads[:n] + at, sizes[:n]
 
 
-def count_distinct(data: mmap.mmap, starts: Integers, lengths: Integers) -> int:
-    """Return how many of the strings differ."""
-    import numpy as np
-
-    # Equal strings have equal hashes: as many hashes as strings prove that all differ.
-    if len(starts) and lengths.max() <= _LONGEST_HASHED:
-        hashes = np.sort(_hashes(data, starts, lengths))
-        if (hashes[1:] != hashes[:-1]).all():
-            return len(starts)
-    return len({data[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)})
-
-
-def _hashes(data: mmap.mmap, starts: Integers, lengths: Integers) -> npt.NDArray[np.uint64]:
+def _hashes(
+    data: mmap.mmap, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
     """Hash the strings, eight bytes of all of them at a time."""
     import numpy as np
 
     begin, end = int(starts[0]), int(starts[-1] + lengths[-1])
     raw = data[begin:end] + bytes(8)
-    words: Any = np.ndarray((end - begin + 1,), "<u8", raw, 0, (1,))  # the word at every byte
+    words: Any = np.ndarray((end - begin + 1,), "<u8", raw, 0, (1,))
     masks = np.array([2 ** (8 * n) - 1 for n in range(9)], np.uint64)
     hashes = np.zeros(len(starts), np.uint64)
     at, left, which = starts - begin, lengths, np.arange(len(starts))
@@ -118,3 +171,8 @@ def _hashes(data: mmap.mmap, starts: Integers, lengths: Integers) -> npt.NDArray
         longer = left > 8
         at, left, which = at[longer] + 8, left[longer] - 8, which[longer]
     return hashes
+
+
+def _plain(numbers: Any) -> list[int]:
+    found: list[int] = numbers if isinstance(numbers, list) else numbers.tolist()
+    return found

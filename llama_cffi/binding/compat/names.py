@@ -38,9 +38,6 @@ _RENAMED = {
     "llama_vocab_pad": ("llama_token_pad",),
     "llama_vocab_get_add_bos": ("llama_add_bos_token",),
     "llama_vocab_get_add_eos": ("llama_add_eos_token",),
-    "llama_vocab_fim_pad": ("llama_token_fim_pad",),
-    "llama_vocab_fim_rep": ("llama_token_fim_rep",),
-    "llama_vocab_fim_sep": ("llama_token_fim_sep",),
     "llama_vocab_fim_pre": ("llama_token_fim_pre", "llama_token_prefix"),  # b3995, b3889
     "llama_vocab_fim_suf": ("llama_token_fim_suf", "llama_token_suffix"),
     "llama_vocab_fim_mid": ("llama_token_fim_mid", "llama_token_middle"),

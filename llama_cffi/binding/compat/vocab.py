@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,10 +52,10 @@ def special_token(library: Library, vocab: Any, name: str) -> int | None:
 
     `mask` (b4753) and `fim_pad`, `fim_rep`, `fim_sep` (b3995) came after the others.
     """
-    try:
-        return int(call(library, f"llama_vocab_{name}")(vocab))
-    except AttributeError:
-        return None
+    for prefix in ("llama_vocab_", "llama_token_"):
+        with contextlib.suppress(AttributeError):
+            return int(call(library, prefix + name)(vocab))
+    return None
 
 
 def add_sep(library: Library, vocab: Any) -> bool:
