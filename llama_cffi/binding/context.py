@@ -6,17 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import (
-    DecodeAbortedError,
-    GenerationError,
-    KvCacheFullError,
-    LlamaError,
-    ValidationError,
-)
+from ..errors import LlamaError, ValidationError
 from . import compat, state
 from .abort import AbortFlag
 from .adapter import LoraAdapter, activate, apply_control_vector
 from .batch import Batch
+from .failures import REFUSED, failure, roll_back
 from .kinds import model_kind
 from .library import Library
 from .memory import Memory
@@ -35,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
-_NO_SLOT, _ABORTED, _REFUSED = 1, 2, -1
-
 
 class Context(Outputs):
     """Decoding state (KV cache, buffers, threads) of one model.
@@ -46,6 +39,16 @@ class Context(Outputs):
     Args:
         model: Closes this context when it closes.
         **options: Fields of `ContextParams`.
+
+    Attributes:
+        abort_flag: Stops `decode` and `encode` from outside.
+        abortable: Whether it stops them at once; layers on a GPU are computed to the end.
+        memory: What is remembered of each sequence.
+        kind: What the model can do.
+        embeddings: Whether `decode` makes embeddings.
+        causal_attn: Whether tokens see only those before them.
+        pooling: How the embeddings of a sequence become one.
+        adapters: The active LoRA adapters and their scales.
 
     Raises:
         ValidationError: A value is out of range or does not go with the model or the build, or
@@ -78,8 +81,8 @@ class Context(Outputs):
         lib = library.lib
         self.abort_flag = AbortFlag(library)
         lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
-        # The flag reaches no other backend in any build; layers on those run to the end.
-        self.abortable = all(d.type in ("cpu", "accel") for d in library.devices)
+        # The flag reaches only the CPU's backend in any build; what others have begun they finish.
+        self.abortable = not model.offloads
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         # C rounds n_batch up to its padding, and n_seq_max was the cache's size before b4980.
         self.n_batch: int = min(values["n_batch"], lib.llama_n_batch(ptr))
@@ -142,8 +145,8 @@ class Context(Outputs):
         mark = logs.count
         code = self._decode(ptr, batch.struct[0])
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when they were stopped
-            lost = [] if code == _REFUSED else self._roll_back(batch)
-            raise self._failure("llama_decode", code, batch, mark, lost)
+            lost = [] if code == REFUSED else roll_back(self, batch)
+            raise failure(self, "llama_decode", code, batch, mark, lost)
         self._wanted = batch.wanted
         if logs.interrupt:
             logs.raise_interrupt()
@@ -169,7 +172,7 @@ class Context(Outputs):
         mark = logs.count
         code = self.library.lib.llama_encode(ptr, batch.struct[0])
         if code or self.abort_flag.is_set:
-            raise self._failure("llama_encode", code, batch, mark, [])
+            raise failure(self, "llama_encode", code, batch, mark)
         if self.kind.has_decoder:
             self.encoded = set(batch.starts())
         else:
@@ -356,7 +359,7 @@ class Context(Outputs):
             self._stale = not self._decode_otherwise(ptr, batch)
         code = int(lib.llama_decode(ptr, batch))
         lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
-        if code != _REFUSED:
+        if code != REFUSED:
             self._holds_abort = False
             if not self._stale:
                 self._decode = lib.llama_decode
@@ -375,33 +378,6 @@ class Context(Outputs):
             for k in range(one.n_seq_id[0]):
                 self.memory.seq_rm(one.seq_id[0][k], one.pos[0])
         return bool(code == 0)
-
-    def _failure(
-        self, function: str, code: int, batch: Batch, mark: int, lost: list[int]
-    ) -> GenerationError:
-        """Return the error for the *code* of a C function."""
-        n_tokens = len(batch)
-        why = "; ".join(self._logs.since(mark)) or "llama.cpp gave no reason"
-        self._logs.raise_interrupt()
-        after = f"; sequences {lost} are empty now" if lost else ""
-        if code == _NO_SLOT:
-            return KvCacheFullError(
-                f"no slot in the KV cache for {n_tokens} tokens (n_ctx={self.n_ctx}); decode fewer "
-                f"at once, free sequences, or make the context larger{after}"
-            )
-        if code in (0, _ABORTED):
-            return DecodeAbortedError(
-                f"decoding {n_tokens} tokens was stopped by the abort flag{after}"
-            )
-        return GenerationError(f"{function} failed with {code} on {n_tokens} tokens: {why}{after}")
-
-    def _roll_back(self, batch: Batch) -> list[int]:
-        """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
-        return [
-            seq_id
-            for seq_id, pos in batch.starts().items()
-            if not self.memory.seq_rm(seq_id, pos) and self.memory.seq_rm(seq_id)
-        ]
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

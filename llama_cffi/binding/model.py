@@ -134,6 +134,12 @@ class Model(ModelFacts):
         if not ptr:
             raise ModelLoadError(self._why(lines))
         super().__init__(ptr, free)
+        # Whether layers may lie on another device than the CPU.
+        self.offloads = n_gpu_layers != 0 and any(
+            d.type not in ("cpu", "accel")
+            for d in self.library.devices
+            if devices is None or d.name in devices
+        )
         self.vocab = Vocab(self)
 
     def apply_chat_template(
