@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from odd_models import write_recurrent
 from tiny_gguf import write_tiny
 
 from llama_cffi.binding import Batch, Context, Model
@@ -63,6 +64,47 @@ def test_what_was_there_before_stays(tiny_model: Path) -> None:
         context.abort_flag.clear()
         context.decode(batch)
         assert [context.memory.seq_pos_max(s) for s in range(3)] == [22, 2, 22]
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_a_recurrent_memory_forgets_the_sequence(child: Child, tmp_path: Path, build: str) -> None:
+    """It cannot take tokens back, so it must not be continued as if nothing had happened."""
+    model = write_recurrent(tmp_path / "mamba.gguf")
+    script = """
+        import sys
+        import numpy as np
+        from llama_cffi import DecodeAbortedError
+        from llama_cffi.binding import Batch, Context, Model
+        context = Context(Model(sys.argv[1]), n_ctx=64, n_seq_max=2, n_threads=1)
+        batch = Batch(8)
+        def feed(tokens, pos, seq_id):
+            batch.fill(tokens, pos, seq_id)
+            context.decode(batch)
+            return context.logits().copy()
+        expected = feed([1, 2, 3], 0, 0)
+        other = feed([7, 8, 9], 0, 1)
+        context.abort_flag.set()
+        try:
+            feed([4, 5], 3, 0)
+        except DecodeAbortedError as e:
+            assert "sequences [0] are empty now" in str(e), e
+        else:
+            raise AssertionError("it was not stopped")
+        context.abort_flag.clear()
+        assert np.allclose(feed([1, 2, 3], 0, 0), expected, atol=1e-5)
+        after = feed([4], 3, 1)
+        context.memory.clear()
+        feed([7, 8, 9], 0, 1)
+        assert np.allclose(feed([4], 3, 1), after, atol=1e-5)
+    """
+    result = child(script, model, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+
+
+def test_it_works_at_once_where_the_cpu_computes(tiny_model: Path) -> None:
+    for options in ({"n_gpu_layers": 0}, {"devices": []}):
+        with Model(tiny_model, **options) as model:  # type: ignore[arg-type]
+            assert Context(model, n_ctx=64, n_threads=1).abortable
 
 
 def test_one_flag_for_each_context(context: Context) -> None:
