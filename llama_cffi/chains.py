@@ -96,6 +96,8 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
         if params.greedy:
             for name in params.samplers:
                 _add_penalty(chain, name, params)
+                if "infill" in params.samplers and name == "top_k":
+                    _add_truncation(chain, name, params, seed)  # infill wants few candidates
             chain.add_greedy()
         elif params.mirostat:
             chain.add_temp(params.temperature)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_TEMPERATURE
+from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from .errors import ValidationError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class SamplingParams:
         self._number("mirostat_eta", 0, 1000)
         self._number("adaptive_target", -1, 1)
         self._number("adaptive_decay", 0, 0.99)
-        self._number("repeat_penalty", 0, 1000, open_low=True)
+        self._number("repeat_penalty", MIN_REPEAT, 1000)
         self._number("penalty_freq", -1000, 1000)
         self._number("penalty_present", -1000, 1000)
         self._number("penalty_last_n", 0, MAX_LAST_N, whole=True)

@@ -74,6 +74,9 @@ def test_names_and_order(model: Model) -> None:
     assert names(mirostat=1, repeat_penalty=1.1) == ["temp", "mirostat"]
     assert names(mirostat=2) == ["temp", "mirostat-v2"]
     assert names(samplers="adaptive_p", adaptive_target=0.5) == ["adaptive-p"]
+    infill = {"samplers": "top_k;infill;temperature"}
+    assert names(**infill) == ["top-k", "infill", "temp", "dist"]
+    assert names(**infill, temperature=0) == ["top-k", "infill", "greedy"]
     everything = names(
         logit_bias={1: 0.5}, logits_processors=[lambda ids, scores: None], repeat_penalty=1.1,
         dry_multiplier=0.8, top_n_sigma=1.5, typical_p=0.9, xtc_probability=0.1,
