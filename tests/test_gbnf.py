@@ -162,7 +162,15 @@ def reads(text: str, *inputs: str) -> list[bool]:
 def test_machine_is_the_reference(rng: random.Random) -> None:
     grammar = random_grammar(rng)
     text = write_grammar(grammar, rng)
-    machine = machine_of(text)
+    normal = normalize(text, *parse(text))
+    for rule in normal.rules:  # the empty text in one way, or not at all
+        empty = [
+            way
+            for way in rule.alternatives
+            if all(isinstance(item, int) and normal.rules[item].nullable for item in way)
+        ]
+        assert len(empty) == rule.nullable, text
+    machine = Machine(normal)
     for line, expected in random_texts(grammar, rng, 10):
         assert accepts(machine, line) is expected, (text, line)
     # A piece at a time is the same as a byte at a time.
