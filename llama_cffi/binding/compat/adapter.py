@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..library import Library
-from .names import call
 
 __all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
 
@@ -14,15 +13,18 @@ __all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
 def set_adapters(library: Library, context: Any, adapters: Sequence[tuple[Any, float]]) -> bool:
     """Make (adapter, scale) pairs the active ones; False when C refused, then there are none.
 
-    C: llama_set_adapters_lora since b8095, before it one call for each adapter.
+    C: llama_set_adapters_lora since b8095; before it one call for each adapter, of other names
+    until b4529.
     """
     lib, ffi = library.lib, library.ffi
     if library.has("llama_set_adapters_lora"):
         pointers = ffi.new("struct llama_adapter_lora *[]", [p for p, _ in adapters])
         scales = ffi.new("float[]", [s for _, s in adapters])
         return bool(lib.llama_set_adapters_lora(context, pointers, len(adapters), scales) == 0)
-    clear = call(library, "llama_clear_adapter_lora")
-    add = call(library, "llama_set_adapter_lora")
+    if library.has("llama_set_adapter_lora"):
+        clear, add = lib.llama_clear_adapter_lora, lib.llama_set_adapter_lora
+    else:
+        clear, add = lib.llama_lora_adapter_clear, lib.llama_lora_adapter_set
     clear(context)
     if all(add(context, pointer, scale) == 0 for pointer, scale in adapters):
         return True

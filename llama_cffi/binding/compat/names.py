@@ -20,8 +20,6 @@ _RENAMED = {
     "llama_model_rope_freq_scale_train": ("llama_rope_freq_scale_train",),
     "llama_adapter_lora_init": ("llama_lora_adapter_init",),  # b4529
     "llama_adapter_lora_free": ("llama_lora_adapter_free",),
-    "llama_set_adapter_lora": ("llama_lora_adapter_set",),
-    "llama_clear_adapter_lora": ("llama_lora_adapter_clear",),
     # b8095, b4529
     "llama_set_adapter_cvec": ("llama_apply_adapter_cvec", "llama_control_vector_apply"),
     "llama_vocab_n_tokens": ("llama_n_vocab",),  # b4529, with the handle: model -> vocab
