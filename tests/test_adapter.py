@@ -142,6 +142,29 @@ def test_an_adapter_is_the_merged_model(
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_an_adapter_of_the_token_embedding(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
+    """Its A and B are the other way round; the oldest build refuses it."""
+    rng = np.random.default_rng(5)
+    a = rng.normal(0, 0.5, (259, RANK)).astype(np.float32)
+    b = rng.normal(0, 0.5, (N_EMBD, RANK)).astype(np.float32)
+    lora = write_lora(tmp_path / "a.gguf", {"token_embd.weight": (a, b)})
+    merged = tmp_path / "merged.gguf"
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        data = writer.tensors[0]["token_embd.weight"].tensor
+        data += (ALPHA / RANK * a @ b.T).astype(np.float32)
+
+    write_tiny(merged, edit=edit)
+    result = child(SAME_AS_MERGED, tiny_model, merged, lora, 1.0, LLAMA_CFFI_BUILD=build)
+    if build == OLD:
+        assert "incorrect shape" in result.stderr
+    else:
+        assert (result.returncode, result.stderr) == (0, ""), result.stderr
+
+
 def test_two_adapters(model: Model, lora: Path, tmp_path: Path) -> None:
     other = write_lora(tmp_path / "b.gguf", make_pairs(4))
     both: Pairs = {  # of rank 8, so alpha / rank is half of what it was
