@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from odd_models import write_windowed
 from tiny_encoders import N_POSITIONS, write_bert
 from tiny_gguf import write_tiny
 
@@ -317,6 +318,24 @@ def test_a_table_of_positions_ends(tmp_path: Path) -> None:
         batch.fill([1], N_POSITIONS)
         with pytest.raises(ValidationError, match=f"table of {N_POSITIONS} positions"):
             context.decode(batch)
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_sizes_that_a_build_does_not_know(child: Child, tmp_path: Path, build: str) -> None:
+    """The oldest build aborts on a gemma2 of two layers."""
+    path = write_windowed(tmp_path / "gemma2.gguf")
+    code = """
+        import sys
+        from llama_cffi import ValidationError
+        from llama_cffi.binding import Context, Model
+        try:
+            Context(Model(sys.argv[1]), n_ctx=64, n_threads=1)
+        except ValidationError as e:
+            print(e)
+    """
+    result = child(code, path, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert ("2 layers" in result.stdout) == (build == OLD)
 
 
 @pytest.mark.parametrize("field", ["op_offload", "swa_full"])

@@ -141,6 +141,12 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         LlamaError: There is not enough memory.
     """
     library, name = model.library, model.path.name
+    counts = compat.layer_counts(library, model.gguf.architecture)
+    if counts and model.n_layer not in counts:
+        raise ValidationError(
+            f"{name} has {model.n_layer} layers and this build computes this architecture only "
+            f"with {', '.join(map(str, counts))}; {compat.newer(library)}"
+        )
     values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
     attention = _choice(library, "llama_attention_type", "attention", params.attention)

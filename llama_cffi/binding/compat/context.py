@@ -18,6 +18,7 @@ __all__ = [
     "init_context",
     "keys_shift",
     "kv_unified",
+    "layer_counts",
     "max_sequences",
     "n_classes",
     "newer",
@@ -121,3 +122,12 @@ def pooling_name(library: Library, pooling: int) -> str:
     """Return the name of a constant of `enum llama_pooling_type`."""
     names: dict[int, str] = library.ffi.typeof("enum llama_pooling_type").elements
     return names.get(pooling, str(pooling)).removeprefix("LLAMA_POOLING_TYPE_").lower()
+
+
+def layer_counts(library: Library, architecture: str) -> tuple[int, ...]:
+    """Return the numbers of layers that C knows the size of; for others it aborts. Empty = any."""
+    if architecture == "baichuan":
+        return (32, 40)
+    if architecture == "gemma2" and not library.has("llama_model_n_cls_out"):  # until b5640
+        return (26, 42, 46)
+    return ()
