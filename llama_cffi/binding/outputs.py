@@ -55,6 +55,7 @@ class Outputs(Handle):
     # Which tokens of the last batch have output: one byte each. C forgets to check in places.
     _wanted: bytes
     _embedded: bool  # whether they have embeddings
+    _row: tuple[Any, NDArray[np.float32]] | None = None  # the last logits asked for
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
@@ -73,7 +74,9 @@ class Outputs(Handle):
         row = lib.llama_get_logits_ith(self.ptr, i) if self.kind.logits else None
         if not row:
             raise ValidationError("this context makes embeddings and no logits")
-        return self._array(row, self.n_vocab)
+        if self._row is None or row != self._row[0]:  # C keeps the place of a single output
+            self._row = row, self._array(row, self.n_vocab)
+        return self._row[1]
 
     def embedding(self, i: int = -1) -> NDArray[np.float32]:
         """Return the embedding of output *i* of the last decode, without pooling.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, ValidationError
@@ -192,17 +193,25 @@ class SamplerChain(SamplerKinds):
 
     def _sample_in_c(self, context: Context, i: int) -> int:
         ptr, i = self.ptr, context.check_output(i)
-        row = self._lib.llama_get_logits_ith(context.ptr, i)
-        if not row:
-            context.logits(i)  # raises, saying why
-        logits = memoryview(self.model.library.ffi.buffer(row, context.n_vocab * 4)).cast("f")
-        total = sum(logits)
-        check_logits(max(logits) if total == -math.inf else total)
+        check_logits(self._largest(context, i))
         self._n_accepted += 1
         token = int(self._lib.llama_sampler_sample(ptr, context.ptr, i))
         if self._customs:
             self._raise()
         return token
+
+    def _largest(self, context: Context, i: int) -> float:
+        """Return the largest logit, or NaN or +inf if one is that."""
+        if sys.modules.get("numpy") is not None:
+            row = context.logits(i)
+            return float(row.item(row.argmax()))
+        # For a vocabulary this small importing numpy takes longer than many answers.
+        pointer = self._lib.llama_get_logits_ith(context.ptr, i)
+        if not pointer:
+            context.logits(i)  # raises, saying why
+        logits = memoryview(self.model.library.ffi.buffer(pointer, context.n_vocab * 4)).cast("f")
+        total = sum(logits)
+        return max(logits) if total == -math.inf else total
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
