@@ -27,8 +27,10 @@ class Mallinfo2(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")
-        + ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
     ]
 
 
@@ -103,7 +105,7 @@ def measure_cycles(path: Path, n_cycles: int) -> None:
 def measure_decode(path: Path, n_tokens: int = 1000) -> None:
     """Print what decoding and reading the logits leave behind in C.
 
-    C notes each position that it holds, in about 100 bytes; so the memory is cleared before looking.
+    C notes each position that it holds, in some 100 bytes; so look after clearing them.
     """
     with Model(path) as model, Context(model, n_ctx=n_tokens, n_threads=1) as context:
         batch = Batch(1)
