@@ -361,7 +361,8 @@ class Engine:
             with closing(self._tokens(tokens, call, stop, output)) as generated:
                 yield generated
             output.finish()
-            self.stats.stop = output.stop
+            if output.stop:
+                self.stats.finish_reason, self.stats.stop = "stop", output.stop
         except DecodeAbortedError as e:
             e.text = output.text
             raise

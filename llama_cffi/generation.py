@@ -108,17 +108,20 @@ class TextOutput(TokenOutput):
         if stops is not None:
             piece = stops.push(piece)
             if stops.found is not None:
-                self.finish_reason, self.stop = "stop", _text(stops.found)
+                self._stopped(stops.found)
         self._put(piece)
 
     def finish(self) -> None:
         """Hand out what was held back."""
         rest = b"" if self._think is None else self._think.flush()
-        if self._stops is not None:
-            if self._stops.found is not None:
+        stops = self._stops
+        if stops is not None:
+            if stops.found is not None:
                 rest = b""
             else:
-                rest = self._stops.push(rest) + self._stops.flush()
+                rest = stops.push(rest) + stops.flush()
+                if stops.found is not None:
+                    self._stopped(stops.found)
         self._put(rest)
         if self._flusher is not None:
             self._flusher.flush()
@@ -137,6 +140,10 @@ class TextOutput(TokenOutput):
     def text(self) -> str:
         """The whole text."""
         return self.data.decode("utf-8", "replace")
+
+    def _stopped(self, found: str | bytes) -> None:
+        self.finish_reason = "stop"
+        self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")
 
     def _put(self, piece: bytes) -> None:
         self.data += piece
@@ -230,6 +237,3 @@ def _check_shift(slot: Slot) -> bool:
         )
     return True
 
-
-def _text(found: str | bytes) -> str:
-    return found if isinstance(found, str) else found.decode("utf-8", "replace")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerChain", "available"]
 
 _NO_SEED = 2**32 - 1
+_TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
 # Up to here Python checks the logits in 20 us, so that nobody waits 60 ms for numpy to load.
 _SMALL_VOCAB = 2048
 
@@ -45,6 +46,7 @@ class SamplerChain(SamplerKinds):
         _ = model.ptr  # raises when it is closed
         self._free = _Free(self._lib.llama_sampler_free)
         super().__init__(self._lib.llama_sampler_chain_init(params), self._free, parent=model)
+        self._sample, self._buffer = self._lib.llama_sampler_sample, model.library.ffi.buffer
         self._selects = False  # whether the last sampler selects a token
         self._preselection = Preselection(model.vocab.n_tokens)
         self._candidates: Candidates | None = None
@@ -193,25 +195,21 @@ class SamplerChain(SamplerKinds):
 
     def _sample_in_c(self, context: Context, i: int) -> int:
         ptr, i = self.ptr, context.check_output(i)
-        check_logits(self._largest(context, i))
+        row = self._lib.llama_get_logits_ith(context.ptr, i)
+        if not row:
+            context.logits(i)  # raises, saying why
+        # NaN and infinities have one of two values in their top byte, other logits hardly ever;
+        # for so few importing numpy would take longer than many answers.
+        top = bytes(self._buffer(row, context.n_vocab * 4))[_TOP_BYTES]
+        if 0x7F in top or 0xFF in top:
+            logits = memoryview(self._buffer(row, context.n_vocab * 4)).cast("f")
+            total = sum(logits)
+            check_logits(max(logits) if total == -math.inf else total)
         self._n_accepted += 1
-        token = int(self._lib.llama_sampler_sample(ptr, context.ptr, i))
+        token = int(self._sample(ptr, context.ptr, i))
         if self._customs:
             self._raise()
         return token
-
-    def _largest(self, context: Context, i: int) -> float:
-        """Return the largest logit, or NaN or +inf if one is that."""
-        if sys.modules.get("numpy") is not None:
-            row = context.logits(i)
-            return float(row.item(row.argmax()))
-        # For a vocabulary this small importing numpy takes longer than many answers.
-        pointer = self._lib.llama_get_logits_ith(context.ptr, i)
-        if not pointer:
-            context.logits(i)  # raises, saying why
-        logits = memoryview(self.model.library.ffi.buffer(pointer, context.n_vocab * 4)).cast("f")
-        total = sum(logits)
-        return max(logits) if total == -math.inf else total
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
