@@ -251,7 +251,10 @@ def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
 
 
 def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
-    pairs = tuple(value.items() if isinstance(value, Mapping) else value)
+    try:
+        pairs = tuple(dict(value).items())
+    except (TypeError, ValueError):
+        raise ValidationError(f"logit_bias={value!r} maps no token ids to numbers") from None
     for token, bias in pairs:
         known = isinstance(token, Integral) and isinstance(bias, Real)
         if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
