@@ -30,6 +30,8 @@ class Slot:
         self.context, self.seq_id = context, seq_id
         self.tokens: list[int] = []
         self._batch = batch
+        self._one = Batch(1, library=context.library)
+        self._one.fill([0], 0, seq_id)
         self._slow = True
 
     def clear(self) -> None:
@@ -74,14 +76,14 @@ class Slot:
     def step(self, token: int, stop: Stop, stats: GenerationStats) -> None:
         """Decode one token; errors are those of `feed`. Hot: every generated token."""
         try:
-            self._batch.fill((token,), len(self.tokens), self.seq_id)
+            self._one.advance(token, len(self.tokens))
             if self._slow:
                 started = time.perf_counter()
                 with stop.interruptible():
-                    self.context.decode(self._batch)
+                    self.context.decode(self._one)
                 self._slow = time.perf_counter() - started > _SLOW_STEP_S
             else:
-                self.context.decode(self._batch)
+                self.context.decode(self._one)
             self.tokens.append(token)
         except (KvCacheFullError, DecodeAbortedError):
             self._slow = True

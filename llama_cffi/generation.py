@@ -80,7 +80,7 @@ class TextOutput(TokenOutput):
         super().__init__(vocab)
         self.data = bytearray()
         self.stop = ""
-        self._piece, self._special = vocab.token_to_piece, request.special
+        self._pieces = vocab.pieces(request.special)
         self._json = JsonCompletion(request.json_stop) if request.json_stop else None
         self._think = ThinkFilter() if request.suppress_think else None
         self._stops = StopStrings(request.stop) if request.stop else None
@@ -91,10 +91,10 @@ class TextOutput(TokenOutput):
         """Take a token that the chain accepted. Hot: every generated token."""
         if not self.listening:
             return
-        if self._is_eog(token):
+        piece = self._pieces[token]
+        if piece is None:
             self.finish_reason = "eog"
             return
-        piece = self._piece(token, self._special)
         json = self._json
         if json is not None:
             if not json.armed:

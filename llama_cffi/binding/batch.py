@@ -137,6 +137,19 @@ class Batch:
         self._seq_max, self._shares = seq_id, False
         self.struct.n_tokens = n
 
+    def advance(self, token: int, pos: int) -> None:
+        """Replace the token and position of a batch of one token. Hot: every generated token.
+
+        Raises:
+            ValidationError: The batch has not one token, or a number is out of range.
+        """
+        if self.struct.n_tokens != 1 or not (0 <= token <= INT32_MAX and 0 <= pos < INT32_MAX):
+            raise ValidationError(
+                f"token {token} at {pos} cannot replace the one of a batch of {len(self)}"
+            )
+        self._token[0] = self._token_max = token
+        self._pos[0] = pos
+
     @property
     def wanted(self) -> bytes:
         """One byte for each token: 1 = its output is wanted."""

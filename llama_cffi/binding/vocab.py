@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
@@ -35,6 +35,7 @@ class Vocab:
         self._spellings = model.gguf.spellings
         self._is_eog = compat.call(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._tables: dict[bool, _Pieces] = {}
         self._ends: dict[int, bool] = {}
         self._eog_tokens: frozenset[int] | None = None
 
@@ -82,6 +83,13 @@ class Vocab:
         if piece is None or self._model.closed:
             piece = self._pieces[token, special] = self._read_piece(self.check(token), special)
         return piece
+
+    def pieces(self, special: bool = False) -> Mapping[int, bytes | None]:
+        """Return a table from token to `token_to_piece`, None for tokens that end generation.
+
+        It reads a piece when it is first asked for, so looking one up costs nothing after that.
+        """
+        return self._tables.setdefault(special, _Pieces(self, special))
 
     def detokenize(self, tokens: Iterable[int], special: bool = False) -> str:
         """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
@@ -282,6 +290,18 @@ class Vocab:
             buffer, size = self._ffi.new("char[]", -n), -n
             n = self._lib.llama_token_to_piece(handle, token, buffer, size, 0, special)
         return bytes(self._ffi.buffer(buffer, n))
+
+
+class _Pieces(dict[int, "bytes | None"]):
+    def __init__(self, vocab: Vocab, special: bool) -> None:
+        super().__init__()
+        self._vocab, self._special = vocab, special
+
+    def __missing__(self, token: int) -> bytes | None:
+        vocab = self._vocab
+        piece = None if vocab.is_eog(token) else vocab.token_to_piece(token, self._special)
+        self[token] = piece
+        return piece
 
 
 def encode(text: str | bytes) -> bytes:
