@@ -125,6 +125,9 @@ def cdefs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure import, load and identification."""
-    install_wheel(session)
-    session.run("python", "benchmarks/startup.py", *session.posargs, env=SAFE)
+    """Measure start, overhead per token and memory; `nox -s bench -- overhead --only tiny`."""
+    install_wheel(session, "test")
+    name, *args = session.posargs or [""]
+    # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
+    for script in [name] if name else ["startup", "overhead", "memory", "gguf_open"]:
+        session.run("python", f"benchmarks/{script}.py", *args)
