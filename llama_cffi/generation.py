@@ -43,7 +43,7 @@ class Request:
     policy: str
     safety: int
     reset_kv: bool
-    stop: Sequence[str] = ()
+    stop: Sequence[str | bytes] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
@@ -236,4 +236,3 @@ def _check_shift(slot: Slot) -> bool:
             "the memory of this model cannot shift; choose another context_policy than 'shift'"
         )
     return True
-

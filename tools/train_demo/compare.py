@@ -84,7 +84,16 @@ def logits(path: Path, sequences: list[list[int]]) -> list[NDArray[np.float32]]:
         longest = max(len(tokens) for tokens in sequences)
         for tokens in sequences:
             batch = Batch(longest, library=model.library)
-            with Context(model, n_ctx=1024, n_batch=1024, n_ubatch=1024) as context:
+            exact = Context(
+                model,
+                n_ctx=1024,
+                n_batch=1024,
+                n_ubatch=1024,
+                type_k="f32",
+                type_v="f32",
+                flash_attn=False,  # it rounds to F16
+            )
+            with exact as context:
                 indices = [batch.add(t, pos, logits=True) for pos, t in enumerate(tokens)]
                 context.decode(batch)
                 found.append(np.stack([context.logits(i).copy() for i in indices]))
