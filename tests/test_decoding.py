@@ -141,7 +141,7 @@ BACK_OFF = """
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_back_off(child: Child, tiny_model: Path, build: str) -> None:
-    """A cache that another sequence nearly fills: what fits is decoded, the rest leaves no trace."""
+    """A cache that another sequence nearly fills: what fits is decoded, no more."""
     result = child(BACK_OFF, tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout)

@@ -194,7 +194,8 @@ CTRL_C = """
     while True:
         try:
             print("ready", flush=True)
-            engine.generate_tokens(tokens[sys.argv[2]], 3000, seed=1, logit_bias={256: -99, 258: -99})
+            bias = {256: -99, 258: -99}
+            engine.generate_tokens(tokens[sys.argv[2]], 3000, seed=1, logit_bias=bias)
             sys.exit("finished")
         except KeyboardInterrupt:
             # Of prefill nothing is left behind; what decode made stays in the cache.
