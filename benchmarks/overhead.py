@@ -24,6 +24,7 @@ from typing import Any
 
 from models import DEFAULT_FOLDER, SHAPES, model_path, prompt
 from native import NativeLoop, Run
+from steps import print_steps
 from tqdm import tqdm
 
 from llama_cffi import Engine, SamplerChain
@@ -205,11 +206,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0 = what the engine takes")
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
-    parser.add_argument("--profile", action="store_true", help="only show where Python's time goes")
+    parser.add_argument("--profile", action="store_true", help="only show where the time goes")
     args = parser.parse_args()
     if args.profile:
+        path = model_path(args.only[0], args.models)
+        with Engine(path, n_threads=1) as engine:
+            print_steps(engine, args.rounds)
         for options in (GREEDY, CHAIN):
-            profile(model_path(args.only[0], args.models), options)
+            profile(path, options)
         return
     loop = None
     for name in args.only:
