@@ -1,0 +1,56 @@
+"""Memory stays flat: bytes that malloc holds, Python's blocks, and what the process occupies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Child
+
+CODE = """
+    import ctypes, gc, json, sys
+    from llama_cffi import Engine
+
+    class MallInfo(ctypes.Structure):
+        names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+        _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = MallInfo
+
+    def measure():
+        gc.collect()
+        with open("/proc/self/status") as status:
+            rss = next(int(l.split()[1]) for l in status if l.startswith("VmRSS"))
+        info = mallinfo2()
+        return {"held": info.uordblks + info.hblkhd, "blocks": sys.getallocatedblocks(),
+                "rss_kb": rss}
+
+    engine = Engine(sys.argv[1], n_ctx=256, n_threads=1, context_policy="shift")
+    bias = {256: -99, 258: -99}
+    options = json.loads(sys.argv[2])
+    counts = []
+    for i, piece in enumerate(engine.stream("x", "", 11_000, logit_bias=bias, stop=["never this"],
+                                            json_stop=(), **options)):
+        n = engine.stats.n_generated
+        if n >= 1000 * (len(counts) + 1):
+            counts.append(measure())
+    assert engine.stats.n_generated == 11_000
+    print(json.dumps([counts[0], counts[-1]]))
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"seed": 1, "penalty_freq": 0.1}], ids=["greedy", "chain"]
+)
+def test_ten_thousand_tokens(child: Child, tiny_model: Path, options: dict[str, object]) -> None:
+    result = child(CODE, tiny_model, json.dumps(options))
+    assert (result.returncode, result.stderr) == (0, "")
+    first, last = json.loads(result.stdout)
+    growth = {name: last[name] - first[name] for name in first}
+    # The answer itself grows by one byte per token; one small object for each would be 10,000
+    # blocks, and one malloc of 16 bytes 320,000 bytes.
+    assert growth["held"] < 64_000, growth
+    assert growth["blocks"] < 500, growth
+    assert growth["rss_kb"] < 2_000, growth
