@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,3 +113,42 @@ def test_shared_tokens_need_a_shared_cache() -> None:
         batch.check(10, 2, kv_unified=False)
     batch.fill([1], 0)
     batch.check(10, 2, kv_unified=False)
+
+
+class Odd:
+    """A number that runs a function when it is read."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
+
+    def __index__(self) -> int:
+        self.run()
+        return 1
+
+    def __bool__(self) -> bool:
+        return bool(self.__index__())
+
+
+@pytest.mark.parametrize("where", ["token", "pos", "seq", "logits", "fill", "last"])
+def test_numbers_that_change_the_batch(where: str) -> None:
+    """No token gets in unchecked."""
+
+    def change() -> None:
+        batch.clear()
+        batch.add(99, 0)
+
+    batch, odd = Batch(4, n_seq_max=2), Odd(change)
+    if where in ("fill", "last"):
+        tokens: list[Any] = [1, odd if where == "fill" else 1]
+        batch.fill(tokens, 0, logits=cast(Any, odd if where == "last" else True))
+        assert [len(batch), *batch._token[0:2]] == [2, 1, 1]
+        batch.check(10, 2)
+        with pytest.raises(ValidationError):
+            batch.fill([cast(Any, odd), -1], 0)
+        assert len(batch) == 1
+    else:
+        new: dict[str, Any] = {"token": 1, "pos": 1, "seq": 0, "logits": True, where: odd}
+        batch.add(new["token"], new["pos"], [new["seq"]], new["logits"])
+        assert [len(batch), *batch._token[0:2]] == [2, 99, 1]
+    with pytest.raises(ValidationError, match="token 99"):
+        batch.check(10, 2)

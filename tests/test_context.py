@@ -464,3 +464,67 @@ def test_every_build_survives(child: Child, tiny_model: Path, build: str) -> Non
     """
     result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+CLOSED_MEANWHILE = """
+    import sys, threading, time
+    from llama_cffi.binding import Batch, Context, Model
+    from llama_cffi.errors import LlamaError
+
+    class Closing:  # a number that closes the model when it is read
+        def __index__(self):
+            model.close()
+            return 1
+
+        def __float__(self):
+            return float(self.__index__())
+
+        def __bool__(self):
+            return bool(self.__index__())
+
+    for turn in range(40):
+        model = Model(sys.argv[1])
+        context = Context(model, n_ctx=256, n_threads=1)
+        batch = Batch(200)
+        batch.fill([1] * 200, 0)
+        ready = threading.Event()
+
+        def work():
+            try:
+                while True:
+                    ready.set()
+                    context.decode(batch)
+                    context.memory.clear()
+            except LlamaError:
+                pass
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        ready.wait()
+        time.sleep(0.001)
+        (model, context)[turn % 2].close()
+        thread.join()
+        model.close()
+    for use in (lambda x: context.memory.clear(x), lambda x: context.set_embeddings(x),
+                lambda x: context.set_causal_attn(x), lambda x: model.vocab.tokenize("a", x),
+                lambda x: model.vocab.tokenize("a", parse_special=x),
+                lambda x: model.vocab.token_to_piece(5, x), lambda x: Context(model, n_ctx=x),
+                lambda x: Context(model, n_ctx=64, embeddings=x),
+                lambda x: Context(model, n_ctx=64, flash_attn=x),
+                lambda x: context.set_control_vector([[x] * 64])):
+        model = Model(sys.argv[1])
+        context = Context(model, n_ctx=64, n_threads=1)
+        try:
+            use(Closing())
+        except LlamaError as e:
+            assert "closed" in str(e), e
+        else:
+            print("used")
+"""
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_closed_while_it_is_used(build: str, child: Child, tiny_model: Path) -> None:
+    """C finishes first, whoever closes: another thread, or an argument."""
+    done = child(CLOSED_MEANWHILE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

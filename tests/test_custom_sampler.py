@@ -346,6 +346,52 @@ def test_lives(build: str, child: Child, tiny_model: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("150 1\n", "", 0)
 
 
+CLOSED_INSIDE = """
+    import sys
+    from llama_cffi.binding import Batch, Context, CustomSampler, Model, SamplerChain
+    from llama_cffi.errors import ValidationError
+
+    def run(hook, act):
+        model = Model(sys.argv[1])
+        context = Context(model, n_ctx=32, n_threads=1)
+        batch = Batch(1)
+        batch.fill([1], 0)
+        context.decode(batch)
+        chain = SamplerChain(model)
+        chain.add_custom(CustomSampler(model, **{hook: lambda *_: act(model, context, chain)}))
+        chain.add_temp(1.5).add_penalties(8, 1.1).add_dist(1)
+        for call in (lambda: chain.sample(context), chain.reset, lambda: chain.sample(context)):
+            try:
+                call()
+            except ValidationError as e:
+                yield str(e)
+        yield len(chain) if not chain.closed else "gone"
+
+    for hook in ("apply", "accept", "reset"):
+        for act in (lambda m, c, chain: chain.close(), lambda m, c, chain: m.close(),
+                    lambda m, c, chain: [chain.add_temp(1.1) for _ in range(9)]):
+            print(hook, *dict.fromkeys(run(hook, act)), sep=", ")
+"""
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_functions_that_close_or_change_their_chain(
+    build: str, child: Child, tiny_model: Path
+) -> None:
+    """What C works on is freed when it is done; it would walk through a vector that moved."""
+    done = child(CLOSED_INSIDE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
+    closed, longer = "this %s is closed; open a new one", "a chain cannot get longer"
+    assert (done.stderr, done.returncode) == ("", 0)
+    lines = done.stdout.splitlines()
+    for i, hook in enumerate(["apply", "accept", "reset"]):
+        chain, model, add = lines[3 * i : 3 * i + 3]
+        assert chain == f"{hook}, {closed % 'SamplerChain'}, gone"
+        assert model.startswith(f"{hook}, this ")
+        assert model.endswith(", gone")
+        assert add.startswith(f"{hook}, {longer}")
+        assert int(add.rsplit(", ", 1)[1]) in (4, 5)
+
+
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_a_raw_call_may_be_the_first(build: str, child: Child) -> None:
     # cffi 2.1 aborts when it meets these before the struct whose fields are of the same types.

@@ -34,6 +34,19 @@ def test_closed() -> None:
             use()
 
 
+def test_closed_while_held() -> None:
+    log: list[str] = []
+    model = Handle("model", log.append)
+    context = Handle("context", log.append, parent=model)
+    held = context.hold()
+    model.close()
+    assert (context.closed, model.closed, log) == (True, True, [])
+    with pytest.raises(ValidationError, match="closed"):
+        context.hold()
+    del held
+    assert log == ["context", "model"]
+
+
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_any_tree_collected_in_any_order(parents: list[int], rng: random.Random) -> None:

@@ -55,14 +55,16 @@ class LoraAdapter(Handle):
     def __init__(
         self, model: Model, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]
     ) -> None:
-        library, model_ptr = model.library, model.ptr
+        library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
         gguf = check_gguf(self.path)
         for what in _wrong(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {what}")
         with library.logs.capture() as lines:
             init = compat.call(library, "llama_adapter_lora_init")
-            ptr = init(model_ptr, os.fsencode(self.path))
+            held = model.hold()
+            ptr = init(model.ptr, os.fsencode(self.path))
+            del held
         if not ptr:
             why = "; ".join(line.split(": ", 1)[-1] for line in lines[-2:])
             raise ModelLoadError(
@@ -125,15 +127,15 @@ def _wrong(gguf: GgufSummary, model: Model) -> Iterator[str]:
 
 def activate(context: Context, adapters: Mapping[LoraAdapter, float]) -> None:
     """Be `Context.set_adapters`."""
-    ptr, library = context.ptr, context.library
-    pairs = []
-    for adapter, scale in adapters.items():
+    library = context.library
+    adapters = {a: real("scale", s, -_MAX_SCALE, _MAX_SCALE) for a, s in adapters.items()}
+    for adapter in adapters:
         if not isinstance(adapter, LoraAdapter) or adapter.model is not context.model:
             raise ValidationError(f"{adapter!r} was made for another model than the context")
-        pairs.append((adapter.ptr, real("scale", scale, -_MAX_SCALE, _MAX_SCALE)))
     _check_room(context.model, adapters)
+    pairs = [(adapter.ptr, scale) for adapter, scale in adapters.items()]
     with library.logs.capture() as lines:
-        done = compat.set_adapters(library, ptr, pairs)
+        done = compat.set_adapters(library, context.ptr, pairs)
     context.keep_adapters(adapters if done else {})
     if not done:
         why = "; ".join(line.split(": ", 1)[-1] for line in lines) or "no reason given"
@@ -160,10 +162,10 @@ def apply_control_vector(
     context: Context, vector: NDArray[np.float32] | None, layer_start: int, layer_end: int | None
 ) -> None:
     """Be `Context.set_control_vector`."""
-    ptr, library, model = context.ptr, context.library, context.model
+    library, model = context.library, context.model
     apply = compat.call(library, "llama_set_adapter_cvec")
     if vector is None:
-        apply(ptr, library.ffi.NULL, 0, model.n_embd, -1, -1)
+        apply(context.ptr, library.ffi.NULL, 0, model.n_embd, -1, -1)
         return
     import numpy as np
 
@@ -178,7 +180,7 @@ def apply_control_vector(
     layer_start = integer("layer_start", layer_start, 1, last)
     layer_end = integer("layer_end", last if layer_end is None else layer_end, layer_start, last)
     numbers = library.ffi.from_buffer("float[]", data)
-    code = apply(ptr, numbers, data.size, model.n_embd, layer_start, layer_end)
+    code = apply(context.ptr, numbers, data.size, model.n_embd, layer_start, layer_end)
     if code:
         raise LlamaError(f"llama.cpp could not set the control vector ({code})")
 

@@ -74,19 +74,19 @@ class Batch:
         Raises:
             ValidationError: The batch is full, or a number is out of range.
         """
+        # First what may run Python: a number's own functions could change this batch.
+        ids = [integer("seq_id", s, 0) for s in seq_ids]
+        pos, token, logits = integer("pos", pos, 0), integer("token", token, 0), bool(logits)
         i = len(self)
         if i >= self.n_tokens_max:
             raise ValidationError(f"the batch is full ({self.n_tokens_max} tokens)")
-        ids = [integer("seq_id", s, 0) for s in seq_ids]
         if not 1 <= len(set(ids)) == len(ids) <= self.n_seq_max:
             raise ValidationError(
                 f"sequences {ids}: a token of this batch has 1 to {self.n_seq_max} different ones"
             )
-        self._pos[i] = integer("pos", pos, 0)
-        self._token[i] = token = integer("token", token, 0)
+        self._pos[i], self._token[i], self._logits[i] = pos, token, logits
         self._n_seq_id[i] = len(ids)
         self._seq_id[i][0 : len(ids)] = ids
-        self._logits[i] = bool(logits)
         self._token_max, self._seq_max = max(self._token_max, token), max(self._seq_max, *ids)
         self._shares |= len(ids) > 1
         self.struct.n_tokens = i + 1
@@ -111,7 +111,7 @@ class Batch:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
         self.struct.n_tokens = 0  # empty if a number is refused
         pos = integer("pos", pos, 0, INT32_MAX - n)
-        seq_id = integer("seq_id", seq_id, 0)
+        seq_id, logits = integer("seq_id", seq_id, 0), bool(logits)
         if n == 1:  # hot: every generated token
             self._token[0] = self._token_max = integer("token", tokens[0], 0)
             self._pos[0] = pos
@@ -122,8 +122,8 @@ class Batch:
                 ids = list(map(operator.index, tokens))
             except TypeError:
                 raise ValidationError("the tokens are not all integers") from None
-            self._token_max = integer("token", max(ids), 0)
             integer("token", min(ids), 0)
+            self._token_max = integer("token", max(ids), 0)
             self._token[0:n] = ids
             self._pos[0:n] = range(pos, pos + n)
             self._n_seq_id[0:n] = [1] * n
@@ -133,7 +133,7 @@ class Batch:
                 for i in range(n):
                     self._seq_ids[i * self.n_seq_max] = seq_id
             self._logits_bytes[0:n] = bytes(n)
-        self._logits[n - 1] = bool(logits)
+        self._logits[n - 1] = logits
         self._seq_max, self._shares = seq_id, False
         self.struct.n_tokens = n
 
@@ -143,6 +143,7 @@ class Batch:
         Raises:
             ValidationError: The batch has not one token, or a number is out of range.
         """
+        token, pos = operator.index(token), operator.index(pos)  # ints that compare as such
         if self.struct.n_tokens != 1 or not (0 <= token <= INT32_MAX and 0 <= pos < INT32_MAX):
             raise ValidationError(
                 f"token {token} at {pos} cannot replace the one of a batch of {len(self)}"

@@ -58,7 +58,7 @@ class Context(Outputs):
     """
 
     def __init__(self, model: Model, **options: Unpack[ContextOptions]) -> None:
-        library, model_ptr = model.library, model.ptr
+        library = model.library
         if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only; it cannot decode")
         self.kind = model_kind(model)
@@ -69,7 +69,9 @@ class Context(Outputs):
         params = compat.context_params(library, **values)
         self._pools = _pools(library, n_threads, n_threads_batch)
         with library.logs.capture() as lines:
-            ptr = compat.init_context(library, model_ptr, params)
+            held = model.hold()
+            ptr = compat.init_context(library, model.ptr, params)
+            del held
         if not ptr:
             raise LlamaError(
                 f"llama.cpp could not make a context of n_ctx={n_ctx} for {model.path.name}: "
@@ -142,8 +144,9 @@ class Context(Outputs):
             check_decode(self, batch)
             self._embedded = self.embeddings
         self._wanted = b""
-        mark = logs.count
+        mark, held = logs.count, self.hold()
         code = self._decode(ptr, batch.struct[0])
+        del held
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when they were stopped
             lost = [] if code == REFUSED else roll_back(self, batch)
             raise failure(self, "llama_decode", code, batch, mark, lost)
@@ -169,8 +172,9 @@ class Context(Outputs):
         ptr, logs = self.ptr, self._logs
         check_encode(self, batch)
         self._wanted, self.encoded = b"", set()
-        mark = logs.count
+        mark, held = logs.count, self.hold()
         code = self.library.lib.llama_encode(ptr, batch.struct[0])
+        del held
         if code or self.abort_flag.is_set:
             raise failure(self, "llama_encode", code, batch, mark)
         if self.kind.has_decoder:
@@ -186,9 +190,10 @@ class Context(Outputs):
             ValidationError: The model makes nothing else, or cannot make them.
         C: llama_set_embeddings
         """
-        check_embeddings(bool(embeddings), self._pooling, self.kind, self.model.path.name)
+        embeddings = bool(embeddings)
+        check_embeddings(embeddings, self._pooling, self.kind, self.model.path.name)
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
-        self.embeddings, self._embedded = bool(embeddings), False
+        self.embeddings, self._embedded = embeddings, False
         self._special = needs_rules(self)
 
     def set_causal_attn(self, causal_attn: bool) -> None:
@@ -198,10 +203,11 @@ class Context(Outputs):
             ValidationError: The model is an encoder.
         C: llama_set_causal_attn
         """
+        causal_attn = bool(causal_attn)
         if causal_attn and not self.kind.causal:
             raise ValidationError(f"{self.model.path.name} is an encoder; it cannot be causal")
         self.library.lib.llama_set_causal_attn(self.ptr, causal_attn)
-        self.causal_attn = bool(causal_attn)
+        self.causal_attn = causal_attn
         self._special = needs_rules(self)
 
     def set_threads(self, n_threads: int, n_threads_batch: int = 0) -> None:

@@ -46,7 +46,7 @@ class Handle:
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
         # a reference, and an object goes when its handle and all objects below it are gone.
-        owned = _Owned(ptr, free, [handle._object() for handle in above])
+        owned = _Owned(ptr, free, [handle.hold() for handle in above])
         self._finalizer = weakref.finalize(self, _drop, owned)
         _alive.add(self)
         if parent is not None:
@@ -80,13 +80,19 @@ class Handle:
 
     def _swap_kept(self, old: Iterable[Handle], new: Iterable[Handle]) -> None:
         """Free *new* after this handle, and *old* no more."""
-        above = self._object().above
+        above = self.hold().above
         for handle in old:
-            above.remove(handle._object())
-        above.extend(handle._object() for handle in new)
+            above.remove(handle.hold())
+        above.extend(handle.hold() for handle in new)
 
-    def _object(self) -> _Owned:
-        """The owned object; only the finalizer holds it."""
+    def hold(self) -> _Owned:
+        """Return what owns the C object: as long as it is referred to, `close` frees nothing.
+
+        For calls during which Python runs: its functions, or another thread, may close this.
+
+        Raises:
+            ValidationError: It was closed.
+        """
         alive = self._finalizer.peek()
         if alive is None:
             raise ValidationError(f"this {type(self).__name__} is closed; open a new one")

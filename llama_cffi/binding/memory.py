@@ -27,7 +27,7 @@ class Memory:
 
     def clear(self, data: bool = True) -> None:
         """Forget everything; *data* also zeroes the buffers. C: llama_memory_clear."""
-        self._call("clear", data)
+        self._call("clear", bool(data))
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1) of a sequence; -1 = open end, seq_id -1 = every sequence.
@@ -192,7 +192,10 @@ class Memory:
 
     def _call(self, verb: str, *args: object) -> Any:
         context = self._context
-        return compat.memory_call(context.library, context.ptr, verb)(*args)
+        held = context.hold()
+        result = compat.memory_call(context.library, context.ptr, verb)(*args)
+        del held
+        return result
 
 
 def _span(p0: int, p1: int) -> tuple[int, int]:

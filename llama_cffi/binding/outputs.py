@@ -60,7 +60,7 @@ class Outputs(Handle):
     def logits(self, i: int = -1) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
 
-        Shapes: (n_vocab,) float32, borrowed until the next decode; copy it to keep it.
+        Shapes: (n_vocab,) float32, borrowed until the next decode or `close`; copy it to keep it.
 
         Args:
             i: Index of the token in the batch; negative counts outputs from the end.
@@ -81,7 +81,7 @@ class Outputs(Handle):
     def embedding(self, i: int = -1) -> NDArray[np.float32]:
         """Return the embedding of output *i* of the last decode, without pooling.
 
-        Shapes: (n_embd,) float32, borrowed until the next decode; copy it to keep it.
+        Shapes: (n_embd,) float32, borrowed until the next decode or `close`; copy it to keep it.
 
         Args:
             i: Index of the token in the batch; negative counts outputs from the end.

@@ -53,6 +53,7 @@ class SamplerChain(SamplerKinds):
         self._customs: list[CustomSampler] = []
         self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: Grammar | None = None
+        self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
         self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
 
@@ -87,7 +88,7 @@ class SamplerChain(SamplerKinds):
         """
         if sampler.model is not self.model:
             raise ValidationError("the custom sampler was made for another model than the chain")
-        _ = self.ptr  # raises when it is closed
+        _ = self._growable()
         self._free.keeps.append(sampler.memory)
         self._customs.append(sampler)
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
@@ -181,17 +182,14 @@ class SamplerChain(SamplerKinds):
         if grammar and self._grammar is not None:
             self._grammar.accept(token)
         self._n_accepted += 1
-        self._lib.llama_sampler_accept(ptr, token)
-        if self._customs:
-            self._raise()
+        self._call(self._lib.llama_sampler_accept, ptr, token)
 
     def reset(self) -> None:
         """Forget accepted tokens and restart the random draws. C: llama_sampler_reset."""
-        self._lib.llama_sampler_reset(self.ptr)
         self._n_accepted = 0
         if self._grammar is not None:
             self._grammar.reset()
-        self._raise()
+        self._call(self._lib.llama_sampler_reset, self.ptr)
 
     def _sample_in_c(self, context: Context, i: int) -> int:
         ptr, i = self.ptr, context.check_output(i)
@@ -206,10 +204,7 @@ class SamplerChain(SamplerKinds):
             total = sum(logits)
             check_logits(max(logits) if total == -math.inf else total)
         self._n_accepted += 1
-        token = int(self._sample(ptr, context.ptr, i))
-        if self._customs:
-            self._raise()
-        return token
+        return int(self._call(self._sample, ptr, context.ptr, i))
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
@@ -245,9 +240,7 @@ class SamplerChain(SamplerKinds):
     def _apply(self, candidates: Candidates) -> None:
         for custom in self._appliers:
             custom.candidates = candidates
-        self._lib.llama_sampler_apply(self.ptr, candidates.struct)
-        if self._appliers:
-            self._raise()
+        self._call(self._lib.llama_sampler_apply, self.ptr, candidates.struct)
 
     def _check_selects(self) -> None:
         if not self._selects:
@@ -255,22 +248,37 @@ class SamplerChain(SamplerKinds):
                 "the chain is empty or does not end with a sampler that selects; add greedy or dist"
             )
 
-    def _raise(self) -> None:
-        """Raise what the Python functions raised during the last C call."""
+    def _call(self, function: Any, *args: Any) -> Any:
+        """Call C, and raise what the Python functions raised; they may close the chain."""
+        if not self._customs:
+            return function(*args)
+        held, before, self._in_call = self.hold(), self._in_call, True
+        try:
+            result = function(*args)
+        finally:
+            self._in_call = before
+            del held
         for custom in self._customs:
             if custom.relay.error is not None:
                 custom.relay.check()
+        return result
 
     def _add(self, sampler: Any, *, selects: bool = False) -> None:
         if not sampler:
             raise ValidationError("llama.cpp refused the sampler's parameters")
         try:
-            ptr = self.ptr
+            ptr = self._growable()
         except ValidationError:
             self._lib.llama_sampler_free(sampler)
             raise
         self._lib.llama_sampler_chain_add(ptr, sampler)  # the chain owns it now
         self._selects = selects
+
+    def _growable(self) -> Any:
+        """Return the C pointer of a chain that can take one more sampler."""
+        if self._in_call:  # C walks through its samplers
+            raise ValidationError("a chain cannot get longer while one of its functions runs")
+        return self.ptr
 
 
 class _Free:

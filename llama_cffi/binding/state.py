@@ -117,7 +117,9 @@ def _get(context: Context, seq_id: int, size: int) -> bytearray:
     part = bytearray(size)
     mark = library.logs.count
     buffer = library.ffi.from_buffer("uint8_t[]", part, require_writable=True)
-    written = library.lib.llama_state_seq_get_data(context.ptr, buffer, size, seq_id)
+    ptr, held = context.ptr, context.hold()
+    written = library.lib.llama_state_seq_get_data(ptr, buffer, size, seq_id)
+    del held
     if written != size:
         why = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"
         raise LlamaError(
@@ -134,7 +136,9 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
     library = context.library
     mark = library.logs.count
     buffer = library.ffi.from_buffer("uint8_t[]", part)
-    read = library.lib.llama_state_seq_set_data(context.ptr, buffer, len(part), seq_id)
+    ptr, held = context.ptr, context.hold()
+    read = library.lib.llama_state_seq_set_data(ptr, buffer, len(part), seq_id)
+    del held
     found = context.memory.seq_pos_max(seq_id)
     if read != len(part) or found != last:
         why = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"

@@ -62,11 +62,13 @@ class Vocab:
         if capacity > 2**31 - 1:
             raise ValidationError(f"the text has {len(data)} bytes; 2 GiB is the limit")
         self._check_spelling(data)
-        handle = self._live_text()
-        return call_deep(
-            lambda: self._tokenize(handle, data, capacity, add_special, parse_special),
-            longest_run(data),
-        )
+        flags = bool(add_special), bool(parse_special)
+        handle, held = self._live_text(), self._model.hold()
+        try:
+            run = longest_run(data)
+            return call_deep(lambda: self._tokenize(handle, data, capacity, flags), run)
+        finally:
+            del held
 
     def token_to_piece(self, token: int, special: bool = False) -> bytes:
         """Return the bytes of one token; they may be part of a UTF-8 character.
@@ -232,9 +234,8 @@ class Vocab:
         return integer("token", token, 0, self.n_tokens - 1)
 
     def _tokenize(
-        self, handle: Any, data: bytes, capacity: int, add_special: bool, parse_special: bool
+        self, handle: Any, data: bytes, capacity: int, flags: tuple[bool, bool]
     ) -> list[int]:
-        flags = bool(add_special), bool(parse_special)
         while True:
             tokens = self._ffi.new("int32_t[]", capacity)
             n = self._lib.llama_tokenize(handle, data, len(data), tokens, capacity, *flags)
@@ -283,7 +284,8 @@ class Vocab:
         return self._handle
 
     def _read_piece(self, token: int, special: bool) -> bytes:
-        handle, size = self._live_text(), 64
+        special, size = bool(special), 64
+        handle = self._live_text()
         buffer = self._ffi.new("char[]", size)
         n = self._lib.llama_token_to_piece(handle, token, buffer, size, 0, special)
         if n < 0:
