@@ -528,3 +528,21 @@ def test_closed_while_it_is_used(build: str, child: Child, tiny_model: Path) -> 
     """C finishes first, whoever closes: another thread, or an argument."""
     done = child(CLOSED_MEANWHILE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_threads_switched_between_decodes(build: str, child: Child, tiny_model: Path) -> None:
+    """C pauses the former pool at the next decode; freed memory looks locked with this filling."""
+    code = """
+        import sys
+        from llama_cffi.binding import Batch, Context, Model
+        context = Context(Model(sys.argv[1]), n_ctx=32, n_threads=1)
+        for pos in range(6):
+            batch = Batch(1)
+            batch.fill([1], pos)
+            context.decode(batch)
+            context.set_threads(1 + pos % 2, 2 - pos // 2 % 2)
+        print(sorted(context._pools))
+    """
+    done = child(code, tiny_model, timeout=30, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
+    assert (done.stderr, done.returncode) == ("", 0)

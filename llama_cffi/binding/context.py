@@ -77,7 +77,7 @@ class Context(Outputs):
                 f"llama.cpp could not make a context of n_ctx={n_ctx} for {model.path.name}: "
                 f"{'; '.join(lines[-3:]) or 'no reason given'}. Try a smaller n_ctx."
             )
-        super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools)
+        super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools.values())
         library.logs.raise_interrupt()
         self.model, self.library, self.params = model, library, params
         lib = library.lib
@@ -107,14 +107,14 @@ class Context(Outputs):
         self._logs = library.logs
         self._holds_abort = self._stale = False
         self.memory = Memory(self)
-        lib.llama_attach_threadpool(ptr, self._pools[0].ptr, self._pools[-1].ptr)
+        self._attach_pools()
 
     def close(self) -> None:
         """Free the context, then its threads. Calling it again does nothing."""
         if not self.closed:
             self.keep_adapters({})
         super().close()
-        for pool in self._pools:
+        for pool in self._pools.values():
             pool.close()
 
     def synchronize(self) -> None:
@@ -217,14 +217,14 @@ class Context(Outputs):
         """
         n_threads = thread_count("n_threads", n_threads)
         n_threads_batch = thread_count("n_threads_batch", n_threads_batch or n_threads)
-        ptr, lib = self.ptr, self.library.lib
-        pools = _pools(self.library, n_threads, n_threads_batch)
-        lib.llama_attach_threadpool(ptr, pools[0].ptr, pools[-1].ptr)
-        lib.llama_set_n_threads(ptr, n_threads, n_threads_batch)
-        self._swap_kept(self._pools, pools)
-        for pool in self._pools:
-            pool.close()
-        self._pools, self.n_threads, self.n_threads_batch = pools, n_threads, n_threads_batch
+        _ = self.ptr  # raises when it is closed
+        # None is freed before the context: C pauses the pool that it leaves, at the next decode.
+        new = _pools(self.library, *({n_threads, n_threads_batch} - self._pools.keys()))
+        self._swap_kept((), new.values())
+        self._pools |= new
+        self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+        self._attach_pools()
+        self.library.lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Make exactly these LoRA adapters active for the next decodes; {} switches all off.
@@ -349,6 +349,10 @@ class Context(Outputs):
         """Whether the next decode shifts or copies what the memory holds, before it computes."""
         return self._holds_abort
 
+    def _attach_pools(self) -> None:
+        pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))
+        self.library.lib.llama_attach_threadpool(self.ptr, *pools)
+
     def _renew_graph(self) -> None:
         """Let the next decode build its graph anew, where C would reuse one without the change."""
         library = self.library
@@ -390,6 +394,6 @@ class Context(Outputs):
         return f"<Context {self.model.path.name} n_ctx={self.n_ctx}{state}>"
 
 
-def _pools(library: Library, n_threads: int, n_threads_batch: int) -> list[ThreadPool]:
-    """One pool for both kinds of work where they take the same number of threads."""
-    return [ThreadPool(library, n) for n in dict.fromkeys((n_threads, n_threads_batch))]
+def _pools(library: Library, *counts: int) -> dict[int, ThreadPool]:
+    """Return one pool for each number of threads."""
+    return {n: ThreadPool(library, n) for n in set(counts)}
