@@ -1,0 +1,40 @@
+"""Random use of the low-level API kills no process, hangs none, and prints nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import MIDDLE, NEWEST, OLD, Child
+from odd_models import write_recurrent, write_windowed
+from test_adapter import make_pairs, write_lora
+from tiny_encoders import write_bert, write_t5
+
+SEEDS, STEPS = (1, 2), 400
+MACHINE = Path(__file__).with_name("low_level_machine.py")
+
+
+@pytest.fixture(scope="module")
+def files(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    lora = write_lora(folder / "lora.gguf", make_pairs())
+    bert, _ = write_bert(folder / "bert.gguf", head=True)
+    t5, _ = write_t5(folder / "t5.gguf")
+    odd = write_windowed(folder / "swa.gguf"), write_recurrent(folder / "mamba.gguf"), bert, t5
+    return [lora, tiny_model, tiny_model, *odd]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_any_order(build: str, seed: int, child: Child, files: list[Path], tmp_path: Path) -> None:
+    log = tmp_path / "steps"
+    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    try:
+        done = child(code, MACHINE, seed, STEPS, log, *files, timeout=60, LLAMA_CFFI_BUILD=build)
+    except BaseException as e:
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        raise AssertionError(f"{e}\nseed {seed}, the last steps:\n{last}") from None
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.count("\n") == 1  # the counts of errors, and no word from C
+    assert "ValidationError" in done.stdout
+    assert "exit" in log.read_text()
