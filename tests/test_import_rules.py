@@ -55,6 +55,7 @@ ALLOWED = {
     "structured": {"binding"},
     "embedding": {"binding"},
     "scores": {"binding", "decoding"},
+    "openai_types": set(),
     "hub": set(),
     "errors": set(),
     "demo": set(),
