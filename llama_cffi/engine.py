@@ -398,17 +398,22 @@ class Engine:
         """Wait until the engine is free, and hold it."""
         started = time.perf_counter()
         stop = Stop(self.context.abort_flag, call.timeout_s)
-        if not self._lock.acquire(blocking=False):
-            if self._holder == threading.get_ident():
-                raise ValidationError(
-                    "this engine is busy in this thread: a stream of it waits here (exhaust or "
-                    "close it first), or this is a callback of its own generation (use another "
-                    "engine there); waiting for it would never end"
-                )
-            if not self._lock.acquire(timeout=-1 if call.timeout_s is None else call.timeout_s):
-                stop.request(DEADLINE)
-                raise stop.error()
+        # map takes the lock and the list notes it within C, where no Ctrl-C comes between.
+        held: list[bool] = []
         try:
+            held += map(self._lock.acquire, (False,))
+            if True not in held:
+                if self._holder == threading.get_ident():
+                    raise ValidationError(
+                        "this engine is busy in this thread: a stream of it waits here (exhaust or "
+                        "close it first), or this is a callback of its own generation (use another "
+                        "engine there); waiting for it would never end"
+                    )
+                timeout = -1 if call.timeout_s is None else call.timeout_s
+                held += map(self._lock.acquire, (True,), (timeout,))
+                if True not in held:
+                    stop.request(DEADLINE)
+                    raise stop.error()
             self._check_open()
             self._holder = threading.get_ident()
             self._started, self._stop = started, stop
@@ -425,10 +430,11 @@ class Engine:
                 self.total_stats.add(stats)
                 _log.debug("%s", stats)
         finally:
-            self._chains.tap.output = self._stop = self._holder = None
-            self._lock.release()
-            if self._closed:
-                self._free_if_closed()
+            if True in held:
+                self._chains.tap.output = self._stop = self._holder = None
+                self._lock.release()
+                if self._closed:
+                    self._free_if_closed()
 
     def _check_open(self) -> None:
         if self._closed:
