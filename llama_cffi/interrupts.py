@@ -56,21 +56,22 @@ class Stop:
     @contextmanager
     def running(self) -> Iterator[Stop]:
         """Let the flag stop what runs in this block, and watch the deadline."""
-        with self._lock:
-            self._flag.clear()
-            self._running = True
-            if self.reason is not None:
-                self._flag.set()
-        if self.deadline is not None:
-            _watcher().watch(self)
         try:
+            with self._lock:
+                self._flag.clear()
+                self._running = True
+                if self.reason is not None:
+                    self._flag.set()
+            if self.deadline is not None:
+                _watcher().watch(self)
             yield self
         finally:
-            if self.deadline is not None:
-                _watcher().forget(self)
+            # First: a Ctrl-C may cut this short, and a late deadline must not stop the next call.
             with self._lock:
                 self._running = False
                 self._flag.clear()
+            if self.deadline is not None:
+                _watcher().forget(self)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
