@@ -12,7 +12,7 @@ from .context_policy import POLICIES
 from .errors import ValidationError
 from .generation import Request
 from .sampling import BasicOptions, MoreOptions, SamplingParams
-from .text import Flusher
+from .text import Flusher, several
 
 __all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call", "sampling_params"]
 
@@ -97,8 +97,8 @@ def make_call(
         policy=policy,
         safety=integer("safety", environment.number("SAFETY", safety, 16), 0),
         reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(stop),
-        json_stop=tuple(json_stop),
+        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
+        json_stop=tuple(several("JSON keys", json_stop)),
         special=environment.flag("SPECIAL", given["special"], False),
         suppress_think=environment.flag("SUPPRESS_THINK", given["suppress_think"], False),
     )

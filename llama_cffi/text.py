@@ -12,10 +12,11 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .errors import ValidationError
 
-__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream"]
+__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream", "several"]
 
 _NEVER = re.compile(rb"(?!)")
 _STRUCTURE = re.compile(rb'["{}\[\]:]')
@@ -57,7 +58,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str | bytes]) -> None:
         self.found: str | bytes | None = None
         self._given: dict[bytes, str | bytes] = {}
-        for stop in _several("stop strings", stops):
+        for stop in several("stop strings", stops):
             self._given.setdefault(_stop_bytes(stop), stop)
         # Sorted and without those that begin with another one: then only the neighbours of a
         # text can begin it, or be begun by it.
@@ -122,7 +123,7 @@ class JsonCompletion:
     """
 
     def __init__(self, keys: Sequence[str] = ("done", "next_step")) -> None:
-        self._keys = {_utf8("JSON key", key) for key in _several("JSON keys", keys)}
+        self._keys = {_utf8("JSON key", key) for key in several("JSON keys", keys)}
         self.armed = bool(self._keys)
         self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
         self._head: bytes | None = b""  # what is not judged yet before the object
@@ -329,7 +330,12 @@ class Flusher:
             self._callback(data)
 
 
-def _several(name: str, values: Sequence[str | bytes]) -> Sequence[str | bytes]:
+def several(name: str, values: Any) -> list[Any]:
+    """Return *values* as a list.
+
+    Raises:
+        ValidationError: They are one text, or no sequence.
+    """
     if isinstance(values, (str, bytes)):
         raise ValidationError(f"{name} are a list, not {values!r}; write [{values!r}]")
     try:

@@ -319,3 +319,9 @@ def test_ctrl_c_while_the_engine_is_taken_frees_it(engine: Engine) -> None:
         sys.settrace(before)
     assert fired
     assert not engine._lock.locked()
+
+
+@pytest.mark.parametrize("options", [{"stop": 5}, {"stop": None}, {"json_stop": "done"}])
+def test_stop_and_json_stop_that_are_no_lists(engine: Engine, options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="are a list"):
+        engine.generate("a", n_predict=1, **options)
