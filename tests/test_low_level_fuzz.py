@@ -38,3 +38,27 @@ def test_any_order(build: str, seed: int, child: Child, files: list[Path], tmp_p
     assert done.stdout.count("\n") == 1  # the counts of errors, and no word from C
     assert "ValidationError" in done.stdout
     assert "exit" in log.read_text()
+
+
+def test_recurrent_after_an_abort(child: Child, files: list[Path]) -> None:
+    """b4600 broke its own states when it was stopped, and aborted at the next decode."""
+    code = """
+        import sys
+        from llama_cffi.binding import Batch, Context, Model
+        from llama_cffi.errors import DecodeAbortedError
+        context, batch = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, n_seq_max=2), Batch(1)
+        def decode(pos, seq_id):
+            batch.fill([1], pos, seq_id)
+            context.decode(batch)
+        decode(0, 0), decode(0, 1)
+        context.abort_flag.set()
+        try:
+            decode(1, 0)
+        except DecodeAbortedError as e:
+            print(e)
+        context.abort_flag.clear()
+        decode(0, 0), decode(0, 1)
+    """
+    done = child(code, files[4], LLAMA_CFFI_BUILD="npm:3.5.0")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "[0, 1] are empty now" in done.stdout

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
+from . import compat
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -20,6 +21,10 @@ _NO_SLOT, _ABORTED = 1, 2
 def roll_back(context: Context, batch: Batch) -> list[int]:
     """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
     memory = context.memory
+    if compat.breaks_states(context.library, context.model.ptr):
+        lost = [s for s in range(context.n_seq_max) if memory.seq_pos_max(s) >= 0]
+        memory.clear()
+        return sorted({*lost, *batch.starts()})
     return [
         seq_id
         for seq_id, pos in batch.starts().items()

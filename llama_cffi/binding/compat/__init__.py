@@ -24,7 +24,15 @@ from .context import (
     pools_any_sequence,
 )
 from .grammar import grammar_sampler
-from .memory import can_shift, defrag, has_pos_min, is_recurrent, memory_call, seq_pos_max
+from .memory import (
+    breaks_states,
+    can_shift,
+    defrag,
+    has_pos_min,
+    is_recurrent,
+    memory_call,
+    seq_pos_max,
+)
 from .model import (
     device_list,
     kv_overrides,
@@ -58,6 +66,7 @@ from .vocab import (
 
 __all__ = [
     "add_sep",
+    "breaks_states",
     "cache_layout",
     "call",
     "can_shift",

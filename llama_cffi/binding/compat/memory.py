@@ -9,7 +9,15 @@ from ..library import Library
 if TYPE_CHECKING:
     from ..gguf import GgufSummary
 
-__all__ = ["can_shift", "defrag", "has_pos_min", "is_recurrent", "memory_call", "seq_pos_max"]
+__all__ = [
+    "breaks_states",
+    "can_shift",
+    "defrag",
+    "has_pos_min",
+    "is_recurrent",
+    "memory_call",
+    "seq_pos_max",
+]
 
 
 def memory_call(library: Library, context: Any, verb: str) -> Any:
@@ -84,6 +92,16 @@ def defrag(library: Library, context: Any) -> bool:
             getattr(library.lib, name)(context)
             return True
     return False
+
+
+def breaks_states(library: Library, model: Any) -> bool:
+    """Whether only `clear` helps after a failed decode of a recurrent model.
+
+    Measured in b4600: its own cleaning up leaves sequences that the next decode aborts on. b3889
+    does not, nor do b5640 and later builds.
+    """
+    between = library.has("llama_model_load_from_file") and not has_pos_min(library)
+    return between and is_recurrent(library, model)
 
 
 def is_recurrent(library: Library, model: Any) -> bool:
