@@ -1,0 +1,242 @@
+"""Tools as callers give them: dicts in OpenAI's shape or plain Python functions.
+
+A function becomes a definition through its type hints and its Google-style docstring, the way
+transformers' ``get_json_schema`` reads them; what JSON Schema has no word for is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_type_hints
+
+from ..errors import ValidationError
+from .hints import Schemas
+
+__all__ = ["ToolChoice", "function_schema", "normalise_tool_choice", "normalise_tools"]
+
+Tool = dict[str, Any]
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SECTION = re.compile(r"^(\w[\w ]*):\s*$", re.M)
+_ENTRY = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """What the model may do with the tools.
+
+    Attributes:
+        mode: `auto` (it decides), `none` (no call) or `required` (at least one call).
+        name: The only function that may be called, or None for any.
+    """
+
+    mode: Literal["auto", "none", "required"]
+    name: str | None = None
+
+    def allowed(self, tools: Sequence[Tool]) -> list[Tool]:
+        """Return those of *tools* that may be called."""
+        if self.mode == "none":
+            return []
+        return [tool for tool in tools if self.name in (None, tool["function"]["name"])]
+
+
+def function_schema(function: Callable[..., Any]) -> Tool:
+    """Describe a Python function as a tool.
+
+    The first paragraphs of the docstring are the description, its ``Args:`` section describes the
+    parameters; ``Annotated[int, "text"]`` does so too. Descriptions may be missing, types may not.
+    Parameters without a default are required.
+
+    Args:
+        function: A function, a bound method or a class's constructor; sync or async.
+
+    Returns:
+        ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+
+    Raises:
+        ValidationError: A parameter has no type hint, one that JSON has no word for, or takes any
+            number of values (``*args``, ``**kwargs``); or it is no function with a name.
+    """
+    name = getattr(function, "__name__", None)
+    if not callable(function) or not isinstance(name, str):
+        raise ValidationError(
+            f"a tool has to be a dict or a function with a name, not {function!r}; wrap it in a def"
+        )
+    about, described = _read_docstring(inspect.getdoc(function) or "")
+    schemas = Schemas(name)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    hints = _hints(name, function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValidationError(
+                f"{name}() takes *{parameter.name}, for which a model gets no names; name every "
+                "parameter of a tool"
+            )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ValidationError(
+                f"{name}() takes {parameter.name!r} by position only, but a model gives arguments "
+                "by name; remove the / from its parameters"
+            )
+        if parameter.name not in hints:
+            raise ValidationError(
+                f"{name}() has no type hint for {parameter.name!r}; write one, e.g. "
+                f"{parameter.name}: str"
+            )
+        schema = schemas.of(hints[parameter.name], parameter.name)
+        if parameter.name in described:
+            schema["description"] = described[parameter.name]
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+        else:
+            _add_default(schema, parameter.default)
+        properties[parameter.name] = schema
+    parameters: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        parameters["required"] = required
+    if schemas.definitions:
+        parameters["$defs"] = schemas.definitions
+    definition = {"name": name, "parameters": parameters}
+    if about:
+        definition["description"] = about
+    return _checked({"type": "function", "function": definition})
+
+
+def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[Tool]:
+    """Check tool definitions and turn functions into them.
+
+    Args:
+        tools: Dicts in OpenAI's shape, Python functions, or both; None is none.
+
+    Returns:
+        New dicts, each with ``parameters``; those that were given are left as they are.
+
+    Raises:
+        ValidationError: A definition is malformed, or two tools have the same name.
+    """
+    if tools is None:
+        return []
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise ValidationError(f"tools has to be a list, not {type(tools).__name__}")
+    found: dict[str, Tool] = {}
+    for given in tools:
+        is_dict = isinstance(given, Mapping)
+        tool = _checked(copy.deepcopy(dict(given))) if is_dict else function_schema(given)
+        name = tool["function"]["name"]
+        if name in found:
+            raise ValidationError(f"two tools are called {name!r}; rename one of them")
+        found[name] = tool
+    return list(found.values())
+
+
+def normalise_tool_choice(choice: object, tools: Sequence[Tool]) -> ToolChoice:
+    """Read OpenAI's ``tool_choice``.
+
+    Args:
+        choice: ``"auto"``, ``"none"``, ``"required"``, a dict that names a function, or None:
+            `auto` where there are tools.
+        tools: Normalised tools.
+
+    Raises:
+        ValidationError: It is none of these, or asks for a call that no tool can serve.
+    """
+    names = [tool["function"]["name"] for tool in tools]
+    if choice is None:
+        choice = "auto"
+    if choice == "none" or (choice == "auto" and not names):
+        return ToolChoice("none")
+    if choice == "auto":
+        return ToolChoice("auto")
+    if choice == "required":
+        if not names:
+            raise ValidationError('tool_choice="required" needs tools, and none were given')
+        return ToolChoice("required")
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise ValidationError(
+            f'tool_choice has to be "auto", "none", "required" or {{"type": "function", '
+            f'"function": {{"name": ...}}}}, not {choice!r}'
+        )
+    if name not in names:
+        raise ValidationError(f"tool_choice names {name!r}, but the tools are {names}")
+    return ToolChoice("required", name)
+
+
+def _checked(tool: Tool) -> Tool:
+    """Return *tool* with parameters, or say what OpenAI's shape lacks in it."""
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, Mapping):
+        raise ValidationError(
+            'a tool has to be {"type": "function", "function": {"name": ..., "parameters": ...}}, '
+            f"not a dict with {sorted(map(str, tool))}"
+        )
+    function = dict(function)
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValidationError(
+            f"a tool's name has to be 1 to 64 letters, digits, '_', '-' or '.', not {name!r}"
+        )
+    if not isinstance(function.get("description", ""), str):
+        raise ValidationError(f"the description of tool {name!r} has to be a text")
+    given = function.get("parameters")
+    parameters = dict(given) if isinstance(given, Mapping) else {"type": given or "object"}
+    if parameters.setdefault("type", "object") != "object":
+        raise ValidationError(
+            f"the parameters of tool {name!r} have to be a JSON schema of type 'object', "
+            f"not {parameters['type']!r}"
+        )
+    parameters.setdefault("properties", {})
+    try:
+        json.dumps(parameters)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"the parameters of tool {name!r} are no JSON: {error}") from None
+    return {**tool, "function": {**function, "parameters": parameters}}
+
+
+def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    try:
+        return get_type_hints(target, include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise ValidationError(f"the type hints of {name}() cannot be read: {error}") from None
+
+
+def _add_default(schema: dict[str, Any], default: object) -> None:
+    """Note a default that JSON can show; any other only makes the parameter optional."""
+    if dataclasses.is_dataclass(default) or default is None:
+        return
+    try:
+        json.dumps(default)
+    except (TypeError, ValueError):
+        return
+    schema["default"] = default
+
+
+def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Return the description and what ``Args:`` says of each parameter."""
+    first = _SECTION.search(text)
+    about = text[: first.start()] if first else text
+    described: dict[str, list[str]] = {}
+    for section in _SECTION.finditer(text):
+        if section[1] not in ("Args", "Arguments", "Parameters"):
+            continue
+        following = _SECTION.search(text, section.end())
+        lines = text[section.end() : following.start() if following else None].splitlines()
+        indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
+        current: list[str] = []
+        for line in lines:
+            entry = _ENTRY.match(line.strip())
+            if entry and len(line) - len(line.lstrip()) == min(indents):
+                current = described.setdefault(entry[1], [])
+                line = entry[2]
+            current.append(line.strip())
+    joined = {name: " ".join(filter(None, lines)) for name, lines in described.items()}
+    about = "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", about))
+    return about.strip(), {name: text for name, text in joined.items() if text}
