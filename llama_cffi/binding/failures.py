@@ -22,9 +22,8 @@ def roll_back(context: Context, batch: Batch) -> list[int]:
     """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
     memory = context.memory
     if compat.breaks_states(context.library, context.model.ptr):
-        lost = [s for s in range(context.n_seq_max) if memory.seq_pos_max(s) >= 0]
         memory.clear()
-        return sorted({*lost, *batch.starts()})
+        return list(range(context.n_seq_max))
     return [
         seq_id
         for seq_id, pos in batch.starts().items()
