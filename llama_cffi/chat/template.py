@@ -1,0 +1,298 @@
+"""Chat templates: messages in, the prompt out, byte for byte as transformers renders them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TemplateError, ValidationError
+from .messages import Message, parse_arguments, plain, plain_messages, plain_tools
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["ChatTemplate", "pick_template"]
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+# The space at its end tells whether the template trims.
+_CONTINUE = "LLAMA_CFFI_CONTINUES_HERE "
+_PROBE = "llama_cffi_probe"
+
+
+class ChatTemplate:
+    """A model's own Jinja chat template.
+
+    Nothing is compiled before the first use, so a model with a broken template loads. What comes
+    out has whatever BOS the template writes: tokenize it with `add_special=False`.
+
+    Args:
+        source: Jinja, as in a GGUF's `tokenizer.chat_template`.
+        bos_token: The text of the token that begins a sequence.
+        eos_token: The text of the token that ends one.
+        special_tokens: Texts that the tokenizer turns into control tokens.
+
+    Raises:
+        ValidationError: The source is no text or empty.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        bos_token: str = "",
+        eos_token: str = "",
+        *,
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        if not isinstance(source, str) or not source:
+            raise ValidationError(f"a chat template is text and not empty, not {source!r}")
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self.special_tokens = tuple(token for token in special_tokens if token)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool | str = False,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Return the prompt.
+
+        Args:
+            messages: OpenAI's shape. Arguments of tool calls may be JSON in a string.
+            tools: Definitions, or Python functions, which become definitions.
+            add_generation_prompt: End with what makes the model answer.
+            continue_final_message: End inside of the last message, which the model continues: in
+                its content, or in the field that is named. No generation prompt then.
+            documents: For templates that know documents.
+            **kwargs: What else the template reads, see `variables`; e.g. `enable_thinking`.
+
+        Raises:
+            TemplateError: The template does not compile, fails, or refuses these messages.
+            ValidationError: An argument has the wrong shape.
+        """
+        values = self._values(
+            messages, tools, add_generation_prompt, continue_final_message, documents, kwargs
+        )
+        return self._render(values, continue_final_message, datetime.now())
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names of the keyword arguments that the template reads, e.g. `enable_thinking`.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        _ = self._compiled
+        from . import template_env
+
+        return template_env.variables(self.source)
+
+    @cached_property
+    def supports_system(self) -> bool:
+        """Whether a system message appears in the prompt."""
+        return _PROBE in self._probe(
+            [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}]
+        )
+
+    @cached_property
+    def supports_tools(self) -> bool:
+        """Whether the definition of a tool appears in the prompt."""
+        function = {"name": _PROBE, "description": "?", "parameters": {"type": "object"}}
+        function["parameters"] = {"type": "object", "properties": {}}
+        tools = [{"type": "function", "function": function}]
+        return _PROBE in self._probe([{"role": "user", "content": "?"}], tools)
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether prompts begin with `bos_token`."""
+        text = self._probe([{"role": "user", "content": "?"}])
+        return bool(self.bos_token) and text.startswith(self.bos_token)
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        from . import template_env
+
+        return template_env.compile_template(self.source)
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether content may be a list of parts; templates that print a list as such may not."""
+        text = self._probe([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+        return _PROBE in text and "'text'" not in text and '"text"' not in text
+
+    @cached_property
+    def _takes_json_arguments(self) -> bool:
+        """Whether arguments of tool calls have to be JSON in a string."""
+        for content in ("", None):  # some print calls only of messages without content
+            text = self._probe(_call({_PROBE: "?"}, content))
+            if _PROBE in text and "{'" not in text:
+                return False
+        as_text = f'{{"{_PROBE}": "?"}}'
+        return any(_PROBE in self._probe(_call(as_text, content)) for content in ("", None))
+
+    def _probe(self, messages: list[Message], tools: list[Message] | None = None) -> str:
+        """Return what a prompt looks like, or nothing if the template refuses it."""
+        _ = self._compiled  # a template that does not compile is no answer
+        values = {
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        try:
+            return self._render(values, False, datetime.now())
+        except TemplateError:
+            return ""
+
+    def _values(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None,
+        add_generation_prompt: bool,
+        continue_final_message: bool | str,
+        documents: Sequence[Mapping[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return what the template sees, in plain types of its own."""
+        chat = plain_messages(messages)
+        if _any_json_arguments(chat) and not self._takes_json_arguments:
+            chat = parse_arguments(chat)
+        if _any_text_parts(chat) and not self._takes_parts:
+            chat = [_flattened(message) for message in chat]
+        return {
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            **plain(kwargs, "kwargs"),
+            "messages": chat,
+            "tools": plain_tools(tools),
+            "documents": plain(documents, "documents"),
+            "add_generation_prompt": bool(add_generation_prompt) and not continue_final_message,
+        }
+
+    def _render(
+        self, values: dict[str, Any], continue_final_message: bool | str, now: datetime
+    ) -> str:
+        from . import template_env
+
+        if not continue_final_message:
+            return template_env.render(self._compiled, values, now)
+        field = continue_final_message if isinstance(continue_final_message, str) else "content"
+        messages, final = _tagged(values["messages"], field, self.source)
+        text = template_env.render(self._compiled, {**values, "messages": messages}, now)
+        place = text.rfind(_CONTINUE.strip())
+        if place < 0 or final.strip() not in text:
+            raise TemplateError(
+                f"the chat template changes or leaves out the {field!r} of the last message, so "
+                "nothing can continue it"
+            )
+        if text.startswith(_CONTINUE, place):
+            return text[:place]
+        return text[:place].rstrip()  # it trims
+
+
+def pick_template(
+    templates: Mapping[str, str], name: str | None = None, *, tools: bool = False
+) -> str:
+    """Return the source of one of a model's templates.
+
+    Args:
+        templates: By name (`default`, `tool_use`, `rag`) or by GGUF key
+            (`tokenizer.chat_template`, `tokenizer.chat_template.tool_use`).
+        name: Which; None for `tool_use` where there are tools and the model has it, else the
+            default, else the only one.
+        tools: Whether there are tools.
+
+    Raises:
+        ValidationError: There is none of that name; the text lists the names.
+    """
+    key = "tokenizer.chat_template"
+    named = {
+        (n[len(key) :].lstrip(".") if n.startswith(key) else n) or "default": source
+        for n, source in templates.items()
+    }
+    if name is None:
+        name = "tool_use" if tools and "tool_use" in named else "default"
+        if name not in named and len(named) == 1:
+            (name,) = named
+    if name not in named:
+        raise ValidationError(
+            f"the model has no chat template {name!r}; it has "
+            + (", ".join(map(repr, sorted(named))) or "none at all")
+        )
+    return named[name]
+
+
+def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Message], str]:
+    """Return *messages* with a tag at the end of the last one's field, and what it held."""
+    message = dict(messages[-1])
+    final = message.get(field)
+    if final is None:
+        raise ValidationError(f"the last message has no {field!r} to continue")
+    # Reasoning has several names; the template reads one of them.
+    names = [n for n in _REASONING if message.get(n) == final] if field in _REASONING else [field]
+    if not any(name in source for name in names):
+        raise TemplateError(f"the chat template never reads {field!r}, so nothing can continue it")
+    if isinstance(final, list):
+        parts = list(final)
+        at = next(
+            (
+                i
+                for i in reversed(range(len(parts)))
+                if isinstance(parts[i], dict) and "text" in parts[i]
+            ),
+            None,
+        )
+        if at is None:
+            raise ValidationError(f"the last message's {field!r} has no part with text to continue")
+        final = parts[at]["text"]
+        parts[at] = {**parts[at], "text": final + _CONTINUE}
+        message[field] = parts
+    elif isinstance(final, str):
+        message.update(dict.fromkeys(names, final + _CONTINUE))
+    else:
+        raise ValidationError(f"the last message's {field!r} is no text that could be continued")
+    return [*messages[:-1], message], final
+
+
+def _call(arguments: object, content: str | None) -> list[Message]:
+    call = {"name": "f", "arguments": arguments}
+    return [
+        {"role": "user", "content": "?"},
+        {
+            "role": "assistant",
+            "content": content,
+            "tool_calls": [{"id": "call00001", "type": "function", "function": call}],
+        },
+    ]
+
+
+def _any_json_arguments(messages: list[Message]) -> bool:
+    return any(
+        isinstance(call.get("function", call).get("arguments"), str)
+        for message in messages
+        for call in message.get("tool_calls") or ()
+    )
+
+
+def _any_text_parts(messages: list[Message]) -> bool:
+    return any(isinstance(message.get("content"), list) for message in messages)
+
+
+def _flattened(message: Message) -> Message:
+    """Return *message* with its text parts joined; parts that are no text stay parts."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    texts = [part if isinstance(part, str) else part.get("text") for part in content]
+    if not all(isinstance(text, str) for text in texts):
+        return message
+    return {**message, "content": "\n".join(map(str, texts))}

@@ -1,0 +1,178 @@
+"""The Jinja environment of chat templates, equal to transformers' own. Imports jinja2.
+
+Templates come from strangers' files: they run in Jinja's sandbox on copies of plain data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from functools import cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from ..errors import TemplateError
+
+__all__ = ["compile_template", "render", "variables"]
+
+_FILE = "<chat template>"
+# One moment for every rendering of the same messages.
+_now: ContextVar[datetime] = ContextVar("now")
+_PARAMETERS = frozenset(
+    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"]
+)
+
+
+def compile_template(source: str) -> jinja2.Template:
+    """Compile a chat template.
+
+    Raises:
+        TemplateError: It is no valid template; with the line.
+    """
+    try:
+        env = _environment()
+        code = env.compile(source, filename=_FILE)
+        return jinja2.Template.from_code(env, code, env.make_globals(None))
+    except jinja2.TemplateSyntaxError as e:
+        raise TemplateError(
+            f"the chat template has an error in line {e.lineno}: {e.message}"
+        ) from e
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError) as e:
+        raise TemplateError(f"the chat template cannot be compiled: {_said(e)}") from e
+
+
+def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) -> str:
+    """Render with *values*, which are plain data.
+
+    Raises:
+        TemplateError: The template refuses them, or fails; with its line.
+    """
+    token = _now.set(now)
+    try:
+        return template.render(values)
+    except _Refused as e:
+        raise TemplateError(f"the chat template refuses these messages: {_said(e)}") from e
+    except Exception as e:
+        raise TemplateError(f"the chat template fails{_line(e)}: {_said(e)}") from e
+    finally:
+        _now.reset(token)
+
+
+def variables(source: str) -> frozenset[str]:
+    """Return the names that a template reads and that neither Jinja nor a chat gives it."""
+    env = _environment()
+    return frozenset(
+        meta.find_undeclared_variables(env.parse(source)) - _PARAMETERS - {*env.globals}
+    )
+
+
+class _Refused(jinja2.TemplateError):
+    """What `raise_exception` in a template raises."""
+
+
+class _Generation(Extension):
+    """`{% generation %}`: marks what the assistant says, for training; here it is just a scope."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_said")
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _said(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Dict:
+    """The global `dict` without the attributes of a type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class _Namespace(Namespace):
+    """The global `namespace`; no name in it may begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # `namespace(self=1)` is legal
+        self, *given = args
+        values = dict(*given, **kwargs)
+        for name in values:
+            _check_name(name)
+        Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace may not have the name {name!r}, which begins with _")
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    env.filters["tojson"] = _tojson
+    env.globals.update(
+        raise_exception=_raise_exception,
+        strftime_now=_strftime_now,
+        dict=_Dict(),
+        namespace=_Namespace,
+    )
+    return env
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own escapes <, >, & and ', which would change what the model reads."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise _Refused(str(message))
+
+
+def _strftime_now(format: str) -> str:
+    return _now.get().strftime(format)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _line(error: BaseException) -> str:
+    """Return where in the template it happened; Jinja puts the template's lines in tracebacks."""
+    trace, line = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == _FILE:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f" in line {line}"
