@@ -26,7 +26,7 @@ import tarfile
 import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -168,8 +168,10 @@ def npm_pack(version: str, downloads: Path) -> Path:
     return target
 
 
-def from_bundle(tarball: Path, tag: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of the public headers in the git bundle of a node-llama-cpp tarball.
+def from_bundle(
+    tarball: Path, tag: str, wanted: Callable[[str], bool] = is_public_header
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of what is *wanted* from the git bundle of a node-llama-cpp tarball.
 
     Raises:
         RuntimeError: the tarball was made from another llama.cpp tag.
@@ -192,7 +194,7 @@ def from_bundle(tarball: Path, tag: str) -> Iterator[tuple[str, bytes]]:
             [*git, "ls-tree", "-r", "--name-only", "HEAD"], check=True, capture_output=True
         )
         for path in listing.stdout.decode().splitlines():
-            if is_public_header(path):
+            if wanted(path):
                 show = subprocess.run(
                     [*git, "show", f"HEAD:{path}"], check=True, capture_output=True
                 )

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError, ValidationError
 from .messages import Message, parse_arguments, plain, plain_messages, plain_tools
+from .template_marks import Marks, Segment
 
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["ChatTemplate", "pick_template"]
+__all__ = ["ChatTemplate", "Segment", "pick_template"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 # The space at its end tells whether the template trims.
 _CONTINUE = "LLAMA_CFFI_CONTINUES_HERE "
 _PROBE = "llama_cffi_probe"
+_JSON = '{"llama_cffi_probe": "?"}'
 
 
 class ChatTemplate:
@@ -82,6 +84,42 @@ class ChatTemplate:
         )
         return self._render(values, continue_final_message, datetime.now())
 
+    def render_segments(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool | str = False,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> list[Segment]:
+        """Return the prompt in pieces, so that no text of a caller becomes a control token.
+
+        Together they are what `render` returns. Tokenize those that are not the template's with
+        `parse_special=False`: they are special tokens' texts out of contents, tool calls, tools.
+
+        Args:
+            messages: As in `render`.
+            tools: As in `render`.
+            add_generation_prompt: As in `render`.
+            continue_final_message: As in `render`.
+            documents: As in `render`.
+            **kwargs: As in `render`.
+
+        Raises:
+            TemplateError: The template does not compile, fails, or refuses these messages.
+            ValidationError: An argument has the wrong shape.
+        """
+        values = self._values(
+            messages, tools, add_generation_prompt, continue_final_message, documents, kwargs
+        )
+        now = datetime.now()  # one for all renderings
+        text = self._render(values, continue_final_message, now)
+        return self._marks.segments(
+            text, values, lambda marked: self._render(marked, continue_final_message, now)
+        )
+
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names of the keyword arguments that the template reads, e.g. `enable_thinking`.
@@ -122,6 +160,13 @@ class ChatTemplate:
         return template_env.compile_template(self.source)
 
     @cached_property
+    def _marks(self) -> Marks:
+        from . import template_env
+
+        tokens = {*self.special_tokens, self.bos_token, self.eos_token} - {""}
+        return Marks(tokens, template_env.inspected(self.source))
+
+    @cached_property
     def _takes_parts(self) -> bool:
         """Whether content may be a list of parts; templates that print a list as such may not."""
         text = self._probe([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
@@ -134,8 +179,12 @@ class ChatTemplate:
             text = self._probe(_call({_PROBE: "?"}, content))
             if _PROBE in text and "{'" not in text:
                 return False
-        as_text = f'{{"{_PROBE}": "?"}}'
-        return any(_PROBE in self._probe(_call(as_text, content)) for content in ("", None))
+        return any(_PROBE in self._probe(_call(_JSON, content)) for content in ("", None))
+
+    @cached_property
+    def _takes_none(self) -> bool:
+        """Whether a message with tool calls may have the content None, as OpenAI's have."""
+        return any(self._probe(_call(arguments, None)) for arguments in ({_PROBE: "?"}, _JSON))
 
     def _probe(self, messages: list[Message], tools: list[Message] | None = None) -> str:
         """Return what a prompt looks like, or nothing if the template refuses it."""
@@ -166,6 +215,8 @@ class ChatTemplate:
         chat = plain_messages(messages)
         if _any_json_arguments(chat) and not self._takes_json_arguments:
             chat = parse_arguments(chat)
+        if _any_empty_calls(chat) and not self._takes_none:
+            chat = [{**m, "content": ""} if _is_empty_call(m) else m for m in chat]
         if _any_text_parts(chat) and not self._takes_parts:
             chat = [_flattened(message) for message in chat]
         return {
@@ -281,6 +332,14 @@ def _any_json_arguments(messages: list[Message]) -> bool:
         for message in messages
         for call in message.get("tool_calls") or ()
     )
+
+
+def _is_empty_call(message: Message) -> bool:
+    return bool(message.get("tool_calls")) and message.get("content") is None
+
+
+def _any_empty_calls(messages: list[Message]) -> bool:
+    return any(map(_is_empty_call, messages))
 
 
 def _any_text_parts(messages: list[Message]) -> bool:

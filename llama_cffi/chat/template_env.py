@@ -22,7 +22,7 @@ from jinja2.utils import Namespace
 
 from ..errors import TemplateError
 
-__all__ = ["compile_template", "render", "variables"]
+__all__ = ["compile_template", "inspected", "render", "variables"]
 
 _FILE = "<chat template>"
 # One moment for every rendering of the same messages.
@@ -72,6 +72,17 @@ def variables(source: str) -> frozenset[str]:
     env = _environment()
     return frozenset(
         meta.find_undeclared_variables(env.parse(source)) - _PARAMETERS - {*env.globals}
+    )
+
+
+def inspected(source: str) -> frozenset[str]:
+    """Return the strings that a template may look for: compared, assigned, or given to calls."""
+    kinds = (nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)
+    return frozenset(
+        const.value
+        for node in _environment().parse(source).find_all(kinds)
+        for const in node.find_all(nodes.Const)
+        if isinstance(const.value, str)
     )
 
 

@@ -1,0 +1,334 @@
+"""Render llama.cpp's chat templates with this package and with transformers; compare every byte.
+
+The templates lie in llama.cpp's own sources, which the npm package `node-llama-cpp` carries.
+
+    python tools/compare_templates.py                        # fetch the newest known sources
+    python tools/compare_templates.py --templates FOLDER     # *.jinja that are here already
+    python tools/compare_templates.py --show NAME            # what differs in one of them
+
+Exit status 1 when a text differs, or when one side renders what the other rejects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from collect_headers import NPM, from_bundle, npm_pack
+from transformers.utils import chat_template_utils
+
+from llama_cffi.chat import template as ours
+from llama_cffi.errors import LlamaError
+
+TAG = "v0.5.0"
+BOS, EOS = "<s>", "</s>"
+NOW = datetime(2025, 7, 4, 12, 30)
+SPECIAL = (
+    "<|im_end|>",
+    "<|im_start|>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "<|eot_id|>",
+    "<think>",
+    "</think>",
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": 'Weather <now> & "here" in São Paulo or 東京.',
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": "Name of the city"},
+                "unit": {"type": "string", "enum": ["C", "F"], "description": "Unit"},
+                "days": {"type": "array", "items": {"type": "integer"}, "description": "Days"},
+            },
+            "required": ["city"],
+        },
+    },
+}
+CLOCK = {
+    "type": "function",
+    "function": {
+        "name": "clock",
+        "description": "The time.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+SYSTEM = {"role": "system", "content": "You are <b>kind</b> & brief."}
+USER = {"role": "user", "content": "Hi, what's the weather in Zürich?  \n"}
+ANSWER = {"role": "assistant", "content": " Sunny, 20 °C.\n"}
+THANKS = {"role": "user", "content": "Thanks! 👍🏽 {{ 7 * 7 }} {% if %}"}
+
+
+def call(name: str, arguments: object, number: int = 1) -> dict[str, Any]:
+    """Return one tool call."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call0000{number}", "type": "function", "function": function}
+
+
+def calls(arguments: object, **more: object) -> list[dict[str, Any]]:
+    """Return a chat in which a tool was called and answered."""
+    called = [call("get_weather", arguments)]
+    return [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": called, **more},
+        {
+            "role": "tool",
+            "name": "get_weather",
+            "tool_call_id": "call00001",
+            "content": '{"temperature": 20, "sky": "<clear>"}',
+        },
+    ]
+
+
+def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a name and the arguments of a rendering."""
+    where = {"city": "Zürich", "days": [1, 2]}
+    thought = {"role": "assistant", "content": "20 °C.", "reasoning_content": "Let me see.\nYes."}
+    inline = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\n20 °C."}
+    two = [call("get_weather", where), call("clock", {}, 2)]
+    answers = [
+        {"role": "tool", "name": n, "tool_call_id": f"call0000{i}", "content": c}
+        for i, n, c in [(1, "get_weather", "20"), (2, "clock", "12:30")]
+    ]
+    tools = [WEATHER, CLOCK]
+    chats: dict[str, list[dict[str, Any]]] = {
+        "user": [USER],
+        "system": [SYSTEM, USER],
+        "turns": [USER, ANSWER, THANKS],
+        "system turns": [SYSTEM, USER, ANSWER, THANKS, ANSWER, USER],
+        "empty": [{"role": "user", "content": ""}],
+        "two users": [USER, THANKS],
+        "assistant first": [ANSWER, USER],
+        "developer": [{"role": "developer", "content": "Be brief."}, USER],
+        "odd role": [{"role": "wizard", "content": "Abracadabra"}, USER],
+        "system late": [USER, ANSWER, SYSTEM, THANKS],
+        "reasoning": [USER, thought, THANKS],
+        "reasoning twice": [SYSTEM, USER, thought, THANKS, thought, USER],
+        "reasoning under thinking": [USER, {**ANSWER, "thinking": "Hm."}, THANKS],
+        "reasoning under reasoning": [USER, {**ANSWER, "reasoning": "Hm."}, THANKS],
+        "thoughts in content": [USER, inline, THANKS, inline, USER],
+        "call": calls(where),
+        "call, content None": calls(where, content=None),
+        "call with text": calls(where, content="Let me look."),
+        "call with reasoning": calls(where, reasoning_content="I need a tool."),
+        "call, answered": [SYSTEM, *calls(where), ANSWER, THANKS],
+        "call as text": calls(json.dumps(where, ensure_ascii=False)),
+        "two calls": [USER, {"role": "assistant", "content": None, "tool_calls": two}, *answers],
+        "two calls, answered": [
+            SYSTEM,
+            USER,
+            {"role": "assistant", "content": "", "tool_calls": two},
+            *answers,
+            ANSWER,
+            THANKS,
+        ],
+        "call pending": [USER, {"role": "assistant", "content": "", "tool_calls": two[:1]}],
+        "ends with assistant": [USER, ANSWER],
+        "parts": [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}],
+        "two parts": [
+            {"role": "system", "content": [{"type": "text", "text": "Be kind."}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}],
+            },
+        ],
+    }
+    for name, chat in chats.items():
+        for prompt in (True, False):
+            yield (
+                f"{name}{'' if prompt else ', no prompt'}",
+                {
+                    "messages": chat,
+                    "add_generation_prompt": prompt,
+                },
+            )
+        yield (
+            f"{name}, tools",
+            {
+                "messages": chat,
+                "tools": tools,
+                "add_generation_prompt": True,
+            },
+        )
+    for thinking in (True, False):
+        flags = {"enable_thinking": thinking, "thinking": thinking}
+        for name in ("user", "system turns", "reasoning twice", "call", "thoughts in content"):
+            yield (
+                f"{name}, thinking {thinking}",
+                {
+                    "messages": chats[name],
+                    "tools": tools if name == "call" else None,
+                    "add_generation_prompt": True,
+                    **flags,
+                },
+            )
+    for name, last in {
+        "plain": {"role": "assistant", "content": "Sunny and"},
+        "trailing": {"role": "assistant", "content": "Sunny and  \n"},
+        "parts": {"role": "assistant", "content": [{"type": "text", "text": "Sunny and"}]},
+        "reasoning": thought,
+        "thoughts": inline,
+        "none": {"role": "assistant", "content": None},
+    }.items():
+        yield (
+            f"continued, {name}",
+            {
+                "messages": [SYSTEM, USER, last],
+                "continue_final_message": True,
+            },
+        )
+    yield (
+        "continued in reasoning",
+        {
+            "messages": [USER, {**thought, "content": ""}],
+            "continue_final_message": "reasoning_content",
+        },
+    )
+    documents = [{"title": "Weather", "text": "It rains."}]
+    yield "documents", {"messages": [USER], "documents": documents, "add_generation_prompt": True}
+    sparse = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"properties": {"a": {}}}},
+    }
+    yield "sparse tool", {"messages": [USER], "tools": [sparse], "add_generation_prompt": True}
+    for name in ("system turns", "call, answered"):  # names that Firefunction reads
+        yield (
+            f"{name}, functions",
+            {
+                "messages": chats[name],
+                "functions": json.dumps([WEATHER]),
+                "datetime": "2025-07-04",
+                "add_generation_prompt": True,
+            },
+        )
+    yield "no tools", {"messages": [USER], "tools": [], "add_generation_prompt": True}
+    yield (
+        "effort",
+        {
+            "messages": [SYSTEM, USER],
+            "reasoning_effort": "high",
+            "add_generation_prompt": True,
+        },
+    )
+
+
+def theirs(source: str, template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:
+    """Render as transformers does, or None where it rejects.
+
+    Three shapes of OpenAI's that transformers hands on as they are get their plain form first:
+    text parts for a template that prints lists as such, JSON in a string for one that wants dicts,
+    and None beside tool calls for one that fails on it.
+    """
+    messages = given["messages"]
+    if not template._takes_parts:
+        messages = [_joined(m) for m in messages]
+    if not template._takes_none:
+        messages = [
+            {**m, "content": ""} if m.get("tool_calls") and m.get("content") is None else m
+            for m in messages
+        ]
+    if not template._takes_json_arguments:
+        messages = ours.parse_arguments(messages)
+    given = {"bos_token": BOS, "eos_token": EOS, **given}
+    del given["messages"]
+    try:
+        (text,), _ = chat_template_utils.render_jinja_template(
+            [messages], chat_template=source, **given
+        )
+    except Exception:
+        return None
+    return str(text)
+
+
+def _joined(message: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(message.get("content"), list):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in message["content"])}
+
+
+def own(template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:
+    """Render with this package, or None where it rejects."""
+    given = {"add_generation_prompt": False, **given}
+    try:
+        return template.render(**given)
+    except LlamaError:
+        return None
+
+
+def compare(path: Path, show: bool) -> Counter[str]:
+    """Compare all conversations in one template."""
+    source = path.read_text(encoding="utf-8")
+    template = ours.ChatTemplate(source, BOS, EOS, special_tokens=SPECIAL)
+    counts: Counter[str] = Counter()
+    for name, given in conversations():
+        a, b = own(template, given), theirs(source, template, given)
+        verdict = "differ" if a != b else "reject" if a is None else "equal"
+        counts[verdict] += 1
+        if show and verdict == "differ":
+            print(f"--- {path.stem}: {name}")
+            if a is None or b is None:
+                print(f"rejected by {'us' if a is None else 'transformers'} only")
+            else:
+                print("\n".join(difflib.unified_diff(b.splitlines(), a.splitlines(), lineterm="")))
+    return counts
+
+
+def fetch(folder: Path) -> list[Path]:
+    """Write the templates of llama.cpp's sources at TAG to *folder*."""
+    tarball = npm_pack(NPM[TAG], folder)
+    for path, content in from_bundle(tarball, TAG, is_template):
+        (folder / Path(path).name).write_bytes(content)
+    return sorted(folder.glob("*.jinja"))
+
+
+def is_template(path: str) -> bool:
+    """Tell whether *path* in a llama.cpp tree is one of its models' chat templates."""
+    return path.startswith("models/templates/") and path.endswith(".jinja")
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--templates", type=Path, help="a folder with *.jinja instead of fetching")
+    parser.add_argument("--show", metavar="NAME", help="only templates with NAME; show differences")
+    args = parser.parse_args()
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch(Path(scratch))
+        found = [path for path in found if (args.show or "") in path.name]
+        if not found:
+            parser.error("no templates")
+        clock = mock.Mock(wraps=datetime, **{"now.return_value": NOW})
+        print(f"{'template':58} chats equal reject differ")
+        with (
+            mock.patch.object(chat_template_utils, "datetime", clock),
+            mock.patch.object(ours, "datetime", clock),
+        ):
+            for path in found:
+                counts = compare(path, bool(args.show))
+                total += counts
+                print(f"{path.stem:58} {_row(counts)}")
+    print(f"{f'{len(found)} templates':58} {_row(total)}")
+    return 1 if total["differ"] else 0
+
+
+def _row(counts: Counter[str]) -> str:
+    kinds = ("equal", "reject", "differ")
+    return f"{sum(counts[k] for k in kinds):5}" + "".join(f"{counts[k]:6} " for k in kinds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
