@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Reader", "Steps", "loads"]
+__all__ = ["Emit", "Reader", "Steps", "loads", "quoted"]
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -33,6 +33,11 @@ def loads(text: str) -> Any:
 
 def _refuse(name: str) -> None:
     raise ValueError(name)
+
+
+def quoted(text: str) -> str:
+    """Write *text* as the inside of a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 class Reader:
@@ -96,7 +101,7 @@ class Reader:
 
     def space(self) -> Steps[str]:
         """Take the white space that follows."""
-        return (yield from self._run(_SPACE))
+        return (yield from self.run(_SPACE))
 
     def until(self, markers: Sequence[str], emit: Emit) -> Steps[str | None]:
         """Hand out what comes before the earliest of *markers*, and take that.
@@ -153,18 +158,18 @@ class Reader:
         """
         first = yield from self.available(1)
         if first not in ('"', "{", "["):
-            scalar = yield from self._run(_SCALAR)
+            scalar = yield from self.run(_SCALAR)
             emit(scalar)
             return bool(scalar)
         depth = 0
         while True:
-            plain = yield from self._run_some(_STRUCTURE, emit)
+            plain = yield from self.run_some(_STRUCTURE, emit)
             if not plain:
                 return False
             char = self.take(1)
             if char == '"':
                 emit(char)
-                if not (yield from self._string(emit)):
+                if not (yield from self.string(emit)):
                     return False
             else:
                 depth += 1 if char in "{[" else -1
@@ -172,10 +177,10 @@ class Reader:
             if depth <= 0:
                 return True
 
-    def _string(self, emit: Emit) -> Steps[bool]:
+    def string(self, emit: Emit) -> Steps[bool]:
         """Hand out the rest of a JSON string, its closing quote included."""
         while True:
-            if not (yield from self._run_some(_PLAIN, emit)):
+            if not (yield from self.run_some(_PLAIN, emit)):
                 return False
             char = self.take(1)
             if char == "\\":
@@ -193,13 +198,13 @@ class Reader:
         ended = yield from self.json(parts.append)
         return "".join(parts) if ended else None
 
-    def _run(self, pattern: re.Pattern[str]) -> Steps[str]:
+    def run(self, pattern: re.Pattern[str]) -> Steps[str]:
         """Take the longest run that *pattern* matches."""
         parts: list[str] = []
-        yield from self._run_some(pattern, parts.append)
+        yield from self.run_some(pattern, parts.append)
         return "".join(parts)
 
-    def _run_some(self, pattern: re.Pattern[str], emit: Emit) -> Steps[bool]:
+    def run_some(self, pattern: re.Pattern[str], emit: Emit) -> Steps[bool]:
         """Hand out what *pattern* matches; return whether something follows it."""
         while True:
             match = pattern.match(self._text, self._at)

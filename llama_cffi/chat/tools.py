@@ -126,8 +126,10 @@ def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[T
         raise ValidationError(f"tools has to be a list, not {type(tools).__name__}")
     found: dict[str, Tool] = {}
     for given in tools:
-        is_dict = isinstance(given, Mapping)
-        tool = _checked(copy.deepcopy(dict(given))) if is_dict else function_schema(given)
+        if isinstance(given, Mapping):
+            tool = _checked(copy.deepcopy(dict(given)))
+        else:
+            tool = function_schema(given)
         name = tool["function"]["name"]
         if name in found:
             raise ValidationError(f"two tools are called {name!r}; rename one of them")
@@ -201,7 +203,7 @@ def _checked(tool: Tool) -> Tool:
 
 
 def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    target = function.__init__ if inspect.isclass(function) else function
     try:
         return get_type_hints(target, include_extras=True)
     except (NameError, TypeError, AttributeError) as error:

@@ -1,0 +1,153 @@
+"""What a parser gives: a message, its tool calls, and the deltas that build it up."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..reader import loads
+
+__all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
+
+#: OpenAI's ``choices[0].delta``: one of ``content``, ``reasoning_content`` and ``tool_calls``.
+Delta = dict[str, Any]
+
+
+@dataclass
+class ToolCall:
+    """One call.
+
+    Attributes:
+        name: The function; it need not be one of those that were offered.
+        arguments: JSON as the model wrote it; a text that breaks off where the model did.
+        id: Nine letters and digits, as Mistral's templates want it; or the model's own.
+        is_complete: Whether the arguments are a JSON object.
+    """
+
+    name: str
+    arguments: str = ""
+    id: str = ""
+    is_complete: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return OpenAI's shape, as templates take it back."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass
+class ParsedMessage:
+    """A whole answer.
+
+    Attributes:
+        content: What it says, without white space beside calls.
+        reasoning_content: The thought before it.
+        tool_calls: The calls in their order.
+        is_malformed: A call began that could not be read. It is part of the content, or one of the
+            calls is not complete.
+    """
+
+    content: str = ""
+    reasoning_content: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    is_malformed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return OpenAI's message; ``content`` is None beside calls without a text."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.reasoning_content:
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["content"] = self.content or None
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
+
+
+class MessageBuilder:
+    """Collects a message, and the deltas that were not handed out yet.
+
+    Attributes:
+        message: What was said so far.
+    """
+
+    def __init__(self) -> None:
+        self.message = ParsedMessage()
+        self._deltas: list[Delta] = []
+        self._space = ""  # at the end of the content: part of it only if more content follows
+        self._after_call = False
+
+    def take(self) -> list[Delta]:
+        """Return the deltas since the last call; neighbours of one kind are one."""
+        taken, self._deltas = self._deltas, []
+        return taken
+
+    def reasoning(self, text: str) -> None:
+        """Add to the thought."""
+        if not text:
+            return
+        self._text("reasoning_content", text)
+        self.message.reasoning_content += text
+
+    def content(self, text: str) -> None:
+        """Add to the content; white space at its end waits, beside a call it is dropped."""
+        if self._after_call:
+            text = text.lstrip()
+        text = self._space + text
+        kept = text.rstrip()
+        self._space = text[len(kept) :]
+        if kept:
+            self._after_call = False
+            self._text("content", kept)
+            self.message.content += kept
+
+    def malformed(self, text: str = "") -> None:
+        """Note a call that could not be read; its text is content."""
+        self.message.is_malformed = True
+        self.content(text)
+
+    def begin_call(self, name: str, call_id: str | None = None) -> None:
+        """Begin a call: from here on it is one, whatever its arguments are."""
+        call = ToolCall(name, id=call_id or secrets.token_hex(5)[:9])
+        self._space = ""
+        self._after_call = True
+        self.message.tool_calls.append(call)
+        function = {"name": name, "arguments": ""}
+        self._call({"id": call.id, "type": "function", "function": function})
+
+    def arguments(self, text: str) -> None:
+        """Add to the arguments of the last call."""
+        if not text:
+            return
+        self.message.tool_calls[-1].arguments += text
+        last = self._deltas[-1]["tool_calls"][0] if self._is_last("tool_calls") else None
+        if last and last["index"] == len(self.message.tool_calls) - 1:
+            last["function"]["arguments"] += text
+        else:
+            self._call({"function": {"arguments": text}})
+
+    def end_call(self) -> None:
+        """Judge the arguments of the last call."""
+        call = self.message.tool_calls[-1]
+        call.is_complete = isinstance(loads(call.arguments), dict)
+        self.message.is_malformed |= not call.is_complete
+
+    def finish(self) -> None:
+        """Hand out the white space that nothing followed."""
+        if self._space:
+            self._text("content", self._space)
+            self.message.content += self._space
+            self._space = ""
+
+    def _is_last(self, key: str) -> bool:
+        return bool(self._deltas) and key in self._deltas[-1]
+
+    def _text(self, key: str, text: str) -> None:
+        if self._is_last(key):
+            self._deltas[-1][key] += text
+        else:
+            self._deltas.append({key: text})
+
+    def _call(self, part: Delta) -> None:
+        index = len(self.message.tool_calls) - 1
+        self._deltas.append({"tool_calls": [{"index": index, **part}]})

@@ -1,0 +1,102 @@
+"""Calls in Python's syntax: Gemma's ``tool_code`` blocks, LFM2, Llama 4."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..reader import Reader, Steps
+from .base import MarkedFormat, Tool, Tools
+from .grammar import Json, Maybe, Piece, parameter_schemas
+from .message import MessageBuilder
+
+__all__ = ["PythonFormat"]
+
+
+@dataclass
+class PythonFormat(MarkedFormat):
+    """``begin name(key=value, ...) end``, one call or a list; read when its end has come.
+
+    Args:
+        name: Of the format.
+        marks: What its templates hold.
+        begin: Begins the code.
+        end: Ends it.
+        instructions: See `ToolFormat`.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    begin: str
+    end: str
+    instructions: str | None = None
+
+    def __post_init__(self) -> None:
+        self.triggers = (self.begin,)
+
+    def _read_calls(
+        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
+    ) -> Steps[None]:
+        code, found = yield from reader.text_until(self.end)
+        for name, arguments in _calls(code, tools) if found else ():
+            out.begin_call(name)
+            out.arguments(arguments)
+            out.end_call()
+
+    def _around(self) -> tuple[str, str, str]:
+        line = "\n" if self.begin.endswith("\n") else ""
+        return f"{self.begin}[", ", ", f"]{line}{self.end}"
+
+    def _call(self, tool: Tool) -> Sequence[Piece]:
+        pieces: list[Piece] = [f"{tool['function']['name']}("]
+        parameters = sorted(parameter_schemas(tool), key=lambda parameter: not parameter[2])
+        for i, (key, schema, is_required) in enumerate(parameters):
+            # Python allows a comma after the last argument, so each may bring its own.
+            member = (f"{key}=", Json(schema), ", " if i < len(parameters) - 1 else "")
+            pieces += member if is_required else [Maybe(member)]
+        return [*pieces, ")"]
+
+
+def _calls(code: str, tools: Tools | None) -> list[tuple[str, str]]:
+    """Return (name, arguments as JSON) of the calls, or none if one of them cannot be read."""
+    try:
+        tree = ast.parse(code.strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    nodes: list[ast.expr] = []
+    for statement in tree.body:
+        value = statement.value if isinstance(statement, ast.Expr) else ast.Name("no_call")
+        nodes += value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
+    try:
+        return [_one(node, tools) for node in nodes]
+    except (ValueError, TypeError, RecursionError):
+        return []
+
+
+def _one(node: ast.expr, tools: Tools | None) -> tuple[str, str]:
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
+        node = node.args[0]
+    if not isinstance(node, ast.Call):
+        raise ValueError("no call")
+    name = ast.unparse(node.func)
+    given = [tool for tool in tools or () if tool["function"]["name"] == name]
+    names = [key for key, _, _ in parameter_schemas(given[0])] if given else []
+    if len(node.args) > len(names):
+        raise ValueError("more values than names")
+    arguments: dict[str, Any] = {}
+    pairs = [*zip(names, node.args, strict=False)]
+    for key, value in [*pairs, *((word.arg, word.value) for word in node.keywords)]:
+        if key is None:
+            raise ValueError("no name")
+        arguments[key] = _value(value)
+    return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+
+
+def _value(node: ast.expr) -> Any:
+    """Read a literal; JSON's own words are taken too."""
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "null": None}.get(node.id, node.id)
+    return ast.literal_eval(node)

@@ -1,0 +1,176 @@
+"""Calls whose arguments stand between tags one by one, strings without quotes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..reader import Reader, Steps, loads, quoted
+from .base import MarkedFormat, Tool, Tools
+from .grammar import Choice, Json, Maybe, Piece, Schema, Text, is_text, parameter_schemas
+from .json_calls import read_call
+from .message import MessageBuilder
+
+__all__ = ["TaggedValuesFormat"]
+
+_NAME = re.compile(r"[\w.-]*")
+_KEY = re.compile(r"[^<>\"\n]*")
+
+
+@dataclass
+class TaggedValuesFormat(MarkedFormat):
+    """``open before name after_name (key value)* after close``.
+
+    Qwen3-Coder and Qwen3.5, Nemotron 3, Seed-OSS, MiniMax M2, MiniCPM 5, GLM 4.5 and later.
+
+    Args:
+        name: Of the format.
+        marks: What its templates hold.
+        open: Begins one call or several; may be empty.
+        before: Before the name; may be empty.
+        after_name: After the name.
+        key: Before and after a key.
+        value: Before and after a value.
+        after: Ends a call.
+        close: Ends what `open` began; may be empty.
+        frame: White space that belongs to the tags around a value.
+        reasoning: The markers of a thought.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    open: str
+    before: str
+    after_name: str
+    key: tuple[str, str]
+    value: tuple[str, str]
+    after: str
+    close: str
+    frame: str = ""
+    reasoning: tuple[str, str] = ("<think>", "</think>")
+
+    def __post_init__(self) -> None:
+        # The outer tag is left out now and then.
+        self.triggers = tuple(filter(None, (self.open, self.before)))
+
+    def _read_calls(
+        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
+    ) -> Steps[None]:
+        is_inside = marker != self.open
+        while True:
+            yield from reader.space()
+            if not is_inside and self.before and not (yield from reader.literal(self.before)):
+                # Finetunes write Hermes calls under these templates.
+                if not out.message.tool_calls:
+                    yield from read_call(reader, out)
+                break
+            if not (yield from self._read_one(reader, out, tools)):
+                break
+            yield from reader.space()
+            if is_inside or not self.before:
+                break
+        yield from reader.space()
+        if self.close:
+            yield from reader.literal(self.close)
+
+    def _read_one(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[bool]:
+        """Read a call from its name on; return whether it ended."""
+        name = yield from reader.run(_NAME)
+        if not name or not (yield from self._after_name(reader)):
+            return False
+        schemas = _schemas(name, tools)
+        out.begin_call(name)
+        out.arguments("{")
+        separator = ""
+        while True:
+            yield from reader.space()
+            if not (yield from reader.literal(self.key[0])):
+                break
+            key = (yield from reader.run(_KEY)).strip()
+            if not (yield from reader.literal(self.key[1])):
+                break
+            if self.value[0]:
+                yield from reader.space()
+                if not (yield from reader.literal(self.value[0])):
+                    break
+            out.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
+            if not (yield from self._read_value(reader, out, schemas.get(key))):
+                break
+            separator = ", "
+        ended = bool((yield from reader.literal(*filter(None, (self.after, self.close)))))
+        if ended:
+            out.arguments("}")
+        out.end_call()
+        return ended
+
+    def _after_name(self, reader: Reader) -> Steps[bool]:
+        if self.after_name:
+            return bool((yield from reader.literal(self.after_name)))
+        # The name ends with its line, or where the first key or the end of the call follows.
+        yield from reader.space()
+        following = yield from reader.available(1)
+        return following == "<"
+
+    def _read_value(
+        self, reader: Reader, out: MessageBuilder, schema: Schema | None
+    ) -> Steps[bool]:
+        """Read a value up to its end tag: a string as it comes, any other when it is whole."""
+        if self.frame:
+            yield from reader.literal(self.frame)
+        ends = tuple(dict.fromkeys((self.frame + self.value[1], self.value[1])))
+        if schema is not None and is_text(schema):
+            out.arguments('"')
+            if (yield from reader.until(ends, lambda text: out.arguments(quoted(text)))) is None:
+                return False
+            out.arguments('"')
+            return True
+        text, found = yield from reader.text_until(*ends)
+        if found is None:
+            return False
+        value = text.strip()
+        is_json = value == "null" or loads(value) is not None
+        out.arguments(value if is_json else json.dumps(text, ensure_ascii=False))
+        return True
+
+    def _around(self) -> tuple[str, str, str]:
+        return "", "\n" if self.frame else "", ""
+
+    def _call(self, tool: Tool) -> Sequence[Piece]:
+        line = "\n"
+        head = f"{self.open}{line if self.open and self.before else ''}{self.before}"
+        pieces: list[Piece] = [f"{head}{tool['function']['name']}{self.after_name}{line}"]
+        for key, schema, is_required in parameter_schemas(tool):
+            parameter = tuple(self._parameter(key, schema, line))
+            if is_required:
+                pieces += parameter
+            else:
+                pieces.append(Maybe(parameter))
+        end = line.join(part for part in (self.after, self.close) if part)
+        return [*pieces, end]
+
+    def _parameter(self, key: str, schema: Schema, line: str) -> list[Piece]:
+        tag = f"{self.key[0]}{key}{self.key[1]}"
+        if self.value[0]:
+            tag += f"{line}{self.value[0]}"
+        end = f"{self.frame}{self.value[1]}"
+        return [f"{tag}{self.frame}", raw_value(schema, end), f"{end}{line}"]
+
+
+def raw_value(schema: Schema, stop: str) -> Piece:
+    """Describe a value: a string without quotes, up to *stop*, or JSON."""
+    if not is_text(schema):
+        return Json(schema)
+    values: Sequence[str] | None = schema.get("enum")
+    if values is None and "const" in schema:
+        values = [schema["const"]]
+    return Text(stop) if values is None else Choice(tuple((value,) for value in values))
+
+
+def _schemas(name: str, tools: Tools | None) -> dict[str, Any]:
+    for tool in tools or ():
+        if tool["function"]["name"] == name:
+            return {key: schema for key, schema, _ in parameter_schemas(tool)}
+    return {}
