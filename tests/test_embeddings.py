@@ -208,6 +208,8 @@ def test_sequences_are_not_cut_apart(llama: Model) -> None:
         ("bert.gguf", {"pooling": "rank"}, "classification head"),
         ("odd.gguf", {}, "classification head"),
         ("bert.gguf", {"pooling": "max"}, "none, mean, cls, last, rank"),
+        ("bert.gguf", {"pooling": "mean", "n_ubatch": 14, "n_seq_max": 4}, "multiple of"),
+        ("rank.gguf", {"n_ubatch": 14, "n_seq_max": 4}, "multiple of"),
         ("t5.gguf", {"embeddings": True}, "decoder"),
         ("t5.gguf", {"n_seq_max": 2, "kv_unified": False}, "kv_unified"),
         ("t5encoder.gguf", {"embeddings": False}, "encoder"),
@@ -220,7 +222,7 @@ def test_contexts_that_are_refused(
         Context(model, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+@pytest.mark.parametrize("build", [OLD, "npm:3.10.0", MIDDLE, NEWEST])
 def test_every_build_survives(child: Child, models: Path, tiny_model: Path, build: str) -> None:
     """Everything that C aborts on in some build is refused in all; the rest works."""
     code = f"""

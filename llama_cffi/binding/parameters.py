@@ -37,7 +37,7 @@ _CACHE_TYPES = {
 }
 _FLOATS = ("f32", "f16", "bf16")
 _BLOCK = 32
-_RANK = 4  # LLAMA_POOLING_TYPE_RANK
+_MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
 
 
 class ContextOptions(TypedDict, total=False):
@@ -153,7 +153,13 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     if params.attention == "causal" and not kind.causal:
         raise ValidationError(f"{name} is an encoder; its attention cannot be causal")
     pooling = _choice(library, "llama_pooling_type", "pooling", params.pooling)
-    check_embeddings(embeddings, kind.pooling if pooling is None else pooling, kind, name)
+    pooled = kind.pooling if pooling is None else pooling
+    check_embeddings(embeddings, pooled, kind, name)
+    if embeddings and pooled in (_MEAN, _RANK) and values["n_ubatch"] % values["n_seq_max"]:
+        raise ValidationError(  # C reserves for more tokens than outputs: ggml_can_mul_mat(a, b)
+            f"n_ubatch={values['n_ubatch']} must be a multiple of n_seq_max={values['n_seq_max']} "
+            "with pooling mean or rank"
+        )
     kv_unified = params.kv_unified
     if kind.has_encoder and kind.has_decoder and values["n_seq_max"] > 1:  # !equal_seqs()
         if kv_unified is False:
