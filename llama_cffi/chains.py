@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .binding import CustomSampler, Grammar, Model, SamplerChain
 from .errors import ValidationError
@@ -12,6 +12,7 @@ from .errors import ValidationError
 if TYPE_CHECKING:
     from .generation import TokenOutput
     from .sampling import LogitsProcessor, SamplingParams
+    from .structured import LlamaGrammar
 
 __all__ = ["ChainCache", "Tap", "build_chain"]
 
@@ -79,8 +80,9 @@ class ChainCache:
 def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
     """Build the chain that *params* describe, in llama-cli's way.
 
-    Biases and logits processors come first, then the samplers in their order, then the one that
-    selects. What changes nothing is left out.
+    Biases and logits processors come first, then the mask of structured output, the samplers in
+    their order, and the one that selects. What changes nothing is left out. GBNF stands apart:
+    a token is chosen first, and again among those it allows when it does not allow that one.
 
     Raises:
         ValidationError: The loaded build lacks a sampler, or a bias names no token.
@@ -95,6 +97,8 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:
+        if params.structured is not None:
+            _add_structured(chain, model, params, params.structured)
                 _add_penalty(chain, name, params)
                 if "infill" in params.samplers and name == "top_k":
                     _add_truncation(chain, name, params, seed)  # infill wants few candidates
@@ -126,6 +130,18 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
     """Add the sampler *name* if it changes which token is the most probable."""
     if name == "penalties" and p.penalises:
+def _add_structured(
+    chain: SamplerChain, model: Model, p: SamplingParams, grammar: LlamaGrammar
+) -> None:
+    from .structured import Constraint
+
+    constraint = Constraint(model, grammar, p.structured_after, triggers=p.grammar_triggers)
+    if grammar.kind == "gbnf":
+        chain.add_grammar(cast(Grammar, constraint))  # it does all that a chain asks of one
+    else:
+        chain.add_custom(constraint.sampler())
+
+
         chain.add_penalties(p.penalty_last_n, p.repeat_penalty, p.penalty_freq, p.penalty_present)
     elif name == "dry" and p.dry:
         breakers = tuple(p.dry_sequence_breakers)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .structured import LlamaGrammar
+
     LogitsProcessor = Callable[[NDArray[np.int32], NDArray[np.float32]], Any]
 
 __all__ = ["DEFAULT_SAMPLERS", "BasicOptions", "MoreOptions", "SamplingParams"]
@@ -78,6 +80,8 @@ class MoreOptions(TypedDict, total=False):
     logits_processors: Sequence[LogitsProcessor]
     grammar_root: str
     grammar_triggers: Sequence[str]
+    structured: LlamaGrammar | None
+    structured_after: str
     samplers: str | Sequence[str]
 
 
@@ -122,6 +126,9 @@ class SamplingParams:
         grammar: GBNF that the answer must match; empty = free.
         grammar_root: The grammar's start rule.
         grammar_triggers: With these the grammar begins only where one of them appears.
+        structured: What the answer must look like: JSON Schema, regex, Lark, choices or GBNF.
+            *grammar_triggers* count for it too.
+        structured_after: The answer is free until this text has come, such as `</think>`.
         samplers: The order of the samplers, as in llama-cli: names separated by `;`.
         seed: -1 draws one; the same seed gives the same text.
 
@@ -159,6 +166,8 @@ class SamplingParams:
     grammar: str = ""
     grammar_root: str = "root"
     grammar_triggers: Sequence[str] = ()
+    structured: LlamaGrammar | None = None
+    structured_after: str = ""
     samplers: str | Sequence[str] = DEFAULT_SAMPLERS
     seed: int = -1
 
@@ -193,9 +202,19 @@ class SamplingParams:
         self._number("dry_penalty_last_n", -1, MAX_LAST_N, whole=True)
         self._number("min_keep", 0, 2**31 - 1, whole=True)
         self._number("seed", -1, 2**32 - 2, whole=True)
-        for name in ("grammar", "grammar_root"):
+        for name in ("grammar", "grammar_root", "structured_after"):
             if not isinstance(getattr(self, name), str):
                 raise ValidationError(f"{name}={getattr(self, name)!r} is no text")
+        if self.structured is None:
+            if self.structured_after:
+                raise ValidationError("structured_after without structured")
+        elif not (hasattr(self.structured, "kind") and hasattr(self.structured, "text")):
+            raise ValidationError(
+                f"structured={self.structured!r} is no LlamaGrammar; make one, as with "
+                "LlamaGrammar.from_json_schema"
+            )
+        elif self.grammar:
+            raise ValidationError("grammar and structured cannot both hold; give one of them")
         # Hashable from here on: chains are kept by their parameters.
         self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
         self._set("grammar_triggers", _texts("grammar_triggers", self))

@@ -65,6 +65,30 @@ class Candidates:
         self._ids[:n], self._logits[:n], self._p[:n] = ids, logits[ids], 0
         self._start(n)
 
+    def keep(self, allowed: NDArray[np.bool_]) -> None:
+        """Drop the tokens that are not allowed, or set their logits to -inf where they are few.
+
+        Args:
+            allowed: Of each token, shape (n_vocab,).
+        """
+        import numpy as np
+
+        array = self.array
+        ids, logits = array["id"], array["logit"]
+        if len(array) == self.n_vocab:
+            tokens = np.flatnonzero(allowed)
+            few = 2 * len(tokens) <= self.n_vocab
+            changed = tokens if few else np.flatnonzero(~allowed)
+            if np.array_equal(ids[changed], changed):  # nobody sorted them
+                if few:
+                    n = len(tokens)
+                    ids[:n], logits[:n] = tokens, logits[tokens]
+                    self.struct.size = n
+                else:
+                    logits[changed] = -math.inf
+                return
+        logits[~allowed[ids]] = -math.inf
+
     @property
     def array(self) -> NDArray[Any]:
         """The candidates that are left.

@@ -1,0 +1,169 @@
+"""Where a text stands in a grammar of llguidance's, and the tokens that may come next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..binding import Candidates, Model
+from ..errors import GenerationError, GrammarError, ValidationError
+from .grammar import LlamaGrammar
+from .tokens import Tokens
+from .triggers import Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Matcher"]
+
+
+class Matcher:
+    """What `binding.Grammar` is for GBNF, for the other kinds.
+
+    Args:
+        model: Whose tokens they are.
+        grammar: What the text must look like.
+        trigger: Before it comes, everything is allowed; None = the grammar begins at once.
+
+    Raises:
+        GrammarError: The grammar asks for what the model lacks, or refuses its trigger.
+        ValidationError: The model has no vocabulary.
+    """
+
+    def __init__(self, model: Model, grammar: LlamaGrammar, trigger: Trigger | None = None) -> None:
+        import numpy as np
+
+        self._vocab = model.vocab
+        self._n_vocab = model.vocab.n_tokens
+        self._tokens = Tokens.of(model)
+        self._grammar = grammar
+        self._matcher = self._tokens.matcher(grammar)
+        self._bits: NDArray[np.uint8] = np.zeros(-(-self._n_vocab // 32) * 4, np.uint8)
+        self._address = self._bits.ctypes.data
+        self._trigger = trigger
+        self._refused: dict[bytes, NDArray[np.bool_] | None] = {}
+        self._recent = b""  # the end of the free text, in which a trigger may have begun
+        self.waiting = trigger is not None
+        if trigger is not None:
+            for text in trigger.begins():
+                if not self._takes(text):
+                    raise GrammarError(f"the grammar refuses its trigger {text!r}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here; always as long as it waits for a trigger."""
+        return self.waiting or bool(self._matcher.is_accepting())
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing but the end can follow."""
+        return not self.waiting and bool(self._matcher.is_stopped())
+
+    def allows(self, token: int) -> bool:
+        """Whether *token* may come next; nothing changes.
+
+        Raises:
+            ValidationError: No such token.
+        """
+        token = self._vocab.check(token)
+        if self.waiting:
+            refused = self._refused_now()
+            return refused is None or not refused[token]
+        if self._vocab.is_eog(token):
+            return self.complete
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
+    def apply(self, candidates: Candidates) -> None:
+        """Leave no candidate that may not come next.
+
+        Raises:
+            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
+        """
+        if self.waiting:
+            refused = self._refused_now()
+            if refused is not None:
+                candidates.keep(~refused)
+        else:
+            candidates.keep(self.allowed())
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return whether each token may come next, shape (n_vocab,).
+
+        Raises:
+            GenerationError: None may, or the grammar is too hard to follow here.
+        """
+        import numpy as np
+
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
+        if self._matcher.is_error():
+            raise GenerationError(self._why("cannot say what comes next"))
+        if not self._bits.any():
+            raise GenerationError(self._why("allows none of the tokens"))
+        bits = np.unpackbits(self._bits, count=self._n_vocab, bitorder="little")
+        return bits.view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        """Go on by *token*. The end is accepted where `complete`, and changes nothing.
+
+        Raises:
+            ValidationError: It may not come next; nothing changed.
+        """
+        token = self._vocab.check(token)
+        if self._vocab.is_eog(token):
+            if not self.complete:
+                raise ValidationError(f"the text cannot end here (token {token})")
+        elif self._trigger is not None and self.waiting:
+            self._watch(self._trigger, token)
+        elif self._matcher.try_consume_tokens([token]) != 1:
+            piece = self._tokens.pieces[token]
+            raise ValidationError(f"the grammar does not allow token {token} ({piece!r}) here")
+
+    def forced(self) -> list[int]:
+        """Return the tokens that are the only way on; empty where there is a choice."""
+        return [] if self.waiting else list(self._matcher.compute_ff_tokens())
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._matcher = self._tokens.matcher(self._grammar)
+        self.waiting, self._recent = self._trigger is not None, b""
+
+    def _watch(self, trigger: Trigger, token: int) -> None:
+        text = self._recent + self._tokens.pieces[token]
+        begun = trigger.find(text)
+        if begun is None:
+            self._recent = trigger.begun(text)
+            return
+        tokens = self._tokens.spell(begun)
+        if self._matcher.try_consume_tokens(tokens) != len(tokens):
+            self._matcher = self._tokens.matcher(self._grammar)
+            raise ValidationError(f"the grammar cannot begin with {begun!r}")
+        self.waiting, self._recent = False, b""
+
+    def _refused_now(self) -> NDArray[np.bool_] | None:
+        """Return which tokens hold a trigger's end and then what the grammar refuses."""
+        import numpy as np
+
+        assert self._trigger is not None
+        begun = self._recent
+        if begun not in self._refused:
+            tokens = [
+                token
+                for token, text in self._trigger.completed_by(begun, self._tokens)
+                if not self._takes(text)
+            ]
+            refused = np.zeros(self._n_vocab, np.bool_)
+            refused[tokens] = True
+            self._refused[begun] = refused if tokens else None
+        return self._refused[begun]
+
+    def _takes(self, text: bytes) -> bool:
+        try:
+            tokens = self._tokens.spell(text)
+        except ValidationError:
+            return False
+        first = self._tokens.matcher(self._grammar)
+        return bool(first.try_consume_tokens(tokens) == len(tokens))
+
+    def _why(self, what: str) -> str:
+        reason = str(self._matcher.get_error()).split("\n<state>")[0]
+        return f"the {self._grammar.kind} grammar {what}{reason and ': '}{reason}"
