@@ -19,6 +19,17 @@ __all__ = ["Marks", "Segment"]
 _PRIVATE_USE = range(0xE000, 0xF900)
 _NEVER = "(?!)"
 _TRUSTED = "_token"  # kwargs such as pad_token are control tokens on purpose
+# What is marked: every character that can begin a token; only those outside of strings that the
+# template looks for; only whole tokens, in their second character (it may look for "<").
+_STRICT, _SPARING, _TOKENS = range(3)
+# For what the assistant said, and for all else.
+_ATTEMPTS = [
+    (_STRICT, _STRICT),
+    (_SPARING, _STRICT),
+    (_TOKENS, _STRICT),
+    (_SPARING, _SPARING),
+    (_TOKENS, _TOKENS),
+]
 
 
 class Segment(NamedTuple):
@@ -44,24 +55,20 @@ class Marks:
     def __init__(self, tokens: Iterable[str], inspected: Iterable[str]) -> None:
         self._tokens = frozenset(tokens)
         self._lengths = sorted({len(token) for token in self._tokens}, reverse=True)
-        self._firsts = {token[0] for token in self._tokens}
+        firsts = {token[0] for token in self._tokens}
         # A letter is marked only where it begins a token: "user" has to stay what it is.
-        plain = [t for t in self._tokens if t[0].isalnum() or t[0].isspace() or t[0] in "\"'\\"]
-        symbols = self._firsts - {token[0] for token in plain}
-        whole = "(?=" + (_any(plain) or _NEVER) + ")."
-        mark = f"(?s:{_class(symbols)}|{whole})"
-        spare = _any(text for text in inspected if self._firsts & {*text}) or _NEVER
-        self._first = re.compile(_class(self._firsts))
-        self._mark = re.compile(f"(?P<mark>{mark})")
-        self._mark_sparing = re.compile(f"{spare}|(?P<mark>{mark})")
+        self._symbols = {c for c in firsts if not (c.isalnum() or c.isspace() or c in "\"'\\")}
+        spared = [text for text in inspected if len(text) > 1 and firsts & {*text}]
+        self._first = re.compile(_class(firsts))
+        self._spared_or_first = re.compile(_any([*spared, *firsts]) or _NEVER)
 
     def segments(
         self, text: str, values: dict[str, Any], render: Callable[[dict[str, Any]], str]
     ) -> list[Segment]:
         """Cut *text* into segments.
 
-        Templates that look for a string (`</think>`) have to find it: it is spared where text
-        would change, first in what the assistant said. Where nothing helps, every special token
+        Templates that look for a string (`</think>`) have to find it: where the text would change,
+        less is marked, first in what the assistant said. Where nothing helps, every special token
         that occurs in the inputs counts as the caller's wherever it comes out.
 
         Args:
@@ -69,61 +76,78 @@ class Marks:
             values: What the template sees, in plain types.
             render: Renders other values in the same way.
         """
-        given = "\0".join(_strings(_inputs(values)))
-        if self._mark.search(given) is None:
+        inputs = {name: v for name, v in values.items() if not name.endswith(_TRUSTED)}
+        given = "\0".join(_strings(inputs))
+        if not self._marks(given, _STRICT):
             return [Segment(text, True)] if text else []
-        taken = {*given, *"".join(self._tokens)}
+        # Every second character too: a whole token may be marked there.
+        marked = {char for token in self._tokens for char in token[:2]}
+        taken = {*given, *marked}
         free = (chr(c) for c in _PRIVATE_USE if chr(c) not in taken and f"\\u{c:04x}" not in given)
-        stand_ins = dict(zip(sorted(self._firsts), free, strict=False))
-        if len(stand_ins) == len(self._firsts):
-            for sparing in ((), ("assistant",), None):
+        stand_ins = dict(zip(sorted(marked), free, strict=False))
+        if len(stand_ins) == len(marked):
+            for said, other in _ATTEMPTS:
                 try:
-                    marked = render(self._marked(values, stand_ins, sparing))
+                    found = render({**values, **self._marked(inputs, stand_ins, said, other)})
                 except TemplateError:
                     continue
-                found, places = _restored(marked, stand_ins)
-                if found == text:
+                restored, places = _restored(found, stand_ins)
+                if restored == text:
                     return _cut(text, self._spans(text, places))
         known = [token for token in self._tokens if token in given]
         return _cut(text, [m.span() for m in re.finditer(_any(known) or _NEVER, text)])
 
     def _marked(
-        self, values: dict[str, Any], stand_ins: dict[str, str], sparing: tuple[str, ...] | None
+        self, inputs: dict[str, Any], stand_ins: dict[str, str], said: int, other: int
     ) -> dict[str, Any]:
-        """Return *values* with stand-ins, *sparing* messages of these roles, or (None) all."""
+        """Return *inputs* with stand-ins; *said* is how what the assistant said is marked."""
 
-        def strict(text: str) -> str:
-            return self._mark.sub(lambda m: stand_ins[m["mark"]], text)
+        def change(value: Any, how: int) -> Any:
+            if isinstance(value, str):
+                chars = list(value)
+                for place in self._marks(value, how):
+                    chars[place] = stand_ins[chars[place]]
+                return "".join(chars)
+            if isinstance(value, dict):
+                return {change(key, how): change(item, how) for key, item in value.items()}
+            if isinstance(value, list):
+                return [change(item, how) for item in value]
+            return value
 
-        def lenient(text: str) -> str:
-            return self._mark_sparing.sub(
-                lambda m: stand_ins[m["mark"]] if m["mark"] else m[0], text
-            )
+        messages = inputs["messages"]
+        done = [change(m, said if m["role"] == "assistant" else other) for m in messages]
+        return {
+            name: done if value is messages else change(value, other)
+            for name, value in inputs.items()
+        }
 
-        usual = lenient if sparing is None else strict
-        inputs = _inputs(values)
-        messages = [
-            _mapped(message, lenient if message["role"] in (sparing or ()) else usual)
-            for message in inputs.pop("messages")
-        ]
-        return {**values, **_mapped(inputs, usual), "messages": messages}
+    def _marks(self, text: str, how: int) -> list[int]:
+        """Return the places in *text* to mark."""
+        places = []
+        pattern = self._first if how == _STRICT else self._spared_or_first
+        for match in pattern.finditer(text):
+            start, found = match.span()
+            if found - start > 1:
+                continue
+            if how != _TOKENS and match[0] in self._symbols:
+                places.append(start)
+            elif length := self._token_at(text, start):
+                places.append(start + (length > 1 and how == _TOKENS))
+        return places
+
+    def _token_at(self, text: str, start: int) -> int:
+        """Return the length of the longest special token at *start*, or 0."""
+        return next((n for n in self._lengths if text[start : start + n] in self._tokens), 0)
 
     def _spans(self, text: str, places: list[int]) -> list[tuple[int, int]]:
         """Return where in *text* special tokens are that have one of *places* in them."""
         spans = []
         for match in self._first.finditer(text):
             start = match.start()
-            for length in self._lengths:
-                if text[start : start + length] in self._tokens:
-                    i = bisect_left(places, start)
-                    if i < len(places) and places[i] < start + length:
-                        spans.append((start, start + length))
-                    break
+            i = bisect_left(places, start)
+            if i < len(places) and places[i] < start + self._token_at(text, start):
+                spans.append((start, start + self._token_at(text, start)))
         return spans
-
-
-def _inputs(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if not name.endswith(_TRUSTED)}
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -136,16 +160,6 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {change(key): _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    return value
 
 
 def _restored(marked: str, stand_ins: dict[str, str]) -> tuple[str, list[int]]:
