@@ -51,6 +51,41 @@ def test_chunks_give_the_same_logits(context: Context) -> None:
     assert context.logits().argmax() == whole.argmax()
 
 
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_results_stay_after_larger_decodes_and_close(
+    child: Child, tiny_model: Path, build: str
+) -> None:
+    code = """
+        import sys
+        import numpy as np
+        from llama_cffi.binding import Batch, Context, Model
+        model, batch = Model(sys.argv[1]), Batch(512)
+        for name, how in (
+            ("logits", {}),
+            ("embedding", {"embeddings": True, "pooling": "none"}),
+            ("sequence_embedding", {"embeddings": True, "pooling": "mean"}),
+        ):
+            context = Context(model, n_ctx=512, n_threads=1, **how)
+            results, copies = [], []
+            for n in (1, 8, 64, 500):
+                context.memory.clear()
+                batch.fill([1] * n, 0)
+                context.decode(batch)
+                results.append(getattr(context, name)())
+                copies.append(results[-1].tobytes())
+                borrowed = getattr(context, name)(copy=False)
+                assert np.array_equal(borrowed, results[-1])
+                assert np.shares_memory(borrowed, getattr(context, name)(copy=False))
+            context.close()
+            assert [result.tobytes() for result in results] == copies
+            for result in results:
+                result[:] = 0
+                assert result.flags.owndata
+    """
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("i", [0, 1, 3, 99, -2, -9, -(2**31), 2**40, 1.0, None])
 def test_outputs_that_were_not_asked_for(context: Context, i: int) -> None:
     feed(context, [1, 2, 3])

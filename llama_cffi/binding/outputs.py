@@ -44,7 +44,12 @@ class Perf:
 
 
 class Outputs(Handle):
-    """The results of a context's last `decode` or `encode`, borrowed until the next one."""
+    """The results of a context's last `decode` or `encode`.
+
+    They come as copies. With `copy=False` they are C's own memory, for loops that cannot pay for
+    it: borrowed until the next `decode`, `encode` or `close`, after which reading or writing such
+    an array can end the process.
+    """
 
     library: Library
     model: Model
@@ -57,13 +62,14 @@ class Outputs(Handle):
     _embedded: bool  # whether they have embeddings
     _row: tuple[Any, NDArray[np.float32]] | None = None  # the last logits asked for
 
-    def logits(self, i: int = -1) -> NDArray[np.float32]:
+    def logits(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
 
-        Shapes: (n_vocab,) float32, borrowed until the next decode or `close`; copy it to keep it.
+        Shapes: (n_vocab,) float32.
 
         Args:
             i: Index of the token in the batch; negative counts outputs from the end.
+            copy: False = C's memory, borrowed until the next decode or `close`.
 
         Raises:
             ValidationError: That token's output was not asked for, or there are embeddings only.
@@ -76,15 +82,16 @@ class Outputs(Handle):
             raise ValidationError("this context makes embeddings and no logits")
         if self._row is None or row != self._row[0]:  # C keeps the place of a single output
             self._row = row, self._array(row, self.n_vocab)
-        return self._row[1]
+        return self._row[1].copy() if copy else self._row[1]
 
-    def embedding(self, i: int = -1) -> NDArray[np.float32]:
+    def embedding(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the embedding of output *i* of the last decode, without pooling.
 
-        Shapes: (n_embd,) float32, borrowed until the next decode or `close`; copy it to keep it.
+        Shapes: (n_embd,) float32.
 
         Args:
             i: Index of the token in the batch; negative counts outputs from the end.
+            copy: False = C's memory, borrowed until the next decode or `close`.
 
         Raises:
             ValidationError: There are no embeddings, or only pooled ones.
@@ -99,13 +106,17 @@ class Outputs(Handle):
         row = self.library.lib.llama_get_embeddings_ith(self.ptr, self.check_output(i))
         if not row:
             raise ValidationError(f"llama.cpp has no embedding of token {i}")
-        return self._array(row, compat.embedding_width(self.library, self.model.ptr))
+        embedding = self._array(row, compat.embedding_width(self.library, self.model.ptr))
+        return embedding.copy() if copy else embedding
 
-    def sequence_embedding(self, seq_id: int = 0) -> NDArray[np.float32]:
+    def sequence_embedding(self, seq_id: int = 0, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the pooled embedding of the tokens that *seq_id* had in the last batch.
 
-        Shapes: (n_embd,) float32, with `rank` pooling (number of classes,); borrowed until the
-        next decode; copy it to keep it.
+        Shapes: (n_embd,) float32, with `rank` pooling (number of classes,).
+
+        Args:
+            seq_id: Sequence.
+            copy: False = C's memory, borrowed until the next decode or `close`.
 
         Raises:
             ValidationError: There are no embeddings, they are not pooled, or the sequence was not
@@ -121,7 +132,8 @@ class Outputs(Handle):
             raise ValidationError(f"sequence {seq_id} had no token in the last batch")
         rank = self.pooling == "rank"
         width = compat.n_classes if rank else compat.embedding_width
-        return self._array(row, width(self.library, self.model.ptr))
+        embedding = self._array(row, width(self.library, self.model.ptr))
+        return embedding.copy() if copy else embedding
 
     def check_output(self, i: int) -> int:
         """Return *i* if token *i* of the last batch has an output.

@@ -135,7 +135,9 @@ class SamplerChain(SamplerKinds):
         self._check_selects()
         if self._in_c:
             return self._sample_in_c(context, i)
-        logits = context.logits(i)
+        # Python functions may close the context before the grammar wants the logits again.
+        again = self._grammar is not None and bool(self._appliers)
+        logits = context.logits(i, copy=again)
         token = self._choose(logits)
         if self._grammar is not None and not self._grammar.allows(token):
             token = self._choose_allowed(logits, self._grammar)
