@@ -403,12 +403,33 @@ CONTROL = """
 """
 
 
-@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+@pytest.mark.parametrize("build", [OLD, MIDDLE, "npm:3.17.1", NEWEST])
 def test_control_vector(child: Child, tiny_model: Path, tmp_path: Path, build: str) -> None:
     direction = np.random.default_rng(0).normal(0, 1, N_EMBD).astype(np.float32)
     path = write_directions(tmp_path / "v.gguf", {"direction.1": direction})
     result = child(CONTROL, tiny_model, path, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
+
+
+@pytest.mark.parametrize("build", ["npm:3.10.0", "npm:3.12.0"])
+def test_control_vector_of_a_context_that_pools(child: Child, tiny_model: Path, build: str) -> None:
+    """A decode that renews the graph must not pool: C aborts on few tokens, or without a head."""
+    code = """
+        import sys
+        import numpy as np
+        from llama_cffi.binding import Batch, Context, Model
+        model, batch = Model(sys.argv[1]), Batch(2)
+        for pooling in ("none", "mean", "last", "cls", "rank"):
+            context = Context(model, n_ctx=64, n_threads=1, n_seq_max=2, pooling=pooling)
+            for pos in (0, 2):
+                batch.fill([1, 2], pos, 1)
+                context.decode(batch)
+                context.set_control_vector(np.ones((1, 64), np.float32))
+            print(context.logits().argmax())
+    """
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert len(set(result.stdout.split())) == 1
 
 
 def test_control_vectors_that_are_refused(model: Model, tmp_path: Path) -> None:

@@ -381,9 +381,13 @@ class Context(Outputs):
         wanted = ffi.new("int8_t *", 1)
         one = ffi.new("struct llama_batch *", batch)
         one.n_tokens, one.logits = 1, wanted
-        lib.llama_set_embeddings(ptr, not self.embeddings)
+        # Pooling may want more tokens or another model, and without a memory nothing is causal.
+        switch, now = lib.llama_set_embeddings, self.embeddings
+        if compat.has_memory(self.library, ptr):
+            switch, now = lib.llama_set_causal_attn, self.causal_attn
+        switch(ptr, not now)
         code = lib.llama_decode(ptr, one[0])
-        lib.llama_set_embeddings(ptr, self.embeddings)
+        switch(ptr, now)
         if code == 0:
             for k in range(one.n_seq_id[0]):
                 self.memory.seq_rm(one.seq_id[0][k], one.pos[0])

@@ -66,12 +66,12 @@ def check_encode(context: Context, batch: Batch) -> None:
         raise ValidationError(f"{context.model.path.name} has no separate encoder; use decode")
     _check_positions(context, batch)
     _check_whole(context, batch)
-    if context.embeddings and context.pooling != "none":
-        if not compat.encode_pools(context.library):
+    if context.pooling != "none":
+        if context.embeddings and not compat.encode_pools(context.library):
             raise ValidationError(
                 f"this build cannot pool what it encodes; {compat.newer(context.library)}"
             )
-        _check_small_ids(context, batch)
+        _check_small_ids(context, batch)  # C picks rows also where it made no embeddings
     batch.want_all()
 
 

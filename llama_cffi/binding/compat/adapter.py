@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..library import Library
+from .fields import fields
 
 __all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
 
@@ -46,6 +47,6 @@ def max_graph_nodes(library: Library, n_tensors: int) -> int | None:
 
 def reuses_stale_graphs(library: Library) -> bool:
     """Whether C reuses the last graph also after adapters or control vectors changed (measured)."""
-    return library.has("llama_max_parallel_sequences") and not library.has(
-        "llama_set_adapters_lora"
-    )
+    # From b6122, which brought `kv_unified`, to b8390; b9842 is right.
+    params = library.lib.llama_context_default_params()
+    return "kv_unified" in fields(library, params) and not library.has("llama_model_n_layer_nextn")

@@ -96,7 +96,7 @@ def has_memory(library: Library, context: Any) -> bool:
 
 def pools_any_sequence(library: Library) -> bool:
     """Whether pooling takes any sequence id; before b6122 C asserts seq_id < n_tokens."""
-    return library.has("llama_max_parallel_sequences")
+    return "kv_unified" in fields(library, library.lib.llama_context_default_params())
 
 
 def encode_pools(library: Library) -> bool:
