@@ -60,7 +60,10 @@ class ChainCache:
             ValidationError: The build lacks a sampler, or a bias names no token.
             GrammarError: The grammar is not valid.
         """
-        chain = self._chains.pop(params, None)
+        try:
+            chain = self._chains.pop(params, None)
+        except TypeError as e:
+            raise ValidationError(f"logits processors must be hashable: {e}") from None
         if chain is None:
             chain = build_chain(self._model, params)
             chain.add_custom(CustomSampler(self._model, name="tap", accept=self.tap.accept))
@@ -94,11 +97,11 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
             chain.add_logit_bias(dict(params.logit_bias))
         if params.logits_processors:
             chain.add_custom(_processors(model, params.logits_processors))
+        if params.structured is not None:
+            _add_structured(chain, model, params, params.structured)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:
-        if params.structured is not None:
-            _add_structured(chain, model, params, params.structured)
                 _add_penalty(chain, name, params)
                 if "infill" in params.samplers and name == "top_k":
                     _add_truncation(chain, name, params, seed)  # infill wants few candidates
@@ -127,9 +130,6 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
     return chain
 
 
-def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
-    """Add the sampler *name* if it changes which token is the most probable."""
-    if name == "penalties" and p.penalises:
 def _add_structured(
     chain: SamplerChain, model: Model, p: SamplingParams, grammar: LlamaGrammar
 ) -> None:
@@ -142,6 +142,9 @@ def _add_structured(
         chain.add_custom(constraint.sampler())
 
 
+def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
+    """Add the sampler *name* if it changes which token is the most probable."""
+    if name == "penalties" and p.penalises:
         chain.add_penalties(p.penalty_last_n, p.repeat_penalty, p.penalty_freq, p.penalty_present)
     elif name == "dry" and p.dry:
         breakers = tuple(p.dry_sequence_breakers)

@@ -64,9 +64,13 @@ def fit_prompt(
             tokens = tokens[:n_head] + tokens[n - (limit - n_head) :]
     room = capacity - len(tokens)
     if room <= 0:
+        advice = f"Shorten the prompt, or make the engine with n_ctx > {n + safety}"
+        if capacity <= n_first + 1:
+            advice = f"Make the engine with n_ctx > {n + safety}, or a smaller safety margin"
+        elif not policy.startswith("truncate"):
+            advice += ", or choose context_policy='truncate_middle'"
         raise ContextOverflowError(
             f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
-            f"{n_ctx}, and {safety} of them are a safety margin. Shorten the prompt, make the "
-            f"engine with n_ctx > {n + safety}, or choose context_policy='truncate_middle'."
+            f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
     return Fit(tokens, n - len(tokens), n_predict if policy == "shift" else min(n_predict, room))

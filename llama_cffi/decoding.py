@@ -148,7 +148,8 @@ class Slot:
     def _drop(self, n: int) -> None:
         """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""
         memory = self.context.memory
-        if not memory.seq_rm(self.seq_id, n, -1) or memory.seq_pos_max(self.seq_id) != n - 1:
-            memory.seq_rm(self.seq_id, -1, -1)
-            n = 0
+        # The list first: cut short by Ctrl-C it says too little, which the next call removes.
         del self.tokens[n:]
+        if not memory.seq_rm(self.seq_id, n, -1) or memory.seq_pos_max(self.seq_id) != n - 1:
+            self.tokens.clear()
+            memory.seq_rm(self.seq_id, -1, -1)

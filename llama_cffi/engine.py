@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import environment, stages
@@ -20,6 +19,7 @@ from .errors import DecodeAbortedError, ValidationError
 from .generation import TextOutput, TokenOutput, generate
 from .interrupts import CANCEL, CLOSE, DEADLINE, Stop
 from .stats import GenerationStats
+from .turns import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -45,7 +45,8 @@ class Engine:
 
     Args:
         model_path: The GGUF file, or a `Model`, which the engine then does not close.
-        n_ctx: Tokens of prompt and answer together; 0 = the model's own length.
+        n_ctx: Tokens of prompt and answer together; 0 = the model's own length. llama.cpp rounds
+            it up, mostly to a multiple of 256; the property `n_ctx` is what it is.
         n_threads: 0 = physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all, which is the default.
         n_batch: Most prompt tokens evaluated in one call; default 2048.
@@ -105,14 +106,13 @@ class Engine:
             if self._owns_model:
                 self.model.close()
             raise
-        batch = Batch(min(n_batch, self.context.n_ctx), library=self.model.library)
+        batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
         self._slot = Slot(self.context, batch)
         self._chains = ChainCache(self.model)
         self._stop: Stop | None = None
-        self._lock = threading.Lock()
-        self._holder: int | None = None  # the thread that has the engine, or left a stream waiting
+        self._turns = Turns()
         self._closed = False
 
     @property
@@ -342,7 +342,7 @@ class Engine:
                 for _ in generated:
                     if piece := output.take():
                         yield piece
-                        self._holder = threading.get_ident()
+                        self._turns.move_here()
             if rest := output.take_rest():
                 yield rest
 
@@ -354,7 +354,9 @@ class Engine:
         stage = stages.wanted()
         try:
             if stage:
-                output.data += self._report(stage, render, call, stop).encode()
+                scratch = TextOutput(self.model.vocab, call.request)
+                start = partial(self._tokens, call=call, stop=stop, output=scratch)
+                output.data += stages.report(self, stage, render(), start).encode()
                 yield iter(())
                 return
             tokens = self.tokenize(*render())
@@ -364,20 +366,9 @@ class Engine:
             if output.stop:
                 self.stats.finish_reason, self.stats.stop = "stop", output.stop
         except DecodeAbortedError as e:
+            output.finish()  # what was held back is part of the text, too
             e.text = output.text
             raise
-
-    def _report(self, stage: str, render: Callable[[], Prompt], call: Call, stop: Stop) -> str:
-        """Run up to *stage* and say so, on stderr too."""
-        prompt, output = render(), TextOutput(self.model.vocab, call.request)
-
-        def first(tokens: list[int]) -> int | None:
-            with closing(self._tokens(tokens, call, stop, output)) as generated:
-                return next(generated, None)
-
-        line = stages.report(stage, prompt.text, lambda: self.tokenize(*prompt), first, self)
-        print(line, file=sys.stderr)
-        return line
 
     def _tokens(
         self, tokens: Sequence[int], call: Call, stop: Stop, output: TokenOutput
@@ -395,57 +386,43 @@ class Engine:
 
     @contextmanager
     def _turn(self, call: Call) -> Iterator[Stop]:
-        """Wait until the engine is free, and hold it."""
+        """Wait until the engine is free, and have it."""
         started = time.perf_counter()
         stop = Stop(self.context.abort_flag, call.timeout_s)
-        # map takes the lock and the list notes it within C, where no Ctrl-C comes between.
-        held: list[bool] = []
         try:
-            held += map(self._lock.acquire, (False,))
-            if True not in held:
-                if self._holder == threading.get_ident():
-                    raise ValidationError(
-                        "this engine is busy in this thread: a stream of it waits here (exhaust or "
-                        "close it first), or this is a callback of its own generation (use another "
-                        "engine there); waiting for it would never end"
-                    )
-                timeout = -1 if call.timeout_s is None else call.timeout_s
-                held += map(self._lock.acquire, (True,), (timeout,))
-                if True not in held:
+            with self._turns.take(call.timeout_s) as mine:
+                if not mine:
                     stop.request(DEADLINE)
                     raise stop.error()
-            self._check_open()
-            self._holder = threading.get_ident()
-            self._started, self._stop = started, stop
-            self.stats = stats = GenerationStats(queue_s=time.perf_counter() - started)
-            try:
-                with stop.running():
-                    yield stop
-            except DecodeAbortedError as e:
-                stats.finish_reason = e.reason or ""
-                if e.reason == CLOSE:
-                    self._check_open()
-                raise
-            finally:
-                self.total_stats.add(stats)
-                _log.debug("%s", stats)
+                self._check_open()
+                self._started, self._stop = started, stop
+                self.stats = GenerationStats(queue_s=time.perf_counter() - started)
+                try:
+                    with stop.running():
+                        yield stop
+                except DecodeAbortedError as e:
+                    self.stats.finish_reason = e.reason or ""
+                    if e.reason == CLOSE:
+                        self._check_open()
+                    raise
+                finally:
+                    self._chains.tap.output = self._stop = None
+                    self.total_stats.add(self.stats)
+                    _log.debug("%s", self.stats)
         finally:
-            if True in held:
-                self._chains.tap.output = self._stop = self._holder = None
-                self._lock.release()
-                if self._closed:
-                    self._free_if_closed()
+            self._free_if_closed()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValidationError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
-        if self._closed and self._lock.acquire(blocking=False):
-            try:
+        """Free everything, unless a generation runs: it does this when it has ended."""
+        if not self._closed:
+            return
+        with self._turns.take(wait=False) as mine:
+            if mine:
                 self._chains.close()
                 self.context.close()
                 if self._owns_model:
                     self.model.close()
-            finally:
-                self._lock.release()

@@ -46,10 +46,12 @@ def flag(name: str, given: bool | None, default: bool) -> bool:
     """Return *given*, else the setting *name* (1/0, true/false, yes/no, on/off), else *default*.
 
     Raises:
-        ValidationError: The variable holds something else.
+        ValidationError: The variable or *given* is something else.
     """
     if given is not None:
-        return given
+        if given not in (True, False):
+            raise ValidationError(f"{name.lower()}={given!r} is neither True nor False")
+        return bool(given)
     variable, value = text(name)
     if not value:
         return default

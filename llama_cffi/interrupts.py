@@ -7,6 +7,7 @@ that C reads. The handler itself then runs in the main thread as usual.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -80,11 +81,16 @@ class Stop:
             yield
             return
         watcher = _watcher()
-        before = watcher.listen(self)
         try:
+            watcher.listen(self)
             yield
         finally:
-            watcher.unlisten(before)
+            watcher.unlisten(self)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its generation has begun and not ended."""
+        return self._running
 
     def resume_after_interrupt(self) -> bool:
         """Return True when only a signal stopped the call and its handler did not raise."""
@@ -115,15 +121,21 @@ class Stop:
 
 
 class _Watcher:
-    """The thread that waits for signals and deadlines."""
+    """The thread that waits for signals and deadlines.
+
+    Ctrl-C may come between any two instructions of what the main thread does here. So a change
+    outside (the descriptor) and its record are made by one call into C, and what was cut short is
+    put right by the next `listen`.
+    """
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._deadlines: set[Stop] = set()
-        self._listening: Stop | None = None
-        self._forward = -1
+        # The main thread's: who listens, the newest last, and the descriptors that were before.
+        self._stops: list[Stop] = []
+        self._before: list[int] = []
         threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
 
     def watch(self, stop: Stop) -> None:
@@ -136,20 +148,26 @@ class _Watcher:
         with self._lock:
             self._deadlines.discard(stop)
 
-    def listen(self, stop: Stop) -> tuple[int, Stop | None]:
-        """Receive this process's signals; the main thread only. Return what was before."""
-        before = self._forward, self._listening
-        self._listening = stop
-        previous = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        if previous != self._write.fileno():
-            self._forward = previous
-        return before
+    def listen(self, stop: Stop) -> None:
+        """Receive this process's signals; the main thread only."""
+        self._settle()
+        self._stops.append(stop)
+        self._before.extend(map(_set_wakeup_fd, (self._write.fileno(),)))
 
-    def unlisten(self, before: tuple[int, Stop | None]) -> None:
-        forward, self._forward = self._forward, before[0]
-        self._listening = before[1]
-        if self._listening is None:
-            signal.set_wakeup_fd(forward, warn_on_full_buffer=forward == -1)
+    def unlisten(self, stop: Stop) -> None:
+        """Give the signals back to who had them before *stop*."""
+        while stop in self._stops:
+            self._stops.pop()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Give back what generations that ended have not."""
+        while self._stops and not self._stops[-1].is_running:
+            self._stops.pop()
+        while len(self._before) > len(self._stops):
+            (current,) = map(_set_wakeup_fd, map(self._before.pop, (-1,)))
+            if current != self._write.fileno():  # somebody else has taken it since
+                _set_wakeup_fd(current)
 
     def _run(self) -> None:
         while True:
@@ -161,8 +179,7 @@ class _Watcher:
             except OSError:  # closed at exit
                 return
             signals = numbers.replace(_WAKE, b"")
-            stop = self._listening
-            if signal.SIGINT in signals and stop is not None:
+            for stop in self._stops[-1:] if signal.SIGINT in signals else ():
                 stop.request(INTERRUPT)
             self._pass_on(signals)
             now = time.monotonic()
@@ -179,17 +196,19 @@ class _Watcher:
 
     def _pass_on(self, signals: bytes) -> None:
         """Give the signals to whoever listened before, such as an asyncio loop."""
-        if signals and self._forward != -1:
+        forward = next((fd for fd in self._before[:] if fd != self._write.fileno()), -1)
+        if signals and forward != -1:
             with suppress(OSError):
                 if sys.platform == "win32":  # there it is a socket's number
-                    listener = socket.socket(fileno=self._forward)
+                    listener = socket.socket(fileno=forward)
                     listener.send(signals)
                     listener.detach()
                 else:
-                    os.write(self._forward, signals)
+                    os.write(forward, signals)
 
 
-_lock = threading.Lock()
+_set_wakeup_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
+_lock = threading.RLock()
 _started: list[_Watcher] = []
 
 

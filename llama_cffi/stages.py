@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from . import environment
 from .errors import ValidationError
 
 if TYPE_CHECKING:
+    from .calls import Prompt
     from .engine import Engine
 
 __all__ = ["STAGES", "report", "wanted"]
@@ -29,32 +32,42 @@ def wanted() -> str:
 
 
 def report(
-    stage: str,
-    prompt: str,
-    tokenize: Callable[[], list[int]],
-    first_token: Callable[[list[int]], int | None],
     engine: Engine,
+    stage: str,
+    prompt: Prompt,
+    start: Callable[[list[int]], Generator[int, None, None]],
 ) -> str:
-    """Run up to *stage* and return the line that says how it went.
+    """Run up to *stage*; return the line that says how it went, and print it on stderr.
 
     Args:
-        stage: One of `STAGES`.
-        prompt: The text with the chat template applied.
-        tokenize: Turns it into tokens.
-        first_token: Evaluates them and samples one; None = the answer ended at once.
         engine: Whose statistics say how long it took.
+        stage: One of `STAGES`.
+        prompt: With the chat template applied.
+        start: Evaluates tokens and yields those of the answer.
     """
+    line = f"[OK] {_report(engine, stage, prompt, start)}"
+    print(line, file=sys.stderr)
+    return line
+
+
+def _report(
+    engine: Engine,
+    stage: str,
+    prompt: Prompt,
+    start: Callable[[list[int]], Generator[int, None, None]],
+) -> str:
     if stage == "prompt":
-        return f"[OK] prompt: {len(prompt)} chars"
-    tokens = tokenize()
+        return f"prompt: {len(prompt.text)} chars"
+    tokens = engine.tokenize(*prompt)
     if stage == "tokenize":
-        return f"[OK] tokenize: {len(tokens)} toks"
-    token = first_token(tokens)
+        return f"tokenize: {len(tokens)} toks"
+    with closing(start(tokens)) as generated:
+        token = next(generated, None)
     if stage == "prefill":
-        return f"[OK] prefill in {engine.stats.prefill_s:.3f}s"
+        return f"prefill in {engine.stats.prefill_s:.3f}s"
     if token is None:
-        return f"[OK] {stage}: end of generation at once"
+        return f"{stage}: end of generation at once"
     if stage == "sample":
-        return f"[OK] sample: token {token} after {engine.stats.time_to_first_token_s:.3f}s"
+        return f"sample: token {token} after {engine.stats.time_to_first_token_s:.3f}s"
     piece = engine.model.vocab.token_to_piece(token)
-    return f"[OK] piece: {piece!r}" if stage == "piece" else f"[OK] push: {len(piece)} bytes"
+    return f"piece: {piece!r}" if stage == "piece" else f"push: {len(piece)} bytes"

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -294,31 +293,6 @@ def test_shift(tiny_model: Path) -> None:
         assert len(usual) == n_ctx - 3
         with pytest.raises(ContextOverflowError):
             engine.generate_tokens([1] * n_ctx, 1)
-
-
-def test_ctrl_c_while_the_engine_is_taken_frees_it(engine: Engine) -> None:
-    """Python looks for signals after each call: also after the one that takes the lock."""
-    turn = Engine._turn.__wrapped__.__code__
-    fired = []
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code is not turn:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and engine._lock.locked() and not fired:
-            fired.append(1)
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            engine.generate("a", n_predict=1)
-    finally:
-        sys.settrace(before)
-    assert fired
-    assert not engine._lock.locked()
 
 
 @pytest.mark.parametrize("options", [{"stop": 5}, {"stop": None}, {"json_stop": "done"}])

@@ -29,6 +29,7 @@ ALLOWED = {
     "environment": set(),
     "interrupts": set(),
     "stats": set(),
+    "turns": set(),
     "decoding": {"binding"},
     "generation": {
         "binding",
@@ -51,6 +52,7 @@ ALLOWED = {
         "interrupts",
         "stages",
         "stats",
+        "turns",
     },
     "chat": set(),
     "structured": {"binding"},

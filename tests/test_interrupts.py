@@ -9,9 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Child
+from injection import interrupted_everywhere
 
+from llama_cffi import interrupts
 from llama_cffi.errors import DecodeAbortedError
 from llama_cffi.interrupts import CANCEL, CLOSE, DEADLINE, INTERRUPT, Stop
+
+NAMES = ("listen", "unlisten", "_settle")
 
 
 class Flag:
@@ -163,3 +167,22 @@ def test_nothing_is_left_at_exit(child: Child) -> None:
     """
     result = child(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_ctrl_c_at_any_moment_gives_the_signals_back(flag: Flag) -> None:
+    watcher = interrupts._watcher()
+
+    def run() -> None:
+        stop = make(flag)
+        with stop.running(), stop.interruptible():
+            pass
+
+    functions = (Stop.interruptible, *(getattr(type(watcher), n) for n in NAMES))
+    n = 0
+    for n in interrupted_everywhere(run, *functions):  # noqa: B007
+        run()  # what was cut short is put right now
+        assert signal.set_wakeup_fd(-1) == -1
+        assert not watcher._stops
+        assert not watcher._before
+        assert not flag.is_set
+    assert n > 10
