@@ -67,4 +67,4 @@ def test_ctrl_c_at_any_moment_frees_it() -> None:
     for n in interrupted_everywhere(run, Turns.take, Turns.move_here):  # noqa: B007
         assert not turns._lock.locked()
         assert turns.holder is None
-    assert n > 5
+    assert n > 2
