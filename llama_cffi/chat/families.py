@@ -143,11 +143,11 @@ def _thinking(row: Row, template: str | None) -> tuple[Thinking, str | None]:
     switch = row.switch if row.switch in found else next(iter(found), None)
     if switch:
         return (row.thinking if row.switch else "default"), switch
-    if row.thinking in ("default", "request"):
-        # A kind of the family that cannot be switched; those that always think say so at the end.
-        is_open = "<think>" in template[-300:] and "</think>" not in template[-300:]
-        return ("always" if is_open else row.thinking if row.tags else "never"), None
-    return row.thinking, None
+    # A kind that cannot be switched; if it always thinks, its prompt ends with the marker.
+    if "<think>" in template[-300:] and "</think>" not in template[-300:]:
+        return "always", None
+    is_switched = row.thinking in ("default", "request") and not row.tags
+    return ("never" if is_switched else row.thinking), None
 
 
 def _code(template: str) -> str:

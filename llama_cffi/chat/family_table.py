@@ -73,6 +73,9 @@ _GEMMA_TURN = ("<end_of_turn>",)
 _LLAMA_TURN = ("<|eot_id|>", "<|eom_id|>")
 
 ROWS = (
+    Row("demo", "", r"llama-cffi-demo", thinking="request", tags=("/think", ""),
+        tool_format="hermes", sampling=_say(0.0), thinking_sampling=_say(0.0), stops=_TURN,
+        source="llama_cffi/demo"),
     # DeepSeek before Qwen and Llama: its distilled models carry their names too.
     Row("deepseek", "r1", r"deepseek-r1|r1-distill", thinking="always", tool_format="deepseek-v3",
         thinking_sampling=_R1, source=_HF + "deepseek-ai/DeepSeek-R1"),
@@ -167,6 +170,11 @@ ROWS = (
     Row("glm", "", r"\b(chat)?glm"),
     Row("smollm", "3", r"smollm-?3", "smollm3", "default", "enable_thinking",
         ("/think", "/no_think"), "hermes", _R1, _R1, _TURN, _HF + "HuggingFaceTB/SmolLM3-3B"),
+    Row("granite", "3.3", r"granite-?3\.[23]", thinking="request", switch="thinking",
+        tool_format="granite", source=_HF + "ibm-granite/granite-3.3-8b-instruct"),
+    Row("granite", "", r"granite", r"granite\w*", tool_format="hermes"),
+    Row("seed-oss", "", r"seed-oss", "seed_oss", "always", tool_format="seed-oss",
+        thinking_sampling=_say(1.1, 0.95), source=_HF + "ByteDance-Seed/Seed-OSS-36B-Instruct"),
     Row("llama", "4", r"llama-?4", "llama4", sampling=_LLAMA, stops=("<|eot|>", "<|eom|>"),
         source=_HF + "meta-llama/Llama-4-Scout-17B-16E-Instruct"),
     Row("llama", "3", r"llama-?3(?!b)", tool_format="llama3", sampling=_LLAMA, stops=_LLAMA_TURN,

@@ -99,6 +99,7 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         JsonListFormat("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
         JsonListFormat("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>",), "</TOOLCALL>"),
+        JsonListFormat("apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>"),
         PythonFormat(
             "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>"
         ),
