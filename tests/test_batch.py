@@ -46,6 +46,42 @@ def test_fill_is_add_for_each(
             batch.check(max(tokens) + 1, seq_id)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["clear", "add", "fill", "advance", "want_all"]),
+            st.integers(-1, 2),
+            st.lists(st.integers(0, 2), min_size=1, max_size=2),
+            st.booleans(),
+            st.integers(1, 2),
+        ),
+        max_size=8,
+    )
+)
+def test_what_decode_relies_on(steps: list[tuple[str, int, list[int], bool, int]]) -> None:
+    batch = Batch(2, n_seq_max=2)
+    for name, token, seq_ids, logits, n in steps:
+        try:
+            if name == "add":
+                batch.add(token, 0, seq_ids, logits)
+            elif name == "fill":
+                batch.fill([1, token][-n:], 0, seq_ids[0], logits=logits)
+            elif name == "advance":
+                batch.advance(token, 1)
+            else:
+                getattr(batch, name)()
+        except ValidationError:
+            pass
+        rows = content(batch)
+        single = len(rows) == 1 and len(rows[0][2]) == 1 and bool(rows[0][3])
+        assert batch.single is single
+        assert batch.wanted == bytes(row[3] for row in rows)
+        assert batch.value.n_tokens == len(rows)
+        for row_token, _, ids, _ in rows:
+            assert batch.token_max >= row_token
+            assert batch.seq_max >= max(ids)
+
+
 def test_integers_of_other_kinds() -> None:
     batch = Batch(4)
     batch.fill(np.array([1, 2, 3]), np.int64(5))

@@ -23,6 +23,13 @@ class Batch:
         n_tokens_max: Capacity in tokens.
         n_seq_max: Sequences that one token may belong to.
         library: The build; None = `get_library()`.
+
+    Attributes:
+        single: Whether it is one token of one sequence, and its output is wanted.
+        token_max: The largest token, or 0.
+        seq_max: The largest sequence, or 0.
+        struct: The C pointer.
+        value: What it points to, for C functions.
     """
 
     def __init__(
@@ -41,8 +48,9 @@ class Batch:
             self._seq_id[i] = self._seq_ids + i * n_seq_max
         self._logits = ffi.new("int8_t[]", n_tokens_max)
         self._logits_bytes = ffi.buffer(self._logits)
-        # What `check` needs to know, kept while filling.
-        self._token_max = self._seq_max = 0
+        # What `check` and `Context.decode` need to know, kept while filling.
+        self.token_max = self.seq_max = 0
+        self.single = False
         self._shares = False  # whether a token has more than one sequence
         self.struct = ffi.new("struct llama_batch *")
         self.struct.token = self._token
@@ -50,14 +58,15 @@ class Batch:
         self.struct.n_seq_id = self._n_seq_id
         self.struct.seq_id = self._seq_id
         self.struct.logits = self._logits
+        self.value = self.struct[0]
 
     def __len__(self) -> int:
         return int(self.struct.n_tokens)
 
     def clear(self) -> None:
         """Forget all tokens."""
-        self.struct.n_tokens = self._token_max = self._seq_max = 0
-        self._shares = False
+        self.single = self._shares = False
+        self.struct.n_tokens = self.token_max = self.seq_max = 0
 
     def add(self, token: int, pos: int, seq_ids: Sequence[int] = (0,), logits: bool = False) -> int:
         """Append one token.
@@ -84,12 +93,14 @@ class Batch:
             raise ValidationError(
                 f"sequences {ids}: a token of this batch has 1 to {self.n_seq_max} different ones"
             )
+        self.single = False
         self._pos[i], self._token[i], self._logits[i] = pos, token, logits
         self._n_seq_id[i] = len(ids)
         self._seq_id[i][0 : len(ids)] = ids
-        self._token_max, self._seq_max = max(self._token_max, token), max(self._seq_max, *ids)
+        self.token_max, self.seq_max = max(self.token_max, token), max(self.seq_max, *ids)
         self._shares |= len(ids) > 1
         self.struct.n_tokens = i + 1
+        self.single = i == 0 and logits and not self._shares
         return i
 
     def fill(
@@ -109,11 +120,11 @@ class Batch:
         n = len(tokens)
         if not 1 <= n <= self.n_tokens_max:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
-        self.struct.n_tokens = 0  # empty if a number is refused
+        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
         pos = integer("pos", pos, 0, INT32_MAX - n)
         seq_id, logits = integer("seq_id", seq_id, 0), bool(logits)
         if n == 1:  # hot: every generated token
-            self._token[0] = self._token_max = integer("token", tokens[0], 0)
+            self._token[0] = self.token_max = integer("token", tokens[0], 0)
             self._pos[0] = pos
             self._n_seq_id[0] = 1
             self._seq_ids[0] = seq_id
@@ -123,7 +134,7 @@ class Batch:
             except TypeError:
                 raise ValidationError("the tokens are not all integers") from None
             integer("token", min(ids), 0)
-            self._token_max = integer("token", max(ids), 0)
+            self.token_max = integer("token", max(ids), 0)
             self._token[0:n] = ids
             self._pos[0:n] = range(pos, pos + n)
             self._n_seq_id[0:n] = [1] * n
@@ -134,8 +145,8 @@ class Batch:
                     self._seq_ids[i * self.n_seq_max] = seq_id
             self._logits_bytes[0:n] = bytes(n)
         self._logits[n - 1] = logits
-        self._seq_max, self._shares = seq_id, False
-        self.struct.n_tokens = n
+        self.seq_max, self._shares = seq_id, False
+        self.struct.n_tokens, self.single = n, n == 1 and logits
 
     def advance(self, token: int, pos: int) -> None:
         """Replace the token and position of a batch of one token. Hot: every generated token.
@@ -144,22 +155,25 @@ class Batch:
             ValidationError: The batch has not one token, or a number is out of range.
         """
         token, pos = operator.index(token), operator.index(pos)  # ints that compare as such
-        if self.struct.n_tokens != 1 or not (0 <= token <= INT32_MAX and 0 <= pos < INT32_MAX):
+        if not (self.single or len(self) == 1) or not (
+            0 <= token <= INT32_MAX and 0 <= pos < INT32_MAX
+        ):
             raise ValidationError(
                 f"token {token} at {pos} cannot replace the one of a batch of {len(self)}"
             )
-        self._token[0] = self._token_max = token
+        self._token[0] = self.token_max = token
         self._pos[0] = pos
 
     @property
     def wanted(self) -> bytes:
         """One byte for each token: 1 = its output is wanted."""
-        return bytes(self._logits_bytes[0 : self.struct.n_tokens])
+        return b"\x01" if self.single else bytes(self._logits_bytes[0 : self.struct.n_tokens])
 
     def want_all(self) -> None:
         """Ask for the output of every token."""
         n = len(self)
         self._logits_bytes[0:n] = b"\x01" * n
+        self.single = n == 1 and not self._shares
 
     def last_position(self) -> int:
         """Return the largest position in the batch."""
@@ -183,11 +197,11 @@ class Batch:
         """
         if not self.struct.n_tokens:
             raise ValidationError("the batch is empty")
-        if self._token_max >= n_vocab:
-            raise ValidationError(f"token {self._token_max} is outside 0..{n_vocab - 1}")
-        if self._seq_max >= n_seq_max:
+        if self.token_max >= n_vocab:
+            raise ValidationError(f"token {self.token_max} is outside 0..{n_vocab - 1}")
+        if self.seq_max >= n_seq_max:
             raise ValidationError(
-                f"sequence {self._seq_max} is outside 0..{n_seq_max - 1}; "
+                f"sequence {self.seq_max} is outside 0..{n_seq_max - 1}; "
                 "make the context with a larger n_seq_max"
             )
         if self._shares and not kv_unified:

@@ -102,6 +102,7 @@ class Context(Outputs):
         self.adapters: dict[LoraAdapter, float] = {}  # the active ones and their scales
         self.encoded: set[int] = set()  # sequences that the decoder can look at
         self._wanted, self._embedded = b"", False
+        self._get_row: Callable[[Any, int], Any] = lib.llama_get_logits_ith
         self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode
         self._logs = library.logs
@@ -136,16 +137,21 @@ class Context(Outputs):
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
         """
-        if batch.struct.n_tokens > self.n_batch:
-            raise ValidationError(f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}")
-        batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
-        ptr, logs = self.ptr, self._logs
+        if not (
+            batch.single and batch.token_max < self.n_vocab and batch.seq_max < self.n_seq_max
+        ):  # hot: every generated token passes here
+            if len(batch) > self.n_batch:
+                raise ValidationError(
+                    f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}"
+                )
+            batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
+        ptr, logs = self._ptr or self.ptr, self._logs
         if self._special:
             check_decode(self, batch)
             self._embedded = self.embeddings
         self._wanted = b""
         mark, held = logs.count, self.hold()
-        code = self._decode(ptr, batch.struct[0])
+        code = self._decode(ptr, batch.value)
         del held
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when they were stopped
             lost = [] if code == REFUSED else roll_back(self, batch)
@@ -173,7 +179,7 @@ class Context(Outputs):
         check_encode(self, batch)
         self._wanted, self.encoded = b"", set()
         mark, held = logs.count, self.hold()
-        code = self.library.lib.llama_encode(ptr, batch.struct[0])
+        code = self.library.lib.llama_encode(ptr, batch.value)
         del held
         if code or self.abort_flag.is_set:
             raise failure(self, "llama_encode", code, batch, mark)

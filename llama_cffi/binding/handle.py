@@ -48,6 +48,7 @@ class Handle:
         # a reference, and an object goes when its handle and all objects below it are gone.
         owned = _Owned(ptr, free, [handle.hold() for handle in above])
         self._finalizer = weakref.finalize(self, _drop, owned)
+        self._owned = weakref.ref(owned)  # a strong reference would let the collector free it
         _alive.add(self)
         if parent is not None:
             parent._children.add(self)
@@ -61,9 +62,7 @@ class Handle:
             LlamaError: The process was forked since.
         """
         if self._ptr is None:
-            if _abandoned:
-                raise LlamaError(FORKED)
-            raise ValidationError(f"this {type(self).__name__} is closed; open a new one")
+            raise self._gone()
         return self._ptr
 
     @property
@@ -92,12 +91,17 @@ class Handle:
 
         Raises:
             ValidationError: It was closed.
+            LlamaError: The process was forked since.
         """
-        alive = self._finalizer.peek()
-        if alive is None:
-            raise ValidationError(f"this {type(self).__name__} is closed; open a new one")
-        owned: _Owned = alive[2][0]
+        owned = self._owned()
+        if self._ptr is None or owned is None:
+            raise self._gone()
         return owned
+
+    def _gone(self) -> LlamaError:
+        if _abandoned:
+            return LlamaError(FORKED)
+        return ValidationError(f"this {type(self).__name__} is closed; open a new one")
 
     def __enter__(self) -> Self:
         _ = self.ptr  # raises when it is closed
@@ -110,7 +114,7 @@ class Handle:
 class _Owned:
     """A C object; freed with its last reference, before the objects above it."""
 
-    __slots__ = ("above", "free", "ptr")
+    __slots__ = ("__weakref__", "above", "free", "ptr")
 
     def __init__(self, ptr: Any, free: Callable[[Any], object], above: list[_Owned]) -> None:
         self.ptr, self.free, self.above = ptr, free, above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Outputs(Handle):
     # Which tokens of the last batch have output: one byte each. C forgets to check in places.
     _wanted: bytes
     _embedded: bool  # whether they have embeddings
+    _get_row: Callable[[Any, int], Any]
     _row: tuple[Any, NDArray[np.float32]] | None = None  # the last logits asked for
 
     def logits(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
@@ -75,11 +77,7 @@ class Outputs(Handle):
             ValidationError: That token's output was not asked for, or there are embeddings only.
         C: llama_get_logits_ith
         """
-        i = self.check_output(i)
-        lib = self.library.lib
-        row = lib.llama_get_logits_ith(self.ptr, i) if self.kind.logits else None
-        if not row:
-            raise ValidationError("this context makes embeddings and no logits")
+        row = self.row(i)
         if self._row is None or row != self._row[0]:  # C keeps the place of a single output
             self._row = row, self._array(row, self.n_vocab)
         return self._row[1].copy() if copy else self._row[1]
@@ -135,6 +133,15 @@ class Outputs(Handle):
         embedding = self._array(row, width(self.library, self.model.ptr))
         return embedding.copy() if copy else embedding
 
+    def row(self, i: int) -> Any:
+        """Return C's pointer to what `logits` returns."""
+        if i != -1 or self._wanted != b"\x01":  # hot: every generated token passes here
+            i = self.check_output(i)
+        row = self._get_row(self._ptr or self.ptr, i) if self.kind.logits else None
+        if not row:
+            raise ValidationError("this context makes embeddings and no logits")
+        return row
+
     def check_output(self, i: int) -> int:
         """Return *i* if token *i* of the last batch has an output.
 
@@ -142,8 +149,6 @@ class Outputs(Handle):
             ValidationError: It was not asked for, or there was no successful decode.
         """
         wanted = self._wanted
-        if i == -1 and 1 in wanted:  # hot
-            return i
         i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
         if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
             raise ValidationError(

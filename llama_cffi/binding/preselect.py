@@ -105,11 +105,16 @@ class Preselection:
         # Of each block the largest; the k-th of them is no larger than the k-th logit.
         logits[: n * _BLOCK].reshape(_BLOCK, n).max(axis=0, out=maxima)
         maxima.partition((n - k, n - 1))
-        rest = logits[n * _BLOCK :].max(initial=-np.inf)
-        check_logits(float(np.maximum(maxima[-1], rest)))
+        largest = float(maxima[-1])  # of NaN, where there is one
+        if n * _BLOCK < self._n_vocab:
+            rest = float(logits[n * _BLOCK :].max())
+            if rest > largest or rest != rest:
+                largest = rest
+        check_logits(largest)
         np.greater_equal(logits, maxima[n - k], out=mask)
-        mask[list(self._biased)] = True
-        return np.flatnonzero(mask)
+        if self._biased:
+            mask[list(self._biased)] = True
+        return mask.nonzero()[0]
 
     def _is_open(self) -> bool:
         """Whether the next sampler sees the vocabulary; greedy before it would let it."""

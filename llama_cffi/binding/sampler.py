@@ -56,6 +56,7 @@ class SamplerChain(SamplerKinds):
         self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
         self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
+        self._row_bytes = model.vocab.n_tokens * 4
 
     def __len__(self) -> int:
         return int(self._lib.llama_sampler_chain_n(self.ptr))
@@ -132,7 +133,8 @@ class SamplerChain(SamplerKinds):
         """
         if context.model is not self.model:
             raise ValidationError("the chain was made for another model than the context")
-        self._check_selects()
+        if not self._selects:
+            self._check_selects()
         if self._in_c:
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar wants the logits again.
@@ -194,19 +196,18 @@ class SamplerChain(SamplerKinds):
         self._call(self._lib.llama_sampler_reset, self.ptr)
 
     def _sample_in_c(self, context: Context, i: int) -> int:
-        ptr, i = self.ptr, context.check_output(i)
-        row = self._lib.llama_get_logits_ith(context.ptr, i)
-        if not row:
-            context.logits(i)  # raises, saying why
+        i = -1 if i == -1 else context.check_output(i)
+        ptr, row = self._ptr or self.ptr, context.row(i)
         # NaN and infinities have one of two values in their top byte, other logits hardly ever;
         # for so few importing numpy would take longer than many answers.
-        top = bytes(self._buffer(row, context.n_vocab * 4))[_TOP_BYTES]
+        top = bytes(self._buffer(row, self._row_bytes))[_TOP_BYTES]
         if 0x7F in top or 0xFF in top:
-            logits = memoryview(self._buffer(row, context.n_vocab * 4)).cast("f")
+            logits = memoryview(self._buffer(row, self._row_bytes)).cast("f")
             total = sum(logits)
             check_logits(max(logits) if total == -math.inf else total)
         self._n_accepted += 1
-        return int(self._call(self._sample, ptr, context.ptr, i))
+        token: int = self._call(self._sample, ptr, context.ptr, i)
+        return token
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
