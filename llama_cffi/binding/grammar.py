@@ -21,6 +21,8 @@ __all__ = ["Grammar"]
 class Grammar(Handle):
     """A grammar that says which tokens may come next.
 
+    One thread at a time may use it.
+
     With triggers it is lazy: everything is allowed until a trigger comes, then the text from the
     trigger's beginning on must follow the grammar.
 
