@@ -270,7 +270,8 @@ def test_silent_from_load_to_exit(child: Child, tiny_model: Path, build: str) ->
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path) -> None:
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path, build: str) -> None:
     code = """
         import gc, random, sys
         from llama_cffi import Engine
@@ -297,6 +298,6 @@ def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path) -
                 before = rss()
         print(rss() - before)
     """
-    result = child(code, tiny_model)
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     assert int(result.stdout) < 6000  # kB over 140 engines

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Child
+from conftest import MIDDLE, NEWEST, OLD, Child
 
 CODE = """
     import ctypes, gc, json, sys
@@ -41,11 +41,14 @@ CODE = """
 """
 
 
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 @pytest.mark.parametrize(
     "options", [{"temperature": 0}, {"seed": 1, "penalty_freq": 0.1}], ids=["greedy", "chain"]
 )
-def test_ten_thousand_tokens(child: Child, tiny_model: Path, options: dict[str, object]) -> None:
-    result = child(CODE, tiny_model, json.dumps(options))
+def test_ten_thousand_tokens(
+    child: Child, tiny_model: Path, options: dict[str, object], build: str
+) -> None:
+    result = child(CODE, tiny_model, json.dumps(options), LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     first, last = json.loads(result.stdout)
     growth = {name: last[name] - first[name] for name in first}
