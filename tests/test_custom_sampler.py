@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
-from llama_cffi.binding import Batch, Candidates, Context, CustomSampler, Model, SamplerChain
+from llama_cffi.binding import (
+    Batch,
+    Candidates,
+    Context,
+    CustomSampler,
+    Grammar,
+    Model,
+    SamplerChain,
+)
 from llama_cffi.errors import GenerationError, ValidationError
 
 
@@ -51,6 +59,30 @@ def test_every_accepted_token_is_seen(context: Context, chain: SamplerChain) -> 
     chain.reset()
     assert seen == []
     assert [chain.sample(context) for _ in range(10)] == drawn
+
+
+def test_a_function_that_decodes_changes_no_choice(model: Model) -> None:
+    """The grammar looks at the logits again after it ran, and they must be the same."""
+    batch, calls = Batch(1), []
+
+    def decode_once(_: Any) -> None:
+        if not calls:
+            batch.fill([50], 1)
+            context.decode(batch)
+        calls.append(1)
+
+    with Context(model, n_ctx=64, n_threads=1) as context, SamplerChain(model) as chain:
+        batch.fill([1], 0)
+        context.decode(batch)
+        before = context.logits()
+        letters = [t for t in range(259) if model.vocab.token_to_piece(t).islower()]
+        chain.add_custom(CustomSampler(model, apply=decode_once)).add_greedy()
+        chain.add_grammar(Grammar(model, "root ::= [a-z]+"))
+        assert before.argmax() not in letters
+        assert chain.sample(context) == letters[before[letters].argmax()]
+        after = context.logits()
+        assert len(calls) == 2
+        assert letters[after[letters].argmax()] != letters[before[letters].argmax()]
 
 
 def test_candidates_before_other_samplers_are_the_vocabulary(
