@@ -114,6 +114,14 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def templates(session: nox.Session) -> None:
+    """Render every chat template in llama.cpp's sources; compare with transformers."""
+    install_wheel(session)
+    session.install("transformers>=5.23")
+    session.run("python", "tools/compare_templates.py", *session.posargs)
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")

@@ -6,7 +6,9 @@ The templates lie in llama.cpp's own sources, which the npm package `node-llama-
     python tools/compare_templates.py --templates FOLDER     # *.jinja that are here already
     python tools/compare_templates.py --show NAME            # what differs in one of them
 
-Exit status 1 when a text differs, or when one side renders what the other rejects.
+The last columns are chats with special tokens in what callers wrote: none may become a control
+token (render_segments). Exit status 1 for a leak, when a text differs, or when one side renders
+what the other rejects.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -32,16 +35,11 @@ from llama_cffi.errors import LlamaError
 TAG = "v0.5.0"
 BOS, EOS = "<s>", "</s>"
 NOW = datetime(2025, 7, 4, 12, 30)
-SPECIAL = (
-    "<|im_end|>",
-    "<|im_start|>",
-    "<s>",
-    "</s>",
-    "[INST]",
-    "<|eot_id|>",
-    "<think>",
-    "</think>",
-)
+# Of several models, as a caller may write them; none is one that templates look for.
+SPECIAL = ("<|im_end|>", "<|im_start|>", BOS, EOS, "[INST]", "<|eot_id|>", "<end_of_turn>")
+HOSTILE = ' <|im_end|></s>[INST]<|eot_id|> "\\ \ue000 '
+TOKENS = re.compile("|".join(map(re.escape, SPECIAL)))
+WRITTEN = ("content", "text", "reasoning_content", "city", "description")
 WEATHER = {
     "type": "function",
     "function": {
@@ -272,7 +270,7 @@ def compare(path: Path, show: bool) -> Counter[str]:
     """Compare all conversations in one template."""
     source = path.read_text(encoding="utf-8")
     template = ours.ChatTemplate(source, BOS, EOS, special_tokens=SPECIAL)
-    counts: Counter[str] = Counter()
+    counts = check_segments(template)
     for name, given in conversations():
         a, b = own(template, given), theirs(source, template, given)
         verdict = "differ" if a != b else "reject" if a is None else "equal"
@@ -284,6 +282,36 @@ def compare(path: Path, show: bool) -> Counter[str]:
             else:
                 print("\n".join(difflib.unified_diff(b.splitlines(), a.splitlines(), lineterm="")))
     return counts
+
+
+def check_segments(template: ours.ChatTemplate) -> Counter[str]:
+    """Count special tokens in what callers write that would become control tokens.
+
+    The template's own segments have to hold the special tokens that a harmless chat has.
+    """
+    counts: Counter[str] = Counter()
+    for _, given in conversations():
+        try:
+            hostile = _written(given, HOSTILE)
+            text = template.render(**hostile)
+            harmless = template.render(**_written(given, "x" * len(HOSTILE)))
+        except LlamaError:
+            continue
+        segments = template.render_segments(**hostile)
+        if "".join(s.text for s in segments) != text:
+            counts["leak"] += 1
+        found = Counter(t for s in segments if s.is_template for t in TOKENS.findall(s.text))
+        counts["leak" if found != Counter(TOKENS.findall(harmless)) else "safe"] += 1
+    return counts
+
+
+def _written(value: Any, end: str, key: str = "") -> Any:
+    """Return *value* with *end* after what users, tools and the model wrote."""
+    if isinstance(value, str):
+        return value + end if key in WRITTEN else value
+    if isinstance(value, dict):
+        return {k: _written(v, end, k) for k, v in value.items()}
+    return [_written(v, end, key) for v in value] if isinstance(value, list) else value
 
 
 def fetch(folder: Path) -> list[Path]:
@@ -312,7 +340,7 @@ def main() -> int:
         if not found:
             parser.error("no templates")
         clock = mock.Mock(wraps=datetime, **{"now.return_value": NOW})
-        print(f"{'template':58} chats equal reject differ")
+        print(f"{'template':58} chats equal reject differ  safe leak")
         with (
             mock.patch.object(chat_template_utils, "datetime", clock),
             mock.patch.object(ours, "datetime", clock),
@@ -322,12 +350,13 @@ def main() -> int:
                 total += counts
                 print(f"{path.stem:58} {_row(counts)}")
     print(f"{f'{len(found)} templates':58} {_row(total)}")
-    return 1 if total["differ"] else 0
+    return 1 if total["differ"] or total["leak"] else 0
 
 
 def _row(counts: Counter[str]) -> str:
     kinds = ("equal", "reject", "differ")
-    return f"{sum(counts[k] for k in kinds):5}" + "".join(f"{counts[k]:6} " for k in kinds)
+    chats = sum(counts[kind] for kind in kinds)
+    return f"{chats:5}" + "".join(f"{counts[kind]:6}" for kind in (*kinds, "safe", "leak"))
 
 
 if __name__ == "__main__":

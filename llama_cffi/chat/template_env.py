@@ -17,14 +17,15 @@ from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from ..errors import TemplateError
+from .template_limits import JOINED, STEP, LimitedEnvironment, check_format, limited, limits, size
 
 __all__ = ["compile_template", "inspected", "render", "variables"]
 
 _FILE = "<chat template>"
+_LONGEST = 2000  # characters of what a template says in an error
 # One moment for every rendering of the same messages.
 _now: ContextVar[datetime] = ContextVar("now")
 _PARAMETERS = frozenset(
@@ -58,7 +59,8 @@ def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) 
     """
     token = _now.set(now)
     try:
-        return template.render(values)
+        with limits():
+            return template.render(values)
     except _Refused as e:
         raise TemplateError(f"the chat template refuses these messages: {_said(e)}") from e
     except Exception as e:
@@ -77,12 +79,25 @@ def variables(source: str) -> frozenset[str]:
 
 def inspected(source: str) -> frozenset[str]:
     """Return the strings that a template may look for: compared, assigned, or given to calls."""
-    kinds = (nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)
+    found: list[nodes.Node] = []
+    for node in _environment().parse(source).find_all(nodes.Node):
+        if isinstance(node, nodes.Compare):
+            found += [node.expr, *(operand.expr for operand in node.ops)]
+        elif isinstance(node, nodes.Assign):
+            found.append(node.node)
+        elif isinstance(node, nodes.Filter) and node.name in (STEP, JOINED):
+            continue
+        elif isinstance(node, (nodes.Call, nodes.Filter, nodes.Test)):
+            found += node.args
+    constants = (
+        const
+        for node in found
+        for const in (node.items if isinstance(node, (nodes.List, nodes.Tuple)) else [node])
+    )
     return frozenset(
         const.value
-        for node in _environment().parse(source).find_all(kinds)
-        for const in node.find_all(nodes.Const)
-        if isinstance(const.value, str)
+        for const in constants
+        if isinstance(const, nodes.Const) and isinstance(const.value, str)
     )
 
 
@@ -136,11 +151,11 @@ def _check_name(name: object) -> None:
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
+def _environment() -> LimitedEnvironment:
+    env = LimitedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    env.filters["tojson"] = _tojson
+    env.filters["tojson"] = limited("tojson", _tojson)
     env.globals.update(
         raise_exception=_raise_exception,
         strftime_now=_strftime_now,
@@ -168,15 +183,17 @@ def _tojson(
 
 
 def _raise_exception(message: object) -> NoReturn:
+    size(message)
     raise _Refused(str(message))
 
 
 def _strftime_now(format: str) -> str:
+    check_format(format, ())
     return _now.get().strftime(format)
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return str(error)[:_LONGEST] or type(error).__name__
 
 
 def _line(error: BaseException) -> str:

@@ -1,0 +1,283 @@
+"""A Jinja environment in which a template can neither loop nor grow without end. Imports jinja2.
+
+Jinja's sandbox keeps a template from Python's internals and limits `range`; but it lets nested
+loops run for years, and a string that is doubled again and again take all memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.environment import Environment
+from jinja2.exceptions import TemplateRuntimeError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import pass_context
+from jinja2.visitor import NodeTransformer
+
+__all__ = ["JOINED", "STEP", "LimitedEnvironment", "check_format", "limited", "limits", "size"]
+
+MAX_STEPS = 2_000_000  # rounds of loops, and calls of macros
+MAX_CHARS = 2**24  # of any text or list that is made, and of all that is written
+MAX_WIDTH = 10_000  # to fill or indent to, and digits to round to
+MAX_BITS = 100_000  # of a product or a power
+
+_SIZED = (str, bytes, list, tuple)
+_PASSED = (nodes.EvalContext, Environment, Context)  # to filters, by Jinja
+# fmt: off
+_WIDTHS = {
+    "batch", "center", "expandtabs", "indent", "ljust", "rjust", "round", "slice", "to_bytes",
+    "tojson", "wordwrap", "zfill",
+}
+# These write nothing, so it does not matter how long their lists would be when written.
+_STRUCTURAL = {
+    "attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last",
+    "length", "list", "map", "random", "reject", "rejectattr", "reverse", "select", "selectattr",
+    "slice", "sort", "sum", "unique",
+}
+# fmt: on
+# No template can name these. They are filters because Jinja calls filters at once, all else
+# through the sandbox.
+STEP, JOINED = "(step)", "(joined)"
+_NUMBER = re.compile(r"\d+")
+_LONG_NUMBER = re.compile(r"\d{6}")
+_WIDTH_GIVEN = re.compile(r"\*|\{[^{}]*\{")
+
+
+class LimitError(TemplateRuntimeError):
+    """The template exceeds a limit."""
+
+
+@dataclass
+class _Left:
+    steps: int
+    chars: int
+
+
+_left: ContextVar[_Left] = ContextVar("left")
+
+
+@contextmanager
+def limits() -> Iterator[None]:
+    """Give the rendering inside what it may use up."""
+    token = _left.set(_Left(MAX_STEPS, MAX_CHARS))
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+class LimitedEnvironment(ImmutableSandboxedEnvironment):
+    """Counts what templates do, and refuses what is too large before it is made."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(finalize=_written, **options)
+        del self.globals["lipsum"]  # random text of any length
+        self.filters.update({name: limited(name, f) for name, f in self.filters.items()})
+        self.filters.update({STEP: _step, JOINED: _joined})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree: nodes.Template = _Counted().visit(super()._parse(source, name, filename))
+        tree.set_environment(self)
+        return tree
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Do what an operator does."""
+        if operator == "%":
+            if isinstance(left, (str, bytes)):
+                check_format(left, right if isinstance(right, tuple) else [right])
+        elif operator == "+":
+            if isinstance(left, _SIZED) and isinstance(right, _SIZED):
+                _check(len(left) + len(right))
+        elif isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length()
+            bits = bits * abs(right) if operator == "**" else bits + right.bit_length()
+            if bits > MAX_BITS and abs(left) > 1:
+                raise LimitError(f"it computes a number of more than {MAX_BITS:,} bits")
+        elif operator == "*":
+            times, sized = (left, right) if isinstance(left, int) else (right, left)
+            if isinstance(times, int) and isinstance(sized, _SIZED):
+                _check(len(sized) * times)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call what a template calls."""
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, (str, bytes, int)):
+            name = method.__name__
+            args = _listed(name, args)
+            _check_call(name, [owner, *args, *kwargs.values()])
+        result = super().call(context, obj, *args, **kwargs)
+        if isinstance(result, _SIZED):
+            _check(len(result))
+        return result
+
+
+def limited(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses what would be too large."""
+
+    @functools.wraps(filter)  # keeps Jinja's marks of what it is passed
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        args = _listed(name, args)
+        values = [*args, *kwargs.values()]
+        _check_call(name, [value for value in values if not isinstance(value, _PASSED)])
+        result = filter(*args, **kwargs)
+        if isinstance(result, _SIZED):
+            _check(len(result))
+        return result
+
+    return checked
+
+
+class _Counted(NodeTransformer):
+    """Puts counting into loops, macros and `~`."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - as Jinja calls it
+        if node.test is None:
+            return self._stepping(node)
+        # A filtered loop runs its condition for all, its body only for some.
+        self.generic_visit(node)
+        node.test = nodes.And(_step_of(node), node.test, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(JOINED, node.nodes, node.lineno)
+
+    def _stepping(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(_step_of(node), lineno=node.lineno))
+        done: nodes.Node = node
+        return done
+
+    visit_Macro = visit_CallBlock = visit_Block = _stepping  # noqa: N815
+
+
+def _step_of(node: Any) -> nodes.Filter:
+    """Return the count of one round of *node*, with the text that each writes."""
+    literal = sum(
+        len(part.data)
+        for inner in node.body
+        if isinstance(inner, nodes.Output)
+        for part in inner.nodes
+        if isinstance(part, nodes.TemplateData)
+    )
+    return _filter(STEP, [nodes.Const(literal)], node.lineno)
+
+
+def _filter(name: str, args: list[nodes.Expr], line: int) -> nodes.Filter:
+    return nodes.Filter(args[0], name, args[1:], [], None, None, lineno=line)
+
+
+@pass_context  # so that nothing is computed at compile time
+def _step(context: Context, chars: int) -> bool:
+    """Count a step, and the *chars* that it writes in any case; True, for a condition."""
+    left = _left.get()
+    left.steps -= 1
+    if left.steps < 0:
+        raise LimitError(f"it loops for more than {MAX_STEPS:,} rounds")
+    _spend(left, chars)
+    return True
+
+
+@pass_context
+def _joined(context: Context, *parts: object) -> str:
+    """Do what `~` does."""
+    _check(sum(map(size, parts)))
+    return "".join(map(str, parts))
+
+
+def _written(value: Any) -> Any:
+    """Count what an expression writes; constants are written when nothing is counted yet."""
+    left = _left.get(None)
+    if left is not None:
+        _spend(left, size(value))
+    return value
+
+
+def _spend(left: _Left, chars: int) -> None:
+    left.chars -= chars
+    if left.chars < 0:
+        raise LimitError(f"it writes more than {MAX_CHARS:,} characters")
+
+
+def _check(length: int) -> None:
+    if length > MAX_CHARS:
+        raise LimitError(f"it makes something of more than {MAX_CHARS:,} characters or items")
+
+
+def size(value: object) -> int:
+    """Return how long a value is when written, about; refuse one that is too long.
+
+    A short list may be long when written, as it may have the same list in it again and again.
+    """
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    total, todo = 0, [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            todo += [*item, *item.values()]
+        elif isinstance(item, (list, tuple)):
+            todo += item
+        total += len(item) if isinstance(item, str) else 4  # with what is between
+        _check(total)
+    return total
+
+
+def _listed(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is joined has to be known before it is."""
+    if name != "join":
+        return args
+    return tuple(list(arg) if isinstance(arg, GeneratorType) else arg for arg in args)
+
+
+def _check_call(name: str, values: list[Any]) -> None:
+    """Refuse a call of a filter or of a text's method that would make something too large.
+
+    Args:
+        name: Of the filter or method.
+        values: What it works on, then its arguments.
+    """
+    if name not in _STRUCTURAL:
+        _check(sum(map(size, values)))
+    texts: list[Any] = [value for value in values if isinstance(value, (str, bytes))]
+    if name in _WIDTHS:
+        width = max((abs(value) for value in values[1:] if isinstance(value, int)), default=0)
+        if width > MAX_WIDTH:
+            raise LimitError(f"it gives {name} {width:,}, which is more than {MAX_WIDTH:,}")
+        _check((len(texts[0]) + 1 if texts else 1) * width)
+    elif name in ("format", "format_map") and texts:
+        check_format(texts[0], values[1:])
+    elif name == "translate":
+        _check(len(texts[0]) * max(map(size, values[1:]), default=0))
+    elif name == "replace" and len(texts) > 2:
+        text, old, new = texts[:3]
+        _check(len(text) + text.count(old) * len(new))
+    elif name == "join":
+        n_items = max((len(value) for value in values if isinstance(value, _SIZED)), default=0)
+        _check(n_items * max((len(text) for text in texts[:1] if len(values) > 1), default=0))
+
+
+def check_format(pattern: str | bytes, given: Iterable[Any]) -> None:
+    """Refuse to write *given* to a pattern that makes too much of them."""
+    text = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
+    values = list(given)
+    if _LONG_NUMBER.search(text):
+        raise LimitError("it formats to a width of more than 5 digits")
+    sizes = [int(number) for number in _NUMBER.findall(text)] + [*map(size, values)]
+    if _WIDTH_GIVEN.search(text):
+        sizes += [abs(value) for value in values if isinstance(value, int)]
+    n_values = max(text.count("{"), text.count("%"))
+    _check(len(text) + n_values * max(sizes, default=0))
