@@ -21,6 +21,7 @@ _KINDS = ("gbnf", "json_schema", "regex", "lark")
 # $refs overflows 8 MiB.
 _STACK = 4
 _MAX_BYTES = 2**20
+_MAX_SEARCHED = 2**20  # bytes of schemas that are tried to find which part is refused
 # Between two tokens of JSON at most one line break with its indentation, or one space: without
 # a limit a model can go on with white space for ever.
 _SPACE = r"\n[ \t]{0,32}| "
@@ -93,9 +94,10 @@ class LlamaGrammar:
         if isinstance(schema, str):
             return cls("json_schema", schema)
         try:
-            return cls("json_schema", json.dumps(schema, ensure_ascii=False, allow_nan=False))
+            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as e:
             raise GrammarError(f"the schema is no JSON: {e}") from None
+        return cls("json_schema", text)
 
     @classmethod
     def from_regex(cls, pattern: str) -> LlamaGrammar:
@@ -117,8 +119,7 @@ class LlamaGrammar:
             raise GrammarError(f"choices={choices!r} is no list of texts")
         if not choices:
             raise GrammarError("there are no choices")
-        quoted = (json.dumps(choice, ensure_ascii=False) for choice in choices)
-        return cls("lark", f"start: {' | '.join(quoted)}")
+        return cls("regex", "|".join(map(_literally, choices)))
 
     @classmethod
     def json_object(cls) -> LlamaGrammar:
@@ -147,6 +148,11 @@ def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
     return call_deep(compile_, _STACK * len(grammar.encode()))
 
 
+def _literally(text: str) -> str:
+    """Return a regular expression for *text* alone."""
+    return "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
+
+
 def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
 
@@ -157,11 +163,13 @@ def _for_llguidance(schema: Any) -> str:
     if not isinstance(schema, (dict, bool)):
         raise GrammarError(f"a schema is an object or a boolean, not {schema!r:.80}")
     document = {"allOf": [schema]} if isinstance(schema, bool) else schema
-    return str(
-        LLMatcher.grammar_from_json_schema(
-            json.dumps(document, ensure_ascii=False), defaults={"whitespace_pattern": _SPACE}
+    try:
+        text = json.dumps(document, ensure_ascii=False)
+        return str(
+            LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": _SPACE})
         )
-    )
+    except ValueError as e:  # nested too deeply, or a lone surrogate
+        raise GrammarError(f"the schema cannot be read: {e}") from None
 
 
 def _error(grammar: str) -> str:
@@ -176,26 +184,34 @@ def _error(grammar: str) -> str:
 
 def _check_schema(schema: Any) -> None:
     error = _error(_for_llguidance(schema))
-    if not error:
-        return
-    shared = {
-        name: schema[name]
-        for name in ("$schema", "$defs", "definitions")
-        if isinstance(schema, dict) and name in schema
-    }
-    path, part = "#", schema
+    if error:
+        place = "/".join(["#", *_place(schema, error)])
+        raise GrammarError(f"the JSON schema cannot be enforced at {place}: {error}")
+
+
+def _place(schema: Any, error: str) -> list[str]:
+    """Find the smallest part of *schema* that alone gives *error*."""
+    names = ("$schema", "$defs", "definitions")
+    shared = {n: schema[n] for n in names if isinstance(schema, dict) and n in schema}
+    part, left = schema, _MAX_SEARCHED
+    path: list[str] = []
     while True:
         for name, inner in _inner(part):
-            if _error(_for_llguidance({**shared, **inner})) == error:
-                path, part = f"{path}/{name}", inner
+            alone = _for_llguidance({**shared, **inner})
+            left -= len(alone)
+            if left < 0:
+                return path
+            if _error(alone) == error:
+                path, part = [*path, name], inner
                 break
         else:
-            break
-    raise GrammarError(f"the JSON schema cannot be enforced at {path}: {error}")
+            return path
 
 
 def _inner(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give the schemas directly within *schema* with their places."""
+    if isinstance(schema, bool):
+        return
     for keyword, value in schema.items():
         if keyword in {"const", "enum", "default", "examples"}:
             continue

@@ -95,10 +95,8 @@ class Matcher:
         import numpy as np
 
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
-        if self._matcher.is_error():
-            raise GenerationError(self._why("cannot say what comes next"))
-        if not self._bits.any():
-            raise GenerationError(self._why("allows none of the tokens"))
+        if self._matcher.is_error() or not self._bits.any():
+            raise self._failure()
         bits = np.unpackbits(self._bits, count=self._n_vocab, bitorder="little")
         return bits.view(np.bool_)
 
@@ -107,6 +105,7 @@ class Matcher:
 
         Raises:
             ValidationError: It may not come next; nothing changed.
+            GenerationError: The grammar is too hard to follow here.
         """
         token = self._vocab.check(token)
         if self._vocab.is_eog(token):
@@ -115,6 +114,8 @@ class Matcher:
         elif self._trigger is not None and self.waiting:
             self._watch(self._trigger, token)
         elif self._matcher.try_consume_tokens([token]) != 1:
+            if self._matcher.is_error():
+                raise self._failure()
             piece = self._tokens.pieces[token]
             raise ValidationError(f"the grammar does not allow token {token} ({piece!r}) here")
 
@@ -164,6 +165,6 @@ class Matcher:
         first = self._tokens.matcher(self._grammar)
         return bool(first.try_consume_tokens(tokens) == len(tokens))
 
-    def _why(self, what: str) -> str:
-        reason = str(self._matcher.get_error()).split("\n<state>")[0]
-        return f"the {self._grammar.kind} grammar {what}{reason and ': '}{reason}"
+    def _failure(self) -> GenerationError:
+        reason = str(self._matcher.get_error()).split("\n<state>")[0] or "no token fits"
+        return GenerationError(f"nothing can follow in the {self._grammar.kind} grammar: {reason}")
