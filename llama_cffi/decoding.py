@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Slot"]
 
 _MIN_CHUNK = 16
+_CHUNK_S = 0.1
 _SLOW_STEP_S = 0.02  # below, Ctrl-C may wait for the end of the step
 
 
@@ -33,6 +34,7 @@ class Slot:
         self._one = Batch(1, library=context.library)
         self._one.fill([0], 0, seq_id)
         self._slow = True
+        self._paced = min(2 * _MIN_CHUNK, batch.n_tokens_max)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -107,18 +109,17 @@ class Slot:
 
     def _feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
         context, n, done = self.context, len(tokens), 0
-        # Without an abort flag, Ctrl-C and cancel count between chunks, so those are small.
-        limit = self._batch.n_tokens_max
-        if not context.abortable:
-            limit = min(limit, context.n_ubatch)
+        limit = self._batch.n_tokens_max if context.abortable else self._paced
         chunk, defragged = limit, False
         while done < n:
             part = tokens[done : done + chunk]
             self._batch.fill(part, len(self.tokens), self.seq_id, logits=done + len(part) == n)
             try:
+                started = time.perf_counter()
                 context.decode(self._batch)
                 if not context.abortable:
                     context.synchronize()
+                    limit = self._pace(len(part), time.perf_counter() - started)
                     stop.check()
             except KvCacheFullError as e:
                 if len(part) <= _MIN_CHUNK and not defragged and context.memory.defrag():
@@ -144,6 +145,18 @@ class Slot:
             self.tokens += part
             done += len(part)
             chunk = min(limit, chunk * 2)
+
+    def _pace(self, n: int, seconds: float) -> int:
+        """Return how many tokens to decode at once where C cannot be stopped.
+
+        Ctrl-C and cancel count between chunks, so one shall not take much longer than a tenth of a
+        second. What fits into that is found out as it goes.
+        """
+        if seconds < _CHUNK_S / 2 and n == self._paced:
+            self._paced = min(2 * n, self.context.n_ubatch, self._batch.n_tokens_max)
+        elif seconds > _CHUNK_S:
+            self._paced = max(_MIN_CHUNK, n // 2)
+        return self._paced
 
     def _drop(self, n: int) -> None:
         """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""

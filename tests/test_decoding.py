@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +195,29 @@ def test_the_floor_is_sixteen(context: Context, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(KvCacheFullError, match="0 of 200 tokens fitted"):
         feed(Slot(context, Batch(256)), [1] * 200)
     assert sizes == [200, 100, 50, 25, 16]
+
+
+def test_chunks_where_c_cannot_be_stopped(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They grow while they are quick, shrink when one was slow, and cancel counts between them."""
+    sizes: list[int] = []
+    decode, delays = context.decode, {64: 0.12}
+
+    def spy(batch: Batch) -> None:
+        sizes.append(len(batch))
+        decode(batch)
+        time.sleep(delays.get(len(batch), 0))
+
+    monkeypatch.setattr(context, "abortable", False)
+    monkeypatch.setattr(context, "decode", spy)
+    slot, stats, stop = Slot(context, Batch(256)), GenerationStats(), Stop(context.abort_flag)
+    with stop.running():
+        slot.feed([5] * 200, stop, stats)
+        assert sizes[:3] == [32, 64, 32]
+        assert set(sizes) <= {32, 64, 8}
+        monkeypatch.setattr(context, "decode", lambda b: (spy(b), stop.request(CANCEL)))
+        with pytest.raises(DecodeAbortedError):
+            slot.feed([6] * 50, stop, stats)
+    assert slot.tokens == [5] * 200
+    assert context.memory.seq_pos_max(0) == 199
