@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .binding import Batch, Context, Model
 from .binding.checks import integer
 from .binding.progress import Progress, reporting
+from .binding.wordpiece import WordPiece
 from .errors import ContextOverflowError, DecodeAbortedError, ValidationError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Embedder:
         self._context = self._make(min(self._n_ctx, 32), 1)  # finds what does not go together
         kind = self._context.kind
         self.pooling = self._context.pooling
+        self._tokenizer = WordPiece(model) if model.vocab.type == "wpm" else model.vocab
         self.n_tokens_max = min(model.n_ctx_train, kind.n_positions or model.n_ctx_train)
 
     def embed(
@@ -202,9 +204,9 @@ class Embedder:
         )
 
     def _tokenize(self, text: str) -> list[int]:
-        vocab = self.model.vocab
-        tokens = vocab.tokenize(text)
+        tokens = self._tokenizer.tokenize(text)
         if not tokens:
+            vocab = self.model.vocab
             alone = vocab.bos if vocab.bos is not None else vocab.eos
             if alone is None:
                 raise ValidationError("the empty text has no token: the model has no BOS or EOS")
@@ -244,7 +246,9 @@ class Embedder:
             ]
         else:
             parts = _separators(self.model)
-        query_tokens, tokens = (vocab.tokenize(t, add_special=False) for t in (query, document))
+        query_tokens, tokens = (
+            self._tokenizer.tokenize(text, add_special=False) for text in (query, document)
+        )
         head, tail = [*parts[0], *query_tokens, *parts[1]], parts[2]
         room = self.n_tokens_max - len(head) - len(tail)
         if room < len(tokens) and not (truncate and room > 0):

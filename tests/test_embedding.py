@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from minilm import minilm_model, references
 from numpy.typing import NDArray
 from odd_models import write_recurrent, write_windowed
 from tiny_encoders import (
@@ -271,3 +273,32 @@ def test_every_build(child: Child, tmp_path: Path, tiny_model: Path, build: str)
         LLAMA_CFFI_BUILD=build,
     )
     assert (result.stdout, result.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_a_real_model_is_what_pytorch_computes(
+    child: Child, shared_cache: Path, tmp_path: Path, build: str
+) -> None:
+    texts, _, vectors = references()
+    source, target = tmp_path / "texts.json", tmp_path / "vectors.npy"
+    source.write_text(json.dumps(texts), encoding="utf-8")
+    result = child(
+        """
+        import json, sys
+        import numpy as np
+        from llama_cffi import Model
+        from llama_cffi.embedding import Embedder
+        texts = json.load(open(sys.argv[2], encoding="utf-8"))
+        made = Embedder(Model(sys.argv[1]), n_threads=1)
+        assert (made.pooling, made.n_tokens_max) == ("mean", 512)
+        np.save(sys.argv[3], made.embed(texts))
+        """,
+        minilm_model(shared_cache),
+        source,
+        target,
+        LLAMA_CFFI_BUILD=build,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    unrounded = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = (np.load(target) * unrounded).sum(1)
+    assert cosines.min() > 0.9999, cosines
