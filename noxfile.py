@@ -122,6 +122,15 @@ def templates(session: nox.Session) -> None:
 
 
 @nox.session
+def embeddings(session: nox.Session) -> None:
+    """Compare all-MiniLM-L6-v2 with the same weights in PyTorch over 200 texts."""
+    install_wheel(session, "test")
+    session.install("torch==2.13.0", "tokenizers>=0.21")
+    # Not SAFE: the script imports the converter beside it.
+    session.run("python", "tools/compare_minilm.py", *session.posargs)
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .binding.gguf import GgufFile, read_gguf
     from .binding.quantize import quantize
+    from .embedding import Embedder, RerankResult, similarity
     from .engine import Engine
     from .errors import (
         AbiMismatchError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from .sampling import SamplingParams
+    from .scores import Score, Scorer
     from .stats import GenerationStats
 
 __version__ = "0.1.0"
@@ -66,8 +68,10 @@ _HOME = {
     ),
     "binding.gguf": ("GgufFile", "read_gguf"),
     "binding.quantize": ("quantize",),
+    "embedding": ("Embedder", "RerankResult", "similarity"),
     "engine": ("Engine",),
     "sampling": ("SamplingParams",),
+    "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),
     "errors": (
         "AbiMismatchError",
@@ -87,7 +91,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, errors)
+__all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embeddings, scores, errors)
     "Batch",
     "Candidates",
     "Context",
@@ -107,6 +111,11 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, errors
     "Engine",
     "GenerationStats",
     "SamplingParams",
+    "Embedder",
+    "RerankResult",
+    "similarity",
+    "Score",
+    "Scorer",
     "AbiMismatchError",
     "ContextOverflowError",
     "DecodeAbortedError",
