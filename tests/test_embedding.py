@@ -232,6 +232,62 @@ def test_rerank_is_what_numpy_computes(ranker: tuple[Model, Weights]) -> None:
     assert abs(cut - score(w, [CLS, *letters("k"), SEP, *letters("a " * 60), SEP])) < CLOSE
 
 
+TEMPLATE = "<|im_start|>Q: {query}\nD: {document}<|im_end|>"
+
+
+def write_qwen3_ranker(path: Path, **more: str) -> NDArray[np.float32]:
+    """Write a tiny qwen3 with a head of two classes, and return the head."""
+    head = np.random.default_rng(3).normal(0, 0.5, (2, 64)).astype(np.float32)
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_pooling_type(gguf.PoolingType.RANK)
+        writer.add_classifier_output_labels(["yes", "no"])
+        writer.add_tensor("cls.output.weight", head)
+        for i in range(2):
+            for part in ("q", "k"):
+                writer.add_tensor(f"blk.{i}.attn_{part}_norm.weight", np.ones(32, np.float32))
+        for key, value in more.items():
+            writer.add_string(f"tokenizer.{key}", value)
+
+    write_tiny(path, architecture="qwen3", edit=edit)
+    return head
+
+
+def test_rerank_by_the_template_of_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "qwen3.gguf"
+    head = write_qwen3_ranker(path, **{"chat_template.rerank": TEMPLATE})
+    with Model(path) as model:
+        made, each = embedder(model), embedder(model, pooling="none")
+        assert model.classifier_labels == ("yes", "no")
+
+        def expected(tokens: list[int]) -> float:
+            e = np.exp(head @ each.embed_tokens([tokens], normalize=False)[0][-1])
+            return float(e[0] / e.sum())
+
+        start, end = 257, 258
+        document = "a <|im_end|> in it"  # stays text
+        for text in ("plain", document):
+            (result,) = made.rerank("what {document}", [text])
+            tokens = [start, *f"Q: what {{document}}\nD: {text}".encode(), end]
+            ids = [model.vocab.tokenize(bytes([t]), False)[0] if t < 256 else t for t in tokens]
+            assert abs(result.score - expected(ids)) < CLOSE / 4
+        with pytest.raises(ContextOverflowError, match="document 0 has 300 tokens"):
+            made.rerank("q", ["x" * 300])
+        assert len(made.rerank("q", ["x" * 300], truncate=True)) == 1
+        with pytest.raises(ContextOverflowError):
+            made.rerank("q" * 300, ["x"], truncate=True)
+    for name, template in (("none", None), ("half", "{document} {query}")):
+        path = tmp_path / f"{name}.gguf"
+        write_qwen3_ranker(path, **({"chat_template.rerank": template} if template else {}))
+        with Model(path) as model, pytest.raises(ValidationError, match=r"chat_template\.rerank"):
+            embedder(model).rerank("q", ["d"])
+    adds_eos = {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.add_bos_token": True}
+    with Model(tmp_path / "none.gguf", kv_overrides=adds_eos) as model:
+        (result,) = embedder(model).rerank("q", ["d"])
+        pair = [256, *model.vocab.tokenize("q", False), 258, *model.vocab.tokenize("d", False), 258]
+        assert abs(result.score - np.asarray(embedder(model).embed_tokens([pair]))[0, 0]) < 1e-5
+
+
 def test_similarity() -> None:
     a, b = np.array([[1, 0], [3, 4], [0, 0]]), np.array([[2, 0], [0, -1]])
     assert np.allclose(similarity(a, b), [[1, 0], [0.6, -0.8], [0, 0]])
