@@ -25,7 +25,7 @@ from jinja2.visitor import NodeTransformer
 
 __all__ = ["JOINED", "STEP", "LimitedEnvironment", "check_format", "limited", "limits", "size"]
 
-MAX_STEPS = 2_000_000  # rounds of loops, and calls of macros
+MAX_STEPS = 2_000_000  # rounds of loops; a call of a macro counts as ten
 MAX_CHARS = 2**24  # of any text or list that is made, and of all that is written
 MAX_WIDTH = 10_000  # to fill or indent to, and digits to round to
 MAX_BITS = 100_000  # of a product or a power
@@ -173,7 +173,8 @@ def _step_of(node: Any) -> nodes.Filter:
         for part in inner.nodes
         if isinstance(part, nodes.TemplateData)
     )
-    return _filter(STEP, [nodes.Const(literal)], node.lineno)
+    steps = 1 if isinstance(node, nodes.For) else 10
+    return _filter(STEP, [nodes.Const(steps), nodes.Const(literal)], node.lineno)
 
 
 def _filter(name: str, args: list[nodes.Expr], line: int) -> nodes.Filter:
@@ -181,10 +182,10 @@ def _filter(name: str, args: list[nodes.Expr], line: int) -> nodes.Filter:
 
 
 @pass_context  # so that nothing is computed at compile time
-def _step(context: Context, chars: int) -> bool:
-    """Count a step, and the *chars* that it writes in any case; True, for a condition."""
+def _step(context: Context, steps: int, chars: int) -> bool:
+    """Count *steps*, and the *chars* that they write in any case; True, for a condition."""
     left = _left.get()
-    left.steps -= 1
+    left.steps -= steps
     if left.steps < 0:
         raise LimitError(f"it loops for more than {MAX_STEPS:,} rounds")
     _spend(left, chars)

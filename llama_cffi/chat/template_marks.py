@@ -93,9 +93,8 @@ class Marks:
                     continue
                 restored, places = _restored(found, stand_ins)
                 if restored == text:
-                    return _cut(text, self._spans(text, places))
-        known = [token for token in self._tokens if token in given]
-        return _cut(text, [m.span() for m in re.finditer(_any(known) or _NEVER, text)])
+                    return _cut(text, (s for s in self._found(text) if _within(places, *s)))
+        return _cut(text, [(a, b) for a, b in self._found(text) if text[a:b] in given])
 
     def _marked(
         self, inputs: dict[str, Any], stand_ins: dict[str, str], said: int, other: int
@@ -137,17 +136,14 @@ class Marks:
 
     def _token_at(self, text: str, start: int) -> int:
         """Return the length of the longest special token at *start*, or 0."""
-        return next((n for n in self._lengths if text[start : start + n] in self._tokens), 0)
+        ends = (start + n for n in self._lengths if start + n <= len(text))
+        return next((end - start for end in ends if text[start:end] in self._tokens), 0)
 
-    def _spans(self, text: str, places: list[int]) -> list[tuple[int, int]]:
-        """Return where in *text* special tokens are that have one of *places* in them."""
-        spans = []
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where special tokens are in *text*; they may overlap."""
         for match in self._first.finditer(text):
-            start = match.start()
-            i = bisect_left(places, start)
-            if i < len(places) and places[i] < start + self._token_at(text, start):
-                spans.append((start, start + self._token_at(text, start)))
-        return spans
+            if length := self._token_at(text, match.start()):
+                yield match.start(), match.start() + length
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -175,6 +171,11 @@ def _restored(marked: str, stand_ins: dict[str, str]) -> tuple[str, list[int]]:
         length += 1
         end = match.end()
     return "".join([*parts, marked[end:]]), places
+
+
+def _within(places: list[int], start: int, end: int) -> bool:
+    i = bisect_left(places, start)
+    return i < len(places) and places[i] < end
 
 
 def _cut(text: str, spans: Iterable[tuple[int, int]]) -> list[Segment]:
