@@ -120,10 +120,10 @@ class MarkedFormat(ToolFormat):
             marker = yield from reader.until(self.triggers, out.content)
             if marker is None:
                 return
-            before = len(out.message.tool_calls)
+            before = len(out.calls)
             reader.hold()
             yield from self._read_calls(marker, reader, out, tools)
-            if len(out.message.tool_calls) > before:
+            if len(out.calls) > before:
                 reader.release()
             else:
                 reader.back()
@@ -156,7 +156,7 @@ class ToolStream:
     @property
     def message(self) -> ParsedMessage:
         """What was read so far; whole after `finish`."""
-        return self._out.message
+        return self._out.message()
 
     def push(self, text: str, n_tokens: int = 1) -> list[Delta]:
         """Take the text of *n_tokens* tokens and return OpenAI's deltas that it settles."""

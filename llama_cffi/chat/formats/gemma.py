@@ -51,6 +51,7 @@ class GemmaFormat(MarkedFormat):
         name = yield from reader.run(_NAME)
         if not name or (yield from reader.available(1)) != "{":
             return
+        reader.release()
         out.begin_call(name)
         yield from self._value(reader, out, 0)
         out.end_call()

@@ -55,7 +55,8 @@ class GenericFormat(ToolFormat):
                 yield from reader.space()
         else:
             reader.back()
-            out.message.is_malformed |= key is not None
+            if key is not None:
+                out.malformed()
         yield from reader.until((), out.content)
 
     def _one(self, reader: Reader, out: MessageBuilder, names: set[str] | None) -> Steps[bool]:

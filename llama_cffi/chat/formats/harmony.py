@@ -16,7 +16,7 @@ __all__ = ["HarmonyFormat"]
 
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-_WORDS = re.compile(r"[^<\n]*")
+_WORDS = re.compile(r"[\w .,:;=/-]*")
 _BEGINS = ("<|start|>", "<|channel|>")
 _MARKS = (*_BEGINS, "<|end|>", "<|call|>", "<|return|>")
 
@@ -58,7 +58,7 @@ class HarmonyFormat(ToolFormat):
         while True:
             header += yield from reader.run(_WORDS)
             mark = yield from reader.literal(*_BEGINS, "<|constrain|>", "<|message|>")
-            if mark is None:
+            if mark is None or mark in header:
                 return None
             if mark == "<|message|>":
                 return header
@@ -77,9 +77,9 @@ class HarmonyFormat(ToolFormat):
             out.end_call()
             return (yield from reader.until(_MARKS, lambda _: None))
         if channel and channel[1] == "analysis":
-            out.reasoning("\n" if out.message.reasoning_content else "")
+            out.reasoning("\n" if out.has_reasoning else "")
             return (yield from reader.until(_MARKS, out.reasoning))
-        out.content("\n" if out.message.content else "")
+        out.content("\n" if out.has_content else "")
         return (yield from reader.until(_MARKS, out.content))
 
     def _around(self) -> tuple[str, str, str]:

@@ -59,7 +59,7 @@ class HeadedFormat(MarkedFormat):
             yield from reader.space()
             # The marker of the first call is missing now and then.
             found = yield from reader.literal(*self.before)
-            if found is None and out.message.tool_calls:
+            if found is None and out.calls:
                 break
             if not (yield from self._read_one(reader, out)):
                 break
@@ -74,6 +74,7 @@ class HeadedFormat(MarkedFormat):
         yield from reader.space()
         if (yield from reader.available(1)) != "{":
             return False
+        reader.release()
         out.begin_call(*head)
         ended = yield from read_arguments(reader, out)
         out.end_call()

@@ -81,6 +81,7 @@ def read_call(
         if key in _ARGUMENTS and name is not None and not begun:
             if (yield from reader.available(1)) == "":
                 break
+            reader.release()
             out.begin_call(name, call_id)
             begun = True
             if not (yield from read_arguments(reader, out)):

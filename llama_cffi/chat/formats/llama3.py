@@ -67,6 +67,7 @@ class Llama3Format(ToolFormat):
         name = yield from reader.run(_WORD)
         if not name or not (yield from reader.literal(".call(")):
             return False
+        reader.release()
         out.begin_call(name)
         out.arguments("{")
         separator = ""

@@ -68,14 +68,28 @@ class MessageBuilder:
     """Collects a message, and the deltas that were not handed out yet.
 
     Attributes:
-        message: What was said so far.
+        calls: Those that were begun.
+        has_content: Whether there is content so far.
+        has_reasoning: Whether there is a thought so far.
     """
 
     def __init__(self) -> None:
-        self.message = ParsedMessage()
+        self.calls: list[ToolCall] = []
+        self.has_content = False
+        self.has_reasoning = False
+        # Parts, not texts: a text that grows by each token is copied by each token.
+        self._parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
+        self._arguments: list[str] = []
+        self._is_malformed = False
         self._deltas: list[Delta] = []
         self._space = ""  # at the end of the content: part of it only if more content follows
         self._after_call = False
+
+    def message(self) -> ParsedMessage:
+        """Return what was said so far."""
+        self._join()
+        texts = {key: "".join(parts) for key, parts in self._parts.items()}
+        return ParsedMessage(tool_calls=self.calls, is_malformed=self._is_malformed, **texts)
 
     def take(self) -> list[Delta]:
         """Return the deltas since the last call; neighbours of one kind are one."""
@@ -84,10 +98,9 @@ class MessageBuilder:
 
     def reasoning(self, text: str) -> None:
         """Add to the thought."""
-        if not text:
-            return
-        self._text("reasoning_content", text)
-        self.message.reasoning_content += text
+        if text:
+            self.has_reasoning = True
+            self._text("reasoning_content", text)
 
     def content(self, text: str) -> None:
         """Add to the content; white space at its end waits, beside a call it is dropped."""
@@ -98,12 +111,12 @@ class MessageBuilder:
         self._space = text[len(kept) :]
         if kept:
             self._after_call = False
+            self.has_content = True
             self._text("content", kept)
-            self.message.content += kept
 
     def malformed(self, text: str = "") -> None:
         """Note a call that could not be read; its text is content."""
-        self.message.is_malformed = True
+        self._is_malformed = True
         self.content(text)
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
@@ -111,7 +124,7 @@ class MessageBuilder:
         call = ToolCall(name, id=call_id or secrets.token_hex(5)[:9])
         self._space = ""
         self._after_call = True
-        self.message.tool_calls.append(call)
+        self.calls.append(call)
         function = {"name": name, "arguments": ""}
         self._call({"id": call.id, "type": "function", "function": function})
 
@@ -119,35 +132,41 @@ class MessageBuilder:
         """Add to the arguments of the last call."""
         if not text:
             return
-        self.message.tool_calls[-1].arguments += text
+        self._arguments.append(text)
         last = self._deltas[-1]["tool_calls"][0] if self._is_last("tool_calls") else None
-        if last and last["index"] == len(self.message.tool_calls) - 1:
+        if last and last["index"] == len(self.calls) - 1:
             last["function"]["arguments"] += text
         else:
             self._call({"function": {"arguments": text}})
 
     def end_call(self) -> None:
         """Judge the arguments of the last call."""
-        call = self.message.tool_calls[-1]
+        self._join()
+        call = self.calls[-1]
         call.is_complete = isinstance(loads(call.arguments), dict)
-        self.message.is_malformed |= not call.is_complete
+        self._is_malformed |= not call.is_complete
 
     def finish(self) -> None:
         """Hand out the white space that nothing followed."""
         if self._space:
             self._text("content", self._space)
-            self.message.content += self._space
             self._space = ""
+
+    def _join(self) -> None:
+        if self._arguments:
+            self.calls[-1].arguments += "".join(self._arguments)
+            self._arguments.clear()
 
     def _is_last(self, key: str) -> bool:
         return bool(self._deltas) and key in self._deltas[-1]
 
     def _text(self, key: str, text: str) -> None:
+        self._parts[key].append(text)
         if self._is_last(key):
             self._deltas[-1][key] += text
         else:
             self._deltas.append({key: text})
 
     def _call(self, part: Delta) -> None:
-        index = len(self.message.tool_calls) - 1
+        index = len(self.calls) - 1
         self._deltas.append({"tool_calls": [{"index": index, **part}]})

@@ -64,7 +64,7 @@ class TaggedValuesFormat(MarkedFormat):
             yield from reader.space()
             if not is_inside and self.before and not (yield from reader.literal(self.before)):
                 # Finetunes write Hermes calls under these templates.
-                if not out.message.tool_calls:
+                if not out.calls:
                     yield from read_call(reader, out)
                 break
             if not (yield from self._read_one(reader, out, tools)):
@@ -82,6 +82,7 @@ class TaggedValuesFormat(MarkedFormat):
         if not name or not (yield from self._after_name(reader)):
             return False
         schemas = _schemas(name, tools)
+        reader.release()
         out.begin_call(name)
         out.arguments("{")
         separator = ""
