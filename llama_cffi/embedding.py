@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -123,7 +123,8 @@ class Embedder:
             ValidationError: Also when a text has no token, or one that the model does not have.
         """
         check = self.model.vocab.check
-        tokens = [tuple(map(check, text)) for text in _several("texts", texts)]
+        several = [_several("a text of texts", text) for text in _several("texts", texts)]
+        tokens = [tuple(map(check, text)) for text in several]
         fitting = [self._fit(f"text {i}", text, truncate) for i, text in enumerate(tokens)]
         rows = self._compute(fitting, progress)
         if normalize and self.pooling != "rank":
@@ -297,7 +298,12 @@ class Embedder:
             n_tokens += -n_tokens % n_seqs  # C cuts its buffers into as many parts
             _ = context.ptr  # raises when it is closed
             context.close()  # before the next one takes its memory
-            context = self._context = self._make(n_tokens, n_seqs)
+            try:
+                self._context = self._make(n_tokens, n_seqs)
+            except BaseException:
+                self._context = self._make(context.n_ubatch, context.n_seq_max)
+                raise
+            context = self._context
         return context
 
     def _run(
@@ -339,8 +345,8 @@ def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _several(name: str, values: Sequence[T]) -> list[T]:
-    if isinstance(values, (str, bytes)):
-        raise ValidationError(f"{name} is one text; give a list of texts")
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValidationError(f"{name} is {type(values).__name__}; give a list")
     return list(values)
 
 

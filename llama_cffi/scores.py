@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -119,8 +119,10 @@ class Scorer:
             ValidationError: A continuation has no token, or nothing is before its first one.
             ContextOverflowError: Prompt and continuation are more tokens than `n_ctx`.
         """
-        if isinstance(continuations, (str, bytes)):
-            raise ValidationError("continuations is one text; give a list of texts")
+        if isinstance(continuations, (str, bytes)) or not isinstance(continuations, Iterable):
+            raise ValidationError(
+                f"continuations is {type(continuations).__name__}; give a list of texts"
+            )
         whole = [self._join(prompt, text, i) for i, text in enumerate(continuations)]
         if not whole:
             return []
@@ -214,16 +216,23 @@ class Scorer:
             n_ctx, n_seqs = max(n_ctx, context.n_ctx), max(n_seqs, context.n_seq_max)
             _ = context.ptr  # raises when it is closed
             context.close()  # before the next one takes its memory
-            context = self._context = self._make(n_ctx, n_seqs)
+            try:
+                self._context = self._make(n_ctx, n_seqs)
+            except BaseException:
+                self._context = self._make(context.n_ctx, context.n_seq_max)
+                raise
+            context = self._context
         context.memory.clear(data=False)
         return context
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
+        if isinstance(tokens, bytes) or not isinstance(tokens, Iterable):
+            raise ValidationError(f"{type(tokens).__name__} is neither a str nor a list of tokens")
         return [self.model.vocab.check(token) for token in tokens]
 
     def _tokenize(self, text: Text) -> list[int]:
         """Return the tokens of a text that goes on: without EOS at its end."""
-        if not isinstance(text, (str, bytes)):
+        if not isinstance(text, str):
             return self._checked(text)
         vocab = self.model.vocab
         tokens = vocab.tokenize(text)
@@ -231,13 +240,13 @@ class Scorer:
 
     def _join(self, prompt: Text, text: Text, i: int) -> list[int]:
         """Return the tokens of prompt and continuation."""
-        if not len(text):
-            raise ValidationError(f"continuation {i} is empty; it has no token to score")
-        if isinstance(prompt, str) and isinstance(text, str):
+        if isinstance(prompt, str) and isinstance(text, str) and text:
             return self._tokenize(prompt + text)
         if isinstance(text, str):
             text = self.model.vocab.tokenize(text, add_special=False)
-        return [*self._tokenize(prompt), *self._checked(text)]
+        if not (tokens := self._checked(text)):
+            raise ValidationError(f"continuation {i} is empty; it has no token to score")
+        return [*self._tokenize(prompt), *tokens]
 
     def _need(self, what: str, n_tokens: int) -> None:
         if n_tokens > self.n_ctx:

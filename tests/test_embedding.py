@@ -24,7 +24,13 @@ from tiny_encoders import (
 )
 from tiny_gguf import write_tiny
 
-from llama_cffi import ContextOverflowError, DecodeAbortedError, Model, ValidationError
+from llama_cffi import (
+    ContextOverflowError,
+    DecodeAbortedError,
+    LlamaError,
+    Model,
+    ValidationError,
+)
 from llama_cffi.embedding import Embedder, RerankResult, similarity
 
 CLOSE = 2e-2  # C computes GELU in half precision
@@ -131,6 +137,15 @@ def test_the_context_grows_to_the_longest_text(llama: Model) -> None:
     assert np.allclose(made.embed(["ab", "x" * 200, "cd"])[1], whole[0], atol=1e-4)
 
 
+def test_a_text_that_needs_too_much_memory_is_the_only_one_that_fails(tmp_path: Path) -> None:
+    with Model(write_tiny(tmp_path / "long.gguf", n_ctx=2**21)) as model:
+        made = embedder(model, pooling="mean")
+        before = made.embed(["a", "b"])
+        with pytest.raises(LlamaError, match="GiB"):
+            made.embed_tokens([[1] * 1_000_000])
+        assert np.array_equal(made.embed(["a", "b"]), before)
+
+
 def test_too_long(bert: tuple[Model, Weights]) -> None:
     model, _ = bert
     made = embedder(model, pooling="mean")
@@ -158,10 +173,10 @@ def test_empty_texts(bert: tuple[Model, Weights], llama: Model) -> None:
 def test_bad_input(bert: tuple[Model, Weights], llama: Model, tmp_path: Path) -> None:
     model, _ = bert
     made = embedder(model, pooling="mean")
-    for texts in ("one text", b"one", [None], [1], ["\ud800"]):
+    for texts in ("one text", b"one", None, 1, [None], [1], ["\ud800"]):
         with pytest.raises(ValidationError):
             made.embed(texts)  # type: ignore[arg-type]
-    for tokens in ([[120]], [[-1]], [[1.5]], [["a"]]):
+    for tokens in ([[120]], [[-1]], [[1.5]], [["a"]], [1, 2], ["ab"], None):
         with pytest.raises(ValidationError):
             made.embed_tokens(tokens)  # type: ignore[arg-type]
     for options in ({"pooling": "max"}, {"pooling": "rank"}, {"n_ctx": 0}, {"n_threads": -1}):

@@ -185,6 +185,13 @@ def test_bad_input(llama: Model, tmp_path: Path) -> None:
         lambda: made.logprobs([]),
         lambda: made.logprobs([259]),
         lambda: made.logprobs(["a"]),  # type: ignore[list-item]
+        lambda: made.logprobs(None),  # type: ignore[arg-type]
+        lambda: made.logprobs(b"ab"),
+        lambda: made.perplexity(b"abc"),
+        lambda: made.score_continuations(None, ["a"]),  # type: ignore[arg-type]
+        lambda: made.score_continuations("a", None),  # type: ignore[arg-type]
+        lambda: made.score_continuations("a", [b"b"]),
+        lambda: made.score_continuations("a", [5]),  # type: ignore[list-item]
         lambda: made.score_continuations("a", "text"),
         lambda: made.score_continuations("a", ["b", ""]),
         lambda: made.score_continuations("a", [[]]),
