@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi.chat.formats import FORMATS, ParsedMessage, ToolFormat, detect_format, get_format
+from llama_cffi.chat.reader import Reader, Steps
 from llama_cffi.errors import ValidationError
 
 
@@ -76,6 +77,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
     ("hermes", hermes(ROME), "", [ROME]),
     ("hermes", f"Sure.\n{hermes(ROME)}\n{hermes(ADD)}", "Sure.", [ROME, ADD]),
     ("hermes", hermes(NASTY), "", [NASTY]),
+    ("hermes", f"{hermes(NOW)}\n\nDone.\n", "Done.\n", [NOW]),
     ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>!', "!",
      [("add", {"a": 1})]),
     ("hermes", '<tool_call>{"name": "now"}</tool_call>', "", [NOW]),
@@ -107,6 +109,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
     ("llama3", '<|python_tag|>print("x")\n1', "", [("python", {"code": 'print("x")\n1'})]),
     ("llama3", '{"name": "John", "age": 3}', '{"name": "John", "age": 3}', []),
     ("llama3", '{"age": 3}', '{"age": 3}', []),
+    ("llama3", '{"name": "x", "parameters": {}}', '{"name": "x", "parameters": {}}', []),
     ("mistral", f"[TOOL_CALLS]add[ARGS]{arguments_of(ADD)}", "", [ADD]),
     ("mistral", f"Hi [TOOL_CALLS]add[CALL_ID]123456789[ARGS]{arguments_of(ADD)}[TOOL_CALLS]now"
      "[ARGS]{}", "Hi", [ADD, NOW]),
@@ -401,6 +404,20 @@ def test_ids() -> None:
 )
 def test_format_of_a_template(template: str | None, name: str) -> None:
     assert detect_format(template).name == name
+
+
+def test_of_markers_that_begin_alike_the_longest_counts() -> None:
+    for pieces, marker in ((["xa", "b"], "ab"), (["x", "a", "c"], "a"), (["xab"], "ab")):
+        reader, found = Reader(), []
+
+        def read(reader: Reader = reader, found: list[str | None] = found) -> Steps[None]:
+            found.append((yield from reader.until(["a", "ab"], found.append)))
+
+        steps = read()
+        for piece in pieces:
+            reader.feed(piece)
+            next(steps, None)
+        assert found == ["x", marker]
 
 
 def test_unknown_format() -> None:

@@ -35,6 +35,7 @@ TOOLS = normalise_tools(
                 "required": ["at"],
             },
         ),
+        tool("late", ["b"], a=STRING, b=STRING),
         tool("now", []),
     ]
 )
