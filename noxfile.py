@@ -146,5 +146,5 @@ def bench(session: nox.Session) -> None:
     install_wheel(session, "test")
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
-    for script in [name] if name else ["startup", "overhead", "memory", "gguf_open"]:
+    for script in [name] if name else ["startup", "overhead", "memory", "gguf_open", "mask"]:
         session.run("python", f"benchmarks/{script}.py", *args)

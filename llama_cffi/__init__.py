@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .sampling import SamplingParams
     from .scores import Score, Scorer
     from .stats import GenerationStats
+    from .structured import Constraint, LlamaGrammar
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,7 @@ _HOME = {
     "sampling": ("SamplingParams",),
     "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),
+    "structured": ("Constraint", "LlamaGrammar"),
     "errors": (
         "AbiMismatchError",
         "ContextOverflowError",
@@ -108,8 +110,10 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "load_control_vector",
     "quantize",
     "read_gguf",
+    "Constraint",
     "Engine",
     "GenerationStats",
+    "LlamaGrammar",
     "SamplingParams",
     "Embedder",
     "RerankResult",

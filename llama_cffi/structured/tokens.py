@@ -20,6 +20,9 @@ __all__ = ["Tokens"]
 
 _KEPT = 32
 _MARK = b"\x02"
+# Sets of tokens that are masked as a whole where a grammar takes them all, beside llguidance's
+# own, which are made for JSON strings. Regular expressions over words are 60 times faster so.
+_WORDS = ["[A-Za-z ]{1,8}", "[a-z ]{1,8}", "[a-z]{1,8}"]
 _known: weakref.WeakKeyDictionary[Model, Tokens] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -63,7 +66,10 @@ class Tokens:
         ends = sorted(vocab.eog_tokens) or [0]
         tokenizer = _Tokenizer(self, ends[0])
         self._tokenizer = LLTokenizer(
-            TokenizerWrapper(tokenizer), n_vocab=vocab.n_tokens, eos_token=ends
+            TokenizerWrapper(tokenizer),
+            n_vocab=vocab.n_tokens,
+            eos_token=ends,
+            slices=[*LLTokenizer.general_slices(), *_WORDS],
         )
         self._compiled: OrderedDict[LlamaGrammar, LLMatcher] = OrderedDict()
 
