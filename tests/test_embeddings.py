@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from odd_models import write_recurrent
 from tiny_encoders import (
     N_POSITIONS,
     bert_embeddings,
@@ -31,6 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bert(folder / "odd.gguf", pooling=gguf.PoolingType(4))
     write_t5(folder / "t5.gguf")
     write_t5(folder / "t5encoder.gguf", decoder=False)
+    write_recurrent(folder / "mamba.gguf")
     return folder
 
 
@@ -245,7 +247,7 @@ def test_every_build_survives(child: Child, models: Path, tiny_model: Path, buil
                     made.add(pos + 1, pos, [seq_id])
             return made
         for path in (*map(Path(sys.argv[1]).joinpath, ("bert.gguf", "rank.gguf", "odd.gguf",
-                     "t5.gguf", "t5encoder.gguf")), Path(sys.argv[2])):
+                     "t5.gguf", "t5encoder.gguf", "mamba.gguf")), Path(sys.argv[2])):
             model = Model(path)
             for pooling, attention, embeddings in itertools.product(
                 (None, "none", "mean", "cls", "last", "rank"),
@@ -261,6 +263,7 @@ def test_every_build_survives(child: Child, models: Path, tiny_model: Path, buil
                              lambda: context.decode(batch((0, 5))),
                              lambda: context.decode(batch((3, 1))),
                              lambda: context.decode(batch((1, 3), (2, 7))),
+                             lambda: context.decode(batch((1, 3), (2, 4))),
                              lambda: context.decode(batch((1, 33))),
                              lambda: context.encode(batch((0, 33))),
                              lambda: context.encode(batch((3, 1), (1, 2))),

@@ -93,9 +93,17 @@ def _check_whole(context: Context, batch: Batch) -> None:
 
 
 def _check_small_ids(context: Context, batch: Batch) -> None:
-    last = max(batch.starts())
-    if last >= len(batch) and not compat.pools_any_sequence(context.library):
+    library, starts = context.library, batch.starts()
+    if compat.pools_any_sequence(library):
+        return
+    last = max(starts)
+    if last >= len(batch):
         raise ValidationError(
             f"sequence {last} in a batch of {len(batch)} tokens: this build pools only sequences "
-            f"below the number of tokens; {compat.newer(context.library)}"
+            f"below the number of tokens; {compat.newer(library)}"
+        )
+    if len(starts) > 1 and compat.is_recurrent(library, context.model.ptr):
+        raise ValidationError(  # it pools pieces of one length, and asserts seq_id < n_tokens
+            f"{len(starts)} sequences in one batch: this build pools those of a recurrent model "
+            f"only one by one; {compat.newer(library)}"
         )
