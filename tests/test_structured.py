@@ -375,6 +375,11 @@ def test_free_until_a_text_then_bound(model: Model, grammar: LlamaGrammar) -> No
         assert constraint.complete
         assert allowed(constraint) == model.vocab.eog_tokens
         constraint.reset()
+        feed(constraint, "half a </thi")
+        constraint.reset()
+        feed(constraint, "nk>")
+        assert constraint.waiting
+        constraint.reset()
 
 
 def test_a_trigger_that_ends_within_a_token(model: Model) -> None:
@@ -512,13 +517,17 @@ BUILDS = """
     with Model(sys.argv[2]) as model:
         vocab = model.vocab
         ids = {vocab.token_to_piece(t): t for t in range(len(vocab))}
-        constraint = Constraint(model, LlamaGrammar.from_choices(["a aé", "a ab"]))
+        constraint = Constraint(model, LlamaGrammar.from_choices(["a aé", "a ad"]))
         for piece, forced in ((b"a", [ids[b" a"]]), (b" a", [])):
             constraint.accept(ids[piece])
             assert constraint.forced_tokens() == forced, constraint.forced_tokens()
         print(sorted(p for p, t in ids.items() if constraint.allows(t)))
         constraint.accept(ids["é".encode()])
         assert constraint.ended
+        # What the model's tokenizer would write, not the longest tokens first.
+        constraint = Constraint(model, LlamaGrammar.from_choices(["xabcde"]))
+        constraint.accept(ids[b"x"])
+        print([vocab.token_to_piece(t) for t in constraint.forced_tokens()])
     print("done")
 """
 
@@ -529,7 +538,8 @@ def test_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
         tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
         kinds = [gguf.TokenType.UNKNOWN] + 2 * [gguf.TokenType.CONTROL]
         kinds += 256 * [gguf.TokenType.BYTE]
-        for byte, text in ((0xC0, "\u2581a"), (0xC1, "é")):  # no UTF-8 has these bytes
+        # No UTF-8 has these bytes.
+        for byte, text in ((0xC0, "\u2581a"), (0xC1, "é"), (0xF5, "ab"), (0xF6, "bc")):
             tokens[3 + byte], kinds[3 + byte] = text, gguf.TokenType.NORMAL
         values = writer.kv_data[0]
         values["tokenizer.ggml.model"].value = "llama"
@@ -537,13 +547,13 @@ def test_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
         values["tokenizer.ggml.token_type"].value = kinds
         values["tokenizer.ggml.bos_token_id"].value = 1
         values["tokenizer.ggml.eos_token_id"].value = 2
-        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_scores([float(text == "bc") for text in tokens])
 
     path = write_tiny(tmp_path / "spm.gguf", edit=edit)
     result = child(BUILDS, model_path(), path, LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.returncode) == ("", 0)
-    pieces = str(sorted([b"b", "é".encode(), "é".encode()[:1]]))
-    assert result.stdout == f"{pieces}\ndone\n"
+    pieces = str(sorted([b"d", "é".encode(), "é".encode()[:1]]))
+    assert result.stdout == f"{pieces}\n[b'a', b'bc', b'd', b'e']\ndone\n"
 
 
 def test_a_forgotten_model_is_freed(child: Child) -> None:
