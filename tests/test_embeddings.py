@@ -263,7 +263,7 @@ def test_every_build_survives(child: Child, models: Path, tiny_model: Path, buil
                              lambda: context.decode(batch((0, 5))),
                              lambda: context.decode(batch((3, 1))),
                              lambda: context.decode(batch((1, 3), (2, 7))),
-                             lambda: context.decode(batch((1, 3), (2, 4))),
+                             lambda: context.decode(batch((3, 3), (0, 4))),
                              lambda: context.decode(batch((1, 33))),
                              lambda: context.encode(batch((0, 33))),
                              lambda: context.encode(batch((3, 1), (1, 2))),
