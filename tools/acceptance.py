@@ -207,7 +207,7 @@ def _() -> None:
             slot = Slot(context, batch)
             error = refused(KvCacheFullError, lambda: slot.feed([5] * 100, stop, stats))
             assert "of 100 tokens fitted" in error
-            assert stats.n_backoffs >= 2
+            assert stats.n_backoffs >= 1
             assert context.memory.seq_pos_max(0) == -1
             slot.feed([5] * 50, stop, stats)
 
