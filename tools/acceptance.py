@@ -207,7 +207,8 @@ def _() -> None:
             slot = Slot(context, batch)
             error = refused(KvCacheFullError, lambda: slot.feed([5] * 100, stop, stats))
             assert "of 100 tokens fitted" in error
-            assert stats.n_backoffs >= 1
+            # Where C cannot be stopped the chunks may be that small from the beginning.
+            assert stats.n_backoffs >= 2 or not context.abortable
             assert context.memory.seq_pos_max(0) == -1
             slot.feed([5] * 50, stop, stats)
 
