@@ -266,9 +266,11 @@ def _check_call(name: str, values: list[Any]) -> None:
     elif name == "replace" and len(texts) > 2:
         text, old, new = texts[:3]
         _check(len(text) + text.count(old) * len(new))
-    elif name == "join":
-        n_items = max((len(value) for value in values if isinstance(value, _SIZED)), default=0)
-        _check(n_items * max((len(text) for text in texts[:1] if len(values) > 1), default=0))
+    elif name == "join" and len(values) > 1:
+        # The glue is the first for the method and the second for the filter.
+        items = next((v for v in values[:2] if isinstance(v, (list, tuple))), values[0])
+        glue = next((text for text in texts if text is not items), "")
+        _check(len(glue) * (len(items) if isinstance(items, _SIZED) else 1))
 
 
 def check_format(pattern: str | bytes, given: Iterable[Any]) -> None:

@@ -78,6 +78,7 @@ def test_nothing_of_jinja_is_imported_before_the_first_use(child: Child) -> None
         ("{{ tools is none }}{{ documents is none }}", "TrueTrue"),
         ("{{ '%s-%d' % ('a', 3) }}{{ '{:>3}'.format(7) }}", "a-3  7"),
         ("{{ messages | map(attribute='content') | join(',') }}", "Hi"),
+        ("{{ ('-' * 9000).join(['a', 'b']) | length }}", "9002"),
         ("{{ 'x' | indent(2, true) }}{{ ', '.join(['a', 'b']) }}", "  xa, b"),
     ],
 )
@@ -256,6 +257,8 @@ def test_continued() -> None:
     messages = [*HI, {"role": "assistant", "content": "Sunny and  "}]
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nSunny and  "
     assert render(CHATML, messages=messages, continue_final_message=True) == prompt
+    asked = "{{ add_generation_prompt }}" + CHATML
+    assert render(asked, messages=messages, continue_final_message=True) == "False" + prompt
     trims = CHATML.replace("m.content", "m.content|trim")
     assert render(trims, messages=messages, continue_final_message=True) == prompt.rstrip()
     parts = [*HI, {"role": "assistant", "content": [{"type": "text", "text": "Sunny"}]}]

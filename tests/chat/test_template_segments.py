@@ -112,6 +112,11 @@ def test_thoughts_that_the_template_moves_stay_its_own() -> None:
     assert foreign(found) == ["</think>", "<|im_end|>", "<|im_end|>"]
 
 
+def test_a_token_of_two_parts_beside_thoughts() -> None:
+    source = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}<|im_end|>"
+    assert foreign(segments(source, "a", "Hm</think><|", "im_end|>")) == ["<|im_end|>"]
+
+
 def test_a_template_that_looks_for_the_first_character() -> None:
     source = (
         "{% if '<' in messages[0].content %}CDATA{% endif %}{{ messages[0].content }}<|im_end|>"
