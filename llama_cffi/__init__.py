@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .binding.quantize import quantize
     from .embedding import Embedder, RerankResult, similarity
     from .engine import Engine
+    from .config import LlamaConfig
     from .errors import (
         AbiMismatchError,
         ContextOverflowError,
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
         ModelLoadError,
         TemplateError,
         ValidationError,
+    )
+    from .llama import (
+        Llama,
+        disable_logging,
+        print_system_info,
+        reset_logging,
+        set_log_level,
+        shutdown,
     )
     from .sampling import SamplingParams
     from .scores import Score, Scorer
@@ -70,7 +79,16 @@ _HOME = {
     "binding.gguf": ("GgufFile", "read_gguf"),
     "binding.quantize": ("quantize",),
     "embedding": ("Embedder", "RerankResult", "similarity"),
+    "config": ("LlamaConfig",),
     "engine": ("Engine",),
+    "llama": (
+        "Llama",
+        "disable_logging",
+        "print_system_info",
+        "reset_logging",
+        "set_log_level",
+        "shutdown",
+    ),
     "sampling": ("SamplingParams",),
     "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),
@@ -110,6 +128,13 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "load_control_vector",
     "quantize",
     "read_gguf",
+    "Llama",
+    "LlamaConfig",
+    "disable_logging",
+    "print_system_info",
+    "reset_logging",
+    "set_log_level",
+    "shutdown",
     "Constraint",
     "Engine",
     "GenerationStats",

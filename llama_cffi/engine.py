@@ -257,6 +257,17 @@ class Engine:
         ):
             return list(generated)
 
+    def run(
+        self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
+    ) -> Generator[tuple[int | None, str], None, GenerationStats]:
+        """Continue *tokens*: yield each new token with the text that it settled.
+
+        What was held back comes at the end, with None. While a token is handed out,
+        `context.logits()` is what it was chosen from. The generator returns the statistics.
+        The arguments and errors are those of `generate_tokens`.
+        """
+        return self._run(tokens, self._call(n_predict, options))
+
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
         """Return the tokens of a conversation of one user message.
 
@@ -271,6 +282,13 @@ class Engine:
             TemplateError: The model has no chat template that llama.cpp knows.
         """
         return self.tokenize(*self._render_chat(messages))
+
+    @contextmanager
+    def idle(self) -> Iterator[Slot]:
+        """Wait until nothing runs and have the context and its slot in this block."""
+        with self._turns.take():
+            self._check_open()
+            yield self._slot
 
     def cancel(self) -> None:
         """End the generation that runs now, if any, with a DecodeAbortedError; from any thread."""
@@ -345,6 +363,28 @@ class Engine:
                         self._turns.move_here()
             if rest := output.take_rest():
                 yield rest
+
+    def _run(
+        self, tokens: Sequence[int], call: Call
+    ) -> Generator[tuple[int | None, str], None, GenerationStats]:
+        with self._turn(call) as stop:
+            stats, output = self.stats, TextOutput(self.model.vocab, call.request, call.flusher)
+            try:
+                with closing(self._tokens(tokens, call, stop, output)) as generated:
+                    for token in generated:
+                        yield token, output.take()
+                        self._turns.move_here()
+                output.finish()
+            except DecodeAbortedError as e:
+                output.finish()
+                e.text = output.text
+                raise
+            if output.stop:
+                stats.finish_reason, stats.stop = "stop", output.stop
+            if rest := output.take_rest():
+                yield None, rest
+                self._turns.move_here()
+        return stats
 
     @contextmanager
     def _generated(

@@ -143,19 +143,24 @@ class Model(ModelFacts):
         self.vocab = Vocab(self)
 
     def apply_chat_template(
-        self, messages: Sequence[tuple[str, str]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         """Render messages with llama.cpp's built-in version of the model's template.
 
         Args:
             messages: (role, content) pairs.
             add_generation_prompt: End with the start of an assistant message.
+            template: The name of a built-in one, such as `chatml`; None = the model's own.
 
         Raises:
             TemplateError: The model has no template, or one llama.cpp does not know.
         C: llama_chat_apply_template
         """
-        template = self.chat_template
+        name, template = template, template or self.chat_template
         if template is None:
             raise TemplateError(f"{self.path.name} has no chat template; pass a finished prompt")
         for role, content in messages:
@@ -166,6 +171,10 @@ class Model(ModelFacts):
         text = compat.chat_apply_template(
             self.library, self.ptr, template, messages, add_generation_prompt
         )
+        if text is None and name is not None:
+            raise TemplateError(
+                f"llama.cpp has no built-in chat template {name!r} for these messages"
+            )
         if text is None:
             raise TemplateError(
                 f"llama.cpp has no built-in version of the template of {self.path.name}; "

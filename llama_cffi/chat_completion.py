@@ -1,0 +1,379 @@
+"""Chat completions in OpenAI's shapes, over one engine."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .chat.families import identify
+from .chat.reasoning import ReasoningSplitter, opens_thinking
+from .chat.template import ChatTemplate
+from .chat.tools import normalise_tool_choice, normalise_tools
+from .completion import Event, Logprob, events, finish_reason, sampling, seeded, usage
+from .errors import TemplateError, ValidationError
+from .structured import LlamaGrammar
+from .tool_grammar import call_grammar
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .stats import GenerationStats
+
+__all__ = ["Chat"]
+
+Message = Mapping[str, Any]
+Delta = dict[str, Any]
+
+
+class Chat:
+    """Conversations with one model.
+
+    Args:
+        engine: Generates.
+        chat_format: One of llama.cpp's built-in templates by name, or the source of a Jinja
+            template; None = the model's own.
+    """
+
+    def __init__(self, engine: Engine, chat_format: str | None = None) -> None:
+        self._engine = engine
+        is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
+        self._builtin = None if is_source else chat_format
+        source = chat_format if is_source else engine.model.chat_template
+        self._source = None if self._builtin else source
+        model = engine.model
+        self.family = identify(model.metadata, model.path.name, self._source)
+
+    @cached_property
+    def special_tokens(self) -> list[str]:
+        """Names of the model's control tokens."""
+        vocab = self._engine.model.vocab
+        return [vocab.text(t) for t in range(vocab.n_tokens) if vocab.is_control(t)]
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The Jinja template.
+
+        Raises:
+            TemplateError: The model has none.
+        """
+        vocab = self._engine.model.vocab
+        if self._source is None:
+            name = self._engine.model.path.name
+            raise TemplateError(f"{name} has no chat template; choose one, as chat_format='chatml'")
+        bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
+        return ChatTemplate(self._source, bos, eos, special_tokens=self.special_tokens)
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        thinking: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[list[int], str]:
+        """Return the prompt as tokens and as text.
+
+        With a built-in template (`chat_format`) names of special tokens in a message become
+        special tokens; with a Jinja template they stay text.
+
+        Args:
+            messages: OpenAI's shape.
+            tools: Definitions, normalised.
+            thinking: Whether the model shall think first; None = as it is used to.
+            **kwargs: What else the template reads.
+
+        Raises:
+            TemplateError: The template refuses the messages, or the model has none.
+            ValidationError: A message has the wrong shape, or thinking cannot be switched so.
+        """
+        tag = self.family.tag(thinking)
+        if tag and messages and isinstance(messages[-1].get("content"), str):
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": f"{last['content']} {tag}"}]
+        engine = self._engine
+        if self._builtin is not None:
+            if tools:
+                raise ValidationError(
+                    f"chat_format={self._builtin!r} takes no tools; use the model's own template"
+                )
+            try:
+                pairs = [(m["role"], m["content"]) for m in messages]
+            except (KeyError, TypeError):
+                raise ValidationError("every message needs a role and a content") from None
+            text = engine.model.apply_chat_template(pairs, template=self._builtin)
+            return engine.tokenize(text, parse_special=True), text
+        instructions = self.family.tool_format.instructions
+        if tools and instructions and not self.template.supports_tools:
+            system = f"{instructions}\n{json.dumps(list(tools))}"
+            messages = [{"role": "system", "content": system}, *messages]
+            tools = None
+        segments = self.template.render_segments(
+            messages, tools or None, **{**self.family.template_kwargs(thinking), **kwargs}
+        )
+        tokens: list[int] = []
+        for segment in segments:
+            tokens += engine.tokenize(segment.text, False, segment.is_template)
+        return tokens, "".join(segment.text for segment in segments)
+
+    def create(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        response_format: Mapping[str, Any] | None = None,
+        *,
+        max_tokens: int | None = None,
+        max_completion_tokens: int | None = None,
+        temperature: float = 0.2,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool | None = False,
+        top_logprobs: int | None = None,
+        thinking: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
+        grammar: LlamaGrammar | str | None = None,
+        n: int = 1,
+        stopping_criteria: Any = None,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+
+        Args:
+            messages: Each with `role` and `content`, the oldest first.
+            tools: Definitions, or Python functions.
+            tool_choice: `auto`, `none`, `required`, or a dict that names a function; with the
+                last two the answer is constrained to calls that fit the schemas.
+            response_format: `{"type": "json_object"}`, with a `schema` if wanted, or
+                `{"type": "json_schema", "json_schema": {"schema": ...}}`.
+            max_tokens: Most tokens to generate; None or -1 = until the context is full.
+            max_completion_tokens: OpenAI's newer name of *max_tokens*.
+            temperature: See `SamplingParams`.
+            stream: Give chunks.
+            stop: Texts that end the answer.
+            logprobs: Give the log-probability of each token.
+            top_logprobs: And of so many in its place.
+            thinking: Whether the model shall think first; None = as it is used to.
+            chat_template_kwargs: What else the template reads.
+            parallel_tool_calls: Whether constrained answers may hold several calls.
+            grammar: A `LlamaGrammar`, or GBNF, for the content.
+            n: How many answers.
+            stopping_criteria: As for `Llama.create_completion`.
+            model: The name that the response shows.
+            timeout_s: The answer has to be there in so many seconds.
+            **options: Other sampling arguments of `Llama.create_completion`.
+
+        Raises:
+            TemplateError: The template refuses the messages, or the model has none.
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The conversation leaves no room.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValidationError(f"n={n!r} is no whole number from 1 on")
+        known = normalise_tools(tools)
+        choice = normalise_tool_choice(tool_choice, known)
+        grammar = _grammar(response_format, grammar)
+        offered = known if choice.mode != "none" else []
+        tokens, text = self.prompt(messages, offered, thinking, **(chat_template_kwargs or {}))
+        form = self.family.tool_format
+        start, end = form.reasoning
+        is_open = opens_thinking(text, start)
+        if choice.mode == "required":
+            if grammar is not None:
+                raise ValidationError("a required tool call and a grammar exclude each other")
+            parts = form.grammar_parts(choice.allowed(known), parallel_tool_calls, True)
+            grammar = call_grammar(parts, self.special_tokens)
+        after = end if is_open or thinking else ""
+        params = sampling(
+            temperature=temperature, grammar=grammar, structured_after=after, **options
+        )
+        top = (top_logprobs or 0) if logprobs or top_logprobs else None
+        stops = [*([stop] if isinstance(stop, str) else stop or ()), *self.family.stops]
+        limit = max_completion_tokens if max_tokens is None else max_tokens
+
+        def begin(i: int) -> Generator[Event, None, GenerationStats]:
+            return events(
+                self._engine, tokens, limit, seeded(params, i), stop=stops, top=top,
+                special=True, suppress_think=False, timeout_s=timeout_s,
+                stopping_criteria=stopping_criteria,
+            )  # fmt: skip
+
+        def reader() -> Any:
+            if offered or form.name == "harmony":
+                return form.stream(offered, starts_open=is_open)
+            return _Plain(ReasoningSplitter(start, end, is_open))
+
+        base = {"created": int(time.time()), "model": model}
+        base["id"] = f"chatcmpl-{secrets.token_hex(12)}"
+        answers = [_Answer(begin(i), reader(), self._logprobs) for i in range(n)]
+        if stream:
+            return _stream({**base, "object": "chat.completion.chunk"}, answers)
+        choices = [answer.whole(i) for i, answer in enumerate(answers)]
+        return {
+            **base,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": usage([answer.stats for answer in answers]),
+        }
+
+    def _logprobs(self, found: Sequence[Logprob]) -> Any:
+        if not found:
+            return None
+        return {"content": [self._logprob(f) for f in found], "refusal": None}
+
+    def _logprob(self, found: Logprob) -> Any:
+        top = [self._token(token, value) for token, value in found.top]
+        return {**self._token(found.token, found.logprob), "top_logprobs": top}
+
+    def _token(self, token: int, logprob: float) -> Any:
+        piece = self._engine.model.vocab.token_to_piece(token, True)
+        return {
+            "token": piece.decode("utf-8", "replace"),
+            "logprob": logprob,
+            "bytes": list(piece),
+        }
+
+
+class _Plain:
+    """Reads an answer to which no tools were offered: a thought and content."""
+
+    def __init__(self, splitter: ReasoningSplitter) -> None:
+        self._splitter = splitter
+
+    def push(self, text: str) -> list[Delta]:
+        return self._deltas(self._splitter.push(text))
+
+    def finish(self) -> list[Delta]:
+        return self._deltas(self._splitter.finish())
+
+    def _deltas(self, pieces: Any) -> list[Delta]:
+        names = {"reasoning": "reasoning_content", "content": "content"}
+        return [{names[piece.kind]: piece.text} for piece in pieces]
+
+
+class _Answer:
+    """One answer, as deltas or whole."""
+
+    def __init__(
+        self,
+        run: Generator[Event, None, GenerationStats],
+        reader: Any,
+        logprobs: Callable[[Sequence[Logprob]], Any],
+    ) -> None:
+        self._run, self._reader, self._logprobs = run, reader, logprobs
+        self._called = False
+        self.stats: GenerationStats
+
+    @property
+    def finish_reason(self) -> str:
+        """OpenAI's word for why it ended."""
+        reason = finish_reason(self.stats)
+        return "tool_calls" if self._called and reason == "stop" else reason
+
+    def deltas(self) -> Iterator[tuple[Delta, list[Logprob]]]:
+        """Give deltas with the log-probabilities of the tokens that they came from."""
+        scores: list[Logprob] = []
+        try:
+            while True:
+                try:
+                    event = next(self._run)
+                except StopIteration as e:
+                    self.stats = e.value
+                    break
+                if event.logprob is not None:
+                    scores.append(event.logprob)
+                for delta in self._reader.push(event.text):
+                    yield self._seen(delta), scores
+                    scores = []
+            for delta in self._reader.finish():
+                yield self._seen(delta), scores
+                scores = []
+            if scores:
+                yield {}, scores
+        finally:
+            self._run.close()
+
+    def whole(self, index: int) -> Any:
+        """Return OpenAI's choice."""
+        content, thought, calls, scores = "", "", [], []
+        for delta, found in self.deltas():
+            scores += found
+            content += delta.get("content") or ""
+            thought += delta.get("reasoning_content") or ""
+            for part in delta.get("tool_calls", ()):
+                _add_call(calls, part)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if thought:
+            message["reasoning_content"] = thought
+        if calls:
+            message.update(content=content or None, tool_calls=calls)
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(scores),
+            "finish_reason": self.finish_reason,
+        }
+
+    def chunks(self, index: int) -> Iterator[Any]:
+        """Give the choices of OpenAI's chunks."""
+        role = {"role": "assistant", "content": ""}
+        yield {"index": index, "delta": role, "logprobs": None, "finish_reason": None}
+        for delta, found in self.deltas():
+            logprobs = self._logprobs(found)
+            yield {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        reason = self.finish_reason
+        yield {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+
+    def _seen(self, delta: Delta) -> Delta:
+        self._called = self._called or "tool_calls" in delta
+        return delta
+
+
+def _stream(base: dict[str, Any], answers: Sequence[_Answer]) -> Iterator[Any]:
+    for index, answer in enumerate(answers):
+        for choice in answer.chunks(index):
+            yield {**base, "choices": [choice]}
+
+
+def _add_call(calls: list[Any], part: Mapping[str, Any]) -> None:
+    """Add a part of a call, as a delta has it, to those that were begun."""
+    function = part.get("function", {})
+    if part["index"] == len(calls):
+        new = {"name": function.get("name", ""), "arguments": function.get("arguments", "")}
+        calls.append({"id": part["id"], "type": "function", "function": new})
+    else:
+        calls[part["index"]]["function"]["arguments"] += function.get("arguments", "")
+
+
+def _grammar(
+    response_format: Mapping[str, Any] | None, grammar: LlamaGrammar | str | None
+) -> LlamaGrammar | str | None:
+    """Return what the content has to match.
+
+    Raises:
+        ValidationError: The format is none of OpenAI's, or there is a grammar, too.
+        GrammarError: The schema cannot be enforced.
+    """
+    if response_format is None:
+        return grammar
+    kind = response_format.get("type")
+    if kind == "text":
+        return grammar
+    if grammar is not None:
+        raise ValidationError("response_format and grammar exclude each other")
+    if kind == "json_object":
+        schema = response_format.get("schema")
+        return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
+    if kind == "json_schema":
+        return _of_schema((response_format.get("json_schema") or response_format).get("schema"))
+    raise ValidationError(f"response_format type {kind!r} is none of text, json_object, json_schema")
+
+
+def _of_schema(schema: Any) -> LlamaGrammar:
+    if schema is None:
+        raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
+    return LlamaGrammar.from_json_schema(schema)

@@ -1,0 +1,341 @@
+"""Text completions in OpenAI's shapes, over one engine."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import ValidationError
+from .sampling import SamplingParams
+from .structured import LlamaGrammar
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .openai_types import (
+        CompletionLogprobs,
+        CompletionUsage,
+        CreateCompletionResponse,
+        FinishReason,
+    )
+    from .stats import GenerationStats
+
+__all__ = ["Event", "Logprob", "complete", "events", "finish_reason", "sampling", "usage"]
+
+StoppingCriterion = Callable[[Any, Any], bool]
+
+
+class Logprob(NamedTuple):
+    """The log-probability of a token, and the most probable ones in its place."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class Event(NamedTuple):
+    """What one token gave; the last one has none."""
+
+    text: str
+    logprob: Logprob | None
+
+
+def sampling(
+    *,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    min_p: float = 0.05,
+    typical_p: float = 1.0,
+    top_k: int = 40,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    repeat_penalty: float = 1.0,
+    mirostat_mode: int = 0,
+    mirostat_tau: float = 5.0,
+    mirostat_eta: float = 0.1,
+    seed: int | None = None,
+    logit_bias: Mapping[Any, float] | None = None,
+    logits_processor: Sequence[Any] | Callable[..., Any] | None = None,
+    grammar: LlamaGrammar | str | None = None,
+    structured_after: str = "",
+) -> SamplingParams:
+    """Make `SamplingParams` from the arguments that llama-cpp-python has.
+
+    Raises:
+        ValidationError: A value is out of range.
+        GrammarError: The grammar, GBNF where it is a text, is not valid.
+    """
+    if isinstance(grammar, str):
+        grammar = LlamaGrammar.from_string(grammar)
+    if grammar is not None and not isinstance(grammar, LlamaGrammar):
+        raise ValidationError(f"grammar={grammar!r} is no LlamaGrammar and no text")
+    try:
+        bias = {int(token): value for token, value in (logit_bias or {}).items()}
+    except (TypeError, ValueError):
+        raise ValidationError(f"logit_bias={logit_bias!r} has keys that are no token ids") from None
+    if callable(logits_processor):
+        logits_processor = (logits_processor,)
+    return SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        top_k=max(0, top_k),
+        penalty_freq=frequency_penalty,
+        penalty_present=presence_penalty,
+        repeat_penalty=repeat_penalty,
+        mirostat=mirostat_mode,
+        mirostat_tau=mirostat_tau,
+        mirostat_eta=mirostat_eta,
+        seed=-1 if seed is None else seed,
+        logit_bias=bias,
+        logits_processors=tuple(logits_processor or ()),
+        structured=grammar,
+        structured_after=structured_after if grammar is not None else "",
+    )
+
+
+def events(
+    engine: Engine,
+    tokens: Sequence[int],
+    max_tokens: int | None,
+    params: SamplingParams,
+    *,
+    stop: str | Sequence[str] | None = None,
+    top: int | None = None,
+    stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None = None,
+    **options: Any,
+) -> Generator[Event, None, GenerationStats]:
+    """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
+    n_predict = engine.n_ctx if max_tokens in (None, -1) else max_tokens
+    criteria: Any = stopping_criteria or ()
+    criteria = (criteria,) if callable(criteria) else tuple(criteria)
+    run = engine.run(
+        tokens,
+        n_predict,  # type: ignore[arg-type]
+        **{
+            "sampling": params,
+            "stop": stop or (),
+            "json_stop": (),
+            "reset_kv": False,
+            **options,
+        },
+    )
+    return _events(engine, list(tokens), run, top, criteria)
+
+
+def _events(
+    engine: Engine,
+    tokens: list[int],
+    run: Generator[tuple[int | None, str], None, GenerationStats],
+    top: int | None,
+    criteria: Sequence[StoppingCriterion],
+) -> Generator[Event, None, GenerationStats]:
+    try:
+        while True:
+            try:
+                token, text = next(run)
+            except StopIteration as e:
+                stats: GenerationStats = e.value
+                return stats
+            logprob = None
+            if token is not None and top is not None:
+                logprob = _logprob(engine, token, top)
+            if token is not None and criteria:
+                import numpy as np
+
+                ids = np.array(tokens, np.int32)
+                if any(met(ids, engine.context.logits()) for met in criteria):
+                    stats = engine.stats
+                    stats.finish_reason = "stop"
+                    return stats
+                tokens.append(token)
+            yield Event(text, logprob)
+    finally:
+        run.close()
+
+
+def _logprob(engine: Engine, token: int, n: int) -> Logprob:
+    import numpy as np
+
+    logits = engine.context.logits(copy=False).astype(np.float64)
+    logits -= logits.max()
+    logits -= np.log(np.exp(logits).sum())
+    best = np.argpartition(-logits, min(n, len(logits) - 1))[:n] if n else np.array([], int)
+    best = best[np.argsort(-logits[best], kind="stable")]
+    return Logprob(token, float(logits[token]), [(int(i), float(logits[i])) for i in best])
+
+
+def finish_reason(stats: GenerationStats) -> FinishReason:
+    """Return OpenAI's word for why an answer ended."""
+    return "length" if stats.finish_reason in ("length", "context") else "stop"
+
+
+def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
+    """Return the tokens of answers to one prompt."""
+    prompt, generated = every[0].n_prompt, sum(stats.n_generated for stats in every)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": every[0].n_reused},
+    }
+
+
+def prompt_tokens(engine: Engine, prompt: str | Sequence[int], suffix: str | None) -> list[int]:
+    """Return the tokens of a prompt, and of what follows the gap that is to be filled.
+
+    Raises:
+        ValidationError: There is a suffix, and the model was not trained to fill gaps.
+    """
+    vocab = engine.model.vocab
+    if suffix is None:
+        if isinstance(prompt, str):
+            return engine.tokenize(prompt, parse_special=True)
+        return list(prompt)
+    before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
+    if before is None or after is None or middle is None:
+        raise ValidationError(
+            f"{engine.model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
+        )
+    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else list(prompt)
+    bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
+    return [*bos, before, *first, after, *engine.tokenize(suffix, False), middle]
+
+
+def complete(
+    engine: Engine,
+    name: str,
+    prompt: str | Sequence[int],
+    suffix: str | None,
+    *,
+    max_tokens: int | None,
+    params: SamplingParams,
+    stream: bool,
+    logprobs: int | None,
+    echo: bool,
+    n: int,
+    best_of: int | None,
+    **options: Any,
+) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
+    """Do `Llama.create_completion`; *name* is the model's in the response."""
+    if n < 1 or (best_of or n) < n:
+        raise ValidationError(f"n={n} has to be at least 1, and best_of={best_of} at least n")
+    if stream and (best_of or n) > n:
+        raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
+    if logprobs is not None and logprobs < 0:
+        raise ValidationError(f"logprobs={logprobs} is below 0")
+    if echo and logprobs is not None:
+        raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
+    tokens = prompt_tokens(engine, prompt, suffix)
+    head = ""
+    if echo:
+        head = prompt if isinstance(prompt, str) else engine.detokenize(tokens)
+    base: dict[str, Any] = {
+        "id": f"cmpl-{secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": name,
+    }
+    ranks = best_of is not None and best_of > n
+    top = 0 if ranks and logprobs is None else logprobs
+
+    def start(i: int) -> Generator[Event, None, GenerationStats]:
+        return events(engine, tokens, max_tokens, seeded(params, i), top=top, **options)
+
+    first = start(0)  # what is wrong is said now
+    if stream:
+        return _stream(engine, base, head, [first, *map(start, range(1, n))], logprobs, suffix)
+    found = []
+    for i in range(best_of or n):
+        found.append(_whole(first if i == 0 else start(i)))
+    order = found
+    if ranks:
+        order = sorted(found, key=lambda answer: -_mean(answer[1]))[:n]
+    choices = [
+        {
+            "text": head + text + (suffix or "" if echo else ""),
+            "index": i,
+            "logprobs": None if logprobs is None else _logprobs(engine, scores, 0, len(text)),
+            "finish_reason": finish_reason(stats),
+        }
+        for i, (text, scores, stats) in enumerate(order)
+    ]
+    return {**base, "choices": choices, "usage": usage([f[2] for f in found])}  # type: ignore
+
+
+def seeded(params: SamplingParams, i: int) -> SamplingParams:
+    """Return *params* for the answer number *i*: another seed for each."""
+    if i == 0 or params.seed == -1:
+        return params
+    from dataclasses import replace
+
+    return replace(params, seed=(params.seed + i) % 2**32)
+
+
+def _whole(run: Generator[Event, None, GenerationStats]) -> Any:
+    text, scores = [], []
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as e:
+            return "".join(text), scores, e.value
+        text.append(event.text)
+        if event.logprob is not None:
+            scores.append(event.logprob)
+
+
+def _stream(
+    engine: Engine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None, _: Any
+) -> Iterator[CreateCompletionResponse]:
+    for index, run in enumerate(runs):
+        offset, text = 0, head
+        while True:
+            scores: CompletionLogprobs | None = None
+            try:
+                event = next(run)
+            except StopIteration as e:
+                yield _chunk(base, index, text, None, finish_reason(e.value))
+                break
+            text += event.text
+            if logprobs is not None and event.logprob is not None:
+                scores = _logprobs(engine, [event.logprob], offset)
+                offset += len(scores["tokens"][0])
+            if text or scores:
+                yield _chunk(base, index, text, scores, None)
+                text = ""
+
+
+def _chunk(base: Any, index: int, text: str, logprobs: Any, reason: Any) -> Any:
+    choice = {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
+    return {**base, "choices": [choice]}
+
+
+def _mean(scores: Sequence[Logprob]) -> float:
+    return sum(s.logprob for s in scores) / max(1, len(scores))
+
+
+def _logprobs(
+    engine: Engine, scores: Sequence[Logprob], offset: int, end: int | None = None
+) -> CompletionLogprobs:
+    """Return OpenAI's shape; tokens from *end* on belong to a stop text and are left out."""
+    found: CompletionLogprobs = {
+        "text_offset": [],
+        "token_logprobs": [],
+        "tokens": [],
+        "top_logprobs": [],
+    }
+    vocab = engine.model.vocab
+    for token, logprob, top in scores:
+        if end is not None and offset >= end:
+            break
+        text = vocab.detokenize([token], True)
+        best = {vocab.detokenize([t], True): value for t, value in top}
+        best.setdefault(text, logprob)
+        found["text_offset"].append(offset)
+        found["token_logprobs"].append(logprob)
+        found["tokens"].append(text)
+        found["top_logprobs"].append(best)
+        offset += len(text)
+    return found

@@ -1,0 +1,78 @@
+"""LlamaConfig: how a `Llama` is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LlamaConfig"]
+
+
+@dataclass
+class LlamaConfig:
+    """What `Llama` is made with; each field is an argument of `Llama`, too.
+
+    Attributes:
+        model_path: The GGUF file, or `hf:owner/repo:file`.
+        n_ctx: Tokens of prompt and answer together; 0 = the model's own length.
+        n_batch: Most prompt tokens evaluated in one call.
+        n_ubatch: Most tokens computed at once.
+        n_seq_max: Number of independent sequences in the cache; generation uses the first.
+        n_threads: 0 = physical cores.
+        n_threads_batch: Threads for prompts; 0 = n_threads.
+        n_gpu_layers: Layers on the GPU; -1 = all.
+        offload_kqv: Whether the cache and what reads it go to the GPU, too.
+        embeddings: Whether `embed` and `rerank` can be used.
+        pooling: See `Embedder`.
+        chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
+            Jinja template; None = the model's own.
+        seed: For calls that give none; -1 draws one.
+        use_mmap: Map the file instead of reading it.
+        use_mlock: Keep the weights in RAM.
+        main_gpu: See `Model`.
+        tensor_split: See `Model`.
+        split_mode: See `Model`.
+        kv_overrides: See `Model`.
+        flash_attn: See `ContextParams`; None = the build's choice.
+        type_k: See `ContextParams`.
+        type_v: See `ContextParams`.
+        rope_freq_base: See `ContextParams`; 0 = the model's.
+        rope_freq_scale: See `ContextParams`; 0 = the model's.
+        context_policy: What happens when the context is full; see `Engine`.
+        lora_path: An adapter that is on from the start.
+        lora_scale: Its strength.
+        logits_all: Accepted and not needed: log-probabilities are read token by token.
+        verbose: Accepted; messages of C always go to the logger `llama_cffi.native`, and nothing
+            is ever printed. See `set_log_level`.
+    """
+
+    model_path: Any = None
+    n_ctx: int = 4096
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_seq_max: int = 1
+    n_threads: int | None = 0
+    n_threads_batch: int | None = 0
+    n_gpu_layers: int = -1
+    offload_kqv: bool = True
+    embeddings: bool = False
+    pooling: str | None = None
+    chat_format: str | None = None
+    seed: int = -1
+    use_mmap: bool = True
+    use_mlock: bool = False
+    main_gpu: int = 0
+    tensor_split: Sequence[float] | None = None
+    split_mode: str | None = None
+    kv_overrides: Mapping[str, Any] | None = None
+    flash_attn: bool | None = None
+    type_k: str | None = None
+    type_v: str | None = None
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+    context_policy: str = "error"
+    lora_path: str | None = None
+    lora_scale: float = 1.0
+    logits_all: bool = False
+    verbose: bool = False

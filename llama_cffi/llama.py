@@ -1,0 +1,578 @@
+"""Llama: completions, chat, embeddings and state of one model, as llama-cpp-python has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import chat_completion, completion
+from .background import stream_async, whole_async
+from .binding import LoraAdapter, Model, get_library
+from .config import LlamaConfig
+from .engine import Engine
+from .errors import ValidationError
+from .hub import resolve_model
+from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .binding import Perf
+    from .embedding import Embedder, RerankResult
+    from .openai_types import CreateEmbeddingResponse
+
+__all__ = [
+    "Llama",
+    "disable_logging",
+    "print_system_info",
+    "reset_logging",
+    "set_log_level",
+    "shutdown",
+]
+
+T = TypeVar("T")
+_native = logging.getLogger("llama_cffi.native")
+_open: weakref.WeakSet[Llama] = weakref.WeakSet()
+
+
+class Llama:
+    """One model that completes, chats, embeds.
+
+    Calls from several threads queue. What two prompts have in common at their beginning is
+    evaluated once. Nothing is printed; `llama_cffi.native` logs what C says.
+
+    Args:
+        model_path: The GGUF file, or `hf:owner/repo:file`.
+        config: What else there is to say; single arguments win over it.
+        **options: The fields of `LlamaConfig`.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        ValidationError: A number is out of range.
+        TypeError: There is no such option.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | None = None,
+        config: LlamaConfig | None = None,
+        **options: Any,
+    ) -> None:
+        self.config = config = dataclasses.replace(config or LlamaConfig(), **options)
+        path = model_path if model_path is not None else config.model_path
+        if path is None:
+            raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
+        self.model_path = str(path)
+        self._embedder: Embedder | None = None
+        self._lock = threading.Lock()
+        self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
+        model = Model(
+            resolve_model(path),
+            n_gpu_layers=config.n_gpu_layers,
+            use_mmap=config.use_mmap,
+            use_mlock=config.use_mlock,
+            main_gpu=config.main_gpu,
+            tensor_split=config.tensor_split,
+            split_mode=config.split_mode,
+            kv_overrides=config.kv_overrides,
+        )
+        try:
+            self.engine = Engine(
+                model,
+                n_ctx=config.n_ctx,
+                n_threads=config.n_threads or 0,
+                n_batch=config.n_batch,
+                n_ubatch=config.n_ubatch,
+                context_policy=config.context_policy,
+                n_seq_max=config.n_seq_max,
+                n_threads_batch=config.n_threads_batch or 0,
+                offload_kqv=config.offload_kqv,
+                flash_attn=config.flash_attn,
+                type_k=config.type_k,
+                type_v=config.type_v,
+                rope_freq_base=config.rope_freq_base or None,
+                rope_freq_scale=config.rope_freq_scale or None,
+            )
+            self.model = model
+            if config.lora_path is not None:
+                self.load_lora(config.lora_path, config.lora_scale)
+        except BaseException:
+            model.close()
+            raise
+        _open.add(self)
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str, filename: str | None = None, **options: Any) -> Self:
+        """Load a model from the Hugging Face hub, through its cache.
+
+        Args:
+            repo_id: `owner/repo`, with `@revision` if wanted.
+            filename: The file, or a quantisation such as `Q4_K_M`.
+            **options: As for the class.
+
+        Raises:
+            FetchError: It cannot be fetched.
+        """
+        return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""), **options)
+
+    def close(self) -> None:
+        """Free everything; what runs ends first. Calling it again does nothing."""
+        if self._embedder is not None:
+            self._embedder.close()
+        self.engine.close()
+        # A running generation frees the context later; the model must outlive it.
+        if self.engine.context.closed:
+            self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.engine.n_ctx
+
+    @cached_property
+    def chat(self) -> chat_completion.Chat:
+        """What the model's chat template and family say; compiled when it is first used."""
+        return chat_completion.Chat(self.engine, self.config.chat_format)
+
+    # Text
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        reset_kv_cache: bool = True,
+        **options: Any,
+    ) -> str | Iterator[str]:
+        """Continue *prompt*, as it is, without a chat template.
+
+        Args:
+            prompt: The text.
+            max_tokens: Most tokens to generate, at least 1.
+            sampling: How tokens are chosen.
+            stream: Return an iterator of pieces.
+            stop: Texts that end the answer, which does not contain them.
+            echo: Begin with the prompt.
+            reset_kv_cache: Evaluate the whole prompt, also what the cache holds of it.
+            **options: Single sampling arguments in place of *sampling*, and the engine's, such as
+                `timeout_s`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The prompt leaves no room.
+        """
+        pieces = self._pieces(prompt, max_tokens, sampling, stop, echo, reset_kv_cache, options)
+        return pieces if stream else "".join(pieces)
+
+    def generate_stream(
+        self, prompt: str, max_tokens: int = 128, **options: Any
+    ) -> Iterator[str]:
+        """Do `generate` piece by piece; leaving the iteration ends the generation."""
+        return self.generate(prompt, max_tokens, stream=True, **options)  # type: ignore[return-value]
+
+    async def generate_async(
+        self, prompt: str, max_tokens: int = 128, *, stream: bool = False, **options: Any
+    ) -> str | AsyncIterator[str]:
+        """Do `generate` beside the event loop; with *stream* give an async iterator.
+
+        Cancelling the task ends the generation after the token that is being computed.
+        """
+        pieces = stream_async(lambda: self.generate_stream(prompt, max_tokens, **options))
+        return pieces if stream else "".join([piece async for piece in pieces])
+
+    def _pieces(
+        self,
+        prompt: str,
+        max_tokens: int,
+        sampling: SamplingParams | None,
+        stop: Any,
+        echo: bool,
+        reset: bool,
+        options: dict[str, Any],
+    ) -> Iterator[str]:
+        given = {"sampling": sampling} if sampling is not None else {"seed": self.config.seed}
+        tokens = completion.prompt_tokens(self.engine, prompt, None)
+        run = self.engine.run(
+            tokens,
+            max_tokens,
+            **{**given, "stop": stop or (), "json_stop": (), "reset_kv": reset, **options},  # type: ignore
+        )
+
+        def pieces() -> Iterator[str]:
+            if echo:
+                yield prompt
+            try:
+                for _, text in run:
+                    if text:
+                        yield text
+            finally:
+                run.close()
+
+        return pieces()
+
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | Sequence[str] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        n: int = 1,
+        best_of: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
+
+        Args:
+            prompt: Text or token ids.
+            suffix: What follows; the model fills the gap.
+            max_tokens: Most tokens to generate; None or -1 = until the context is full.
+            temperature: See `SamplingParams` for this and the other sampling arguments.
+            top_p: See `SamplingParams`.
+            min_p: See `SamplingParams`.
+            typical_p: See `SamplingParams`.
+            logprobs: Give the log-probability of each token, and of so many in its place; they
+                are the model's own, before penalties and temperature.
+            echo: Begin with the prompt.
+            stop: Texts that end the answer.
+            frequency_penalty: `penalty_freq`.
+            presence_penalty: `penalty_present`.
+            repeat_penalty: See `SamplingParams`.
+            top_k: See `SamplingParams`; 0 or less = all.
+            stream: Give chunks.
+            seed: See `SamplingParams`; None = the constructor's.
+            mirostat_mode: `mirostat`.
+            mirostat_tau: See `SamplingParams`.
+            mirostat_eta: See `SamplingParams`.
+            model: The name that the response shows.
+            stopping_criteria: Functions `(input_ids, logits)`; the answer ends before the token
+                at which one returns True.
+            logits_processor: `logits_processors`.
+            grammar: A `LlamaGrammar`, or GBNF.
+            logit_bias: See `SamplingParams`; keys may be texts of numbers.
+            n: How many answers.
+            best_of: So many are generated; the *n* with the best mean log-probability returned.
+            **options: The engine's, such as `timeout_s` and `context_policy`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The prompt leaves no room.
+        """
+        params = completion.sampling(
+            temperature=temperature,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            top_k=top_k,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            repeat_penalty=repeat_penalty,
+            mirostat_mode=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            seed=self.config.seed if seed is None else seed,
+            logit_bias=logit_bias,
+            logits_processor=logits_processor,
+            grammar=grammar,
+        )
+        return completion.complete(
+            self.engine,
+            model or self.model_path,
+            prompt,
+            suffix,
+            max_tokens=max_tokens,
+            params=params,
+            stream=stream,
+            logprobs=logprobs,
+            echo=echo,
+            n=n,
+            best_of=best_of,
+            stop=stop,
+            stopping_criteria=stopping_criteria,
+            **options,
+        )
+
+    __call__ = create_completion
+
+    async def create_completion_async(self, *args: Any, **options: Any) -> Any:
+        """Do `create_completion` beside the event loop; with `stream` give an async iterator."""
+        return await _either(self.create_completion, *args, **options)
+
+    def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        """Answer a conversation; see `chat_completion.Chat.create` for the arguments."""
+        options = {"seed": self.config.seed, "model": self.model_path, **options}
+        return self.chat.create(messages, **options)
+
+    async def create_chat_completion_async(
+        self, messages: Sequence[Mapping[str, Any]], **options: Any
+    ) -> Any:
+        """Do `create_chat_completion` beside the event loop; with `stream` an async iterator."""
+        return await _either(self.create_chat_completion, messages, **options)
+
+    def parse(self, prompt: str | Sequence[Mapping[str, Any]], type_: type[T], **options: Any) -> T:
+        """Ask for a value of a Python type: a pydantic model, dataclass, TypedDict, int, ...
+
+        Args:
+            prompt: The question, or a conversation.
+            type_: What the answer shall be.
+            **options: As for `create_chat_completion`.
+
+        Raises:
+            ValidationError: JSON has no such values, or the answer was cut short.
+        """
+        from . import typed
+
+        schema = typed.schema_of(type_)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        answer = self.create_chat_completion(
+            messages,
+            response_format={"type": "json_schema", "json_schema": {"schema": schema}},
+            **{"max_tokens": None, **options},
+        )
+        return typed.value_of(type_, answer["choices"][0]["message"]["content"])
+
+    # Tokens
+
+    def tokenize(
+        self, text: str | bytes, add_bos: bool = True, special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids; *special* reads the names of special tokens as such."""
+        text = text.decode() if isinstance(text, bytes) else text
+        return self.engine.tokenize(text, add_bos, special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text."""
+        return self.engine.detokenize(tokens, special)
+
+    def n_tokens(self, text: str) -> int:
+        """Return the number of tokens of *text*, BOS included where the model wants one."""
+        return len(self.engine.tokenize(text))
+
+    # Embeddings
+
+    def embed(self, text: str | Sequence[str], normalize: bool = True, **options: Any) -> Any:
+        """Return the embedding of a text, or of each of several, as lists of floats.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = self._embeddings().embed(texts, normalize=normalize, **options)
+        found = [row.tolist() for row in rows]
+        return found[0] if isinstance(text, str) else found
+
+    def create_embedding(
+        self, input: str | Sequence[str], model: str | None = None
+    ) -> CreateEmbeddingResponse:
+        """Return embeddings in OpenAI's shape; see `embed`."""
+        texts = [input] if isinstance(input, str) else list(input)
+        rows = self.embed(texts)
+        n = sum(map(self.n_tokens, texts))
+        return {
+            "object": "list",
+            "model": model or self.model_path,
+            "data": [
+                {"index": i, "object": "embedding", "embedding": row} for i, row in enumerate(rows)
+            ],
+            "usage": {"prompt_tokens": n, "total_tokens": n},
+        }
+
+    async def embed_async(self, *args: Any, **options: Any) -> Any:
+        """Do `embed` beside the event loop."""
+        return await whole_async(lambda: self.embed(*args, **options))
+
+    async def create_embedding_async(self, *args: Any, **options: Any) -> CreateEmbeddingResponse:
+        """Do `create_embedding` beside the event loop."""
+        return await whole_async(lambda: self.create_embedding(*args, **options))
+
+    def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[RerankResult]:
+        """Sort *documents* by how well they answer *query*; see `Embedder.rerank`."""
+        return self._embeddings().rerank(query, documents, **options)
+
+    def _embeddings(self) -> Embedder:
+        if not self.config.embeddings:
+            raise ValidationError("load the model with embeddings=True to embed or rerank")
+        from .embedding import Embedder
+
+        with self._lock:
+            if self._embedder is None:
+                self._embedder = Embedder(
+                    self.model, pooling=self.config.pooling, n_threads=self.config.n_threads or 0
+                )
+        return self._embedder
+
+    # State
+
+    def get_state(self) -> bytes:
+        """Return what the cache holds, with its tokens; `set_state` goes on from there."""
+        with self.engine.idle() as slot:
+            return self.engine.context.save_state(slot.tokens)
+
+    def set_state(self, state: bytes) -> None:
+        """Take back what `get_state` returned.
+
+        Raises:
+            ValidationError: It is damaged, or of another model or context.
+        """
+        with self.engine.idle() as slot:
+            slot.tokens.clear()
+            slot.tokens = self.engine.context.load_state(state)
+
+    def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+        """Write the state to a file, or return it where there is no *path*."""
+        if path is None:
+            return self.get_state()
+        with self.engine.idle() as slot:
+            self.engine.context.save_state_file(path, slot.tokens)
+        return None
+
+    def load_state(self, state: bytes | str | os.PathLike[str]) -> None:
+        """Take back what `save_state` wrote to a file or returned."""
+        if not isinstance(state, bytes):
+            state = Path(state).expanduser().read_bytes()
+        self.set_state(state)
+
+    def reset(self) -> None:
+        """Forget what was evaluated; adapters stay on."""
+        with self.engine.idle() as slot:
+            slot.clear()
+
+    kv_cache_clear = reset
+
+    def kv_cache_seq_rm(self, seq_id: int = 0, p0: int = -1, p1: int = -1) -> bool:
+        """Remove positions p0 to p1 - 1 of a sequence; see `Memory.seq_rm`."""
+        return bool(self._memory("seq_rm", seq_id, p0, p1))
+
+    def kv_cache_seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
+        """Copy a sequence to another; see `Memory.seq_cp`."""
+        self._memory("seq_cp", source, target, p0, p1)
+
+    def kv_cache_seq_keep(self, seq_id: int = 0) -> None:
+        """Remove all other sequences; see `Memory.seq_keep`."""
+        self._memory("seq_keep", seq_id)
+
+    def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
+        """Move positions; see `Memory.seq_add`."""
+        self._memory("seq_add", seq_id, p0, p1, delta)
+
+    def _memory(self, verb: str, *args: int) -> Any:
+        """Change the cache by hand; afterwards no prompt reuses it, as nobody knows what it is."""
+        with self.engine.idle() as slot:
+            result = getattr(self.engine.context.memory, verb)(*args)
+            slot.tokens.clear()
+            return result
+
+    # Adapters and counters
+
+    def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> None:
+        """Switch an adapter on; it stays on after `reset`. Again with another scale changes it.
+
+        Raises:
+            ModelLoadError: It is damaged, or for another model.
+        """
+        name = str(path)
+        with self.engine.idle() as slot:
+            known = self._adapters.get(name)
+            adapter = known[0] if known else LoraAdapter(self.model, path)
+            self._set_adapters({**self._adapters, name: (adapter, scale)})
+            slot.clear()  # it was computed without
+
+    def remove_lora(self, path: str | os.PathLike[str]) -> None:
+        """Switch an adapter off.
+
+        Raises:
+            ValidationError: It is not on.
+        """
+        rest = dict(self._adapters)
+        if rest.pop(str(path), None) is None:
+            raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
+        with self.engine.idle() as slot:
+            self._set_adapters(rest)
+            slot.clear()
+
+    def clear_lora(self) -> None:
+        """Switch all adapters off."""
+        with self.engine.idle() as slot:
+            self._set_adapters({})
+            slot.clear()
+
+    def _set_adapters(self, adapters: dict[str, tuple[LoraAdapter, float]]) -> None:
+        self.engine.context.set_adapters(dict(adapters.values()))
+        self._adapters = adapters
+
+    def perf(self) -> Perf:
+        """Return C's counters of this context. C: llama_perf_context."""
+        return self.engine.context.perf
+
+    def perf_reset(self) -> None:
+        """Set the counters to zero. C: llama_perf_context_reset."""
+        self.engine.context.reset_perf()
+
+
+async def _either(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    if options.get("stream"):
+        return stream_async(lambda: call(*args, **options))
+    return await whole_async(lambda: call(*args, **options))
+
+
+def print_system_info() -> str:
+    """Return what the loaded build and its backends use; despite its name it prints nothing."""
+    return get_library().system_info
+
+
+def set_log_level(level: int | str) -> None:
+    """Let messages of C through from this level of `logging` on, e.g. `"WARNING"`."""
+    _native.setLevel(level.upper() if isinstance(level, str) else level)
+    _native.disabled = False
+
+
+def disable_logging() -> None:
+    """Let no message of C through."""
+    _native.disabled = True
+
+
+def reset_logging() -> None:
+    """Undo `set_log_level` and `disable_logging`."""
+    _native.setLevel(logging.NOTSET)
+    _native.disabled = False
+
+
+def shutdown() -> None:
+    """Close every `Llama` that is open. Calling it again does nothing."""
+    for llm in list(_open):
+        llm.close()

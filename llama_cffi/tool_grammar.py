@@ -1,0 +1,67 @@
+"""The grammar of tool calls, for constrained decoding."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
+from .structured import LlamaGrammar
+
+__all__ = ["call_grammar"]
+
+
+def call_grammar(parts: GrammarParts, special: Sequence[str]) -> LlamaGrammar:
+    """Return the grammar of an answer that is calls and nothing else.
+
+    Args:
+        parts: What the calls look like.
+        special: Names of the model's control tokens, which a grammar has to name as such.
+    """
+    writer = _Writer(special)
+    calls = " | ".join(writer.sequence(call.pieces) for call in parts.calls)
+    more = f"({writer.literal(parts.separator)} call)*" if parts.is_parallel else ""
+    start = f"start: {writer.literal(parts.begin)} call {more} {writer.literal(parts.end)}"
+    return LlamaGrammar.from_lark("\n".join([start, f"call: {calls}", *writer.rules]))
+
+
+class _Writer:
+    """Writes pieces as Lark.
+
+    Attributes:
+        rules: Terminals that they need.
+    """
+
+    def __init__(self, special: Sequence[str]) -> None:
+        self.rules: list[str] = []
+        names = sorted((t for t in special if re.fullmatch(r"<[^<>\s]+>", t)), key=len)
+        self._special = re.compile("(" + "|".join(map(re.escape, reversed(names))) + ")")
+        self._has_special = bool(names)
+
+    def literal(self, text: str) -> str:
+        parts = self._special.split(text) if self._has_special else [text]
+        return " ".join(
+            part if i % 2 else json.dumps(part) for i, part in enumerate(parts) if part
+        )
+
+    def sequence(self, pieces: Sequence[Piece]) -> str:
+        return " ".join(filter(None, map(self.piece, pieces))) or '""'
+
+    def piece(self, piece: Piece) -> str:
+        if isinstance(piece, str):
+            return self.literal(piece)
+        if isinstance(piece, Json):
+            return f"%json {json.dumps(piece.schema)}"
+        if isinstance(piece, Text):
+            name = f"TEXT_{len(self.rules)}"
+            stop = re.escape(piece.stop).replace("/", r"\/")
+            self.rules.append(rf"{name}: /(?s:.*)/ & ~/(?s:.*){stop}(?s:.*)/")
+            return name
+        if isinstance(piece, Maybe):
+            return f"({self.sequence(piece.pieces)})?"
+        if isinstance(piece, Choice):
+            return "(" + " | ".join(map(self.sequence, piece.options)) + ")"
+        assert isinstance(piece, Repeat)
+        inner = self.sequence(piece.pieces)
+        return f"({inner} ({self.literal(piece.separator)} {inner})*)?"
