@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .scores import Score, Scorer
     from .stats import GenerationStats
     from .structured import Constraint, LlamaGrammar
+    from .unified import UnifiedLLM
 
 __version__ = "0.1.0"
 
@@ -93,6 +94,7 @@ _HOME = {
     "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),
     "structured": ("Constraint", "LlamaGrammar"),
+    "unified": ("UnifiedLLM",),
     "errors": (
         "AbiMismatchError",
         "ContextOverflowError",
@@ -130,6 +132,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "read_gguf",
     "Llama",
     "LlamaConfig",
+    "UnifiedLLM",
     "disable_logging",
     "print_system_info",
     "reset_logging",

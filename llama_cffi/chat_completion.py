@@ -299,7 +299,9 @@ class _Answer:
 
     def whole(self, index: int) -> Any:
         """Return OpenAI's choice."""
-        content, thought, calls, scores = "", "", [], []
+        content = thought = ""
+        calls: list[Any] = []
+        scores: list[Logprob] = []
         for delta, found in self.deltas():
             scores += found
             content += delta.get("content") or ""
@@ -370,7 +372,9 @@ def _grammar(
         return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
     if kind == "json_schema":
         return _of_schema((response_format.get("json_schema") or response_format).get("schema"))
-    raise ValidationError(f"response_format type {kind!r} is none of text, json_object, json_schema")
+    raise ValidationError(
+        f"response_format type {kind!r} is none of text, json_object, json_schema"
+    )
 
 
 def _of_schema(schema: Any) -> LlamaGrammar:

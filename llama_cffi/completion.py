@@ -113,7 +113,7 @@ def events(
     criteria = (criteria,) if callable(criteria) else tuple(criteria)
     run = engine.run(
         tokens,
-        n_predict,  # type: ignore[arg-type]
+        n_predict,
         **{
             "sampling": params,
             "stop": stop or (),
@@ -246,10 +246,8 @@ def complete(
 
     first = start(0)  # what is wrong is said now
     if stream:
-        return _stream(engine, base, head, [first, *map(start, range(1, n))], logprobs, suffix)
-    found = []
-    for i in range(best_of or n):
-        found.append(_whole(first if i == 0 else start(i)))
+        return _stream(engine, base, head, [first, *map(start, range(1, n))], logprobs)
+    found = [_whole(first if i == 0 else start(i)) for i in range(best_of or n)]
     order = found
     if ranks:
         order = sorted(found, key=lambda answer: -_mean(answer[1]))[:n]
@@ -275,7 +273,8 @@ def seeded(params: SamplingParams, i: int) -> SamplingParams:
 
 
 def _whole(run: Generator[Event, None, GenerationStats]) -> Any:
-    text, scores = [], []
+    text: list[str] = []
+    scores: list[Logprob] = []
     while True:
         try:
             event = next(run)
@@ -287,7 +286,7 @@ def _whole(run: Generator[Event, None, GenerationStats]) -> Any:
 
 
 def _stream(
-    engine: Engine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None, _: Any
+    engine: Engine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None
 ) -> Iterator[CreateCompletionResponse]:
     for index, run in enumerate(runs):
         offset, text = 0, head

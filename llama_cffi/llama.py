@@ -93,6 +93,7 @@ class Llama:
                 context_policy=config.context_policy,
                 n_seq_max=config.n_seq_max,
                 n_threads_batch=config.n_threads_batch or 0,
+                no_perf=False,
                 offload_kqv=config.offload_kqv,
                 flash_attn=config.flash_attn,
                 type_k=config.type_k,
@@ -180,9 +181,7 @@ class Llama:
         pieces = self._pieces(prompt, max_tokens, sampling, stop, echo, reset_kv_cache, options)
         return pieces if stream else "".join(pieces)
 
-    def generate_stream(
-        self, prompt: str, max_tokens: int = 128, **options: Any
-    ) -> Iterator[str]:
+    def generate_stream(self, prompt: str, max_tokens: int = 128, **options: Any) -> Iterator[str]:
         """Do `generate` piece by piece; leaving the iteration ends the generation."""
         return self.generate(prompt, max_tokens, stream=True, **options)  # type: ignore[return-value]
 
@@ -211,7 +210,7 @@ class Llama:
         run = self.engine.run(
             tokens,
             max_tokens,
-            **{**given, "stop": stop or (), "json_stop": (), "reset_kv": reset, **options},  # type: ignore
+            **{**given, "stop": stop or (), "json_stop": (), "reset_kv": reset, **options},
         )
 
         def pieces() -> Iterator[str]:
@@ -368,9 +367,7 @@ class Llama:
 
     # Tokens
 
-    def tokenize(
-        self, text: str | bytes, add_bos: bool = True, special: bool = False
-    ) -> list[int]:
+    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         """Turn text into token ids; *special* reads the names of special tokens as such."""
         text = text.decode() if isinstance(text, bytes) else text
         return self.engine.tokenize(text, add_bos, special)

@@ -41,9 +41,7 @@ class _Writer:
 
     def literal(self, text: str) -> str:
         parts = self._special.split(text) if self._has_special else [text]
-        return " ".join(
-            part if i % 2 else json.dumps(part) for i, part in enumerate(parts) if part
-        )
+        return " ".join(part if i % 2 else json.dumps(part) for i, part in enumerate(parts) if part)
 
     def sequence(self, pieces: Sequence[Piece]) -> str:
         return " ".join(filter(None, map(self.piece, pieces))) or '""'

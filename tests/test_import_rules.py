@@ -76,6 +76,7 @@ ALLOWED = {
         "sampling",
         "typed",
     },
+    "unified": {"config", "llama"},
     "hub": set(),
     "errors": set(),
     "demo": set(),
