@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     )
     from .binding.gguf import GgufFile, read_gguf
     from .binding.quantize import quantize
+    from .config import LlamaConfig
     from .embedding import Embedder, RerankResult, similarity
     from .engine import Engine
-    from .config import LlamaConfig
     from .errors import (
         AbiMismatchError,
         ContextOverflowError,

@@ -47,10 +47,10 @@ class Chat:
         self.family = identify(model.metadata, model.path.name, self._source)
 
     @cached_property
-    def special_tokens(self) -> list[str]:
-        """Names of the model's control tokens."""
+    def special_tokens(self) -> dict[str, int]:
+        """The model's control tokens by name."""
         vocab = self._engine.model.vocab
-        return [vocab.text(t) for t in range(vocab.n_tokens) if vocab.is_control(t)]
+        return {vocab.text(t): t for t in range(vocab.n_tokens) if vocab.is_control(t)}
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -64,7 +64,7 @@ class Chat:
             name = self._engine.model.path.name
             raise TemplateError(f"{name} has no chat template; choose one, as chat_format='chatml'")
         bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
-        return ChatTemplate(self._source, bos, eos, special_tokens=self.special_tokens)
+        return ChatTemplate(self._source, bos, eos, special_tokens=list(self.special_tokens))
 
     def prompt(
         self,

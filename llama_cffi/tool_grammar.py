@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
 from .structured import LlamaGrammar
@@ -12,12 +12,12 @@ from .structured import LlamaGrammar
 __all__ = ["call_grammar"]
 
 
-def call_grammar(parts: GrammarParts, special: Sequence[str]) -> LlamaGrammar:
+def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGrammar:
     """Return the grammar of an answer that is calls and nothing else.
 
     Args:
         parts: What the calls look like.
-        special: Names of the model's control tokens, which a grammar has to name as such.
+        special: The model's control tokens by name, which a grammar has to name as such.
     """
     writer = _Writer(special)
     calls = " | ".join(writer.sequence(call.pieces) for call in parts.calls)
@@ -33,15 +33,20 @@ class _Writer:
         rules: Terminals that they need.
     """
 
-    def __init__(self, special: Sequence[str]) -> None:
+    def __init__(self, special: Mapping[str, int]) -> None:
         self.rules: list[str] = []
-        names = sorted((t for t in special if re.fullmatch(r"<[^<>\s]+>", t)), key=len)
-        self._special = re.compile("(" + "|".join(map(re.escape, reversed(names))) + ")")
+        names = sorted(special, key=len, reverse=True)
+        self._ids = special
+        self._special = re.compile("(" + "|".join(map(re.escape, names)) + ")")
         self._has_special = bool(names)
 
     def literal(self, text: str) -> str:
         parts = self._special.split(text) if self._has_special else [text]
-        return " ".join(part if i % 2 else json.dumps(part) for i, part in enumerate(parts) if part)
+        return " ".join(
+            f"<[{self._ids[part]}]>" if i % 2 else json.dumps(part, ensure_ascii=False)
+            for i, part in enumerate(parts)
+            if part
+        )
 
     def sequence(self, pieces: Sequence[Piece]) -> str:
         return " ".join(filter(None, map(self.piece, pieces))) or '""'
@@ -53,7 +58,7 @@ class _Writer:
             return f"%json {json.dumps(piece.schema)}"
         if isinstance(piece, Text):
             name = f"TEXT_{len(self.rules)}"
-            stop = re.escape(piece.stop).replace("/", r"\/")
+            stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
             self.rules.append(rf"{name}: /(?s:.*)/ & ~/(?s:.*){stop}(?s:.*)/")
             return name
         if isinstance(piece, Maybe):

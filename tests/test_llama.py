@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from test_adapter import write_lora
 from tiny_gguf import write_tiny
 
 import llama_cffi
@@ -213,7 +214,8 @@ def test_completion_echo_n_stop_and_limits(llm: Llama) -> None:
 
 def test_generate_streams_what_it_returns(llm: Llama) -> None:
     whole = llm.generate(STORY, 12, GREEDY)
-    assert whole and whole == "".join(llm.generate_stream(STORY, 12, sampling=GREEDY))
+    assert whole
+    assert whole == "".join(llm.generate_stream(STORY, 12, sampling=GREEDY))
     assert llm.generate(STORY, 12, GREEDY, reset_kv_cache=False) == whole
     with pytest.raises(ValidationError):
         llm.generate("test", max_tokens=0)
@@ -301,6 +303,33 @@ def test_a_model_without_template_says_so(tmp_path: Path) -> None:
     with Llama(tmp_path / "tiny.gguf", n_ctx=64, n_threads=1) as llm:
         with pytest.raises(llama_cffi.TemplateError, match="chat_format"):
             llm.create_chat_completion(SUM)
+
+
+def test_an_adapter_changes_the_answer_and_stays_on(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf")
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(4, 64)), rng.normal(size=(64, 4)))
+    pairs = {"blk.0.attn_q.weight": (a.astype(np.float32), b.astype(np.float32))}
+    lora = write_lora(tmp_path / "lora.gguf", pairs)
+    with Llama(path, n_ctx=64, n_threads=1) as llm:
+
+        def logits() -> Any:
+            list(llm.engine.run([65, 66, 67], 1, temperature=0))
+            return llm.engine.context.logits()
+
+        plain = logits()
+        llm.load_lora(lora, 2.0)
+        changed = logits()
+        assert not np.allclose(plain, changed, atol=1e-3)
+        llm.reset()
+        np.testing.assert_allclose(logits(), changed, atol=1e-5)
+        llm.remove_lora(lora)
+        np.testing.assert_allclose(logits(), plain, atol=1e-5)
+        with pytest.raises(ValidationError):
+            llm.remove_lora(lora)
+        llm.load_lora(lora)
+        llm.clear_lora()
+        np.testing.assert_allclose(logits(), plain, atol=1e-5)
 
 
 def test_module_functions() -> None:
