@@ -49,7 +49,14 @@ class _Writer:
         )
 
     def sequence(self, pieces: Sequence[Piece]) -> str:
-        return " ".join(filter(None, map(self.piece, pieces))) or '""'
+        written, left = [], list(pieces)
+        while left:
+            piece = left.pop(0)
+            if isinstance(piece, Text) and left and isinstance(left[0], str):
+                # A lexer would take the beginning of the stop as text: both are one terminal.
+                left[0] = left[0].removeprefix(piece.stop)
+            written.append(self.piece(piece))
+        return " ".join(filter(None, written)) or '""'
 
     def piece(self, piece: Piece) -> str:
         if isinstance(piece, str):
@@ -59,7 +66,8 @@ class _Writer:
         if isinstance(piece, Text):
             name = f"TEXT_{len(self.rules)}"
             stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
-            self.rules.append(rf"{name}: /(?s:.*)/ & ~/(?s:.*){stop}(?s:.*)/")
+            text = rf"/(?s:.*)/ & ~/(?s:.*){stop}(?s:.*)/"
+            self.rules.append(f"{name}: ({text}) /{stop}/")
             return name
         if isinstance(piece, Maybe):
             return f"({self.sequence(piece.pieces)})?"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from llama_cffi.chat.formats import FORMATS
+from llama_cffi import Constraint, Model
+from llama_cffi.chat.formats import FORMATS, CallGrammar, GrammarParts, Text
 from llama_cffi.chat.tools import normalise_tools
 from llama_cffi.tool_grammar import call_grammar
 
@@ -23,3 +26,18 @@ def stay() -> None:
 def test_every_format_has_a_grammar(name: str, special: dict[str, int], parallel: bool) -> None:
     parts = FORMATS[name].grammar_parts(normalise_tools([move, stay]), parallel, True)
     assert call_grammar(parts, special).kind == "lark"
+
+
+def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path) -> None:
+    with Model(tiny_model) as model:
+        start = model.vocab.tokenize("<|im_start|>", False, True)
+        call = CallGrammar("f", ("<v>", Text("\n</v>"), "\n</v>"))
+        parts = GrammarParts("<|im_start|>", (call,), "", "", (), False, True)
+        constraint = Constraint(model, call_grammar(parts, {"<|im_start|>": start[0]}))
+        assert not constraint.allows(model.vocab.tokenize("<", False)[0])
+        constraint.accept(start[0])
+        for token in model.vocab.tokenize("<v>a\n<b\n</v>", False):
+            assert not constraint.complete
+            constraint.accept(token)
+        assert constraint.complete
+        assert not constraint.allows(model.vocab.tokenize("a", False)[0])
