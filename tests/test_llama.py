@@ -271,9 +271,11 @@ def test_embeddings(llm: Llama) -> None:
     rows = llm.create_embedding(["a", "b"])
     assert [row["index"] for row in rows["data"]] == [0, 1]
     assert rows["data"][0]["embedding"] == llm.embed("a")
-    with Llama(model_path(), n_ctx=64, n_threads=1) as other:
-        with pytest.raises(ValidationError, match="embeddings=True"):
-            other.embed("a")
+    with (
+        Llama(model_path(), n_ctx=64, n_threads=1) as other,
+        pytest.raises(ValidationError, match="embeddings=True"),
+    ):
+        other.embed("a")
 
 
 def test_construction(tmp_path: Path) -> None:
@@ -300,9 +302,11 @@ def test_construction(tmp_path: Path) -> None:
 
 def test_a_model_without_template_says_so(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny.gguf", chat_template=None)
-    with Llama(tmp_path / "tiny.gguf", n_ctx=64, n_threads=1) as llm:
-        with pytest.raises(llama_cffi.TemplateError, match="chat_format"):
-            llm.create_chat_completion(SUM)
+    with (
+        Llama(tmp_path / "tiny.gguf", n_ctx=64, n_threads=1) as llm,
+        pytest.raises(llama_cffi.TemplateError, match="chat_format"),
+    ):
+        llm.create_chat_completion(SUM)
 
 
 def test_an_adapter_changes_the_answer_and_stays_on(tmp_path: Path) -> None:
