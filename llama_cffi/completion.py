@@ -159,12 +159,15 @@ def _events(
 def _logprob(engine: Engine, token: int, n: int) -> Logprob:
     import numpy as np
 
-    logits = engine.context.logits(copy=False).astype(np.float64)
-    logits -= logits.max()
-    logits -= np.log(np.exp(logits).sum())
-    best = np.argpartition(-logits, min(n, len(logits) - 1))[:n] if n else np.array([], int)
-    best = best[np.argsort(-logits[best], kind="stable")]
-    return Logprob(token, float(logits[token]), [(int(i), float(logits[i])) for i in best])
+    from .scores import log_softmax
+
+    logits = engine.context.logits(copy=False)
+    best: list[int] = []
+    if n:
+        found = np.argpartition(-logits, min(n, len(logits) - 1))[:n]
+        best = found[np.argsort(-logits[found], kind="stable")].tolist()
+    own, *others = log_softmax(logits, [token, *best])
+    return Logprob(token, own, list(zip(best, others, strict=True)))
 
 
 def finish_reason(stats: GenerationStats) -> FinishReason:

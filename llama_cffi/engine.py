@@ -369,18 +369,10 @@ class Engine:
     ) -> Generator[tuple[int | None, str], None, GenerationStats]:
         with self._turn(call) as stop:
             stats, output = self.stats, TextOutput(self.model.vocab, call.request, call.flusher)
-            try:
-                with closing(self._tokens(tokens, call, stop, output)) as generated:
-                    for token in generated:
-                        yield token, output.take()
-                        self._turns.move_here()
-                output.finish()
-            except DecodeAbortedError as e:
-                output.finish()
-                e.text = output.text
-                raise
-            if output.stop:
-                stats.finish_reason, stats.stop = "stop", output.stop
+            with self._collected(tokens, call, stop, output) as generated:
+                for token in generated:
+                    yield token, output.take()
+                    self._turns.move_here()
             if rest := output.take_rest():
                 yield None, rest
                 self._turns.move_here()
@@ -390,16 +382,23 @@ class Engine:
     def _generated(
         self, render: Callable[[], Prompt], call: Call, stop: Stop, output: TextOutput
     ) -> Iterator[Iterator[int]]:
-        """Give the tokens whose text *output* collects; finish the text after them."""
+        """Give the tokens of the answer to a prompt, or a stage's report in their place."""
         stage = stages.wanted()
+        if stage:
+            scratch = TextOutput(self.model.vocab, call.request)
+            start = partial(self._tokens, call=call, stop=stop, output=scratch)
+            output.data += stages.report(self, stage, render(), start).encode()
+            yield iter(())
+            return
+        with self._collected(self.tokenize(*render()), call, stop, output) as generated:
+            yield generated
+
+    @contextmanager
+    def _collected(
+        self, tokens: Sequence[int], call: Call, stop: Stop, output: TextOutput
+    ) -> Iterator[Iterator[int]]:
+        """Give the tokens whose text *output* collects; finish the text after them."""
         try:
-            if stage:
-                scratch = TextOutput(self.model.vocab, call.request)
-                start = partial(self._tokens, call=call, stop=stop, output=scratch)
-                output.data += stages.report(self, stage, render(), start).encode()
-                yield iter(())
-                return
-            tokens = self.tokenize(*render())
             with closing(self._tokens(tokens, call, stop, output)) as generated:
                 yield generated
             output.finish()

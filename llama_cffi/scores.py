@@ -18,7 +18,7 @@ from .errors import ContextOverflowError, ValidationError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Score", "Scorer"]
+__all__ = ["Score", "Scorer", "log_softmax"]
 
 Text = str | Sequence[int]
 
@@ -303,13 +303,13 @@ class Scorer:
             if len(batch) == batch.n_tokens_max or at == len(todo):
                 context.decode(batch)
                 for n, row, targets in wanted:
-                    found[n] += _log_softmax(context.logits(row), targets)
+                    found[n] += log_softmax(context.logits(row, copy=False), targets)
                 batch.clear()
                 wanted.clear()
         return [np.array(row, np.float64) for row in found]
 
 
-def _log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
+def log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
     """Return the log-probabilities of *tokens*, without a copy of all."""
     top = float(logits.max())
     total = top + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))

@@ -62,7 +62,7 @@ ALLOWED = {
     "config": set(),
     "background": set(),
     "tool_grammar": {"chat", "structured"},
-    "completion": {"sampling", "structured"},
+    "completion": {"sampling", "scores", "structured"},
     "chat_completion": {"chat", "completion", "structured", "tool_grammar"},
     "llama": {
         "background",

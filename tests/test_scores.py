@@ -18,7 +18,7 @@ from tiny_encoders import write_bert, write_t5
 from tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
-from llama_cffi.scores import Scorer, _common, _log_softmax, _packed
+from llama_cffi.scores import Scorer, _common, _packed, log_softmax
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise
 WRITE = {"llama": write_tiny, "windowed": write_windowed, "recurrent": write_recurrent}
@@ -246,7 +246,7 @@ def test_threads_queue(llama: Model) -> None:
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=50))
 def test_log_softmax(values: list[float]) -> None:
-    got = _log_softmax(np.array(values, np.float32), range(len(values)))
+    got = log_softmax(np.array(values, np.float32), range(len(values)))
     exact = np.array(values, np.float64)
     exact -= exact.max()
     assert np.allclose(got, exact - np.log(np.exp(exact).sum()), rtol=1e-5, atol=1e-3)
