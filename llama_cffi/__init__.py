@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load_control_vector,
     )
     from .binding.gguf import GgufFile, read_gguf
+    from .binding.logs import disable_logging, reset_logging, set_log_level
     from .binding.quantize import quantize
     from .config import LlamaConfig
     from .embedding import Embedder, RerankResult, similarity
@@ -45,14 +46,7 @@ if TYPE_CHECKING:
         TemplateError,
         ValidationError,
     )
-    from .llama import (
-        Llama,
-        disable_logging,
-        print_system_info,
-        reset_logging,
-        set_log_level,
-        shutdown,
-    )
+    from .llama import Llama, print_system_info, shutdown
     from .sampling import SamplingParams
     from .scores import Score, Scorer
     from .stats import GenerationStats
@@ -78,18 +72,12 @@ _HOME = {
         "load_control_vector",
     ),
     "binding.gguf": ("GgufFile", "read_gguf"),
+    "binding.logs": ("disable_logging", "reset_logging", "set_log_level"),
     "binding.quantize": ("quantize",),
     "embedding": ("Embedder", "RerankResult", "similarity"),
     "config": ("LlamaConfig",),
     "engine": ("Engine",),
-    "llama": (
-        "Llama",
-        "disable_logging",
-        "print_system_info",
-        "reset_logging",
-        "set_log_level",
-        "shutdown",
-    ),
+    "llama": ("Llama", "print_system_info", "shutdown"),
     "sampling": ("SamplingParams",),
     "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),

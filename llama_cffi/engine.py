@@ -60,6 +60,13 @@ class Engine:
         progress: Shows a bar while the model loads, or is called with 0.0 to 1.0.
         **context_options: More arguments of `Context`.
 
+    Attributes:
+        model: The model.
+        context: Its context; use it in `idle` only.
+        owns_model: Whether `close` frees the model, too; False where one was given.
+        stats: Of the generation that runs, or ran last.
+        total_stats: Of all so far.
+
     Raises:
         ModelLoadError: The model cannot be loaded.
         ValidationError: A number is out of range.
@@ -87,7 +94,7 @@ class Engine:
         self._flush = flush_bytes, flush_tokens, flush_ms
         self._call(1, {}, callback=len)  # refuses what is wrong before a model is loaded
         n_batch = environment.number("BATCH", n_batch, 2048)
-        self._owns_model = not isinstance(model_path, Model)
+        self.owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
             self.model = model_path
         else:
@@ -103,7 +110,7 @@ class Engine:
                 **context_options,
             )
         except BaseException:
-            if self._owns_model:
+            if self.owns_model:
                 self.model.close()
             raise
         batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
@@ -463,5 +470,5 @@ class Engine:
             if mine:
                 self._chains.close()
                 self.context.close()
-                if self._owns_model:
+                if self.owns_model:
                     self.model.close()

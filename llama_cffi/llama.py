@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import chat_completion, completion
 from .background import stream_async, whole_async
-from .binding import LoraAdapter, Model, get_library
+from .binding import Model, get_library
 from .config import LlamaConfig
 from .engine import Engine
 from .errors import ValidationError
 from .hub import resolve_model
 from .sampling import SamplingParams
+from .session import Session
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .binding import Perf
     from .embedding import Embedder, RerankResult
     from .openai_types import CreateEmbeddingResponse
 
 __all__ = [
     "Llama",
-    "disable_logging",
     "print_system_info",
-    "reset_logging",
-    "set_log_level",
     "shutdown",
 ]
 
 T = TypeVar("T")
-_native = logging.getLogger("llama_cffi.native")
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 
 
-class Llama:
+class Llama(Session):
     """One model that completes, chats, embeds.
 
     Calls from several threads queue. What two prompts have in common at their beginning is
@@ -72,7 +66,6 @@ class Llama:
         self.model_path = str(path)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
-        self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
         model = Model(
             resolve_model(path),
             n_gpu_layers=config.n_gpu_layers,
@@ -84,7 +77,7 @@ class Llama:
             kv_overrides=config.kv_overrides,
         )
         try:
-            self.engine = Engine(
+            engine = Engine(
                 model,
                 n_ctx=config.n_ctx,
                 n_threads=config.n_threads or 0,
@@ -101,7 +94,8 @@ class Llama:
                 rope_freq_base=config.rope_freq_base or None,
                 rope_freq_scale=config.rope_freq_scale or None,
             )
-            self.model = model
+            engine.owns_model = True
+            super().__init__(engine)
             if config.lora_path is not None:
                 self.load_lora(config.lora_path, config.lora_scale)
         except BaseException:
@@ -124,13 +118,10 @@ class Llama:
         return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""), **options)
 
     def close(self) -> None:
-        """Free everything; what runs ends first. Calling it again does nothing."""
+        """End what runs and free everything. Calling it again does nothing."""
         if self._embedder is not None:
             self._embedder.close()
         self.engine.close()
-        # A running generation frees the context later; the model must outlive it.
-        if self.engine.context.closed:
-            self.model.close()
 
     def __enter__(self) -> Self:
         return self
@@ -433,113 +424,6 @@ class Llama:
                 )
         return self._embedder
 
-    # State
-
-    def get_state(self) -> bytes:
-        """Return what the cache holds, with its tokens; `set_state` goes on from there."""
-        with self.engine.idle() as slot:
-            return self.engine.context.save_state(slot.tokens)
-
-    def set_state(self, state: bytes) -> None:
-        """Take back what `get_state` returned.
-
-        Raises:
-            ValidationError: It is damaged, or of another model or context.
-        """
-        with self.engine.idle() as slot:
-            slot.tokens.clear()
-            slot.tokens = self.engine.context.load_state(state)
-
-    def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
-        """Write the state to a file, or return it where there is no *path*."""
-        if path is None:
-            return self.get_state()
-        with self.engine.idle() as slot:
-            self.engine.context.save_state_file(path, slot.tokens)
-        return None
-
-    def load_state(self, state: bytes | str | os.PathLike[str]) -> None:
-        """Take back what `save_state` wrote to a file or returned."""
-        if not isinstance(state, bytes):
-            state = Path(state).expanduser().read_bytes()
-        self.set_state(state)
-
-    def reset(self) -> None:
-        """Forget what was evaluated; adapters stay on."""
-        with self.engine.idle() as slot:
-            slot.clear()
-
-    kv_cache_clear = reset
-
-    def kv_cache_seq_rm(self, seq_id: int = 0, p0: int = -1, p1: int = -1) -> bool:
-        """Remove positions p0 to p1 - 1 of a sequence; see `Memory.seq_rm`."""
-        return bool(self._memory("seq_rm", seq_id, p0, p1))
-
-    def kv_cache_seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
-        """Copy a sequence to another; see `Memory.seq_cp`."""
-        self._memory("seq_cp", source, target, p0, p1)
-
-    def kv_cache_seq_keep(self, seq_id: int = 0) -> None:
-        """Remove all other sequences; see `Memory.seq_keep`."""
-        self._memory("seq_keep", seq_id)
-
-    def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
-        """Move positions; see `Memory.seq_add`."""
-        self._memory("seq_add", seq_id, p0, p1, delta)
-
-    def _memory(self, verb: str, *args: int) -> Any:
-        """Change the cache by hand; afterwards no prompt reuses it, as nobody knows what it is."""
-        with self.engine.idle() as slot:
-            result = getattr(self.engine.context.memory, verb)(*args)
-            slot.tokens.clear()
-            return result
-
-    # Adapters and counters
-
-    def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> None:
-        """Switch an adapter on; it stays on after `reset`. Again with another scale changes it.
-
-        Raises:
-            ModelLoadError: It is damaged, or for another model.
-        """
-        name = str(path)
-        with self.engine.idle() as slot:
-            known = self._adapters.get(name)
-            adapter = known[0] if known else LoraAdapter(self.model, path)
-            self._set_adapters({**self._adapters, name: (adapter, scale)})
-            slot.clear()  # it was computed without
-
-    def remove_lora(self, path: str | os.PathLike[str]) -> None:
-        """Switch an adapter off.
-
-        Raises:
-            ValidationError: It is not on.
-        """
-        rest = dict(self._adapters)
-        if rest.pop(str(path), None) is None:
-            raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
-        with self.engine.idle() as slot:
-            self._set_adapters(rest)
-            slot.clear()
-
-    def clear_lora(self) -> None:
-        """Switch all adapters off."""
-        with self.engine.idle() as slot:
-            self._set_adapters({})
-            slot.clear()
-
-    def _set_adapters(self, adapters: dict[str, tuple[LoraAdapter, float]]) -> None:
-        self.engine.context.set_adapters(dict(adapters.values()))
-        self._adapters = adapters
-
-    def perf(self) -> Perf:
-        """Return C's counters of this context. C: llama_perf_context."""
-        return self.engine.context.perf
-
-    def perf_reset(self) -> None:
-        """Set the counters to zero. C: llama_perf_context_reset."""
-        self.engine.context.reset_perf()
-
 
 async def _either(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
     if options.get("stream"):
@@ -548,25 +432,11 @@ async def _either(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def print_system_info() -> str:
-    """Return what the loaded build and its backends use; despite its name it prints nothing."""
+    """Return what the loaded build and its backends use; despite its name it prints nothing.
+
+    C: llama_print_system_info.
+    """
     return get_library().system_info
-
-
-def set_log_level(level: int | str) -> None:
-    """Let messages of C through from this level of `logging` on, e.g. `"WARNING"`."""
-    _native.setLevel(level.upper() if isinstance(level, str) else level)
-    _native.disabled = False
-
-
-def disable_logging() -> None:
-    """Let no message of C through."""
-    _native.disabled = True
-
-
-def reset_logging() -> None:
-    """Undo `set_log_level` and `disable_logging`."""
-    _native.setLevel(logging.NOTSET)
-    _native.disabled = False
 
 
 def shutdown() -> None:

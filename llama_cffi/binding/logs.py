@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["LogBridge"]
+__all__ = ["LogBridge", "disable_logging", "reset_logging", "set_log_level"]
 
 _log = logging.getLogger("llama_cffi.native")
 # Without a handler `logging` itself prints warnings to stderr.
@@ -24,6 +24,27 @@ _LEVELS = {
     "GGML_LOG_LEVEL_WARN": logging.WARNING,
     "GGML_LOG_LEVEL_ERROR": logging.ERROR,
 }
+
+
+def set_log_level(level: int | str) -> None:
+    """Let messages of C through from this level of `logging` on, e.g. `"WARNING"`.
+
+    Raises:
+        ValueError: `logging` knows no such level.
+    """
+    _log.setLevel(level.upper() if isinstance(level, str) else level)
+    _log.disabled = False
+
+
+def disable_logging() -> None:
+    """Let no message of C through."""
+    _log.disabled = True
+
+
+def reset_logging() -> None:
+    """Undo `set_log_level` and `disable_logging`."""
+    _log.setLevel(logging.NOTSET)
+    _log.disabled = False
 
 
 class LogBridge:

@@ -1,0 +1,138 @@
+"""Session: what an engine keeps between two answers, and the adapters over it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .binding import LoraAdapter, Model
+from .errors import ValidationError
+
+if TYPE_CHECKING:
+    from .binding import Perf
+    from .engine import Engine
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The evaluated tokens, adapters and counters of an engine.
+
+    Args:
+        engine: Whose they are; each call waits until it is idle.
+
+    Attributes:
+        engine: The same.
+        model: Its model.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.model: Model = engine.model
+        self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
+
+    def get_state(self) -> bytes:
+        """Return what the cache holds, with its tokens; `set_state` goes on from there."""
+        with self.engine.idle() as slot:
+            return self.engine.context.save_state(slot.tokens)
+
+    def set_state(self, state: bytes) -> None:
+        """Take back what `get_state` returned.
+
+        Raises:
+            ValidationError: It is damaged, or of another model or context.
+        """
+        with self.engine.idle() as slot:
+            slot.tokens.clear()
+            slot.tokens = self.engine.context.load_state(state)
+
+    def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+        """Write the state to a file, or return it where there is no *path*."""
+        if path is None:
+            return self.get_state()
+        with self.engine.idle() as slot:
+            self.engine.context.save_state_file(path, slot.tokens)
+        return None
+
+    def load_state(self, state: bytes | str | os.PathLike[str]) -> None:
+        """Take back what `save_state` wrote to a file or returned."""
+        if not isinstance(state, bytes):
+            state = Path(state).expanduser().read_bytes()
+        self.set_state(state)
+
+    def reset(self) -> None:
+        """Forget what was evaluated; adapters stay on."""
+        with self.engine.idle() as slot:
+            slot.clear()
+
+    kv_cache_clear = reset
+
+    def kv_cache_seq_rm(self, seq_id: int = 0, p0: int = -1, p1: int = -1) -> bool:
+        """Remove positions p0 to p1 - 1 of a sequence; see `Memory.seq_rm`."""
+        return bool(self._memory("seq_rm", seq_id, p0, p1))
+
+    def kv_cache_seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
+        """Copy a sequence to another; see `Memory.seq_cp`."""
+        self._memory("seq_cp", source, target, p0, p1)
+
+    def kv_cache_seq_keep(self, seq_id: int = 0) -> None:
+        """Remove all other sequences; see `Memory.seq_keep`."""
+        self._memory("seq_keep", seq_id)
+
+    def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
+        """Move positions; see `Memory.seq_add`."""
+        self._memory("seq_add", seq_id, p0, p1, delta)
+
+    def _memory(self, verb: str, *args: int) -> Any:
+        """Change the cache by hand; afterwards no prompt reuses it, as nobody knows what it is."""
+        with self.engine.idle() as slot:
+            result = getattr(self.engine.context.memory, verb)(*args)
+            slot.tokens.clear()
+            return result
+
+    # Adapters and counters
+
+    def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> None:
+        """Switch an adapter on; it stays on after `reset`. Again with another scale changes it.
+
+        Raises:
+            ModelLoadError: It is damaged, or for another model.
+        """
+        name = str(path)
+        with self.engine.idle() as slot:
+            known = self._adapters.get(name)
+            adapter = known[0] if known else LoraAdapter(self.model, path)
+            self._set_adapters({**self._adapters, name: (adapter, scale)})
+            slot.clear()  # it was computed without
+
+    def remove_lora(self, path: str | os.PathLike[str]) -> None:
+        """Switch an adapter off.
+
+        Raises:
+            ValidationError: It is not on.
+        """
+        with self.engine.idle() as slot:
+            rest = dict(self._adapters)
+            if rest.pop(str(path), None) is None:
+                raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
+            self._set_adapters(rest)
+            slot.clear()
+
+    def clear_lora(self) -> None:
+        """Switch all adapters off."""
+        with self.engine.idle() as slot:
+            self._set_adapters({})
+            slot.clear()
+
+    def _set_adapters(self, adapters: dict[str, tuple[LoraAdapter, float]]) -> None:
+        self.engine.context.set_adapters(dict(adapters.values()))
+        self._adapters = adapters
+
+    def perf(self) -> Perf:
+        """Return C's counters of this context. C: llama_perf_context."""
+        return self.engine.context.perf
+
+    def perf_reset(self) -> None:
+        """Set the counters to zero. C: llama_perf_context_reset."""
+        self.engine.context.reset_perf()
