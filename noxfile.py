@@ -114,6 +114,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def tools(session: nox.Session) -> None:
+    """Ask the demo model for held-out tool calls in every way, streamed and not."""
+    session.install("-e", ".", "--group=test")  # editable, as for `demo`
+    session.run("python", "-m", "tools.tool_calls", *session.posargs)
+
+
+@nox.session
 def templates(session: nox.Session) -> None:
     """Render every chat template in llama.cpp's sources; compare with transformers."""
     install_wheel(session)
