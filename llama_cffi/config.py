@@ -8,6 +8,14 @@ from typing import Any
 
 __all__ = ["LlamaConfig"]
 
+_CONTEXT = (
+    "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "offload_kqv", "flash_attn", "type_k", "type_v",
+    "swa_full", "op_offload", "attention", "rope_scaling", "yarn_ext_factor", "yarn_attn_factor",
+    "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx", "no_perf",
+)  # fmt: skip
+_ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
+_NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+
 
 @dataclass
 class LlamaConfig:
@@ -37,8 +45,18 @@ class LlamaConfig:
         flash_attn: See `ContextParams`; None = the build's choice.
         type_k: See `ContextParams`.
         type_v: See `ContextParams`.
+        swa_full: See `ContextParams`.
+        op_offload: See `ContextParams`.
+        attention: See `ContextParams`.
+        rope_scaling: See `ContextParams`.
         rope_freq_base: See `ContextParams`; 0 = the model's.
         rope_freq_scale: See `ContextParams`; 0 = the model's.
+        yarn_ext_factor: See `ContextParams`.
+        yarn_attn_factor: See `ContextParams`.
+        yarn_beta_fast: See `ContextParams`.
+        yarn_beta_slow: See `ContextParams`.
+        yarn_orig_ctx: See `ContextParams`.
+        no_perf: Do not measure what `perf` shows.
         context_policy: What happens when the context is full; see `Engine`.
         lora_path: An adapter that is on from the start.
         lora_scale: Its strength.
@@ -69,10 +87,28 @@ class LlamaConfig:
     flash_attn: bool | None = None
     type_k: str | None = None
     type_v: str | None = None
+    swa_full: bool | None = None
+    op_offload: bool | None = None
+    attention: str | None = None
+    rope_scaling: str | None = None
     rope_freq_base: float = 0.0
     rope_freq_scale: float = 0.0
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
+    yarn_orig_ctx: int | None = None
+    no_perf: bool = False
     context_policy: str = "error"
     lora_path: str | None = None
     lora_scale: float = 1.0
     logits_all: bool = False
     verbose: bool = False
+
+    def context_options(self) -> dict[str, Any]:
+        """Return the fields that are arguments of `Context`."""
+        return {
+            **{name: getattr(self, name) for name in _CONTEXT},
+            **{name: getattr(self, name) or None for name in _ZERO_IS_NONE},
+            **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
+        }

@@ -77,23 +77,7 @@ class Llama(Session):
             kv_overrides=config.kv_overrides,
         )
         try:
-            engine = Engine(
-                model,
-                n_ctx=config.n_ctx,
-                n_threads=config.n_threads or 0,
-                n_batch=config.n_batch,
-                n_ubatch=config.n_ubatch,
-                context_policy=config.context_policy,
-                n_seq_max=config.n_seq_max,
-                n_threads_batch=config.n_threads_batch or 0,
-                no_perf=False,
-                offload_kqv=config.offload_kqv,
-                flash_attn=config.flash_attn,
-                type_k=config.type_k,
-                type_v=config.type_v,
-                rope_freq_base=config.rope_freq_base or None,
-                rope_freq_scale=config.rope_freq_scale or None,
-            )
+            engine = Engine(model, context_policy=config.context_policy, **config.context_options())
             engine.owns_model = True
             super().__init__(engine)
             if config.lora_path is not None:
@@ -244,6 +228,7 @@ class Llama(Session):
         logit_bias: Mapping[Any, float] | None = None,
         n: int = 1,
         best_of: int | None = None,
+        penalty_last_n: int = 64,
         **options: Any,
     ) -> Any:
         """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
@@ -277,6 +262,7 @@ class Llama(Session):
             logit_bias: See `SamplingParams`; keys may be texts of numbers.
             n: How many answers.
             best_of: So many are generated; the *n* with the best mean log-probability returned.
+            penalty_last_n: See `SamplingParams`.
             **options: The engine's, such as `timeout_s` and `context_policy`.
 
         Raises:
@@ -292,6 +278,7 @@ class Llama(Session):
             frequency_penalty=frequency_penalty,
             presence_penalty=presence_penalty,
             repeat_penalty=repeat_penalty,
+            penalty_last_n=penalty_last_n,
             mirostat_mode=mirostat_mode,
             mirostat_tau=mirostat_tau,
             mirostat_eta=mirostat_eta,
