@@ -1,10 +1,19 @@
-"""Blocking calls beside an event loop."""
+"""Blocking calls beside an event loop, each in a thread of its own.
+
+Not in the loop's executor: callers that wait for an engine would fill it, and the one that has the
+engine would find no thread to go on in.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing, suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
+
+from .interrupts import CancelScope
 
 __all__ = ["stream_async", "whole_async"]
 
@@ -13,27 +22,42 @@ _END: Any = object()
 
 
 async def whole_async(call: Callable[[], T]) -> T:
-    """Return what *call* returns; it runs in a thread."""
-    return await asyncio.to_thread(call)
+    """Return what *call* returns. Cancelling the task ends the generation that it runs."""
+    async with aclosing(stream_async(lambda: (call(),))) as values:
+        return await anext(values)
 
 
-async def stream_async(start: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
-    """Yield what the iterator yields that *start* makes; each step runs in a thread.
+async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
+    """Yield what the iterable gives that *start* returns; nothing runs before the first `anext`.
 
-    Leaving the iteration, or cancelling its task, closes the iterator after the step that runs.
+    What comes faster than it is taken waits here. Leaving the iteration, or cancelling its task,
+    ends the generation behind it; neither waits for that.
     """
-    iterator = await asyncio.to_thread(start)
-    step: asyncio.Future[T] | None = None
+    loop = asyncio.get_running_loop()
+    items: asyncio.Queue[tuple[T, BaseException | None]] = asyncio.Queue()
+    scope = CancelScope()
+
+    def put(value: T, error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(items.put_nowait, (value, error))
+
+    def work() -> None:
+        try:
+            with scope:
+                for value in start():
+                    put(value, None)
+            put(_END, None)
+        except BaseException as error:
+            put(_END, error)
+
+    threading.Thread(target=copy_context().run, args=(work,), name="llama_cffi-background").start()
     try:
         while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, iterator, _END))
-            item = await asyncio.shield(step)
-            if item is _END:
+            value, error = await items.get()
+            if error is not None:
+                raise error
+            if value is _END:
                 return
-            yield item
+            yield value
     finally:
-        if step is not None and not step.done():
-            await asyncio.wait([step])
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)
+        scope.cancel()

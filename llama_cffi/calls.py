@@ -10,7 +10,7 @@ from . import environment
 from .binding.checks import integer, real
 from .context_policy import POLICIES
 from .errors import ValidationError
-from .generation import Request
+from .generation import Request, ThoughtLimit
 from .sampling import BasicOptions, MoreOptions, SamplingParams
 from .text import Flusher, several
 
@@ -30,7 +30,8 @@ class GenerationOptions(MoreOptions, total=False):
     in it (default: `done`, `next_step`; `()` = off). `timeout_s` counts from the call.
     `context_policy` overrides the engine's. `reset_kv=False` does not evaluate again what the
     cache holds of the prompt. `special` writes control tokens out; `suppress_think` leaves
-    <think>...</think> out.
+    <think>...</think> out. `skip_forced=False` gives each token its logits, also those of
+    structured output that nobody has to choose. `thought_limit` makes what ends a thought.
     """
 
     sampling: SamplingParams
@@ -41,6 +42,8 @@ class GenerationOptions(MoreOptions, total=False):
     reset_kv: bool | None
     special: bool | None
     suppress_think: bool | None
+    skip_forced: bool
+    thought_limit: Callable[[], ThoughtLimit] | None
 
 
 class StreamOptions(BasicOptions, GenerationOptions, total=False):
@@ -91,6 +94,7 @@ def make_call(
     if policy not in POLICIES:
         raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
     json_stop = rest.pop("json_stop", _JSON_KEYS)
+    skip_forced, limit = rest.pop("skip_forced", True), rest.pop("thought_limit", None)
     request = Request(
         n_predict=integer("n_predict", n_predict, 1),
         params=sampling_params(rest),
@@ -101,6 +105,8 @@ def make_call(
         json_stop=tuple(several("JSON keys", json_stop)),
         special=environment.flag("SPECIAL", given["special"], False),
         suppress_think=environment.flag("SUPPRESS_THINK", given["suppress_think"], False),
+        skip_forced=skip_forced,
+        thought_limit=limit,
     )
     return Call(request, timeout_s, None if callback is None else _flusher(callback, flush))
 
@@ -113,13 +119,13 @@ def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
     """
     options = dict(options)
     whole = options.pop("sampling", None)
+    unknown = options.keys() - SamplingParams.__dataclass_fields__.keys()
+    if unknown:
+        raise ValidationError(f"unknown arguments: {', '.join(sorted(unknown))}")
     if whole is not None:
         if not isinstance(whole, SamplingParams):
             raise ValidationError(f"sampling={whole!r} is no SamplingParams")
         return whole
-    unknown = options.keys() - SamplingParams.__dataclass_fields__.keys()
-    if unknown:
-        raise ValidationError(f"unknown arguments: {', '.join(sorted(unknown))}")
     options = {**_SAMPLING, **options}
     if options["repeat_penalty"] is None:
         options["repeat_penalty"] = 1.0 if options["temperature"] == 0 else _REPEAT_PENALTY

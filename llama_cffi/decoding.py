@@ -50,7 +50,7 @@ class Slot:
             if old != new:
                 break
             n += 1
-        if n < len(self.tokens) and not self.context.memory.can_truncate(self.seq_id, n):
+        if not self.context.memory.can_truncate(self.seq_id, n):
             n = 0
         self._drop(n)
         return len(self.tokens)

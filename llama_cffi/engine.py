@@ -270,7 +270,8 @@ class Engine:
         """Continue *tokens*: yield each new token with the text that it settled.
 
         What was held back comes at the end, with None. While a token is handed out,
-        `context.logits()` is what it was chosen from. The generator returns the statistics.
+        `context.logits()` is what it was chosen from, but for tokens that need no choice: with
+        `skip_forced=False` for those too. The generator returns the statistics.
         The arguments and errors are those of `generate_tokens`.
         """
         return self._run(tokens, self._call(n_predict, options))
@@ -441,6 +442,7 @@ class Engine:
                     stop.request(DEADLINE)
                     raise stop.error()
                 self._check_open()
+                stop.check()  # it may have been cancelled while it waited
                 self._started, self._stop = started, stop
                 self.stats = GenerationStats(queue_s=time.perf_counter() - started)
                 try:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 from .errors import DecodeAbortedError
@@ -23,10 +24,43 @@ from .errors import DecodeAbortedError
 if TYPE_CHECKING:
     from .binding import AbortFlag
 
-__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "Stop"]
+__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop"]
 
 INTERRUPT, CANCEL, DEADLINE, CLOSE = "interrupt", "cancel", "deadline", "close"
 _WAKE = b"\0"
+_scope: ContextVar[CancelScope | None] = ContextVar("llama_cffi-cancel-scope", default=None)
+
+
+class CancelScope:
+    """A block of code whose generations can be ended from any thread, also those to come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops: list[Stop] = []
+        self._cancelled = False
+        self._outer: Token[CancelScope | None]
+
+    def cancel(self) -> None:
+        """End what runs or waits in the block with a DecodeAbortedError, and what begins there."""
+        with self._lock:
+            self._cancelled = True
+            stops, self._stops = self._stops, []
+        for stop in stops:
+            stop.request(CANCEL)
+
+    def add(self, stop: Stop) -> None:
+        """Let *stop* be asked for by `cancel`."""
+        with self._lock:
+            self._stops.append(stop)
+            cancelled = self._cancelled
+        if cancelled:
+            stop.request(CANCEL)
+
+    def __enter__(self) -> None:
+        self._outer = _scope.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self._outer)
 
 
 class Stop:
@@ -45,6 +79,8 @@ class Stop:
         self.reason: str | None = None
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.timeout_s = timeout_s
+        if (scope := _scope.get()) is not None:
+            scope.add(self)
 
     def request(self, reason: str) -> None:
         """Ask the generation to stop; a Ctrl-C never hides another reason."""

@@ -6,13 +6,14 @@ import dataclasses
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
+from .calls import sampling_params
 from .config import LlamaConfig
 from .engine import Engine
 from .errors import ValidationError
@@ -34,6 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
+_open_lock = threading.Lock()
 
 
 class Llama(Session):
@@ -45,6 +47,7 @@ class Llama(Session):
     Args:
         model_path: The GGUF file, or `hf:owner/repo:file`.
         config: What else there is to say; single arguments win over it.
+        sampling: How `generate` chooses tokens where a call does not say.
         **options: The fields of `LlamaConfig`.
 
     Raises:
@@ -57,9 +60,17 @@ class Llama(Session):
         self,
         model_path: str | os.PathLike[str] | None = None,
         config: LlamaConfig | None = None,
+        sampling: SamplingParams | None = None,
         **options: Any,
     ) -> None:
+        for name, value, kind in (
+            ("config", config, LlamaConfig),
+            ("sampling", sampling, SamplingParams),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise ValidationError(f"{name}={value!r} is no {kind.__name__}")
         self.config = config = dataclasses.replace(config or LlamaConfig(), **options)
+        self.sampling = sampling
         path = model_path if model_path is not None else config.model_path
         if path is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
@@ -85,7 +96,8 @@ class Llama(Session):
         except BaseException:
             model.close()
             raise
-        _open.add(self)
+        with _open_lock:
+            _open.add(self)
 
     @classmethod
     def from_pretrained(cls, repo_id: str, filename: str | None = None, **options: Any) -> Self:
@@ -134,26 +146,44 @@ class Llama(Session):
         stop: str | Sequence[str] | None = None,
         echo: bool = False,
         reset_kv_cache: bool = True,
+        logprobs: int | None = None,
         **options: Any,
-    ) -> str | Iterator[str]:
+    ) -> Any:
         """Continue *prompt*, as it is, without a chat template.
 
         Args:
             prompt: The text.
             max_tokens: Most tokens to generate, at least 1.
-            sampling: How tokens are chosen.
-            stream: Return an iterator of pieces.
+            sampling: How tokens are chosen; None = the constructor's.
+            stream: Return an iterator of pieces; each comes when its token is there.
             stop: Texts that end the answer, which does not contain them.
             echo: Begin with the prompt.
-            reset_kv_cache: Evaluate the whole prompt, also what the cache holds of it.
-            **options: Single sampling arguments in place of *sampling*, and the engine's, such as
-                `timeout_s`.
+            reset_kv_cache: Evaluate the whole prompt, also what the cache holds of it. With False
+                a session goes on: of a prompt that begins as the last one, answer included, only
+                what is new is evaluated.
+            logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
+                the tokens and of so many in place of each, instead of the text.
+            **options: Single sampling arguments, which win over *sampling*, and the engine's, such
+                as `timeout_s`.
 
         Raises:
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room.
         """
-        pieces = self._pieces(prompt, max_tokens, sampling, stop, echo, reset_kv_cache, options)
+        params = self._sampling(sampling, options)
+        options = {"stop": stop, "reset_kv": reset_kv_cache, **options}
+        if logprobs is not None:
+            if stream:
+                raise ValidationError(
+                    "logprobs have no stream here; create_completion(stream=True) has one"
+                )
+            return completion.complete(
+                self.engine, self.model_path, prompt, None, max_tokens=max_tokens, params=params,
+                stream=False, logprobs=logprobs, echo=echo, n=1, best_of=None, **options,
+            )["choices"][0]  # fmt: skip
+        tokens = completion.prompt_tokens(self.engine, prompt, None)
+        run = completion.events(self.engine, tokens, max_tokens, params, **options)
+        pieces = _pieces(prompt if echo else "", run)
         return pieces if stream else "".join(pieces)
 
     def generate_stream(self, prompt: str, max_tokens: int = 128, **options: Any) -> Iterator[str]:
@@ -162,43 +192,26 @@ class Llama(Session):
 
     async def generate_async(
         self, prompt: str, max_tokens: int = 128, *, stream: bool = False, **options: Any
-    ) -> str | AsyncIterator[str]:
+    ) -> Any:
         """Do `generate` beside the event loop; with *stream* give an async iterator.
 
-        Cancelling the task ends the generation after the token that is being computed.
+        Cancelling the task ends the generation.
         """
-        pieces = stream_async(lambda: self.generate_stream(prompt, max_tokens, **options))
-        return pieces if stream else "".join([piece async for piece in pieces])
-
-    def _pieces(
-        self,
-        prompt: str,
-        max_tokens: int,
-        sampling: SamplingParams | None,
-        stop: Any,
-        echo: bool,
-        reset: bool,
-        options: dict[str, Any],
-    ) -> Iterator[str]:
-        given = {"sampling": sampling} if sampling is not None else {"seed": self.config.seed}
-        tokens = completion.prompt_tokens(self.engine, prompt, None)
-        run = self.engine.run(
-            tokens,
-            max_tokens,
-            **{**given, "stop": stop or (), "json_stop": (), "reset_kv": reset, **options},
+        return await _either(
+            partial(Llama.generate, self), prompt, max_tokens, stream=stream, **options
         )
 
-        def pieces() -> Iterator[str]:
-            if echo:
-                yield prompt
-            try:
-                for _, text in run:
-                    if text:
-                        yield text
-            finally:
-                run.close()
-
-        return pieces()
+    def _sampling(self, whole: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+        """Take the sampling arguments out of *options* and put them over *whole*."""
+        names = options.keys() & SamplingParams.__dataclass_fields__.keys()
+        single = {name: options.pop(name) for name in names}
+        whole = self.sampling if whole is None else whole
+        if whole is None:
+            return sampling_params({"seed": self.config.seed, **single})
+        if not isinstance(whole, SamplingParams):
+            raise ValidationError(f"sampling={whole!r} is no SamplingParams")
+        seed = {"seed": self.config.seed} if whole.seed == -1 else {}
+        return dataclasses.replace(whole, **{**seed, **single})
 
     def create_completion(
         self,
@@ -412,10 +425,20 @@ class Llama(Session):
         return self._embedder
 
 
-async def _either(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    if options.get("stream"):
-        return stream_async(lambda: call(*args, **options))
-    return await whole_async(lambda: call(*args, **options))
+def _pieces(first: str, run: Iterator[completion.Event]) -> Iterator[str]:
+    if first:
+        yield first
+    for event in run:
+        if event.text:
+            yield event.text
+
+
+async def _either(
+    call: Callable[..., Any], *args: Any, stream: bool = False, **options: Any
+) -> Any:
+    """Return what *call* returns, its iterator as an asynchronous one."""
+    found = await whole_async(lambda: call(*args, stream=stream, **options))
+    return stream_async(lambda: found) if stream else found
 
 
 def print_system_info() -> str:
@@ -428,5 +451,7 @@ def print_system_info() -> str:
 
 def shutdown() -> None:
     """Close every `Llama` that is open. Calling it again does nothing."""
-    for llm in list(_open):
+    with _open_lock:
+        every = list(_open)
+    for llm in every:
         llm.close()

@@ -33,6 +33,7 @@ ALLOWED = {
     "decoding": {"binding"},
     "generation": {
         "binding",
+        "chains",
         "context_policy",
         "decoding",
         "interrupts",
@@ -60,13 +61,14 @@ ALLOWED = {
     "scores": {"binding", "decoding"},
     "openai_types": set(),
     "config": set(),
-    "background": set(),
+    "background": {"interrupts"},
     "tool_grammar": {"chat", "structured"},
     "completion": {"sampling", "scores", "structured"},
     "chat_completion": {"chat", "completion", "structured", "tool_grammar"},
     "llama": {
         "background",
         "binding",
+        "calls",
         "chat_completion",
         "completion",
         "config",
