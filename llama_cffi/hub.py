@@ -3,6 +3,7 @@
     hf:owner/repo                     the only GGUF, else the best known quant (Q4_K_M first)
     hf:owner/repo:Q8_0                the one with this quant in its name
     hf:owner/repo:folder/file.gguf    this very file; of a split model any part
+    hf:owner/repo:*q8_0.gguf          the one whose name matches, as in a shell
     hf:owner/repo@revision:Q8_0       from a branch, tag or commit
 
 Where the hub does not answer, or HF_HUB_OFFLINE is set, what is in the cache is used.
@@ -16,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import FetchError, ModelLoadError, ValidationError
@@ -33,6 +35,7 @@ _SPEC = re.compile(r"hf:([^/:@\s]+/[^/:@\s]+)(?:@([^:\s]+))?(?::(.+))?")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 # GGUFs that are no language models: projectors of multimodal ones, calibration data.
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
+_Folder = str | os.PathLike[str] | None
 _ASK_S = 20
 _SHOWN = 16
 
@@ -44,7 +47,7 @@ class HubSpec:
     Attributes:
         repo: `owner/name`.
         revision: Branch, tag or commit; None = the default branch.
-        wanted: A file of the repository, a quant, or None.
+        wanted: A file of the repository, a pattern, a quant, or None.
     """
 
     repo: str
@@ -70,13 +73,20 @@ class HubSpec:
         return self.repo + (f"@{self.revision}" if self.revision else "")
 
 
-def resolve_model(spec: str | os.PathLike[str]) -> Path:
+def resolve_model(
+    spec: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_dir: str | os.PathLike[str] | None = None,
+) -> Path:
     """Return the GGUF file that *spec* names, downloading it unless it is in the hub's cache.
 
     Args:
         spec: A path, or `hf:owner/repo[@revision][:file or quant]`. Without a file or quant, the
             only GGUF of the repository, else its Q4_K_M, Q4_K_S, Q5_K_M, Q8_0 and so on. All
             parts of a split model are fetched and the first is returned.
+        cache_dir: The hub's cache; None = where the hub's client has it.
+        local_dir: A folder that gets the files in place of the cache.
 
     Raises:
         ModelLoadError: A path at which there is no file.
@@ -86,7 +96,7 @@ def resolve_model(spec: str | os.PathLike[str]) -> Path:
     """
     name = os.fspath(spec)
     if name.startswith("hf:"):
-        return _from_hub(HubSpec.parse(name))
+        return _from_hub(HubSpec.parse(name), cache_dir, local_dir)
     path = Path(name).expanduser()
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.gguf"))
@@ -111,8 +121,11 @@ def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
         ValidationError: None fits, several do, or parts are missing.
     """
     models = _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
-    if spec.wanted is not None and spec.wanted.lower().endswith(".gguf"):
-        fitting = [m for m in _group(names) if spec.wanted in m]
+    if spec.wanted is not None and re.search(r"\.gguf$|[*?]", spec.wanted, re.IGNORECASE):
+        several = _group(names)
+        fitting = [m for m in several if spec.wanted in m] or [
+            m for m in several if any(fnmatchcase(part, spec.wanted) for part in m)
+        ]
         what = f"no file {spec.wanted}"
     elif not models:
         raise ValidationError(
@@ -171,11 +184,12 @@ class _NoAnswerError(FetchError):
     """The hub gave no usable answer; the message says how it failed."""
 
 
-def _from_hub(spec: HubSpec) -> Path:
+def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
     from huggingface_hub import HfApi, constants
 
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if constants.HF_HUB_OFFLINE:
-        return _from_cache(spec, "HF_HUB_OFFLINE is set")
+        return _from_cache(spec, cache, "HF_HUB_OFFLINE is set")
     try:
         with _hub_errors(spec):
             info = HfApi(library_name="llama_cffi").model_info(
@@ -183,12 +197,12 @@ def _from_hub(spec: HubSpec) -> Path:
             )
     except _NoAnswerError as error:
         _log.warning("%s; looking into the cache", error)
-        return _from_cache(spec, str(error))
+        return _from_cache(spec, cache, str(error))
     names = [sibling.rfilename for sibling in info.siblings or ()]
-    return _download(spec, choose(names, spec))
+    return _download(spec, choose(names, spec), cache, local_dir)
 
 
-def _download(spec: HubSpec, files: Sequence[str]) -> Path:
+def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
     from huggingface_hub import hf_hub_download
 
     paths = []
@@ -197,7 +211,12 @@ def _download(spec: HubSpec, files: Sequence[str]) -> Path:
             with _hub_errors(spec):
                 paths.append(
                     hf_hub_download(
-                        spec.repo, name, revision=spec.revision, library_name="llama_cffi"
+                        spec.repo,
+                        name,
+                        revision=spec.revision,
+                        cache_dir=cache,
+                        local_dir=local_dir,
+                        library_name="llama_cffi",
                     )
                 )
         except _NoAnswerError as error:
@@ -205,11 +224,10 @@ def _download(spec: HubSpec, files: Sequence[str]) -> Path:
     return Path(paths[0])
 
 
-def _from_cache(spec: HubSpec, why: str) -> Path:
+def _from_cache(spec: HubSpec, cache: Path, why: str) -> Path:
     """Choose among the files that the hub's cache has of the repository."""
     from huggingface_hub import constants
 
-    cache = Path(constants.HF_HUB_CACHE)
     folder = cache / f"models--{spec.repo.replace('/', '--')}"
     revision = spec.revision or constants.DEFAULT_REVISION
     try:

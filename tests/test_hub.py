@@ -87,6 +87,10 @@ def pick(names: list[str], wanted: str | None = None) -> tuple[str, ...]:
         (["m-IQ4_XS.gguf", "m-Q8_0.gguf"], "IQ4_XS", "m-IQ4_XS.gguf"),
         (["Q8_0/m.gguf", "Q4_0/m.gguf"], "Q8_0", "Q8_0/m.gguf"),
         (["m-Q4_K_M.gguf", "mmproj-f16.gguf"], "mmproj-f16.gguf", "mmproj-f16.gguf"),
+        (["m-q4_0.gguf", "m-q8_0.gguf"], "*q8_0.gguf", "m-q8_0.gguf"),
+        (["m-q4_0.gguf", "sub/m-q8_0.gguf"], "*q8_?.gguf", "sub/m-q8_0.gguf"),
+        (["m-q4_0.gguf", "m-q8_0.gguf"], "m-q8*", "m-q8_0.gguf"),
+        (["m[1].gguf", "m1.gguf"], "m[1].gguf", "m[1].gguf"),
     ],
 )
 def test_choice(names: list[str], wanted: str | None, chosen: str) -> None:
@@ -110,6 +114,8 @@ def test_choice_of_a_split_model_is_all_parts(wanted: str | None) -> None:
         (["m-Q8_0.gguf"], "n.gguf", r"no file n\.gguf.*m-Q8_0\.gguf"),
         (["a.gguf", "b.gguf"], None, r"several files.*hf:owner/repo:a\.gguf.*a\.gguf, b\.gguf"),
         (["a-Q8_0.gguf", "b-Q8_0.gguf"], "Q8_0", "several files"),
+        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "*.gguf", "several files"),
+        (["a-Q8_0.gguf"], "*Q4*", r"no file \*Q4\*"),
         (["m-Q8_0-00001-of-00002.gguf"], None, "1 of the 2 parts"),
         ([f"{i:02}.gguf" for i in range(40)], None, "and 24 more"),
     ],
@@ -268,7 +274,7 @@ import json, sys
 from llama_cffi.errors import LlamaError
 from llama_cffi.hub import resolve_model
 try:
-    print(json.dumps({"path": str(resolve_model(sys.argv[1]))}))
+    print(json.dumps({"path": str(resolve_model(sys.argv[1], **json.loads(sys.argv[2])))}))
 except LlamaError as error:
     print(json.dumps({"type": type(error).__name__, "message": str(error)}))
 """
@@ -281,7 +287,9 @@ class Asker:
         self.hub, self.home = hub, home
         self.stderr = ""
 
-    def __call__(self, spec: str, **env: str) -> dict[str, str]:
+    def __call__(
+        self, spec: str, where: dict[str, str] | None = None, **env: str
+    ) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         clean |= {
             "HF_ENDPOINT": self.hub.url,
@@ -289,7 +297,7 @@ class Asker:
             "NO_PROXY": "127.0.0.1,localhost",
         }
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", ASK, spec],
+            [sys.executable, "-W", "error", "-c", ASK, spec, json.dumps(where or {})],
             env={**clean, **env},
             capture_output=True,
             text=True,
@@ -340,6 +348,17 @@ def test_split_model_comes_whole(hub: Hub, ask: Asker) -> None:
     missing = ask("hf:owner/repo:Q4_K_M", HF_HUB_OFFLINE="1")
     assert missing["type"] == "FetchError"
     assert re.search("in the cache .* no GGUF with Q4_K_M .*HF_HUB_OFFLINE", missing["message"])
+
+
+def test_folders_of_ones_own(hub: Hub, ask: Asker, tmp_path: Path) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    spec, cache = "hf:owner/repo:*Q4_K_M.gguf", {"cache_dir": str(tmp_path / "cache")}
+    path = Path(ask(spec, cache)["path"])
+    assert path.is_relative_to(tmp_path / "cache")
+    assert ask(spec, cache, HF_HUB_OFFLINE="1") == {"path": str(path)}
+    local = ask(spec, {"local_dir": str(tmp_path / "here")})
+    assert local == {"path": str(tmp_path / "here" / "m-Q4_K_M.gguf")}
+    assert Path(local["path"]).read_bytes() == b"GGUF four"
 
 
 def test_revision(hub: Hub, ask: Asker) -> None:
