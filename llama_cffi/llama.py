@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
+from .binding.checks import integer
 from .calls import sampling_params
 from .config import LlamaConfig
 from .engine import Engine
@@ -170,6 +171,7 @@ class Llama(Session):
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room.
         """
+        integer("max_tokens", max_tokens, 1)
         params = self._sampling(sampling, options)
         options = {"stop": stop, "reset_kv": reset_kv_cache, **options}
         if logprobs is not None:
@@ -197,9 +199,8 @@ class Llama(Session):
 
         Cancelling the task ends the generation.
         """
-        return await _either(
-            partial(Llama.generate, self), prompt, max_tokens, stream=stream, **options
-        )
+        call = partial(Llama.generate, self, prompt, max_tokens, **options)
+        return await _either(call, stream=stream)
 
     def _sampling(self, whole: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
         """Take the sampling arguments out of *options* and put them over *whole*."""
@@ -367,9 +368,9 @@ class Llama(Session):
         """Turn token ids into text."""
         return self.engine.detokenize(tokens, special)
 
-    def n_tokens(self, text: str) -> int:
-        """Return the number of tokens of *text*, BOS included where the model wants one."""
-        return len(self.engine.tokenize(text))
+    def n_tokens(self, text: str, add_special: bool = True) -> int:
+        """Return the number of tokens of *text*, with the BOS where the model wants one."""
+        return len(self.engine.tokenize(text, add_special))
 
     # Embeddings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .binding import LoraAdapter, Model
 from .errors import ValidationError
@@ -37,8 +37,8 @@ class Session:
         with self.engine.idle() as slot:
             return self.engine.context.save_state(slot.tokens)
 
-    def set_state(self, state: bytes) -> None:
-        """Take back what `get_state` returned.
+    def set_state(self, state: bytes) -> int:
+        """Take back what `get_state` returned; return the number of tokens.
 
         Raises:
             ValidationError: It is damaged, or of another model or context.
@@ -46,6 +46,7 @@ class Session:
         with self.engine.idle() as slot:
             slot.tokens.clear()
             slot.tokens = self.engine.context.load_state(state)
+            return len(slot.tokens)
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
         """Write the state to a file, or return it where there is no *path*."""
@@ -55,11 +56,11 @@ class Session:
             self.engine.context.save_state_file(path, slot.tokens)
         return None
 
-    def load_state(self, state: bytes | str | os.PathLike[str]) -> None:
-        """Take back what `save_state` wrote to a file or returned."""
+    def load_state(self, state: bytes | str | os.PathLike[str]) -> int:
+        """Take back what `save_state` wrote to a file or returned; see `set_state`."""
         if not isinstance(state, bytes):
             state = Path(state).expanduser().read_bytes()
-        self.set_state(state)
+        return self.set_state(state)
 
     def reset(self) -> None:
         """Forget what was evaluated; adapters stay on."""
@@ -68,33 +69,49 @@ class Session:
 
     kv_cache_clear = reset
 
+    # The cache by hand. Generation uses sequence 0: what these leave of its beginning is reused.
+
     def kv_cache_seq_rm(self, seq_id: int = 0, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions p0 to p1 - 1 of a sequence; see `Memory.seq_rm`."""
-        return bool(self._memory("seq_rm", seq_id, p0, p1))
+        with self.engine.idle() as slot:
+            removed = self.engine.context.memory.seq_rm(seq_id, p0, p1)
+            if seq_id <= 0:
+                del slot.tokens[max(0, p0) :]
+            return removed
 
     def kv_cache_seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """Copy a sequence to another; see `Memory.seq_cp`."""
-        self._memory("seq_cp", source, target, p0, p1)
+        with self.engine.idle() as slot:
+            self.engine.context.memory.seq_cp(source, target, p0, p1)
+            if target == 0 != source:
+                del slot.tokens[max(0, p0) :]
 
     def kv_cache_seq_keep(self, seq_id: int = 0) -> None:
         """Remove all other sequences; see `Memory.seq_keep`."""
-        self._memory("seq_keep", seq_id)
+        with self.engine.idle() as slot:
+            self.engine.context.memory.seq_keep(seq_id)
+            if seq_id != 0:
+                slot.tokens.clear()
 
     def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
         """Move positions; see `Memory.seq_add`."""
-        self._memory("seq_add", seq_id, p0, p1, delta)
-
-    def _memory(self, verb: str, *args: int) -> Any:
-        """Change the cache by hand; afterwards no prompt reuses it, as nobody knows what it is."""
         with self.engine.idle() as slot:
-            result = getattr(self.engine.context.memory, verb)(*args)
-            slot.tokens.clear()
-            return result
+            self.engine.context.memory.seq_add(seq_id, p0, p1, delta)
+            if seq_id == 0:
+                del slot.tokens[max(0, p0 + min(0, delta)) :]
+
+    def kv_cache_seq_pos_max(self, seq_id: int = 0) -> int:
+        """Return the last position of a sequence, -1 when it is empty; see `Memory.seq_pos_max`."""
+        with self.engine.idle():
+            return self.engine.context.memory.seq_pos_max(seq_id)
 
     # Adapters and counters
 
-    def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> None:
+    def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> str:
         """Switch an adapter on; it stays on after `reset`. Again with another scale changes it.
+
+        Returns:
+            What `remove_lora` takes: the path.
 
         Raises:
             ModelLoadError: It is damaged, or for another model.
@@ -105,6 +122,7 @@ class Session:
             adapter = known[0] if known else LoraAdapter(self.model, path)
             self._set_adapters({**self._adapters, name: (adapter, scale)})
             slot.clear()  # it was computed without
+        return name
 
     def remove_lora(self, path: str | os.PathLike[str]) -> None:
         """Switch an adapter off.
