@@ -1,0 +1,375 @@
+"""Scheduler: which tokens of which requests the next step decodes. Pure: it calls no C.
+
+Iteration-level scheduling (Orca, https://www.usenix.org/conference/osdi22/presentation/yu) with
+chunked prefill (Sarathi-Serve, https://arxiv.org/abs/2403.02310): every step takes one token of
+each request that is decoding, and fills up with parts of prompts.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..errors import ContextOverflowError, ValidationError
+from .kv_cache import KVCache
+from .request import Request, RequestState
+
+__all__ = ["Chunk", "Plan", "Result", "Scheduler"]
+
+_PENDING, _PREFILLING = RequestState.PENDING, RequestState.PREFILLING
+_DECODING, _FINISHED = RequestState.DECODING, RequestState.FINISHED
+_FAILED, _CANCELLED = RequestState.FAILED, RequestState.CANCELLED
+
+
+class Chunk(NamedTuple):
+    """Tokens of one request to decode in one step.
+
+    Attributes:
+        request: Whose they are.
+        seq_id: Their sequence.
+        start: The position of the first.
+        tokens: The tokens; the last n_draft are guesses.
+        n_draft: How many are guesses.
+        samples: Whether the last token that is no guess, and every guess, gets a successor.
+    """
+
+    request: Request
+    seq_id: int
+    start: int
+    tokens: list[int]
+    n_draft: int
+    samples: bool
+
+
+@dataclass
+class Plan:
+    """One step.
+
+    Attributes:
+        chunks: What to decode, by sequence.
+        group: What all of them belong to.
+        n_tokens: How many tokens that is.
+        preempted: Requests that had to give up their room.
+    """
+
+    chunks: list[Chunk] = field(default_factory=list)
+    group: Hashable = None
+    n_tokens: int = 0
+    preempted: list[Request] = field(default_factory=list)
+
+
+class Result(NamedTuple):
+    """What became of a chunk.
+
+    Attributes:
+        tokens: The tokens that were sampled, those that confirm guesses first.
+        finish_reason: Why the answer ended with them; empty = it goes on.
+        error: Why the request failed.
+        lost: Whether the memory lost the sequence, so that it has to be computed again.
+    """
+
+    tokens: Sequence[int] = ()
+    finish_reason: str = ""
+    error: BaseException | None = None
+    lost: bool = False
+
+
+class Scheduler:
+    """Chooses the work of each step.
+
+    Who waits is served by priority, and among equals in the order of arrival. Waiting `ageing_s`
+    seconds counts as much as one step of priority, so nothing waits for ever. When room runs out
+    the request of the lowest priority, the latest of these, is put back and computed again later.
+
+    Args:
+        cache: Room and prefixes.
+        max_running: Most requests at once; None = one for each sequence.
+        n_batch: Most tokens in a step.
+        n_chunk: Most tokens of prompts in a step that also decodes; None = n_batch. Less makes
+            those that decode wait less for the prompts of others.
+        n_ctx: Most tokens of prompt and answer of one request; None = what one can have.
+        ageing_s: See above, seconds.
+        clock: Tells the time in seconds.
+
+    Attributes:
+        n_preemptions: How often a request was put back.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        *,
+        max_running: int | None = None,
+        n_batch: int = 512,
+        n_chunk: int | None = None,
+        n_ctx: int | None = None,
+        ageing_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cache, self.clock = cache, clock
+        self.max_running = min(max_running or cache.n_seqs, cache.n_seqs)
+        self.n_batch, self.n_chunk = n_batch, min(n_chunk or n_batch, n_batch)
+        self.n_ctx = min(n_ctx or cache.max_tokens, cache.max_tokens)
+        self.ageing_s = ageing_s
+        self.running: list[Request] = []
+        self.n_preemptions = 0
+        self._waiting: list[tuple[float, int, Request]] = []
+        self._served: dict[Hashable, int] = {}  # group -> the step that served it last
+        self._step = 0
+        if self.n_batch < self.max_running:
+            raise ValidationError(
+                f"n_batch={n_batch} has no room for a token of each of {self.max_running} requests"
+            )
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Who waits, the next one first."""
+        return [request for _, _, request in sorted(self._waiting)]
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self.running or self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its turn.
+
+        Raises:
+            ContextOverflowError: Its prompt leaves no room for an answer.
+        """
+        room = self.n_ctx - len(request.prompt_tokens)
+        if room < 1:
+            raise ContextOverflowError(
+                f"the prompt has {len(request.prompt_tokens)} tokens, a request at most "
+                f"{self.n_ctx} with its answer; shorten it or make n_ctx larger"
+            )
+        self._wait(request)
+
+    def remove(self, request: Request, state: RequestState, error: BaseException | None) -> None:
+        """End a request that waits or runs, for another reason than its answer."""
+        if request in self.running:
+            self._release(request, keep=state is _CANCELLED)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+            heapq.heapify(self._waiting)
+        request.error = error
+        request.move(state)
+
+    def expired(self) -> list[Request]:
+        """Return the requests whose deadline has passed."""
+        now = self.clock()
+        every = [*self.running, *(entry[2] for entry in self._waiting)]
+        return [r for r in every if r.deadline_s is not None and r.deadline_s <= now]
+
+    def schedule(self) -> Plan:
+        """Plan the next step; its chunks have room in the cache.
+
+        Without chunks nothing can run: nothing is there, or who waits does so for a prefix that
+        is computed for another one.
+        """
+        self._step += 1
+        plan = Plan()
+        self._admit(plan)
+        groups = {request.group for request in self.running}
+        if not groups:
+            return plan
+        plan.group = min(groups, key=lambda g: (self._served.get(g, 0), str(g)))
+        self._served[plan.group] = self._step
+        self._served = {g: n for g, n in self._served.items() if g in groups}
+        members = [r for r in self.running if r.group == plan.group]
+        for request in members:
+            if request.state is _DECODING:
+                self._plan_decode(plan, request)
+        limit = self.n_chunk if plan.chunks else self.n_batch
+        n_prefill = min(limit, self.n_batch - plan.n_tokens)
+        for request in members:
+            if request.state is _PREFILLING and n_prefill > 0:
+                n_prefill -= self._plan_prefill(plan, request, n_prefill)
+        plan.chunks.sort(key=lambda chunk: chunk.seq_id)
+        return plan
+
+    def update(self, plan: Plan, results: Mapping[Request, Result]) -> list[Request]:
+        """Take what became of a plan; return the requests that ended.
+
+        Args:
+            plan: From `schedule`.
+            results: One for each chunk; none for those that were not tried.
+        """
+        ended = []
+        for chunk in plan.chunks:
+            request = chunk.request
+            result = results.get(request)
+            if result is None or request.finished or request.seq_id != chunk.seq_id:
+                continue
+            if result.error is not None:
+                self._release(request, keep=False)
+                request.error = result.error
+                request.move(_FAILED)
+                ended.append(request)
+            elif result.lost:
+                self.cache.forget(chunk.seq_id)
+                self.preempt(request)
+            else:
+                self._advance(chunk, result)
+                if result.finish_reason:
+                    self._release(request, keep=True)
+                    request.stats.finish_reason = result.finish_reason
+                    request.move(_FINISHED)
+                    ended.append(request)
+        return ended
+
+    def preempt(self, request: Request) -> None:
+        """Put a running request back among those that wait; what it computed may be given up."""
+        self.n_preemptions += 1
+        request.stats.n_preempted += 1
+        self._release(request, keep=True)
+        request.num_computed_tokens = 0
+        request.draft = []
+        request.move(_PENDING)
+        self._wait(request)
+
+    # Steps
+
+    def _admit(self, plan: Plan) -> None:
+        held = []
+        while self._waiting:
+            entry = self._waiting[0]
+            request = entry[2]
+            if self._is_being_computed(request):
+                held.append(heapq.heappop(self._waiting))
+                continue
+            if len(self.running) >= self.max_running and not self._make_way(plan, request):
+                break
+            # A block for each that runs, or they would soon have to put it back.
+            lease = self.cache.acquire(request.tokens, request.group, len(self.running))
+            if lease is None:
+                break
+            self._waiting.remove(entry)
+            heapq.heapify(self._waiting)
+            request.seq_id, request.num_computed_tokens = lease
+            if not request.stats.n_preempted:
+                request.stats.n_reused = lease.n_cached
+                request.stats.queue_s = self.clock() - request.created_s
+            request.move(_PREFILLING)
+            self.running.append(request)
+        for entry in held:
+            heapq.heappush(self._waiting, entry)
+
+    def _make_way(self, plan: Plan, request: Request) -> bool:
+        """Put back a request of a lower priority, if there is one."""
+        victim = max(self.running, key=self._rank)
+        if victim.priority >= request.priority:
+            return False
+        self.preempt(victim)
+        plan.preempted.append(victim)
+        return True
+
+    def _is_being_computed(self, request: Request) -> bool:
+        """Whether another prompt, in the making, begins so that waiting for it saves work."""
+        worth = 2 * self.cache.block_size
+        n_cached: int | None = None
+        for other in self.running:
+            if other.state is not _PREFILLING or other.group != request.group:
+                continue
+            n = _common(other.tokens, request.tokens)
+            if n < worth or n <= other.num_computed_tokens:
+                continue
+            if n_cached is None:
+                n_cached = self.cache.n_matched(request.tokens, request.group)
+            if n - n_cached >= worth:
+                return True
+        return False
+
+    def _plan_decode(self, plan: Plan, request: Request) -> None:
+        start = request.num_computed_tokens
+        tokens = request.tokens[start:]
+        room = min(self.n_batch - plan.n_tokens, self.n_ctx - start) - len(tokens)
+        draft = request.draft[: max(0, room)]
+        if draft and not self.cache.reserve(self._seq(request), start + len(tokens) + len(draft)):
+            draft = []
+        if self._reserve(plan, request, start + len(tokens)):
+            self._put(plan, request, [*tokens, *draft], len(draft), True)
+
+    def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
+        start = request.num_computed_tokens
+        part = request.tokens[start : start + n_most]
+        if not self._reserve(plan, request, start + len(part)):
+            return 0
+        self._put(plan, request, part, 0, start + len(part) == len(request.tokens))
+        return len(part)
+
+    def _put(
+        self, plan: Plan, request: Request, tokens: list[int], n_draft: int, samples: bool
+    ) -> None:
+        start = request.num_computed_tokens
+        plan.chunks.append(Chunk(request, self._seq(request), start, tokens, n_draft, samples))
+        plan.n_tokens += len(tokens)
+
+    def _reserve(self, plan: Plan, request: Request, n_tokens: int) -> bool:
+        """Make room, if need be that of others; False = the request itself was put back."""
+        if request.seq_id is None:
+            return False  # it was put back for another one of this step
+        while not self.cache.reserve(request.seq_id, n_tokens):
+            victim = max(self.running, key=self._rank)
+            for chunk in plan.chunks:
+                if chunk.request is victim:
+                    plan.n_tokens -= len(chunk.tokens)
+            plan.chunks = [chunk for chunk in plan.chunks if chunk.request is not victim]
+            self.preempt(victim)
+            plan.preempted.append(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _advance(self, chunk: Chunk, result: Result) -> None:
+        """Note what was decoded and sampled."""
+        request = chunk.request
+        n_kept = len(chunk.tokens)
+        if chunk.n_draft:
+            n_right = max(0, len(result.tokens) - 1)
+            n_kept -= chunk.n_draft - n_right
+            request.stats.n_drafted += chunk.n_draft
+            request.stats.n_accepted += n_right
+        self.cache.append(chunk.seq_id, chunk.tokens)
+        if n_kept < len(chunk.tokens):
+            self.cache.truncate(chunk.seq_id, chunk.start + n_kept)
+        request.num_computed_tokens = chunk.start + n_kept
+        request.draft = []
+        if chunk.samples and request.state is _PREFILLING:
+            request.move(_DECODING)
+        request.tokens += result.tokens
+
+    def _release(self, request: Request, keep: bool) -> None:
+        if request.seq_id is not None:
+            self.cache.release(request.seq_id, keep)
+        request.seq_id = None
+        self.running.remove(request)
+
+    def _wait(self, request: Request) -> None:
+        heapq.heappush(self._waiting, (*self._rank(request), request))
+
+    def _rank(self, request: Request) -> tuple[float, int]:
+        """Return the order of service: less is earlier. Waiting changes it for all alike."""
+        return request.created_s / self.ageing_s - request.priority, request.number
+
+    @staticmethod
+    def _seq(request: Request) -> int:
+        assert request.seq_id is not None
+        return request.seq_id
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
