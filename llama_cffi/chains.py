@@ -4,21 +4,54 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from .binding import CustomSampler, Grammar, Model, SamplerChain
+from .binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from .errors import ValidationError
 
 if TYPE_CHECKING:
     from .generation import TokenOutput
     from .sampling import LogitsProcessor, SamplingParams
-    from .structured import LlamaGrammar
+    from .structured import Constraint, LlamaGrammar
 
-__all__ = ["ChainCache", "Tap", "build_chain"]
+__all__ = ["Chain", "ChainCache", "Tap", "build_chain"]
 
 _MIROSTAT_M = 100  # what llama-cli uses
 _ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
 _KEPT = 8
+
+
+class Chain(SamplerChain):
+    """The chain of `SamplingParams`.
+
+    Attributes:
+        constraint: The structured output that the answer is held to, if any.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.constraint: Constraint | None = None
+        self._one: Candidates | None = None
+
+    def force(self, token: int) -> None:
+        """Go on by *token*, which nobody had to choose.
+
+        The samplers choose among this one token, so each draws what it would have drawn where a
+        mask leaves one: the same seed goes on to the same text.
+
+        Raises:
+            GenerationError: The constraint does not allow it.
+            ValidationError: No such token, or the grammar does not allow it.
+        """
+        import numpy as np
+
+        token = self.model.vocab.check(token)
+        if self._one is None:
+            self._one = Candidates(self.model)
+        logits = np.broadcast_to(np.float32(0), self._one.n_vocab)
+        self._one.fill_some(logits, np.array([token]))
+        self.apply(self._one)
+        self.accept(token, grammar=True)
 
 
 class Tap:
@@ -51,9 +84,9 @@ class ChainCache:
     def __init__(self, model: Model) -> None:
         self.tap = Tap()
         self._model = model
-        self._chains: OrderedDict[SamplingParams, SamplerChain] = OrderedDict()
+        self._chains: OrderedDict[SamplingParams, Chain] = OrderedDict()
 
-    def get(self, params: SamplingParams) -> SamplerChain:
+    def get(self, params: SamplingParams) -> Chain:
         """Return the chain for *params* as if it were new: nothing accepted, the seed reset.
 
         Raises:
@@ -80,7 +113,7 @@ class ChainCache:
             self._chains.popitem()[1].close()
 
 
-def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
+def build_chain(model: Model, params: SamplingParams) -> Chain:
     """Build the chain that *params* describe, in llama-cli's way.
 
     Biases and logits processors come first, then the mask of structured output, the samplers in
@@ -91,14 +124,14 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
         ValidationError: The loaded build lacks a sampler, or a bias names no token.
         GrammarError: The grammar is not valid.
     """
-    chain = SamplerChain(model)
+    chain = Chain(model)
     try:
         if params.logit_bias:
             chain.add_logit_bias(dict(params.logit_bias))
         if params.logits_processors:
             chain.add_custom(_processors(model, params.logits_processors))
         if params.structured is not None:
-            _add_structured(chain, model, params, params.structured)
+            chain.constraint = _add_structured(chain, params, params.structured)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:
@@ -130,16 +163,16 @@ def build_chain(model: Model, params: SamplingParams) -> SamplerChain:
     return chain
 
 
-def _add_structured(
-    chain: SamplerChain, model: Model, p: SamplingParams, grammar: LlamaGrammar
-) -> None:
+def _add_structured(chain: Chain, p: SamplingParams, grammar: LlamaGrammar) -> Constraint:
     from .structured import Constraint
 
-    constraint = Constraint(model, grammar, p.structured_after, triggers=p.grammar_triggers)
+    after, triggers = p.structured_after, p.grammar_triggers
+    constraint = Constraint(chain.model, grammar, after, triggers=triggers)
     if grammar.kind == "gbnf":
-        chain.add_grammar(cast(Grammar, constraint))  # it does all that a chain asks of one
+        chain.add_grammar(constraint)
     else:
         chain.add_custom(constraint.sampler())
+    return constraint
 
 
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
@@ -181,6 +214,8 @@ def _processors(model: Model, processors: Sequence[LogitsProcessor]) -> CustomSa
     def apply(candidates: Any) -> None:
         import numpy as np
 
+        if len(candidates) == 1:
+            return  # a forced token: there is nothing to choose
         ids = np.array(history, dtype=np.int32)
         # Before any other sampler the candidates are the vocabulary, in its order.
         scores = np.array(candidates["logit"])

@@ -121,6 +121,7 @@ def events(
             "stop": stop or (),
             "json_stop": (),
             "reset_kv": False,
+            "skip_forced": top is None and not criteria,
             **options,
         },
     )
@@ -274,7 +275,7 @@ def seeded(params: SamplingParams, i: int) -> SamplingParams:
         return params
     from dataclasses import replace
 
-    return replace(params, seed=(params.seed + i) % 2**32)
+    return replace(params, seed=(params.seed + i) % (2**32 - 1))  # 0 to the largest seed
 
 
 def _whole(run: Generator[Event, None, GenerationStats]) -> Any:

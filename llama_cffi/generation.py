@@ -2,15 +2,21 @@
 
 The chain's last link, a sampler written in Python, hands every accepted token to the output; so
 whatever samples through the chain streams.
+
+Some tokens need no choice: a grammar leaves one, or a thought has to end. They take the way of all
+others (chain, output, caller), but no forward pass waits for another: those in a row are decoded
+at once, like a prompt.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from .binding import SamplerChain, Vocab
+from .binding import Vocab
+from .chains import Chain
 from .context_policy import fit_prompt
 from .decoding import Slot
 from .errors import ValidationError
@@ -19,7 +25,18 @@ from .sampling import SamplingParams
 from .stats import GenerationStats
 from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
 
-__all__ = ["Request", "TextOutput", "TokenOutput", "generate"]
+__all__ = ["Request", "TextOutput", "ThoughtLimit", "TokenOutput", "generate"]
+
+
+class ThoughtLimit(Protocol):
+    """Watches one answer and ends a thought in it that grows too long."""
+
+    def after(self, token: int | None) -> Sequence[int] | None:
+        """Take a token of the answer, None before the first, and say what has to follow.
+
+        Returns:
+            Tokens, mostly none; None when there is no more to watch.
+        """
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Request:
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens have text.
         suppress_think: Leave <think>...</think> out of the text.
+        skip_forced: Decode at once what needs no choice. Otherwise each token has its logits.
+        thought_limit: Makes what ends the thought of one answer.
     """
 
     n_predict: int
@@ -47,6 +66,8 @@ class Request:
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
+    skip_forced: bool = True
+    thought_limit: Callable[[], ThoughtLimit] | None = None
 
 
 class TokenOutput:
@@ -151,18 +172,60 @@ class TextOutput(TokenOutput):
             self._flusher.push(piece)
 
 
+class _Foresight:
+    """Which tokens follow for certain.
+
+    Attributes:
+        skips: Whether those in a row are decoded at once.
+    """
+
+    def __init__(self, chain: Chain, request: Request) -> None:
+        self.skips = request.skip_forced
+        # Processors of logits are to be asked about every token.
+        sees_all = bool(request.params.logits_processors)
+        self._constraint = chain.constraint if self.skips and not sees_all else None
+        self._thought = request.thought_limit() if request.thought_limit else None
+
+    @property
+    def knows(self) -> bool:
+        """Whether there is anything to foresee."""
+        return self._constraint is not None or self._thought is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer cannot go on."""
+        return self._constraint is not None and self._constraint.ended
+
+    def after(self, token: int | None, forced: list[int]) -> list[int]:
+        """Return the tokens that follow *token*, or begin the answer; empty where none is sure.
+
+        Args:
+            token: The last one; None before the first.
+            forced: Those that are known already.
+        """
+        if self._thought is not None:
+            closing = self._thought.after(token)
+            if closing is None:
+                self._thought = None
+            elif closing:
+                return [*closing]
+        if forced or self._constraint is None:
+            return forced
+        return self._constraint.forced_tokens()
+
+
 def generate(
     slot: Slot,
-    chain: SamplerChain,
+    chain: Chain,
     prompt: Sequence[int],
     request: Request,
     stop: Stop,
     stats: GenerationStats,
     output: TokenOutput,
 ) -> Generator[int, None, None]:
-    """Yield the sampled tokens after *prompt*, ending before an EOG token.
+    """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
-    A sampled token is decoded only when the next one is asked for.
+    A token is decoded only when the next one is asked for, and has to be sampled.
 
     Args:
         slot: Where the tokens are decoded.
@@ -198,9 +261,18 @@ def generate(
     began = time.perf_counter()
     stats.prefill_s = began - started
     output.listening = True
+    known = _Foresight(chain, request)
+    foresight = known if known.knows else None
+    forced = known.after(None, [])
+    held: list[int] = []  # handed out, but not decoded
     try:
         for n in range(1, fit.n_predict + 1):
-            token = chain.sample(context)
+            if forced:
+                token = forced.pop(0)
+                chain.force(token)
+                stats.n_forced += 1
+            else:
+                token = chain.sample(context)
             if n == 1:
                 stats.time_to_first_token_s += time.perf_counter() - started
             reason = output.finish_reason
@@ -216,13 +288,25 @@ def generate(
                 return
             if n == fit.n_predict:
                 break
+            if foresight is not None:
+                forced = foresight.after(token, forced)
+                held.append(token)
+                if forced and foresight.skips and len(slot.tokens) + len(held) < capacity:
+                    continue
+                if foresight.ended:
+                    stats.finish_reason = "eog"
+                    return
             if shifts and len(slot.tokens) >= capacity:
                 n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
                 slot.shift(n_keep, n_discard)
                 stats.n_shifted += n_discard
             if stop.reason is not None:
                 stop.check()
-            slot.step(token, stop, stats)
+            if len(held) > 1:
+                slot.feed(held, stop, stats)
+            else:
+                slot.step(token, stop, stats)
+            held.clear()
         full = fit.n_predict < request.n_predict
         stats.finish_reason = "context" if full else "length"
     finally:

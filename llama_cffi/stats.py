@@ -16,6 +16,7 @@ class GenerationStats:
         n_truncated: Tokens of the prompt that were left out.
         n_reused: Tokens of the prompt that the cache held already.
         n_generated: Tokens of the answer.
+        n_forced: Those among them that nobody had to choose: they were the only way on.
         n_shifted: Tokens that a context shift dropped.
         n_backoffs: How often the cache had no slot and the chunk was halved.
         n_retries: How often a decode was repeated after a signal.
@@ -33,6 +34,7 @@ class GenerationStats:
     n_truncated: int = 0
     n_reused: int = 0
     n_generated: int = 0
+    n_forced: int = 0
     n_shifted: int = 0
     n_backoffs: int = 0
     n_retries: int = 0

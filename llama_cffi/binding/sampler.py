@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GenerationError, ValidationError
 from .candidates import Candidates, check_logits
@@ -18,14 +18,39 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .grammar import Grammar
-
-__all__ = ["MAX_LAST_N", "MIN_REPEAT", "MIN_TEMPERATURE", "SamplerChain", "available"]
+__all__ = [
+    "MAX_LAST_N",
+    "MIN_REPEAT",
+    "MIN_TEMPERATURE",
+    "Rules",
+    "SamplerChain",
+    "available",
+]
 
 _NO_SEED = 2**32 - 1
 _TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
 # Up to here Python checks the logits in 20 us, so that nobody waits 60 ms for numpy to load.
 _SMALL_VOCAB = 2048
+
+
+class Rules(Protocol):
+    """What may come next in a text, as a `Grammar` says it."""
+
+    @property
+    def model(self) -> Model:
+        """Whose tokens they are."""
+
+    def allows(self, token: int) -> bool:
+        """Whether *token* may come next; nothing changes."""
+
+    def apply(self, candidates: Candidates) -> None:
+        """Leave no candidate that may not come next."""
+
+    def accept(self, token: int) -> None:
+        """Go on by *token*."""
+
+    def reset(self) -> None:
+        """Begin again."""
 
 
 class SamplerChain(SamplerKinds):
@@ -52,7 +77,7 @@ class SamplerChain(SamplerKinds):
         self._candidates: Candidates | None = None
         self._customs: list[CustomSampler] = []
         self._appliers: list[CustomSampler] = []  # those that work on candidates
-        self._grammar: Grammar | None = None
+        self._grammar: Rules | None = None
         self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
         self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
@@ -99,7 +124,7 @@ class SamplerChain(SamplerKinds):
             self._in_c = False
         return self
 
-    def add_grammar(self, grammar: Grammar) -> SamplerChain:
+    def add_grammar(self, grammar: Rules) -> SamplerChain:
         """Let only tokens through that *grammar* allows.
 
         It stays outside the C chain, where C aborts when a token is accepted that the grammar
@@ -220,7 +245,7 @@ class SamplerChain(SamplerKinds):
         self._apply(candidates)
         return candidates.token()
 
-    def _choose_allowed(self, logits: NDArray[np.float32], grammar: Grammar) -> int:
+    def _choose_allowed(self, logits: NDArray[np.float32], grammar: Rules) -> int:
         candidates = self._filled(logits, None)
         grammar.apply(candidates)
         if candidates.array["logit"].max() == -math.inf:

@@ -89,6 +89,8 @@ class Constraint:
         Raises:
             GenerationError: Nothing may come next, or the grammar is too hard to follow here.
         """
+        if len(candidates) == 1 and self.allows(int(candidates.array["id"][0])):
+            return  # a forced token: no mask is needed
         if self._must_start and self.waiting:
             candidates.keep(self._no_end())
         self._state.apply(candidates)
@@ -106,7 +108,11 @@ class Constraint:
     def forced_tokens(self) -> list[int]:
         """Return tokens that are the only way on, so that none of them need be sampled.
 
-        With GBNF there are none. `accept` each that was taken.
+        Each of them is the only one that `apply` would leave at its place. Where the grammar
+        leaves one text but several ways to cut it into tokens, llguidance's masks allow only the
+        cut of the model's own tokenizer, and these are its tokens as far as what may follow the
+        text cannot change them. So to skip them changes no probability. With GBNF there are none.
+        `accept` each that was taken.
         """
         return self._state.forced() if isinstance(self._state, Matcher) else []
 
