@@ -18,6 +18,9 @@ class GenerationStats:
         n_generated: Tokens of the answer.
         n_forced: Those among them that nobody had to choose: they were the only way on.
         n_shifted: Tokens that a context shift dropped.
+        n_drafted: Tokens that were guessed ahead (speculative decoding).
+        n_accepted: Guesses that were right.
+        n_preempted: How often a request gave up its room to another one.
         n_backoffs: How often the cache had no slot and the chunk was halved.
         n_retries: How often a decode was repeated after a signal.
         queue_s: Waiting for the engine.
@@ -36,6 +39,9 @@ class GenerationStats:
     n_generated: int = 0
     n_forced: int = 0
     n_shifted: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    n_preempted: int = 0
     n_backoffs: int = 0
     n_retries: int = 0
     queue_s: float = 0.0
