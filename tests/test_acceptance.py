@@ -1,4 +1,4 @@
-"""Every promise of Polaris Core and cyllama, kept on the oldest, a middle and the newest build."""
+"""Every promise of other libraries, kept on the oldest, a middle and the newest build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import MIDDLE, NEWEST, OLD
 
-SCRIPT = Path(__file__).parents[1] / "tools" / "acceptance.py"
+SCRIPT = Path(__file__).parents[1] / "tools" / "acceptance"
 CASES = [(OLD, "cpu"), (MIDDLE, "cpu"), (NEWEST, "cpu")]
 # A Vulkan driver that needs no GPU; where the machine has it.
 if ctypes.util.find_library("vulkan") and [*Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")]:

@@ -1,10 +1,4 @@
-"""Run every line of what Polaris Core and cyllama promise their users, on the demo model.
-
-    python tools/acceptance.py              prints a line per promise; status 1 if one is not kept
-    LLAMA_CFFI_BUILD=npm:3.1.1 python tools/acceptance.py polaris
-
-Greedy ids are compared with the same steps through the raw C API of the loaded build.
-"""
+"""What Polaris Core promises."""
 
 from __future__ import annotations
 
@@ -12,98 +6,18 @@ import contextlib
 import io
 import os
 import re
-import runpy
 import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llama_cffi import (
-    Batch,
-    Context,
-    ContextOverflowError,
-    Engine,
-    KvCacheFullError,
-    Model,
-    SamplerChain,
-    demo,
-    get_library,
-)
+from lines import MODEL, QUESTION, environment, line, raw_greedy, refused, says
+
+from llama_cffi import Batch, Context, ContextOverflowError, Engine, KvCacheFullError, Model
 from llama_cffi.decoding import Slot
 from llama_cffi.interrupts import Stop
 from llama_cffi.stats import GenerationStats
-
-MODEL = demo.model_path()
-QUESTION = "What is 17 + 25?"
-LINES: dict[str, list[tuple[str, Callable[[], None]]]] = {"polaris": [], "cyllama": []}
-
-
-def line(source: str, promise: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a check of one promise."""
-
-    def register(check: Callable[[], None]) -> Callable[[], None]:
-        LINES[source].append((promise, check))
-        return check
-
-    return register
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set variables for a block."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def raw_greedy(model: Model, tokens: list[int], n_predict: int) -> list[int]:
-    """The greedy ids by llama_decode and llama_sampler_sample alone."""
-    library = model.library
-    lib = library.lib
-    context = Context(model, n_ctx=256, n_threads=1)
-    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
-    batch = lib.llama_batch_init(256, 0, 1)
-    found: list[int] = []
-    new, pos = tokens, 0
-    while len(found) < n_predict:
-        for i, token in enumerate(new):
-            batch.token[i], batch.pos[i] = token, pos + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            batch.logits[i] = i == len(new) - 1
-        batch.n_tokens = len(new)
-        assert lib.llama_decode(context.ptr, batch) == 0
-        pos += len(new)
-        token = lib.llama_sampler_sample(chain, context.ptr, -1)
-        if model.vocab.is_eog(token):
-            break
-        found.append(token)
-        new = [token]
-    lib.llama_batch_free(batch)
-    lib.llama_sampler_free(chain)
-    context.close()
-    return found
-
-
-def refused(error: type[Exception], call: Callable[[], object]) -> str:
-    """The message of the error that *call* must raise."""
-    try:
-        call()
-    except error as e:
-        return str(e)
-    raise AssertionError(f"no {error.__name__}")
-
-
-def says(text: str) -> str:
-    """A grammar that lets the model say *text* only."""
-    return 'root ::= "' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @line("polaris", "Engine(model_path, n_ctx=4096, n_threads=8, n_gpu_layers=-1), no server")
@@ -280,98 +194,3 @@ def _() -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert (run.returncode, run.stdout) == (0, "42\n"), run
-
-
-@line("cyllama", "the low-level names: model, context, batch, chain, tokenize, piece, time")
-def _() -> None:
-    library = get_library()
-    with Model(MODEL, n_gpu_layers=0) as model, Context(model, n_ctx=256, n_threads=4) as context:
-        chain = SamplerChain(model).add_greedy()
-        tokens = model.vocab.tokenize(QUESTION, add_special=True)
-        batch = Batch(512, n_seq_max=1)
-        for pos, token in enumerate(tokens):
-            batch.add(token, pos, [0], logits=pos == len(tokens) - 1)
-        context.decode(batch)
-        new = chain.sample(context, len(batch) - 1)
-        assert isinstance(model.vocab.token_to_piece(new), bytes)
-        assert model.vocab.is_eog(model.vocab.eos)
-        batch.clear()
-        assert len(batch) == 0
-        assert context.n_ctx == 256
-        assert library.lib.ggml_time_us() > 0
-
-
-@line("cyllama", "the greedy loop of its README, step by step (examples/simple_lowlevel.py)")
-def _() -> None:
-    example = Path(__file__).parents[1] / "examples" / "simple_lowlevel.py"
-
-    def run(*arguments: str) -> tuple[str, object]:
-        out, before = io.StringIO(), sys.argv
-        sys.argv = [str(example), str(MODEL), *arguments]
-        status: object = None
-        try:
-            with contextlib.redirect_stdout(out):
-                runpy.run_path(str(example), run_name="__main__")
-        except SystemExit as e:
-            status = e.code
-        finally:
-            sys.argv = before
-        return out.getvalue(), status
-
-    out, status = run()
-    assert status is None
-    assert "n_predict = 32, n_ctx = 256, n_kv_req = " in out
-    assert "\n42\n" in out  # it ended at EOG
-    assert re.search(r"decoded \d+ tokens in \d+\.\d\d s, speed: \d+\.\d\d t/s", out)
-    out, status = run("-n", "1000")
-    assert "n_kv_req > n_ctx" in str(status)
-    assert "either reduce n_predict or increase n_ctx" in str(status)
-
-
-@line("cyllama", "its ids equal those of llama-simple's steps in the raw C API")
-def _() -> None:
-    with Model(MODEL) as model, Context(model, n_ctx=256, n_threads=1) as context:
-        tokens = model.vocab.tokenize("The sun is", add_special=True)
-        chain, batch, found = SamplerChain(model).add_greedy(), Batch(256), []
-        batch.fill(tokens, 0)
-        while len(found) < 40:
-            context.decode(batch)
-            token = chain.sample(context)
-            if model.vocab.is_eog(token):
-                break
-            found.append(token)
-            batch.fill([token], len(tokens) + len(found) - 1)
-        assert found == raw_greedy(model, tokens, 40)
-
-
-@line("cyllama", "everything else of llama.h through Library.lib and .ffi")
-def _() -> None:
-    library = get_library()
-    info = library.ffi.string(library.lib.llama_print_system_info()).decode()
-    assert " = 1" in info  # a CPU feature
-    params = library.lib.llama_sampler_chain_default_params()
-    params.no_perf = False
-    chain = library.lib.llama_sampler_chain_init(params)
-    assert library.lib.llama_sampler_chain_n(chain) == 0
-    library.lib.llama_sampler_free(chain)
-
-
-def main() -> int:
-    """Run the lines of the sources that the command line names."""
-    failed = 0
-    build = get_library().build
-    for source in sys.argv[1:] or list(LINES):
-        print(f"{source} on {build.tag or build.library} ({build.variant})")
-        for promise, check in LINES[source]:
-            try:
-                check()
-                print(f"  [OK] {promise}", flush=True)
-            except Exception:
-                failed += 1
-                print(f"  [FAILED] {promise}\n{traceback.format_exc()}", flush=True)
-    print(f"{failed} failed" if failed else "all kept")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
