@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from .chat.families import identify
@@ -16,6 +16,7 @@ from .chat.tools import normalise_tool_choice, normalise_tools
 from .completion import Event, Logprob, events, finish_reason, sampling, seeded, usage
 from .errors import TemplateError, ValidationError
 from .structured import LlamaGrammar
+from .thinking import Marks, ThinkingBudget, marks_of, switched
 from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
@@ -65,6 +66,19 @@ class Chat:
             raise TemplateError(f"{name} has no chat template; choose one, as chat_format='chatml'")
         bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
         return ChatTemplate(self._source, bos, eos, special_tokens=list(self.special_tokens))
+
+    def effort(
+        self, thinking: bool | None, reasoning_effort: str | None
+    ) -> tuple[bool | None, dict[str, Any]]:
+        """Return whether to think, and what to tell the template; see `thinking.switched`."""
+        template = None if self._source is None else self.template
+        return switched(self.family, template, thinking, reasoning_effort)
+
+    @cached_property
+    def _marks(self) -> Marks:
+        """What stands around a thought."""
+        template = None if self._source is None else self.template
+        return marks_of(self._engine.model.vocab, template, self.family.tool_format.reasoning)
 
     def prompt(
         self,
@@ -132,6 +146,8 @@ class Chat:
         logprobs: bool | None = False,
         top_logprobs: int | None = None,
         thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         parallel_tool_calls: bool = True,
         grammar: LlamaGrammar | str | None = None,
@@ -158,6 +174,11 @@ class Chat:
             logprobs: Give the log-probability of each token.
             top_logprobs: And of so many in its place.
             thinking: Whether the model shall think first; None = as it is used to.
+            thinking_budget: After so many tokens a thought is ended, as the chat template would
+                end it, and the answer goes on; 0 = at once, None = no limit.
+            reasoning_effort: OpenAI's `none`, `minimal`, `low`, `medium`, `high`, in place of
+                *thinking*: told to a template that knows it, else off for the first two and on;
+                see `thinking.switched`.
             chat_template_kwargs: What else the template reads.
             parallel_tool_calls: Whether constrained answers may hold several calls.
             grammar: A `LlamaGrammar`, or GBNF, for the content.
@@ -178,7 +199,9 @@ class Chat:
         choice = normalise_tool_choice(tool_choice, known)
         grammar = _grammar(response_format, grammar)
         offered = known if choice.mode != "none" else []
-        tokens, text = self.prompt(messages, offered, thinking, **(chat_template_kwargs or {}))
+        thinking, kwargs = self.effort(thinking, reasoning_effort)
+        kwargs.update(chat_template_kwargs or {})
+        tokens, text = self.prompt(messages, offered, thinking, **kwargs)
         form = self.family.tool_format
         start, end = form.reasoning
         is_open = opens_thinking(text, start)
@@ -187,7 +210,18 @@ class Chat:
                 raise ValidationError("a required tool call and a grammar exclude each other")
             parts = form.grammar_parts(choice.allowed(known), parallel_tool_calls, True)
             grammar = call_grammar(parts, self.special_tokens)
-        after = end if is_open or thinking else ""
+        awaited = grammar is not None and (is_open or bool(thinking))
+        after, thought_limit = "", None
+        if awaited or thinking_budget is not None:
+            marks = self._marks
+            if offered and marks.after.strip():
+                marks = marks._replace(after="")  # the head of a content
+            after = end.strip() + marks.after if awaited else ""
+            thought_limit = partial(
+                ThinkingBudget, self._engine.model.vocab, form.reasoning, marks, is_open,
+                thinking_budget, awaited,
+            )  # fmt: skip
+            thought_limit()  # what is wrong is said now
         params = sampling(
             temperature=temperature, grammar=grammar, structured_after=after, **options
         )
@@ -199,7 +233,7 @@ class Chat:
             return events(
                 self._engine, tokens, limit, seeded(params, i), stop=stops, top=top,
                 special=True, suppress_think=False, timeout_s=timeout_s,
-                stopping_criteria=stopping_criteria,
+                stopping_criteria=stopping_criteria, thought_limit=thought_limit,
             )  # fmt: skip
 
         def reader() -> Any:

@@ -52,6 +52,8 @@ class UnifiedLLM:
         max_tokens: int | None = 512,
         *,
         thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        reasoning_effort: str | None = None,
         system_prompt: str = "",
         stream: bool = False,
         **options: Any,
@@ -62,6 +64,9 @@ class UnifiedLLM:
             prompt: The user's message, or messages in OpenAI's shape.
             max_tokens: Most tokens to generate; None = until the context is full.
             thinking: Whether the model shall think first; None = as it is used to.
+            thinking_budget: Most tokens of the thought; None = no limit.
+            reasoning_effort: `none`, `minimal`, `low`, `medium`, `high`, in place of *thinking*;
+                see `thinking.switched`.
             system_prompt: The system message, if any.
             stream: Return an iterator of pieces.
             **options: As for `Llama.create_chat_completion`; they win over the recommended ones.
@@ -75,13 +80,16 @@ class UnifiedLLM:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        recommended = self.family.recommended(thinking)
+        thinks, _ = self.llm.chat.effort(thinking, reasoning_effort)
+        recommended = self.family.recommended(thinks)
         answer = self.llm.create_chat_completion(
             messages,
             **{
                 **{_NAMES.get(name, name): value for name, value in recommended.items()},
                 "max_tokens": max_tokens,
                 "thinking": thinking,
+                "thinking_budget": thinking_budget,
+                "reasoning_effort": reasoning_effort,
                 "stream": stream,
                 **options,
             },

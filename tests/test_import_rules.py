@@ -56,6 +56,7 @@ ALLOWED = {
         "turns",
     },
     "chat": set(),
+    "scheduler": {"sampling", "stats"},
     "structured": {"binding"},
     "embedding": {"binding"},
     "scores": {"binding", "decoding"},
@@ -64,7 +65,8 @@ ALLOWED = {
     "background": {"interrupts"},
     "tool_grammar": {"chat", "structured"},
     "completion": {"sampling", "scores", "structured"},
-    "chat_completion": {"chat", "completion", "structured", "tool_grammar"},
+    "thinking": {"binding", "chat", "text"},
+    "chat_completion": {"chat", "completion", "structured", "thinking", "tool_grammar"},
     "llama": {
         "background",
         "binding",
