@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
 from .structured import LlamaGrammar
+from .structured.grammar import SPACE
 
 __all__ = ["call_grammar"]
 
@@ -21,7 +22,10 @@ def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGramma
     """
     writer = _Writer(special)
     calls = " | ".join(writer.sequence(call.pieces) for call in parts.calls)
-    more = f"({writer.literal(parts.separator)} call)*" if parts.is_parallel else ""
+    separator = writer.literal(parts.separator)
+    if parts.separator.isspace():
+        separator += "?"
+    more = f"({separator} call)*" if parts.is_parallel else ""
     start = f"start: {writer.literal(parts.begin)} call {more} {writer.literal(parts.end)}"
     return LlamaGrammar.from_lark("\n".join([start, f"call: {calls}", *writer.rules]))
 
@@ -52,23 +56,33 @@ class _Writer:
         written, left = [], list(pieces)
         while left:
             piece = left.pop(0)
-            if isinstance(piece, Text) and left and isinstance(left[0], str):
+            stop = piece.stop if isinstance(piece, Text) else ""
+            if stop not in ("", *self._ids) and left and isinstance(left[0], str):
                 # A lexer would take the beginning of the stop as text: both are one terminal.
-                left[0] = left[0].removeprefix(piece.stop)
+                left[0] = left[0].removeprefix(stop)
             written.append(self.piece(piece))
         return " ".join(filter(None, written)) or '""'
+
+    def text(self, piece: Text) -> str:
+        """Write a text and, where that is no control token, its stop."""
+        name = f"TEXT_{len(self.rules)}"
+        stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
+        least, most = piece.schema.get("minLength", 0), piece.schema.get("maxLength", "")
+        text = f"/(?s:.{{{least},{most}}})/ & ~/(?s:.*){stop}(?s:.*)/"
+        if pattern := piece.schema.get("pattern"):
+            text += f" & /{_anywhere(pattern)}/"
+        end = "" if piece.stop in self._ids else f" /{stop}/"
+        self.rules.append(f"{name}: ({text}){end}")
+        return name
 
     def piece(self, piece: Piece) -> str:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            return f"%json {json.dumps(piece.schema)}"
+            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **piece.schema}
+            return f"%json {json.dumps(rule)}"
         if isinstance(piece, Text):
-            name = f"TEXT_{len(self.rules)}"
-            stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
-            text = rf"/(?s:.*)/ & ~/(?s:.*){stop}(?s:.*)/"
-            self.rules.append(f"{name}: ({text}) /{stop}/")
-            return name
+            return self.text(piece)
         if isinstance(piece, Maybe):
             return f"({self.sequence(piece.pieces)})?"
         if isinstance(piece, Choice):
@@ -76,3 +90,11 @@ class _Writer:
         assert isinstance(piece, Repeat)
         inner = self.sequence(piece.pieces)
         return f"({inner} ({self.literal(piece.separator)} {inner})*)?"
+
+
+def _anywhere(pattern: str) -> str:
+    """Return JSON Schema's *pattern*, which may match a part, as one for the whole text."""
+    pattern = pattern.replace("\\/", "/").replace("/", "\\/")
+    before = "" if pattern.startswith("^") else "(?s:.*)"
+    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "(?s:.*)"
+    return f"{before}({pattern.removeprefix('^')[: -1 if not after else None]}){after}"

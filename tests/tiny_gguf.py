@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -30,16 +30,27 @@ def write_tiny(
     n_ctx: int = 256,
     seed: int = 0,
     chat_template: str | None = CHATML,
+    name: str | None = None,
+    control: Sequence[str] = (),
+    words: Sequence[str] = (),
+    eos: str = "<|im_end|>",
     edit: Callable[[gguf.GGUFWriter], object] | None = None,
 ) -> Path:
     """Write a model of 256 byte tokens and three special ones; F32, random weights.
 
+    *control* tokens and tokens of whole *words* follow; *eos* is one of the special ones.
     *edit* may change the writer's `kv_data[0]` and `tensors[0]` before they are written.
     """
     n_head, n_ff = 2, 2 * n_embd
     tokens = [*byte_alphabet(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    types = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3
+    tokens += [token for token in control if token not in tokens]
+    types = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * (len(tokens) - 256)
+    end = tokens.index(eos)
+    tokens += words
+    types += [gguf.TokenType.USER_DEFINED] * len(words)
     writer = gguf.GGUFWriter(path, architecture)
+    if name is not None:
+        writer.add_name(name)
     writer.add_context_length(n_ctx)
     writer.add_embedding_length(n_embd)
     writer.add_block_count(n_layer)
@@ -55,7 +66,7 @@ def write_tiny(
     writer.add_token_types(types)
     writer.add_token_merges(["! !"])  # llama.cpp wants a list; this one never applies
     writer.add_bos_token_id(256)
-    writer.add_eos_token_id(258)
+    writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)
     if chat_template:
         writer.add_chat_template(chat_template)

@@ -13,8 +13,9 @@ from ..binding.deep_stack import call_deep
 from ..binding.gbnf import parse
 from ..binding.gbnf_normal import normalize
 from ..errors import GrammarError
+from .dates import DATE_PATTERNS
 
-__all__ = ["LlamaGrammar", "compiling"]
+__all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]
 
 _KINDS = ("gbnf", "json_schema", "regex", "lark")
 # llguidance recurses over rules and schemas, up to 4 KiB of stack for a byte: a chain of 1,000
@@ -24,7 +25,7 @@ _MAX_BYTES = 2**20
 _MAX_SEARCHED = 2**20  # bytes of schemas that are tried to find which part is refused
 # Between two tokens of JSON at most one line break with its indentation, or one space: without
 # a limit a model can go on with white space for ever.
-_SPACE = r"\n[ \t]{0,32}| "
+SPACE = r"\n[ \t]{0,32}| "
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,22 @@ class LlamaGrammar:
 
     def _schema(self) -> Any:
         try:
-            return json.loads(self.text, parse_constant=_no_json)
+            schema = json.loads(self.text, parse_constant=_no_json)
         except (ValueError, RecursionError) as e:
             raise GrammarError(f"the schema is no JSON: {e}") from None
+        narrow_dates(schema)
+        return schema
+
+
+def narrow_dates(schema: Any) -> None:
+    """Add to each date and time in *schema* the pattern that real ones match."""
+    left = [schema]
+    while left:
+        part = left.pop()
+        left += [inner for _, inner in _inner(part)]
+        name = part.get("format") if isinstance(part, dict) else None
+        if isinstance(name, str) and name in DATE_PATTERNS:
+            part["allOf"] = [*part.get("allOf", ()), {"pattern": DATE_PATTERNS[name]}]
 
 
 def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
@@ -165,9 +179,7 @@ def _for_llguidance(schema: Any) -> str:
     document = {"allOf": [schema]} if isinstance(schema, bool) else schema
     try:
         text = json.dumps(document, ensure_ascii=False)
-        return str(
-            LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": _SPACE})
-        )
+        return str(LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE}))
     except ValueError as e:  # nested too deeply, or a lone surrogate
         raise GrammarError(f"the schema cannot be read: {e}") from None
 
@@ -210,7 +222,7 @@ def _place(schema: Any, error: str) -> list[str]:
 
 def _inner(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give the schemas directly within *schema* with their places."""
-    if isinstance(schema, bool):
+    if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
         if keyword in {"const", "enum", "default", "examples"}:

@@ -82,11 +82,11 @@ def written(pieces: Iterable[Piece], rng: random.Random) -> str:
 def test_what_the_grammar_allows_is_read_and_fits_the_schema(form: ToolFormat) -> None:
     rng = random.Random(1)
     parts = form.grammar_parts(TOOLS, parallel=True, required=True)
-    assert (parts.is_parallel, parts.is_required) == (True, True)
+    assert (parts.is_parallel, parts.is_required) == (form.is_parallel, True)
     assert [call.name for call in parts.calls] == [tool["function"]["name"] for tool in TOOLS]
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
     for round_ in range(60):
-        calls = rng.choices(parts.calls, k=1 + round_ % 3)
+        calls = rng.choices(parts.calls, k=1 + round_ % 3 * form.is_parallel)
         texts = [written(call.pieces, rng) for call in calls]
         text = parts.begin + parts.separator.join(texts) + parts.end
         message = form.parse(text, TOOLS)

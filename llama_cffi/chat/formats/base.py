@@ -36,6 +36,8 @@ class ToolFormat(ABC):
     triggers: tuple[str, ...]
     reasoning: tuple[str, str] = ("<think>", "</think>")
     instructions: str | None = None
+    #: Whether the family writes several calls in one turn.
+    is_parallel = True
     #: Whether `_read` sees the text without the thought.
     _splits_reasoning = True
 
@@ -87,12 +89,13 @@ class ToolFormat(ABC):
 
         Args:
             tools: Those that may be called, normalised.
-            parallel: Whether more than one call is allowed.
+            parallel: Whether more than one call is allowed, where the family writes them.
             required: Whether the answer has to be a call.
         """
         begin, separator, end = self._around()
         calls = tuple(CallGrammar(t["function"]["name"], tuple(self._call(t))) for t in tools)
         triggers = self._grammar_triggers(tools)
+        parallel = parallel and self.is_parallel
         return GrammarParts(begin, calls, separator, end, triggers, parallel, required)
 
     def _around(self) -> tuple[str, str, str]:

@@ -17,6 +17,10 @@ _NAME = re.compile(r"[\w.-]*")
 _KEY = re.compile(r"[^:,{}\[\]<\"\s]*")
 _SCALAR = re.compile(r"[\w.+-]*")
 _DEEPEST = 40  # levels of objects and lists
+# Keywords that a grammar in the family's own notation honours.
+_NOTES = {"type", "description", "title", "default", "$defs", "definitions", "$schema"}
+_ARRAY = {*_NOTES, "items"}
+_OBJECT = {*_NOTES, "properties", "required", "additionalProperties"}
 
 
 @dataclass
@@ -72,6 +76,8 @@ class GemmaFormat(MarkedFormat):
             out.arguments(opened)
             return (yield from self._members(reader, out, "}" if opened == "{" else "]", depth))
         out.arguments('"')
+        if opened == '"':
+            return (yield from reader.string(out.arguments))
         ended = yield from reader.until([opened], lambda text: out.arguments(quoted(text)))
         out.arguments('"' if ended else "")
         return ended is not None
@@ -102,47 +108,46 @@ class GemmaFormat(MarkedFormat):
                 return False
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        name = tool["function"]["name"]
-        body = self._pieces(arguments_schema(tool))
-        return [f"{self.open}call:{name}", *body, self.close]
+        name, schema = tool["function"]["name"], arguments_schema(tool)
+        shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        return [f"{self.open}call:{name}", *self._pieces(schema, shared), self.close]
 
-    def _pieces(self, schema: Schema) -> tuple[Piece, ...]:
-        """Describe a value; without a schema that says its kind, it is a string."""
+    def _pieces(self, schema: Schema, shared: Schema) -> tuple[Piece, ...]:
+        """Describe a value; what the notation has no words for is JSON, which is read too."""
         values = schema.get("enum")
-        if is_text(schema) or (not schema.get("type") and not values):
-            if not values:
-                return self.quote, Text(self.quote), self.quote
+        if is_text(schema) and values:
             return (Choice(tuple((f"{self.quote}{value}{self.quote}",) for value in values)),)
-        if schema.get("type") == "array":
-            return "[", Repeat(self._pieces(schema.get("items") or {}), ","), "]"
-        if schema.get("type") == "object":
-            return self._object(schema)
-        return (Json(schema),)
+        if is_text(schema) or not schema:
+            return self.quote, Text(self.quote, schema), self.quote
+        if schema.get("type") == "array" and not schema.keys() - _ARRAY:
+            return "[", Repeat(self._pieces(schema.get("items") or {}, shared), ","), "]"
+        if schema.get("type") == "object" and not schema.keys() - _OBJECT:
+            return self._object(schema, shared)
+        return (Json({**shared, **schema}),)
 
-    def _object(self, schema: Schema) -> tuple[Piece, ...]:
+    def _object(self, schema: Schema, shared: Schema) -> tuple[Piece, ...]:
         """Describe an object: the required members first, as commas then stand between them."""
         required = schema.get("required", ())
         properties = schema.get("properties") or {}
         names = sorted(properties, key=lambda name: name not in required)
-        pieces: list[Piece] = ["{"]
+        members = {name: self._pieces(properties[name], shared) for name in names}
         if names and names[0] not in required:
-            return tuple([*pieces, *self._optional(names, properties), "}"])
+            return "{", self._optional(members), "}"
+        pieces: list[Piece] = ["{"]
         for i, name in enumerate(names):
             comma = "," if i else ""
-            member = (f"{comma}{name}:", *self._pieces(properties[name]))
+            member = (f"{comma}{name}:", *members[name])
             if name in required:
                 pieces += member
             else:
                 pieces.append(Maybe(member))
         return tuple([*pieces, "}"])
 
-    def _optional(self, names: list[str], properties: Schema) -> list[Piece]:
+    def _optional(self, members: dict[str, tuple[Piece, ...]]) -> Piece:
         """Describe members of which none is required: one of them comes first, or none."""
+        names = list(members)
         firsts = []
         for i, name in enumerate(names):
-            first: list[Piece] = [f"{name}:", *self._pieces(properties[name])]
-            first += [
-                Maybe((f",{other}:", *self._pieces(properties[other]))) for other in names[i + 1 :]
-            ]
-            firsts.append(tuple(first))
-        return [Maybe((Choice(tuple(firsts)),))]
+            others = (Maybe((f",{other}:", *members[other])) for other in names[i + 1 :])
+            firsts.append((f"{name}:", *members[name], *others))
+        return Maybe((Choice(tuple(firsts)),))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 __all__ = [
+    "LINE",
     "CallGrammar",
     "Choice",
     "GrammarParts",
@@ -33,9 +34,15 @@ class Json:
 
 @dataclass(frozen=True)
 class Text:
-    """Any text that does not hold `stop`, which has to follow."""
+    """Any text that does not hold `stop`, which has to follow.
+
+    Attributes:
+        stop: What ends it.
+        schema: Of a string: its length and pattern count.
+    """
 
     stop: str
+    schema: Schema = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,10 @@ class Repeat:
 Piece = Union[str, Json, Text, Maybe, Choice, Repeat]  # noqa: UP007 -- evaluated, forward names
 
 
+#: A line break, or none.
+LINE = Maybe(("\n",))
+
+
 @dataclass(frozen=True)
 class CallGrammar:
     """One call of one function.
@@ -84,7 +95,7 @@ class GrammarParts:
     Attributes:
         begin: Text before the first call.
         calls: One for each tool.
-        separator: Text between two calls.
+        separator: Text between two calls; white space may be left out.
         end: Text after the last call.
         triggers: Texts with which a call begins. A lazy grammar waits for one of them and takes it
             in: each is a beginning of what the grammar allows.

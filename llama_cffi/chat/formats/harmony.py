@@ -32,6 +32,7 @@ class HarmonyFormat(ToolFormat):
     marks = ("<|channel|>", "<|message|>")
     triggers = ("<|channel|>commentary to=functions.", " to=functions.")
     reasoning = ("<|channel|>analysis<|message|>", "<|end|>")
+    is_parallel = False
     _splits_reasoning = False
 
     def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
@@ -81,9 +82,6 @@ class HarmonyFormat(ToolFormat):
             return (yield from reader.until(_MARKS, out.reasoning))
         out.content("\n" if out.has_content else "")
         return (yield from reader.until(_MARKS, out.content))
-
-    def _around(self) -> tuple[str, str, str]:
-        return "", "<|call|><|start|>assistant", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
         head = f"{self.triggers[0]}{tool['function']['name']} <|constrain|>json<|message|>"

@@ -160,8 +160,9 @@ class KimiFormat(HeadedFormat):
         return name, call_id
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        head = f"{self.before[0]}functions.{tool['function']['name']}:0{self.between}"
-        return head, Json(arguments_schema(tool)), self.after
+        head = f"{self.before[0]}functions.{tool['function']['name']}:"
+        number = Json({"enum": [*range(100)]})
+        return head, number, self.between, Json(arguments_schema(tool)), self.after
 
 
 class MistralFormat(HeadedFormat):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..reader import Reader, Steps, loads
 from .base import MarkedFormat, Tool, Tools
-from .grammar import Json, Piece, arguments_schema
+from .grammar import LINE, Json, Piece, arguments_schema
 from .message import MessageBuilder
 
 __all__ = [
@@ -148,7 +148,8 @@ class HermesFormat(MarkedFormat):
         return "", "\n", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        return call_pieces(tool, "<tool_call>\n", "arguments", "\n</tool_call>")
+        call = call_pieces(tool, "", "arguments", "")
+        return "<tool_call>", LINE, *call, LINE, "</tool_call>"
 
 
 class JsonListFormat(MarkedFormat):

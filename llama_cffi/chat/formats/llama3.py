@@ -28,6 +28,7 @@ class Llama3Format(ToolFormat):
     name = "llama3"
     marks = ()
     triggers = ('{"name"', _TAG)
+    is_parallel = False
 
     def detect(self, template: str) -> bool:
         """Say whether a chat template (its source) is of this family."""
@@ -89,9 +90,6 @@ class Llama3Format(ToolFormat):
             yield from reader.literal(",")
         out.end_call()
         return True
-
-    def _around(self) -> tuple[str, str, str]:
-        return "", "; ", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
         return call_pieces(tool, "", "parameters", "")

@@ -121,7 +121,9 @@ class MessageBuilder:
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
         """Begin a call: from here on it is one, whatever its arguments are."""
-        call = ToolCall(name, id=call_id or secrets.token_hex(5)[:9])
+        if call_id in (None, "", *(call.id for call in self.calls)):
+            call_id = secrets.token_hex(5)[:9]
+        call = ToolCall(name, id=call_id)
         self._space = ""
         self._after_call = True
         self.calls.append(call)

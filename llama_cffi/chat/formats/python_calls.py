@@ -41,6 +41,10 @@ class PythonFormat(MarkedFormat):
         self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
     ) -> Steps[None]:
         code, found = yield from reader.text_until(self.end)
+        while found and not _is_python(code):
+            # This end may stand inside of a string.
+            more, found = yield from reader.text_until(self.end)
+            code += f"{self.end}{more}"
         for name, arguments in _calls(code, tools) if found else ():
             out.begin_call(name)
             out.arguments(arguments)
@@ -58,6 +62,14 @@ class PythonFormat(MarkedFormat):
             member = (f"{key}=", Json(schema), ", " if i < len(parameters) - 1 else "")
             pieces += member if is_required else [Maybe(member)]
         return [*pieces, ")"]
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code.strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _calls(code: str, tools: Tools | None) -> list[tuple[str, str]]:
@@ -96,7 +108,16 @@ def _one(node: ast.expr, tools: Tools | None) -> tuple[str, str]:
 
 
 def _value(node: ast.expr) -> Any:
-    """Read a literal; JSON's own words are taken too."""
+    """Read a literal; JSON's own words are taken too, and a name is its text."""
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "null": None}.get(node.id, node.id)
-    return ast.literal_eval(node)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_value(key): _value(item) for key, item in pairs if key is not None}
+    value = ast.literal_eval(node)
+    if isinstance(value, str):
+        # JSON may write the halves of a surrogate pair one by one, which Python keeps apart.
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value

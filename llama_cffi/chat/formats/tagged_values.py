@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..reader import Reader, Steps, loads, quoted
 from .base import MarkedFormat, Tool, Tools
-from .grammar import Choice, Json, Maybe, Piece, Schema, Text, is_text, parameter_schemas
+from .grammar import LINE, Choice, Json, Maybe, Piece, Schema, Text, is_text, parameter_schemas
 from .json_calls import read_call
 from .message import MessageBuilder
 
@@ -128,36 +130,57 @@ class TaggedValuesFormat(MarkedFormat):
                 return False
             out.arguments('"')
             return True
+        # An end tag inside of a JSON string is part of that.
+        reader.hold()
+        yield from reader.space()
+        value = yield from reader.json_text()
+        if value is not None and _is_json(value):
+            yield from reader.space()
+            if (yield from reader.literal(*ends)):
+                reader.release()
+                out.arguments(value)
+                return True
+        reader.back()
         text, found = yield from reader.text_until(*ends)
         if found is None:
             return False
-        value = text.strip()
-        is_json = value == "null" or loads(value) is not None
-        out.arguments(value if is_json else json.dumps(text, ensure_ascii=False))
+        out.arguments(_as_json(text, schema))
         return True
 
     def _around(self) -> tuple[str, str, str]:
         return "", "\n" if self.frame else "", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        line = "\n"
-        head = f"{self.open}{line if self.open and self.before else ''}{self.before}"
-        pieces: list[Piece] = [f"{head}{tool['function']['name']}{self.after_name}{line}"]
+        # Some templates of a family have lines, others have none.
+        pieces: list[Piece] = [self.open, LINE] if self.open and self.before else [self.open]
+        pieces += [f"{self.before}{tool['function']['name']}{self.after_name}", LINE]
         for key, schema, is_required in parameter_schemas(tool):
-            parameter = tuple(self._parameter(key, schema, line))
-            if is_required:
-                pieces += parameter
-            else:
-                pieces.append(Maybe(parameter))
-        end = line.join(part for part in (self.after, self.close) if part)
-        return [*pieces, end]
+            parameter = self._parameter(key, schema)
+            pieces += parameter if is_required else [Maybe(parameter)]
+        return [*pieces, self.after, *([LINE, self.close] if self.close else [])]
 
-    def _parameter(self, key: str, schema: Schema, line: str) -> list[Piece]:
-        tag = f"{self.key[0]}{key}{self.key[1]}"
-        if self.value[0]:
-            tag += f"{line}{self.value[0]}"
+    def _parameter(self, key: str, schema: Schema) -> tuple[Piece, ...]:
         end = f"{self.frame}{self.value[1]}"
-        return [f"{tag}{self.frame}", raw_value(schema, end), f"{end}{line}"]
+        tag: list[Piece] = [f"{self.key[0]}{key}{self.key[1]}"]
+        if self.value[0]:
+            tag += [LINE, self.value[0]]
+        return *tag, self.frame, raw_value(schema, end), end, LINE
+
+
+def _is_json(value: str) -> bool:
+    return value == "null" or loads(value) is not None
+
+
+def _as_json(text: str, schema: Schema | None) -> str:
+    """Write a value as JSON that is none yet: a string, or, as some templates do, Python."""
+    value: Any = text
+    if schema is not None:
+        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            value = ast.literal_eval(text.strip())
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # a set, bytes, infinity
+        return json.dumps(text, ensure_ascii=False)
 
 
 def raw_value(schema: Schema, stop: str) -> Piece:
@@ -167,7 +190,7 @@ def raw_value(schema: Schema, stop: str) -> Piece:
     values: Sequence[str] | None = schema.get("enum")
     if values is None and "const" in schema:
         values = [schema["const"]]
-    return Text(stop) if values is None else Choice(tuple((value,) for value in values))
+    return Text(stop, schema) if values is None else Choice(tuple((value,) for value in values))
 
 
 def _schemas(name: str, tools: Tools | None) -> dict[str, Any]:

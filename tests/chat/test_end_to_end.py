@@ -1,0 +1,347 @@
+"""Every tool format through `Llama`: a model that speaks it, its template, the answer read back.
+
+The models are random and answer under the grammar of a required call, or say what a script says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
+
+from llama_cffi import Llama
+from llama_cffi.chat.formats import FORMATS
+
+SEEDS = 4
+ASK = [{"role": "user", "content": "What is the weather?"}]
+NAME, ARGUMENTS = "{{ c.function.name }}", "{{ c.function.arguments | tojson }}"
+CALL = f'{{"name": "{NAME}", "arguments": {ARGUMENTS}}}'
+LISTED = f"{{% for c in m.tool_calls %}}{{{{ ', ' if not loop.first }}}}{CALL}{{% endfor %}}"
+THINK = "<think>{{ m.reasoning_content }}</think>"
+EACH = "{% for k, v in c.function.arguments.items() %}"
+RAW = "{{ v if v is string else v | tojson }}"
+_BAR, _LOW = "\uff5c", "\u2581"  # DeepSeek's own bars and spaces
+
+
+def deepseek(text: str) -> str:
+    return text.replace("|", _BAR).replace("_", _LOW)
+
+
+DEEPSEEK = tuple(
+    deepseek(f"<|tool_{name}|>")
+    for name in ("calls_begin", "calls_end", "call_begin", "call_end", "sep")
+)
+
+
+def deepseek_calls(call: str) -> str:
+    begin, end, call_begin, call_end, _ = DEEPSEEK
+    each = f"{{% for c in m.tool_calls %}}{call_begin}{call}{call_end}{{% endfor %}}"
+    return f"{begin}{each}{end}"
+
+
+def gemma(quote: str) -> str:
+    """Return Jinja that writes arguments in Gemma's way."""
+    return (
+        "{% macro g(v) %}{% if v is mapping %}{{ '{' }}{% for k, w in v.items() %}"
+        "{{ ',' if not loop.first }}{{ k }}:{{ g(w) }}{% endfor %}{{ '}' }}"
+        f"{{% elif v is string %}}{quote}{{{{ v }}}}{quote}"
+        "{% elif v is iterable %}["
+        "{% for w in v %}{{ ',' if not loop.first }}{{ g(w) }}{% endfor %}]"
+        "{% else %}{{ v | tojson }}{% endif %}{% endmacro %}{{ g(c.function.arguments) }}"
+    )
+
+
+PYTHON = (
+    "{% macro p(v) %}{% if v is boolean %}{{ 'True' if v else 'False' }}{% else %}"
+    "{{ v | tojson }}{% endif %}{% endmacro %}"
+    "[{% for c in m.tool_calls %}{{ ', ' if not loop.first }}{{ c.function.name }}("
+    "{% for k, v in c.function.arguments.items() %}{{ ', ' if not loop.first }}{{ k }}={{ p(v) }}"
+    "{% endfor %}){% endfor %}]"
+)
+LLAMA = ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
+LLAMA_PROMPT = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+SPEAKERS = {
+    "harmony": Speaker(
+        "gpt-oss 20b",
+        f"<|channel|>commentary to=functions.{NAME} <|constrain|>json"
+        f"<|message|>{ARGUMENTS}<|call|>",
+        ("<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>"),
+        turns=("<|start|>", "", "<|end|>"),
+        prompt="<|start|>assistant",
+        thought="<|channel|>analysis<|message|>{{ m.reasoning_content }}<|end|><|start|>assistant",
+        is_parallel=False,
+        said="<|channel|>commentary<|message|>{}<|end|><|start|>assistant",
+    ),
+    "functionary-v3.2": Speaker(
+        "functionary small v3.2",
+        f">>>{NAME}\n{{{{ c.function.arguments }}}}",
+        before=">>>all",
+        said="all\n{}>>>",
+        turns=LLAMA,
+        prompt=f"{LLAMA_PROMPT}>>>",
+    ),
+    "functionary-v3.1": Speaker(
+        "functionary small v3.1",
+        f"<function={NAME}>{ARGUMENTS}</function>",
+        before="<|python_tag|>",
+        turns=LLAMA,
+        prompt=LLAMA_PROMPT,
+    ),
+    "kimi-k2": Speaker(
+        "Kimi K2 Instruct",
+        "<|tool_calls_section_begin|>{% for c in m.tool_calls %}<|tool_call_begin|>{{ c.id }}"
+        f"<|tool_call_argument_begin|>{ARGUMENTS}<|tool_call_end|>{{% endfor %}}"
+        "<|tool_calls_section_end|>",
+        ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>",
+         "<|tool_call_end|>", "<|tool_call_argument_begin|>"),
+    ),
+    "deepseek-v3": Speaker(
+        "DeepSeek V3 0324",
+        deepseek_calls(f"function{DEEPSEEK[4]}{NAME}\n```json\n{ARGUMENTS}\n```"),
+        DEEPSEEK,
+    ),
+    "deepseek-v3.1": Speaker(
+        "DeepSeek V3.1",
+        deepseek_calls(f"{NAME}{DEEPSEEK[4]}{ARGUMENTS}"),
+        DEEPSEEK,
+        before="{% if thinking %}",
+        thought=THINK,
+    ),
+    "mistral": Speaker(
+        "Magistral Small 2509",
+        f"[TOOL_CALLS]{NAME}[ARGS]{ARGUMENTS}",
+        ("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"),
+        thought="[THINK]{{ m.reasoning_content }}[/THINK]",
+    ),
+    "mistral-nemo": Speaker(
+        "Mistral Nemo Instruct 2407", f"[TOOL_CALLS][{LISTED}]", ("[TOOL_CALLS]",)
+    ),
+    "gemma4": Speaker(
+        "gemma 4 31B it",
+        "<|tool_call>call:{{ c.function.name }}" + gemma('<|"|>') + "<tool_call|>",
+        ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+        thought="<|channel>thought\n{{ m.reasoning_content }}\n<channel|>",
+        turns=("<|turn>", "\n", "<turn|>"),
+        prompt="<|turn>assistant\n",
+    ),
+    "functiongemma": Speaker(
+        "functiongemma 270m it",
+        "<start_function_call>call:{{ c.function.name }}" + gemma("<escape>")
+        + "<end_function_call>",
+        ("<start_function_call>", "<end_function_call>", "<escape>"),
+        turns=("<start_of_turn>", "\n", "<end_of_turn>"),
+        prompt="<start_of_turn>assistant\n",
+    ),
+    "seed-oss": Speaker(
+        "Seed OSS 36B Instruct",
+        f"<seed:tool_call>\n<function={NAME}>\n{EACH}<parameter={{{{ k }}}}>{RAW}</parameter>\n"
+        "{% endfor %}</function>\n</seed:tool_call>",
+        ("<seed:think>", "</seed:think>"),
+        ("<seed:tool_call>", "</seed:tool_call>", "</parameter>"),
+        thought="<seed:think>{{ m.reasoning_content }}</seed:think>",
+    ),
+    "minimax-m2": Speaker(
+        "MiniMax M2",
+        f'<minimax:tool_call>\n<invoke name="{NAME}">\n{EACH}<parameter name="{{{{ k }}}}">{RAW}'
+        "</parameter>\n{% endfor %}</invoke>\n</minimax:tool_call>",
+        words=("<minimax:tool_call>", "</minimax:tool_call>", "</parameter>"),
+        thought=THINK,
+    ),
+    "minicpm5": Speaker(
+        "MiniCPM5 1B",
+        f'<function name="{NAME}">{EACH}<param name="{{{{ k }}}}">{RAW}</param>{{% endfor %}}'
+        "</function>",
+        words=("</param>",),
+        before="{% if enable_thinking %}",
+        thought=THINK,
+    ),
+    "glm": Speaker(
+        "GLM 4.6",
+        f"<tool_call>{NAME}\n{EACH}<arg_key>{{{{ k }}}}</arg_key>\n<arg_value>{RAW}</arg_value>\n"
+        "{% endfor %}</tool_call>",
+        words=("<tool_call>", "</tool_call>", "<arg_value>", "</arg_value>"),
+        before="{% if enable_thinking %}",
+        thought=THINK,
+    ),
+    "qwen3-coder": Speaker(
+        "Qwen3.5 4B",
+        f"<tool_call>\n<function={NAME}>\n{EACH}<parameter={{{{ k }}}}>\n{RAW}\n</parameter>\n"
+        "{% endfor %}</function>\n</tool_call>",
+        words=("<tool_call>", "</tool_call>", "\n</parameter>"),
+        before="{% if enable_thinking %}",
+        thought=THINK,
+    ),
+    "phi4": Speaker(
+        "Phi 4 mini instruct", f"<|tool_call|>[{LISTED}]<|/tool_call|>",
+        ("<|tool_call|>", "<|/tool_call|>"),
+        before="<|tool|>",
+        turns=("<|im_start|>", "\n", "<|end|>"),
+    ),
+    "granite": Speaker(
+        "granite 3.3 8b instruct", f"<|tool_call|>[{LISTED}]", ("<|tool_call|>",),
+        before="{% if thinking %}",
+        thought=THINK,
+    ),
+    "nemotron": Speaker("Nemotron Nano v2", f"<TOOLCALL>[{LISTED}]</TOOLCALL>", thought=THINK),
+    "apriel": Speaker("Apriel 1.5 15b", f"<tool_calls>[{LISTED}]</tool_calls>"),
+    "lfm2": Speaker(
+        "LFM2 8B A1B", f"<|tool_call_start|>{PYTHON}<|tool_call_end|>",
+        ("<|tool_call_start|>", "<|tool_call_end|>"),
+    ),
+    "hermes": Speaker(
+        "Qwen3 8B", f"<tool_call>\n{CALL}\n</tool_call>",
+        words=("<tool_call>", "</tool_call>"),
+        before="{% if enable_thinking %}",
+        thought=THINK,
+    ),
+    "llama3": Speaker(
+        "Llama 3.1 8B Instruct", f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}',
+        ("<|python_tag|>",),
+        before="<|python_tag|>",
+        turns=LLAMA,
+        prompt=LLAMA_PROMPT,
+        is_parallel=False,
+    ),
+    "gemma-tool-code": Speaker(
+        "gemma 3 27b it", f"```tool_code\n{PYTHON}\n```", words=("```",),
+        turns=("<start_of_turn>", "\n", "<end_of_turn>"),
+        prompt="<start_of_turn>assistant\n",
+        tools="",
+    ),
+    "generic": Speaker("Unheard of", f'{{"tool_calls": [{LISTED}]}}', tools=""),
+}  # fmt: skip
+
+
+def test_every_format_has_a_speaker() -> None:
+    assert list(SPEAKERS) == list(FORMATS)
+
+
+@pytest.fixture(scope="module", params=SPEAKERS)
+def speaks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Speaker, Llama]]:
+    """A family and its model."""
+    speaker = SPEAKERS[request.param]
+    path = speaker.write(tmp_path_factory.mktemp("speaker") / "model.gguf")
+    with Llama(path, n_ctx=4096, n_threads=1, n_gpu_layers=0) as llm:
+        assert llm.chat.family.tool_format.name == request.param
+        yield speaker, llm
+
+
+def options(speaker: Speaker, llm: Llama, **more: Any) -> dict[str, Any]:
+    bias = {
+        **likely(llm, ["]", ",", ";", ">", "\n"], 3),
+        **likely(llm, ['"', "}", *speaker.words, *speaker.control], 5),
+        **dict.fromkeys(llm.model.vocab.eog_tokens, 5.0),
+    }
+    return {"tools": TOOLS, "temperature": 1.0, "logit_bias": bias, "max_tokens": 800, **more}
+
+
+def test_required_calls_are_valid_streamed_and_whole(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    for seed in range(SEEDS):
+        how = options(speaker, llm, tool_choice="required", seed=seed)
+        message, reason = whole(llm.create_chat_completion(ASK, **how))
+        assert (message["content"], reason) == (None, "tool_calls"), message
+        calls = calls_of(message)
+        assert len(calls) == 1 or speaker.is_parallel
+        streamed, reason = collected(llm.create_chat_completion(ASK, stream=True, **how))
+        assert (streamed["content"], reason) == (None, "tool_calls")
+        assert calls_of(streamed) == calls
+        assert streamed.keys() == message.keys()
+
+
+def test_one_call_only(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    for seed in range(SEEDS):
+        how = options(speaker, llm, parallel_tool_calls=False, seed=seed)
+        message, _ = whole(llm.create_chat_completion(ASK, tool_choice="required", **how))
+        assert len(calls_of(message)) == 1
+
+
+def test_the_named_function_is_called(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    for name in SCHEMAS:
+        choice = {"type": "function", "function": {"name": name}}
+        how = options(speaker, llm, tool_choice=choice, parallel_tool_calls=False, seed=1)
+        message, reason = whole(llm.create_chat_completion(ASK, **how))
+        assert [found for found, _ in calls_of(message)] == [name]
+        assert reason == "tool_calls"
+
+
+CALLS = [("weather", {"city": "Rome", "unit": "C"}), ("now", {})]
+
+
+def called(parallel: bool) -> dict[str, Any]:
+    """Return an assistant's message with calls."""
+    calls = [
+        {
+            "id": f"functions.{name}:{i}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments)},
+        }
+        for i, (name, arguments) in enumerate(CALLS[: 1 + parallel])
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_what_the_template_writes_is_allowed_and_read(
+    speaks: tuple[Speaker, Llama], choice: str
+) -> None:
+    speaker, llm = speaks
+    text = turn(speaker, llm, called(speaker.is_parallel))
+    texts = {None: text}
+    if choice == "auto" and llm.chat.family.tool_format.name not in ("llama3", "generic"):
+        texts["Let me see."] = speaker.said.format("Let me see.") + text
+    for content, text in texts.items():
+        for stream in (False, True):
+            answer = llm.create_chat_completion(
+                ASK, tools=TOOLS, tool_choice=choice, stream=stream, max_tokens=900,
+                logits_processor=Script(llm, text),
+            )  # fmt: skip
+            message, reason = collected(answer) if stream else whole(answer)
+            assert (message["content"], reason) == (content, "tool_calls")
+            assert calls_of(message) == CALLS[: 1 + speaker.is_parallel]
+
+
+def turn(speaker: Speaker, llm: Llama, message: dict[str, Any]) -> str:
+    """Return what the template writes of an assistant's message."""
+    render = llm.chat.template.render
+    text = render([*ASK, message], TOOLS, False)[len(render(ASK, TOOLS)) :]
+    return text.removesuffix(speaker.turns[2])
+
+
+def test_a_conversation_with_calls_goes_on(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    how = options(speaker, llm, tool_choice="required", seed=5)
+    message, _ = whole(llm.create_chat_completion(ASK, **how))
+    results = [
+        {"role": "tool", "tool_call_id": c["id"], "name": c["function"]["name"], "content": "20"}
+        for c in message["tool_calls"]
+    ]
+    messages = [*ASK, message, *results]
+    again, reason = whole(llm.create_chat_completion(messages, **how))
+    assert calls_of(again)
+    assert reason == "tool_calls"
+    answer = llm.create_chat_completion(messages, tools=TOOLS, logits_processor=Script(llm, "20"))
+    assert whole(answer) == ({"role": "assistant", "content": "20"}, "stop")
+
+
+def test_several_answers(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    how = options(speaker, llm, seed=2, n=2, parallel_tool_calls=False)
+    how["tool_choice"] = {"type": "function", "function": {"name": "note"}}
+    choices = llm.create_chat_completion(ASK, **how)["choices"]
+    assert [(c["index"], c["finish_reason"]) for c in choices] == [
+        (0, "tool_calls"), (1, "tool_calls"),
+    ]  # fmt: skip
+    written = [c["message"]["tool_calls"][0]["function"]["arguments"] for c in choices]
+    assert written[0] != written[1]
+    chunks = [c["choices"][0] for c in llm.create_chat_completion(ASK, stream=True, **how)]
+    for choice in choices:
+        own = [{"choices": [c]} for c in chunks if c["index"] == choice["index"]]
+        assert calls_of(collected(own)[0]) == calls_of(choice["message"])
