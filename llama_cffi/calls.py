@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import environment
+from .answer import Request, StoppingCriterion, ThoughtLimit
 from .binding.checks import integer, real
 from .context_policy import POLICIES
 from .errors import ValidationError
-from .generation import Request, ThoughtLimit
 from .sampling import BasicOptions, MoreOptions, SamplingParams
 from .text import Flusher, several
 
@@ -32,6 +32,9 @@ class GenerationOptions(MoreOptions, total=False):
     cache holds of the prompt. `special` writes control tokens out; `suppress_think` leaves
     <think>...</think> out. `skip_forced=False` gives each token its logits, also those of
     structured output that nobody has to choose. `thought_limit` makes what ends a thought.
+    `logprobs` gives the log-probability of each token and of so many in its place, the model's own,
+    before penalties and temperature. `stopping_criteria` are functions of the tokens so far and the
+    logits of the next; the answer ends where one returns True.
     """
 
     sampling: SamplingParams
@@ -44,6 +47,8 @@ class GenerationOptions(MoreOptions, total=False):
     suppress_think: bool | None
     skip_forced: bool
     thought_limit: Callable[[], ThoughtLimit] | None
+    logprobs: int | None
+    stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
 class StreamOptions(BasicOptions, GenerationOptions, total=False):
@@ -95,6 +100,12 @@ def make_call(
         raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
     json_stop = rest.pop("json_stop", _JSON_KEYS)
     skip_forced, limit = rest.pop("skip_forced", True), rest.pop("thought_limit", None)
+    logprobs, criteria = rest.pop("logprobs", None), rest.pop("stopping_criteria", None) or ()
+    if logprobs is not None:
+        logprobs = integer("logprobs", logprobs, 0)
+    criteria = (criteria,) if callable(criteria) else tuple(criteria)
+    if not all(map(callable, criteria)):
+        raise ValidationError(f"stopping_criteria={criteria!r} are not all functions")
     request = Request(
         n_predict=integer("n_predict", n_predict, 1),
         params=sampling_params(rest),
@@ -107,6 +118,8 @@ def make_call(
         suppress_think=environment.flag("SUPPRESS_THINK", given["suppress_think"], False),
         skip_forced=skip_forced,
         thought_limit=limit,
+        logprobs=logprobs,
+        criteria=criteria,
     )
     return Call(request, timeout_s, None if callback is None else _flusher(callback, flush))
 

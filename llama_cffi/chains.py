@@ -10,7 +10,7 @@ from .binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from .errors import ValidationError
 
 if TYPE_CHECKING:
-    from .generation import TokenOutput
+    from .answer import TokenOutput
     from .sampling import LogitsProcessor, SamplingParams
     from .structured import Constraint, LlamaGrammar
 

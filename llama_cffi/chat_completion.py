@@ -13,14 +13,16 @@ from .chat.families import identify
 from .chat.reasoning import ReasoningSplitter, opens_thinking
 from .chat.template import ChatTemplate
 from .chat.tools import normalise_tool_choice, normalise_tools
-from .completion import Event, Logprob, events, finish_reason, sampling, seeded, usage
+from .completion import events, finish_reason, sampling, seeded, usage
 from .errors import TemplateError, ValidationError
 from .structured import LlamaGrammar
 from .thinking import Marks, ThinkingBudget, marks_of, switched
 from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
+    from .answer import Step
     from .engine import Engine
+    from .logprobs import Logprob
     from .stats import GenerationStats
 
 __all__ = ["Chat"]
@@ -205,18 +207,19 @@ class Chat:
         form = self.family.tool_format
         start, end = form.reasoning
         is_open = opens_thinking(text, start)
+        after, thought_limit = form.content_head if grammar is not None else "", None
+        is_words = grammar is not None or not offered
         if choice.mode == "required":
             if grammar is not None:
                 raise ValidationError("a required tool call and a grammar exclude each other")
             parts = form.grammar_parts(choice.allowed(known), parallel_tool_calls, True)
             grammar = call_grammar(parts, self.special_tokens)
         awaited = grammar is not None and (is_open or bool(thinking))
-        after, thought_limit = "", None
         if awaited or thinking_budget is not None:
             marks = self._marks
-            if offered and marks.after.strip():
+            if marks.after.strip() and not is_words:
                 marks = marks._replace(after="")  # the head of a content
-            after = end.strip() + marks.after if awaited else ""
+            after = end.strip() + marks.after if awaited else after
             thought_limit = partial(
                 ThinkingBudget, self._engine.model.vocab, form.reasoning, marks, is_open,
                 thinking_budget, awaited,
@@ -229,7 +232,7 @@ class Chat:
         stops = [*([stop] if isinstance(stop, str) else stop or ()), *self.family.stops]
         limit = max_completion_tokens if max_tokens is None else max_tokens
 
-        def begin(i: int) -> Generator[Event, None, GenerationStats]:
+        def begin(i: int) -> Generator[Step, None, GenerationStats]:
             return events(
                 self._engine, tokens, limit, seeded(params, i), stop=stops, top=top,
                 special=True, suppress_think=False, timeout_s=timeout_s,
@@ -237,7 +240,7 @@ class Chat:
             )  # fmt: skip
 
         def reader() -> Any:
-            if offered or form.name == "harmony":
+            if offered or form.content_head:
                 return form.stream(offered, starts_open=is_open)
             return _Plain(ReasoningSplitter(start, end, is_open))
 
@@ -294,7 +297,7 @@ class _Answer:
 
     def __init__(
         self,
-        run: Generator[Event, None, GenerationStats],
+        run: Generator[Step, None, GenerationStats],
         reader: Any,
         logprobs: Callable[[Sequence[Logprob]], Any],
     ) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .errors import ValidationError
 from .sampling import SamplingParams
 from .structured import LlamaGrammar
 
 if TYPE_CHECKING:
+    from .answer import Step, StoppingCriterion
     from .engine import Engine
+    from .logprobs import Logprob
     from .openai_types import (
         CompletionLogprobs,
         CompletionUsage,
@@ -21,24 +23,7 @@ if TYPE_CHECKING:
     )
     from .stats import GenerationStats
 
-__all__ = ["Event", "Logprob", "complete", "events", "finish_reason", "sampling", "usage"]
-
-StoppingCriterion = Callable[[Any, Any], bool]
-
-
-class Logprob(NamedTuple):
-    """The log-probability of a token, and the most probable ones in its place."""
-
-    token: int
-    logprob: float
-    top: list[tuple[int, float]]
-
-
-class Event(NamedTuple):
-    """What one token gave; the last one has none."""
-
-    text: str
-    logprob: Logprob | None
+__all__ = ["complete", "events", "finish_reason", "sampling", "usage"]
 
 
 def sampling(
@@ -108,69 +93,15 @@ def events(
     top: int | None = None,
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None = None,
     **options: Any,
-) -> Generator[Event, None, GenerationStats]:
+) -> Generator[Step, None, GenerationStats]:
     """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
     n_predict = engine.n_ctx if max_tokens in (None, -1) else max_tokens
-    criteria: Any = stopping_criteria or ()
-    criteria = (criteria,) if callable(criteria) else tuple(criteria)
-    run = engine.run(
+    given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
+    return engine.run(
         tokens,
         n_predict,
-        **{
-            "sampling": params,
-            "stop": stop or (),
-            "json_stop": (),
-            "reset_kv": False,
-            "skip_forced": top is None and not criteria,
-            **options,
-        },
+        **{**given, "logprobs": top, "stopping_criteria": stopping_criteria, **options},
     )
-    return _events(engine, list(tokens), run, top, criteria)
-
-
-def _events(
-    engine: Engine,
-    tokens: list[int],
-    run: Generator[tuple[int | None, str], None, GenerationStats],
-    top: int | None,
-    criteria: Sequence[StoppingCriterion],
-) -> Generator[Event, None, GenerationStats]:
-    try:
-        while True:
-            try:
-                token, text = next(run)
-            except StopIteration as e:
-                stats: GenerationStats = e.value
-                return stats
-            logprob = None
-            if token is not None and top is not None:
-                logprob = _logprob(engine, token, top)
-            if token is not None and criteria:
-                import numpy as np
-
-                ids = np.array(tokens, np.int32)
-                if any(met(ids, engine.context.logits()) for met in criteria):
-                    stats = engine.stats
-                    stats.finish_reason = "stop"
-                    return stats
-                tokens.append(token)
-            yield Event(text, logprob)
-    finally:
-        run.close()
-
-
-def _logprob(engine: Engine, token: int, n: int) -> Logprob:
-    import numpy as np
-
-    from .scores import log_softmax
-
-    logits = engine.context.logits(copy=False)
-    best: list[int] = []
-    if n:
-        found = np.argpartition(-logits, min(n, len(logits) - 1))[:n]
-        best = found[np.argsort(-logits[found], kind="stable")].tolist()
-    own, *others = log_softmax(logits, [token, *best])
-    return Logprob(token, own, list(zip(best, others, strict=True)))
 
 
 def finish_reason(stats: GenerationStats) -> FinishReason:
@@ -247,7 +178,7 @@ def complete(
     ranks = best_of is not None and best_of > n
     top = 0 if ranks and logprobs is None else logprobs
 
-    def start(i: int) -> Generator[Event, None, GenerationStats]:
+    def start(i: int) -> Generator[Step, None, GenerationStats]:
         return events(engine, tokens, max_tokens, seeded(params, i), top=top, **options)
 
     first = start(0)  # what is wrong is said now
@@ -278,7 +209,7 @@ def seeded(params: SamplingParams, i: int) -> SamplingParams:
     return replace(params, seed=(params.seed + i) % (2**32 - 1))  # 0 to the largest seed
 
 
-def _whole(run: Generator[Event, None, GenerationStats]) -> Any:
+def _whole(run: Generator[Step, None, GenerationStats]) -> Any:
     text: list[str] = []
     scores: list[Logprob] = []
     while True:

@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import environment, stages
+from .answer import Step, TextOutput, TokenOutput
 from .binding import Batch, Context, Model
 from .calls import Call, Prompt, make_call
 from .chains import ChainCache
 from .decoding import Slot
 from .errors import DecodeAbortedError, ValidationError
-from .generation import TextOutput, TokenOutput, generate
+from .generation import generate
 from .interrupts import CANCEL, CLOSE, DEADLINE, Stop
 from .stats import GenerationStats
 from .turns import Turns
@@ -266,12 +267,10 @@ class Engine:
 
     def run(
         self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
-    ) -> Generator[tuple[int | None, str], None, GenerationStats]:
+    ) -> Generator[Step, None, GenerationStats]:
         """Continue *tokens*: yield each new token with the text that it settled.
 
-        What was held back comes at the end, with None. While a token is handed out,
-        `context.logits()` is what it was chosen from, but for tokens that need no choice: with
-        `skip_forced=False` for those too. The generator returns the statistics.
+        What was held back comes at the end, with None. The generator returns the statistics.
         The arguments and errors are those of `generate_tokens`.
         """
         return self._run(tokens, self._call(n_predict, options))
@@ -372,17 +371,15 @@ class Engine:
             if rest := output.take_rest():
                 yield rest
 
-    def _run(
-        self, tokens: Sequence[int], call: Call
-    ) -> Generator[tuple[int | None, str], None, GenerationStats]:
+    def _run(self, tokens: Sequence[int], call: Call) -> Generator[Step, None, GenerationStats]:
         with self._turn(call) as stop:
             stats, output = self.stats, TextOutput(self.model.vocab, call.request, call.flusher)
             with self._collected(tokens, call, stop, output) as generated:
                 for token in generated:
-                    yield token, output.take()
+                    yield Step(token, output.take(), output.logprob)
                     self._turns.move_here()
             if rest := output.take_rest():
-                yield None, rest
+                yield Step(None, rest)
                 self._turns.move_here()
         return stats
 

@@ -25,6 +25,7 @@ from .session import Session
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .answer import Step
     from .embedding import Embedder, RerankResult
     from .openai_types import CreateEmbeddingResponse
 
@@ -426,7 +427,7 @@ class Llama(Session):
         return self._embedder
 
 
-def _pieces(first: str, run: Iterator[completion.Event]) -> Iterator[str]:
+def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
     if first:
         yield first
     for event in run:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from .binding import Batch, Context, Model
 from .binding.checks import integer
 from .errors import ContextOverflowError, ValidationError
+from .logprobs import log_softmax
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Score", "Scorer", "log_softmax"]
+__all__ = ["Score", "Scorer"]
 
 Text = str | Sequence[int]
 
@@ -307,13 +308,6 @@ class Scorer:
                 batch.clear()
                 wanted.clear()
         return [np.array(row, np.float64) for row in found]
-
-
-def log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
-    """Return the log-probabilities of *tokens*, without a copy of all."""
-    top = float(logits.max())
-    total = top + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
-    return [float(logits[token]) - total for token in tokens]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

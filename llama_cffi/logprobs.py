@@ -1,0 +1,52 @@
+"""Log-probabilities from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Logprob", "log_softmax", "logprob"]
+
+
+class Logprob(NamedTuple):
+    """The log-probability of a token, and the most probable ones in its place."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+def log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
+    """Return the log-probabilities of *tokens*, without a copy of all.
+
+    Args:
+        logits: Shape (n_vocab,) float32.
+        tokens: Token ids.
+    """
+    import numpy as np
+
+    top = float(logits.max())
+    total = top + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+    return [float(logits[token]) - total for token in tokens]
+
+
+def logprob(logits: NDArray[np.float32], token: int, n: int) -> Logprob:
+    """Return the log-probability of *token*, and of the *n* most probable ones.
+
+    Args:
+        logits: Shape (n_vocab,) float32.
+        token: Token id.
+        n: From 0.
+    """
+    import numpy as np
+
+    best: list[int] = []
+    if n:
+        found = np.argpartition(-logits, min(n, len(logits) - 1))[:n]
+        best = found[np.argsort(-logits[found], kind="stable")].tolist()
+    own, *others = log_softmax(logits, [token, *best])
+    return Logprob(token, own, list(zip(best, others, strict=True)))
