@@ -154,7 +154,9 @@ def narrow_dates(schema: Any) -> None:
         left += [inner for _, inner in _inner(part)]
         name = part.get("format") if isinstance(part, dict) else None
         if isinstance(name, str) and name in DATE_PATTERNS:
-            part["allOf"] = [*part.get("allOf", ()), {"pattern": DATE_PATTERNS[name]}]
+            others = part.get("allOf", [])
+            if isinstance(others, list):
+                part["allOf"] = [*others, {"pattern": DATE_PATTERNS[name]}]
 
 
 def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
