@@ -128,6 +128,11 @@ class Engine:
         """Tokens of prompt and answer together."""
         return self.context.n_ctx
 
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the context holds now, a copy."""
+        return list(self._slot.tokens)
+
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
