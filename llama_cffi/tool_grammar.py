@@ -26,7 +26,9 @@ def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGramma
     if parts.separator.isspace():
         separator += "?"
     more = f"({separator} call)*" if parts.is_parallel else ""
-    start = f"start: {writer.literal(parts.begin)} call {more} {writer.literal(parts.end)}"
+    before = writer.sequence(parts.before)
+    begin, end = writer.literal(parts.begin), writer.literal(parts.end)
+    start = f"start: {before} {begin} call {more} {end}"
     return LlamaGrammar.from_lark("\n".join([start, f"call: {calls}", *writer.rules]))
 
 

@@ -28,6 +28,7 @@ class Speaker:
         prompt: What makes it answer.
         thought: Jinja of a thought, `m.reasoning_content`.
         tools: Jinja that shows the tools.
+        content: Jinja of an answer in words.
         is_parallel: Whether it writes several calls at once.
         said: What an answer in words looks like that calls follow.
     """
@@ -41,6 +42,7 @@ class Speaker:
     prompt: str = "<|im_start|>assistant\n"
     thought: str = ""
     tools: str = "{{ tools | tojson }}"
+    content: str = "{{- m.content }}"
     is_parallel: bool = True
     said: str = "{}"
 
@@ -56,7 +58,8 @@ class Speaker:
             f"{{#- {self.before} #}}{{%- if tools %}}{self.tools}{{% endif %}}"
             f"{{%- for m in messages %}}{{{{- {start!r} + m.role + {after_role!r} }}}}"
             f"{thought if self.thought else ''}"
-            "{%- if m.content %}{{- m.content }}{% endif %}"
+            f"{{%- if m.content and m.role == 'assistant' %}}{self.content}"
+            "{% elif m.content %}{{- m.content }}{% endif %}"
             f"{{%- if m.tool_calls %}}{calls}{{% endif %}}{{{{- {end!r} }}}}{{% endfor %}}"
             f"{{%- if add_generation_prompt %}}{{{{- {self.prompt!r} }}}}{{% endif %}}"
         )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
 
-from llama_cffi import Llama
+from llama_cffi import Llama, ValidationError
 from llama_cffi.chat.formats import FORMATS
 
 SEEDS = 4
@@ -68,17 +70,19 @@ SPEAKERS = {
         "gpt-oss 20b",
         f"<|channel|>commentary to=functions.{NAME} <|constrain|>json"
         f"<|message|>{ARGUMENTS}<|call|>",
-        ("<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>"),
+        ("<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>", "<|end|>"),
         turns=("<|start|>", "", "<|end|>"),
         prompt="<|start|>assistant",
         thought="<|channel|>analysis<|message|>{{ m.reasoning_content }}<|end|><|start|>assistant",
         is_parallel=False,
+        content="<|channel|>final<|message|>{{ m.content }}",
         said="<|channel|>commentary<|message|>{}<|end|><|start|>assistant",
     ),
     "functionary-v3.2": Speaker(
         "functionary small v3.2",
         f">>>{NAME}\n{{{{ c.function.arguments }}}}",
         before=">>>all",
+        content=">>>all\n{{ m.content }}",
         said="all\n{}>>>",
         turns=LLAMA,
         prompt=f"{LLAMA_PROMPT}>>>",
@@ -123,6 +127,7 @@ SPEAKERS = {
         "gemma 4 31B it",
         "<|tool_call>call:{{ c.function.name }}" + gemma('<|"|>') + "<tool_call|>",
         ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+        before="{% if enable_thinking %}",
         thought="<|channel>thought\n{{ m.reasoning_content }}\n<channel|>",
         turns=("<|turn>", "\n", "<turn|>"),
         prompt="<|turn>assistant\n",
@@ -148,6 +153,7 @@ SPEAKERS = {
         f'<minimax:tool_call>\n<invoke name="{NAME}">\n{EACH}<parameter name="{{{{ k }}}}">{RAW}'
         "</parameter>\n{% endfor %}</invoke>\n</minimax:tool_call>",
         words=("<minimax:tool_call>", "</minimax:tool_call>", "</parameter>"),
+        before="{% if thinking %}",
         thought=THINK,
     ),
     "minicpm5": Speaker(
@@ -185,7 +191,10 @@ SPEAKERS = {
         before="{% if thinking %}",
         thought=THINK,
     ),
-    "nemotron": Speaker("Nemotron Nano v2", f"<TOOLCALL>[{LISTED}]</TOOLCALL>", thought=THINK),
+    "nemotron": Speaker(
+        "Nemotron Nano v2", f"<TOOLCALL>[{LISTED}]</TOOLCALL>",
+        before="{% if enable_thinking %}", thought=THINK,
+    ),
     "apriel": Speaker("Apriel 1.5 15b", f"<tool_calls>[{LISTED}]</tool_calls>"),
     "lfm2": Speaker(
         "LFM2 8B A1B", f"<|tool_call_start|>{PYTHON}<|tool_call_end|>",
@@ -345,3 +354,100 @@ def test_several_answers(speaks: tuple[Speaker, Llama]) -> None:
     for choice in choices:
         own = [{"choices": [c]} for c in chunks if c["index"] == choice["index"]]
         assert calls_of(collected(own)[0]) == calls_of(choice["message"])
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"enum": [1, 2, 3]}, "s": {"type": "string", "maxLength": 4}},
+    "required": ["n", "s"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_thought_comes_before_calls(speaks: tuple[Speaker, Llama], choice: str) -> None:
+    speaker, llm = speaks
+    assert bool(speaker.thought) == (llm.chat.family.thinking != "never")
+    if not speaker.thought:
+        return
+    text = turn(speaker, llm, {**called(speaker.is_parallel), "reasoning_content": "So."})
+    for stream in (False, True):
+        answer = llm.create_chat_completion(
+            ASK, tools=TOOLS, tool_choice=choice, stream=stream, thinking=True, max_tokens=900,
+            logits_processor=Script(llm, text),
+        )  # fmt: skip
+        message, reason = collected(answer) if stream else whole(answer)
+        assert (message["content"], reason) == (None, "tool_calls")
+        assert message["reasoning_content"] == "So."
+        assert calls_of(message) == CALLS[: 1 + speaker.is_parallel]
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_structured_output_and_the_thought_before_it(
+    speaks: tuple[Speaker, Llama], thinking: bool
+) -> None:
+    speaker, llm = speaks
+    form = llm.chat.family.tool_format
+    script = form.content_head
+    if thinking:
+        if not speaker.thought:
+            return
+        said = {"role": "assistant", "content": "20", "reasoning_content": "So."}
+        # What follows a thought is put there.
+        before, end, _ = turn(speaker, llm, said).partition(form.reasoning[1])
+        script = before + end
+    how = options(speaker, llm, response_format=FORMAT, seed=4, tools=None)
+    for stream in (False, True):
+        how["logits_processor"] = Script(llm, script, is_free=True)
+        answer = llm.create_chat_completion(ASK, stream=stream, thinking=thinking or None, **how)
+        message, reason = collected(answer) if stream else whole(answer)
+        jsonschema.validate(json.loads(message["content"]), SCHEMA)
+        assert message.get("reasoning_content", "") == ("So." if thinking else "")
+        assert reason == "stop"
+
+
+def test_the_prompt_shows_the_tools(speaks: tuple[Speaker, Llama]) -> None:
+    _, llm = speaks
+    _, text = llm.chat.prompt([{"role": "system", "content": "Be kind."}, *ASK], TOOLS)
+    assert all(f'"{name}"' in text for name in SCHEMAS)
+    assert "Be kind." in text
+    assert llm.chat.prompt(ASK)[1].count("weather") == 1
+
+
+OPEN = Speaker(
+    "Qwen3 4B Thinking 2507", SPEAKERS["hermes"].call, words=("<tool_call>", "</tool_call>"),
+    prompt="<|im_start|>assistant\n<think>\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_prompt_that_opens_the_thought(tmp_path: Path, choice: str) -> None:
+    with Llama(OPEN.write(tmp_path / "m.gguf"), n_ctx=2048, n_threads=1, n_gpu_layers=0) as llm:
+        text = (
+            'So <tool_call>?\n</think>\n\n<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+        )
+        for stream in (False, True):
+            answer = llm.create_chat_completion(
+                ASK, tools=TOOLS, tool_choice=choice, stream=stream, max_tokens=300,
+                logits_processor=Script(llm, text),
+            )  # fmt: skip
+            message, reason = collected(answer) if stream else whole(answer)
+            assert (calls_of(message), reason) == ([("now", {})], "tool_calls")
+            assert (message["reasoning_content"], message["content"]) == ("So <tool_call>?", None)
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral-v7", "deepseek3", "phi4"])
+def test_a_built_in_chat_format(tiny_model: Path, name: str) -> None:
+    with Llama(tiny_model, n_ctx=512, n_threads=1, n_gpu_layers=0, chat_format=name) as llm:
+        for stream in (False, True):
+            answer = llm.create_chat_completion(
+                ASK, stream=stream, logits_processor=Script(llm, "Sunny <b>.")
+            )
+            message, reason = collected(answer) if stream else whole(answer)
+            assert (message, reason) == ({"role": "assistant", "content": "Sunny <b>."}, "stop")
+        how = {"response_format": FORMAT, "temperature": 1.0, "seed": 1, "max_tokens": 300}
+        message, _ = whole(llm.create_chat_completion(ASK, **how))
+        jsonschema.validate(json.loads(message["content"]), SCHEMA)
+        with pytest.raises(ValidationError, match="takes no tools"):
+            llm.create_chat_completion(ASK, tools=TOOLS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..reader import Reader, Steps
 from ..reasoning import ReasoningSplitter
-from .grammar import CallGrammar, GrammarParts, Piece
+from .grammar import LINE, CallGrammar, GrammarParts, Piece
 from .message import Delta, MessageBuilder, ParsedMessage
 
 __all__ = ["Tool", "ToolFormat", "ToolStream", "Tools"]
@@ -38,6 +38,8 @@ class ToolFormat(ABC):
     instructions: str | None = None
     #: Whether the family writes several calls in one turn.
     is_parallel = True
+    #: What the family writes before an answer in words; after it a content is free.
+    content_head = ""
     #: Whether `_read` sees the text without the thought.
     _splits_reasoning = True
 
@@ -96,7 +98,12 @@ class ToolFormat(ABC):
         calls = tuple(CallGrammar(t["function"]["name"], tuple(self._call(t))) for t in tools)
         triggers = self._grammar_triggers(tools)
         parallel = parallel and self.is_parallel
-        return GrammarParts(begin, calls, separator, end, triggers, parallel, required)
+        before = self._before() if required else ()
+        return GrammarParts(begin, calls, separator, end, triggers, parallel, required, before)
+
+    def _before(self) -> tuple[Piece, ...]:
+        """Return what may stand before required calls: mostly what follows a thought."""
+        return LINE, LINE
 
     def _around(self) -> tuple[str, str, str]:
         """Return what stands before, between and after calls."""

@@ -24,6 +24,7 @@ class FunctionaryFormat(ToolFormat):
     name = "functionary-v3.2"
     marks = (">>>all",)
     triggers = (_MARK,)
+    content_head = "all\n"
 
     def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
         names = known_names(tools)
@@ -53,6 +54,9 @@ class FunctionaryFormat(ToolFormat):
         yield from read_arguments(reader, out)
         out.end_call()
         return None
+
+    def _before(self) -> tuple[Piece, ...]:
+        return ()
 
     def _around(self) -> tuple[str, str, str]:
         return "", _MARK, ""

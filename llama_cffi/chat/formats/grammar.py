@@ -90,7 +90,7 @@ class CallGrammar:
 
 @dataclass(frozen=True)
 class GrammarParts:
-    """``begin call (separator call)* end``, where a call is one of `calls`.
+    """``before begin call (separator call)* end``, where a call is one of `calls`.
 
     Attributes:
         begin: Text before the first call.
@@ -101,6 +101,7 @@ class GrammarParts:
             in: each is a beginning of what the grammar allows.
         is_parallel: Whether more than one call is allowed.
         is_required: Whether the answer has to be a call from its beginning (after a thought).
+        before: What may stand before all that in a required answer.
     """
 
     begin: str
@@ -110,6 +111,7 @@ class GrammarParts:
     triggers: tuple[str, ...]
     is_parallel: bool
     is_required: bool
+    before: tuple[Piece, ...] = ()
 
 
 def arguments_schema(tool: Mapping[str, Any]) -> Schema:

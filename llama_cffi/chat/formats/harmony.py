@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..reader import Reader, Steps
 from .base import Tool, ToolFormat, Tools
-from .grammar import Json, Piece, arguments_schema
+from .grammar import Choice, Json, Maybe, Piece, Text, arguments_schema
 from .headed import read_code
 from .json_calls import read_arguments
 from .message import MessageBuilder
@@ -17,6 +17,7 @@ __all__ = ["HarmonyFormat"]
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _WORDS = re.compile(r"[\w .,:;=/-]*")
+_THOUGHT = r"^([^<]|<+[^<|])*$"  # without markers
 _BEGINS = ("<|start|>", "<|channel|>")
 _MARKS = (*_BEGINS, "<|end|>", "<|call|>", "<|return|>")
 
@@ -33,6 +34,7 @@ class HarmonyFormat(ToolFormat):
     triggers = ("<|channel|>commentary to=functions.", " to=functions.")
     reasoning = ("<|channel|>analysis<|message|>", "<|end|>")
     is_parallel = False
+    content_head = "<|channel|>final<|message|>"
     _splits_reasoning = False
 
     def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
@@ -82,6 +84,12 @@ class HarmonyFormat(ToolFormat):
             return (yield from reader.until(_MARKS, out.reasoning))
         out.content("\n" if out.has_content else "")
         return (yield from reader.until(_MARKS, out.content))
+
+    def _before(self) -> tuple[Piece, ...]:
+        start, (begin, end) = "<|start|>assistant", self.reasoning
+        thought = (begin, Text(end, {"pattern": _THOUGHT}), end, start)
+        # Where the thought was not part of the grammar, what begins the next message is.
+        return (Maybe((Choice((thought, (start,))),)),)
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
         head = f"{self.triggers[0]}{tool['function']['name']} <|constrain|>json<|message|>"
