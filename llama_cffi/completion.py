@@ -120,8 +120,12 @@ def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
     }
 
 
-def prompt_tokens(engine: Engine, prompt: str | Sequence[int], suffix: str | None) -> list[int]:
+def prompt_tokens(
+    engine: Engine, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
+) -> list[int]:
     """Return the tokens of a prompt, and of what follows the gap that is to be filled.
+
+    With *spm* the suffix stands first, as some models were trained.
 
     Raises:
         ValidationError: There is a suffix, and the model was not trained to fill gaps.
@@ -138,7 +142,8 @@ def prompt_tokens(engine: Engine, prompt: str | Sequence[int], suffix: str | Non
         )
     first = engine.tokenize(prompt, False) if isinstance(prompt, str) else list(prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
-    return [*bos, before, *first, after, *engine.tokenize(suffix, False), middle]
+    head, tail = [before, *first], [after, *engine.tokenize(suffix, False)]
+    return [*bos, *(tail + head if spm else head + tail), middle]
 
 
 def complete(
