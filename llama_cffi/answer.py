@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
-    "Request",
+    "AnswerParams",
     "Step",
     "StoppingCriterion",
     "TextOutput",
@@ -64,8 +64,8 @@ class ThoughtLimit(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one generation shall do.
+class AnswerParams:
+    """What one answer shall be like.
 
     Attributes:
         n_predict: Most tokens to generate.
@@ -128,7 +128,7 @@ class TextOutput(TokenOutput):
         stop: The stop string that was found.
     """
 
-    def __init__(self, vocab: Vocab, request: Request, flusher: Flusher | None = None) -> None:
+    def __init__(self, vocab: Vocab, request: AnswerParams, flusher: Flusher | None = None) -> None:
         super().__init__(vocab)
         self.data = bytearray()
         self.stop = ""
@@ -210,7 +210,7 @@ class _Foresight:
         skips: Whether those in a row are decoded at once.
     """
 
-    def __init__(self, chain: Chain, request: Request) -> None:
+    def __init__(self, chain: Chain, request: AnswerParams) -> None:
         # Whoever looks at the logits of every token gets them.
         sees_all = request.logprobs is not None or request.criteria
         self.skips = request.skip_forced and not sees_all
@@ -263,7 +263,7 @@ class Answer:
     def __init__(
         self,
         chain: Chain,
-        request: Request,
+        request: AnswerParams,
         n_predict: int,
         output: TokenOutput,
         stats: GenerationStats,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import environment
-from .answer import Request, StoppingCriterion, ThoughtLimit
+from .answer import AnswerParams, StoppingCriterion, ThoughtLimit
 from .binding.checks import integer, real
 from .context_policy import POLICIES
 from .errors import ValidationError
@@ -67,7 +67,7 @@ class Prompt(NamedTuple):
 class Call:
     """One call of the engine: the request, and what belongs to this caller only."""
 
-    request: Request
+    request: AnswerParams
     timeout_s: float | None
     flusher: Flusher | None
 
@@ -106,7 +106,7 @@ def make_call(
     criteria = (criteria,) if callable(criteria) else tuple(criteria)
     if not all(map(callable, criteria)):
         raise ValidationError(f"stopping_criteria={criteria!r} are not all functions")
-    request = Request(
+    request = AnswerParams(
         n_predict=integer("n_predict", n_predict, 1),
         params=sampling_params(rest),
         policy=policy,

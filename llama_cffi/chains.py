@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .sampling import LogitsProcessor, SamplingParams
     from .structured import Constraint, LlamaGrammar
 
-__all__ = ["Chain", "ChainCache", "Tap", "build_chain"]
+__all__ = ["Chain", "ChainCache", "build_chain"]
 
 _MIROSTAT_M = 100  # what llama-cli uses
 _ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
-_KEPT = 8
+_KEPT = 16
 
 
 class Chain(SamplerChain):
@@ -26,12 +26,20 @@ class Chain(SamplerChain):
 
     Attributes:
         constraint: The structured output that the answer is held to, if any.
+        output: Who receives the accepted tokens, if the chain is from a `ChainCache`.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.constraint: Constraint | None = None
+        self.output: TokenOutput | None = None
         self._one: Candidates | None = None
+
+    def heard(self, token: int) -> None:
+        """Hand an accepted token on; the last link calls it. Hot: every generated token."""
+        output = self.output
+        if output is not None:
+            output.accept(token)
 
     def force(self, token: int) -> None:
         """Go on by *token*, which nobody had to choose.
@@ -54,63 +62,59 @@ class Chain(SamplerChain):
         self.accept(token, grammar=True)
 
 
-class Tap:
-    """The last link of each chain: it hands the accepted tokens on.
-
-    Attributes:
-        output: Who receives them now.
-    """
-
-    def __init__(self) -> None:
-        self.output: TokenOutput | None = None
-
-    def accept(self, token: int) -> None:
-        """Take a token from C. Hot: every generated token."""
-        output = self.output
-        if output is not None:
-            output.accept(token)
-
-
 class ChainCache:
     """The chains that a model used last, by their parameters.
 
     Args:
         model: Closes them.
-
-    Attributes:
-        tap: Receives every token that one of these chains accepts.
     """
 
     def __init__(self, model: Model) -> None:
-        self.tap = Tap()
         self._model = model
-        self._chains: OrderedDict[SamplingParams, Chain] = OrderedDict()
+        self._idle: OrderedDict[SamplingParams, list[Chain]] = OrderedDict()
+        self._n_idle = 0
 
-    def get(self, params: SamplingParams) -> Chain:
-        """Return the chain for *params* as if it were new: nothing accepted, the seed reset.
+    def take(self, params: SamplingParams) -> Chain:
+        """Return a chain for *params* as if it were new: nothing accepted, the seed reset.
 
         Raises:
             ValidationError: The build lacks a sampler, or a bias names no token.
             GrammarError: The grammar is not valid.
         """
         try:
-            chain = self._chains.pop(params, None)
+            idle = self._idle.get(params)
         except TypeError as e:
             raise ValidationError(f"logits processors must be hashable: {e}") from None
-        if chain is None:
+        if not idle:
             chain = build_chain(self._model, params)
-            chain.add_custom(CustomSampler(self._model, name="tap", accept=self.tap.accept))
-        else:
-            chain.reset()
-        self._chains[params] = chain
-        if len(self._chains) > _KEPT:
-            self._chains.popitem(last=False)[1].close()
+            chain.add_custom(CustomSampler(self._model, name="tap", accept=chain.heard))
+            return chain
+        chain = idle.pop()
+        self._n_idle -= 1
+        if not idle:
+            del self._idle[params]
+        chain.reset()
         return chain
 
+    def give(self, params: SamplingParams, chain: Chain) -> None:
+        """Take a chain back; it hears nothing more. Those unused for longest are freed."""
+        chain.output = None
+        self._idle.setdefault(params, []).append(chain)
+        self._idle.move_to_end(params)
+        self._n_idle += 1
+        while self._n_idle > _KEPT:
+            oldest = next(iter(self._idle))
+            self._idle[oldest].pop().close()
+            self._n_idle -= 1
+            if not self._idle[oldest]:
+                del self._idle[oldest]
+
     def close(self) -> None:
-        """Free the chains; the next `get` builds anew."""
-        while self._chains:
-            self._chains.popitem()[1].close()
+        """Free the chains; the next `take` builds anew."""
+        while self._idle:
+            for chain in self._idle.popitem()[1]:
+                chain.close()
+        self._n_idle = 0
 
 
 def build_chain(model: Model, params: SamplingParams) -> Chain:

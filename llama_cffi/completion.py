@@ -97,7 +97,7 @@ def events(
     """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
     n_predict = engine.n_ctx if max_tokens in (None, -1) else max_tokens
     given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
-    return engine.run(
+    return engine.steps(
         tokens,
         n_predict,
         **{**given, "logprobs": top, "stopping_criteria": stopping_criteria, **options},

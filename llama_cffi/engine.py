@@ -270,7 +270,7 @@ class Engine:
         ):
             return list(generated)
 
-    def run(
+    def steps(
         self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
     ) -> Generator[Step, None, GenerationStats]:
         """Continue *tokens*: yield each new token with the text that it settled.
@@ -278,7 +278,7 @@ class Engine:
         What was held back comes at the end, with None. The generator returns the statistics.
         The arguments and errors are those of `generate_tokens`.
         """
-        return self._run(tokens, self._call(n_predict, options))
+        return self._steps(tokens, self._call(n_predict, options))
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
         """Return the tokens of a conversation of one user message.
@@ -376,7 +376,7 @@ class Engine:
             if rest := output.take_rest():
                 yield rest
 
-    def _run(self, tokens: Sequence[int], call: Call) -> Generator[Step, None, GenerationStats]:
+    def _steps(self, tokens: Sequence[int], call: Call) -> Generator[Step, None, GenerationStats]:
         with self._turn(call) as stop:
             stats, output = self.stats, TextOutput(self.model.vocab, call.request, call.flusher)
             with self._collected(tokens, call, stop, output) as generated:
@@ -427,11 +427,14 @@ class Engine:
         tokens = [vocab.check(token) for token in tokens]
         if not tokens:
             raise ValidationError("the prompt is empty: there is nothing to continue")
-        chain = self._chains.get(request.params)
-        self._chains.tap.output = output
+        chain = self._chains.take(request.params)
+        chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
-        yield from generate(self._slot, chain, tokens, request, stop, stats, output)
-        stats.seed = None if request.params.greedy else chain.seed
+        try:
+            yield from generate(self._slot, chain, tokens, request, stop, stats, output)
+            stats.seed = None if request.params.greedy else chain.seed
+        finally:
+            self._chains.give(request.params, chain)
 
     @contextmanager
     def _turn(self, call: Call) -> Iterator[Stop]:
@@ -456,7 +459,7 @@ class Engine:
                         self._check_open()
                     raise
                 finally:
-                    self._chains.tap.output = self._stop = None
+                    self._stop = None
                     self.total_stats.add(self.stats)
                     _log.debug("%s", self.stats)
         finally:

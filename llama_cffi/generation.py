@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 
-from .answer import Answer, Request, TokenOutput
+from .answer import Answer, AnswerParams, TokenOutput
 from .chains import Chain
 from .context_policy import fit_prompt
 from .decoding import Slot
@@ -20,7 +20,7 @@ def generate(
     slot: Slot,
     chain: Chain,
     prompt: Sequence[int],
-    request: Request,
+    request: AnswerParams,
     stop: Stop,
     stats: GenerationStats,
     output: TokenOutput,

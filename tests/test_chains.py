@@ -90,20 +90,29 @@ def test_names_and_order(model: Model) -> None:
 
 def test_a_chain_is_built_once(model: Model, context: Context) -> None:
     cache, heard = ChainCache(model), Heard()
-    cache.tap.output = heard  # type: ignore[assignment]
     params = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5)
-    chain = cache.get(params)
+    chain = cache.take(params)
+    chain.output = heard  # type: ignore[assignment]
     first = [chain.sample(context) for _ in range(20)]
     assert heard.tokens == first
     assert len(set(first)) > 5
-    again = cache.get(SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5))
+    cache.give(params, chain)
+    same = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5)
+    again = cache.take(same)
     assert again is chain
     assert [again.sample(context) for _ in range(20)] == first  # as if it were new
-    other = cache.get(SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=6))
+    assert heard.tokens == first  # it was given back
+    twin = cache.take(same)
+    assert twin is not chain  # that one is in use
+    assert [twin.sample(context) for _ in range(20)] == first
+    others = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=6)
+    other = cache.take(others)
     assert [other.sample(context) for _ in range(20)] != first
-    for k in range(1, 10):
-        cache.get(SamplingParams(top_k=k))
+    cache.give(params, chain)
+    for k in range(1, 17):
+        cache.give(SamplingParams(top_k=k), cache.take(SamplingParams(top_k=k)))
     assert chain.closed
+    cache.give(others, other)
     cache.close()
     assert other.closed
 
@@ -113,9 +122,10 @@ def test_no_seed_is_another_one_each_time(model: Model, context: Context) -> Non
     params = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0)
     draws, seeds = [], []
     for _ in range(3):
-        chain = cache.get(params)
+        chain = cache.take(params)
         draws.append([chain.sample(context) for _ in range(20)])
         seeds.append(chain.seed)
+        cache.give(params, chain)
     assert len({tuple(d) for d in draws}) == len(set(seeds)) == 3
     # The seed that it tells repeats the draws.
     assert seeds[1] is not None

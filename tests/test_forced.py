@@ -146,7 +146,7 @@ def test_where_it_stops(run: Counted) -> None:
 def test_left_or_cancelled_in_the_middle_of_it(run: Counted) -> None:
     engine, expected = run.engine, run(structured=PERSON, temperature=0)
     for n in range(1, len(expected)):
-        steps = engine.run(run.prompt, 100, structured=PERSON, temperature=0, reset_kv=False)
+        steps = engine.steps(run.prompt, 100, structured=PERSON, temperature=0, reset_kv=False)
         assert [next(steps)[0] for _ in range(n)] == expected[:n]
         if n % 2:
             steps.close()

@@ -180,7 +180,7 @@ def test_logprobs_are_those_of_the_raw_logits(llm: Llama) -> None:
     assert "".join(found["tokens"]) == answer["text"]
     tokens = llm.tokenize(STORY, special=True)
     for i in range(4):
-        list(llm.engine.run(tokens, 1, temperature=0))
+        list(llm.engine.steps(tokens, 1, temperature=0))
         logits = llm.engine.context.logits().astype(np.float64)
         expected = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
         best = int(np.argmax(expected))
@@ -318,7 +318,7 @@ def test_an_adapter_changes_the_answer_and_stays_on(tmp_path: Path) -> None:
     with Llama(path, n_ctx=64, n_threads=1) as llm:
 
         def logits() -> Any:
-            list(llm.engine.run([65, 66, 67], 1, temperature=0))
+            list(llm.engine.steps([65, 66, 67], 1, temperature=0))
             return llm.engine.context.logits()
 
         plain = logits()
