@@ -345,7 +345,8 @@ class Llama(Session):
             **options: As for `create_chat_completion`.
 
         Raises:
-            ValidationError: JSON has no such values, or the answer was cut short.
+            ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
+                or where the context was full.
         """
         from . import typed
 
@@ -356,7 +357,13 @@ class Llama(Session):
             response_format={"type": "json_schema", "json_schema": {"schema": schema}},
             **{"max_tokens": None, **options},
         )
-        return typed.value_of(type_, answer["choices"][0]["message"]["content"])
+        choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
+        if choice["finish_reason"] == "length":
+            raise ValidationError(
+                f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
+                "max_tokens or n_ctx, or give the type's texts and lists a longest length"
+            )
+        return typed.value_of(type_, choice["message"]["content"])
 
     # Tokens
 

@@ -12,6 +12,7 @@ import datetime
 import enum
 import inspect
 import json
+import re
 import types
 import typing
 import uuid
@@ -44,15 +45,16 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 }
 # Types that JSON has as texts: what a schema calls them, and how a text becomes one.
 _TEXTS: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    datetime.datetime: ("date-time", lambda text: datetime.datetime.fromisoformat(_utc(text))),
+    datetime.datetime: ("date-time", lambda text: datetime.datetime.fromisoformat(_iso(text))),
     datetime.date: ("date", datetime.date.fromisoformat),
-    datetime.time: ("time", lambda text: datetime.time.fromisoformat(_utc(text))),
+    datetime.time: ("time", lambda text: datetime.time.fromisoformat(_iso(text))),
     uuid.UUID: ("uuid", uuid.UUID),
 }
 _LISTS = (list, Sequence, MutableSequence, Iterable, Collection)
 _MAPS = (dict, Mapping, MutableMapping)
 _DATA = {"const", "default", "enum", "examples"}  # keywords whose values are no schemas
 _WRAPS = {"Required", "NotRequired", "ReadOnly", "Final"}
+_CONSTRAINTS = {"annotated_types", "pydantic"}  # whose words in Annotated pydantic enforces
 
 
 def schema_of(type_: Any) -> dict[str, Any]:
@@ -89,12 +91,20 @@ def value_of(type_: type[T], text: str) -> T:
 
 
 def _is_pydantic(type_: Any) -> bool:
-    return hasattr(type_, "model_json_schema") and hasattr(type_, "model_validate_json")
+    """Tell whether pydantic knows best: a model, or Annotated with its constraints."""
+    said = [type(word).__module__.split(".")[0] for word in getattr(type_, "__metadata__", ())]
+    return hasattr(type_, "model_json_schema") or not _CONSTRAINTS.isdisjoint(said)
+
+
+def _adapter(type_: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type_)
 
 
 def _validated(type_: Any, text: str, where: str) -> Any:
     try:
-        return type_.model_validate_json(text)
+        return _adapter(type_).validate_json(text)
     except ValueError as e:
         raise ValidationError(f"{where}: {e}") from e
 
@@ -162,7 +172,7 @@ def _unwrapped(type_: Any) -> Any:
             type_ = type_.__supertype__
         elif _wrapper(type_) in _WRAPS:
             type_ = get_args(type_)[0]
-        elif hasattr(type_, "__metadata__"):
+        elif hasattr(type_, "__metadata__") and not _is_pydantic(type_):
             type_ = type_.__origin__
         else:
             return type_
@@ -177,6 +187,8 @@ class _Writer:
 
     def schema(self, type_: Any, where: str) -> dict[str, Any]:
         type_ = _unwrapped(type_)
+        if hasattr(type_, "__metadata__"):
+            return self._adopted(type_)
         if isinstance(type_, (str, typing.ForwardRef)):
             raise ValidationError(f"{where}: the name {type_!r} is not resolved; give the type")
         if isinstance(type_, TypeVar):
@@ -231,11 +243,7 @@ class _Writer:
 
     def _definition(self, type_: Any) -> dict[str, Any]:
         if _is_pydantic(type_):
-            schema = _closed(type_.model_json_schema())
-            for name, inner in schema.pop("$defs", {}).items():
-                if self.definitions.get(name) not in (None, {}, inner):
-                    raise ValidationError(f"two types are called {name}; rename one of them")
-                self.definitions[name] = inner
+            schema = self._adopted(type_)
             # One that refers to itself is a definition already.
             own = str(schema.get("$ref", "")).removeprefix("#/$defs/")
             return dict(self.definitions.get(own, schema))
@@ -252,6 +260,15 @@ class _Writer:
             "additionalProperties": False,
             **described,
         }
+
+    def _adopted(self, type_: Any) -> dict[str, Any]:
+        """Return pydantic's schema of a type; its definitions become ours."""
+        schema: dict[str, Any] = _closed(_adapter(type_).json_schema())
+        for name, inner in schema.pop("$defs", {}).items():
+            if self.definitions.get(name) not in (None, {}, inner):
+                raise ValidationError(f"two types are called {name}; rename one of them")
+            self.definitions[name] = inner
+        return schema
 
 
 def _description(type_: Any) -> dict[str, str]:
@@ -272,6 +289,8 @@ def _json_value(value: Any, where: str) -> Any:
 def _read(type_: Any, document: Any, where: str) -> Any:
     """Return *document* as a value of *type_*."""
     type_ = _unwrapped(type_)
+    if _is_pydantic(type_):
+        return _validated(type_, json.dumps(document), where)
     if type_ in (Any, object):
         return document
     if type_ in _TEXTS:
@@ -297,8 +316,6 @@ def _read(type_: Any, document: Any, where: str) -> Any:
         return {key: _read(item, value, f"{where}.{key}") for key, value in given.items()}
     if inspect.isclass(type_) and issubclass(type_, enum.Enum):
         return _one_of({_key(member.value): member for member in type_}, document, where)
-    if _is_pydantic(type_):
-        return _validated(type_, json.dumps(document), where)
     fields = _fields(type_)
     if fields is None:
         raise ValidationError(f"{where}: JSON has no values of {type_!r}")
@@ -387,6 +404,7 @@ def _name(type_: Any) -> str:
     return getattr(type_, "__name__", str(type_))
 
 
-def _utc(text: str) -> str:
-    """Write the Z of RFC 3339 as Python before 3.11 reads it."""
-    return f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text
+def _iso(text: str) -> str:
+    """Write the Z and the fraction of RFC 3339 as Python before 3.11 reads them."""
+    text = re.sub(r"[Zz]$", "+00:00", text)
+    return re.sub(r"\.(\d+)", lambda found: f".{found[1]:0<6.6}", text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from llama_cffi.chains import build_chain
 from llama_cffi.demo import model_path
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
 from llama_cffi.structured import Constraint, LlamaGrammar
+from llama_cffi.structured.dates import DATE_PATTERNS
 
 HOT: dict[str, Any] = {
     "temperature": 1.5,
@@ -69,6 +71,52 @@ def test_there_are_enough_schemas() -> None:
     assert len(SCHEMAS) >= 150
 
 
+def test_a_date_pattern_is_the_calendar() -> None:
+    for year in range(10_000):
+        for day in ("01-31", "02-28", "02-29", "10-01", "12-30"):
+            text = f"{year:04d}-{day}"
+            try:
+                is_real = bool(datetime.date.fromisoformat(text))
+            except ValueError:
+                is_real = False
+            assert bool(re.search(DATE_PATTERNS["date"], text)) == is_real, text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_real"),
+    [
+        ("date", "2024-02-29", True),
+        ("date", "2023-02-29", False),
+        ("date", "2023-04-31", False),
+        ("date", "0000-01-01", False),
+        ("date-time", "2000-02-29T23:59:59.5Z", True),
+        ("date-time", "1900-02-29T23:59:59Z", False),
+        ("date-time", "2023-01-01T10:00:60Z", False),
+        ("time", "10:00:59+01:00", True),
+        ("time", "10:00:60Z", False),
+    ],
+)
+def test_dates_and_times_are_real(model: Model, name: str, text: str, is_real: bool) -> None:
+    schemas = [{"type": "string", "format": name}, {"type": "string", "format": name, "allOf": []}]
+    for schema in schemas:
+        constraint = Constraint(model, LlamaGrammar.from_json_schema({"properties": {"d": schema}}))
+        try:
+            for token in model.vocab.tokenize(json.dumps({"d": text}), False):
+                constraint.accept(token)
+        except ValidationError:
+            assert not is_real
+        else:
+            assert constraint.complete == is_real
+
+
+def test_a_constant_that_looks_like_a_date_stays(engine: Engine) -> None:
+    constant = {"format": "date", "properties": {"x": {"format": "time"}}}
+    for schema in ({"const": constant}, {"enum": [constant]}):
+        grammar = LlamaGrammar.from_json_schema(schema)
+        text = engine.generate("Answer", n_predict=100, structured=grammar, json_stop=())
+        assert json.loads(text) == constant
+
+
 @pytest.mark.parametrize(("schema", "says"), REFUSED, ids=str)
 def test_what_cannot_be_enforced_is_refused_with_its_place(schema: Any, says: str) -> None:
     with pytest.raises(GrammarError, match=re.compile(says, re.S)):
@@ -107,6 +155,7 @@ def test_the_same_description_is_the_same_grammar(tmp_path: Path) -> None:
         lambda: LlamaGrammar.from_json_schema('{"minimum": NaN}'),
         lambda: LlamaGrammar.from_json_schema('{"const": "\\ud800"}'),
         lambda: LlamaGrammar.from_json_schema({"const": {1}}),
+        lambda: LlamaGrammar.from_json_schema({"format": "date", "allOf": 5}),
         lambda: LlamaGrammar.from_json_schema({"minimum": float("inf")}),
         lambda: LlamaGrammar.from_json_schema('{"items":' * 500 + "{}" + "}" * 500),
         lambda: LlamaGrammar.from_json_schema('{"items":' * 99_999 + "{}" + "}" * 99_999),

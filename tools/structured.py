@@ -1,0 +1,176 @@
+"""Ask the demo model for documents of many schemas and types, very hot, and validate every one.
+
+``python tools/structured.py [--seeds 5]``; the exit code is 1 when a document is invalid, a schema
+never came to an end, or one that cannot be enforced was not refused before generation.
+
+At temperature 1.5 with no other filter a tiny model writes any token that the schema allows.
+Answers may fill the context of 1,024 tokens (`max_tokens=None`): what has not ended by then, as a
+number with ever more digits or a list in a list, is counted as cut off, neither valid nor invalid.
+Validation is `jsonschema`'s, formats included, and for Python types pydantic's `TypeAdapter`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pydantic
+from tqdm import tqdm
+
+from llama_cffi import GrammarError, Llama, LlamaError
+from llama_cffi.demo import model_path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from python_types import TYPES
+from schemas import GROUPS, REFUSED
+
+HOT: dict[str, Any] = {
+    "temperature": 1.5,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "frequency_penalty": 1.0,
+}
+QUESTION = "Answer"
+FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
+
+
+def document(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[str, str]:
+    """Ask for a document; return it and why it ended."""
+    answer = llm.create_chat_completion(
+        [{"role": "user", "content": QUESTION}],
+        response_format={"type": "json_schema", "json_schema": {"schema": schema}},
+        seed=seed,
+        **{**HOT, **options},
+    )["choices"][0]
+    return answer["message"]["content"], answer["finish_reason"]
+
+
+def judge_schema(llm: Llama, schema: Any, seed: int) -> tuple[str, str]:
+    """Return `valid`, `invalid` or `cut off`, and what is wrong."""
+    text, finish_reason = document(llm, schema, seed)
+    if finish_reason == "length":
+        return "cut off", text
+    validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
+    try:
+        validator.validate(json.loads(text))
+    except (ValueError, jsonschema.ValidationError) as e:
+        return "invalid", f"{text!r}: {e}"
+    return "valid", ""
+
+
+class Recorded(Llama):
+    """Keeps the last answer, for a look at what `parse` has read."""
+
+    answer: Any = None
+
+    def create_chat_completion(self, messages: Any, **options: Any) -> Any:
+        """Do it and keep what comes."""
+        self.answer = None
+        self.answer = super().create_chat_completion(messages, **options)
+        return self.answer
+
+
+def judge_type(llm: Recorded, type_: Any, seed: int) -> tuple[str, str]:
+    """Ask for a value; pydantic has to read the same from the JSON, and take it as it is."""
+    try:
+        value: Any = llm.parse(QUESTION, type_, seed=seed, **HOT)
+    except LlamaError as e:
+        is_cut = llm.answer and llm.answer["choices"][0]["finish_reason"] == "length"
+        return ("cut off" if is_cut else "invalid"), repr(e)
+    text = llm.answer["choices"][0]["message"]["content"]
+    adapter = pydantic.TypeAdapter(type_)
+    try:
+        expected = adapter.validate_json(text)
+        adapter.validate_python(value, strict=True)
+    except ValueError as e:
+        return "invalid", f"{text!r}: {e}"
+    same = expected == value and type(expected) is type(value)
+    return ("valid", "") if same else ("invalid", f"{text!r} is not {value!r}")
+
+
+def judge_refused(llm: Llama, schema: Any) -> tuple[str, str]:
+    """Return `valid` where the schema is refused before a generation begins."""
+    before = llm.engine.stats
+    for stream in (False, True):
+        try:
+            llm.create_chat_completion(
+                [{"role": "user", "content": QUESTION}],
+                response_format={"type": "json_schema", "json_schema": {"schema": schema}},
+                stream=stream,
+            )
+        except GrammarError:
+            continue
+        return "invalid", f"{schema} was not refused"
+    return ("valid", "") if llm.engine.stats is before else ("invalid", "it was generated")
+
+
+def main() -> int:
+    """Parse the command line, ask, print a table; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, help="documents of each schema and type")
+    parser.add_argument("--only", choices=("schemas", "types", "refused"), nargs="*")
+    args = parser.parse_args()
+    only = args.only or ("schemas", "types", "refused")
+    seeds = range(args.seeds)
+    unchecked = _formats(GROUPS) - set(FORMATS.checkers)
+    if unchecked:
+        print(f"jsonschema does not check {unchecked}: install jsonschema[format-nongpl]")
+        return 1
+    results: list[tuple[str, str, str, str]] = []
+    with Recorded(model_path(), n_ctx=1024, n_threads=1, n_gpu_layers=0) as llm:
+        if "schemas" in only:
+            schemas = [(g, n, s) for g, group in GROUPS.items() for n, s in group.items()]
+            for group, name, schema in tqdm(schemas, "schemas"):
+                results += [(group, name, *judge_schema(llm, schema, seed)) for seed in seeds]
+        if "types" in only:
+            for name, type_ in tqdm(TYPES.items(), "types"):
+                judged = (judge_type(llm, type_, seed) for seed in seeds)
+                results += [("Python types", name, *found) for found in judged]
+        if "refused" in only:
+            for schema, _ in tqdm(REFUSED, "refused"):
+                results.append(("refused", str(schema), *judge_refused(llm, schema)))
+    return report(results)
+
+
+def report(results: list[tuple[str, str, str, str]]) -> int:
+    """Print the table; return the exit code."""
+    print(f"{'group':<16}{'schemas':>8}{'answers':>9}{'valid':>7}{'cut off':>9}{'invalid':>9}")
+    groups = dict.fromkeys(group for group, *_ in results)
+    for group in groups:
+        _line(group, [result for result in results if result[0] == group])
+    _line("all", results)
+    ended = {result[:2] for result in results if result[2] == "valid"}
+    endless = {result[:2] for result in results} - ended
+    for group, name, outcome, why in results:
+        if outcome == "invalid":
+            print(f"invalid: {group}, {name}: {why}")
+    for group, name in sorted(endless):
+        print(f"never valid: {group}, {name}")
+    return 1 if endless or any(result[2] == "invalid" for result in results) else 0
+
+
+def _line(group: str, results: list[tuple[str, str, str, str]]) -> None:
+    names = {result[:2] for result in results}
+    count = Counter(result[2] for result in results)
+    print(
+        f"{group:<16}{len(names):>8}{len(results):>9}{count['valid']:>7}{count['cut off']:>9}"
+        f"{count['invalid']:>9}"
+    )
+
+
+def _formats(schema: Any) -> set[str]:
+    """Return the formats that occur anywhere in *schema*."""
+    if isinstance(schema, dict):
+        own = {schema["format"]} if isinstance(schema.get("format"), str) else set()
+        return own.union(*map(_formats, schema.values()))
+    return set().union(*map(_formats, schema)) if isinstance(schema, list) else set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
