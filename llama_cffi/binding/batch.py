@@ -148,6 +148,51 @@ class Batch:
         self.seq_max, self._shares = seq_id, False
         self.struct.n_tokens, self.single = n, n == 1 and logits
 
+    def put(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        seq_ids: Sequence[int],
+        logits: bytes,
+    ) -> None:
+        """Replace the content by tokens of several sequences, one sequence each.
+
+        Args:
+            tokens: 1 to `n_tokens_max` token ids.
+            positions: Where each stands in its sequence.
+            seq_ids: The sequence of each.
+            logits: One byte for each: 1 = its output is wanted.
+
+        Raises:
+            ValidationError: Too many tokens, a number is out of range, or the lengths differ.
+        """
+        n = len(tokens)
+        if not 1 <= n <= self.n_tokens_max:
+            raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
+        if not n == len(positions) == len(seq_ids) == len(logits):
+            raise ValidationError(
+                f"{n} tokens, {len(positions)} positions, {len(seq_ids)} sequences and "
+                f"{len(logits)} flags are not equally many"
+            )
+        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
+        try:
+            for name, numbers in (("token", tokens), ("pos", positions), ("seq_id", seq_ids)):
+                integer(name, min(numbers), 0)
+                integer(name, max(numbers), 0, INT32_MAX - 1)
+            self._token[0:n] = tokens
+            self._pos[0:n] = positions
+            if self.n_seq_max == 1:
+                self._seq_ids[0:n] = seq_ids
+            else:
+                for i, seq_id in enumerate(seq_ids):
+                    self._seq_ids[i * self.n_seq_max] = seq_id
+        except TypeError:
+            raise ValidationError("tokens, positions and sequences are not all integers") from None
+        self._n_seq_id[0:n] = [1] * n
+        self._logits_bytes[0:n] = logits
+        self.token_max, self.seq_max, self._shares = max(tokens), max(seq_ids), False
+        self.struct.n_tokens, self.single = n, n == 1 and bool(logits[0])
+
     def advance(self, token: int, pos: int) -> None:
         """Replace the token and position of a batch of one token. Hot: every generated token.
 

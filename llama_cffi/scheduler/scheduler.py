@@ -65,13 +65,15 @@ class Result(NamedTuple):
     """What became of a chunk.
 
     Attributes:
-        tokens: The tokens that were sampled, those that confirm guesses first.
+        tokens: The new tokens, those that confirm guesses first.
+        n_accepted: Guesses that were right.
         finish_reason: Why the answer ended with them; empty = it goes on.
         error: Why the request failed.
         lost: Whether the memory lost the sequence, so that it has to be computed again.
     """
 
     tokens: Sequence[int] = ()
+    n_accepted: int = 0
     finish_reason: str = ""
     error: BaseException | None = None
     lost: bool = False
@@ -185,9 +187,9 @@ class Scheduler:
         self._served[plan.group] = self._step
         self._served = {g: n for g, n in self._served.items() if g in groups}
         members = [r for r in self.running if r.group == plan.group]
-        for request in members:
-            if request.state is _DECODING:
-                self._plan_decode(plan, request)
+        decoding = [request for request in members if request.state is _DECODING]
+        for i, request in enumerate(decoding, 1):
+            self._plan_decode(plan, request, len(decoding) - i)
         limit = self.n_chunk if plan.chunks else self.n_batch
         n_prefill = min(limit, self.n_batch - plan.n_tokens)
         for request in members:
@@ -288,15 +290,18 @@ class Scheduler:
                 return True
         return False
 
-    def _plan_decode(self, plan: Plan, request: Request) -> None:
+    def _plan_decode(self, plan: Plan, request: Request, n_after: int) -> None:
+        """Plan what a request wants decoded, and leave a token for each of the *n_after* next."""
         start = request.num_computed_tokens
-        tokens = request.tokens[start:]
-        room = min(self.n_batch - plan.n_tokens, self.n_ctx - start) - len(tokens)
-        draft = request.draft[: max(0, room)]
-        if draft and not self.cache.reserve(self._seq(request), start + len(tokens) + len(draft)):
+        room = min(self.n_batch - plan.n_tokens - n_after, self.n_ctx - start)
+        tokens = request.tokens[start : start + room]  # more than one after forced ones
+        end = start + len(tokens)
+        if not self._reserve(plan, request, end):
+            return
+        draft = request.draft[: room - len(tokens)]
+        if draft and not self.cache.reserve(self._seq(request), end + len(draft)):
             draft = []
-        if self._reserve(plan, request, start + len(tokens)):
-            self._put(plan, request, [*tokens, *draft], len(draft), True)
+        self._put(plan, request, [*tokens, *draft], len(draft), end == len(request.tokens))
 
     def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
         start = request.num_computed_tokens
@@ -334,10 +339,9 @@ class Scheduler:
         request = chunk.request
         n_kept = len(chunk.tokens)
         if chunk.n_draft:
-            n_right = max(0, len(result.tokens) - 1)
-            n_kept -= chunk.n_draft - n_right
+            n_kept -= chunk.n_draft - result.n_accepted
             request.stats.n_drafted += chunk.n_draft
-            request.stats.n_accepted += n_right
+            request.stats.n_accepted += result.n_accepted
         self.cache.append(chunk.seq_id, chunk.tokens)
         if n_kept < len(chunk.tokens):
             self.cache.truncate(chunk.seq_id, chunk.start + n_kept)
