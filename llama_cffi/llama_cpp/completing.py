@@ -1,0 +1,220 @@
+"""Completions and conversations with llama-cpp-python's arguments, through its caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import completion
+from ..chat_completion import Chat
+from .functions import as_tools, with_function_call
+from .llama_cache import BaseLlamaCache, common
+from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
+from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
+from .options import seed_of
+from .processors import several
+from .stepping import Stepping, check_tfs
+
+__all__ = ["Completing"]
+
+
+class Completing(Stepping):
+    """What answers.
+
+    Attributes:
+        chat_format: See `Llama`; it may be set.
+        chat_handler: See `Llama`; it may be set.
+        cache: Where the states of answers are kept.
+        tokenizer_: Turns prompts into tokens.
+    """
+
+    chat_format: str | None
+    chat_handler: Any
+    cache: BaseLlamaCache | None
+    tokenizer_: BaseLlamaTokenizer
+    spm_infill: bool
+    metadata: dict[str, str]
+    _chats: dict[str | None, Chat]
+
+    def create_completion(  # type: ignore[override]
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | Sequence[str] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
+
+        See `llama_cffi.Llama.create_completion`; *max_tokens* of 0 or less is until the context
+        is full, and *tfs_z* has to be 1.
+        """
+        check_tfs(tfs_z)
+        given: str | Sequence[int] = prompt
+        if isinstance(prompt, str) and not isinstance(self.tokenizer_, LlamaTokenizer):
+            given = self.tokenize(prompt, special=suffix is None)
+        if suffix is not None and self.spm_infill:
+            given, suffix = completion.prompt_tokens(self.engine, given, suffix, spm=True), None
+        if self.cache is not None:
+            self._recall(completion.prompt_tokens(self.engine, given, suffix))
+        answer = super().create_completion(
+            given,
+            suffix,
+            max_tokens=_limit(max_tokens),
+            temperature=temperature,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            logprobs=logprobs,
+            echo=echo,
+            stop=stop,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            repeat_penalty=repeat_penalty,
+            top_k=top_k,
+            stream=stream,
+            seed=None if seed is None else seed_of(seed),
+            mirostat_mode=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            model=model,
+            stopping_criteria=several(stopping_criteria),
+            logits_processor=several(logits_processor),
+            grammar=grammar,
+            logit_bias=logit_bias,
+            **{"penalty_last_n": self.last_n_tokens_size, **options},
+        )
+        return self._remembering(answer)
+
+    __call__ = create_completion  # type: ignore[assignment]
+
+    def create_chat_completion(  # type: ignore[override]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        functions: Sequence[Any] | None = None,
+        function_call: Any = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = None,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+
+        See `llama_cffi.Llama.create_chat_completion`; functions are OpenAI's older tools, and
+        *tfs_z* has to be 1.
+        """
+        asked = {k: v for k, v in locals().items() if k not in ("self", "options", "__class__")}
+        asked |= options
+        handler = self.chat_handler or LlamaChatCompletionHandlerRegistry().get(self.chat_format)
+        if handler is not None:
+            return handler(llama=self, **asked)
+        for name in ("messages", "functions", "function_call"):
+            del asked[name]
+        asked["tools"], asked["tool_choice"] = as_tools(
+            functions, function_call, tools, tool_choice
+        )
+        chat = self._chats.get(self.chat_format)
+        if chat is None:
+            source = template_of(self.chat_format, self.metadata)
+            chat = self._chats[self.chat_format] = Chat(self.engine, source)
+        answer = self.answer(chat, messages, **asked)
+        return with_function_call(answer) if functions else answer
+
+    def create_chat_completion_openai_v1(self, *args: Any, **options: Any) -> Any:
+        """Do `create_chat_completion` and return the types of the package `openai`.
+
+        Raises:
+            ImportError: It is not installed.
+        """
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+        answer = self.create_chat_completion(*args, **options)
+        if isinstance(answer, Mapping):
+            return ChatCompletion(**answer)
+        return (ChatCompletionChunk(**chunk) for chunk in answer)
+
+    def answer(self, chat: Chat, messages: Sequence[Mapping[str, Any]], **asked: Any) -> Any:
+        """Let *chat* answer, with llama-cpp-python's arguments, through the cache."""
+        check_tfs(asked.pop("tfs_z", 1.0))
+        seed = asked.pop("seed", None)
+        asked["seed"] = self.config.seed if seed is None else seed_of(seed)
+        asked["model"] = asked.get("model") or self.model_path
+        asked["max_tokens"] = _limit(asked.get("max_tokens"))
+        asked["logits_processor"] = several(asked.get("logits_processor"))
+        if self.cache is not None:
+            tools, kwargs = asked.get("tools"), asked.get("chat_template_kwargs") or {}
+            self._recall(chat.prompt(messages, tools, asked.get("thinking"), **kwargs)[0])
+        asked.setdefault("penalty_last_n", self.last_n_tokens_size)
+        return self._remembering(chat.create(messages, **asked))
+
+    def _recall(self, prompt: Sequence[int]) -> None:
+        """Load the state of the cache that has more of *prompt* than is evaluated."""
+        if self.cache is None:
+            return
+        try:
+            state = self.cache[prompt]
+        except KeyError:
+            return
+        if common(state.input_ids.tolist(), prompt) > common(self.engine.tokens, prompt):
+            self.set_state(state.llama_state)
+
+    def _remembering(self, answer: Any) -> Any:
+        """Put the state into the cache when the answer is there."""
+        if self.cache is None:
+            return answer
+        if not isinstance(answer, Mapping):
+            return self._remembering_after(answer)
+        state = self.save_state()
+        self.cache[state.input_ids.tolist()] = state
+        return answer
+
+    def _remembering_after(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        yield from chunks
+        self._remembering({})
+
+
+def _limit(max_tokens: int | None) -> int | None:
+    return None if max_tokens is None or max_tokens <= 0 else max_tokens

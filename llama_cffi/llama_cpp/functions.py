@@ -1,0 +1,49 @@
+"""OpenAI's older functions as tools, and tool calls as function calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+__all__ = ["as_tools", "with_function_call"]
+
+
+def as_tools(
+    functions: Sequence[Any] | None, function_call: Any, tools: Any, tool_choice: Any
+) -> tuple[Any, Any]:
+    """Return tools and the choice among them.
+
+    A choice may also be a tool's name, as LangChain gives it.
+    """
+    if functions is not None:
+        tools = [{"type": "function", "function": function} for function in functions]
+    if function_call is not None:
+        tool_choice = function_call
+    if isinstance(tool_choice, str) and tool_choice not in ("auto", "none", "required"):
+        tool_choice = {"name": tool_choice}
+    if isinstance(tool_choice, Mapping) and "function" not in tool_choice:
+        tool_choice = {"type": "function", "function": tool_choice}
+    return tools, tool_choice
+
+
+def with_function_call(answer: Any) -> Any:
+    """Add `function_call` to what has `tool_calls`, in an answer or its chunks."""
+    if isinstance(answer, Mapping):
+        for choice in answer["choices"]:
+            _add(choice["message"])
+        return answer
+    return _chunks(answer)
+
+
+def _chunks(chunks: Iterator[Any]) -> Iterator[Any]:
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            _add(choice["delta"])
+        yield chunk
+
+
+def _add(message: dict[str, Any]) -> None:
+    calls = message.get("tool_calls")
+    if calls:
+        function = calls[0].get("function", {})
+        message["function_call"] = {"name": "", "arguments": "", **function}

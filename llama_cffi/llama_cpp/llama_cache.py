@@ -1,0 +1,194 @@
+"""Caches of states: conversations that take turns need not be evaluated again.
+
+What a prompt has in common with the one before it is kept anyway; a cache is for more than one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BaseLlamaCache", "LlamaCache", "LlamaDiskCache", "LlamaRAMCache", "LlamaState"]
+
+
+class LlamaState:
+    """What was evaluated; `Llama.save_state` makes it.
+
+    Attributes:
+        input_ids: The tokens, (n_tokens,) int32.
+        scores: Their logits, (n_tokens, n_vocab) float32 with `logits_all`, else no rows.
+        n_tokens: How many there are.
+        llama_state: The cache's bytes, as `Llama.get_state` gives them.
+        llama_state_size: How many bytes.
+        seed: The seed for calls that give none.
+    """
+
+    def __init__(
+        self,
+        input_ids: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        n_tokens: int,
+        llama_state: bytes,
+        llama_state_size: int,
+        seed: int,
+    ) -> None:
+        self.input_ids, self.scores, self.n_tokens = input_ids, scores, n_tokens
+        self.llama_state, self.llama_state_size = llama_state, llama_state_size
+        self.seed = seed
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of what both begin with."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+class BaseLlamaCache(ABC):
+    """States by their tokens; asked for a prompt it gives the one that has most of it.
+
+    Args:
+        capacity_bytes: The states that were used longest ago make room above this.
+    """
+
+    def __init__(self, capacity_bytes: int = 2 << 30) -> None:
+        self.capacity_bytes = capacity_bytes
+
+    @property
+    @abstractmethod
+    def cache_size(self) -> int:
+        """Bytes of all states."""
+
+    @abstractmethod
+    def __getitem__(self, key: Sequence[int]) -> LlamaState: ...
+
+    @abstractmethod
+    def __contains__(self, key: Sequence[int]) -> bool: ...
+
+    @abstractmethod
+    def __setitem__(self, key: Sequence[int], value: LlamaState) -> None: ...
+
+
+def _longest(keys: Iterable[tuple[int, ...]], prompt: Sequence[int]) -> tuple[int, ...]:
+    """Return the key with the longest common beginning.
+
+    Raises:
+        KeyError: None has one.
+    """
+    best, n = max(((key, common(key, prompt)) for key in keys), key=_second, default=((), 0))
+    if not n:
+        raise KeyError("no state begins as this prompt")
+    return best
+
+
+def _second(pair: tuple[tuple[int, ...], int]) -> int:
+    return pair[1]
+
+
+class LlamaRAMCache(BaseLlamaCache):
+    """Keeps states in memory."""
+
+    def __init__(self, capacity_bytes: int = 2 << 30) -> None:
+        super().__init__(capacity_bytes)
+        self.cache_state: OrderedDict[tuple[int, ...], LlamaState] = OrderedDict()
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes of all states."""
+        return sum(state.llama_state_size for state in self.cache_state.values())
+
+    def __getitem__(self, key: Sequence[int]) -> LlamaState:
+        found = _longest(self.cache_state, key)
+        self.cache_state.move_to_end(found)
+        return self.cache_state[found]
+
+    def __contains__(self, key: Sequence[int]) -> bool:
+        return any(common(known, key) for known in self.cache_state)
+
+    def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
+        self.cache_state[tuple(key)] = value
+        self.cache_state.move_to_end(tuple(key))
+        while self.cache_state and self.cache_size > self.capacity_bytes:
+            self.cache_state.popitem(last=False)
+
+
+LlamaCache = LlamaRAMCache
+
+
+class LlamaDiskCache(BaseLlamaCache):
+    """Keeps states in a folder, which outlives the process.
+
+    Args:
+        cache_dir: The folder. As with pickles, use only one that nobody else writes to.
+        capacity_bytes: As for `BaseLlamaCache`.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | os.PathLike[str] = ".cache/llama_cache",
+        capacity_bytes: int = 2 << 30,
+    ) -> None:
+        super().__init__(capacity_bytes)
+        self._folder = Path(cache_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes of all states."""
+        return sum(path.stat().st_size for path in self._folder.glob("*.state"))
+
+    def __getitem__(self, key: Sequence[int]) -> LlamaState:
+        import numpy as np
+
+        known = self._known()
+        found = _longest(known, key)
+        path = known[found]
+        state = path.read_bytes()
+        os.utime(path)
+        ids, no_scores = np.array(found, np.int32), np.empty((0, 0), np.float32)
+        return LlamaState(ids, no_scores, len(found), state, len(state), -1)
+
+    def __contains__(self, key: Sequence[int]) -> bool:
+        return any(common(known, key) for known in self._known())
+
+    def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
+        tokens = array("i", key).tobytes()
+        path = self._folder / f"{hashlib.sha256(tokens).hexdigest()}.state"
+        _write(path.with_suffix(".tokens"), tokens)
+        _write(path, value.llama_state)
+        states = sorted(self._folder.glob("*.state"), key=lambda p: p.stat().st_mtime_ns)
+        while states and self.cache_size > self.capacity_bytes:
+            oldest = states.pop(0)
+            oldest.unlink()
+            oldest.with_suffix(".tokens").unlink()
+
+    def _known(self) -> dict[tuple[int, ...], Path]:
+        """Return the states that are whole by their tokens."""
+        known = {}
+        for path in self._folder.glob("*.state"):
+            with suppress(OSError):  # another process removed it
+                known[tuple(array("i", path.with_suffix(".tokens").read_bytes()))] = path
+        return known
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that is whole or not there."""
+    number, name = tempfile.mkstemp(dir=path.parent)
+    with open(number, "wb") as file:
+        file.write(data)
+    os.replace(name, path)

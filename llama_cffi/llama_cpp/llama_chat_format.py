@@ -1,0 +1,348 @@
+"""Chat formats: templates, and the functions that programs register for their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..chat.template import ChatTemplate
+from ..chat_completion import Chat
+from ..errors import ValidationError
+from .functions import as_tools, with_function_call
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from .llama import Llama
+
+__all__ = [
+    "CHATML_CHAT_TEMPLATE",
+    "ChatFormatter",
+    "ChatFormatterResponse",
+    "Jinja2ChatFormatter",
+    "LlamaChatCompletionHandler",
+    "LlamaChatCompletionHandlerNotFoundException",
+    "LlamaChatCompletionHandlerRegistry",
+    "chat_formatter_to_chat_completion_handler",
+    "get_chat_completion_handler",
+    "hf_autotokenizer_to_chat_completion_handler",
+    "hf_autotokenizer_to_chat_formatter",
+    "hf_tokenizer_config_to_chat_completion_handler",
+    "hf_tokenizer_config_to_chat_formatter",
+    "register_chat_completion_handler",
+    "register_chat_format",
+    "template_of",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHATML_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# llama-cpp-python's names -> llama.cpp's built-in templates.
+_BUILTIN = {
+    "llama-2": "llama2-sys",
+    "llama-3": "llama3",
+    "mistral-instruct": "mistral-v1",
+    "qwen": "chatml",
+}
+# Formats of 2023 that llama.cpp has no template of.
+_GONE = {
+    "alpaca", "baichuan", "baichuan-2", "functionary", "functionary-v1", "functionary-v2", "intel",
+    "mistrallite", "oasst_llama", "open-orca", "openbuddy", "phind", "pygmalion",
+    "redpajama-incite", "saiga", "snoozy",
+}  # fmt: skip
+_OWN = "chat_template.default"
+
+
+def template_of(name: str | None, metadata: Mapping[str, str]) -> str | None:
+    """Return what `chat_format` is for `llama_cffi.Llama`.
+
+    Args:
+        name: llama-cpp-python's or llama.cpp's name of a format, `chat_template.<name>` for one
+            in the GGUF, or the source of a Jinja template.
+        metadata: The GGUF's.
+
+    Raises:
+        ValidationError: llama.cpp has no such format.
+    """
+    if name is None or name == _OWN:
+        return None
+    if name.startswith("chat_template."):
+        source = metadata.get(f"tokenizer.{name}")
+        if source is None:
+            known = [k[10:] for k in metadata if k.startswith("tokenizer.chat_template.")]
+            raise ValidationError(f"the model has no {name}; it has {[_OWN, *known]}")
+        return source
+    if name in _GONE:
+        raise ValidationError(
+            f"chat_format={name!r} is not here: leave it out for the model's own template, give "
+            "the source of a Jinja template, or register a function with register_chat_format"
+        )
+    if name == "chatml-function-calling":
+        return CHATML_CHAT_TEMPLATE
+    return _BUILTIN.get(name, name)
+
+
+@dataclass
+class ChatFormatterResponse:
+    """What a formatter makes of a conversation.
+
+    Attributes:
+        prompt: The text that the model continues; names of special tokens are read as such.
+        stop: Texts that end the answer.
+        stopping_criteria: As for `Llama.create_completion`.
+        added_special: Whether the prompt has BOS already.
+    """
+
+    prompt: str
+    stop: str | list[str] | None = None
+    stopping_criteria: Any = None
+    added_special: bool = False
+
+
+class ChatFormatter(Protocol):
+    """Makes a prompt of a conversation."""
+
+    def __call__(self, *, messages: list[Any], **kwargs: Any) -> ChatFormatterResponse:
+        """Return the prompt."""
+        ...
+
+
+class LlamaChatCompletionHandler(Protocol):
+    """Answers a conversation; called with the arguments of `Llama.create_chat_completion`."""
+
+    def __call__(self, *, llama: Any, messages: list[Any], **kwargs: Any) -> Any:
+        """Return the answer in OpenAI's shape, or an iterator of chunks."""
+        ...
+
+
+class LlamaChatCompletionHandlerNotFoundException(Exception):  # noqa: N818
+    """There is no format of this name."""
+
+
+class LlamaChatCompletionHandlerRegistry:
+    """The handlers that programs registered, by name; one for the whole process."""
+
+    _handlers: dict[str, LlamaChatCompletionHandler] = {}  # noqa: RUF012
+
+    def register_chat_completion_handler(
+        self, name: str, chat_handler: LlamaChatCompletionHandler, overwrite: bool = False
+    ) -> None:
+        """Add one.
+
+        Raises:
+            ValidationError: There is one of that name.
+        """
+        if not overwrite and name in self._handlers:
+            raise ValidationError(f"there is a handler {name!r} already; pass overwrite=True")
+        self._handlers[name] = chat_handler
+
+    def unregister_chat_handler(self, name: str) -> None:
+        """Remove one.
+
+        Raises:
+            ValidationError: There is none of that name.
+        """
+        if self._handlers.pop(name, None) is None:
+            raise ValidationError(f"there is no handler {name!r}; there are {list(self._handlers)}")
+
+    def get_chat_completion_handler_by_name(self, name: str) -> LlamaChatCompletionHandler:
+        """Return one.
+
+        Raises:
+            LlamaChatCompletionHandlerNotFoundException: There is none of that name.
+        """
+        handler = self.get(name)
+        if handler is None:
+            raise LlamaChatCompletionHandlerNotFoundException(
+                f"there is no handler {name!r}; registered are {list(self._handlers)}"
+            )
+        return handler
+
+    def get(self, name: str | None) -> LlamaChatCompletionHandler | None:
+        """Return the handler of that name, if there is one."""
+        return self._handlers.get(name or "")
+
+
+_registry = LlamaChatCompletionHandlerRegistry()
+get_chat_completion_handler = _registry.get_chat_completion_handler_by_name
+
+
+def register_chat_completion_handler(name: str) -> Callable[[F], F]:
+    """Make a decorator that registers a handler under *name*, a value for `chat_format`."""
+
+    def register(handler: F) -> F:
+        _registry.register_chat_completion_handler(name, handler)
+        return handler
+
+    return register
+
+
+def register_chat_format(name: str) -> Callable[[F], F]:
+    """Make a decorator that registers a formatter under *name*, a value for `chat_format`."""
+
+    def register(formatter: F) -> F:
+        handler = chat_formatter_to_chat_completion_handler(formatter)
+        _registry.register_chat_completion_handler(name, handler)
+        return formatter
+
+    return register
+
+
+class Jinja2ChatFormatter:
+    """Formats with a Jinja template.
+
+    Args:
+        template: Its source.
+        eos_token: The text that ends a message.
+        bos_token: The text that begins a prompt.
+        add_generation_prompt: End with what makes the model answer.
+        stop_token_ids: The answer ends at one of these.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        eos_token: str,
+        bos_token: str,
+        add_generation_prompt: bool = True,
+        stop_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.template, self.eos_token, self.bos_token = template, eos_token, bos_token
+        self.add_generation_prompt = add_generation_prompt
+        self.stop_token_ids = None if stop_token_ids is None else set(stop_token_ids)
+        self._template = ChatTemplate(template, bos_token, eos_token)
+
+    def __call__(
+        self, *, messages: list[Any], tools: Any = None, **kwargs: Any
+    ) -> ChatFormatterResponse:
+        """Return the prompt."""
+        prompt = self._template.render(messages, tools, self.add_generation_prompt, **kwargs)
+        criteria = None if self.stop_token_ids is None else [self._ends]
+        stop = [self.eos_token] if self.eos_token else None
+        return ChatFormatterResponse(prompt, stop, criteria, added_special=True)
+
+    def _ends(self, tokens: Any, logits: Any) -> bool:
+        return int(tokens[-1]) in (self.stop_token_ids or ())
+
+    def to_chat_handler(self) -> LlamaChatCompletionHandler:
+        """Return a handler, for `Llama(chat_handler=...)`."""
+        return chat_formatter_to_chat_completion_handler(self)
+
+
+class _Formatted(Chat):
+    """A conversation whose prompt is there already."""
+
+    def __init__(self, engine: Engine, response: ChatFormatterResponse) -> None:
+        super().__init__(engine)
+        self._response = response
+
+    def prompt(self, *_: Any, **__: Any) -> tuple[list[int], str]:
+        """Return the prompt as tokens and as text."""
+        text, adds_special = self._response.prompt, not self._response.added_special
+        return self._engine.tokenize(text, adds_special, parse_special=True), text
+
+
+def chat_formatter_to_chat_completion_handler(
+    chat_formatter: ChatFormatter,
+) -> LlamaChatCompletionHandler:
+    """Return a handler that lets *chat_formatter* make the prompt."""
+
+    def handler(
+        *,
+        llama: Llama,
+        messages: list[Any],
+        functions: Any = None,
+        function_call: Any = None,
+        tools: Any = None,
+        tool_choice: Any = None,
+        stop: Any = None,
+        **options: Any,
+    ) -> Any:
+        response = chat_formatter(
+            messages=messages,
+            functions=functions,
+            function_call=function_call,
+            tools=tools,
+            tool_choice=tool_choice,
+        )
+        stops = [*_texts(stop), *_texts(response.stop)]
+        known, choice = as_tools(functions, function_call, tools, tool_choice)
+        answer = llama.answer(
+            _Formatted(llama.engine, response),
+            messages,
+            tools=known,
+            tool_choice=choice,
+            stop=stops,
+            stopping_criteria=response.stopping_criteria,
+            **options,
+        )
+        return with_function_call(answer) if functions else answer
+
+    return handler
+
+
+def hf_tokenizer_config_to_chat_formatter(
+    tokenizer_config: Mapping[str, Any], add_generation_prompt: bool = True
+) -> ChatFormatter:
+    """Return a formatter with the template of a `tokenizer_config.json`.
+
+    Raises:
+        ValidationError: It has no chat_template, bos_token or eos_token.
+    """
+    parts = []
+    for name in ("chat_template", "eos_token", "bos_token"):
+        value = tokenizer_config.get(name)
+        value = value.get("content") if isinstance(value, Mapping) else value
+        if not isinstance(value, str):
+            raise ValidationError(f"the tokenizer's configuration has no {name}")
+        parts.append(value)
+    return Jinja2ChatFormatter(parts[0], parts[1], parts[2], add_generation_prompt)
+
+
+def hf_tokenizer_config_to_chat_completion_handler(
+    tokenizer_config: Mapping[str, Any], add_generation_prompt: bool = True
+) -> LlamaChatCompletionHandler:
+    """Return a handler with the template of a `tokenizer_config.json`."""
+    return chat_formatter_to_chat_completion_handler(
+        hf_tokenizer_config_to_chat_formatter(tokenizer_config, add_generation_prompt)
+    )
+
+
+def hf_autotokenizer_to_chat_formatter(pretrained_model_name_or_path: str) -> ChatFormatter:
+    """Return a formatter with the template of a tokenizer on the hub.
+
+    Raises:
+        ImportError: The package `transformers` is not installed.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path)
+
+    def formatter(*, messages: list[Any], **_: Any) -> ChatFormatterResponse:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False)
+        return ChatFormatterResponse(str(prompt), tokenizer.eos_token, added_special=True)
+
+    return formatter
+
+
+def hf_autotokenizer_to_chat_completion_handler(
+    pretrained_model_name_or_path: str,
+) -> LlamaChatCompletionHandler:
+    """Return a handler with the template of a tokenizer on the hub."""
+    return chat_formatter_to_chat_completion_handler(
+        hf_autotokenizer_to_chat_formatter(pretrained_model_name_or_path)
+    )
+
+
+def _texts(stop: str | Sequence[str] | None) -> Sequence[str]:
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+def __getattr__(name: str) -> Any:
+    hint = ""
+    if name.endswith("ChatHandler"):
+        hint = ": images are not part of this module; chat with text needs no handler"
+    raise AttributeError(f"{__name__} has no {name!r}{hint}")

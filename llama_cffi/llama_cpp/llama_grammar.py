@@ -1,0 +1,50 @@
+"""Grammars, with llama-cpp-python's arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import structured
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar"]
+
+_VALUES = r"""
+value  ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ws (member ("," ws member)*)? "}"
+member ::= string ":" ws value ws
+array  ::= "[" ws (value ws ("," ws value ws)*)? "]"
+string ::= "\"" ([^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" hex hex hex hex))* "\""
+hex    ::= [0-9a-fA-F]
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
+ws     ::= [ \n\t]?
+"""
+JSON_GBNF = "root ::= object" + _VALUES
+"""Any JSON object."""
+JSON_ARR_GBNF = "root ::= array" + _VALUES
+"""Any JSON array."""
+
+
+class LlamaGrammar(structured.LlamaGrammar):
+    """A description of the texts that a model may answer with."""
+
+    @classmethod
+    def from_string(cls, grammar: str, verbose: bool = True) -> Self:
+        """Make one from GBNF; nothing is printed, whatever *verbose* says."""
+        return cls("gbnf", grammar)
+
+    @classmethod
+    def from_file(cls, file: str | os.PathLike[str], verbose: bool = True) -> Self:
+        """Make one from a file of GBNF, UTF-8."""
+        return cls("gbnf", structured.LlamaGrammar.from_file(file).text)
+
+    @classmethod
+    def from_json_schema(
+        cls, json_schema: str | Mapping[str, Any] | bool, verbose: bool = True
+    ) -> Self:
+        """Make one for the JSON that a schema describes."""
+        return cls("json_schema", structured.LlamaGrammar.from_json_schema(json_schema).text)

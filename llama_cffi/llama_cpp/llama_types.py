@@ -1,0 +1,228 @@
+"""The shapes of requests and responses by llama-cpp-python's names.
+
+https://platform.openai.com/docs/api-reference: those of responses come from `openai_types`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from ..openai_types import (
+    ChatCompletionLogprobs,
+    ChatCompletionLogprobToken,
+    ChatCompletionMessageToolCall,
+    ChatCompletionMessageToolCallFunction,
+    ChatCompletionResponseChoice,
+    ChatCompletionResponseMessage,
+    ChatCompletionStreamResponseChoice,
+    ChatCompletionStreamResponseDelta,
+    ChatCompletionTopLogprobToken,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionUsage,
+    CreateChatCompletionResponse,
+    CreateChatCompletionStreamResponse,
+    CreateCompletionResponse,
+    CreateCompletionStreamResponse,
+    CreateEmbeddingResponse,
+    Embedding,
+    EmbeddingUsage,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+JsonType = int | str | bool | float | None | list[Any] | dict[str, Any]
+ChatCompletionMessageToolCalls = list[ChatCompletionMessageToolCall]
+ChatCompletionFunctionParameters = dict[str, JsonType]
+
+
+class ChatCompletionFunction(TypedDict):
+    """A function that the model may call; the parameters are a JSON Schema."""
+
+    name: str
+    description: NotRequired[str]
+    parameters: ChatCompletionFunctionParameters
+
+
+class ChatCompletionTool(TypedDict):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: ChatCompletionFunction
+
+
+class ChatCompletionRequestFunctionCallOption(TypedDict):
+    """The name of a function."""
+
+    name: str
+
+
+class ChatCompletionNamedToolChoice(TypedDict):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: ChatCompletionRequestFunctionCallOption
+
+
+class ChatCompletionRequestResponseFormat(TypedDict):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    schema: NotRequired[JsonType]
+    json_schema: NotRequired[dict[str, Any]]
+
+
+class ChatCompletionRequestMessageContentPartText(TypedDict):
+    """A part of a message: text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatCompletionRequestMessageContentPartImageImageUrl(TypedDict):
+    """Where an image is."""
+
+    url: str
+    detail: NotRequired[Literal["auto", "low", "high"]]
+
+
+class ChatCompletionRequestMessageContentPartImage(TypedDict):
+    """A part of a message: an image."""
+
+    type: Literal["image_url"]
+    image_url: str | ChatCompletionRequestMessageContentPartImageImageUrl
+
+
+ChatCompletionRequestMessageContentPart = (
+    ChatCompletionRequestMessageContentPartText | ChatCompletionRequestMessageContentPartImage
+)
+
+
+class ChatCompletionRequestSystemMessage(TypedDict):
+    """What the model shall be."""
+
+    role: Literal["system"]
+    content: str | None
+
+
+class ChatCompletionRequestUserMessage(TypedDict):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: str | list[ChatCompletionRequestMessageContentPart] | None
+
+
+class ChatCompletionRequestAssistantMessage(TypedDict):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: NotRequired[str | None]
+    tool_calls: NotRequired[ChatCompletionMessageToolCalls]
+    function_call: NotRequired[ChatCompletionMessageToolCallFunction]
+
+
+class ChatCompletionRequestToolMessage(TypedDict):
+    """What a tool gave."""
+
+    role: Literal["tool"]
+    content: str | None
+    tool_call_id: str
+
+
+class ChatCompletionRequestFunctionMessage(TypedDict):
+    """What a function gave, in OpenAI's older shape."""
+
+    role: Literal["function"]
+    content: str | None
+    name: str
+
+
+ChatCompletionRequestMessage = (
+    ChatCompletionRequestSystemMessage
+    | ChatCompletionRequestUserMessage
+    | ChatCompletionRequestAssistantMessage
+    | ChatCompletionRequestToolMessage
+    | ChatCompletionRequestFunctionMessage
+)
+ChatCompletionRequestFunctionCall = (
+    Literal["none", "auto"] | ChatCompletionRequestFunctionCallOption
+)
+ChatCompletionToolChoiceOption = Literal["none", "auto", "required"] | ChatCompletionNamedToolChoice
+
+# Older names.
+EmbeddingData = Embedding
+Completion = CompletionChunk = CreateCompletionResponse
+ChatCompletion = CreateChatCompletionResponse
+ChatCompletionChunk = ChatCompletionStreamResponse = CreateChatCompletionStreamResponse
+ChatCompletionChoice = ChatCompletionResponseChoice
+ChatCompletionMessage = ChatCompletionResponseMessage
+ChatCompletionChunkChoice = ChatCompletionStreamResponseChoice
+ChatCompletionChunkDelta = ChatCompletionStreamResponseDelta
+ChatCompletionFunctions = ChatCompletionResponseFunction = ChatCompletionFunction
+ChatCompletionToolFunction = ChatCompletionFunction
+ChatCompletionFunctionCallOption = ChatCompletionRequestFunctionCallOption
+ChatCompletionNamedToolChoiceFunction = ChatCompletionRequestFunctionCallOption
+ChatCompletionFunctionCall = ChatCompletionMessageToolCallFunction
+ChatCompletionResponseFunctionCall = ChatCompletionMessageToolCallFunction
+ChatCompletionRequestAssistantMessageFunctionCall = ChatCompletionMessageToolCallFunction
+
+__all__ = [
+    "ChatCompletion",
+    "ChatCompletionChoice",
+    "ChatCompletionChunk",
+    "ChatCompletionChunkChoice",
+    "ChatCompletionChunkDelta",
+    "ChatCompletionFunction",
+    "ChatCompletionFunctionCall",
+    "ChatCompletionFunctionCallOption",
+    "ChatCompletionFunctionParameters",
+    "ChatCompletionFunctions",
+    "ChatCompletionLogprobToken",
+    "ChatCompletionLogprobs",
+    "ChatCompletionMessage",
+    "ChatCompletionMessageToolCall",
+    "ChatCompletionMessageToolCallFunction",
+    "ChatCompletionMessageToolCalls",
+    "ChatCompletionNamedToolChoice",
+    "ChatCompletionNamedToolChoiceFunction",
+    "ChatCompletionRequestAssistantMessage",
+    "ChatCompletionRequestAssistantMessageFunctionCall",
+    "ChatCompletionRequestFunctionCall",
+    "ChatCompletionRequestFunctionCallOption",
+    "ChatCompletionRequestFunctionMessage",
+    "ChatCompletionRequestMessage",
+    "ChatCompletionRequestMessageContentPart",
+    "ChatCompletionRequestMessageContentPartImage",
+    "ChatCompletionRequestMessageContentPartImageImageUrl",
+    "ChatCompletionRequestMessageContentPartText",
+    "ChatCompletionRequestResponseFormat",
+    "ChatCompletionRequestSystemMessage",
+    "ChatCompletionRequestToolMessage",
+    "ChatCompletionRequestUserMessage",
+    "ChatCompletionResponseChoice",
+    "ChatCompletionResponseFunction",
+    "ChatCompletionResponseFunctionCall",
+    "ChatCompletionResponseMessage",
+    "ChatCompletionStreamResponse",
+    "ChatCompletionStreamResponseChoice",
+    "ChatCompletionStreamResponseDelta",
+    "ChatCompletionTool",
+    "ChatCompletionToolChoiceOption",
+    "ChatCompletionToolFunction",
+    "ChatCompletionTopLogprobToken",
+    "Completion",
+    "CompletionChoice",
+    "CompletionChunk",
+    "CompletionLogprobs",
+    "CompletionUsage",
+    "CreateChatCompletionResponse",
+    "CreateChatCompletionStreamResponse",
+    "CreateCompletionResponse",
+    "CreateCompletionStreamResponse",
+    "CreateEmbeddingResponse",
+    "Embedding",
+    "EmbeddingData",
+    "EmbeddingUsage",
+    "JsonType",
+]
