@@ -98,7 +98,7 @@ def builds(session: nox.Session) -> None:
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """Run every line of what other libraries promise, on an old, a middle and the newest build."""
-    install_wheel(session)
+    install_wheel(session, "test")
     for build in ("npm:3.1.1", "npm:3.14.0", "npm:3.22.1"):
         env = {**SAFE, "LLAMA_CFFI_BUILD": build}
         session.run("python", "tools/acceptance", *session.posargs, env=env)

@@ -32,7 +32,8 @@ class LlamaConfig:
         n_gpu_layers: Layers on the GPU; -1 = all.
         offload_kqv: Whether the cache and what reads it go to the GPU, too.
         embeddings: Whether `embed` and `rerank` can be used.
-        pooling: See `Embedder`.
+        pooling: See `Embedder`; None = the model's own, and `mean` where it has none, so that a
+            text has one vector.
         chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
             Jinja template; None = the model's own.
         seed: For calls that give none; -1 draws one.

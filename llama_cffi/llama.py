@@ -428,9 +428,12 @@ class Llama(Session):
 
         with self._lock:
             if self._embedder is None:
-                self._embedder = Embedder(
-                    self.model, pooling=self.config.pooling, n_threads=self.config.n_threads or 0
-                )
+                threads = self.config.n_threads or 0
+                embedder = Embedder(self.model, pooling=self.config.pooling, n_threads=threads)
+                if self.config.pooling is None and embedder.pooling == "none":
+                    embedder.close()
+                    embedder = Embedder(self.model, pooling="mean", n_threads=threads)
+                self._embedder = embedder
         return self._embedder
 
 

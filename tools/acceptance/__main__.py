@@ -12,6 +12,8 @@ import sys
 import traceback
 
 import cyllama  # noqa: F401  (they fill LINES)
+import nanobind  # noqa: F401
+import nanobind_sessions  # noqa: F401
 import polaris  # noqa: F401
 from lines import LINES
 
