@@ -28,6 +28,6 @@ def test_every_line(build: str, backend: str) -> None:
     assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
     assert f"({backend})" in run.stdout
     promises = sum(p.read_text().count("\n@line(") for p in FOLDER.glob("*.py"))
-    assert run.stdout.count("[OK] ") == promises > 50
+    assert run.stdout.count("\n  [OK] ") == promises > 50
     assert "FAILED" not in run.stdout
     assert run.stdout.endswith("all kept\n")
