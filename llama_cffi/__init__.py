@@ -43,11 +43,21 @@ if TYPE_CHECKING:
         LibraryNotFoundError,
         LlamaError,
         ModelLoadError,
+        QueueFullError,
         TemplateError,
         ValidationError,
     )
     from .llama import Llama, print_system_info, shutdown
     from .sampling import SamplingParams
+    from .scheduler import (
+        EngineStats,
+        Handle,
+        InferenceEngine,
+        KVCache,
+        Request,
+        RequestState,
+        Scheduler,
+    )
     from .scores import Score, Scorer
     from .stats import GenerationStats
     from .structured import Constraint, LlamaGrammar
@@ -79,6 +89,15 @@ _HOME = {
     "engine": ("Engine",),
     "llama": ("Llama", "print_system_info", "shutdown"),
     "sampling": ("SamplingParams",),
+    "scheduler": (
+        "EngineStats",
+        "Handle",
+        "InferenceEngine",
+        "KVCache",
+        "Request",
+        "RequestState",
+        "Scheduler",
+    ),
     "scores": ("Score", "Scorer"),
     "stats": ("GenerationStats",),
     "structured": ("Constraint", "LlamaGrammar"),
@@ -95,6 +114,7 @@ _HOME = {
         "LibraryNotFoundError",
         "LlamaError",
         "ModelLoadError",
+        "QueueFullError",
         "TemplateError",
         "ValidationError",
     ),
@@ -134,6 +154,13 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "Embedder",
     "RerankResult",
     "similarity",
+    "EngineStats",
+    "Handle",
+    "InferenceEngine",
+    "KVCache",
+    "Request",
+    "RequestState",
+    "Scheduler",
     "Score",
     "Scorer",
     "AbiMismatchError",
@@ -147,6 +174,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "LibraryNotFoundError",
     "LlamaError",
     "ModelLoadError",
+    "QueueFullError",
     "TemplateError",
     "ValidationError",
     "__version__",

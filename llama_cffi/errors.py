@@ -10,6 +10,7 @@ LlamaError
 │   ├── ContextOverflowError                   more tokens than the context holds
 │   ├── GrammarError
 │   └── TemplateError
+├── QueueFullError (RuntimeError)              too many requests wait already
 └── GenerationError (RuntimeError)             decoding failed after it began
     ├── KvCacheFullError                       no free slot, also for the smallest batch
     └── DecodeAbortedError                     stopped from outside (cancel, deadline, Ctrl-C)
@@ -29,6 +30,7 @@ __all__ = [
     "LibraryNotFoundError",
     "LlamaError",
     "ModelLoadError",
+    "QueueFullError",
     "TemplateError",
     "ValidationError",
 ]
@@ -72,6 +74,10 @@ class GrammarError(ValidationError):
 
 class TemplateError(ValidationError):
     """A chat template does not compile or refuses these messages."""
+
+
+class QueueFullError(LlamaError, RuntimeError):
+    """Too many requests wait already; try again later."""
 
 
 class GenerationError(LlamaError, RuntimeError):

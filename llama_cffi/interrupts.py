@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from .errors import DecodeAbortedError
 if TYPE_CHECKING:
     from .binding import AbortFlag
 
-__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop"]
+__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop", "on_cancel"]
 
 INTERRUPT, CANCEL, DEADLINE, CLOSE = "interrupt", "cancel", "deadline", "close"
 _WAKE = b"\0"
@@ -36,7 +36,7 @@ class CancelScope:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stops: list[Stop] = []
+        self._requests: list[Callable[[str], None]] = []
         self._cancelled = False
         self._outer: Token[CancelScope | None]
 
@@ -44,23 +44,29 @@ class CancelScope:
         """End what runs or waits in the block with a DecodeAbortedError, and what begins there."""
         with self._lock:
             self._cancelled = True
-            stops, self._stops = self._stops, []
-        for stop in stops:
-            stop.request(CANCEL)
+            requests, self._requests = self._requests, []
+        for request in requests:
+            request(CANCEL)
 
-    def add(self, stop: Stop) -> None:
-        """Let *stop* be asked for by `cancel`."""
+    def add(self, request: Callable[[str], None]) -> None:
+        """Let `cancel` call *request* with the reason."""
         with self._lock:
-            self._stops.append(stop)
+            self._requests.append(request)
             cancelled = self._cancelled
         if cancelled:
-            stop.request(CANCEL)
+            request(CANCEL)
 
     def __enter__(self) -> None:
         self._outer = _scope.set(self)
 
     def __exit__(self, *_: object) -> None:
         _scope.reset(self._outer)
+
+
+def on_cancel(request: Callable[[str], None]) -> None:
+    """Let the `CancelScope` that is open here, if any, call *request* when it is cancelled."""
+    if (scope := _scope.get()) is not None:
+        scope.add(request)
 
 
 class Stop:
@@ -79,8 +85,7 @@ class Stop:
         self.reason: str | None = None
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.timeout_s = timeout_s
-        if (scope := _scope.get()) is not None:
-            scope.add(self)
+        on_cancel(self.request)
 
     def request(self, reason: str) -> None:
         """Ask the generation to stop; a Ctrl-C never hides another reason."""

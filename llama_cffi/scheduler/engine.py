@@ -1,0 +1,549 @@
+"""InferenceEngine: many requests answered at once by one model in one context.
+
+One thread owns the context. Each of its steps asks the scheduler for a plan, decodes it in one
+call, samples for each request with its own chain, and hands the tokens out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..answer import Answer, Step, TextOutput
+from ..binding import Context, LoraAdapter, Model
+from ..binding.checks import integer
+from ..calls import make_call
+from ..chains import ChainCache
+from ..errors import (
+    ContextOverflowError,
+    DecodeAbortedError,
+    GenerationError,
+    QueueFullError,
+    ValidationError,
+)
+from ..interrupts import CANCEL, CLOSE, DEADLINE, on_cancel
+from .execution import Executor
+from .handle import Handle
+from .kv_cache import KVCache
+from .metrics import EngineStats, Metrics, Moment
+from .request import Request, RequestState
+from .scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..stats import GenerationStats
+
+__all__ = ["InferenceEngine"]
+
+_log = logging.getLogger("llama_cffi.scheduler")
+_MOST_SEQUENCES = 64  # of the oldest builds
+_REASONS = {
+    CANCEL: "it was cancelled",
+    DEADLINE: "its deadline passed",
+    CLOSE: "the engine was closed",
+}
+
+
+class InferenceEngine:
+    """Continuous batching: requests come and go between any two steps.
+
+    `submit` returns at once, from any thread. Each sequence has cells for `n_ctx` tokens of its
+    own; with *n_cells* they share so many, which suits long common prefixes and prompts of very
+    different lengths. What a prompt has in common with an earlier one is not evaluated again.
+
+    Args:
+        model_path: The GGUF file, or a `Model`, which the engine then does not close.
+        n_parallel: Most requests that run at once, 1 to 256; others wait.
+        n_ctx: Most tokens of prompt and answer of one request.
+        n_threads: 0 = physical cores.
+        n_gpu_layers: Layers on the GPU; -1 = all.
+        n_batch: Most tokens in a step.
+        n_chunk: Most tokens of prompts in a step that also decodes: small ones keep those that
+            stream fluent. None = 128 on a CPU, n_batch on a GPU.
+        n_cells: Tokens of all requests together; when they run out, the request of the lowest
+            priority is put back and computed again later. None = n_parallel times n_ctx.
+        block_size: Tokens in the unit of this account.
+        max_waiting: Most requests that wait.
+        ageing_s: Waiting so long counts as much as one step of priority.
+        start: Begin at once in a thread; else call `start`, `run` or `step`.
+        **context_options: More arguments of `Context`.
+
+    Attributes:
+        model: The model.
+        context: The context; only the engine's thread may use it.
+        n_ctx: Most tokens of prompt and answer of one request, as it came out.
+        scheduler: Who runs and who waits.
+        cache: Room and prefixes.
+        timeline: What each of the last 10,000 steps did, for plots.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        ValidationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | Model,
+        n_parallel: int = 8,
+        n_ctx: int = 4096,
+        *,
+        n_threads: int = 0,
+        n_gpu_layers: int = -1,
+        n_batch: int = 512,
+        n_chunk: int | None = None,
+        n_cells: int | None = None,
+        block_size: int = 32,
+        max_waiting: int = 1024,
+        ageing_s: float = 30.0,
+        start: bool = True,
+        **context_options: Any,
+    ) -> None:
+        n_parallel = integer("n_parallel", n_parallel, 1, 256)
+        self.max_waiting = integer("max_waiting", max_waiting, 1)
+        self.owns_model = not isinstance(model_path, Model)
+        if isinstance(model_path, Model):
+            self.model = model_path
+        else:
+            self.model = Model(model_path, n_gpu_layers=n_gpu_layers)
+        try:
+            n_ctx = n_ctx or self.model.n_ctx_train
+            unified = n_cells is not None
+            n_seqs = n_parallel
+            if unified and not (self.model.is_recurrent or self.model.is_hybrid):
+                n_seqs = max(n_parallel, min(2 * n_parallel, _MOST_SEQUENCES))  # to keep prefixes
+            self.context = Context(
+                self.model,
+                n_ctx=n_cells if n_cells is not None else n_ctx * n_parallel,
+                n_seq_max=n_seqs,
+                n_batch=n_batch,
+                n_threads=n_threads,
+                kv_unified=unified,
+                **context_options,
+            )
+            n_batch = min(n_batch, self.context.n_batch)
+            self.cache = KVCache(
+                n_seqs,
+                self.context.n_ctx,
+                block_size,
+                unified=self.context.kv_unified,
+                memory=self.context.memory,
+            )
+            if n_chunk is None:
+                n_chunk = n_batch if self.model.offloads else 128
+            self.scheduler = Scheduler(
+                self.cache,
+                max_running=n_parallel,
+                n_batch=n_batch,
+                n_chunk=n_chunk,
+                n_ctx=n_ctx,
+                ageing_s=ageing_s,
+            )
+        except BaseException:
+            if self.owns_model:
+                self.model.close()
+            raise
+        self.n_ctx = self.scheduler.n_ctx
+        self.timeline: deque[Moment] = deque(maxlen=10_000)
+        self._metrics = Metrics()
+        self._executor = Executor(self.context, self.cache, n_batch)
+        self._chains = ChainCache(self.model)
+        self._handles: dict[Request, Handle] = {}  # those that have not ended
+        self._adapters: dict[str, LoraAdapter] = {}
+        self._group: Hashable = None
+        self._wanted = threading.Condition()
+        self._submitted: deque[Handle] = deque()
+        self._cancelled: deque[tuple[Handle, str]] = deque()
+        self._clears = self._stopping = self._closed = False
+        self._broken: BaseException | None = None
+        self._running = threading.Lock()
+        self._thread: threading.Thread | None = None
+        if start:
+            self.start()
+
+    # Requests
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids; see `Vocab.tokenize`."""
+        return self.model.vocab.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text; see `Vocab.detokenize`."""
+        return self.model.vocab.detokenize(tokens, special)
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 256,
+        *,
+        priority: int = 0,
+        callback: Callable[[str], object] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        wait: bool = False,
+        **options: Any,
+    ) -> Handle:
+        """Let a prompt be answered; from any thread.
+
+        Args:
+            prompt: Text, as it is, or token ids.
+            max_tokens: Most tokens to generate.
+            priority: Higher goes first.
+            callback: Called with each piece of text in the engine's thread; what it raises fails
+                this request.
+            adapters: LoRA files and their scales, for this request.
+            wait: Wait while too many requests wait, instead of raising.
+            **options: `sampling=SamplingParams(...)` or single sampling arguments, `stop`,
+                `timeout_s`, `logprobs` and others of `GenerationOptions`.
+
+        Raises:
+            ContextOverflowError: The prompt leaves no room for an answer.
+            QueueFullError: max_waiting requests wait already.
+            ValidationError: An argument is out of range, or the engine is closed.
+        """
+        tokens = self.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
+        check = self.model.vocab.check
+        tokens = [check(token) for token in tokens]
+        defaults = {"context_policy": "error", "safety": 0, "json_stop": (), "reset_kv": False}
+        call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
+        params = call.request
+        room = self.n_ctx - len(tokens)
+        if tokens and room < 1:
+            raise ContextOverflowError(
+                f"the prompt has {len(tokens)} tokens; a request has at most {self.n_ctx} with its "
+                "answer. Shorten it, or make the engine with a larger n_ctx."
+            )
+        request = Request(
+            tokens,
+            min(params.n_predict, room),
+            params.params,
+            stop=[s for s in params.stop if isinstance(s, str)],
+            priority=priority,
+            timeout_s=call.timeout_s,
+            callback=callback,
+            group=frozenset(adapters.items()) if adapters else None,
+        )
+        handle = Handle(request, params, self._cancel)
+        handle.output = TextOutput(self.model.vocab, params)
+        with self._wanted:
+            while self._n_waiting >= self.max_waiting and not self._stopping:
+                if not wait:
+                    raise QueueFullError(
+                        f"{self._n_waiting} requests wait already (max_waiting="
+                        f"{self.max_waiting}); try again later, or submit with wait=True"
+                    )
+                self._wanted.wait()
+            self._check_open()
+            self._submitted.append(handle)
+            self._wanted.notify_all()
+        on_cancel(partial(self._cancel, handle))
+        return handle
+
+    def generate(self, prompt: str | Sequence[int], max_tokens: int = 256, **options: Any) -> str:
+        """Submit a prompt and wait for the answer; the arguments and errors are those of both."""
+        return self.submit(prompt, max_tokens, **options).result()
+
+    def steps(
+        self, tokens: Sequence[int], n_predict: int = 256, **options: Any
+    ) -> Generator[Step, None, GenerationStats]:
+        """Continue *tokens* as `Engine.steps` does, among the other requests."""
+        handle = self.submit(tokens, n_predict, **options)
+        handle.listens = True
+        return handle.steps()
+
+    def warm_up(self, n_tokens: int = 3) -> None:
+        """Answer a dummy prompt, so that the first real one finds everything in memory."""
+        self.submit([self.model.vocab.bos or 0], n_tokens, temperature=0).result()
+        self.cache_clear()
+
+    def cache_clear(self) -> None:
+        """Forget the prefixes of finished requests, before the next step."""
+        with self._wanted:
+            self._clears = True
+
+    @property
+    def active_requests(self) -> list[Request]:
+        """Those that run or wait."""
+        return list(self._handles) + [h.request for h in list(self._submitted)]
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts, rates and latencies so far."""
+        return self._metrics.stats(
+            n_waiting=self._n_waiting,
+            n_running=len(self.scheduler.running),
+            n_preemptions=self.scheduler.n_preemptions,
+            cache=self.cache.stats,
+        )
+
+    # Life
+
+    def start(self) -> None:
+        """Run in a thread; nothing happens where it runs already."""
+        self._check_open()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self.run, name="llama_cffi-engine", daemon=True)
+            self._thread.start()
+
+    def run(self) -> None:
+        """Answer requests in this thread until `shutdown`.
+
+        Raises:
+            ValidationError: It runs already.
+        """
+        if not self._running.acquire(blocking=False):
+            raise ValidationError("this engine runs already, in another thread")
+        try:
+            while self._wait():
+                self._step()
+        except BaseException as error:  # what no request is to blame for
+            _log.exception("the engine has stopped")
+            self._break(error)
+            raise
+        finally:
+            self._running.release()
+
+    def step(self) -> bool:
+        """Do one step in this thread; return whether there is more to do.
+
+        Raises:
+            ValidationError: It runs in a thread.
+        """
+        if not self._running.acquire(blocking=False):
+            raise ValidationError("this engine runs already, in another thread")
+        try:
+            self._step()
+            return self._has_work
+        finally:
+            self._running.release()
+
+    def shutdown(self, drain: bool = True) -> None:
+        """Take no more requests, end those that there are, and free everything.
+
+        Calling it again does nothing.
+
+        Args:
+            drain: Let them finish; else they are cancelled.
+        """
+        with self._wanted:
+            self._stopping = True
+            if not drain and not self._closed:
+                for handle in [*self._handles.values(), *self._submitted]:
+                    self._cancelled.append((handle, CLOSE))
+                self.context.abort_flag.set()
+            self._wanted.notify_all()
+        if self._thread is threading.current_thread():
+            raise ValidationError("shutdown waits for the engine's thread; call it from another")
+        if self._thread is not None:
+            self._thread.join()
+        with self._running:
+            while self._has_work and self._broken is None:
+                self._step()  # it was driven by hand
+            if not self._closed:
+                self._closed = True
+                self._chains.close()
+                self.context.close()
+                if self.owns_model:
+                    self.model.close()
+
+    close = shutdown
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(drain=error is None)
+
+    # The engine's thread
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self.scheduler.has_work or self._submitted or self._cancelled)
+
+    @property
+    def _n_waiting(self) -> int:
+        return self.scheduler.n_waiting + len(self._submitted)
+
+    def _wait(self) -> bool:
+        """Wait for work; False = there will be none."""
+        with self._wanted:
+            while not self._has_work:
+                if self._stopping:
+                    return False
+                self._wanted.wait()
+        return True
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        self._take_in()
+        plan = self.scheduler.schedule()
+        with self._wanted:
+            self._wanted.notify_all()  # there may be room for more that wait
+        if not plan.chunks:
+            return
+        self._use(plan.group)
+        results = self._executor.run(plan.chunks, self._handles)
+        ended = self.scheduler.update(plan, results)
+        n_generated = 0
+        for request, result in results.items():
+            n_generated += len(result.tokens)
+            if result.tokens and request.n_generated == len(result.tokens):
+                request.stats.time_to_first_token_s = time.monotonic() - request.created_s
+        self._hand_out(chunk.request for chunk in plan.chunks)
+        for request in ended:
+            self._end(request)
+        self._metrics.step(plan.n_tokens, n_generated)
+        self.timeline.append(
+            Moment(
+                time.monotonic(),
+                time.perf_counter() - started,
+                len(self.scheduler.running),
+                self._n_waiting,
+                plan.n_tokens,
+                n_generated,
+                self.cache.n_blocks - self.cache.n_free_blocks,
+            )
+        )
+
+    def _take_in(self) -> None:
+        """Take what was submitted and cancelled, and end what is late."""
+        with self._wanted:
+            submitted, cancelled = [*self._submitted], [*self._cancelled]
+            self._submitted.clear()
+            self._cancelled.clear()
+            clears, self._clears = self._clears, False
+            for handle in submitted:
+                self._handles[handle.request] = handle
+                self.scheduler.add(handle.request)
+        for handle in submitted:
+            try:
+                self._prepare(handle)
+            except Exception as error:
+                self._give_up(handle.request, RequestState.FAILED, error)
+        for handle, reason in cancelled:
+            self._abort(handle.request, reason)
+        for request in self.scheduler.expired():
+            self._abort(request, DEADLINE)
+        if clears:
+            self.cache.clear()
+
+    def _prepare(self, handle: Handle) -> None:
+        """Make what a request needs: its chain, its answer, its adapters."""
+        request = handle.request
+        for path, _ in request.group or ():
+            if path not in self._adapters:
+                self._adapters[path] = LoraAdapter(self.model, path)
+        handle.chain = self._chains.take(request.sampling)
+        handle.chain.output = handle.output
+        handle.answer = Answer(
+            handle.chain, handle.params, request.max_tokens, handle.output, request.stats
+        )
+        handle.answer.begin(request.prompt_tokens)
+
+    def _use(self, group: Hashable) -> None:
+        """Switch to the adapters of a group."""
+        if group != self._group:
+            wanted: Any = group or ()
+            self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
+            self._group = group
+
+    def _hand_out(self, requests: Iterable[Request]) -> None:
+        """Give the steps that somebody waits for to whoever does."""
+        loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
+        for request in requests:
+            handle = self._handles.get(request)
+            if handle is None or not handle.unsent:
+                continue
+            for step in handle.unsent:
+                handle.put(step)
+            text = "".join(step.text for step in handle.unsent)
+            handle.unsent.clear()
+            if (loop := handle.loop) is not None:
+                loops.setdefault(loop, []).append(handle)
+            if request.callback is not None and text:
+                self._call_back(request, text)
+        for loop, handles in loops.items():
+            with suppress(RuntimeError):  # it is closed: nobody waits there
+                loop.call_soon_threadsafe(_wake, handles)
+
+    def _call_back(self, request: Request, text: str) -> None:
+        assert request.callback is not None
+        try:
+            request.callback(text)
+        except Exception as error:
+            if not request.finished:
+                self._give_up(request, RequestState.FAILED, error)
+            else:
+                request.error = error
+
+    def _cancel(self, handle: Handle, reason: str) -> None:
+        with self._wanted:
+            self._cancelled.append((handle, reason))
+            self._wanted.notify_all()
+
+    def _abort(self, request: Request, reason: str) -> None:
+        if not request.finished:
+            error = DecodeAbortedError(f"{request.id} has ended: {_REASONS[reason]}", reason=reason)
+            request.stats.finish_reason = reason
+            self._give_up(request, RequestState.CANCELLED, error)
+
+    def _give_up(self, request: Request, state: RequestState, error: BaseException) -> None:
+        """End a request in another way than by its answer."""
+        self.scheduler.remove(request, state, error)
+        self._end(request)
+
+    def _end(self, request: Request) -> None:
+        """Tell whoever waits that a request has ended."""
+        handle, stats = self._handles.pop(request), request.stats
+        output, params = handle.output, handle.params
+        output.finish()
+        if output.stop and request.state is RequestState.FINISHED:
+            stats.finish_reason, stats.stop = "stop", output.stop
+        if stats.n_generated:
+            since = time.monotonic() - request.created_s
+            stats.decode_s = since - stats.time_to_first_token_s
+            stats.prefill_s = stats.time_to_first_token_s - stats.queue_s
+        if request.callback is not None and not request.error and (text := output.take_rest()):
+            self._call_back(request, text)
+        if handle.chain is not None:
+            if handle.answer is not None:
+                handle.answer.end()
+            stats.seed = None if params.params.greedy else handle.chain.seed
+            self._chains.give(request.sampling, handle.chain)
+            handle.chain = handle.answer = None
+        self._metrics.end(request)
+        handle.end()
+
+    def _break(self, error: BaseException) -> None:
+        """Fail every request: the engine cannot go on."""
+        with self._wanted:
+            self._broken, self._stopping = error, True
+            for handle in self._submitted:
+                self._handles[handle.request] = handle
+            self._submitted.clear()
+            self._wanted.notify_all()
+        for handle in list(self._handles.values()):
+            failure = GenerationError(f"the engine has stopped: {error!r}")
+            handle.request.error = failure
+            handle.end()
+        self._handles.clear()
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise GenerationError(f"the engine has stopped: {self._broken!r}") from self._broken
+        if self._stopping:
+            raise ValidationError("this InferenceEngine is closed; open a new one")
+
+
+def _wake(handles: list[Handle]) -> None:
+    for handle in handles:
+        handle.wake()

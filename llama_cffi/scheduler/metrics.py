@@ -1,0 +1,143 @@
+"""What an InferenceEngine did: counts, rates, latencies, and a line for each step."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .kv_cache import CacheStats
+from .request import Request, RequestState
+
+__all__ = ["EngineStats", "Latency", "Metrics", "Moment"]
+
+_RECENT = 1000  # requests whose latencies count
+_WINDOW_S = 10.0
+
+
+class Moment(NamedTuple):
+    """One step of an engine.
+
+    Attributes:
+        time_s: When it ended, `time.monotonic()`.
+        seconds: How long it took.
+        n_running: Requests that run.
+        n_waiting: Requests that wait.
+        n_tokens: Tokens that were decoded.
+        n_generated: New tokens.
+        n_blocks: Blocks of the cache that hold something.
+    """
+
+    time_s: float
+    seconds: float
+    n_running: int
+    n_waiting: int
+    n_tokens: int
+    n_generated: int
+    n_blocks: int
+
+
+class Latency(NamedTuple):
+    """Seconds; half, 95 and 99 of 100 of the last 1,000 requests took no longer."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class EngineStats(NamedTuple):
+    """Counts, rates and latencies so far.
+
+    Attributes:
+        n_waiting: Requests that wait.
+        n_running: Requests that run.
+        n_finished: Requests with their whole answer.
+        n_failed: Requests that failed.
+        n_cancelled: Requests that were cancelled or late.
+        n_preemptions: How often a request was put back.
+        n_steps: Steps so far.
+        n_decoded: Tokens decoded, prompts and answers.
+        n_generated: Tokens of answers.
+        tokens_per_s: Tokens of answers in the last ten seconds, per second.
+        queue_s: Waiting for a place, per request.
+        time_to_first_token_s: From submission to the first token.
+        inter_token_s: Mean time from one token to the next, per request.
+        total_s: From submission to the end.
+        cache: What the cache holds and did.
+    """
+
+    n_waiting: int
+    n_running: int
+    n_finished: int
+    n_failed: int
+    n_cancelled: int
+    n_preemptions: int
+    n_steps: int
+    n_decoded: int
+    n_generated: int
+    tokens_per_s: float
+    queue_s: Latency
+    time_to_first_token_s: Latency
+    inter_token_s: Latency
+    total_s: Latency
+    cache: CacheStats
+
+
+class Metrics:
+    """Collects what `EngineStats` tells."""
+
+    def __init__(self) -> None:
+        self._ended = dict.fromkeys(RequestState, 0)
+        self._n_steps = self._n_decoded = self._n_generated = 0
+        self._rate: deque[tuple[float, int]] = deque()
+        self._samples: tuple[deque[float], ...] = tuple(deque(maxlen=_RECENT) for _ in range(4))
+
+    def step(self, n_tokens: int, n_generated: int) -> None:
+        """Count a step."""
+        now = time.monotonic()
+        self._n_steps += 1
+        self._n_decoded += n_tokens
+        self._n_generated += n_generated
+        self._rate.append((now, n_generated))
+        while self._rate[0][0] < now - _WINDOW_S:
+            self._rate.popleft()
+
+    def end(self, request: Request) -> None:
+        """Count a request that has ended."""
+        self._ended[request.state] += 1
+        stats, total = request.stats, time.monotonic() - request.created_s
+        if request.state is not RequestState.FINISHED or not stats.n_generated:
+            return
+        gap = stats.decode_s / max(1, stats.n_generated - 1)
+        times = (stats.queue_s, stats.time_to_first_token_s, gap, total)
+        for sample, seconds in zip(self._samples, times, strict=True):
+            sample.append(seconds)
+
+    def stats(
+        self, n_waiting: int, n_running: int, n_preemptions: int, cache: CacheStats
+    ) -> EngineStats:
+        """Return all of it."""
+        rate = list(self._rate)
+        seconds = min(_WINDOW_S, time.monotonic() - rate[0][0]) if rate else 0.0
+        return EngineStats(
+            n_waiting,
+            n_running,
+            self._ended[RequestState.FINISHED],
+            self._ended[RequestState.FAILED],
+            self._ended[RequestState.CANCELLED],
+            n_preemptions,
+            self._n_steps,
+            self._n_decoded,
+            self._n_generated,
+            sum(n for _, n in rate) / seconds if seconds else 0.0,
+            *(_latency(list(sample)) for sample in self._samples),
+            cache,
+        )
+
+
+def _latency(seconds: Sequence[float]) -> Latency:
+    if not seconds:
+        return Latency(0.0, 0.0, 0.0)
+    ordered, last = sorted(seconds), len(seconds) - 1
+    return Latency(*(ordered[round(last * share)] for share in (0.5, 0.95, 0.99)))
