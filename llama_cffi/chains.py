@@ -10,6 +10,9 @@ from .binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from .errors import ValidationError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .answer import TokenOutput
     from .sampling import LogitsProcessor, SamplingParams
     from .structured import Constraint, LlamaGrammar
@@ -33,7 +36,7 @@ class Chain(SamplerChain):
         super().__init__(model)
         self.constraint: Constraint | None = None
         self.output: TokenOutput | None = None
-        self._one: Candidates | None = None
+        self._one: tuple[Candidates, NDArray[np.float32]] | None = None
 
     def heard(self, token: int) -> None:
         """Hand an accepted token on; the last link calls it. Hot: every generated token."""
@@ -55,10 +58,11 @@ class Chain(SamplerChain):
 
         token = self.model.vocab.check(token)
         if self._one is None:
-            self._one = Candidates(self.model)
-        logits = np.broadcast_to(np.float32(0), self._one.n_vocab)
-        self._one.fill_some(logits, np.array([token]))
-        self.apply(self._one)
+            zeros = np.broadcast_to(np.float32(0), self.model.vocab.n_tokens)
+            self._one = Candidates(self.model), zeros
+        candidate, logits = self._one
+        candidate.fill_some(logits, np.array([token]))
+        self.apply(candidate)
         self.accept(token, grammar=True)
 
 

@@ -101,6 +101,20 @@ def test_streamed_as_whole(llm: Llama, budget: int) -> None:
         assert "".join(delta.get(name, "") for delta in deltas) == message.get(name, "")
 
 
+@pytest.mark.parametrize("grammar", [None, "root ::= [0-9]+"])
+def test_processors_are_asked_where_there_is_a_choice(llm: Llama, grammar: str | None) -> None:
+    shapes = []
+    options: dict[str, Any] = {"thinking_budget": 7, "grammar": grammar}
+    plain = answer(llm, **options)
+    scored = answer(
+        llm, logits_processor=lambda ids, scores: shapes.append(scores.shape), **options
+    )
+    assert scored == plain
+    stats = llm.engine.stats
+    n_ends = int(stats.finish_reason == "eog")
+    assert shapes == [(llm.model.vocab.n_tokens,)] * (stats.n_generated - stats.n_forced + n_ends)
+
+
 def test_several_answers_have_a_budget_each(llm: Llama) -> None:
     found = llm.create_chat_completion(SUM, temperature=0, thinking=True, thinking_budget=6, n=2)
     one, two = (choice["message"] for choice in found["choices"])
