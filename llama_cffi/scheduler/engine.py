@@ -6,36 +6,31 @@ call, samples for each request with its own chain, and hands the tokens out.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Answer, Step, TextOutput
-from ..binding import Context, LoraAdapter, Model
+from ..answer import Step, TextOutput
+from ..binding import Context, Model
 from ..binding.checks import integer
 from ..calls import make_call
-from ..chains import ChainCache
 from ..errors import (
     ContextOverflowError,
-    DecodeAbortedError,
     GenerationError,
     QueueFullError,
     ValidationError,
 )
-from ..interrupts import CANCEL, CLOSE, DEADLINE, on_cancel
-from .execution import Executor
+from ..interrupts import CLOSE, on_cancel
 from .handle import Handle
 from .kv_cache import KVCache
-from .metrics import EngineStats, Metrics, Moment
-from .request import Request, RequestState
+from .metrics import EngineStats, Moment
+from .request import Request
 from .scheduler import Scheduler
+from .worker import Worker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,11 +41,6 @@ __all__ = ["InferenceEngine"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _MOST_SEQUENCES = 64  # of the oldest builds
-_REASONS = {
-    CANCEL: "it was cancelled",
-    DEADLINE: "its deadline passed",
-    CLOSE: "the engine was closed",
-}
 
 
 class InferenceEngine:
@@ -83,7 +73,6 @@ class InferenceEngine:
         n_ctx: Most tokens of prompt and answer of one request, as it came out.
         scheduler: Who runs and who waits.
         cache: Room and prefixes.
-        timeline: What each of the last 10,000 steps did, for plots.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
@@ -152,13 +141,7 @@ class InferenceEngine:
                 self.model.close()
             raise
         self.n_ctx = self.scheduler.n_ctx
-        self.timeline: deque[Moment] = deque(maxlen=10_000)
-        self._metrics = Metrics()
-        self._executor = Executor(self.context, self.cache, n_batch)
-        self._chains = ChainCache(self.model)
-        self._handles: dict[Request, Handle] = {}  # those that have not ended
-        self._adapters: dict[str, LoraAdapter] = {}
-        self._group: Hashable = None
+        self._worker = Worker(self.context, self.scheduler)
         self._wanted = threading.Condition()
         self._submitted: deque[Handle] = deque()
         self._cancelled: deque[tuple[Handle, str]] = deque()
@@ -273,17 +256,22 @@ class InferenceEngine:
     @property
     def active_requests(self) -> list[Request]:
         """Those that run or wait."""
-        return list(self._handles) + [h.request for h in list(self._submitted)]
+        return [h.request for h in [*self._worker.handles.values(), *self._submitted]]
 
     @property
     def stats(self) -> EngineStats:
         """Counts, rates and latencies so far."""
-        return self._metrics.stats(
+        return self._worker.metrics.stats(
             n_waiting=self._n_waiting,
             n_running=len(self.scheduler.running),
             n_preemptions=self.scheduler.n_preemptions,
             cache=self.cache.stats,
         )
+
+    @property
+    def timeline(self) -> list[Moment]:
+        """What each of the last 10,000 steps did, for plots."""
+        return [*self._worker.timeline]
 
     # Life
 
@@ -337,7 +325,7 @@ class InferenceEngine:
         with self._wanted:
             self._stopping = True
             if not drain and not self._closed:
-                for handle in [*self._handles.values(), *self._submitted]:
+                for handle in [*self._worker.handles.values(), *self._submitted]:
                     self._cancelled.append((handle, CLOSE))
                 self.context.abort_flag.set()
             self._wanted.notify_all()
@@ -350,8 +338,7 @@ class InferenceEngine:
                 self._step()  # it was driven by hand
             if not self._closed:
                 self._closed = True
-                self._chains.close()
-                self.context.close()
+                self._worker.close()
                 if self.owns_model:
                     self.model.close()
 
@@ -383,167 +370,39 @@ class InferenceEngine:
         return True
 
     def _step(self) -> None:
-        started = time.perf_counter()
-        self._take_in()
-        plan = self.scheduler.schedule()
+        """Take what was submitted and cancelled, and do one step."""
         with self._wanted:
-            self._wanted.notify_all()  # there may be room for more that wait
-        if not plan.chunks:
-            return
-        self._use(plan.group)
-        results = self._executor.run(plan.chunks, self._handles)
-        ended = self.scheduler.update(plan, results)
-        n_generated = 0
-        for request, result in results.items():
-            n_generated += len(result.tokens)
-            if result.tokens and request.n_generated == len(result.tokens):
-                request.stats.time_to_first_token_s = time.monotonic() - request.created_s
-        self._hand_out(chunk.request for chunk in plan.chunks)
-        for request in ended:
-            self._end(request)
-        self._metrics.step(plan.n_tokens, n_generated)
-        self.timeline.append(
-            Moment(
-                time.monotonic(),
-                time.perf_counter() - started,
-                len(self.scheduler.running),
-                self._n_waiting,
-                plan.n_tokens,
-                n_generated,
-                self.cache.n_blocks - self.cache.n_free_blocks,
-            )
-        )
-
-    def _take_in(self) -> None:
-        """Take what was submitted and cancelled, and end what is late."""
-        with self._wanted:
-            submitted, cancelled = [*self._submitted], [*self._cancelled]
+            for handle in self._submitted:
+                self._worker.add(handle)
             self._submitted.clear()
+            cancelled = [*self._cancelled]
             self._cancelled.clear()
             clears, self._clears = self._clears, False
-            for handle in submitted:
-                self._handles[handle.request] = handle
-                self.scheduler.add(handle.request)
-        for handle in submitted:
-            try:
-                self._prepare(handle)
-            except Exception as error:
-                self._give_up(handle.request, RequestState.FAILED, error)
         for handle, reason in cancelled:
-            self._abort(handle.request, reason)
-        for request in self.scheduler.expired():
-            self._abort(request, DEADLINE)
+            self._worker.abort(handle.request, reason)
         if clears:
             self.cache.clear()
-
-    def _prepare(self, handle: Handle) -> None:
-        """Make what a request needs: its chain, its answer, its adapters."""
-        request = handle.request
-        for path, _ in request.group or ():
-            if path not in self._adapters:
-                self._adapters[path] = LoraAdapter(self.model, path)
-        handle.chain = self._chains.take(request.sampling)
-        handle.chain.output = handle.output
-        handle.answer = Answer(
-            handle.chain, handle.params, request.max_tokens, handle.output, request.stats
-        )
-        handle.answer.begin(request.prompt_tokens)
-
-    def _use(self, group: Hashable) -> None:
-        """Switch to the adapters of a group."""
-        if group != self._group:
-            wanted: Any = group or ()
-            self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
-            self._group = group
-
-    def _hand_out(self, requests: Iterable[Request]) -> None:
-        """Give the steps that somebody waits for to whoever does."""
-        loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
-        for request in requests:
-            handle = self._handles.get(request)
-            if handle is None or not handle.unsent:
-                continue
-            for step in handle.unsent:
-                handle.put(step)
-            text = "".join(step.text for step in handle.unsent)
-            handle.unsent.clear()
-            if (loop := handle.loop) is not None:
-                loops.setdefault(loop, []).append(handle)
-            if request.callback is not None and text:
-                self._call_back(request, text)
-        for loop, handles in loops.items():
-            with suppress(RuntimeError):  # it is closed: nobody waits there
-                loop.call_soon_threadsafe(_wake, handles)
-
-    def _call_back(self, request: Request, text: str) -> None:
-        assert request.callback is not None
-        try:
-            request.callback(text)
-        except Exception as error:
-            if not request.finished:
-                self._give_up(request, RequestState.FAILED, error)
-            else:
-                request.error = error
+        self._worker.step()
+        with self._wanted:
+            self._wanted.notify_all()  # there may be room for more that wait
 
     def _cancel(self, handle: Handle, reason: str) -> None:
         with self._wanted:
             self._cancelled.append((handle, reason))
             self._wanted.notify_all()
 
-    def _abort(self, request: Request, reason: str) -> None:
-        if not request.finished:
-            error = DecodeAbortedError(f"{request.id} has ended: {_REASONS[reason]}", reason=reason)
-            request.stats.finish_reason = reason
-            self._give_up(request, RequestState.CANCELLED, error)
-
-    def _give_up(self, request: Request, state: RequestState, error: BaseException) -> None:
-        """End a request in another way than by its answer."""
-        self.scheduler.remove(request, state, error)
-        self._end(request)
-
-    def _end(self, request: Request) -> None:
-        """Tell whoever waits that a request has ended."""
-        handle, stats = self._handles.pop(request), request.stats
-        output, params = handle.output, handle.params
-        output.finish()
-        if output.stop and request.state is RequestState.FINISHED:
-            stats.finish_reason, stats.stop = "stop", output.stop
-        if stats.n_generated:
-            since = time.monotonic() - request.created_s
-            stats.decode_s = since - stats.time_to_first_token_s
-            stats.prefill_s = stats.time_to_first_token_s - stats.queue_s
-        if request.callback is not None and not request.error and (text := output.take_rest()):
-            self._call_back(request, text)
-        if handle.chain is not None:
-            if handle.answer is not None:
-                handle.answer.end()
-            stats.seed = None if params.params.greedy else handle.chain.seed
-            self._chains.give(request.sampling, handle.chain)
-            handle.chain = handle.answer = None
-        self._metrics.end(request)
-        handle.end()
-
     def _break(self, error: BaseException) -> None:
         """Fail every request: the engine cannot go on."""
         with self._wanted:
             self._broken, self._stopping = error, True
             for handle in self._submitted:
-                self._handles[handle.request] = handle
+                self._worker.add(handle)
             self._submitted.clear()
             self._wanted.notify_all()
-        for handle in list(self._handles.values()):
-            failure = GenerationError(f"the engine has stopped: {error!r}")
-            handle.request.error = failure
-            handle.end()
-        self._handles.clear()
+        self._worker.fail_all(GenerationError(f"the engine has stopped: {error!r}"))
 
     def _check_open(self) -> None:
         if self._broken is not None:
             raise GenerationError(f"the engine has stopped: {self._broken!r}") from self._broken
         if self._stopping:
             raise ValidationError("this InferenceEngine is closed; open a new one")
-
-
-def _wake(handles: list[Handle]) -> None:
-    for handle in handles:
-        handle.wake()
