@@ -399,6 +399,8 @@ def _grammar(
     """
     if response_format is None:
         return grammar
+    if not isinstance(response_format, Mapping):
+        raise ValidationError(f"response_format={response_format!r} is no dict with a type")
     kind = response_format.get("type")
     if kind == "text":
         return grammar
@@ -408,7 +410,8 @@ def _grammar(
         schema = response_format.get("schema")
         return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
     if kind == "json_schema":
-        return _of_schema((response_format.get("json_schema") or response_format).get("schema"))
+        inner = response_format.get("json_schema") or response_format
+        return _of_schema(inner.get("schema") if isinstance(inner, Mapping) else None)
     raise ValidationError(
         f"response_format type {kind!r} is none of text, json_object, json_schema"
     )

@@ -235,10 +235,10 @@ class Engine:
         raw: bool = False,
         **options: Unpack[StreamOptions],
     ) -> Iterator[str]:
-        """Answer *prompt* piece by piece, in whole UTF-8 characters.
+        """Do `generate` piece by piece, in whole UTF-8 characters.
 
-        Leaving the iteration early ends the generation. The arguments and errors are those of
-        `generate`; what goes wrong while it runs is raised by `next`.
+        Leaving the iteration early ends the generation. The arguments and errors are the same;
+        what goes wrong while it runs is raised by `next`.
         """
         call = self._call(n_predict, options)
         return self._stream(lambda: self._render(prompt, system_prompt, raw), call)
@@ -258,7 +258,10 @@ class Engine:
     ) -> list[int]:
         """Continue *tokens* and return the new ones, without the end-of-generation token.
 
-        The arguments and errors are those of `generate`; *tokens* are at least one.
+        Args:
+            tokens: At least one token id.
+            n_predict: Most tokens to generate.
+            **options: The other arguments of `generate`, with its errors.
         """
         call, vocab = self._call(n_predict, options), self.model.vocab
         output = TokenOutput(vocab)
@@ -276,7 +279,7 @@ class Engine:
         """Continue *tokens*: yield each new token with the text that it settled.
 
         What was held back comes at the end, with None. The generator returns the statistics.
-        The arguments and errors are those of `generate_tokens`.
+        Arguments and errors are as for `generate_tokens`.
         """
         return self._steps(tokens, self._call(n_predict, options))
 
@@ -284,6 +287,9 @@ class Engine:
         """Return the tokens of a conversation of one user message.
 
         A model without a chat template gets the text as it is, the system prompt first.
+
+        Raises:
+            ValidationError: A text has a lone surrogate, or the engine is closed.
         """
         return self.tokenize(*self._render(prompt, system_prompt, raw=False))
 
@@ -292,12 +298,17 @@ class Engine:
 
         Raises:
             TemplateError: The model has no chat template that llama.cpp knows.
+            ValidationError: A message has no role or no content, or the engine is closed.
         """
         return self.tokenize(*self._render_chat(messages))
 
     @contextmanager
     def idle(self) -> Iterator[Slot]:
-        """Wait until nothing runs and have the context and its slot in this block."""
+        """Wait until nothing runs and have the context and its slot in this block.
+
+        Raises:
+            ValidationError: The engine is closed.
+        """
         with self._turns.take():
             self._check_open()
             yield self._slot

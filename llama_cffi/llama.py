@@ -54,6 +54,7 @@ class Llama(Session):
 
     Raises:
         ModelLoadError: The model cannot be loaded.
+        FetchError: The model, or a build of llama.cpp, cannot be fetched.
         ValidationError: A number is out of range.
         TypeError: There is no such option.
     """
@@ -350,6 +351,8 @@ class Llama(Session):
         """
         from . import typed
 
+        if options.get("stream") or options.get("response_format"):
+            raise ValidationError("parse gives one whole value: no stream, no response_format")
         schema = typed.schema_of(type_)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         answer = self.create_chat_completion(
@@ -368,9 +371,17 @@ class Llama(Session):
     # Tokens
 
     def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        """Turn text into token ids; *special* reads the names of special tokens as such."""
-        text = text.decode() if isinstance(text, bytes) else text
-        return self.engine.tokenize(text, add_bos, special)
+        """Turn text into token ids; see `Vocab.tokenize`.
+
+        Args:
+            text: UTF-8.
+            add_bos: Add BOS and EOS where the model wants them.
+            special: Read the names of special tokens as such.
+
+        Raises:
+            ValidationError: The text is not valid.
+        """
+        return self.engine.model.vocab.tokenize(text, add_bos, special)
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text."""
@@ -384,6 +395,11 @@ class Llama(Session):
 
     def embed(self, text: str | Sequence[str], normalize: bool = True, **options: Any) -> Any:
         """Return the embedding of a text, or of each of several, as lists of floats.
+
+        Args:
+            text: One text: n_embd floats; several: a list of such lists.
+            normalize: Give every vector the length 1.
+            **options: As for `Embedder.embed`, with its errors.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
@@ -418,7 +434,16 @@ class Llama(Session):
         return await whole_async(lambda: self.create_embedding(*args, **options))
 
     def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[RerankResult]:
-        """Sort *documents* by how well they answer *query*; see `Embedder.rerank`."""
+        """Sort *documents* by how well they answer *query*; see `Embedder.rerank`.
+
+        Args:
+            query: What is asked.
+            documents: Any number.
+            **options: As for `Embedder.rerank`, with its errors.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
         return self._embeddings().rerank(query, documents, **options)
 
     def _embeddings(self) -> Embedder:
@@ -456,7 +481,8 @@ async def _either(
 def print_system_info() -> str:
     """Return what the loaded build and its backends use; despite its name it prints nothing.
 
-    C: llama_print_system_info.
+    It loads the build of `get_library()`, with its errors, where none is loaded yet.
+    C: llama_print_system_info
     """
     return get_library().system_info
 

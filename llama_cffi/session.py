@@ -33,7 +33,10 @@ class Session:
         self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
 
     def get_state(self) -> bytes:
-        """Return what the cache holds, with its tokens; `set_state` goes on from there."""
+        """Return what the cache holds, with its tokens; `set_state` goes on from there.
+
+        C: llama_state_seq_get_data
+        """
         with self.engine.idle() as slot:
             return self.engine.context.save_state(slot.tokens)
 
@@ -42,6 +45,7 @@ class Session:
 
         Raises:
             ValidationError: It is damaged, or of another model or context.
+        C: llama_state_seq_set_data
         """
         with self.engine.idle() as slot:
             slot.tokens.clear()
@@ -49,7 +53,11 @@ class Session:
             return len(slot.tokens)
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
-        """Write the state to a file, or return it where there is no *path*."""
+        """Write the state to a file, or return it where there is no *path*.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         if path is None:
             return self.get_state()
         with self.engine.idle() as slot:
@@ -57,7 +65,11 @@ class Session:
         return None
 
     def load_state(self, state: bytes | str | os.PathLike[str]) -> int:
-        """Take back what `save_state` wrote to a file or returned; see `set_state`."""
+        """Take back what `save_state` wrote to a file or returned; see `set_state`.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         if not isinstance(state, bytes):
             state = Path(state).expanduser().read_bytes()
         return self.set_state(state)
@@ -94,7 +106,7 @@ class Session:
                 slot.tokens.clear()
 
     def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
-        """Move positions; see `Memory.seq_add`."""
+        """Move positions p0 to p1 - 1 by *delta*; see `Memory.seq_add`."""
         with self.engine.idle() as slot:
             self.engine.context.memory.seq_add(seq_id, p0, p1, delta)
             if seq_id == 0:

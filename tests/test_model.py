@@ -156,9 +156,9 @@ def test_template_refusals(tiny_model: Path, tmp_path: Path) -> None:
         with Model(path) as model, pytest.raises(TemplateError):
             model.apply_chat_template([("user", "x")])
     with Model(tiny_model) as model:
-        for text in ("a\0b", "\ud800"):
+        for text in ("a\0b", "\ud800", None, 5):
             with pytest.raises(ValidationError):
-                model.apply_chat_template([("user", text)])
+                model.apply_chat_template([("user", text)])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

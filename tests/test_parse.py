@@ -96,6 +96,23 @@ def test_what_cannot_be_enforced_is_refused_before_generation(
     assert llm.engine.stats is before
 
 
+@pytest.mark.parametrize(
+    "response_format",
+    ["json", {"type": "json"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 5}],
+    ids=str,
+)
+def test_what_is_no_response_format(llm: Llama, response_format: Any) -> None:
+    with pytest.raises(ValidationError, match="response_format"):
+        llm.create_chat_completion(
+            [{"role": "user", "content": "Answer"}], response_format=response_format
+        )
+
+
+def test_a_value_cannot_be_streamed(llm: Llama) -> None:
+    with pytest.raises(ValidationError, match="no stream"):
+        llm.parse("Answer", int, stream=True)
+
+
 def test_an_object_for_response_format(llm: Llama) -> None:
     messages = [{"role": "user", "content": "Turn on the lamp in the kitchen."}]
     answer = llm.create_chat_completion(

@@ -78,12 +78,20 @@ class LoraAdapter(Handle):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the file says of itself: key -> int, float, bool, str, or a list of those."""
+        """What the file says of itself: key -> int, float, bool, str, or a list of those.
+
+        Raises:
+            ModelLoadError: The file was removed or damaged since.
+        """
         return read_gguf(self.path).metadata
 
     @property
     def invocation_tokens(self) -> list[int]:
-        """The tokens from which on an activated LoRA is meant to be switched on; else empty."""
+        """The tokens from which on an activated LoRA is meant to be switched on; else empty.
+
+        Raises:
+            ModelLoadError: As for `metadata`.
+        """
         return list(self.metadata.get(_INVOCATION, ()))
 
     def close(self) -> None:

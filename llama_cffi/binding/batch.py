@@ -22,7 +22,7 @@ class Batch:
     Args:
         n_tokens_max: Capacity in tokens.
         n_seq_max: Sequences that one token may belong to.
-        library: The build; None = `get_library()`.
+        library: The build; None = `get_library()`, with its errors.
 
     Attributes:
         single: Whether it is one token of one sequence, and its output is wanted.
@@ -30,6 +30,10 @@ class Batch:
         seq_max: The largest sequence, or 0.
         struct: The C pointer.
         value: What it points to, for C functions.
+
+    Raises:
+        ValidationError: A number is out of range.
+    C: struct llama_batch
     """
 
     def __init__(
@@ -236,6 +240,11 @@ class Batch:
 
     def check(self, n_vocab: int, n_seq_max: int, kv_unified: bool = True) -> None:
         """Refuse what C would abort on.
+
+        Args:
+            n_vocab: Tokens of the model's vocabulary.
+            n_seq_max: Sequences of the context.
+            kv_unified: Whether its sequences share one cache.
 
         Raises:
             ValidationError: Empty, or with a token or sequence that the context does not have.

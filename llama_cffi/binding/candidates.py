@@ -47,7 +47,7 @@ class Candidates:
         """Start again with the whole vocabulary: nothing sorted, dropped or selected.
 
         Args:
-            logits: Shape (n_vocab,); they are copied.
+            logits: Shape (n_vocab,), float32; they are copied.
 
         Raises:
             ValidationError: The shape is another one.
@@ -60,7 +60,12 @@ class Candidates:
         self._start(self.n_vocab)
 
     def fill_some(self, logits: NDArray[np.float32], ids: NDArray[Any]) -> None:
-        """Start again with the tokens *ids* alone, which are not checked."""
+        """Start again with the tokens *ids* alone, which are not checked.
+
+        Args:
+            logits: Of the whole vocabulary, shape (n_vocab,), float32.
+            ids: Tokens, shape (n,), int32.
+        """
         n = len(ids)
         self._ids[:n], self._logits[:n], self._p[:n] = ids, logits[ids], 0
         self._start(n)
@@ -69,7 +74,7 @@ class Candidates:
         """Drop the tokens that are not allowed, or set their logits to -inf where they are few.
 
         Args:
-            allowed: Of each token, shape (n_vocab,).
+            allowed: Of each token, shape (n_vocab,), bool.
         """
         import numpy as np
 

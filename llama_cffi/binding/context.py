@@ -219,6 +219,12 @@ class Context(Outputs):
     def set_threads(self, n_threads: int, n_threads_batch: int = 0) -> None:
         """Run the next decodes on so many threads; 0 as for `ContextParams`.
 
+        Args:
+            n_threads: For one token at a time.
+            n_threads_batch: For prompts.
+
+        Raises:
+            ValidationError: A number is negative or too large.
         C: llama_set_n_threads
         """
         n_threads = thread_count("n_threads", n_threads)
@@ -263,6 +269,7 @@ class Context(Outputs):
 
         Raises:
             ValidationError: The shape, a number or a layer does not fit the model.
+            LlamaError: C refused.
         C: llama_set_adapter_cvec
         """
         apply_control_vector(self, vector, layer_start, layer_end)
@@ -323,13 +330,26 @@ class Context(Outputs):
         *,
         seq_id: int | None = None,
     ) -> None:
-        """Write `save_state` to a file that only you can read; it is whole or not there."""
+        """Write `save_state` to a file that only you can read; it is whole or not there.
+
+        Args:
+            path: The file; replaced if it exists.
+            tokens: As for `save_state`, with its errors.
+            seq_id: As for `save_state`.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         state.save_file(self, path, tokens, seq_id)
 
     def load_state_file(
         self, path: str | os.PathLike[str], *, seq_id: int | None = None
     ) -> list[int]:
-        """Do `load_state` with a file from `save_state_file`."""
+        """Do `load_state` with a file from `save_state_file`.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         self._wanted = b""
         return state.load_file(self, path, seq_id)
 

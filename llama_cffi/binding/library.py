@@ -58,6 +58,8 @@ class Device:
 class Library:
     """A loaded, identified and bound build of llama.cpp.
 
+    `get_library` makes it.
+
     Attributes:
         ffi: The cffi `FFI` with this build's declarations, for the raw C API.
         lib: The raw C API: `library.lib.llama_time_us()`.

@@ -20,6 +20,9 @@ class Memory:
     Positions of a sequence run without gaps from `seq_pos_min` to `seq_pos_max`, unless a part in
     the middle was removed. Where sequences share one cache (`kv_unified`), they share cells after
     `seq_cp`: `seq_add` and `seq_div` then move the positions of all of them.
+
+    Methods that take a *seq_id*, 0 to the context's `n_seq_max` - 1, or positions *p0*, *p1* (the
+    first and the one after the last, -1 = open end) raise ValidationError for any other number.
     """
 
     def __init__(self, context: Context) -> None:
@@ -83,7 +86,7 @@ class Memory:
                 self._call("seq_rm", other, -1, -1)
 
     def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
-        """Shift positions [p0, p1) by *delta*; the next decode rotates the keys.
+        """Shift positions [p0, p1) of *seq_id* by *delta*; the next decode rotates the keys.
 
         Raises:
             ValidationError: The memory of this model cannot shift, or a position would become
@@ -104,7 +107,9 @@ class Memory:
         self._context.hold_abort()
 
     def seq_div(self, seq_id: int, p0: int, p1: int, divisor: int) -> None:
-        """Divide positions [p0, p1) by *divisor*, rounding down; the next decode rotates the keys.
+        """Divide positions [p0, p1) of *seq_id* by *divisor*, rounding down.
+
+        The next decode rotates the keys.
 
         Raises:
             ValidationError: The memory of this model cannot shift, or *divisor* is below 1.

@@ -44,7 +44,7 @@ class Model(ModelFacts):
         progress: True shows a bar on stderr. A function is called with 0.0 to 1.0 while loading;
             when it returns False the load stops, and an exception that it raises stops the load
             and reaches the caller, as Ctrl-C does.
-        library: The build to load with; None = `get_library()`.
+        library: The build to load with; None = `get_library()`, with its errors.
 
     Attributes:
         path: The first file.
@@ -158,16 +158,16 @@ class Model(ModelFacts):
 
         Raises:
             TemplateError: The model has no template, or one llama.cpp does not know.
+            ValidationError: A role or a content is no text that C can take.
         C: llama_chat_apply_template
         """
         name, template = template, template or self.chat_template
         if template is None:
             raise TemplateError(f"{self.path.name} has no chat template; pass a finished prompt")
         for role, content in messages:
-            if "\0" in role or "\0" in content:
-                raise ValidationError("a message has a NUL character, which C strings cannot hold")
             for part in (role, content):
-                encode(part)  # refuses lone surrogates
+                if b"\0" in encode(part):  # which refuses lone surrogates
+                    raise ValidationError("a message has a NUL, which C strings cannot hold")
         text = compat.chat_apply_template(
             self.library, self.ptr, template, messages, add_generation_prompt
         )

@@ -16,7 +16,11 @@ __all__ = ["ModelFacts"]
 
 
 class ModelFacts(Handle):
-    """The properties of a model."""
+    """The properties of a model.
+
+    Some are read from the file when they are first asked for: where the build cannot tell them, or
+    of parts that C keeps to itself. They raise ModelLoadError if the file has gone since.
+    """
 
     path: Path
     library: Library

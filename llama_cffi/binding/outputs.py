@@ -134,7 +134,11 @@ class Outputs(Handle):
         return embedding.copy() if copy else embedding
 
     def row(self, i: int) -> Any:
-        """Return C's pointer to what `logits` returns."""
+        """Return C's pointer to what `logits` returns.
+
+        Raises:
+            ValidationError: As for `logits`.
+        """
         if i != -1 or self._wanted != b"\x01":  # hot: every generated token passes here
             i = self.check_output(i)
         row = self._get_row(self._ptr or self.ptr, i) if self.kind.logits else None

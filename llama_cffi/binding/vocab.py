@@ -23,7 +23,15 @@ _NAMED_IN_FILE = {
 
 
 class Vocab:
-    """The vocabulary of a model; lives and closes with it."""
+    """The vocabulary of a model; lives and closes with it.
+
+    Token ids run from 0 to `n_tokens` - 1. Methods that take one raise ValidationError for any
+    other, where the model has no texts for its tokens, and once it is closed.
+
+    Attributes:
+        n_tokens: Number of tokens.
+    C: struct llama_vocab, llama_vocab_n_tokens
+    """
 
     def __init__(self, model: Model) -> None:
         library = model.library

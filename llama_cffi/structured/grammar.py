@@ -65,7 +65,11 @@ class LlamaGrammar:
 
     @classmethod
     def from_string(cls, grammar: str) -> LlamaGrammar:
-        """Make one from GBNF, llama.cpp's own notation, with the start rule `root`."""
+        """Make one from GBNF, llama.cpp's own notation, with the start rule `root`.
+
+        Raises:
+            GrammarError: It does not parse, or is one that C would not survive.
+        """
         return cls("gbnf", grammar)
 
     @classmethod
@@ -73,6 +77,7 @@ class LlamaGrammar:
         """Make one from a file of GBNF, UTF-8.
 
         Raises:
+            GrammarError: It is no UTF-8 or not valid.
             OSError: It cannot be read.
         """
         try:
@@ -86,7 +91,8 @@ class LlamaGrammar:
 
         Properties come in the schema's order. Between tokens stands at most a space, or a line
         break with up to 32 characters of indentation. A schema may say otherwise in `x-guidance`,
-        as llguidance documents it.
+        as llguidance documents it. Dates and times are real ones: 29 February in leap years only,
+        no second 60.
 
         Raises:
             GrammarError: A keyword is not supported (the message names it and its place), or
@@ -102,7 +108,13 @@ class LlamaGrammar:
 
     @classmethod
     def from_regex(cls, pattern: str) -> LlamaGrammar:
-        """Make one from a regular expression for the whole text, without look-around."""
+        """Make one from a regular expression for the whole text, without look-around.
+
+        The syntax is that of Rust's crate `regex`, which llguidance has.
+
+        Raises:
+            GrammarError: It is not valid.
+        """
         return cls("regex", pattern)
 
     @classmethod
@@ -110,12 +122,19 @@ class LlamaGrammar:
         """Make one from llguidance's variant of Lark, with the start rule `start`.
 
         A terminal takes as much text as it can, as in Lark. `%json {...}` is a JSON Schema.
+
+        Raises:
+            GrammarError: It is not valid.
         """
         return cls("lark", grammar)
 
     @classmethod
     def from_choices(cls, choices: Sequence[str]) -> LlamaGrammar:
-        """Make one for exactly one of these texts."""
+        """Make one for exactly one of these texts.
+
+        Raises:
+            GrammarError: There are none, or one is no text.
+        """
         if isinstance(choices, str) or not all(isinstance(c, str) for c in choices):
             raise GrammarError(f"choices={choices!r} is no list of texts")
         if not choices:
@@ -128,7 +147,11 @@ class LlamaGrammar:
         return cls.from_json_schema({"type": "object"})
 
     def compiled(self) -> str:
-        """Return what llguidance takes; not for GBNF."""
+        """Return what llguidance takes; not for GBNF.
+
+        Raises:
+            GrammarError: A schema is no JSON.
+        """
         from llguidance import LLMatcher
 
         if self.kind == "regex":
