@@ -212,10 +212,9 @@ class _Foresight:
 
     def __init__(self, chain: Chain, request: AnswerParams) -> None:
         # Whoever looks at the logits of every token gets them.
-        sees_all = request.logprobs is not None or request.criteria
-        self.skips = request.skip_forced and not sees_all
-        sees_all = bool(request.params.logits_processors)
-        self._constraint = chain.constraint if self.skips and not sees_all else None
+        self.skips = request.skip_forced and request.logprobs is None and not request.criteria
+        skips = self.skips and not request.params.logits_processors
+        self._constraint = chain.constraint if skips else None
         self._thought = request.thought_limit() if request.thought_limit else None
 
     @property
