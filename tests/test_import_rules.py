@@ -103,6 +103,7 @@ ALLOWED = {
         "hub",
         "interrupts",
         "llama",
+        "logprobs",
         "openai_types",
         "stats",
         "structured",

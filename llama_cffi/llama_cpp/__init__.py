@@ -80,7 +80,6 @@ __all__ = [
     "llama_backend_init",
     "llama_cache",
     "llama_chat_format",
-    "llama_cpp",
     "llama_grammar",
     "llama_log_callback",
     "llama_log_set",

@@ -7,9 +7,11 @@ from typing import Any
 
 from .. import completion
 from ..chat_completion import Chat
+from .echo import prepend
 from .functions import as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, common
 from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
+from .llama_grammar import closed
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import seed_of
 from .processors import several
@@ -78,6 +80,11 @@ class Completing(Stepping):
             given, suffix = completion.prompt_tokens(self.engine, given, suffix, spm=True), None
         if self.cache is not None:
             self._recall(completion.prompt_tokens(self.engine, given, suffix))
+        scores = echo and logprobs is not None and not stream
+        if scores:
+            text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
+            given, suffix = completion.prompt_tokens(self.engine, given, suffix), None
+            rows = self._all_rows(given)
         answer = super().create_completion(
             given,
             suffix,
@@ -87,7 +94,7 @@ class Completing(Stepping):
             min_p=min_p,
             typical_p=typical_p,
             logprobs=logprobs,
-            echo=echo,
+            echo=echo and not scores,
             stop=stop,
             frequency_penalty=frequency_penalty,
             presence_penalty=presence_penalty,
@@ -105,6 +112,8 @@ class Completing(Stepping):
             logit_bias=logit_bias,
             **{"penalty_last_n": self.last_n_tokens_size, **options},
         )
+        if scores:
+            answer = prepend(answer, self.model.vocab, text, list(given), rows, logprobs or 0)
         return self._remembering(answer)
 
     __call__ = create_completion  # type: ignore[assignment]
@@ -184,6 +193,8 @@ class Completing(Stepping):
         asked["model"] = asked.get("model") or self.model_path
         asked["max_tokens"] = _limit(asked.get("max_tokens"))
         asked["logits_processor"] = several(asked.get("logits_processor"))
+        if asked.get("response_format"):
+            asked["response_format"] = _closed_format(asked["response_format"])
         if self.cache is not None:
             tools, kwargs = asked.get("tools"), asked.get("chat_template_kwargs") or {}
             self._recall(chat.prompt(messages, tools, asked.get("thinking"), **kwargs)[0])
@@ -218,3 +229,13 @@ class Completing(Stepping):
 
 def _limit(max_tokens: int | None) -> int | None:
     return None if max_tokens is None or max_tokens <= 0 else max_tokens
+
+
+def _closed_format(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the format with a schema that forbids properties it does not name."""
+    inner = response_format.get("json_schema")
+    if isinstance(inner, Mapping):
+        return {**response_format, "json_schema": _closed_format(inner)}
+    if "schema" in response_format:
+        return {**response_format, "schema": closed(response_format["schema"])}
+    return response_format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from .. import structured
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar"]
+__all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar", "closed"]
 
 _VALUES = r"""
 value  ::= object | array | string | number | "true" | "false" | "null"
@@ -46,5 +47,37 @@ class LlamaGrammar(structured.LlamaGrammar):
     def from_json_schema(
         cls, json_schema: str | Mapping[str, Any] | bool, verbose: bool = True
     ) -> Self:
-        """Make one for the JSON that a schema describes."""
-        return cls("json_schema", structured.LlamaGrammar.from_json_schema(json_schema).text)
+        """Make one for the JSON that a schema describes, without properties it does not name."""
+        text = structured.LlamaGrammar.from_json_schema(json_schema).text
+        return cls("json_schema", json.dumps(closed(json.loads(text)), ensure_ascii=False))
+
+
+_COMBINED = {"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "unevaluatedProperties"}
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_VALUES = ("const", "default", "enum", "examples")
+
+
+def closed(schema: Any) -> Any:
+    """Return a JSON Schema that forbids properties it does not name, as llama.cpp reads schemas.
+
+    A schema that combines others with `allOf` stays as it is: each would forbid the others' names.
+    """
+    return schema if '"allOf"' in json.dumps(schema) else _closed(schema)
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    new: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in _VALUES:
+            new[keyword] = value
+        elif keyword in _MAPS and isinstance(value, Mapping):
+            new[keyword] = {name: _closed(part) for name, part in value.items()}
+        else:
+            new[keyword] = _closed(value)
+    if "properties" in new and not _COMBINED & new.keys():
+        new.setdefault("additionalProperties", False)
+    return new

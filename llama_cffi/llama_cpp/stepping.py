@@ -106,7 +106,7 @@ class Stepping(llama.Llama):
             KvCacheFullError: They do not fit.
             ValidationError: One is no token.
         """
-        checked = [self.model.vocab.check(token) for token in tokens]
+        checked = self._checked(tokens)
         with self.engine.idle() as slot:
             self._feed(slot, checked)
 
@@ -239,7 +239,7 @@ class Stepping(llama.Llama):
             grammar,
         )  # fmt: skip
         held = [] if reset else self.engine.tokens
-        held += map(self.model.vocab.check, tokens)
+        held += self._checked(tokens)
         if not held:
             raise ValidationError("there is no token to continue")
         return self._continue(held, params, several(stopping_criteria))
@@ -271,12 +271,19 @@ class Stepping(llama.Llama):
         ids, logits = np.array(held, np.int32), self.engine.context.logits()
         return any(criterion(ids, logits) for criterion in criteria)
 
-    def _feed(self, slot: Slot, tokens: Sequence[int]) -> None:
+    def _all_rows(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Evaluate *tokens* anew and return the logits of each: (len(tokens), n_vocab)."""
+        with self.engine.idle() as slot:
+            slot.clear()
+            self._feed(slot, self._checked(tokens), keeps=True)
+        return self._rows[: len(tokens)]
+
+    def _feed(self, slot: Slot, tokens: Sequence[int], keeps: bool = False) -> None:
         """Decode *tokens* after those of the slot; keep their logits if wanted."""
         context = self.engine.context
         stop = Stop(context.abort_flag)
         with stop.running():
-            if not self.logits_all:
+            if not (keeps or self.logits_all):
                 if tokens:
                     slot.feed(tokens, stop, GenerationStats())
                 return

@@ -1,0 +1,467 @@
+"""The drop-in Llama: llama-cpp-python's arguments, defaults and results."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MIDDLE, OLD, Child
+from tiny_gguf import write_tiny
+
+import llama_cffi
+import llama_cffi.llama_cpp as llama_cpp
+from llama_cffi import ValidationError
+from llama_cffi.demo import model_path
+from llama_cffi.llama_cpp import Llama
+
+PROMPT = "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n<|im_start|>assistant\n"
+SUM = [{"role": "user", "content": "What is 17 + 25?"}]
+WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
+FUNCTION: dict[str, Any] = {
+    "name": "get_weather",
+    "description": "Get the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    path = str(model_path())
+    with Llama(path, n_ctx=512, n_threads=1, logits_all=True, embedding=True, seed=7) as llm:
+        yield llm
+
+
+def text_of(answer: Any) -> str:
+    text: str = answer["choices"][0]["text"]
+    return text
+
+
+# --- the constructor -------------------------------------------------------------------------
+
+
+def test_defaults_and_what_programs_read() -> None:
+    with Llama(str(model_path()), n_threads=1) as llm:
+        assert (llm.n_ctx(), llm.n_batch, llm.context_params.n_ctx) == (512, 512, 512)
+        assert (llm.n_vocab(), llm.n_embd()) == (1536, 192)
+        vocab = llm.model.vocab
+        assert (llm.token_bos(), llm.token_eos(), llm.token_nl()) == (
+            vocab.bos,
+            vocab.eos,
+            vocab.nl,
+        )
+        assert llm.metadata["general.architecture"] == "llama"
+        assert "tokenizer.chat_template" in llm.metadata
+        assert llm.config.seed == -1
+        assert llm.model_params.n_gpu_layers == 0
+        assert llm.pooling_type() == -1
+        assert isinstance(llm, llama_cffi.Llama)
+    llm.close()
+
+
+def test_arguments_of_langchain_and_of_older_versions() -> None:
+    with Llama(
+        str(model_path()), rope_freq_scale=1.0, rope_freq_base=10000.0, lora_path=None,
+        lora_base=None, n_ctx=512, n_parts=-1, seed=-1, f16_kv=True, logits_all=False,
+        vocab_only=False, use_mlock=False, n_threads=1, n_batch=8, use_mmap=True,
+        last_n_tokens_size=64, verbose=True, device=None,
+    ) as llm:  # fmt: skip
+        assert llm.engine.context.n_batch == 8
+        assert text_of(llm(PROMPT, temperature=0)) == "42"
+
+
+def test_numbers_of_enums(tmp_path: Path) -> None:
+    with Llama(
+        model_path(), n_ctx=64, n_threads=1, split_mode=llama_cpp.LLAMA_SPLIT_MODE_NONE,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32, rope_scaling_type=llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
+        attention_type=llama_cpp.LLAMA_ATTENTION_TYPE_CAUSAL, embedding=True,
+        seed=llama_cpp.LLAMA_DEFAULT_SEED, context_policy="shift",
+    ) as llm:  # fmt: skip
+        config = llm.config
+        assert (config.type_k, config.pooling, config.seed) == ("f32", "mean", -1)
+        assert llm.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        assert np.shape(llm.embed("a b c")) == (192,)
+    with Llama(str(model_path()), n_ctx=64, n_threads=1, type_k="f32") as llm:  # type: ignore[arg-type]
+        assert llm.config.type_k == "f32"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"vocab_only": True}, "vocab_only=True is not supported.*Model"),
+        ({"numa": 1}, "numactl"),
+        ({"lora_base": "x"}, "lora_path"),
+        ({"device": "cuda"}, "n_gpu_layers"),
+        ({"type_k": 10}, "type_k=10 is not one of 0 = f32"),
+        ({"pooling_type": 9}, "pooling_type=9"),
+        ({"n_ctx": -1}, "n_ctx"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(option: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Llama(str(model_path()), **option)
+
+
+def test_an_argument_with_a_typing_error_is_refused() -> None:
+    with pytest.raises(TypeError, match="n_gpu_layer"):
+        Llama(str(model_path()), n_gpu_layer=3)
+    with pytest.raises(llama_cffi.ModelLoadError):
+        Llama("nowhere.gguf")
+
+
+def test_pickling_loads_it_again() -> None:
+    with (
+        Llama(str(model_path()), n_ctx=64, n_threads=1, seed=5, context_policy="shift") as llm,
+        pickle.loads(pickle.dumps(llm)) as again,
+    ):
+        assert again.n_ctx() == llm.n_ctx()
+        assert again.config == llm.config
+        assert text_of(again(PROMPT, max_tokens=4)) == text_of(llm(PROMPT, max_tokens=4))
+
+
+# --- tokens, step by step --------------------------------------------------------------------
+
+
+def test_tokens_are_bytes(llm: Llama) -> None:
+    tokens = llm.tokenize("ä 1".encode())
+    assert llm.detokenize(tokens) == "ä 1".encode()
+    assert b"".join(llm.detokenize([t]) for t in tokens) == "ä 1".encode()
+    end = llm.tokenize(b"<|im_end|>", add_bos=False, special=True)
+    assert (len(end), llm.detokenize(end), llm.detokenize(end, special=True)) == (
+        1, b"", b"<|im_end|>",
+    )  # fmt: skip
+    own = llm.tokenizer()
+    assert own.decode(own.encode("a b")) == "a b"
+    with pytest.raises(ValidationError, match="UTF-8"):
+        llm.tokenize(b"\xff")
+    alone = llama_cpp.LlamaTokenizer.from_ggml_file(str(model_path()))
+    assert alone.tokenize(b"a b", special=False) == llm.tokenize(b"a b")
+
+
+def test_another_tokenizer(llm: Llama) -> None:
+    class Letters:
+        """What a tokenizer of transformers offers."""
+
+        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+            return llm.engine.tokenize(text[::-1], add_special_tokens)
+
+        def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+            return llm.engine.detokenize(tokens)
+
+    tokenizer = llama_cpp.LlamaHFTokenizer(Letters())
+    with Llama(str(model_path()), n_ctx=64, n_threads=1, tokenizer=tokenizer) as other:
+        assert other.tokenize(b"abc") == llm.tokenize(b"cba")
+        assert other.detokenize(llm.tokenize(b"x y"), llm.tokenize(b"a")) == b"x y"
+        turned = other("5 4 3", max_tokens=4, temperature=0)
+        assert text_of(turned) == text_of(llm("3 4 5", max_tokens=4, temperature=0))
+
+
+def test_eval_and_sample_are_the_completion(llm: Llama) -> None:
+    tokens = llm.tokenize(PROMPT.encode(), special=True)
+    llm.reset()
+    llm.eval(tokens[:5])
+    llm.eval(tokens[5:])
+    assert llm.n_tokens == len(tokens) == len(llm.eval_tokens)
+    assert llm.input_ids[: llm.n_tokens].tolist() == tokens
+    found = []
+    while (token := llm.sample(temp=0)) != llm.token_eos():
+        found.append(token)
+        llm.eval([token])
+    assert llm.detokenize(found) == b"42"
+    with pytest.raises(ValidationError):
+        llm.eval([llm.n_vocab()])
+    with pytest.raises(ValidationError, match="only the last"):
+        llm.sample(idx=0)
+    with pytest.raises(ValidationError, match="tfs_z"):
+        llm.sample(tfs_z=0.5)
+    llm.reset()
+    with pytest.raises(ValidationError, match="eval"):
+        llm.sample()
+
+
+def test_scores_are_the_logits_of_every_token(llm: Llama) -> None:
+    tokens = llm.tokenize(PROMPT.encode(), special=True)
+    llm.reset()
+    llm.eval(tokens)
+    rows = llm.scores[: len(tokens)]
+    assert len(llm.eval_logits) == len(tokens)
+    with Llama(str(model_path()), n_ctx=512, n_threads=1) as other:
+        for i in (0, 7, len(tokens) - 1):
+            other.n_tokens = i
+            other.eval(tokens[i : i + 1])
+            assert other.n_tokens == i + 1
+            np.testing.assert_allclose(other.scores[i], rows[i], atol=2e-2)
+            assert len(other.eval_logits) == 1
+            other.eval(tokens[i + 1 :])
+    logprobs = Llama.logits_to_logprobs(rows)
+    np.testing.assert_allclose(np.exp(logprobs).sum(axis=-1), 1, rtol=1e-4)
+
+
+def test_generate_yields_tokens_without_end(llm: Llama) -> None:
+    tokens = llm.tokenize(PROMPT.encode(), special=True)
+    first = list(islice(llm.generate(tokens, temp=0), 6))
+    assert llm.detokenize(first[: first.index(llm.token_eos())]) == b"42"
+    assert list(islice(llm.generate(tokens, temp=0), 6)) == first
+    # What others evaluate between two steps changes nothing.
+    found = []
+    for token in islice(llm.generate(tokens, temp=0), 6):
+        found.append(token)
+        llm("1 2 3", max_tokens=2)
+    assert found == first
+    # Going on from what was evaluated; tokens that are sent follow.
+    llm.reset()
+    llm.eval(tokens[:-2])
+    assert next(llm.generate(tokens[-2:], temp=0, reset=False)) == first[0]
+    run = llm.generate(tokens, temp=0)
+    next(run)
+    run.send(llm.tokenize(b"7", add_bos=False))
+    assert llm.eval_tokens[-1] == llm.tokenize(b"7", add_bos=False)[0]
+    run.close()
+    ended = llm.generate(
+        tokens, temp=0, stopping_criteria=[lambda ids, _: len(ids) >= len(tokens) + 1]
+    )
+    assert list(ended) == first[:1]
+    seven = llm.tokenize(b"7", add_bos=False)[0]
+
+    def only_seven(ids: Any, scores: Any) -> Any:
+        scores[:] = -np.inf
+        scores[seven] = 0
+        return scores
+
+    processors = llama_cpp.LogitsProcessorList([only_seven])
+    assert list(islice(llm.generate(tokens, logits_processor=processors), 3)) == [seven] * 3
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "77" "7"*', verbose=False)
+    assert set(llm.detokenize(list(islice(llm.generate(tokens, grammar=grammar), 3)))) == {ord("7")}
+    with pytest.raises(ValidationError):
+        next(llm.generate([]))
+    assert llm.generate("1 2 3", 4, temperature=0) == text_of(llm("1 2 3", None, 4, 0))
+
+
+def test_states(llm: Llama) -> None:
+    tokens = llm.tokenize(PROMPT.encode(), special=True)
+    llm.reset()
+    llm.eval(tokens)
+    state = llm.save_state()
+    expected = llm.sample(temp=0)
+    assert (state.n_tokens, state.llama_state_size) == (len(tokens), len(state.llama_state))
+    llm("1 2 3", max_tokens=4)
+    llm.load_state(pickle.loads(pickle.dumps(state)))
+    assert (llm.n_tokens, llm.sample(temp=0)) == (len(tokens), expected)
+    np.testing.assert_array_equal(llm.scores[: len(tokens) - 1], state.scores[:-1])
+    state.llama_state = state.llama_state[:-1]
+    with pytest.raises(ValidationError):
+        llm.load_state(state)
+
+
+# --- completions -----------------------------------------------------------------------------
+
+
+def test_completion_by_position(llm: Llama) -> None:
+    # prompt, suffix, max_tokens, temperature, top_p, min_p, typical_p, logprobs, echo, stop
+    answer = llm(PROMPT, None, 8, 0.0, 0.95, 0.05, 1.0, 2, True, ["2"])
+    choice = answer["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (PROMPT + "4", "stop")
+
+
+@pytest.mark.parametrize("logits_all", [False, True])
+def test_log_probabilities_of_the_prompt(logits_all: bool) -> None:
+    with Llama(str(model_path()), n_ctx=256, n_threads=1, logits_all=logits_all) as llm:
+        answer = llm(PROMPT, max_tokens=2, temperature=0, logprobs=3, echo=True)
+        found, text = answer["choices"][0]["logprobs"], answer["choices"][0]["text"]
+        assert text == PROMPT + "42"
+        assert "".join(found["tokens"]) == text
+        for offset, token in zip(found["text_offset"], found["tokens"], strict=True):
+            assert text[offset:].startswith(token)
+        assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
+        tokens = llm.tokenize(PROMPT.encode(), special=True)
+        with llama_cffi.Scorer(llm.model, n_threads=1) as scorer:
+            expected = scorer.logprobs(tokens)
+        scored = found["token_logprobs"][1 : len(tokens)]
+        np.testing.assert_allclose(scored, expected, atol=2e-2)
+        assert all(len(top) in (3, 4) for top in found["top_logprobs"][1:])
+
+
+def test_max_tokens_of_zero_or_less_is_no_limit(llm: Llama) -> None:
+    for limit in (0, -1, None):
+        assert text_of(llm(PROMPT, max_tokens=limit, temperature=0)) == "42"
+
+
+def test_seeds(llm: Llama) -> None:
+    def text(**options: Any) -> str:
+        return text_of(llm("1 2", max_tokens=12, temperature=3.0, min_p=0, top_k=0, **options))
+
+    assert text() == text(seed=7) != text(seed=8)
+    llm.set_seed(8)
+    assert text() == text(seed=8)
+    llm.set_seed(llama_cpp.LLAMA_DEFAULT_SEED)
+    assert len({text() for _ in range(3)}) > 1
+    llm.set_seed(7)
+
+
+def test_processors_and_criteria_in_lists(llm: Llama) -> None:
+    minimum = llama_cpp.MinTokensLogitsProcessor(5, llm.token_eos())
+    answer = llm(
+        PROMPT, max_tokens=8, temperature=0,
+        logits_processor=llama_cpp.LogitsProcessorList([minimum]),
+    )  # fmt: skip
+    assert answer["usage"]["completion_tokens"] >= 5
+    assert text_of(answer).startswith("42")
+    ended = llama_cpp.StoppingCriteriaList([lambda ids, logits: True])
+    assert text_of(llm(PROMPT, temperature=0, stopping_criteria=ended)) == ""
+
+
+def test_the_penalties_look_as_far_back_as_the_constructor_says() -> None:
+    def last(n: int) -> int:
+        with Llama(str(model_path()), n_ctx=256, n_threads=1, last_n_tokens_size=n) as llm:
+            never = dict.fromkeys(map(str, llm.model.vocab.eog_tokens), -float("inf"))
+            answer = llm(
+                "7 7 7 7 7 7", max_tokens=40, temperature=0, repeat_penalty=9.0, logit_bias=never
+            )
+            tokens = llm.tokenize(text_of(answer).encode(), add_bos=False)
+            return len(set(tokens))
+
+    assert last(0) < last(64)
+
+
+def test_gaps_are_filled_in_either_order(tmp_path: Path) -> None:
+    path = write_tiny(
+        tmp_path / "fim.gguf", control=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    )
+    for spm in (False, True):
+        with Llama(str(path), n_ctx=64, n_threads=1, spm_infill=spm) as llm:
+            vocab = llm.model.vocab
+            assert None not in (vocab.fim_pre, vocab.fim_suf, vocab.fim_mid)
+            llm.create_completion("ab", suffix="yz", max_tokens=1)
+            before = [vocab.fim_pre, *llm.tokenize(b"ab", add_bos=False)]
+            after = [vocab.fim_suf, *llm.tokenize(b"yz", add_bos=False)]
+            expected = [*(after + before if spm else before + after), vocab.fim_mid]
+            assert list(llm.eval_tokens)[-len(expected) :] == expected
+
+
+def test_no_tail_free_sampling(llm: Llama) -> None:
+    for call in (
+        lambda: llm("a", tfs_z=0.9),
+        lambda: llm.create_chat_completion(SUM, tfs_z=0.9),
+    ):
+        with pytest.raises(ValidationError, match="tfs_z"):
+            call()
+
+
+# --- conversations ---------------------------------------------------------------------------
+
+
+def test_chat_by_position(llm: Llama) -> None:
+    # messages, functions, function_call, tools, tool_choice, temperature
+    answer = llm.create_chat_completion(SUM, None, None, None, None, 0.0)
+    assert answer["choices"][0]["message"]["content"] == "42"
+    chunks = list(llm.create_chat_completion(SUM, temperature=0, stream=True))
+    assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "42"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("call", [None, "auto", {"name": "get_weather"}])
+def test_functions(llm: Llama, call: Any, stream: bool) -> None:
+    answer = llm.create_chat_completion(
+        WEATHER, [FUNCTION], call, temperature=0, stream=stream, max_tokens=64
+    )
+    if stream:
+        calls = [c["choices"][0]["delta"].get("function_call") for c in answer]
+        parts = [c for c in calls if c]
+        name, arguments = parts[0]["name"], "".join(p["arguments"] for p in parts)
+    else:
+        message = answer["choices"][0]["message"]
+        name, arguments = message["function_call"]["name"], message["function_call"]["arguments"]
+        assert message["tool_calls"][0]["function"] == message["function_call"]
+    assert (name, json.loads(arguments)) == ("get_weather", {"city": "Paris"})
+
+
+def test_a_tool_by_its_name(llm: Llama) -> None:
+    tools = [{"type": "function", "function": FUNCTION}]
+    answer = llm.create_chat_completion(
+        SUM, tools=tools, tool_choice="get_weather", temperature=0, max_tokens=80
+    )
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert "function_call" not in answer["choices"][0]["message"]
+
+
+def test_a_schema_allows_only_what_it_names(llm: Llama) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"]}
+    for response_format in (
+        {"type": "json_object", "schema": schema},
+        {"type": "json_schema", "json_schema": {"schema": schema}},
+    ):
+        for seed in range(3):
+            answer = llm.create_chat_completion(
+                SUM, response_format=response_format, temperature=2.0, seed=seed, max_tokens=60
+            )
+            value = json.loads(answer["choices"][0]["message"]["content"])
+            assert value in ({"n": 41}, {"n": 42})
+
+
+# --- embeddings ------------------------------------------------------------------------------
+
+
+def test_embeddings(llm: Llama) -> None:
+    with Llama(
+        str(model_path()), n_ctx=64, n_threads=1, embedding=True,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
+    ) as none:  # fmt: skip
+        rows, n = none.embed("a b c", return_count=True)
+        assert np.shape(rows) == (n, 192)
+        assert none.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_NONE
+    # This model says nothing of pooling.
+    with Llama(str(model_path()), n_ctx=64, n_threads=1, embedding=True) as mean:
+        assert mean.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        row = mean.embed("a b c")
+        np.testing.assert_allclose(row, np.mean(rows, axis=0), atol=2e-2)
+        assert np.linalg.norm(mean.embed("a b c", normalize=True)) == pytest.approx(1, abs=1e-5)
+        answer = mean.create_embedding(["a b c", "d"], model="me")
+        assert [len(d["embedding"]) for d in answer["data"]] == [192, 192]
+        assert answer["data"][0]["embedding"] == row
+        assert (answer["model"], answer["usage"]["total_tokens"]) == ("me", n + 1)
+        long = "1 " * 3000
+        _, cut = mean.embed(long, return_count=True)
+        assert cut == mean.model.n_ctx_train
+        with pytest.raises(llama_cffi.ContextOverflowError):
+            mean.embed(long, truncate=False)
+    with (
+        Llama(str(model_path()), n_ctx=64, n_threads=1) as other,
+        pytest.raises(ValidationError, match="embeddings=True"),
+    ):
+        other.embed("a")
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE])
+def test_on_older_builds(child: Child, build: str) -> None:
+    result = child(
+        """
+        import sys
+        from itertools import islice
+        import llama_cffi.llama_cpp as llama_cpp
+        prompt = sys.argv[2]
+        for logits_all in (False, True):
+            with llama_cpp.Llama(sys.argv[1], n_threads=1, logits_all=logits_all) as llm:
+                tokens = llm.tokenize(prompt.encode(), special=True)
+                print(llm.detokenize(list(islice(llm.generate(tokens, temp=0), 2))).decode())
+                state = llm.save_state()
+                llm.reset()
+                llm.load_state(state)
+                print(llm(prompt, temperature=0)["choices"][0]["text"])
+        print(llama_cpp.llama_supports_mmap(), llama_cpp.LLAMA_TOKEN_ATTR_CONTROL)
+        """,
+        model_path(),
+        PROMPT,
+        LLAMA_CFFI_BUILD=build,
+    )
+    assert (result.stdout.split(), result.stderr) == (["42"] * 4 + ["True", "8"], "")

@@ -1,0 +1,229 @@
+"""The drop-in's modules: names, constants, functions, and standing as `llama_cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+import typing
+
+import numpy as np
+import pytest
+from conftest import MIDDLE, NEWEST, OLD, Child
+
+import llama_cffi
+import llama_cffi.llama_cpp as llama_cpp
+from llama_cffi.demo import model_path
+from llama_cffi.llama_cpp import llama_chat_format, llama_grammar, llama_speculative, llama_types
+
+
+def test_it_stands_as_llama_cpp(child: Child) -> None:
+    result = child(
+        """
+        import sys
+        import llama_cffi.llama_cpp
+        sys.modules["llama_cpp"] = llama_cffi.llama_cpp
+        import importlib.util
+        import llama_cpp
+        import llama_cpp.llama_chat_format
+        import llama_cpp.llama_speculative as speculative
+        from llama_cpp import *
+        assert Llama is llama_cpp.Llama
+        from llama_cpp.llama import Llama as Same, LogitsProcessorList as List
+        from llama_cpp.llama_types import ChatCompletionRequestMessage
+        from llama_cpp.llama_cpp import llama_supports_mmap as mmap
+        assert Same is Llama is llama_cpp.Llama and List is LogitsProcessorList
+        assert mmap is llama_supports_mmap
+        assert speculative.__spec__.name == "llama_cffi.llama_cpp.llama_speculative"
+        assert llama_cpp.llama_chat_format is sys.modules["llama_cffi.llama_cpp.llama_chat_format"]
+        assert importlib.util.find_spec("llama_cpp") is not None
+        try:
+            import llama_cpp.server
+        except ModuleNotFoundError as error:
+            print(error)
+        """
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "llama_cffi.llama_cpp.server" in result.stdout
+
+
+def test_importing_loads_neither_library_nor_numpy(child: Child) -> None:
+    result = child(
+        """
+        import sys
+        import llama_cffi.llama_cpp as llama_cpp
+        print([name for name in ("numpy", "jinja2", "llguidance") if name in sys.modules])
+        print([p for p in open("/proc/self/maps").read().split() if "libllama" in p]
+              if sys.platform == "linux" else [])
+        assert tuple(map(int, llama_cpp.__version__.split("."))) >= (0, 3, 0)
+        """
+    )
+    assert (result.stdout, result.stderr) == ("[]\n[]\n", "")
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_the_numbers_are_those_of_every_build(child: Child, build: str) -> None:
+    result = child(
+        """
+        import llama_cffi.llama_cpp as llama_cpp
+        from llama_cffi.llama_cpp import options
+        for prefix, table in (
+            ("LLAMA_POOLING_TYPE_", options.POOLING),
+            ("LLAMA_SPLIT_MODE_", options.SPLIT_MODES),
+            ("LLAMA_ROPE_SCALING_TYPE_", options.ROPE_SCALINGS),
+            ("LLAMA_ATTENTION_TYPE_", options.ATTENTIONS),
+            ("GGML_TYPE_", options.CACHE_TYPES),
+        ):
+            for number, name in table.items():
+                name = prefix + (name or "unspecified").upper()
+                try:
+                    assert getattr(llama_cpp, name) == number, name
+                except AttributeError:
+                    assert name.endswith(("_TENSOR", "_LONGROPE")), name  # newer than some builds
+        assert llama_cpp.LLAMA_DEFAULT_SEED == options.DEFAULT_SEED
+        """,
+        LLAMA_CFFI_BUILD=build,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_constants_and_functions_of_the_library() -> None:
+    assert llama_cpp.GGML_TYPE_Q4_K == llama_cpp.llama_cpp.GGML_TYPE_Q4_K == 12
+    assert llama_cpp.llama_supports_mmap() is True
+    assert isinstance(llama_cpp.llama_supports_gpu_offload(), bool)
+    assert isinstance(llama_cpp.llama_supports_mlock(), bool)
+    assert isinstance(llama_cpp.llama_supports_rpc(), bool)
+    assert llama_cpp.llama_max_devices() >= 1
+    assert llama_cpp.llama_time_us() <= llama_cpp.llama_time_us()
+    assert b"=" in llama_cpp.llama_print_system_info()
+    llama_cpp.llama_backend_init()
+    llama_cpp.llama_backend_free()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("llama_decode", "Llama.eval"),
+        ("llama_batch_init", "llama_cffi.Batch"),
+        ("llama_model_quantize", "llama_cffi.quantize"),
+        ("llama_tokenize", r"Llama\.tokenize"),
+        ("ggml_new_tensor", r"get_library\(\)\.lib"),
+        ("LLAMA_NO_SUCH_THING", "no constant LLAMA_NO_SUCH_THING"),
+        ("nothing", "no 'nothing'$"),
+    ],
+)
+def test_what_is_missing_says_what_to_use(name: str, message: str) -> None:
+    with pytest.raises(AttributeError, match=message):
+        getattr(llama_cpp, name)
+    assert not hasattr(llama_chat_format, "Llava15ChatHandler")
+    with pytest.raises(AttributeError, match="images"):
+        _ = llama_chat_format.MoondreamChatHandler
+
+
+def test_the_vocabulary_as_outlines_reads_it() -> None:
+    with llama_cffi.Model(model_path(), vocab_only=True) as model:
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        assert llama_cpp.llama_vocab_n_tokens(vocab) == 1536
+        eos = llama_cpp.llama_vocab_eos(vocab)
+        assert (eos, llama_cpp.llama_vocab_bos(vocab)) == (model.vocab.eos, model.vocab.bos)
+        buffer = (ctypes.c_char * 32)()
+        n = llama_cpp.llama_token_to_piece(vocab, eos, buffer, 32, 0, True)
+        assert bytes(buffer[:n]) == b"<|im_end|>"
+        small = (ctypes.c_char * 4)()
+        assert llama_cpp.llama_token_to_piece(vocab, eos, small, 4, 0, True) == -n
+        assert llama_cpp.llama_token_to_piece(vocab, eos, small, 4, 0, False) == 0
+        spaced = next(t for t in range(1536) if vocab.token_to_piece(t).startswith(b" "))
+        n = llama_cpp.llama_token_to_piece(vocab, spaced, buffer, 32, 1, True)
+        assert bytes(buffer[:n]) == vocab.token_to_piece(spaced)[1:]
+        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        assert llama_cpp.llama_token_get_attr(vocab, eos) & control
+        assert not llama_cpp.llama_token_get_attr(vocab, spaced) & control
+
+
+def test_what_c_says_goes_to_a_function(child: Child) -> None:
+    result = child(
+        """
+        import ctypes, logging, sys
+        import llama_cffi.llama_cpp as llama_cpp
+        said = []
+
+        @llama_cpp.llama_log_callback
+        def log(level, text, data):
+            said.append((level, text, data))
+
+        llama_cpp.llama_log_set(log, "x")
+        logging.getLogger("llama_cffi.native").setLevel("DEBUG")
+        llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=1).close()
+        assert len(said) > 20 and {1, 2} <= {level for level, _, _ in said} <= {1, 2, 3, 4}
+        assert all(text.endswith(b"\\n") and data == "x" for _, text, data in said)
+        llama_cpp.llama_log_set(log, ctypes.c_void_p())
+        llama_cpp.llama_log_set(None)
+        n = len(said)
+        llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=1).close()
+        assert len(said) == n
+        """,
+        model_path(),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_types_are_typed_dicts() -> None:
+    for name in llama_types.__all__:
+        assert getattr(llama_types, name) is not None
+    assert typing.is_typeddict(llama_types.ChatCompletionRequestUserMessage)
+    assert llama_types.Completion is llama_types.CreateCompletionResponse
+
+
+def test_grammars() -> None:
+    assert isinstance(llama_cpp.LlamaGrammar.from_string("root ::= [ab]", verbose=False),
+                      llama_cffi.LlamaGrammar)  # fmt: skip
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    grammar = llama_cpp.LlamaGrammar.from_json_schema(schema, False)
+    assert '"additionalProperties": false' in grammar.text
+    with pytest.raises(llama_cffi.GrammarError):
+        llama_cpp.LlamaGrammar.from_string("root ::= (", verbose=False)
+
+
+def test_grammars_of_json() -> None:
+    with llama_cpp.Llama(str(model_path()), n_ctx=256, n_threads=1) as llm:
+        for text, first in ((llama_grammar.JSON_GBNF, "{"), (llama_grammar.JSON_ARR_GBNF, "[")):
+            grammar = llama_cpp.LlamaGrammar.from_string(text)
+            answer = llm("Any JSON: ", grammar=grammar, max_tokens=20, temperature=1, seed=1)
+            assert answer["choices"][0]["text"].startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (
+            {"properties": {"a": {"properties": {}}, "b": {"items": {"properties": {"c": {}}}}}},
+            {
+                "properties": {
+                    "a": {"properties": {}, "additionalProperties": False},
+                    "b": {"items": {"properties": {"c": {}}, "additionalProperties": False}},
+                },
+                "additionalProperties": False,
+            },
+        ),
+        ({"properties": {"a": {}}, "additionalProperties": True}, None),
+        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}, None),
+        ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, None),
+        ({"const": {"properties": {}}}, None),
+        ({"properties": {"properties": {"type": "integer"}}, "additionalProperties": False}, None),
+        (True, None),
+        (
+            {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
+            {"anyOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"type": "null"}]},
+        ),
+    ],
+)
+def test_closed_schemas(schema: object, expected: object) -> None:
+    assert llama_grammar.closed(schema) == (schema if expected is None else expected)
+
+
+def test_prompt_lookup_guesses_what_followed() -> None:
+    guess = llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=3)
+    assert guess(np.array([1, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
+    assert guess(np.array([9, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
+    assert guess(np.array([1, 2, 3], np.int32)).tolist() == []
+    assert guess(np.array([], np.int32)).tolist() == []
+    with llama_cpp.Llama(str(model_path()), n_ctx=64, n_threads=1, draft_model=guess) as llm:
+        assert llm.n_ctx() == 64  # accepted
