@@ -24,7 +24,7 @@ DTYPE = re.compile(r"\b(?:float32|float64|int32|bool)\b")
 REFERENCE = re.compile(
     r"\b(?:[Dd]o|[Ss]ee|[Aa]s for|as|of|by) `([\w.]+)`|`([\w.]+)(?:\(\))?`, with its errors"
 )
-MADE_FOR_YOU = {"Library", "DecodeAbortedError"}  # nobody calls them
+MADE_FOR_YOU = {"DecodeAbortedError", "Handle", "Library"}  # nobody calls them
 DEPTH = 3  # calls from one function to the next in which an error is looked for
 
 
@@ -80,6 +80,13 @@ def raised(function: Callable[..., Any], owner: Any, depth: int = DEPTH) -> set[
     return names & set(errors.__all__)
 
 
+def name_of(cls: type) -> str:
+    """Return how it is exported, or, for a base class that is not, with its module."""
+    if getattr(llama_cffi, cls.__name__, None) is cls:
+        return cls.__name__
+    return f"{cls.__module__}:{cls.__name__}"
+
+
 def own_classes(cls: type) -> list[type]:
     return [base for base in cls.__mro__ if base.__module__.startswith("llama_cffi")]
 
@@ -106,7 +113,7 @@ def publics() -> Iterator[Public]:
                 function = function or getattr(found, "func", found)
                 if inspect.isfunction(function):
                     text = inspect.cleandoc(function.__doc__ or "")
-                    yield Public(f"{base.__name__}.{member}", base, function, text)
+                    yield Public(f"{name_of(base)}.{member}", base, function, text)
 
 
 ALL = {public.name: public for public in publics()}
@@ -121,7 +128,7 @@ def every(condition: Callable[[Public], object] = lambda public: True) -> Any:
 
 def follow(public: Public) -> str:
     """Return the text with those that it refers to, such as "Do `embed` with ..."."""
-    owner = public.name.split(".")[0]
+    owner = name_of(public.owner) if public.owner else ""
     named = [owner, *map("".join, REFERENCE.findall(public.text))]
     texts = [ALL[n].text for name in named for n in (name, f"{owner}.{name}") if n in ALL]
     # What a class says for all its methods, such as "All raise ValidationError when ...".

@@ -192,6 +192,7 @@ class InferenceEngine:
             ContextOverflowError: The prompt leaves no room for an answer.
             QueueFullError: max_waiting requests wait already.
             ValidationError: An argument is out of range, or the engine is closed.
+            GenerationError: The engine has stopped, with the error that stopped it as its cause.
         """
         tokens = self.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check = self.model.vocab.check
@@ -232,19 +233,37 @@ class InferenceEngine:
         return handle
 
     def generate(self, prompt: str | Sequence[int], max_tokens: int = 256, **options: Any) -> str:
-        """Submit a prompt and wait for the answer; the arguments and errors are those of both."""
+        """Submit a prompt and wait for the answer.
+
+        Args:
+            prompt: As for `submit`, with its errors.
+            max_tokens: Most tokens to generate.
+            **options: The other arguments of `submit`, and the errors of `Handle.result`.
+        """
         return self.submit(prompt, max_tokens, **options).result()
 
     def steps(
         self, tokens: Sequence[int], n_predict: int = 256, **options: Any
     ) -> Generator[Step, None, GenerationStats]:
-        """Continue *tokens* as `Engine.steps` does, among the other requests."""
+        """Do what `Engine.steps` does, among the other requests.
+
+        Args:
+            tokens: At least one token id.
+            n_predict: Most tokens to generate.
+            **options: The other arguments of `submit`, with its errors.
+        """
         handle = self.submit(tokens, n_predict, **options)
         handle.listens = True
         return handle.steps()
 
     def warm_up(self, n_tokens: int = 3) -> None:
-        """Answer a dummy prompt, so that the first real one finds everything in memory."""
+        """Answer a dummy prompt, so that the first real one finds everything in memory.
+
+        Raises:
+            QueueFullError: max_waiting requests wait already.
+            ValidationError: The engine is closed.
+            GenerationError: It has stopped.
+        """
         self.submit([self.model.vocab.bos or 0], n_tokens, temperature=0).result()
         self.cache_clear()
 
@@ -276,7 +295,12 @@ class InferenceEngine:
     # Life
 
     def start(self) -> None:
-        """Run in a thread; nothing happens where it runs already."""
+        """Run in a thread; nothing happens where it runs already.
+
+        Raises:
+            ValidationError: The engine is closed.
+            GenerationError: It has stopped.
+        """
         self._check_open()
         if self._thread is None:
             self._thread = threading.Thread(target=self.run, name="llama_cffi-engine", daemon=True)

@@ -98,6 +98,9 @@ class Scheduler:
 
     Attributes:
         n_preemptions: How often a request was put back.
+
+    Raises:
+        ValidationError: *n_batch* has no room for a token of each request.
     """
 
     def __init__(
@@ -156,7 +159,13 @@ class Scheduler:
         self._wait(request)
 
     def remove(self, request: Request, state: RequestState, error: BaseException | None) -> None:
-        """End a request that waits or runs, for another reason than its answer."""
+        """End a request that waits or runs, for another reason than its answer.
+
+        Args:
+            request: The request.
+            state: What becomes of it.
+            error: Why it failed, if it did.
+        """
         if request in self.running:
             self._release(request, keep=state is _CANCELLED)
         else:
