@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from . import environment
 from .answer import AnswerParams, StoppingCriterion, ThoughtLimit
-from .binding.checks import integer, real
+from .binding.checks import functions, integer, real
 from .context_policy import POLICIES
 from .errors import ValidationError
 from .sampling import BasicOptions, MoreOptions, SamplingParams
@@ -100,12 +100,10 @@ def make_call(
         raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
     json_stop = rest.pop("json_stop", _JSON_KEYS)
     skip_forced, limit = rest.pop("skip_forced", True), rest.pop("thought_limit", None)
-    logprobs, criteria = rest.pop("logprobs", None), rest.pop("stopping_criteria", None) or ()
+    logprobs = rest.pop("logprobs", None)
     if logprobs is not None:
         logprobs = integer("logprobs", logprobs, 0)
-    criteria = (criteria,) if callable(criteria) else tuple(criteria)
-    if not all(map(callable, criteria)):
-        raise ValidationError(f"stopping_criteria={criteria!r} are not all functions")
+    criteria = functions("stopping_criteria", rest.pop("stopping_criteria", None))
     request = AnswerParams(
         n_predict=integer("n_predict", n_predict, 1),
         params=sampling_params(rest),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .binding.checks import INT32_MAX, functions, integer
 from .errors import ValidationError
 from .sampling import SamplingParams
 from .structured import LlamaGrammar
@@ -57,17 +58,15 @@ def sampling(
     if grammar is not None and not isinstance(grammar, LlamaGrammar):
         raise ValidationError(f"grammar={grammar!r} is no LlamaGrammar and no text")
     try:
-        bias = {int(token): value for token, value in (logit_bias or {}).items()}
+        bias = {int(token): value for token, value in dict(logit_bias or {}).items()}
     except (TypeError, ValueError):
         raise ValidationError(f"logit_bias={logit_bias!r} has keys that are no token ids") from None
-    if callable(logits_processor):
-        logits_processor = (logits_processor,)
     return SamplingParams(
         temperature=temperature,
         top_p=top_p,
         min_p=min_p,
         typical_p=typical_p,
-        top_k=max(0, top_k),
+        top_k=max(0, integer("top_k", top_k, -INT32_MAX)),
         penalty_freq=frequency_penalty,
         penalty_present=presence_penalty,
         repeat_penalty=repeat_penalty,
@@ -77,7 +76,7 @@ def sampling(
         mirostat_eta=mirostat_eta,
         seed=-1 if seed is None else seed,
         logit_bias=bias,
-        logits_processors=tuple(logits_processor or ()),
+        logits_processors=functions("logits_processor", logits_processor),
         structured=grammar,
         structured_after=structured_after if grammar is not None else "",
     )
@@ -134,16 +133,22 @@ def prompt_tokens(
     if suffix is None:
         if isinstance(prompt, str):
             return engine.tokenize(prompt, parse_special=True)
-        return list(prompt)
+        return _token_list(prompt)
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
             f"{engine.model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
         )
-    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else list(prompt)
+    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else _token_list(prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
     head, tail = [before, *first], [after, *engine.tokenize(suffix, False)]
     return [*bos, *(tail + head if spm else head + tail), middle]
+
+
+def _token_list(prompt: Any) -> list[int]:
+    if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+        raise ValidationError(f"prompt={prompt!r} is no text and no list of token ids")
+    return list(prompt)
 
 
 def complete(
@@ -162,12 +167,12 @@ def complete(
     **options: Any,
 ) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
     """Do `Llama.create_completion`; *name* is the model's in the response."""
-    if n < 1 or (best_of or n) < n:
-        raise ValidationError(f"n={n} has to be at least 1, and best_of={best_of} at least n")
-    if stream and (best_of or n) > n:
+    n = integer("n", n, 1)
+    best_of = n if best_of is None else integer("best_of", best_of, n)
+    if stream and best_of > n:
         raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
-    if logprobs is not None and logprobs < 0:
-        raise ValidationError(f"logprobs={logprobs} is below 0")
+    if logprobs is not None:
+        logprobs = integer("logprobs", logprobs, 0)
     if echo and logprobs is not None:
         raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
     tokens = prompt_tokens(engine, prompt, suffix)
@@ -180,7 +185,7 @@ def complete(
         "created": int(time.time()),
         "model": name,
     }
-    ranks = best_of is not None and best_of > n
+    ranks = best_of > n
     top = 0 if ranks and logprobs is None else logprobs
 
     def start(i: int) -> Generator[Step, None, GenerationStats]:
@@ -188,8 +193,9 @@ def complete(
 
     first = start(0)  # what is wrong is said now
     if stream:
-        return _stream(engine, base, head, [first, *map(start, range(1, n))], logprobs)
-    found = [_whole(first if i == 0 else start(i)) for i in range(best_of or n)]
+        runs = (first if i == 0 else start(i) for i in range(n))
+        return _stream(engine, base, head, runs, logprobs)
+    found = [_whole(first if i == 0 else start(i)) for i in range(best_of)]
     order = found
     if ranks:
         order = sorted(found, key=lambda answer: -_mean(answer[1]))[:n]

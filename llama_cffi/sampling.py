@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from .binding.checks import functions
 from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from .errors import ValidationError
 
@@ -219,7 +220,8 @@ class SamplingParams:
         self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
         self._set("grammar_triggers", _texts("grammar_triggers", self))
         self._set("logit_bias", _bias(self.logit_bias))
-        self._set("logits_processors", _callables(self.logits_processors))
+        processors = functions("logits_processors", self.logits_processors)
+        self._set("logits_processors", processors)
         self._set("samplers", _order(self.samplers))
 
     @property
@@ -281,13 +283,6 @@ def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any
                 f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}"
             )
     return pairs
-
-
-def _callables(value: Sequence[LogitsProcessor]) -> tuple[LogitsProcessor, ...]:
-    for function in value:
-        if not callable(function):
-            raise ValidationError(f"logits_processors: {function!r} cannot be called")
-    return tuple(value)
 
 
 def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ ALLOWED = {
     "config": set(),
     "background": {"interrupts"},
     "tool_grammar": {"chat", "structured"},
-    "completion": {"sampling", "structured"},
+    "completion": {"binding", "sampling", "structured"},
     "thinking": {"binding", "chat", "text"},
     "chat_completion": {"chat", "completion", "structured", "thinking", "tool_grammar"},
     "llama": {

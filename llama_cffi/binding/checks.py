@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import SupportsFloat, SupportsIndex
+from collections.abc import Callable
+from typing import Any, SupportsFloat, SupportsIndex
 
 from ..errors import ValidationError
 
-__all__ = ["INT32_MAX", "integer", "real"]
+__all__ = ["INT32_MAX", "functions", "integer", "real"]
 
 INT32_MAX = 2**31 - 1
 
@@ -43,3 +44,20 @@ def real(name: str, value: SupportsFloat, low: float, high: float, *, above: boo
         bracket = "(" if above else "["
         raise ValidationError(f"{name}={number!r} is outside {bracket}{low:g}, {high:g}]")
     return number
+
+
+def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """Return one function, or several, as a tuple; None = none.
+
+    Raises:
+        ValidationError: One of them cannot be called.
+    """
+    every = (value,) if callable(value) else () if value is None else value
+    try:
+        found = tuple(every)
+    except TypeError:
+        raise ValidationError(f"{name}={value!r} is no function and no list of them") from None
+    for function in found:
+        if not callable(function):
+            raise ValidationError(f"{name}: {function!r} cannot be called")
+    return found
