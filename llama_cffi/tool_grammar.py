@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
 
 from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
 from .structured import LlamaGrammar
-from .structured.grammar import SPACE
+from .structured.grammar import SPACE, narrow_dates
 
 __all__ = ["call_grammar"]
 
@@ -81,7 +82,8 @@ class _Writer:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **piece.schema}
+            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **copy.deepcopy(piece.schema)}
+            narrow_dates(rule)
             return f"%json {json.dumps(rule)}"
         if isinstance(piece, Text):
             return self.text(piece)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi import Constraint, Model
+from llama_cffi import Constraint, Model, ValidationError
 from llama_cffi.chat.formats import FORMATS, CallGrammar, GrammarParts, Text
 from llama_cffi.chat.tools import normalise_tools
 from llama_cffi.tool_grammar import call_grammar
@@ -41,3 +41,23 @@ def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path
             constraint.accept(token)
         assert constraint.complete
         assert not constraint.allows(model.vocab.tokenize("a", False)[0])
+
+
+@pytest.mark.parametrize("day", ["28", "29"])
+def test_dates_in_arguments_are_on_the_calendar(tiny_model: Path, day: str) -> None:
+    dated = {"properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}
+    function = {"name": "f", "parameters": {"type": "object", **dated}}
+    tools = normalise_tools([{"type": "function", "function": function}])
+    parts = FORMATS["hermes"].grammar_parts(tools, False, True)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {{"day": "2023-02-{day}"}}}}\n</tool_call>'
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        try:
+            for token in model.vocab.tokenize(call, False):
+                constraint.accept(token)
+        except ValidationError:
+            assert day == "29"
+        else:
+            assert constraint.complete
+            assert day == "28"
+    assert dated["properties"] == {"day": {"type": "string", "format": "date"}}
