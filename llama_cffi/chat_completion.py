@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from .binding.checks import integer, items
 from .chat.families import identify
 from .chat.reasoning import ReasoningSplitter, opens_thinking
 from .chat.template import ChatTemplate
@@ -21,8 +22,8 @@ from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
     from .answer import Step
-    from .engine import Engine
     from .logprobs import Logprob
+    from .session import AnyEngine
     from .stats import GenerationStats
 
 __all__ = ["Chat"]
@@ -40,7 +41,7 @@ class Chat:
             template; None = the model's own.
     """
 
-    def __init__(self, engine: Engine, chat_format: str | None = None) -> None:
+    def __init__(self, engine: AnyEngine, chat_format: str | None = None) -> None:
         self._engine = engine
         is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
         self._builtin = None if is_source else chat_format
@@ -157,6 +158,7 @@ class Chat:
         stopping_criteria: Any = None,
         model: str = "",
         timeout_s: float | None = None,
+        deferred: bool = False,
         **options: Any,
     ) -> Any:
         """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
@@ -188,6 +190,8 @@ class Chat:
             stopping_criteria: As for `Llama.create_completion`.
             model: The name that the response shows.
             timeout_s: The answer has to be there in so many seconds.
+            deferred: Return a function that waits for the response and returns it; with an engine
+                for several requests the answer is under way then.
             **options: Other sampling arguments of `Llama.create_completion`.
 
         Raises:
@@ -195,14 +199,18 @@ class Chat:
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValidationError(f"n={n!r} is no whole number from 1 on")
+        n = integer("n", n, 1)
         known = normalise_tools(tools)
         choice = normalise_tool_choice(tool_choice, known)
         grammar = _grammar(response_format, grammar)
         offered = known if choice.mode != "none" else []
         thinking, kwargs = self.effort(thinking, reasoning_effort)
-        kwargs.update(chat_template_kwargs or {})
+        if chat_template_kwargs is not None:
+            if not isinstance(chat_template_kwargs, Mapping):
+                raise ValidationError(
+                    f"chat_template_kwargs={chat_template_kwargs!r} is no mapping"
+                )
+            kwargs.update(chat_template_kwargs)
         tokens, text = self.prompt(messages, offered, thinking, **kwargs)
         form = self.family.tool_format
         start, end = form.reasoning
@@ -229,7 +237,8 @@ class Chat:
             temperature=temperature, grammar=grammar, structured_after=after, **options
         )
         top = (top_logprobs or 0) if logprobs or top_logprobs else None
-        stops = [*([stop] if isinstance(stop, str) else stop or ()), *self.family.stops]
+        stops = [stop] if isinstance(stop, str) else items("stop", stop or ())
+        stops += self.family.stops
         limit = max_completion_tokens if max_tokens is None else max_tokens
 
         def begin(i: int) -> Generator[Step, None, GenerationStats]:
@@ -249,13 +258,16 @@ class Chat:
         answers = [_Answer(begin(i), reader(), self._logprobs) for i in range(n)]
         if stream:
             return _stream({**base, "object": "chat.completion.chunk"}, answers)
-        choices = [answer.whole(i) for i, answer in enumerate(answers)]
-        return {
-            **base,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": usage([answer.stats for answer in answers]),
-        }
+
+        def response() -> Any:
+            return {
+                **base,
+                "object": "chat.completion",
+                "choices": [answer.whole(i) for i, answer in enumerate(answers)],
+                "usage": usage([answer.stats for answer in answers]),
+            }
+
+        return response if deferred else response()
 
     def _logprobs(self, found: Sequence[Logprob]) -> Any:
         if not found:

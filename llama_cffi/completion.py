@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .binding.checks import INT32_MAX, functions, integer
+from .binding.checks import INT32_MAX, functions, integer, items
 from .errors import ValidationError
 from .sampling import SamplingParams
 from .structured import LlamaGrammar
 
 if TYPE_CHECKING:
     from .answer import Step, StoppingCriterion
-    from .engine import Engine
     from .logprobs import Logprob
     from .openai_types import (
         CompletionLogprobs,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         CreateCompletionResponse,
         FinishReason,
     )
+    from .session import AnyEngine
     from .stats import GenerationStats
 
 __all__ = ["complete", "events", "finish_reason", "sampling", "usage"]
@@ -83,7 +83,7 @@ def sampling(
 
 
 def events(
-    engine: Engine,
+    engine: AnyEngine,
     tokens: Sequence[int],
     max_tokens: int | None,
     params: SamplingParams,
@@ -120,7 +120,7 @@ def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
 
 
 def prompt_tokens(
-    engine: Engine, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
+    engine: AnyEngine, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
 ) -> list[int]:
     """Return the tokens of a prompt, and of what follows the gap that is to be filled.
 
@@ -133,26 +133,20 @@ def prompt_tokens(
     if suffix is None:
         if isinstance(prompt, str):
             return engine.tokenize(prompt, parse_special=True)
-        return _token_list(prompt)
+        return items("prompt", prompt)
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
             f"{engine.model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
         )
-    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else _token_list(prompt)
+    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else items("prompt", prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
     head, tail = [before, *first], [after, *engine.tokenize(suffix, False)]
     return [*bos, *(tail + head if spm else head + tail), middle]
 
 
-def _token_list(prompt: Any) -> list[int]:
-    if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-        raise ValidationError(f"prompt={prompt!r} is no text and no list of token ids")
-    return list(prompt)
-
-
 def complete(
-    engine: Engine,
+    engine: AnyEngine,
     name: str,
     prompt: str | Sequence[int],
     suffix: str | None,
@@ -191,11 +185,10 @@ def complete(
     def start(i: int) -> Generator[Step, None, GenerationStats]:
         return events(engine, tokens, max_tokens, seeded(params, i), top=top, **options)
 
-    first = start(0)  # what is wrong is said now
+    runs = [start(i) for i in range(best_of)]  # what is wrong is said now
     if stream:
-        runs = (first if i == 0 else start(i) for i in range(n))
         return _stream(engine, base, head, runs, logprobs)
-    found = [_whole(first if i == 0 else start(i)) for i in range(best_of)]
+    found = [_whole(run) for run in runs]
     order = found
     if ranks:
         order = sorted(found, key=lambda answer: -_mean(answer[1]))[:n]
@@ -234,7 +227,7 @@ def _whole(run: Generator[Step, None, GenerationStats]) -> Any:
 
 
 def _stream(
-    engine: Engine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None
+    engine: AnyEngine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None
 ) -> Iterator[CreateCompletionResponse]:
     for index, run in enumerate(runs):
         offset, text = 0, head
@@ -264,7 +257,7 @@ def _mean(scores: Sequence[Logprob]) -> float:
 
 
 def _logprobs(
-    engine: Engine, scores: Sequence[Logprob], offset: int, end: int | None = None
+    engine: AnyEngine, scores: Sequence[Logprob], offset: int, end: int | None = None
 ) -> CompletionLogprobs:
     """Return OpenAI's shape; tokens from *end* on belong to a stop text and are left out."""
     found: CompletionLogprobs = {

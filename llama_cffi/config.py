@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
+
+from .errors import ValidationError
 
 __all__ = ["LlamaConfig"]
 
@@ -15,6 +19,17 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+_KINDS: dict[str, type] = {
+    "int": Integral,
+    "bool": Integral,
+    "float": Real,
+    "str": str,
+    "os.PathLike[str]": os.PathLike,
+    "Sequence[float]": Sequence,
+    "Mapping[str, Any]": Mapping,
+    "None": type(None),
+    "Any": object,
+}
 
 
 @dataclass
@@ -59,11 +74,16 @@ class LlamaConfig:
         yarn_orig_ctx: See `ContextParams`.
         no_perf: Do not measure what `perf` shows.
         context_policy: What happens when the context is full; see `Engine`.
+        parallel: How many answers are generated at once, in one batch, each with n_ctx tokens; see
+            `InferenceEngine`. State and cache cannot be touched by hand then.
         lora_path: An adapter that is on from the start.
         lora_scale: Its strength.
         logits_all: Accepted and not needed: log-probabilities are read token by token.
         verbose: Accepted; messages of C always go to the logger `llama_cffi.native`, and nothing
             is ever printed. See `set_log_level`.
+
+    Raises:
+        ValidationError: A field is of the wrong type.
     """
 
     model_path: Any = None
@@ -101,10 +121,18 @@ class LlamaConfig:
     yarn_orig_ctx: int | None = None
     no_perf: bool = False
     context_policy: str = "error"
-    lora_path: str | None = None
+    parallel: int = 1
+    lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
     logits_all: bool = False
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), str(field.type)
+            fits = isinstance(value, tuple(_KINDS[kind] for kind in wanted.split(" | ")))
+            if not fits or (wanted.startswith("bool") and value not in (False, True, None)):
+                raise ValidationError(f"{field.name}={value!r} is not {wanted}")
 
     def context_options(self) -> dict[str, Any]:
         """Return the fields that are arguments of `Context`."""

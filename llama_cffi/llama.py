@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
-from .binding.checks import integer
+from .binding.checks import integer, items, path_of
 from .calls import sampling_params
 from .config import LlamaConfig
 from .engine import Engine
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .answer import Step
     from .embedding import Embedder, RerankResult
     from .openai_types import CreateEmbeddingResponse
+    from .session import AnyEngine
 
 __all__ = [
     "Llama",
@@ -77,6 +78,8 @@ class Llama(Session):
         path = model_path if model_path is not None else config.model_path
         if path is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
+        if not isinstance(path, str):
+            path = path_of("model_path", path)
         self.model_path = str(path)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class Llama(Session):
             kv_overrides=config.kv_overrides,
         )
         try:
-            engine = Engine(model, context_policy=config.context_policy, **config.context_options())
+            engine = _engine(model, config)
             engine.owns_model = True
             super().__init__(engine)
             if config.lora_path is not None:
@@ -385,7 +388,8 @@ class Llama(Session):
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text."""
-        return self.engine.detokenize(tokens, special)
+        check = self.model.vocab.check
+        return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with the BOS where the model wants one."""
@@ -404,7 +408,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else items("text", text)
         rows = self._embeddings().embed(texts, normalize=normalize, **options)
         found = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
@@ -413,7 +417,7 @@ class Llama(Session):
         self, input: str | Sequence[str], model: str | None = None
     ) -> CreateEmbeddingResponse:
         """Return embeddings in OpenAI's shape; see `embed`."""
-        texts = [input] if isinstance(input, str) else list(input)
+        texts = [input] if isinstance(input, str) else items("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))
         return {
@@ -468,6 +472,17 @@ def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
     for event in run:
         if event.text:
             yield event.text
+
+
+def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
+    options = {"context_policy": config.context_policy, **config.context_options()}
+    n_parallel = integer("parallel", config.parallel, 1, 256)
+    if n_parallel == 1:
+        return Engine(model, **options)
+    from .scheduler import InferenceEngine
+
+    del options["n_seq_max"]
+    return InferenceEngine(model, n_parallel, **options)
 
 
 async def _either(

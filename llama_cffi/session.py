@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .binding import LoraAdapter, Model
+from .binding.checks import path_of
 from .errors import ValidationError
 
 if TYPE_CHECKING:
     from .binding import Perf
     from .engine import Engine
+    from .scheduler import InferenceEngine
+
+    AnyEngine = Engine | InferenceEngine
 
 __all__ = ["Session"]
 
@@ -20,14 +23,15 @@ class Session:
     """The evaluated tokens, adapters and counters of an engine.
 
     Args:
-        engine: Whose they are; each call waits until it is idle.
+        engine: Whose they are; each call waits until it is idle. One for many requests has no
+            single state, and refuses most of them.
 
     Attributes:
         engine: The same.
         model: Its model.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self.engine = engine
         self.model: Model = engine.model
         self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
@@ -61,7 +65,7 @@ class Session:
         if path is None:
             return self.get_state()
         with self.engine.idle() as slot:
-            self.engine.context.save_state_file(path, slot.tokens)
+            self.engine.context.save_state_file(path_of("path", path), slot.tokens)
         return None
 
     def load_state(self, state: bytes | str | os.PathLike[str]) -> int:
@@ -71,13 +75,12 @@ class Session:
             OSError: The file cannot be read.
         """
         if not isinstance(state, bytes):
-            state = Path(state).expanduser().read_bytes()
+            state = path_of("state", state).read_bytes()
         return self.set_state(state)
 
     def reset(self) -> None:
         """Forget what was evaluated; adapters stay on."""
-        with self.engine.idle() as slot:
-            slot.clear()
+        self.engine.cache_clear()
 
     kv_cache_clear = reset
 
@@ -128,6 +131,7 @@ class Session:
         Raises:
             ModelLoadError: It is damaged, or for another model.
         """
+        path = path_of("path", path)
         name = str(path)
         with self.engine.idle() as slot:
             known = self._adapters.get(name)
@@ -144,7 +148,7 @@ class Session:
         """
         with self.engine.idle() as slot:
             rest = dict(self._adapters)
-            if rest.pop(str(path), None) is None:
+            if rest.pop(str(path_of("path", path)), None) is None:
                 raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
             self._set_adapters(rest)
             slot.clear()

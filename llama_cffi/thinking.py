@@ -126,7 +126,7 @@ def marks_of(vocab: Vocab, template: ChatTemplate | None, markers: tuple[str, st
     if template is not None:
         with suppress(TemplateError):  # it has rules of its own: the default will do
             text = template.render(messages, add_generation_prompt=False)
-    begin, end = (marker.strip() for marker in markers)
+    begin, end = markers[0].rstrip(), markers[1].strip()
     parts = map(re.escape, (begin, _THOUGHT, end, _ANSWER))
     found = re.search(r"({}\s*){}(.*?{})(.*?){}".format(*parts), text, re.DOTALL)
     if found:
@@ -165,7 +165,7 @@ def switched(
     """
     if effort is None:
         return thinking, {}
-    if effort not in _EFFORTS:
+    if not isinstance(effort, str) or effort not in _EFFORTS:
         raise ValidationError(f"reasoning_effort={effort!r} is none of {', '.join(_EFFORTS)}")
     if thinking is not None:
         raise ValidationError("thinking and reasoning_effort say the same; give one of them")

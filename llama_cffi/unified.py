@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .binding.checks import integer, items
 from .config import LlamaConfig
-from .errors import ValidationError
 from .llama import Llama
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ class UnifiedLLM:
             ValidationError: max_tokens is below 1, or thinking cannot be switched so.
             ContextOverflowError: The prompt leaves no room; it is a ValidationError, too.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise ValidationError(f"max_tokens={max_tokens} is below 1")
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+        if max_tokens is not None:
+            integer("max_tokens", max_tokens, 1)
+        text = isinstance(prompt, str)
+        messages = [{"role": "user", "content": prompt}] if text else items("prompt", prompt)
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
         thinks, _ = self.llm.chat.effort(thinking, reasoning_effort)

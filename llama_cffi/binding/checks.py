@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from ..errors import ValidationError
 
-__all__ = ["INT32_MAX", "functions", "integer", "real"]
+__all__ = ["INT32_MAX", "functions", "integer", "items", "path_of", "real"]
 
 INT32_MAX = 2**31 - 1
 
@@ -61,3 +62,26 @@ def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
         if not callable(function):
             raise ValidationError(f"{name}: {function!r} cannot be called")
     return found
+
+
+def items(name: str, values: Any) -> list[Any]:
+    """Return *values* as a list.
+
+    Raises:
+        ValidationError: They are a text, bytes, or nothing that can be iterated.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValidationError(f"{name}={values!r} is no list")
+    return list(values)
+
+
+def path_of(name: str, value: Any) -> Path:
+    """Return *value* as a path, with ~ expanded.
+
+    Raises:
+        ValidationError: It is none.
+    """
+    try:
+        return Path(value).expanduser()
+    except TypeError:
+        raise ValidationError(f"{name}={value!r} is no path") from None
