@@ -215,7 +215,7 @@ def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Fold
                         name,
                         revision=spec.revision,
                         cache_dir=cache,
-                        local_dir=local_dir,
+                        local_dir=None if local_dir is None else Path(local_dir),
                         library_name="llama_cffi",
                     )
                 )

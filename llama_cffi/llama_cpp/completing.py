@@ -80,11 +80,10 @@ class Completing(Stepping):
             given, suffix = completion.prompt_tokens(self.engine, given, suffix, spm=True), None
         if self.cache is not None:
             self._recall(completion.prompt_tokens(self.engine, given, suffix))
-        scores = echo and logprobs is not None and not stream
-        if scores:
-            text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
-            given, suffix = completion.prompt_tokens(self.engine, given, suffix), None
-            rows = self._all_rows(given)
+        scored: list[int] | None = None
+        if echo and logprobs is not None and not stream:
+            scored = completion.prompt_tokens(self.engine, given, suffix)
+            rows, given, suffix = self._all_rows(scored), scored, None
         answer = super().create_completion(
             given,
             suffix,
@@ -94,7 +93,7 @@ class Completing(Stepping):
             min_p=min_p,
             typical_p=typical_p,
             logprobs=logprobs,
-            echo=echo and not scores,
+            echo=echo and scored is None,
             stop=stop,
             frequency_penalty=frequency_penalty,
             presence_penalty=presence_penalty,
@@ -112,13 +111,14 @@ class Completing(Stepping):
             logit_bias=logit_bias,
             **{"penalty_last_n": self.last_n_tokens_size, **options},
         )
-        if scores:
-            answer = prepend(answer, self.model.vocab, text, list(given), rows, logprobs or 0)
+        if scored is not None:
+            text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
+            answer = prepend(answer, self.model.vocab, text, scored, rows, logprobs or 0)
         return self._remembering(answer)
 
     __call__ = create_completion  # type: ignore[assignment]
 
-    def create_chat_completion(  # type: ignore[override]
+    def create_chat_completion(
         self,
         messages: Sequence[Mapping[str, Any]],
         functions: Sequence[Any] | None = None,
@@ -178,7 +178,10 @@ class Completing(Stepping):
         Raises:
             ImportError: It is not installed.
         """
-        from openai.types.chat import ChatCompletion, ChatCompletionChunk
+        from openai.types.chat import (  # type: ignore[import-not-found]
+            ChatCompletion,
+            ChatCompletionChunk,
+        )
 
         answer = self.create_chat_completion(*args, **options)
         if isinstance(answer, Mapping):

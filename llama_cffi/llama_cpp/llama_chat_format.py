@@ -317,7 +317,7 @@ def hf_autotokenizer_to_chat_formatter(pretrained_model_name_or_path: str) -> Ch
     Raises:
         ImportError: The package `transformers` is not installed.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # type: ignore[import-not-found]
 
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar", "closed"]
 
-_VALUES = r"""
+_JSON = r"""
 value  ::= object | array | string | number | "true" | "false" | "null"
 object ::= "{" ws (member ("," ws member)*)? "}"
 member ::= string ":" ws value ws
@@ -24,9 +24,9 @@ hex    ::= [0-9a-fA-F]
 number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
 ws     ::= [ \n\t]?
 """
-JSON_GBNF = "root ::= object" + _VALUES
+JSON_GBNF = "root ::= object" + _JSON
 """Any JSON object."""
-JSON_ARR_GBNF = "root ::= array" + _VALUES
+JSON_ARR_GBNF = "root ::= array" + _JSON
 """Any JSON array."""
 
 

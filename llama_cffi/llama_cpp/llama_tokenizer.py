@@ -99,6 +99,6 @@ class LlamaHFTokenizer(BaseLlamaTokenizer):
         Raises:
             ImportError: The package `transformers` is not installed.
         """
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # type: ignore[import-not-found]
 
         return cls(AutoTokenizer.from_pretrained(pretrained_model_name_or_path))

@@ -189,7 +189,9 @@ class Stepping(llama.Llama):
             grammar=grammar,
         )
 
-    def generate(self, tokens: Any, *args: Any, **options: Any) -> Any:
+    def generate(  # type: ignore[override]
+        self, tokens: Any, *args: Any, **options: Any
+    ) -> Any:
         """Continue *tokens*: yield token after token without end, EOG tokens among them.
 
         What is common with the tokens that are evaluated is not evaluated again. Tokens that are
@@ -300,7 +302,7 @@ class Stepping(llama.Llama):
 
     # State
 
-    def save_state(self, path: Any = None) -> Any:  # type: ignore[override]
+    def save_state(self, path: Any = None) -> Any:
         """Return a `LlamaState`; with a *path* write a file as `llama_cffi.Llama` does."""
         if path is not None:
             return super().save_state(path)
