@@ -145,6 +145,16 @@ def embeddings(session: nox.Session) -> None:
 
 
 @nox.session
+def adapters(session: nox.Session) -> None:
+    """Run LangChain, LlamaIndex, Outlines and Instructor over the drop-in for llama-cpp-python."""
+    install_wheel(session)
+    session.install("langchain-community", "llama-index-core", "outlines", "numba", "instructor")
+    # It requires llama-cpp-python, which compiles llama.cpp.
+    session.install("--no-deps", "llama-index-llms-llama-cpp")
+    session.run("python", "tools/adapters.py", env=SAFE)
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")
