@@ -129,10 +129,11 @@ def structured(session: nox.Session) -> None:
 
 @nox.session
 def templates(session: nox.Session) -> None:
-    """Render every chat template in llama.cpp's sources; compare with transformers."""
+    """Render every chat template in llama.cpp's sources as transformers does; read calls back."""
     install_wheel(session)
     session.install("transformers>=5.23")
     session.run("python", "tools/compare_templates.py", *session.posargs)
+    session.run("python", "tools/round_trips.py", *session.posargs)
 
 
 @nox.session
@@ -170,5 +171,5 @@ def bench(session: nox.Session) -> None:
     install_wheel(session, "test")
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
-    for script in [name] if name else ["startup", "overhead", "memory", "gguf_open", "mask"]:
+    for script in [name] if name else ["startup", "overhead", "memory", "gguf_open", "mask", "forced"]:
         session.run("python", f"benchmarks/{script}.py", *args)
