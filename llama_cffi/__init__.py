@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from .llama import Llama, print_system_info, shutdown
+    from .pool import LlamaPool
     from .sampling import SamplingParams
     from .scheduler import (
         EngineStats,
@@ -88,6 +89,7 @@ _HOME = {
     "config": ("LlamaConfig",),
     "engine": ("Engine",),
     "llama": ("Llama", "print_system_info", "shutdown"),
+    "pool": ("LlamaPool",),
     "sampling": ("SamplingParams",),
     "scheduler": (
         "EngineStats",
@@ -140,6 +142,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "read_gguf",
     "Llama",
     "LlamaConfig",
+    "LlamaPool",
     "UnifiedLLM",
     "disable_logging",
     "print_system_info",

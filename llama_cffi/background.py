@@ -24,7 +24,8 @@ _END: Any = object()
 async def whole_async(call: Callable[[], T]) -> T:
     """Return what *call* returns. Cancelling the task ends the generation that it runs."""
     async with aclosing(stream_async(lambda: (call(),))) as values:
-        return await anext(values)
+        # To the end: what it left under way, such as an iterator, is not to be cancelled.
+        return [value async for value in values][0]
 
 
 async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
@@ -51,6 +52,7 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
             put(_END, error)
 
     threading.Thread(target=copy_context().run, args=(work,), name="llama_cffi-background").start()
+    value: T | None = None
     try:
         while True:
             value, error = await items.get()
@@ -60,4 +62,5 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
                 return
             yield value
     finally:
-        scope.cancel()
+        if value is not _END:
+            scope.cancel()

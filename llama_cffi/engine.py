@@ -313,6 +313,11 @@ class Engine:
             self._check_open()
             yield self._slot
 
+    def cache_clear(self) -> None:
+        """Forget what was evaluated."""
+        with self.idle() as slot:
+            slot.clear()
+
     def cancel(self) -> None:
         """End the generation that runs now, if any, with a DecodeAbortedError; from any thread."""
         stop = self._stop

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,8 @@ from ..answer import Step, TextOutput
 from ..binding import Context, Model
 from ..binding.checks import integer
 from ..calls import make_call
+from ..context_policy import fit_prompt
 from ..errors import (
-    ContextOverflowError,
     GenerationError,
     QueueFullError,
     ValidationError,
@@ -35,6 +37,7 @@ from .worker import Worker
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..decoding import Slot
     from ..stats import GenerationStats
 
 __all__ = ["InferenceEngine"]
@@ -64,6 +67,8 @@ class InferenceEngine:
         block_size: Tokens in the unit of this account.
         max_waiting: Most requests that wait.
         ageing_s: Waiting so long counts as much as one step of priority.
+        context_policy: What happens to prompts that are too long, see `context_policy.fit_prompt`;
+            `shift` is not possible here.
         start: Begin at once in a thread; else call `start`, `run` or `step`.
         **context_options: More arguments of `Context`.
 
@@ -93,10 +98,12 @@ class InferenceEngine:
         block_size: int = 32,
         max_waiting: int = 1024,
         ageing_s: float = 30.0,
+        context_policy: str = "error",
         start: bool = True,
         **context_options: Any,
     ) -> None:
         n_parallel = integer("n_parallel", n_parallel, 1, 256)
+        self.context_policy = context_policy
         self.max_waiting = integer("max_waiting", max_waiting, 1)
         self.owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
@@ -197,18 +204,21 @@ class InferenceEngine:
         tokens = self.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check = self.model.vocab.check
         tokens = [check(token) for token in tokens]
-        defaults = {"context_policy": "error", "safety": 0, "json_stop": (), "reset_kv": False}
+        defaults = {"context_policy": self.context_policy, "safety": None, "json_stop": ()}
         call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
         params = call.request
-        room = self.n_ctx - len(tokens)
-        if tokens and room < 1:
-            raise ContextOverflowError(
-                f"the prompt has {len(tokens)} tokens; a request has at most {self.n_ctx} with its "
-                "answer. Shorten it, or make the engine with a larger n_ctx."
+        if params.policy == "shift":
+            raise ValidationError(
+                "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
+                "parallel"
             )
+        n_first = int(self.model.vocab.add_bos)
+        fit = fit_prompt(
+            tokens, params.n_predict, self.n_ctx, params.safety, params.policy, n_first=n_first
+        )
         request = Request(
-            tokens,
-            min(params.n_predict, room),
+            fit.tokens,
+            fit.n_predict,
             params.params,
             stop=[s for s in params.stop if isinstance(s, str)],
             priority=priority,
@@ -216,6 +226,7 @@ class InferenceEngine:
             callback=callback,
             group=frozenset(adapters.items()) if adapters else None,
         )
+        request.stats.n_truncated = fit.n_truncated
         handle = Handle(request, params, self._cancel)
         handle.output = TextOutput(self.model.vocab, params)
         with self._wanted:
@@ -247,14 +258,32 @@ class InferenceEngine:
     ) -> Generator[Step, None, GenerationStats]:
         """Do what `Engine.steps` does, among the other requests.
 
+        It is under way before the first `next`, and cancelled when the iterator is dropped. Where
+        too many wait it waits, too.
+
         Args:
             tokens: At least one token id.
             n_predict: Most tokens to generate.
             **options: The other arguments of `submit`, with its errors.
         """
-        handle = self.submit(tokens, n_predict, **options)
+        handle = self.submit(tokens, n_predict, **{"wait": True, **options})
         handle.listens = True
-        return handle.steps()
+        steps = handle.steps()
+        weakref.finalize(steps, handle.cancel).atexit = False
+        return steps
+
+    @contextmanager
+    def idle(self) -> Iterator[Slot]:
+        """Refuse: what `Engine.idle` gives, one context for one caller, is not there.
+
+        Raises:
+            ValidationError: Always.
+        """
+        raise ValidationError(
+            "many requests share this context: there is no one state to save, and no one cache to "
+            "change by hand. Use a Llama without parallel, or adapters= of each request."
+        )
+        yield
 
     def warm_up(self, n_tokens: int = 3) -> None:
         """Answer a dummy prompt, so that the first real one finds everything in memory.

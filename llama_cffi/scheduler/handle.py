@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..answer import Answer, AnswerParams, Step, TextOutput
 from ..errors import DecodeAbortedError
-from ..interrupts import CANCEL
+from ..interrupts import CANCEL, on_cancel
 from .request import Request
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Handle:
         Tokens that came before the first `next` are given as one. The errors are those of
         `result`; leaving early cancels.
         """
+        on_cancel(lambda reason: self._cancel(self, reason))
         try:
             self.listens = True
             while not self.done and (step := self._steps.get()) is not None:
