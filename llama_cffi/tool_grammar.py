@@ -55,27 +55,35 @@ class _Writer:
             if part
         )
 
+    def _ends(self, stop: str) -> bool:
+        """Whether a stop begins with a control token, which no text can hold."""
+        return self._has_special and bool(self._special.match(stop))
+
     def sequence(self, pieces: Sequence[Piece]) -> str:
         written, left = [], list(pieces)
         while left:
             piece = left.pop(0)
             stop = piece.stop if isinstance(piece, Text) else ""
-            if stop not in ("", *self._ids) and left and isinstance(left[0], str):
+            if stop and not self._ends(stop) and left and isinstance(left[0], str):
                 # A lexer would take the beginning of the stop as text: both are one terminal.
                 left[0] = left[0].removeprefix(stop)
             written.append(self.piece(piece))
         return " ".join(filter(None, written)) or '""'
 
     def text(self, piece: Text) -> str:
-        """Write a text and, where that is no control token, its stop."""
+        """Write a text and, where that does not begin with a control token, its stop."""
         name = f"TEXT_{len(self.rules)}"
         stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
         least, most = piece.schema.get("minLength", 0), piece.schema.get("maxLength", "")
-        text = f"/(?s:.{{{least},{most}}})/ & ~/(?s:.*){stop}(?s:.*)/"
+        text = f"/(?s:.{{{least},{most}}})/"
+        if not self._ends(piece.stop):
+            text += f" & ~/(?s:.*){stop}(?s:.*)/"
         if pattern := piece.schema.get("pattern"):
             text += f" & /{_anywhere(pattern)}/"
-        end = "" if piece.stop in self._ids else f" /{stop}/"
-        self.rules.append(f"{name}: ({text}){end}")
+        if self._ends(piece.stop):
+            self.rules.append(f"{name}: {text}")
+            return name
+        self.rules.append(f"{name}: ({text}) /{stop}/")
         return name
 
     def piece(self, piece: Piece) -> str:

@@ -26,13 +26,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from collect_headers import NPM, from_bundle, npm_pack
+from template_sources import fetch
 from transformers.utils import chat_template_utils
 
 from llama_cffi.chat import template as ours
 from llama_cffi.errors import LlamaError
 
-TAG = "v0.5.0"
 BOS, EOS = "<s>", "</s>"
 NOW = datetime(2025, 7, 4, 12, 30)
 # Of several models, as a caller may write them; none is one that templates look for.
@@ -312,19 +311,6 @@ def _written(value: Any, end: str, key: str = "") -> Any:
     if isinstance(value, dict):
         return {k: _written(v, end, k) for k, v in value.items()}
     return [_written(v, end, key) for v in value] if isinstance(value, list) else value
-
-
-def fetch(folder: Path) -> list[Path]:
-    """Write the templates of llama.cpp's sources at TAG to *folder*."""
-    tarball = npm_pack(NPM[TAG], folder)
-    for path, content in from_bundle(tarball, TAG, is_template):
-        (folder / Path(path).name).write_bytes(content)
-    return sorted(folder.glob("*.jinja"))
-
-
-def is_template(path: str) -> bool:
-    """Tell whether *path* in a llama.cpp tree is one of its models' chat templates."""
-    return path.startswith("models/templates/") and path.endswith(".jinja")
 
 
 def main() -> int:

@@ -94,7 +94,8 @@ class ReasoningSplitter:
         reader = self._reader
         if not self.is_open:
             space = yield from reader.space()
-            self.is_open = bool((yield from reader.literal(self.start, self.start.rstrip())))
+            start = self.start.lstrip()
+            self.is_open = bool((yield from reader.literal(start, start.rstrip())))
             if not self.is_open and space:
                 self._pieces.append(Piece("content", space))
         if self.is_open:

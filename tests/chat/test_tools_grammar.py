@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,7 +40,20 @@ TOOLS = normalise_tools(
         tool("now", []),
     ]
 )
-WORDS = ["", "Rome", "a b", "é 你", "it's", "x, y", "(1)", "line\nbreak", "{}", "42", "a:b"]
+WORDS = [
+    "",
+    "Rome",
+    "a b",
+    "é 你",
+    "it's",
+    "x, y",
+    "(1)",
+    "line\nbreak",
+    "{}",
+    "42",
+    "a:b",
+    "a1b2c3d4e5",
+]
 
 
 def value(schema: Any, rng: random.Random) -> Any:
@@ -66,7 +80,9 @@ def written(pieces: Iterable[Piece], rng: random.Random) -> str:
         elif isinstance(piece, Json):
             text += json.dumps(value(piece.schema, rng), ensure_ascii=False)
         elif isinstance(piece, Text):
-            text += rng.choice([word for word in WORDS if piece.stop not in word])
+            pattern = piece.schema.get("pattern", "")
+            words = [w for w in WORDS if piece.stop not in w and re.search(pattern, w)]
+            text += rng.choice(words)
         elif isinstance(piece, Maybe):
             text += written(piece.pieces, rng) if rng.random() < 0.5 else ""
         elif isinstance(piece, Choice):

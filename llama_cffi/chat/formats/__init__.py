@@ -13,13 +13,16 @@ from .headed import (
     DeepSeekFormat,
     KimiFormat,
     MistralFormat,
+    SolarFormat,
     TaggedFunctionFormat,
 )
-from .json_calls import HermesFormat, JsonListFormat
+from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
 from .llama3 import Llama3Format
 from .message import Delta, ParsedMessage, ToolCall
+from .nested_values import NestedValuesFormat
 from .python_calls import PythonFormat
-from .tagged_values import TaggedValuesFormat
+from .recipients import RecipientsFormat
+from .tagged_values import KimiK3Format, TaggedValuesFormat
 
 __all__ = [
     "FORMATS",
@@ -43,6 +46,8 @@ __all__ = [
 _TAGS = ("<tool_call>", "</tool_call>")
 _KEY_TAGS = ("<arg_key>", "</arg_key>")
 _VALUE_TAGS = ("<arg_value>", "</arg_value>")
+_DSML = "\uff5cDSML\uff5c"
+_HY = ":opensource>"
 _PARAMETER = ("<parameter=", ">")
 
 #: Name -> format, in the order in which their marks are looked for: the special ones first.
@@ -60,6 +65,19 @@ FORMATS: dict[str, ToolFormat] = {
             after="<|tool_call_end|>",
             begin=("<|tool_calls_section_begin|>",),
             end="<|tool_calls_section_end|>",
+        ),
+        RecipientsFormat(),
+        KimiK3Format(),
+        NestedValuesFormat(),
+        SolarFormat(),
+        *(
+            TaggedValuesFormat(
+                name, ("DSML", f"{calls}>"), f"<{_DSML}{calls}>", f'<{_DSML}invoke name="', '">',
+                (f'<{_DSML}parameter name="', '" string="true">', '" string="false">'),
+                ("", f"</{_DSML}parameter>"), f"</{_DSML}invoke>", f"</{_DSML}{calls}>",
+                is_shared=True,
+            )
+            for name, calls in (("deepseek-v3.2", "function_calls"), ("deepseek-v4", "tool_calls"))
         ),
         DeepSeekFormat("deepseek-v3", ("tool▁calls▁begin", "```json"), is_fenced=True),
         DeepSeekFormat("deepseek-v3.1", ("tool▁calls▁begin",), is_fenced=False),
@@ -81,10 +99,18 @@ FORMATS: dict[str, ToolFormat] = {
         TaggedValuesFormat(
             "minimax-m2", ("<minimax:tool_call>",), "<minimax:tool_call>", '<invoke name="', '">',
             ('<parameter name="', '">'), ("", "</parameter>"), "</invoke>", "</minimax:tool_call>",
+            is_shared=True,
+        ),
+        TaggedValuesFormat(
+            "hunyuan3", (":opensource", "<tool_calls", "<arg_key"), f"<tool_calls{_HY}",
+            f"<tool_call{_HY}", f"<tool_sep{_HY}", (f"<arg_key{_HY}", f"</arg_key{_HY}"),
+            (f"<arg_value{_HY}", f"</arg_value{_HY}"), f"</tool_call{_HY}", f"</tool_calls{_HY}",
+            is_shared=True, reasoning=(f"<think{_HY}", f"</think{_HY}"),
         ),
         TaggedValuesFormat(
             "minicpm5", ('<function name="', '<param name="'), "", '<function name="', '">',
             ('<param name="', '">'), ("", "</param>"), "</function>", "",
+            raw=("<![CDATA[", "]]>"),
         ),
         TaggedValuesFormat(
             "glm", ("<tool_call>", "<arg_key>"), _TAGS[0], "", "", _KEY_TAGS, _VALUE_TAGS,
@@ -97,11 +123,46 @@ FORMATS: dict[str, ToolFormat] = {
         JsonListFormat(
             "phi4", ("<|tool|>",), ("<|tool_call|>", "functools"), "<|/tool_call|>"
         ),
+        *(
+            JsonListFormat(
+                name, ("<|START_ACTION|>", f"<|START_{words}|>"), ("<|START_ACTION|>",),
+                "<|END_ACTION|>", brackets=("[\n    ", "\n]"), separator=",\n    ",
+                layout=(', "tool_name": ', ', "parameters": ', "}"), id_key='{"tool_call_id": ',
+                reasoning=("<|START_THINKING|>", "<|END_THINKING|>"),
+                content=(f"<|START_{words}|>", f"<|END_{words}|>"),
+            )
+            for name, words in (("command-r7b", "RESPONSE"), ("cohere2-moe", "TEXT"))
+        ),
+        JsonListFormat(
+            "command-r-plus", ("Action:", "```json", "tool_name"),
+            ("Action:\n```json\n", "Action: ```json\n"), "```", brackets=("[\n    ", "\n]"),
+            separator=",\n    ",
+            layout=('{\n        "tool_name": ', ',\n        "parameters": ', "\n    }"),
+        ),
+        NameKeyFormat(
+            "apertus", ("<|tools_prefix|>",), ("<|tools_prefix|>",), "<|tools_suffix|>",
+            reasoning=("<|inner_prefix|>", "<|inner_suffix|>"),
+        ),
+        JsonListFormat("firefunction", (" functools[",), ("functools",)),
+        JsonListFormat(
+            "gigachat3.1", ("<|role_sep|>", "<|function_call|>"), ("<|function_call|>",),
+            brackets=("", ""), is_parallel=False,
+        ),
+        JsonListFormat(
+            "gigachat3", ("<|role_sep|>", "<|message_sep|>", "function call"),
+            ("function call<|role_sep|>\n",), brackets=("", ""), is_parallel=False,
+            content=("<|message_sep|>\n\n",),
+        ),
+        JsonListFormat(
+            "minimax-m1", ("<tool_calls>", "beginning_of_sentence"), ("<tool_calls>",),
+            "</tool_calls>", brackets=("\n", "\n"), separator="\n",
+        ),
         JsonListFormat("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
         JsonListFormat("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>",), "</TOOLCALL>"),
         JsonListFormat("apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>"),
         PythonFormat(
-            "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>"
+            "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
+            templates=(("<|tool_list_start|>",), ("List of tools: [",)),
         ),
         HermesFormat(),
         Llama3Format(),

@@ -38,8 +38,10 @@ class ToolFormat(ABC):
     instructions: str | None = None
     #: Whether the family writes several calls in one turn.
     is_parallel = True
-    #: What the family writes before an answer in words; after it a content is free.
+    #: What the family writes before an answer in words.
     content_head = ""
+    #: Markers around an answer in words, which are no part of it.
+    content_marks: tuple[str, ...] = ()
     #: Whether `_read` sees the text without the thought.
     _splits_reasoning = True
 
@@ -127,9 +129,11 @@ class MarkedFormat(ToolFormat):
 
     def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
         while True:
-            marker = yield from reader.until(self.triggers, out.content)
+            marker = yield from reader.until((*self.triggers, *self.content_marks), out.content)
             if marker is None:
                 return
+            if marker in self.content_marks:
+                continue
             before = len(out.calls)
             reader.hold()
             yield from self._read_calls(marker, reader, out, tools)

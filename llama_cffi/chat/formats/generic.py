@@ -98,4 +98,4 @@ class GenericFormat(ToolFormat):
         return '{"tool_calls": [', ", ", "]}"
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        return call_pieces(tool, "", "arguments", "")
+        return call_pieces(tool)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..reader import Reader, Steps, quoted
 from .base import MarkedFormat, Tool, Tools
-from .grammar import Json, Piece, arguments_schema
+from .grammar import Json, Maybe, Piece, Text, arguments_schema
 from .json_calls import JsonListFormat, read_arguments, read_call
 from .message import MessageBuilder
 
@@ -17,6 +17,7 @@ __all__ = [
     "HeadedFormat",
     "KimiFormat",
     "MistralFormat",
+    "SolarFormat",
     "TaggedFunctionFormat",
     "read_code",
 ]
@@ -64,7 +65,8 @@ class HeadedFormat(MarkedFormat):
             if not (yield from self._read_one(reader, out)):
                 break
         yield from reader.space()
-        yield from reader.literal(self.end)
+        if self.end:
+            yield from reader.literal(self.end)
 
     def _read_one(self, reader: Reader, out: MessageBuilder) -> Steps[bool]:
         """Read a call after its marker; return whether another may follow."""
@@ -163,6 +165,36 @@ class KimiFormat(HeadedFormat):
         head = f"{self.before[0]}functions.{tool['function']['name']}:"
         number = Json({"enum": [*range(100)]})
         return head, number, self.between, Json(arguments_schema(tool)), self.after
+
+
+class SolarFormat(HeadedFormat):
+    """Solar Open: an id, the name and the arguments, each after a marker of its own."""
+
+    reasoning = ("<|think|>", "<|end|>")
+    content_head = "<|content|>"
+    content_marks = ("<|content|>", "<|begin|>assistant", "<|end|>")
+    _NAMED = "<|tool_call:name|>"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "solar", ("<|tool_calls|>", self._NAMED), before=("<|tool_call:begin|>",),
+            between="<|tool_call:args|>", after="<|tool_call:end|>", begin=("<|tool_calls|>",),
+        )  # fmt: skip
+
+    def _head(self, reader: Reader) -> Steps[tuple[str, str | None] | None]:
+        call_id = yield from reader.run(_NAME)
+        if not (yield from reader.literal(self._NAMED)):
+            return None
+        head = yield from super()._head(reader)
+        return None if head is None else (head[0], call_id)
+
+    def _before(self) -> tuple[Piece, ...]:
+        return (Maybe(("<|begin|>assistant",)),)
+
+    def _call(self, tool: Tool) -> Sequence[Piece]:
+        call_id = Text(self._NAMED, {"pattern": "^[a-z0-9]{10}$"})
+        name = f"{self._NAMED}{tool['function']['name']}{self.between}"
+        return self.before[0], call_id, name, Json(arguments_schema(tool)), self.after
 
 
 class MistralFormat(HeadedFormat):

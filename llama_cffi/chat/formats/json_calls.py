@@ -13,12 +13,15 @@ from .message import MessageBuilder
 __all__ = [
     "HermesFormat",
     "JsonListFormat",
+    "NameKeyFormat",
     "call_pieces",
     "known_names",
     "read_arguments",
     "read_call",
 ]
 
+_NAMES = ("name", "tool_name")
+_IDS = ("id", "tool_call_id")
 _ARGUMENTS = ("arguments", "parameters")
 _BARE_KEYS = ("type", "name", "id", *_ARGUMENTS)
 
@@ -92,9 +95,9 @@ def read_call(
                 break
             if key in _ARGUMENTS:
                 held = text
-            elif key in ("name", "id"):
+            elif key in (*_NAMES, *_IDS):
                 value = loads(text)
-                if key == "name":
+                if key in _NAMES:
                     if not isinstance(value, str) or not value:
                         break
                     name = value
@@ -119,14 +122,10 @@ def _string(reader: Reader) -> Steps[str | None]:
     return (yield from reader.json_text())
 
 
-def call_pieces(tool: Tool, begin: str, arguments: str, end: str) -> Sequence[Piece]:
+def call_pieces(tool: Tool, arguments: str = "arguments") -> Sequence[Piece]:
     """Describe a call in JSON, *arguments* being the key for them."""
     name = json.dumps(tool["function"]["name"])
-    return (
-        f'{begin}{{"name": {name}, "{arguments}": ',
-        Json(arguments_schema(tool)),
-        f"}}{end}",
-    )
+    return f'{{"name": {name}, "{arguments}": ', Json(arguments_schema(tool)), "}"
 
 
 class HermesFormat(MarkedFormat):
@@ -148,27 +147,53 @@ class HermesFormat(MarkedFormat):
         return "", "\n", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        call = call_pieces(tool, "", "arguments", "")
-        return "<tool_call>", LINE, *call, LINE, "</tool_call>"
+        return "<tool_call>", LINE, *call_pieces(tool), LINE, "</tool_call>"
 
 
 class JsonListFormat(MarkedFormat):
-    """A marker, a JSON list of calls, and perhaps a marker that ends it.
+    """A marker, a JSON list of calls or a single one, and perhaps a marker that ends it.
 
     Args:
         name: Of the format.
         marks: What its templates hold.
         triggers: Markers; the first is the one for grammars.
         end: The marker after the list, or nothing.
+        brackets: Around the calls.
+        separator: Between two calls.
+        layout: A call: what is before its name and its arguments, and its end.
+        id_key: What is before an id, which stands first, or nothing.
+        reasoning: The markers of a thought.
+        content: Markers around an answer in words.
+        is_parallel: Whether there may be several calls.
     """
 
     def __init__(
-        self, name: str, marks: tuple[str, ...], triggers: tuple[str, ...], end: str = ""
+        self,
+        name: str,
+        marks: tuple[str, ...],
+        triggers: tuple[str, ...],
+        end: str = "",
+        *,
+        brackets: tuple[str, str] = ("[", "]"),
+        separator: str = ", ",
+        layout: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}"),
+        id_key: str = "",
+        reasoning: tuple[str, str] = ("<think>", "</think>"),
+        content: tuple[str, ...] = (),
+        is_parallel: bool = True,
     ) -> None:
         self.name = name
         self.marks = marks
         self.triggers = triggers
+        self.reasoning = reasoning
+        self.content_marks = content
+        self.content_head = content[0] if content else ""
+        self.is_parallel = is_parallel
         self._end = end
+        self._brackets = brackets
+        self._separator = separator
+        self._layout = layout
+        self._id_key = id_key
 
     def _read_calls(
         self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
@@ -177,10 +202,12 @@ class JsonListFormat(MarkedFormat):
         is_list = yield from reader.literal("[")
         while True:
             yield from reader.space()
-            if not (yield from read_call(reader, out)):
+            if not (yield from self._read_one(reader, out)):
                 break
             yield from reader.space()
-            if not (is_list and (yield from reader.literal(","))):
+            if is_list and not (yield from reader.literal(",")):
+                break
+            if not is_list and not self._separator.isspace():
                 break
         yield from reader.space()
         yield from reader.literal("]")
@@ -188,8 +215,45 @@ class JsonListFormat(MarkedFormat):
         if self._end:
             yield from reader.literal(self._end)
 
+    def _read_one(self, reader: Reader, out: MessageBuilder) -> Steps[bool]:
+        """Read a call."""
+        return (yield from read_call(reader, out))
+
     def _around(self) -> tuple[str, str, str]:
-        return f"{self.triggers[0]}[", ", ", f"]{self._end}"
+        before, after = self._brackets
+        return f"{self.triggers[0]}{before}", self._separator, f"{after}{self._end}"
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        return call_pieces(tool, "", "arguments", "")
+        before, between, end = self._layout
+        name = json.dumps(tool["function"]["name"])
+        call = f"{before}{name}{between}", Json(arguments_schema(tool)), end
+        if not self._id_key:
+            return call
+        return self._id_key, Json({"enum": [str(i) for i in range(20)]}), *call
+
+
+class NameKeyFormat(JsonListFormat):
+    """Calls in a list whose only key is the name: ``[{"name": {...}}]``."""
+
+    def _read_one(self, reader: Reader, out: MessageBuilder) -> Steps[bool]:
+        if not (yield from reader.literal("{")):
+            return False
+        yield from reader.space()
+        name = loads((yield from _string(reader)) or "")
+        yield from reader.space()
+        if not isinstance(name, str) or not name or not (yield from reader.literal(":")):
+            return False
+        yield from reader.space()
+        if (yield from reader.available(1)) != "{":
+            return False
+        reader.release()
+        out.begin_call(name)
+        ended = yield from read_arguments(reader, out)
+        out.end_call()
+        yield from reader.space()
+        yield from reader.literal("}")
+        return ended
+
+    def _call(self, tool: Tool) -> Sequence[Piece]:
+        name = json.dumps(tool["function"]["name"])
+        return f"{{{name}: ", Json(arguments_schema(tool)), "}"

@@ -92,4 +92,4 @@ class Llama3Format(ToolFormat):
         return True
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
-        return call_pieces(tool, "", "parameters", "")
+        return call_pieces(tool, "parameters")

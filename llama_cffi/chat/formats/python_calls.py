@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from .grammar import Json, Maybe, Piece, parameter_schemas
 from .message import MessageBuilder
 
 __all__ = ["PythonFormat"]
+
+_STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 
 
 @dataclass
@@ -26,6 +29,7 @@ class PythonFormat(MarkedFormat):
         begin: Begins the code.
         end: Ends it.
         instructions: See `ToolFormat`.
+        templates: What other templates of it hold in place of *marks*.
     """
 
     name: str
@@ -33,9 +37,15 @@ class PythonFormat(MarkedFormat):
     begin: str
     end: str
     instructions: str | None = None
+    templates: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self.triggers = (self.begin,)
+
+    def detect(self, template: str) -> bool:
+        """Say whether a chat template (its source) is of this family."""
+        every = (self.marks, *self.templates)
+        return any(marks and all(mark in template for mark in marks) for marks in every)
 
     def _read_calls(
         self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
@@ -65,18 +75,23 @@ class PythonFormat(MarkedFormat):
 
 
 def _is_python(code: str) -> bool:
-    try:
-        ast.parse(code.strip())
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    return _tree(code) is not None
+
+
+def _tree(code: str) -> ast.Module | None:
+    """Parse code; templates do not always write line breaks in strings as Python has to."""
+    for text in (code, _STRING.sub(lambda found: found[0].replace("\n", "\\n"), code)):
+        try:
+            return ast.parse(text.strip())
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _calls(code: str, tools: Tools | None) -> list[tuple[str, str]]:
     """Return (name, arguments as JSON) of the calls, or none if one of them cannot be read."""
-    try:
-        tree = ast.parse(code.strip())
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _tree(code)
+    if tree is None:
         return []
     nodes: list[ast.expr] = []
     for statement in tree.body:

@@ -16,17 +16,20 @@ from .grammar import LINE, Choice, Json, Maybe, Piece, Schema, Text, is_text, pa
 from .json_calls import read_call
 from .message import MessageBuilder
 
-__all__ = ["TaggedValuesFormat"]
+__all__ = ["KimiK3Format", "TaggedValuesFormat"]
 
 _NAME = re.compile(r"[\w.-]*")
 _KEY = re.compile(r"[^<>\"\n]*")
+_KINDS = {"integer": "number", "number": "number", "boolean": "boolean", "null": "null",
+          "array": "array", "object": "object"}  # fmt: skip
 
 
 @dataclass
 class TaggedValuesFormat(MarkedFormat):
     """``open before name after_name (key value)* after close``.
 
-    Qwen3-Coder and Qwen3.5, Nemotron 3, Seed-OSS, MiniMax M2, MiniCPM 5, GLM 4.5 and later.
+    Qwen3-Coder and Qwen3.5, Nemotron 3, Seed-OSS, MiniMax M2, MiniCPM 5, GLM 4.5 and later,
+    DeepSeek V3.2, Hunyuan 3.
 
     Args:
         name: Of the format.
@@ -34,12 +37,16 @@ class TaggedValuesFormat(MarkedFormat):
         open: Begins one call or several; may be empty.
         before: Before the name; may be empty.
         after_name: After the name.
-        key: Before and after a key.
+        key: Before and after a key. Where it says the kind of the value: what is after the key of
+            a text, and then of any other value.
         value: Before and after a value.
         after: Ends a call.
         close: Ends what `open` began; may be empty.
+        is_shared: Whether all calls stand between one `open` and `close`.
         frame: White space that belongs to the tags around a value.
+        raw: Around a text that has special characters, or nothing.
         reasoning: The markers of a thought.
+        content: Markers around an answer in words.
     """
 
     name: str
@@ -47,16 +54,21 @@ class TaggedValuesFormat(MarkedFormat):
     open: str
     before: str
     after_name: str
-    key: tuple[str, str]
+    key: tuple[str, ...]
     value: tuple[str, str]
     after: str
     close: str
+    is_shared: bool = False
     frame: str = ""
+    raw: tuple[str, str] = ("", "")
     reasoning: tuple[str, str] = ("<think>", "</think>")
+    content: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # The outer tag is left out now and then.
         self.triggers = tuple(filter(None, (self.open, self.before)))
+        self.content_marks = self.content
+        self.content_head = self.content[0] if self.content else ""
 
     def _read_calls(
         self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
@@ -93,14 +105,18 @@ class TaggedValuesFormat(MarkedFormat):
             if not (yield from reader.literal(self.key[0])):
                 break
             key = (yield from reader.run(_KEY)).strip()
-            if not (yield from reader.literal(self.key[1])):
+            after_key = yield from reader.literal(*self.key[1:])
+            if after_key is None:
                 break
+            schema = schemas.get(key)
+            if len(self.key) > 2:  # the key tells, whatever the schema says
+                schema = {"type": "string"} if after_key == self.key[1] else {}
             if self.value[0]:
                 yield from reader.space()
                 if not (yield from reader.literal(self.value[0])):
                     break
             out.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
-            if not (yield from self._read_value(reader, out, schemas.get(key))):
+            if not (yield from self._read_value(reader, out, schema)):
                 break
             separator = ", "
         ended = bool((yield from reader.literal(*filter(None, (self.after, self.close)))))
@@ -125,9 +141,12 @@ class TaggedValuesFormat(MarkedFormat):
             yield from reader.literal(self.frame)
         ends = tuple(dict.fromkeys((self.frame + self.value[1], self.value[1])))
         if schema is not None and is_text(schema):
+            raw = bool(self.raw[0]) and (yield from reader.literal(self.raw[0]))
             out.arguments('"')
-            if (yield from reader.until(ends, lambda text: out.arguments(quoted(text)))) is None:
-                return False
+            for end in ((self.raw[1],), ends) if raw else (ends,):
+                found = yield from reader.until(end, lambda text: out.arguments(quoted(text)))
+                if found is None:
+                    return False
             out.arguments('"')
             return True
         # An end tag inside of a JSON string is part of that.
@@ -148,23 +167,67 @@ class TaggedValuesFormat(MarkedFormat):
         return True
 
     def _around(self) -> tuple[str, str, str]:
+        if self.is_shared:
+            return self.open, "", self.close
         return "", "\n" if self.frame else "", ""
 
     def _call(self, tool: Tool) -> Sequence[Piece]:
         # Some templates of a family have lines, others have none.
-        pieces: list[Piece] = [self.open, LINE] if self.open and self.before else [self.open]
-        pieces += [f"{self.before}{tool['function']['name']}{self.after_name}", LINE]
+        opened, closed = ("", "") if self.is_shared else (self.open, self.close)
+        pieces: list[Piece] = [opened, LINE] if self.open and self.before else [opened]
+        pieces += self._head(tool["function"]["name"])
         for key, schema, is_required in parameter_schemas(tool):
             parameter = self._parameter(key, schema)
             pieces += parameter if is_required else [Maybe(parameter)]
-        return [*pieces, self.after, *([LINE, self.close] if self.close else [])]
+        return [*pieces, self.after, *([LINE, closed] if self.close else [])]
+
+    def _head(self, name: str) -> list[Piece]:
+        return [f"{self.before}{name}{self.after_name}", LINE]
 
     def _parameter(self, key: str, schema: Schema) -> tuple[Piece, ...]:
         end = f"{self.frame}{self.value[1]}"
-        tag: list[Piece] = [f"{self.key[0]}{key}{self.key[1]}"]
+        tag: list[Piece] = [f"{self.key[0]}{key}", self._after_key(schema)]
         if self.value[0]:
             tag += [LINE, self.value[0]]
         return *tag, self.frame, raw_value(schema, end), end, LINE
+
+    def _after_key(self, schema: Schema) -> Piece:
+        if is_text(schema) or len(self.key) == 2:
+            return self.key[1]
+        kind = _KINDS.get(str(schema.get("type")))
+        said = tuple((after,) for after in self.key[2:] if f'"{kind}"' in after)
+        return Choice(said or tuple((after,) for after in self.key[2:]))
+
+
+class KimiK3Format(TaggedValuesFormat):
+    """Kimi K3: each tag has an attribute for what it is, calls are numbered."""
+
+    def __init__(self) -> None:
+        kinds = ("string", "number", "boolean", "null", "array", "object")
+        super().__init__(
+            "kimi-k3", ("<|open|>", "<|close|>", "<|end_of_msg|>"), "<|open|>tools<|sep|>",
+            '<|open|>call tool="', '"',
+            ('<|open|>argument key="', *(f'" type="{kind}"<|sep|>' for kind in kinds)),
+            ("", "<|close|>argument<|sep|>"), "<|close|>call<|sep|>", "<|close|>tools<|sep|>",
+            is_shared=True,
+            reasoning=("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+            content=(
+                "<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>",
+                "<|end_of_msg|>",
+            ),
+        )  # fmt: skip
+
+    def _after_name(self, reader: Reader) -> Steps[bool]:
+        _, found = yield from reader.text_until("<|sep|>")
+        return found is not None
+
+    def _head(self, name: str) -> list[Piece]:
+        return [f'{self.before}{name}" index="', Json({"enum": [*range(1, 100)]}), '"<|sep|>']
+
+    def _before(self) -> tuple[Piece, ...]:
+        # The prompt may have opened the answer in words.
+        opened, closed = self.content[:2]
+        return (Maybe((Maybe((opened,)), closed)),)
 
 
 def _is_json(value: str) -> bool:

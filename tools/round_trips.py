@@ -1,0 +1,202 @@
+"""Render tool calls with llama.cpp's chat templates and read them back with the format chosen.
+
+For each template: the family and the tool format that this package chooses, what it takes a model
+to do about thinking, and whether the format reads, out of the turn that the template itself
+writes, the same calls, thought and content.
+
+    python tools/round_trips.py                        # fetch the newest known sources
+    python tools/round_trips.py --templates FOLDER     # *.jinja that are here already
+    python tools/round_trips.py --show NAME            # the turns of one of them
+
+A row counts the turns (one call or two, with and without words and a thought) that are the `same`,
+and names what differs in others; `none` where the template writes no calls, or fails on them. Exit
+status 1 when a turn differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from template_sources import fetch
+
+from llama_cffi.chat.families import Family, identify
+from llama_cffi.chat.reasoning import opens_thinking
+from llama_cffi.chat.template import ChatTemplate
+from llama_cffi.errors import LlamaError
+
+BOS, EOS = "<s>", "</s>"
+USER = {"role": "user", "content": "Hi"}
+ANSWER, THOUGHT = "Let me look.", "I need a tool."
+CALLS = [
+    ("note", {"text": 'a "b"\n<c>', "n": 3, "b": True, "tags": ["x", "y"], "at": {"k": 1.5}}),
+    ("now", {}),
+]
+_KINDS = {"text": "string", "n": "integer", "b": "boolean", "tags": "array", "at": "object"}
+
+
+def _tool(name: str, types: dict[str, str]) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        key: {"type": kind, "description": "Any."} for key, kind in types.items()
+    }
+    if "at" in properties:
+        properties["at"]["additionalProperties"] = {"type": "number"}
+    parameters = {"type": "object", "properties": properties, "required": [*properties]}
+    function = {"name": name, "description": f"To {name}.", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOLS = [_tool("note", _KINDS), _tool("now", {})]
+
+
+class Turn(NamedTuple):
+    """What one message looks like, and what it says."""
+
+    text: str
+    calls: list[tuple[str, dict[str, Any]]]
+    thought: str
+    content: str
+    is_open: bool
+
+
+def turns(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Turn]]:
+    """Yield a name and a turn for each shape of message that the template takes."""
+    thinks = family.thinking != "never"
+    for number in (2, 1):
+        for content in (None, ANSWER):
+            for thought in (THOUGHT, "") if thinks else ("",):
+                message = _message(CALLS[:number], content, thought)
+                name = f"{number} calls{', words' if content else ''}{', thought' * bool(thought)}"
+                text = rendered(template, family, message)
+                if text is None or "note" not in text[1]:
+                    continue
+                is_open, text_ = text
+                yield (
+                    name,
+                    Turn(
+                        text_,
+                        [call for call in CALLS[:number] if call[0] in text_],
+                        thought if thought in text_ else "",
+                        ANSWER if ANSWER in text_ else "",
+                        is_open,
+                    ),
+                )
+
+
+def _message(calls: Any, content: str | None, thought: str) -> dict[str, Any]:
+    said = {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [
+            {
+                "id": f"call0000{i}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(arguments)},
+            }
+            for i, (name, arguments) in enumerate(calls)
+        ],
+    }
+    return {**said, "reasoning_content": thought} if thought else said
+
+
+def rendered(
+    template: ChatTemplate, family: Family, message: dict[str, Any]
+) -> tuple[bool, str] | None:
+    """Return whether the prompt opens a thought, and what the template writes after the prompt."""
+    thought = bool(message.get("reasoning_content"))
+    more: dict[str, Any] = {}
+    if "functions" in template.variables:
+        more = {"functions": json.dumps(TOOLS), "datetime": "2025-07-04"}
+    if family.switch:
+        more[family.switch] = thought
+    try:
+        prompt = template.render([USER], TOOLS, **more)
+        before = template.render([USER], TOOLS, False, **more)
+        whole = template.render([USER, message], TOOLS, False, **more)
+    except LlamaError:
+        return None
+    start, end = family.tool_format.reasoning
+    if whole.startswith(prompt):
+        text = whole[len(prompt) :]
+        return opens_thinking(prompt, start) and end in text, text
+    # The turn does not begin as the prompt does: it is cut where both part, before a tag.
+    text = whole[len(_shared(before, whole)) :]
+    head = prompt[len(_shared(before, prompt)) :]
+    common = _shared(head, text)
+    if common.rfind("<") > common.rfind(">"):
+        common = common[: common.rfind("<")]
+    return False, text[len(common) :]
+
+
+def _shared(a: str, b: str) -> str:
+    """Return what both texts begin with."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
+
+
+def verdict(family: Family, turn: Turn) -> tuple[str, str]:
+    """Read a turn as an answer; return the verdict and what was read."""
+    # A model's turn ends before what the template writes after it.
+    message = family.tool_format.parse(turn.text, TOOLS, starts_open=turn.is_open)
+    found = []
+    for call in message.tool_calls:
+        try:
+            found.append((call.name, json.loads(call.arguments)))
+        except ValueError:
+            found.append((call.name, call.arguments))
+    is_same = found == turn.calls and not message.is_malformed
+    thought = message.reasoning_content.strip() in (turn.thought, turn.content)
+    content = turn.content in message.reasoning_content + message.content
+    words = [
+        w for w, ok in (("calls", is_same), ("thought", thought), ("content", content)) if not ok
+    ]
+    return (" ".join(words) or "same"), f"{found} {message.reasoning_content!r} {message.content!r}"
+
+
+def check(path: Path, show: bool) -> tuple[str, Counter[str]]:
+    """Check one template; return its row and its counts."""
+    source = path.read_text(encoding="utf-8")
+    template = ChatTemplate(source, BOS, EOS)
+    family = identify({}, f"{path.stem}.gguf", source)
+    counts: Counter[str] = Counter()
+    for name, turn in turns(template, family):
+        kind, read = verdict(family, turn)
+        counts[kind] += 1
+        if show or kind != "same":
+            print(f"    {kind}: {path.stem}: {name}{' (open)' * turn.is_open}")
+            print(f"    {turn.text!r}\n    {read}")
+    if not counts:
+        counts["none"] += 1
+    name = f"{family.name} {family.version}".strip()
+    row = f"{path.stem:46.46} {name:22.22} {family.thinking:8} {family.tool_format.name:17}"
+    return row + " " + ", ".join(f"{n} {kind}" for kind, n in counts.items()), counts
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--templates", type=Path, help="a folder with *.jinja instead of fetching")
+    parser.add_argument("--show", metavar="NAME", help="only templates with NAME; show the turns")
+    args = parser.parse_args()
+    total: Counter[str] = Counter()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch(Path(scratch))
+        found = [path for path in found if (args.show or "") in path.name]
+        for path in found:
+            row, counts = check(path, bool(args.show))
+            rows.append(row)
+            total += counts
+    print("\n".join(rows))
+    print(f"{len(found)} templates, {sum(total.values())} turns: {dict(total)}")
+    return 1 if total.keys() - {"same", "none"} else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
