@@ -93,6 +93,15 @@ def test_formats_that_are_not_here(llm: Llama) -> None:
         get_chat_completion_handler("nonsense")
 
 
+def test_templates_of_the_model_by_name() -> None:
+    metadata = {"tokenizer.chat_template": "a", "tokenizer.chat_template.tool_use": "b"}
+    assert llama_chat_format.template_of("chat_template.tool_use", metadata) == "b"
+    with pytest.raises(
+        ValidationError, match=r"\['chat_template.default', 'chat_template.tool_use'"
+    ):
+        llama_chat_format.template_of("chat_template.rag", metadata)
+
+
 def prompt_of(messages: list[Any]) -> str:
     turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     return turns + "<|im_start|>assistant\n"
