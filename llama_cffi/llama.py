@@ -387,7 +387,7 @@ class Llama(Session):
         return self.engine.model.vocab.tokenize(text, add_bos, special)
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
-        """Turn token ids into text."""
+        """Turn token ids into text; see `Vocab.detokenize`."""
         check = self.model.vocab.check
         return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
 
@@ -416,7 +416,11 @@ class Llama(Session):
     def create_embedding(
         self, input: str | Sequence[str], model: str | None = None
     ) -> CreateEmbeddingResponse:
-        """Return embeddings in OpenAI's shape; see `embed`."""
+        """Return embeddings in OpenAI's shape; see `embed`.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
         texts = [input] if isinstance(input, str) else items("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))

@@ -39,6 +39,8 @@ class Session:
     def get_state(self) -> bytes:
         """Return what the cache holds, with its tokens; `set_state` goes on from there.
 
+        Raises:
+            ValidationError: Positions were moved, and nothing decoded since then.
         C: llama_state_seq_get_data
         """
         with self.engine.idle() as slot:
@@ -60,6 +62,7 @@ class Session:
         """Write the state to a file, or return it where there is no *path*.
 
         Raises:
+            ValidationError: Positions were moved, and nothing decoded since then.
             OSError: The file cannot be written.
         """
         if path is None:
@@ -130,6 +133,7 @@ class Session:
 
         Raises:
             ModelLoadError: It is damaged, or for another model.
+            ValidationError: *scale* is no finite number.
         """
         path = path_of("path", path)
         name = str(path)

@@ -374,6 +374,9 @@ class InferenceEngine:
 
         Args:
             drain: Let them finish; else they are cancelled.
+
+        Raises:
+            ValidationError: It was called in the engine's own thread, which cannot wait for itself.
         """
         with self._wanted:
             self._stopping = True

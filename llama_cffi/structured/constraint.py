@@ -133,7 +133,8 @@ class Constraint:
         """Return a link for one `SamplerChain`, to stand before the samplers that choose.
 
         Tokens that the chain accepts count when the sampler was applied before, so those of a
-        prompt do not. One chain at a time may have it.
+        prompt do not. One chain at a time may have it. In the chain it raises what `apply` and
+        `accept` raise.
         """
 
         def apply(_: Any) -> None:
