@@ -174,8 +174,8 @@ class LlamaDiskCache(BaseLlamaCache):
         states = sorted(self._folder.glob("*.state"), key=lambda p: p.stat().st_mtime_ns)
         while states and self.cache_size > self.capacity_bytes:
             oldest = states.pop(0)
-            oldest.unlink()
-            oldest.with_suffix(".tokens").unlink()
+            for path in (oldest, oldest.with_suffix(".tokens")):
+                path.unlink(missing_ok=True)  # another process may have been faster
 
     def _known(self) -> dict[tuple[int, ...], Path]:
         """Return the states that are whole by their tokens."""
