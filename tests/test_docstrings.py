@@ -73,6 +73,7 @@ def tree(function: Callable[..., Any]) -> ast.AST:
     return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
 
+@functools.cache
 def raised(function: Callable[..., Any], owner: Any, depth: int = DEPTH) -> set[str]:
     """Return the own errors that *function*, or what it calls, raises."""
     raises = [n.exc for n in ast.walk(tree(function)) if isinstance(n, ast.Raise) and n.exc]
