@@ -104,6 +104,7 @@ ALLOWED = {
         "chat_completion",
         "completion",
         "config",
+        "engine",
         "hub",
         "interrupts",
         "llama",

@@ -212,7 +212,7 @@ class Completing(Stepping):
             state = self.cache[prompt]
         except KeyError:
             return
-        if common(state.input_ids.tolist(), prompt) > common(self.engine.tokens, prompt):
+        if common(state.input_ids.tolist(), prompt) > common(list(self.eval_tokens), prompt):
             self.set_state(state.llama_state)
 
     def _remembering(self, answer: Any) -> Any:

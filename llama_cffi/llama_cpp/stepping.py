@@ -12,6 +12,7 @@ from .. import llama
 from ..binding import Batch
 from ..chains import build_chain
 from ..completion import sampling
+from ..engine import Engine
 from ..errors import ValidationError
 from ..interrupts import Stop
 from ..stats import GenerationStats
@@ -49,10 +50,22 @@ class Stepping(llama.Llama):
     logits_all: bool
     last_n_tokens_size: int
 
+    @property
+    def _tokens(self) -> list[int]:
+        """The evaluated tokens.
+
+        Raises:
+            ValidationError: The engine has many requests, so no one state.
+        """
+        if isinstance(self.engine, Engine):  # also while a stream of it waits
+            return self.engine.tokens
+        with self.engine.idle() as slot:
+            return list(slot.tokens)
+
     @property  # type: ignore[override]
     def n_tokens(self) -> int:
         """How many tokens are evaluated; set it to a smaller number to forget the last ones."""
-        return len(self.engine.tokens)
+        return len(self._tokens)
 
     @n_tokens.setter
     def n_tokens(self, n: int) -> None:
@@ -64,14 +77,14 @@ class Stepping(llama.Llama):
         """The evaluated tokens: (n_ctx,) int32, zeros after the first `n_tokens`."""
         import numpy as np
 
-        ids, tokens = np.zeros(self.engine.n_ctx, np.int32), self.engine.tokens
+        ids, tokens = np.zeros(self.engine.n_ctx, np.int32), self._tokens
         ids[: len(tokens)] = tokens
         return ids
 
     @property
     def eval_tokens(self) -> deque[int]:
         """The evaluated tokens."""
-        return deque(self.engine.tokens, maxlen=self.engine.n_ctx)
+        return deque(self._tokens, maxlen=self.engine.n_ctx)
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:
@@ -240,7 +253,7 @@ class Stepping(llama.Llama):
             presence_penalty, tfs_z, mirostat_mode, mirostat_tau, mirostat_eta, logits_processor,
             grammar,
         )  # fmt: skip
-        held = [] if reset else self.engine.tokens
+        held = [] if reset else self._tokens
         held += self._checked(tokens)
         if not held:
             raise ValidationError("there is no token to continue")
@@ -308,7 +321,7 @@ class Stepping(llama.Llama):
             return super().save_state(path)
         import numpy as np
 
-        tokens, state = np.array(self.engine.tokens, np.int32), self.get_state()
+        tokens, state = np.array(self._tokens, np.int32), self.get_state()
         n = len(tokens)
         rows = self._rows[:n].copy() if self.logits_all else np.empty((0, 0), np.float32)
         return LlamaState(tokens, rows, n, state, len(state), self.config.seed)

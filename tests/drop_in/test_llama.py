@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,24 @@ def test_a_schema_allows_only_what_it_names(llm: Llama) -> None:
             )
             value = json.loads(answer["choices"][0]["message"]["content"])
             assert value in ({"n": 41}, {"n": 42})
+
+
+def test_many_at_once() -> None:
+    with Llama(str(model_path()), n_ctx=1024, n_threads=1, parallel=4) as llm:
+
+        def ask(n: int) -> str:
+            messages = [{"role": "user", "content": f"What is 17 + {n}?"}]
+            answer = llm.create_chat_completion(messages, temperature=0)
+            return str(answer["choices"][0]["message"]["content"])
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(ask, range(20, 28))) == [str(17 + n) for n in range(20, 28)]
+        for call in (
+            lambda: llm.eval([1]), lambda: llm.n_tokens, lambda: llm.sample(), lambda: llm.scores,
+            lambda: next(llm.generate([1])), lambda: llm.save_state(),
+        ):  # fmt: skip
+            with pytest.raises(ValidationError, match="many requests"):
+                call()
 
 
 # --- embeddings ------------------------------------------------------------------------------
