@@ -51,10 +51,12 @@ if TYPE_CHECKING:
     from .pool import LlamaPool
     from .sampling import SamplingParams
     from .scheduler import (
+        DraftModel,
         EngineStats,
         Handle,
         InferenceEngine,
         KVCache,
+        PromptLookup,
         Request,
         RequestState,
         Scheduler,
@@ -92,10 +94,12 @@ _HOME = {
     "pool": ("LlamaPool",),
     "sampling": ("SamplingParams",),
     "scheduler": (
+        "DraftModel",
         "EngineStats",
         "Handle",
         "InferenceEngine",
         "KVCache",
+        "PromptLookup",
         "Request",
         "RequestState",
         "Scheduler",
@@ -157,10 +161,12 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "Embedder",
     "RerankResult",
     "similarity",
+    "DraftModel",
     "EngineStats",
     "Handle",
     "InferenceEngine",
     "KVCache",
+    "PromptLookup",
     "Request",
     "RequestState",
     "Scheduler",

@@ -6,16 +6,20 @@ from .kv_cache import CacheStats, KVCache, Lease
 from .metrics import EngineStats
 from .request import Request, RequestState
 from .scheduler import Chunk, Plan, Result, Scheduler
+from .speculative import Drafter, DraftModel, PromptLookup
 
 __all__ = [
     "CacheStats",
     "Chunk",
+    "DraftModel",
+    "Drafter",
     "EngineStats",
     "Handle",
     "InferenceEngine",
     "KVCache",
     "Lease",
     "Plan",
+    "PromptLookup",
     "Request",
     "RequestState",
     "Result",

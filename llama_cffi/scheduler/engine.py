@@ -10,28 +10,25 @@ import logging
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..answer import Step, TextOutput
 from ..binding import Context, Model
-from ..binding.checks import integer
-from ..calls import make_call
+from ..binding.checks import INT32_MAX, integer, real
+from ..calls import Call, make_call
 from ..context_policy import fit_prompt
-from ..errors import (
-    GenerationError,
-    QueueFullError,
-    ValidationError,
-)
-from ..interrupts import CLOSE, on_cancel
+from ..errors import GenerationError, ValidationError
+from ..interrupts import CANCEL, CLOSE, on_cancel
 from .handle import Handle
+from .inbox import Inbox
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
 from .request import Request
 from .scheduler import Scheduler
+from .speculative import Drafter, Speculator
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -44,6 +41,7 @@ __all__ = ["InferenceEngine"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _MOST_SEQUENCES = 64  # of the oldest builds
+_MAX_SCALE = 1e6
 
 
 class InferenceEngine:
@@ -65,10 +63,11 @@ class InferenceEngine:
         n_cells: Tokens of all requests together; when they run out, the request of the lowest
             priority is put back and computed again later. None = n_parallel times n_ctx.
         block_size: Tokens in the unit of this account.
-        max_waiting: Most requests that wait.
+        max_waiting: Most requests that wait, beyond those that find a place at once.
         ageing_s: Waiting so long counts as much as one step of priority.
         context_policy: What happens to prompts that are too long, see `context_policy.fit_prompt`;
             `shift` is not possible here.
+        draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The answers stay the same.
         start: Begin at once in a thread; else call `start`, `run` or `step`.
         **context_options: More arguments of `Context`.
 
@@ -99,24 +98,31 @@ class InferenceEngine:
         max_waiting: int = 1024,
         ageing_s: float = 30.0,
         context_policy: str = "error",
+        draft: Drafter | None = None,
         start: bool = True,
         **context_options: Any,
     ) -> None:
         n_parallel = integer("n_parallel", n_parallel, 1, 256)
-        self.context_policy = context_policy
+        n_ctx, n_batch = integer("n_ctx", n_ctx, 0), integer("n_batch", n_batch, 1)
+        n_chunk = None if n_chunk is None else integer("n_chunk", n_chunk, 1)
+        block_size = integer("block_size", block_size, 1)
+        ageing_s = real("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = integer("max_waiting", max_waiting, 1)
+        self.context_policy = context_policy
+        self._call(1, {})  # refuses a policy before a model is loaded
         self.owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
             self.model = model_path
         else:
             self.model = Model(model_path, n_gpu_layers=n_gpu_layers)
+        context: Context | None = None
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
             unified = n_cells is not None
             n_seqs = n_parallel
             if unified and not (self.model.is_recurrent or self.model.is_hybrid):
                 n_seqs = max(n_parallel, min(2 * n_parallel, _MOST_SEQUENCES))  # to keep prefixes
-            self.context = Context(
+            self.context = context = Context(
                 self.model,
                 n_ctx=n_cells if n_cells is not None else n_ctx * n_parallel,
                 n_seq_max=n_seqs,
@@ -125,13 +131,13 @@ class InferenceEngine:
                 kv_unified=unified,
                 **context_options,
             )
-            n_batch = min(n_batch, self.context.n_batch)
+            n_batch = min(n_batch, context.n_batch)
             self.cache = KVCache(
                 n_seqs,
-                self.context.n_ctx,
+                context.n_ctx,
                 block_size,
-                unified=self.context.kv_unified,
-                memory=self.context.memory,
+                unified=context.kv_unified,
+                memory=context.memory,
             )
             if n_chunk is None:
                 n_chunk = n_batch if self.model.offloads else 128
@@ -143,18 +149,20 @@ class InferenceEngine:
                 n_ctx=n_ctx,
                 ageing_s=ageing_s,
             )
+            self.n_ctx = self.scheduler.n_ctx
+            speculator = Speculator(draft, self.model, n_parallel, self.n_ctx) if draft else None
         except BaseException:
+            if context is not None:
+                context.close()
             if self.owns_model:
                 self.model.close()
             raise
-        self.n_ctx = self.scheduler.n_ctx
-        self._worker = Worker(self.context, self.scheduler)
-        self._wanted = threading.Condition()
-        self._submitted: deque[Handle] = deque()
-        self._cancelled: deque[tuple[Handle, str]] = deque()
-        self._clears = self._stopping = self._closed = False
+        self._worker = Worker(self.context, self.scheduler, speculator)
+        self._inbox = Inbox()
+        self._closed = False
         self._broken: BaseException | None = None
-        self._running = threading.Lock()
+        self._running, self._starting = threading.Lock(), threading.Lock()
+        self._runner: int | None = None  # the thread that runs it now
         self._thread: threading.Thread | None = None
         if start:
             self.start()
@@ -179,7 +187,9 @@ class InferenceEngine:
         priority: int = 0,
         callback: Callable[[str], object] | None = None,
         adapters: Mapping[str, float] | None = None,
+        n_draft: int | None = None,
         wait: bool = False,
+        listens: bool = False,
         **options: Any,
     ) -> Handle:
         """Let a prompt be answered; from any thread.
@@ -191,28 +201,29 @@ class InferenceEngine:
             callback: Called with each piece of text in the engine's thread; what it raises fails
                 this request.
             adapters: LoRA files and their scales, for this request.
-            wait: Wait while too many requests wait, instead of raising.
+            n_draft: Most guesses at once where the engine guesses, 0 = none; None = what pays.
+            wait: Wait while too many requests wait, until `timeout_s`, instead of raising.
+            listens: Keep each token for `Handle.steps`, also those that come before it is called.
             **options: `sampling=SamplingParams(...)` or single sampling arguments, `stop`,
                 `timeout_s`, `logprobs` and others of `GenerationOptions`.
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
             QueueFullError: max_waiting requests wait already.
-            ValidationError: An argument is out of range, or the engine is closed.
+            ValidationError: An argument is out of range, or the engine is closed; or its own
+                thread, in a callback, would wait for itself.
             GenerationError: The engine has stopped, with the error that stopped it as its cause.
         """
+        self._check_open()
+        if wait:
+            self.check_may_wait()
         tokens = self.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
         check = self.model.vocab.check
         tokens = [check(token) for token in tokens]
-        defaults = {"context_policy": self.context_policy, "safety": None, "json_stop": ()}
-        call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
-        params = call.request
-        if params.policy == "shift":
-            raise ValidationError(
-                "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
-                "parallel"
-            )
-        n_first = int(self.model.vocab.add_bos)
+        call = self._call(integer("max_tokens", max_tokens, 1), options)
+        if callback is not None and not callable(callback):
+            raise ValidationError(f"callback={callback!r} cannot be called")
+        params, n_first = call.request, int(self.model.vocab.add_bos)
         fit = fit_prompt(
             tokens, params.n_predict, self.n_ctx, params.safety, params.policy, n_first=n_first
         )
@@ -221,26 +232,18 @@ class InferenceEngine:
             fit.n_predict,
             params.params,
             stop=[s for s in params.stop if isinstance(s, str)],
-            priority=priority,
+            priority=integer("priority", priority, -INT32_MAX),
             timeout_s=call.timeout_s,
             callback=callback,
-            group=frozenset(adapters.items()) if adapters else None,
+            group=_group(adapters) if adapters else None,
+            n_draft=None if n_draft is None else integer("n_draft", n_draft, 0),
         )
         request.stats.n_truncated = fit.n_truncated
-        handle = Handle(request, params, self._cancel)
-        handle.output = TextOutput(self.model.vocab, params)
-        with self._wanted:
-            while self._n_waiting >= self.max_waiting and not self._stopping:
-                if not wait:
-                    raise QueueFullError(
-                        f"{self._n_waiting} requests wait already (max_waiting="
-                        f"{self.max_waiting}); try again later, or submit with wait=True"
-                    )
-                self._wanted.wait()
+        handle = Handle(request, params, TextOutput(self.model.vocab, params), self)
+        handle.listens |= listens
+        if not self._inbox.submit(handle, self._n_too_many, wait):
             self._check_open()
-            self._submitted.append(handle)
-            self._wanted.notify_all()
-        on_cancel(partial(self._cancel, handle))
+        on_cancel(partial(self.cancel, handle))
         return handle
 
     def generate(self, prompt: str | Sequence[int], max_tokens: int = 256, **options: Any) -> str:
@@ -266,8 +269,7 @@ class InferenceEngine:
             n_predict: Most tokens to generate.
             **options: The other arguments of `submit`, with its errors.
         """
-        handle = self.submit(tokens, n_predict, **{"wait": True, **options})
-        handle.listens = True
+        handle = self.submit(tokens, n_predict, **{"wait": True, **options}, listens=True)
         steps = handle.steps()
         weakref.finalize(steps, handle.cancel).atexit = False
         return steps
@@ -298,13 +300,12 @@ class InferenceEngine:
 
     def cache_clear(self) -> None:
         """Forget the prefixes of finished requests, before the next step."""
-        with self._wanted:
-            self._clears = True
+        self._inbox.clear()
 
     @property
     def active_requests(self) -> list[Request]:
         """Those that run or wait."""
-        return [h.request for h in [*self._worker.handles.values(), *self._submitted]]
+        return [h.request for h in [*self._worker.handles.values(), *self._inbox.submitted]]
 
     @property
     def stats(self) -> EngineStats:
@@ -331,46 +332,39 @@ class InferenceEngine:
             GenerationError: It has stopped.
         """
         self._check_open()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self.run, name="llama_cffi-engine", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None and not self._running.locked():
+                self._thread = threading.Thread(
+                    target=self._run_quietly, name="llama_cffi-engine", daemon=True
+                )
+                self._thread.start()
 
     def run(self) -> None:
         """Answer requests in this thread until `shutdown`.
 
         Raises:
             ValidationError: It runs already.
+            GenerationError: The engine has stopped.
         """
-        if not self._running.acquire(blocking=False):
-            raise ValidationError("this engine runs already, in another thread")
-        try:
-            while self._wait():
+        with self._runs():
+            while self.scheduler.has_work or self._inbox.wait():
                 self._step()
-        except BaseException as error:  # what no request is to blame for
-            _log.exception("the engine has stopped")
-            self._break(error)
-            raise
-        finally:
-            self._running.release()
 
     def step(self) -> bool:
         """Do one step in this thread; return whether there is more to do.
 
         Raises:
-            ValidationError: It runs in a thread.
+            ValidationError: It runs already.
+            GenerationError: The engine has stopped.
         """
-        if not self._running.acquire(blocking=False):
-            raise ValidationError("this engine runs already, in another thread")
-        try:
+        with self._runs():
             self._step()
             return self._has_work
-        finally:
-            self._running.release()
 
     def shutdown(self, drain: bool = True) -> None:
         """Take no more requests, end those that there are, and free everything.
 
-        Calling it again does nothing.
+        Calling it again does nothing, or with drain=False ends what another thread drains.
 
         Args:
             drain: Let them finish; else they are cancelled.
@@ -378,27 +372,36 @@ class InferenceEngine:
         Raises:
             ValidationError: It was called in the engine's own thread, which cannot wait for itself.
         """
-        with self._wanted:
-            self._stopping = True
-            if not drain and not self._closed:
-                for handle in [*self._worker.handles.values(), *self._submitted]:
-                    self._cancelled.append((handle, CLOSE))
-                self.context.abort_flag.set()
-            self._wanted.notify_all()
-        if self._thread is threading.current_thread():
-            raise ValidationError("shutdown waits for the engine's thread; call it from another")
+        self.check_may_wait()
+        self._inbox.close(drain)
+        if not drain:
+            self.context.abort_flag.set()
         if self._thread is not None:
             self._thread.join()
         with self._running:
-            while self._has_work and self._broken is None:
-                self._step()  # it was driven by hand
-            if not self._closed:
+            if self._closed:
+                return
+            self._runner = threading.get_ident()
+            try:
+                while self._has_work and self._broken is None:
+                    self._step()  # it was driven by hand
+            except BaseException as error:
+                self._break(error)
+                raise
+            finally:
+                self._runner = None
                 self._closed = True
                 self._worker.close()
                 if self.owns_model:
                     self.model.close()
 
-    close = shutdown
+    def close(self) -> None:
+        """End what runs and free everything. Calling it again does nothing.
+
+        Raises:
+            ValidationError: As for `shutdown`.
+        """
+        self.shutdown(drain=False)
 
     def __enter__(self) -> Self:
         return self
@@ -406,59 +409,111 @@ class InferenceEngine:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.shutdown(drain=error is None)
 
+    # For handles
+
+    def cancel(self, handle: Handle, reason: str = CANCEL) -> None:
+        """End a request; see `Handle.cancel`."""
+        self._inbox.cancel(handle, reason)
+
+    def check_may_wait(self) -> None:
+        """Refuse the thread that runs the engine now, such as in a callback.
+
+        Raises:
+            ValidationError: It would wait for itself.
+        """
+        if self._runner == threading.get_ident():
+            raise ValidationError(
+                "a callback runs in the engine's thread and cannot wait for the engine; do this in "
+                "another thread"
+            )
+
     # The engine's thread
 
     @property
     def _has_work(self) -> bool:
-        return bool(self.scheduler.has_work or self._submitted or self._cancelled)
+        return self.scheduler.has_work or self._inbox.has_mail
 
     @property
     def _n_waiting(self) -> int:
-        return self.scheduler.n_waiting + len(self._submitted)
+        return self.scheduler.n_waiting + self._inbox.n_submitted
 
-    def _wait(self) -> bool:
-        """Wait for work; False = there will be none."""
-        with self._wanted:
-            while not self._has_work:
-                if self._stopping:
-                    return False
-                self._wanted.wait()
-        return True
+    def _n_too_many(self) -> int:
+        """Return how many have to go before another one may wait; who finds a place does not."""
+        n_places = self.scheduler.max_running - len(self.scheduler.running)
+        return self._n_waiting - max(0, n_places) - self.max_waiting + 1
+
+    @contextmanager
+    def _runs(self) -> Iterator[None]:
+        """Let this thread be the engine's; what no request is to blame for stops the engine."""
+        if not self._running.acquire(blocking=False):
+            raise ValidationError("this engine runs already, in another thread")
+        try:
+            if self._broken is not None:
+                self._check_open()
+            self._runner = threading.get_ident()
+            yield
+        except BaseException as error:
+            if self._broken is None:
+                self._break(error)
+            raise
+        finally:
+            self._runner = None
+            self._running.release()
+
+    def _run_quietly(self) -> None:
+        with suppress(BaseException):  # it was logged, and everybody who waits has been told
+            self.run()
 
     def _step(self) -> None:
         """Take what was submitted and cancelled, and do one step."""
-        with self._wanted:
-            for handle in self._submitted:
-                self._worker.add(handle)
-            self._submitted.clear()
-            cancelled = [*self._cancelled]
-            self._cancelled.clear()
-            clears, self._clears = self._clears, False
-        for handle, reason in cancelled:
-            self._worker.abort(handle.request, reason)
-        if clears:
+        worker = self._worker
+        with self._inbox.taking() as mail:
+            for handle in mail.submitted:
+                worker.add(handle)
+        for handle, reason in mail.cancelled:
+            worker.abort(handle.request, reason)
+        if mail.cancels_all:
+            for request in [*worker.handles]:
+                worker.abort(request, CLOSE)
+        if mail.clears:
             self.cache.clear()
-        self._worker.step()
-        with self._wanted:
-            self._wanted.notify_all()  # there may be room for more that wait
-
-    def _cancel(self, handle: Handle, reason: str) -> None:
-        with self._wanted:
-            self._cancelled.append((handle, reason))
-            self._wanted.notify_all()
+        worker.step()
+        self._inbox.notify()
 
     def _break(self, error: BaseException) -> None:
         """Fail every request: the engine cannot go on."""
-        with self._wanted:
-            self._broken, self._stopping = error, True
-            for handle in self._submitted:
-                self._worker.add(handle)
-            self._submitted.clear()
-            self._wanted.notify_all()
-        self._worker.fail_all(GenerationError(f"the engine has stopped: {error!r}"))
+        _log.error("the engine has stopped", exc_info=error)
+        self._broken = error
+        self._inbox.close()
+        with self._inbox.taking() as mail:
+            self._worker.fail_all(mail.submitted, self._stopped)
+        self._inbox.notify()
+
+    def _stopped(self) -> GenerationError:
+        error = GenerationError(f"the engine has stopped: {self._broken!r}; open a new one")
+        error.__cause__ = self._broken
+        return error
 
     def _check_open(self) -> None:
         if self._broken is not None:
-            raise GenerationError(f"the engine has stopped: {self._broken!r}") from self._broken
-        if self._stopping:
+            raise self._stopped()
+        if self._inbox.closed:
             raise ValidationError("this InferenceEngine is closed; open a new one")
+
+    def _call(self, max_tokens: int, options: Mapping[str, Any]) -> Call:
+        """Check the options of one request."""
+        defaults = {"context_policy": self.context_policy, "safety": None, "json_stop": ()}
+        call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
+        if call.request.policy == "shift":
+            raise ValidationError(
+                "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
+                "parallel"
+            )
+        return call
+
+
+def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset(
+        (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
+        for path, scale in adapters.items()
+    )

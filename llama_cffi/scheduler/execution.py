@@ -128,7 +128,9 @@ class Executor:
                     break
                 try:
                     self._next(chunk, at, row + at - begin, outcome)
-                except Exception as error:
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
                     outcome.error = error
             row += end - begin
 

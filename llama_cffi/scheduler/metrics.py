@@ -93,14 +93,14 @@ class Metrics:
         self._rate: deque[tuple[float, int]] = deque()
         self._samples: tuple[deque[float], ...] = tuple(deque(maxlen=_RECENT) for _ in range(4))
 
-    def step(self, n_tokens: int, n_generated: int) -> None:
-        """Count a step."""
-        now = time.monotonic()
+    def step(self, n_tokens: int, n_generated: int, seconds: float) -> None:
+        """Count a step that took so long."""
+        began = time.monotonic() - seconds
         self._n_steps += 1
         self._n_decoded += n_tokens
         self._n_generated += n_generated
-        self._rate.append((now, n_generated))
-        while self._rate[0][0] < now - _WINDOW_S:
+        self._rate.append((began, n_generated))
+        while self._rate[0][0] < began - _WINDOW_S:
             self._rate.popleft()
 
     def end(self, request: Request) -> None:
@@ -118,8 +118,9 @@ class Metrics:
         self, n_waiting: int, n_running: int, n_preemptions: int, cache: CacheStats
     ) -> EngineStats:
         """Return all of it."""
-        rate = list(self._rate)
-        seconds = min(_WINDOW_S, time.monotonic() - rate[0][0]) if rate else 0.0
+        now = time.monotonic()
+        rate = [(began, n) for began, n in list(self._rate) if began >= now - _WINDOW_S]
+        seconds = now - rate[0][0] if rate else 0.0
         return EngineStats(
             n_waiting,
             n_running,

@@ -57,6 +57,7 @@ class Request:
         callback: Called with each piece of the answer, in the engine's thread.
         group: Requests of one group may share a batch and cached prefixes, such as those with the
             same adapters.
+        n_draft: Most guesses at once in speculative decoding, 0 = none; None = what pays.
         id: None = a number is made up.
 
     Attributes:
@@ -84,6 +85,7 @@ class Request:
         timeout_s: float | None = None,
         callback: Callable[[str], object] | None = None,
         group: Hashable = None,
+        n_draft: int | None = None,
         id: str | None = None,
     ) -> None:
         if not prompt_tokens:
@@ -99,6 +101,7 @@ class Request:
         self.priority = priority
         self.callback = callback
         self.group = group
+        self.n_draft = n_draft
         self.tokens = list(prompt_tokens)
         self.num_computed_tokens = 0
         self.draft: list[int] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from ..answer import Answer
+from ..answer import Answer, Step
 from ..binding import Context, LoraAdapter
 from ..chains import ChainCache
 from ..errors import DecodeAbortedError
@@ -18,7 +18,8 @@ from .execution import Executor
 from .handle import Handle
 from .metrics import Metrics, Moment
 from .request import Request, RequestState
-from .scheduler import Scheduler
+from .scheduler import Plan, Result, Scheduler
+from .speculative import Speculator
 
 __all__ = ["Worker"]
 
@@ -36,6 +37,7 @@ class Worker:
     Args:
         context: Only this uses it.
         scheduler: Says what is next.
+        speculator: Guesses ahead, if anything does.
 
     Attributes:
         handles: Of the requests that have not ended.
@@ -43,7 +45,9 @@ class Worker:
         timeline: What each of the last 10,000 steps did.
     """
 
-    def __init__(self, context: Context, scheduler: Scheduler) -> None:
+    def __init__(
+        self, context: Context, scheduler: Scheduler, speculator: Speculator | None = None
+    ) -> None:
         self.context, self.scheduler, self.cache = context, scheduler, scheduler.cache
         self.handles: dict[Request, Handle] = {}
         self.metrics = Metrics()
@@ -52,6 +56,7 @@ class Worker:
         self._chains = ChainCache(context.model)
         self._adapters: dict[str, LoraAdapter] = {}
         self._group: Hashable = None
+        self._speculator = speculator
 
     def add(self, handle: Handle) -> None:
         """Let a request wait for its turn."""
@@ -63,29 +68,30 @@ class Worker:
         started = time.perf_counter()
         for request in self.scheduler.expired():
             self.abort(request, DEADLINE)
+        if self._speculator is not None:
+            self._speculator.draft(self.scheduler.running)
         plan = self.scheduler.schedule()
         plan.chunks = [chunk for chunk in plan.chunks if self._prepare(chunk.request)]
-        if not plan.chunks:
+        if not plan.chunks or not self._use(plan):
             return
-        self._use(plan.group)
         results = self._executor.run(plan.chunks, self.handles)
-        ended = self.scheduler.update(plan, results)
-        n_generated = 0
         for request, result in results.items():
-            n_generated += len(result.tokens)
-            if result.tokens and request.n_generated == len(result.tokens):
+            if result.tokens and not request.n_generated:
                 request.stats.time_to_first_token_s = time.monotonic() - request.created_s
-        self._hand_out(chunk.request for chunk in plan.chunks)
-        for request in ended:
+        self._hand_out(results)
+        for request in self.scheduler.update(plan, results):
             self._end(request)
-        self.metrics.step(plan.n_tokens, n_generated)
+        n_tokens = sum(len(chunk.tokens) for chunk in plan.chunks)
+        n_generated = sum(len(result.tokens) for result in results.values())
+        seconds = time.perf_counter() - started
+        self.metrics.step(n_tokens, n_generated, seconds)
         self.timeline.append(
             Moment(
                 time.monotonic(),
-                time.perf_counter() - started,
+                seconds,
                 len(self.scheduler.running),
                 self.scheduler.n_waiting,
-                plan.n_tokens,
+                n_tokens,
                 n_generated,
                 self.cache.n_blocks - self.cache.n_free_blocks,
             )
@@ -108,41 +114,47 @@ class Worker:
                 self._give_up(request, RequestState.FAILED, error)
         return not request.finished
 
-    def _use(self, group: Hashable) -> None:
-        """Switch to the adapters of a group."""
-        if group != self._group:
-            wanted: Any = group or ()
-            self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
-            self._group = group
+    def _use(self, plan: Plan) -> bool:
+        """Switch to the adapters of a plan; False = that failed, and so have its requests."""
+        if plan.group != self._group:
+            wanted: Any = plan.group or ()
+            try:
+                self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
+            except Exception as error:
+                for chunk in plan.chunks:
+                    self._give_up(chunk.request, RequestState.FAILED, error)
+                return False
+            self._group = plan.group
+        return True
 
-    def _hand_out(self, requests: Iterable[Request]) -> None:
-        """Give the steps that somebody waits for to whoever does."""
+    def _hand_out(self, results: dict[Request, Result]) -> None:
+        """Give the steps that somebody waits for to whoever does; who raises fails."""
         loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
-        for request in requests:
-            handle = self.handles.get(request)
-            if handle is None or not handle.unsent:
+        for request, result in results.items():
+            handle = self.handles[request]
+            if result.finish_reason:
+                handle.output.finish()
+            if not handle.listens:
                 continue
+            text = "".join(step.text for step in handle.unsent)
             for step in handle.unsent:
                 handle.put(step)
-            text = "".join(step.text for step in handle.unsent)
             handle.unsent.clear()
+            if result.finish_reason and (rest := handle.output.take_rest()):
+                handle.put(Step(None, rest))
+                text += rest
             if (loop := handle.loop) is not None:
                 loops.setdefault(loop, []).append(handle)
-            if request.callback is not None and text:
-                self._call_back(request, text)
+            if request.callback is not None and text and result.error is None:
+                try:
+                    request.callback(text)
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                    results[request] = Result(error=error)
         for loop, handles in loops.items():
             with suppress(RuntimeError):  # it is closed: nobody waits there
                 loop.call_soon_threadsafe(_wake, handles)
-
-    def _call_back(self, request: Request, text: str) -> None:
-        assert request.callback is not None
-        try:
-            request.callback(text)
-        except Exception as error:
-            if not request.finished:
-                self._give_up(request, RequestState.FAILED, error)
-            else:
-                request.error = error
 
     def abort(self, request: Request, reason: str) -> None:
         """Cancel a request, unless it has ended."""
@@ -158,37 +170,47 @@ class Worker:
 
     def _end(self, request: Request) -> None:
         """Tell whoever waits that a request has ended."""
+        if self._speculator is not None:
+            self._speculator.forget(request)
         handle, stats = self.handles.pop(request), request.stats
-        output, params = handle.output, handle.params
-        output.finish()
-        if output.stop and request.state is RequestState.FINISHED:
+        output, chain = handle.output, handle.chain
+        if request.state is not RequestState.FINISHED:
+            output.finish()
+        elif output.stop:
             stats.finish_reason, stats.stop = "stop", output.stop
         if stats.n_generated:
             since = time.monotonic() - request.created_s
             stats.decode_s = since - stats.time_to_first_token_s
             stats.prefill_s = stats.time_to_first_token_s - stats.queue_s
-        if request.callback is not None and not request.error and (text := output.take_rest()):
-            self._call_back(request, text)
-        if handle.chain is not None:
+        if chain is not None:
             if handle.answer is not None:
                 handle.answer.end()
-            stats.seed = None if params.params.greedy else handle.chain.seed
-            self._chains.give(request.sampling, handle.chain)
+            stats.seed = None if request.sampling.greedy else chain.seed
+            if request.state is RequestState.FAILED:
+                chain.close()  # who knows what it holds
+            else:
+                self._chains.give(request.sampling, chain)
             handle.chain = handle.answer = None
         self.metrics.end(request)
         handle.end()
 
-    def fail_all(self, error: BaseException) -> None:
-        """Tell everybody that nothing goes on."""
-        while self.handles:
-            request, handle = self.handles.popitem()
-            request.error = error
-            handle.end()
+    def fail_all(self, others: Iterable[Handle], make_error: Callable[[], BaseException]) -> None:
+        """Tell everybody, and *others*, that nothing goes on."""
+        self.handles.update({handle.request: handle for handle in others})
+        for request in [*self.handles]:
+            request.error = make_error()
+            if not request.finished:
+                request.move(RequestState.FAILED)
+            self._end(request)
 
     def close(self) -> None:
         """Free everything but the model."""
+        if self._speculator is not None:
+            self._speculator.close()
         self._chains.close()
         self.context.close()
+        for adapter in self._adapters.values():
+            adapter.close()
 
 
 def _wake(handles: list[Handle]) -> None:
