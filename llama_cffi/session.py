@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .binding import LoraAdapter, Model
 from .binding.checks import path_of
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .scheduler import InferenceEngine
 
-    AnyEngine = Engine | InferenceEngine
+    AnyEngine: TypeAlias = Engine | InferenceEngine
 
 __all__ = ["Session"]
 

@@ -12,7 +12,7 @@ from ..errors import ValidationError
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
-    from ..engine import Engine
+    from ..session import AnyEngine
     from .llama import Llama
 
 __all__ = [
@@ -235,7 +235,7 @@ class Jinja2ChatFormatter:
 class _Formatted(Chat):
     """A conversation whose prompt is there already."""
 
-    def __init__(self, engine: Engine, response: ChatFormatterResponse) -> None:
+    def __init__(self, engine: AnyEngine, response: ChatFormatterResponse) -> None:
         super().__init__(engine)
         self._response = response
 
