@@ -94,7 +94,8 @@ def events(
     **options: Any,
 ) -> Generator[Step, None, GenerationStats]:
     """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
-    n_predict = engine.n_ctx if max_tokens in (None, -1) else max_tokens
+    unlimited = max_tokens is None or max_tokens == -1
+    n_predict = engine.n_ctx if unlimited else integer("max_tokens", max_tokens, 1)
     given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
     return engine.steps(
         tokens,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.checks import functions
+from .binding.checks import functions, items
 from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from .errors import ValidationError
 
@@ -265,8 +265,8 @@ class SamplingParams:
 
 
 def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
-    value = getattr(params, name)
-    if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+    value = items(name, getattr(params, name))
+    if not all(isinstance(text, str) for text in value):
         raise ValidationError(f"{name}={value!r} is no list of texts")
     return tuple(value)
 
@@ -286,7 +286,7 @@ def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any
 
 
 def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
-    given = samplers.split(";") if isinstance(samplers, str) else samplers
+    given = samplers.split(";") if isinstance(samplers, str) else items("samplers", samplers)
     order = []
     for name in given:
         known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None
