@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -121,10 +120,10 @@ class Chat:
                 raise ValidationError("every message needs a role and a content") from None
             text = engine.model.apply_chat_template(pairs, template=self._builtin)
             return engine.tokenize(text, parse_special=True), text
-        instructions = self.family.tool_format.instructions
-        if tools and instructions and not self.template.supports_tools:
-            system = f"{instructions}\n{json.dumps(list(tools))}"
-            messages = [{"role": "system", "content": system}, *messages]
+        if tools and not self.template.supports_tools:
+            text = self.family.tool_format.explain(tools)
+            messages = _instructed(messages, text, self.template.supports_system)
+            tools = None
             tools = None
         segments = self.template.render_segments(
             messages, tools or None, **{**self.family.template_kwargs(thinking), **kwargs}
@@ -285,6 +284,16 @@ class Chat:
             "logprob": logprob,
             "bytes": list(piece),
         }
+
+
+def _instructed(messages: Sequence[Message], text: str, has_system: bool) -> list[Message]:
+    """Return *messages* with a text in the system prompt, or else in the first message."""
+    first = dict(messages[0]) if messages else {}
+    said = first.get("content")
+    if isinstance(said, str) and (first.get("role") == "system" or not has_system):
+        parts = (said, text) if first.get("role") == "system" else (text, said)
+        return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
 
 
 class _Plain:

@@ -5,6 +5,7 @@ The models are random and answer under the grammar of a required call, or say wh
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
+from tiny_gguf import write_tiny
 
 from llama_cffi import Llama, ValidationError
 from llama_cffi.chat.formats import FORMATS
@@ -581,6 +583,33 @@ def test_a_prompt_that_opens_the_thought(tmp_path: Path, choice: str) -> None:
             message, reason = collected(answer) if stream else whole(answer)
             assert (calls_of(message), reason) == ([("now", {})], "tool_calls")
             assert (message["reasoning_content"], message["content"]) == ("So <tool_call>?", None)
+
+
+PLAIN = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + PLAIN
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
+def test_a_template_without_tools_gets_them_in_words(
+    tmp_path: Path, name: str, template: str
+) -> None:
+    path = write_tiny(tmp_path / "m.gguf", n_layer=1, n_embd=32)
+    with Llama(path, n_ctx=256, n_threads=1, n_gpu_layers=0, chat_format=template) as llm:
+        llm.chat.family = dataclasses.replace(llm.chat.family, tool_format=FORMATS[name])
+        _, text = llm.chat.prompt(ASK, TOOLS)
+        assert text.endswith(f"{ASK[0]['content']}\n")
+        assert json.dumps(TOOLS) in text
+        if FORMATS[name].instructions is None:
+            example = text.split("of this example:\n", 1)[1].split("\nThe functions")[0]
+            message = FORMATS[name].parse(example)
+            assert [call.name for call in message.tool_calls] == ["example_function"]
+            assert json.loads(message.tool_calls[0].arguments) == {"example_parameter": "value"}
+        kind = "user" if template is NO_SYSTEM else "system"
+        assert text.startswith(f"{kind}: You can call functions.")
+        if template is PLAIN:
+            kind = [{"role": "system", "content": "Be kind."}, *ASK]
+            assert llm.chat.prompt(kind, TOOLS)[1].startswith("system: Be kind.\n\nYou can")
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral-v7", "deepseek3", "phi4"])

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reader import Reader, Steps
 from ..reasoning import ReasoningSplitter
-from .grammar import LINE, CallGrammar, GrammarParts, Piece
+from .grammar import LINE, CallGrammar, GrammarParts, Piece, example
 from .message import Delta, MessageBuilder, ParsedMessage
 
 __all__ = ["Tool", "ToolFormat", "ToolStream", "Tools"]
 
 Tool = Mapping[str, Any]
 Tools = Sequence[Tool]
+
+_SAMPLE: Tool = {
+    "type": "function",
+    "function": {
+        "name": "example_function",
+        "parameters": {
+            "type": "object",
+            "properties": {"example_parameter": {"type": "string"}},
+            "required": ["example_parameter"],
+        },
+    },
+}
 
 
 class ToolFormat(ABC):
@@ -27,8 +40,8 @@ class ToolFormat(ABC):
         marks: Texts that a chat template of this family holds, all of them.
         triggers: Texts that begin a call.
         reasoning: The markers around a thought.
-        instructions: What the system prompt has to say where the template does not, or None; the
-            tools as JSON follow it.
+        instructions: What the system prompt has to say of calls where the template says nothing;
+            None shows a call of the format. See `explain`.
     """
 
     name: str
@@ -102,6 +115,18 @@ class ToolFormat(ABC):
         parallel = parallel and self.is_parallel
         before = self._before() if required else ()
         return GrammarParts(begin, calls, separator, end, triggers, parallel, required, before)
+
+    def explain(self, tools: Tools) -> str:
+        """Return what to tell a model whose chat template does not show it *tools*."""
+        text = self.instructions
+        if text is None:
+            parts = self.grammar_parts([_SAMPLE])
+            call = "".join(map(example, parts.calls[0].pieces))
+            text = (
+                "You can call functions. To call one, answer in exactly the form of this example:\n"
+                f"{parts.begin}{call}{parts.end}\nThe functions, as JSON:"
+            )
+        return f"{text}\n{json.dumps(list(tools), ensure_ascii=False)}"
 
     def _before(self) -> tuple[Piece, ...]:
         """Return what may stand before required calls: mostly what follows a thought."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
@@ -18,6 +19,7 @@ __all__ = [
     "Schema",
     "Text",
     "arguments_schema",
+    "example",
     "is_text",
     "parameter_schemas",
 ]
@@ -130,6 +132,27 @@ def parameter_schemas(tool: Mapping[str, Any]) -> list[tuple[str, Schema, bool]]
         (name, {**shared, **part} if isinstance(part, Mapping) else {}, name in required)
         for name, part in properties.items()
     ]
+
+
+def example(piece: Piece) -> str:
+    """Write a text that a piece allows; a schema's first choices stand for all."""
+    if isinstance(piece, str):
+        return piece
+    if isinstance(piece, Json):
+        return json.dumps(_value(piece.schema))
+    if isinstance(piece, Text):
+        return "value"
+    options = piece.options[0] if isinstance(piece, Choice) else piece.pieces
+    return "".join(map(example, options))
+
+
+def _value(schema: Schema) -> Any:
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") != "object":
+        return "value"
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    return {name: _value(part) for name, part in properties.items()}
 
 
 def is_text(schema: Schema) -> bool:
