@@ -225,3 +225,12 @@ def test_on_every_build(child: Child, build: str) -> None:
     """
     result = child(code, model_path(), LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.stdout) == ("", "True\nTrue\n")
+
+
+def test_several_answers_from_the_largest_seed() -> None:
+    """Each has a seed of its own, and all are seeds."""
+    with Llama(model_path(), n_ctx=256, n_threads=1) as llm:
+        options = {"max_tokens": 8, "temperature": 2.0, "n": 3}
+        largest = llm("A fox", seed=2**32 - 2, **options)["choices"]
+        first = llm("A fox", seed=0, **options)["choices"]
+    assert [choice["text"] for choice in largest[1:]] == [c["text"] for c in first[:2]]
