@@ -232,9 +232,9 @@ def test_on_every_build(child: Child, build: str) -> None:
 
         path, exact = demo.model_path(), {"n_ctx": 512, "n_threads": 1}
         with Engine(path, **exact) as engine:
-            prompt = engine.tokenize("A story about a cat.")
+            prompt = engine.format_prompt("Turn on the lamp in the kitchen.")
             alone = engine.generate_tokens(prompt, 60, temperature=0)
-        for draft in (PromptLookup(), DraftModel(path, n_threads=1)):
+        for draft in (PromptLookup(8, 1, 1), DraftModel(path, n_threads=1)):
             with InferenceEngine(path, 3, draft=draft, **exact) as engine:
                 handles = [engine.submit(prompt, 60, temperature=0) for _ in range(3)]
                 for handle in handles:
