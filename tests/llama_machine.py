@@ -115,7 +115,7 @@ def main(path: str) -> None:
             result = call(**{**valid, name: value})
             if isinstance(result, Iterator):
                 list(result)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             pass  # a name of a file
         except (LlamaError, TypeError, ValueError) as error:
             said = str(error)
