@@ -8,7 +8,7 @@ from typing import Any
 from .. import completion
 from ..chat_completion import Chat
 from .echo import prepend
-from .functions import as_tools, with_function_call
+from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, common
 from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
 from .llama_grammar import closed
@@ -169,7 +169,7 @@ class Completing(Stepping):
         if chat is None:
             source = template_of(self.chat_format, self.metadata)
             chat = self._chats[self.chat_format] = Chat(self.engine, source)
-        answer = self.answer(chat, messages, **asked)
+        answer = self.answer(chat, as_messages(messages), **asked)
         return with_function_call(answer) if functions else answer
 
     def create_chat_completion_openai_v1(self, *args: Any, **options: Any) -> Any:

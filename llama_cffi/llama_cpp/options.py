@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..binding.checks import integer
 from ..config import LlamaConfig
 from ..errors import ValidationError
 
@@ -62,7 +63,8 @@ def config_of(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LlamaCo
         if given.get(name):
             raise ValidationError(f"{name}={given[name]!r} is not supported: {advice}")
     more = {k: v for k, v in extra.items() if k not in (*_REFUSED, *_IGNORED)}
-    n_ctx, n_batch = given["n_ctx"], given["n_batch"] or 512
+    n_ctx = integer("n_ctx", given["n_ctx"], 0)
+    n_batch = integer("n_batch", given["n_batch"] or 512, 1)
     if n_ctx:
         n_batch = min(n_ctx, n_batch)
     values = {
@@ -70,7 +72,7 @@ def config_of(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LlamaCo
         **{name: given[name] if given[name] != usual else None for name, usual in _YARN.items()},
         "n_ctx": n_ctx,
         "n_batch": n_batch,
-        "n_ubatch": min(n_batch, given["n_ubatch"]),
+        "n_ubatch": min(n_batch, integer("n_ubatch", given["n_ubatch"], 1)),
         "seed": seed_of(given["seed"]),
         "embeddings": given["embedding"],
         "pooling": _named("pooling_type", given["pooling_type"], POOLING),
@@ -92,7 +94,7 @@ def _named(argument: str, value: Any, names: Mapping[int, str | None]) -> str | 
     """Return the name of a value that C's enum has; a name stays as it is."""
     if value is None or isinstance(value, str):
         return value
-    if value not in names:
+    if not isinstance(value, int) or value not in names:
         known = ", ".join(f"{number} = {name}" for number, name in names.items())
         raise ValidationError(f"{argument}={value!r} is not one of {known}")
     return names[value]

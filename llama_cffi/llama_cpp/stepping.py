@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import llama
 from ..binding import Batch
+from ..binding.checks import integer
 from ..chains import build_chain
 from ..completion import sampling
 from ..engine import Engine
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["Stepping", "check_tfs"]
 
 
-def check_tfs(tfs_z: float) -> None:
+def check_tfs(tfs_z: float | None) -> None:
     """Refuse tail-free sampling, which llama.cpp removed in 2024.
 
     Raises:
         ValidationError: It is on.
     """
-    if tfs_z != 1.0:
+    if tfs_z not in (None, 1.0):
         raise ValidationError(f"tfs_z={tfs_z}: llama.cpp has no tail-free sampling; use min_p")
 
 
@@ -70,7 +71,8 @@ class Stepping(llama.Llama):
     @n_tokens.setter
     def n_tokens(self, n: int) -> None:
         with self.engine.idle() as slot:
-            slot.reuse([*slot.tokens[:n], -1])  # all but the last are kept
+            kept = slot.tokens[: integer("n_tokens", n, 0, len(slot.tokens))]
+            slot.reuse([*kept, -1])  # all but the last are kept
 
     @property
     def input_ids(self) -> NDArray[np.int32]:

@@ -92,8 +92,12 @@ def test_numbers_of_enums(tmp_path: Path) -> None:
         assert (config.type_k, config.pooling, config.seed) == ("f32", "mean", -1)
         assert llm.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_MEAN
         assert np.shape(llm.embed("a b c")) == (192,)
-    with Llama(str(model_path()), n_ctx=64, n_threads=1, type_k="f32") as llm:  # type: ignore[arg-type]
+    with Llama(
+        str(model_path()), n_ctx=64, n_threads=1, type_k="f32",  # type: ignore[arg-type]
+        attention_type=llama_cpp.LLAMA_ATTENTION_TYPE_NON_CAUSAL,
+    ) as llm:  # fmt: skip
         assert llm.config.type_k == "f32"
+        assert not llm.engine.context.causal_attn
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,12 @@ def test_numbers_of_enums(tmp_path: Path) -> None:
         ({"type_k": 10}, "type_k=10 is not one of 0 = f32"),
         ({"pooling_type": 9}, "pooling_type=9"),
         ({"n_ctx": -1}, "n_ctx"),
+        ({"n_ctx": "512"}, "n_ctx"),
+        ({"n_batch": -1}, "n_batch"),
+        ({"n_ubatch": 0}, "n_ubatch"),
+        ({"split_mode": [1]}, "split_mode"),
+        ({"type_v": "q9"}, "type_v"),
+        ({"seed": "x"}, "seed"),
     ],
 )
 def test_what_cannot_be_done_is_refused(option: Any, message: str) -> None:
@@ -188,6 +198,39 @@ def test_eval_and_sample_are_the_completion(llm: Llama) -> None:
     llm.reset()
     with pytest.raises(ValidationError, match="eval"):
         llm.sample()
+
+
+def test_bad_input_is_refused(llm: Llama) -> None:
+    llm.reset()
+    llm.eval([5, 6, 7])
+    calls: list[Any] = [
+        lambda: llm.tokenize(5),  # type: ignore[arg-type]
+        lambda: llm.detokenize([99999]),
+        lambda: llm.eval("abc"),  # type: ignore[arg-type]
+        lambda: llm.eval([-1]),
+        lambda: llm.sample(temp=-1),
+        lambda: llm.sample(top_p=7),
+        lambda: setattr(llm, "n_tokens", -1),
+        lambda: setattr(llm, "n_tokens", 4),
+        lambda: llm.generate([1.5]),
+        lambda: llm.create_chat_completion("What?"),  # type: ignore[arg-type]
+        lambda: llm.create_chat_completion([{"content": "?"}]),
+        lambda: llm.create_chat_completion(SUM, functions=[{"name": "a b"}]),
+        lambda: llm.create_chat_completion(SUM, tools=[{}]),
+        lambda: llm.create_chat_completion(SUM, [FUNCTION], {"name": "other"}),
+        lambda: llm("a", grammar=5),
+        lambda: llm("a", seed="x"),  # type: ignore[arg-type]
+        lambda: llm("a", logprobs=-1, echo=True),
+        lambda: llm([99999]),
+        lambda: llm.embed(5),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(llama_cffi.LlamaError):
+            call()
+    with pytest.raises(TypeError):
+        llm.generate([1], no_such_argument=1)
+    assert llm.eval_tokens or llm.n_tokens == 0
+    assert text_of(llm(PROMPT, temperature=0)) == "42"
 
 
 def test_scores_are_the_logits_of_every_token(llm: Llama) -> None:
@@ -384,6 +427,30 @@ def test_functions(llm: Llama, call: Any, stream: bool) -> None:
         name, arguments = message["function_call"]["name"], message["function_call"]["arguments"]
         assert message["tool_calls"][0]["function"] == message["function_call"]
     assert (name, json.loads(arguments)) == ("get_weather", {"city": "Paris"})
+
+
+def test_what_a_function_gave_is_what_a_tool_gave(llm: Llama) -> None:
+    call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    result = {"name": "get_weather", "content": "sunny"}
+    old = [
+        *WEATHER,
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", **result},
+    ]
+    tool_call = {"id": "call_1", "type": "function", "function": call}
+    new = [
+        *WEATHER,
+        {"role": "assistant", "content": None, "tool_calls": [tool_call]},
+        {"role": "tool", "tool_call_id": "call_1", **result},
+    ]
+    assert llama_cpp.functions.as_messages(old) == llama_cpp.functions.as_messages(new) == new
+    tools = [{"type": "function", "function": FUNCTION}]
+    answers = [
+        llm.create_chat_completion(old, [FUNCTION], temperature=0, max_tokens=16),
+        llm.create_chat_completion(new, tools=tools, temperature=0, max_tokens=16),
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert "sunny" in llm.detokenize(list(llm.eval_tokens)).decode()
 
 
 def test_a_tool_by_its_name(llm: Llama) -> None:
