@@ -38,7 +38,12 @@ class Drafter(Protocol):
     n_draft: int
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Get ready for so many requests of a model.
+        """Get ready for the requests of a model.
+
+        Args:
+            model: The model that verifies.
+            n_parallel: Most requests at once.
+            n_ctx: Most tokens of one request.
 
         Raises:
             ValidationError: It cannot guess for this model.
@@ -76,7 +81,7 @@ class PromptLookup:
         self._seen: dict[Request, tuple[int, dict[tuple[int, ...], int]]] = {}
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Do nothing."""
+        """Do nothing; *model*, *n_parallel* and *n_ctx* do not matter."""
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
         """Return what followed the last occurrence of the last tokens."""
@@ -140,6 +145,11 @@ class DraftModel:
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
         """Load the small model.
+
+        Args:
+            model: The model that verifies; the small one needs its vocabulary.
+            n_parallel: Most requests at once.
+            n_ctx: Most tokens of one request.
 
         Raises:
             ValidationError: Its vocabulary is another one, or its memory cannot go back.
