@@ -9,11 +9,14 @@ import sys
 import textwrap
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import platformdirs
 import pytest
 from tiny_gguf import write_tiny
+
+if TYPE_CHECKING:
+    from llama_cffi.binding import Context, Model, SamplerChain
 
 # Builds that every run uses: oldest, middle, newest on the registry (the default build).
 OLD, MIDDLE, NEWEST = "npm:3.1.1", "npm:3.14.0", "npm:3.22.1"
@@ -87,6 +90,36 @@ def child() -> Child:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer llama with 259 tokens and a ChatML template."""
     return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Iterator[Model]:
+    """The tiny model, open."""
+    from llama_cffi.binding import Model
+
+    with Model(tiny_model) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def context(model: Model) -> Iterator[Context]:
+    """A context of it whose last decode has logits."""
+    from llama_cffi.binding import Batch, Context
+
+    with Context(model, n_ctx=256, n_threads=1) as context:
+        batch = Batch(3)
+        batch.fill([1, 2, 3], 0)
+        context.decode(batch)
+        yield context
+
+
+@pytest.fixture
+def chain(model: Model) -> Iterator[SamplerChain]:
+    """An empty chain for it."""
+    from llama_cffi.binding import SamplerChain
+
+    with SamplerChain(model) as chain:
+        yield chain
 
 
 @pytest.fixture(scope="session")

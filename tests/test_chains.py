@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llama_cffi import SamplingParams
-from llama_cffi.binding import Batch, Context, Model
+from llama_cffi.binding import Context, Model
 from llama_cffi.chains import ChainCache, build_chain
 from llama_cffi.errors import GrammarError, ValidationError
 
@@ -23,22 +22,6 @@ NUMBERS = sorted(
     set(SamplingParams.__dataclass_fields__)
     - {"grammar", "grammar_root", "grammar_triggers", "logits_processors"}
 )
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def context(model: Model) -> Iterator[Context]:
-    """A context whose last decode has logits."""
-    with Context(model, n_ctx=64, n_threads=1) as context:
-        batch = Batch(4)
-        batch.fill([1, 2, 3], 0)
-        context.decode(batch)
-        yield context
 
 
 class Heard:

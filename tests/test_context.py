@@ -14,12 +14,6 @@ from llama_cffi.binding import Batch, Context, Model, SamplerChain
 from llama_cffi.errors import GenerationError, KvCacheFullError, LlamaError, ValidationError
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
     with Context(model, n_ctx=256, n_batch=64, n_threads=1) as context:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,6 @@ from llama_cffi.binding import (
     SamplerChain,
 )
 from llama_cffi.errors import GenerationError, ValidationError
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def context(model: Model) -> Iterator[Context]:
-    with Context(model, n_ctx=256, n_threads=1) as context:
-        batch = Batch(3)
-        batch.fill([1, 2, 3], 0)
-        context.decode(batch)
-        yield context
-
-
-@pytest.fixture
-def chain(model: Model) -> Iterator[SamplerChain]:
-    with SamplerChain(model) as chain:
-        yield chain
 
 
 class Oops(BaseException):

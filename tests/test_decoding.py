@@ -16,12 +16,6 @@ from llama_cffi.interrupts import CANCEL, INTERRUPT, Stop
 from llama_cffi.stats import GenerationStats
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
 @pytest.fixture
 def context(model: Model) -> Iterator[Context]:
     with Context(model, n_ctx=256, n_threads=1) as context:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from measuring import MEASURE
 from tiny_gguf import write_tiny
 
 from llama_cffi import ContextOverflowError, Engine, ValidationError
@@ -274,22 +276,8 @@ def test_silent_from_load_to_exit(child: Child, tiny_model: Path, build: str) ->
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path, build: str) -> None:
     code = """
-        import ctypes, gc, json, random, sys
+        import json, random
         from llama_cffi import Engine
-
-        class MallInfo(ctypes.Structure):
-            names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-            _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-        mallinfo2.restype = MallInfo
-
-        def measure():
-            gc.collect()
-            with open("/proc/self/status") as status:
-                rss = next(int(l.split()[1]) for l in status if l.startswith("VmRSS"))
-            info = mallinfo2()
-            return (info.uordblks + info.hblkhd) // 1024, rss
 
         rng, kept = random.Random(1), []
         for i in range(200):
@@ -308,11 +296,12 @@ def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path, b
                 before = measure()
         del engine
         kept.clear()
-        print(json.dumps([now - then for now, then in zip(measure(), before)]))
+        after = measure()
+        print(json.dumps({name: after[name] - before[name] for name in after}))
     """
-    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    result = child(MEASURE + textwrap.dedent(code), tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
-    held_kb, rss_kb = json.loads(result.stdout)
+    growth = json.loads(result.stdout)
     # Over 140 engines: one cache of each would be 18 MB. Freed buffers may stay with glibc.
-    assert held_kb < 2_000
-    assert rss_kb < 60_000
+    assert growth["held"] < 2_000_000
+    assert growth["rss_kb"] < 60_000

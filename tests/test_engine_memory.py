@@ -7,38 +7,27 @@ from pathlib import Path
 
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
+from measuring import MEASURE
 
-CODE = """
-    import ctypes, gc, json, sys
-    from llama_cffi import Engine
+CODE = (
+    MEASURE
+    + """
+import json
+from llama_cffi import Engine
 
-    class MallInfo(ctypes.Structure):
-        names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-        _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = MallInfo
-
-    def measure():
-        gc.collect()
-        with open("/proc/self/status") as status:
-            rss = next(int(l.split()[1]) for l in status if l.startswith("VmRSS"))
-        info = mallinfo2()
-        return {"held": info.uordblks + info.hblkhd, "blocks": sys.getallocatedblocks(),
-                "rss_kb": rss}
-
-    engine = Engine(sys.argv[1], n_ctx=256, n_threads=1, context_policy="shift")
-    bias = {256: -99, 258: -99}
-    options = json.loads(sys.argv[2])
-    counts = []
-    for i, piece in enumerate(engine.stream("x", "", 11_000, logit_bias=bias, stop=["never this"],
-                                            json_stop=(), **options)):
-        n = engine.stats.n_generated
-        if n >= 1000 * (len(counts) + 1):
-            counts.append(measure())
-    assert engine.stats.n_generated == 11_000
-    print(json.dumps([counts[0], counts[-1]]))
+engine = Engine(sys.argv[1], n_ctx=256, n_threads=1, context_policy="shift")
+bias = {256: -99, 258: -99}
+options = json.loads(sys.argv[2])
+counts = []
+for i, piece in enumerate(engine.stream("x", "", 11_000, logit_bias=bias, stop=["never this"],
+                                        json_stop=(), **options)):
+    n = engine.stats.n_generated
+    if n >= 1000 * (len(counts) + 1):
+        counts.append(measure())
+assert engine.stats.n_generated == 11_000
+print(json.dumps([counts[0], counts[-1]]))
 """
+)
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])

@@ -15,12 +15,6 @@ from llama_cffi.errors import ValidationError
 TOKENS = [int(t) for t in np.random.default_rng(0).integers(0, 256, 640)]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
 @pytest.fixture(params=[True, False], ids=["unified", "separate"])
 def context(model: Model, request: pytest.FixtureRequest) -> Iterator[Context]:
     with Context(model, n_ctx=256, n_seq_max=2, n_threads=1, kv_unified=request.param) as context:

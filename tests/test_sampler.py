@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,31 +8,10 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 from wide_gguf import write_wide
 
-from llama_cffi.binding import Batch, Candidates, Context, Model, SamplerChain
+from llama_cffi.binding import Candidates, Context, Model, SamplerChain
 from llama_cffi.binding.grammar import Grammar
 from llama_cffi.binding.sampler import available
 from llama_cffi.errors import GenerationError, ValidationError
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def context(model: Model) -> Iterator[Context]:
-    with Context(model, n_ctx=256, n_threads=1) as context:
-        batch = Batch(3)
-        batch.fill([1, 2, 3], 0)
-        context.decode(batch)
-        yield context
-
-
-@pytest.fixture
-def chain(model: Model) -> Iterator[SamplerChain]:
-    with SamplerChain(model) as chain:
-        yield chain
 
 
 class Watched(Grammar):

@@ -22,12 +22,6 @@ from llama_cffi.errors import LlamaError, ValidationError
 TOKENS = list(range(40))
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> Iterator[Model]:
-    with Model(tiny_model) as model:
-        yield model
-
-
 @pytest.fixture(params=[True, False], ids=["unified", "separate"])
 def context(model: Model, request: pytest.FixtureRequest) -> Iterator[Context]:
     with make(model, kv_unified=request.param) as context:
