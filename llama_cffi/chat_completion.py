@@ -237,7 +237,7 @@ class Chat:
         )
         top = (top_logprobs or 0) if logprobs or top_logprobs else None
         stops = [stop] if isinstance(stop, str) else items("stop", stop or ())
-        stops += self.family.stops
+        stops.extend(self.family.stops)
         limit = max_completion_tokens if max_tokens is None else max_tokens
 
         def begin(i: int) -> Generator[Step, None, GenerationStats]:

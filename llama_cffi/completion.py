@@ -94,8 +94,9 @@ def events(
     **options: Any,
 ) -> Generator[Step, None, GenerationStats]:
     """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
-    unlimited = max_tokens is None or max_tokens == -1
-    n_predict = engine.n_ctx if unlimited else integer("max_tokens", max_tokens, 1)
+    n_predict = engine.n_ctx
+    if max_tokens is not None and max_tokens != -1:
+        n_predict = integer("max_tokens", max_tokens, 1)
     given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
     return engine.steps(
         tokens,

@@ -184,10 +184,11 @@ class Llama(Session):
                 raise ValidationError(
                     "logprobs have no stream here; create_completion(stream=True) has one"
                 )
-            return completion.complete(
+            answer: Any = completion.complete(
                 self.engine, self.model_path, prompt, None, max_tokens=max_tokens, params=params,
                 stream=False, logprobs=logprobs, echo=echo, n=1, best_of=None, **options,
-            )["choices"][0]  # fmt: skip
+            )  # fmt: skip
+            return answer["choices"][0]
         tokens = completion.prompt_tokens(self.engine, prompt, None)
         run = completion.events(self.engine, tokens, max_tokens, params, **options)
         pieces = _pieces(prompt if echo else "", run)
@@ -195,7 +196,8 @@ class Llama(Session):
 
     def generate_stream(self, prompt: str, max_tokens: int = 128, **options: Any) -> Iterator[str]:
         """Do `generate` piece by piece; leaving the iteration ends the generation."""
-        return self.generate(prompt, max_tokens, stream=True, **options)  # type: ignore[return-value]
+        pieces: Iterator[str] = self.generate(prompt, max_tokens, stream=True, **options)
+        return pieces
 
     async def generate_async(
         self, prompt: str, max_tokens: int = 128, *, stream: bool = False, **options: Any
