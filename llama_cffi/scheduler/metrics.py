@@ -121,6 +121,7 @@ class Metrics:
         now = time.monotonic()
         rate = [(began, n) for began, n in list(self._rate) if began >= now - _WINDOW_S]
         seconds = now - rate[0][0] if rate else 0.0
+        queue, first, gap, total = (_latency(list(sample)) for sample in self._samples)
         return EngineStats(
             n_waiting,
             n_running,
@@ -132,7 +133,10 @@ class Metrics:
             self._n_decoded,
             self._n_generated,
             sum(n for _, n in rate) / seconds if seconds else 0.0,
-            *(_latency(list(sample)) for sample in self._samples),
+            queue,
+            first,
+            gap,
+            total,
             cache,
         )
 

@@ -224,7 +224,7 @@ class DraftModel:
             held += new
             if is_whole:
                 rows.append((i, len(tokens) - 1))
-        return rows if self._decode(tokens, positions, seq_ids, wanted) else []
+        return rows if self._decode(tokens, positions, seq_ids, bytes(wanted)) else []
 
     def _advance(
         self, requests: Sequence[Request], going: Sequence[tuple[int, int]]
@@ -244,7 +244,7 @@ class DraftModel:
     ) -> bool:
         if not tokens:
             return False
-        self._batch.put(tokens, positions, seq_ids, bytes(wanted))
+        self._batch.put(tokens, positions, seq_ids, wanted)
         try:
             self._context.decode(self._batch)
         except LlamaError:  # guesses are a favour: go on without

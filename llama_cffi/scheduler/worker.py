@@ -102,7 +102,8 @@ class Worker:
         handle = self.handles[request]
         if handle.answer is None:
             try:
-                for path, _ in request.group or ():
+                adapters: Any = request.group or ()
+                for path, _ in adapters:
                     if path not in self._adapters:
                         self._adapters[path] = LoraAdapter(self.context.model, path)
                 chain = handle.chain = self._chains.take(request.sampling)

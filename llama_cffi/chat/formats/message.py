@@ -121,7 +121,7 @@ class MessageBuilder:
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
         """Begin a call: from here on it is one, whatever its arguments are."""
-        if call_id in (None, "", *(call.id for call in self.calls)):
+        if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
         self._space = ""

@@ -179,7 +179,8 @@ class TaggedValuesFormat(MarkedFormat):
         for key, schema, is_required in parameter_schemas(tool):
             parameter = self._parameter(key, schema)
             pieces += parameter if is_required else [Maybe(parameter)]
-        return [*pieces, self.after, *([LINE, closed] if self.close else [])]
+        end: list[Piece] = [LINE, closed] if self.close else []
+        return [*pieces, self.after, *end]
 
     def _head(self, name: str) -> list[Piece]:
         return [f"{self.before}{name}{self.after_name}", LINE]
