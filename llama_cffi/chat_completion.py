@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from .chat.families import identify
 from .chat.reasoning import ReasoningSplitter, opens_thinking
 from .chat.template import ChatTemplate
 from .chat.tools import normalise_tool_choice, normalise_tools
-from .completion import events, finish_reason, sampling, seeded, usage
+from .chat_answer import ChatAnswer, PlainReader, chunks
+from .completion import events, sampling, seeded, usage
 from .errors import TemplateError, ValidationError
 from .structured import LlamaGrammar
 from .thinking import Marks, ThinkingBudget, marks_of, switched
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Chat"]
 
 Message = Mapping[str, Any]
-Delta = dict[str, Any]
 
 
 class Chat:
@@ -250,13 +250,13 @@ class Chat:
         def reader() -> Any:
             if offered or form.content_head:
                 return form.stream(offered, starts_open=is_open)
-            return _Plain(ReasoningSplitter(start, end, is_open))
+            return PlainReader(ReasoningSplitter(start, end, is_open))
 
         base = {"created": int(time.time()), "model": model}
         base["id"] = f"chatcmpl-{secrets.token_hex(12)}"
-        answers = [_Answer(begin(i), reader(), self._logprobs) for i in range(n)]
+        answers = [ChatAnswer(begin(i), reader(), self._logprobs) for i in range(n)]
         if stream:
-            return _stream({**base, "object": "chat.completion.chunk"}, answers)
+            return chunks({**base, "object": "chat.completion.chunk"}, answers)
 
         def response() -> Any:
             return {
@@ -294,119 +294,6 @@ def _instructed(messages: Sequence[Message], text: str, has_system: bool) -> lis
         parts = (said, text) if first.get("role") == "system" else (text, said)
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
-
-
-class _Plain:
-    """Reads an answer to which no tools were offered: a thought and content."""
-
-    def __init__(self, splitter: ReasoningSplitter) -> None:
-        self._splitter = splitter
-
-    def push(self, text: str) -> list[Delta]:
-        return self._deltas(self._splitter.push(text))
-
-    def finish(self) -> list[Delta]:
-        return self._deltas(self._splitter.finish())
-
-    def _deltas(self, pieces: Any) -> list[Delta]:
-        names = {"reasoning": "reasoning_content", "content": "content"}
-        return [{names[piece.kind]: piece.text} for piece in pieces]
-
-
-class _Answer:
-    """One answer, as deltas or whole."""
-
-    def __init__(
-        self,
-        run: Generator[Step, None, GenerationStats],
-        reader: Any,
-        logprobs: Callable[[Sequence[Logprob]], Any],
-    ) -> None:
-        self._run, self._reader, self._logprobs = run, reader, logprobs
-        self._called = False
-        self.stats: GenerationStats
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for why it ended."""
-        reason = finish_reason(self.stats)
-        return "tool_calls" if self._called and reason == "stop" else reason
-
-    def deltas(self) -> Iterator[tuple[Delta, list[Logprob]]]:
-        """Give deltas with the log-probabilities of the tokens that they came from."""
-        scores: list[Logprob] = []
-        try:
-            while True:
-                try:
-                    event = next(self._run)
-                except StopIteration as e:
-                    self.stats = e.value
-                    break
-                if event.logprob is not None:
-                    scores.append(event.logprob)
-                for delta in self._reader.push(event.text):
-                    yield self._seen(delta), scores
-                    scores = []
-            for delta in self._reader.finish():
-                yield self._seen(delta), scores
-                scores = []
-            if scores:
-                yield {}, scores
-        finally:
-            self._run.close()
-
-    def whole(self, index: int) -> Any:
-        """Return OpenAI's choice."""
-        content = thought = ""
-        calls: list[Any] = []
-        scores: list[Logprob] = []
-        for delta, found in self.deltas():
-            scores += found
-            content += delta.get("content") or ""
-            thought += delta.get("reasoning_content") or ""
-            for part in delta.get("tool_calls", ()):
-                _add_call(calls, part)
-        message: dict[str, Any] = {"role": "assistant", "content": content}
-        if thought:
-            message["reasoning_content"] = thought
-        if calls:
-            message.update(content=content or None, tool_calls=calls)
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self._logprobs(scores),
-            "finish_reason": self.finish_reason,
-        }
-
-    def chunks(self, index: int) -> Iterator[Any]:
-        """Give the choices of OpenAI's chunks."""
-        role = {"role": "assistant", "content": ""}
-        yield {"index": index, "delta": role, "logprobs": None, "finish_reason": None}
-        for delta, found in self.deltas():
-            logprobs = self._logprobs(found)
-            yield {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        reason = self.finish_reason
-        yield {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
-
-    def _seen(self, delta: Delta) -> Delta:
-        self._called = self._called or "tool_calls" in delta
-        return delta
-
-
-def _stream(base: dict[str, Any], answers: Sequence[_Answer]) -> Iterator[Any]:
-    for index, answer in enumerate(answers):
-        for choice in answer.chunks(index):
-            yield {**base, "choices": [choice]}
-
-
-def _add_call(calls: list[Any], part: Mapping[str, Any]) -> None:
-    """Add a part of a call, as a delta has it, to those that were begun."""
-    function = part.get("function", {})
-    if part["index"] == len(calls):
-        new = {"name": function.get("name", ""), "arguments": function.get("arguments", "")}
-        calls.append({"id": part["id"], "type": "function", "function": new})
-    else:
-        calls[part["index"]]["function"]["arguments"] += function.get("arguments", "")
 
 
 def _grammar(
