@@ -25,9 +25,11 @@ class PlainReader:
         self._splitter = splitter
 
     def push(self, text: str) -> list[Delta]:
+        """Take text and return what it settles."""
         return self._deltas(self._splitter.push(text))
 
     def finish(self) -> list[Delta]:
+        """Return what was held back."""
         return self._deltas(self._splitter.finish())
 
     def _deltas(self, pieces: Any) -> list[Delta]:

@@ -78,6 +78,7 @@ ALLOWED = {
     "tool_grammar": {"chat", "structured"},
     "completion": {"binding", "sampling", "structured"},
     "thinking": {"binding", "chat", "text"},
+    "chat_answer": {"chat", "completion"},
     "chat_completion": {"binding", "chat", "completion", "structured", "thinking", "tool_grammar"},
     "llama": {
         "background",
