@@ -79,7 +79,15 @@ ALLOWED = {
     "completion": {"binding", "sampling", "structured"},
     "thinking": {"binding", "chat", "text"},
     "chat_answer": {"chat", "completion"},
-    "chat_completion": {"binding", "chat", "completion", "structured", "thinking", "tool_grammar"},
+    "chat_completion": {
+        "binding",
+        "chat",
+        "chat_answer",
+        "completion",
+        "structured",
+        "thinking",
+        "tool_grammar",
+    },
     "llama": {
         "background",
         "binding",
