@@ -134,7 +134,9 @@ def prompt_tokens(
     vocab = engine.model.vocab
     if suffix is None:
         if isinstance(prompt, str):
-            return engine.tokenize(prompt, parse_special=True)
+            tokens = engine.tokenize(prompt, parse_special=True)
+            # A prompt that a template made begins with BOS already; models suffer from two.
+            return tokens[1:] if tokens[:2] == [vocab.bos] * 2 else tokens
         return items("prompt", prompt)
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
