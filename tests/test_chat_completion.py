@@ -125,6 +125,7 @@ def test_descriptions_of_tools_break_no_grammar() -> None:
             "type": "object",
             "properties": {"what": {"type": "string", "description": nasty, "enum": [nasty, "b"]}},
             "required": ["what"],
+            "additionalProperties": False,
         },
     }
     tools = [{"type": "function", "function": function}]
