@@ -1,4 +1,4 @@
-"""The native side of overhead.py: a C loop on the context of an `Engine`.
+"""The native sides of overhead.py and serving.py: C loops on the context of an engine.
 
 Context, thread pool and weights are those of the engine, so that only the host differs. The
 engine's abort callback is taken off while C runs: a native program would have none.
@@ -11,14 +11,15 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llama_cffi import Engine, SamplerChain, cdefs
-from llama_cffi.binding import Batch, Library
+from llama_cffi.binding import Batch, Context, Library
 
-SOURCE = Path(__file__).with_name("native_loop.c")
+FOLDER = Path(__file__).parent
 
 
 class Run(NamedTuple):
@@ -46,18 +47,14 @@ class NativeLoop:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+        compiler = _compiler()
         self.kind = f"C, compiled by {compiler}" if compiler else "bare cffi loop: no C compiler"
-        self._loop = None if compiler is None else _compiled(compiler, library)
-        addresses = (
-            library.ffi.cast("uintptr_t", library.ffi.addressof(library.lib, name))
-            for name in ("llama_decode", "llama_sampler_sample", "llama_time_us")
-        )
-        self._functions = (ctypes.c_void_p * 3)(*map(int, addresses))
+        self._loop = None if compiler is None else _compiled(compiler, library, "native_loop")
+        self._functions = _functions(library)
 
     def run(self, engine: Engine, chain: SamplerChain, tokens: Sequence[int], n: int) -> Run:
         """Generate *n* tokens after *tokens* on the engine's context, from an empty memory."""
-        ffi, lib, context = self._library.ffi, self._library.lib, engine.context
+        ffi, context = self._library.ffi, engine.context
         prompt, one = Batch(len(tokens)), Batch(1)
         prompt.fill(tokens, 0)
         one.fill((0,), 0)
@@ -65,12 +62,8 @@ class NativeLoop:
         arguments = context.ptr, chain.ptr, prompt.struct, one.struct, n, ids, us
         chain.reset()
         context.memory.clear()
-        lib.llama_set_abort_callback(context.ptr, ffi.NULL, ffi.NULL)
-        try:
+        with _unabortable(context):
             code = (self._call_c if self._loop else self._call_cffi)(*arguments)
-        finally:
-            flag = context.abort_flag
-            lib.llama_set_abort_callback(context.ptr, flag.callback, flag.data)
         if code:
             raise SystemExit(f"llama_decode returned {code} in the native loop")
         text = b"".join(map(engine.model.vocab.token_to_piece, ids))
@@ -78,12 +71,7 @@ class NativeLoop:
 
     def _call_c(self, *arguments: Any) -> int:
         assert self._loop is not None
-        cast = self._library.ffi.cast
-        plain = (
-            a if isinstance(a, int) else ctypes.c_void_p(int(cast("uintptr_t", a)))
-            for a in arguments
-        )
-        return int(self._loop(self._functions, *plain))
+        return int(self._loop(self._functions, *_plain(self._library, arguments)))
 
     def _call_cffi(
         self, context: Any, chain: Any, prompt: Any, one: Any, n: int, ids: Any, us: Any
@@ -109,13 +97,87 @@ class NativeLoop:
         return 0
 
 
-def _compiled(compiler: str, library: Library) -> Any:
+class NativeBatch:
+    """Several requests at once, without Python.
+
+    Raises:
+        SystemExit: There is no C compiler.
+    """
+
+    def __init__(self, library: Library) -> None:
+        compiler = _compiler()
+        if compiler is None:
+            raise SystemExit("there is no C compiler (cc, gcc, clang) for the native side")
+        self._library = library
+        self._loop = _compiled(compiler, library, "native_batch")
+        self._functions = _functions(library)
+
+    def run(self, context: Context, prompts: Sequence[Sequence[int]], n: int) -> list[list[float]]:
+        """Generate *n* tokens, the most probable ones, after each of *prompts*, equally long.
+
+        Returns:
+            For each prompt the seconds from the beginning to each token.
+        """
+        ffi, n_seqs, n_prompt = self._library.ffi, len(prompts), len(prompts[0])
+        n_batch = context.n_batch
+        chains = [SamplerChain(context.model).add_greedy() for _ in prompts]
+        pointers = ffi.new("struct llama_sampler *[]", [chain.ptr for chain in chains])
+        tokens = ffi.new("int32_t[]", [token for prompt in prompts for token in prompt])
+        batch = Batch(n_batch, library=self._library)
+        ids, us = ffi.new("int32_t[]", n_seqs * n), ffi.new("int64_t[]", n_seqs * n)
+        context.memory.clear()
+        arguments = context.ptr, pointers, batch.struct, n_batch, tokens, n_seqs, n_prompt, n
+        with _unabortable(context):
+            plain = _plain(self._library, (*arguments, ids, us))
+            code = self._loop(self._functions, *plain)
+        context.memory.clear()
+        for chain in chains:
+            chain.close()
+        if code:
+            raise SystemExit(f"llama_decode returned {code} in the native loop")
+        return [[us[s * n + k] / 1e6 for k in range(n)] for s in range(n_seqs)]
+
+
+@contextmanager
+def _unabortable(context: Context) -> Iterator[None]:
+    lib, ffi = context.library.lib, context.library.ffi
+    lib.llama_set_abort_callback(context.ptr, ffi.NULL, ffi.NULL)
+    try:
+        yield
+    finally:
+        flag = context.abort_flag
+        lib.llama_set_abort_callback(context.ptr, flag.callback, flag.data)
+
+
+def _compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def _functions(library: Library) -> Any:
+    """Return the addresses that the C sources call `struct functions`."""
+    addresses = (
+        library.ffi.cast("uintptr_t", library.ffi.addressof(library.lib, name))
+        for name in ("llama_decode", "llama_sampler_sample", "llama_time_us")
+    )
+    return (ctypes.c_void_p * 3)(*map(int, addresses))
+
+
+def _plain(library: Library, arguments: Sequence[Any]) -> list[Any]:
+    """Return the arguments of a C function as ctypes takes them."""
+    cast = library.ffi.cast
+    return [
+        a if isinstance(a, int) else ctypes.c_void_p(int(cast("uintptr_t", a))) for a in arguments
+    ]
+
+
+def _compiled(compiler: str, library: Library, name: str) -> Any:
+    """Compile a C source of this folder and return its function of the same name."""
     with tempfile.TemporaryDirectory() as folder:
         declarations = Path(folder, "declarations.h")
         declarations.write_text(cdefs.declarations(library.abi.name), encoding="utf-8")
-        out = Path(folder, "native_loop.so")
-        command = [compiler, "-O2", "-shared", "-fPIC", "-I", folder, str(SOURCE), "-o", str(out)]
-        subprocess.run(command, check=True)
-        loop = ctypes.CDLL(str(out)).native_loop  # loaded: the file may go
-    loop.restype = ctypes.c_int32
-    return loop
+        out = Path(folder, f"{name}.so")
+        command = [compiler, "-O2", "-shared", "-fPIC", "-I", folder]
+        subprocess.run([*command, str(FOLDER / f"{name}.c"), "-o", str(out)], check=True)
+        function = getattr(ctypes.CDLL(str(out)), name)  # loaded: the file may go
+    function.restype = ctypes.c_int32
+    return function

@@ -1,0 +1,317 @@
+"""Many requests at once: `InferenceEngine` beside a C loop and xllamacpp's server, in turn.
+
+    python benchmarks/serving.py [--only NAME ...] [--parts throughput prefix mixed]
+        [--at-once 1 8 32] [--rounds 3] [--threads 2] [--plot docs/images/serving.png]
+
+All sides get the same prompts (64 random tokens each, none alike), generate the same number of
+tokens greedily, with the same threads, cells and batch. They take turns; each run is compared with
+the mean of the two native ones around it. Printed are medians and the range of the ratios;
+`cpu` is the ratio of tokens per second of processor time, which other processes disturb least (with
+--threads 1). The native side decodes all prompts before any answer goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from models import DEFAULT_FOLDER, SHAPES, model_path
+from sides import Load, Serve, Served, XllamaCpp, native, ours_asyncio, ours_result, ours_threads
+from tqdm import tqdm
+
+from llama_cffi import InferenceEngine
+
+N_PROMPT, N_SYSTEM, N_USERS, N_QUESTION = 64, 1000, 50, 20
+N_NEW = {"tiny": 64, "0.6B": 32}
+OURS = ("result", "threads", "asyncio")
+NATIVE_TARGETS = {"tiny": 0.90, "0.6B": 0.95}
+PEER_TARGETS = {8: 1.4, 32: 1.3}
+TTFT_TARGET = 1.10
+CHUNKS = (32, 128, 512)
+
+
+class Row(NamedTuple):
+    """Medians of one side's runs.
+
+    Attributes:
+        model: Whose.
+        n: Requests at once.
+        side: Who served them.
+        rate: Tokens per second, all requests together.
+        first_s: Mean time to the first token, and the time that 95 of 100 do not exceed.
+        gap_s: Time between tokens that half and 95 of 100 do not exceed; none where only the end
+            is seen.
+        to_native: Rate by that of the native side: each run's.
+        to_peer: Rate by that of xllamacpp's server: each run's.
+        first_ratio: Mean time to the first token by the native side's: each run's.
+        cpu_ratio: Tokens per processor time by the native side's: each run's.
+    """
+
+    model: str
+    n: int
+    side: str
+    rate: float
+    first_s: tuple[float, float]
+    gap_s: tuple[float, float] | None
+    to_native: list[float]
+    to_peer: list[float]
+    first_ratio: list[float]
+    cpu_ratio: list[float]
+
+
+def load(rng: np.random.Generator, n: int, n_prompt: int, n_new: int) -> Load:
+    """Return *n* prompts of random tokens that are letters or pairs of letters."""
+    return Load([rng.integers(256, 900, n_prompt).tolist() for _ in range(n)], n_new)
+
+
+def share(values: Sequence[float], part: float) -> float:
+    """Return what so large a part of the values does not exceed."""
+    return sorted(values)[round((len(values) - 1) * part)]
+
+
+@contextmanager
+def sides(path: Path, n: int, n_ctx: int, n_threads: int) -> Iterator[dict[str, Serve]]:
+    """Give everybody who serves *n* requests at once; the native one first."""
+    with InferenceEngine(path, n, n_ctx, n_threads=n_threads) as engine:
+        every: dict[str, Serve] = {
+            "native": native(engine),
+            "result": ours_result(engine),
+            "threads": ours_threads(engine),
+            "asyncio": ours_asyncio(engine),
+        }
+        if not XllamaCpp.available():
+            yield every
+            return
+        peer = XllamaCpp(path, n, n_ctx, n_threads)
+        try:
+            yield {**every, "xllamacpp": peer}
+        finally:
+            peer.close()
+
+
+def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> list[Row]:
+    """Let all sides serve *n* requests at once, in turn."""
+    n_new, rng = N_NEW[model], np.random.default_rng(0)
+    runs: dict[str, list[Served]] = {}
+    with sides(path, n, 256, n_threads) as every:
+        for serve in every.values():  # memory is touched for the first time
+            serve(load(rng, n, N_PROMPT, 2))
+        for _ in tqdm(range(rounds), desc=f"{model} {n}", leave=False):
+            work = load(rng, n, N_PROMPT, n_new)
+            for side, serve in every.items():
+                runs.setdefault(side, []).append(serve(work))
+        runs["native"].append(every["native"](work))
+    return [row(model, n, side, n * n_new, runs) for side in every]
+
+
+def row(model: str, n: int, side: str, n_tokens: int, runs: dict[str, list[Served]]) -> Row:
+    """Sum up the runs of one side."""
+    ours, theirs, peer = runs[side], runs["native"], runs.get("xllamacpp", [])
+    around = list(zip(ours, theirs, theirs[1:], strict=False))
+
+    def ratios(of: str) -> list[float]:
+        def value(run: Served) -> float:
+            return statistics.mean(run.first_s) if of == "first" else float(getattr(run, of))
+
+        return [2 * value(o) / (value(a) + value(b)) for o, a, b in around]
+
+    gaps = [run.gaps_s for run in ours]
+    return Row(
+        model,
+        n,
+        side,
+        statistics.median(n_tokens / run.total_s for run in ours),
+        (
+            statistics.median(statistics.mean(run.first_s) for run in ours),
+            statistics.median(share(run.first_s, 0.95) for run in ours),
+        ),
+        None
+        if side == "result"
+        else (
+            statistics.median(share(g, 0.5) for g in gaps),
+            statistics.median(share(g, 0.95) for g in gaps),
+        ),
+        [1 / ratio for ratio in ratios("total_s")],
+        [p.total_s / o.total_s for o, p in zip(ours, peer, strict=False)],
+        ratios("first"),
+        [1 / ratio for ratio in ratios("cpu_s")],
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median and range."""
+    if not values:
+        return f"{'-':>18}"
+    return f"{statistics.median(values):5.2f} ({min(values):4.2f}-{max(values):4.2f})"
+
+
+def print_row(row: Row) -> None:
+    """Print one line of the table."""
+    gaps = "             -"
+    if row.gap_s is not None:
+        gaps = f"{row.gap_s[0] * 1e3:6.1f} {row.gap_s[1] * 1e3:7.1f}"
+    peer = PEER_TARGETS.get(row.n) if row.model == "0.6B" else None
+    print(
+        f"{row.model:5} {row.n:3} {row.side:10} {row.rate:8.1f} {row.first_s[0] * 1e3:8.1f} "
+        f"{row.first_s[1] * 1e3:8.1f} {gaps}  {spread(row.to_native)} {NATIVE_TARGETS[row.model]}"
+        f"  {spread(row.first_ratio)} {TTFT_TARGET}  {spread(row.cpu_ratio)}  "
+        f"{spread(row.to_peer)} {peer or ''}"
+    )
+
+
+def measure_prefix(model: str, path: Path, n_threads: int, at_once: int = 8) -> None:
+    """Print what the cache saves where many prompts begin alike."""
+    rng = np.random.default_rng(1)
+    system = rng.integers(256, 900, N_SYSTEM).tolist()
+    shared = [system + rng.integers(256, 900, N_QUESTION).tolist() for _ in range(N_USERS)]
+    # As much of another kind: no two begin alike. With the large model it would take minutes.
+    apart = load(rng, N_USERS, N_SYSTEM + N_QUESTION, 1).prompts
+    for name, prompts in [("shared", shared), ("apart", apart)][: 1 if model == "0.6B" else 2]:
+        for cells in (None, 8192):
+            with InferenceEngine(path, at_once, 1280, n_threads=n_threads, n_cells=cells) as engine:
+                serve = ours_result(engine)
+                served = serve(Load(prompts, 16))
+                stats = engine.stats
+            n_prompt, n_decoded = sum(map(len, prompts)), stats.n_decoded - N_USERS * 15
+            print(
+                f"{model:5} {name:6} {'unified' if cells else 'streams':7} {n_prompt} tokens of "
+                f"prompts, {n_decoded} evaluated, {1 - n_decoded / n_prompt:.1%} saved; "
+                f"{served.total_s:.2f} s, mean time to first token "
+                f"{statistics.mean(served.first_s) * 1e3:.0f} ms"
+            )
+
+
+def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[int, list[float]]:
+    """Print how fluent 7 streams stay while long prompts arrive one after another.
+
+    Returns:
+        The gaps between their tokens in seconds, for each n_chunk.
+    """
+    rng = np.random.default_rng(2)
+    n_new = {"tiny": 256, "0.6B": 48}[model]
+    gaps: dict[int, list[float]] = {n: [] for n in CHUNKS}
+    firsts: dict[int, list[float]] = {n: [] for n in CHUNKS}
+    with InferenceEngine(path, 8, 1280, n_threads=n_threads) as engine:
+        for _ in range(rounds):
+            for n_chunk in CHUNKS:
+                engine.scheduler.n_chunk = n_chunk
+                done = threading.Event()
+
+                def arrive(firsts: list[float], done: threading.Event) -> None:
+                    while not done.is_set():
+                        prompt = rng.integers(256, 900, N_SYSTEM).tolist()
+                        handle = engine.submit(prompt, 1, temperature=0)
+                        handle.result()
+                        firsts.append(handle.stats.time_to_first_token_s)
+
+                long = threading.Thread(target=arrive, args=(firsts[n_chunk], done))
+                serve = ours_threads(engine)
+                long.start()
+                gaps[n_chunk] += serve(load(rng, 7, N_PROMPT, n_new)).gaps_s
+                done.set()
+                long.join()
+    for n_chunk, seconds in gaps.items():
+        print(
+            f"{model:5} n_chunk {n_chunk:3}: between tokens p50 {share(seconds, 0.5) * 1e3:7.1f} "
+            f"ms, p95 {share(seconds, 0.95) * 1e3:7.1f}, longest {max(seconds) * 1e3:7.1f}; first "
+            f"token of {N_SYSTEM} after {statistics.median(firsts[n_chunk]) * 1e3:7.1f} ms "
+            f"({len(firsts[n_chunk])} prompts)"
+        )
+    return gaps
+
+
+def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]]]) -> None:
+    """Draw throughput, time to the first token, and fluency under mixed load."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(dict.fromkeys(row.model for row in rows))
+    shown = {"native": "C loop", "threads": "InferenceEngine", "xllamacpp": "xllamacpp's server"}
+    figure, axes = pyplot.subplots(len(models), 3, figsize=(12, 3.2 * len(models)), squeeze=False)
+    for line, model in zip(axes, models, strict=True):
+        here = [row for row in rows if row.model == model]
+        counts = list(dict.fromkeys(row.n for row in here))
+        for i, (side, label) in enumerate(shown.items()):
+            mine = [row for row in here if row.side == side]
+            x = [counts.index(row.n) + 0.27 * (i - 1) for row in mine]
+            line[0].bar(x, [row.rate for row in mine], 0.25, label=label)
+            line[1].bar(x, [row.first_s[0] * 1e3 for row in mine], 0.25, label=label)
+        for axis, title in zip(line, ("tokens/s", "mean ms to first token"), strict=False):
+            axis.set_title(f"{model}: {title}")
+            axis.set_xticks(range(len(counts)), [str(n) for n in counts])
+            axis.set_xlabel("requests at once")
+            axis.grid(axis="y", alpha=0.3)
+        line[1].set_yscale("log")
+        line[0].legend()
+        for n_chunk, gaps in mixed.get(model, {}).items():
+            ordered = np.sort(gaps) * 1e3
+            line[2].plot(ordered, np.linspace(0, 100, len(ordered)), label=f"n_chunk={n_chunk}")
+        line[2].set_title(f"{model}: 7 streams while long prompts arrive")
+        line[2].set_xlabel("ms between tokens")
+        line[2].set_ylabel("% that take no longer")
+        line[2].set_xscale("log")
+        line[2].grid(alpha=0.3)
+        if model in mixed:
+            line[2].legend()
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    print(f"drawn: {file}")
+
+
+def main() -> None:
+    """Measure the chosen parts on the chosen models."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--only", nargs="+", choices=[*N_NEW], default=[*N_NEW])
+    parts = ["throughput", "prefix", "mixed"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--at-once", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path, help="where the picture goes, made by matplotlib")
+    args = parser.parse_args()
+    paths = {name: model_path(name, args.models) for name in args.only}
+    average = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} processors, load {average}, Python "
+        f"{platform.python_version()}, {args.threads} threads; "
+        + ", ".join(f"{name}: {SHAPES[name].n_parameters:,} parameters" for name in paths)
+    )
+    rows: list[Row] = []
+    mixed: dict[str, dict[int, list[float]]] = {}
+    for name, path in paths.items():
+        # Short runs are many.
+        rounds = args.rounds * (4 if name == "tiny" else 1)
+        if "throughput" in args.parts:
+            print(
+                f"{'model':5} {'n':>3} {'side':10} {'tokens/s':>8} {'first ms':>8} {'p95':>8} "
+                f"{'gap ms':>6} {'p95':>7}  {'by native, target':>23}  {'first token':>23}  "
+                f"{'cpu':>18}  by xllamacpp, target"
+            )
+            for n in args.at_once:
+                rows += (new := measure(name, path, n, rounds, args.threads))
+                for one in new:
+                    print_row(one)
+        if "prefix" in args.parts:
+            measure_prefix(name, path, args.threads)
+        if "mixed" in args.parts:
+            mixed[name] = measure_mixed(name, path, args.threads, args.rounds)
+    print("load at the end:", ", ".join(f"{x:.1f}" for x in os.getloadavg()))
+    if args.plot:
+        plot(args.plot, rows, mixed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Who serves the requests of serving.py: a C loop, `InferenceEngine` in three ways, and a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from native import NativeBatch
+
+from llama_cffi import InferenceEngine
+
+FOLDER = Path(__file__).parent
+
+
+class Load(NamedTuple):
+    """Prompts that come at once, and how many tokens each wants."""
+
+    prompts: Sequence[Sequence[int]]
+    n_new: int
+
+
+class Served(NamedTuple):
+    """What became of a load.
+
+    Attributes:
+        stamps: For each request the seconds from the beginning to each piece of its answer.
+        cpu_s: Processor time of the serving process, all threads.
+    """
+
+    stamps: list[list[float]]
+    cpu_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds from the beginning to the last token."""
+        return max(times[-1] for times in self.stamps)
+
+    @property
+    def first_s(self) -> list[float]:
+        """Seconds to the first token, of each request."""
+        return [times[0] for times in self.stamps]
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Seconds from one token to the next, of all requests."""
+        return [b - a for times in self.stamps for a, b in zip(times, times[1:], strict=False)]
+
+
+Serve = Callable[[Load], Served]
+
+
+def native(engine: InferenceEngine) -> Serve:
+    """Return a C loop on the engine's context, for moments when the engine has nothing to do."""
+    loop = NativeBatch(engine.model.library)
+
+    def serve(load: Load) -> Served:
+        cpu = time.process_time()
+        stamps = loop.run(engine.context, load.prompts, load.n_new)
+        engine.cache_clear()
+        return Served(stamps, time.process_time() - cpu)
+
+    return serve
+
+
+def ours_result(engine: InferenceEngine) -> Serve:
+    """Submit everything, then wait for the whole answers; only their ends are seen."""
+
+    def serve(load: Load) -> Served:
+        engine.cache_clear()
+        start, cpu = time.monotonic(), time.process_time()
+        handles = [engine.submit(p, load.n_new, temperature=0) for p in load.prompts]
+        stamps = []
+        for handle in handles:
+            handle.result()
+            first = handle.request.created_s + handle.stats.time_to_first_token_s - start
+            stamps.append([first, time.monotonic() - start])
+        return Served(stamps, time.process_time() - cpu)
+
+    return serve
+
+
+def ours_threads(engine: InferenceEngine) -> Serve:
+    """Stream each answer in a thread of its own."""
+
+    def serve(load: Load) -> Served:
+        engine.cache_clear()
+        stamps: list[list[float]] = [[] for _ in load.prompts]
+
+        def read(prompt: Sequence[int], times: list[float]) -> None:
+            for _ in engine.submit(prompt, load.n_new, temperature=0):
+                times.append(time.perf_counter() - start)
+
+        threads = [
+            threading.Thread(target=read, args=pair)
+            for pair in zip(load.prompts, stamps, strict=True)
+        ]
+        start, cpu = time.perf_counter(), time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return Served(stamps, time.process_time() - cpu)
+
+    return serve
+
+
+def ours_asyncio(engine: InferenceEngine) -> Serve:
+    """Stream all answers in one event loop."""
+
+    async def stream(prompt: Sequence[int], n_new: int, start: float) -> list[float]:
+        times = []
+        async for _ in engine.submit(prompt, n_new, temperature=0):
+            times.append(time.perf_counter() - start)
+        return times
+
+    async def every(load: Load) -> Served:
+        start, cpu = time.perf_counter(), time.process_time()
+        stamps = await asyncio.gather(*(stream(p, load.n_new, start) for p in load.prompts))
+        return Served(stamps, time.process_time() - cpu)
+
+    def serve(load: Load) -> Served:
+        engine.cache_clear()
+        return asyncio.run(every(load))
+
+    return serve
+
+
+class XllamaCpp:
+    """xllamacpp's server in a process of its own, called there without HTTP.
+
+    It gets the same context: cells, batch, threads. Loads and times go through pipes.
+    """
+
+    def __init__(self, model: Path, n_parallel: int, n_ctx: int, n_threads: int) -> None:
+        arguments = (model, n_parallel, n_ctx, n_threads)
+        self._child = subprocess.Popen(
+            [sys.executable, str(FOLDER / "xllamacpp_server.py"), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._read()  # loaded
+
+    @staticmethod
+    def available() -> bool:
+        """Whether it is installed."""
+        return importlib.util.find_spec("xllamacpp") is not None
+
+    def __call__(self, load: Load) -> Served:
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(load) + "\n")
+        self._child.stdin.flush()
+        return Served(*json.loads(self._read()))
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.communicate()
+
+    def _read(self) -> str:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            raise SystemExit(f"xllamacpp's process ended with {self._child.wait()}")
+        return line
