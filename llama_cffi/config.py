@@ -130,7 +130,8 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, wanted = getattr(self, field.name), str(field.type)
-            fits = isinstance(value, tuple(_KINDS[kind] for kind in wanted.split(" | ")))
+            kinds = tuple(_KINDS.get(kind, object) for kind in wanted.split(" | "))
+            fits = isinstance(value, kinds)
             if not fits or (wanted.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} is not {wanted}")
 
