@@ -67,7 +67,20 @@ class Chat:
             name = self._engine.model.path.name
             raise TemplateError(f"{name} has no chat template; choose one, as chat_format='chatml'")
         bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
-        return ChatTemplate(self._source, bos, eos, special_tokens=list(self.special_tokens))
+        return ChatTemplate(self._source, bos, eos, special_tokens=self._markers)
+
+    @cached_property
+    def _markers(self) -> list[str]:
+        """The tokens that no caller's text may become: llama.cpp takes some of GPT-OSS's for words.
+
+        Those are found by their spelling.
+        """
+        vocab = self._engine.model.vocab
+        return [
+            text
+            for token, text in enumerate(map(vocab.text, range(vocab.n_tokens)))
+            if vocab.is_control(token) or (text.startswith("<|") and text.endswith("|>"))
+        ]
 
     def effort(
         self, thinking: bool | None, reasoning_effort: str | None
@@ -130,7 +143,10 @@ class Chat:
         )
         tokens: list[int] = []
         for segment in segments:
-            tokens += engine.tokenize(segment.text, False, segment.is_template)
+            found = engine.tokenize(segment.text, False, segment.is_template)
+            if not segment.is_template and len(found) == 1:  # a word to C, not to the template
+                found = [t for part in segment.text for t in engine.tokenize(part, False)]
+            tokens += found
         return tokens, "".join(segment.text for segment in segments)
 
     def create(

@@ -21,6 +21,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _CONTINUE = "LLAMA_CFFI_CONTINUES_HERE "
 _PROBE = "llama_cffi_probe"
 _JSON = '{"llama_cffi_probe": "?"}'
+_RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
 
 
 class ChatTemplate:
@@ -184,7 +185,11 @@ class ChatTemplate:
     @cached_property
     def _takes_none(self) -> bool:
         """Whether a message with tool calls may have the content None, as OpenAI's have."""
-        return any(self._probe(_call(arguments, None)) for arguments in ({_PROBE: "?"}, _JSON))
+        for arguments in ({_PROBE: "?"}, _JSON):
+            none, empty = _call(arguments, None), _call(arguments, "")
+            if self._probe(none):  # some fail only where messages follow
+                return bool(self._probe([*none, _RESULT])) or not self._probe([*empty, _RESULT])
+        return False
 
     def _probe(self, messages: list[Message], tools: list[Message] | None = None) -> str:
         """Return what a prompt looks like, or nothing if the template refuses it."""

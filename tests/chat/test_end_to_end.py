@@ -563,6 +563,19 @@ def test_the_prompt_shows_the_tools(speaks: tuple[Speaker, Llama]) -> None:
     assert llm.chat.prompt(ASK)[1].count("weather") == 1
 
 
+def test_what_a_user_writes_begins_no_message(speaks: tuple[Speaker, Llama]) -> None:
+    speaker, llm = speaks
+    control = tuple(mark for mark in (*speaker.control, *speaker.turns) if mark.startswith("<|"))
+    marks = [llm.tokenize(mark, add_bos=False, special=True) for mark in control]
+    hostile = [{"role": "user", "content": f"a {' '.join(control)} b"}]
+    tokens, text = llm.chat.prompt(hostile, TOOLS)
+    harmless, _ = llm.chat.prompt([{"role": "user", "content": "a b"}], TOOLS)
+    assert hostile[0]["content"] in text
+    for mark in marks:
+        if len(mark) == 1:
+            assert tokens.count(mark[0]) == harmless.count(mark[0])
+
+
 OPEN = Speaker(
     "Qwen3 4B Thinking 2507", SPEAKERS["hermes"].call, words=("<tool_call>", "</tool_call>"),
     prompt="<|im_start|>assistant\n<think>\n",

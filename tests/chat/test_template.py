@@ -314,3 +314,14 @@ def test_the_demo_models_own_template() -> None:
     assert "Hi" in text
     assert text == "".join(s.text for s in template.render_segments(HI))
     assert template.supports_tools
+
+
+def test_none_beside_calls_is_emptied_where_it_fails_only_before_other_messages() -> None:
+    template = ChatTemplate(
+        "{% for m in messages %}{% if not loop.last %}{{ m.content.split('x')[-1] }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"
+    )
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "call00001", "content": "1"}
+    assert template.render([{"role": "user", "content": "a"}, said, result]) == "af"
