@@ -76,6 +76,8 @@ class LlamaConfig:
         context_policy: What happens when the context is full; see `Engine`.
         parallel: How many answers are generated at once, in one batch, each with n_ctx tokens; see
             `InferenceEngine`. State and cache cannot be touched by hand then.
+        draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The same answers in fewer
+            steps; state and cache cannot be touched by hand then, either.
         lora_path: An adapter that is on from the start.
         lora_scale: Its strength.
         logits_all: Accepted and not needed: log-probabilities are read token by token.
@@ -122,6 +124,7 @@ class LlamaConfig:
     no_perf: bool = False
     context_policy: str = "error"
     parallel: int = 1
+    draft: Any = None
     lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
     logits_all: bool = False

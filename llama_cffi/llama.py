@@ -483,12 +483,12 @@ def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     options = {"context_policy": config.context_policy, **config.context_options()}
     n_parallel = integer("parallel", config.parallel, 1, 256)
-    if n_parallel == 1:
+    if n_parallel == 1 and config.draft is None:
         return Engine(model, **options)
     from .scheduler import InferenceEngine
 
     del options["n_seq_max"]
-    return InferenceEngine(model, n_parallel, **options)
+    return InferenceEngine(model, n_parallel, draft=config.draft, **options)
 
 
 async def _either(

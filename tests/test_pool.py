@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
-from llama_cffi import Llama, LlamaPool, ModelLoadError, ValidationError, demo
+from llama_cffi import Llama, LlamaPool, ModelLoadError, PromptLookup, ValidationError, demo
 
 SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(11, 17) for b in (20, 31)]
 OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
@@ -167,3 +167,15 @@ def test_on_every_build(child: Child, build: str) -> None:
     """
     run = child(code, LLAMA_CFFI_BUILD=build)
     assert run.stdout.strip() == str([str(n + 20) for n in range(11, 19)]), run.stderr
+
+
+def test_a_llama_that_guesses_ahead_says_the_same() -> None:
+    prompt = "Repeat: a fox and a dog and a fox and a dog and a"
+    answers = []
+    for draft in (None, PromptLookup(8, 2, 1)):
+        with Llama(demo.model_path(), draft=draft, **OPTIONS) as llm:
+            answers.append(llm.generate(prompt, 40, temperature=0))
+            if draft is not None:
+                engine: Any = llm.engine
+                assert engine.stats.n_steps < 41
+    assert answers[0] == answers[1]

@@ -13,6 +13,7 @@ import traceback
 
 import cyllama  # noqa: F401  (they fill LINES)
 import nanobind  # noqa: F401
+import nanobind_pool  # noqa: F401
 import nanobind_sessions  # noqa: F401
 import polaris  # noqa: F401
 from lines import LINES
