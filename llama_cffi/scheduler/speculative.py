@@ -293,6 +293,8 @@ class Speculator:
 
     def __init__(self, drafter: Drafter, model: Model, n_parallel: int, n_ctx: int) -> None:
         check_goes_back(model)
+        if not all(callable(getattr(drafter, name, None)) for name in ("open", "draft", "close")):
+            raise ValidationError(f"draft={drafter!r} is no drafter; give PromptLookup() or such")
         self._drafter = drafter
         self._rates: dict[Request, _Rate] = {}
         try:
