@@ -93,7 +93,7 @@ def sides(path: Path, n: int, n_ctx: int, n_threads: int) -> Iterator[dict[str, 
             return
         peer = XllamaCpp(path, n, n_ctx, n_threads)
         try:
-            yield {**every, "xllamacpp": peer}
+            yield {**every, "xllamacpp": peer.serve}
         finally:
             peer.close()
 

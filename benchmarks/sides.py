@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class Served(NamedTuple):
     @property
     def gaps_s(self) -> list[float]:
         """Seconds from one token to the next, of all requests."""
-        return [b - a for times in self.stamps for a, b in zip(times, times[1:], strict=False)]
+        return [b - a for times in self.stamps for a, b in pairwise(times)]
 
 
 Serve = Callable[[Load], Served]
@@ -155,7 +156,8 @@ class XllamaCpp:
         """Whether it is installed."""
         return importlib.util.find_spec("xllamacpp") is not None
 
-    def __call__(self, load: Load) -> Served:
+    def serve(self, load: Load) -> Served:
+        """Send a load and wait for its times."""
         assert self._child.stdin is not None
         self._child.stdin.write(json.dumps(load) + "\n")
         self._child.stdin.flush()
