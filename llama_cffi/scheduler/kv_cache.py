@@ -7,17 +7,17 @@ is found by the hashes of its blocks and then compared token by token.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
 
-__all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease"]
+__all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease", "n_common"]
 
 # Where each sequence has its own cells, C copies all of them, which costs about so many tokens.
 _WORTH_A_COPY = 64
+_STRIDE = 64
 
 
 class CacheMemory(Protocol):
@@ -62,7 +62,7 @@ class CacheStats(NamedTuple):
     n_evictions: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sequence:
     seq_id: int
     tokens: list[int] = field(default_factory=list)
@@ -99,8 +99,9 @@ class KVCache:
         memory: CacheMemory | None = None,
     ) -> None:
         self.n_seqs, self.block_size, self.unified = n_seqs, block_size, unified
-        share = n_cells // block_size if unified else n_cells // n_seqs // block_size
-        self.n_blocks = share if unified else share * n_seqs
+        n_shares = 1 if unified else max(n_seqs, 1)
+        share = n_cells // n_shares // max(block_size, 1)
+        self.n_blocks = share * n_shares
         if n_seqs < 1 or block_size < 1 or self.n_blocks < n_seqs:
             raise ValidationError(
                 f"{n_cells} cells are not a block of {block_size} tokens for each of {n_seqs} "
@@ -115,6 +116,8 @@ class KVCache:
         self._sequences = [_Sequence(i) for i in range(self.n_seqs)]
         self._free = list(range(self.n_blocks - 1, -1, -1))
         self._references = [0] * self.n_blocks
+        self._busy = [0] * self.n_blocks  # how many of a block's holders are in use
+        self._n_busy = 0  # blocks that somebody in use holds
         self._index: dict[int, dict[int, None]] = {}
 
     # Requests
@@ -135,22 +138,20 @@ class KVCache:
         Returns:
             None when there is no room or no sequence; nothing changed then.
         """
+        if all(s.busy for s in self._sequences):
+            return None
         source, n = self._match(tokens, group)
         target = self._target(source, n)
-        if target is None:
-            return None
         if source is not target and not self.unified and n < _WORTH_A_COPY:
             source, n = None, 0
-        if source is target:
-            kept = target.blocks[: self._blocks(n)]
-        elif source is not None and self.unified:
+        kept: list[int] = []
+        if source is not None and (source is target or self.unified):
             kept = source.blocks[: n // self.block_size]
-        else:
-            kept = []
+            if source is target:
+                kept += self._own_rest(target, n)
         n_new = self._blocks(len(tokens) + 1) - len(kept)
         if not self._fits(len(tokens) + 1, n_new + n_spare, kept):
             return None
-        target.busy = True
         if source is target:
             self._truncate(target, n)
         else:
@@ -158,6 +159,7 @@ class KVCache:
                 self._evict(target)
             if source is not None:
                 self._copy(source, target, n)
+        self._use(target, True)
         target.group = group
         self._lookups += len(tokens)
         self._hits += n
@@ -167,9 +169,9 @@ class KVCache:
     def reserve(self, seq_id: int, n_tokens: int) -> bool:
         """Make room for *n_tokens* in all in a sequence; False when there is none."""
         sequence = self._sequences[seq_id]
-        n_new = self._blocks(n_tokens) - len(sequence.blocks)
-        if n_new <= 0:
+        if n_tokens <= len(sequence.blocks) * self.block_size:
             return True
+        n_new = self._blocks(n_tokens) - len(sequence.blocks)
         if not self._fits(n_tokens, n_new):
             return False
         self._allocate(sequence, n_tokens)
@@ -180,7 +182,8 @@ class KVCache:
         sequence, size = self._sequences[seq_id], self.block_size
         assert len(sequence.tokens) + len(tokens) <= len(sequence.blocks) * size, "no room reserved"
         sequence.tokens += tokens
-        self._index_blocks(sequence)
+        if len(sequence.tokens) >= (len(sequence.hashes) + 1) * size:
+            self._index_blocks(sequence)
 
     def truncate(self, seq_id: int, n: int) -> None:
         """Keep the first *n* tokens of a sequence."""
@@ -189,7 +192,7 @@ class KVCache:
     def release(self, seq_id: int, keep: bool = True) -> None:
         """Take a sequence back; with *keep* its tokens stay for prompts that begin so."""
         sequence = self._sequences[seq_id]
-        sequence.busy = False
+        self._use(sequence, False)
         self._clock += 1
         sequence.used = self._clock
         if keep:
@@ -222,6 +225,11 @@ class KVCache:
         """Return how many tokens `acquire` would find; nothing changes."""
         return self._match(tokens, group)[1]
 
+    def can_branch(self, seq_id: int) -> bool:
+        """Whether another sequence can have less than all of this one; recurrent ones cannot."""
+        sequence = self._sequences[seq_id]
+        return self._can_truncate(sequence, max(len(sequence.tokens) - 1, 0))
+
     def blocks_of(self, seq_id: int) -> list[int]:
         """Return the blocks of a sequence, in order."""
         return list(self._sequences[seq_id].blocks)
@@ -237,7 +245,7 @@ class KVCache:
         return CacheStats(
             self.n_blocks,
             len(self._free),
-            len(self._idle_blocks()),
+            self._n_idle,
             sum(n > 1 for n in self._references),
             self._lookups,
             self._hits,
@@ -264,30 +272,35 @@ class KVCache:
             for sequence in candidates:
                 if sequence.group != group or not sequence.tokens:
                     continue
-                n = _common(sequence.tokens, tokens, most)
+                n = min(n_common(sequence.tokens, tokens), most)
                 if n < len(sequence.tokens) and not self._can_truncate(sequence, n):
                     continue
-                if n > n_best or (best and n == n_best and best.busy > sequence.busy):
+                if n > n_best or (best is not None and n == n_best and best.busy > sequence.busy):
                     best, n_best = sequence, n
-            if best:
+            if best is not None:
                 break
         return best, n_best
 
     def _can_truncate(self, sequence: _Sequence, n: int) -> bool:
         return self._memory is None or n == 0 or self._memory.can_truncate(sequence.seq_id, n)
 
-    def _target(self, source: _Sequence | None, n: int) -> _Sequence | None:
-        """Return the sequence that a request gets; not *source* where another prompt may want it.
+    def _target(self, source: _Sequence | None, n: int) -> _Sequence:
+        """Return the sequence that a request gets; one is idle.
 
-        Low numbers first: C computes sequences together whose numbers follow each other.
+        Not *source* where another prompt may want what is behind its first *n* tokens, and a copy
+        is cheap or not worth it. Low numbers first: C computes sequences together whose numbers
+        follow each other.
         """
+        if source is not None and not source.busy:
+            in_place = n == len(source.tokens) or (not self.unified and n >= _WORTH_A_COPY)
+            if in_place:
+                return source
         idle = [s for s in self._sequences if not s.busy]
-        if source in idle and (n == len(source.tokens) or not self.unified):  # type: ignore[union-attr]
-            return source
-        empty = [s for s in idle if not s.tokens]
-        if empty:
-            return empty[0]
-        return min((s for s in idle if s is not source), key=_age, default=source if idle else None)
+        for sequence in idle:
+            if not sequence.tokens:
+                return sequence
+        others = [s for s in idle if s is not source]
+        return min(others or idle, key=lambda s: s.used)
 
     def _copy(self, source: _Sequence, target: _Sequence, n: int) -> None:
         memory = self._memory
@@ -324,15 +337,33 @@ class KVCache:
             return False
         if not self.unified or n_new <= len(self._free):
             return True  # who has cells for itself has them
-        return n_new <= len(self._free) + len(self._idle_blocks() - set(kept))
+        return n_new <= len(self._free) + self._n_idle - sum(not self._busy[b] for b in kept)
 
-    def _idle_blocks(self) -> set[int]:
-        """Return the blocks that only idle sequences hold."""
-        held: Counter[int] = Counter()
-        for sequence in self._sequences:
-            if not sequence.busy:
-                held.update(sequence.blocks)
-        return {block for block, n in held.items() if n == self._references[block]}
+    @property
+    def _n_idle(self) -> int:
+        """How many blocks only idle sequences hold."""
+        return self.n_blocks - len(self._free) - self._n_busy
+
+    def _use(self, sequence: _Sequence, busy: bool) -> None:
+        """Note that somebody uses a sequence, or nobody does any more."""
+        if sequence.busy != busy:
+            sequence.busy = busy
+            for block in sequence.blocks:
+                self._hold(block, 1 if busy else -1)
+
+    def _hold(self, block: int, change: int) -> None:
+        before = self._busy[block]
+        self._busy[block] = after = before + change
+        self._n_busy += (after > 0) - (before > 0)
+
+    def _own_rest(self, sequence: _Sequence, n: int) -> list[int]:
+        """Return the block that token *n* goes into, if it is begun and of this sequence alone.
+
+        What others hold of it fills it already.
+        """
+        at = n // self.block_size
+        rest = sequence.blocks[at : at + 1] if n % self.block_size else []
+        return [block for block in rest if self._references[block] == 1]
 
     def _allocate(
         self, sequence: _Sequence, n_tokens: int, spared: _Sequence | None = None
@@ -345,6 +376,8 @@ class KVCache:
         for _ in range(n):
             block = self._free.pop()
             self._references[block] = 1
+            if sequence.busy:
+                self._hold(block, 1)
             sequence.blocks.append(block)
         self._index_blocks(sequence)
 
@@ -369,21 +402,23 @@ class KVCache:
 
     def _shrink(self, sequence: _Sequence, n: int) -> None:
         """Give back the blocks behind the first *n* tokens."""
-        while len(sequence.blocks) > self._blocks(n):
+        n_kept = n // self.block_size + len(self._own_rest(sequence, n))
+        while len(sequence.blocks) > n_kept:
             block = sequence.blocks.pop()
             self._references[block] -= 1
+            if sequence.busy:
+                self._hold(block, -1)
             if not self._references[block]:
                 self._free.append(block)
 
 
-def _age(sequence: _Sequence) -> int:
-    return sequence.used
-
-
-def _common(a: Sequence[int], b: Sequence[int], most: int) -> int:
+def n_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many tokens two lists have in common at their beginning."""
+    most = min(len(a), len(b))
     n = 0
-    for x, y in zip(a[:most], b, strict=False):
-        if x != y:
-            break
+    # Lists and tuples of small parts are compared in C.
+    while n < most and [*a[n : n + _STRIDE]] == [*b[n : n + _STRIDE]]:
+        n += _STRIDE
+    while n < most and a[n] == b[n]:
         n += 1
-    return n
+    return min(n, most)

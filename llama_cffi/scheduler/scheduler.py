@@ -8,13 +8,15 @@ each request that is decoding, and fills up with parts of prompts.
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from .kv_cache import KVCache
+from .kv_cache import KVCache, Lease, n_common
 from .request import Request, RequestState
 
 __all__ = ["Chunk", "Plan", "Result", "Scheduler"]
@@ -22,6 +24,10 @@ __all__ = ["Chunk", "Plan", "Result", "Scheduler"]
 _PENDING, _PREFILLING = RequestState.PENDING, RequestState.PREFILLING
 _DECODING, _FINISHED = RequestState.DECODING, RequestState.FINISHED
 _FAILED, _CANCELLED = RequestState.FAILED, RequestState.CANCELLED
+
+_LOOKS = 32  # requests compared with those in the making, most in a step
+
+_Entry = tuple[float, int, Request]  # the order of service, then the request
 
 
 class Chunk(NamedTuple):
@@ -79,12 +85,17 @@ class Result(NamedTuple):
     lost: bool = False
 
 
+_by_sequence = itemgetter(Chunk._fields.index("seq_id"))
+
+
 class Scheduler:
     """Chooses the work of each step.
 
     Who waits is served by priority, and among equals in the order of arrival. Waiting `ageing_s`
     seconds counts as much as one step of priority, so nothing waits for ever. When room runs out
-    the request of the lowest priority, the latest of these, is put back and computed again later.
+    the last in this order is put back and computed again later; for a request of a higher priority
+    that comes before them in this order, those of lower ones make way, too. A prompt that begins
+    as one in the making waits for that, and later ones may pass it.
 
     Args:
         cache: Room and prefixes.
@@ -93,14 +104,15 @@ class Scheduler:
         n_chunk: Most tokens of prompts in a step that also decodes; None = n_batch. Less makes
             those that decode wait less for the prompts of others.
         n_ctx: Most tokens of prompt and answer of one request; None = what one can have.
-        ageing_s: See above, seconds.
+        ageing_s: See above, seconds; `math.inf` = priority alone counts.
         clock: Tells the time in seconds.
 
     Attributes:
         n_preemptions: How often a request was put back.
 
     Raises:
-        ValidationError: *n_batch* has no room for a token of each request.
+        ValidationError: *n_batch* has no room for a token of each request, or a number is not
+            positive.
     """
 
     def __init__(
@@ -121,9 +133,17 @@ class Scheduler:
         self.ageing_s = ageing_s
         self.running: list[Request] = []
         self.n_preemptions = 0
-        self._waiting: list[tuple[float, int, Request]] = []
+        self._waiting: list[_Entry] = []
+        # Whose prompt begins as that of a running one, and how much of that they wait for.
+        self._followers: dict[Request, list[tuple[int, _Entry]]] = {}
+        self._next_deadline_s = math.inf  # none is earlier
         self._served: dict[Hashable, int] = {}  # group -> the step that served it last
         self._step = 0
+        if self.n_chunk < 1 or self.max_running < 1 or self.n_ctx < 1 or not ageing_s > 0:
+            raise ValidationError(
+                f"n_batch={n_batch}, n_chunk={n_chunk}, max_running={max_running}, n_ctx={n_ctx} "
+                f"and ageing_s={ageing_s} have to be positive"
+            )
         if self.n_batch < self.max_running:
             raise ValidationError(
                 f"n_batch={n_batch} has no room for a token of each of {self.max_running} requests"
@@ -132,17 +152,17 @@ class Scheduler:
     @property
     def waiting(self) -> list[Request]:
         """Who waits, the next one first."""
-        return [request for _, _, request in sorted(self._waiting)]
+        return [request for _, _, request in sorted(self._entries())]
 
     @property
     def n_waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._waiting) + sum(map(len, self._followers.values()))
 
     @property
     def has_work(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(self.running or self._waiting)
+        return bool(self.running or self._waiting or self._followers)
 
     def add(self, request: Request) -> None:
         """Let a request wait for its turn.
@@ -156,6 +176,8 @@ class Scheduler:
                 f"the prompt has {len(request.prompt_tokens)} tokens, a request at most "
                 f"{self.n_ctx} with its answer; shorten it or make n_ctx larger"
             )
+        if request.deadline_s is not None:
+            self._next_deadline_s = min(self._next_deadline_s, request.deadline_s)
         self._wait(request)
 
     def remove(self, request: Request, state: RequestState, error: BaseException | None) -> None:
@@ -165,20 +187,30 @@ class Scheduler:
             request: The request.
             state: What becomes of it.
             error: Why it failed, if it did.
+
+        Raises:
+            ValidationError: It has ended already.
         """
-        if request in self.running:
-            self._release(request, keep=state is _CANCELLED)
-        else:
-            self._waiting = [entry for entry in self._waiting if entry[2] is not request]
-            heapq.heapify(self._waiting)
-        request.error = error
         request.move(state)
+        request.error = error
+        if request.seq_id is not None:
+            self._release(request, keep=state is _CANCELLED)
+            return
+        for followers in self._followers.values():
+            followers[:] = [pair for pair in followers if pair[1][2] is not request]
+            heapq.heapify(followers)
+        self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+        heapq.heapify(self._waiting)
 
     def expired(self) -> list[Request]:
         """Return the requests whose deadline has passed."""
         now = self.clock()
-        every = [*self.running, *(entry[2] for entry in self._waiting)]
-        return [r for r in every if r.deadline_s is not None and r.deadline_s <= now]
+        if now < self._next_deadline_s:
+            return []
+        every = [*self.running, *(entry[2] for entry in self._entries())]
+        timed = [(r.deadline_s, r) for r in every if r.deadline_s is not None]
+        self._next_deadline_s = min((deadline for deadline, _ in timed), default=math.inf)
+        return [request for deadline, request in timed if deadline <= now]
 
     def schedule(self) -> Plan:
         """Plan the next step; its chunks have room in the cache.
@@ -189,22 +221,23 @@ class Scheduler:
         self._step += 1
         plan = Plan()
         self._admit(plan)
-        groups = {request.group for request in self.running}
-        if not groups:
+        if not self.running:
             return plan
-        plan.group = min(groups, key=lambda g: (self._served.get(g, 0), str(g)))
-        self._served[plan.group] = self._step
-        self._served = {g: n for g, n in self._served.items() if g in groups}
+        # In the order of arrival, as a set has none; new ones come first.
+        served = {request.group: self._served.get(request.group, 0) for request in self.running}
+        plan.group = min(served, key=served.__getitem__)
+        self._served = {**served, plan.group: self._step}
         members = [r for r in self.running if r.group == plan.group]
         decoding = [request for request in members if request.state is _DECODING]
         for i, request in enumerate(decoding, 1):
             self._plan_decode(plan, request, len(decoding) - i)
         limit = self.n_chunk if plan.chunks else self.n_batch
         n_prefill = min(limit, self.n_batch - plan.n_tokens)
-        for request in members:
-            if request.state is _PREFILLING and n_prefill > 0:
+        prefilling = [request for request in members if request.state is _PREFILLING]
+        for request in sorted(prefilling, key=self._rank):
+            if n_prefill > 0 and request.seq_id is not None:
                 n_prefill -= self._plan_prefill(plan, request, n_prefill)
-        plan.chunks.sort(key=lambda chunk: chunk.seq_id)
+        plan.chunks.sort(key=_by_sequence)
         return plan
 
     def update(self, plan: Plan, results: Mapping[Request, Result]) -> list[Request]:
@@ -218,23 +251,27 @@ class Scheduler:
         for chunk in plan.chunks:
             request = chunk.request
             result = results.get(request)
-            if result is None or request.finished or request.seq_id != chunk.seq_id:
-                continue
+            if result is None or request.seq_id != chunk.seq_id:
+                continue  # not tried, or ended since
             if result.error is not None:
                 self._release(request, keep=False)
                 request.error = result.error
                 request.move(_FAILED)
                 ended.append(request)
-            elif result.lost:
+                continue
+            if result.lost:
                 self.cache.forget(chunk.seq_id)
-                self.preempt(request)
+                request.tokens += result.tokens  # sampled before the loss
             else:
                 self._advance(chunk, result)
-                if result.finish_reason:
-                    self._release(request, keep=True)
-                    request.stats.finish_reason = result.finish_reason
-                    request.move(_FINISHED)
-                    ended.append(request)
+            full = "context" if len(request.tokens) >= self.n_ctx else ""
+            if reason := result.finish_reason or full:
+                self._release(request, keep=True)
+                request.stats.finish_reason = reason
+                request.move(_FINISHED)
+                ended.append(request)
+            elif result.lost:
+                self.preempt(request)
         return ended
 
     def preempt(self, request: Request) -> None:
@@ -250,67 +287,115 @@ class Scheduler:
     # Steps
 
     def _admit(self, plan: Plan) -> None:
-        held = []
-        while self._waiting:
+        self._wake_followers()
+        n_looks = _LOOKS
+        while self._waiting and n_looks:
             entry = self._waiting[0]
             request = entry[2]
-            if self._is_being_computed(request):
-                held.append(heapq.heappop(self._waiting))
+            if len(self.running) >= self.max_running and self._victim(request) is None:
+                return
+            leader, n = self._leader(request)
+            if leader is not None:
+                n_looks -= 1
+                heapq.heappop(self._waiting)
+                heapq.heappush(self._followers.setdefault(leader, []), (n, entry))
                 continue
-            if len(self.running) >= self.max_running and not self._make_way(plan, request):
-                break
-            # A block for each that runs, or they would soon have to put it back.
-            lease = self.cache.acquire(request.tokens, request.group, len(self.running))
+            lease = self._acquire(plan, request)
             if lease is None:
-                break
-            self._waiting.remove(entry)
-            heapq.heapify(self._waiting)
+                return
+            heapq.heappop(self._waiting)  # still the first: who was put back comes later
             request.seq_id, request.num_computed_tokens = lease
             if not request.stats.n_preempted:
                 request.stats.n_reused = lease.n_cached
                 request.stats.queue_s = self.clock() - request.created_s
             request.move(_PREFILLING)
             self.running.append(request)
-        for entry in held:
-            heapq.heappush(self._waiting, entry)
 
-    def _make_way(self, plan: Plan, request: Request) -> bool:
-        """Put back a request of a lower priority, if there is one."""
-        victim = max(self.running, key=self._rank)
-        if victim.priority >= request.priority:
-            return False
+    def _acquire(self, plan: Plan, request: Request) -> Lease | None:
+        """Get a sequence with room, if need be that of requests of lower priorities."""
+        while True:
+            if len(self.running) < self.max_running:
+                # A block for each that runs, or they would soon have to put it back.
+                n_spare = len(self.running)
+                lease = self.cache.acquire(request.tokens, request.group, n_spare)
+                if lease is not None:
+                    return lease
+            victim = self._victim(request)
+            if victim is None:
+                return None
+            self._put_back(plan, victim)
+
+    def _victim(self, request: Request) -> Request | None:
+        """Return who makes way for a request: the last of those that it comes before.
+
+        A lower priority alone does not do: whose turn came by ageing would lose it at once.
+        """
+        lower = [r for r in self.running if r.priority < request.priority]
+        rank = self._rank(request)
+        return max((r for r in lower if self._rank(r) > rank), key=self._rank, default=None)
+
+    def _put_back(self, plan: Plan, victim: Request) -> None:
         self.preempt(victim)
         plan.preempted.append(victim)
-        return True
 
-    def _is_being_computed(self, request: Request) -> bool:
-        """Whether another prompt, in the making, begins so that waiting for it saves work."""
+    def _leader(self, request: Request) -> tuple[Request | None, int]:
+        """Return whose prompt, in the making, begins so that waiting for it saves work.
+
+        Also how many tokens the two have in common.
+        """
         worth = 2 * self.cache.block_size
         n_cached: int | None = None
         for other in self.running:
             if other.state is not _PREFILLING or other.group != request.group:
                 continue
-            n = _common(other.tokens, request.tokens)
-            if n < worth or n <= other.num_computed_tokens:
+            n = n_common(other.tokens, request.tokens)
+            if n < worth or n <= other.num_computed_tokens or not self._can_follow(other, n):
                 continue
             if n_cached is None:
                 n_cached = self.cache.n_matched(request.tokens, request.group)
             if n - n_cached >= worth:
-                return True
-        return False
+                return other, n
+        return None, 0
+
+    def _can_follow(self, leader: Request, n: int) -> bool:
+        """Whether the first *n* tokens of a prompt in the making can be had once they are there."""
+        return n == len(leader.tokens) or self.cache.can_branch(self._seq(leader))
+
+    def _wake_followers(self) -> None:
+        """Let those wait for their turn again who have what they waited for, or cannot get it."""
+        for leader, followers in list(self._followers.items()):
+            while followers:
+                n, entry = followers[0]
+                if (
+                    leader.state is _PREFILLING
+                    and n > leader.num_computed_tokens
+                    and self._can_follow(leader, n)
+                ):
+                    break
+                heapq.heappop(followers)
+                heapq.heappush(self._waiting, entry)
+            if not followers:
+                del self._followers[leader]
+
+    def _entries(self) -> list[_Entry]:
+        """Return all that wait, in no order."""
+        held = [entry for pairs in self._followers.values() for _, entry in pairs]
+        return [*self._waiting, *held]
 
     def _plan_decode(self, plan: Plan, request: Request, n_after: int) -> None:
         """Plan what a request wants decoded, and leave a token for each of the *n_after* next."""
+        if request.seq_id is None:
+            return  # it was put back for another one of this step
         start = request.num_computed_tokens
         room = min(self.n_batch - plan.n_tokens - n_after, self.n_ctx - start)
         tokens = request.tokens[start : start + room]  # more than one after forced ones
         end = start + len(tokens)
         if not self._reserve(plan, request, end):
             return
-        draft = request.draft[: room - len(tokens)]
+        draft = request.draft[: room - len(tokens)] if request.draft else []
         if draft and not self.cache.reserve(self._seq(request), end + len(draft)):
             draft = []
-        self._put(plan, request, [*tokens, *draft], len(draft), end == len(request.tokens))
+        self._put(plan, request, tokens + draft, len(draft), end == len(request.tokens))
 
     def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
         start = request.num_computed_tokens
@@ -329,16 +414,13 @@ class Scheduler:
 
     def _reserve(self, plan: Plan, request: Request, n_tokens: int) -> bool:
         """Make room, if need be that of others; False = the request itself was put back."""
-        if request.seq_id is None:
-            return False  # it was put back for another one of this step
-        while not self.cache.reserve(request.seq_id, n_tokens):
+        while not self.cache.reserve(self._seq(request), n_tokens):
             victim = max(self.running, key=self._rank)
             for chunk in plan.chunks:
                 if chunk.request is victim:
                     plan.n_tokens -= len(chunk.tokens)
             plan.chunks = [chunk for chunk in plan.chunks if chunk.request is not victim]
-            self.preempt(victim)
-            plan.preempted.append(victim)
+            self._put_back(plan, victim)
             if victim is request:
                 return False
         return True
@@ -377,12 +459,3 @@ class Scheduler:
     def _seq(request: Request) -> int:
         assert request.seq_id is not None
         return request.seq_id
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n

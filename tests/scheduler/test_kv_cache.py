@@ -1,0 +1,528 @@
+"""KVCache: room, prefixes, and that its account is what the memory holds."""
+
+from __future__ import annotations
+
+import pytest
+from fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from llama_cffi import KVCache, Request, ValidationError
+from llama_cffi.scheduler import Chunk, Lease
+from llama_cffi.scheduler.kv_cache import CacheStats, n_common
+
+
+def hold(cache: KVCache, tokens: list[int], group: str | int | None = None) -> int:
+    """Give *tokens* a sequence and decode them; return its number."""
+    lease = cache.acquire(tokens, group)
+    assert lease is not None
+    seq_id, n = lease
+    if isinstance(cache._memory, FakeMemory):
+        cache._memory.decode(Chunk(Request(tokens, group=group), seq_id, n, tokens[n:], 0, False))
+    cache.append(seq_id, tokens[n:])
+    return seq_id
+
+
+def fill(
+    cache: KVCache, tokens: list[int], group: str | int | None = None, keep: bool = True
+) -> int:
+    """Let a request with *tokens* come and go; return its sequence."""
+    seq_id = hold(cache, tokens, group)
+    cache.release(seq_id, keep)
+    return seq_id
+
+
+def make(
+    kind: str, n_seqs: int = 4, n_cells: int = 64, size: int = 4
+) -> tuple[KVCache, FakeMemory]:
+    memory = FakeMemory(kind, n_seqs, n_cells)
+    cache = KVCache(n_seqs, n_cells, size, unified=kind in ("unified", "windowed"), memory=memory)
+    return cache, memory
+
+
+# Room
+
+
+@pytest.mark.parametrize(("unified", "n_blocks", "most"), [(True, 12, 48), (False, 10, 20)])
+def test_sizes(unified: bool, n_blocks: int, most: int) -> None:
+    cache = KVCache(2, 51 if unified else 47, 4, unified=unified)
+    assert (cache.n_blocks, cache.n_free_blocks, cache.max_tokens) == (n_blocks, n_blocks, most)
+    assert cache.stats == CacheStats(n_blocks, n_blocks, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("n_seqs", "n_cells", "size", "unified"),
+    [(0, 64, 4, True), (4, 12, 4, True), (4, 15, 4, False), (2, 64, 0, True), (1, 0, 4, True)],
+)
+def test_too_small(n_seqs: int, n_cells: int, size: int, unified: bool) -> None:
+    with pytest.raises(ValidationError, match=f"{n_cells} cells are not a block of {size} tokens"):
+        KVCache(n_seqs, n_cells, size, unified=unified)
+
+
+def test_acquire_has_room_for_one_more() -> None:
+    cache = KVCache(2, 32, 4)
+    assert cache.acquire([1] * 8) == Lease(0, 0)
+    assert (len(cache.blocks_of(0)), cache.n_free_blocks) == (3, 5)
+    cache.append(0, [1] * 8)
+    assert cache.reserve(0, 9)
+    assert len(cache.blocks_of(0)) == 3
+
+
+def test_reserve() -> None:
+    cache = KVCache(2, 32, 4)
+    cache.acquire([1] * 3)
+    cache.acquire([2] * 15)
+    assert cache.n_free_blocks == 3
+    assert cache.reserve(0, 16)
+    assert cache.n_free_blocks == 0
+    assert cache.reserve(0, 16)
+    assert not cache.reserve(0, 17)
+    assert len(cache.blocks_of(0)) == 4
+    cache.release(1)
+    assert cache.reserve(0, 32)
+    assert not cache.reserve(0, 33)
+
+
+def test_reserve_in_streams_is_bounded_by_the_stream() -> None:
+    cache = KVCache(2, 32, 4, unified=False)
+    cache.acquire([1])
+    assert cache.reserve(0, 16)
+    assert not cache.reserve(0, 17)
+    assert cache.n_free_blocks == 4
+    assert cache.acquire([2] * 16) is None
+    assert cache.acquire([2] * 15) == Lease(1, 0)
+
+
+def test_no_sequence_no_room_nothing_changed() -> None:
+    cache = KVCache(2, 32, 4)
+    cache.acquire([1] * 15)
+    before = cache.stats
+    assert cache.acquire([2] * 16) is None  # five blocks
+    assert cache.acquire([2] * 11, n_spare=2) is None
+    assert cache.acquire([2] * 32) is None  # more than there are
+    assert cache.stats == before
+    assert cache.acquire([2] * 11, n_spare=1) == Lease(1, 0)
+    assert cache.acquire([3]) is None
+    assert cache.n_free_blocks == 1
+
+
+def test_spare_may_be_idle() -> None:
+    cache = KVCache(3, 32, 4)
+    fill(cache, [1] * 12)
+    assert cache.n_free_blocks == 5
+    assert cache.acquire([2] * 19, n_spare=3) == Lease(1, 0)
+    assert cache.n_free_blocks == 0
+    assert cache.stats.n_evictions == 0
+    assert not cache.acquire([3] * 12)
+    assert cache.acquire([3] * 11) == Lease(2, 0)
+    assert cache.stats.n_evictions == 1
+
+
+def test_release_without_keep() -> None:
+    cache, memory = make("unified")
+    fill(cache, [1] * 9, keep=False)
+    assert cache.n_free_blocks == cache.n_blocks
+    assert memory.tokens == [[]] * 4
+    assert cache.n_matched([1] * 9) == 0
+
+
+def test_release_gives_back_what_was_not_used() -> None:
+    cache = KVCache(2, 64, 4)
+    hold(cache, [1] * 5)
+    cache.reserve(0, 40)
+    cache.release(0)
+    assert len(cache.blocks_of(0)) == 2
+    assert cache.stats.n_cached == 2
+
+
+def test_truncate_gives_back_room_and_prefixes() -> None:
+    cache = KVCache(2, 64, 4)
+    hold(cache, [1] * 12)
+    cache.truncate(0, 6)
+    assert (cache.n_tokens(0), len(cache.blocks_of(0))) == (6, 2)
+    assert cache.n_matched([1] * 20) == 6
+
+
+def test_forget() -> None:
+    cache, memory = make("unified")
+    fill(cache, [1] * 9)
+    cache.forget(0)
+    assert cache.n_tokens(0) == 0
+    assert cache.n_free_blocks == cache.n_blocks
+    assert memory.n_calls == 1
+
+
+# Prefixes
+
+
+@pytest.mark.parametrize("kind", ["unified", "streams"])
+@pytest.mark.parametrize("n", [70, 97, 128, 130])
+def test_a_prefix_is_found_to_the_token(kind: str, n: int) -> None:
+    cache, _ = make(kind, 2, 1024, 32)
+    first = [(7 * i) % 11 for i in range(130)]
+    hold(cache, first)
+    prompt = [*first[:n], 99, 98]
+    assert cache.n_matched(prompt) == n
+    assert cache.acquire(prompt) == Lease(1, n)
+    assert cache.n_tokens(1) == n
+    shared = n // 32 if kind == "unified" else 0
+    assert cache.blocks_of(1)[:shared] == cache.blocks_of(0)[:shared]
+    assert not set(cache.blocks_of(1)[shared:]) & set(cache.blocks_of(0))
+    assert cache.stats.n_shared == shared
+
+
+def test_all_but_the_last_token() -> None:
+    cache = KVCache(2, 64, 4)
+    fill(cache, [1, 2, 3, 4, 5, 6, 7, 8])
+    assert cache.n_matched([1, 2, 3, 4, 5, 6, 7, 8]) == 7
+    assert cache.n_matched([1]) == 0
+    assert cache.n_matched([1, 2, 3, 4, 5, 6, 7, 8, 9]) == 8
+
+
+def test_groups_share_nothing() -> None:
+    cache = KVCache(3, 64, 4)
+    fill(cache, [1] * 9, group="a")
+    assert cache.n_matched([1] * 9) == 0
+    assert cache.n_matched([1] * 9, "b") == 0
+    assert cache.n_matched([1] * 9, "a") == 8
+
+
+def test_groups_of_equal_hash_share_nothing() -> None:
+    assert hash(-1) == hash(-2)
+    cache = KVCache(3, 64, 4)
+    fill(cache, [1] * 9, group=-1)
+    assert cache.n_matched([1] * 9, -2) == 0
+
+
+def test_the_longest_prefix_and_among_equals_an_idle_one() -> None:
+    cache = KVCache(4, 256, 4)
+    for prompt in ([1] * 10 + [2], [1] * 14 + [3]):
+        fill(cache, prompt)
+    assert cache.n_matched([1] * 20) == 14
+    busy = cache.acquire([1] * 14 + [3, 4])
+    assert busy == Lease(1, 15)
+    assert cache.acquire([1] * 10 + [2, 5]) == Lease(0, 11)
+
+
+def test_a_continued_conversation_stays_in_its_sequence() -> None:
+    cache, memory = make("unified")
+    fill(cache, [1, 2, 3])
+    fill(cache, [4, 5, 6])
+    calls = memory.n_calls
+    assert cache.acquire([1, 2, 3, 7]) == Lease(0, 3)
+    assert memory.n_calls == calls
+
+
+def test_what_another_prompt_may_want_is_copied_where_cells_are_shared() -> None:
+    cache, _ = make("unified")
+    fill(cache, [1] * 8 + [2] * 8)
+    assert cache.acquire([1] * 8 + [3] * 8) == Lease(1, 8)
+    assert cache.n_matched([1] * 8 + [2] * 8) == 15
+
+
+def test_streams_take_the_place_of_a_long_prefix() -> None:
+    cache, _ = make("streams", 3, 1024, 32)
+    prompt = list(range(100))
+    fill(cache, prompt)
+    assert cache.acquire([*prompt[:80], 7]) == Lease(0, 80)
+    assert cache.n_tokens(0) == 80
+
+
+def test_streams_keep_what_is_worth_more_than_a_few_tokens() -> None:
+    cache, _ = make("streams", 3, 1024, 32)
+    prompt = list(range(100))
+    fill(cache, prompt)
+    assert cache.acquire([0, 200, 201]) == Lease(1, 0)
+    assert cache.n_matched(prompt) == 99
+
+
+def test_streams_do_not_copy_a_few_tokens() -> None:
+    cache, memory = make("streams", 3, 1024, 32)
+    prompt = list(range(100))
+    hold(cache, prompt)
+    assert cache.acquire(prompt[:40]) == Lease(1, 0)
+    assert memory.n_calls == 0
+
+
+def test_a_lone_sequence_is_used_again_in_any_case() -> None:
+    cache, _ = make("unified", 1)
+    fill(cache, [1] * 10)
+    assert cache.acquire([1, 1, 1, 1, 1, 2]) == Lease(0, 5)
+
+
+@pytest.mark.parametrize("n", [4, 5, 11])
+def test_recurrent_goes_on_at_the_end_only(n: int) -> None:
+    cache, _ = make("recurrent")
+    fill(cache, [1] * 11)
+    found = 11 if n == 11 else 0
+    assert cache.n_matched([1] * n + [2]) == found
+    lease = cache.acquire([1] * n + [2])
+    assert lease == (Lease(0, 11) if found else Lease(1, 0))
+
+
+def test_can_branch() -> None:
+    for kind in KINDS:
+        cache, _ = make(kind)
+        assert cache.can_branch(0)
+        hold(cache, [1, 2, 3])
+        assert cache.can_branch(0) == (kind != "recurrent")
+
+
+def test_a_block_that_is_begun_anew_is_ones_own() -> None:
+    """A sequence goes on in the middle of a block that another one shares."""
+    cache, _ = make("unified", 2, 64, 4)
+    fill(cache, [1] * 8)
+    assert fill(cache, [1] * 8 + [2]) == 0
+    assert hold(cache, [1] * 8 + [3]) == 1  # shares two blocks
+    assert cache.stats.n_shared == 2
+    assert cache.acquire([1] * 6 + [5] * 6) == Lease(0, 6)  # no other is left
+    assert cache.stats.n_shared == 1
+    assert len(set(cache.blocks_of(0)) | set(cache.blocks_of(1))) == 4 + 3 - 1
+
+
+# Eviction
+
+
+def test_who_is_unused_for_longest_goes_first() -> None:
+    cache = KVCache(3, 256, 4)
+    for token in (1, 2, 3):
+        fill(cache, [token] * 9)
+    assert cache.acquire([1] * 10) == Lease(0, 9)
+    cache.release(0)
+    assert fill(cache, [4] * 9) == 1
+    assert fill(cache, [5] * 9) == 2
+    assert cache.n_matched([1] * 9) == 8
+    assert cache.n_matched([2] * 9) == 0
+    assert cache.stats.n_evictions == 2
+
+
+def test_room_is_taken_from_whoever_is_unused_for_longest() -> None:
+    cache = KVCache(4, 32, 4)
+    fill(cache, [1] * 12)
+    fill(cache, [2] * 12)
+    cache.acquire([3] * 10)
+    assert cache.n_matched([1] * 9) == 0
+    assert cache.n_matched([2] * 9) == 8
+
+
+def test_what_is_reused_is_given_up_last() -> None:
+    cache = KVCache(4, 48, 4)
+    fill(cache, [1] * 12)
+    fill(cache, [2] * 12)
+    assert cache.acquire([1] * 8 + [3] * 24) == Lease(2, 8)  # 9 blocks, 2 of them shared
+    assert cache.n_matched([2] * 9) == 0
+    assert cache.stats.n_evictions == 1
+
+
+def test_low_numbers_first() -> None:
+    cache = KVCache(4, 256, 4)
+    assert [cache.acquire([i] * 3) for i in range(4)] == [Lease(i, 0) for i in range(4)]
+    cache.release(2, keep=False)
+    cache.release(1, keep=False)
+    assert cache.acquire([9]) == Lease(1, 0)
+
+
+def test_hits_are_counted() -> None:
+    cache = KVCache(2, 64, 4)
+    fill(cache, [1] * 9)
+    fill(cache, [1] * 12)
+    stats = cache.stats
+    assert (stats.n_lookup_tokens, stats.n_hit_tokens) == (21, 9)
+
+
+# Clearing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [10, 1000])
+def test_clear_is_one_call_however_much_is_there(kind: str, n: int) -> None:
+    cache, memory = make(kind, 4, 4 * 2048, 32)
+    for token in range(3):
+        fill(cache, [token] * n)
+    calls = memory.n_calls
+    cache.clear()
+    assert memory.n_calls == calls + 1
+    assert cache.n_free_blocks == cache.n_blocks
+    assert all(cache.n_tokens(s) == 0 for s in range(4))
+    assert cache.n_matched([1] * 10) == 0
+    assert cache.stats.n_lookup_tokens == 3 * n  # what it did stays
+
+
+@pytest.mark.parametrize("n", [10, 1000])
+def test_clear_leaves_what_is_in_use(n: int) -> None:
+    cache, memory = make("streams", 4, 4 * 2048, 32)
+    for token in range(3):
+        fill(cache, [token] * n)
+    busy = cache.acquire([7] * n)
+    assert busy == Lease(3, 0)
+    calls = memory.n_calls
+    cache.clear()
+    assert memory.n_calls == calls + 3  # a call for each idle one
+    assert cache.n_free_blocks == cache.n_blocks - len(cache.blocks_of(3))
+    assert cache.reserve(3, n + 1)
+
+
+class Counting(list[int]):
+    """Tokens that count how often somebody looks at one of them."""
+
+    looks = 0
+
+    def __iter__(self) -> object:  # type: ignore[override]
+        for token in super().__iter__():
+            Counting.looks += 1
+            yield token
+
+    def __getitem__(self, key: object) -> object:  # type: ignore[override]
+        Counting.looks += 1
+        return super().__getitem__(key)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("n", [100, 1600])
+def test_giving_back_looks_at_no_token(n: int) -> None:
+    cache = KVCache(2, 4096, 32)
+    for token in (1, 2):
+        hold(cache, [token] * n)
+        cache._sequences[token - 1].tokens = Counting([token] * n)
+    Counting.looks = 0
+    cache.release(0)
+    cache.clear()  # all but one
+    cache.release(1, keep=False)
+    cache.clear()
+    assert Counting.looks == 0
+
+
+def test_without_a_memory_it_only_counts() -> None:
+    cache = KVCache(2, 64, 4)
+    fill(cache, [1] * 9)
+    assert cache.acquire([1] * 6 + [2]) == Lease(1, 6)
+    cache.forget(1)
+    cache.release(1)
+    cache.clear()
+    assert cache.n_free_blocks == cache.n_blocks
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 200])
+def test_n_common(n: int) -> None:
+    a = list(range(200))
+    b = [*range(n), -1, *range(n + 1, 300)]
+    assert n_common(a, b) == n_common(b, tuple(a)) == n
+    assert n_common(a, a[:n]) == n
+    assert n_common(a[:n], a) == n
+
+
+# Any order of calls
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Sequences come, grow, shrink and go; the account stays true to the memory."""
+
+    @initialize(kind=st.sampled_from(KINDS), n_seqs=st.integers(1, 4), n_blocks=st.integers(1, 6))
+    def begin(self, kind: str, n_seqs: int, n_blocks: int) -> None:
+        self.kind = kind
+        self.cache, self.memory = make(kind, n_seqs, n_seqs * n_blocks * 4)
+        self.prompts: dict[int, Request] = {}
+        self.old: list[list[int]] = []
+
+    @rule(
+        tokens=st.lists(st.integers(0, 1), min_size=1, max_size=22),
+        group=st.sampled_from([None, "g"]),
+        n_spare=st.integers(0, 1),
+        old=st.integers(0, 30),
+    )
+    def acquire(self, tokens: list[int], group: str | None, n_spare: int, old: int) -> None:
+        tokens = (self.old[old] if old < len(self.old) else []) + tokens
+        before = self.cache.stats
+        matched = self.cache.n_matched(tokens, group)
+        lease = self.cache.acquire(tokens, group, n_spare)
+        if lease is None:
+            assert self.cache.stats == before
+            if not self.prompts and not n_spare:
+                assert len(tokens) + 1 > self.cache.max_tokens, "all was idle"
+            return
+        assert lease.seq_id not in self.prompts
+        assert lease.n_cached in (0, matched)
+        assert lease.n_cached < len(tokens)
+        assert self.memory.tokens[lease.seq_id] == tokens[: lease.n_cached]
+        assert len(self.cache.blocks_of(lease.seq_id)) * 4 > len(tokens)
+        request = Request(tokens, group=group)
+        request.seq_id, request.num_computed_tokens = lease
+        self.prompts[lease.seq_id] = request
+
+    def choose(self, data: st.DataObject) -> Request:
+        return self.prompts[data.draw(st.sampled_from(sorted(self.prompts)))]
+
+    @precondition(lambda self: self.prompts)
+    @rule(data=st.data(), n=st.integers(1, 9))
+    def decode(self, data: st.DataObject, n: int) -> None:
+        request = self.choose(data)
+        seq_id, start = request.seq_id, request.num_computed_tokens
+        assert seq_id is not None
+        while len(request.tokens) < start + n:
+            request.tokens.append(answer(None, request.tokens) % 2)
+        tokens = request.tokens[start : start + n]
+        busy = {block for s in self.prompts for block in self.cache.blocks_of(s)}
+        if self.cache.reserve(seq_id, start + n):
+            self.memory.decode(Chunk(request, seq_id, start, tokens, 0, False))
+            self.cache.append(seq_id, tokens)
+            request.num_computed_tokens += n
+        elif self.cache.unified:
+            needed = -(-(start + n) // 4) - len(self.cache.blocks_of(seq_id))
+            assert needed > self.cache.n_blocks - len(busy)
+
+    @precondition(lambda self: self.prompts)
+    @rule(data=st.data(), n=st.integers(1, 3))
+    def take_back(self, data: st.DataObject, n: int) -> None:
+        """Go back behind guesses that were wrong: what was just decoded."""
+        request = self.choose(data)
+        end = request.num_computed_tokens - n
+        assert request.seq_id is not None
+        shared = [
+            b
+            for s in range(self.cache.n_seqs)
+            if s != request.seq_id
+            for b in self.cache.blocks_of(s)
+        ]
+        own = [b not in shared for b in self.cache.blocks_of(request.seq_id)]
+        if end > 0 and own[end // 4] and self.memory.can_truncate(request.seq_id, end):
+            self.cache.truncate(request.seq_id, end)
+            request.num_computed_tokens = end
+            del request.tokens[end:]
+            request.tokens.append(answer(None, request.tokens) % N_VOCAB)
+
+    @precondition(lambda self: self.prompts)
+    @rule(data=st.data(), keep=st.booleans())
+    def release(self, data: st.DataObject, keep: bool) -> None:
+        request = self.choose(data)
+        assert request.seq_id is not None
+        del self.prompts[request.seq_id]
+        self.old = [*self.old, request.tokens[: request.num_computed_tokens]][-10:]
+        self.cache.release(request.seq_id, keep)
+        if not keep:
+            assert self.cache.blocks_of(request.seq_id) == []
+
+    @precondition(lambda self: self.prompts)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        request = self.choose(data)
+        assert request.seq_id is not None
+        del self.prompts[request.seq_id]
+        self.cache.forget(request.seq_id)
+        self.cache.release(request.seq_id)
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        assert self.cache.stats.n_cached == 0
+        for s in range(self.cache.n_seqs):
+            assert s in self.prompts or not self.cache.blocks_of(s)
+
+    @invariant()
+    def account(self) -> None:
+        if hasattr(self, "cache"):
+            self.memory.check_room()
+            check_cache(self.cache, self.memory, set(self.prompts))
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
