@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,12 @@ def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 class Script:
-    """A logits processor that makes the model write a text and then end.
+    """A logits processor that makes the model write a text.
 
     Args:
         llm: The model.
         text: What it writes.
-        free: Tokens that are left to the model (and a grammar) after it; None ends the answer.
+        is_free: After it the model (and a grammar) goes on; else the answer ends.
     """
 
     def __init__(self, llm: Llama, text: str, is_free: bool = False) -> None:
@@ -172,6 +172,3 @@ def likely(llm: Llama, texts: Iterable[str], bias: float = 6.0) -> dict[int, flo
     """Return biases that make random weights come to the end of what they began."""
     single = [llm.tokenize(text, add_bos=False, special=True) for text in texts]
     return {tokens[0]: bias for tokens in single if len(tokens) == 1}
-
-
-Ask = Callable[..., Any]
