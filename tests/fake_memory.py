@@ -133,7 +133,7 @@ def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
 
 def answer(group: Hashable, tokens: Sequence[int]) -> int:
     """What the model says after *tokens*: the same at all times."""
-    return (31 * sum(tokens) + 7 * len(tokens) + len(str(group))) % N_VOCAB
+    return (31 * sum(tokens[-9:]) + 7 * len(tokens) + len(str(group))) % N_VOCAB
 
 
 def alone(request: Request, n: int) -> list[int]:

@@ -85,6 +85,11 @@ class KVCache:
         unified: Whether the sequences share the cells; else each has an equal part for itself.
         memory: The context's; None = account only.
 
+    Attributes:
+        n_blocks: Blocks in all.
+        max_tokens: What one sequence can hold.
+        n_worth: Least tokens that are taken from another sequence.
+
     Raises:
         ValidationError: There is not one block for each sequence.
     """
@@ -108,6 +113,7 @@ class KVCache:
                 "sequences; make the context larger"
             )
         self.max_tokens = share * block_size
+        self.n_worth = 1 if unified else _WORTH_A_COPY
         self._memory = memory
         self._clock = self._lookups = self._hits = self._evictions = 0
         self._reset()
@@ -142,7 +148,7 @@ class KVCache:
             return None
         source, n = self._match(tokens, group)
         target = self._target(source, n)
-        if source is not target and not self.unified and n < _WORTH_A_COPY:
+        if source is not target and n < self.n_worth:
             source, n = None, 0
         kept: list[int] = []
         if source is not None and (source is target or self.unified):
@@ -208,7 +214,7 @@ class KVCache:
         """Forget everything that is not in use, in one go."""
         if any(s.busy for s in self._sequences):
             for sequence in self._sequences:
-                if not sequence.busy:
+                if sequence.tokens and not sequence.busy:
                     self._drop(sequence)
             return
         if self._memory is not None:
@@ -292,7 +298,7 @@ class KVCache:
         follow each other.
         """
         if source is not None and not source.busy:
-            in_place = n == len(source.tokens) or (not self.unified and n >= _WORTH_A_COPY)
+            in_place = n == len(source.tokens) or (not self.unified and n >= self.n_worth)
             if in_place:
                 return source
         idle = [s for s in self._sequences if not s.busy]
@@ -386,11 +392,16 @@ class KVCache:
         self._drop(sequence)
 
     def _drop(self, sequence: _Sequence) -> None:
-        self._truncate(sequence, 0)
+        if self._memory is not None:  # also where a failed step left more than is known here
+            self._memory.seq_rm(sequence.seq_id)
+        self._strip(sequence, 0)
 
     def _truncate(self, sequence: _Sequence, n: int) -> None:
         if self._memory is not None and n < len(sequence.tokens):
             self._memory.seq_rm(sequence.seq_id, n if n else -1)
+        self._strip(sequence, n)
+
+    def _strip(self, sequence: _Sequence, n: int) -> None:
         del sequence.tokens[n:]
         while len(sequence.hashes) * self.block_size > n:
             key = sequence.hashes.pop()

@@ -343,7 +343,7 @@ class Scheduler:
 
         Also how many tokens the two have in common.
         """
-        worth = 2 * self.cache.block_size
+        worth = max(2 * self.cache.block_size, self.cache.n_worth)
         n_cached: int | None = None
         for other in self.running:
             if other.state is not _PREFILLING or other.group != request.group:

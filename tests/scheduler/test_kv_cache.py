@@ -150,7 +150,19 @@ def test_forget() -> None:
     cache.forget(0)
     assert cache.n_tokens(0) == 0
     assert cache.n_free_blocks == cache.n_blocks
-    assert memory.n_calls == 1
+    assert memory.tokens[0] == []
+
+
+@pytest.mark.parametrize("how", ["forget", "release"])
+def test_what_a_failed_step_left_is_removed(how: str) -> None:
+    """C decoded more than was noted: the next request would begin behind it."""
+    cache, memory = make("unified")
+    cache.acquire([1] * 5)
+    memory.decode(Chunk(Request([1] * 5), 0, 0, [1] * 3, 0, False))
+    if how == "forget":
+        cache.forget(0)
+    cache.release(0, keep=False)
+    assert memory.tokens[0] == []
 
 
 # Prefixes

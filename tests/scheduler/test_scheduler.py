@@ -1,0 +1,866 @@
+"""Scheduler: plans, their order and their limits, and that every request ends as it should."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from llama_cffi import ContextOverflowError, Request, RequestState, Scheduler, ValidationError
+from llama_cffi.scheduler import Chunk, KVCache, Plan, Result
+
+PENDING, PREFILLING, DECODING = (
+    RequestState.PENDING,
+    RequestState.PREFILLING,
+    RequestState.DECODING,
+)
+FINISHED, FAILED, CANCELLED = RequestState.FINISHED, RequestState.FAILED, RequestState.CANCELLED
+
+
+class Bench:
+    """A scheduler, the memory that its plans are decoded in, and a clock that is set by hand."""
+
+    def __init__(
+        self,
+        kind: str = "unified",
+        n_seqs: int = 4,
+        n_cells: int = 256,
+        size: int = 4,
+        **options: Any,
+    ) -> None:
+        self.now = 0.0
+        self.memory = FakeMemory(kind, n_seqs, n_cells)
+        unified = kind in ("unified", "windowed")
+        self.cache = KVCache(n_seqs, n_cells, size, unified=unified, memory=self.memory)
+        options = {"n_batch": 16, "clock": lambda: self.now, **options}
+        self.scheduler = Scheduler(self.cache, **options)
+        self.ends: Counter[Request] = Counter()
+        self.requests: list[Request] = []
+
+    def add(self, prompt: int | Sequence[int], n: int = 3, **options: Any) -> Request:
+        """Add a request with a prompt of its own, or with the one that is given."""
+        if isinstance(prompt, int):
+            prompt = [100 + len(self.requests)] * prompt
+        request = Request(prompt, n, **options)
+        request.created_s = self.now
+        if request.deadline_s is not None:
+            request.deadline_s = self.now + options["timeout_s"]
+        self.requests.append(request)
+        self.scheduler.add(request)
+        return request
+
+    def step(self, without: Iterable[Request] = ()) -> Plan:
+        """Plan, check, decode and update."""
+        plan = self.scheduler.schedule()
+        self.check(plan)
+        results = {c.request: decode(self.memory, c) for c in plan.chunks}
+        self.update(plan, {r: result for r, result in results.items() if r not in without})
+        return plan
+
+    def update(self, plan: Plan, results: dict[Request, Result]) -> None:
+        ended = self.scheduler.update(plan, results)
+        assert all(request.finished for request in ended)
+        self.ends.update(ended)
+        self.check_state()
+
+    def drain(self, n_most: int = 2000) -> None:
+        for _ in range(n_most):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError(f"no end: {self.scheduler.running} {self.scheduler.waiting}")
+
+    def check(self, plan: Plan) -> None:
+        scheduler = self.scheduler
+        assert plan.n_tokens == sum(len(c.tokens) for c in plan.chunks) <= scheduler.n_batch
+        assert len({c.request for c in plan.chunks}) == len(plan.chunks)
+        assert [c.seq_id for c in plan.chunks] == sorted({c.seq_id for c in plan.chunks})
+        assert {c.request.group for c in plan.chunks} <= {plan.group}
+        assert len(scheduler.running) <= scheduler.max_running
+        by_state: dict[RequestState, list[Chunk]] = {DECODING: [], PREFILLING: []}
+        for chunk in plan.chunks:
+            by_state[chunk.request.state].append(chunk)
+            assert chunk.tokens, "an empty chunk"
+            assert chunk.request.seq_id == chunk.seq_id
+            assert chunk.start == chunk.request.num_computed_tokens
+            end = chunk.start + len(chunk.tokens) - chunk.n_draft
+            known = chunk.request.tokens[chunk.start :]
+            assert chunk.tokens[: end - chunk.start] == known[: end - chunk.start]
+            assert chunk.samples == (end == len(chunk.request.tokens))
+            assert chunk.n_draft == 0 or chunk.samples
+        # Decoding first: all of the group are in the plan, and prompts get what is left.
+        members = [r for r in scheduler.running if r.group == plan.group and r.state is DECODING]
+        assert {c.request for c in by_state[DECODING]} == set(members)
+        if members:
+            assert sum(len(c.tokens) for c in by_state[PREFILLING]) <= scheduler.n_chunk
+        for request in plan.preempted:
+            assert request.n_generated < request.max_tokens
+        self.check_state()
+
+    def check_state(self) -> None:
+        scheduler = self.scheduler
+        busy = [r.seq_id for r in scheduler.running]
+        assert None not in busy
+        assert len(set(busy)) == len(busy)
+        check_cache(self.cache, self.memory, {s for s in busy if s is not None})
+        assert {r.state for r in scheduler.running} <= {PREFILLING, DECODING}
+        waiting = scheduler.waiting
+        assert len(waiting) == scheduler.n_waiting
+        assert {r.state for r in waiting} <= {PENDING}
+        live = [r for r in self.requests if not r.finished]
+        assert sorted(map(id, live)) == sorted(map(id, [*scheduler.running, *waiting]))
+        for request in self.requests:
+            assert self.ends[request] == (request.state in (FINISHED, FAILED)) or request.error
+            if request.finished or request.state is PENDING:
+                assert request.seq_id is None
+            else:
+                assert request.seq_id is not None
+                n = request.num_computed_tokens
+                assert self.cache.n_tokens(request.seq_id) == n < len(request.tokens)
+            assert tuple(request.tokens[: len(request.prompt_tokens)]) == request.prompt_tokens
+            assert request.generated_tokens == alone(request, request.n_generated)
+
+    def check_end(self) -> None:
+        """Nothing is left over."""
+        assert (self.scheduler.running, self.scheduler.waiting) == ([], [])
+        stats = self.cache.stats
+        assert stats.n_free + stats.n_cached == stats.n_blocks
+        self.cache.clear()
+        assert self.cache.n_free_blocks == self.cache.n_blocks
+        assert self.memory.tokens == [[]] * self.cache.n_seqs
+
+
+def sizes(plan: Plan) -> dict[Request, int]:
+    return {c.request: len(c.tokens) for c in plan.chunks}
+
+
+# One request
+
+
+def test_nothing_to_do() -> None:
+    bench = Bench()
+    assert bench.scheduler.schedule() == Plan()
+    assert not bench.scheduler.has_work
+    assert bench.scheduler.update(Plan(), {}) == []
+
+
+def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
+    bench = Bench(n_batch=4)
+    request = bench.add(9, 3)
+    assert (request.state, bench.scheduler.n_waiting) == (PENDING, 1)
+    seen = []
+    while bench.scheduler.has_work:
+        plan = bench.step()
+        (chunk,) = plan.chunks
+        seen.append((chunk.start, len(chunk.tokens), chunk.samples, request.state.value))
+    assert seen == [
+        (0, 4, False, "prefilling"),
+        (4, 4, False, "prefilling"),
+        (8, 1, True, "decoding"),
+        (9, 1, True, "decoding"),
+        (10, 1, True, "finished"),
+    ]
+    assert request.generated_tokens == alone(request, 3)
+    assert request.stats.finish_reason == "length"
+    bench.check_end()
+
+
+def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
+    """Forced tokens need no sampling."""
+    bench = Bench()
+    request = bench.add(3, 9)
+    plan = bench.scheduler.schedule()
+    bench.memory.decode(plan.chunks[0])
+    bench.scheduler.update(plan, {request: Result([7, 8, 9])})
+    (chunk,) = bench.scheduler.schedule().chunks
+    assert (chunk.tokens, chunk.start, chunk.samples, chunk.n_draft) == ([7, 8, 9], 3, True, 0)
+
+
+def test_many_forced_tokens_leave_a_token_for_the_others() -> None:
+    bench = Bench(n_batch=4)
+    first, second = bench.add(2, 9), bench.add(2, 9)
+    plan = bench.scheduler.schedule()
+    for chunk in plan.chunks:
+        bench.memory.decode(chunk)
+    bench.scheduler.update(plan, {first: Result([1] * 6), second: Result([2])})
+    plan = bench.scheduler.schedule()
+    assert sizes(plan) == {first: 3, second: 1}
+    assert [c.samples for c in plan.chunks] == [False, True]
+
+
+def test_a_request_that_fills_its_room_ends() -> None:
+    bench = Bench(n_ctx=8)
+    request = bench.add(5, 99)
+    bench.drain(10)
+    assert request.state is FINISHED
+    assert (len(request.tokens), request.stats.finish_reason) == (8, "context")
+    bench.check_end()
+
+
+@pytest.mark.parametrize("kind", ["unified", "streams"])
+def test_one_request_may_have_everything(kind: str) -> None:
+    bench = Bench(kind, n_seqs=1, n_cells=16)
+    request = bench.add(15, 9)
+    bench.drain(10)
+    assert (len(request.tokens), request.stats.finish_reason) == (16, "context")
+
+
+@pytest.mark.parametrize("n", [8, 9, 100])
+def test_a_prompt_without_room_for_an_answer_is_refused(n: int) -> None:
+    bench = Bench(n_ctx=8)
+    with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, a request at most"):
+        bench.scheduler.add(Request([1] * n))
+    assert not bench.scheduler.has_work
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_batch": 3}, {"n_chunk": -1}, {"max_running": -1}, {"ageing_s": 0.0}, {"n_ctx": -5}],
+)
+def test_bad_numbers(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"n_batch=\d+"):
+        Bench(**options)
+
+
+def test_numbers_are_bounded_by_what_there_is() -> None:
+    scheduler = Bench(n_seqs=4, n_cells=64, max_running=9, n_chunk=99, n_ctx=999).scheduler
+    assert (scheduler.max_running, scheduler.n_chunk, scheduler.n_ctx) == (4, 16, 64)
+    assert Bench("streams", n_seqs=4, n_cells=64).scheduler.n_ctx == 16
+
+
+# Batches
+
+
+def test_decode_before_prefill_and_prompts_fill_up() -> None:
+    bench = Bench(n_batch=8)
+    first = bench.add(3, 9)
+    bench.step()
+    second, third = bench.add(9, 9), bench.add(9, 9)
+    assert sizes(bench.step()) == {first: 1, second: 7}
+    assert sizes(bench.step()) == {first: 1, second: 2, third: 5}
+    assert sizes(bench.step()) == {first: 1, second: 1, third: 4}
+
+
+@pytest.mark.parametrize(("n_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
+def test_chunks_of_prompts_beside_those_that_decode(n_chunk: int | None, expected: int) -> None:
+    bench = Bench(n_chunk=n_chunk)
+    alone_ = bench.add(40, 9)
+    assert sizes(bench.step()) == {alone_: 16}  # nobody decodes
+    bench.scheduler.remove(alone_, CANCELLED, None)
+    decoding = bench.add(3, 9)
+    bench.step()
+    other = bench.add(40, 9)
+    assert sizes(bench.step()) == {decoding: 1, other: expected}
+
+
+def test_first_come_first_served() -> None:
+    bench = Bench(n_seqs=2, max_running=1)
+    requests = [bench.add(3, 2) for _ in range(5)]
+    ended: list[Request] = []
+    while bench.scheduler.has_work:
+        assert bench.scheduler.waiting == [r for r in requests if r.state is PENDING]
+        bench.step()
+        ended += [r for r in requests if r.finished and r not in ended]
+    assert ended == requests
+
+
+def test_priority_goes_first() -> None:
+    bench = Bench(n_seqs=2, max_running=1)
+    low, high, mid = bench.add(3, priority=-1), bench.add(3, priority=5), bench.add(3)
+    assert bench.scheduler.waiting == [high, mid, low]
+    bench.drain()
+
+
+def test_prompts_are_computed_in_the_order_of_service() -> None:
+    bench = Bench()
+    low = bench.add(40, 2, priority=-1)
+    assert sizes(bench.step()) == {low: 16}
+    high = bench.add(20, 2)
+    assert sizes(bench.step()) == {high: 16}
+    assert sizes(bench.step()) == {high: 4, low: 12}
+
+
+def test_a_high_priority_makes_way_for_itself() -> None:
+    bench = Bench(n_seqs=2, max_running=2)
+    low, mid = bench.add(3, 9, priority=0), bench.add(3, 9, priority=1)
+    bench.step()
+    high = bench.add(3, 2, priority=2)
+    plan = bench.step()
+    assert plan.preempted == [low]
+    assert (low.state, low.stats.n_preempted) == (PENDING, 1)
+    assert bench.scheduler.n_preemptions == 1
+    equal = bench.add(3, 2, priority=1)
+    assert bench.step().preempted == []
+    bench.drain()
+    assert mid.stats.n_preempted == high.stats.n_preempted == equal.stats.n_preempted == 0
+    bench.check_end()
+
+
+def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
+    bench = Bench(n_seqs=4, n_cells=32)
+    low = [bench.add(7, 5) for _ in range(3)]
+    bench.step()
+    high = bench.add(15, 5, priority=1)
+    assert bench.step().preempted == [low[2], low[1]]
+    assert high.state is DECODING
+    bench.drain()
+    assert low[0].stats.n_preempted == 0
+    bench.check_end()
+
+
+def test_whose_turn_came_by_ageing_is_not_put_back() -> None:
+    bench = Bench(n_seqs=1, ageing_s=10.0)
+    low = bench.add(3, 9)
+    bench.step()
+    bench.now = 10.5
+    high = bench.add(3, 9, priority=1)
+    assert bench.step().preempted == []
+    assert (low.state, high.state) == (DECODING, PENDING)
+
+
+@pytest.mark.parametrize("n_seqs", [1, 3])
+@pytest.mark.parametrize("difference", [1, 3])
+def test_nothing_starves(n_seqs: int, difference: int) -> None:
+    """A low priority in a stream of high ones that is more than can be served."""
+    bench = Bench(n_seqs=n_seqs, ageing_s=20.0)
+    low = bench.add(3, 4)
+    ends_s = None
+    for _ in range(300):
+        bench.now += 1.0
+        bench.add(3, 4, priority=difference)
+        bench.step()
+        if ends_s is None and low.finished:
+            ends_s = bench.now
+    assert ends_s is not None
+    # Those that came before its turn are still there: four steps each, n_seqs at once.
+    assert ends_s <= 20.0 * difference * 4 / n_seqs + 20
+    assert bench.scheduler.n_waiting > 0 or n_seqs > 1
+
+
+def test_without_ageing_priority_alone_counts() -> None:
+    bench = Bench(n_seqs=1, ageing_s=math.inf)
+    low = bench.add(3, 4)
+    for _ in range(200):
+        bench.now += 100.0
+        bench.add(3, 4, priority=1)
+        bench.step()
+    assert low.state is PENDING
+
+
+# Groups
+
+
+def test_groups_are_not_mixed_and_served_in_turn() -> None:
+    bench = Bench(n_seqs=6)
+    for group in ("b", None, "a", "b", None, "a"):
+        bench.add(2, 20, group=group)
+    served = [bench.step().group for _ in range(9)]
+    assert served == ["b", None, "a"] * 3
+    late = bench.add(2, 3, group="late")
+    for r in [r for r in bench.requests if r.group == "a"]:
+        bench.scheduler.remove(r, CANCELLED, None)
+    assert [bench.step().group for _ in range(6)] == ["late", "b", None, "late", "b", None]
+    assert late.n_generated == 2
+
+
+# Prefixes
+
+
+def test_a_prompt_waits_for_the_one_that_begins_so() -> None:
+    bench = Bench(n_batch=8)
+    prefix = list(range(100, 120))
+    leader = bench.add([*prefix, 1, 1], 9)
+    follower = bench.add([*prefix, 2, 2], 9)
+    other = bench.add(4, 9)
+    assert [sizes(bench.step()) for _ in range(4)] == [
+        {leader: 8},
+        {leader: 8},
+        {leader: 6, other: 2},
+        {leader: 1, follower: 2, other: 2},
+    ]
+    assert follower.stats.n_reused == 20
+    bench.drain()
+    assert bench.cache.stats.n_hit_tokens == 20
+    bench.check_end()
+
+
+def test_who_waits_for_a_prefix_goes_on_when_that_ends() -> None:
+    bench = Bench(n_batch=8)
+    prompt = list(range(100, 130))
+    leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
+    bench.step()
+    assert (bench.scheduler.waiting, bench.scheduler.n_waiting) == ([follower], 1)
+    bench.scheduler.remove(leader, CANCELLED, None)
+    assert sizes(bench.step()) == {follower: 8}
+    assert follower.stats.n_reused == 8
+    bench.drain()
+
+
+def test_who_waits_for_a_prefix_can_be_cancelled() -> None:
+    bench = Bench(n_batch=8)
+    prompt = list(range(100, 130))
+    leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
+    bench.step()
+    bench.scheduler.remove(follower, CANCELLED, None)
+    assert bench.scheduler.waiting == []
+    bench.drain()
+    assert (leader.state, follower.state) == (FINISHED, CANCELLED)
+
+
+def test_a_recurrent_memory_is_not_waited_for() -> None:
+    bench = Bench("recurrent", n_batch=8)
+    prompt = list(range(100, 130))
+    first, second = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
+    bench.step()
+    bench.step()
+    assert second.state is PREFILLING
+    bench.drain()
+    assert first.stats.n_reused == second.stats.n_reused == 0
+
+
+def test_a_recurrent_memory_gives_a_whole_prompt() -> None:
+    bench = Bench("recurrent", n_seqs=2)
+    prompt = list(range(100))
+    _, second = bench.add(prompt, 3), bench.add([*prompt, 2], 3)
+    bench.drain()
+    assert second.stats.n_reused == 100
+
+
+def test_what_is_not_worth_a_copy_is_not_waited_for() -> None:
+    bench = Bench("streams", n_batch=8)
+    prompt = list(range(100, 130))
+    bench.add([*prompt, 1], 3)
+    second = bench.add([*prompt, 2], 3)
+    bench.step()
+    assert second.state is PREFILLING
+
+
+def test_short_prefixes_are_not_waited_for() -> None:
+    bench = Bench(n_batch=8)
+    prefix = [1, 2, 3, 4, 5, 6, 7]
+    first, second = bench.add([*prefix, 11] * 3, 3), bench.add([*prefix, 12] * 3, 3)
+    bench.step()
+    assert (first.state, second.state) == (PREFILLING, PREFILLING)
+
+
+def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
+    bench = Bench(n_seqs=4, n_cells=4096, size=32, n_batch=8)
+    prompt = list(range(1000))
+    bench.add(prompt, 3)
+    for _ in range(300):
+        bench.add(prompt, 3)
+    looked = []
+    match = bench.cache._match
+    bench.cache._match = lambda *a: looked.append(0) or match(*a)  # type: ignore[method-assign]
+    for _ in range(12):
+        plan = bench.scheduler.schedule()
+        results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+        bench.scheduler.update(plan, results)
+    assert len(looked) < 310  # each once, and not in each step
+    looked.clear()
+    plan = bench.scheduler.schedule()
+    assert looked == []
+
+
+# Room
+
+
+def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
+    bench = Bench(n_seqs=3, n_cells=32)
+    first, second, low = bench.add(7, 20), bench.add(7, 20), bench.add(7, 20, priority=-1)
+    preempted: list[Request] = []
+    while first.state is not FINISHED:
+        preempted += bench.step().preempted
+    assert preempted[0] is low
+    assert first not in preempted
+    bench.drain()
+    assert [r.state for r in bench.requests] == [FINISHED] * 3
+    assert [r.n_generated for r in bench.requests] == [20] * 3
+    assert bench.scheduler.n_preemptions == sum(r.stats.n_preempted for r in bench.requests) > 0
+    assert second.stats.n_preempted <= low.stats.n_preempted
+    bench.check_end()
+
+
+def test_who_was_put_back_finds_what_is_left_of_it() -> None:
+    bench = Bench(n_seqs=2)
+    request = bench.add(9, 9)
+    bench.step()
+    bench.step()
+    bench.scheduler.preempt(request)
+    assert (request.state, request.num_computed_tokens) == (PENDING, 0)
+    plan = bench.step()
+    assert sizes(plan) == {request: 1}
+    assert request.stats.n_reused == 0  # of the prompt, at its first turn
+    bench.drain()
+
+
+def test_a_plan_has_nothing_of_whom_it_put_back() -> None:
+    """The late one is planned before room runs out for an early one, and leaves the plan."""
+    bench = Bench(n_seqs=3, n_cells=24, n_batch=8)
+    late = bench.add(3, 30, priority=-1)
+    bench.step()
+    early = bench.add(7, 30)
+    for _ in range(60):
+        plan = bench.step()
+        assert not {c.request for c in plan.chunks} & set(plan.preempted)
+        if plan.preempted:
+            assert plan.preempted == [late]
+            break
+    assert late.stats.n_preempted == 1
+    bench.drain()
+    assert early.stats.n_preempted == 0
+
+
+# Guesses
+
+
+def guess(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
+    right = alone(request, request.n_generated + n_right)[request.n_generated :]
+    wrong = (answer(request.group, request.tokens + right) + 1) % N_VOCAB
+    return right + [wrong] * n_wrong
+
+
+@pytest.mark.parametrize(("n_right", "n_wrong"), [(0, 1), (0, 3), (2, 0), (2, 1), (3, 2), (6, 6)])
+@pytest.mark.parametrize("kind", ["unified", "streams"])
+def test_right_guesses_are_kept(kind: str, n_right: int, n_wrong: int) -> None:
+    bench = Bench(kind)
+    request = bench.add(5, 20)
+    bench.step()
+    request.draft = guess(request, n_right, n_wrong)
+    plan = bench.step()
+    (chunk,) = plan.chunks
+    assert (chunk.n_draft, len(chunk.tokens)) == (n_right + n_wrong, 1 + n_right + n_wrong)
+    assert request.n_generated == 2 + n_right
+    assert bench.cache.n_tokens(chunk.seq_id) == 6 + n_right
+    assert request.draft == []
+    assert (request.stats.n_drafted, request.stats.n_accepted) == (n_right + n_wrong, n_right)
+    bench.drain()
+    assert request.n_generated == 20
+
+
+def test_guesses_leave_a_token_for_the_others() -> None:
+    bench = Bench(n_batch=4)
+    requests = [bench.add(1, 20) for _ in range(3)]
+    bench.step()
+    for request in requests:
+        request.draft = guess(request, 3)
+    assert list(sizes(bench.step()).values()) == [2, 1, 1]
+
+
+def test_guesses_are_dropped_where_room_is_short() -> None:
+    bench = Bench(n_seqs=2, n_cells=16)
+    first, second = bench.add(7, 5), bench.add(3, 5)
+    bench.step()
+    first.draft, second.draft = guess(first, 4), guess(second, 4)
+    plan = bench.step()
+    assert {c.request: c.n_draft for c in plan.chunks} == {first: 4, second: 0}
+    assert plan.preempted == []
+
+
+def test_guesses_stay_within_the_room_of_a_request() -> None:
+    bench = Bench(n_ctx=8)
+    request = bench.add(5, 99)
+    bench.step()
+    request.draft = guess(request, 6)
+    (chunk,) = bench.step().chunks
+    assert chunk.start + len(chunk.tokens) == 8
+    assert request.stats.finish_reason == "context"
+
+
+def test_guesses_of_whom_is_put_back_are_forgotten() -> None:
+    bench = Bench()
+    request = bench.add(5, 9)
+    bench.step()
+    request.draft = [1, 2]
+    bench.scheduler.preempt(request)
+    assert request.draft == []
+
+
+# What goes wrong
+
+
+def test_an_error_fails_its_request_alone() -> None:
+    bench = Bench()
+    good, bad = bench.add(5, 3), bench.add(5, 3)
+    plan = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    error = RuntimeError("broken")
+    bench.update(plan, {**results, bad: Result(error=error)})
+    assert (bad.state, bad.error) == (FAILED, error)
+    assert bench.memory.tokens[1] == []
+    bench.drain()
+    assert (good.state, good.error) == (FINISHED, None)
+    bench.check_end()
+
+
+def test_a_lost_sequence_is_computed_again() -> None:
+    bench = Bench()
+    request = bench.add(5, 4)
+    bench.step()
+    bench.step()
+    plan = bench.scheduler.schedule()
+    bench.memory.seq_rm(plan.chunks[0].seq_id)
+    bench.update(plan, {request: Result(lost=True)})
+    assert (request.state, request.n_generated, request.stats.n_preempted) == (PENDING, 2, 1)
+    (chunk,) = bench.step().chunks
+    assert (chunk.start, len(chunk.tokens)) == (0, 7)
+    bench.drain()
+    assert request.generated_tokens == alone(request, 4)
+    bench.check_end()
+
+
+def test_what_was_sampled_before_the_loss_stays() -> None:
+    bench = Bench()
+    request = bench.add(5, 9)
+    bench.step()
+    request.draft = guess(request, 3)
+    plan = bench.scheduler.schedule()
+    (token,) = guess(request, 1)
+    bench.memory.seq_rm(plan.chunks[0].seq_id)
+    bench.update(plan, {request: Result([token], lost=True)})
+    assert request.n_generated == 2
+    bench.drain()
+    assert request.n_generated == 9
+
+
+def test_what_was_not_tried_is_planned_again() -> None:
+    bench = Bench()
+    first, second = bench.add(5, 3), bench.add(5, 3)
+    plan = bench.scheduler.schedule()
+    bench.memory.decode(plan.chunks[0])
+    bench.update(plan, {first: Result([answer(None, first.tokens)])})
+    assert second.num_computed_tokens == 0
+    assert sizes(bench.step()) == {first: 1, second: 5}
+    bench.drain()
+
+
+@pytest.mark.parametrize("state", [FAILED, CANCELLED])
+@pytest.mark.parametrize("n_steps", [0, 1, 2])
+def test_remove(state: RequestState, n_steps: int) -> None:
+    """While it waits, in its prompt, and while it decodes."""
+    bench = Bench(n_batch=8)
+    other, request = bench.add(3, 5), bench.add(9, 5)
+    for _ in range(n_steps):
+        bench.step()
+    assert request.state is [PENDING, PREFILLING, DECODING][n_steps]
+    error = RuntimeError("why")
+    held = request.seq_id
+    bench.scheduler.remove(request, state, error)
+    bench.ends[request] += 1
+    assert (request.state, request.error, request.seq_id) == (state, error, None)
+    if held is not None:  # what was computed for it may serve others, unless that is in doubt
+        assert bool(bench.memory.tokens[held]) == (state is CANCELLED)
+    bench.drain()
+    assert other.state is FINISHED
+    bench.check_end()
+
+
+def test_remove_what_has_ended() -> None:
+    bench = Bench()
+    request = bench.add(3, 1)
+    bench.drain()
+    with pytest.raises(ValidationError, match="is finished; it cannot be cancelled"):
+        bench.scheduler.remove(request, CANCELLED, RuntimeError())
+    assert (request.state, request.error) == (FINISHED, None)
+
+
+def test_an_update_after_a_removal_changes_nothing() -> None:
+    bench = Bench()
+    request = bench.add(3, 5)
+    plan = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    bench.scheduler.remove(request, FAILED, None)
+    assert bench.scheduler.update(plan, results) == []
+    assert request.n_generated == 0
+
+
+def test_deadlines() -> None:
+    bench = Bench(n_seqs=1)
+    running, late = bench.add(3, 99, timeout_s=5.0), bench.add(3, 9, timeout_s=2.0)
+    free = bench.add(3, 9)
+    bench.step()
+    assert bench.scheduler.expired() == []
+    bench.now = 2.0
+    assert bench.scheduler.expired() == [late]
+    assert bench.scheduler.expired() == [late]
+    bench.scheduler.remove(late, CANCELLED, None)
+    assert bench.scheduler.expired() == []
+    bench.now = 5.5
+    assert bench.scheduler.expired() == [running]
+    bench.scheduler.remove(running, CANCELLED, None)
+    bench.add(3, 9, timeout_s=1.0)
+    bench.now = 99.0
+    assert bench.scheduler.expired() == [bench.requests[3]]
+    bench.scheduler.remove(bench.requests[3], CANCELLED, None)
+    bench.drain()
+    assert free.state is FINISHED
+
+
+def test_no_deadline_is_looked_for_before_the_next_one() -> None:
+    bench = Bench(n_seqs=1)
+    bench.add(3, 99, timeout_s=5.0)
+    looked = []
+    entries = bench.scheduler._entries
+    bench.scheduler._entries = lambda: looked.append(0) or entries()  # type: ignore[method-assign]
+    for _ in range(10):
+        bench.scheduler.expired()
+    assert looked == []
+
+
+# Any order of events
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests come, are guessed for, lost, failed and cancelled; each ends once, and rightly."""
+
+    @initialize(
+        kind=st.sampled_from(KINDS),
+        n_seqs=st.integers(1, 4),
+        n_blocks=st.integers(3, 8),
+        n_chunk=st.sampled_from([None, 1, 3]),
+        n_batch=st.integers(4, 12),
+    )
+    def begin(
+        self, kind: str, n_seqs: int, n_blocks: int, n_chunk: int | None, n_batch: int
+    ) -> None:
+        self.bench = Bench(
+            kind,
+            n_seqs,
+            n_seqs * n_blocks * 4,
+            n_chunk=n_chunk,
+            n_batch=n_batch,
+            ageing_s=5.0,
+        )
+
+    @rule(
+        prefix=st.integers(0, 3),
+        own=st.lists(st.integers(0, 1), min_size=1, max_size=5),
+        n=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+        group=st.sampled_from([None, None, "g"]),
+        timeout_s=st.sampled_from([None, None, 4.0]),
+    )
+    def add(
+        self,
+        prefix: int,
+        own: list[int],
+        n: int,
+        priority: int,
+        group: Hashable,
+        timeout_s: float | None,
+    ) -> None:
+        prompt = [[], [2] * 4, [2] * 9, [2, 3] * 7][prefix] + own
+        if len(prompt) < self.bench.scheduler.n_ctx:
+            self.bench.add(prompt, n, priority=priority, group=group, timeout_s=timeout_s)
+
+    @rule(n=st.integers(1, 5), seconds=st.floats(0, 2))
+    def steps(self, n: int, seconds: float) -> None:
+        for _ in range(n):
+            self.bench.now += seconds
+            self.bench.step()
+        for request in self.bench.scheduler.expired():
+            assert request.deadline_s is not None
+            assert request.deadline_s <= self.bench.now
+            self.end(request, CANCELLED)
+
+    @rule(data=st.data())
+    def guess(self, data: st.DataObject) -> None:
+        if self.bench.memory.kind in ("unified", "streams"):
+            for request in self.bench.scheduler.running:
+                if request.state is DECODING and len(request.tokens) == (
+                    request.num_computed_tokens + 1
+                ):
+                    n_right, n_wrong = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 2)))
+                    left = request.max_tokens - request.n_generated - 1
+                    request.draft = guess(request, n_right, n_wrong)[:left]
+
+    @rule(data=st.data())
+    def trouble(self, data: st.DataObject) -> None:
+        """Some chunks are not tried, some sequences are lost, some requests fail."""
+        bench = self.bench
+        plan = bench.scheduler.schedule()
+        bench.check(plan)
+        results = {}
+        for chunk in plan.chunks:
+            what = data.draw(st.sampled_from(["well", "untried", "lost", "error"]))
+            if what == "well":
+                results[chunk.request] = decode(bench.memory, chunk)
+            elif what == "lost":
+                bench.memory.seq_rm(chunk.seq_id)
+                results[chunk.request] = Result(lost=True)
+            elif what == "error":
+                results[chunk.request] = Result(error=RuntimeError())
+        bench.update(plan, results)
+
+    @precondition(lambda self: self.bench.scheduler.has_work)
+    @rule(data=st.data(), state=st.sampled_from([FAILED, CANCELLED]))
+    def remove(self, data: st.DataObject, state: RequestState) -> None:
+        scheduler = self.bench.scheduler
+        every = sorted([*scheduler.running, *scheduler.waiting], key=lambda r: r.number)
+        self.end(every[data.draw(st.integers(0, len(every) - 1))], state)
+
+    def end(self, request: Request, state: RequestState) -> None:
+        self.bench.scheduler.remove(request, state, None)
+        if state is FAILED:
+            self.bench.ends[request] += 1
+        self.bench.check_state()
+
+    @rule()
+    def clear(self) -> None:
+        self.bench.cache.clear()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        bench = self.bench
+        n = sum(len(r.prompt_tokens) + r.max_tokens for r in bench.requests if not r.finished)
+        bench.drain(10 * n + 10)
+        bench.check_end()
+        for request in bench.requests:
+            assert request.finished
+            if request.state is FINISHED:
+                full = request.stats.finish_reason == "context"
+                assert request.n_generated == request.max_tokens or full
+                assert len(request.tokens) >= bench.scheduler.n_ctx or not full
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def record(seed: int, kind: str) -> list[object]:
+    """Return all that happens in a random day."""
+    rng = random.Random(seed)
+    bench = Bench(kind, 4, 160, n_batch=12, n_chunk=rng.choice([2, None]), ageing_s=7.0)
+    log: list[object] = []
+    for _ in range(150):
+        bench.now += rng.random()
+        if rng.random() < 0.4:
+            prompt = [1, 2] * rng.randrange(6) + [rng.randrange(3)]
+            group = rng.choice([None, None, "x", frozenset({("a", 1.0), ("b", 2.0)})])
+            bench.add(prompt, rng.randrange(1, 15), priority=rng.randrange(3), group=group)
+        if bench.scheduler.running and rng.random() < 0.05:
+            request = rng.choice(bench.scheduler.running)
+            bench.scheduler.remove(request, CANCELLED, None)
+        plan = bench.step()
+        first = bench.requests[0].number if bench.requests else 0
+        chunks = [(c.request.number - first, *c[1:]) for c in plan.chunks]
+        log.append((str(plan.group)[:1], chunks, [r.number - first for r in plan.preempted]))
+    bench.drain()
+    log += [(r.state, r.tokens) for r in bench.requests]
+    bench.check_end()
+    return log
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_day_twice(kind: str) -> None:
+    for seed in range(2):
+        assert record(seed, kind) == record(seed, kind)
