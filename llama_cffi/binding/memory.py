@@ -181,6 +181,15 @@ class Memory:
         return has_it
 
     @property
+    def takes_several(self) -> bool:
+        """Whether several sequences may come and go.
+
+        Those of recurrent models must not in builds before b5590, which mix up their states.
+        """
+        context = self._context
+        return not compat.mixes_states(context.library, context.model.ptr)
+
+    @property
     def can_shift(self) -> bool:
         """Whether positions can be shifted. C: llama_memory_can_shift."""
         context = self._context

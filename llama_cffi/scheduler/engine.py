@@ -6,6 +6,7 @@ call, samples for each request with its own chain, and hands the tokens out.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -42,6 +43,7 @@ __all__ = ["InferenceEngine"]
 _log = logging.getLogger("llama_cffi.scheduler")
 _MOST_SEQUENCES = 64  # of the oldest builds
 _MAX_SCALE = 1e6
+_EXIT_S = 10.0  # a callback that takes longer is not waited for at exit
 
 
 class InferenceEngine:
@@ -53,7 +55,8 @@ class InferenceEngine:
 
     Args:
         model_path: The GGUF file, or a `Model`, which the engine then does not close.
-        n_parallel: Most requests that run at once, 1 to 256; others wait.
+        n_parallel: Most requests that run at once, 1 to 256; others wait. Builds before b5590
+            run those of recurrent models one at a time.
         n_ctx: Most tokens of prompt and answer of one request.
         n_threads: 0 = physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
@@ -133,7 +136,7 @@ class InferenceEngine:
             )
             n_batch = min(n_batch, context.n_batch)
             self.cache = KVCache(
-                n_seqs,
+                context.n_seq_max if context.memory.takes_several else 1,
                 context.n_ctx,
                 block_size,
                 unified=context.kv_unified,
@@ -164,6 +167,7 @@ class InferenceEngine:
         self._running, self._starting = threading.Lock(), threading.Lock()
         self._runner: int | None = None  # the thread that runs it now
         self._thread: threading.Thread | None = None
+        _end_at_exit(self)
         if start:
             self.start()
 
@@ -409,6 +413,14 @@ class InferenceEngine:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.shutdown(drain=error is None)
 
+    def _leave(self) -> None:
+        """Let the thread end soon, and wait for it; nothing is freed."""
+        self._inbox.close(drain=False)
+        if not self.context.closed:
+            self.context.abort_flag.set()
+        if self._thread is not None:
+            self._thread.join(_EXIT_S)
+
     # For handles
 
     def cancel(self, handle: Handle, reason: str = CANCEL) -> None:
@@ -517,3 +529,19 @@ def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
         (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
         for path, scale in adapters.items()
     )
+
+
+_alive: weakref.WeakSet[InferenceEngine] = weakref.WeakSet()
+
+
+def _end_at_exit(engine: InferenceEngine) -> None:
+    """Stop the engine's thread before the interpreter frees what it uses."""
+    if not _alive:  # after what weakref has registered, so that this runs first
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+    _alive.add(engine)
+
+
+def _end_all() -> None:
+    for engine in [*_alive]:
+        engine._leave()

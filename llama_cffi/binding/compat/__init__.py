@@ -31,6 +31,7 @@ from .memory import (
     has_pos_min,
     is_recurrent,
     memory_call,
+    mixes_states,
     seq_pos_max,
 )
 from .model import (
@@ -95,6 +96,7 @@ __all__ = [
     "max_graph_nodes",
     "max_sequences",
     "memory_call",
+    "mixes_states",
     "model_number",
     "model_params",
     "n_classes",

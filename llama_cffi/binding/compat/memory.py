@@ -16,6 +16,7 @@ __all__ = [
     "has_pos_min",
     "is_recurrent",
     "memory_call",
+    "mixes_states",
     "seq_pos_max",
 ]
 
@@ -102,6 +103,15 @@ def breaks_states(library: Library, model: Any) -> bool:
     """
     between = library.has("llama_model_load_from_file") and not has_pos_min(library)
     return between and is_recurrent(library, model)
+
+
+def mixes_states(library: Library, model: Any) -> bool:
+    """Whether the states of several sequences of a recurrent model get mixed up.
+
+    Measured in b3889: a sequence that begins beside another one after a third was removed gives
+    both of them wrong states, and later ones end the process. b6673 does neither.
+    """
+    return not has_pos_min(library) and is_recurrent(library, model)
 
 
 def is_recurrent(library: Library, model: Any) -> bool:
