@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from . import environment
 from .answer import AnswerParams, StoppingCriterion, ThoughtLimit
 from .binding.checks import functions, integer, real
-from .context_policy import POLICIES
+from .context_policy import POLICIES, SAFETY
 from .errors import ValidationError
 from .sampling import BasicOptions, MoreOptions, SamplingParams
 from .text import Flusher, several
@@ -108,7 +108,7 @@ def make_call(
         n_predict=integer("n_predict", n_predict, 1),
         params=sampling_params(rest),
         policy=policy,
-        safety=integer("safety", environment.number("SAFETY", safety, 16), 0),
+        safety=integer("safety", environment.number("SAFETY", safety, SAFETY), 0),
         reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
         stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
         json_stop=tuple(several("JSON keys", json_stop)),

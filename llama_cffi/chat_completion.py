@@ -15,6 +15,7 @@ from .chat.template import ChatTemplate
 from .chat.tools import normalise_tool_choice, normalise_tools
 from .chat_answer import ChatAnswer, PlainReader, chunks
 from .completion import events, sampling, seeded, usage
+from .context_policy import DROP_TURNS, fit_turns
 from .errors import TemplateError, ValidationError
 from .structured import LlamaGrammar
 from .thinking import Marks, ThinkingBudget, marks_of, switched
@@ -38,10 +39,14 @@ class Chat:
         engine: Generates.
         chat_format: One of llama.cpp's built-in templates by name, or the source of a Jinja
             template; None = the model's own.
+        context_policy: For calls that give none; None = the engine's.
     """
 
-    def __init__(self, engine: AnyEngine, chat_format: str | None = None) -> None:
+    def __init__(
+        self, engine: AnyEngine, chat_format: str | None = None, context_policy: str | None = None
+    ) -> None:
         self._engine = engine
+        self._policy = context_policy
         is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
         self._builtin = None if is_source else chat_format
         source = chat_format if is_source else engine.model.chat_template
@@ -173,6 +178,7 @@ class Chat:
         stopping_criteria: Any = None,
         model: str = "",
         timeout_s: float | None = None,
+        context_policy: str | None = None,
         deferred: bool = False,
         **options: Any,
     ) -> Any:
@@ -205,6 +211,8 @@ class Chat:
             stopping_criteria: As for `Llama.create_completion`.
             model: The name that the response shows.
             timeout_s: The answer has to be there in so many seconds.
+            context_policy: What happens when the conversation is too long: `drop_oldest_turns`
+                (see `context_policy.fit_turns`), or one of the engine's; None = the constructor's.
             deferred: Return a function that waits for the response and returns it; with an engine
                 for several requests the answer is under way then.
             **options: Other sampling arguments of `Llama.create_completion`.
@@ -226,6 +234,17 @@ class Chat:
                     f"chat_template_kwargs={chat_template_kwargs!r} is no mapping"
                 )
             kwargs.update(chat_template_kwargs)
+        limit = max_completion_tokens if max_tokens is None else max_tokens
+        policy = context_policy or self._policy
+        if policy == DROP_TURNS:
+            messages = fit_turns(
+                messages,
+                lambda some: len(self.prompt(some, offered, thinking, **kwargs)[0]),
+                None if limit is None else integer("max_tokens", limit, -1),
+                self._engine.n_ctx,
+            )
+            policy = "error"
+        chosen = {} if policy is None else {"context_policy": policy}
         tokens, text = self.prompt(messages, offered, thinking, **kwargs)
         form = self.family.tool_format
         start, end = form.reasoning
@@ -254,13 +273,12 @@ class Chat:
         top = (top_logprobs or 0) if logprobs or top_logprobs else None
         stops = [stop] if isinstance(stop, str) else items("stop", stop or ())
         stops.extend(self.family.stops)
-        limit = max_completion_tokens if max_tokens is None else max_tokens
 
         def begin(i: int) -> Generator[Step, None, GenerationStats]:
             return events(
                 self._engine, tokens, limit, seeded(params, i), stop=stops, top=top,
                 special=True, suppress_think=False, timeout_s=timeout_s,
-                stopping_criteria=stopping_criteria, thought_limit=thought_limit,
+                stopping_criteria=stopping_criteria, thought_limit=thought_limit, **chosen,
             )  # fmt: skip
 
         def reader() -> Any:

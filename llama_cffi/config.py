@@ -73,7 +73,8 @@ class LlamaConfig:
         yarn_beta_slow: See `ContextParams`.
         yarn_orig_ctx: See `ContextParams`.
         no_perf: Do not measure what `perf` shows.
-        context_policy: What happens when the context is full; see `Engine`.
+        context_policy: What happens when the context is full; see `Engine`. With
+            `drop_oldest_turns` conversations lose their oldest turns; other prompts are refused.
         parallel: How many answers are generated at once, in one batch, each with n_ctx tokens; see
             `InferenceEngine`. State and cache cannot be touched by hand then.
         draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The same answers in fewer

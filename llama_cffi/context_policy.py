@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ContextOverflowError
 
-__all__ = ["POLICIES", "Fit", "fit_prompt"]
+__all__ = ["DROP_TURNS", "POLICIES", "SAFETY", "Fit", "fit_prompt", "fit_turns"]
 
 POLICIES = ("error", "truncate_left", "truncate_middle", "shift")
+DROP_TURNS = "drop_oldest_turns"  # of conversations
+SAFETY = 16  # tokens that stay free, unless somebody says otherwise
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,39 @@ def fit_prompt(
             f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
     return Fit(tokens, n - len(tokens), n_predict if policy == "shift" else min(n_predict, room))
+
+
+def fit_turns(
+    messages: Sequence[Mapping[str, Any]],
+    length: Callable[[Sequence[Mapping[str, Any]]], int],
+    n_predict: int | None,
+    n_ctx: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Drop the oldest turns of a conversation, as few as make room for the answer.
+
+    A turn is a message of the user and all up to the next one. System messages at the beginning
+    and the last turn stay.
+
+    Args:
+        messages: OpenAI's shape.
+        length: Returns the tokens of a conversation.
+        n_predict: Most tokens of the answer; None, and more than half of the context, is half.
+        n_ctx: Tokens that the context holds.
+    """
+    capacity = n_ctx - SAFETY
+    half = capacity // 2
+    room = capacity - (half if n_predict is None or n_predict < 0 else min(n_predict, half))
+    n_system = 0
+    while n_system < len(messages) and messages[n_system].get("role") in ("system", "developer"):
+        n_system += 1
+    users = [i for i, m in enumerate(messages) if m.get("role") == "user" and i > n_system]
+    starts = [n_system, *users]
+    # The fewest that have to go, by bisection: rendering a long conversation takes its time.
+    low, high = 0, len(starts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if length([*messages[:n_system], *messages[starts[middle] :]]) <= room:
+            high = middle
+        else:
+            low = middle + 1
+    return [*messages[:n_system], *messages[starts[low] :]]

@@ -16,6 +16,7 @@ from .binding import Model, get_library
 from .binding.checks import integer, items, path_of
 from .calls import sampling_params
 from .config import LlamaConfig
+from .context_policy import DROP_TURNS
 from .engine import Engine
 from .errors import ValidationError
 from .hub import resolve_model
@@ -139,7 +140,9 @@ class Llama(Session):
     @cached_property
     def chat(self) -> chat_completion.Chat:
         """What the model's chat template and family say; compiled when it is first used."""
-        return chat_completion.Chat(self.engine, self.config.chat_format)
+        policy = self.config.context_policy
+        drops = policy if policy == DROP_TURNS else None
+        return chat_completion.Chat(self.engine, self.config.chat_format, drops)
 
     # Text
 
@@ -481,7 +484,8 @@ def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
 
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
-    options = {"context_policy": config.context_policy, **config.context_options()}
+    policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
+    options = {"context_policy": policy, **config.context_options()}
     n_parallel = integer("parallel", config.parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
         return Engine(model, **options)

@@ -10,7 +10,7 @@ import gguf
 import pytest
 from tiny_gguf import CHATML, write_tiny
 
-from llama_cffi import Llama, LlamaGrammar, TemplateError
+from llama_cffi import ContextOverflowError, Llama, LlamaGrammar, TemplateError
 from llama_cffi.demo import model_path
 
 HI = [{"role": "user", "content": "hi"}]
@@ -145,3 +145,28 @@ def test_descriptions_of_tools_break_no_grammar() -> None:
                 first = [c for c in calls if c["index"] == 0]
                 text = "".join(c["function"].get("arguments", "") for c in first)
                 assert json.loads(text)["what"] in (nasty, "b")
+
+
+def test_a_long_conversation_loses_its_oldest_turns() -> None:
+    system = {"role": "system", "content": "You are a friendly assistant."}
+    talk = [system]
+    for n in range(11, 41):
+        talk += [
+            {"role": "user", "content": f"What is {n} + 20?"},
+            {"role": "assistant", "content": str(n + 20)},
+        ]
+    talk.append({"role": "user", "content": "What is 17 + 25?"})
+    options: Any = {"temperature": 0, "max_tokens": 8}
+    with load(model_path(), n_ctx=256) as llm:
+        with pytest.raises(ContextOverflowError, match="no room"):
+            llm.create_chat_completion(talk, **options)
+        answer = llm.create_chat_completion(talk, context_policy="drop_oldest_turns", **options)
+        assert answer["choices"][0]["message"]["content"] == "42"
+        # As many turns as fit are kept.
+        assert 200 < answer["usage"]["prompt_tokens"] <= 256 - 16 - 8
+    with load(model_path(), n_ctx=256, context_policy="drop_oldest_turns") as llm:
+        assert llm.create_chat_completion(talk, **options)["usage"] == answer["usage"]
+        with pytest.raises(ContextOverflowError, match="no room"):
+            llm.create_chat_completion([{"role": "user", "content": "word " * 300}], **options)
+        with pytest.raises(ContextOverflowError, match="no room"):
+            llm.generate("word " * 300, 5)

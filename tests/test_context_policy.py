@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_cffi.context_policy import POLICIES, fit_prompt
+from llama_cffi.context_policy import POLICIES, SAFETY, fit_prompt, fit_turns
 from llama_cffi.errors import ContextOverflowError
 
 SIZE = st.integers(0, 300)
@@ -66,3 +66,35 @@ def test_examples() -> None:
 def test_the_error_has_the_counts() -> None:
     with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
         fit_prompt(list(range(100)), 10, 64, 16, "error")
+
+
+turn = st.lists(st.sampled_from(["assistant", "tool"]), max_size=2).map(
+    lambda rest: ["user", *rest]
+)
+
+
+@given(
+    st.lists(st.just("system"), max_size=2),
+    st.lists(turn, min_size=1, max_size=8),
+    st.lists(st.integers(1, 40), min_size=30, max_size=30),
+    st.one_of(st.none(), st.integers(-1, 300)),
+    st.integers(40, 400),
+)
+def test_the_fewest_turns_go(
+    system: list[str], turns: list[list[str]], sizes: list[int], n_predict: int | None, n_ctx: int
+) -> None:
+    roles = [*system, *(role for turn in turns for role in turn)]
+    messages = [{"role": role, "size": size} for role, size in zip(roles, sizes, strict=False)]
+
+    def length(some: object) -> int:
+        return sum(message["size"] for message in some)  # type: ignore[attr-defined]
+
+    kept = fit_turns(messages, length, n_predict, n_ctx)
+    n, capacity = len(system), n_ctx - SAFETY
+    wanted = capacity // 2 if n_predict in (None, -1) else min(n_predict, capacity // 2)  # type: ignore[type-var]
+    # What it could have kept: all turns, all but the first, ...
+    choices = [
+        [*messages[:n], *messages[n + sum(map(len, turns[:k])) :]] for k in range(len(turns))
+    ]
+    fitting = [c for c in choices if length(c) <= capacity - wanted]
+    assert kept == (fitting[0] if fitting else choices[-1])
