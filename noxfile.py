@@ -156,6 +156,14 @@ def adapters(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Answer data sets with two actors of a real Ray cluster, and stream from Ray Serve."""
+    install_wheel(session, "test")
+    session.install("ray[data,serve]")
+    session.run("pytest", "tests/ray_cluster.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")

@@ -106,6 +106,7 @@ ALLOWED = {
         "typed",
     },
     "pool": {"background", "config", "llama"},
+    "ray": {"binding", "completion", "interrupts", "llama"},
     "session": {"binding"},
     "unified": {"binding", "config", "llama"},
     "llama_cpp": {
