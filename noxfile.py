@@ -105,6 +105,15 @@ def acceptance(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Cancel, delay, break and crowd 2,000 requests at once, with several seeds and builds."""
+    install_wheel(session, "test")
+    for build in ("npm:3.1.1", "npm:3.14.0", "npm:3.22.1"):
+        env = {**SAFE, "LLAMA_CFFI_BUILD": build}
+        session.run("python", "tools/chaos.py", *session.posargs, env=env)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Evaluate the demo model on held-out questions; compare its logits with PyTorch's."""
     # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.

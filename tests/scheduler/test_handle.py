@@ -483,10 +483,15 @@ def test_errors_in_asyncio(engine: InferenceEngine) -> None:
         bad: dict[str, Any] = {"callback": raises(KeyError("mine"), 2), **ENDLESS}
         with pytest.raises(KeyError):
             await engine.submit(SUM, 50, **bad)
-        pieces = []
-        with pytest.raises(KeyError):
-            async for piece in engine.submit(SUM, 50, **{**bad, "callback": raises(KeyError(), 2)}):
+        again = engine.submit(SUM, 50, **{**bad, "callback": raises(KeyError("mine"), 2)})
+        pieces: list[str] = []
+
+        async def read() -> None:
+            async for piece in again:
                 pieces.append(piece)
+
+        with pytest.raises(KeyError):
+            await read()
         assert pieces
 
     asyncio.run(main())

@@ -1,0 +1,42 @@
+"""tools/chaos.py, a quick version; `nox -s chaos` runs more of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_cffi import Model
+from llama_cffi.demo import model_path
+
+PATH = Path(__file__).parents[2] / "tools" / "chaos.py"
+spec = importlib.util.spec_from_file_location("chaos", PATH)
+assert spec is not None
+assert spec.loader is not None
+chaos = sys.modules["chaos"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(chaos)
+
+
+@pytest.mark.parametrize("seed", range(len(chaos.LAYOUTS)))
+def test_every_request_ends_as_it_must(seed: int) -> None:
+    with Model(model_path()) as model:
+        run = chaos.Chaos(model, seed, 100, chaos.answers(model))
+        counts = run.run()
+    assert counts.total() + run.n_refused == 100
+    assert {key.split(":")[0] for key in counts} == set(chaos.KINDS)
+
+
+def test_what_the_check_sees() -> None:
+    state, question = chaos.RequestState, chaos.QUESTIONS[0]
+    wrong = [
+        ("plain", state.FINISHED, None, "not this", question),
+        ("plain", state.CANCELLED, None, "", question),
+        ("plain", state.DECODING, None, "", question),
+        ("callback raises", state.FINISHED, None, "", question),
+        ("cancelled", state.CANCELLED, KeyError(), "", question),
+    ]
+    for outcome in wrong:
+        with pytest.raises(AssertionError):
+            chaos.check(chaos.Outcome(*outcome), {question: "right"})
