@@ -101,7 +101,7 @@ class Context(Outputs):
         self.pooling = compat.pooling_name(library, self._pooling)
         self.adapters: dict[LoraAdapter, float] = {}  # the active ones and their scales
         self.encoded: set[int] = set()  # sequences that the decoder can look at
-        self._wanted, self._embedded = b"", False
+        self._wanted, self._embedded, self._views = b"", False, {}
         self._get_row: Callable[[Any, int], Any] = lib.llama_get_logits_ith
         self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode

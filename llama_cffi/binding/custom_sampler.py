@@ -56,7 +56,7 @@ class CustomSampler:
                 raise ValidationError(f"{what}={function!r} cannot be called")
         if "\0" in name:
             raise ValidationError(f"name={name!r} has a NUL")
-        self.model, self.name = model, name
+        self.model, self.name, self.accept = model, name, accept
         self.relay = Relay()
         self.candidates: Candidates | None = None  # what the chain that calls works on
         ffi, lib = model.library.ffi, model.library.lib

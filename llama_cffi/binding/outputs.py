@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outputs", "Perf"]
 
+_MOST_VIEWS = 256  # C has at most 256 sequences
+
 
 @dataclass(frozen=True)
 class Perf:
@@ -62,7 +64,7 @@ class Outputs(Handle):
     _wanted: bytes
     _embedded: bool  # whether they have embeddings
     _get_row: Callable[[Any, int], Any]
-    _row: tuple[Any, NDArray[np.float32]] | None = None  # the last logits asked for
+    _views: dict[Any, NDArray[np.float32]]  # of logits, by where they are
 
     def logits(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
@@ -78,9 +80,12 @@ class Outputs(Handle):
         C: llama_get_logits_ith
         """
         row = self.row(i)
-        if self._row is None or row != self._row[0]:  # C keeps the place of a single output
-            self._row = row, self._array(row, self.n_vocab)
-        return self._row[1].copy() if copy else self._row[1]
+        view = self._views.get(row)  # C keeps the places of outputs mostly
+        if view is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            view = self._views[row] = self._array(row, self.n_vocab)
+        return view.copy() if copy else view
 
     def embedding(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the embedding of output *i* of the last decode, without pooling.
@@ -153,6 +158,8 @@ class Outputs(Handle):
             ValidationError: It was not asked for, or there was no successful decode.
         """
         wanted = self._wanted
+        if type(i) is int and 0 <= i < len(wanted) and wanted[i]:  # hot
+            return i
         i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
         if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
             raise ValidationError(

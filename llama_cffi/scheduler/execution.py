@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..answer import Step
@@ -25,15 +25,10 @@ class _Part(NamedTuple):
     end: int
 
 
-@dataclass
-class _Outcome:
-    """What becomes of a chunk, see `Result`."""
+@dataclass(slots=True)
+class _Outcome(Result):
+    """What becomes of a chunk, while that is found out."""
 
-    tokens: list[int] = field(default_factory=list)
-    n_accepted: int = 0
-    finish_reason: str = ""
-    error: BaseException | None = None
-    lost: bool = False
     closed: bool = False  # a guess was wrong, so the rest of them is not looked at
 
     @property
@@ -58,7 +53,7 @@ class Executor:
 
     def run(
         self, chunks: Sequence[Chunk], handles: Mapping[Request, Handle]
-    ) -> dict[Request, Result]:
+    ) -> Mapping[Request, Result]:
         """Decode *chunks*, ordered by sequence; return what became of those that were tried."""
         self._handles, self._made_room = handles, False
         self._outcomes = {chunk.request: _Outcome() for chunk in chunks}
@@ -66,16 +61,16 @@ class Executor:
             self._decode([_Part(chunk, 0, len(chunk.tokens)) for chunk in chunks])
         except DecodeAbortedError:  # the engine closes, and who runs is told so
             return {}
-        return {
-            request: Result(o.tokens, o.n_accepted, o.finish_reason, o.error, o.lost)
-            for request, o in self._outcomes.items()
-        }
+        return self._outcomes
+
+    def _decode_rest(self, parts: Sequence[_Part]) -> None:
+        """Decode those of *parts* whose requests go on, after a call that failed."""
+        parts = [part for part in parts if not self._outcomes[part.chunk.request].ended]
+        if parts:
+            self._decode(parts)
 
     def _decode(self, parts: Sequence[_Part]) -> None:
         """Decode *parts* in one call, or where C refuses in several."""
-        parts = [part for part in parts if not self._outcomes[part.chunk.request].ended]
-        if not parts:
-            return
         self._fill(parts)
         try:
             self.context.decode(self._batch)
@@ -89,10 +84,10 @@ class Executor:
                 self._made_room = True
                 self.cache.clear()
                 self.context.memory.defrag()
-                self._decode(parts)
+                self._decode_rest(parts)
             elif len(halves) > 1:
                 for half in halves:
-                    self._decode(half)
+                    self._decode_rest(half)
             else:
                 self._fail(parts[0], error)
         except Exception as error:
@@ -100,7 +95,7 @@ class Executor:
             if len(parts) == 1:
                 self._fail(parts[0], error)
             for part in parts if len(parts) > 1 else ():
-                self._decode([part])
+                self._decode_rest([part])
         else:
             self._sample(parts)
 
@@ -121,27 +116,21 @@ class Executor:
     def _sample(self, parts: Sequence[_Part]) -> None:
         row = 0
         for chunk, begin, end in parts:
-            first = max(begin, _first(chunk))
+            first = _first(chunk)
             outcome = self._outcomes[chunk.request]
-            for at in range(first, end):
-                if outcome.ended or outcome.closed:
-                    break
-                try:
-                    self._next(chunk, at, row + at - begin, outcome)
-                except BaseException as error:
-                    if isinstance(error, KeyboardInterrupt):
-                        raise
-                    outcome.error = error
+            try:
+                for at in range(max(begin, first), end):
+                    if at > first and not _confirmed(chunk, at, outcome):
+                        break
+                    self._next(self._handles[chunk.request], row + at - begin, outcome)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                outcome.error = error
             row += end - begin
 
-    def _next(self, chunk: Chunk, at: int, row: int, outcome: _Outcome) -> None:
-        """Sample after token *at* of a chunk, if that token is what was sampled before it."""
-        if at > _first(chunk):
-            if outcome.tokens[-1] != chunk.tokens[at]:
-                outcome.closed = True
-                return
-            outcome.n_accepted += 1
-        handle = self._handles[chunk.request]
+    def _next(self, handle: Handle, row: int, outcome: _Outcome) -> None:
+        """Sample from an output of the batch, and go on by what is forced then."""
         answer = handle.answer
         assert answer is not None
         while True:
@@ -168,6 +157,15 @@ class Executor:
 def _first(chunk: Chunk) -> int:
     """Return the first token of a chunk after which one is sampled."""
     return len(chunk.tokens) - 1 - chunk.n_draft if chunk.samples else len(chunk.tokens)
+
+
+def _confirmed(chunk: Chunk, at: int, outcome: _Outcome) -> bool:
+    """Whether token *at* of a chunk, a guess, is what was sampled before it."""
+    if outcome.ended or outcome.closed:
+        return False
+    outcome.closed = outcome.tokens[-1] != chunk.tokens[at]
+    outcome.n_accepted += not outcome.closed
+    return not outcome.closed
 
 
 def _halves(parts: Sequence[_Part]) -> list[list[_Part]]:

@@ -67,7 +67,8 @@ class Plan:
     preempted: list[Request] = field(default_factory=list)
 
 
-class Result(NamedTuple):
+@dataclass(slots=True)
+class Result:
     """What became of a chunk.
 
     Attributes:
@@ -78,7 +79,7 @@ class Result(NamedTuple):
         lost: Whether the memory lost the sequence, so that it has to be computed again.
     """
 
-    tokens: Sequence[int] = ()
+    tokens: list[int] = field(default_factory=list)
     n_accepted: int = 0
     finish_reason: str = ""
     error: BaseException | None = None

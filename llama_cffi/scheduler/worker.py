@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -71,18 +71,17 @@ class Worker:
         if self._speculator is not None:
             self._speculator.draft(self.scheduler.running)
         plan = self.scheduler.schedule()
-        plan.chunks = [chunk for chunk in plan.chunks if self._prepare(chunk.request)]
+        for chunk in [c for c in plan.chunks if self.handles[c.request].answer is None]:
+            if not self._prepare(chunk.request):
+                plan.chunks.remove(chunk)
         if not plan.chunks or not self._use(plan):
             return
         results = self._executor.run(plan.chunks, self.handles)
-        for request, result in results.items():
-            if result.tokens and not request.n_generated:
-                request.stats.time_to_first_token_s = time.monotonic() - request.created_s
         self._hand_out(results)
         for request in self.scheduler.update(plan, results):
             self._end(request)
-        n_tokens = sum(len(chunk.tokens) for chunk in plan.chunks)
-        n_generated = sum(len(result.tokens) for result in results.values())
+        n_tokens = sum([len(chunk.tokens) for chunk in plan.chunks])
+        n_generated = sum([len(result.tokens) for result in results.values()])
         seconds = time.perf_counter() - started
         self.metrics.step(n_tokens, n_generated, seconds)
         self.timeline.append(
@@ -100,19 +99,18 @@ class Worker:
     def _prepare(self, request: Request) -> bool:
         """Make what a request needs when it begins; False = that failed, and so has the request."""
         handle = self.handles[request]
-        if handle.answer is None:
-            try:
-                adapters: Any = request.group or ()
-                for path, _ in adapters:
-                    if path not in self._adapters:
-                        self._adapters[path] = LoraAdapter(self.context.model, path)
-                chain = handle.chain = self._chains.take(request.sampling)
-                chain.output = output = handle.output
-                most, stats = request.max_tokens, request.stats
-                handle.answer = Answer(chain, handle.params, most, output, stats)
-                handle.answer.begin(request.prompt_tokens)
-            except Exception as error:
-                self._give_up(request, RequestState.FAILED, error)
+        try:
+            adapters: Any = request.group or ()
+            for path, _ in adapters:
+                if path not in self._adapters:
+                    self._adapters[path] = LoraAdapter(self.context.model, path)
+            chain = handle.chain = self._chains.take(request.sampling)
+            chain.output = output = handle.output
+            most, stats = request.max_tokens, request.stats
+            handle.answer = Answer(chain, handle.params, most, output, stats)
+            handle.answer.begin(request.prompt_tokens)
+        except Exception as error:
+            self._give_up(request, RequestState.FAILED, error)
         return not request.finished
 
     def _use(self, plan: Plan) -> bool:
@@ -128,11 +126,13 @@ class Worker:
             self._group = plan.group
         return True
 
-    def _hand_out(self, results: dict[Request, Result]) -> None:
+    def _hand_out(self, results: Mapping[Request, Result]) -> None:
         """Give the steps that somebody waits for to whoever does; who raises fails."""
         loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
         for request, result in results.items():
             handle = self.handles[request]
+            if result.tokens and not request.n_generated:
+                request.stats.time_to_first_token_s = time.monotonic() - request.created_s
             if result.finish_reason:
                 handle.output.finish()
             if not handle.listens:
@@ -152,7 +152,7 @@ class Worker:
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt):
                         raise
-                    results[request] = Result(error=error)
+                    result.error = error
         for loop, handles in loops.items():
             with suppress(RuntimeError):  # it is closed: nobody waits there
                 loop.call_soon_threadsafe(_wake, handles)
