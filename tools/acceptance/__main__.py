@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 import traceback
 
-import cyllama  # noqa: F401  (they fill LINES)
+import cortexstream  # noqa: F401  (they fill LINES)
+import cyllama  # noqa: F401
 import nanobind  # noqa: F401
 import nanobind_pool  # noqa: F401
 import nanobind_sessions  # noqa: F401
