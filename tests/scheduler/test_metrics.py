@@ -1,0 +1,72 @@
+"""Counts, rates and latencies, at times that the test sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_cffi import KVCache, Request, RequestState
+from llama_cffi.scheduler import metrics as module
+from llama_cffi.scheduler.metrics import EngineStats, Metrics
+
+CACHE = KVCache(2, 64).stats
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def stats(metrics: Metrics) -> EngineStats:
+    return metrics.stats(n_waiting=1, n_running=2, n_preemptions=3, cache=CACHE)
+
+
+def test_rates_are_of_the_last_ten_seconds(clock: Clock) -> None:
+    metrics = Metrics()
+    assert stats(metrics).tokens_per_s == 0
+    for _ in range(20):
+        clock.now += 0.5
+        metrics.step(n_tokens=9, n_generated=4, seconds=0.5)
+    found = stats(metrics)
+    assert found.tokens_per_s == pytest.approx(8)
+    assert (found.n_steps, found.n_decoded, found.n_generated) == (20, 180, 80)
+    assert (found.n_waiting, found.n_running, found.n_preemptions) == (1, 2, 3)
+    clock.now += 5
+    assert stats(metrics).tokens_per_s == pytest.approx(4, abs=0.5)
+    clock.now += 100
+    assert stats(metrics).tokens_per_s == 0
+
+
+def finished(state: RequestState, total_s: float, now: float) -> Request:
+    request = Request([1], 10)
+    request.created_s = now - total_s
+    request._state = state
+    request.stats.n_generated, request.stats.decode_s = 5, total_s / 2
+    request.stats.queue_s, request.stats.time_to_first_token_s = total_s / 4, total_s / 2
+    return request
+
+
+def test_latencies(clock: Clock) -> None:
+    metrics = Metrics()
+    for i in range(1, 101):
+        metrics.end(finished(RequestState.FINISHED, i, clock.now))
+    metrics.end(finished(RequestState.FAILED, 1e6, clock.now))
+    metrics.end(finished(RequestState.CANCELLED, 1e6, clock.now))
+    found = stats(metrics)
+    assert (found.n_finished, found.n_failed, found.n_cancelled) == (100, 1, 1)
+    assert found.total_s.p50 == pytest.approx(50, abs=1)
+    assert found.total_s.p95 == pytest.approx(95, abs=1)
+    assert found.total_s.p99 == pytest.approx(99, abs=1)
+    assert found.queue_s.p50 == pytest.approx(found.total_s.p50 / 4)
+    assert found.inter_token_s.p95 == pytest.approx(found.total_s.p95 / 8)
+    for _ in range(1000):
+        metrics.end(finished(RequestState.FINISHED, 2.0, clock.now))
+    assert stats(metrics).total_s == (2.0, 2.0, 2.0)  # the last 1,000 count
