@@ -479,18 +479,22 @@ class InferenceEngine:
     def _step(self) -> None:
         """Take what was submitted and cancelled, and do one step."""
         worker = self._worker
-        with self._inbox.taking() as mail:
-            for handle in mail.submitted:
-                worker.add(handle)
-        for handle, reason in mail.cancelled:
-            worker.abort(handle.request, reason)
-        if mail.cancels_all:
-            for request in [*worker.handles]:
-                worker.abort(request, CLOSE)
-        if mail.clears:
-            self.cache.clear()
+        if self._inbox.has_any:
+            with self._inbox.taking() as mail:
+                for handle in mail.submitted:
+                    worker.add(handle)
+            for handle, reason in mail.cancelled:
+                worker.abort(handle.request, reason)
+            if mail.cancels_all:
+                for request in [*worker.handles]:
+                    worker.abort(request, CLOSE)
+            if mail.clears:
+                self.cache.clear()
+            self._inbox.notify()
+        n_before = len(worker.handles)
         worker.step()
-        self._inbox.notify()
+        if len(worker.handles) < n_before:
+            self._inbox.notify()
 
     def _break(self, error: BaseException) -> None:
         """Fail every request: the engine cannot go on."""

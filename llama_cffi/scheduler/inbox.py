@@ -55,6 +55,11 @@ class Inbox:
         return len(self._mail.submitted)
 
     @property
+    def has_any(self) -> bool:
+        """Whether anything was left."""
+        return self.has_mail or self._mail.clears
+
+    @property
     def has_mail(self) -> bool:
         """Whether a request comes or goes."""
         return bool(self._mail.submitted or self._mail.cancelled or self._mail.cancels_all)

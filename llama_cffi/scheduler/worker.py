@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from ..answer import Answer, Step
@@ -53,6 +54,7 @@ class Worker:
         self.metrics = Metrics()
         self.timeline: deque[Moment] = deque(maxlen=_KEPT_MOMENTS)
         self._executor = Executor(context, self.cache, scheduler.n_batch)
+        import_module("numpy")  # with it small vocabularies are sampled sooner, too
         self._chains = ChainCache(context.model)
         self._adapters: dict[str, LoraAdapter] = {}
         self._group: Hashable = None
