@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -24,6 +25,7 @@ from .speculative import Speculator
 
 __all__ = ["Worker"]
 
+_log = logging.getLogger("llama_cffi.scheduler")
 _REASONS = {
     CANCEL: "it was cancelled",
     DEADLINE: "its deadline passed",
@@ -58,7 +60,7 @@ class Worker:
         self._chains = ChainCache(context.model)
         self._adapters: dict[str, LoraAdapter] = {}
         self._group: Hashable = None
-        self._speculator = speculator
+        self._speculator = self._opened = speculator
 
     def add(self, handle: Handle) -> None:
         """Let a request wait for its turn."""
@@ -71,7 +73,7 @@ class Worker:
         for request in self.scheduler.expired():
             self.abort(request, DEADLINE)
         if self._speculator is not None:
-            self._speculator.draft(self.scheduler.running)
+            self._guess(self._speculator)
         plan = self.scheduler.schedule()
         for chunk in [c for c in plan.chunks if self.handles[c.request].answer is None]:
             if not self._prepare(chunk.request):
@@ -97,6 +99,16 @@ class Worker:
                 self.cache.n_blocks - self.cache.n_free_blocks,
             )
         )
+
+    def _guess(self, speculator: Speculator) -> None:
+        """Have the next tokens guessed; guesses are a favour, so an error ends them only."""
+        try:
+            speculator.draft(self.scheduler.running)
+        except Exception:
+            _log.warning("guessing failed; the engine goes on without", exc_info=True)
+            self._speculator = None
+            for request in self.scheduler.running:
+                request.draft = []
 
     def _prepare(self, request: Request) -> bool:
         """Make what a request needs when it begins; False = that failed, and so has the request."""
@@ -208,8 +220,8 @@ class Worker:
 
     def close(self) -> None:
         """Free everything but the model."""
-        if self._speculator is not None:
-            self._speculator.close()
+        if self._opened is not None:
+            self._opened.close()
         self._chains.close()
         self.context.close()
         for adapter in self._adapters.values():

@@ -20,6 +20,7 @@ from llama_cffi import (
     InferenceEngine,
     LlamaGrammar,
     Model,
+    PromptLookup,
     QueueFullError,
     RequestState,
     ValidationError,
@@ -412,6 +413,26 @@ def test_what_no_request_is_to_blame_for(model: Model, caplog: pytest.LogCapture
         assert engine.context.closed
         assert engine.stats.n_failed == 4
     assert "the engine has stopped" in caplog.text
+
+
+def test_a_drafter_that_fails_ends_the_guesses_only(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(PromptLookup):
+        closed = False
+
+        def draft(self, requests: Any, lengths: Any) -> Any:
+            raise ZeroDivisionError("mine")
+
+        def close(self) -> None:
+            self.closed = True
+
+    drafter = Broken()
+    with InferenceEngine(model, 2, 256, n_threads=1, draft=drafter) as engine:
+        assert engine.generate(SUM, 8, temperature=0) == "42"
+        assert engine.generate(SUM, 8, temperature=0) == "42"
+    assert drafter.closed
+    assert caplog.text.count("goes on without") == 1
 
 
 def test_ending_the_process_while_it_runs(child: Child) -> None:
