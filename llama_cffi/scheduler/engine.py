@@ -16,15 +16,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Step, TextOutput
+from ..answer import Step
 from ..binding import Context, Model
-from ..binding.checks import INT32_MAX, integer, real
-from ..calls import Call, make_call
-from ..context_policy import fit_prompt
+from ..binding.checks import integer, real
 from ..errors import GenerationError, ValidationError
 from ..interrupts import CANCEL, CLOSE, on_cancel
 from .handle import Handle
 from .inbox import Inbox
+from .intake import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
 from .request import Request
@@ -42,7 +41,6 @@ __all__ = ["InferenceEngine"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _MOST_SEQUENCES = 64  # of the oldest builds
-_MAX_SCALE = 1e6
 _EXIT_S = 10.0  # a callback that takes longer is not waited for at exit
 
 
@@ -112,7 +110,7 @@ class InferenceEngine:
         ageing_s = real("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = integer("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
-        self._call(1, {})  # refuses a policy before a model is loaded
+        check_options(1, {}, context_policy)  # refuses a policy before a model is loaded
         self.owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
             self.model = model_path
@@ -221,29 +219,17 @@ class InferenceEngine:
         self._check_open()
         if wait:
             self.check_may_wait()
-        tokens = self.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
-        check = self.model.vocab.check
-        tokens = [check(token) for token in tokens]
-        call = self._call(integer("max_tokens", max_tokens, 1), options)
-        if callback is not None and not callable(callback):
-            raise ValidationError(f"callback={callback!r} cannot be called")
-        params, n_first = call.request, int(self.model.vocab.add_bos)
-        fit = fit_prompt(
-            tokens, params.n_predict, self.n_ctx, params.safety, params.policy, n_first=n_first
-        )
-        request = Request(
-            fit.tokens,
-            fit.n_predict,
-            params.params,
-            stop=[s for s in params.stop if isinstance(s, str)],
-            priority=integer("priority", priority, -INT32_MAX),
-            timeout_s=call.timeout_s,
+        handle = make_handle(
+            self.model,
+            self.n_ctx,
+            prompt,
+            check_options(max_tokens, options, self.context_policy),
+            self,
+            priority=priority,
             callback=callback,
-            group=_group(adapters) if adapters else None,
-            n_draft=None if n_draft is None else integer("n_draft", n_draft, 0),
+            adapters=adapters,
+            n_draft=n_draft,
         )
-        request.stats.n_truncated = fit.n_truncated
-        handle = Handle(request, params, TextOutput(self.model.vocab, params), self)
         handle.listens |= listens
         if not self._inbox.submit(handle, self._n_too_many, wait):
             self._check_open()
@@ -515,24 +501,6 @@ class InferenceEngine:
             raise self._stopped()
         if self._inbox.closed:
             raise ValidationError("this InferenceEngine is closed; open a new one")
-
-    def _call(self, max_tokens: int, options: Mapping[str, Any]) -> Call:
-        """Check the options of one request."""
-        defaults = {"context_policy": self.context_policy, "safety": None, "json_stop": ()}
-        call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
-        if call.request.policy == "shift":
-            raise ValidationError(
-                "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
-                "parallel"
-            )
-        return call
-
-
-def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
-    return frozenset(
-        (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
-        for path, scale in adapters.items()
-    )
 
 
 _alive: weakref.WeakSet[InferenceEngine] = weakref.WeakSet()
