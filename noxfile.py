@@ -191,3 +191,12 @@ def bench(session: nox.Session) -> None:
     every = ["startup", "overhead", "memory", "gguf_open", "mask", "forced"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
+
+
+@nox.session
+def serving(session: nox.Session) -> None:
+    """Measure many requests at once beside a C loop and xllamacpp's server, and draw it."""
+    install_wheel(session, "test")
+    session.install("xllamacpp", "matplotlib")
+    plot = () if "--plot" in session.posargs else ("--plot", "docs/images/serving.png")
+    session.run("python", "benchmarks/serving.py", *plot, *session.posargs)
