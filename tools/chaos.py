@@ -30,7 +30,7 @@ from llama_cffi import (
 )
 from llama_cffi.demo import model_path
 
-N_CTX = 192
+N_CTX = 256
 SYSTEM = "You are a friendly assistant who answers in few words and is never rude. "
 COLOUR = LlamaGrammar.from_choices(["red", "green", "blue"])
 # Sure enough of its answers that who shares the batch changes none of them.
@@ -63,9 +63,9 @@ def prompt(question: str) -> str:
     return f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def answers(model: Model) -> dict[str, str]:
+def answers(model: Model, **options: Any) -> dict[str, str]:
     """Answer each question alone."""
-    with Engine(model, N_CTX, n_threads=1) as engine:
+    with Engine(model, N_CTX, n_threads=1, **options) as engine:
         return {question: _alone(engine, question) for question in QUESTIONS}
 
 
@@ -95,6 +95,7 @@ class Chaos:
         n_requests: How many requests.
         expected: The answer to each question alone.
         progress: Called after each request.
+        **options: Of the context.
     """
 
     def __init__(
@@ -104,11 +105,12 @@ class Chaos:
         n_requests: int,
         expected: dict[str, str],
         progress: Callable[[], object] = lambda: None,
+        **options: Any,
     ) -> None:
         self.rng = random.Random(seed)
         self.engine = InferenceEngine(
             model, n_ctx=N_CTX, n_threads=1, max_waiting=40, ageing_s=0.5,
-            **LAYOUTS[seed % len(LAYOUTS)],
+            **LAYOUTS[seed % len(LAYOUTS)], **options,
         )  # fmt: skip
         self.expected, self.progress = expected, progress
         self.outcomes: list[Outcome] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from odd_models import write_recurrent, write_windowed
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path
@@ -26,6 +28,17 @@ def test_every_request_ends_as_it_must(seed: int) -> None:
         counts = run.run()
     assert counts.total() + run.n_refused == 100
     assert {key.split(":")[0] for key in counts} == set(chaos.KINDS)
+
+
+@pytest.mark.parametrize("write", [write_recurrent, write_windowed])
+def test_other_memories(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Such models are sure of nothing, so all has to be exact."""
+    exact = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
+    with Model(write(tmp_path / "odd.gguf")) as model:
+        expected = chaos.answers(model, **exact)
+        for seed in (1, 2):
+            run = chaos.Chaos(model, seed, 60, expected, **exact)
+            assert run.run().total() + run.n_refused == 60
 
 
 def test_what_the_check_sees() -> None:
