@@ -25,7 +25,6 @@ from lines import MODEL, QUESTION, line, raw_greedy, refused, says
 
 import llama_cffi
 from llama_cffi import (
-    Context,
     GenerationError,
     Llama,
     LlamaConfig,
@@ -35,6 +34,7 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
+from llama_cffi import answer as answer_module
 from llama_cffi.structured import tokens as structured_tokens
 
 GREEDY = SamplingParams(temperature=0)
@@ -347,19 +347,22 @@ def _() -> None:
         assert len(compiled) == 1
 
 
-@line("nanobind", "stop sequences of several tokens; logits are read for log-probabilities only")
+@line(
+    "nanobind",
+    "stop sequences of several tokens; log-probabilities are computed where asked for only",
+)
 def _() -> None:
     with load(sampling=GREEDY) as llm:
         prompt = story(llm)
         whole = llm.generate(prompt, 30)
         stop = whole[10:22]
         assert len(llm.tokenize(stop, False)) > 2
-        with counting(Context, "logits") as read:
+        with counting(answer_module, "logprob") as computed:
             assert llm.generate(prompt, 30, stop=[stop, "never this"]) == whole[:10]
             assert "".join(llm.generate_stream(prompt, 30, stop=stop)) == whole[:10]
-            assert len(read) == 0
+            assert len(computed) == 0
             llm.generate(prompt, 30, stop=stop, logprobs=0)
-            assert len(read) > 0
+            assert len(computed) > 0
         answer = llm.create_chat_completion(STORY, temperature=0, max_tokens=30, stop=[stop])
         assert content(answer) == whole[:10]
 
