@@ -349,7 +349,7 @@ def _() -> None:
 
 @line(
     "nanobind",
-    "stop sequences of several tokens; log-probabilities are computed where asked for only",
+    "stop sequences of several tokens; log-probabilities only where asked for",
 )
 def _() -> None:
     with load(sampling=GREEDY) as llm:
