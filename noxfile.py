@@ -173,6 +173,14 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Compare scheduling policies on a simulated clock; `nox -s simulate -- --requests 1000`."""
+    session.install("-e", ".", "matplotlib>=3.9")  # editable, as for `demo`
+    args = session.posargs or ["--images", "docs/images"]
+    session.run("python", "-m", "tools.simulate", *args)
+
+
+@nox.session
 def cdefs(session: nox.Session) -> None:
     """Collect the upstream headers, regenerate every class, and audit the layouts."""
     install_wheel(session, "test")

@@ -1,0 +1,1 @@
+"""A discrete-event simulation of the scheduler, see `__main__`."""

@@ -1,0 +1,210 @@
+"""The real scheduler and cache on a clock that jumps from step to step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from llama_cffi.scheduler import KVCache, Plan, Request, Result, Scheduler
+
+from .costs import N_UBATCH, StepCost
+from .workload import Job
+
+__all__ = ["Policy", "Report", "capacity", "simulate"]
+
+_GOES_ON, _NEXT = Result(), Result((0,))
+_LAST = Result((0,), finish_reason="length")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is compared.
+
+    Attributes:
+        name: For tables.
+        n_chunk: See `Scheduler`; None = n_batch.
+        n_batch: See `Scheduler`.
+        n_running: Most requests at once.
+        n_ctx: Most tokens of one.
+        n_cells: Tokens of all in a shared cache; None = each has n_ctx cells of its own.
+        ageing_s: See `Scheduler`.
+        prefixes: Whether what finished requests leave is kept.
+    """
+
+    name: str = ""
+    n_chunk: int | None = 128
+    n_batch: int = 512
+    n_running: int = 8
+    n_ctx: int = 4096
+    n_cells: int | None = None
+    ageing_s: float = 30.0
+    prefixes: bool = True
+
+
+@dataclass
+class Report:
+    """What came of it; times in seconds.
+
+    Attributes:
+        policy: What ran.
+        load: Arrivals, as a share of what the policy can do at most.
+        first: Of each request, from arrival to the first token.
+        gaps: Between any two tokens of a request.
+        total: Of each request, from arrival to the end.
+        lengths: Of each answer.
+        priorities: Of each request.
+        seconds: From the first arrival to the last end.
+        n_tokens: Tokens of all answers.
+        n_steps: Steps.
+        n_preemptions: Requests put back.
+        n_hits: Prompt tokens found in the cache.
+        n_lookups: Prompt tokens.
+    """
+
+    policy: Policy
+    load: float = 0.0
+    first: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    gaps: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    total: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    lengths: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    priorities: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    seconds: float = 0.0
+    n_tokens: int = 0
+    n_steps: int = 0
+    n_preemptions: int = 0
+    n_hits: int = 0
+    n_lookups: int = 0
+
+    @property
+    def throughput(self) -> float:
+        """Tokens of answers per second."""
+        return self.n_tokens / self.seconds
+
+    @property
+    def jain(self) -> float:
+        """How evenly the speed of answers is shared: 1 = all alike, 1/n = one has everything.
+
+        Jain, Chiu and Hawe, https://arxiv.org/abs/cs/9809099, over tokens per second of each.
+        """
+        speeds = self.lengths / self.total
+        return float(speeds.sum() ** 2 / (len(speeds) * (speeds**2).sum()))
+
+    def worst_wait(self, priority: int) -> float:
+        """Return the longest time to the first token of a priority."""
+        return float(self.first[self.priorities == priority].max(initial=0.0))
+
+
+def simulate(
+    jobs: Sequence[Job],
+    policy: Policy,
+    cost: StepCost,
+    per_s: float,
+    progress: Callable[[int], object] = lambda n: None,
+) -> Report:
+    """Let jobs come and go.
+
+    Args:
+        jobs: From `workload`.
+        policy: How they are served.
+        cost: How long a step takes.
+        per_s: Arrivals per second; `inf` = all at once.
+        progress: Told how many have ended, each time that some do.
+    """
+    now = 0.0
+    unified = policy.n_cells is not None
+    n_cells = policy.n_cells or policy.n_running * policy.n_ctx
+    # As in the engine: more sequences than requests where cells are shared, to keep prefixes.
+    n_seqs = 2 * policy.n_running if unified else policy.n_running
+    cache = KVCache(n_seqs, n_cells, 32, unified=unified)
+    scheduler = Scheduler(
+        cache,
+        max_running=policy.n_running,
+        n_batch=policy.n_batch,
+        n_chunk=policy.n_chunk,
+        n_ctx=policy.n_ctx,
+        ageing_s=policy.ageing_s,
+        clock=lambda: now,
+    )
+    report = Report(policy)
+    last: dict[Request, float] = {}
+    gaps, first, total = array("d"), array("d"), array("d")
+    lengths, priorities = array("q"), array("q")
+    coming = iter(jobs)
+    job = next(coming, None)
+    while job is not None or scheduler.has_work:
+        while job is not None and job.at_s / per_s <= now:
+            request = Request(job.tokens, job.n_answer, priority=job.priority)
+            request.created_s = job.at_s / per_s
+            scheduler.add(request)
+            job = next(coming, None)
+        plan = scheduler.schedule()
+        if not plan.chunks:
+            assert job is not None, "nothing can run, and nothing comes"
+            now = job.at_s / per_s
+            continue
+        now += _seconds(plan, cost, cache)
+        results = {}
+        for request, _, _, _, _, samples in plan.chunks:
+            if not samples:
+                results[request] = _GOES_ON
+                continue
+            results[request] = _NEXT if request.n_generated + 1 < request.max_tokens else _LAST
+            if request in last:
+                gaps.append(now - last[request])
+            else:
+                first.append(now - request.created_s)
+                priorities.append(request.priority)
+                request.stats.time_to_first_token_s = now - request.created_s
+            last[request] = now
+        ended = scheduler.update(plan, results)
+        for request in ended:
+            del last[request]
+            total.append(now - request.created_s)
+            lengths.append(request.n_generated)
+        if ended:
+            progress(len(ended))
+            if not policy.prefixes:
+                cache.clear()
+        report.n_steps += 1
+    stats = cache.stats
+    return replace(
+        report,
+        first=np.array(first),
+        gaps=np.array(gaps),
+        total=np.array(total),
+        lengths=np.array(lengths),
+        priorities=np.array(priorities),
+        seconds=now,
+        n_tokens=int(sum(lengths)),
+        n_preemptions=scheduler.n_preemptions,
+        n_hits=stats.n_hit_tokens,
+        n_lookups=stats.n_lookup_tokens,
+    )
+
+
+def _seconds(plan: Plan, cost: StepCost, cache: KVCache) -> float:
+    """Return how long a step takes; in a shared cache tokens pass the cells of others, too."""
+    lengths = [len(chunk.tokens) for chunk in plan.chunks]
+    n_outputs = sum(chunk.samples for chunk in plan.chunks)
+    n_own = sum(_n_before(chunk.start, len(chunk.tokens)) for chunk in plan.chunks)
+    n_other = 0
+    if cache.unified:
+        n_used = (cache.n_blocks - cache.n_free_blocks) * cache.block_size
+        n_other = max(n_used * plan.n_tokens - n_own, 0)
+    return cost.seconds(lengths, n_outputs, n_own, n_other, cache.unified)
+
+
+def _n_before(start: int, n: int) -> int:
+    """Return the cells that *n* tokens look at; those among them are in the price of a batch."""
+    whole, rest = divmod(n, N_UBATCH)
+    return start * n + N_UBATCH**2 * (whole * (whole - 1) // 2) + rest * whole * N_UBATCH
+
+
+def capacity(jobs: Sequence[Job], policy: Policy, cost: StepCost) -> float:
+    """Return how many of these jobs per second can be done, with all of them there at once."""
+    report = simulate(jobs, policy, cost, float("inf"))
+    return len(jobs) / report.seconds
