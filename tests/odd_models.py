@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from tiny_gguf import write_tiny
 
-__all__ = ["WINDOW", "write_recurrent", "write_windowed"]
+__all__ = ["WINDOW", "write_nextn", "write_recurrent", "write_windowed"]
 
 WINDOW = 32
 
@@ -59,3 +59,53 @@ def write_recurrent(path: Path) -> Path:
                 writer.add_tensor(f"blk.{i}.{name}", data.astype(np.float32))
 
     return write_tiny(path, architecture="mamba", edit=edit)
+
+
+def write_nextn(path: Path, head: str = "random", architecture: str = "glm4moe") -> Path:
+    """A GLM-4.5 of two layers, one of experts, and a head for the token after the next.
+
+    The head is random, or says what the model says after the same token (`token`, which is always
+    right: the model then looks at nothing else) or after the hidden state that it is given
+    (`hidden`, so it repeats the last token).
+    """
+    n_embd, n_ff, n_expert = 64, 32, 4
+    rng = np.random.default_rng(2)
+    is_plain = head != "random"  # no layer adds anything to the token's embedding
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        tensors = writer.tensors[0]
+        writer.add_uint32(f"{architecture}.nextn_predict_layers", 1)
+        writer.add_expert_count(n_expert)
+        writer.add_expert_used_count(2)
+        writer.add_expert_shared_count(1)
+        writer.add_expert_feed_forward_length(n_ff)
+        writer.add_leading_dense_block_count(1)
+
+        def tensor(name: str, *shape: int, zero: bool = False) -> None:
+            data = rng.normal(0, shape[-1] ** -0.5, shape) if len(shape) > 1 else np.ones(shape)
+            writer.add_tensor(name, (0 if zero else 1) * data.astype(np.float32))
+
+        for i in range(3):
+            block = f"blk.{i}."
+            del tensors[f"{block}ffn_norm.weight"]
+            tensor(f"{block}post_attention_norm.weight", n_embd)
+            if is_plain:
+                tensors[f"{block}attn_output.weight"].tensor *= 0
+                tensors[f"{block}ffn_down.weight"].tensor *= 0
+            if i == 0:
+                continue
+            for part in ("gate", "up", "down"):
+                del tensors[f"{block}ffn_{part}.weight"]
+            tensor(f"{block}ffn_gate_inp.weight", n_expert, n_embd)
+            tensor(f"{block}exp_probs_b.bias", n_expert)
+            for kind, first in (("exps", (n_expert,)), ("shexp", ())):
+                for part in ("gate", "up"):
+                    tensor(f"{block}ffn_{part}_{kind}.weight", *first, n_ff, n_embd)
+                tensor(f"{block}ffn_down_{kind}.weight", *first, n_embd, n_ff, zero=is_plain)
+        one, none = np.eye(n_embd, dtype=np.float32), np.zeros((n_embd, n_embd), np.float32)
+        mix = {"token": [one, none], "hidden": [none, one], "random": [one, one]}[head]
+        writer.add_tensor("blk.2.nextn.eh_proj.weight", np.concatenate(mix, 1))
+        tensor("blk.2.nextn.enorm.weight", n_embd)
+        tensor("blk.2.nextn.hnorm.weight", n_embd)
+
+    return write_tiny(path, architecture=architecture, n_layer=3, edit=edit)

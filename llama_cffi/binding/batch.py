@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
 from .checks import INT32_MAX, integer
 from .library import Library, get_library
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["Batch"]
 
 _MAX_TOKENS, _MAX_SEQUENCES = 2**22, 1024  # C has at most 256 sequences
+_MAX_HIDDEN = 2**20
 
 
 class Batch:
@@ -22,12 +28,14 @@ class Batch:
     Args:
         n_tokens_max: Capacity in tokens.
         n_seq_max: Sequences that one token may belong to.
+        n_hidden: Width of a hidden state that goes with each token, for contexts with `mtp`.
         library: The build; None = `get_library()`, with its errors.
 
     Attributes:
         single: Whether it is one token of one sequence, and its output is wanted.
         token_max: The largest token, or 0.
         seq_max: The largest sequence, or 0.
+        n_hidden: Width of the hidden states, 0 = there are none.
         struct: The C pointer.
         value: What it points to, for C functions.
 
@@ -37,7 +45,12 @@ class Batch:
     """
 
     def __init__(
-        self, n_tokens_max: int, *, n_seq_max: int = 1, library: Library | None = None
+        self,
+        n_tokens_max: int,
+        *,
+        n_seq_max: int = 1,
+        n_hidden: int = 0,
+        library: Library | None = None,
     ) -> None:
         n_tokens_max = integer("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
         n_seq_max = integer("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
@@ -62,6 +75,11 @@ class Batch:
         self.struct.n_seq_id = self._n_seq_id
         self.struct.seq_id = self._seq_id
         self.struct.logits = self._logits
+        self.n_hidden = integer("n_hidden", n_hidden, 0, _MAX_HIDDEN)
+        if n_hidden:
+            self._hidden = ffi.new("float[]", n_tokens_max * n_hidden)
+            self._hidden_bytes = ffi.buffer(self._hidden)
+            self.struct.embd = self._hidden
         self.value = self.struct[0]
 
     def __len__(self) -> int:
@@ -196,6 +214,23 @@ class Batch:
         self._logits_bytes[0:n] = logits
         self.token_max, self.seq_max, self._shares = max(tokens), max(seq_ids), False
         self.struct.n_tokens, self.single = n, n == 1 and bool(logits[0])
+
+    def put_hidden(self, rows: NDArray[np.float32]) -> None:
+        """Set the hidden states that go with the first tokens.
+
+        Shapes: *rows* (up to `n_tokens_max`, `n_hidden`) float32.
+
+        Raises:
+            ValidationError: They have another shape or type.
+        """
+        if rows.dtype != "float32" or rows.ndim != 2 or rows.shape[1] != self.n_hidden:
+            raise ValidationError(
+                f"hidden states of shape {rows.shape}, {rows.dtype}, where (n, {self.n_hidden}) "
+                "float32 are wanted"
+            )
+        if len(rows) > self.n_tokens_max:
+            raise ValidationError(f"{len(rows)} hidden states for {self.n_tokens_max} tokens")
+        self._hidden_bytes[0 : rows.nbytes] = rows.tobytes()
 
     def advance(self, token: int, pos: int) -> None:
         """Replace the token and position of a batch of one token. Hot: every generated token.

@@ -46,6 +46,7 @@ class Context(Outputs):
         memory: What is remembered of each sequence.
         kind: What the model can do.
         embeddings: Whether `decode` makes embeddings.
+        mtp: Whether it is of the model's own head for the token after the next.
         causal_attn: Whether tokens see only those before them.
         pooling: How the embeddings of a sequence become one.
         adapters: The active LoRA adapters and their scales.
@@ -96,6 +97,8 @@ class Context(Outputs):
         type_k = options.get("type_k") or "f16"
         self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
         self.embeddings: bool = values["embeddings"]
+        self.mtp: bool = values["ctx_type"] is not None
+        self._n_hidden = model.n_embd_out if self.mtp else 0
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
         self._pooling: int = lib.llama_pooling_type(ptr)
         self.pooling = compat.pooling_name(library, self._pooling)
@@ -137,6 +140,11 @@ class Context(Outputs):
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
         """
+        if batch.n_hidden != self._n_hidden:
+            raise ValidationError(
+                f"a batch with hidden states of width {batch.n_hidden} for a context that takes "
+                f"{self._n_hidden or 'none'}; they go with mtp=True"
+            )
         if not (
             batch.single and batch.token_max < self.n_vocab and batch.seq_max < self.n_seq_max
         ):  # hot: every generated token passes here
@@ -197,6 +205,8 @@ class Context(Outputs):
         C: llama_set_embeddings
         """
         embeddings = bool(embeddings)
+        if embeddings and self.mtp:
+            raise ValidationError("a context with mtp=True gives logits and no embeddings")
         check_embeddings(embeddings, self._pooling, self.kind, self.model.path.name)
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
         self.embeddings, self._embedded = embeddings, False

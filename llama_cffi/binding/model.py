@@ -12,7 +12,7 @@ from .callbacks import Relay
 from .checks import INT32_MAX, integer, real
 from .gguf import GgufSummary
 from .library import Library, get_library
-from .model_check import check_model
+from .model_check import check_model, check_mtp
 from .model_facts import ModelFacts
 from .model_files import AnyPath, Override, open_files
 from .progress import Progress, reporting
@@ -41,6 +41,7 @@ class Model(ModelFacts):
         check_tensors: Validate the tensor data while loading (slow).
         kv_overrides: Metadata that counts instead of the file's, such as
             `{"tokenizer.ggml.add_bos_token": False}`; `metadata` still tells the file's.
+        load_mtp: Load its head for the token after the next, too, for `MtpHead`.
         progress: True shows a bar on stderr. A function is called with 0.0 to 1.0 while loading;
             when it returns False the load stops, and an exception that it raises stops the load
             and reaches the caller, as Ctrl-C does.
@@ -73,6 +74,7 @@ class Model(ModelFacts):
         use_mlock: bool = False,
         check_tensors: bool = False,
         kv_overrides: Mapping[str, Override] | None = None,
+        load_mtp: bool = False,
         progress: Progress = None,
         library: Library | None = None,
     ) -> None:
@@ -88,6 +90,9 @@ class Model(ModelFacts):
                 "llama.cpp does and give the first"
             )
         self.vocab_only = bool(vocab_only)
+        if load_mtp:
+            check_mtp(self.path, self.gguf, self.library)
+        self.has_mtp = bool(load_mtp) and not self.vocab_only
         n_gpu_layers = integer("n_gpu_layers", n_gpu_layers, -INT32_MAX)
         main_gpu = integer("main_gpu", main_gpu, 0)
         ffi, relay = self.library.ffi, Relay()
@@ -103,6 +108,7 @@ class Model(ModelFacts):
             check_tensors=bool(check_tensors),
             tensor_split=(shares := _shares(self.library, tensor_split)),
             devices=(chosen := _devices(self.library, devices)),
+            load_mtp=True if load_mtp else None,
             kv_overrides=(
                 overrides := compat.kv_overrides(self.library, kv_overrides)
                 if kv_overrides

@@ -15,7 +15,7 @@ from . import compat
 from .gguf import GgufSummary
 from .library import Library
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_mtp"]
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in every build
 _UINT8, _INT8, _UINT32, _INT32, _FLOAT32, _STRING = 0, 1, 4, 5, 6, 8
@@ -33,6 +33,9 @@ _F32 = 0
 _STORAGE_KINDS = range(24, 29)
 _MATRIX = re.compile(r"(token_embd|output|.*\.(attn|ffn)_(q|k|v|qkv|output|gate|up|down))\.weight")
 
+_MTP = ("glm4moe",)
+_MTP_TENSORS = ("nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "ffn_gate_inp", "attn_norm")
+
 
 def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
     """Refuse a model whose metadata or tensors would end the process.
@@ -43,6 +46,40 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
     for what in (*_vocabulary(gguf), *_hyperparameters(gguf, library), *_tensors(gguf, library)):
         raise ModelLoadError(
             f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {what}"
+        )
+
+
+def check_mtp(path: Path, gguf: GgufSummary, library: Library) -> None:
+    """Refuse a model whose head for the token after the next cannot be run here.
+
+    Only where the model's own embeddings are what the head reads (elsewhere C gives that only
+    through functions without a C name), and its memory takes back a wrong guess: of these
+    GLM-4.5's architecture is tried. C asserts the tensors.
+
+    Raises:
+        ModelLoadError: It has none, or another architecture, or the build is too old.
+    """
+    name, prefix = path.name, gguf.architecture
+    if not compat.takes_mtp(library):
+        raise ModelLoadError(
+            f"{name}: this build runs no heads for the token after the next "
+            f"(LLAMA_CONTEXT_TYPE_MTP); {compat.newer(library)}"
+        )
+    if prefix not in _MTP:
+        raise ModelLoadError(
+            f"{name} is a {prefix}; heads for the token after the next can be used of "
+            f"{', '.join(_MTP)} only. Try PromptLookup() or DraftModel(path)."
+        )
+    n_heads, n_layer = (
+        _integer(gguf, f"{prefix}.{key}") for key in ("nextn_predict_layers", "block_count")
+    )
+    have = {tensor.name for tensor in gguf.tensors}
+    wanted = [f"blk.{(n_layer or 0) - 1}.{part}.weight" for part in _MTP_TENSORS]
+    missing = [tensor for tensor in wanted if tensor not in have]
+    if n_heads != 1 or missing:
+        raise ModelLoadError(
+            f"{name} has no head for the token after the next: nextn_predict_layers is {n_heads}"
+            + (f", and the tensors {', '.join(missing)} are missing" if missing else "")
         )
 
 

@@ -68,6 +68,7 @@ class ContextOptions(TypedDict, total=False):
     yarn_beta_slow: float | None
     yarn_orig_ctx: int | None
     no_perf: bool
+    mtp: bool
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ class ContextParams:
         yarn_beta_slow: YaRN high correction dimension.
         yarn_orig_ctx: Tokens of the original context.
         no_perf: Do not measure times for `Context.perf`.
+        mtp: Run not the model but its head for the token after the next (multi-token prediction):
+            each token of a batch comes with the model's last hidden state of the token before it,
+            which a context with `embeddings` gives.
     """
 
     n_ctx: int = 0
@@ -131,6 +135,7 @@ class ContextParams:
     yarn_beta_slow: float | None = None
     yarn_orig_ctx: int | None = None
     no_perf: bool = True
+    mtp: bool = False
 
 
 def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, Any]:
@@ -174,6 +179,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         "offload_kqv": params.offload_kqv,
         "op_offload": params.op_offload,
         "no_perf": bool(params.no_perf),
+        "ctx_type": _context_type(params, model),
         **_cache(params, kind, model),
         **_rope(params, library),
     }
@@ -207,6 +213,23 @@ def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str)
             f"{name} has an encoder and a decoder: what it encodes goes to the decoder; make the "
             "context without embeddings"
         )
+
+
+def _context_type(params: ContextParams, model: Model) -> int | None:
+    """Return the constant for a head's context; None = the model's.
+
+    C asserts the head's tensors when it builds the graph.
+    """
+    if not params.mtp:
+        return None
+    if not model.has_mtp:
+        raise ValidationError(
+            f"{model.path.name} was loaded without a head for the token after the next; load it "
+            "with load_mtp=True, if its file has one"
+        )
+    if params.embeddings:
+        raise ValidationError("mtp=True gives logits and no embeddings")
+    return int(model.library.lib.LLAMA_CONTEXT_TYPE_MTP)
 
 
 def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def needs_rules(context: Context) -> bool:
     kind = context.kind
     return (
         context.embeddings
+        or context.mtp
         or not context.causal_attn
         or kind.has_encoder
         or kind.n_positions is not None

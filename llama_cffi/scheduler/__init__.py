@@ -4,6 +4,7 @@ from .engine import InferenceEngine
 from .handle import Handle
 from .kv_cache import CacheStats, KVCache, Lease
 from .metrics import EngineStats
+from .mtp import MtpHead
 from .request import Request, RequestState
 from .scheduler import Chunk, Plan, Result, Scheduler
 from .speculative import Drafter, DraftModel, PromptLookup
@@ -18,6 +19,7 @@ __all__ = [
     "InferenceEngine",
     "KVCache",
     "Lease",
+    "MtpHead",
     "Plan",
     "PromptLookup",
     "Request",

@@ -26,6 +26,7 @@ from .inbox import Inbox
 from .intake import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
+from .mtp import MtpHead
 from .request import Request
 from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
@@ -68,7 +69,8 @@ class InferenceEngine:
         ageing_s: Waiting so long counts as much as one step of priority.
         context_policy: What happens to prompts that are too long, see `context_policy.fit_prompt`;
             `shift` is not possible here.
-        draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The answers stay the same.
+        draft: Guesses ahead: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. The answers stay
+            the same.
         start: Begin at once in a thread; else call `start`, `run` or `step`.
         **context_options: More arguments of `Context`.
 
@@ -111,11 +113,14 @@ class InferenceEngine:
         self.max_waiting = integer("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         check_options(1, {}, context_policy)  # refuses a policy before a model is loaded
+        reads_hidden = isinstance(draft, MtpHead)
+        if reads_hidden:
+            context_options["embeddings"] = True
         self.owns_model = not isinstance(model_path, Model)
         if isinstance(model_path, Model):
             self.model = model_path
         else:
-            self.model = Model(model_path, n_gpu_layers=n_gpu_layers)
+            self.model = Model(model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden)
         context: Context | None = None
         try:
             n_ctx = n_ctx or self.model.n_ctx_train

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..answer import Step
 from ..binding import Batch, Context
@@ -13,6 +13,12 @@ from .handle import Handle
 from .kv_cache import KVCache
 from .request import Request
 from .scheduler import Chunk, Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Observe = Callable[[Request, int, list[NDArray[np.float32]]], None]
 
 __all__ = ["Executor"]
 
@@ -42,10 +48,17 @@ class Executor:
     Args:
         context: Where.
         cache: Gives up finished sequences where C finds no room.
+        observe: Is told each request's hidden states, from a position on.
     """
 
-    def __init__(self, context: Context, cache: KVCache, n_batch: int) -> None:
-        self.context, self.cache = context, cache
+    def __init__(
+        self,
+        context: Context,
+        cache: KVCache,
+        n_batch: int,
+        observe: Observe | None = None,
+    ) -> None:
+        self.context, self.cache, self._observe = context, cache, observe
         self._batch = Batch(n_batch, library=context.library)
         self._outcomes: dict[Request, _Outcome] = {}
         self._handles: Mapping[Request, Handle]
@@ -97,7 +110,20 @@ class Executor:
             for part in parts if len(parts) > 1 else ():
                 self._decode_rest([part])
         else:
+            if self._observe is not None:
+                self._show_hidden(parts, self._observe)
             self._sample(parts)
+
+    def _show_hidden(
+        self,
+        parts: Sequence[_Part],
+        observe: Observe,
+    ) -> None:
+        row = 0
+        for chunk, begin, end in parts:
+            rows = [self.context.embedding(row + i) for i in range(end - begin)]
+            observe(chunk.request, chunk.start + begin, rows)
+            row += end - begin
 
     def _fill(self, parts: Sequence[_Part]) -> None:
         tokens: list[int] = []

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..binding import Batch, Context, Model
 from ..binding.checks import integer, real
 from ..errors import LlamaError, ValidationError
+from .mtp import MtpHead
 from .request import Request, RequestState
 
 if TYPE_CHECKING:
@@ -296,6 +297,7 @@ class Speculator:
         if not all(callable(getattr(drafter, name, None)) for name in ("open", "draft", "close")):
             raise ValidationError(f"draft={drafter!r} is no drafter; give PromptLookup() or such")
         self._drafter = drafter
+        self.observe = drafter.observe if isinstance(drafter, MtpHead) else None
         self._rates: dict[Request, _Rate] = {}
         try:
             drafter.open(model, n_parallel, n_ctx)

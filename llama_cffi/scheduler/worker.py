@@ -55,7 +55,9 @@ class Worker:
         self.handles: dict[Request, Handle] = {}
         self.metrics = Metrics()
         self.timeline: deque[Moment] = deque(maxlen=_KEPT_MOMENTS)
-        self._executor = Executor(context, self.cache, scheduler.n_batch)
+        self._executor = Executor(
+            context, self.cache, scheduler.n_batch, speculator and speculator.observe
+        )
         import_module("numpy")  # with it small vocabularies are sampled sooner, too
         self._chains = ChainCache(context.model)
         self._adapters: dict[str, LoraAdapter] = {}

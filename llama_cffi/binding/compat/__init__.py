@@ -43,6 +43,7 @@ from .model import (
     model_params,
     rope_scaling_types,
     takes_devices,
+    takes_mtp,
     tensor_types,
 )
 from .names import call
@@ -113,6 +114,7 @@ __all__ = [
     "set_adapters",
     "special_token",
     "takes_devices",
+    "takes_mtp",
     "tensor_types",
     "token_attributes",
     "vocab_of",

@@ -87,6 +87,12 @@ def load_model(library: Library, paths: Sequence[bytes], params: Any, listed: bo
     return library.lib.llama_model_load_from_splits(array, len(texts), params)
 
 
+def takes_mtp(library: Library) -> bool:
+    """Whether heads for the token after the next can be loaded and run: v0.5.0 at the latest."""
+    params = library.lib.llama_model_default_params()
+    return "load_mtp" in fields(library, params) and hasattr(library.lib, "LLAMA_CONTEXT_TYPE_MTP")
+
+
 def model_number(library: Library, name: str, model: Any) -> int | None:
     """Return what `llama_model_<name>` says; None where the build does not have it."""
     try:
