@@ -218,7 +218,7 @@ class Batch:
     def put_hidden(self, rows: NDArray[np.float32]) -> None:
         """Set the hidden states that go with the first tokens.
 
-        Shapes: *rows* (up to `n_tokens_max`, `n_hidden`) float32.
+        Shapes: *rows* (n, n_hidden) float32, of at most `n_tokens_max` tokens.
 
         Raises:
             ValidationError: They have another shape or type.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Observe = Callable[[Request, int, list[NDArray[np.float32]]], None]
+    Observe = Callable[[Request, int, Sequence[NDArray[np.float32]]], None]
 
 __all__ = ["Executor"]
 
@@ -58,7 +58,7 @@ class Executor:
         n_batch: int,
         observe: Observe | None = None,
     ) -> None:
-        self.context, self.cache, self._observe = context, cache, observe
+        self.context, self.cache, self.observe = context, cache, observe
         self._batch = Batch(n_batch, library=context.library)
         self._outcomes: dict[Request, _Outcome] = {}
         self._handles: Mapping[Request, Handle]
@@ -110,8 +110,8 @@ class Executor:
             for part in parts if len(parts) > 1 else ():
                 self._decode_rest([part])
         else:
-            if self._observe is not None:
-                self._show_hidden(parts, self._observe)
+            if self.observe is not None:
+                self._show_hidden(parts, self.observe)
             self._sample(parts)
 
     def _show_hidden(

@@ -56,7 +56,10 @@ class Worker:
         self.metrics = Metrics()
         self.timeline: deque[Moment] = deque(maxlen=_KEPT_MOMENTS)
         self._executor = Executor(
-            context, self.cache, scheduler.n_batch, speculator and speculator.observe
+            context,
+            self.cache,
+            scheduler.n_batch,
+            None if speculator is None else speculator.observe,
         )
         import_module("numpy")  # with it small vocabularies are sampled sooner, too
         self._chains = ChainCache(context.model)
@@ -108,7 +111,7 @@ class Worker:
             speculator.draft(self.scheduler.running)
         except Exception:
             _log.warning("guessing failed; the engine goes on without", exc_info=True)
-            self._speculator = None
+            self._speculator = self._executor.observe = None
             for request in self.scheduler.running:
                 request.draft = []
 
