@@ -93,6 +93,7 @@ class Llama(Session):
             tensor_split=config.tensor_split,
             split_mode=config.split_mode,
             kv_overrides=config.kv_overrides,
+            load_mtp=getattr(config.draft, "reads_hidden", False),
         )
         try:
             engine = _engine(model, config)

@@ -26,7 +26,6 @@ from .inbox import Inbox
 from .intake import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
-from .mtp import MtpHead
 from .request import Request
 from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
@@ -113,7 +112,7 @@ class InferenceEngine:
         self.max_waiting = integer("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         check_options(1, {}, context_policy)  # refuses a policy before a model is loaded
-        reads_hidden = isinstance(draft, MtpHead)
+        reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
             context_options["embeddings"] = True
         self.owns_model = not isinstance(model_path, Model)

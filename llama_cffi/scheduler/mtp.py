@@ -50,6 +50,7 @@ class MtpHead:
     Attributes:
         n_draft: Most guesses at once: 1. For more the head would have to read its own hidden
             states, which llama.cpp v0.5.0 gives through C++ functions only.
+        reads_hidden: Whether the model has to be loaded with its head and give hidden states: yes.
     """
 
     n_draft = 1

@@ -16,6 +16,7 @@ from llama_cffi import (
     Batch,
     Context,
     InferenceEngine,
+    Llama,
     Model,
     ModelLoadError,
     MtpHead,
@@ -80,6 +81,17 @@ def test_a_request_can_go_without(tmp_path: Path) -> None:
         handle = engine.submit(PROMPTS[0], 8, temperature=0, n_draft=0)
         assert handle.result()
         assert handle.stats.n_drafted == 0
+
+
+def test_llama_loads_the_head(tmp_path: Path) -> None:
+    path = write_nextn(tmp_path / "glm.gguf", "token")
+    options = {"n_ctx": 256, "n_threads": 1, "flash_attn": False, "type_k": "f32", "type_v": "f32"}
+    with Llama(path, **options) as llm:
+        plain = llm.generate("Once", N, temperature=0)
+    with Llama(path, draft=MtpHead(), **options) as llm:
+        assert llm.generate("Once", N, temperature=0) == plain
+        engine: Any = llm.engine
+        assert len(engine.timeline) < 0.75 * N
 
 
 def test_the_head_reads_the_hidden_states(tmp_path: Path) -> None:
