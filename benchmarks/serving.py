@@ -198,7 +198,7 @@ def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[i
         The gaps between their tokens in seconds, for each n_chunk.
     """
     rng = np.random.default_rng(2)
-    n_new = {"tiny": 256, "0.6B": 48}[model]
+    n_new = {"tiny": 256, "0.6B": 16}[model]
     gaps: dict[int, list[float]] = {n: [] for n in CHUNKS}
     firsts: dict[int, list[float]] = {n: [] for n in CHUNKS}
     with InferenceEngine(path, 8, 1280, n_threads=n_threads) as engine:
@@ -255,6 +255,7 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
             axis.grid(axis="y", alpha=0.3)
         line[1].set_yscale("log")
         line[0].legend()
+        line[2].set_visible(model in mixed)
         for n_chunk, gaps in mixed.get(model, {}).items():
             ordered = np.sort(gaps) * 1e3
             line[2].plot(ordered, np.linspace(0, 100, len(ordered)), label=f"n_chunk={n_chunk}")
