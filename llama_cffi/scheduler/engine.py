@@ -6,45 +6,38 @@ call, samples for each request with its own chain, and hands the tokens out.
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..answer import Step
 from ..binding import Context, Model
 from ..binding.checks import integer, real
-from ..errors import GenerationError, ValidationError
-from ..interrupts import CANCEL, CLOSE, on_cancel
+from ..errors import ValidationError
+from ..interrupts import on_cancel
 from .handle import Handle
-from .inbox import Inbox
 from .intake import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
 from .request import Request
+from .runner import Runner
 from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from ..decoding import Slot
     from ..stats import GenerationStats
 
 __all__ = ["InferenceEngine"]
 
-_log = logging.getLogger("llama_cffi.scheduler")
 _MOST_SEQUENCES = 64  # of the oldest builds
-_EXIT_S = 10.0  # a callback that takes longer is not waited for at exit
 
 
-class InferenceEngine:
+class InferenceEngine(Runner):
     """Continuous batching: requests come and go between any two steps.
 
     `submit` returns at once, from any thread. Each sequence has cells for `n_ctx` tokens of its
@@ -162,14 +155,7 @@ class InferenceEngine:
             if self.owns_model:
                 self.model.close()
             raise
-        self._worker = Worker(self.context, self.scheduler, speculator)
-        self._inbox = Inbox()
-        self._closed = False
-        self._broken: BaseException | None = None
-        self._running, self._starting = threading.Lock(), threading.Lock()
-        self._runner: int | None = None  # the thread that runs it now
-        self._thread: threading.Thread | None = None
-        _end_at_exit(self)
+        super().__init__(Worker(self.context, self.scheduler, speculator))
         if start:
             self.start()
 
@@ -316,125 +302,6 @@ class InferenceEngine:
         """What each of the last 10,000 steps did, for plots."""
         return [*self._worker.timeline]
 
-    # Life
-
-    def start(self) -> None:
-        """Run in a thread; nothing happens where it runs already.
-
-        Raises:
-            ValidationError: The engine is closed.
-            GenerationError: It has stopped.
-        """
-        self._check_open()
-        with self._starting:
-            if self._thread is None and not self._running.locked():
-                self._thread = threading.Thread(
-                    target=self._run_quietly, name="llama_cffi-engine", daemon=True
-                )
-                self._thread.start()
-
-    def run(self) -> None:
-        """Answer requests in this thread until `shutdown`.
-
-        Raises:
-            ValidationError: It runs already.
-            GenerationError: The engine has stopped.
-        """
-        with self._runs():
-            while self.scheduler.has_work or self._inbox.wait():
-                self._step()
-
-    def step(self) -> bool:
-        """Do one step in this thread; return whether there is more to do.
-
-        Raises:
-            ValidationError: It runs already.
-            GenerationError: The engine has stopped.
-        """
-        with self._runs():
-            self._step()
-            return self._has_work
-
-    def shutdown(self, drain: bool = True) -> None:
-        """Take no more requests, end those that there are, and free everything.
-
-        Calling it again does nothing, or with drain=False ends what another thread drains.
-
-        Args:
-            drain: Let them finish; else they are cancelled.
-
-        Raises:
-            ValidationError: It was called in the engine's own thread, which cannot wait for itself.
-        """
-        self.check_may_wait()
-        self._inbox.close(drain)
-        if not drain:
-            self.context.abort_flag.set()
-        if self._thread is not None:
-            self._thread.join()
-        with self._running:
-            if self._closed:
-                return
-            self._runner = threading.get_ident()
-            try:
-                while self._has_work and self._broken is None:
-                    self._step()  # it was driven by hand
-            except BaseException as error:
-                self._break(error)
-                raise
-            finally:
-                self._runner = None
-                self._closed = True
-                self._worker.close()
-                if self.owns_model:
-                    self.model.close()
-
-    def close(self) -> None:
-        """End what runs and free everything. Calling it again does nothing.
-
-        Raises:
-            ValidationError: As for `shutdown`.
-        """
-        self.shutdown(drain=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.shutdown(drain=error is None)
-
-    def _leave(self) -> None:
-        """Let the thread end soon, and wait for it; nothing is freed."""
-        self._inbox.close(drain=False)
-        if not self.context.closed:
-            self.context.abort_flag.set()
-        if self._thread is not None:
-            self._thread.join(_EXIT_S)
-
-    # For handles
-
-    def cancel(self, handle: Handle, reason: str = CANCEL) -> None:
-        """End a request; see `Handle.cancel`."""
-        self._inbox.cancel(handle, reason)
-
-    def check_may_wait(self) -> None:
-        """Refuse the thread that runs the engine now, such as in a callback.
-
-        Raises:
-            ValidationError: It would wait for itself.
-        """
-        if self._runner == threading.get_ident():
-            raise ValidationError(
-                "a callback runs in the engine's thread and cannot wait for the engine; do this in "
-                "another thread"
-            )
-
-    # The engine's thread
-
-    @property
-    def _has_work(self) -> bool:
-        return self.scheduler.has_work or self._inbox.has_mail
-
     @property
     def _n_waiting(self) -> int:
         return self.scheduler.n_waiting + self._inbox.n_submitted
@@ -443,81 +310,3 @@ class InferenceEngine:
         """Return how many have to go before another one may wait; who finds a place does not."""
         n_places = self.scheduler.max_running - len(self.scheduler.running)
         return self._n_waiting - max(0, n_places) - self.max_waiting + 1
-
-    @contextmanager
-    def _runs(self) -> Iterator[None]:
-        """Let this thread be the engine's; what no request is to blame for stops the engine."""
-        if not self._running.acquire(blocking=False):
-            raise ValidationError("this engine runs already, in another thread")
-        try:
-            if self._broken is not None:
-                self._check_open()
-            self._runner = threading.get_ident()
-            yield
-        except BaseException as error:
-            if self._broken is None:
-                self._break(error)
-            raise
-        finally:
-            self._runner = None
-            self._running.release()
-
-    def _run_quietly(self) -> None:
-        with suppress(BaseException):  # it was logged, and everybody who waits has been told
-            self.run()
-
-    def _step(self) -> None:
-        """Take what was submitted and cancelled, and do one step."""
-        worker = self._worker
-        if self._inbox.has_any:
-            with self._inbox.taking() as mail:
-                for handle in mail.submitted:
-                    worker.add(handle)
-            for handle, reason in mail.cancelled:
-                worker.abort(handle.request, reason)
-            if mail.cancels_all:
-                for request in [*worker.handles]:
-                    worker.abort(request, CLOSE)
-            if mail.clears:
-                self.cache.clear()
-            self._inbox.notify()
-        n_before = len(worker.handles)
-        worker.step()
-        if len(worker.handles) < n_before:
-            self._inbox.notify()
-
-    def _break(self, error: BaseException) -> None:
-        """Fail every request: the engine cannot go on."""
-        _log.error("the engine has stopped", exc_info=error)
-        self._broken = error
-        self._inbox.close()
-        with self._inbox.taking() as mail:
-            self._worker.fail_all(mail.submitted, self._stopped)
-        self._inbox.notify()
-
-    def _stopped(self) -> GenerationError:
-        error = GenerationError(f"the engine has stopped: {self._broken!r}; open a new one")
-        error.__cause__ = self._broken
-        return error
-
-    def _check_open(self) -> None:
-        if self._broken is not None:
-            raise self._stopped()
-        if self._inbox.closed:
-            raise ValidationError("this InferenceEngine is closed; open a new one")
-
-
-_alive: weakref.WeakSet[InferenceEngine] = weakref.WeakSet()
-
-
-def _end_at_exit(engine: InferenceEngine) -> None:
-    """Stop the engine's thread before the interpreter frees what it uses."""
-    if not _alive:  # after what weakref has registered, so that this runs first
-        atexit.unregister(_end_all)
-        atexit.register(_end_all)
-    _alive.add(engine)
-
-
-def _end_all() -> None:
-    for engine in [*_alive]:
-        engine._leave()
