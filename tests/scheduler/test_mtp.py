@@ -28,6 +28,7 @@ PROMPTS = [[65 + i + j for j in range(3 + 9 * i)] for i in range(8)]
 N = 40
 CONFIG: dict[str, Any] = {
     "n_ctx": 256, "n_threads": 1, "n_batch": 32, "type_k": "f32", "type_v": "f32",
+    "flash_attn": False,
 }  # fmt: skip
 
 
