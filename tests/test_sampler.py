@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 from wide_gguf import write_wide
 
-from llama_cffi.binding import Candidates, Context, Model, SamplerChain
+from llama_cffi.binding import Candidates, Context, CustomSampler, Model, SamplerChain
 from llama_cffi.binding.grammar import Grammar
 from llama_cffi.binding.sampler import available
 from llama_cffi.errors import GenerationError, ValidationError
@@ -40,6 +41,21 @@ def test_greedy_is_argmax(context: Context, chain: SamplerChain) -> None:
     assert [chain.sample(context), chain.sample(context), chain.sample(context, 2)] == [
         expected
     ] * 3
+
+
+def test_greedy_without_numpy_is_as_with_it(
+    context: Context, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_numpy: list[int] = []
+    without: list[int] = []
+    for heard in (with_numpy, without):
+        with SamplerChain(model).add_greedy() as chain:
+            chain.add_custom(CustomSampler(model, accept=heard.append))
+            assert [chain.sample(context, i) for i in (-1, 2)] == heard
+            chain.accept(7)
+        monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    assert with_numpy == without
+    assert without[-1] == 7
 
 
 def test_top_k_1_is_greedy_whatever_the_seed(context: Context, chain: SamplerChain) -> None:
