@@ -254,7 +254,6 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
             axis.set_xlabel("requests at once")
             axis.grid(axis="y", alpha=0.3)
         line[1].set_yscale("log")
-        line[0].legend()
         line[2].set_visible(model in mixed)
         for n_chunk, gaps in mixed.get(model, {}).items():
             ordered = np.sort(gaps) * 1e3
@@ -266,7 +265,8 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
         line[2].grid(alpha=0.3)
         if model in mixed:
             line[2].legend()
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     print(f"drawn: {file}")
