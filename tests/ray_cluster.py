@@ -28,7 +28,9 @@ from llama_cffi import demo
 from llama_cffi.ray import LlamaPredictor
 
 folder, found = Path(os.environ["FOLDER"]), {}
-ray.data.DataContext.get_current().execution_options.preserve_order = True
+context = ray.data.DataContext.get_current()
+context.execution_options.preserve_order = True
+context.wait_for_min_actors_s = 300  # else the first that is there may do everything
 schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"],
           "additionalProperties": False}
 form = {"type": "json_object", "schema": schema}
