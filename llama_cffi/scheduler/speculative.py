@@ -170,6 +170,8 @@ class DraftModel:
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
         """Return what the small model would say, greedily; all requests in one batch."""
+        if not self._seq.keys() >= set(requests):  # who was put back may have to give way
+            self._seq = {r: s for r, s in self._seq.items() if r in requests}
         drafts: list[list[int]] = [[] for _ in requests]
         rows = self._catch_up([(i, r) for i, r in enumerate(requests) if lengths[i]])
         while rows:

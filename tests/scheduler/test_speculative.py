@@ -179,6 +179,18 @@ def test_what_cannot_go_back_is_refused(tmp_path: Path, tiny_model: Path) -> Non
         InferenceEngine(tiny_model, 2, 128, draft=DraftModel(demo.model_path()))
 
 
+def test_a_draft_model_serves_those_that_run_now(tiny_model: Path) -> None:
+    drafter = DraftModel(tiny_model, 2, p_min=0.0, n_threads=1)
+    with Model(tiny_model) as model:
+        drafter.open(model, 2, 64)
+        requests = [Request([5, 6, 7 + i]) for i in range(5)]
+        first = drafter.draft(requests[:2], [2, 2])
+        for pair in (requests[2:4], requests[3:], requests[:1]):  # nobody has ended
+            assert [len(draft) for draft in drafter.draft(pair, [2] * len(pair))] == [2] * len(pair)
+        assert drafter.draft(requests[:2], [2, 2]) == first
+        drafter.close()
+
+
 def test_arguments_are_checked() -> None:
     for wrong in ({"n_draft": 0}, {"n_draft": 65}, {"n_gram": 1}, {"n_gram_min": 0}):
         with pytest.raises(ValidationError, match="n_"):
