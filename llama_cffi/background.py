@@ -25,7 +25,8 @@ async def whole_async(call: Callable[[], T]) -> T:
     """Return what *call* returns. Cancelling the task ends the generation that it runs."""
     async with aclosing(stream_async(lambda: (call(),))) as values:
         # To the end: what it left under way, such as an iterator, is not to be cancelled.
-        return [value async for value in values][0]
+        (found,) = [value async for value in values]
+        return found
 
 
 async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:

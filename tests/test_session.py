@@ -75,7 +75,8 @@ def test_after_any_change_the_answer_is_that_of_an_empty_cache(llm: Llama, name:
     try:
         CHANGES[name](llm)
     except ValidationError:
-        assert llm.model.metadata["general.architecture"] == "mamba"  # which can do neither parts nor shifts
+        # It can do neither parts nor shifts.
+        assert llm.model.metadata["general.architecture"] == "mamba"
     assert go_on(llm)[0] == expected
     assert go_on(llm)[0] == expected
 
