@@ -59,7 +59,7 @@ def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) 
     """
     token = _now.set(now)
     try:
-        with limits(dict(values)):
+        with limits():
             return template.render(values)
     except _Refused as e:
         raise TemplateError(f"the chat template refuses these messages: {_said(e)}") from e

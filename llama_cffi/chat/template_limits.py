@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.environment import Environment
-from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.exceptions import TemplateRuntimeError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
@@ -60,16 +60,15 @@ class LimitError(TemplateRuntimeError):
 class _Left:
     steps: int
     chars: int
-    given: frozenset[int]  # the ids of the lists that the template was given
 
 
 _left: ContextVar[_Left] = ContextVar("left")
 
 
 @contextmanager
-def limits(given: Any = None) -> Iterator[None]:
-    """Give the rendering of what is *given*, plain data, what it may use up."""
-    token = _left.set(_Left(MAX_STEPS, MAX_CHARS, frozenset(_lists(given))))
+def limits() -> Iterator[None]:
+    """Give the rendering inside what it may use up."""
+    token = _left.set(_Left(MAX_STEPS, MAX_CHARS))
     try:
         yield
     finally:
@@ -91,12 +90,6 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Counted().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Let a template keep a list of its own, as Kimi K2's does; transformers does not."""
-        if type(obj) is list and attr in ("append", "pop") and id(obj) not in _left.get().given:
-            return True
-        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Do what an operator does."""
@@ -125,23 +118,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             name = method.__name__
             args = _listed(name, args)
             _check_call(name, [owner, *args, *kwargs.values()])
-        elif isinstance(owner, list) and method.__name__ == "append":
-            if not all(isinstance(arg, (str, int, float)) for arg in args):
-                raise SecurityError("a list may be extended by texts and numbers only")
-            _step(context, 1, 0)
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, _SIZED):
             _check(len(result))
         return result
-
-
-def _lists(given: Any) -> Iterator[int]:
-    """Give the ids of the lists in *given*."""
-    if isinstance(given, list):
-        yield id(given)
-    for part in given.values() if isinstance(given, dict) else given or ():
-        if isinstance(part, (dict, list)):
-            yield from _lists(part)
 
 
 def limited(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:

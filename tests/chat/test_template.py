@@ -325,20 +325,3 @@ def test_none_beside_calls_is_emptied_where_it_fails_only_before_other_messages(
     said = {"role": "assistant", "content": None, "tool_calls": [call]}
     result = {"role": "tool", "tool_call_id": "call00001", "content": "1"}
     assert template.render([{"role": "user", "content": "a"}, said, result]) == "af"
-
-
-def test_a_template_keeps_lists_of_its_own_and_leaves_those_it_was_given() -> None:
-    own = "{% set ns = namespace(ids=[]) %}{% for m in messages %}{% set _ = ns.ids.append("
-    template = ChatTemplate(own + "m.content) %}{% endfor %}{{ ns.ids.pop(0) }}{{ ns.ids }}")
-    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
-    assert template.render(messages) == "a['b']"
-    for source in (
-        "{{ messages.append(1) }}",
-        "{{ messages.pop() }}",
-        "{{ messages[0].content.append('x') }}",
-        own + "ns.ids) %}{% endfor %}",
-        own + "m) %}{% endfor %}",
-    ):
-        parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
-        with pytest.raises(TemplateError):
-            ChatTemplate(source).render(parts)
