@@ -142,7 +142,6 @@ class Chat:
             text = self.family.tool_format.explain(tools)
             messages = _instructed(messages, text, self.template.supports_system)
             tools = None
-            tools = None
         segments = self.template.render_segments(
             messages, tools or None, **{**self.family.template_kwargs(thinking), **kwargs}
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .binding import Batch, Context
 from .errors import DecodeAbortedError, GenerationError, KvCacheFullError
+from .prefix import n_common
 
 if TYPE_CHECKING:
     from .interrupts import Stop
@@ -45,11 +46,7 @@ class Slot:
 
         At least one token is left to decode, since only decoding gives logits.
         """
-        n = 0
-        for old, new in zip(self.tokens, tokens[:-1], strict=False):
-            if old != new:
-                break
-            n += 1
+        n = n_common(self.tokens, tokens[:-1])
         if not self.context.memory.can_truncate(self.seq_id, n):
             n = 0
         self._drop(n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from .binding import Batch, Context, Model
 from .binding.checks import integer
 from .errors import ContextOverflowError, ValidationError
 from .logprobs import log_softmax
+from .prefix import n_common
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -128,7 +128,7 @@ class Scorer:
         if not whole:
             return []
         before = self._tokenize(prompt)
-        n = min(_common(before, tokens) for tokens in whole)
+        n = min(n_common(before, tokens) for tokens in whole)
         if not n:
             raise ValidationError(
                 "there is no token before the first one to score; give a prompt, such as "
@@ -308,11 +308,6 @@ class Scorer:
                 batch.clear()
                 wanted.clear()
         return [np.array(row, np.float64) for row in found]
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two texts begin with together."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _packed(sizes: Sequence[int], n_tokens: int, n_seqs: int) -> Iterator[list[int]]:

@@ -19,7 +19,8 @@ from tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
 from llama_cffi.logprobs import log_softmax
-from llama_cffi.scores import Scorer, _common, _packed
+from llama_cffi.prefix import n_common
+from llama_cffi.scores import Scorer, _packed
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise
 WRITE = {"llama": write_tiny, "windowed": write_windowed, "recurrent": write_recurrent}
@@ -262,7 +263,7 @@ def test_packed(sizes: list[int], n_seqs: int) -> None:
 
 
 def test_common() -> None:
-    assert [_common([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [0, 1, 1, 3, 0]
+    assert [n_common([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [0, 1, 1, 3, 0]
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])

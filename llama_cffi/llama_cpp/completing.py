@@ -7,9 +7,10 @@ from typing import Any
 
 from .. import completion
 from ..chat_completion import Chat
+from ..prefix import n_common
 from .echo import prepend
 from .functions import as_messages, as_tools, with_function_call
-from .llama_cache import BaseLlamaCache, common
+from .llama_cache import BaseLlamaCache
 from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
 from .llama_grammar import closed
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
@@ -212,7 +213,7 @@ class Completing(Stepping):
             state = self.cache[prompt]
         except KeyError:
             return
-        if common(state.input_ids.tolist(), prompt) > common(list(self.eval_tokens), prompt):
+        if n_common(state.input_ids.tolist(), prompt) > n_common(list(self.eval_tokens), prompt):
             self.set_state(state.llama_state)
 
     def _remembering(self, answer: Any) -> Any:

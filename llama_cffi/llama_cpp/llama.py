@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..hub import resolve_model
+from ..prefix import n_common
 from .completing import Completing
-from .llama_cache import BaseLlamaCache, LlamaState, common
+from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_grammar import LlamaGrammar
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, config_of, seed_of
@@ -327,7 +328,7 @@ class Llama(Completing):
         x = x - x.max(axis=axis, keepdims=True)
         return np.asarray(x - np.log(np.exp(x).sum(axis=axis, keepdims=True)), np.float32)
 
-    longest_token_prefix = staticmethod(common)
+    longest_token_prefix = staticmethod(n_common)
 
 
 def _or_minus_1(token: int | None) -> int:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..prefix import n_common
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -49,16 +51,6 @@ class LlamaState:
         self.seed = seed
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of what both begin with."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
-
-
 class BaseLlamaCache(ABC):
     """States by their tokens; asked for a prompt it gives the one that has most of it.
 
@@ -90,7 +82,7 @@ def _longest(keys: Iterable[tuple[int, ...]], prompt: Sequence[int]) -> tuple[in
     Raises:
         KeyError: None has one.
     """
-    best, n = max(((key, common(key, prompt)) for key in keys), key=_second, default=((), 0))
+    best, n = max(((key, n_common(key, prompt)) for key in keys), key=_second, default=((), 0))
     if not n:
         raise KeyError("no state begins as this prompt")
     return best
@@ -118,7 +110,7 @@ class LlamaRAMCache(BaseLlamaCache):
         return self.cache_state[found]
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return any(common(known, key) for known in self.cache_state)
+        return any(n_common(known, key) for known in self.cache_state)
 
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
         self.cache_state[tuple(key)] = value
@@ -164,7 +156,7 @@ class LlamaDiskCache(BaseLlamaCache):
         return LlamaState(ids, no_scores, len(found), state, len(state), -1)
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return any(common(known, key) for known in self._known())
+        return any(n_common(known, key) for known in self._known())
 
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
         tokens = array("i", key).tobytes()

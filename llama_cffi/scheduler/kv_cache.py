@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
+from ..prefix import n_common
 
-__all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease", "n_common"]
+__all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease"]
 
 # Where each sequence has its own cells, C copies all of them, which costs about so many tokens.
 _WORTH_A_COPY = 64
-_STRIDE = 64
 
 
 class CacheMemory(Protocol):
@@ -421,15 +421,3 @@ class KVCache:
                 self._hold(block, -1)
             if not self._references[block]:
                 self._free.append(block)
-
-
-def n_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two lists have in common at their beginning."""
-    most = min(len(a), len(b))
-    n = 0
-    # Lists and tuples of small parts are compared in C.
-    while n < most and [*a[n : n + _STRIDE]] == [*b[n : n + _STRIDE]]:
-        n += _STRIDE
-    while n < most and a[n] == b[n]:
-        n += 1
-    return min(n, most)

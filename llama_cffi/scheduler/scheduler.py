@@ -14,7 +14,8 @@ from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
 
 from ..errors import ContextOverflowError, ValidationError
-from .kv_cache import KVCache, Lease, n_common
+from ..prefix import n_common
+from .kv_cache import KVCache, Lease
 from .plan import Chunk, Plan, Result
 from .request import Request, RequestState
 

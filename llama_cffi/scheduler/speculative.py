@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..binding import Batch, Context, Model
 from ..binding.checks import integer, real
 from ..errors import LlamaError, ValidationError
+from ..prefix import n_common
 from .mtp import MtpHead
 from .request import Request, RequestState
 
@@ -211,7 +212,7 @@ class DraftModel:
         for i, request in requests:
             seq_id = self._sequence(request)
             held = self._held[seq_id]
-            n = min(_common(held, request.tokens), len(request.tokens) - 1)
+            n = min(n_common(held, request.tokens), len(request.tokens) - 1)
             if n < len(held):
                 self._context.memory.seq_rm(seq_id, n)
                 del held[n:]
@@ -272,7 +273,7 @@ class DraftModel:
         if request not in self._seq:
             free = set(range(len(self._held))) - set(self._seq.values())
             tokens = request.tokens
-            self._seq[request] = max(sorted(free), key=lambda s: _common(self._held[s], tokens))
+            self._seq[request] = max(sorted(free), key=lambda s: n_common(self._held[s], tokens))
         return self._seq[request]
 
 
@@ -383,12 +384,3 @@ def _check_vocab(small: Vocab, large: Vocab, name: str) -> None:
             f"the draft model {name} has another vocabulary ({small.n_tokens} tokens against "
             f"{large.n_tokens}); take a smaller model of the same family"
         )
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
