@@ -233,7 +233,7 @@ def test_async(llm: Llama) -> None:
         assert [a["choices"][0]["message"]["content"] for a in answers] == ["42"] * 3
         chunks = await llm.create_chat_completion_async(SUM, temperature=0, stream=True)
         assert len([chunk async for chunk in chunks]) > 2
-        endless = llm.generate_async(STORY, 900, logit_bias=no_end(llm))
+        endless = llm.generate_async(STORY, 10**6, context_policy="shift", logit_bias=no_end(llm))
         task = asyncio.ensure_future(endless)
         await asyncio.sleep(0.05)
         task.cancel()

@@ -199,7 +199,7 @@ def test_cancel_from_callbacks(engine: InferenceEngine) -> None:
 
 
 def test_deadlines(engine: InferenceEngine) -> None:
-    late = engine.submit(SUM, 480, timeout_s=0.05, **ENDLESS)
+    late = engine.submit(SUM, 480, timeout_s=0.05, callback=lambda _: time.sleep(0.1), **ENDLESS)
     never = engine.submit(SUM, 480, timeout_s=0, **ENDLESS)
     fine = engine.submit(SUM, 8, timeout_s=60, temperature=0)
     for handle in (late, never):

@@ -246,18 +246,27 @@ def _() -> None:
 
 @line("cortexstream", "errors: a stuck, late or broken request fails alone, the others go on")
 def _() -> None:
+    cancelled = threading.Event()
+
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("mine")
+
+    def past_its_deadline(_: Any) -> None:
+        time.sleep(0.1)
+
+    def until_cancelled(_: Any) -> None:
+        assert cancelled.wait(10)
 
     with serve() as engine:
         good = [engine.submit(PROMPT, 8, temperature=0) for _ in range(4)]
         bad = [
             engine.submit(PROMPT, 100, callback=fail),
             engine.submit(PROMPT, 100, logits_processors=[fail]),
-            engine.submit(PROMPT, 200, timeout_s=0.05, **ENDLESS),
-            engine.submit(PROMPT, 200, **ENDLESS),
+            engine.submit(PROMPT, 200, timeout_s=0.05, callback=past_its_deadline, **ENDLESS),
+            engine.submit(PROMPT, 200, callback=until_cancelled, **ENDLESS),
         ]
         bad[3].cancel()
+        cancelled.set()
         for handle, error in zip(
             bad, [ZeroDivisionError] * 2 + [DecodeAbortedError] * 2, strict=True
         ):
