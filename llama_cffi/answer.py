@@ -108,6 +108,8 @@ class TokenOutput:
         logprob: Of the token that came last, where it was asked for.
     """
 
+    __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
+
     def __init__(self, vocab: Vocab) -> None:
         self.listening = False
         self.finish_reason = ""
@@ -127,6 +129,18 @@ class TextOutput(TokenOutput):
         data: The text so far, UTF-8, as far as it can be handed out.
         stop: The stop string that was found.
     """
+
+    __slots__ = (
+        "_flusher",
+        "_json",
+        "_pieces",
+        "_stops",
+        "_taken",
+        "_text",
+        "_think",
+        "data",
+        "stop",
+    )
 
     def __init__(self, vocab: Vocab, request: AnswerParams, flusher: Flusher | None = None) -> None:
         super().__init__(vocab)
@@ -258,6 +272,18 @@ class Answer:
     Attributes:
         finish_reason: Why it ended; empty before.
     """
+
+    __slots__ = (
+        "_chain",
+        "_forced",
+        "_foresight",
+        "_n_predict",
+        "_output",
+        "_request",
+        "_stats",
+        "_tokens",
+        "finish_reason",
+    )
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from . import environment
@@ -140,7 +141,13 @@ def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
     options = {**_SAMPLING, **options}
     if options["repeat_penalty"] is None:
         options["repeat_penalty"] = 1.0 if options["temperature"] == 0 else _REPEAT_PENALTY
-    return SamplingParams(**options)
+    plain = _PLAIN.issuperset(map(type, options.values()))
+    return _made(**options) if plain else SamplingParams(**options)
+
+
+# The same options come again and again, and checking all of them takes 20 us.
+_PLAIN = frozenset((int, float, bool, str))
+_made = lru_cache(64, typed=True)(SamplingParams)
 
 
 def _flusher(

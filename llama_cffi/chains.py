@@ -21,7 +21,6 @@ __all__ = ["Chain", "ChainCache", "build_chain"]
 
 _MIROSTAT_M = 100  # what llama-cli uses
 _ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
-_KEPT = 16
 
 
 class Chain(SamplerChain):
@@ -71,10 +70,11 @@ class ChainCache:
 
     Args:
         model: Closes them.
+        n_kept: Most of them that wait for another answer.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, n_kept: int = 16) -> None:
+        self._model, self._n_kept = model, n_kept
         self._idle: OrderedDict[SamplingParams, list[Chain]] = OrderedDict()
         self._n_idle = 0
 
@@ -106,7 +106,7 @@ class ChainCache:
         self._idle.setdefault(params, []).append(chain)
         self._idle.move_to_end(params)
         self._n_idle += 1
-        while self._n_idle > _KEPT:
+        while self._n_idle > self._n_kept:
             oldest = next(iter(self._idle))
             self._idle[oldest].pop().close()
             self._n_idle -= 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 __all__ = ["GenerationStats"]
 
 
-@dataclass
+@dataclass(slots=True)
 class GenerationStats:
     """Counts in tokens, times in seconds.
 

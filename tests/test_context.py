@@ -45,6 +45,60 @@ def test_chunks_give_the_same_logits(context: Context) -> None:
     assert context.logits().argmax() == whole.argmax()
 
 
+def test_argmax_of_several_outputs(context: Context) -> None:
+    for wanted in (b"\1\1\1\1\1", b"\0\1\0\1\1", b"\0\0\0\0\1"):
+        for first in range(9):
+            context.memory.clear()
+            batch = Batch(5)
+            batch.put([first + i for i in range(5)], range(5), [0] * 5, wanted)
+            context.decode(batch)
+            expected = {i: int(context.logits(i).argmax()) for i in range(5) if wanted[i]}
+            assert {i: context.argmax(i) for i in expected} == expected
+            assert [context.argmax(-k) for k in range(1, len(expected) + 1)] == [
+                *reversed(expected.values())
+            ]
+            for i in {*range(5)} - {*expected} | {-len(expected) - 1, 5}:
+                with pytest.raises(ValidationError):
+                    context.argmax(i)
+    feed(context, [7], 5)
+    assert context.argmax() == context.argmax(0) == context.logits().argmax()
+    with pytest.raises(ValidationError):
+        context.argmax(1)
+    context.load_state(context.save_state())
+    with pytest.raises(ValidationError):
+        context.argmax()
+
+
+def test_argmax_sees_what_was_written_into_the_logits(context: Context) -> None:
+    batch = Batch(3)
+    batch.put([7, 8, 9], range(3), [0] * 3, b"\1\1\1")
+    for earlier in (False, True):
+        context.memory.clear()
+        context.decode(batch)
+        usual = [int(context.logits(i).argmax()) for i in range(3)]
+        if earlier:
+            assert context.argmax(0) == usual[0]
+        context.logits(1, copy=False)[33] = 1e9
+        context.logits(2, copy=False)[34] = float("nan")
+        assert [context.argmax(0), context.argmax(1)] == [usual[0], 33]
+        with pytest.raises(GenerationError, match="NaN"):
+            context.argmax(2)
+
+
+def test_argmax_finds_what_is_no_number_among_many(context: Context) -> None:
+    batch = Batch(3)
+    batch.put([7, 8, 9], range(3), [0] * 3, b"\1\1\1")
+    context.decode(batch)
+    view = context.logits(1, copy=False)
+    context.memory.clear()
+    context.decode(batch)
+    view[:] = float("-inf")  # as a broken model may give
+    assert context.argmax(0) == context.logits(0).argmax()
+    with pytest.raises(GenerationError, match="forbidden"):
+        context.argmax(1)
+    assert context.argmax(2) == context.logits(2).argmax()
+
+
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_results_stay_after_larger_decodes_and_close(
     child: Child, tiny_model: Path, build: str

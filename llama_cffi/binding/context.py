@@ -104,7 +104,8 @@ class Context(Outputs):
         self.pooling = compat.pooling_name(library, self._pooling)
         self.adapters: dict[LoraAdapter, float] = {}  # the active ones and their scales
         self.encoded: set[int] = set()  # sequences that the decoder can look at
-        self._wanted, self._embedded, self._views = b"", False, {}
+        self._wanted, self._embedded = b"", False
+        self._views, self._best, self._searched = {}, {}, {}
         self._get_row: Callable[[Any, int], Any] = lib.llama_get_logits_ith
         self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode
@@ -157,7 +158,7 @@ class Context(Outputs):
         if self._special:
             check_decode(self, batch)
             self._embedded = self.embeddings
-        self._wanted = b""
+        self._wanted, self._best = b"", {}
         mark, held = logs.count, self.hold()
         code = self._decode(ptr, batch.value)
         del held
@@ -185,7 +186,7 @@ class Context(Outputs):
         batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
         ptr, logs = self.ptr, self._logs
         check_encode(self, batch)
-        self._wanted, self.encoded = b"", set()
+        self._wanted, self._best, self.encoded = b"", {}, set()
         mark, held = logs.count, self.hold()
         code = self.library.lib.llama_encode(ptr, batch.value)
         del held
@@ -330,7 +331,7 @@ class Context(Outputs):
                 empty now.
         C: llama_state_seq_set_data
         """
-        self._wanted = b""
+        self._wanted, self._best = b"", {}
         return state.load(self, data, seq_id)
 
     def save_state_file(
@@ -360,7 +361,7 @@ class Context(Outputs):
         Raises:
             OSError: The file cannot be read.
         """
-        self._wanted = b""
+        self._wanted, self._best = b"", {}
         return state.load_file(self, path, seq_id)
 
     def keep_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:

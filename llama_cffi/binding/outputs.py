@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
 from . import compat
+from .candidates import check_logits
 from .checks import integer
 from .handle import Handle
 
@@ -65,6 +67,8 @@ class Outputs(Handle):
     _embedded: bool  # whether they have embeddings
     _get_row: Callable[[Any, int], Any]
     _views: dict[Any, NDArray[np.float32]]  # of logits, by where they are
+    _best: dict[int, int] | None  # output -> its largest logit's token; None = others may write
+    _searched: dict[Any, tuple[NDArray[np.float32], Any]]  # the rows where that was found last
 
     def logits(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the logits of output *i* of the last decode.
@@ -79,13 +83,36 @@ class Outputs(Handle):
             ValidationError: That token's output was not asked for, or there are embeddings only.
         C: llama_get_logits_ith
         """
+        view = self._view(self.row(i))
+        if copy:
+            return view.copy()
+        self._best = None
+        return view
+
+    def argmax(self, i: int = -1) -> int:
+        """Return the token with the largest logit of output *i* of the last decode.
+
+        The first call looks through all outputs at once.
+
+        Args:
+            i: Index of the token in the batch; negative counts outputs from the end.
+
+        Raises:
+            ValidationError: As for `logits`.
+            GenerationError: The logits have NaN or +inf, or all are -inf.
+        """
+        best = self._best
+        if best and i in best:  # hot: every generated token of a batch passes here
+            return best[i]
         row = self.row(i)
-        view = self._views.get(row)  # C keeps the places of outputs mostly
-        if view is None:
-            if len(self._views) >= _MOST_VIEWS:
-                self._views.clear()
-            view = self._views[row] = self._array(row, self.n_vocab)
-        return view.copy() if copy else view
+        if best is not None and not best and len(self._wanted) > 1:
+            best = self._best = self._search()
+            if i in best:
+                return best[i]
+        logits = self._view(row)
+        token = int(logits.argmax())  # of NaN, where there is one
+        check_logits(float(logits[token]))
+        return token
 
     def embedding(self, i: int = -1, *, copy: bool = True) -> NDArray[np.float32]:
         """Return the embedding of output *i* of the last decode, without pooling.
@@ -174,6 +201,33 @@ class Outputs(Handle):
             raise ValidationError(
                 "the last decode made no embeddings; make the context with embeddings=True"
             )
+
+    def _search(self) -> dict[int, int]:
+        """Return the token with the largest logit of each output; not where it is no number."""
+        wanted, width = self._wanted, self.n_vocab
+        outputs = [i for i, is_wanted in enumerate(wanted) if is_wanted] if 0 in wanted else None
+        n = len(wanted) if outputs is None else len(outputs)
+        place = self.row(0 if outputs is None else outputs[0]), n
+        if place not in self._searched:
+            last = self.row(len(wanted) - 1 if outputs is None else outputs[-1])
+            if last - place[0] != (n - 1) * width:
+                return {}
+            logits = self._array(place[0], n * width)
+            self._searched = {place: (logits.reshape(n, width), logits.data)}
+        rows, numbers = self._searched[place]
+        # Beside C's work all else is cold: few functions are called, and numpy's cost the most.
+        tokens: list[int] = rows.argmax(axis=1).tolist()
+        if all([math.isfinite(numbers[k * width + token]) for k, token in enumerate(tokens)]):
+            return dict(zip(outputs or range(n), tokens, strict=True))
+        return {}
+
+    def _view(self, row: Any) -> NDArray[np.float32]:
+        view = self._views.get(row)  # C keeps the places of outputs mostly
+        if view is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            view = self._views[row] = self._array(row, self.n_vocab)
+        return view
 
     def _array(self, row: Any, width: int) -> NDArray[np.float32]:
         import numpy as np

@@ -33,6 +33,9 @@ class Preselection:
     are among the k + m largest before, and the tokens that were set. This holds for ties too, as
     all tokens that equal the smallest of those are taken; which of equal ones C keeps or puts
     first is as undefined as it is for the whole vocabulary.
+
+    Attributes:
+        is_argmax: Whether the chain takes the largest logit and changes none.
     """
 
     def __init__(self, n_vocab: int) -> None:
@@ -43,12 +46,8 @@ class Preselection:
         self._biased: set[int] = set()
         self._cut = 0  # how many the sampler after those keeps
         self._left = n_vocab
+        self.is_argmax = False
         self._room: list[NDArray[Any]] = []
-
-    @property
-    def is_argmax(self) -> bool:
-        """Whether the chain takes the largest logit and changes none."""
-        return self._reach is _Reach.BEST and not self._window and not self._biased
 
     @property
     def n_left(self) -> int:
@@ -75,6 +74,7 @@ class Preselection:
         """Add a sampler that selects the largest logit, the first of equal ones."""
         if self._is_open():
             self._reach, self._cut = _Reach.BEST, 1
+            self.is_argmax = not self._window and not self._biased
 
     def changes(self) -> None:
         """Add any other sampler."""
@@ -119,5 +119,5 @@ class Preselection:
     def _is_open(self) -> bool:
         """Whether the next sampler sees the vocabulary; greedy before it would let it."""
         if self._reach is _Reach.BEST:
-            self._reach = _Reach.WHOLE
+            self._reach, self.is_argmax = _Reach.WHOLE, False
         return self._reach is _Reach.OPEN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GenerationError, ValidationError
@@ -76,6 +77,7 @@ class SamplerChain(SamplerKinds):
         self._preselection = Preselection(model.vocab.n_tokens)
         self._candidates: Candidates | None = None
         self._customs: list[CustomSampler] = []
+        self._listeners: list[Callable[[int], object]] = []  # what they do with accepted tokens
         self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: Rules | None = None
         self._in_call = False  # whether Python functions may be running
@@ -117,6 +119,8 @@ class SamplerChain(SamplerKinds):
         _ = self._growable()
         self._free.keeps.append(sampler.memory)
         self._customs.append(sampler)
+        if sampler.accept is not None:
+            self._listeners.append(sampler.accept)
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
             self._appliers.append(sampler)
@@ -161,7 +165,18 @@ class SamplerChain(SamplerKinds):
         if not self._selects:
             self._check_selects()
         # Where numpy is there already, its argmax takes a quarter of C's time for small ones, too.
-        if self._in_c and not (self._preselection.is_argmax and "numpy" in sys.modules):
+        if (
+            self._preselection.is_argmax
+            and self._grammar is None
+            and ("numpy" in sys.modules or not self._in_c)
+        ):
+            _ = self._ptr or self.ptr
+            token = context.argmax(i)
+            self._n_accepted += 1
+            for accept in self._listeners:
+                accept(token)
+            return token
+        if self._in_c:
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar wants the logits again.
         again = self._grammar is not None and bool(self._appliers)
@@ -213,9 +228,8 @@ class SamplerChain(SamplerKinds):
             self._grammar.accept(token)
         self._n_accepted += 1
         if self._preselection.is_argmax:  # what C has of it remembers nothing
-            for custom in self._customs:
-                if custom.accept is not None:
-                    custom.accept(token)
+            for accept in self._listeners:
+                accept(token)
             return
         self._call(self._lib.llama_sampler_accept, ptr, token)
 
@@ -241,7 +255,6 @@ class SamplerChain(SamplerKinds):
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
-            _ = self.ptr
             token = int(logits.argmax())  # of NaN, where there is one
             check_logits(float(logits[token]))
             return token

@@ -52,8 +52,8 @@ class InferenceEngine(Runner):
         n_threads: 0 = physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
         n_batch: Most tokens in a step.
-        n_chunk: Most tokens of prompts in a step that also decodes: small ones keep those that
-            stream fluent. None = 128 on a CPU, n_batch on a GPU.
+        n_chunk: Most tokens of prompts in a step while others decode, for each prompt in the
+            making: small ones keep those that stream fluent. None = 128 on a CPU, n_batch on a GPU.
         n_cells: Tokens of all requests together; when they run out, the request of the lowest
             priority is put back and computed again later. None = n_parallel times n_ctx.
         block_size: Tokens in the unit of this account.
@@ -144,6 +144,7 @@ class InferenceEngine(Runner):
                 max_running=n_parallel,
                 n_batch=n_batch,
                 n_chunk=n_chunk,
+                mixes=context.kv_unified,
                 n_ctx=n_ctx,
                 ageing_s=ageing_s,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..answer import Step
 from ..binding import Batch, Context
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     Observe = Callable[[Request, int, Sequence[NDArray[np.float32]]], None]
 
 __all__ = ["Executor"]
-
-
-class _Part(NamedTuple):
-    """Tokens begin to end - 1 of a chunk."""
-
-    chunk: Chunk
-    begin: int
-    end: int
 
 
 @dataclass(slots=True)
@@ -71,89 +63,98 @@ class Executor:
         self._handles, self._made_room = handles, False
         self._outcomes = {chunk.request: _Outcome() for chunk in chunks}
         try:
-            self._decode([_Part(chunk, 0, len(chunk.tokens)) for chunk in chunks])
+            self._decode(chunks)
         except DecodeAbortedError:  # the engine closes, and who runs is told so
             return {}
         return self._outcomes
 
-    def _decode_rest(self, parts: Sequence[_Part]) -> None:
-        """Decode those of *parts* whose requests go on, after a call that failed."""
-        parts = [part for part in parts if not self._outcomes[part.chunk.request].ended]
-        if parts:
-            self._decode(parts)
+    def _decode_rest(self, chunks: Sequence[Chunk]) -> None:
+        """Decode those of *chunks* whose requests go on, after a call that failed."""
+        chunks = [chunk for chunk in chunks if not self._outcomes[chunk.request].ended]
+        if chunks:
+            self._decode(chunks)
 
-    def _decode(self, parts: Sequence[_Part]) -> None:
-        """Decode *parts* in one call, or where C refuses in several."""
-        self._fill(parts)
+    def _decode(self, chunks: Sequence[Chunk]) -> None:
+        """Decode *chunks* in one call, or where C refuses in several."""
+        self._fill(chunks)
         try:
             self.context.decode(self._batch)
         except DecodeAbortedError:
             raise
         except KvCacheFullError as error:
-            self._note_lost(parts)
-            halves = _halves(parts)
+            self._note_lost(chunks)
+            halves = _halves(chunks)
             if not self._made_room:
                 # Finished sequences may lie in between; old builds want the room in one piece.
                 self._made_room = True
                 self.cache.clear()
                 self.context.memory.defrag()
-                self._decode_rest(parts)
+                self._decode_rest(chunks)
             elif len(halves) > 1:
                 for half in halves:
                     self._decode_rest(half)
             else:
-                self._fail(parts[0], error)
+                self._fail(chunks[0], error)
         except Exception as error:
-            self._note_lost(parts)
-            if len(parts) == 1:
-                self._fail(parts[0], error)
-            for part in parts if len(parts) > 1 else ():
-                self._decode_rest([part])
+            self._note_lost(chunks)
+            if len(chunks) == 1:
+                self._fail(chunks[0], error)
+            for chunk in chunks if len(chunks) > 1 else ():
+                self._decode_rest([chunk])
         else:
             if self.observe is not None:
-                self._show_hidden(parts, self.observe)
-            self._sample(parts)
+                self._show_hidden(chunks, self.observe)
+            self._sample(chunks)
 
-    def _show_hidden(
-        self,
-        parts: Sequence[_Part],
-        observe: Observe,
-    ) -> None:
+    def _show_hidden(self, chunks: Sequence[Chunk], observe: Observe) -> None:
         row = 0
-        for chunk, begin, end in parts:
-            rows = [self.context.embedding(row + i) for i in range(end - begin)]
-            observe(chunk.request, chunk.start + begin, rows)
-            row += end - begin
+        for chunk in chunks:
+            rows = [self.context.embedding(row + i) for i in range(len(chunk.tokens))]
+            observe(chunk.request, chunk.start, rows)
+            row += len(rows)
 
-    def _fill(self, parts: Sequence[_Part]) -> None:
+    def _fill(self, chunks: Sequence[Chunk]) -> None:
         tokens: list[int] = []
         positions: list[int] = []
         seq_ids: list[int] = []
         wanted = bytearray()
-        for chunk, begin, end in parts:
-            n = end - begin
-            tokens += chunk.tokens[begin:end]
-            positions += range(chunk.start + begin, chunk.start + end)
-            seq_ids += [chunk.seq_id] * n
-            n_wanted = max(0, end - max(begin, _first(chunk)))
+        for _, seq_id, start, part, n_draft, samples in chunks:
+            n = len(part)
+            tokens += part
+            positions += range(start, start + n)
+            seq_ids += (seq_id,) * n
+            n_wanted = min(n, n_draft + 1) if samples else 0
             wanted += bytes(n - n_wanted) + b"\x01" * n_wanted
         self._batch.put(tokens, positions, seq_ids, bytes(wanted))
 
-    def _sample(self, parts: Sequence[_Part]) -> None:
+    def _sample(self, chunks: Sequence[Chunk]) -> None:
         row = 0
-        for chunk, begin, end in parts:
-            first = _first(chunk)
-            outcome = self._outcomes[chunk.request]
-            try:
-                for at in range(max(begin, first), end):
-                    if at > first and not _confirmed(chunk, at, outcome):
-                        break
-                    self._next(self._handles[chunk.request], row + at - begin, outcome)
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                outcome.error = error
-            row += end - begin
+        for chunk in chunks:
+            n = len(chunk.tokens)
+            if chunk.samples:
+                outcome = self._outcomes[chunk.request]
+                try:
+                    self._sample_one(chunk, row, outcome)
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                    outcome.error = error
+            row += n
+
+    def _sample_one(self, chunk: Chunk, row: int, outcome: _Outcome) -> None:
+        """Sample after the last token of a chunk that is no guess, and after guesses that hold."""
+        handle, n = self._handles[chunk.request], len(chunk.tokens)
+        first = n - 1 - chunk.n_draft
+        if first >= 0:
+            self._next(handle, row + first, outcome)
+        for at in range(first + 1, n):
+            if outcome.ended or outcome.closed:
+                return
+            if outcome.tokens[-1] != chunk.tokens[at]:
+                outcome.closed = True
+                return
+            outcome.n_accepted += 1
+            self._next(handle, row + at, outcome)
 
     def _next(self, handle: Handle, row: int, outcome: _Outcome) -> None:
         """Sample from an output of the batch, and go on by what is forced then."""
@@ -170,37 +171,27 @@ class Executor:
                 return
             outcome.closed = True  # what is forced goes before guesses
 
-    def _fail(self, part: _Part, error: BaseException) -> None:
-        self._outcomes[part.chunk.request].error = error
+    def _fail(self, chunk: Chunk, error: BaseException) -> None:
+        self._outcomes[chunk.request].error = error
 
-    def _note_lost(self, parts: Sequence[_Part]) -> None:
+    def _note_lost(self, chunks: Sequence[Chunk]) -> None:
         """Find the sequences that a failed call has cost; recurrent memories keep no part."""
-        for chunk, begin, _ in parts:
-            if self.context.memory.seq_pos_max(chunk.seq_id) != chunk.start + begin - 1:
+        for chunk in chunks:
+            if self.context.memory.seq_pos_max(chunk.seq_id) != chunk.start - 1:
                 self._outcomes[chunk.request].lost = True
 
 
-def _first(chunk: Chunk) -> int:
-    """Return the first token of a chunk after which one is sampled."""
-    return len(chunk.tokens) - 1 - chunk.n_draft if chunk.samples else len(chunk.tokens)
-
-
-def _confirmed(chunk: Chunk, at: int, outcome: _Outcome) -> bool:
-    """Whether token *at* of a chunk, a guess, is what was sampled before it."""
-    if outcome.ended or outcome.closed:
-        return False
-    outcome.closed = outcome.tokens[-1] != chunk.tokens[at]
-    outcome.n_accepted += not outcome.closed
-    return not outcome.closed
-
-
-def _halves(parts: Sequence[_Part]) -> list[list[_Part]]:
-    """Return *parts* in two, one token at least in each; in one where there is one token."""
-    if len(parts) > 1:
-        middle = len(parts) // 2
-        return [list(parts[:middle]), list(parts[middle:])]
-    chunk, begin, end = parts[0]
-    middle = (begin + end) // 2
-    if middle == begin:
-        return [list(parts)]
-    return [[_Part(chunk, begin, middle)], [_Part(chunk, middle, end)]]
+def _halves(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Return *chunks* in two, one token at least in each; in one where there is one token."""
+    middle = len(chunks) // 2
+    if middle:
+        return [list(chunks[:middle]), list(chunks[middle:])]
+    request, seq_id, start, tokens, n_draft, samples = chunks[0]
+    middle = len(tokens) // 2
+    if not middle:
+        return [list(chunks)]
+    # Guesses are the last ones; where nothing but guesses is left, all of them are.
+    n_left = middle - (len(tokens) - n_draft)
+    left = Chunk(request, seq_id, start, tokens[:middle], max(n_left, 0), samples and n_left >= 0)
+    n_right = min(n_draft, len(tokens) - middle)
+    return [[left], [Chunk(request, seq_id, start + middle, tokens[middle:], n_right, samples)]]

@@ -47,6 +47,22 @@ class Handle:
         listens: Whether each step is handed out; else only the end is.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "_steps",
+        "_turn",
+        "_waiter",
+        "answer",
+        "chain",
+        "future",
+        "listens",
+        "output",
+        "params",
+        "request",
+        "unsent",
+    )
+
     def __init__(
         self, request: Request, params: AnswerParams, output: TextOutput, owner: Owner
     ) -> None:

@@ -62,7 +62,7 @@ class CacheStats(NamedTuple):
     n_evictions: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Sequence:
     seq_id: int
     tokens: list[int] = field(default_factory=list)

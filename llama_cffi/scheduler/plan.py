@@ -39,13 +39,22 @@ class Plan:
         chunks: What to decode, by sequence.
         group: What all of them belong to.
         n_tokens: How many tokens that is.
+        admitted: Requests whose turn has come.
         preempted: Requests that had to give up their room.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     group: Hashable = None
     n_tokens: int = 0
+    admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
+
+    def drop(self, request: Request) -> None:
+        """Take out what would be decoded of a request."""
+        for chunk in self.chunks:
+            if chunk.request is request:
+                self.n_tokens -= len(chunk.tokens)
+        self.chunks = [chunk for chunk in self.chunks if chunk.request is not request]
 
 
 @dataclass(slots=True)

@@ -74,6 +74,28 @@ class Request:
         ValidationError: The prompt is empty, or max_tokens is below 1.
     """
 
+    __slots__ = (
+        "_state",
+        "callback",
+        "created_s",
+        "deadline_s",
+        "draft",
+        "error",
+        "group",
+        "id",
+        "max_tokens",
+        "n_draft",
+        "num_computed_tokens",
+        "number",
+        "priority",
+        "prompt_tokens",
+        "sampling",
+        "seq_id",
+        "stats",
+        "stop",
+        "tokens",
+    )
+
     def __init__(
         self,
         prompt_tokens: Sequence[int],

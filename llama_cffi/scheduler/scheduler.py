@@ -2,7 +2,8 @@
 
 Iteration-level scheduling (Orca, https://www.usenix.org/conference/osdi22/presentation/yu) with
 chunked prefill (Sarathi-Serve, https://arxiv.org/abs/2403.02310): every step takes one token of
-each request that is decoding, and fills up with parts of prompts.
+each request that is decoding, and fills up with parts of prompts. Where C would compute the two
+one after the other anyway, steps take turns instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
+from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
 from ..prefix import n_common
@@ -30,6 +32,14 @@ _LOOKS = 32  # requests compared with those in the making, most in a step
 _Entry = tuple[float, int, Request]  # the order of service, then the request
 
 
+class _Served(NamedTuple):
+    """When a group's turn was last, and whether prompts are next where they do not mix."""
+
+    step: int
+    prompts_next: bool
+
+
+_NEVER = _Served(0, False)
 _by_sequence = itemgetter(Chunk._fields.index("seq_id"))
 
 
@@ -46,8 +56,9 @@ class Scheduler:
         cache: Room and prefixes.
         max_running: Most requests at once; None = one for each sequence.
         n_batch: Most tokens in a step.
-        n_chunk: Most tokens of prompts in a step that also decodes; None = n_batch. Less makes
-            those that decode wait less for the prompts of others.
+        n_chunk: Most tokens of prompts in a step while others decode, for each prompt in the
+            making; None = n_batch. Less makes those that decode wait less for others' prompts.
+        mixes: Whether prompts share a step with tokens of those that decode; else they take turns.
         n_ctx: Most tokens of prompt and answer of one request; None = what one can have.
         ageing_s: See above, seconds; `math.inf` = priority alone counts.
         clock: Tells the time in seconds.
@@ -67,6 +78,7 @@ class Scheduler:
         max_running: int | None = None,
         n_batch: int = 512,
         n_chunk: int | None = None,
+        mixes: bool = True,
         n_ctx: int | None = None,
         ageing_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
@@ -75,14 +87,14 @@ class Scheduler:
         self.max_running = min(max_running or cache.n_seqs, cache.n_seqs)
         self.n_batch, self.n_chunk = n_batch, min(n_chunk or n_batch, n_batch)
         self.n_ctx = min(n_ctx or cache.max_tokens, cache.max_tokens)
-        self.ageing_s = ageing_s
+        self.mixes, self.ageing_s = mixes, ageing_s
         self.running: list[Request] = []
         self.n_preemptions = 0
         self._waiting: list[_Entry] = []
         # Whose prompt begins as that of a running one, and how much of that they wait for.
         self._followers: dict[Request, list[tuple[int, _Entry]]] = {}
         self._next_deadline_s = math.inf  # none is earlier
-        self._served: dict[Hashable, int] = {}  # group -> the step that served it last
+        self._served: dict[Hashable, _Served] = {}
         self._step = 0
         if self.n_chunk < 1 or self.max_running < 1 or self.n_ctx < 1 or not ageing_s > 0:
             raise ValidationError(
@@ -141,9 +153,11 @@ class Scheduler:
         if request.seq_id is not None:
             self._release(request, keep=state is _CANCELLED)
             return
-        for followers in self._followers.values():
+        for leader, followers in list(self._followers.items()):
             followers[:] = [pair for pair in followers if pair[1][2] is not request]
             heapq.heapify(followers)
+            if not followers:
+                del self._followers[leader]
         self._waiting = [entry for entry in self._waiting if entry[2] is not request]
         heapq.heapify(self._waiting)
 
@@ -169,16 +183,25 @@ class Scheduler:
         if not self.running:
             return plan
         # In the order of arrival, as a set has none; new ones come first.
-        served = {request.group: self._served.get(request.group, 0) for request in self.running}
+        served = {
+            request.group: self._served.get(request.group, _NEVER) for request in self.running
+        }
         plan.group = min(served, key=served.__getitem__)
-        self._served = {**served, plan.group: self._step}
+        prompts_next = served[plan.group].prompts_next
         members = [r for r in self.running if r.group == plan.group]
         decoding = [request for request in members if request.state is _DECODING]
+        prefilling = [request for request in members if request.state is _PREFILLING]
+        limit = self.n_chunk * len(prefilling) if decoding else self.n_batch
+        if decoding and prefilling and not self.mixes:
+            if prompts_next:
+                decoding = []
+            else:
+                prefilling = []
+            prompts_next = not prompts_next
+        self._served = {**served, plan.group: _Served(self._step, prompts_next)}
         for i, request in enumerate(decoding, 1):
             self._plan_decode(plan, request, len(decoding) - i)
-        limit = self.n_chunk if plan.chunks else self.n_batch
         n_prefill = min(limit, self.n_batch - plan.n_tokens)
-        prefilling = [request for request in members if request.state is _PREFILLING]
         for request in sorted(prefilling, key=self._rank):
             if n_prefill > 0 and request.seq_id is not None:
                 n_prefill -= self._plan_prefill(plan, request, n_prefill)
@@ -255,6 +278,7 @@ class Scheduler:
                 request.stats.queue_s = self.clock() - request.created_s
             request.move(_PREFILLING)
             self.running.append(request)
+            plan.admitted.append(request)
 
     def _acquire(self, plan: Plan, request: Request) -> Lease | None:
         """Get a sequence with room, if need be that of requests of lower priorities."""
@@ -290,9 +314,11 @@ class Scheduler:
         """
         worth = max(2 * self.cache.block_size, self.cache.n_worth)
         n_cached: int | None = None
-        for other in self.running:
+        for other in self.running if len(request.tokens) >= worth else ():
             if other.state is not _PREFILLING or other.group != request.group:
                 continue
+            if len(other.tokens) < worth or other.tokens[worth - 1] != request.tokens[worth - 1]:
+                continue  # mostly so
             n = n_common(other.tokens, request.tokens)
             if n < worth or n <= other.num_computed_tokens or not self._can_follow(other, n):
                 continue
@@ -329,42 +355,40 @@ class Scheduler:
 
     def _plan_decode(self, plan: Plan, request: Request, n_after: int) -> None:
         """Plan what a request wants decoded, and leave a token for each of the *n_after* next."""
-        if request.seq_id is None:
+        seq_id = request.seq_id
+        if seq_id is None:
             return  # it was put back for another one of this step
-        start = request.num_computed_tokens
+        start, n_draft = request.num_computed_tokens, 0
         room = min(self.n_batch - plan.n_tokens - n_after, self.n_ctx - start)
         tokens = request.tokens[start : start + room]  # more than one after forced ones
         end = start + len(tokens)
-        if not self._reserve(plan, request, end):
+        if not (self.cache.reserve(seq_id, end) or self._make_room(plan, request, end)):
             return
-        draft = request.draft[: room - len(tokens)] if request.draft else []
-        if draft and not self.cache.reserve(self._seq(request), end + len(draft)):
-            draft = []
-        self._put(plan, request, tokens + draft, len(draft), end == len(request.tokens))
-
-    def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
-        start = request.num_computed_tokens
-        part = request.tokens[start : start + n_most]
-        if not self._reserve(plan, request, start + len(part)):
-            return 0
-        self._put(plan, request, part, 0, start + len(part) == len(request.tokens))
-        return len(part)
-
-    def _put(
-        self, plan: Plan, request: Request, tokens: list[int], n_draft: int, samples: bool
-    ) -> None:
-        start = request.num_computed_tokens
-        plan.chunks.append(Chunk(request, self._seq(request), start, tokens, n_draft, samples))
+        if request.draft:
+            draft = request.draft[: room - len(tokens)]
+            if self.cache.reserve(seq_id, end + len(draft)):
+                n_draft = len(draft)
+                tokens += draft
+        plan.chunks.append(
+            Chunk(request, seq_id, start, tokens, n_draft, end == len(request.tokens))
+        )
         plan.n_tokens += len(tokens)
 
-    def _reserve(self, plan: Plan, request: Request, n_tokens: int) -> bool:
-        """Make room, if need be that of others; False = the request itself was put back."""
+    def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
+        start, seq_id = request.num_computed_tokens, self._seq(request)
+        part = request.tokens[start : start + n_most]
+        end = start + len(part)
+        if not (self.cache.reserve(seq_id, end) or self._make_room(plan, request, end)):
+            return 0
+        plan.chunks.append(Chunk(request, seq_id, start, part, 0, end == len(request.tokens)))
+        plan.n_tokens += len(part)
+        return len(part)
+
+    def _make_room(self, plan: Plan, request: Request, n_tokens: int) -> bool:
+        """Put others back for a request; False = it was put back itself."""
         while not self.cache.reserve(self._seq(request), n_tokens):
             victim = max(self.running, key=self._rank)
-            for chunk in plan.chunks:
-                if chunk.request is victim:
-                    plan.n_tokens -= len(chunk.tokens)
-            plan.chunks = [chunk for chunk in plan.chunks if chunk.request is not victim]
+            plan.drop(victim)
             self._put_back(plan, victim)
             if victim is request:
                 return False

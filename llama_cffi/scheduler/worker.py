@@ -31,6 +31,7 @@ _REASONS = {
     DEADLINE: "its deadline passed",
     CLOSE: "the engine was closed",
 }
+_KEPT_CHAINS = 16
 _KEPT_MOMENTS = 10_000
 
 
@@ -62,7 +63,7 @@ class Worker:
             None if speculator is None else speculator.observe,
         )
         import_module("numpy")  # with it small vocabularies are sampled sooner, too
-        self._chains = ChainCache(context.model)
+        self._chains = ChainCache(context.model, max(_KEPT_CHAINS, scheduler.max_running))
         self._adapters: dict[str, LoraAdapter] = {}
         self._group: Hashable = None
         self._speculator = self._opened = speculator
@@ -80,16 +81,16 @@ class Worker:
         if self._speculator is not None:
             self._guess(self._speculator)
         plan = self.scheduler.schedule()
-        for chunk in [c for c in plan.chunks if self.handles[c.request].answer is None]:
-            if not self._prepare(chunk.request):
-                plan.chunks.remove(chunk)
+        for request in plan.admitted:
+            if not self._prepare(request):
+                plan.drop(request)
         if not plan.chunks or not self._use(plan):
             return
         results = self._executor.run(plan.chunks, self.handles)
         self._hand_out(results)
         for request in self.scheduler.update(plan, results):
             self._end(request)
-        n_tokens = sum([len(chunk.tokens) for chunk in plan.chunks])
+        n_tokens = plan.n_tokens
         n_generated = sum([len(result.tokens) for result in results.values()])
         seconds = time.perf_counter() - started
         self.metrics.step(n_tokens, n_generated, seconds)
@@ -118,6 +119,8 @@ class Worker:
     def _prepare(self, request: Request) -> bool:
         """Make what a request needs when it begins; False = that failed, and so has the request."""
         handle = self.handles[request]
+        if handle.answer is not None:
+            return True  # it was put back once
         try:
             adapters: Any = request.group or ()
             for path, _ in adapters:
@@ -150,7 +153,7 @@ class Worker:
         loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
         for request, result in results.items():
             handle = self.handles[request]
-            if result.tokens and not request.n_generated:
+            if not request.stats.time_to_first_token_s and result.tokens:
                 request.stats.time_to_first_token_s = time.monotonic() - request.created_s
             if result.finish_reason:
                 handle.output.finish()

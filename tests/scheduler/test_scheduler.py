@@ -44,6 +44,7 @@ class Bench:
         self.scheduler = Scheduler(self.cache, **options)
         self.ends: Counter[Request] = Counter()
         self.requests: list[Request] = []
+        self.waited: set[Hashable] = set()  # groups whose last step had prompts only
 
     def add(self, prompt: int | Sequence[int], n: int = 3, **options: Any) -> Request:
         """Add a request with a prompt of its own, or with the one that is given."""
@@ -97,10 +98,18 @@ class Bench:
             assert chunk.samples == (end == len(chunk.request.tokens))
             assert chunk.n_draft == 0 or chunk.samples
         # Decoding first: all of the group are in the plan, and prompts get what is left.
-        members = [r for r in scheduler.running if r.group == plan.group and r.state is DECODING]
-        assert {c.request for c in by_state[DECODING]} == set(members)
-        if members:
-            assert sum(len(c.tokens) for c in by_state[PREFILLING]) <= scheduler.n_chunk
+        members = [r for r in scheduler.running if r.group == plan.group]
+        decoding = {r for r in members if r.state is DECODING}
+        n_prefilling = len(members) - len(decoding)
+        if decoding:
+            n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
+            assert n_prompts <= scheduler.n_chunk * n_prefilling
+        if scheduler.mixes or not by_state[PREFILLING] or plan.group in self.waited:
+            assert {c.request for c in by_state[DECODING]} == decoding
+            self.waited.discard(plan.group)
+        elif decoding:
+            self.waited.add(plan.group)
+        assert scheduler.mixes or not (by_state[PREFILLING] and by_state[DECODING])
         for request in plan.preempted:
             assert request.n_generated < request.max_tokens
         self.check_state()
@@ -247,6 +256,26 @@ def test_decode_before_prefill_and_prompts_fill_up() -> None:
     assert sizes(bench.step()) == {first: 1, second: 7}
     assert sizes(bench.step()) == {first: 1, second: 2, third: 5}
     assert sizes(bench.step()) == {first: 1, second: 1, third: 4}
+
+
+def test_prompts_and_tokens_take_turns_where_they_do_not_mix() -> None:
+    bench = Bench(n_batch=8, mixes=False)
+    first = bench.add(3, 9)
+    bench.step()
+    second, third = bench.add(9, 9), bench.add(9, 9, group="x")
+    steps = [sizes(bench.step()) for _ in range(8)]
+    assert steps[:4] == [{third: 8}, {first: 1}, {third: 1}, {second: 8}]
+    assert steps[4:] == [{third: 1}, {first: 1}, {third: 1}, {second: 1}]
+
+
+def test_many_prompts_at_once_get_more_of_a_step() -> None:
+    bench = Bench(n_seqs=6, n_batch=16, n_chunk=2)
+    decoding = bench.add(3, 9)
+    bench.step()
+    others = [bench.add(9, 9) for _ in range(3)]
+    assert sizes(bench.step()) == {decoding: 1, others[0]: 6}
+    assert sizes(bench.step()) == {decoding: 1, others[0]: 3, others[1]: 3}
+    assert sizes(bench.step()) == {decoding: 1, others[0]: 1, others[1]: 4}
 
 
 @pytest.mark.parametrize(("n_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
@@ -727,9 +756,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_blocks=st.integers(3, 8),
         n_chunk=st.sampled_from([None, 1, 3]),
         n_batch=st.integers(4, 12),
+        mixes=st.booleans(),
     )
     def begin(
-        self, kind: str, n_seqs: int, n_blocks: int, n_chunk: int | None, n_batch: int
+        self, kind: str, n_seqs: int, n_blocks: int, n_chunk: int | None, n_batch: int, mixes: bool
     ) -> None:
         self.bench = Bench(
             kind,
@@ -737,6 +767,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_seqs * n_blocks * 4,
             n_chunk=n_chunk,
             n_batch=n_batch,
+            mixes=mixes,
             ageing_s=5.0,
         )
 
@@ -839,7 +870,8 @@ TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=4
 def record(seed: int, kind: str) -> list[object]:
     """Return all that happens in a random day."""
     rng = random.Random(seed)
-    bench = Bench(kind, 4, 160, n_batch=12, n_chunk=rng.choice([2, None]), ageing_s=7.0)
+    n_chunk, mixes = rng.choice([2, None]), rng.choice([True, False])
+    bench = Bench(kind, 4, 160, n_batch=12, n_chunk=n_chunk, mixes=mixes, ageing_s=7.0)
     log: list[object] = []
     for _ in range(150):
         bench.now += rng.random()
