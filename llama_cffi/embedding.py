@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +14,7 @@ from .binding.checks import integer
 from .binding.progress import Progress, reporting
 from .binding.wordpiece import WordPiece
 from .errors import ContextOverflowError, DecodeAbortedError, ValidationError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .growing import GrowingContext
 
 __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 
@@ -44,7 +41,7 @@ class RerankResult:
     document: str
 
 
-class Embedder:
+class Embedder(GrowingContext):
     """Turns texts into vectors with any kind of model: encoders (BERT, T5) and decoders.
 
     Several texts are computed in one batch; a longer text than the context makes it larger, up to
@@ -72,9 +69,8 @@ class Embedder:
     ) -> None:
         self.model = model
         self._n_ctx = integer("n_ctx", n_ctx, 1)
-        self._lock = threading.Lock()
         self._wanted_pooling, self._n_threads = pooling, n_threads
-        self._context = self._make(min(self._n_ctx, 32), 1)  # finds what does not go together
+        super().__init__(min(self._n_ctx, 32), 1)  # finds what does not go together
         kind = self._context.kind
         self.pooling = self._context.pooling
         self._tokenizer = WordPiece(model) if model.vocab.type == "wpm" else model.vocab
@@ -180,18 +176,8 @@ class Embedder:
         ]
         return sorted(results, key=lambda r: -r.score)[:n]
 
-    def close(self) -> None:
-        """Free the context. Calling it again does nothing."""
-        with self._lock:
-            self._context.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _make(self, n_tokens: int, n_seqs: int) -> Context:
+        n_tokens += -n_tokens % n_seqs  # C cuts its buffers into as many parts
         return Context(
             self.model,
             n_ctx=n_tokens,
@@ -203,6 +189,9 @@ class Embedder:
             pooling=self._wanted_pooling,
             kv_unified=True,
         )
+
+    def _room(self, context: Context) -> int:
+        return context.n_ubatch
 
     def _tokenize(self, text: str) -> list[int]:
         tokens = self._tokenizer.tokenize(text)
@@ -273,9 +262,8 @@ class Embedder:
         different = list(dict.fromkeys(texts))
         if not different:
             return found
-        recurrent = self.model.is_recurrent or self.model.is_hybrid
         # C cuts sequences of a recurrent model into pieces of one length, and pools each.
-        n_seqs = 1 if recurrent else min(len(different), _MAX_SEQUENCES)
+        n_seqs = 1 if self.model.keeps_states else min(len(different), _MAX_SEQUENCES)
         total, longest = sum(map(len, different)), max(map(len, different))
         n_tokens = max(longest, min(total, self._n_ctx))
         with self._lock, reporting(progress, "embedding") as report:
@@ -288,23 +276,6 @@ class Embedder:
                         f"progress stopped it after {len(found)} of {len(different)} texts"
                     )
         return found
-
-    def _grown(self, n_tokens: int, n_seqs: int) -> Context:
-        """Return a context for batches of so many tokens and sequences."""
-        context = self._context
-        if context.n_ubatch < n_tokens or context.n_seq_max < n_seqs:
-            n_seqs = max(n_seqs, context.n_seq_max)
-            n_tokens = max(n_tokens, context.n_ubatch)
-            n_tokens += -n_tokens % n_seqs  # C cuts its buffers into as many parts
-            _ = context.ptr  # raises when it is closed
-            context.close()  # before the next one takes its memory
-            try:
-                self._context = self._make(n_tokens, n_seqs)
-            except BaseException:
-                self._context = self._make(context.n_ubatch, context.n_seq_max)
-                raise
-            context = self._context
-        return context
 
     def _run(
         self, context: Context, batch: Batch, group: Sequence[tuple[int, ...]]

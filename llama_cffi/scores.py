@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +11,9 @@ from numpy.typing import NDArray
 from .binding import Batch, Context, Model
 from .binding.checks import integer
 from .errors import ContextOverflowError, ValidationError
+from .growing import GrowingContext
 from .logprobs import log_softmax
 from .prefix import n_common
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Score", "Scorer"]
 
@@ -56,7 +52,7 @@ class _Piece:
     wanted: Mapping[int, Sequence[int]]
 
 
-class Scorer:
+class Scorer(GrowingContext):
     """Log-probabilities of given text under a causal model.
 
     Only the rows of logits that are asked for are computed, a batch of at most 64 MiB at a time.
@@ -78,9 +74,8 @@ class Scorer:
         self.model = model
         self.n_ctx = integer("n_ctx", n_ctx, 0) or model.n_ctx_train
         self._n_threads = n_threads
-        self._lock = threading.Lock()
         self._n_batch = max(_MAX_SEQUENCES * 2, min(512, _LOGITS_BYTES // (4 * len(model.vocab))))
-        self._context = self._make(_MAX_SEQUENCES * 2, 1)  # finds what does not go together
+        super().__init__(_MAX_SEQUENCES * 2, 1)  # finds what does not go together
         kind = self._context.kind
         if not (kind.causal and kind.logits) or kind.has_encoder:
             self._context.close()
@@ -188,21 +183,10 @@ class Scorer:
                 done, begin = min(begin + size, len(body)), begin + step
         return float(np.exp(-total / (len(body) - first)))
 
-    def close(self) -> None:
-        """Free the context. Calling it again does nothing."""
-        with self._lock:
-            self._context.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _make(self, n_ctx: int, n_seqs: int) -> Context:
+    def _make(self, n_tokens: int, n_seqs: int) -> Context:
         return Context(
             self.model,
-            n_ctx=n_ctx,
+            n_ctx=n_tokens,
             n_batch=self._n_batch,
             n_ubatch=self._n_batch,
             n_seq_max=n_seqs,
@@ -210,19 +194,12 @@ class Scorer:
             kv_unified=True,
         )
 
+    def _room(self, context: Context) -> int:
+        return context.n_ctx
+
     def _cleared(self, n_ctx: int, n_seqs: int) -> Context:
         """Return an empty context of at least that size."""
-        context = self._context
-        if context.n_ctx < n_ctx or context.n_seq_max < n_seqs:
-            n_ctx, n_seqs = max(n_ctx, context.n_ctx), max(n_seqs, context.n_seq_max)
-            _ = context.ptr  # raises when it is closed
-            context.close()  # before the next one takes its memory
-            try:
-                self._context = self._make(n_ctx, n_seqs)
-            except BaseException:
-                self._context = self._make(context.n_ctx, context.n_seq_max)
-                raise
-            context = self._context
+        context = self._grown(n_ctx, n_seqs)
         context.memory.clear(data=False)
         return context
 

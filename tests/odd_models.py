@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from tiny_gguf import write_tiny
 
-__all__ = ["WINDOW", "write_nextn", "write_recurrent", "write_windowed"]
+__all__ = ["WINDOW", "write_hybrid", "write_nextn", "write_recurrent", "write_windowed"]
 
 WINDOW = 32
 
@@ -59,6 +59,34 @@ def write_recurrent(path: Path) -> Path:
                 writer.add_tensor(f"blk.{i}.{name}", data.astype(np.float32))
 
     return write_tiny(path, architecture="mamba", edit=edit)
+
+
+def write_hybrid(path: Path) -> Path:
+    """An LFM2 of two layers: a short convolution, which is recurrent, and attention."""
+    n_embd, n_conv = 64, 3
+    rng = np.random.default_rng(3)
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        tensors = writer.tensors[0]
+        writer.kv_data[0]["lfm2.attention.head_count_kv"] = gguf.gguf_writer.GGUFValue(
+            [0, 2], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32
+        )
+        writer.add_uint32("lfm2.shortconv.l_cache", n_conv)
+        del tensors["output.weight"]  # it is token_embd
+        tensors["token_embd_norm.weight"] = tensors.pop("output_norm.weight")
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            del tensors[f"blk.0.{part}.weight"]
+        for part in ("attn_q_norm", "attn_k_norm"):
+            writer.add_tensor(f"blk.1.{part}.weight", np.ones(32, np.float32))
+        for name, shape in {
+            "conv": (n_embd, n_conv),
+            "in_proj": (3 * n_embd, n_embd),
+            "out_proj": (n_embd, n_embd),
+        }.items():
+            data = rng.normal(0, shape[-1] ** -0.5, shape)
+            writer.add_tensor(f"blk.0.shortconv.{name}.weight", data.astype(np.float32))
+
+    return write_tiny(path, architecture="lfm2", edit=edit)
 
 
 def write_nextn(path: Path, head: str = "random", architecture: str = "glm4moe") -> Path:

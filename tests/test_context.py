@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
-from odd_models import write_windowed
+from odd_models import write_hybrid, write_windowed
 from tiny_encoders import N_POSITIONS, write_bert
 from tiny_gguf import write_tiny
 
@@ -132,6 +132,41 @@ def test_results_stay_after_larger_decodes_and_close(
     """
     result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+HYBRID = """
+    import sys
+    from llama_cffi.binding import Batch, Context, Model
+    from llama_cffi.errors import ValidationError
+    with Model(sys.argv[1]) as model:
+        assert (model.is_hybrid, model.is_recurrent, model.keeps_states) == (True, False, True)
+        for kv_unified in (None, True, False):
+            try:
+                context = Context(model, n_ctx=256, n_seq_max=3, kv_unified=kv_unified, n_threads=1)
+            except ValidationError as error:
+                print(kv_unified, "kv_unified=True" in str(error))
+                continue
+            with context:
+                batch = Batch(9)
+                batch.put([7, 8, 9] * 3, [0, 1, 2] * 3, [0] * 3 + [1] * 3 + [2] * 3, b"\\1" * 9)
+                context.decode(batch)
+                best = [context.argmax(i) for i in range(9)]
+                assert best[:3] == best[3:6] == best[6:]
+                memory = context.memory
+                assert [memory.can_truncate(1, n) for n in (0, 2, 3)] == [True, False, True]
+                print(kv_unified, context.kv_unified)
+"""
+
+
+@pytest.mark.parametrize("build", [MIDDLE, NEWEST])
+def test_hybrids_keep_states_and_cells(child: Child, tmp_path: Path, build: str) -> None:
+    """b6673 would end the process where their sequences have caches of their own."""
+    result = child(HYBRID, write_hybrid(tmp_path / "hybrid.gguf"), LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, "")
+    expected = ["None True", "True True", "False True"]
+    if build == NEWEST:
+        expected = ["None False", "True True", "False False"]
+    assert result.stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize("i", [0, 1, 3, 99, -2, -9, -(2**31), 2**40, 1.0, None])

@@ -395,7 +395,7 @@ class Context(Outputs):
         library = self.library
         if compat.reuses_stale_graphs(library):
             # Graphs of recurrent models are never reused, and their memory takes no token back.
-            self._stale = not compat.is_recurrent(library, self.model.ptr)
+            self._stale = not self.model.keeps_states
             self._decode = self._decode_prepared
 
     def _decode_prepared(self, ptr: Any, batch: Any) -> int:

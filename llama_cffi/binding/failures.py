@@ -21,7 +21,7 @@ _NO_SLOT, _ABORTED = 1, 2
 def roll_back(context: Context, batch: Batch) -> list[int]:
     """Remove what C kept of a batch that failed; return the sequences that had to go whole."""
     memory = context.memory
-    if compat.breaks_states(context.library, context.model.ptr):
+    if context.model.keeps_states and compat.breaks_states(context.library):
         memory.clear()
         return list(range(context.n_seq_max))
     return [

@@ -59,7 +59,7 @@ class Memory:
             return
         context = self._context
         part = p0 > 0 or 0 <= p1 <= self.seq_pos_max(source)
-        if part and compat.is_recurrent(context.library, context.model.ptr):
+        if part and context.model.keeps_states:
             raise ValidationError(
                 f"positions [{p0}, {p1}) cannot be copied: a recurrent model keeps one state for "
                 "the whole sequence; copy all of it"
@@ -158,7 +158,7 @@ class Memory:
         library, model = context.library, context.model
         if p0 == 0 or p0 > self.seq_pos_max(seq_id):
             return True
-        if compat.is_recurrent(library, model.ptr):
+        if model.keeps_states:
             return False
         if not compat.has_pos_min(library):
             return True
@@ -187,7 +187,7 @@ class Memory:
         Those of recurrent models must not in builds before b5590, which mix up their states.
         """
         context = self._context
-        return not compat.mixes_states(context.library, context.model.ptr)
+        return not (context.model.keeps_states and compat.mixes_states(context.library))
 
     @property
     def can_shift(self) -> bool:

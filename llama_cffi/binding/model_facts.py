@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from .library import Library
 from .model_files import ModelFiles
 
 __all__ = ["ModelFacts"]
+
+# Only hybrids and recurrent models have them.
+_STATES = ("ssm.state_size", "shortconv.l_cache")
 
 
 class ModelFacts(Handle):
@@ -120,10 +124,17 @@ class ModelFacts(Handle):
         """Whether some layers are recurrent and some attend. C: llama_model_is_hybrid, b6845."""
         known = compat.model_number(self.library, "is_hybrid", self.ptr)
         if known is None:
-            return not self.is_recurrent and f"{self.gguf.architecture}.ssm.state_size" in (
-                self.gguf.values
-            )
+            keys = (f"{self.gguf.architecture}.{key}" for key in _STATES)
+            return not self.is_recurrent and any(key in self.gguf.values for key in keys)
         return bool(known)
+
+    @cached_property
+    def keeps_states(self) -> bool:
+        """Whether any layer keeps one state of a whole sequence, as Mamba, RWKV and hybrids do.
+
+        A sequence then goes on at its end or not at all.
+        """
+        return self.is_recurrent or self.is_hybrid
 
     @property
     def is_diffusion(self) -> bool:

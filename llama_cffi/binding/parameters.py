@@ -89,7 +89,7 @@ class ContextParams:
             `rank` for the scores of a reranker.
         attention: `causal` or `non_causal`.
         flash_attn: On or off.
-        kv_unified: One cache for all sequences.
+        kv_unified: One cache for all sequences; None = only where the model needs it.
         swa_full: Keep what left the sliding window.
         type_k: Type of the keys: `f32`, `f16` (C's default), `bf16`, `q8_0`, `q5_1`, `q5_0`,
             `q4_1`, `q4_0` or `iq4_nl`.
@@ -169,6 +169,13 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     if kind.has_encoder and kind.has_decoder and values["n_seq_max"] > 1:  # !equal_seqs()
         if kv_unified is False:
             raise ValidationError(f"{name} has an encoder and a decoder; it needs kv_unified=True")
+        kv_unified = True
+    if model.is_hybrid and values["n_seq_max"] > 1 and not compat.separates_hybrids(library):
+        if kv_unified is False:
+            raise ValidationError(
+                f"{name} is a hybrid of attention and recurrent layers; this build needs "
+                f"kv_unified=True for it; {compat.newer(library)}"
+            )
         kv_unified = True
     values |= {
         "embeddings": embeddings,

@@ -103,7 +103,7 @@ def _check_small_ids(context: Context, batch: Batch) -> None:
             f"sequence {last} in a batch of {len(batch)} tokens: this build pools only sequences "
             f"below the number of tokens; {compat.newer(library)}"
         )
-    if len(starts) > 1 and compat.is_recurrent(library, context.model.ptr):
+    if len(starts) > 1 and context.model.keeps_states:
         raise ValidationError(  # it pools pieces of one length, and asserts seq_id < n_tokens
             f"{len(starts)} sequences in one batch: this build pools those of a recurrent model "
             f"only one by one; {compat.newer(library)}"

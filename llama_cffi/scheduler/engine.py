@@ -118,7 +118,7 @@ class InferenceEngine(Runner):
             n_ctx = n_ctx or self.model.n_ctx_train
             unified = n_cells is not None
             n_seqs = n_parallel
-            if unified and not (self.model.is_recurrent or self.model.is_hybrid):
+            if unified and not self.model.keeps_states:
                 n_seqs = max(n_parallel, min(2 * n_parallel, _MOST_SEQUENCES))  # to keep prefixes
             self.context = context = Context(
                 self.model,
@@ -126,7 +126,7 @@ class InferenceEngine(Runner):
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
-                kv_unified=unified,
+                kv_unified=unified or None,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)

@@ -370,7 +370,7 @@ def check_goes_back(model: Model) -> None:
     Raises:
         ValidationError: It is recurrent, or looks through a sliding window.
     """
-    if model.is_recurrent or model.is_hybrid or model.n_swa:
+    if model.keeps_states or model.n_swa:
         raise ValidationError(
             f"{model.path.name}: speculative decoding has to take back wrong guesses, and the "
             "memory of recurrent models and sliding windows cannot; go on without"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_models import write_recurrent, write_windowed
+from odd_models import write_hybrid, write_recurrent, write_windowed
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path
@@ -30,7 +30,7 @@ def test_every_request_ends_as_it_must(seed: int) -> None:
     assert {key.split(":")[0] for key in counts} == set(chaos.KINDS)
 
 
-@pytest.mark.parametrize("write", [write_recurrent, write_windowed])
+@pytest.mark.parametrize("write", [write_recurrent, write_windowed, write_hybrid])
 def test_other_memories(write: Callable[[Path], Path], tmp_path: Path) -> None:
     """Such models are sure of nothing, so all has to be exact."""
     exact = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}

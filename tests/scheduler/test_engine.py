@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
-from odd_models import write_recurrent, write_windowed
+from odd_models import write_hybrid, write_recurrent, write_windowed
 from tiny_gguf import write_tiny
 
 from llama_cffi import (
@@ -58,10 +58,11 @@ def test_64_answers_are_those_that_each_gets_alone(
     models.append(write_recurrent(tmp_path / "recurrent.gguf"))
     if build != OLD:
         models.append(write_windowed(tmp_path / "windowed.gguf"))
+        models.append(write_hybrid(tmp_path / "hybrid.gguf"))
     result = child(RUN, FOLDER / "answers.py", 64, *models, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == (6 if build == OLD else 11)
+    assert len(lines) == (6 if build == OLD else 14)
     assert [line for line in lines if not line.endswith("differ: []")] == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_models import write_recurrent, write_windowed
+from odd_models import write_hybrid, write_recurrent, write_windowed
 from tiny_gguf import write_tiny
 
 from llama_cffi import (
@@ -170,7 +170,8 @@ def test_the_distribution_stays_the_same(tiny_model: Path) -> None:
 def test_what_cannot_go_back_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     recurrent = write_recurrent(tmp_path / "recurrent.gguf")
     windowed = write_windowed(tmp_path / "windowed.gguf")
-    for path in (recurrent, windowed):
+    hybrid = write_hybrid(tmp_path / "hybrid.gguf")
+    for path in (recurrent, windowed, hybrid):
         with pytest.raises(ValidationError, match="take back wrong guesses"):
             InferenceEngine(path, 2, 128, draft=PromptLookup())
         with pytest.raises(ValidationError, match=r"take back wrong guesses|another vocabulary"):

@@ -29,9 +29,9 @@ from .memory import (
     can_shift,
     defrag,
     has_pos_min,
-    is_recurrent,
     memory_call,
     mixes_states,
+    separates_hybrids,
     seq_pos_max,
 )
 from .model import (
@@ -87,7 +87,6 @@ __all__ = [
     "has_pos_min",
     "has_tokens",
     "init_context",
-    "is_recurrent",
     "keys_shift",
     "kv_overrides",
     "kv_unified",
@@ -110,6 +109,7 @@ __all__ = [
     "sampler_dry",
     "sampler_penalties",
     "sampler_with_interface",
+    "separates_hybrids",
     "seq_pos_max",
     "set_adapters",
     "special_token",

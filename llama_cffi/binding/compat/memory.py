@@ -14,9 +14,9 @@ __all__ = [
     "can_shift",
     "defrag",
     "has_pos_min",
-    "is_recurrent",
     "memory_call",
     "mixes_states",
+    "separates_hybrids",
     "seq_pos_max",
 ]
 
@@ -95,32 +95,27 @@ def defrag(library: Library, context: Any) -> bool:
     return False
 
 
-def breaks_states(library: Library, model: Any) -> bool:
+def breaks_states(library: Library) -> bool:
     """Whether only `clear` helps after a failed decode of a recurrent model.
 
     Measured in b4600: its own cleaning up leaves sequences that the next decode aborts on. b3889
     does not, nor do b5640 and later builds.
     """
-    between = library.has("llama_model_load_from_file") and not has_pos_min(library)
-    return between and is_recurrent(library, model)
+    return library.has("llama_model_load_from_file") and not has_pos_min(library)
 
 
-def mixes_states(library: Library, model: Any) -> bool:
+def mixes_states(library: Library) -> bool:
     """Whether the states of several sequences of a recurrent model get mixed up.
 
     Measured in b3889: a sequence that begins beside another one after a third was removed gives
     both of them wrong states, and later ones end the process. b6673 does neither.
     """
-    return not has_pos_min(library) and is_recurrent(library, model)
+    return not has_pos_min(library)
 
 
-def is_recurrent(library: Library, model: Any) -> bool:
-    """Whether the memory keeps one state for each sequence (Mamba, RWKV, hybrids) in any layer.
+def separates_hybrids(library: Library) -> bool:
+    """Whether sequences of a hybrid model can have caches of their own.
 
-    C: llama_model_is_recurrent, llama_model_is_hybrid (b6845)
+    Measured: b6673 aborts (`GGML_ASSERT(a->ne[3]%mask->ne[3] == 0)`), b8179 does not.
     """
-    lib = library.lib
-    return bool(
-        lib.llama_model_is_recurrent(model)
-        or (library.has("llama_model_is_hybrid") and lib.llama_model_is_hybrid(model))
-    )
+    return library.has("llama_model_is_hybrid")
