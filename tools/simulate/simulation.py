@@ -125,6 +125,7 @@ def simulate(
         max_running=policy.n_running,
         n_batch=policy.n_batch,
         n_chunk=policy.n_chunk,
+        mixes=unified,
         n_ctx=policy.n_ctx,
         ageing_s=policy.ageing_s,
         clock=lambda: now,
