@@ -203,8 +203,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def serving(session: nox.Session) -> None:
-    """Measure many requests at once beside a C loop and xllamacpp's server, and draw it."""
+    """Measure many requests at once beside a C loop and two peers, and draw it.
+
+    llama-cpp-python is compiled for it, which takes minutes.
+    """
     install_wheel(session, "test")
-    session.install("xllamacpp", "matplotlib")
+    session.install("xllamacpp", "llama-cpp-python", "matplotlib")
     plot = () if "--plot" in session.posargs else ("--plot", "docs/images/serving.png")
     session.run("python", "benchmarks/serving.py", *plot, *session.posargs)

@@ -1,4 +1,4 @@
-"""Many requests at once: `InferenceEngine` beside a C loop and xllamacpp's server, in turn.
+"""Many requests at once: `InferenceEngine` beside a C loop and other packages, in turn.
 
     python benchmarks/serving.py [--only NAME ...] [--parts throughput prefix mixed]
         [--at-once 1 8 32] [--rounds 3] [--threads 2] [--plot docs/images/serving.png]
@@ -19,19 +19,21 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from models import DEFAULT_FOLDER, SHAPES, model_path
-from sides import Load, Serve, Served, XllamaCpp, native, ours_asyncio, ours_result, ours_threads
+from sides import Load, Peer, Serve, Served, native, ours_asyncio, ours_result, ours_threads
 from tqdm import tqdm
 
 from llama_cffi import InferenceEngine
 
 N_PROMPT, N_SYSTEM, N_USERS, N_QUESTION = 64, 1000, 50, 20
 N_NEW = {"tiny": 64, "0.6B": 32}
+PEERS = {"xllamacpp": "xllamacpp", "llama-cpp": "llama_cpp"}
 NATIVE_TARGETS = {"tiny": 0.90, "0.6B": 0.95}
 PEER_TARGETS = {8: 1.4, 32: 1.3}
 TTFT_TARGET = 1.10
@@ -89,14 +91,13 @@ def sides(path: Path, n: int, n_ctx: int, n_threads: int) -> Iterator[dict[str, 
             # Nobody waits for prompts less than with the native side, and streams stop for them.
             "chunk 512": ours_result(engine, 512),
         }
-        if not XllamaCpp.available():
+        with ExitStack() as stack:
+            for name, module in PEERS.items():
+                if find_spec(module) is not None:
+                    peer = Peer(module, path, n, n_ctx, n_threads)
+                    stack.callback(peer.close)
+                    every[name] = peer.serve
             yield every
-            return
-        peer = XllamaCpp(path, n, n_ctx, n_threads)
-        try:
-            yield {**every, "xllamacpp": peer.serve}
-        finally:
-            peer.close()
 
 
 def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> list[Row]:
@@ -238,16 +239,21 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
     from matplotlib import pyplot
 
     models = list(dict.fromkeys(row.model for row in rows))
-    shown = {"native": "C loop", "threads": "InferenceEngine", "xllamacpp": "xllamacpp's server"}
+    shown = {
+        "native": "C loop",
+        "threads": "InferenceEngine",
+        "xllamacpp": "xllamacpp's server",
+        "llama-cpp": "llama-cpp-python, one by one",
+    }
     figure, axes = pyplot.subplots(len(models), 3, figsize=(12, 3.2 * len(models)), squeeze=False)
     for line, model in zip(axes, models, strict=True):
         here = [row for row in rows if row.model == model]
         counts = list(dict.fromkeys(row.n for row in here))
         for i, (side, label) in enumerate(shown.items()):
             mine = [row for row in here if row.side == side]
-            x = [counts.index(row.n) + 0.27 * (i - 1) for row in mine]
-            line[0].bar(x, [row.rate for row in mine], 0.25, label=label)
-            line[1].bar(x, [row.first_s[0] * 1e3 for row in mine], 0.25, label=label)
+            x = [counts.index(row.n) + 0.2 * (i - 1.5) for row in mine]
+            line[0].bar(x, [row.rate for row in mine], 0.19, label=label)
+            line[1].bar(x, [row.first_s[0] * 1e3 for row in mine], 0.19, label=label)
         for axis, title in zip(line, ("tokens/s", "mean ms to first token"), strict=False):
             axis.set_title(f"{model}: {title}")
             axis.set_xticks(range(len(counts)), [str(n) for n in counts])
@@ -265,7 +271,7 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
         line[2].grid(alpha=0.3)
         if model in mixed:
             line[2].legend()
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

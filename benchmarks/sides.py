@@ -1,9 +1,8 @@
-"""Who serves the requests of serving.py: a C loop, `InferenceEngine` in three ways, and a peer."""
+"""Who serves the requests of serving.py: a C loop, `InferenceEngine` in three ways, and peers."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import subprocess
 import sys
@@ -137,27 +136,22 @@ def ours_asyncio(engine: InferenceEngine) -> Serve:
     return serve
 
 
-class XllamaCpp:
-    """xllamacpp's server in a process of its own, called there without HTTP.
+class Peer:
+    """Another package in a process of its own, see peers.py.
 
     It gets the same context: cells, batch, threads. Loads and times go through pipes.
     """
 
-    def __init__(self, model: Path, n_parallel: int, n_ctx: int, n_threads: int) -> None:
-        arguments = (model, n_parallel, n_ctx, n_threads)
+    def __init__(self, name: str, model: Path, n_parallel: int, n_ctx: int, n_threads: int) -> None:
+        self.name, arguments = name, (name, model, n_parallel, n_ctx, n_threads)
         self._child = subprocess.Popen(
-            [sys.executable, str(FOLDER / "xllamacpp_server.py"), *map(str, arguments)],
+            [sys.executable, str(FOLDER / "peers.py"), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
         self._read()  # loaded
-
-    @staticmethod
-    def available() -> bool:
-        """Whether it is installed."""
-        return importlib.util.find_spec("xllamacpp") is not None
 
     def serve(self, load: Load) -> Served:
         """Send a load and wait for its times."""
@@ -174,5 +168,5 @@ class XllamaCpp:
         assert self._child.stdout is not None
         line = self._child.stdout.readline()
         if not line:
-            raise SystemExit(f"xllamacpp's process ended with {self._child.wait()}")
+            raise SystemExit(f"{self.name}'s process ended with {self._child.wait()}")
         return line

@@ -108,6 +108,8 @@ class TokenOutput:
         logprob: Of the token that came last, where it was asked for.
     """
 
+    # Slots, here and in other objects of a request: in a batch they are cold when its turn comes,
+    # and each dict would be one more miss.
     __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
 
     def __init__(self, vocab: Vocab) -> None:

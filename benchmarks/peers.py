@@ -1,6 +1,9 @@
-"""The peer of serving.py: xllamacpp's server in this process, loads on stdin, times on stdout.
+"""The peers of serving.py, each in a process of its own: loads on stdin, times on stdout.
 
-python benchmarks/xllamacpp_server.py MODEL N_PARALLEL N_CTX N_THREADS
+    python benchmarks/peers.py NAME MODEL N_PARALLEL N_CTX N_THREADS
+
+`xllamacpp` is its server, called without HTTP. `llama_cpp` is llama-cpp-python, which serves one
+request after the other; its tokens are counted as its loop yields them, before they are text.
 """
 
 from __future__ import annotations
@@ -10,14 +13,43 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import xllamacpp
+Serve = Callable[[Sequence[Sequence[int]], int], Any]
 
 
-def make_server(model: str, n_parallel: int, n_ctx: int, n_threads: int) -> Any:
+def xllamacpp(*arguments: Any) -> Serve:
+    """Return what lets its server answer all prompts at once."""
+    server = _server(*arguments)
+    return lambda prompts, n_new: _stream_all(server, prompts, n_new)
+
+
+def llama_cpp(model: str, _n_parallel: int, n_ctx: int, n_threads: int) -> Serve:
+    """Return what lets llama-cpp-python answer prompts one after the other."""
+    from llama_cpp import Llama
+
+    llm = Llama(model, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, verbose=False)
+
+    def serve(prompts: Sequence[Sequence[int]], n_new: int) -> Any:
+        stamps: list[list[float]] = []
+        start, cpu = time.perf_counter(), time.process_time()
+        for prompt in prompts:
+            times: list[float] = []
+            for _ in llm.generate(prompt, temp=0.0):
+                times.append(time.perf_counter() - start)
+                if len(times) == n_new:
+                    break
+            stamps.append(times)
+        return stamps, time.process_time() - cpu
+
+    return serve
+
+
+def _server(model: str, n_parallel: int, n_ctx: int, n_threads: int) -> Any:
     """Start a server whose context is that of the other sides."""
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = n_threads
@@ -29,7 +61,7 @@ def make_server(model: str, n_parallel: int, n_ctx: int, n_threads: int) -> Any:
     return xllamacpp.Server(params)
 
 
-def serve(server: Any, prompts: Sequence[Sequence[int]], n_new: int) -> Any:
+def _stream_all(server: Any, prompts: Sequence[Sequence[int]], n_new: int) -> Any:
     """Stream all answers, each in a thread of its own."""
     stamps: list[list[float]] = [[] for _ in prompts]
 
@@ -71,11 +103,11 @@ def main() -> None:
     """Serve until stdin ends."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what C prints goes elsewhere
-    model, *numbers = sys.argv[1:]
-    server = make_server(model, *map(int, numbers))
+    name, model, *numbers = sys.argv[1:]
+    serve = {"xllamacpp": xllamacpp, "llama_cpp": llama_cpp}[name](model, *map(int, numbers))
     print("ready", file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(serve(server, *json.loads(line))), file=out, flush=True)
+        print(json.dumps(serve(*json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":
