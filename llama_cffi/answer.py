@@ -177,7 +177,9 @@ class TextOutput(TokenOutput):
             piece = stops.push(piece)
             if stops.found is not None:
                 self._stopped(stops.found)
-        self._put(piece)
+        self.data += piece
+        if self._flusher is not None:
+            self._flusher.push(piece)
 
     def finish(self) -> None:
         """Hand out what was held back."""
@@ -190,8 +192,9 @@ class TextOutput(TokenOutput):
                 rest = stops.push(rest) + stops.flush()
                 if stops.found is not None:
                     self._stopped(stops.found)
-        self._put(rest)
+        self.data += rest
         if self._flusher is not None:
+            self._flusher.push(rest)
             self._flusher.flush()
 
     def take(self) -> str:
@@ -212,11 +215,6 @@ class TextOutput(TokenOutput):
     def _stopped(self, found: str | bytes) -> None:
         self.finish_reason = "stop"
         self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")
-
-    def _put(self, piece: bytes) -> None:
-        self.data += piece
-        if self._flusher is not None:
-            self._flusher.push(piece)
 
 
 class _Foresight:
@@ -283,6 +281,7 @@ class Answer:
         "_output",
         "_request",
         "_stats",
+        "_takes_largest",
         "_tokens",
         "finish_reason",
     )
@@ -301,6 +300,7 @@ class Answer:
         self._forced: list[int] = []
         self._tokens: list[int] | None = None  # prompt and answer, where a criterion wants them
         self._foresight: _Foresight | None = None
+        self._takes_largest = chain.takes_largest  # and nothing but the output hears of it
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Take the prompt; what is chosen from now on is the answer."""
@@ -334,6 +334,9 @@ class Answer:
             token = self._forced.pop(0)
             self._chain.force(token)
             stats.n_forced += 1
+        elif self._takes_largest:
+            token = context.argmax(i)
+            output.accept(token)
         else:
             token = self._chain.sample(context, i)
         reason = output.finish_reason

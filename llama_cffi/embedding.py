@@ -118,9 +118,9 @@ class Embedder(GrowingContext):
         Raises:
             ValidationError: Also when a text has no token, or one that the model does not have.
         """
-        check = self.model.vocab.check
+        check = self.model.vocab.check_all
         several = [_several("a text of texts", text) for text in _several("texts", texts)]
-        tokens = [tuple(map(check, text)) for text in several]
+        tokens = [tuple(check(text)) for text in several]
         fitting = [self._fit(f"text {i}", text, truncate) for i, text in enumerate(tokens)]
         rows = self._compute(fitting, progress)
         if normalize and self.pooling != "rank":

@@ -440,7 +440,7 @@ class Engine:
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer; the caller has the turn."""
         vocab, stats, request = self.model.vocab, self.stats, call.request
-        tokens = [vocab.check(token) for token in tokens]
+        tokens = vocab.check_all(tokens)
         if not tokens:
             raise ValidationError("the prompt is empty: there is nothing to continue")
         chain = self._chains.take(request.params)

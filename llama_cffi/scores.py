@@ -206,7 +206,7 @@ class Scorer(GrowingContext):
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         if isinstance(tokens, bytes) or not isinstance(tokens, Iterable):
             raise ValidationError(f"{type(tokens).__name__} is neither a str nor a list of tokens")
-        return [self.model.vocab.check(token) for token in tokens]
+        return self.model.vocab.check_all(tokens)
 
     def _tokenize(self, text: Text) -> list[int]:
         """Return the tokens of a text that goes on: without EOS at its end."""

@@ -181,7 +181,12 @@ SPEAKERS = {
         "Nemotron Nano v2", f"<TOOLCALL>[{LISTED}]</TOOLCALL>",
         before="{% if enable_thinking %}", thought=THINK,
     ),
-    "apriel": Speaker("Apriel 1.5 15b", f"<tool_calls>[{LISTED}]</tool_calls>"),
+    "apriel": Speaker(
+        "Apriel 1.5 15b", f"<tool_calls>[{LISTED}]</tool_calls>",
+        thought=(
+            "Here are my reasoning steps:\n{{ m.reasoning_content }}\n[BEGIN FINAL RESPONSE]\n"
+        ),
+    ),
     "lfm2": Speaker(
         "LFM2 8B A1B", f"<|tool_call_start|>{PYTHON}<|tool_call_end|>",
         ("<|tool_call_start|>", "<|tool_call_end|>"),

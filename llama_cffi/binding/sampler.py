@@ -107,6 +107,16 @@ class SamplerChain(SamplerKinds):
         seed = int(self._lib.llama_sampler_get_seed(self.ptr))
         return None if seed == _NO_SEED else seed
 
+    @property
+    def takes_largest(self) -> bool:
+        """Whether `sample` is `Context.argmax`, and only Python's samplers hear of the token."""
+        # Where numpy is there already, its argmax takes a quarter of C's time for small ones, too.
+        return (
+            self._preselection.is_argmax
+            and self._grammar is None
+            and ("numpy" in sys.modules or not self._in_c)
+        )
+
     def add_custom(self, sampler: CustomSampler) -> SamplerChain:
         """Add a sampler written in Python.
 
@@ -164,12 +174,7 @@ class SamplerChain(SamplerKinds):
             raise ValidationError("the chain was made for another model than the context")
         if not self._selects:
             self._check_selects()
-        # Where numpy is there already, its argmax takes a quarter of C's time for small ones, too.
-        if (
-            self._preselection.is_argmax
-            and self._grammar is None
-            and ("numpy" in sys.modules or not self._in_c)
-        ):
+        if self.takes_largest:
             _ = self._ptr or self.ptr
             token = context.argmax(i)
             self._n_accepted += 1

@@ -241,6 +241,17 @@ class Vocab:
             return token
         return integer("token", token, 0, self.n_tokens - 1)
 
+    def check_all(self, tokens: Iterable[int]) -> list[int]:
+        """Return *tokens* as a list if the vocabulary has them all.
+
+        Raises:
+            ValidationError: It has one not.
+        """
+        tokens = list(tokens)
+        if {*map(type, tokens)} == {int} and min(tokens) >= 0 and max(tokens) < self.n_tokens:
+            return tokens
+        return [self.check(token) for token in tokens]
+
     def _tokenize(
         self, handle: Any, data: bytes, capacity: int, flags: tuple[bool, bool]
     ) -> list[int]:

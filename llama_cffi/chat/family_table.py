@@ -240,6 +240,7 @@ ROWS = (
         tool_format="command-r7b", stops=("<|END_OF_TURN_TOKEN|>",)),
     Row("cohere", "r", r"command-?r", "command-r", tool_format="command-r-plus",
         stops=("<|END_OF_TURN_TOKEN|>",)),
+    Row("apriel", "", r"apriel", thinking="always", tool_format="apriel"),
     Row("apertus", "", r"apertus", "apertus", "request", "enable_thinking",
         tool_format="apertus", stops=("<|assistant_end|>",)),
     Row("solar", "open", r"solar-open", thinking="always", tool_format="solar",

@@ -280,7 +280,7 @@ class Stepping(llama.Llama):
                 held += [token, *sent]
 
     def _checked(self, tokens: Sequence[int] | None) -> list[int]:
-        return [self.model.vocab.check(token) for token in tokens or ()]
+        return self.model.vocab.check_all(tokens or ())
 
     def _ends(self, held: list[int], criteria: Sequence[Any]) -> bool:
         import numpy as np

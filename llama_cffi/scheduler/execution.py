@@ -128,21 +128,24 @@ class Executor:
         self._batch.put(tokens, positions, seq_ids, bytes(wanted))
 
     def _sample(self, chunks: Sequence[Chunk]) -> None:
-        row = 0
+        handles, outcomes, row = self._handles, self._outcomes, 0
         for chunk in chunks:
-            n = len(chunk.tokens)
-            if chunk.samples:
-                outcome = self._outcomes[chunk.request]
-                try:
-                    self._sample_one(chunk, row, outcome)
-                except BaseException as error:
-                    if isinstance(error, KeyboardInterrupt):
-                        raise
-                    outcome.error = error
-            row += n
+            request, _, _, tokens, n_draft, samples = chunk
+            row += len(tokens)
+            if not samples:
+                continue
+            try:
+                if n_draft:
+                    self._verify(chunk, row - len(tokens), outcomes[request])
+                else:
+                    self._next(handles[request], row - 1, outcomes[request])
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                outcomes[request].error = error
 
-    def _sample_one(self, chunk: Chunk, row: int, outcome: _Outcome) -> None:
-        """Sample after the last token of a chunk that is no guess, and after guesses that hold."""
+    def _verify(self, chunk: Chunk, row: int, outcome: _Outcome) -> None:
+        """Sample after the last token that is no guess, and after the guesses that hold."""
         handle, n = self._handles[chunk.request], len(chunk.tokens)
         first = n - 1 - chunk.n_draft
         if first >= 0:

@@ -74,7 +74,7 @@ def make_handle(
     vocab, params = model.vocab, call.request
     if isinstance(prompt, str):
         prompt = vocab.tokenize(prompt, True, True)
-    tokens = [vocab.check(token) for token in prompt]
+    tokens = vocab.check_all(prompt)
     if callback is not None and not callable(callback):
         raise ValidationError(f"callback={callback!r} cannot be called")
     n_first = int(vocab.add_bos)

@@ -159,7 +159,11 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         JsonListFormat("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
         JsonListFormat("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>",), "</TOOLCALL>"),
-        JsonListFormat("apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>"),
+        JsonListFormat(
+            "apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>",
+            reasoning=("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
+            content=("", "[END FINAL RESPONSE]"),
+        ),
         PythonFormat(
             "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
             templates=(("<|tool_list_start|>",), ("List of tools: [",)),

@@ -163,7 +163,7 @@ class JsonListFormat(MarkedFormat):
         layout: A call: what is before its name and its arguments, and its end.
         id_key: What is before an id, which stands first, or nothing.
         reasoning: The markers of a thought.
-        content: Markers around an answer in words.
+        content: Markers around an answer in words; the first may be empty.
         is_parallel: Whether there may be several calls.
     """
 
@@ -186,7 +186,7 @@ class JsonListFormat(MarkedFormat):
         self.marks = marks
         self.triggers = triggers
         self.reasoning = reasoning
-        self.content_marks = content
+        self.content_marks = tuple(filter(None, content))
         self.content_head = content[0] if content else ""
         self.is_parallel = is_parallel
         self._end = end
