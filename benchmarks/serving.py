@@ -4,11 +4,11 @@
         [--at-once 1 8 32] [--rounds 3] [--threads 2] [--plot docs/images/serving.png]
 
 All sides get the same prompts (64 random tokens each, none alike), generate the same number of
-tokens greedily, with the same threads, cells and batch. They take turns, and turns in being the
-first; each run is compared with the mean of the two native ones around it. Printed are medians and
-the range of the ratios; `cpu` is the ratio of tokens per second of processor time, which other
-processes disturb least (with --threads 1). The native side decodes all prompts before any answer
-goes on.
+tokens greedily, with the same threads, cells and batch. They take turns in any order, with a rest
+between them; each run is compared with the mean of the two native ones around it. Printed are
+medians and the range of the ratios; `cpu` is the ratio of tokens per second of processor time,
+which other processes disturb least (with --threads 1). The native side decodes all prompts before
+any answer goes on.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tqdm import tqdm
 from llama_cffi import InferenceEngine
 
 N_PROMPT, N_SYSTEM, N_USERS, N_QUESTION = 64, 1000, 50, 20
+SETTLE_S = 0.3  # threads of the last side spin so long for more work
 N_NEW = {"tiny": 64, "0.6B": 32}
 PEERS = {"xllamacpp": "xllamacpp", "llama-cpp": "llama_cpp"}
 NATIVE_TARGETS = {"tiny": 0.90, "0.6B": 0.95}
@@ -109,12 +110,13 @@ def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> list
         for serve in every.values():  # memory is touched for the first time
             serve(load(rng, n, N_PROMPT, 2))
         native, *others = every
-        for i in tqdm(range(rounds), desc=f"{model} {n}", leave=False):
+        for _ in tqdm(range(rounds), desc=f"{model} {n}", leave=False):
             work = load(rng, n, N_PROMPT, n_new)
-            # Each goes first in its turn: after the C loop all of Python is cold.
-            first = i % len(others)
-            for side in (native, *others[first:], *others[:first]):
+            # In any order: who comes after the C loop, say, finds all of Python cold.
+            for side in (native, *rng.permutation(others)):
+                time.sleep(SETTLE_S)
                 runs.setdefault(side, []).append(every[side](work))
+        time.sleep(SETTLE_S)
         runs[native].append(every[native](work))
     return [row(model, n, side, n * n_new, runs) for side in every]
 
@@ -305,7 +307,7 @@ def main() -> None:
     mixed: dict[str, dict[int, list[float]]] = {}
     for name, path in paths.items():
         # Short runs are many.
-        rounds = args.rounds * (4 if name == "tiny" else 1)
+        rounds = args.rounds * (6 if name == "tiny" else 1)
         if "throughput" in args.parts:
             print(
                 f"{'model':5} {'n':>3} {'side':10} {'tokens/s':>8} {'first ms':>8} {'p95':>8} "
