@@ -122,6 +122,7 @@ class Inbox:
                 if self.closed:
                     return False
                 self._changed.wait()
+        time.sleep(0)  # who has just submitted one mostly goes on with others, or waits at once
         return True
 
     @contextmanager
