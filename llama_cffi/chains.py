@@ -21,6 +21,7 @@ __all__ = ["Chain", "ChainCache", "build_chain"]
 
 _MIROSTAT_M = 100  # what llama-cli uses
 _ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
+_KEPT = 16
 
 
 class Chain(SamplerChain):
@@ -70,11 +71,11 @@ class ChainCache:
 
     Args:
         model: Closes them.
-        n_kept: Most of them that wait for another answer.
+        n_at_once: Answers that are made at once.
     """
 
-    def __init__(self, model: Model, n_kept: int = 16) -> None:
-        self._model, self._n_kept = model, n_kept
+    def __init__(self, model: Model, n_at_once: int = 1) -> None:
+        self._model, self._n_kept = model, max(_KEPT, n_at_once)
         self._idle: OrderedDict[SamplingParams, list[Chain]] = OrderedDict()
         self._n_idle = 0
 

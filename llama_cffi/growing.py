@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from .binding import Context
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["GrowingContext"]
 
 
-class GrowingContext:
+class GrowingContext(ABC):
     """Owns a context that is as large as the largest call so far.
 
     Args:
@@ -36,13 +37,13 @@ class GrowingContext:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @abstractmethod
     def _make(self, n_tokens: int, n_seqs: int) -> Context:
         """Return a new context."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _room(self, context: Context) -> int:
         """Return how many tokens a context holds."""
-        raise NotImplementedError
 
     def _grown(self, n_tokens: int, n_seqs: int) -> Context:
         """Return a context with room for so many tokens and sequences."""

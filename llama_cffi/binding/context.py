@@ -104,8 +104,8 @@ class Context(Outputs):
         self.pooling = compat.pooling_name(library, self._pooling)
         self.adapters: dict[LoraAdapter, float] = {}  # the active ones and their scales
         self.encoded: set[int] = set()  # sequences that the decoder can look at
-        self._wanted, self._embedded = b"", False
-        self._views, self._best, self._searched = {}, {}, {}
+        self._embedded, self._views, self._searched = False, {}, {}
+        self._drop_outputs()
         self._get_row: Callable[[Any, int], Any] = lib.llama_get_logits_ith
         self._special = needs_rules(self)
         self._decode: Callable[[Any, Any], int] = lib.llama_decode
@@ -158,7 +158,7 @@ class Context(Outputs):
         if self._special:
             check_decode(self, batch)
             self._embedded = self.embeddings
-        self._wanted, self._best = b"", {}
+        self._drop_outputs()
         mark, held = logs.count, self.hold()
         code = self._decode(ptr, batch.value)
         del held
@@ -186,7 +186,8 @@ class Context(Outputs):
         batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
         ptr, logs = self.ptr, self._logs
         check_encode(self, batch)
-        self._wanted, self._best, self.encoded = b"", {}, set()
+        self._drop_outputs()
+        self.encoded = set()
         mark, held = logs.count, self.hold()
         code = self.library.lib.llama_encode(ptr, batch.value)
         del held
@@ -331,7 +332,7 @@ class Context(Outputs):
                 empty now.
         C: llama_state_seq_set_data
         """
-        self._wanted, self._best = b"", {}
+        self._drop_outputs()
         return state.load(self, data, seq_id)
 
     def save_state_file(
@@ -361,7 +362,7 @@ class Context(Outputs):
         Raises:
             OSError: The file cannot be read.
         """
-        self._wanted, self._best = b"", {}
+        self._drop_outputs()
         return state.load_file(self, path, seq_id)
 
     def keep_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -202,15 +202,20 @@ class Outputs(Handle):
                 "the last decode made no embeddings; make the context with embeddings=True"
             )
 
+    def _drop_outputs(self) -> None:
+        """Forget what the last decode computed."""
+        self._wanted, self._best = b"", {}
+
     def _search(self) -> dict[int, int]:
         """Return the token with the largest logit of each output; not where it is no number."""
         wanted, width = self._wanted, self.n_vocab
-        outputs = [i for i, is_wanted in enumerate(wanted) if is_wanted] if 0 in wanted else None
-        n = len(wanted) if outputs is None else len(outputs)
-        place = self.row(0 if outputs is None else outputs[0]), n
+        outputs: Sequence[int] = range(len(wanted))
+        if 0 in wanted:
+            outputs = [i for i in outputs if wanted[i]]
+        n = len(outputs)
+        place = self.row(outputs[0]), n
         if place not in self._searched:
-            last = self.row(len(wanted) - 1 if outputs is None else outputs[-1])
-            if last - place[0] != (n - 1) * width:
+            if self.row(outputs[-1]) - place[0] != (n - 1) * width:
                 return {}
             logits = self._array(place[0], n * width)
             self._searched = {place: (logits.reshape(n, width), logits.data)}
@@ -218,7 +223,7 @@ class Outputs(Handle):
         # Beside C's work all else is cold: few functions are called, and numpy's cost the most.
         tokens: list[int] = rows.argmax(axis=1).tolist()
         if all([math.isfinite(numbers[k * width + token]) for k, token in enumerate(tokens)]):
-            return dict(zip(outputs or range(n), tokens, strict=True))
+            return dict(zip(outputs, tokens, strict=True))
         return {}
 
     def _view(self, row: Any) -> NDArray[np.float32]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GenerationError, ValidationError
@@ -77,7 +76,6 @@ class SamplerChain(SamplerKinds):
         self._preselection = Preselection(model.vocab.n_tokens)
         self._candidates: Candidates | None = None
         self._customs: list[CustomSampler] = []
-        self._listeners: list[Callable[[int], object]] = []  # what they do with accepted tokens
         self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: Rules | None = None
         self._in_call = False  # whether Python functions may be running
@@ -129,8 +127,6 @@ class SamplerChain(SamplerKinds):
         _ = self._growable()
         self._free.keeps.append(sampler.memory)
         self._customs.append(sampler)
-        if sampler.accept is not None:
-            self._listeners.append(sampler.accept)
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
             self._appliers.append(sampler)
@@ -174,14 +170,7 @@ class SamplerChain(SamplerKinds):
             raise ValidationError("the chain was made for another model than the context")
         if not self._selects:
             self._check_selects()
-        if self.takes_largest:
-            _ = self._ptr or self.ptr
-            token = context.argmax(i)
-            self._n_accepted += 1
-            for accept in self._listeners:
-                accept(token)
-            return token
-        if self._in_c:
+        if self._in_c and not self.takes_largest:
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar wants the logits again.
         again = self._grammar is not None and bool(self._appliers)
@@ -233,8 +222,9 @@ class SamplerChain(SamplerKinds):
             self._grammar.accept(token)
         self._n_accepted += 1
         if self._preselection.is_argmax:  # what C has of it remembers nothing
-            for accept in self._listeners:
-                accept(token)
+            for custom in self._customs:
+                if custom.accept is not None:
+                    custom.accept(token)
             return
         self._call(self._lib.llama_sampler_accept, ptr, token)
 
@@ -260,6 +250,7 @@ class SamplerChain(SamplerKinds):
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
+            _ = self.ptr
             token = int(logits.argmax())  # of NaN, where there is one
             check_logits(float(logits[token]))
             return token

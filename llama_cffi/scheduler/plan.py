@@ -49,6 +49,11 @@ class Plan:
     admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
 
+    def add(self, chunk: Chunk) -> None:
+        """Decode a chunk, too."""
+        self.chunks.append(chunk)
+        self.n_tokens += len(chunk.tokens)
+
     def drop(self, request: Request) -> None:
         """Take out what would be decoded of a request."""
         for chunk in self.chunks:

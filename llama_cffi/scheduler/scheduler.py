@@ -369,10 +369,7 @@ class Scheduler:
             if self.cache.reserve(seq_id, end + len(draft)):
                 n_draft = len(draft)
                 tokens += draft
-        plan.chunks.append(
-            Chunk(request, seq_id, start, tokens, n_draft, end == len(request.tokens))
-        )
-        plan.n_tokens += len(tokens)
+        plan.add(Chunk(request, seq_id, start, tokens, n_draft, end == len(request.tokens)))
 
     def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
         start, seq_id = request.num_computed_tokens, self._seq(request)
@@ -380,8 +377,7 @@ class Scheduler:
         end = start + len(part)
         if not (self.cache.reserve(seq_id, end) or self._make_room(plan, request, end)):
             return 0
-        plan.chunks.append(Chunk(request, seq_id, start, part, 0, end == len(request.tokens)))
-        plan.n_tokens += len(part)
+        plan.add(Chunk(request, seq_id, start, part, 0, end == len(request.tokens)))
         return len(part)
 
     def _make_room(self, plan: Plan, request: Request, n_tokens: int) -> bool:

@@ -31,7 +31,6 @@ _REASONS = {
     DEADLINE: "its deadline passed",
     CLOSE: "the engine was closed",
 }
-_KEPT_CHAINS = 16
 _KEPT_MOMENTS = 10_000
 
 
@@ -63,7 +62,7 @@ class Worker:
             None if speculator is None else speculator.observe,
         )
         import_module("numpy")  # with it small vocabularies are sampled sooner, too
-        self._chains = ChainCache(context.model, max(_KEPT_CHAINS, scheduler.max_running))
+        self._chains = ChainCache(context.model, scheduler.max_running)
         self._adapters: dict[str, LoraAdapter] = {}
         self._group: Hashable = None
         self._speculator = self._opened = speculator
