@@ -20,6 +20,7 @@ CODE = [
     "benchmarks",
     "examples",
     "noxfile.py",
+    "setup.py",
 ]
 # The checkout must not shadow the installed wheel.
 SAFE = {"PYTHONSAFEPATH": "1"}

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         get_library,
         load_control_vector,
     )
-    from .binding.gguf import GgufFile, read_gguf
     from .binding.logs import disable_logging, reset_logging, set_log_level
     from .binding.quantize import quantize
     from .config import LlamaConfig
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
         TemplateError,
         ValidationError,
     )
+    from .gguf.reader import GgufFile, read_gguf
     from .llama import Llama, print_system_info, shutdown
     from .pool import LlamaPool
     from .sampling import SamplingParams
@@ -85,7 +85,7 @@ _HOME = {
         "get_library",
         "load_control_vector",
     ),
-    "binding.gguf": ("GgufFile", "read_gguf"),
+    "gguf.reader": ("GgufFile", "read_gguf"),
     "binding.logs": ("disable_logging", "reset_logging", "set_log_level"),
     "binding.quantize": ("quantize",),
     "embedding": ("Embedder", "RerankResult", "similarity"),

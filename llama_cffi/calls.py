@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from . import environment
 from .answer import AnswerParams, StoppingCriterion, ThoughtLimit
-from .binding.checks import functions, integer, real
 from .context_policy import POLICIES, SAFETY
 from .errors import ValidationError
 from .sampling import BasicOptions, MoreOptions, SamplingParams
 from .text import Flusher, several
+from .validation import functions, integer, real
 
 __all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call", "sampling_params"]
 

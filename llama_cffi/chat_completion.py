@@ -8,7 +8,6 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from .binding.checks import integer, items
 from .chat.families import identify
 from .chat.reasoning import ReasoningSplitter, opens_thinking
 from .chat.template import ChatTemplate
@@ -20,6 +19,7 @@ from .errors import TemplateError, ValidationError
 from .structured import LlamaGrammar
 from .thinking import Marks, ThinkingBudget, marks_of, switched
 from .tool_grammar import call_grammar
+from .validation import integer, items
 
 if TYPE_CHECKING:
     from .answer import Step

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .binding.checks import INT32_MAX, functions, integer, items
 from .errors import ValidationError
 from .sampling import SamplingParams
 from .structured import LlamaGrammar
+from .validation import INT32_MAX, functions, integer, items
 
 if TYPE_CHECKING:
     from .answer import Step, StoppingCriterion

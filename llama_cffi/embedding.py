@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .binding import Batch, Context, Model
-from .binding.checks import integer
-from .binding.progress import Progress, reporting
 from .binding.wordpiece import WordPiece
 from .errors import ContextOverflowError, DecodeAbortedError, ValidationError
 from .growing import GrowingContext
+from .progress import Progress, reporting
+from .validation import integer
 
 __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 

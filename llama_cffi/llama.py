@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
-from .binding.checks import integer, items, path_of
 from .calls import sampling_params
 from .config import LlamaConfig
 from .context_policy import DROP_TURNS
@@ -22,6 +21,7 @@ from .errors import ValidationError
 from .hub import resolve_model
 from .sampling import SamplingParams
 from .session import Session
+from .validation import integer, items, path_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

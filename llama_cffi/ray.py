@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from .binding.checks import integer
 from .completion import finish_reason
 from .errors import DecodeAbortedError, LlamaError, ValidationError
 from .interrupts import CancelScope
 from .llama import Llama
+from .validation import integer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.checks import functions, items
 from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from .errors import ValidationError
+from .validation import functions, items
 
 if TYPE_CHECKING:
     import numpy as np

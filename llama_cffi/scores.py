@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .binding import Batch, Context, Model
-from .binding.checks import integer
 from .errors import ContextOverflowError, ValidationError
 from .growing import GrowingContext
 from .logprobs import log_softmax
 from .prefix import n_common
+from .validation import integer
 
 __all__ = ["Score", "Scorer"]
 

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from .binding import LoraAdapter, Model
-from .binding.checks import path_of
 from .errors import ValidationError
+from .validation import path_of
 
 if TYPE_CHECKING:
     from .binding import Perf

@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .binding import Vocab
-from .binding.checks import integer
 from .chat.reasoning import ReasoningSplitter
 from .errors import TemplateError, ValidationError
 from .text import Utf8Stream
+from .validation import integer
 
 if TYPE_CHECKING:
     from .chat.families import Family

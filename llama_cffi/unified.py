@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .binding.checks import integer, items
 from .config import LlamaConfig
 from .llama import Llama
+from .validation import integer, items
 
 if TYPE_CHECKING:
     from typing_extensions import Self

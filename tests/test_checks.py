@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from llama_cffi.binding.checks import integer, real
 from llama_cffi.errors import ValidationError
+from llama_cffi.validation import integer, real
 
 
 def test_integers() -> None:

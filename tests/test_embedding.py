@@ -24,13 +24,7 @@ from tiny_encoders import (
 )
 from tiny_gguf import write_tiny
 
-from llama_cffi import (
-    ContextOverflowError,
-    DecodeAbortedError,
-    LlamaError,
-    Model,
-    ValidationError,
-)
+from llama_cffi import ContextOverflowError, DecodeAbortedError, LlamaError, Model, ValidationError
 from llama_cffi.embedding import Embedder, RerankResult, similarity
 
 CLOSE = 2e-2  # C computes GELU in half precision

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import write_tiny
 
-from llama_cffi.binding.gguf import check_gguf, check_parts, fingerprint, read_gguf
-from llama_cffi.binding.gguf_strings import _many, _single
 from llama_cffi.errors import ModelLoadError
+from llama_cffi.gguf.reader import check_gguf, check_parts, fingerprint, read_gguf
+from llama_cffi.gguf.strings import _many, _single
 
 
 def test_summary_agrees_with_the_reference_reader(tiny_model: Path) -> None:

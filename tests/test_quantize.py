@@ -12,9 +12,9 @@ from damaged import REFUSED, SURVIVED
 from test_model_params import write_split
 from tiny_gguf import write_tiny
 
-from llama_cffi.binding.gguf import check_gguf, read_gguf, tensor_bytes
 from llama_cffi.binding.quantize import quantize
 from llama_cffi.errors import LlamaError, ModelLoadError, ValidationError
+from llama_cffi.gguf.reader import check_gguf, read_gguf, tensor_bytes
 
 BUILDS = pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LlamaError, ModelLoadError, ValidationError
+from ..gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
+from ..validation import integer, real
 from . import compat
-from .checks import integer, real
-from .gguf import GgufSummary, GgufTensor, check_gguf, read_gguf
 from .handle import Handle
 from .model import Model
 

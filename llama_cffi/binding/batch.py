@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
-from .checks import INT32_MAX, integer
+from ..validation import INT32_MAX, integer
 from .library import Library, get_library
 
 if TYPE_CHECKING:

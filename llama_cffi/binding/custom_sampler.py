@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, ValidationError
+from ..validation import integer
 from . import compat
 from .callbacks import Relay
 from .candidates import Candidates
-from .checks import integer
 from .model import Model
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from ..validation import INT32_MAX, integer
 from . import compat
-from .checks import INT32_MAX, integer
 
 if TYPE_CHECKING:
     from .context import Context

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ModelLoadError, TemplateError, ValidationError
+from ..gguf.reader import GgufSummary
+from ..progress import Progress, reporting
+from ..validation import INT32_MAX, integer, real
 from . import compat
 from .callbacks import Relay
-from .checks import INT32_MAX, integer, real
-from .gguf import GgufSummary
 from .library import Library, get_library
 from .model_check import check_model, check_mtp
 from .model_facts import ModelFacts
 from .model_files import AnyPath, Override, open_files
-from .progress import Progress, reporting
 from .vocab import Vocab, encode
 
 __all__ = ["Model"]

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from ..errors import ModelLoadError
+from ..gguf.reader import GgufSummary
 from . import compat
-from .gguf import GgufSummary
 from .library import Library
 
 __all__ = ["check_model", "check_mtp"]

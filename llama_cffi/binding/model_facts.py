@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ValidationError
+from ..gguf.reader import GgufSummary, read_gguf
 from . import compat
-from .gguf import GgufSummary, read_gguf
 from .handle import Handle
 from .library import Library
 from .model_files import ModelFiles

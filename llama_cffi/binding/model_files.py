@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ModelLoadError, ValidationError
-from .checks import real
-from .gguf import GgufSummary, check_gguf, check_parts, fingerprint
+from ..gguf.reader import GgufSummary, check_gguf, check_parts, fingerprint
+from ..validation import real
 from .vocab import encode
 
 __all__ = ["AnyPath", "ModelFiles", "Override", "open_files"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from ..validation import integer
 from . import compat
 from .candidates import check_logits
-from .checks import integer
 from .handle import Handle
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import LlamaError, ValidationError
+from ..validation import integer, real
 from . import compat
-from .checks import integer, real
 from .room import context_bytes, memory_bytes
 from .threads import thread_count
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LlamaError, ValidationError
+from ..gguf.reader import tensor_bytes
+from ..progress import Progress, reporting
 from . import compat
-from .gguf import tensor_bytes
 from .library import Library, get_library
 from .model_check import check_model
 from .model_files import AnyPath, ModelFiles, open_files
-from .progress import Progress, reporting
 from .threads import thread_count
 
 __all__ = ["quantize"]

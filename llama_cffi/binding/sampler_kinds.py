@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from ..validation import INT32_MAX, integer, real
 from . import compat
-from .checks import INT32_MAX, integer, real
 from .handle import Handle
 from .library import Library
 from .model import Model

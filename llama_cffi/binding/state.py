@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import LlamaError, ValidationError
+from ..validation import integer
 from . import compat
-from .checks import integer
 
 if TYPE_CHECKING:
     from .context import Context

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LlamaError
-from .checks import integer
+from ..validation import integer
 from .handle import Handle
 from .library import Library
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from ..validation import integer
 from . import compat
-from .checks import integer
 from .deep_stack import call_deep, longest_run
 
 if TYPE_CHECKING:

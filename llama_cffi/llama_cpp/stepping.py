@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import llama
 from ..binding import Batch
-from ..binding.checks import integer
 from ..chains import build_chain
 from ..completion import sampling
 from ..engine import Engine
 from ..errors import ValidationError
 from ..interrupts import Stop
 from ..stats import GenerationStats
+from ..validation import integer
 from .llama_cache import LlamaState
 from .processors import several
 

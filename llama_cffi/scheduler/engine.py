@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..answer import Step
 from ..binding import Context, Model
-from ..binding.checks import integer, real
 from ..errors import ValidationError
 from ..interrupts import on_cancel
+from ..validation import integer, real
 from .handle import Handle
 from .intake import check_options, make_handle
 from .kv_cache import KVCache

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..answer import TextOutput
 from ..binding import Model
-from ..binding.checks import INT32_MAX, integer, real
 from ..calls import Call, make_call
 from ..context_policy import fit_prompt
 from ..errors import ValidationError
+from ..validation import INT32_MAX, integer, real
 from .handle import Handle, Owner
 from .request import Request
 

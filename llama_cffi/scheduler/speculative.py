@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Batch, Context, Model
-from ..binding.checks import integer, real
 from ..errors import LlamaError, ValidationError
 from ..prefix import n_common
+from ..validation import integer, real
 from .mtp import MtpHead
 from .request import Request, RequestState
 

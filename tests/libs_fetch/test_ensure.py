@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 
-from llama_cffi.errors import (
-    FetchError,
-    LibraryLoadError,
-    LibraryNotFoundError,
-    ValidationError,
-)
+from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError, ValidationError
 from llama_cffi.libs_fetch import check, ensure, fetch, machine, pins, state
 from llama_cffi.libs_fetch.api import request
 

@@ -7,16 +7,7 @@ from typing import Any
 import pytest
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
-from llama_cffi.libs_fetch import (
-    ensure,
-    installed,
-    prune,
-    remove,
-    rollback,
-    state,
-    store,
-    use,
-)
+from llama_cffi.libs_fetch import ensure, installed, prune, remove, rollback, state, store, use
 
 pytestmark = pytest.mark.usefixtures("linux")
 

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi.libs_fetch import (
-    available,
-    ensure,
-    exported_symbols,
-    fetch,
-    headers,
-    pins,
-    verify,
-)
+from llama_cffi.libs_fetch import available, ensure, exported_symbols, fetch, headers, pins, verify
 
 pytestmark = pytest.mark.network
 HOME = os.environ.get("HOME", "")

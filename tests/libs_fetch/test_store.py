@@ -14,18 +14,8 @@ from typing import Any
 
 import pytest
 
-from llama_cffi.errors import (
-    FetchError,
-    LibraryNotFoundError,
-)
-from llama_cffi.libs_fetch import (
-    cache_dir,
-    ensure,
-    fetch,
-    installed,
-    store,
-    verify,
-)
+from llama_cffi.errors import FetchError, LibraryNotFoundError
+from llama_cffi.libs_fetch import cache_dir, ensure, fetch, installed, store, verify
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 pytestmark = pytest.mark.usefixtures("linux")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..library import Library
 
 if TYPE_CHECKING:
-    from ..gguf import GgufSummary
+    from ...gguf.reader import GgufSummary
 
 __all__ = [
     "breaks_states",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .gguf_check import (
+from .header_check import (
     SCALARS,
     STRING,
     GgufArray,
@@ -24,7 +24,7 @@ from .gguf_check import (
     check_gguf,
     tensor_bytes,
 )
-from .gguf_strings import find_strings
+from .strings import find_strings
 
 __all__ = [
     "GgufArray",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..errors import ValidationError
+from .errors import ValidationError
 
 __all__ = ["Progress", "reporting"]
 

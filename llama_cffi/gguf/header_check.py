@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
-from .gguf_strings import Strings, find_strings
+from .strings import Strings, find_strings
 
 __all__ = [
     "SCALARS",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
-from ..errors import ValidationError
+from .errors import ValidationError
 
 __all__ = ["INT32_MAX", "functions", "integer", "items", "path_of", "real"]
 
