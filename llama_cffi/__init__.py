@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         get_library,
         load_control_vector,
     )
-    from .binding.logs import disable_logging, reset_logging, set_log_level
-    from .binding.quantize import quantize
+    from .binding.loading.logs import disable_logging, reset_logging, set_log_level
+    from .binding.model.quantize import quantize
     from .config import LlamaConfig
     from .embedding import Embedder, RerankResult, similarity
     from .engine import Engine
@@ -86,8 +86,8 @@ _HOME = {
         "load_control_vector",
     ),
     "gguf.reader": ("GgufFile", "read_gguf"),
-    "binding.logs": ("disable_logging", "reset_logging", "set_log_level"),
-    "binding.quantize": ("quantize",),
+    "binding.loading.logs": ("disable_logging", "reset_logging", "set_log_level"),
+    "binding.model.quantize": ("quantize",),
     "embedding": ("Embedder", "RerankResult", "similarity"),
     "config": ("LlamaConfig",),
     "engine": ("Engine",),

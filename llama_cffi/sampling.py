@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.sampler_kinds import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
+from .binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from .errors import ValidationError
 from .validation import functions, items
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from llama_cffi import cdefs
-from llama_cffi.binding import abi
-from llama_cffi.binding.probe import BOOTSTRAP
+from llama_cffi.binding.loading import abi
+from llama_cffi.binding.loading.probe import BOOTSTRAP
 from llama_cffi.errors import AbiMismatchError
 
 CLASSES = cdefs.all_classes()

@@ -182,7 +182,7 @@ BAD_WRITES = """
     import sys
     import numpy as np
     from llama_cffi.binding import Batch, Context, CustomSampler, Model, SamplerChain
-    from llama_cffi.binding.sampler import available
+    from llama_cffi.binding.sampling.chain import available
 
     model = Model(sys.argv[1])
     context = Context(model, n_ctx=32, n_threads=1)

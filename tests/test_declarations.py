@@ -10,7 +10,7 @@ from pathlib import Path
 import cffi
 import pytest
 
-from llama_cffi.binding.declarations import load_ffi
+from llama_cffi.binding.loading.declarations import load_ffi
 
 TEXT = "struct point { int x; double y; }; int abs(int);"
 

@@ -198,7 +198,7 @@ def test_binding_imports_the_fetcher_in_one_function() -> None:
                     inside = ast.unparse(function)
                     if re.search(r"import libs_fetch|from .*libs_fetch import", inside):
                         places.append(f"{name}.{function.name}")
-    assert places == ["llama_cffi.binding.library._libs_fetch"]
+    assert places == ["llama_cffi.binding.loading.library._libs_fetch"]
 
 
 def test_only_binding_knows_cffi() -> None:

@@ -11,8 +11,8 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
 from llama_cffi import get_library
-from llama_cffi.binding.library import _Joined
-from llama_cffi.binding.logs import LogBridge
+from llama_cffi.binding.loading.library import _Joined
+from llama_cffi.binding.loading.logs import LogBridge
 from llama_cffi.errors import ValidationError
 
 pytestmark = pytest.mark.lib

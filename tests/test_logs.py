@@ -7,7 +7,7 @@ import cffi
 import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
-from llama_cffi.binding.logs import LogBridge
+from llama_cffi.binding.loading.logs import LogBridge
 
 LEVELS = {
     "GGML_LOG_LEVEL_INFO": 2,

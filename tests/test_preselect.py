@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wide_gguf import write_wide
 
 from llama_cffi.binding import Candidates, Model, SamplerChain
-from llama_cffi.binding.preselect import Preselection
+from llama_cffi.binding.sampling.topk_preselect import Preselection
 from llama_cffi.errors import GenerationError
 
 N_VOCAB = 8229  # no multiple of anything
@@ -142,7 +142,7 @@ TWINS = """
     import json, sys
     import numpy as np
     from llama_cffi.binding import Batch, Context, Model, SamplerChain
-    from llama_cffi.binding.sampler import available
+    from llama_cffi.binding.sampling.chain import available
 
     model = Model(sys.argv[1])
     context = Context(model, n_ctx=32, n_threads=1)

@@ -12,7 +12,7 @@ from damaged import REFUSED, SURVIVED
 from test_model_params import write_split
 from tiny_gguf import write_tiny
 
-from llama_cffi.binding.quantize import quantize
+from llama_cffi.binding.model.quantize import quantize
 from llama_cffi.errors import LlamaError, ModelLoadError, ValidationError
 from llama_cffi.gguf.reader import check_gguf, read_gguf, tensor_bytes
 
@@ -23,7 +23,7 @@ import json, sys
 import numpy as np
 from llama_cffi import LlamaError
 from llama_cffi.binding import Batch, Context, Model
-from llama_cffi.binding.quantize import quantize
+from llama_cffi.binding.model.quantize import quantize
 
 def score(path):
     with Model(path) as model, Context(model, n_ctx=32, n_threads=1) as context:
@@ -213,7 +213,7 @@ def test_stopping(child: Child, wide: Path, tmp_path: Path, way: str) -> None:
     code = """
         import os, pathlib, signal, sys
         from llama_cffi import LlamaError
-        from llama_cffi.binding.quantize import quantize
+        from llama_cffi.binding.model.quantize import quantize
         source, target, way = sys.argv[1:]
         seen = []
         def progress(done):

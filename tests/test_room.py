@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from llama_cffi.binding import get_library
-from llama_cffi.binding.room import context_bytes, memory_bytes
+from llama_cffi.binding.context.memory_estimate import context_bytes, memory_bytes
 
 LLAMA = {
     "general.architecture": "llama",

@@ -10,8 +10,8 @@ from conftest import MIDDLE, NEWEST, OLD, Child
 from wide_gguf import write_wide
 
 from llama_cffi.binding import Candidates, Context, CustomSampler, Model, SamplerChain
-from llama_cffi.binding.grammar import Grammar
-from llama_cffi.binding.sampler import available
+from llama_cffi.binding.sampling.chain import available
+from llama_cffi.binding.sampling.grammar import Grammar
 from llama_cffi.errors import GenerationError, ValidationError
 
 
@@ -280,7 +280,7 @@ def test_what_a_build_lacks(
         """
         import sys
         from llama_cffi.binding import Model, SamplerChain
-        from llama_cffi.binding.sampler import available
+        from llama_cffi.binding.sampling.chain import available
         from llama_cffi.errors import ValidationError
 
         model = Model(sys.argv[1], vocab_only=True)

@@ -16,7 +16,7 @@ from odd_models import write_recurrent, write_windowed
 from tiny_gguf import write_tiny
 
 from llama_cffi.binding import Batch, Context, Model
-from llama_cffi.binding.state import _START
+from llama_cffi.binding.context.state import _START
 from llama_cffi.errors import LlamaError, ValidationError
 
 TOKENS = list(range(40))
@@ -173,7 +173,7 @@ def test_damage(context: Context) -> None:
 
 @given(st.binary(max_size=200))
 def test_what_is_no_state(model: Model, data: bytes) -> None:
-    from llama_cffi.binding.state import _parse
+    from llama_cffi.binding.context.state import _parse
 
     with pytest.raises(ValidationError, match="no state"):
         _parse(data)

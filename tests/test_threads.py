@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from llama_cffi.binding import get_library
-from llama_cffi.binding.threads import ThreadPool, physical_cores, thread_count, usable_cpus
+from llama_cffi.binding.context.threadpool import (
+    ThreadPool,
+    physical_cores,
+    thread_count,
+    usable_cpus,
+)
 from llama_cffi.errors import ValidationError
 
 

@@ -10,10 +10,10 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .vocab import encode
+from .model.vocab import encode
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .model.model import Model
 
 __all__ = ["WordPiece"]
 

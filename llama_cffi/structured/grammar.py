@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..binding.deep_stack import call_deep
 from ..binding.gbnf import parse
 from ..binding.gbnf_normal import normalize
+from ..binding.model.deep_stack import call_deep
 from ..errors import GrammarError
 from .dates import DATE_PATTERNS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..binding.vocab import encode
+from ..binding.model.vocab import encode
 from ..errors import ValidationError
 from .tokens import Tokens
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..library import Library
+from ..loading.library import Library
 
 if TYPE_CHECKING:
     from ...gguf.reader import GgufSummary
