@@ -46,10 +46,12 @@ if TYPE_CHECKING:
         TemplateError,
         ValidationError,
     )
+    from .generation.sampling_params import SamplingParams
+    from .generation.stats import GenerationStats
     from .gguf.reader import GgufFile, read_gguf
+    from .grammars import Constraint, LlamaGrammar
     from .llama import Llama, print_system_info, shutdown
     from .pool import LlamaPool
-    from .sampling import SamplingParams
     from .scheduler import (
         DraftModel,
         EngineStats,
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
         Scheduler,
     )
     from .scores import Score, Scorer
-    from .stats import GenerationStats
-    from .structured import Constraint, LlamaGrammar
     from .unified import UnifiedLLM
 
 __version__ = "0.1.0"
@@ -93,7 +93,7 @@ _HOME = {
     "engine": ("Engine",),
     "llama": ("Llama", "print_system_info", "shutdown"),
     "pool": ("LlamaPool",),
-    "sampling": ("SamplingParams",),
+    "generation.sampling_params": ("SamplingParams",),
     "scheduler": (
         "DraftModel",
         "EngineStats",
@@ -107,8 +107,8 @@ _HOME = {
         "Scheduler",
     ),
     "scores": ("Score", "Scorer"),
-    "stats": ("GenerationStats",),
-    "structured": ("Constraint", "LlamaGrammar"),
+    "generation.stats": ("GenerationStats",),
+    "grammars": ("Constraint", "LlamaGrammar"),
     "unified": ("UnifiedLLM",),
     "errors": (
         "AbiMismatchError",

@@ -9,9 +9,9 @@ from .chat.reasoning import ReasoningSplitter
 from .completion import finish_reason
 
 if TYPE_CHECKING:
-    from .answer import Step
-    from .logprobs import Logprob
-    from .stats import GenerationStats
+    from .generation.logprobs import Logprob
+    from .generation.sequence import Step
+    from .generation.stats import GenerationStats
 
 __all__ = ["ChatAnswer", "PlainReader", "chunks"]
 

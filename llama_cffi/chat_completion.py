@@ -14,18 +14,18 @@ from .chat.template import ChatTemplate
 from .chat.tools import normalise_tool_choice, normalise_tools
 from .chat_answer import ChatAnswer, PlainReader, chunks
 from .completion import events, sampling, seeded, usage
-from .context_policy import DROP_TURNS, fit_turns
 from .errors import TemplateError, ValidationError
-from .structured import LlamaGrammar
+from .generation.context_policy import DROP_TURNS, fit_turns
+from .grammars import LlamaGrammar
 from .thinking import Marks, ThinkingBudget, marks_of, switched
 from .tool_grammar import call_grammar
 from .validation import integer, items
 
 if TYPE_CHECKING:
-    from .answer import Step
-    from .logprobs import Logprob
+    from .generation.logprobs import Logprob
+    from .generation.sequence import Step
+    from .generation.stats import GenerationStats
     from .session import AnyEngine
-    from .stats import GenerationStats
 
 __all__ = ["Chat"]
 

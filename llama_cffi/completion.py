@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ValidationError
-from .sampling import SamplingParams
-from .structured import LlamaGrammar
+from .generation.sampling_params import SamplingParams
+from .grammars import LlamaGrammar
 from .validation import INT32_MAX, functions, integer, items
 
 if TYPE_CHECKING:
-    from .answer import Step, StoppingCriterion
-    from .logprobs import Logprob
+    from .generation.logprobs import Logprob
+    from .generation.sequence import Step, StoppingCriterion
+    from .generation.stats import GenerationStats
     from .openai_types import (
         CompletionLogprobs,
         CompletionUsage,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         FinishReason,
     )
     from .session import AnyEngine
-    from .stats import GenerationStats
 
 __all__ = ["complete", "events", "finish_reason", "sampling", "usage"]
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
-from .calls import sampling_params
 from .config import LlamaConfig
-from .context_policy import DROP_TURNS
 from .engine import Engine
 from .errors import ValidationError
+from .generation.context_policy import DROP_TURNS
+from .generation.options import sampling_params
+from .generation.sampling_params import SamplingParams
 from .hub import resolve_model
-from .sampling import SamplingParams
 from .session import Session
 from .validation import integer, items, path_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .answer import Step
     from .embedding import Embedder, RerankResult
+    from .generation.sequence import Step
     from .openai_types import CreateEmbeddingResponse
     from .session import AnyEngine
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .completion import finish_reason
 from .errors import DecodeAbortedError, LlamaError, ValidationError
-from .interrupts import CancelScope
+from .generation.cancellation import CancelScope
 from .llama import Llama
 from .validation import integer
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from .binding import Batch, Context, Model
 from .errors import ContextOverflowError, ValidationError
+from .generation.logprobs import log_softmax
+from .generation.prefix import n_common
 from .growing import GrowingContext
-from .logprobs import log_softmax
-from .prefix import n_common
 from .validation import integer
 
 __all__ = ["Score", "Scorer"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .binding import Vocab
 from .chat.reasoning import ReasoningSplitter
 from .errors import TemplateError, ValidationError
-from .text import Utf8Stream
+from .generation.text import Utf8Stream
 from .validation import integer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
-from .structured import LlamaGrammar
-from .structured.grammar import SPACE, narrow_dates
+from .grammars import LlamaGrammar
+from .grammars.grammar import SPACE, narrow_dates
 
 __all__ = ["call_grammar"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from llama_cffi import SamplingParams
 from llama_cffi.binding import Context, Model
-from llama_cffi.chains import ChainCache, build_chain
 from llama_cffi.errors import GrammarError, ValidationError
+from llama_cffi.generation.sampler_chains import ChainCache, build_chain
 
 ANY = st.one_of(
     st.floats(), st.integers(-(2**40), 2**40), st.none(), st.text(max_size=2), st.booleans()
@@ -183,7 +183,7 @@ def test_every_build_draws_with_what_it_has(child: Child, tiny_model: Path, buil
         import sys
         from llama_cffi import SamplingParams
         from llama_cffi.binding import Batch, Context, Model
-        from llama_cffi.chains import build_chain
+        from llama_cffi.generation.sampler_chains import build_chain
         from llama_cffi.errors import ValidationError
         model = Model(sys.argv[1])
         context, batch = Context(model, n_ctx=64, n_threads=1), Batch(4)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_cffi.context_policy import POLICIES, SAFETY, fit_prompt, fit_turns
 from llama_cffi.errors import ContextOverflowError
+from llama_cffi.generation.context_policy import POLICIES, SAFETY, fit_prompt, fit_turns
 
 SIZE = st.integers(0, 300)
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import MIDDLE, NEWEST, OLD, Child
 
 from llama_cffi.binding import Batch, Context, Model
-from llama_cffi.decoding import Slot
 from llama_cffi.errors import DecodeAbortedError, KvCacheFullError
-from llama_cffi.interrupts import CANCEL, INTERRUPT, Stop
-from llama_cffi.stats import GenerationStats
+from llama_cffi.generation.cancellation import CANCEL, INTERRUPT, Stop
+from llama_cffi.generation.slot import Slot
+from llama_cffi.generation.stats import GenerationStats
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
 BACK_OFF = """
     import json, sys
     from llama_cffi.binding import Batch, Context, Model
-    from llama_cffi.decoding import Slot
+    from llama_cffi.generation.slot import Slot
     from llama_cffi.errors import KvCacheFullError
-    from llama_cffi.interrupts import Stop
-    from llama_cffi.stats import GenerationStats
+    from llama_cffi.generation.cancellation import Stop
+    from llama_cffi.generation.stats import GenerationStats
 
     model = Model(sys.argv[1])
     report = {}

@@ -11,7 +11,7 @@ import pytest
 from conftest import Child
 
 from llama_cffi import Engine, Model, SamplingParams, ValidationError
-from llama_cffi.stats import GenerationStats
+from llama_cffi.generation.stats import GenerationStats
 
 TEXT = "añb€c🙂d" * 3
 GRAMMAR = f'root ::= "{TEXT}"'

@@ -14,7 +14,7 @@ from odd_models import write_recurrent, write_windowed
 from llama_cffi import DecodeAbortedError, Engine, Llama, LlamaGrammar, SamplingParams
 from llama_cffi.binding import Candidates
 from llama_cffi.demo import model_path
-from llama_cffi.structured import Constraint
+from llama_cffi.grammars import Constraint
 
 PERSON = LlamaGrammar.from_json_schema(
     {

@@ -11,9 +11,9 @@ import pytest
 from conftest import Child
 from injection import interrupted_everywhere
 
-from llama_cffi import interrupts
 from llama_cffi.errors import DecodeAbortedError
-from llama_cffi.interrupts import CANCEL, CLOSE, DEADLINE, INTERRUPT, Stop
+from llama_cffi.generation import cancellation
+from llama_cffi.generation.cancellation import CANCEL, CLOSE, DEADLINE, INTERRUPT, Stop
 
 NAMES = ("listen", "unlisten", "_settle")
 
@@ -158,7 +158,7 @@ def test_other_threads_do_not_listen(flag: Flag) -> None:
 def test_nothing_is_left_at_exit(child: Child) -> None:
     code = """
         import signal
-        from llama_cffi.interrupts import Stop
+        from llama_cffi.generation.cancellation import Stop
         class Flag:
             set = clear = lambda self: None
         with Stop(Flag(), 60).running() as stop, stop.interruptible():
@@ -170,7 +170,7 @@ def test_nothing_is_left_at_exit(child: Child) -> None:
 
 
 def test_ctrl_c_at_any_moment_gives_the_signals_back(flag: Flag) -> None:
-    watcher = interrupts._watcher()
+    watcher = cancellation._watcher()
 
     def run() -> None:
         stop = make(flag)

@@ -18,8 +18,8 @@ from tiny_encoders import write_bert, write_t5
 from tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
-from llama_cffi.logprobs import log_softmax
-from llama_cffi.prefix import n_common
+from llama_cffi.generation.logprobs import log_softmax
+from llama_cffi.generation.prefix import n_common
 from llama_cffi.scores import Scorer, _packed
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise

@@ -19,11 +19,11 @@ from tiny_gguf import write_tiny
 
 from llama_cffi import Engine, SamplerChain, SamplingParams
 from llama_cffi.binding import Candidates, Grammar, Model
-from llama_cffi.chains import build_chain
 from llama_cffi.demo import model_path
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
-from llama_cffi.structured import Constraint, LlamaGrammar
-from llama_cffi.structured.dates import DATE_PATTERNS
+from llama_cffi.generation.sampler_chains import build_chain
+from llama_cffi.grammars import Constraint, LlamaGrammar
+from llama_cffi.grammars.dates import DATE_PATTERNS
 
 HOT: dict[str, Any] = {
     "temperature": 1.5,
@@ -170,7 +170,7 @@ def test_what_is_no_grammar(make: Any) -> None:
 DEEP = """
     import sys
     from llama_cffi import GrammarError, Model
-    from llama_cffi.structured import Constraint, LlamaGrammar
+    from llama_cffi.grammars import Constraint, LlamaGrammar
 
     def nested(n, inner):
         for _ in range(n):
@@ -549,7 +549,7 @@ def test_parameters_that_do_not_fit(model: Model) -> None:
 BUILDS = """
     import json, sys
     from llama_cffi import Engine, Model
-    from llama_cffi.structured import Constraint, LlamaGrammar
+    from llama_cffi.grammars import Constraint, LlamaGrammar
 
     properties = {"ä": {"type": "integer", "maximum": 99, "minimum": 0}, "b": {"enum": ["x", "y"]}}
     schema = {"type": "object", "properties": properties, "required": ["ä", "b"],
@@ -611,7 +611,7 @@ def test_a_forgotten_model_is_freed(child: Child) -> None:
         """
         import gc, sys, weakref
         from llama_cffi import Model
-        from llama_cffi.structured import Constraint, LlamaGrammar
+        from llama_cffi.grammars import Constraint, LlamaGrammar
         model = Model(sys.argv[1])
         constraint = Constraint(model, LlamaGrammar.json_object())
         gone = weakref.ref(model)

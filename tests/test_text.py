@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_cffi import ValidationError
-from llama_cffi.text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
+from llama_cffi.generation.text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
 
 cuts = st.lists(st.integers(0, 120), max_size=8)
 

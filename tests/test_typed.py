@@ -20,7 +20,7 @@ from typing_extensions import NotRequired, Required, TypedDict
 from llama_cffi import Engine
 from llama_cffi.demo import model_path
 from llama_cffi.errors import ValidationError
-from llama_cffi.structured import LlamaGrammar
+from llama_cffi.grammars import LlamaGrammar
 from llama_cffi.typed import schema_of, value_of
 
 

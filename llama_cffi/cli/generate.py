@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
     prompt = _prompt(args)
     # Wrong numbers must not wait for a model to load.
-    from ..calls import sampling_params
+    from ..generation.options import sampling_params
 
     sampling = {
         name: getattr(args, name)

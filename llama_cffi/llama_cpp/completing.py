@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import completion
 from ..chat_completion import Chat
-from ..prefix import n_common
+from ..generation.prefix import n_common
 from .echo import prepend
 from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..generation.prefix import n_common
 from ..hub import resolve_model
-from ..prefix import n_common
 from .completing import Completing
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_grammar import LlamaGrammar

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..prefix import n_common
+from ..generation.prefix import n_common
 
 if TYPE_CHECKING:
     import numpy as np

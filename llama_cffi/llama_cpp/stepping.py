@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import llama
 from ..binding import Batch
-from ..chains import build_chain
 from ..completion import sampling
 from ..engine import Engine
 from ..errors import ValidationError
-from ..interrupts import Stop
-from ..stats import GenerationStats
+from ..generation.cancellation import Stop
+from ..generation.sampler_chains import build_chain
+from ..generation.stats import GenerationStats
 from ..validation import integer
 from .llama_cache import LlamaState
 from .processors import several
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..decoding import Slot
-    from ..sampling import SamplingParams
+    from ..generation.sampling_params import SamplingParams
+    from ..generation.slot import Slot
 
 __all__ = ["Stepping", "check_tfs"]
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Step
 from ..binding import Context, Model
 from ..errors import ValidationError
-from ..interrupts import on_cancel
+from ..generation.cancellation import on_cancel
+from ..generation.sequence import Step
 from ..validation import integer, real
 from .handle import Handle
 from .intake import check_options, make_handle
@@ -29,8 +29,8 @@ from .speculative import Drafter, Speculator
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from ..decoding import Slot
-    from ..stats import GenerationStats
+    from ..generation.slot import Slot
+    from ..generation.stats import GenerationStats
 
 __all__ = ["InferenceEngine"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..answer import Step
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, KvCacheFullError
+from ..generation.sequence import Step
 from .handle import Handle
 from .kv_cache import KVCache
 from .request import Request

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
-from ..answer import Answer, AnswerParams, Step, TextOutput
 from ..errors import DecodeAbortedError, ValidationError
-from ..interrupts import CANCEL, on_cancel
+from ..generation.cancellation import CANCEL, on_cancel
+from ..generation.sequence import Answer, AnswerParams, Step, TextOutput
 from .request import Request
 
 if TYPE_CHECKING:
-    from ..chains import Chain
-    from ..stats import GenerationStats
+    from ..generation.sampler_chains import Chain
+    from ..generation.stats import GenerationStats
 
 __all__ = ["Handle", "Owner"]
 

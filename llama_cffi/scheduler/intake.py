@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..answer import TextOutput
 from ..binding import Model
-from ..calls import Call, make_call
-from ..context_policy import fit_prompt
 from ..errors import ValidationError
+from ..generation.context_policy import fit_prompt
+from ..generation.options import Call, make_call
+from ..generation.sequence import TextOutput
 from ..validation import INT32_MAX, integer, real
 from .handle import Handle, Owner
 from .request import Request

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
-from ..prefix import n_common
+from ..generation.prefix import n_common
 
 __all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease"]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..errors import GenerationError, ValidationError
-from ..interrupts import CANCEL, CLOSE
+from ..generation.cancellation import CANCEL, CLOSE
 from .handle import Handle
 from .inbox import Inbox
 from .worker import Worker

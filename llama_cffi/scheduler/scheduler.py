@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from ..prefix import n_common
+from ..generation.prefix import n_common
 from .kv_cache import KVCache, Lease
 from .plan import Chunk, Plan, Result
 from .request import Request, RequestState

@@ -11,11 +11,11 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from ..answer import Answer, Step
 from ..binding import Context, LoraAdapter
-from ..chains import ChainCache
 from ..errors import DecodeAbortedError
-from ..interrupts import CANCEL, CLOSE, DEADLINE
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE
+from ..generation.sampler_chains import ChainCache
+from ..generation.sequence import Answer, Step
 from .execution import Executor
 from .handle import Handle
 from .metrics import Metrics, Moment

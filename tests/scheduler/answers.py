@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llama_cffi import Engine, InferenceEngine, LlamaGrammar, Model, get_library
-from llama_cffi.answer import Step
 from llama_cffi.binding import compat
+from llama_cffi.generation.sequence import Step
 
 __all__ = ["Case", "alone", "exact", "together"]
 

@@ -552,7 +552,7 @@ def test_an_event_loop_that_is_closed_midway(child: Child) -> None:
 
 
 def test_cancel_scopes(engine: InferenceEngine) -> None:
-    from llama_cffi.interrupts import CancelScope
+    from llama_cffi.generation.cancellation import CancelScope
 
     scope = CancelScope()
     with scope:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llama_cffi import KVCache, Request, ValidationError
-from llama_cffi.prefix import n_common
+from llama_cffi.generation.prefix import n_common
 from llama_cffi.scheduler import Chunk, Lease
 from llama_cffi.scheduler.kv_cache import CacheStats
 

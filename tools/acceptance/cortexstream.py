@@ -26,7 +26,7 @@ from llama_cffi import (
     ValidationError,
 )
 from llama_cffi.binding import Candidates
-from llama_cffi.chains import build_chain
+from llama_cffi.generation.sampler_chains import build_chain
 from llama_cffi.scheduler import Result
 
 PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"

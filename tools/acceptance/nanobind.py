@@ -34,8 +34,8 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
-from llama_cffi import answer as answer_module
-from llama_cffi.structured import tokens as structured_tokens
+from llama_cffi.generation import sequence as answer_module
+from llama_cffi.grammars import tokens as structured_tokens
 
 GREEDY = SamplingParams(temperature=0)
 SUM = [{"role": "user", "content": QUESTION}]

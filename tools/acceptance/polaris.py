@@ -15,9 +15,9 @@ from pathlib import Path
 from lines import MODEL, QUESTION, environment, line, raw_greedy, refused, says
 
 from llama_cffi import Batch, Context, ContextOverflowError, Engine, KvCacheFullError, Model
-from llama_cffi.decoding import Slot
-from llama_cffi.interrupts import Stop
-from llama_cffi.stats import GenerationStats
+from llama_cffi.generation.cancellation import Stop
+from llama_cffi.generation.slot import Slot
+from llama_cffi.generation.stats import GenerationStats
 
 
 @line("polaris", "Engine(model_path, n_ctx=4096, n_threads=8, n_gpu_layers=-1), no server")

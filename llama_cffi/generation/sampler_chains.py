@@ -6,16 +6,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
-from .errors import ValidationError
+from ..binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
+from ..errors import ValidationError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .answer import TokenOutput
-    from .sampling import LogitsProcessor, SamplingParams
-    from .structured import Constraint, LlamaGrammar
+    from ..grammars import Constraint, LlamaGrammar
+    from .sampling_params import LogitsProcessor, SamplingParams
+    from .sequence import TokenOutput
 
 __all__ = ["Chain", "ChainCache", "build_chain"]
 
@@ -173,7 +173,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
 
 
 def _add_structured(chain: Chain, p: SamplingParams, grammar: LlamaGrammar) -> Constraint:
-    from .structured import Constraint
+    from ..grammars import Constraint
 
     after, triggers = p.structured_after, p.grammar_triggers
     constraint = Constraint(chain.model, grammar, after, triggers=triggers)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .binding import Context, Vocab
-from .chains import Chain
+from ..binding import Context, Vocab
 from .logprobs import Logprob, logprob
-from .sampling import SamplingParams
+from .sampler_chains import Chain
+from .sampling_params import SamplingParams
 from .stats import GenerationStats
 from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
 

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .errors import ValidationError
+from ..errors import ValidationError
 
 __all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream", "several"]
 

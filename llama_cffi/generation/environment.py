@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from .errors import ValidationError
+from ..errors import ValidationError
 
 __all__ = ["flag", "number", "text"]
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .binding import Batch, Context
-from .errors import DecodeAbortedError, GenerationError, KvCacheFullError
+from ..binding import Batch, Context
+from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
 from .prefix import n_common
 
 if TYPE_CHECKING:
-    from .interrupts import Stop
+    from .cancellation import Stop
     from .stats import GenerationStats
 
 __all__ = ["Slot"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 
-from .answer import Answer, AnswerParams, TokenOutput
-from .chains import Chain
+from ..errors import ValidationError
+from .cancellation import Stop
 from .context_policy import fit_prompt
-from .decoding import Slot
-from .errors import ValidationError
-from .interrupts import Stop
+from .sampler_chains import Chain
+from .sequence import Answer, AnswerParams, TokenOutput
+from .slot import Slot
 from .stats import GenerationStats
 
 __all__ = ["generate"]

@@ -19,10 +19,10 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from .errors import DecodeAbortedError
+from ..errors import DecodeAbortedError
 
 if TYPE_CHECKING:
-    from .binding import AbortFlag
+    from ..binding import AbortFlag
 
 __all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop", "on_cancel"]
 

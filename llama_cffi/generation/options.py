@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..errors import ValidationError
+from ..validation import functions, integer, real
 from . import environment
-from .answer import AnswerParams, StoppingCriterion, ThoughtLimit
 from .context_policy import POLICIES, SAFETY
-from .errors import ValidationError
-from .sampling import BasicOptions, MoreOptions, SamplingParams
+from .sampling_params import BasicOptions, MoreOptions, SamplingParams
+from .sequence import AnswerParams, StoppingCriterion, ThoughtLimit
 from .text import Flusher, several
-from .validation import functions, integer, real
 
 __all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call", "sampling_params"]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
-from .errors import ValidationError
-from .validation import functions, items
+from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
+from ..errors import ValidationError
+from ..validation import functions, items
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .structured import LlamaGrammar
+    from ..grammars import LlamaGrammar
 
     LogitsProcessor = Callable[[NDArray[np.int32], NDArray[np.float32]], Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ContextOverflowError
+from ..errors import ContextOverflowError
 
 __all__ = ["DROP_TURNS", "POLICIES", "SAFETY", "Fit", "fit_prompt", "fit_turns"]
 
