@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from .binding.loading.logs import disable_logging, reset_logging, set_log_level
     from .binding.model.quantize import quantize
     from .config import LlamaConfig
-    from .embedding import Embedder, RerankResult, similarity
-    from .engine import Engine
+    from .embeddings.embedder import Embedder, RerankResult, similarity
+    from .embeddings.scorer import Score, Scorer
+    from .engine.engine import Engine
     from .errors import (
         AbiMismatchError,
         ContextOverflowError,
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
         RequestState,
         Scheduler,
     )
-    from .scores import Score, Scorer
     from .unified import UnifiedLLM
 
 __version__ = "0.1.0"
@@ -88,7 +88,7 @@ _HOME = {
     "gguf.reader": ("GgufFile", "read_gguf"),
     "binding.loading.logs": ("disable_logging", "reset_logging", "set_log_level"),
     "binding.model.quantize": ("quantize",),
-    "embedding": ("Embedder", "RerankResult", "similarity"),
+    "embeddings.embedder": ("Embedder", "RerankResult", "similarity"),
     "config": ("LlamaConfig",),
     "engine": ("Engine",),
     "llama": ("Llama", "print_system_info", "shutdown"),
@@ -106,7 +106,7 @@ _HOME = {
         "RequestState",
         "Scheduler",
     ),
-    "scores": ("Score", "Scorer"),
+    "embeddings.scorer": ("Score", "Scorer"),
     "generation.stats": ("GenerationStats",),
     "grammars": ("Constraint", "LlamaGrammar"),
     "unified": ("UnifiedLLM",),

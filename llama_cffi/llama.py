@@ -14,7 +14,7 @@ from . import chat_completion, completion
 from .background import stream_async, whole_async
 from .binding import Model, get_library
 from .config import LlamaConfig
-from .engine import Engine
+from .engine.engine import Engine
 from .errors import ValidationError
 from .generation.context_policy import DROP_TURNS
 from .generation.options import sampling_params
@@ -26,7 +26,7 @@ from .validation import integer, items, path_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .embedding import Embedder, RerankResult
+    from .embeddings.embedder import Embedder, RerankResult
     from .generation.sequence import Step
     from .openai_types import CreateEmbeddingResponse
     from .session import AnyEngine
@@ -463,7 +463,7 @@ class Llama(Session):
     def _embeddings(self) -> Embedder:
         if not self.config.embeddings:
             raise ValidationError("load the model with embeddings=True to embed or rerank")
-        from .embedding import Embedder
+        from .embeddings.embedder import Embedder
 
         with self._lock:
             if self._embedder is None:

@@ -11,7 +11,7 @@ from .validation import path_of
 
 if TYPE_CHECKING:
     from .binding import Perf
-    from .engine import Engine
+    from .engine.engine import Engine
     from .scheduler import InferenceEngine
 
     AnyEngine: TypeAlias = Engine | InferenceEngine

@@ -25,7 +25,7 @@ from tiny_encoders import (
 from tiny_gguf import write_tiny
 
 from llama_cffi import ContextOverflowError, DecodeAbortedError, LlamaError, Model, ValidationError
-from llama_cffi.embedding import Embedder, RerankResult, similarity
+from llama_cffi.embeddings.embedder import Embedder, RerankResult, similarity
 
 CLOSE = 2e-2  # C computes GELU in half precision
 CLS, SEP = 101, 102
@@ -319,7 +319,7 @@ def test_every_build(child: Child, tmp_path: Path, tiny_model: Path, build: str)
         from pathlib import Path
         import numpy as np
         from llama_cffi import Model
-        from llama_cffi.embedding import Embedder
+        from llama_cffi.embeddings.embedder import Embedder
         texts = ["a b c", "", "d e", "f g h i j k l m n o p", "a", "d e"] * 12
         names = ["bert", "rank", "t5", "mamba"]
         for path in [*(Path(sys.argv[1]) / f"{n}.gguf" for n in names), Path(sys.argv[2])]:
@@ -352,7 +352,7 @@ def test_a_real_model_is_what_pytorch_computes(
         import json, sys
         import numpy as np
         from llama_cffi import Model
-        from llama_cffi.embedding import Embedder
+        from llama_cffi.embeddings.embedder import Embedder
         texts = json.load(open(sys.argv[2], encoding="utf-8"))
         made = Embedder(Model(sys.argv[1]), n_threads=1)
         assert (made.pooling, made.n_tokens_max) == ("mean", 512)

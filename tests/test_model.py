@@ -19,7 +19,7 @@ TRY = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from llama_cffi import LlamaError
-from llama_cffi.engine import Engine
+from llama_cffi.engine.engine import Engine
 
 def use(path):
     '''Everything a caller does with a model: 'ok' or the name and text of the LlamaError.'''

@@ -18,9 +18,9 @@ from tiny_encoders import write_bert, write_t5
 from tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
+from llama_cffi.embeddings.scorer import Scorer, _packed
 from llama_cffi.generation.logprobs import log_softmax
 from llama_cffi.generation.prefix import n_common
-from llama_cffi.scores import Scorer, _packed
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise
 WRITE = {"llama": write_tiny, "windowed": write_windowed, "recurrent": write_recurrent}
@@ -86,7 +86,7 @@ def test_continuations_share_the_prompt(model: Model) -> None:
 
 def test_batch_borders(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch holds 32 tokens: prompt and continuations are cut in odd places."""
-    monkeypatch.setattr("llama_cffi.scores._LOGITS_BYTES", 1)
+    monkeypatch.setattr("llama_cffi.embeddings.scorer._LOGITS_BYTES", 1)
     tokens, continuations = tokens_of(100), [tokens_of(n, n) for n in (31, 33, 1, 64, 17)]
     made = scorer(model)
     assert np.allclose(made.logprobs(tokens), plain(model, tokens), atol=CLOSE)
@@ -274,7 +274,7 @@ def test_every_build(child: Child, tmp_path: Path, tiny_model: Path, build: str)
         import sys
         import numpy as np
         from llama_cffi import Model
-        from llama_cffi.scores import Scorer
+        from llama_cffi.embeddings.scorer import Scorer
         prompt = "A prompt that they share: "
         texts = ["one", "two and more", "x", "a much longer one, to be sure", "z" * 90] * 5
         for path in sys.argv[1:]:

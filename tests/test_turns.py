@@ -5,8 +5,8 @@ import threading
 import pytest
 from injection import interrupted_everywhere
 
+from llama_cffi.engine.lock import Turns
 from llama_cffi.errors import ValidationError
-from llama_cffi.turns import Turns
 
 
 def free(turns: Turns) -> bool:

@@ -10,7 +10,7 @@ from minilm import minilm_model, references
 from tiny_encoders import write_bert
 
 from llama_cffi import Model, ValidationError
-from llama_cffi.binding.wordpiece import WordPiece
+from llama_cffi.embeddings.wordpiece import WordPiece
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from llama_cffi import Model
-from llama_cffi.binding.wordpiece import WordPiece
-from llama_cffi.embedding import Embedder
+from llama_cffi.embeddings.embedder import Embedder
+from llama_cffi.embeddings.wordpiece import WordPiece
 
 N_TEXTS, N_STORED = 200, 20
 LEAST = 0.9999

@@ -12,7 +12,7 @@ from ..errors import ContextOverflowError, ValidationError
 from . import interrupt, output
 
 if TYPE_CHECKING:
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
 __all__ = ["add_parser"]
 
@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace) -> int:
     }
     sampling_params(sampling)
 
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
     started = time.perf_counter()
     with Engine(

@@ -46,7 +46,7 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
             system_info=library.system_info,
             mapped=_mapped(library.path.parent),
         )
-        from ..engine import Engine
+        from ..engine.engine import Engine
 
         started = time.perf_counter()
         n_ctx = len(tokens) + n_predict + 8

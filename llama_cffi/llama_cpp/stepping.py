@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import llama
 from ..binding import Batch
 from ..completion import sampling
-from ..engine import Engine
+from ..engine.engine import Engine
 from ..errors import ValidationError
 from ..generation.cancellation import Stop
 from ..generation.sampler_chains import build_chain

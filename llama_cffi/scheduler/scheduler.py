@@ -18,8 +18,8 @@ from typing import NamedTuple
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.prefix import n_common
 from .kv_cache import KVCache, Lease
-from .plan import Chunk, Plan, Result
 from .request import Request, RequestState
+from .scheduler_output import Chunk, Plan, Result
 
 __all__ = ["Chunk", "Plan", "Result", "Scheduler"]
 

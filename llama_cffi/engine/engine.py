@@ -10,24 +10,24 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..binding import Batch, Context, Model
+from ..errors import DecodeAbortedError, ValidationError
+from ..generation import environment
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, Stop
+from ..generation.loop import generate
+from ..generation.options import Call, Prompt, make_call
+from ..generation.sampler_chains import ChainCache
+from ..generation.sequence import Step, TextOutput, TokenOutput
+from ..generation.slot import Slot
+from ..generation.stats import GenerationStats
 from . import stages
-from .binding import Batch, Context, Model
-from .errors import DecodeAbortedError, ValidationError
-from .generation import environment
-from .generation.cancellation import CANCEL, CLOSE, DEADLINE, Stop
-from .generation.loop import generate
-from .generation.options import Call, Prompt, make_call
-from .generation.sampler_chains import ChainCache
-from .generation.sequence import Step, TextOutput, TokenOutput
-from .generation.slot import Slot
-from .generation.stats import GenerationStats
-from .turns import Turns
+from .lock import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .generation.options import GenerationOptions, StreamOptions
-    from .generation.sampling_params import BasicOptions
+    from ..generation.options import GenerationOptions, StreamOptions
+    from ..generation.sampling_params import BasicOptions
 
 __all__ = ["Engine"]
 

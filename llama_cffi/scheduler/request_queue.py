@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..errors import QueueFullError
-from .handle import Handle
+from .request_handle import Handle
 
 __all__ = ["Inbox", "Mail"]
 

@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .binding import Batch, Context, Model
-from .binding.wordpiece import WordPiece
-from .errors import ContextOverflowError, DecodeAbortedError, ValidationError
-from .growing import GrowingContext
-from .progress import Progress, reporting
-from .validation import integer
+from ..binding import Batch, Context, Model
+from ..errors import ContextOverflowError, DecodeAbortedError, ValidationError
+from ..progress import Progress, reporting
+from ..validation import integer
+from .resizable_context import GrowingContext
+from .wordpiece import WordPiece
 
 __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 

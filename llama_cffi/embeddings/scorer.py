@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .binding import Batch, Context, Model
-from .errors import ContextOverflowError, ValidationError
-from .generation.logprobs import log_softmax
-from .generation.prefix import n_common
-from .growing import GrowingContext
-from .validation import integer
+from ..binding import Batch, Context, Model
+from ..errors import ContextOverflowError, ValidationError
+from ..generation.logprobs import log_softmax
+from ..generation.prefix import n_common
+from ..validation import integer
+from .resizable_context import GrowingContext
 
 __all__ = ["Score", "Scorer"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, KvCacheFullError
 from ..generation.sequence import Step
-from .handle import Handle
 from .kv_cache import KVCache
 from .request import Request
+from .request_handle import Handle
 from .scheduler import Chunk, Result
 
 if TYPE_CHECKING:

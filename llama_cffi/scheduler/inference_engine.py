@@ -18,15 +18,15 @@ from ..errors import ValidationError
 from ..generation.cancellation import on_cancel
 from ..generation.sequence import Step
 from ..validation import integer, real
-from .handle import Handle
-from .intake import check_options, make_handle
+from .engine_core import Worker
+from .engine_thread import Runner
+from .input_processor import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, Moment
 from .request import Request
-from .runner import Runner
+from .request_handle import Handle
 from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
-from .worker import Worker
 
 if TYPE_CHECKING:
     from ..generation.slot import Slot

@@ -12,8 +12,8 @@ from ..generation.context_policy import fit_prompt
 from ..generation.options import Call, make_call
 from ..generation.sequence import TextOutput
 from ..validation import INT32_MAX, integer, real
-from .handle import Handle, Owner
 from .request import Request
+from .request_handle import Handle, Owner
 
 __all__ = ["check_options", "make_handle"]
 

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from .binding import Context
+from ..binding import Context
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from .errors import ValidationError
-from .generation import environment
+from ..errors import ValidationError
+from ..generation import environment
 
 if TYPE_CHECKING:
+    from ..generation.options import Prompt
     from .engine import Engine
-    from .generation.options import Prompt
 
 __all__ = ["STAGES", "report", "wanted"]
 

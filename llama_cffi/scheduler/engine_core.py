@@ -16,10 +16,10 @@ from ..errors import DecodeAbortedError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import Answer, Step
-from .execution import Executor
-from .handle import Handle
 from .metrics import Metrics, Moment
+from .model_runner import Executor
 from .request import Request, RequestState
+from .request_handle import Handle
 from .scheduler import Plan, Result, Scheduler
 from .speculative import Speculator
 

@@ -10,10 +10,10 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .model.vocab import encode
+from ..binding.model.vocab import encode
 
 if TYPE_CHECKING:
-    from .model.model import Model
+    from ..binding.model.model import Model
 
 __all__ = ["WordPiece"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import GenerationError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE
-from .handle import Handle
-from .inbox import Inbox
-from .worker import Worker
+from .engine_core import Worker
+from .request_handle import Handle
+from .request_queue import Inbox
 
 if TYPE_CHECKING:
     from typing_extensions import Self
