@@ -10,6 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api.config import LlamaConfig
+    from .api.llama import Llama, print_system_info, shutdown
+    from .api.pool import LlamaPool
+    from .api.unified import UnifiedLLM
     from .binding import (
         Batch,
         Candidates,
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     )
     from .binding.loading.logs import disable_logging, reset_logging, set_log_level
     from .binding.model.quantize import quantize
-    from .config import LlamaConfig
     from .embeddings.embedder import Embedder, RerankResult, similarity
     from .embeddings.scorer import Score, Scorer
     from .engine.engine import Engine
@@ -51,8 +54,6 @@ if TYPE_CHECKING:
     from .generation.stats import GenerationStats
     from .gguf.reader import GgufFile, read_gguf
     from .grammars import Constraint, LlamaGrammar
-    from .llama import Llama, print_system_info, shutdown
-    from .pool import LlamaPool
     from .scheduler import (
         DraftModel,
         EngineStats,
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
         RequestState,
         Scheduler,
     )
-    from .unified import UnifiedLLM
 
 __version__ = "0.1.0"
 
@@ -89,10 +89,10 @@ _HOME = {
     "binding.loading.logs": ("disable_logging", "reset_logging", "set_log_level"),
     "binding.model.quantize": ("quantize",),
     "embeddings.embedder": ("Embedder", "RerankResult", "similarity"),
-    "config": ("LlamaConfig",),
+    "api.config": ("LlamaConfig",),
     "engine": ("Engine",),
-    "llama": ("Llama", "print_system_info", "shutdown"),
-    "pool": ("LlamaPool",),
+    "api.llama": ("Llama", "print_system_info", "shutdown"),
+    "api.pool": ("LlamaPool",),
     "generation.sampling_params": ("SamplingParams",),
     "scheduler": (
         "DraftModel",
@@ -109,7 +109,7 @@ _HOME = {
     "embeddings.scorer": ("Score", "Scorer"),
     "generation.stats": ("GenerationStats",),
     "grammars": ("Constraint", "LlamaGrammar"),
-    "unified": ("UnifiedLLM",),
+    "api.unified": ("UnifiedLLM",),
     "errors": (
         "AbiMismatchError",
         "ContextOverflowError",

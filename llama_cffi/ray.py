@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from .completion import finish_reason
+from .api.completions import finish_reason
+from .api.llama import Llama
 from .errors import DecodeAbortedError, LlamaError, ValidationError
 from .generation.cancellation import CancelScope
-from .llama import Llama
 from .validation import integer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama_cffi import Llama, LlamaConfig, LlamaError, UnifiedLLM
-from llama_cffi.chat_completion import Chat
+from llama_cffi.api.chat_completions import Chat
 
 
 class Odd:

@@ -346,7 +346,7 @@ def test_module_functions() -> None:
 def test_shutdown_closes_all() -> None:
     other = Llama(model_path(), n_ctx=64, n_threads=1)
     other.close()
-    from llama_cffi import llama
+    from llama_cffi.api import llama
 
     before = [each for each in llama._open if not each.engine.closed]
     for each in before:

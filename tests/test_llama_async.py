@@ -13,7 +13,7 @@ import pytest
 from conftest import Child
 
 from llama_cffi import Llama, SamplingParams, ValidationError
-from llama_cffi.background import stream_async, whole_async
+from llama_cffi.api.aio import stream_async, whole_async
 from llama_cffi.demo import model_path
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]

@@ -11,11 +11,11 @@ import pytest
 from tiny_gguf import write_tiny
 
 from llama_cffi import Llama, UnifiedLLM, ValidationError
+from llama_cffi.api.thinking import Marks, ThinkingBudget, marks_of, switched
 from llama_cffi.binding import Model
 from llama_cffi.chat.families import identify
 from llama_cffi.chat.template import ChatTemplate
 from llama_cffi.demo import model_path
-from llama_cffi.thinking import Marks, ThinkingBudget, marks_of, switched
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]

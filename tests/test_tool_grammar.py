@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Constraint, Model, ValidationError
+from llama_cffi.api.tool_grammar import call_grammar
 from llama_cffi.chat.formats import FORMATS, CallGrammar, GrammarParts, Text
 from llama_cffi.chat.tools import normalise_tools
-from llama_cffi.tool_grammar import call_grammar
 
 
 def move(city: str, speed: float, note: str = "", fast: bool = False) -> None:

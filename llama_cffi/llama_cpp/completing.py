@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import completion
-from ..chat_completion import Chat
+from ..api import completions
+from ..api.chat_completions import Chat
 from ..generation.prefix import n_common
 from .echo import prepend
 from .functions import as_messages, as_tools, with_function_call
@@ -78,12 +78,12 @@ class Completing(Stepping):
         if isinstance(prompt, str) and not isinstance(self.tokenizer_, LlamaTokenizer):
             given = self.tokenize(prompt, special=suffix is None)
         if suffix is not None and self.spm_infill:
-            given, suffix = completion.prompt_tokens(self.engine, given, suffix, spm=True), None
+            given, suffix = completions.prompt_tokens(self.engine, given, suffix, spm=True), None
         if self.cache is not None:
-            self._recall(completion.prompt_tokens(self.engine, given, suffix))
+            self._recall(completions.prompt_tokens(self.engine, given, suffix))
         scored: list[int] | None = None
         if echo and logprobs is not None and not stream:
-            scored = completion.prompt_tokens(self.engine, given, suffix)
+            scored = completions.prompt_tokens(self.engine, given, suffix)
             rows, given, suffix = self._all_rows(scored), scored, None
         answer = super().create_completion(
             given,

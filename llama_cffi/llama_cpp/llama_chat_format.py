@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..api.chat_completions import Chat
 from ..chat.template import ChatTemplate
-from ..chat_completion import Chat
 from ..errors import ValidationError
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
-    from ..session import AnyEngine
+    from ..api.session import AnyEngine
     from .llama import Llama
 
 __all__ = [

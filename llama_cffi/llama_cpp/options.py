@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import LlamaConfig
+from ..api.config import LlamaConfig
 from ..errors import ValidationError
 from ..validation import integer
 

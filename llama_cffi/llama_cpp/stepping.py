@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .. import llama
+from ..api import llama
+from ..api.completions import sampling
 from ..binding import Batch
-from ..completion import sampling
 from ..engine.engine import Engine
 from ..errors import ValidationError
 from ..generation.cancellation import Stop

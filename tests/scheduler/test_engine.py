@@ -24,8 +24,8 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
+from llama_cffi.api.thinking import Marks, ThinkingBudget
 from llama_cffi.demo import model_path
-from llama_cffi.thinking import Marks, ThinkingBudget
 
 FOLDER = Path(__file__).parent
 # Flash attention rounds one way or another depending on who shares the batch.

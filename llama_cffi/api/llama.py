@@ -10,26 +10,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import chat_completion, completion
-from .background import stream_async, whole_async
-from .binding import Model, get_library
+from ..binding import Model, get_library
+from ..engine.engine import Engine
+from ..errors import ValidationError
+from ..generation.context_policy import DROP_TURNS
+from ..generation.options import sampling_params
+from ..generation.sampling_params import SamplingParams
+from ..hub import resolve_model
+from ..validation import integer, items, path_of
+from . import chat_completions, completions
+from .aio import stream_async, whole_async
 from .config import LlamaConfig
-from .engine.engine import Engine
-from .errors import ValidationError
-from .generation.context_policy import DROP_TURNS
-from .generation.options import sampling_params
-from .generation.sampling_params import SamplingParams
-from .hub import resolve_model
 from .session import Session
-from .validation import integer, items, path_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .embeddings.embedder import Embedder, RerankResult
-    from .generation.sequence import Step
-    from .openai_types import CreateEmbeddingResponse
+    from ..embeddings.embedder import Embedder, RerankResult
+    from ..generation.sequence import Step
     from .session import AnyEngine
+    from .types import CreateEmbeddingResponse
 
 __all__ = [
     "Llama",
@@ -139,11 +139,11 @@ class Llama(Session):
         return self.engine.n_ctx
 
     @cached_property
-    def chat(self) -> chat_completion.Chat:
+    def chat(self) -> chat_completions.Chat:
         """What the model's chat template and family say; compiled when it is first used."""
         policy = self.config.context_policy
         drops = policy if policy == DROP_TURNS else None
-        return chat_completion.Chat(self.engine, self.config.chat_format, drops)
+        return chat_completions.Chat(self.engine, self.config.chat_format, drops)
 
     # Text
 
@@ -188,13 +188,13 @@ class Llama(Session):
                 raise ValidationError(
                     "logprobs have no stream here; create_completion(stream=True) has one"
                 )
-            answer: Any = completion.complete(
+            answer: Any = completions.complete(
                 self.engine, self.model_path, prompt, None, max_tokens=max_tokens, params=params,
                 stream=False, logprobs=logprobs, echo=echo, n=1, best_of=None, **options,
             )  # fmt: skip
             return answer["choices"][0]
-        tokens = completion.prompt_tokens(self.engine, prompt, None)
-        run = completion.events(self.engine, tokens, max_tokens, params, **options)
+        tokens = completions.prompt_tokens(self.engine, prompt, None)
+        run = completions.events(self.engine, tokens, max_tokens, params, **options)
         pieces = _pieces(prompt if echo else "", run)
         return pieces if stream else "".join(pieces)
 
@@ -294,7 +294,7 @@ class Llama(Session):
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room.
         """
-        params = completion.sampling(
+        params = completions.sampling(
             temperature=temperature,
             top_p=top_p,
             min_p=min_p,
@@ -312,7 +312,7 @@ class Llama(Session):
             logits_processor=logits_processor,
             grammar=grammar,
         )
-        return completion.complete(
+        return completions.complete(
             self.engine,
             model or self.model_path,
             prompt,
@@ -336,7 +336,7 @@ class Llama(Session):
         return await _either(self.create_completion, *args, **options)
 
     def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Answer a conversation; see `chat_completion.Chat.create` for the arguments."""
+        """Answer a conversation; see `chat_completions.Chat.create` for the arguments."""
         options = {"seed": self.config.seed, "model": self.model_path, **options}
         return self.chat.create(messages, **options)
 
@@ -358,7 +358,7 @@ class Llama(Session):
             ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
                 or where the context was full.
         """
-        from . import typed
+        from .. import typed
 
         if options.get("stream") or options.get("response_format"):
             raise ValidationError("parse gives one whole value: no stream, no response_format")
@@ -463,7 +463,7 @@ class Llama(Session):
     def _embeddings(self) -> Embedder:
         if not self.config.embeddings:
             raise ValidationError("load the model with embeddings=True to embed or rerank")
-        from .embeddings.embedder import Embedder
+        from ..embeddings.embedder import Embedder
 
         with self._lock:
             if self._embedder is None:
@@ -490,7 +490,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     n_parallel = integer("parallel", config.parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
         return Engine(model, **options)
-    from .scheduler import InferenceEngine
+    from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]
     return InferenceEngine(model, n_parallel, draft=config.draft, **options)

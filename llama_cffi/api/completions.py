@@ -7,22 +7,17 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ValidationError
-from .generation.sampling_params import SamplingParams
-from .grammars import LlamaGrammar
-from .validation import INT32_MAX, functions, integer, items
+from ..errors import ValidationError
+from ..generation.sampling_params import SamplingParams
+from ..grammars import LlamaGrammar
+from ..validation import INT32_MAX, functions, integer, items
 
 if TYPE_CHECKING:
-    from .generation.logprobs import Logprob
-    from .generation.sequence import Step, StoppingCriterion
-    from .generation.stats import GenerationStats
-    from .openai_types import (
-        CompletionLogprobs,
-        CompletionUsage,
-        CreateCompletionResponse,
-        FinishReason,
-    )
+    from ..generation.logprobs import Logprob
+    from ..generation.sequence import Step, StoppingCriterion
+    from ..generation.stats import GenerationStats
     from .session import AnyEngine
+    from .types import CompletionLogprobs, CompletionUsage, CreateCompletionResponse, FinishReason
 
 __all__ = ["complete", "events", "finish_reason", "sampling", "usage"]
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .background import whole_async
+from ..errors import LlamaError
+from .aio import whole_async
 from .config import LlamaConfig
-from .errors import LlamaError
 from .llama import Llama
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaPool"]
 
-_log = logging.getLogger("llama_cffi.pool")
+_log = logging.getLogger("llama_cffi.api.pool")
 _WARM_UP_TOKENS = 3
 
 

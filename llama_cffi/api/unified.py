@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..validation import integer, items
 from .config import LlamaConfig
 from .llama import Llama
-from .validation import integer, items
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .chat.families import Family
+    from ..chat.families import Family
 
 __all__ = ["UnifiedLLM"]
 

@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from .chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
-from .grammars import LlamaGrammar
-from .grammars.grammar import SPACE, narrow_dates
+from ..chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
+from ..grammars import LlamaGrammar
+from ..grammars.grammar import SPACE, narrow_dates
 
 __all__ = ["call_grammar"]
 

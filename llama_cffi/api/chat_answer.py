@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .chat.reasoning import ReasoningSplitter
-from .completion import finish_reason
+from ..chat.reasoning import ReasoningSplitter
+from .completions import finish_reason
 
 if TYPE_CHECKING:
-    from .generation.logprobs import Logprob
-    from .generation.sequence import Step
-    from .generation.stats import GenerationStats
+    from ..generation.logprobs import Logprob
+    from ..generation.sequence import Step
+    from ..generation.stats import GenerationStats
 
 __all__ = ["ChatAnswer", "PlainReader", "chunks"]
 

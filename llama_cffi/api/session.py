@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, TypeAlias
 
-from .binding import LoraAdapter, Model
-from .errors import ValidationError
-from .validation import path_of
+from ..binding import LoraAdapter, Model
+from ..errors import ValidationError
+from ..validation import path_of
 
 if TYPE_CHECKING:
-    from .binding import Perf
-    from .engine.engine import Engine
-    from .scheduler import InferenceEngine
+    from ..binding import Perf
+    from ..engine.engine import Engine
+    from ..scheduler import InferenceEngine
 
     AnyEngine: TypeAlias = Engine | InferenceEngine
 

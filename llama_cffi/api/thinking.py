@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .binding import Vocab
-from .chat.reasoning import ReasoningSplitter
-from .errors import TemplateError, ValidationError
-from .generation.text import Utf8Stream
-from .validation import integer
+from ..binding import Vocab
+from ..chat.reasoning import ReasoningSplitter
+from ..errors import TemplateError, ValidationError
+from ..generation.text import Utf8Stream
+from ..validation import integer
 
 if TYPE_CHECKING:
-    from .chat.families import Family
-    from .chat.template import ChatTemplate
+    from ..chat.families import Family
+    from ..chat.template import ChatTemplate
 
 __all__ = ["Marks", "ThinkingBudget", "marks_of", "switched"]
 

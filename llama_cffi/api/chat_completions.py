@@ -8,23 +8,23 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from .chat.families import identify
-from .chat.reasoning import ReasoningSplitter, opens_thinking
-from .chat.template import ChatTemplate
-from .chat.tools import normalise_tool_choice, normalise_tools
+from ..chat.families import identify
+from ..chat.reasoning import ReasoningSplitter, opens_thinking
+from ..chat.template import ChatTemplate
+from ..chat.tools import normalise_tool_choice, normalise_tools
+from ..errors import TemplateError, ValidationError
+from ..generation.context_policy import DROP_TURNS, fit_turns
+from ..grammars import LlamaGrammar
+from ..validation import integer, items
 from .chat_answer import ChatAnswer, PlainReader, chunks
-from .completion import events, sampling, seeded, usage
-from .errors import TemplateError, ValidationError
-from .generation.context_policy import DROP_TURNS, fit_turns
-from .grammars import LlamaGrammar
+from .completions import events, sampling, seeded, usage
 from .thinking import Marks, ThinkingBudget, marks_of, switched
 from .tool_grammar import call_grammar
-from .validation import integer, items
 
 if TYPE_CHECKING:
-    from .generation.logprobs import Logprob
-    from .generation.sequence import Step
-    from .generation.stats import GenerationStats
+    from ..generation.logprobs import Logprob
+    from ..generation.sequence import Step
+    from ..generation.stats import GenerationStats
     from .session import AnyEngine
 
 __all__ = ["Chat"]

@@ -13,7 +13,7 @@ from contextlib import aclosing, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from .generation.cancellation import CancelScope
+from ..generation.cancellation import CancelScope
 
 __all__ = ["stream_async", "whole_async"]
 
