@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Child
+from support.children import Child
 
 from llama_cffi import (
     Embedder,

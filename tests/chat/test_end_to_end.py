@@ -13,9 +13,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from speakers import SPEAKERS
-from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
-from tiny_gguf import write_tiny
+from support.speakers import SPEAKERS
+from support.tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, ValidationError
 from llama_cffi.chat.formats import FORMATS

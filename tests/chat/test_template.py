@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from conftest import Child
+from support.children import Child
 
 from llama_cffi import demo
 from llama_cffi.chat.template import ChatTemplate, pick_template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from conftest import Child
+from support.children import Child
 from test_hub import Hub, hub  # noqa: F401  (a fixture)
 
 from llama_cffi.demo import model_path

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_models import write_hybrid, write_recurrent, write_windowed
+from support.odd_models import write_hybrid, write_recurrent, write_windowed
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
 
 from llama_cffi import KVCache, Request, ValidationError
 from llama_cffi.generation.prefix import n_common
