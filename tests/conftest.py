@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 import pytest
 from support.children import Child
+from support.hub_server import hub  # noqa: F401  (a fixture)
 from support.tiny_gguf import write_tiny
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from support.loras import write_lora
 from support.tiny_gguf import write_tiny
-from test_adapter import write_lora
 
 import llama_cffi
 from llama_cffi import (

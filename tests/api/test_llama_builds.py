@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
-from test_adapter import make_pairs, write_lora
+from support.loras import make_pairs, write_lora
 
 from llama_cffi.demo import model_path
 

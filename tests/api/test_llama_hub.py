@@ -13,10 +13,8 @@ from typing import Any
 import gguf
 import pytest
 from support import tiny_gguf
+from support.hub_server import Hub
 from support.tiny_gguf import write_tiny
-from test_hub import Hub, hub
-
-__all__ = ["hub"]
 
 CODE = """
 import json, sys

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.loras import make_pairs, write_lora
 from support.odd_models import write_recurrent, write_windowed
-from test_adapter import make_pairs, write_lora
 
 from llama_cffi import Llama, ModelLoadError, SamplingParams, ValidationError
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.loras import make_pairs, write_lora
 from support.odd_models import write_recurrent, write_windowed
 from support.tiny_encoders import write_bert, write_t5
-from test_adapter import make_pairs, write_lora
 
 SEEDS, STEPS = (1, 2), 400
 MACHINE = Path(__file__).parents[1] / "support" / "low_level_machine.py"

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from support.children import Child
-from test_hub import Hub, hub  # noqa: F401  (a fixture)
+from support.hub_server import Hub
 
 from llama_cffi.demo import model_path
 
 
-def test_from_pretrained(hub: Hub, child: Child, tmp_path: Path) -> None:  # noqa: F811
+def test_from_pretrained(hub: Hub, child: Child, tmp_path: Path) -> None:
     model = model_path().read_bytes()
     hub.repos["owner/repo"] = {
         "main": {"m-q4_0.gguf": b"GGUF four", "m-q8_0.gguf": model, "mmproj-m.gguf": b"GGUF eyes"}

@@ -208,7 +208,7 @@ def test_higher_priorities_go_first(model: Model) -> None:
 
 
 def test_adapters_are_of_one_request(tmp_path: Path) -> None:
-    from test_adapter import make_pairs, write_lora, write_merged
+    from support.loras import make_pairs, write_lora, write_merged
 
     pairs = make_pairs()
     lora = str(write_lora(tmp_path / "a.gguf", pairs))

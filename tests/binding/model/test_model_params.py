@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from gguf import GGUFValue
 from gguf import GGUFValueType as Kind
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.split_gguf import write_split
 from support.tiny_gguf import write_tiny
 
 from llama_cffi.binding import Model
@@ -43,33 +43,6 @@ def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
     assert len(said) == 4
     assert all("'distribute' is in force" in line for line in said[:2])
     assert all("disabled, distribute, isolate, mirror, numactl" in line for line in said[2:])
-
-
-def write_split(
-    folder: Path, n_parts: int = 3, name: str = "m", wrong: dict[str, Any] | None = None
-) -> list[Path]:
-    """Write a tiny model in parts; *wrong* replaces keys of the second one."""
-    whole: list[str] = []
-    write_tiny(folder / "whole.gguf", edit=lambda w: whole.extend(w.tensors[0]))
-    paths = []
-    for i in range(n_parts):
-
-        def edit(writer: gguf.GGUFWriter, i: int = i) -> None:
-            keys, tensors = writer.kv_data[0], writer.tensors[0]
-            for at, tensor in enumerate(whole):
-                if at % n_parts != i:
-                    del tensors[tensor]
-            if i:
-                for key in [k for k in keys if k != "general.architecture"]:
-                    del keys[key]
-            keys["split.no"] = GGUFValue(i, Kind.UINT16)
-            keys["split.count"] = GGUFValue(n_parts, Kind.UINT16)
-            keys["split.tensors.count"] = GGUFValue(len(whole), Kind.INT32)
-            if i == 1:
-                keys.update(wrong or {})
-
-        paths.append(write_tiny(folder / f"{name}-{i + 1:05d}-of-{n_parts:05d}.gguf", edit=edit))
-    return paths
 
 
 SCORES = """

@@ -10,8 +10,8 @@ import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 from support.damaged import REFUSED, SURVIVED
+from support.split_gguf import write_split
 from support.tiny_gguf import write_tiny
-from test_model_params import write_split
 
 from llama_cffi.binding.model.quantize import quantize
 from llama_cffi.errors import LlamaError, ModelLoadError, ValidationError
