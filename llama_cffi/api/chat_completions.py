@@ -8,20 +8,20 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from ..chat.families import identify
 from ..chat.reasoning import ReasoningSplitter, opens_thinking
-from ..chat.template import ChatTemplate
 from ..chat.tools import normalise_tool_choice, normalise_tools
-from ..errors import TemplateError, ValidationError
+from ..errors import ValidationError
+from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS, fit_turns
 from ..grammars import LlamaGrammar
 from ..validation import integer, items
 from .chat_answer import ChatAnswer, PlainReader, chunks
 from .completions import events, sampling, seeded, usage
-from .thinking import Marks, ThinkingBudget, marks_of, switched
+from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
+    from ..chat.families import Family
     from ..generation.logprobs import Logprob
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
@@ -37,9 +37,11 @@ class Chat:
 
     Args:
         engine: Generates.
-        chat_format: One of llama.cpp's built-in templates by name, or the source of a Jinja
-            template; None = the model's own.
-        context_policy: For calls that give none; None = the engine's.
+        chat_format: See `ChatRenderer`.
+        context_policy: For calls that give none; None: the engine's.
+
+    Attributes:
+        renderer: Renders the conversations.
     """
 
     def __init__(
@@ -47,111 +49,18 @@ class Chat:
     ) -> None:
         self._engine = engine
         self._policy = context_policy
-        is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
-        self._builtin = None if is_source else chat_format
-        source = chat_format if is_source else engine.model.chat_template
-        self._source = None if self._builtin else source
-        model = engine.model
-        self.family = identify(model.metadata, model.path.name, self._source)
+        self.renderer = ChatRenderer(engine.model, chat_format)
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return self.renderer.family
 
     @cached_property
-    def special_tokens(self) -> dict[str, int]:
-        """The model's control tokens by name."""
-        vocab = self._engine.model.vocab
-        return {vocab.text(t): t for t in range(vocab.n_tokens) if vocab.is_control(t)}
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """The Jinja template.
-
-        Raises:
-            TemplateError: The model has none.
-        """
-        vocab = self._engine.model.vocab
-        if self._source is None:
-            name = self._engine.model.path.name
-            raise TemplateError(f"{name} has no chat template; choose one, as chat_format='chatml'")
-        bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
-        return ChatTemplate(self._source, bos, eos, special_tokens=self._markers)
-
-    @cached_property
-    def _markers(self) -> list[str]:
-        """The tokens that no caller's text may become: llama.cpp takes some of GPT-OSS's for words.
-
-        Those are found by their spelling.
-        """
-        vocab = self._engine.model.vocab
-        return [
-            text
-            for token, text in enumerate(map(vocab.text, range(vocab.n_tokens)))
-            if vocab.is_control(token) or (text.startswith("<|") and text.endswith("|>"))
-        ]
-
-    def effort(
-        self, thinking: bool | None, reasoning_effort: str | None
-    ) -> tuple[bool | None, dict[str, Any]]:
-        """Return whether to think, and what to tell the template; see `thinking.switched`."""
-        template = None if self._source is None else self.template
-        return switched(self.family, template, thinking, reasoning_effort)
-
-    @cached_property
-    def _marks(self) -> Marks:
-        """What stands around a thought."""
-        template = None if self._source is None else self.template
-        return marks_of(self._engine.model.vocab, template, self.family.tool_format.reasoning)
-
-    def prompt(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        thinking: bool | None = None,
-        **kwargs: Any,
-    ) -> tuple[list[int], str]:
-        """Return the prompt as tokens and as text.
-
-        With a built-in template (`chat_format`) names of special tokens in a message become
-        special tokens; with a Jinja template they stay text.
-
-        Args:
-            messages: OpenAI's shape.
-            tools: Definitions, normalised.
-            thinking: Whether the model shall think first; None = as it is used to.
-            **kwargs: What else the template reads.
-
-        Raises:
-            TemplateError: The template refuses the messages, or the model has none.
-            ValidationError: A message has the wrong shape, or thinking cannot be switched so.
-        """
-        tag = self.family.tag(thinking)
-        if tag and messages and isinstance(messages[-1].get("content"), str):
-            last = messages[-1]
-            messages = [*messages[:-1], {**last, "content": f"{last['content']} {tag}"}]
-        engine = self._engine
-        if self._builtin is not None:
-            if tools:
-                raise ValidationError(
-                    f"chat_format={self._builtin!r} takes no tools; use the model's own template"
-                )
-            try:
-                pairs = [(m["role"], m["content"]) for m in messages]
-            except (KeyError, TypeError):
-                raise ValidationError("every message needs a role and a content") from None
-            text = engine.model.apply_chat_template(pairs, template=self._builtin)
-            return engine.tokenize(text, parse_special=True), text
-        if tools and not self.template.supports_tools:
-            text = self.family.tool_format.explain(tools)
-            messages = _instructed(messages, text, self.template.supports_system)
-            tools = None
-        segments = self.template.render_segments(
-            messages, tools or None, **{**self.family.template_kwargs(thinking), **kwargs}
-        )
-        tokens: list[int] = []
-        for segment in segments:
-            found = engine.tokenize(segment.text, False, segment.is_template)
-            if not segment.is_template and len(found) == 1:  # a word to C, not to the template
-                found = [t for part in segment.text for t in engine.tokenize(part, False)]
-            tokens += found
-        return tokens, "".join(segment.text for segment in segments)
+    def _markers(self) -> ThinkMarkers:
+        """The text around a thought."""
+        vocab, reasoning = self._engine.model.vocab, self.family.tool_format.reasoning
+        return think_markers(vocab, self.renderer.template, reasoning)
 
     def create(
         self,
@@ -226,25 +135,25 @@ class Chat:
         choice = normalise_tool_choice(tool_choice, known)
         grammar = _grammar(response_format, grammar)
         offered = known if choice.mode != "none" else []
-        thinking, kwargs = self.effort(thinking, reasoning_effort)
-        if chat_template_kwargs is not None:
-            if not isinstance(chat_template_kwargs, Mapping):
-                raise ValidationError(
-                    f"chat_template_kwargs={chat_template_kwargs!r} is no mapping"
-                )
-            kwargs.update(chat_template_kwargs)
+        render = partial(
+            self.renderer.render,
+            tools=offered,
+            thinking=thinking,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         limit = max_completion_tokens if max_tokens is None else max_tokens
         policy = context_policy or self._policy
         if policy == DROP_TURNS:
             messages = fit_turns(
                 messages,
-                lambda some: len(self.prompt(some, offered, thinking, **kwargs)[0]),
+                lambda some: len(render(some).tokens),
                 None if limit is None else integer("max_tokens", limit, -1),
                 self._engine.n_ctx,
             )
             policy = "error"
         chosen = {} if policy is None else {"context_policy": policy}
-        tokens, text = self.prompt(messages, offered, thinking, **kwargs)
+        tokens, text = render(messages)
         form = self.family.tool_format
         start, end = form.reasoning
         is_open = opens_thinking(text, start)
@@ -254,15 +163,16 @@ class Chat:
             if grammar is not None:
                 raise ValidationError("a required tool call and a grammar exclude each other")
             parts = form.grammar_parts(choice.allowed(known), parallel_tool_calls, True)
-            grammar = call_grammar(parts, self.special_tokens)
-        awaited = grammar is not None and (is_open or bool(thinking))
+            grammar = call_grammar(parts, self.renderer.special_tokens)
+        thinks, _ = self.renderer.resolve_thinking(thinking, reasoning_effort)
+        awaited = grammar is not None and (is_open or bool(thinks))
         if awaited or thinking_budget is not None:
-            marks = self._marks
-            if marks.after.strip() and not is_words:
-                marks = marks._replace(after="")  # the head of a content
-            after = end.strip() + marks.after if awaited else after
+            markers = self._markers
+            if markers.after.strip() and not is_words:
+                markers = markers._replace(after="")  # the head of a content
+            after = end.strip() + markers.after if awaited else after
             thought_limit = partial(
-                ThinkingBudget, self._engine.model.vocab, form.reasoning, marks, is_open,
+                ThinkingBudget, self._engine.model.vocab, form.reasoning, markers, is_open,
                 thinking_budget, awaited,
             )  # fmt: skip
             thought_limit()  # what is wrong is said now
@@ -317,16 +227,6 @@ class Chat:
             "logprob": logprob,
             "bytes": list(piece),
         }
-
-
-def _instructed(messages: Sequence[Message], text: str, has_system: bool) -> list[Message]:
-    """Return *messages* with a text in the system prompt, or else in the first message."""
-    first = dict(messages[0]) if messages else {}
-    said = first.get("content")
-    if isinstance(said, str) and (first.get("role") == "system" or not has_system):
-        parts = (said, text) if first.get("role") == "system" else (text, said)
-        return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
 
 
 def _grammar(

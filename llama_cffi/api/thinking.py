@@ -5,25 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..binding import Vocab
 from ..chat.reasoning import ReasoningSplitter
-from ..errors import TemplateError, ValidationError
+from ..errors import TemplateError
 from ..generation.text import Utf8Stream
 from ..validation import integer
 
 if TYPE_CHECKING:
-    from ..chat.families import Family
     from ..chat.template import ChatTemplate
 
-__all__ = ["Marks", "ThinkingBudget", "marks_of", "switched"]
+__all__ = ["ThinkMarkers", "ThinkingBudget", "think_markers"]
 
-_EFFORTS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True}
 _QUESTION, _THOUGHT, _ANSWER = "What is it?", "A thought about it.", "An answer to it."
 
 
-class Marks(NamedTuple):
+class ThinkMarkers(NamedTuple):
     """The texts around a thought, with the line breaks that the chat template puts there."""
 
     begin: str
@@ -39,7 +37,7 @@ class ThinkingBudget:
     Args:
         vocab: Of the model.
         markers: What begins a thought, and what ends it.
-        marks: The same with what the template puts around them; see `marks_of`.
+        marks: The same with what the template puts around them; see `think_markers`.
         is_open: The prompt ended inside the thought.
         n_tokens: Most tokens of the thought, from 0; None = no limit.
         awaited: Whether a grammar waits for the end of the thought. Then there has to be one, and
@@ -53,7 +51,7 @@ class ThinkingBudget:
         self,
         vocab: Vocab,
         markers: tuple[str, str],
-        marks: Marks,
+        marks: ThinkMarkers,
         is_open: bool,
         n_tokens: int | None,
         awaited: bool = False,
@@ -108,7 +106,9 @@ class ThinkingBudget:
         return marker if recent.endswith(end.removesuffix(marker)) else end
 
 
-def marks_of(vocab: Vocab, template: ChatTemplate | None, markers: tuple[str, str]) -> Marks:
+def think_markers(
+    vocab: Vocab, template: ChatTemplate | None, markers: tuple[str, str]
+) -> ThinkMarkers:
     """Return what stands around a thought where the chat template writes one.
 
     Templates that write no thoughts of earlier turns do not tell. Then markers like ``</think>``
@@ -130,51 +130,13 @@ def marks_of(vocab: Vocab, template: ChatTemplate | None, markers: tuple[str, st
     parts = map(re.escape, (begin, _THOUGHT, end, _ANSWER))
     found = re.search(r"({}\s*){}(.*?{})(.*?){}".format(*parts), text, re.DOTALL)
     if found:
-        marks = Marks(*found.groups())
+        marks = ThinkMarkers(*found.groups())
     elif end.startswith("</"):
-        marks = Marks(f"{begin}\n", f"\n{end}", "\n\n")
+        marks = ThinkMarkers(f"{begin}\n", f"\n{end}", "\n\n")
     else:
-        marks = Marks(*markers, "")
+        marks = ThinkMarkers(*markers, "")
     return marks if _is_one_token(vocab, end) else marks._replace(after="")
 
 
 def _is_one_token(vocab: Vocab, text: str) -> bool:
     return len(vocab.tokenize(text, False, True)) == 1
-
-
-def switched(
-    family: Family, template: ChatTemplate | None, thinking: bool | None, effort: str | None
-) -> tuple[bool | None, dict[str, Any]]:
-    """Return what OpenAI's `reasoning_effort` means for a model.
-
-    A chat template that reads `reasoning_effort` (GPT-OSS) is given `low`, `medium` or `high`;
-    `minimal` is `low` there. Other models think with these three and do not with `none` and
-    `minimal`.
-
-    Args:
-        family: Of the model.
-        template: None = there is none.
-        thinking: Whether the model shall think, where *effort* is None.
-        effort: `none`, `minimal`, `low`, `medium`, `high`, or None.
-
-    Returns:
-        Whether the model shall think (None = as it is used to), and what the template is given.
-
-    Raises:
-        ValidationError: It is none of these, the model cannot do so, or *thinking* is given too.
-    """
-    if effort is None:
-        return thinking, {}
-    if not isinstance(effort, str) or effort not in _EFFORTS:
-        raise ValidationError(f"reasoning_effort={effort!r} is none of {', '.join(_EFFORTS)}")
-    if thinking is not None:
-        raise ValidationError("thinking and reasoning_effort say the same; give one of them")
-    if effort != "none" and template is not None and "reasoning_effort" in template.variables:
-        return None, {"reasoning_effort": "low" if effort == "minimal" else effort}
-    wanted = _EFFORTS[effort]
-    if family.thinking == ("never" if wanted else "always"):
-        name = f"{family.name} {family.version}".rstrip()
-        raise ValidationError(
-            f"reasoning_effort={effort!r}: a model of the family {name} {family.thinking} thinks"
-        )
-    return wanted, {}

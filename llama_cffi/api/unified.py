@@ -81,7 +81,7 @@ class UnifiedLLM:
         messages = [{"role": "user", "content": prompt}] if text else items("prompt", prompt)
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        thinks, _ = self.llm.chat.effort(thinking, reasoning_effort)
+        thinks, _ = self.llm.chat.renderer.resolve_thinking(thinking, reasoning_effort)
         recommended = self.family.recommended(thinks)
         answer = self.llm.create_chat_completion(
             messages,

@@ -7,15 +7,16 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..binding import Batch, Context, Model
 from ..errors import DecodeAbortedError, ValidationError
 from ..generation import environment
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, Stop
+from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
 from ..generation.loop import generate
-from ..generation.options import Call, Prompt, make_call
+from ..generation.options import Call, GenerationOptions, StreamOptions, make_call
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import Step, TextOutput, TokenOutput
 from ..generation.slot import Slot
@@ -26,12 +27,19 @@ from .lock import Turns
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..generation.options import GenerationOptions, StreamOptions
     from ..generation.sampling_params import BasicOptions
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineOptions"]
 
 _log = logging.getLogger(__name__)
+
+
+class EngineOptions(StreamOptions, ChatOptions, total=False):
+    """`StreamOptions`, and how the prompt is rendered: `ChatOptions`."""
+
+
+class PromptOptions(GenerationOptions, ChatOptions, total=False):
+    """`GenerationOptions`, and how the prompt is rendered: `ChatOptions`."""
 
 
 class Engine:
@@ -56,6 +64,8 @@ class Engine:
         safety: Tokens of the context that stay free; default 16.
         context_policy: What happens when the context is full: `error`, `truncate_left`,
             `truncate_middle`, `shift`; see `context_policy.fit_prompt`.
+        chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
+            Jinja template; None: the model's own.
         flush_bytes: A callback gets its text when this many bytes are there; default 64, 0 = off.
         flush_tokens: Or this many tokens; default 1, 0 = off.
         flush_ms: Or this much time has passed, milliseconds; default 100, 0 = off.
@@ -85,6 +95,7 @@ class Engine:
         n_ubatch: int | None = None,
         safety: int | None = None,
         context_policy: str = "error",
+        chat_format: str | None = None,
         flush_bytes: int | None = None,
         flush_tokens: int | None = None,
         flush_ms: int | None = None,
@@ -92,6 +103,7 @@ class Engine:
         **context_options: Any,
     ) -> None:
         self.context_policy = context_policy
+        self._chat_format = chat_format
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
         self._call(1, {}, callback=len)  # refuses what is wrong before a model is loaded
@@ -129,6 +141,11 @@ class Engine:
         """Tokens of prompt and answer together."""
         return self.context.n_ctx
 
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return ChatRenderer(self.model, self._chat_format)
+
     @property
     def tokens(self) -> list[int]:
         """The tokens that the context holds now, a copy."""
@@ -161,11 +178,11 @@ class Engine:
         callback: Callable[[bytes], object] | None = None,
         *,
         raw: bool = False,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[PromptOptions],
     ) -> str:
         """Answer *prompt* and return the whole text.
 
-        The model's chat template is applied where it has one; see `format_prompt`.
+        The model's chat template is applied, unless *raw*; see `tokenize_chat`.
 
         Args:
             prompt: The user's message.
@@ -203,15 +220,15 @@ class Engine:
             "seed": seed,
             "grammar": grammar,
         }
-        call = self._call(n_predict, {**basic, **options}, callback)
-        return self._whole(lambda: self._render(prompt, system_prompt, raw), call)
+        render = self._renders(prompt, system_prompt, raw)
+        return self._whole(render, n_predict, {**basic, **options}, callback)
 
     def generate_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, object]],
         n_predict: int = 256,
         callback: Callable[[bytes], object] | None = None,
-        **options: Unpack[StreamOptions],
+        **options: Unpack[EngineOptions],
     ) -> str:
         """Answer a conversation and return the whole text.
 
@@ -224,8 +241,7 @@ class Engine:
         Raises:
             TemplateError: The model has no chat template that llama.cpp knows.
         """
-        call = self._call(n_predict, options, callback)
-        return self._whole(lambda: self._render_chat(messages), call)
+        return self._whole(partial(self.renderer.render, messages), n_predict, options, callback)
 
     def stream(
         self,
@@ -234,25 +250,23 @@ class Engine:
         n_predict: int = 256,
         *,
         raw: bool = False,
-        **options: Unpack[StreamOptions],
+        **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
         """Do `generate` piece by piece, in whole UTF-8 characters.
 
         Leaving the iteration early ends the generation. The arguments and errors are the same;
         what goes wrong while it runs is raised by `next`.
         """
-        call = self._call(n_predict, options)
-        return self._stream(lambda: self._render(prompt, system_prompt, raw), call)
+        return self._stream(self._renders(prompt, system_prompt, raw), n_predict, options)
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, object]],
         n_predict: int = 256,
-        **options: Unpack[StreamOptions],
+        **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
         """Answer a conversation piece by piece; see `generate_chat` and `stream`."""
-        call = self._call(n_predict, options)
-        return self._stream(lambda: self._render_chat(messages), call)
+        return self._stream(partial(self.renderer.render, messages), n_predict, options)
 
     def generate_tokens(
         self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
@@ -284,24 +298,35 @@ class Engine:
         """
         return self._steps(tokens, self._call(n_predict, options))
 
+    def tokenize_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> list[int]:
+        """Return the tokens of a conversation that the model continues.
+
+        A model without a chat template gets the contents as plain text.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            tools: Definitions, or Python functions.
+            **options: See `ChatOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+            ValidationError: A message has the wrong shape, or the engine is closed.
+        """
+        self._check_open()
+        return self.renderer.render(messages, tools, **options).tokens
+
+    def format_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        """Do `tokenize_chat`, under its older name."""
+        return self.tokenize_chat(messages)
+
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
-        """Return the tokens of a conversation of one user message.
-
-        A model without a chat template gets the text as it is, the system prompt first.
-
-        Raises:
-            ValidationError: A text has a lone surrogate, or the engine is closed.
-        """
-        return self.tokenize(*self._render(prompt, system_prompt, raw=False))
-
-    def format_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the tokens of a conversation that the model shall continue.
-
-        Raises:
-            TemplateError: The model has no chat template that llama.cpp knows.
-            ValidationError: A message has no role or no content, or the engine is closed.
-        """
-        return self.tokenize(*self._render_chat(messages))
+        """Do `tokenize_chat` with one message of the user, and a system message if there is one."""
+        return self.tokenize_chat(_messages(prompt, system_prompt))
 
     @contextmanager
     def idle(self) -> Iterator[Slot]:
@@ -357,24 +382,39 @@ class Engine:
         defaults = {"context_policy": self.context_policy, "safety": self._safety}
         return make_call(n_predict, {**defaults, **options}, callback, self._flush)
 
-    def _render(self, prompt: str, system_prompt: str, raw: bool) -> Prompt:
+    def _renders(self, prompt: str, system_prompt: str, raw: bool) -> Callable[..., RenderedChat]:
+        """Return what renders one message of the user."""
         if raw:
-            return Prompt(prompt)
-        if self.model.chat_template is None:
-            return Prompt("\n\n".join(t for t in (system_prompt, prompt) if t))
-        system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        return self._render_chat([*system, {"role": "user", "content": prompt}])
+            return partial(self._render_raw, prompt)
+        return partial(self.renderer.render, _messages(prompt, system_prompt))
 
-    def _render_chat(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
-        pairs = []
-        for message in messages:
-            try:
-                pairs.append((message["role"], message["content"]))
-            except (KeyError, TypeError):
-                raise ValidationError(f"message {message!r} has no role and content") from None
-        return Prompt(self.model.apply_chat_template(pairs), parse_special=True)
+    def _render_raw(self, prompt: str, **chat: Any) -> RenderedChat:
+        if chat:
+            raise ValidationError(
+                f"raw=True takes the prompt as it is, so {', '.join(chat)} cannot be given"
+            )
+        return RenderedChat(self.tokenize(prompt), prompt)
 
-    def _whole(self, render: Callable[[], Prompt], call: Call) -> str:
+    def _prepare(
+        self,
+        render: Callable[..., RenderedChat],
+        n_predict: int,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None = None,
+    ) -> tuple[Callable[[], RenderedChat], Call]:
+        """Return what renders the prompt with the options that concern it, and the call."""
+        rest = dict(options)
+        chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
+        return partial(render, **chat), self._call(n_predict, rest, callback)
+
+    def _whole(
+        self,
+        render: Callable[..., RenderedChat],
+        n_predict: int,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None,
+    ) -> str:
+        render, call = self._prepare(render, n_predict, options, callback)
         with self._turn(call) as stop:
             output = TextOutput(self.model.vocab, call.request, call.flusher)
             with self._generated(render, call, stop, output) as generated:
@@ -382,7 +422,12 @@ class Engine:
                     pass
             return output.text
 
-    def _stream(self, render: Callable[[], Prompt], call: Call) -> Iterator[str]:
+    def _stream(
+        self, render: Callable[..., RenderedChat], n_predict: int, options: Mapping[str, Any]
+    ) -> Iterator[str]:
+        return self._pieces(*self._prepare(render, n_predict, options))
+
+    def _pieces(self, render: Callable[[], RenderedChat], call: Call) -> Iterator[str]:
         with self._turn(call) as stop:
             output = TextOutput(self.model.vocab, call.request, call.flusher)
             with self._generated(render, call, stop, output) as generated:
@@ -407,7 +452,7 @@ class Engine:
 
     @contextmanager
     def _generated(
-        self, render: Callable[[], Prompt], call: Call, stop: Stop, output: TextOutput
+        self, render: Callable[[], RenderedChat], call: Call, stop: Stop, output: TextOutput
     ) -> Iterator[Iterator[int]]:
         """Give the tokens of the answer to a prompt, or a stage's report in their place."""
         stage = stages.wanted()
@@ -417,7 +462,7 @@ class Engine:
             output.data += stages.report(self, stage, render(), start).encode()
             yield iter(())
             return
-        with self._collected(self.tokenize(*render()), call, stop, output) as generated:
+        with self._collected(render().tokens, call, stop, output) as generated:
             yield generated
 
     @contextmanager
@@ -496,3 +541,11 @@ class Engine:
                 self.context.close()
                 if self.owns_model:
                     self.model.close()
+
+
+def _messages(prompt: str, system_prompt: str) -> list[Mapping[str, object]]:
+    for name, value in (("prompt", prompt), ("system_prompt", system_prompt)):
+        if not isinstance(value, str):
+            raise ValidationError(f"{name} must be a str, got {value!r}")
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": prompt}]

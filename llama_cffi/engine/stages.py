@@ -11,7 +11,7 @@ from ..errors import ValidationError
 from ..generation import environment
 
 if TYPE_CHECKING:
-    from ..generation.options import Prompt
+    from ..generation.chat_renderer import RenderedChat
     from .engine import Engine
 
 __all__ = ["STAGES", "report", "wanted"]
@@ -34,7 +34,7 @@ def wanted() -> str:
 def report(
     engine: Engine,
     stage: str,
-    prompt: Prompt,
+    prompt: RenderedChat,
     start: Callable[[list[int]], Generator[int, None, None]],
 ) -> str:
     """Run up to *stage*; return the line that says how it went, and print it on stderr.
@@ -42,7 +42,7 @@ def report(
     Args:
         engine: Whose statistics say how long it took.
         stage: One of `STAGES`.
-        prompt: With the chat template applied.
+        prompt: The chat template is applied.
         start: Evaluates tokens and yields those of the answer.
     """
     line = f"[OK] {_report(engine, stage, prompt, start)}"
@@ -53,15 +53,14 @@ def report(
 def _report(
     engine: Engine,
     stage: str,
-    prompt: Prompt,
+    prompt: RenderedChat,
     start: Callable[[list[int]], Generator[int, None, None]],
 ) -> str:
     if stage == "prompt":
         return f"prompt: {len(prompt.text)} chars"
-    tokens = engine.tokenize(*prompt)
     if stage == "tokenize":
-        return f"tokenize: {len(tokens)} toks"
-    with closing(start(tokens)) as generated:
+        return f"tokenize: {len(prompt.tokens)} toks"
+    with closing(start(prompt.tokens)) as generated:
         token = next(generated, None)
     if stage == "prefill":
         return f"prefill in {engine.stats.prefill_s:.3f}s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import ValidationError
 from ..validation import functions, integer, real
@@ -15,7 +15,7 @@ from .sampling_params import BasicOptions, MoreOptions, SamplingParams
 from .sequence import AnswerParams, StoppingCriterion, ThoughtLimit
 from .text import Flusher, several
 
-__all__ = ["Call", "GenerationOptions", "Prompt", "StreamOptions", "make_call", "sampling_params"]
+__all__ = ["Call", "GenerationOptions", "StreamOptions", "make_call", "sampling_params"]
 
 _JSON_KEYS = ("done", "next_step")
 # The sampling defaults of Polaris Core, where llama-cli's are others.
@@ -54,14 +54,6 @@ class GenerationOptions(MoreOptions, total=False):
 
 class StreamOptions(BasicOptions, GenerationOptions, total=False):
     """`GenerationOptions` and the usual sampling arguments."""
-
-
-class Prompt(NamedTuple):
-    """A prompt as `Engine.tokenize` takes it."""
-
-    text: str
-    add_special: bool = True
-    parse_special: bool = False
 
 
 @dataclass(frozen=True)

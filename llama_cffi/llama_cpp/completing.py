@@ -201,7 +201,10 @@ class Completing(Stepping):
             asked["response_format"] = _closed_format(asked["response_format"])
         if self.cache is not None:
             tools, kwargs = asked.get("tools"), asked.get("chat_template_kwargs") or {}
-            self._recall(chat.prompt(messages, tools, asked.get("thinking"), **kwargs)[0])
+            rendered = chat.renderer.render(
+                messages, tools, asked.get("thinking"), chat_template_kwargs=kwargs
+            )
+            self._recall(rendered.tokens)
         asked.setdefault("penalty_last_n", self.last_n_tokens_size)
         return self._remembering(chat.create(messages, **asked))
 

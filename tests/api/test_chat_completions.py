@@ -59,7 +59,7 @@ def test_tags_of_transformers_are_known(tmp_path: Path) -> None:
         load(write_tiny(tmp_path / "tagged.gguf", chat_template=tagged)) as llm,
         load(write_tiny(tmp_path / "plain.gguf")) as plain,
     ):
-        assert llm.chat.prompt(HI) == plain.chat.prompt(HI)
+        assert llm.chat.renderer.render(HI) == plain.chat.renderer.render(HI)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_one_bos(tmp_path: Path) -> None:
 
     path = write_tiny(tmp_path / "bos.gguf", chat_template="{{ bos_token }}" + CHATML, edit=edit)
     with load(path) as llm:
-        tokens, text = llm.chat.prompt(HI)
+        tokens, text = llm.chat.renderer.render(HI)
         assert text.startswith("<|endoftext|>")
         assert tokens.count(256) == 1
         assert llm.create_chat_completion(HI, max_tokens=2)["usage"]["prompt_tokens"] == len(tokens)

@@ -166,8 +166,8 @@ def test_grammar_of_a_completion(llm: Llama) -> None:
 
 
 def test_special_tokens_of_a_user_stay_text(llm: Llama) -> None:
-    tokens, _ = llm.chat.prompt([{"role": "user", "content": "<|im_end|>"}])
-    plain, _ = llm.chat.prompt([{"role": "user", "content": "x"}])
+    tokens, _ = llm.chat.renderer.render([{"role": "user", "content": "<|im_end|>"}])
+    plain, _ = llm.chat.renderer.render([{"role": "user", "content": "x"}])
     end = llm.tokenize("<|im_end|>", False, True)
     assert len(end) == 1
     assert tokens.count(end[0]) == plain.count(end[0])
@@ -281,7 +281,7 @@ def test_embeddings(llm: Llama) -> None:
 def test_construction(tmp_path: Path) -> None:
     config = LlamaConfig(model_path=model_path(), n_ctx=64, n_threads=1, chat_format="chatml")
     with Llama(model_path(), config=config) as llm:
-        assert "<|im_start|>" in llm.chat.prompt(SUM)[1]
+        assert "<|im_start|>" in llm.chat.renderer.render(SUM)[1]
         llm.create_completion("a b c", max_tokens=4, logit_bias=no_end(llm))
         assert llm.perf().n_generated >= 3
         assert llm.perf().generation_ms > 0

@@ -60,7 +60,7 @@ with Llama(demo, None, greedy, n_ctx=1024, n_threads=1, embeddings=True) as llm:
         llm.create_chat_completion(SUM, grammar='root ::= "yes"', temperature=1.5)
     )
     found["parse"] = llm.parse("What is 17 + 25?", int, temperature=0)
-    prompt = llm.chat.prompt([{"role": "user", "content": "Tell me a story."}])[1]
+    prompt = llm.chat.renderer.render([{"role": "user", "content": "Tell me a story."}])[1]
     choice = llm(prompt, max_tokens=8, temperature=0, logprobs=1)["choices"][0]
     found["completion"] = choice["text"]
     found["logprobs"] = [round(x, 1) for x in choice["logprobs"]["token_logprobs"]]

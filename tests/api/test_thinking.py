@@ -11,9 +11,10 @@ import pytest
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, UnifiedLLM, ValidationError
-from llama_cffi.api.thinking import Marks, ThinkingBudget, marks_of, switched
+from llama_cffi.api.thinking import ThinkingBudget, ThinkMarkers, think_markers
 from llama_cffi.binding import Model
 from llama_cffi.chat.families import identify
+from llama_cffi.chat.reasoning import resolve_reasoning_effort
 from llama_cffi.chat.template import ChatTemplate
 from llama_cffi.demo import model_path
 
@@ -217,43 +218,49 @@ def test_reasoning_effort_of_other_families() -> None:
     gpt_oss = identify({"general.name": "gpt-oss 20b"}, "", HARMONY)
     template = ChatTemplate(HARMONY)
     for effort, told in (("minimal", "low"), ("low", "low"), ("medium", "medium")):
-        thinking, kwargs = switched(gpt_oss, template, None, effort)
+        thinking, kwargs = resolve_reasoning_effort(gpt_oss, template, None, effort)
         assert thinking is None
         assert template.render(SUM, **kwargs).startswith(f"Reasoning: {told}")
     with pytest.raises(ValidationError, match="always thinks"):
-        switched(gpt_oss, template, None, "none")
+        resolve_reasoning_effort(gpt_oss, template, None, "none")
     r1 = identify({"general.name": "DeepSeek R1"}, "", R1)
-    assert switched(r1, ChatTemplate(R1), None, "high") == (True, {})
+    assert resolve_reasoning_effort(r1, ChatTemplate(R1), None, "high") == (True, {})
     with pytest.raises(ValidationError, match="deepseek r1 always thinks"):
-        switched(r1, ChatTemplate(R1), None, "minimal")
+        resolve_reasoning_effort(r1, ChatTemplate(R1), None, "minimal")
     plain = identify({"general.name": "Llama 2 7B"}, "", None)
-    assert switched(plain, None, None, "none") == (False, {})
+    assert resolve_reasoning_effort(plain, None, None, "none") == (False, {})
     with pytest.raises(ValidationError, match="never thinks"):
-        switched(plain, None, None, "low")
-    assert switched(plain, None, True, None) == (True, {})
+        resolve_reasoning_effort(plain, None, None, "low")
+    assert resolve_reasoning_effort(plain, None, True, None) == (True, {})
 
 
 def test_the_marks_are_the_templates(tmp_path: Path) -> None:
     harmony = ("<|channel|>analysis<|message|>", "<|end|>")
     control = ["<think>", "</think>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
     path = write_tiny(tmp_path / "marks.gguf", n_layer=1, control=control)
-    qwen = Marks("<think>\n", "\n</think>", "\n\n")
+    qwen = ThinkMarkers("<think>\n", "\n</think>", "\n\n")
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
         close = QWEN.replace("\n</think>\n\n", "</think>\n").replace("<think>\n{", "<think>{")
         for source, markers, expected in (
             (QWEN, TAGS, qwen),
-            (close, TAGS, Marks("<think>", "</think>", "\n")),
-            (HARMONY, harmony, Marks(*harmony, "<|start|>assistant<|channel|>final<|message|>")),
+            (close, TAGS, ThinkMarkers("<think>", "</think>", "\n")),
+            (
+                HARMONY,
+                harmony,
+                ThinkMarkers(*harmony, "<|start|>assistant<|channel|>final<|message|>"),
+            ),
             (R1, TAGS, qwen),
             (REFUSING, TAGS, qwen),
-            (R1, harmony, Marks(*harmony, "")),
+            (R1, harmony, ThinkMarkers(*harmony, "")),
         ):
-            assert marks_of(vocab, ChatTemplate(source), markers) == expected
-        assert marks_of(vocab, None, TAGS) == qwen
+            assert think_markers(vocab, ChatTemplate(source), markers) == expected
+        assert think_markers(vocab, None, TAGS) == qwen
         # Of several tokens: the last one may hold what follows.
         thought = ("<thought>", "</thought>")
-        assert marks_of(vocab, None, thought) == Marks("<thought>\n", "\n</thought>", "")
+        assert think_markers(vocab, None, thought) == ThinkMarkers(
+            "<thought>\n", "\n</thought>", ""
+        )
 
 
 @pytest.mark.parametrize("is_one", [True, False])
@@ -276,7 +283,7 @@ def test_a_marker_that_was_begun_is_not_begun_again(
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
         tokens = vocab.tokenize(thought, False)
-        marks = marks_of(vocab, None, TAGS)
+        marks = think_markers(vocab, None, TAGS)
         for is_open in (True, False):
             budget = ThinkingBudget(vocab, TAGS, marks, is_open, len(tokens))
             begin = [] if is_open else vocab.tokenize("<think>", False, True)
@@ -295,7 +302,7 @@ def test_only_a_thought_at_the_beginning_counts(tmp_path: Path) -> None:
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
         begin, end = (vocab.tokenize(tag, False, True)[0] for tag in TAGS)
-        marks = marks_of(vocab, None, TAGS)
+        marks = think_markers(vocab, None, TAGS)
 
         def after(*tokens: int, **options: Any) -> list[Any]:
             given = {"is_open": False, "n_tokens": 3, **options}

@@ -130,7 +130,7 @@ def test_tokens_that_are_none(engine: Engine, tokens: list[int]) -> None:
         engine.generate_tokens(tokens, 1)
 
 
-@pytest.mark.parametrize("prompt", [None, 5, "\ud800", "a\0b"])
+@pytest.mark.parametrize("prompt", [None, 5, "\ud800"])
 def test_prompts_that_are_refused(engine: Engine, prompt: str) -> None:
     with pytest.raises((ValidationError, TypeError)):
         engine.generate(prompt)

@@ -25,7 +25,7 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
-from llama_cffi.api.thinking import Marks, ThinkingBudget
+from llama_cffi.api.thinking import ThinkingBudget, ThinkMarkers
 from llama_cffi.demo import model_path
 
 FOLDER = Path(__file__).parents[1] / "support"
@@ -108,7 +108,7 @@ def test_each_request_has_its_own_options(engine: InferenceEngine) -> None:
 
 
 def test_thinking_is_limited_per_request(engine: InferenceEngine) -> None:
-    vocab, marks = engine.model.vocab, Marks("<think>\n", "\n</think>\n\n", "")
+    vocab, marks = engine.model.vocab, ThinkMarkers("<think>\n", "\n</think>\n\n", "")
 
     def limit() -> ThinkingBudget:
         return ThinkingBudget(vocab, ("<think>", "</think>"), marks, False, 3)

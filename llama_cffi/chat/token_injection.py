@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import TemplateError
 
-__all__ = ["Marks", "Segment"]
+__all__ = ["Segment", "TokenInjection"]
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 _NEVER = "(?!)"
@@ -44,7 +44,7 @@ class Segment(NamedTuple):
     is_template: bool
 
 
-class Marks:
+class TokenInjection:
     """Finds the special tokens in a prompt that come from the inputs.
 
     Args:
