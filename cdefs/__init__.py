@@ -77,7 +77,7 @@ def abi_class(name: str) -> AbiClass:
     """Return one class by its name.
 
     Raises:
-        AbiMismatchError: there is no such class.
+        AbiMismatchError: There is no such class.
     """
     try:
         return _table()[name]
@@ -94,7 +94,7 @@ def declarations(name: str) -> str:
     """Return the C text of class *name*, as `ffi.cdef()` takes it.
 
     Raises:
-        AbiMismatchError: there is no such class.
+        AbiMismatchError: There is no such class.
     """
     if name not in _table():
         raise _unknown(name)
@@ -143,7 +143,7 @@ def _layout(size: int, *holes: int) -> Layout:
 
 
 def _unknown(name: str) -> Exception:
-    from llama_cffi.errors import AbiMismatchError
+    from ..errors import AbiMismatchError
 
     known = ", ".join(class_names())
     return AbiMismatchError(f"no ABI class {name!r}; the known ones are {known}")

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import cffi
 from tqdm import tqdm
 
-from llama_cffi.errors import LlamaError, ValidationError
+from ..errors import LlamaError, ValidationError
 
 from .describe import complete_struct
 from .generator import bare_tags, find_headers, generate, preprocess
@@ -58,7 +58,7 @@ def audit(header_dir: Path, text: str, cc: str) -> Audit:
         cc: GCC or Clang.
 
     Raises:
-        ValidationError: the headers cannot be read, or the compiler fails on something else.
+        ValidationError: The headers cannot be read, or the compiler fails on something else.
     """
     headers = find_headers(header_dir)
     # C++-only headers use tags as type names; C needs these before it can read them.

@@ -65,7 +65,7 @@ def differences(a: str, b: str, *, mtmd: bool = True) -> list[Difference]:
         mtmd: Compare mtmd_* as well.
 
     Raises:
-        ValidationError: one of the texts is not what the generator writes.
+        ValidationError: One of the texts is not what the generator writes.
     """
     ours, theirs = _shapes(a), _shapes(b)
     found = []

@@ -10,7 +10,7 @@ from typing import Any
 import _cffi_backend
 import cffi
 
-from llama_cffi.errors import ValidationError
+from ..errors import ValidationError
 
 from . import AbiClass, Layout
 from .parsing import c_ast, parse
@@ -43,7 +43,7 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
         builds: Upstream tags that have these declarations.
 
     Raises:
-        ValidationError: the text is not what `generate` writes, or cffi refuses it.
+        ValidationError: The text is not what `generate` writes, or cffi refuses it.
     """
     ffi = cffi.FFI()
     try:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import ValidationError
+from ..errors import ValidationError
 
 from .describe import describe
 from .parsing import Renderer, c_ast, fold, parse
@@ -48,7 +48,7 @@ def find_headers(folder: Path) -> dict[str, Path]:
     """Return the public C headers under *folder* by name, in the order they are read.
 
     Raises:
-        ValidationError: there is no such folder, or no llama.h and ggml.h in it.
+        ValidationError: There is no such folder, or no llama.h and ggml.h in it.
     """
     found: dict[str, Path] = {}
     for sub in _FOLDERS:
@@ -75,7 +75,7 @@ def generate(header_dir: Path, defines: Mapping[str, str] | None = None) -> str:
         defines: What the build defined and its headers cannot know: `{"GGML_MAX_NAME": "128"}`.
 
     Raises:
-        ValidationError: a header is missing or cannot be read; names the file and the line.
+        ValidationError: A header is missing or cannot be read; names the file and the line.
     """
     headers = find_headers(Path(header_dir))
     text, macros = preprocess(headers, defines)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llama_cffi.errors import ValidationError
+from ..errors import ValidationError
 
 __all__ = ["SCALARS", "Renderer", "c_ast", "fold", "parse"]
 
@@ -48,7 +48,7 @@ def parse(text: str, filename: str = "<declarations>", typedefs: Iterable[str] =
         typedefs: More names that are types.
 
     Raises:
-        ValidationError: the text is not C as pycparser knows it; names file and line.
+        ValidationError: The text is not C as pycparser knows it; names file and line.
     """
     text = re.sub(r"(?m)^(?://|#define\b).*$", "", text)
     prelude = _PRELUDE + "".join(f"typedef int {name};" for name in typedefs)
@@ -76,7 +76,7 @@ def fold(node: Any, constants: Mapping[str, int]) -> int:
         constants: Values of the enumerators seen so far.
 
     Raises:
-        ValidationError: the expression uses something whose value is not known here.
+        ValidationError: The expression uses something whose value is not known here.
     """
     if isinstance(node, c_ast.Constant):
         if node.type == "char" and len(node.value) == 3:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupt.watch(), _logging_to_stderr(getattr(args, "verbose", 0)):
             try:
                 code: int = args.func(args) or 0
-            except LlamaError as error:
+            except LlamaError as e:
                 _log.debug("this is where it failed", exc_info=True)
                 code = _report(error, as_json)
         sys.stdout.flush()
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             output.say("\n" if sys.stdout.isatty() else "")
         return _INTERRUPTED
-    except OSError as error:  # stdout itself, such as a full disk; all else is a LlamaError
+    except OSError as e:  # stdout itself, such as a full disk; all else is a LlamaError
         output.silence_stdout()
         print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
         return _FAILED

@@ -51,7 +51,7 @@ def examine(
     yield from machine_checks(machine)
     try:
         build = _build()
-    except (LlamaError, OSError) as error:
+    except (LlamaError, OSError) as e:
         advice = advice_for(str(error), build=None, machine=machine)
         yield Check("library", "fail", str(error), advice, {"type": type(error).__name__})
         yield from accelerators(machine, None)
@@ -61,7 +61,7 @@ def examine(
     try:
         model = model or _demo_model()
         recorded = recorded or _recorded()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as e:
         problem = f"the demo model cannot be read: {error}"
         recorded = {"tokens": [], "continuation": []}
     outcome = _generate(model, recorded, -1, timeout_s)
@@ -129,7 +129,7 @@ def _library(build: InstalledBuild, machine: Machine, loaded: bool) -> Check:
 
     try:
         problems = check.problems(build)
-    except (LlamaError, OSError, ValueError) as error:
+    except (LlamaError, OSError, ValueError) as e:
         problems = [str(error)]
     origin = build.spec if build.source != "path" else "this machine"
     return Check(

@@ -107,7 +107,7 @@ def test_hard_links_and_special_files(tmp_path: Path) -> None:
     for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
         with pytest.raises(FetchError, match="special file"):
             unpack(tmp_path, with_type(kind))
-    with pytest.raises(FetchError, match="climbs out"):
+    with pytest.raises(FetchError, match="leaves the archive"):
         unpack(tmp_path, with_type(tarfile.LNKTYPE, "../../etc/passwd"))
 
 

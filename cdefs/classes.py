@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llama_cffi.errors import LlamaError, ValidationError
+from ..errors import LlamaError, ValidationError
 
 from . import AbiClass, Layout, all_classes, declarations
 from .describe import describe
@@ -46,7 +46,7 @@ def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
         Each class with its text, oldest first.
 
     Raises:
-        ValidationError: a text is not the same on every 64-bit platform, or is broken.
+        ValidationError: A text is not the same on every 64-bit platform, or is broken.
     """
     groups: dict[str, list[str]] = {}
     for tag, text in texts.items():
@@ -72,7 +72,7 @@ def add(tag: str, header_dir: Path, after: str | None = None) -> AbiClass:
         The class it belongs to now.
 
     Raises:
-        ValidationError: the headers cannot be read, or *after* is unknown.
+        ValidationError: The headers cannot be read, or *after* is unknown.
     """
     texts = known_texts()
     texts.pop(tag, None)

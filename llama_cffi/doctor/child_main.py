@@ -62,7 +62,7 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
             text = engine.detokenize(said)
         offloaded = [line for line in lines if "offloaded" in line]
         _tell("generation", tokens=said, text=text, ends=ends, seconds=seconds, offloaded=offloaded)
-    except LlamaError as error:
+    except LlamaError as e:
         _tell("error", type=type(error).__name__, message=str(error), log=lines[-30:])
 
 
@@ -73,11 +73,11 @@ def dlopen(path: str, before: Sequence[str]) -> None:
     for dependency in before:
         try:
             ctypes.CDLL(dependency, mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
+        except OSError as e:
             _tell("dependency", path=dependency, message=str(error))
     try:
         library = ctypes.CDLL(path, mode=getattr(ctypes, "RTLD_LOCAL", 0) | _RTLD_NOW)
-    except OSError as error:
+    except OSError as e:
         _tell("loader", message=str(error))
         return
     _tell("loader", message="")

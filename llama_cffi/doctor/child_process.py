@@ -49,10 +49,10 @@ def run_child(run: str, *, timeout_s: float, **arguments: Any) -> Outcome:
         )
         out, err, code = done.stdout, done.stderr, done.returncode
         death = _death(code)
-    except subprocess.TimeoutExpired as error:
+    except subprocess.TimeoutExpired as e:
         out, err = error.stdout or b"", error.stderr or b""
         death = f"no answer within {timeout_s:g} s"
-    except OSError as error:
+    except OSError as e:
         return Outcome({}, f"no child process could be started: {error}", [])
     told = {}
     for line in out.decode("utf-8", "replace").splitlines():
