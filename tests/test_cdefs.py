@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi import cdefs
-from llama_cffi.cdefs import store
+from llama_cffi.cdefs import class_files
 from llama_cffi.cdefs.describe import describe
 from llama_cffi.errors import AbiMismatchError
 
@@ -158,7 +158,7 @@ def test_reading_the_store_needs_the_standard_library_only():
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_holes_survive_the_table(marks):
     layout = cdefs.Layout(len(marks), bytes(marks))
-    size, *edges = store.holes(layout)
+    size, *edges = class_files.holes(layout)
     rebuilt = bytearray(b"\1" * size)
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         rebuilt[start:end] = bytes(end - start)
@@ -167,13 +167,13 @@ def test_holes_survive_the_table(marks):
 
 def test_the_store_is_written_the_same_every_time(tmp_path):
     texts = {name: cdefs.declarations(name) for name in cdefs.class_names()[:3]}
-    assert store.pack(texts) == store.pack(texts)
+    assert class_files.pack(texts) == class_files.pack(texts)
     classes = [(cdefs.abi_class(name), text) for name, text in texts.items()]
-    store.write(classes, tmp_path)
+    class_files.write(classes, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["b4234.h", "classes.tar.xz", "table.json"]
 
 
 def test_the_stored_table_is_the_one_that_would_be_written():
     path = Path(cdefs.__file__).parent / "table.json"
-    assert store.table_json(cdefs.all_classes()) == path.read_text(encoding="utf-8")
+    assert class_files.table_json(cdefs.all_classes()) == path.read_text(encoding="utf-8")

@@ -114,7 +114,7 @@ def test_detail_names_the_member():
 
 
 def test_text_that_is_not_c():
-    with pytest.raises(ValidationError, match="cannot read the C declarations"):
+    with pytest.raises(ValidationError, match="cannot parse the C declarations"):
         differences(BASE, "not C")
 
 

@@ -220,7 +220,11 @@ def test_a_folder_that_is_not_there(tmp_path):
     [
         ("int32_t n;", "foo_t n;", "foo_t|before: n|Invalid"),
         ("int32_t n;", "int32_t n : 3;", "bit-fields have no portable layout"),
-        ("int32_t n;", "int32_t n[sizeof(struct ggml_thing)];", "sizeof of something"),
+        (
+            "int32_t n;",
+            "int32_t n[sizeof(struct ggml_thing)];",
+            "sizeof of a type that is not scalar",
+        ),
         ("int32_t n;", "int32_t n[unknown];", "constant expression cannot be evaluated"),
         ("int32_t n;", "int32_t n[1 / 0];", "constant expression cannot be evaluated"),
         ("#ifdef __cplusplus", '#include <x.h>\n#include "gguf.h"\n#ifdef __cplusplus', "gguf.h"),
@@ -258,7 +262,7 @@ def test_files_that_are_no_header(headers, content, message):
 
 
 def test_describe_refuses_what_cffi_refuses():
-    with pytest.raises(ValidationError, match="cffi refuses these declarations"):
+    with pytest.raises(ValidationError, match="cffi rejects these declarations"):
         describe("struct x {")
 
 
