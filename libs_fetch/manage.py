@@ -154,11 +154,11 @@ def prune(keep: int = 2) -> tuple[list[InstalledBuild], int]:
         protected.add((current.source, current.version))
     others = [b for b in store.installed() if (b.source, b.version) not in protected]
     others.sort(key=lambda build: str((build.receipt or {}).get("when", "")), reverse=True)
-    gone, freed = others[keep:], 0
-    for build in gone:
+    deleted, freed = others[keep:], 0
+    for build in deleted:
         freed += size_bytes(build)
         _delete(build)
-    return gone, freed + _clear_leftovers()
+    return deleted, freed + _clear_leftovers()
 
 
 def _clear_leftovers() -> int:

@@ -166,7 +166,7 @@ def test_verify_says_what_is_damaged_and_how_to_mend_it(run: Callable[..., str])
     said = run("verify", status=1)
     assert "npm:3.20.0 (cpu): DAMAGED" in said
     assert str(library) in said
-    assert "`llama-cffi libs fetch npm:3.20.0 --backend cpu --force` replaces it" in said
+    assert "`llama-cffi libs fetch npm:3.20.0 --backend cpu --force` to replace it" in said
     run("fetch", "npm:3.20.0", "--backend", "cpu", "--force", "-q")
     assert library.read_bytes() == body
     assert run("verify") == "npm:3.20.0 (cpu): ok\n"

@@ -18,7 +18,7 @@ import pytest
 
 from llama_cffi import libs_fetch
 from llama_cffi.cli import main
-from llama_cffi.doctor import Check, backends, children, examine, works
+from llama_cffi.doctor import Check, backends, child_process, examine, works
 from llama_cffi.libs_fetch import InstalledBuild, Machine
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "llama-cffi")
@@ -127,7 +127,7 @@ def test_wrong_tokens_fail(look: Any, recorded: dict[str, list[int]]) -> None:
     wrong = [*right[:-2], right[-2] ^ 1, right[-1]]
     ok, checks = look(continuation=wrong)
     assert not ok
-    assert f"{N_PREDICT - 2} of {N_PREDICT} as recorded" in checks["generation"].detail
+    assert f"the first {N_PREDICT - 2} of {N_PREDICT} are as recorded" in checks["generation"].detail
     assert "--json" in checks["generation"].advice
     ok, checks = look(continuation=[*right, 70])
     assert not ok, "a continuation that stops early is not the recorded one"
@@ -163,7 +163,7 @@ def test_truncated_library(look: Any, broken: Broken) -> None:
     assert not ok
     assert checks["library"].status == "fail"
     assert str(libllama(folder)) in checks["library"].detail
-    assert "put whole files there" in checks["library"].advice
+    assert "replace the damaged files" in checks["library"].advice
     assert checks["generation"].detail.startswith("not tried")
 
 
@@ -222,9 +222,9 @@ def test_a_crash_while_loading_has_a_name(look: Any, broken: Broken) -> None:
     broken(damage)
     ok, checks = look()
     assert not ok
-    assert checks["abi"].detail == "loading the library ended in SIGILL"
+    assert checks["abi"].detail == "loading the library failed: SIGILL"
     assert "LLAMA_CFFI_BUILD" in checks["abi"].advice
-    assert checks["generation"].detail == "loading the library ended in SIGILL"
+    assert checks["generation"].detail == "loading the library failed: SIGILL"
 
 
 def file_offset(data: bytes, symbol: bytes) -> int:
@@ -335,7 +335,7 @@ def test_backend_files(name: str, family: str | None, tmp_path: Path) -> None:
 
 
 def test_a_child_that_hangs(recorded: dict[str, list[int]], tiny_model: Path) -> None:
-    outcome = children.run_child(
+    outcome = child_process.run_child(
         "generate", timeout_s=0.01, model=str(tiny_model), n_gpu_layers=0, n_predict=1, tokens=[1]
     )
     assert outcome.death == "no answer within 0.01 s"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi.doctor import Check
-from llama_cffi.doctor.machine import accelerators, gigabytes, machine_checks
+from llama_cffi.doctor.system import accelerators, gigabytes, system_checks
 from llama_cffi.libs_fetch import Machine, detect, ensure
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libraries")
@@ -33,7 +33,7 @@ def by_name(checks: object) -> dict[str, Check]:
 
 
 def test_this_machine() -> None:
-    checks = by_name(machine_checks(detect()))
+    checks = by_name(system_checks(detect()))
     assert {"system", "cpu", "python"} <= checks.keys()
     assert all(check.status != "fail" for check in checks.values())
     assert sys.version.split()[0] in checks["python"].detail
@@ -44,14 +44,14 @@ def test_this_machine() -> None:
 
 def test_musl_fails_with_the_way_out() -> None:
     machine = replace(detect(), libc="musl", libc_version="", refused={"cpu": "use a glibc image"})
-    check = by_name(machine_checks(machine))["system"]
+    check = by_name(system_checks(machine))["system"]
     assert (check.status, check.advice) == ("fail", "use a glibc image")
 
 
 def test_fewer_cpus_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     machine = replace(detect(), usable_cpus=2, physical_cores=1, cpu="A CPU")
-    detail = by_name(machine_checks(machine))["cpu"].detail
+    detail = by_name(system_checks(machine))["cpu"].detail
     assert detail.startswith("A CPU, 1 core (2 of 64 CPUs usable)")
 
 
@@ -96,7 +96,7 @@ def test_missing_cuda_runtime_is_named(
     assert "llama-cffi[cuda9]" in check.advice
     older = replace(gpu_machine, cuda_driver=(8, 0))
     check = by_name(accelerators(older, tmp_path))["cuda"]
-    assert check.detail == "driver for CUDA 8.0, and the library wants CUDA 9"
+    assert check.detail == "driver for CUDA 8.0, but the library needs CUDA 9"
     assert "update the NVIDIA driver" in check.advice
 
 
