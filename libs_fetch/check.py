@@ -134,7 +134,7 @@ def _linux_problems(folder: Path, have: str) -> Iterator[str]:
                 hint = _install_hint(soname)
                 yield f"{path.name} needs {soname}, which is not on this machine{hint}"
         for soname, names in versions.items():
-            where = located.get(soname)
+            provider = located.get(soname)
             for name in sorted(names, key=_version_tuple):
                 family, _, number = name.partition("_")
                 if family == "GLIBC" and _version_tuple(number) > _version_tuple(have):
@@ -142,12 +142,12 @@ def _linux_problems(folder: Path, have: str) -> Iterator[str]:
                         f"{path.name} needs glibc {number}, this system has {have}; use a newer "
                         "system or an older build (LLAMA_CFFI_BUILD)"
                     )
-                elif family in ("GLIBCXX", "CXXABI") and where is not None:
+                elif family in ("GLIBCXX", "CXXABI") and provider is not None:
                     if soname not in offered:
-                        offered[soname] = elf.defined_versions(where)
+                        offered[soname] = elf.defined_versions(provider)
                     if name not in offered[soname]:
                         yield (
-                            f"{path.name} needs {name}, which {where} does not have; "
+                            f"{path.name} needs {name}, which {provider} does not have; "
                             "install a newer libstdc++6 (or, with conda, libstdcxx-ng)"
                         )
 

@@ -118,7 +118,7 @@ def npm_choice(
     if not wanted:
         choice.offered = False
         choice.rejected[backend] = (
-            f"no such npm package for {machine.os}-{machine.arch}; there is {', '.join(offered)}"
+            f"no such npm package for {machine.os}-{machine.arch}; available: {', '.join(offered)}"
         )
     for variant in wanted:
         problem = _npm_problem(version, variant, machine, explicit=backend != AUTO)

@@ -135,17 +135,17 @@ def download(client: Client, remote: RemoteFile, part: Path, *, progress: bool =
 
 def _transfer(client: Client, url: str, remote: RemoteFile, part: Path, progress: bool) -> None:
     def once() -> None:
-        have = part.stat().st_size if part.exists() else 0
+        offset = part.stat().st_size if part.exists() else 0
         if remote.size is not None:
-            if have > remote.size:
+            if offset > remote.size:
                 part.unlink()
-                have = 0
-            elif have == remote.size:
+                offset = 0
+            elif offset == remote.size:
                 return
-            check_free_space(part.parent, remote.size - have, remote.name)
+            check_free_space(part.parent, remote.size - offset, remote.name)
         headers = dict(remote.headers.get(url, {}))
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
         try:
             response = client.open(url, headers)
         except HttpStatusError as e:
@@ -155,26 +155,29 @@ def _transfer(client: Client, url: str, remote: RemoteFile, part: Path, progress
             raise TransientError("HTTP 416, starting over") from e
         with response:
             # A server that ignores Range answers 200 with the whole file: start over.
-            resumed = response.status == 206 and _starts_at(response, have)
-            if have and response.status == 206 and not resumed:
+            resumed = response.status == 206 and _starts_at(response, offset)
+            if offset and response.status == 206 and not resumed:
                 part.unlink()
                 raise TransientError("the server resumed at another offset, starting over")
-            _copy(response, part, have if resumed else 0, remote, progress)
+            _copy(response, part, offset if resumed else 0, remote, progress)
 
     retrying(url, once)
 
 
-def _starts_at(response: Any, have: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+def _starts_at(response: Any, offset: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
 
 
-def _copy(response: Any, part: Path, have: int, remote: RemoteFile, progress: bool) -> None:
+def _copy(response: Any, part: Path, offset: int, remote: RemoteFile, progress: bool) -> None:
     length = response.headers.get("Content-Length")
-    total = have + int(length) if length and length.isdigit() else remote.size
+    total = offset + int(length) if length and length.isdigit() else remote.size
     if total is not None and remote.size is None:
-        check_free_space(part.parent, total - have, remote.name)
-    got = have
-    with part.open("ab" if have else "wb") as out, _bar(remote.name, total, have, progress) as bar:
+        check_free_space(part.parent, total - offset, remote.name)
+    got = offset
+    with (
+        part.open("ab" if offset else "wb") as out,
+        _bar(remote.name, total, offset, progress) as bar,
+    ):
         while True:
             try:
                 # read1: bytes reach the file as they arrive, in case this process is killed.
@@ -192,7 +195,7 @@ def _copy(response: Any, part: Path, have: int, remote: RemoteFile, progress: bo
         raise TransientError(f"broke off after {got:,} of {total:,} bytes")
 
 
-def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractContextManager[Any]:
+def _bar(name: str, total: int | None, offset: int, progress: bool) -> AbstractContextManager[Any]:
     if not progress or not (sys.stderr and sys.stderr.isatty()):
         return nullcontext()
     from tqdm import tqdm
@@ -200,7 +203,7 @@ def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractCon
     bar: AbstractContextManager[Any] = tqdm(
         desc=name,
         total=total,
-        initial=have,
+        initial=offset,
         unit="B",
         unit_scale=True,
         file=sys.stderr,

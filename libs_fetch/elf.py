@@ -117,12 +117,12 @@ class Elf:
         for _ in range(section.info):
             _, count, file, aux, following = self._unpack("HHIII", at)
             versions = found.setdefault(self._string(names, file), set())
-            where = at + aux
+            entry = at + aux
             for _ in range(count):
-                _, flags, _, name, step = self._unpack("IHHII", where)
+                _, flags, _, name, step = self._unpack("IHHII", entry)
                 if not flags & 2:  # weak: the linker does not require it
                     versions.add(self._string(names, name))
-                where += step
+                entry += step
             at += following
         return found
 

@@ -96,8 +96,12 @@ def pick(names: list[str], variant: str, machine: Machine) -> list[str]:
         NotOfferedError: The release has no such build.
     """
     parsed = [a for a in map(parse_asset, names) if a is not None]
-    ours = [a for a in parsed if (a.os, a.arch, a.backend) == (machine.os, machine.arch, variant)]
-    builds = sorted((a for a in ours if not a.is_runtime), key=lambda a: a.toolkit, reverse=True)
+    matching = [
+        a for a in parsed if (a.os, a.arch, a.backend) == (machine.os, machine.arch, variant)
+    ]
+    builds = sorted(
+        (a for a in matching if not a.is_runtime), key=lambda a: a.toolkit, reverse=True
+    )
     if variant == "cuda" and machine.cuda_driver is not None:
         driver = machine.cuda_driver
         fitting = [a for a in builds if a.toolkit[:1] <= driver[:1]]
@@ -109,14 +113,16 @@ def pick(names: list[str], variant: str, machine: Machine) -> list[str]:
         within = [a for a in fitting if a.toolkit[:2] <= driver]
         builds = within or fitting[::-1]
     if not builds:
-        there = sorted({a.backend for a in parsed if (a.os, a.arch) == (machine.os, machine.arch)})
+        available = sorted(
+            {a.backend for a in parsed if (a.os, a.arch) == (machine.os, machine.arch)}
+        )
         raise NotOfferedError(
             f"the release has no {variant} build for {machine.os}-{machine.arch}; "
-            f"there is {', '.join(there) or 'none at all'}"
+            f"available: {', '.join(available) or 'none'}"
         )
     chosen = [builds[0].name]
     if variant == "cuda" and runtime.cuda_runtime(builds[0].toolkit[0])[1]:
-        chosen += [a.name for a in ours if a.is_runtime and a.toolkit == builds[0].toolkit]
+        chosen += [a.name for a in matching if a.is_runtime and a.toolkit == builds[0].toolkit]
     return chosen
 
 

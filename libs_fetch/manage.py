@@ -84,10 +84,10 @@ def select(spec: str, backend: str | None = None) -> list[InstalledBuild]:
         if backend in (None, AUTO, build.variant)
     ]
     if not found:
-        have = ", ".join(f"{b.spec} ({b.variant})" for b in store.installed()) or "nothing"
+        stored = ", ".join(f"{b.spec} ({b.variant})" for b in store.installed()) or "nothing"
         raise LibraryNotFoundError(
             f"{spec}{f' ({backend})' if backend else ''} is not in the store {store.cache_dir()}; "
-            f"there is {have}."
+            f"the store holds {stored}."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The stored declarations against upstream's real headers, fetched from the npm registry.
+"""The stored declarations compared with upstream's headers, fetched from the npm registry.
 
 One build by default; `CDEFS_CLASSES=all` takes every known build (1 GB of downloads), and
 `CDEFS_HEADERS=ROOT` reads what `tools/collect_headers.py ROOT` has collected.

@@ -1,4 +1,4 @@
-"""The doctor's look at the machine: other machines are described to it, files are real."""
+"""The doctor's checks of the machine: described machines, real files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libra
 
 @pytest.fixture
 def gpu_machine() -> Machine:
-    """This machine, were it a Linux one with a driver for CUDA 13.0."""
+    """This machine, as if it were a Linux one with a driver for CUDA 13.0."""
     for name in ("libs_fetch.runtime", "libs_fetch.elf"):
         importlib.import_module(f"llama_cffi.{name}")  # before a test empties sys.path
     refused = {"metal": "Metal needs an Apple-silicon Mac"}
@@ -42,7 +42,7 @@ def test_this_machine() -> None:
         assert 0 <= memory["available_bytes"] <= memory["total_bytes"]
 
 
-def test_musl_fails_with_the_way_out() -> None:
+def test_musl_fails_with_advice() -> None:
     machine = replace(detect(), libc="musl", libc_version="", refused={"cpu": "use a glibc image"})
     check = by_name(system_checks(machine))["system"]
     assert (check.status, check.advice) == ("fail", "use a glibc image")
@@ -56,7 +56,7 @@ def test_fewer_cpus_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @LINUX
-def test_cuda_runtime_is_looked_for(
+def test_the_cuda_runtime_is_found(
     gpu_machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.path", [])  # no NVIDIA wheels beside this interpreter
@@ -71,7 +71,7 @@ def test_cuda_runtime_is_looked_for(
 
 
 @LINUX
-def test_no_driver_is_no_fault(gpu_machine: Machine) -> None:
+def test_a_missing_driver_is_not_a_failure(gpu_machine: Machine) -> None:
     machine = replace(
         gpu_machine, cuda_driver=None, refused={"cuda": "no driver", "vulkan": "no loader"}
     )
@@ -84,7 +84,7 @@ def test_no_driver_is_no_fault(gpu_machine: Machine) -> None:
 def test_missing_cuda_runtime_is_named(
     gpu_machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CUDA backend of a toolkit that nobody has: a real file with one NEEDED name changed."""
+    """A CUDA backend for an unknown toolkit: a real file with one NEEDED name changed."""
     folder = ensure(backend="cpu").folder
     data = next(folder.glob("libggml-cpu-*.so")).read_bytes()
     needs = data.replace(b"libggml-base.so\0", b"libcudart.so.9\0\0")
@@ -100,6 +100,6 @@ def test_missing_cuda_runtime_is_named(
     assert "update the NVIDIA driver" in check.advice
 
 
-def test_numbers_as_people_read_them() -> None:
+def test_byte_counts_are_formatted() -> None:
     assert gigabytes(25_276_502_016) == "25.3 GB"
     assert gigabytes(2_345_678) == "2.3 MB"

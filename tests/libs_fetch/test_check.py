@@ -73,7 +73,7 @@ def test_reading_the_libraries_of_this_system() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"\x7fELF", b"\x7fELF" + bytes(40)])
-def test_files_that_are_no_libraries(tmp_path: Path, body: bytes) -> None:
+def test_files_that_are_not_libraries(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "libllama.so"
     path.write_bytes(body)
     with pytest.raises(LibraryLoadError, match=r"libllama\.so"):
@@ -235,7 +235,7 @@ def test_a_newer_glibc_is_named_with_both_versions(library: Any) -> None:
 
 
 @pytest.mark.usefixtures("linux")
-def test_a_newer_libstdcpp_is_named_with_its_place(
+def test_a_newer_libstdcpp_is_named_with_its_path(
     library: Any, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here = tmp_path / "libstdc++.so.6"
@@ -255,7 +255,7 @@ def test_missing_libraries_are_named_with_what_to_install(
 ) -> None:
     monkeypatch.setattr(runtime, "find", lambda soname, folder=None: None)
     library("libggml-cuda.so", needed=("libcublas.so.13", "libcuda.so.1"))
-    library("libggml-cpu-zen4.so", needed=("libnothing.so",))  # ggml leaves it out by itself
+    library("libggml-cpu-zen4.so", needed=("libnothing.so",))  # ggml itself skips it
     build = library(needed=("libggml-cuda.so", "libgomp.so.1", "libodd.so"))
     assert check.problems(build) == [
         "libggml-cuda.so needs libcublas.so.13, which is not on this machine "

@@ -34,27 +34,29 @@ def get(server: Any, tmp_path: Path, **facts: Any) -> Path:
     return download(Client(), remote, tmp_path / "f.part", progress=False)
 
 
-def test_a_file_arrives_whole(server: Any, file: Any, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_completely(server: Any, file: Any, tmp_path: Path) -> None:
     assert get(server, tmp_path).read_bytes() == BODY
     assert get(server, tmp_path, size=None).read_bytes() == BODY
 
 
-def test_a_truncated_download_goes_on_where_it_broke_off(
-    server: Any, file: Any, tmp_path: Path
-) -> None:
+def test_a_truncated_download_is_resumed(server: Any, file: Any, tmp_path: Path) -> None:
     file.cut = 100_000
     assert get(server, tmp_path).read_bytes() == BODY
     ranges = [headers.get("Range") for headers in server.asked("/f.tgz")]
     assert ranges == [None, "bytes=100000-"]
 
 
-def test_a_part_of_an_earlier_process_is_continued(server: Any, file: Any, tmp_path: Path) -> None:
+def test_a_partial_download_of_an_earlier_process_is_resumed(
+    server: Any, file: Any, tmp_path: Path
+) -> None:
     (tmp_path / "f.part").write_bytes(BODY[:250_000])
     assert get(server, tmp_path).read_bytes() == BODY
     assert server.asked("/f.tgz")[0]["Range"] == "bytes=250000-"
 
 
-def test_a_complete_part_needs_no_network(server: Any, file: Any, tmp_path: Path) -> None:
+def test_a_complete_partial_download_needs_no_network(
+    server: Any, file: Any, tmp_path: Path
+) -> None:
     (tmp_path / "f.part").write_bytes(BODY)
     assert get(server, tmp_path).read_bytes() == BODY
     assert server.seen == []
@@ -68,7 +70,7 @@ def test_a_server_that_answers_200_to_range_starts_over(
     assert get(server, tmp_path).read_bytes() == BODY
 
 
-def test_a_part_that_is_too_long_or_unknown_to_the_server_starts_over(
+def test_a_partial_download_that_is_too_long_or_answered_416_starts_over(
     server: Any, file: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "f.part").write_bytes(BODY + b"more")
@@ -77,7 +79,7 @@ def test_a_part_that_is_too_long_or_unknown_to_the_server_starts_over(
     assert get(server, tmp_path, size=None).read_bytes() == BODY  # answered 416
 
 
-def test_a_resume_at_another_place_starts_over(server: Any, file: Any, tmp_path: Path) -> None:
+def test_a_resume_at_another_offset_starts_over(server: Any, file: Any, tmp_path: Path) -> None:
     file.headers["Content-Range"] = "bytes 0-299999/300000"
     file.ranges, file.status = False, 206
     (tmp_path / "f.part").write_bytes(BODY[:10])
@@ -99,7 +101,9 @@ def test_a_wrong_hash_deletes_the_file_and_gives_both_hashes(
     assert list(tmp_path.glob("f.part")) == []
 
 
-def test_a_stale_part_with_wrong_bytes_is_found_out(server: Any, file: Any, tmp_path: Path) -> None:
+def test_a_partial_download_with_wrong_bytes_is_detected(
+    server: Any, file: Any, tmp_path: Path
+) -> None:
     (tmp_path / "f.part").write_bytes(b"y" * 1000)
     with pytest.raises(FetchError, match="wrong hash"):
         get(server, tmp_path)
@@ -111,7 +115,7 @@ def test_a_wrong_length_is_refused(server: Any, file: Any, tmp_path: Path) -> No
         get(server, tmp_path, size=len(BODY) - 1)
 
 
-def test_a_download_that_always_breaks_off_says_how_far_it_came(
+def test_a_download_that_always_breaks_off_reports_the_bytes_received(
     server: Any, file: Any, tmp_path: Path
 ) -> None:
     file.body, file.say_length = BODY[:1000], False
@@ -120,17 +124,19 @@ def test_a_download_that_always_breaks_off_says_how_far_it_came(
 
 
 @pytest.mark.parametrize("failures", [1, 3])
-def test_a_few_500s_are_waited_out(server: Any, file: Any, tmp_path: Path, failures: int) -> None:
+def test_a_few_500s_are_retried(server: Any, file: Any, tmp_path: Path, failures: int) -> None:
     file.failures = failures
     assert get(server, tmp_path).read_bytes() == BODY
     assert len(server.asked("/f.tgz")) == failures + 1
 
 
-def test_500_for_ever_is_an_error_that_names_the_address(
+def test_endless_500s_are_an_error_that_names_the_address(
     server: Any, file: Any, tmp_path: Path
 ) -> None:
     file.failures = 99
-    with pytest.raises(UnreachableError, match=r"f\.tgz failed 4 times, the last time with: HTTP 500"):
+    with pytest.raises(
+        UnreachableError, match=r"f\.tgz failed 4 times, the last time with: HTTP 500"
+    ):
         get(server, tmp_path)
 
 
@@ -155,7 +161,7 @@ def test_no_network_names_host_and_cause(tmp_path: Path) -> None:
         Client().json("http://nowhere.invalid/x")
 
 
-def test_offline_asks_nobody(
+def test_offline_sends_no_request(
     server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLAMA_CFFI_OFFLINE", "1")
@@ -164,7 +170,7 @@ def test_offline_asks_nobody(
     assert server.seen == []
 
 
-def test_a_disk_without_room_is_seen_before_the_download(
+def test_a_full_disk_is_detected_before_the_download(
     server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -174,7 +180,7 @@ def test_a_disk_without_room_is_seen_before_the_download(
     assert server.seen == []
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
+def test_a_disk_that_fills_up_during_the_download_keeps_no_file(
     server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -239,13 +245,13 @@ def test_only_http_addresses_are_followed(tmp_path: Path) -> None:
             Client().json(url)
 
 
-def test_a_login_page_is_not_taken_for_json(server: Any) -> None:
+def test_a_login_page_is_not_parsed_as_json(server: Any) -> None:
     server.replies["/x"] = server.Reply(b"<html>Please log in")
     with pytest.raises(FetchError, match=r"not answer with JSON but with b'<html>"):
         Client().json(f"{server.url}/x")
 
 
-def test_a_progress_bar_is_drawn_on_a_terminal_only(
+def test_the_progress_bar_is_shown_on_a_terminal_only(
     server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):

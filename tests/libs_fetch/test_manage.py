@@ -32,14 +32,14 @@ def test_use_and_rollback(published: Any) -> None:
     use("b10068", backend="cpu", progress=False)
     assert ensure(offline=True).version == "3.19.1"
     use("npm:3.19.0", backend="cpu", progress=False)
-    use("npm:3.19.0", backend="cpu", progress=False)  # twice is once
+    use("npm:3.19.0", backend="cpu", progress=False)  # the same choice again changes nothing
     assert ensure(offline=True).version == "3.19.0"
     assert rollback().version == "3.19.1"
     assert rollback().version == "3.20.0"
     assert ensure(offline=True).version == "3.20.0"
 
 
-def test_use_latest_stays_what_it_was(published: Any, make: Any) -> None:
+def test_use_latest_keeps_its_version(published: Any, make: Any) -> None:
     assert use("npm:latest", backend="cpu", progress=False).version == "3.19.0"
     published.npm("@node-llama-cpp/linux-x64", "3.30.0", make.npm_files())
     assert ensure(offline=True).version == "3.19.0"
