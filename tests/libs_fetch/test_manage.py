@@ -56,7 +56,9 @@ def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None
 def test_remove(published: Any, cache: Path) -> None:
     get()
     get("npm:3.19.1")
-    with pytest.raises(LibraryNotFoundError, match=r"npm:9\.9\.9 .*there is npm:3\.20\.0 \(cpu\)"):
+    with pytest.raises(
+        LibraryNotFoundError, match=r"npm:9\.9\.9 .*the store holds npm:3\.20\.0 \(cpu\)"
+    ):
         remove("npm:9.9.9")
     with pytest.raises(LibraryNotFoundError, match="vulkan"):
         remove("npm:3.20.0", backend="vulkan")
@@ -64,7 +66,7 @@ def test_remove(published: Any, cache: Path) -> None:
     assert [b.version for b in remove("npm:3.20.0", backend="cpu")] == ["3.20.0"]
     assert installed() == []
     assert not (cache / "builds" / "npm").exists()
-    with pytest.raises(LibraryNotFoundError, match="there is nothing"):
+    with pytest.raises(LibraryNotFoundError, match="the store holds nothing"):
         remove("npm:3.20.0")
     with pytest.raises(ValidationError, match="path"):
         remove("path:/x")
