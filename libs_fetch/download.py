@@ -88,18 +88,21 @@ def check_free_space(folder: Path, needed: int, what: str) -> None:
         raise _disk_full(folder, needed, free, what)
 
 
-def disk_full_error(e: OSError, folder: Path, needed: int, what: str) -> FetchError | None:
+def disk_full_error(
+    error: OSError, folder: Path, needed: int | None, what: str
+) -> FetchError | None:
     """Translate ENOSPC and EDQUOT into a `FetchError` with numbers; None for any other error."""
-    if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     return _disk_full(folder, needed, shutil.disk_usage(folder).free, what)
 
 
-def _disk_full(folder: Path, needed: int, free: int, what: str) -> FetchError:
+def _disk_full(folder: Path, needed: int | None, free: int, what: str) -> FetchError:
+    wanted = f"{needed:,} bytes needed, " if needed is not None else ""
     return FetchError(
-        f"the disk of {folder} is too full for {what}: {needed:,} bytes needed, {free:,} free. "
-        "Free some space (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to "
-        "a folder on another disk."
+        f"the disk of {folder} is too full for {what}: {wanted}{free:,} bytes free. Free some "
+        "space (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to a folder "
+        "on another disk."
     )
 
 
@@ -122,7 +125,7 @@ def download(client: Client, remote: RemoteFile, part: Path, *, progress: bool =
             problem = problem or e
             continue
         except OSError as e:
-            full = disk_full_error(e, part.parent, remote.size or 0, remote.name)
+            full = disk_full_error(e, part.parent, remote.size, remote.name)
             if full is None:
                 raise
             part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,6 @@ from .http import join, redact
 from .store import is_libllama, read_json, version_key
 
 __all__ = ["fetch", "latest", "locate", "versions"]
-
-_log = logging.getLogger(__name__)
 
 _NODE_ONLY = (".node", ".lib", ".exp")
 _METADATA = "_nlcBuildMetadata.json"

@@ -326,7 +326,7 @@ def _disk_errors(folder: Path, what: str) -> Iterator[None]:
     except LlamaError:
         raise
     except OSError as e:
-        full = disk_full_error(e, folder, 0, what)
+        full = disk_full_error(e, folder, None, what)
         if full is not None:
             raise full from e
         if e.errno in _READ_ONLY:

@@ -175,7 +175,7 @@ def test_a_full_disk_is_detected_before_the_download(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 990, 10))
-    with pytest.raises(FetchError, match=r"300,000 bytes needed, 10 free.*LLAMA_CFFI_CACHE"):
+    with pytest.raises(FetchError, match=r"300,000 bytes needed, 10 bytes free.*LLAMA_CFFI_CACHE"):
         get(server, tmp_path)
     assert server.seen == []
 
