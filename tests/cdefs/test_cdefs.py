@@ -1,4 +1,4 @@
-"""The stored classes: table, texts, and what importing them costs."""
+"""The stored classes: table, declarations, and the cost of importing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi import cdefs
-from llama_cffi.cdefs import store
+from llama_cffi.cdefs import class_files
 from llama_cffi.cdefs.describe import describe
 from llama_cffi.errors import AbiMismatchError
 
@@ -70,7 +70,7 @@ def test_optional_functions_are_functions():
         assert all(name in c.optional for name in c.functions if name.startswith("mtmd_"))
 
 
-def test_every_class_has_what_the_probe_measures():
+def test_every_class_has_the_layouts_that_the_probe_measures():
     for c in cdefs.all_classes():
         for name in PROBED:
             layout = c.layouts[name]
@@ -86,7 +86,7 @@ def test_sizes_are_those_measured_in_the_libraries(name):
 
 
 def test_holes_are_where_the_compiler_left_them():
-    # b8121 put dry_run into a hole of b8095's struct of the same size.
+    # b8121 put dry_run into the padding of b8095's struct, whose size stayed the same.
     before = cdefs.abi_class("b8095").layouts["llama_model_quantize_params"]
     after = cdefs.abi_class("b8121").layouts["llama_model_quantize_params"]
     assert before.size == after.size
@@ -95,13 +95,13 @@ def test_holes_are_where_the_compiler_left_them():
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_the_table_says_what_the_declarations_say(name):
+def test_the_table_agrees_with_the_declarations(name):
     c = cdefs.abi_class(name)
     assert describe(cdefs.declarations(name), c.name, c.builds) == c
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_declarations_compile_to_a_module_that_imports(name, tmp_path, monkeypatch):
+def test_declarations_compile_to_an_importable_module(name, tmp_path, monkeypatch):
     ffi = cffi.FFI()
     ffi.cdef(cdefs.declarations(name))
     ffi.set_source("compiled_declarations", None)
@@ -119,7 +119,7 @@ def test_declarations_compile_to_a_module_that_imports(name, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", cdefs.class_names())
-def test_text_is_portable_and_carries_the_licence(name):
+def test_declarations_are_portable_and_contain_the_licence(name):
     text = cdefs.declarations(name)
     assert "MIT License" in text.partition("----")[0]
     assert not re.search(r"\blong\b|\bunsigned\s*;|__attribute__|restrict|\.\.\.;", text)
@@ -145,7 +145,7 @@ def test_unknown_attribute():
         cdefs.NEWER  # noqa: B018
 
 
-def test_reading_the_store_needs_the_standard_library_only():
+def test_reading_the_classes_needs_the_standard_library_only():
     code = (
         "import sys; from llama_cffi import cdefs as c; c.all_classes(); c.declarations('b3889');"
         "print(*set(sys.modules) & {'cffi', '_cffi_backend', 'pcpp', 'pycparser', 'numpy', 'tqdm'})"
@@ -156,24 +156,24 @@ def test_reading_the_store_needs_the_standard_library_only():
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
-def test_holes_survive_the_table(marks):
+def test_holes_survive_a_round_trip_through_the_table(marks):
     layout = cdefs.Layout(len(marks), bytes(marks))
-    size, *edges = store.holes(layout)
+    size, *edges = class_files.holes(layout)
     rebuilt = bytearray(b"\1" * size)
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         rebuilt[start:end] = bytes(end - start)
     assert bytes(rebuilt) == layout.written
 
 
-def test_the_store_is_written_the_same_every_time(tmp_path):
+def test_the_class_files_are_reproducible(tmp_path):
     texts = {name: cdefs.declarations(name) for name in cdefs.class_names()[:3]}
-    assert store.pack(texts) == store.pack(texts)
+    assert class_files.pack(texts) == class_files.pack(texts)
     classes = [(cdefs.abi_class(name), text) for name, text in texts.items()]
-    store.write(classes, tmp_path)
+    class_files.write(classes, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["b4234.h", "classes.tar.xz", "table.json"]
 
 
 def test_the_stored_table_is_the_one_that_would_be_written():
     path = Path(cdefs.__file__).parent / "table.json"
-    assert store.table_json(cdefs.all_classes()) == path.read_text(encoding="utf-8")
+    assert class_files.table_json(cdefs.all_classes()) == path.read_text(encoding="utf-8")

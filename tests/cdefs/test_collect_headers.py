@@ -1,4 +1,4 @@
-"""The stored declarations against upstream's real headers, fetched from the npm registry.
+"""The stored declarations compared with upstream's headers, fetched from the npm registry.
 
 One build by default; `CDEFS_CLASSES=all` takes every known build (1 GB of downloads), and
 `CDEFS_HEADERS=ROOT` reads what `tools/collect_headers.py ROOT` has collected.
@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from llama_cffi import cdefs
-from llama_cffi.cdefs import audit, generator, store
+from llama_cffi.cdefs import audit, class_files, generator
 from llama_cffi.errors import ValidationError
 
 BUILDS = tuple(tag for c in cdefs.all_classes() for tag in c.builds)
@@ -66,24 +66,24 @@ def test_the_compiler_sees_the_same_layouts(root, tag):
 
 def test_adding_a_known_build_again_changes_nothing(root, monkeypatch, tmp_path):
     written: list[Any] = []
-    monkeypatch.setattr(store, "write", written.extend)
-    monkeypatch.setattr(store, "known_texts", lambda: dict(known))
+    monkeypatch.setattr(class_files, "write", written.extend)
+    monkeypatch.setattr(class_files, "known_texts", lambda: dict(known))
     known = {name: cdefs.declarations(name) for name in ("b10361", "v0.5.0", "b11549")}
-    added = store.add("v0.5.0", root / "v0.5.0", after="b10361")
+    added = class_files.add("v0.5.0", root / "v0.5.0", after="b10361")
     assert added == cdefs.abi_class("v0.5.0")
     assert [(c.name, text) for c, text in written] == list(known.items())
 
 
 def test_a_new_tag_with_known_declarations_joins_their_class(root, monkeypatch):
     known = {"v0.5.0": cdefs.declarations("v0.5.0")}
-    monkeypatch.setattr(store, "write", lambda classes: None)
-    monkeypatch.setattr(store, "known_texts", lambda: dict(known))
-    assert store.add("v0.5.1", root / "v0.5.0").builds == ("v0.5.0", "v0.5.1")
+    monkeypatch.setattr(class_files, "write", lambda classes: None)
+    monkeypatch.setattr(class_files, "known_texts", lambda: dict(known))
+    assert class_files.add("v0.5.1", root / "v0.5.0").builds == ("v0.5.0", "v0.5.1")
 
 
 def test_adding_after_an_unknown_tag(root):
     with pytest.raises(ValidationError, match="no build 'b1' in the table; the newest is b11549"):
-        store.add("b2", root / "v0.5.0", after="b1")
+        class_files.add("b2", root / "v0.5.0", after="b1")
 
 
 def test_declarations_with_long_are_refused(root, tmp_path, monkeypatch):
@@ -94,12 +94,12 @@ def test_declarations_with_long_are_refused(root, tmp_path, monkeypatch):
     text = (headers / "gguf.h").read_text()
     assert "bool no_alloc;" in text
     (headers / "gguf.h").write_text(text.replace("bool no_alloc;", "long long a; long no_alloc;"))
-    monkeypatch.setattr(store, "known_texts", dict)
-    with pytest.raises(ValidationError, match="b2 declares something as `long`"):
-        store.add("b2", headers)
+    monkeypatch.setattr(class_files, "known_texts", dict)
+    with pytest.raises(ValidationError, match="b2 uses `long`, whose size differs"):
+        class_files.add("b2", headers)
 
 
 def test_check_reports_what_is_missing(root, tmp_path):
     with pytest.raises(ValidationError, match=r"missing \['b10068'.*not in the table.*\[\]"):
-        store.check(tmp_path)
-    assert store.main(["check", str(tmp_path)]) == 1
+        class_files.check(tmp_path)
+    assert class_files.main(["check", str(tmp_path)]) == 1

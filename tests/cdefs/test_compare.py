@@ -1,4 +1,4 @@
-"""Deep comparison of declarations: small texts, then the drifts of upstream that we know."""
+"""Deep comparison of declarations: small examples, then known changes upstream."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ void mtmd_only(struct leaf leaf);
 
 
 def changed(old: str, new: str, **options: bool) -> dict[str, str]:
-    """Return function -> kind of what `old` -> `new` in BASE changes."""
+    """Replace *old* by *new* in BASE and return the kind of difference by function."""
     assert old in BASE
     found = differences(BASE, BASE.replace(old, new), **options)
     return {d.function: d.kind for d in found}
 
 
-def test_a_text_equals_itself():
+def test_declarations_equal_themselves():
     assert differences(BASE, BASE) == []
 
 
@@ -63,7 +63,7 @@ def test_a_text_equals_itself():
         ("#define GGML_MAX 4", "#define GGML_MAX 5"),
     ],
 )
-def test_spelling_does_not_count(old, new):
+def test_spelling_is_ignored(old, new):
     assert changed(old, new) == {}
 
 
@@ -80,7 +80,7 @@ def test_missing_function():
     assert differences(BASE.replace("int32_t llama_plain(int32_t a, uint8_t b);", ""), BASE) == []
 
 
-def test_a_struct_counts_for_all_that_reach_it():
+def test_a_changed_struct_affects_every_function_that_reaches_it():
     # through a callback's argument, and by value
     both = {"llama_walk": "struct", "llama_make": "struct"}
     assert changed("int32_t n;", "int64_t n;") == both
@@ -107,14 +107,14 @@ def test_mtmd_is_left_out_on_request():
     assert changed("struct leaf leaf", "struct leaf *leaf") == {"mtmd_only": "signature"}
 
 
-def test_detail_names_the_member():
+def test_the_detail_names_the_member():
     (first, *_) = differences(BASE, BASE.replace("int32_t n;", "int32_t m;"))
     assert first.where == "struct node"
     assert first.detail == "member 2: n int32_t -> m int32_t (3 -> 3 members)"
 
 
-def test_text_that_is_not_c():
-    with pytest.raises(ValidationError, match="cannot read the C declarations"):
+def test_input_that_is_not_c():
+    with pytest.raises(ValidationError, match="cannot parse the C declarations"):
         differences(BASE, "not C")
 
 
@@ -122,7 +122,7 @@ def between(old: str, new: str) -> list[Difference]:
     return differences(cdefs.declarations(old), cdefs.declarations(new))
 
 
-def test_dry_run_in_a_hole_of_the_quantize_params():
+def test_dry_run_in_the_padding_of_the_quantize_params():
     found = between("b8095", "b8121")
     assert {d.where for d in found} == {"struct llama_model_quantize_params"}
     assert {d.function for d in found} == {
@@ -136,7 +136,7 @@ def test_classes_that_only_gained_functions():
     assert between("b4600", "b4529") != []
 
 
-def test_same_name_other_meaning():
+def test_functions_that_kept_their_name_and_changed_their_type():
     signatures = {d.function for d in between("b10068", "b10361") if d.kind == "signature"}
     assert signatures == {"llama_sampler_init_dry", "llama_sampler_init_penalties"}
     assert "llama_batch_get_one" in {d.function for d in between("b3889", "b3995")}

@@ -1,4 +1,4 @@
-"""Headers -> declarations, on small headers written here."""
+"""Generation of declarations from small headers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ struct llama_model_params llama_model_default_params(void);
 
 @pytest.fixture
 def headers(tmp_path: Path) -> Path:
-    """A folder with a ggml.h and a llama.h that use what upstream's headers use."""
+    """A folder with a ggml.h and a llama.h that use the same features as upstream's headers."""
     (tmp_path / "ggml.h").write_text(GGML)
     (tmp_path / "llama.h").write_text(LLAMA)
     return tmp_path
@@ -134,7 +134,7 @@ def test_generate(headers):
     assert generator.generate(headers) == generator.LICENSE_NOTE + EXPECTED
 
 
-def test_the_result_is_cdef_able_and_laid_out_as_c_does(headers):
+def test_cffi_accepts_the_result_and_lays_it_out_as_c_does(headers):
     ffi = cffi.FFI()
     ffi.cdef(generator.generate(headers))
     thing = dict(ffi.typeof("struct ggml_thing").fields)
@@ -150,7 +150,7 @@ def test_describe(headers):
     assert c.optional == frozenset()
     layout = c.layouts["llama_model_params"]
     assert layout.size == 48
-    # n, a hole, kind, dims, alpha, on, three bytes of hole, then 24 bytes of union and pointers
+    # n, padding, kind, dims, alpha, on, 3 bytes of padding, then 24 bytes of union and pointers
     holes = {i for i in range(48) if not layout.written[i]}
     assert holes == {*range(4, 8), *range(21, 24)}
 
@@ -165,7 +165,7 @@ def test_backend_headers_are_optional_and_follow_the_core(headers):
     assert describe(text).optional == {"ggml_cuda_x", "ggml_blas_x"}
 
 
-def test_defines_of_the_build_reach_the_layout(headers):
+def test_defines_of_the_build_change_the_layout(headers):
     edit(
         headers / "ggml.h",
         "#define GGML_MAX_DIMS 4",
@@ -210,7 +210,7 @@ def test_a_missing_header_is_named_with_the_places_searched(headers, name):
     assert str(headers) in str(caught.value)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(ValidationError, match=r"no llama\.h in "):
         generator.generate(tmp_path / "nowhere")
 
@@ -220,7 +220,11 @@ def test_a_folder_that_is_not_there(tmp_path):
     [
         ("int32_t n;", "foo_t n;", "foo_t|before: n|Invalid"),
         ("int32_t n;", "int32_t n : 3;", "bit-fields have no portable layout"),
-        ("int32_t n;", "int32_t n[sizeof(struct ggml_thing)];", "sizeof of something"),
+        (
+            "int32_t n;",
+            "int32_t n[sizeof(struct ggml_thing)];",
+            "sizeof of a type that is not scalar",
+        ),
         ("int32_t n;", "int32_t n[unknown];", "constant expression cannot be evaluated"),
         ("int32_t n;", "int32_t n[1 / 0];", "constant expression cannot be evaluated"),
         ("#ifdef __cplusplus", '#include <x.h>\n#include "gguf.h"\n#ifdef __cplusplus', "gguf.h"),
@@ -251,14 +255,14 @@ def test_an_unterminated_condition_is_named(headers):
         (b"\0\0\0", r"llama\.h:1"),
     ],
 )
-def test_files_that_are_no_header(headers, content, message):
+def test_files_that_are_not_headers(headers, content, message):
     (headers / "llama.h").write_bytes(content)
     with pytest.raises(ValidationError, match=message):
         generator.generate(headers)
 
 
-def test_describe_refuses_what_cffi_refuses():
-    with pytest.raises(ValidationError, match="cffi refuses these declarations"):
+def test_describe_rejects_what_cffi_rejects():
+    with pytest.raises(ValidationError, match="cffi rejects these declarations"):
         describe("struct x {")
 
 
@@ -275,7 +279,7 @@ def test_command_line_writes_the_same_in_any_process(headers, tmp_path):
     assert answer.stdout == target.read_text() == generator.LICENSE_NOTE + EXPECTED
 
 
-def test_command_line_says_what_is_wrong(tmp_path):
+def test_command_line_reports_errors(tmp_path):
     answer = run(str(tmp_path))
     assert answer.returncode == 1
     assert answer.stdout == ""

@@ -29,7 +29,7 @@ def cli(
     program: Sequence[str] = (PROGRAM,),
     **env: str,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the installed program; no stdin given is an empty one."""
+    """Run the installed program, with an empty stdin by default."""
     return subprocess.run(
         [*program, *map(str, args)],
         input=stdin or b"",
@@ -51,7 +51,7 @@ def json_of(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
 
 
 def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The message of a command that failed as it should, without a traceback."""
+    """Check that a command failed without a traceback, and return its message."""
     assert done.returncode == 1, done.stderr.decode()
     assert done.stdout == b""
     message = done.stderr.decode()
@@ -102,7 +102,7 @@ def test_wrong_usage_is_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_prompt_is_asked_for_only_on_a_terminal(
+def test_without_a_prompt_or_stdin_is_wrong_usage(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
@@ -197,7 +197,7 @@ def test_json_keeps_lists_of_numbers_on_one_line(capsys: pytest.CaptureFixture[s
     assert '"f": [1.5e-09],' in shown
 
 
-def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+def test_model_output_cannot_control_the_terminal() -> None:
     assert output.printable("a\tb\nc\r\nd é\N{GRINNING FACE}") == "a\tb\nc\nd é\N{GRINNING FACE}"
     assert output.printable("\x1b[2J\x07\x9b\x7f") == "\ufffd[2J\ufffd\ufffd\ufffd"
 
@@ -222,11 +222,11 @@ def test_generate_streams_the_same_text_each_time(tiny_model: Path) -> None:
     assert facts["build"]["tag"]
     assert facts["abi"]["verdict"] == "exact"
     assert facts["timings"]["total_s"] >= facts["timings"]["generate_s"] > 0
-    # 5 letters are 6 bytes, one token each; the template's words and the rest are around them.
+    # 5 letters are 6 bytes, one token each, and the chat template adds more.
     assert facts["prompt_tokens"] > 6
 
 
-def test_json_has_the_engines_very_tokens(tiny_model: Path, child: Any) -> None:
+def test_json_has_exactly_the_engines_tokens(tiny_model: Path, child: Any) -> None:
     facts = json_of(cli(*GENERATE, tiny_model, "-p", "abc", "--raw", "-n", 16, "--json"))
     done = child(
         """
@@ -319,7 +319,7 @@ LONG = ("-p", "hi", "-c", "100000", "-n", "90000", "--temperature", "0")
 
 
 @POSIX
-def test_nobody_reads_on(tiny_model: Path) -> None:
+def test_a_closed_pipe_ends_generation(tiny_model: Path) -> None:
     command = [PROGRAM, *GENERATE, str(tiny_model), *LONG]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -353,7 +353,7 @@ def test_ctrl_c(extra: tuple[str, ...], tiny_model: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stderr is not None
-        if extra:  # nothing is printed until it is done: the log says that it has begun
+        if extra:  # nothing is printed before the end: wait for the first log line
             running.stderr.readline()
         else:
             assert running.stdout.read(1)

@@ -90,7 +90,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `llama-cffi libs …` and give what it printed."""
+    """Run `llama-cffi libs …` and return what it printed."""
 
     def call(*arguments: str, status: int = 0) -> str:
         parser = argparse.ArgumentParser()
@@ -157,7 +157,7 @@ def test_the_remote_list_marks_what_is_here(run: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("store")
-def test_verify_says_what_is_damaged_and_how_to_mend_it(run: Callable[..., str]) -> None:
+def test_verify_names_the_damage_and_the_repair(run: Callable[..., str]) -> None:
     assert run("verify") == "No builds here yet; nothing to verify.\n"
     library = Path(json.loads(run("fetch", "npm:3.20.0", "--json"))["library"])
     assert run("verify", "npm:3.20.0") == "npm:3.20.0 (cpu): ok\n"
@@ -166,14 +166,14 @@ def test_verify_says_what_is_damaged_and_how_to_mend_it(run: Callable[..., str])
     said = run("verify", status=1)
     assert "npm:3.20.0 (cpu): DAMAGED" in said
     assert str(library) in said
-    assert "`llama-cffi libs fetch npm:3.20.0 --backend cpu --force` replaces it" in said
+    assert "`llama-cffi libs fetch npm:3.20.0 --backend cpu --force` to replace it" in said
     run("fetch", "npm:3.20.0", "--backend", "cpu", "--force", "-q")
     assert library.read_bytes() == body
     assert run("verify") == "npm:3.20.0 (cpu): ok\n"
 
 
 @pytest.mark.usefixtures("store")
-def test_prune_tells_what_it_removed(run: Callable[..., str]) -> None:
+def test_prune_lists_what_it_removed(run: Callable[..., str]) -> None:
     run("fetch", "npm:3.20.0", "-q")
     run("fetch", "npm:3.19.1", "-q")
     run("use", "npm:3.19.1", "-q")
@@ -190,7 +190,9 @@ def test_errors_are_left_to_the_caller(run: Callable[..., str]) -> None:
         run("use", "nonsense")
 
 
-def test_a_command_is_needed(run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_subcommand_is_required(
+    run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run()
     assert "COMMAND" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The doctor: real builds, whole and broken in every way that users meet, and what it says."""
+"""The doctor on real builds, intact and broken in every way that users meet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from llama_cffi import libs_fetch
 from llama_cffi.cli import main
-from llama_cffi.doctor import Check, backends, children, examine, works
+from llama_cffi.doctor import Check, backends, child_process, examine, works
 from llama_cffi.libs_fetch import InstalledBuild, Machine
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "llama-cffi")
@@ -57,7 +57,7 @@ def recorded(tiny_model: Path, build: InstalledBuild, child: Any) -> dict[str, l
 def broken(
     build: InstalledBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Broken]:
-    """Make a copy of the build, let a function damage it, and choose it by LLAMA_CFFI_LIB."""
+    """Copy the build, let a function damage the copy, and select it with LLAMA_CFFI_LIB."""
 
     def make(damage: Callable[[Path], object]) -> Path:
         folder = tmp_path / "build"
@@ -87,7 +87,7 @@ def look(
 
 
 def halve(path: Path) -> None:
-    """Cut a file in two, as an interrupted copy does."""
+    """Truncate a file to half its size, as an interrupted copy does."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -96,10 +96,10 @@ def libllama(folder: Path) -> Path:
     return found
 
 
-# --- a machine on which all is well ------------------------------------------------------------
+# --- a machine without problems ----------------------------------------------------------------
 
 
-def test_all_is_well(look: Any, build: InstalledBuild) -> None:
+def test_a_machine_without_problems(look: Any, build: InstalledBuild) -> None:
     ok, checks = look()
     assert ok, [check for check in checks.values() if check.status == "fail"]
     assert {c.name: c for c in checks.values() if c.status == "fail"} == {}
@@ -127,13 +127,15 @@ def test_wrong_tokens_fail(look: Any, recorded: dict[str, list[int]]) -> None:
     wrong = [*right[:-2], right[-2] ^ 1, right[-1]]
     ok, checks = look(continuation=wrong)
     assert not ok
-    assert f"{N_PREDICT - 2} of {N_PREDICT} as recorded" in checks["generation"].detail
+    assert (
+        f"the first {N_PREDICT - 2} of {N_PREDICT} are as recorded" in checks["generation"].detail
+    )
     assert "--json" in checks["generation"].advice
     ok, checks = look(continuation=[*right, 70])
     assert not ok, "a continuation that stops early is not the recorded one"
 
 
-def test_a_recorded_end_of_turn_is_not_expected(look: Any) -> None:
+def test_a_recorded_eog_token_is_not_expected(look: Any) -> None:
     end_of_turn = 258
     ok, checks = look(continuation=[end_of_turn])
     assert checks["generation"].data["expected"] == []
@@ -163,7 +165,7 @@ def test_truncated_library(look: Any, broken: Broken) -> None:
     assert not ok
     assert checks["library"].status == "fail"
     assert str(libllama(folder)) in checks["library"].detail
-    assert "put whole files there" in checks["library"].advice
+    assert "replace the damaged files" in checks["library"].advice
     assert checks["generation"].detail.startswith("not tried")
 
 
@@ -201,7 +203,7 @@ def test_other_architecture(look: Any, broken: Broken) -> None:
 
 
 @LINUX
-def test_missing_neighbour(look: Any, broken: Broken) -> None:
+def test_missing_ggml_library(look: Any, broken: Broken) -> None:
     broken(lambda folder: (folder / "libggml-base.so").unlink())
     ok, checks = look()
     assert not ok
@@ -211,7 +213,7 @@ def test_missing_neighbour(look: Any, broken: Broken) -> None:
 
 @LINUX
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="patches x86-64 code")
-def test_a_crash_while_loading_has_a_name(look: Any, broken: Broken) -> None:
+def test_a_crash_while_loading_is_named_by_its_signal(look: Any, broken: Broken) -> None:
     def damage(folder: Path) -> None:
         path = libllama(folder)
         data = bytearray(path.read_bytes())
@@ -222,13 +224,13 @@ def test_a_crash_while_loading_has_a_name(look: Any, broken: Broken) -> None:
     broken(damage)
     ok, checks = look()
     assert not ok
-    assert checks["abi"].detail == "loading the library ended in SIGILL"
+    assert checks["abi"].detail == "loading the library failed: SIGILL"
     assert "LLAMA_CFFI_BUILD" in checks["abi"].advice
-    assert checks["generation"].detail == "loading the library ended in SIGILL"
+    assert checks["generation"].detail == "loading the library failed: SIGILL"
 
 
 def file_offset(data: bytes, symbol: bytes) -> int:
-    """Where a function's code lies in a 64-bit little-endian ELF file."""
+    """Return the file offset of a function in a 64-bit little-endian ELF file."""
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], "little")
@@ -263,7 +265,7 @@ def test_no_library(look: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "the network is switched off" in checks["library"].detail
 
 
-def test_unfitting_declarations(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_declarations(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_CFFI_ABI", "b3889")
     ok, checks = look()
     assert not ok
@@ -276,7 +278,7 @@ def test_unfitting_declarations(look: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 @LINUX
 def test_a_backend_that_does_not_load_is_a_warning(look: Any, broken: Broken) -> None:
-    """A libggml-cuda.so that needs what is not here: generation works on the CPU, and it says."""
+    """A libggml-cuda.so with a missing dependency: generation works on the CPU, with a warning."""
 
     def damage(folder: Path) -> None:
         data = next(folder.glob("libggml-cpu-*.so")).read_bytes()
@@ -335,7 +337,7 @@ def test_backend_files(name: str, family: str | None, tmp_path: Path) -> None:
 
 
 def test_a_child_that_hangs(recorded: dict[str, list[int]], tiny_model: Path) -> None:
-    outcome = children.run_child(
+    outcome = child_process.run_child(
         "generate", timeout_s=0.01, model=str(tiny_model), n_gpu_layers=0, n_predict=1, tokens=[1]
     )
     assert outcome.death == "no answer within 0.01 s"

@@ -1,11 +1,11 @@
-"""Write and check the files beside this one: table.json, the newest class's .h, classes.tar.xz.
+"""Write and check the stored ABI classes: table.json, the newest class's .h, classes.tar.xz.
 
-    python -m llama_cffi.cdefs.store add TAG HEADER_DIR [--after TAG]   # a new upstream build
-    python -m llama_cffi.cdefs.store rebuild ROOT                       # all, from ROOT/<tag>/*.h
-    python -m llama_cffi.cdefs.store check ROOT                         # would rebuild change it?
+    python -m llama_cffi.cdefs.class_files add TAG HEADER_DIR [--after TAG]  # a new upstream build
+    python -m llama_cffi.cdefs.class_files rebuild ROOT                      # all ROOT/<tag>/*.h
+    python -m llama_cffi.cdefs.class_files check ROOT                        # what would change?
 
-ROOT is what tools/collect_headers.py makes. The order of upstream tags is the order of the table;
-only the table knows it (b10566 < v0.4.0 < v0.5.0 < b11549), so a new tag goes last or `--after`.
+ROOT is the output of tools/collect_headers.py. The table holds upstream tags in upstream's order,
+which their names do not show (b10566 < v0.4.0 < v0.5.0 < b11549): a new tag goes last or `--after`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llama_cffi.errors import LlamaError, ValidationError
-
+from ..errors import LlamaError, ValidationError
 from . import AbiClass, Layout, all_classes, declarations
 from .describe import describe
 from .generator import LICENSE_NOTE, generate
@@ -43,16 +42,16 @@ def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
     """Group upstream tags (in upstream order) by identical declarations.
 
     Returns:
-        Each class with its text, oldest first.
+        Each class with its declarations, oldest first.
 
     Raises:
-        ValidationError: a text is not the same on every 64-bit platform, or is broken.
+        ValidationError: Declarations are invalid, or differ between 64-bit platforms.
     """
     groups: dict[str, list[str]] = {}
     for tag, text in texts.items():
         if re.search(r"\blong\b(?! long\b)(?<!\blong long)", text):
-            # 4 bytes on Windows, 8 elsewhere: the stored texts and layouts serve every platform.
-            raise ValidationError(f"{tag} declares something as `long`, which is not portable")
+            # 4 bytes on Windows, 8 elsewhere: one class has to be right on every platform.
+            raise ValidationError(f"{tag} uses `long`, whose size differs between platforms")
         groups.setdefault(text, []).append(tag)
     return [
         (describe(text, tags[0], tuple(tags)), text)
@@ -61,18 +60,18 @@ def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
 
 
 def add(tag: str, header_dir: Path, after: str | None = None) -> AbiClass:
-    """Add the build *tag*, or put it into the class whose declarations it has.
+    """Add the build *tag* to the class with the same declarations, or to a new class.
 
     Args:
         tag: Upstream tag.
-        header_dir: Its headers.
-        after: The known tag it follows; None for the newest.
+        header_dir: Folder of its headers.
+        after: The known tag that it follows; None: the newest.
 
     Returns:
-        The class it belongs to now.
+        The class of *tag*.
 
     Raises:
-        ValidationError: the headers cannot be read, or *after* is unknown.
+        ValidationError: The headers cannot be parsed, or *after* is unknown.
     """
     texts = known_texts()
     texts.pop(tag, None)
@@ -87,10 +86,10 @@ def add(tag: str, header_dir: Path, after: str | None = None) -> AbiClass:
 
 
 def rebuild(root: Path) -> list[tuple[AbiClass, str]]:
-    """Return every class as the headers in ROOT/<tag>/ give it now; writes nothing.
+    """Generate every class from the headers in *root*/<tag>/, without writing anything.
 
     Raises:
-        ValidationError: ROOT lacks a tag that the table has, or has one that it lacks.
+        ValidationError: *root* lacks a tag of the table, or has one that the table lacks.
     """
     order = [tag for c in all_classes() for tag in c.builds]
     there = {path.name for path in root.iterdir() if (path / "llama.h").exists()}
@@ -105,7 +104,7 @@ def rebuild(root: Path) -> list[tuple[AbiClass, str]]:
 
 
 def check(root: Path) -> list[str]:
-    """Return what `rebuild` would change, one line each; empty when the files are up to date."""
+    """Return what `rebuild` would change, one line each; empty if the files are up to date."""
     classes = rebuild(root)
     problems = []
     if table_json([c for c, _ in classes]) != (_HERE / "table.json").read_text(encoding="utf-8"):
@@ -119,7 +118,7 @@ def check(root: Path) -> list[str]:
 
 
 def write(classes: Sequence[tuple[AbiClass, str]], folder: Path = _HERE) -> None:
-    """Write all files of the store into *folder* and remove the newest class's old .h."""
+    """Write all classes into *folder* and remove the .h of the class that was the newest."""
     newest = classes[-1][0].name
     for path in folder.glob("*.h"):
         path.unlink()
@@ -130,7 +129,7 @@ def write(classes: Sequence[tuple[AbiClass, str]], folder: Path = _HERE) -> None
 
 
 def pack(texts: Mapping[str, str]) -> bytes:
-    """Return texts as one solid .tar.xz; the same texts give the same bytes."""
+    """Return the declarations by class name as one .tar.xz, reproducible byte for byte."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, text in {"LICENSE-NOTE": LICENSE_NOTE, **texts}.items():
@@ -142,7 +141,7 @@ def pack(texts: Mapping[str, str]) -> bytes:
 
 
 def table_json(classes: Iterable[AbiClass]) -> str:
-    """Return table.json: each class as its difference from the one before, one name per line."""
+    """Return the content of table.json: each class as its difference from the one before."""
     rows = []
     last = AbiClass("", (), frozenset(), frozenset(), {}, "")
     for c in classes:
@@ -166,7 +165,7 @@ def table_json(classes: Iterable[AbiClass]) -> str:
 
 
 def holes(layout: Layout) -> list[int]:
-    """Return [size, start of a hole, its end, ...]."""
+    """Return [size, start of a hole, its end, ...], a hole being a run of padding bytes."""
     edges = [layout.size]
     for i in range(layout.size + 1):
         before = i == 0 or bool(layout.written[i - 1])
@@ -177,7 +176,7 @@ def holes(layout: Layout) -> list[int]:
 
 
 def _dump(value: Any, indent: str = "") -> str:
-    """Return JSON with one item per line, except lists of numbers and empty things."""
+    """Return JSON with one item per line; lists of numbers and empty values stay on one line."""
     deeper = indent + " "
     if isinstance(value, dict) and value:
         items = [f"{json.dumps(k)}: {_dump(v, deeper)}" for k, v in value.items()]
@@ -191,7 +190,8 @@ def _dump(value: Any, indent: str = "") -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m llama_cffi.cdefs.store", description="Keep the store of ABI classes."
+        prog="python -m llama_cffi.cdefs.class_files",
+        description="Write and check the stored ABI classes.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="add an upstream build")

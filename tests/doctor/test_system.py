@@ -1,4 +1,4 @@
-"""The doctor's look at the machine: other machines are described to it, files are real."""
+"""The doctor's checks of the machine: described machines, real files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi.doctor import Check
-from llama_cffi.doctor.machine import accelerators, gigabytes, machine_checks
+from llama_cffi.doctor.system import accelerators, gigabytes, system_checks
 from llama_cffi.libs_fetch import Machine, detect, ensure
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libraries")
@@ -19,7 +19,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux libra
 
 @pytest.fixture
 def gpu_machine() -> Machine:
-    """This machine, were it a Linux one with a driver for CUDA 13.0."""
+    """This machine, as if it were a Linux one with a driver for CUDA 13.0."""
     for name in ("libs_fetch.runtime", "libs_fetch.elf"):
         importlib.import_module(f"llama_cffi.{name}")  # before a test empties sys.path
     refused = {"metal": "Metal needs an Apple-silicon Mac"}
@@ -33,7 +33,7 @@ def by_name(checks: object) -> dict[str, Check]:
 
 
 def test_this_machine() -> None:
-    checks = by_name(machine_checks(detect()))
+    checks = by_name(system_checks(detect()))
     assert {"system", "cpu", "python"} <= checks.keys()
     assert all(check.status != "fail" for check in checks.values())
     assert sys.version.split()[0] in checks["python"].detail
@@ -42,21 +42,21 @@ def test_this_machine() -> None:
         assert 0 <= memory["available_bytes"] <= memory["total_bytes"]
 
 
-def test_musl_fails_with_the_way_out() -> None:
+def test_musl_fails_with_advice() -> None:
     machine = replace(detect(), libc="musl", libc_version="", refused={"cpu": "use a glibc image"})
-    check = by_name(machine_checks(machine))["system"]
+    check = by_name(system_checks(machine))["system"]
     assert (check.status, check.advice) == ("fail", "use a glibc image")
 
 
 def test_fewer_cpus_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     machine = replace(detect(), usable_cpus=2, physical_cores=1, cpu="A CPU")
-    detail = by_name(machine_checks(machine))["cpu"].detail
+    detail = by_name(system_checks(machine))["cpu"].detail
     assert detail.startswith("A CPU, 1 core (2 of 64 CPUs usable)")
 
 
 @LINUX
-def test_cuda_runtime_is_looked_for(
+def test_the_cuda_runtime_is_found(
     gpu_machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.path", [])  # no NVIDIA wheels beside this interpreter
@@ -71,7 +71,7 @@ def test_cuda_runtime_is_looked_for(
 
 
 @LINUX
-def test_no_driver_is_no_fault(gpu_machine: Machine) -> None:
+def test_a_missing_driver_is_not_a_failure(gpu_machine: Machine) -> None:
     machine = replace(
         gpu_machine, cuda_driver=None, refused={"cuda": "no driver", "vulkan": "no loader"}
     )
@@ -84,7 +84,7 @@ def test_no_driver_is_no_fault(gpu_machine: Machine) -> None:
 def test_missing_cuda_runtime_is_named(
     gpu_machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CUDA backend of a toolkit that nobody has: a real file with one NEEDED name changed."""
+    """A CUDA backend for an unknown toolkit: a real file with one NEEDED name changed."""
     folder = ensure(backend="cpu").folder
     data = next(folder.glob("libggml-cpu-*.so")).read_bytes()
     needs = data.replace(b"libggml-base.so\0", b"libcudart.so.9\0\0")
@@ -96,10 +96,10 @@ def test_missing_cuda_runtime_is_named(
     assert "llama-cffi[cuda9]" in check.advice
     older = replace(gpu_machine, cuda_driver=(8, 0))
     check = by_name(accelerators(older, tmp_path))["cuda"]
-    assert check.detail == "driver for CUDA 8.0, and the library wants CUDA 9"
+    assert check.detail == "driver for CUDA 8.0, but the library needs CUDA 9"
     assert "update the NVIDIA driver" in check.advice
 
 
-def test_numbers_as_people_read_them() -> None:
+def test_byte_counts_are_formatted() -> None:
     assert gigabytes(25_276_502_016) == "25.3 GB"
     assert gigabytes(2_345_678) == "2.3 MB"

@@ -1,6 +1,6 @@
-"""What the cache remembers beside builds: `libs use` choices, resolved `latest`, good variants.
+"""State that the cache keeps besides builds: `libs use` choices, resolved `latest`, variants.
 
-One file, ``<cache>/state.json``. Losing it costs a question to the network, never a build.
+One file, `<cache>/state.json`. Losing it loses those choices and costs a request, never a build.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from .machine import fingerprint
 from .store import cache_dir, cache_lock, read_json, write_json
 
-__all__ = ["chosen", "latest", "push", "remember", "remember_latest", "remembered"]
+__all__ = [
+    "chosen",
+    "history",
+    "latest",
+    "pop",
+    "push",
+    "remember",
+    "remember_latest",
+    "remembered",
+]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
 _HISTORY = 20
 
@@ -33,26 +41,26 @@ def _change(change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _change_quietly(change: Callable[[dict[str, Any]], None]) -> None:
-    """Remember something if the cache can be written; a read-only one works without."""
+    """Change the state if the cache can be written; a read-only cache works without it."""
     try:
         _change(change)
-    except (FetchError, OSError) as exc:
-        log.debug("not remembered: %s", exc)
+    except (FetchError, OSError) as e:
+        _log.debug("state not written: %s", e)
 
 
 def history() -> list[dict[str, str]]:
-    """Return the `use` choices, the one in force last; each has ``spec`` and ``backend``."""
+    """Return the `use` choices with their `spec` and `backend`, the current one last."""
     found = _read().get("use", [])
     return [c for c in found if isinstance(c, dict) and {"spec", "backend"} <= c.keys()]
 
 
 def chosen() -> dict[str, str] | None:
-    """Return the `use` choice in force, None if there is none."""
+    """Return the current `use` choice; None if there is none."""
     return next(reversed(history()), None)
 
 
 def push(spec: str, backend: str) -> None:
-    """Make a choice the one in force, keeping the former for `pop`."""
+    """Make a choice the current one, keeping the previous ones for `pop`."""
     entry = {"spec": spec, "backend": backend}
 
     def change(state: dict[str, Any]) -> None:
@@ -62,23 +70,23 @@ def push(spec: str, backend: str) -> None:
 
 
 def pop() -> None:
-    """Drop the choice in force; the one before it takes over."""
+    """Drop the current choice; the one before it becomes current."""
     _change(lambda state: state.update(use=history()[:-1]))
 
 
 def latest(source: str) -> str | None:
-    """Return the version that `latest` of *source* was when it was last asked."""
+    """Return the version that `latest` of *source* last resolved to; None if it never did."""
     found = _read().get("latest", {}).get(source)
     return str(found) if found else None
 
 
 def remember_latest(source: str, version: str) -> None:
-    """Keep what `latest` of *source* is, so that it is fetched once and then stays."""
+    """Store the version that `latest` of *source* resolves to, so that it stays the same."""
     _change_quietly(lambda state: state.setdefault("latest", {}).update({source: version}))
 
 
 def remembered(source: str, version: str, backend: str) -> tuple[str, str] | None:
-    """Return the (variant, reason) found good for *backend*; None if this machine has changed."""
+    """Return the stored (variant, reason) for *backend*; None once the machine has changed."""
     found = _read().get("chosen", {}).get(f"{source}:{version} {backend}")
     if not isinstance(found, dict) or found.get("machine") != fingerprint():
         return None
@@ -86,7 +94,7 @@ def remembered(source: str, version: str, backend: str) -> tuple[str, str] | Non
 
 
 def remember(source: str, version: str, backend: str, variant: str, reason: str) -> None:
-    """Keep the variant that was found good, for as long as the machine stays as it is."""
+    """Store a variant that works, valid until the machine's fingerprint changes."""
     entry = {"variant": variant, "reason": reason, "machine": fingerprint()}
     key = f"{source}:{version} {backend}"
     _change_quietly(lambda state: state.setdefault("chosen", {}).update({key: entry}))

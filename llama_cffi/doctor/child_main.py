@@ -1,7 +1,7 @@
-"""What `doctor` runs in child processes, where a crash is a finding and not the end.
+"""The functions that `doctor` runs in child processes, so that a crash is just a finding.
 
-Each function prints findings as marked JSON lines as soon as it has them, so that a crash loses
-only what came after.
+They report each step as a marked line of JSON as soon as it is done, so that a crash loses only
+what would have come after it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["MARK", "dlopen", "generate"]
 MARK = "@llama-cffi-doctor "
 
 
-def _tell(what: str, **facts: Any) -> None:
-    print(MARK + json.dumps({"what": what, **facts}), flush=True)
+def _report(step: str, **facts: Any) -> None:
+    print(MARK + json.dumps({"step": step, **facts}), flush=True)
 
 
 def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: int) -> None:
-    """Load the library, then the model, and continue *tokens* greedily; tell each step."""
+    """Load the library, then the model, and continue *tokens* greedily, reporting each step."""
     lines = _collect_log()
     try:
         from ..binding import get_library
 
         started = time.perf_counter()
         library = get_library()
-        _tell(
+        _report(
             "library",
             seconds=round(time.perf_counter() - started, 3),
             path=str(library.path),
@@ -50,43 +50,49 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
 
         started = time.perf_counter()
         n_ctx = len(tokens) + n_predict + 8
-        # One thread: ggml's threads wait by spinning, which takes seconds on a busy machine.
+        # One thread: ggml's threads spin while they wait, which costs seconds on a busy machine.
         with Engine(model, n_ctx=n_ctx, n_threads=1, n_gpu_layers=n_gpu_layers) as engine:
             loaded = time.perf_counter()
-            _tell("model", seconds=round(loaded - started, 3))
-            said = engine.generate_tokens(tokens, n_predict, temperature=0)
+            _report("model", seconds=round(loaded - started, 3))
+            generated = engine.generate_tokens(tokens, n_predict, temperature=0)
             seconds = time.perf_counter() - loaded
-            # The recorded text may end with the token that ends the turn; it is never generated.
+            # The recording may end with an end-of-generation token, which generation leaves out.
             is_eog = engine.model.vocab.is_eog
-            ends = [t for t in range(len(engine.model.vocab)) if is_eog(t)]
-            text = engine.detokenize(said)
-        offloaded = [line for line in lines if "offloaded" in line]
-        _tell("generation", tokens=said, text=text, ends=ends, seconds=seconds, offloaded=offloaded)
-    except LlamaError as error:
-        _tell("error", type=type(error).__name__, message=str(error), log=lines[-30:])
+            eog_tokens = [t for t in range(len(engine.model.vocab)) if is_eog(t)]
+            text = engine.detokenize(generated)
+        _report(
+            "generation",
+            tokens=generated,
+            text=text,
+            eog_tokens=eog_tokens,
+            seconds=seconds,
+            offloaded=[line for line in lines if "offloaded" in line],
+        )
+    except LlamaError as e:
+        _report("error", type=type(e).__name__, message=str(e), log=lines[-30:])
 
 
 def dlopen(path: str, before: Sequence[str]) -> None:
-    """Open one backend library the hard way, after *before*, and tell what the loader said."""
+    """Open the backend library at *path* with ctypes, after *before*, and report any error."""
     import ctypes
 
     for dependency in before:
         try:
             ctypes.CDLL(dependency, mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            _tell("dependency", path=dependency, message=str(error))
+        except OSError as e:
+            _report("dependency", path=dependency, message=str(e))
     try:
         library = ctypes.CDLL(path, mode=getattr(ctypes, "RTLD_LOCAL", 0) | _RTLD_NOW)
-    except OSError as error:
-        _tell("loader", message=str(error))
+    except OSError as e:
+        _report("dlopen", message=str(e))
         return
-    _tell("loader", message="")
+    _report("dlopen", message="")
     try:
         score = library.ggml_backend_score
     except AttributeError:
         return
-    # 0 means that this CPU lacks instructions which the file was built for.
-    _tell("score", score=int(score()))
+    # 0: this CPU lacks instructions that the file was built for.
+    _report("score", score=int(score()))
 
 
 _RTLD_NOW = 2  # the same on Linux and macOS; Windows ignores it
@@ -106,7 +112,7 @@ def _collect_log() -> list[str]:
 
 
 def _mapped(folder: Path) -> list[str] | None:
-    """Names of the files in *folder* that are mapped into this process; None where unknown."""
+    """Return the names of *folder*'s files that are mapped into this process; None if unknown."""
     try:
         text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -116,7 +122,7 @@ def _mapped(folder: Path) -> list[str] | None:
 
 
 def main() -> None:
-    """Run one function with the arguments that stdin has as JSON."""
+    """Run the function that the JSON on stdin names, with the arguments in it."""
     request = json.load(sys.stdin)
     run = generate if request.pop("run") == "generate" else dlopen
     run(**request)

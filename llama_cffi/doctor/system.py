@@ -1,4 +1,4 @@
-"""The machine and Python, looked at without loading llama.cpp."""
+"""Check the machine, Python and GPU drivers without loading llama.cpp."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .finding import Check
 if TYPE_CHECKING:
     from ..libs_fetch import Machine
 
-__all__ = ["accelerators", "cuda_advice", "gigabytes", "machine_checks"]
+__all__ = ["accelerators", "cuda_advice", "gigabytes", "system_checks"]
 
 _SYSTEMS = {"linux": "Linux", "mac": "macOS", "win": "Windows"}
 _FEATURES = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_int8", "asimd", "asimddp", "i8mm", "sve", "rvv",
 )  # fmt: skip
-_PASSWORD = re.compile(r"//[^/@\s]+@")
-_TIGHT_BYTES = 1_000_000_000
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+_LOW_MEMORY_BYTES = 1_000_000_000
 
 
-def machine_checks(machine: Machine) -> Iterator[Check]:
-    """Check operating system, processor, memory, Python and settings."""
+def system_checks(machine: Machine) -> Iterator[Check]:
+    """Check the operating system, CPU, memory, Python and LLAMA_CFFI_* variables."""
     libc = f"{machine.libc} {machine.libc_version}".strip()
     name = f"{_SYSTEMS.get(machine.os, machine.os)} {machine.arch}"
     yield Check(
@@ -49,18 +49,18 @@ def machine_checks(machine: Machine) -> Iterator[Check]:
         "cpu",
         "ok",
         f"{machine.cpu}, {_count(machine.physical_cores, 'core')}"
-        + (usable if machine.usable_cpus != total else "")
+        + usable
         + (f"; {' '.join(f for f in features if f not in ('sse4_2', 'f16c'))}" if features else ""),
         data={"features": features, "cpus": total},
     )
     memory = _memory()
     if memory:
-        tight = memory["available_bytes"] < _TIGHT_BYTES
+        low = memory["available_bytes"] < _LOW_MEMORY_BYTES
         yield Check(
             "memory",
-            "warn" if tight else "ok",
+            "warn" if low else "ok",
             f"{gigabytes(memory['available_bytes'])} of {gigabytes(memory['total_bytes'])} free",
-            "models of more than some hundred megabytes will not fit" if tight else "",
+            "models of more than a few hundred megabytes will not fit" if low else "",
             memory,
         )
     yield Check(
@@ -76,7 +76,7 @@ def machine_checks(machine: Machine) -> Iterator[Check]:
         },
     )
     settings = {
-        name: _PASSWORD.sub("//", value)  # of a mirror; this goes into bug reports
+        name: _CREDENTIALS.sub("//", value)  # of a mirror: this goes into bug reports
         for name, value in sorted(os.environ.items())
         if name.startswith("LLAMA_CFFI_")
     }
@@ -87,23 +87,23 @@ def machine_checks(machine: Machine) -> Iterator[Check]:
 
 
 def accelerators(machine: Machine, folder: Path | None) -> Iterator[Check]:
-    """Check the CUDA driver and runtime, and the Vulkan loader."""
+    """Check the CUDA driver and runtime and the Vulkan loader, or Metal on macOS."""
     if machine.os != "mac":
         yield _cuda(machine, folder)
         reason = machine.refused.get("vulkan", "")
         yield Check(
-            "vulkan", "ok", f"none: {reason}" if reason else "loader and a GPU are there",
+            "vulkan", "ok", f"none: {reason}" if reason else "loader and GPU found",
             data={"loader": machine.vulkan, "reason": reason},
         )  # fmt: skip
     else:
         yield Check(
-            "metal", "ok", "there" if machine.metal else f"none: {machine.refused['metal']}"
+            "metal", "ok", "available" if machine.metal else f"none: {machine.refused['metal']}"
         )
 
 
 def cuda_advice(major: int) -> str:
-    """Say how to get the CUDA runtime of a toolkit."""
-    return f"pip install 'llama-cffi[cuda{major}]' brings the CUDA {major} runtime"
+    """Say how to install the CUDA *major* runtime."""
+    return f"install the CUDA {major} runtime: pip install 'llama-cffi[cuda{major}]'"
 
 
 def _cuda(machine: Machine, folder: Path | None) -> Check:
@@ -124,7 +124,7 @@ def _cuda(machine: Machine, folder: Path | None) -> Check:
     usable = [major for major in wanted if major <= machine.cuda_driver[0]]
     if not usable:
         return Check(
-            "cuda", "warn", f"{driver}, and the library wants CUDA {wanted[-1]}",
+            "cuda", "warn", f"{driver}, but the library needs CUDA {wanted[-1]}",
             "update the NVIDIA driver, or try LLAMA_CFFI_BACKEND=cuda12 or vulkan", data,
         )  # fmt: skip
     for major in usable:
@@ -157,7 +157,7 @@ def _cpu_features() -> list[str]:
 
 
 def _memory() -> dict[str, int]:
-    """Total and available bytes, a container's limit included; empty where unknown."""
+    """Return total and available bytes within a container's limit; empty if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         facts = {k: int(v.split()[0]) * 1024 for k, _, v in (s.partition(":") for s in lines)}
@@ -172,11 +172,11 @@ def _memory() -> dict[str, int]:
         ),
     ):
         try:
-            most = int(Path(limit).read_text(encoding="ascii"))
-            room = most - int(Path(used).read_text(encoding="ascii"))
+            limit_bytes = int(Path(limit).read_text(encoding="ascii"))
+            left = limit_bytes - int(Path(used).read_text(encoding="ascii"))
         except (OSError, ValueError):
             continue
-        total, available = min(total, most), min(available, max(0, room))
+        total, available = min(total, limit_bytes), min(available, max(0, left))
     return {"total_bytes": total, "available_bytes": available}
 
 
@@ -189,7 +189,7 @@ def _memory_by_sysconf() -> dict[str, int]:
 
 
 def gigabytes(count: int) -> str:
-    """Write a number of bytes as people read it."""
+    """Format a number of bytes as GB or MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

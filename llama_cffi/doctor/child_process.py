@@ -1,4 +1,4 @@
-"""Child processes of the doctor: started, listened to, and told apart when they die."""
+"""Run functions of `child_main` in child processes and collect their reports."""
 
 from __future__ import annotations
 
@@ -11,33 +11,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .inside import MARK
+from .child_main import MARK
 
 __all__ = ["Outcome", "run_child"]
 
-# The parent's search path, so that the child runs this very package and nothing from the folder
-# it happens to be started in.
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from llama_cffi.doctor.inside import main; main()"
+# Pass on the parent's search path, so that the child imports this same package and nothing from
+# the current folder.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[1:]; from llama_cffi.doctor.child_main import main; main()"
+)
 _STDERR_LINES = 12
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child told, and how it ended.
+    """The result of a child process.
 
     Attributes:
-        told: Facts by step, those that came before it ended.
-        death: Empty when it ended by itself; else what killed it, such as `SIGSEGV`.
-        stderr: Its last lines there, the stack of a crash among them.
+        reports: Facts by step, for every step that was reached.
+        death: Why it ended early, such as `SIGSEGV`; empty if it ended normally.
+        stderr: Its last lines on stderr, with the stack trace of a crash.
     """
 
-    told: Mapping[str, dict[str, Any]]
+    reports: Mapping[str, dict[str, Any]]
     death: str
     stderr: list[str]
 
 
 def run_child(run: str, *, timeout_s: float, **arguments: Any) -> Outcome:
-    """Run a function of `inside` in a new process."""
+    """Run a function of `child_main` in a new process.
+
+    Args:
+        run: `generate` or `dlopen`.
+        timeout_s: Timeout in seconds.
+        arguments: The function's arguments, as JSON types.
+    """
     command = [sys.executable, "-X", "faulthandler", "-c", _BOOT, *(p for p in sys.path if p)]
     try:
         done = subprocess.run(
@@ -49,17 +57,17 @@ def run_child(run: str, *, timeout_s: float, **arguments: Any) -> Outcome:
         )
         out, err, code = done.stdout, done.stderr, done.returncode
         death = _death(code)
-    except subprocess.TimeoutExpired as error:
-        out, err = error.stdout or b"", error.stderr or b""
+    except subprocess.TimeoutExpired as e:
+        out, err = e.stdout or b"", e.stderr or b""
         death = f"no answer within {timeout_s:g} s"
-    except OSError as error:
-        return Outcome({}, f"no child process could be started: {error}", [])
-    told = {}
+    except OSError as e:
+        return Outcome({}, f"no child process could be started: {e}", [])
+    reports = {}
     for line in out.decode("utf-8", "replace").splitlines():
         if line.startswith(MARK):
             facts = json.loads(line.removeprefix(MARK))
-            told[facts.pop("what")] = facts
-    return Outcome(told, death, err.decode("utf-8", "replace").splitlines()[-_STDERR_LINES:])
+            reports[facts.pop("step")] = facts
+    return Outcome(reports, death, err.decode("utf-8", "replace").splitlines()[-_STDERR_LINES:])
 
 
 def _death(code: int) -> str:
