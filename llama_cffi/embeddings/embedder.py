@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..binding import Batch, Context, Model
-from ..errors import ContextOverflowError, DecodeAbortedError, ValidationError
+from ..errors import CancelledError, ContextOverflowError, ValidationError
 from ..progress import Progress, reporting
 from ..validation import integer
 from .resizable_context import GrowingContext
@@ -99,7 +99,7 @@ class Embedder(GrowingContext):
         Raises:
             ContextOverflowError: A text is longer than the model takes, without *truncate*.
             ValidationError: *texts* is one text, or one of them is no text.
-            DecodeAbortedError: *progress* returned False.
+            CancelledError: *progress* returned False.
             LlamaError: There is not enough memory.
         """
         tokens = [self._tokenize(text) for text in _several("texts", texts)]
@@ -272,7 +272,7 @@ class Embedder(GrowingContext):
             for group in _packed(different, context.n_ubatch, n_seqs):
                 found |= self._run(context, batch, group)
                 if not report(len(found) / len(different)):
-                    raise DecodeAbortedError(
+                    raise CancelledError(
                         f"progress stopped it after {len(found)} of {len(different)} texts"
                     )
         return found

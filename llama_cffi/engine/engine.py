@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..binding import Batch, Context, Model
-from ..errors import DecodeAbortedError, ValidationError
+from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation import environment
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, Stop
 from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
@@ -529,7 +529,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValidationError("this Engine is closed; open a new one")
+            raise ClosedError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
         """Free everything, unless a generation runs: it does this when it has ended."""

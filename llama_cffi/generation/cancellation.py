@@ -19,12 +19,21 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from ..errors import DecodeAbortedError
+from ..errors import CancelledError, DeadlineExceededError, DecodeAbortedError
 
 if TYPE_CHECKING:
     from ..binding import AbortFlag
 
-__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop", "on_cancel"]
+__all__ = [
+    "CANCEL",
+    "CLOSE",
+    "DEADLINE",
+    "INTERRUPT",
+    "CancelScope",
+    "Stop",
+    "aborted",
+    "on_cancel",
+]
 
 INTERRUPT, CANCEL, DEADLINE, CLOSE = "interrupt", "cancel", "deadline", "close"
 _WAKE = b"\0"
@@ -154,11 +163,21 @@ class Stop:
     def error(self, text: str = "") -> DecodeAbortedError:
         """Return the exception that says why; *text* is what was generated until then."""
         what = {
-            DEADLINE: f"the deadline of {self.timeout_s} s passed",
+            DEADLINE: f"the deadline of {self.timeout_s} s has passed",
             CANCEL: "the generation was cancelled",
             CLOSE: "the engine was closed",
         }.get(self.reason or "", "decoding was stopped")
-        return DecodeAbortedError(what, reason=self.reason, text=text)
+        return aborted(what, self.reason, text)
+
+
+def aborted(message: str, reason: str | None, text: str = "") -> DecodeAbortedError:
+    """Return the exception for *reason*; *text* is the text generated until then."""
+    kind = {
+        DEADLINE: DeadlineExceededError,
+        CANCEL: CancelledError,
+        CLOSE: CancelledError,
+    }.get(reason or "", DecodeAbortedError)
+    return kind(message, reason=reason, text=text)
 
 
 class _Watcher:

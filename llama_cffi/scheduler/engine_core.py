@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from ..binding import Context, LoraAdapter
-from ..errors import DecodeAbortedError
-from ..generation.cancellation import CANCEL, CLOSE, DEADLINE
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import Answer, Step
 from .metrics import Metrics, Moment
@@ -181,7 +180,7 @@ class Worker:
     def abort(self, request: Request, reason: str) -> None:
         """Cancel a request, unless it has ended."""
         if not request.finished:
-            error = DecodeAbortedError(f"{request.id} has ended: {_REASONS[reason]}", reason=reason)
+            error = aborted(f"{request.id} has ended: {_REASONS[reason]}", reason)
             request.stats.finish_reason = reason
             self._give_up(request, RequestState.CANCELLED, error)
 
