@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ClosedError, LlamaError, ValidationError
+from ..errors import ClosedError, LlamaError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
