@@ -17,6 +17,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.options import sampling_params
 from ..generation.sampling_params import SamplingParams
 from ..hub import resolve_model
+from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import integer, items, path_of
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
@@ -351,18 +352,16 @@ class Llama(Session):
 
         Args:
             prompt: The question, or a conversation.
-            type_: What the answer shall be.
+            type_: The type of the answer.
             **options: As for `create_chat_completion`.
 
         Raises:
             ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
                 or where the context was full.
         """
-        from .. import typed
-
         if options.get("stream") or options.get("response_format"):
             raise ValidationError("parse gives one whole value: no stream, no response_format")
-        schema = typed.schema_of(type_)
+        schema = without_unique_items(json_schema(type_))
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         answer = self.create_chat_completion(
             messages,
@@ -375,7 +374,7 @@ class Llama(Session):
                 f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
                 "max_tokens or n_ctx, or give the type's texts and lists a longest length"
             )
-        return typed.value_of(type_, choice["message"]["content"])
+        return parse_json(type_, choice["message"]["content"])
 
     # Tokens
 
