@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import enum
 import pathlib
 import re
 import typing
@@ -29,8 +30,10 @@ __all__ = [
     "STRINGS",
     "class_of",
     "is_alias",
+    "is_enum",
     "is_pydantic",
     "name_of",
+    "tuple_args",
     "unwrapped",
     "wrapper",
 ]
@@ -103,9 +106,20 @@ def class_of(type_: Any) -> Any:
     return get_origin(type_) or type_
 
 
+def tuple_args(type_: Any) -> tuple[Any, ...]:
+    """Return the arguments of a tuple type; those of `tuple` alone are `Any, ...`."""
+    # get_args does not tell tuple from tuple[()].
+    return (Any, ...) if type_ in (tuple, typing.Tuple) else get_args(type_)  # noqa: UP006
+
+
 def is_alias(type_: Any) -> bool:
     """Tell whether *type_* was made by a `type` statement."""
     return type(type_).__name__ == "TypeAliasType"
+
+
+def is_enum(type_: Any) -> bool:
+    """Tell whether *type_* is a class of choices."""
+    return isinstance(type_, enum.EnumMeta)
 
 
 def is_pydantic(type_: Any) -> bool:
@@ -116,5 +130,5 @@ def is_pydantic(type_: Any) -> bool:
 
 def name_of(type_: Any) -> str:
     """Return the name of a type for messages."""
-    is_plain = isinstance(type_, type) and not typing.get_args(type_)
+    is_plain = isinstance(type_, type) and not get_args(type_)
     return type_.__name__ if is_plain else str(type_)

@@ -70,20 +70,27 @@ def _fields(cls: Any) -> dict[str, Field] | None:
             for f in dataclasses.fields(cls)
             if f.init
         }
-    if issubclass(cls, tuple) and hasattr(cls, "_field_defaults"):
-        hints, defaults = _hints(cls), cls._field_defaults
+    names, defaults = getattr(cls, "_fields", None), getattr(cls, "_field_defaults", None)
+    if issubclass(cls, tuple) and names is not None and defaults is not None:
+        hints = _hints(cls)
         return {
             name: Field(hints.get(name, Any), name not in defaults, defaults.get(name, MISSING))
-            for name in cls._fields
+            for name in names
         }
-    if hasattr(cls, "__required_keys__"):
-        # With postponed annotations, the class itself does not know its Required and NotRequired.
-        stated = {"Required": True, "NotRequired": False}
+    required = getattr(cls, "__required_keys__", None)
+    if required is not None:
         return {
-            name: Field(hint, stated.get(wrapper(hint), name in cls.__required_keys__))
+            name: Field(hint, _is_required(hint, name in required))
             for name, hint in _hints(cls).items()
         }
     return None
+
+
+def _is_required(hint: Any, otherwise: bool) -> bool:
+    """Read Required or NotRequired, which a class with postponed annotations does not know."""
+    while hasattr(hint, "__metadata__") or wrapper(hint) == "ReadOnly":
+        hint = get_args(hint)[0]
+    return {"Required": True, "NotRequired": False}.get(wrapper(hint), otherwise)
 
 
 def _hints(cls: Any) -> dict[str, Any]:

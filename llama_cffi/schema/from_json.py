@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import decimal
 import enum
-import inspect
 import json
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args
 
 from ..errors import ValidationError
 from .annotations import (
@@ -19,8 +18,10 @@ from .annotations import (
     STRINGS,
     class_of,
     is_alias,
+    is_enum,
     is_pydantic,
     name_of,
+    tuple_args,
     unwrapped,
 )
 from .fields import Field, fields_of
@@ -96,7 +97,7 @@ def _read(type_: Any, document: Any, where: str) -> Any:
         item = args[1] if args else Any
         given = _checked(dict, document, where)
         return {key: _read(item, value, f"{where}.{key}") for key, value in given.items()}
-    if inspect.isclass(type_) and issubclass(type_, enum.Enum):
+    if is_enum(type_):
         return _one_of({_key(member.value): member for member in type_}, document, where)
     fields = fields_of(type_)
     if fields is None:
@@ -121,13 +122,9 @@ def _read_object(
 
 
 def _read_tuple(type_: Any, items: list[Any], where: str) -> tuple[Any, ...]:
-    args = get_args(type_)
-    if args == () and get_origin(type_) is None:
-        return tuple(items)
-    if args == ((),):  # tuple[()] of Python 3.10's typing.Tuple
-        args = ()
+    args = tuple_args(type_)
     if args[1:] == (Ellipsis,):
-        args = (args[0],) * len(items)
+        args = args[:1] * len(items)
     if len(args) != len(items):
         raise ValidationError(f"{where}: expected {len(args)} items, got {len(items)}")
     return tuple(

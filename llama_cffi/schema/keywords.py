@@ -49,8 +49,8 @@ def without_unique_items(schema: Mapping[str, Any]) -> Schema:
 def renamed(schema: Schema, names: Mapping[str, str]) -> Schema:
     """Return *schema* with other names for the definitions that it refers to."""
     result = mapped(lambda inner: renamed(inner, names), schema)
-    name = _target(schema)
-    return {**result, "$ref": _PREFIX + names[name]} if name in names else result
+    name = names.get(_target(schema) or "")
+    return {**result, "$ref": _PREFIX + name} if name else result
 
 
 def inlined(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:

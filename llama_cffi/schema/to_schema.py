@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import enum
-import inspect
 import math
 import pathlib
 import re
@@ -15,7 +13,7 @@ import typing
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args
 
 from ..errors import ValidationError
 from .annotations import (
@@ -26,15 +24,17 @@ from .annotations import (
     STRINGS,
     class_of,
     is_alias,
+    is_enum,
     is_pydantic,
     name_of,
+    tuple_args,
     unwrapped,
 )
 from .fields import MISSING, Field, description_of, fields_of
 from .keywords import Schema, inlined, renamed
 from .pydantic_types import pydantic_schema
 
-__all__ = ["json_schema", "json_value", "object_schema"]
+__all__ = ["Schema", "json_schema", "json_value", "object_schema"]
 
 
 def json_schema(type_: Any) -> Schema:
@@ -88,7 +88,7 @@ class _Writer:
             if field.description:
                 schema["description"] = field.description
             if field.default is not MISSING and field.default is not None:
-                with suppress(TypeError):  # a default that JSON lacks only makes it optional
+                with suppress(TypeError, ValueError):  # JSON may lack it: it is only optional then
                     schema["default"] = json_value(field.default)
             properties[name] = schema
         schema = {"type": "object", "properties": properties}
@@ -117,36 +117,36 @@ class _Writer:
         if container in (Union, types.UnionType):
             return _any_of([self.schema(arg, where) for arg in args])
         if container is tuple:
-            return self._tuple(type_, where)
+            return self._tuple(tuple_args(type_), where)
         if container in ARRAYS or container in SETS:
-            items = {"items": self.schema(args[0], f"{where}[]")} if args else {}
             unique = {"uniqueItems": True} if container in SETS else {}
-            return {"type": "array", **items, **unique}
+            return {**self._array(args[0] if args else Any, where), **unique}
         if container in OBJECTS:
             return self._mapping(args, where)
         return self._class(type_, where)
 
-    def _tuple(self, type_: Any, where: str) -> Schema:
-        args = get_args(type_)
-        if args == () and get_origin(type_) is None:
-            return {"type": "array"}
-        if args in ((), ((),)):  # tuple[()]
+    def _array(self, item: Any, where: str) -> Schema:
+        items = self.schema(item, f"{where}[]")
+        return {"type": "array", **({"items": items} if items else {})}
+
+    def _tuple(self, args: tuple[Any, ...], where: str) -> Schema:
+        if args[1:] == (Ellipsis,):
+            return self._array(args[0], where)
+        if not args:
             return {"type": "array", "maxItems": 0}
-        if args[-1] is Ellipsis:
-            return {"type": "array", "items": self.schema(args[0], f"{where}[]")}
         items = [self.schema(arg, f"{where}[{i}]") for i, arg in enumerate(args)]
         length = {"minItems": len(items), "maxItems": len(items)}
         return {"type": "array", "prefixItems": items, "items": False, **length}
 
     def _mapping(self, args: tuple[Any, ...], where: str) -> Schema:
-        if not args:
-            return {"type": "object"}
-        if unwrapped(args[0])[0] is not str:
-            raise ValidationError(f"{where}: the keys of JSON objects are str, not {args[0]}")
-        return {"type": "object", "additionalProperties": self.schema(args[1], f"{where}{{}}")}
+        key, item = args or (str, Any)
+        if unwrapped(key)[0] is not str:
+            raise ValidationError(f"{where}: the keys of JSON objects are str, not {name_of(key)}")
+        values = self.schema(item, f"{where}{{}}")
+        return {"type": "object", **({"additionalProperties": values} if values else {})}
 
     def _class(self, type_: Any, where: str) -> Schema:
-        if inspect.isclass(type_) and issubclass(type_, enum.Enum):
+        if is_enum(type_):
             description = description_of(type_)
             schema = _choices([member.value for member in type_], type_.__name__)
             return {**schema, "description": description} if description else schema
@@ -203,21 +203,21 @@ def json_value(value: Any) -> Any:
         return str.__str__(value)
     if isinstance(value, int):
         return int(value)
-    if isinstance(value, (float, decimal.Decimal)) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, (float, decimal.Decimal)):
+        if math.isfinite(value):
+            return float(value)
+        raise TypeError(f"JSON has no number {value}")
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (uuid.UUID, pathlib.PurePath)):
         return str(value)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        return {name: json_value(getattr(value, name)) for name in names}
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
+    if dump := getattr(value, "model_dump", None):
+        return dump(mode="json", by_alias=True)
+    fields = fields_of(type(value)) or {}
     if isinstance(value, Mapping):
         return {str(key): json_value(item) for key, item in value.items()}
+    if fields:
+        return {name: json_value(getattr(value, name)) for name in fields}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [json_value(item) for item in value]
     raise TypeError(f"JSON has no value for {value!r:.80}")
