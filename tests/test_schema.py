@@ -12,7 +12,7 @@ import subprocess
 import sys
 import typing
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, MutableSet, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, TypeVar, Union
 
@@ -21,13 +21,14 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.python_types import TYPES
-from typing_extensions import NotRequired, Required, TypeAliasType, TypedDict
+from support.python_types import TYPES
+from typing_extensions import NotRequired, ReadOnly, Required, TypeAliasType, TypedDict
 
 from llama_cffi import Engine
 from llama_cffi.chat.tools import function_schema
 from llama_cffi.demo import model_path
 from llama_cffi.errors import ValidationError
+from llama_cffi.grammars import LlamaGrammar
 from llama_cffi.schema import (
     Field,
     json_schema,
@@ -35,7 +36,6 @@ from llama_cffi.schema import (
     parse_json,
     without_unique_items,
 )
-from llama_cffi.grammars import LlamaGrammar
 
 
 class Color(enum.Enum):
@@ -62,7 +62,7 @@ class Options(TypedDict, total=False):
 
 class Pair(TypedDict):
     left: int
-    right: NotRequired[int]
+    right: ReadOnly[Annotated[NotRequired[int], "which"]]
 
 
 @dataclass
@@ -153,7 +153,8 @@ VALUES: list[tuple[Any, str, Any]] = [
     (typing.Tuple, "[1]", (1,)),  # noqa: UP006
     (set[int], "[1, 2, 1]", {1, 2}),
     (frozenset, '["a"]', frozenset("a")),
-    (Set[Color], '["red", 2]', {Color.RED, Color.BLUE}),
+    (Set[Color], '["red", 2]', frozenset([Color.RED, Color.BLUE])),
+    (MutableSet, "[1]", {1}),
     (tuple[()], "[]", ()),
     (tuple, "[1]", (1,)),
     (tuple[int, str], '[1, "a"]', (1, "a")),

@@ -6,7 +6,7 @@ import decimal
 import enum
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSet
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args
 
 from ..errors import ValidationError
@@ -91,7 +91,7 @@ def _read(type_: Any, document: Any, where: str) -> Any:
         items = [_read(item, value, f"{where}[{i}]") for i, value in enumerate(given)]
         if container in ARRAYS:
             return items
-        made = frozenset if container is frozenset else set
+        made = set if container in (set, MutableSet) else frozenset
         return _made(lambda: made(items), type_, document, where)
     if container in OBJECTS:
         item = args[1] if args else Any

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Option
 import pydantic
 import pydantic.dataclasses
 from pydantic import Field
-from typing_extensions import NotRequired, ReadOnly, TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 __all__ = ["TYPES"]
 
@@ -58,7 +58,7 @@ class Song(TypedDict):
     """
 
     title: Annotated[str, "not used: the docstring says more"]
-    seconds: ReadOnly[Annotated[NotRequired[int], "how long"]]
+    seconds: Annotated[NotRequired[int], "how long"]
 
 
 @dataclass
@@ -154,9 +154,8 @@ class Labels(pydantic.RootModel[list[Literal["a", "b"]]]):
 class Bag(pydantic.BaseModel):
     """Types that pydantic writes in its own way."""
 
-    colors: set[Color]
+    colors: set[Color] = Field(max_length=3)
     weight: decimal.Decimal = Field(ge=0, le=100)
-    path: pathlib.Path
     label: Annotated[str | None, Field(max_length=5, description="what is in it")] = None
 
 
