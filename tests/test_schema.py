@@ -258,6 +258,7 @@ def test_a_document_is_a_value_and_fits_the_schema(type_: Any, text: str, value:
         (Tree, '{"word": "a", "inner": [{"word": 1}]}', r"\$.inner\[0\].word: expected str, got 1"),
         (Positive, '{"n": -1}', r"\$: {'n': -1} is not a valid Positive: -1 is not positive"),
         (datetime.date, '"2023-02-31"', "is not a valid date: day"),
+        (set[list[int]], "[[1]]", "not a valid .*unhashable"),
         (uuid.UUID, '"x"', "is not a valid UUID"),
         (Address, '{"street": "s", "number": 0}', "number"),
         (list[Address], '[{"street": "s"}]', r"\$\[0\]: .*number"),
