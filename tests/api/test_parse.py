@@ -66,7 +66,7 @@ def test_an_argument_is_a_value_of_the_type(with_tools: Llama, name: str) -> Non
         if choice["finish_reason"] == "length":
             continue
         (call,) = choice["message"]["tool_calls"]
-        value = parse_json(arguments, call["function"]["arguments"]).x
+        value: Any = parse_json(arguments, call["function"]["arguments"]).x
         pydantic.TypeAdapter(TYPES[name]).validate_python(value, strict=True)
         return
     pytest.fail("no answer came to an end")
