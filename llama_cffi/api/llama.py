@@ -17,6 +17,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import GenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import integer, items, path_of, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
@@ -515,11 +516,9 @@ class Llama(Session):
             ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
                 or where the context was full.
         """
-        from .. import typed
-
         if options.get("response_format") or "stream" in options:
             raise ValidationError("parse gives one whole value: no stream, no response_format")
-        schema = typed.schema_of(type_)
+        schema = without_unique_items(json_schema(type_))
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
@@ -531,7 +530,7 @@ class Llama(Session):
                 f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
                 "max_tokens or n_ctx, or give the type's strings and lists a longest length"
             )
-        return typed.value_of(type_, choice["message"]["content"] or "")
+        return parse_json(type_, choice["message"]["content"] or "")
 
     @property
     def _shared_engine(self) -> InferenceEngine | None:

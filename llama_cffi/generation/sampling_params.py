@@ -76,7 +76,7 @@ class SamplingOptions(TypedDict, total=False):
     min_keep: int | None
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
-    grammar: str | None
+    grammar: str | LlamaGrammar | None
     grammar_root: str | None
     grammar_triggers: Sequence[str] | None
     structured: LlamaGrammar | None
@@ -123,7 +123,8 @@ class SamplingParams:
         logits_processor: Functions `(input_ids, scores)` that change *scores*, (n_vocab,)
             float32, in place or return new ones; called before all samplers. *input_ids*,
             (n,) int32, are prompt and answer so far.
-        grammar: GBNF that the answer must match; empty = free.
+        grammar: The answer must match it: GBNF, or a `LlamaGrammar` (then it is moved to
+            *structured*); empty = free.
         grammar_root: The grammar's start rule.
         grammar_triggers: With these the grammar begins only where one of them appears.
         structured: What the answer must look like: JSON Schema, regex, Lark, choices or GBNF.
@@ -163,7 +164,7 @@ class SamplingParams:
     min_keep: int = 0
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
-    grammar: str = ""
+    grammar: str | LlamaGrammar = ""
     grammar_root: str = "root"
     grammar_triggers: Sequence[str] = ()
     structured: LlamaGrammar | None = None
@@ -203,6 +204,9 @@ class SamplingParams:
         self._number("dry_penalty_last_n", -1, MAX_LAST_N, whole=True)
         self._number("min_keep", 0, 2**31 - 1, whole=True)
         self._number("seed", -1, 2**32 - 2, whole=True)
+        if hasattr(self.grammar, "kind") and self.structured is None:
+            self._set("structured", self.grammar)
+            self._set("grammar", "")
         for name in ("grammar", "grammar_root", "structured_after"):
             if not isinstance(getattr(self, name), str):
                 raise ValidationError(f"{name}={getattr(self, name)!r} is no text")
@@ -277,10 +281,10 @@ _checked_init = SamplingParams.__init__
 
 
 @functools.wraps(_checked_init)
-def _init(self: SamplingParams, **options: Any) -> None:
+def _init(self: SamplingParams, *values: Any, **options: Any) -> None:
     options = canonical(options)
     reject_unknown(options, SamplingOptions.__annotations__, "SamplingParams")
-    _checked_init(self, **options)
+    _checked_init(self, *values, **options)
 
 
 if not TYPE_CHECKING:  # other names are for people who move over; types know the proper ones

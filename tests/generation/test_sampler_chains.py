@@ -55,7 +55,7 @@ def test_names_and_order(model: Model) -> None:
     assert names(temperature=0) == ["greedy"]
     assert names(temperature=0, repeat_penalty=1.1, top_k=3) == ["penalties", "greedy"]
     assert names(samplers="temperature;top_p;top_k") == ["temp", "top-p", "top-k", "dist"]
-    assert names(mirostat_mode=1, repeat_penalty=1.1) == ["temp", "mirostat_mode"]
+    assert names(mirostat_mode=1, repeat_penalty=1.1) == ["temp", "mirostat"]
     assert names(mirostat_mode=2) == ["temp", "mirostat-v2"]
     assert names(samplers="adaptive_p", adaptive_target=0.5) == ["adaptive-p"]
     infill = {"samplers": "top_k;infill;temperature"}
