@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
@@ -321,9 +321,10 @@ class Llama(Session):
             (handle,) = await run_async(engine, request)
             pieces = _pieces_async(first, handle)
             return pieces if stream else "".join([piece async for piece in pieces])
+        (steps,) = run(self.engine, request)
         if stream:
-            return stream_async(lambda: _pieces(first, run(self.engine, request)[0]))
-        return await whole_async(lambda: "".join(_pieces(first, run(self.engine, request)[0])))
+            return stream_async(lambda: _pieces(first, steps))
+        return await whole_async(lambda: "".join(_pieces(first, steps)))
 
     @overload
     def create_completion(
@@ -415,10 +416,10 @@ class Llama(Session):
             if stream:
                 return completions.stream_async(prepared, handles)
             return await completions.whole_async(prepared, handles)
-        begin = partial(run, self.engine, prepared.request)
+        runs = run(self.engine, prepared.request)
         if stream:
-            return stream_async(lambda: completions.stream(prepared, begin()))
-        return await whole_async(lambda: completions.whole(prepared, begin()))
+            return stream_async(lambda: completions.stream(prepared, runs))
+        return await whole_async(lambda: completions.whole(prepared, runs))
 
     @overload
     def create_chat_completion(
@@ -494,10 +495,10 @@ class Llama(Session):
             if stream:
                 return chat_completions.stream_async(prepared, handles)
             return await chat_completions.whole_async(prepared, handles)
-        begin = partial(run, self.engine, prepared.request)
+        runs = run(self.engine, prepared.request)
         if stream:
-            return stream_async(lambda: chat_completions.stream(prepared, begin()))
-        return await whole_async(lambda: chat_completions.whole(prepared, begin()))
+            return stream_async(lambda: chat_completions.stream(prepared, runs))
+        return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
     def parse(
         self,
