@@ -1,6 +1,6 @@
 """Continuous batching: many requests share one model and one context."""
 
-from .inference_engine import InferenceEngine
+from .inference_engine import InferenceEngine, SubmitOptions
 from .kv_cache import CacheStats, KVCache, Lease
 from .metrics import EngineStats
 from .mtp import MtpHead
@@ -26,4 +26,5 @@ __all__ = [
     "RequestState",
     "Result",
     "Scheduler",
+    "SubmitOptions",
 ]

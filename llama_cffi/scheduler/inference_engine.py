@@ -134,6 +134,8 @@ class InferenceEngine(Runner):
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
             unified = n_cells is not None
+            if unified:
+                context_options["kv_unified"] = True
             n_seqs = n_parallel
             if unified and not self.model.keeps_states:
                 n_seqs = max(n_parallel, min(2 * n_parallel, _MOST_SEQUENCES))  # to keep prefixes
@@ -143,7 +145,6 @@ class InferenceEngine(Runner):
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
-                kv_unified=unified or None,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)

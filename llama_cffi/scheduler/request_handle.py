@@ -142,7 +142,11 @@ class Handle:
                     yield step.text
 
     async def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Do `steps` in an event loop; the statistics are in `stats`."""
+        """Do `steps` in an event loop; the statistics are in `stats`.
+
+        Raises:
+            ValidationError: It is being iterated already.
+        """
         with self._iteration():
             changed = asyncio.Event()
             self._waiter = asyncio.get_running_loop(), changed
