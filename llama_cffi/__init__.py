@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         MtpHead,
         PromptLookup,
         Request,
+        RequestHandle,
         RequestState,
         Scheduler,
     )
@@ -108,6 +109,7 @@ _HOME = {
         "MtpHead",
         "PromptLookup",
         "Request",
+        "RequestHandle",
         "RequestState",
         "Scheduler",
     ),
@@ -181,6 +183,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "MtpHead",
     "PromptLookup",
     "Request",
+    "RequestHandle",
     "RequestState",
     "Scheduler",
     "Score",

@@ -37,9 +37,9 @@ COLOUR = LlamaGrammar.from_choices(["red", "green", "blue"])
 QUESTIONS = [f"What is {a} + {b}?" for a in range(2, 40, 5) for b in range(1, 30, 4)]
 LAYOUTS: list[dict[str, Any]] = [
     {"n_parallel": 6},
-    {"n_parallel": 8, "n_cells": 512, "block_size": 16},
-    {"n_parallel": 4, "n_batch": 32, "n_chunk": 8},
-    {"n_parallel": 12, "n_cells": 384, "block_size": 8, "n_batch": 64},
+    {"n_parallel": 8, "n_kv_tokens": 512, "block_size": 16},
+    {"n_parallel": 4, "n_batch": 32, "n_prefill_chunk": 8},
+    {"n_parallel": 12, "n_kv_tokens": 384, "block_size": 8, "n_batch": 64},
 ]
 
 
@@ -202,7 +202,7 @@ class Chaos:
 
     def _check_empty(self) -> None:
         """Nothing is left: neither requests nor chains nor blocks."""
-        engine, worker = self.engine, self.engine._worker
+        engine, worker = self.engine, self.engine._core
         for _ in range(1000):  # the last step may not be over
             if not engine.scheduler.has_work:
                 break

@@ -1,4 +1,4 @@
-"""Intake: what callers say of a request is checked, and becomes one. Any thread does this."""
+"""Input processing: checks the arguments of a request and makes its handle, in any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..generation.options import Call, make_call
 from ..generation.sequence import TextOutput
 from ..validation import INT32_MAX, integer, real
 from .request import Request
-from .request_handle import Handle, Owner
+from .request_handle import Owner, RequestHandle
 
 __all__ = ["check_options", "make_handle"]
 
@@ -26,18 +26,18 @@ def check_options(max_tokens: int, options: Mapping[str, Any], context_policy: s
     Args:
         max_tokens: Most tokens to generate.
         options: `StreamOptions`.
-        context_policy: Where the options say nothing of it.
+        context_policy: The default for the option of that name.
 
     Raises:
-        ValidationError: One is unknown or out of range.
+        ValidationError: An option is unknown or out of range.
     """
     defaults = {"context_policy": context_policy, "safety": None, "json_stop": ()}
     max_tokens = integer("max_tokens", max_tokens, 1)
     call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
     if call.request.policy == "shift":
         raise ValidationError(
-            "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
-            "parallel"
+            "context_policy='shift' needs a context that serves one request at a time: use Engine, "
+            "or Llama without parallel"
         )
     return call
 
@@ -53,14 +53,14 @@ def make_handle(
     callback: Callable[[str], object] | None,
     adapters: Mapping[str, float] | None,
     n_draft: int | None,
-) -> Handle:
-    """Make the handle of a request.
+) -> RequestHandle:
+    """Make a request and its handle.
 
     Args:
-        model: Answers it.
-        n_ctx: Most tokens of prompt and answer.
-        prompt: See `InferenceEngine.submit`, also for what follows *owner*.
-        call: The other options.
+        model: The model that answers.
+        n_ctx: Maximum number of tokens of prompt and answer.
+        prompt: See `InferenceEngine.submit`, also for the arguments after *owner*.
+        call: The checked options.
         owner: The engine.
         priority: See above.
         callback: See above.
@@ -68,7 +68,7 @@ def make_handle(
         n_draft: See above.
 
     Raises:
-        ContextOverflowError: The prompt leaves no room for an answer.
+        ContextOverflowError: The prompt fills the context, so no token can be generated.
         ValidationError: An argument is out of range.
     """
     vocab, params = model.vocab, call.request
@@ -76,7 +76,7 @@ def make_handle(
         prompt = vocab.tokenize(prompt, True, True)
     tokens = vocab.check_all(prompt)
     if callback is not None and not callable(callback):
-        raise ValidationError(f"callback={callback!r} cannot be called")
+        raise ValidationError(f"callback must be callable, got {callback!r}")
     n_first = int(vocab.add_bos)
     fit = fit_prompt(tokens, params.n_predict, n_ctx, params.safety, params.policy, n_first=n_first)
     request = Request(
@@ -87,14 +87,14 @@ def make_handle(
         priority=integer("priority", priority, -INT32_MAX),
         timeout_s=call.timeout_s,
         callback=callback,
-        group=_group(adapters) if adapters else None,
+        lora_key=_lora_key(adapters) if adapters else None,
         n_draft=None if n_draft is None else integer("n_draft", n_draft, 0),
     )
     request.stats.n_truncated = fit.n_truncated
-    return Handle(request, params, TextOutput(vocab, params), owner)
+    return RequestHandle(request, params, TextOutput(vocab, params), owner)
 
 
-def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
     return frozenset(
         (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
         for path, scale in adapters.items()

@@ -1,4 +1,4 @@
-"""Executor: decodes the chunks of a plan and samples for each; a failure stays with its request."""
+"""ModelRunner: decodes the chunks of a step and samples; a failure stays with its request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..errors import DecodeAbortedError, KvCacheFullError
 from ..generation.sequence import Step
 from .kv_cache import KVCache
 from .request import Request
-from .request_handle import Handle
-from .scheduler import Chunk, Result
+from .request_handle import RequestHandle
+from .scheduler import ScheduledTokens, TokenResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Observe = Callable[[Request, int, Sequence[NDArray[np.float32]]], None]
 
-__all__ = ["Executor"]
+__all__ = ["ModelRunner"]
 
 
 @dataclass(slots=True)
-class _Outcome(Result):
+class _Outcome(TokenResult):
     """What becomes of a chunk, while that is found out."""
 
     closed: bool = False  # a guess was wrong, so the rest of them is not looked at
@@ -34,7 +34,7 @@ class _Outcome(Result):
         return bool(self.finish_reason) or self.error is not None or self.lost
 
 
-class Executor:
+class ModelRunner:
     """Decodes and samples.
 
     Args:
@@ -53,12 +53,12 @@ class Executor:
         self.context, self.cache, self.observe = context, cache, observe
         self._batch = Batch(n_batch, library=context.library)
         self._outcomes: dict[Request, _Outcome] = {}
-        self._handles: Mapping[Request, Handle]
+        self._handles: Mapping[Request, RequestHandle]
         self._made_room = False
 
     def run(
-        self, chunks: Sequence[Chunk], handles: Mapping[Request, Handle]
-    ) -> Mapping[Request, Result]:
+        self, chunks: Sequence[ScheduledTokens], handles: Mapping[Request, RequestHandle]
+    ) -> Mapping[Request, TokenResult]:
         """Decode *chunks*, ordered by sequence; return what became of those that were tried."""
         self._handles, self._made_room = handles, False
         self._outcomes = {chunk.request: _Outcome() for chunk in chunks}
@@ -68,13 +68,13 @@ class Executor:
             return {}
         return self._outcomes
 
-    def _decode_rest(self, chunks: Sequence[Chunk]) -> None:
+    def _decode_rest(self, chunks: Sequence[ScheduledTokens]) -> None:
         """Decode those of *chunks* whose requests go on, after a call that failed."""
         chunks = [chunk for chunk in chunks if not self._outcomes[chunk.request].ended]
         if chunks:
             self._decode(chunks)
 
-    def _decode(self, chunks: Sequence[Chunk]) -> None:
+    def _decode(self, chunks: Sequence[ScheduledTokens]) -> None:
         """Decode *chunks* in one call, or where C refuses in several."""
         self._fill(chunks)
         try:
@@ -106,14 +106,14 @@ class Executor:
                 self._show_hidden(chunks, self.observe)
             self._sample(chunks)
 
-    def _show_hidden(self, chunks: Sequence[Chunk], observe: Observe) -> None:
+    def _show_hidden(self, chunks: Sequence[ScheduledTokens], observe: Observe) -> None:
         row = 0
         for chunk in chunks:
             rows = [self.context.embedding(row + i) for i in range(len(chunk.tokens))]
             observe(chunk.request, chunk.start, rows)
             row += len(rows)
 
-    def _fill(self, chunks: Sequence[Chunk]) -> None:
+    def _fill(self, chunks: Sequence[ScheduledTokens]) -> None:
         tokens: list[int] = []
         positions: list[int] = []
         seq_ids: list[int] = []
@@ -127,7 +127,7 @@ class Executor:
             wanted += bytes(n - n_wanted) + b"\x01" * n_wanted
         self._batch.put(tokens, positions, seq_ids, bytes(wanted))
 
-    def _sample(self, chunks: Sequence[Chunk]) -> None:
+    def _sample(self, chunks: Sequence[ScheduledTokens]) -> None:
         handles, outcomes, row = self._handles, self._outcomes, 0
         for chunk in chunks:
             request, _, _, tokens, n_draft, samples = chunk
@@ -144,7 +144,7 @@ class Executor:
                     raise
                 outcomes[request].error = error
 
-    def _verify(self, chunk: Chunk, row: int, outcome: _Outcome) -> None:
+    def _verify(self, chunk: ScheduledTokens, row: int, outcome: _Outcome) -> None:
         """Sample after the last token that is no guess, and after the guesses that hold."""
         handle, n = self._handles[chunk.request], len(chunk.tokens)
         first = n - 1 - chunk.n_draft
@@ -159,7 +159,7 @@ class Executor:
             outcome.n_accepted += 1
             self._next(handle, row + at, outcome)
 
-    def _next(self, handle: Handle, row: int, outcome: _Outcome) -> None:
+    def _next(self, handle: RequestHandle, row: int, outcome: _Outcome) -> None:
         """Sample from an output of the batch, and go on by what is forced then."""
         answer = handle.answer
         assert answer is not None
@@ -174,17 +174,17 @@ class Executor:
                 return
             outcome.closed = True  # what is forced goes before guesses
 
-    def _fail(self, chunk: Chunk, error: BaseException) -> None:
+    def _fail(self, chunk: ScheduledTokens, error: BaseException) -> None:
         self._outcomes[chunk.request].error = error
 
-    def _note_lost(self, chunks: Sequence[Chunk]) -> None:
+    def _note_lost(self, chunks: Sequence[ScheduledTokens]) -> None:
         """Find the sequences that a failed call has cost; recurrent memories keep no part."""
         for chunk in chunks:
             if self.context.memory.seq_pos_max(chunk.seq_id) != chunk.start - 1:
                 self._outcomes[chunk.request].lost = True
 
 
-def _halves(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+def _halves(chunks: Sequence[ScheduledTokens]) -> list[list[ScheduledTokens]]:
     """Return *chunks* in two, one token at least in each; in one where there is one token."""
     middle = len(chunks) // 2
     if middle:
@@ -195,6 +195,11 @@ def _halves(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         return [list(chunks)]
     # Guesses are the last ones; where nothing but guesses is left, all of them are.
     n_left = middle - (len(tokens) - n_draft)
-    left = Chunk(request, seq_id, start, tokens[:middle], max(n_left, 0), samples and n_left >= 0)
+    left = ScheduledTokens(
+        request, seq_id, start, tokens[:middle], max(n_left, 0), samples and n_left >= 0
+    )
     n_right = min(n_draft, len(tokens) - middle)
-    return [[left], [Chunk(request, seq_id, start + middle, tokens[middle:], n_right, samples)]]
+    return [
+        [left],
+        [ScheduledTokens(request, seq_id, start + middle, tokens[middle:], n_right, samples)],
+    ]

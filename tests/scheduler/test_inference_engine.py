@@ -16,11 +16,13 @@ from support.tiny_gguf import write_tiny
 from llama_cffi import (
     ContextOverflowError,
     Engine,
+    Handle,
     InferenceEngine,
     LlamaGrammar,
     Model,
     ModelLoadError,
     QueueFullError,
+    RequestHandle,
     RequestState,
     SamplingParams,
     ValidationError,
@@ -160,7 +162,7 @@ def test_characters_of_several_tokens_come_whole(model: Model) -> None:
 def test_prefixes_are_evaluated_once(model: Model) -> None:
     """50 users with the same system prompt of 1,000 tokens, all there from the beginning."""
     system = [40 + i % 200 for i in range(1000)]
-    with InferenceEngine(model, 8, 1200, n_cells=6000, n_threads=1, n_batch=256) as engine:
+    with InferenceEngine(model, 8, 1200, n_kv_tokens=6000, n_threads=1, n_batch=256) as engine:
         users = [[*system, 50 + i, 60] for i in range(50)]
         handles = [engine.submit(user, 4, temperature=0) for user in users]
         for handle in handles:
@@ -185,7 +187,7 @@ def test_requests_are_put_back_when_the_cells_run_out(model: Model) -> None:
     settings: dict[str, Any] = {"n_threads": 1, **EXACT}
     with Engine(model, 256, safety=0, **settings) as alone:
         expected = [list(alone.steps(p, 60, json_stop=(), **options)) for p in prompts]
-    with InferenceEngine(model, 8, 256, n_cells=256, block_size=8, **settings) as engine:
+    with InferenceEngine(model, 8, 256, n_kv_tokens=256, block_size=8, **settings) as engine:
         handles = [engine.submit(p, 60, listens=True, **options) for p in prompts]
         found = [list(handle.steps()) for handle in handles]
         stats = engine.stats
@@ -278,8 +280,9 @@ def test_warm_up_and_statistics(engine: InferenceEngine) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_parallel": 0}, {"n_parallel": 257}, {"n_ctx": -1}, {"n_batch": 0}, {"n_chunk": 0},
-        {"n_cells": 10}, {"block_size": 0}, {"max_waiting": 0}, {"ageing_s": 0.0},
+        {"n_parallel": 0}, {"n_parallel": 257}, {"n_ctx": -1}, {"n_batch": 0},
+        {"n_prefill_chunk": 0}, {"n_kv_tokens": 10}, {"block_size": 0}, {"max_waiting": 0},
+        {"ageing_s": 0.0},
         {"context_policy": "shift"}, {"context_policy": "x"}, {"n_parallel": 8, "n_batch": 4},
         {"n_parallel": 1.5}, {"n_ctx": "many"}, {"ageing_s": float("nan")}, {"nonsense": 1},
     ],
@@ -291,6 +294,17 @@ def test_what_an_engine_cannot_be(model: Model, options: dict[str, Any]) -> None
         InferenceEngine(model, **{"n_ctx": 256, "n_threads": 1, **options})
     gc.collect()
     assert len([c for c in model._children if not c.closed]) == before
+
+
+def test_former_names_of_arguments(model: Model) -> None:
+    former: dict[str, Any] = {"n_cells": 512, "n_chunk": 16}
+    with pytest.warns(DeprecationWarning, match="is now called") as caught:
+        engine = InferenceEngine(model, 2, 128, n_threads=1, **former)
+    with engine:
+        assert engine.context.kv_unified
+        assert (engine.context.n_ctx, engine.scheduler.n_prefill_chunk) == (512, 16)
+    assert len(caught) == 2
+    assert Handle is RequestHandle
 
 
 @pytest.mark.parametrize(

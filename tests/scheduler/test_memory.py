@@ -16,7 +16,7 @@ from llama_cffi import InferenceEngine, LlamaGrammar
 
 rng = random.Random(0)
 digits = LlamaGrammar.from_regex("[0-9]{3}")
-engine = InferenceEngine(sys.argv[1], 16, 64, n_threads=1, max_waiting=100, n_cells=1024)
+engine = InferenceEngine(sys.argv[1], 16, 64, n_threads=1, max_waiting=100, n_kv_tokens=1024)
 kinds = [
     {}, {"temperature": 0}, {"callback": len}, {"stop": ["q"]}, {"structured": digits},
     {"timeout_s": 0.0}, {"callback": lambda text: 1 / 0}, {"temperature": 1.0, "seed": 3},
@@ -35,17 +35,17 @@ for n in range(11):
     del handles, handle
     engine.cache_clear()
     engine.generate([65], 1)
-    engine._worker.timeline.clear()  # 10,000 steps, and those of ten seconds
-    engine._worker.metrics._rate.clear()
+    engine._core.timeline.clear()  # 10,000 steps, and those of ten seconds
+    engine._core.metrics._rate.clear()
     counts.append(measure())
 engine.cache_clear()
 engine.generate([65], 1, temperature=0)
 stats, cache = engine.stats, engine.stats.cache
 engine.cache_clear()
 engine.generate([65], 1, temperature=0)
-assert (engine.active_requests, engine._worker.handles) == ([], {})
+assert (engine.active_requests, engine._core.handles) == ([], {})
 assert cache.n_free >= cache.n_blocks - 1, cache
-assert engine._worker._chains._n_idle <= 16
+assert engine._core._chains._n_idle <= 16
 ended = [stats.n_finished, stats.n_failed, stats.n_cancelled]
 assert sum(ended) == 11_000 + 12 and min(ended) > 500, ended
 engine.shutdown()

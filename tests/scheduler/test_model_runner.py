@@ -1,4 +1,4 @@
-"""Executor: what happens to a batch that C refuses."""
+"""ModelRunner: what happens to a batch that C refuses."""
 
 from __future__ import annotations
 
@@ -114,9 +114,13 @@ def test_a_failure_now_and_then_changes_nothing(
         return KvCacheFullError("no slot") if counts[0] % 3 == 0 else None
 
     failing(monkeypatch, fails)
-    for layout in ({}, {"n_cells": 512, "block_size": 16}, {"n_batch": 16, "n_chunk": 4}):
+    for layout in (
+        {},
+        {"n_kv_tokens": 512, "block_size": 16},
+        {"n_batch": 16, "n_prefill_chunk": 4},
+    ):
         handles, _ = run(model, **layout)  # type: ignore[arg-type]
-        if "n_cells" not in layout:  # there weights of 8 bits may round otherwise
+        if "n_kv_tokens" not in layout:  # there weights of 8 bits may round otherwise
             assert [handle.result() for handle in handles] == expected
         assert all(handle.stats.n_generated == 12 for handle in handles)
 
@@ -151,7 +155,8 @@ FRAGMENTED = """
     from llama_cffi import InferenceEngine
     from llama_cffi.demo import model_path
     rng = random.Random(1)
-    with InferenceEngine(model_path(), 8, 256, n_cells=640, block_size=16, n_threads=1) as engine:
+    layout = {"n_kv_tokens": 640, "block_size": 16}
+    with InferenceEngine(model_path(), 8, 256, **layout, n_threads=1) as engine:
         handles = []
         for i in range(60):
             prompt = [rng.randrange(30, 200) for _ in range(rng.choice((3, 20, 90, 150)))]

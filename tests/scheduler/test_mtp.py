@@ -60,7 +60,7 @@ def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], An
         return tokens, (made, right), len(engine.timeline)
 
 
-@pytest.mark.parametrize("options", [{}, {"n_cells": 256, "block_size": 16}])
+@pytest.mark.parametrize("options", [{}, {"n_kv_tokens": 256, "block_size": 16}])
 @pytest.mark.parametrize("head", ["token", "hidden", "random"])
 def test_answers_stay_the_same(tmp_path: Path, head: str, options: Any) -> None:
     path = write_nextn(tmp_path / "glm.gguf", head)

@@ -54,7 +54,7 @@ def still_answers(engine: InferenceEngine) -> None:
             break
         time.sleep(0.01)
     assert engine.active_requests == []
-    assert engine._worker.handles == {}
+    assert engine._core.handles == {}
     cache = engine.stats.cache
     assert cache.n_free + cache.n_cached == cache.n_blocks
 
@@ -71,7 +71,7 @@ def test_result_and_its_timeout(engine: InferenceEngine) -> None:
     assert (handle.text, handle.done) == (text, True)
     assert handle.result(0) == text
     assert handle.stats.finish_reason == "length"
-    assert repr(handle) == f"<Handle of {handle.request!r}>"
+    assert repr(handle) == f"<RequestHandle of {handle.request!r}>"
     assert handle.future.result() == text
 
 
@@ -376,7 +376,7 @@ def test_run_in_a_thread_of_ones_own(model: Model) -> None:
     thread.start()
     assert engine.generate(SUM, 8, temperature=0) == "42"
     for call in (engine.step, engine.run):
-        with pytest.raises(ValidationError, match="runs already"):
+        with pytest.raises(ValidationError, match="already running"):
             call()
     engine.start()  # nothing happens
     engine.shutdown()
@@ -432,7 +432,7 @@ def test_a_drafter_that_fails_ends_the_guesses_only(
         assert engine.generate(SUM, 8, temperature=0) == "42"
         assert engine.generate(SUM, 8, temperature=0) == "42"
     assert drafter.closed
-    assert caplog.text.count("goes on without") == 1
+    assert caplog.text.count("continues without") == 1
 
 
 def test_ending_the_process_while_it_runs(child: Child) -> None:

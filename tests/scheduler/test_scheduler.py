@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from support.fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
 
 from llama_cffi import ContextOverflowError, Request, RequestState, Scheduler, ValidationError
-from llama_cffi.scheduler import Chunk, KVCache, Plan, Result
+from llama_cffi.scheduler import KVCache, ScheduledTokens, SchedulerOutput, TokenResult
 
 PENDING, PREFILLING, DECODING = (
     RequestState.PENDING,
@@ -32,14 +32,14 @@ class Bench:
         self,
         kind: str = "unified",
         n_seqs: int = 4,
-        n_cells: int = 256,
+        n_kv_tokens: int = 256,
         size: int = 4,
         **options: Any,
     ) -> None:
         self.now = 0.0
-        self.memory = FakeMemory(kind, n_seqs, n_cells)
+        self.memory = FakeMemory(kind, n_seqs, n_kv_tokens)
         unified = kind in ("unified", "windowed")
-        self.cache = KVCache(n_seqs, n_cells, size, unified=unified, memory=self.memory)
+        self.cache = KVCache(n_seqs, n_kv_tokens, size, unified=unified, memory=self.memory)
         options = {"n_batch": 16, "clock": lambda: self.now, **options}
         self.scheduler = Scheduler(self.cache, **options)
         self.ends: Counter[Request] = Counter()
@@ -58,15 +58,15 @@ class Bench:
         self.scheduler.add(request)
         return request
 
-    def step(self, without: Iterable[Request] = ()) -> Plan:
-        """Plan, check, decode and update."""
+    def step(self, without: Iterable[Request] = ()) -> SchedulerOutput:
+        """SchedulerOutput, check, decode and update."""
         plan = self.scheduler.schedule()
         self.check(plan)
         results = {c.request: decode(self.memory, c) for c in plan.chunks}
         self.update(plan, {r: result for r, result in results.items() if r not in without})
         return plan
 
-    def update(self, plan: Plan, results: dict[Request, Result]) -> None:
+    def update(self, plan: SchedulerOutput, results: dict[Request, TokenResult]) -> None:
         ended = self.scheduler.update(plan, results)
         assert all(request.finished for request in ended)
         self.ends.update(ended)
@@ -79,14 +79,14 @@ class Bench:
             self.step()
         raise AssertionError(f"no end: {self.scheduler.running} {self.scheduler.waiting}")
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: SchedulerOutput) -> None:
         scheduler = self.scheduler
         assert plan.n_tokens == sum(len(c.tokens) for c in plan.chunks) <= scheduler.n_batch
         assert len({c.request for c in plan.chunks}) == len(plan.chunks)
         assert [c.seq_id for c in plan.chunks] == sorted({c.seq_id for c in plan.chunks})
-        assert {c.request.group for c in plan.chunks} <= {plan.group}
+        assert {c.request.lora_key for c in plan.chunks} <= {plan.lora_key}
         assert len(scheduler.running) <= scheduler.max_running
-        by_state: dict[RequestState, list[Chunk]] = {DECODING: [], PREFILLING: []}
+        by_state: dict[RequestState, list[ScheduledTokens]] = {DECODING: [], PREFILLING: []}
         for chunk in plan.chunks:
             by_state[chunk.request.state].append(chunk)
             assert chunk.tokens, "an empty chunk"
@@ -97,19 +97,19 @@ class Bench:
             assert chunk.tokens[: end - chunk.start] == known[: end - chunk.start]
             assert chunk.samples == (end == len(chunk.request.tokens))
             assert chunk.n_draft == 0 or chunk.samples
-        # Decoding first: all of the group are in the plan, and prompts get what is left.
-        members = [r for r in scheduler.running if r.group == plan.group]
+        # Decoding first: all of the lora_key are in the plan, and prompts get what is left.
+        members = [r for r in scheduler.running if r.lora_key == plan.lora_key]
         decoding = {r for r in members if r.state is DECODING}
         n_prefilling = len(members) - len(decoding)
         if decoding:
             n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
-            assert n_prompts <= scheduler.n_chunk * n_prefilling
-        if scheduler.mixes or not by_state[PREFILLING] or plan.group in self.waited:
+            assert n_prompts <= scheduler.n_prefill_chunk * n_prefilling
+        if scheduler.mix_prefill or not by_state[PREFILLING] or plan.lora_key in self.waited:
             assert {c.request for c in by_state[DECODING]} == decoding
-            self.waited.discard(plan.group)
+            self.waited.discard(plan.lora_key)
         elif decoding:
-            self.waited.add(plan.group)
-        assert scheduler.mixes or not (by_state[PREFILLING] and by_state[DECODING])
+            self.waited.add(plan.lora_key)
+        assert scheduler.mix_prefill or not (by_state[PREFILLING] and by_state[DECODING])
         for request in plan.preempted:
             assert request.n_generated < request.max_tokens
         self.check_state()
@@ -147,7 +147,7 @@ class Bench:
         assert self.memory.tokens == [[]] * self.cache.n_seqs
 
 
-def sizes(plan: Plan) -> dict[Request, int]:
+def sizes(plan: SchedulerOutput) -> dict[Request, int]:
     return {c.request: len(c.tokens) for c in plan.chunks}
 
 
@@ -156,9 +156,9 @@ def sizes(plan: Plan) -> dict[Request, int]:
 
 def test_nothing_to_do() -> None:
     bench = Bench()
-    assert bench.scheduler.schedule() == Plan()
+    assert bench.scheduler.schedule() == SchedulerOutput()
     assert not bench.scheduler.has_work
-    assert bench.scheduler.update(Plan(), {}) == []
+    assert bench.scheduler.update(SchedulerOutput(), {}) == []
 
 
 def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
@@ -188,7 +188,7 @@ def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
     request = bench.add(3, 9)
     plan = bench.scheduler.schedule()
     bench.memory.decode(plan.chunks[0])
-    bench.scheduler.update(plan, {request: Result([7, 8, 9])})
+    bench.scheduler.update(plan, {request: TokenResult([7, 8, 9])})
     (chunk,) = bench.scheduler.schedule().chunks
     assert (chunk.tokens, chunk.start, chunk.samples, chunk.n_draft) == ([7, 8, 9], 3, True, 0)
 
@@ -199,7 +199,7 @@ def test_many_forced_tokens_leave_a_token_for_the_others() -> None:
     plan = bench.scheduler.schedule()
     for chunk in plan.chunks:
         bench.memory.decode(chunk)
-    bench.scheduler.update(plan, {first: Result([1] * 6), second: Result([2])})
+    bench.scheduler.update(plan, {first: TokenResult([1] * 6), second: TokenResult([2])})
     plan = bench.scheduler.schedule()
     assert sizes(plan) == {first: 3, second: 1}
     assert [c.samples for c in plan.chunks] == [False, True]
@@ -216,7 +216,7 @@ def test_a_request_that_fills_its_room_ends() -> None:
 
 @pytest.mark.parametrize("kind", ["unified", "streams"])
 def test_one_request_may_have_everything(kind: str) -> None:
-    bench = Bench(kind, n_seqs=1, n_cells=16)
+    bench = Bench(kind, n_seqs=1, n_kv_tokens=16)
     request = bench.add(15, 9)
     bench.drain(10)
     assert (len(request.tokens), request.stats.finish_reason) == (16, "context")
@@ -225,14 +225,20 @@ def test_one_request_may_have_everything(kind: str) -> None:
 @pytest.mark.parametrize("n", [8, 9, 100])
 def test_a_prompt_without_room_for_an_answer_is_refused(n: int) -> None:
     bench = Bench(n_ctx=8)
-    with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, a request at most"):
+    with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, but"):
         bench.scheduler.add(Request([1] * n))
     assert not bench.scheduler.has_work
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"n_batch": 3}, {"n_chunk": -1}, {"max_running": -1}, {"ageing_s": 0.0}, {"n_ctx": -5}],
+    [
+        {"n_batch": 3},
+        {"n_prefill_chunk": -1},
+        {"max_running": -1},
+        {"ageing_s": 0.0},
+        {"n_ctx": -5},
+    ],
 )
 def test_bad_numbers(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"n_batch=\d+"):
@@ -240,9 +246,11 @@ def test_bad_numbers(options: dict[str, Any]) -> None:
 
 
 def test_numbers_are_bounded_by_what_there_is() -> None:
-    scheduler = Bench(n_seqs=4, n_cells=64, max_running=9, n_chunk=99, n_ctx=999).scheduler
-    assert (scheduler.max_running, scheduler.n_chunk, scheduler.n_ctx) == (4, 16, 64)
-    assert Bench("streams", n_seqs=4, n_cells=64).scheduler.n_ctx == 16
+    scheduler = Bench(
+        n_seqs=4, n_kv_tokens=64, max_running=9, n_prefill_chunk=99, n_ctx=999
+    ).scheduler
+    assert (scheduler.max_running, scheduler.n_prefill_chunk, scheduler.n_ctx) == (4, 16, 64)
+    assert Bench("streams", n_seqs=4, n_kv_tokens=64).scheduler.n_ctx == 16
 
 
 # Batches
@@ -259,17 +267,17 @@ def test_decode_before_prefill_and_prompts_fill_up() -> None:
 
 
 def test_prompts_and_tokens_take_turns_where_they_do_not_mix() -> None:
-    bench = Bench(n_batch=8, mixes=False)
+    bench = Bench(n_batch=8, mix_prefill=False)
     first = bench.add(3, 9)
     bench.step()
-    second, third = bench.add(9, 9), bench.add(9, 9, group="x")
+    second, third = bench.add(9, 9), bench.add(9, 9, lora_key="x")
     steps = [sizes(bench.step()) for _ in range(8)]
     assert steps[:4] == [{third: 8}, {first: 1}, {third: 1}, {second: 8}]
     assert steps[4:] == [{third: 1}, {first: 1}, {third: 1}, {second: 1}]
 
 
 def test_many_prompts_at_once_get_more_of_a_step() -> None:
-    bench = Bench(n_seqs=6, n_batch=16, n_chunk=2)
+    bench = Bench(n_seqs=6, n_batch=16, n_prefill_chunk=2)
     decoding = bench.add(3, 9)
     bench.step()
     others = [bench.add(9, 9) for _ in range(3)]
@@ -278,9 +286,11 @@ def test_many_prompts_at_once_get_more_of_a_step() -> None:
     assert sizes(bench.step()) == {decoding: 1, others[0]: 1, others[1]: 4}
 
 
-@pytest.mark.parametrize(("n_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
-def test_chunks_of_prompts_beside_those_that_decode(n_chunk: int | None, expected: int) -> None:
-    bench = Bench(n_chunk=n_chunk)
+@pytest.mark.parametrize(("n_prefill_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
+def test_chunks_of_prompts_beside_those_that_decode(
+    n_prefill_chunk: int | None, expected: int
+) -> None:
+    bench = Bench(n_prefill_chunk=n_prefill_chunk)
     alone_ = bench.add(40, 9)
     assert sizes(bench.step()) == {alone_: 16}  # nobody decodes
     bench.scheduler.remove(alone_, CANCELLED, None)
@@ -334,7 +344,7 @@ def test_a_high_priority_makes_way_for_itself() -> None:
 
 
 def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
-    bench = Bench(n_seqs=4, n_cells=32)
+    bench = Bench(n_seqs=4, n_kv_tokens=32)
     low = [bench.add(7, 5) for _ in range(3)]
     bench.step()
     high = bench.add(15, 5, priority=1)
@@ -389,14 +399,14 @@ def test_without_ageing_priority_alone_counts() -> None:
 
 def test_groups_are_not_mixed_and_served_in_turn() -> None:
     bench = Bench(n_seqs=6)
-    for group in ("b", None, "a", "b", None, "a"):
-        bench.add(2, 20, group=group)
-    served = [bench.step().group for _ in range(9)]
+    for lora_key in ("b", None, "a", "b", None, "a"):
+        bench.add(2, 20, lora_key=lora_key)
+    served = [bench.step().lora_key for _ in range(9)]
     assert served == ["b", None, "a"] * 3
-    late = bench.add(2, 3, group="late")
-    for r in [r for r in bench.requests if r.group == "a"]:
+    late = bench.add(2, 3, lora_key="late")
+    for r in [r for r in bench.requests if r.lora_key == "a"]:
         bench.scheduler.remove(r, CANCELLED, None)
-    assert [bench.step().group for _ in range(6)] == ["late", "b", None, "late", "b", None]
+    assert [bench.step().lora_key for _ in range(6)] == ["late", "b", None, "late", "b", None]
     assert late.n_generated == 2
 
 
@@ -481,7 +491,7 @@ def test_short_prefixes_are_not_waited_for() -> None:
 
 
 def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
-    bench = Bench(n_seqs=4, n_cells=4096, size=32, n_batch=8)
+    bench = Bench(n_seqs=4, n_kv_tokens=4096, size=32, n_batch=8)
     prompt = list(range(1000))
     bench.add(prompt, 3)
     for _ in range(300):
@@ -503,7 +513,7 @@ def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
 
 
 def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
-    bench = Bench(n_seqs=3, n_cells=32)
+    bench = Bench(n_seqs=3, n_kv_tokens=32)
     first, second, low = bench.add(7, 20), bench.add(7, 20), bench.add(7, 20, priority=-1)
     preempted: list[Request] = []
     while first.state is not FINISHED:
@@ -533,7 +543,7 @@ def test_who_was_put_back_finds_what_is_left_of_it() -> None:
 
 def test_a_plan_has_nothing_of_whom_it_put_back() -> None:
     """The late one is planned before room runs out for an early one, and leaves the plan."""
-    bench = Bench(n_seqs=3, n_cells=24, n_batch=8)
+    bench = Bench(n_seqs=3, n_kv_tokens=24, n_batch=8)
     late = bench.add(3, 30, priority=-1)
     bench.step()
     early = bench.add(7, 30)
@@ -553,7 +563,7 @@ def test_a_plan_has_nothing_of_whom_it_put_back() -> None:
 
 def guess(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
     right = alone(request, request.n_generated + n_right)[request.n_generated :]
-    wrong = (answer(request.group, request.tokens + right) + 1) % N_VOCAB
+    wrong = (answer(request.lora_key, request.tokens + right) + 1) % N_VOCAB
     return right + [wrong] * n_wrong
 
 
@@ -585,7 +595,7 @@ def test_guesses_leave_a_token_for_the_others() -> None:
 
 
 def test_guesses_are_dropped_where_room_is_short() -> None:
-    bench = Bench(n_seqs=2, n_cells=16)
+    bench = Bench(n_seqs=2, n_kv_tokens=16)
     first, second = bench.add(7, 5), bench.add(3, 5)
     bench.step()
     first.draft, second.draft = guess(first, 4), guess(second, 4)
@@ -622,7 +632,7 @@ def test_an_error_fails_its_request_alone() -> None:
     plan = bench.scheduler.schedule()
     results = {c.request: decode(bench.memory, c) for c in plan.chunks}
     error = RuntimeError("broken")
-    bench.update(plan, {**results, bad: Result(error=error)})
+    bench.update(plan, {**results, bad: TokenResult(error=error)})
     assert (bad.state, bad.error) == (FAILED, error)
     assert bench.memory.tokens[1] == []
     bench.drain()
@@ -637,7 +647,7 @@ def test_a_lost_sequence_is_computed_again() -> None:
     bench.step()
     plan = bench.scheduler.schedule()
     bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: Result(lost=True)})
+    bench.update(plan, {request: TokenResult(lost=True)})
     assert (request.state, request.n_generated, request.stats.n_preempted) == (PENDING, 2, 1)
     (chunk,) = bench.step().chunks
     assert (chunk.start, len(chunk.tokens)) == (0, 7)
@@ -654,7 +664,7 @@ def test_what_was_sampled_before_the_loss_stays() -> None:
     plan = bench.scheduler.schedule()
     (token,) = guess(request, 1)
     bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: Result([token], lost=True)})
+    bench.update(plan, {request: TokenResult([token], lost=True)})
     assert request.n_generated == 2
     bench.drain()
     assert request.n_generated == 9
@@ -665,7 +675,7 @@ def test_what_was_not_tried_is_planned_again() -> None:
     first, second = bench.add(5, 3), bench.add(5, 3)
     plan = bench.scheduler.schedule()
     bench.memory.decode(plan.chunks[0])
-    bench.update(plan, {first: Result([answer(None, first.tokens)])})
+    bench.update(plan, {first: TokenResult([answer(None, first.tokens)])})
     assert second.num_computed_tokens == 0
     assert sizes(bench.step()) == {first: 1, second: 5}
     bench.drain()
@@ -754,20 +764,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         kind=st.sampled_from(KINDS),
         n_seqs=st.integers(1, 4),
         n_blocks=st.integers(3, 8),
-        n_chunk=st.sampled_from([None, 1, 3]),
+        n_prefill_chunk=st.sampled_from([None, 1, 3]),
         n_batch=st.integers(4, 12),
-        mixes=st.booleans(),
+        mix_prefill=st.booleans(),
     )
     def begin(
-        self, kind: str, n_seqs: int, n_blocks: int, n_chunk: int | None, n_batch: int, mixes: bool
+        self,
+        kind: str,
+        n_seqs: int,
+        n_blocks: int,
+        n_prefill_chunk: int | None,
+        n_batch: int,
+        mix_prefill: bool,
     ) -> None:
         self.bench = Bench(
             kind,
             n_seqs,
             n_seqs * n_blocks * 4,
-            n_chunk=n_chunk,
+            n_prefill_chunk=n_prefill_chunk,
             n_batch=n_batch,
-            mixes=mixes,
+            mix_prefill=mix_prefill,
             ageing_s=5.0,
         )
 
@@ -776,7 +792,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         own=st.lists(st.integers(0, 1), min_size=1, max_size=5),
         n=st.integers(1, 12),
         priority=st.integers(-1, 1),
-        group=st.sampled_from([None, None, "g"]),
+        lora_key=st.sampled_from([None, None, "g"]),
         timeout_s=st.sampled_from([None, None, 4.0]),
     )
     def add(
@@ -785,12 +801,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         own: list[int],
         n: int,
         priority: int,
-        group: Hashable,
+        lora_key: Hashable,
         timeout_s: float | None,
     ) -> None:
         prompt = [[], [2] * 4, [2] * 9, [2, 3] * 7][prefix] + own
         if len(prompt) < self.bench.scheduler.n_ctx:
-            self.bench.add(prompt, n, priority=priority, group=group, timeout_s=timeout_s)
+            self.bench.add(prompt, n, priority=priority, lora_key=lora_key, timeout_s=timeout_s)
 
     @rule(n=st.integers(1, 5), seconds=st.floats(0, 2))
     def steps(self, n: int, seconds: float) -> None:
@@ -826,9 +842,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 results[chunk.request] = decode(bench.memory, chunk)
             elif what == "lost":
                 bench.memory.seq_rm(chunk.seq_id)
-                results[chunk.request] = Result(lost=True)
+                results[chunk.request] = TokenResult(lost=True)
             elif what == "error":
-                results[chunk.request] = Result(error=RuntimeError())
+                results[chunk.request] = TokenResult(error=RuntimeError())
         bench.update(plan, results)
 
     @precondition(lambda self: self.bench.scheduler.has_work)
@@ -870,22 +886,30 @@ TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=4
 def record(seed: int, kind: str) -> list[object]:
     """Return all that happens in a random day."""
     rng = random.Random(seed)
-    n_chunk, mixes = rng.choice([2, None]), rng.choice([True, False])
-    bench = Bench(kind, 4, 160, n_batch=12, n_chunk=n_chunk, mixes=mixes, ageing_s=7.0)
+    n_prefill_chunk, mix_prefill = rng.choice([2, None]), rng.choice([True, False])
+    bench = Bench(
+        kind,
+        4,
+        160,
+        n_batch=12,
+        n_prefill_chunk=n_prefill_chunk,
+        mix_prefill=mix_prefill,
+        ageing_s=7.0,
+    )
     log: list[object] = []
     for _ in range(150):
         bench.now += rng.random()
         if rng.random() < 0.4:
             prompt = [1, 2] * rng.randrange(6) + [rng.randrange(3)]
-            group = rng.choice([None, None, "x", frozenset({("a", 1.0), ("b", 2.0)})])
-            bench.add(prompt, rng.randrange(1, 15), priority=rng.randrange(3), group=group)
+            lora_key = rng.choice([None, None, "x", frozenset({("a", 1.0), ("b", 2.0)})])
+            bench.add(prompt, rng.randrange(1, 15), priority=rng.randrange(3), lora_key=lora_key)
         if bench.scheduler.running and rng.random() < 0.05:
             request = rng.choice(bench.scheduler.running)
             bench.scheduler.remove(request, CANCELLED, None)
         plan = bench.step()
         first = bench.requests[0].number if bench.requests else 0
         chunks = [(c.request.number - first, *c[1:]) for c in plan.chunks]
-        log.append((str(plan.group)[:1], chunks, [r.number - first for r in plan.preempted]))
+        log.append((str(plan.lora_key)[:1], chunks, [r.number - first for r in plan.preempted]))
     bench.drain()
     log += [(r.state, r.tokens) for r in bench.requests]
     bench.check_end()

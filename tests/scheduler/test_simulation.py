@@ -117,14 +117,16 @@ def test_a_small_run(cost: StepCost, jobs: list[Job], capsys: pytest.CaptureFixt
 
 
 def test_the_same_run_twice(cost: StepCost, jobs: list[Job]) -> None:
-    policy = replace(POLICY, n_cells=6000)
+    policy = replace(POLICY, n_kv_tokens=6000)
     first, second = (summary(simulate(jobs[:60], policy, cost, 4.0), 1.0) for _ in range(2))
     assert first == second
     assert first["preemptions"] > 0
 
 
 def test_small_chunks_are_fluent(cost: StepCost, jobs: list[Job]) -> None:
-    small, large = (simulate(jobs[:100], replace(POLICY, n_chunk=n), cost, 4.0) for n in (32, None))
+    small, large = (
+        simulate(jobs[:100], replace(POLICY, n_prefill_chunk=n), cost, 4.0) for n in (32, None)
+    )
     assert np.percentile(small.gaps, 99) < np.percentile(large.gaps, 99) / 2
 
 

@@ -80,11 +80,13 @@ DRAFTERS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("n_cells", [None, 1024])
+@pytest.mark.parametrize("n_kv_tokens", [None, 1024])
 @pytest.mark.parametrize("make", DRAFTERS)
-def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_cells: int | None) -> None:
+def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_kv_tokens: int | None) -> None:
     prompts, expected = alone
-    with InferenceEngine(demo.model_path(), 4, draft=make(), n_cells=n_cells, **EXACT) as engine:
+    with InferenceEngine(
+        demo.model_path(), 4, draft=make(), n_kv_tokens=n_kv_tokens, **EXACT
+    ) as engine:
         handles = [engine.submit(prompt, N, temperature=0) for prompt in prompts]
         for handle in handles:
             handle.result(60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Sequence
 
-from llama_cffi.scheduler import Chunk, KVCache, Request, Result
+from llama_cffi.scheduler import KVCache, Request, ScheduledTokens, TokenResult
 
 N_VOCAB = 5
 # Looks at so many positions where it has a sliding window.
@@ -69,13 +69,13 @@ class FakeMemory:
         reach = WINDOW if self.kind == "windowed" else 2**31
         return all(p in self.cells[seq_id] for p in range(max(0, p0 - reach + 1), p0))
 
-    def decode(self, chunk: Chunk) -> None:
+    def decode(self, chunk: ScheduledTokens) -> None:
         """Do what C does with a chunk, and check that it can."""
         request, seq_id = chunk.request, chunk.seq_id
         tokens = self.tokens[seq_id]
         assert chunk.start == len(tokens), "a gap"
         assert request.tokens[: chunk.start] == tokens, "another's tokens"
-        chain = [hash(request.group)]  # of the tokens up to each position
+        chain = [hash(request.lora_key)]  # of the tokens up to each position
         for token in tokens:
             chain.append(hash((chain[-1], token)))
         reach = {"windowed": WINDOW - 1, "recurrent": 1}.get(self.kind, chunk.start)
@@ -131,34 +131,34 @@ def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
     assert len(cells) <= len(in_use) * size, "more in use than accounted for"
 
 
-def answer(group: Hashable, tokens: Sequence[int]) -> int:
+def answer(lora_key: Hashable, tokens: Sequence[int]) -> int:
     """What the model says after *tokens*: the same at all times."""
-    return (31 * sum(tokens[-9:]) + 7 * len(tokens) + len(str(group))) % N_VOCAB
+    return (31 * sum(tokens[-9:]) + 7 * len(tokens) + len(str(lora_key))) % N_VOCAB
 
 
 def alone(request: Request, n: int) -> list[int]:
     """Return the *n* tokens that a request gets when nobody else is there."""
     tokens = list(request.prompt_tokens)
     for _ in range(n):
-        tokens.append(answer(request.group, tokens))
+        tokens.append(answer(request.lora_key, tokens))
     return tokens[len(request.prompt_tokens) :]
 
 
-def decode(memory: FakeMemory, chunk: Chunk) -> Result:
+def decode(memory: FakeMemory, chunk: ScheduledTokens) -> TokenResult:
     """Decode a chunk and sample as the engine does: guesses count as long as they are right."""
     memory.decode(chunk)
     if not chunk.samples:
-        return Result()
+        return TokenResult()
     request = chunk.request
     first = len(chunk.tokens) - chunk.n_draft
     known = request.tokens[: chunk.start] + chunk.tokens[:first]
     new: list[int] = []
     n_accepted = 0
     for guess in [*chunk.tokens[first:], None]:
-        new.append(answer(request.group, known + new))
+        new.append(answer(request.lora_key, known + new))
         if request.n_generated + len(new) >= request.max_tokens:
-            return Result(new, n_accepted, "length")
+            return TokenResult(new, n_accepted, "length")
         if guess != new[-1]:
             break
         n_accepted += 1
-    return Result(new, n_accepted)
+    return TokenResult(new, n_accepted)

@@ -31,17 +31,17 @@ HIGH = 0.9
 N_CELLS = Policy.n_running * Policy.n_ctx
 CHUNKS = [
     Policy("chunk 128"),
-    Policy("chunk 32", n_chunk=32),
-    Policy("chunk 64", n_chunk=64),
-    Policy("chunk 512", n_chunk=512),
-    Policy("chunk 2048", n_chunk=None, n_batch=2048),
+    Policy("chunk 32", n_prefill_chunk=32),
+    Policy("chunk 64", n_prefill_chunk=64),
+    Policy("chunk 512", n_prefill_chunk=512),
+    Policy("chunk 2048", n_prefill_chunk=None, n_batch=2048),
 ]
 OTHERS = [
     Policy("batch 128", n_batch=128),
     Policy("batch 2048", n_batch=2048),
-    Policy("shared cells", n_cells=N_CELLS),
-    Policy("half of them", n_cells=N_CELLS // 2),
-    Policy("a quarter", n_cells=N_CELLS // 4),
+    Policy("shared cells", n_kv_tokens=N_CELLS),
+    Policy("half of them", n_kv_tokens=N_CELLS // 2),
+    Policy("a quarter", n_kv_tokens=N_CELLS // 4),
     Policy("ageing 300 s", ageing_s=300.0),
     Policy("no ageing", ageing_s=float("inf")),
     Policy("no prefixes", prefixes=False),

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from llama_cffi.scheduler import KVCache, Plan, Request, Result, Scheduler
+from llama_cffi.scheduler import KVCache, Request, Scheduler, SchedulerOutput, TokenResult
 
 from .costs import N_UBATCH, StepCost
 from .workload import Job
 
 __all__ = ["Policy", "Report", "capacity", "simulate"]
 
-_GOES_ON, _NEXT = Result(), Result((0,))
-_LAST = Result((0,), finish_reason="length")
+_GOES_ON, _NEXT = TokenResult(), TokenResult((0,))
+_LAST = TokenResult((0,), finish_reason="length")
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Policy:
 
     Attributes:
         name: For tables.
-        n_chunk: See `Scheduler`; None = n_batch.
+        n_prefill_chunk: See `Scheduler`; None = n_batch.
         n_batch: See `Scheduler`.
         n_running: Most requests at once.
         n_ctx: Most tokens of one.
-        n_cells: Tokens of all in a shared cache; None = each has n_ctx cells of its own.
+        n_kv_tokens: Tokens of all in a shared cache; None = each has n_ctx cells of its own.
         ageing_s: See `Scheduler`.
         prefixes: Whether what finished requests leave is kept.
     """
 
     name: str = ""
-    n_chunk: int | None = 128
+    n_prefill_chunk: int | None = 128
     n_batch: int = 512
     n_running: int = 8
     n_ctx: int = 4096
-    n_cells: int | None = None
+    n_kv_tokens: int | None = None
     ageing_s: float = 30.0
     prefixes: bool = True
 
@@ -115,17 +115,17 @@ def simulate(
         progress: Told how many have ended, each time that some do.
     """
     now = 0.0
-    unified = policy.n_cells is not None
-    n_cells = policy.n_cells or policy.n_running * policy.n_ctx
+    unified = policy.n_kv_tokens is not None
+    n_kv_tokens = policy.n_kv_tokens or policy.n_running * policy.n_ctx
     # As in the engine: more sequences than requests where cells are shared, to keep prefixes.
     n_seqs = 2 * policy.n_running if unified else policy.n_running
-    cache = KVCache(n_seqs, n_cells, 32, unified=unified)
+    cache = KVCache(n_seqs, n_kv_tokens, 32, unified=unified)
     scheduler = Scheduler(
         cache,
         max_running=policy.n_running,
         n_batch=policy.n_batch,
-        n_chunk=policy.n_chunk,
-        mixes=unified,
+        n_prefill_chunk=policy.n_prefill_chunk,
+        mix_prefill=unified,
         n_ctx=policy.n_ctx,
         ageing_s=policy.ageing_s,
         clock=lambda: now,
@@ -187,7 +187,7 @@ def simulate(
     )
 
 
-def _seconds(plan: Plan, cost: StepCost, cache: KVCache) -> float:
+def _seconds(plan: SchedulerOutput, cost: StepCost, cache: KVCache) -> float:
     """Return how long a step takes; in a shared cache tokens pass the cells of others, too."""
     lengths = [len(chunk.tokens) for chunk in plan.chunks]
     n_outputs = sum(chunk.samples for chunk in plan.chunks)
