@@ -347,6 +347,7 @@ class InferenceEngine:
 
         Raises:
             QueueFullError: max_waiting requests are waiting already.
+            ValidationError: Called in the engine's own thread, such as in a callback.
             ClosedError: The engine is closed.
             EngineDeadError: It has stopped on an error.
         """

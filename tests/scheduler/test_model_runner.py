@@ -69,7 +69,7 @@ def test_batches_without_a_slot_are_halved(
     handles, _ = run(model)
     assert [handle.result() for handle in handles] == expected
     assert max(sizes) > 50  # it was tried
-    assert 5 in sizes or 4 in sizes
+    assert 3 in sizes  # half of 7, which is too many
 
 
 def test_no_slot_for_one_token_fails_that_request(
