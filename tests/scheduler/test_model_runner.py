@@ -11,7 +11,7 @@ from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 from support.odd_models import write_recurrent
 
-from llama_cffi import Engine, GenerationError, InferenceEngine, KvCacheFullError, Model
+from llama_cffi import Engine, GenerationError, InferenceEngine, KvCacheFullError, Model, Request
 from llama_cffi.binding import Batch, Context
 from llama_cffi.demo import model_path
 
@@ -147,6 +147,19 @@ def test_recurrent_sequences_that_are_lost_begin_again(
         handles, engine = run(model)
         assert [handle.request.generated_tokens for handle in handles] == tokens
         assert engine.stats.n_preemptions > 0
+
+
+def test_batches_have_the_positions_of_the_request(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions are relative, so that shifted ones give the same answer."""
+    monkeypatch.setattr(Request, "positions", lambda _, start, end: range(start + 9, end + 9))
+    starts: list[int] = []
+    failing(monkeypatch, lambda batch: starts.extend(batch.starts().values()))
+    prompt = "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n<|im_start|>assistant\n"
+    with InferenceEngine(model, 2, 256, n_threads=1) as engine:
+        assert engine.generate(prompt, 8, temperature=0) == "42"
+    assert min(starts) == 9
 
 
 # Old builds place a batch in one piece, so gaps in the cache refuse what would fit.
