@@ -1,21 +1,24 @@
-"""What two lists of tokens have in common at their beginning."""
+"""The common prefix of two lists of tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["n_common"]
+__all__ = ["common_prefix_length", "n_common"]
 
 _STRIDE = 64
 
 
-def n_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two lists have in common at their beginning."""
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the common prefix of two lists of tokens."""
     most = min(len(a), len(b))
     n = 0
-    # Lists and tuples of small parts are compared in C.
+    # Slices as lists, whose comparison runs in C.
     while n < most and [*a[n : n + _STRIDE]] == [*b[n : n + _STRIDE]]:
         n += _STRIDE
     while n < most and a[n] == b[n]:
         n += 1
     return min(n, most)
+
+
+n_common = common_prefix_length  # its former name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
 from .backoff import Backoff, is_intact
-from .prefix import n_common
+from .prefix import common_prefix_length
 
 if TYPE_CHECKING:
     from .cancellation import Stop
@@ -47,7 +47,7 @@ class Slot:
 
         At least one token is left to decode: only decoding gives logits.
         """
-        n = n_common(self.tokens, tokens[:-1])
+        n = common_prefix_length(self.tokens, tokens[:-1])
         if not self.context.memory.can_truncate(self.seq_id, n):
             n = 0
         self._drop(n)

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from ..generation.prefix import n_common
+from ..generation.prefix import common_prefix_length
 from .kv_cache import Allocation, KVCache
 from .renamed import renamed_arguments
 from .request import Request, RequestState
@@ -324,7 +324,7 @@ class Scheduler:
                 continue
             if len(other.tokens) < n_min or other.tokens[n_min - 1] != request.tokens[n_min - 1]:
                 continue  # a cheap test that most fail
-            n = n_common(other.tokens, request.tokens)
+            n = common_prefix_length(other.tokens, request.tokens)
             if n < n_min or n <= other.num_computed_tokens or not self._can_follow(other, n):
                 continue
             if n_cached is None:

@@ -1,4 +1,4 @@
-"""ModelRunner: what happens to a batch that C refuses."""
+"""ModelRunner: batches that C refuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_batches_without_a_slot_are_halved(
     sizes = failing(monkeypatch, lambda batch: full if len(batch) > 5 else None)
     handles, _ = run(model)
     assert [handle.result() for handle in handles] == expected
-    assert max(sizes) > 50  # it was tried
+    assert max(sizes) > 50  # the first attempt
     assert 3 in sizes  # half of 7, which is too many
 
 
@@ -92,7 +92,7 @@ def test_no_slot_for_one_token_fails_that_request(
     assert engine.stats.n_failed == 1
 
 
-def test_another_failure_fails_those_that_fail_alone(
+def test_another_error_fails_only_the_request_that_causes_it(
     model: Model, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, lambda b: GenerationError("broken") if 3 in b.starts() else None)
@@ -104,7 +104,7 @@ def test_another_failure_fails_those_that_fail_alone(
     ]
 
 
-def test_a_failure_now_and_then_changes_nothing(
+def test_occasional_failures_change_nothing(
     model: Model, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = [0]
@@ -120,12 +120,12 @@ def test_a_failure_now_and_then_changes_nothing(
         {"n_batch": 16, "n_prefill_chunk": 4},
     ):
         handles, _ = run(model, **layout)  # type: ignore[arg-type]
-        if "n_kv_tokens" not in layout:  # there weights of 8 bits may round otherwise
+        if "n_kv_tokens" not in layout:  # there 8-bit weights may round differently
             assert [handle.result() for handle in handles] == expected
         assert all(handle.stats.n_generated == 12 for handle in handles)
 
 
-def test_recurrent_sequences_that_are_lost_begin_again(
+def test_lost_recurrent_sequences_are_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failed decode costs a recurrent model the whole sequence."""
@@ -162,7 +162,7 @@ def test_batches_have_the_positions_of_the_request(
     assert min(starts) == 9
 
 
-# Old builds place a batch in one piece, so gaps in the cache refuse what would fit.
+# Old builds need a slot in one piece, which gaps in the cache prevent.
 FRAGMENTED = """
     import random, sys
     from llama_cffi import InferenceEngine
@@ -184,6 +184,6 @@ FRAGMENTED = """
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_fragmented_caches_serve_everybody(child: Child, build: str) -> None:
+def test_fragmented_caches_serve_every_request(child: Child, build: str) -> None:
     result = child(FRAGMENTED, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")

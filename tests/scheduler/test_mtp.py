@@ -1,4 +1,4 @@
-"""MtpHead: guesses with a model's own head, on tiny GLM-4.5s."""
+"""MtpHead: drafts with the model's own head, on tiny GLM-4.5 models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
 
 
 class Recorder(MtpHead):
-    """Notes the last token of each request and what is guessed to follow."""
+    """Records the last token of each request and the drafted one."""
 
     def __init__(self) -> None:
         super().__init__(n_threads=1)
@@ -48,7 +48,7 @@ class Recorder(MtpHead):
 
 
 def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], Any, int]:
-    """Tokens, (guessed, right), and the number of steps."""
+    """Return tokens, (drafted, accepted), and the number of steps."""
     config = {**CONFIG, "n_parallel": 4, **options}
     with InferenceEngine(path, draft=draft, **config) as engine:
         handles = [engine.submit(prompt, N, temperature=0) for prompt in PROMPTS]
@@ -66,14 +66,14 @@ def test_answers_stay_the_same(tmp_path: Path, head: str, options: Any) -> None:
     path = write_nextn(tmp_path / "glm.gguf", head)
     plain, _, n_steps = answers(path, None, **options)
     drafter = Recorder()
-    guessed, (made, right), n_fewer = answers(path, drafter, **options)
-    assert guessed == plain
+    drafted, (made, right), n_fewer = answers(path, drafter, **options)
+    assert drafted == plain
     assert made > 0
     assert drafter.seen
     if head == "token":
         assert made == right
         assert n_fewer < 0.75 * n_steps
-    if head == "hidden":  # also after wrong guesses it is given the right hidden state
+    if head == "hidden":  # the right hidden state, also after rejected drafts
         assert all(last == token for last, token in drafter.seen)
 
 

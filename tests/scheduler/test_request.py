@@ -1,4 +1,4 @@
-"""Request: what it holds, and the states it goes through."""
+"""Request: its attributes and its states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = {
     FAILED: set(),
     CANCELLED: set(),
 }
-# The way into each state.
+# The transitions into each state.
 PATHS = {
     PENDING: [],
     PREFILLING: [PREFILLING],
@@ -102,7 +102,7 @@ def test_group_is_a_deprecated_alias_of_lora_key() -> None:
         Request([1], group="g", lora_key="h")  # type: ignore[call-arg]
 
 
-def test_the_answer_is_what_follows_the_prompt() -> None:
+def test_the_answer_follows_the_prompt() -> None:
     request = Request([1, 2])
     request.tokens += [8, 9]
     assert request.generated_tokens == [8, 9]
@@ -110,7 +110,7 @@ def test_the_answer_is_what_follows_the_prompt() -> None:
     assert request.prompt_tokens == (1, 2)
 
 
-def test_ids_are_made_up_in_order() -> None:
+def test_default_ids_are_numbered() -> None:
     first, second = Request([1]), Request([1])
     assert first.id == f"request-{first.number}"
     assert second.number == first.number + 1
@@ -129,6 +129,6 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_no_token_wanted_is_refused(n: int) -> None:
+def test_max_tokens_below_one_is_refused(n: int) -> None:
     with pytest.raises(ValidationError, match=f"max_tokens={n} is below 1"):
         Request([1], n)

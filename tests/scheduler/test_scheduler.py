@@ -1,4 +1,4 @@
-"""Scheduler: plans, their order and their limits, and that every request ends as it should."""
+"""Scheduler: the order and the limits of its steps, and the end of every request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINISHED, FAILED, CANCELLED = RequestState.FINISHED, RequestState.FAILED, Reques
 
 
 class Bench:
-    """A scheduler, the memory that its plans are decoded in, and a clock that is set by hand."""
+    """A scheduler, a memory that decodes its steps, and a manual clock."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class Bench:
         self.scheduler = Scheduler(self.cache, **options)
         self.ends: Counter[Request] = Counter()
         self.requests: list[Request] = []
-        self.waited: set[Hashable] = set()  # groups whose last step had prompts only
+        self.waited: set[Hashable] = set()  # LoRA keys whose last step was prefill only
 
     def add(self, prompt: int | Sequence[int], n: int = 3, **options: Any) -> Request:
-        """Add a request with a prompt of its own, or with the one that is given."""
+        """Add a request with the given prompt, or a unique one of the given length."""
         if isinstance(prompt, int):
             prompt = [100 + len(self.requests)] * prompt
         request = Request(prompt, n, **options)
@@ -59,15 +59,15 @@ class Bench:
         return request
 
     def step(self, without: Iterable[Request] = ()) -> SchedulerOutput:
-        """SchedulerOutput, check, decode and update."""
-        plan = self.scheduler.schedule()
-        self.check(plan)
-        results = {c.request: decode(self.memory, c) for c in plan.chunks}
-        self.update(plan, {r: result for r, result in results.items() if r not in without})
-        return plan
+        """Schedule, check, decode and update."""
+        output = self.scheduler.schedule()
+        self.check(output)
+        results = {c.request: decode(self.memory, c) for c in output.chunks}
+        self.update(output, {r: result for r, result in results.items() if r not in without})
+        return output
 
-    def update(self, plan: SchedulerOutput, results: dict[Request, TokenResult]) -> None:
-        ended = self.scheduler.update(plan, results)
+    def update(self, output: SchedulerOutput, results: dict[Request, TokenResult]) -> None:
+        ended = self.scheduler.update(output, results)
         assert all(request.finished for request in ended)
         self.ends.update(ended)
         self.check_state()
@@ -79,15 +79,15 @@ class Bench:
             self.step()
         raise AssertionError(f"no end: {self.scheduler.running} {self.scheduler.waiting}")
 
-    def check(self, plan: SchedulerOutput) -> None:
+    def check(self, output: SchedulerOutput) -> None:
         scheduler = self.scheduler
-        assert plan.n_tokens == sum(len(c.tokens) for c in plan.chunks) <= scheduler.n_batch
-        assert len({c.request for c in plan.chunks}) == len(plan.chunks)
-        assert [c.seq_id for c in plan.chunks] == sorted({c.seq_id for c in plan.chunks})
-        assert {c.request.lora_key for c in plan.chunks} <= {plan.lora_key}
+        assert output.n_tokens == sum(len(c.tokens) for c in output.chunks) <= scheduler.n_batch
+        assert len({c.request for c in output.chunks}) == len(output.chunks)
+        assert [c.seq_id for c in output.chunks] == sorted({c.seq_id for c in output.chunks})
+        assert {c.request.lora_key for c in output.chunks} <= {output.lora_key}
         assert len(scheduler.running) <= scheduler.max_running
         by_state: dict[RequestState, list[ScheduledTokens]] = {DECODING: [], PREFILLING: []}
-        for chunk in plan.chunks:
+        for chunk in output.chunks:
             by_state[chunk.request.state].append(chunk)
             assert chunk.tokens, "an empty chunk"
             assert chunk.request.seq_id == chunk.seq_id
@@ -97,20 +97,20 @@ class Bench:
             assert chunk.tokens[: end - chunk.start] == known[: end - chunk.start]
             assert chunk.samples == (end == len(chunk.request.tokens))
             assert chunk.n_draft == 0 or chunk.samples
-        # Decoding first: all of the lora_key are in the plan, and prompts get what is left.
-        members = [r for r in scheduler.running if r.lora_key == plan.lora_key]
+        # Decode first: all requests of the key are in the step, and prefill gets the rest.
+        members = [r for r in scheduler.running if r.lora_key == output.lora_key]
         decoding = {r for r in members if r.state is DECODING}
         n_prefilling = len(members) - len(decoding)
         if decoding:
             n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
             assert n_prompts <= scheduler.n_prefill_chunk * n_prefilling
-        if scheduler.mix_prefill or not by_state[PREFILLING] or plan.lora_key in self.waited:
+        if scheduler.mix_prefill or not by_state[PREFILLING] or output.lora_key in self.waited:
             assert {c.request for c in by_state[DECODING]} == decoding
-            self.waited.discard(plan.lora_key)
+            self.waited.discard(output.lora_key)
         elif decoding:
-            self.waited.add(plan.lora_key)
+            self.waited.add(output.lora_key)
         assert scheduler.mix_prefill or not (by_state[PREFILLING] and by_state[DECODING])
-        for request in plan.preempted:
+        for request in output.preempted:
             assert request.n_generated < request.max_tokens
         self.check_state()
 
@@ -138,7 +138,7 @@ class Bench:
             assert request.generated_tokens == alone(request, request.n_generated)
 
     def check_end(self) -> None:
-        """Nothing is left over."""
+        """Check that nothing is left."""
         assert (self.scheduler.running, self.scheduler.waiting) == ([], [])
         stats = self.cache.stats
         assert stats.n_free + stats.n_cached == stats.n_blocks
@@ -147,28 +147,28 @@ class Bench:
         assert self.memory.tokens == [[]] * self.cache.n_seqs
 
 
-def sizes(plan: SchedulerOutput) -> dict[Request, int]:
-    return {c.request: len(c.tokens) for c in plan.chunks}
+def sizes(output: SchedulerOutput) -> dict[Request, int]:
+    return {c.request: len(c.tokens) for c in output.chunks}
 
 
 # One request
 
 
-def test_nothing_to_do() -> None:
+def test_no_requests() -> None:
     bench = Bench()
     assert bench.scheduler.schedule() == SchedulerOutput()
     assert not bench.scheduler.has_work
     assert bench.scheduler.update(SchedulerOutput(), {}) == []
 
 
-def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
+def test_prefill_in_chunks_then_decode_then_the_end() -> None:
     bench = Bench(n_batch=4)
     request = bench.add(9, 3)
     assert (request.state, bench.scheduler.n_waiting) == (PENDING, 1)
     seen = []
     while bench.scheduler.has_work:
-        plan = bench.step()
-        (chunk,) = plan.chunks
+        output = bench.step()
+        (chunk,) = output.chunks
         seen.append((chunk.start, len(chunk.tokens), chunk.samples, request.state.value))
     assert seen == [
         (0, 4, False, "prefilling"),
@@ -182,13 +182,13 @@ def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
     bench.check_end()
 
 
-def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
-    """Forced tokens need no sampling."""
+def test_several_new_tokens_are_decoded_in_the_next_step() -> None:
+    """As after forced tokens."""
     bench = Bench()
     request = bench.add(3, 9)
-    plan = bench.scheduler.schedule()
-    bench.memory.decode(plan.chunks[0])
-    bench.scheduler.update(plan, {request: TokenResult([7, 8, 9])})
+    output = bench.scheduler.schedule()
+    bench.memory.decode(output.chunks[0])
+    bench.scheduler.update(output, {request: TokenResult([7, 8, 9])})
     (chunk,) = bench.scheduler.schedule().chunks
     assert (chunk.tokens, chunk.start, chunk.samples, chunk.n_draft) == ([7, 8, 9], 3, True, 0)
 
@@ -196,16 +196,16 @@ def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
 def test_many_forced_tokens_leave_a_token_for_the_others() -> None:
     bench = Bench(n_batch=4)
     first, second = bench.add(2, 9), bench.add(2, 9)
-    plan = bench.scheduler.schedule()
-    for chunk in plan.chunks:
+    output = bench.scheduler.schedule()
+    for chunk in output.chunks:
         bench.memory.decode(chunk)
-    bench.scheduler.update(plan, {first: TokenResult([1] * 6), second: TokenResult([2])})
-    plan = bench.scheduler.schedule()
-    assert sizes(plan) == {first: 3, second: 1}
-    assert [c.samples for c in plan.chunks] == [False, True]
+    bench.scheduler.update(output, {first: TokenResult([1] * 6), second: TokenResult([2])})
+    output = bench.scheduler.schedule()
+    assert sizes(output) == {first: 3, second: 1}
+    assert [c.samples for c in output.chunks] == [False, True]
 
 
-def test_a_request_that_fills_its_room_ends() -> None:
+def test_a_request_that_fills_its_context_ends() -> None:
     bench = Bench(n_ctx=8)
     request = bench.add(5, 99)
     bench.drain(10)
@@ -215,7 +215,7 @@ def test_a_request_that_fills_its_room_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", ["unified", "streams"])
-def test_one_request_may_have_everything(kind: str) -> None:
+def test_one_request_may_fill_the_cache(kind: str) -> None:
     bench = Bench(kind, n_seqs=1, n_kv_tokens=16)
     request = bench.add(15, 9)
     bench.drain(10)
@@ -223,7 +223,7 @@ def test_one_request_may_have_everything(kind: str) -> None:
 
 
 @pytest.mark.parametrize("n", [8, 9, 100])
-def test_a_prompt_without_room_for_an_answer_is_refused(n: int) -> None:
+def test_a_prompt_that_fills_the_context_is_refused(n: int) -> None:
     bench = Bench(n_ctx=8)
     with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, but"):
         bench.scheduler.add(Request([1] * n))
@@ -240,12 +240,12 @@ def test_a_prompt_without_room_for_an_answer_is_refused(n: int) -> None:
         {"n_ctx": -5},
     ],
 )
-def test_bad_numbers(options: dict[str, Any]) -> None:
+def test_numbers_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"n_batch=\d+"):
         Bench(**options)
 
 
-def test_numbers_are_bounded_by_what_there_is() -> None:
+def test_numbers_are_clamped_to_the_cache() -> None:
     scheduler = Bench(
         n_seqs=4, n_kv_tokens=64, max_running=9, n_prefill_chunk=99, n_ctx=999
     ).scheduler
@@ -256,7 +256,7 @@ def test_numbers_are_bounded_by_what_there_is() -> None:
 # Batches
 
 
-def test_decode_before_prefill_and_prompts_fill_up() -> None:
+def test_decode_first_and_prefill_fills_up() -> None:
     bench = Bench(n_batch=8)
     first = bench.add(3, 9)
     bench.step()
@@ -266,7 +266,7 @@ def test_decode_before_prefill_and_prompts_fill_up() -> None:
     assert sizes(bench.step()) == {first: 1, second: 1, third: 4}
 
 
-def test_prompts_and_tokens_take_turns_where_they_do_not_mix() -> None:
+def test_prefill_and_decode_alternate_without_mixing() -> None:
     bench = Bench(n_batch=8, mix_prefill=False)
     first = bench.add(3, 9)
     bench.step()
@@ -276,7 +276,7 @@ def test_prompts_and_tokens_take_turns_where_they_do_not_mix() -> None:
     assert steps[4:] == [{third: 1}, {first: 1}, {third: 1}, {second: 1}]
 
 
-def test_many_prompts_at_once_get_more_of_a_step() -> None:
+def test_the_prefill_limit_grows_with_the_prefilling_requests() -> None:
     bench = Bench(n_seqs=6, n_batch=16, n_prefill_chunk=2)
     decoding = bench.add(3, 9)
     bench.step()
@@ -287,12 +287,12 @@ def test_many_prompts_at_once_get_more_of_a_step() -> None:
 
 
 @pytest.mark.parametrize(("n_prefill_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
-def test_chunks_of_prompts_beside_those_that_decode(
+def test_prefill_chunks_beside_decoding_requests(
     n_prefill_chunk: int | None, expected: int
 ) -> None:
     bench = Bench(n_prefill_chunk=n_prefill_chunk)
     alone_ = bench.add(40, 9)
-    assert sizes(bench.step()) == {alone_: 16}  # nobody decodes
+    assert sizes(bench.step()) == {alone_: 16}  # no request decodes
     bench.scheduler.remove(alone_, CANCELLED, None)
     decoding = bench.add(3, 9)
     bench.step()
@@ -318,7 +318,7 @@ def test_priority_goes_first() -> None:
     bench.drain()
 
 
-def test_prompts_are_computed_in_the_order_of_service() -> None:
+def test_prefill_is_in_the_order_of_service() -> None:
     bench = Bench()
     low = bench.add(40, 2, priority=-1)
     assert sizes(bench.step()) == {low: 16}
@@ -327,13 +327,13 @@ def test_prompts_are_computed_in_the_order_of_service() -> None:
     assert sizes(bench.step()) == {high: 4, low: 12}
 
 
-def test_a_high_priority_makes_way_for_itself() -> None:
+def test_a_high_priority_preempts_a_running_request() -> None:
     bench = Bench(n_seqs=2, max_running=2)
     low, mid = bench.add(3, 9, priority=0), bench.add(3, 9, priority=1)
     bench.step()
     high = bench.add(3, 2, priority=2)
-    plan = bench.step()
-    assert plan.preempted == [low]
+    output = bench.step()
+    assert output.preempted == [low]
     assert (low.state, low.stats.n_preempted) == (PENDING, 1)
     assert bench.scheduler.n_preemptions == 1
     equal = bench.add(3, 2, priority=1)
@@ -343,7 +343,7 @@ def test_a_high_priority_makes_way_for_itself() -> None:
     bench.check_end()
 
 
-def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
+def test_a_high_priority_preempts_until_it_fits() -> None:
     bench = Bench(n_seqs=4, n_kv_tokens=32)
     low = [bench.add(7, 5) for _ in range(3)]
     bench.step()
@@ -355,7 +355,7 @@ def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
     bench.check_end()
 
 
-def test_whose_turn_came_by_ageing_is_not_put_back() -> None:
+def test_requests_admitted_by_ageing_are_not_preempted() -> None:
     bench = Bench(n_seqs=1, ageing_s=10.0)
     low = bench.add(3, 9)
     bench.step()
@@ -368,7 +368,7 @@ def test_whose_turn_came_by_ageing_is_not_put_back() -> None:
 @pytest.mark.parametrize("n_seqs", [1, 3])
 @pytest.mark.parametrize("difference", [1, 3])
 def test_nothing_starves(n_seqs: int, difference: int) -> None:
-    """A low priority in a stream of high ones that is more than can be served."""
+    """A low priority in an overload of high ones."""
     bench = Bench(n_seqs=n_seqs, ageing_s=20.0)
     low = bench.add(3, 4)
     ends_s = None
@@ -379,7 +379,7 @@ def test_nothing_starves(n_seqs: int, difference: int) -> None:
         if ends_s is None and low.finished:
             ends_s = bench.now
     assert ends_s is not None
-    # Those that came before its turn are still there: four steps each, n_seqs at once.
+    # Plus the requests that arrived before its turn: four steps each, n_seqs in parallel.
     assert ends_s <= 20.0 * difference * 4 / n_seqs + 20
     assert bench.scheduler.n_waiting > 0 or n_seqs > 1
 
@@ -394,10 +394,10 @@ def test_without_ageing_priority_alone_counts() -> None:
     assert low.state is PENDING
 
 
-# Groups
+# LoRA keys
 
 
-def test_groups_are_not_mixed_and_served_in_turn() -> None:
+def test_lora_keys_are_not_mixed_and_alternate() -> None:
     bench = Bench(n_seqs=6)
     for lora_key in ("b", None, "a", "b", None, "a"):
         bench.add(2, 20, lora_key=lora_key)
@@ -413,7 +413,7 @@ def test_groups_are_not_mixed_and_served_in_turn() -> None:
 # Prefixes
 
 
-def test_a_prompt_waits_for_the_one_that_begins_so() -> None:
+def test_a_request_waits_for_a_prefix_being_prefilled() -> None:
     bench = Bench(n_batch=8)
     prefix = list(range(100, 120))
     leader = bench.add([*prefix, 1, 1], 9)
@@ -431,7 +431,7 @@ def test_a_prompt_waits_for_the_one_that_begins_so() -> None:
     bench.check_end()
 
 
-def test_who_waits_for_a_prefix_goes_on_when_that_ends() -> None:
+def test_followers_continue_when_the_leader_ends() -> None:
     bench = Bench(n_batch=8)
     prompt = list(range(100, 130))
     leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -443,7 +443,7 @@ def test_who_waits_for_a_prefix_goes_on_when_that_ends() -> None:
     bench.drain()
 
 
-def test_who_waits_for_a_prefix_can_be_cancelled() -> None:
+def test_followers_can_be_cancelled() -> None:
     bench = Bench(n_batch=8)
     prompt = list(range(100, 130))
     leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -454,7 +454,7 @@ def test_who_waits_for_a_prefix_can_be_cancelled() -> None:
     assert (leader.state, follower.state) == (FINISHED, CANCELLED)
 
 
-def test_a_recurrent_memory_is_not_waited_for() -> None:
+def test_no_waiting_for_a_part_of_a_recurrent_sequence() -> None:
     bench = Bench("recurrent", n_batch=8)
     prompt = list(range(100, 130))
     first, second = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -465,7 +465,7 @@ def test_a_recurrent_memory_is_not_waited_for() -> None:
     assert first.stats.n_reused == second.stats.n_reused == 0
 
 
-def test_a_recurrent_memory_gives_a_whole_prompt() -> None:
+def test_waiting_for_a_whole_recurrent_prompt() -> None:
     bench = Bench("recurrent", n_seqs=2)
     prompt = list(range(100))
     _, second = bench.add(prompt, 3), bench.add([*prompt, 2], 3)
@@ -473,7 +473,7 @@ def test_a_recurrent_memory_gives_a_whole_prompt() -> None:
     assert second.stats.n_reused == 100
 
 
-def test_what_is_not_worth_a_copy_is_not_waited_for() -> None:
+def test_no_waiting_for_a_prefix_too_short_to_copy() -> None:
     bench = Bench("streams", n_batch=8)
     prompt = list(range(100, 130))
     bench.add([*prompt, 1], 3)
@@ -482,7 +482,7 @@ def test_what_is_not_worth_a_copy_is_not_waited_for() -> None:
     assert second.state is PREFILLING
 
 
-def test_short_prefixes_are_not_waited_for() -> None:
+def test_no_waiting_for_short_prefixes() -> None:
     bench = Bench(n_batch=8)
     prefix = [1, 2, 3, 4, 5, 6, 7]
     first, second = bench.add([*prefix, 11] * 3, 3), bench.add([*prefix, 12] * 3, 3)
@@ -490,7 +490,7 @@ def test_short_prefixes_are_not_waited_for() -> None:
     assert (first.state, second.state) == (PREFILLING, PREFILLING)
 
 
-def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
+def test_followers_are_compared_once() -> None:
     bench = Bench(n_seqs=4, n_kv_tokens=4096, size=32, n_batch=8)
     prompt = list(range(1000))
     bench.add(prompt, 3)
@@ -500,19 +500,19 @@ def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
     match = bench.cache._match
     bench.cache._match = lambda *a: looked.append(0) or match(*a)  # type: ignore[method-assign]
     for _ in range(12):
-        plan = bench.scheduler.schedule()
-        results = {c.request: decode(bench.memory, c) for c in plan.chunks}
-        bench.scheduler.update(plan, results)
-    assert len(looked) < 310  # each once, and not in each step
+        output = bench.scheduler.schedule()
+        results = {c.request: decode(bench.memory, c) for c in output.chunks}
+        bench.scheduler.update(output, results)
+    assert len(looked) < 310  # once each, not in each step
     looked.clear()
-    plan = bench.scheduler.schedule()
+    output = bench.scheduler.schedule()
     assert looked == []
 
 
-# Room
+# Preemption
 
 
-def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
+def test_the_latest_of_the_lowest_priority_is_preempted() -> None:
     bench = Bench(n_seqs=3, n_kv_tokens=32)
     first, second, low = bench.add(7, 20), bench.add(7, 20), bench.add(7, 20, priority=-1)
     preempted: list[Request] = []
@@ -528,40 +528,40 @@ def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
     bench.check_end()
 
 
-def test_who_was_put_back_finds_what_is_left_of_it() -> None:
+def test_a_preempted_request_reuses_its_cached_tokens() -> None:
     bench = Bench(n_seqs=2)
     request = bench.add(9, 9)
     bench.step()
     bench.step()
     bench.scheduler.preempt(request)
     assert (request.state, request.num_computed_tokens) == (PENDING, 0)
-    plan = bench.step()
-    assert sizes(plan) == {request: 1}
-    assert request.stats.n_reused == 0  # of the prompt, at its first turn
+    output = bench.step()
+    assert sizes(output) == {request: 1}
+    assert request.stats.n_reused == 0  # counts the first admission only
     bench.drain()
 
 
-def test_a_plan_has_nothing_of_whom_it_put_back() -> None:
-    """The late one is planned before room runs out for an early one, and leaves the plan."""
+def test_a_step_has_no_tokens_of_a_preempted_request() -> None:
+    """The late one is scheduled before the cache is full for an early one, and is dropped."""
     bench = Bench(n_seqs=3, n_kv_tokens=24, n_batch=8)
     late = bench.add(3, 30, priority=-1)
     bench.step()
     early = bench.add(7, 30)
     for _ in range(60):
-        plan = bench.step()
-        assert not {c.request for c in plan.chunks} & set(plan.preempted)
-        if plan.preempted:
-            assert plan.preempted == [late]
+        output = bench.step()
+        assert not {c.request for c in output.chunks} & set(output.preempted)
+        if output.preempted:
+            assert output.preempted == [late]
             break
     assert late.stats.n_preempted == 1
     bench.drain()
     assert early.stats.n_preempted == 0
 
 
-# Guesses
+# Draft tokens
 
 
-def guess(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
+def draft_tokens(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
     right = alone(request, request.n_generated + n_right)[request.n_generated :]
     wrong = (answer(request.lora_key, request.tokens + right) + 1) % N_VOCAB
     return right + [wrong] * n_wrong
@@ -569,13 +569,13 @@ def guess(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
 
 @pytest.mark.parametrize(("n_right", "n_wrong"), [(0, 1), (0, 3), (2, 0), (2, 1), (3, 2), (6, 6)])
 @pytest.mark.parametrize("kind", ["unified", "streams"])
-def test_right_guesses_are_kept(kind: str, n_right: int, n_wrong: int) -> None:
+def test_right_draft_tokens_are_accepted(kind: str, n_right: int, n_wrong: int) -> None:
     bench = Bench(kind)
     request = bench.add(5, 20)
     bench.step()
-    request.draft = guess(request, n_right, n_wrong)
-    plan = bench.step()
-    (chunk,) = plan.chunks
+    request.draft = draft_tokens(request, n_right, n_wrong)
+    output = bench.step()
+    (chunk,) = output.chunks
     assert (chunk.n_draft, len(chunk.tokens)) == (n_right + n_wrong, 1 + n_right + n_wrong)
     assert request.n_generated == 2 + n_right
     assert bench.cache.n_tokens(chunk.seq_id) == 6 + n_right
@@ -585,36 +585,36 @@ def test_right_guesses_are_kept(kind: str, n_right: int, n_wrong: int) -> None:
     assert request.n_generated == 20
 
 
-def test_guesses_leave_a_token_for_the_others() -> None:
+def test_drafts_leave_a_token_for_the_others() -> None:
     bench = Bench(n_batch=4)
     requests = [bench.add(1, 20) for _ in range(3)]
     bench.step()
     for request in requests:
-        request.draft = guess(request, 3)
+        request.draft = draft_tokens(request, 3)
     assert list(sizes(bench.step()).values()) == [2, 1, 1]
 
 
-def test_guesses_are_dropped_where_room_is_short() -> None:
+def test_drafts_are_dropped_when_the_cache_is_full() -> None:
     bench = Bench(n_seqs=2, n_kv_tokens=16)
     first, second = bench.add(7, 5), bench.add(3, 5)
     bench.step()
-    first.draft, second.draft = guess(first, 4), guess(second, 4)
-    plan = bench.step()
-    assert {c.request: c.n_draft for c in plan.chunks} == {first: 4, second: 0}
-    assert plan.preempted == []
+    first.draft, second.draft = draft_tokens(first, 4), draft_tokens(second, 4)
+    output = bench.step()
+    assert {c.request: c.n_draft for c in output.chunks} == {first: 4, second: 0}
+    assert output.preempted == []
 
 
-def test_guesses_stay_within_the_room_of_a_request() -> None:
+def test_drafts_stay_within_n_ctx() -> None:
     bench = Bench(n_ctx=8)
     request = bench.add(5, 99)
     bench.step()
-    request.draft = guess(request, 6)
+    request.draft = draft_tokens(request, 6)
     (chunk,) = bench.step().chunks
     assert chunk.start + len(chunk.tokens) == 8
     assert request.stats.finish_reason == "context"
 
 
-def test_guesses_of_whom_is_put_back_are_forgotten() -> None:
+def test_preemption_drops_draft_tokens() -> None:
     bench = Bench()
     request = bench.add(5, 9)
     bench.step()
@@ -623,16 +623,16 @@ def test_guesses_of_whom_is_put_back_are_forgotten() -> None:
     assert request.draft == []
 
 
-# What goes wrong
+# Failures
 
 
 def test_an_error_fails_its_request_alone() -> None:
     bench = Bench()
     good, bad = bench.add(5, 3), bench.add(5, 3)
-    plan = bench.scheduler.schedule()
-    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    output = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in output.chunks}
     error = RuntimeError("broken")
-    bench.update(plan, {**results, bad: TokenResult(error=error)})
+    bench.update(output, {**results, bad: TokenResult(error=error)})
     assert (bad.state, bad.error) == (FAILED, error)
     assert bench.memory.tokens[1] == []
     bench.drain()
@@ -645,9 +645,9 @@ def test_a_lost_sequence_is_computed_again() -> None:
     request = bench.add(5, 4)
     bench.step()
     bench.step()
-    plan = bench.scheduler.schedule()
-    bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: TokenResult(lost=True)})
+    output = bench.scheduler.schedule()
+    bench.memory.seq_rm(output.chunks[0].seq_id)
+    bench.update(output, {request: TokenResult(lost=True)})
     assert (request.state, request.n_generated, request.stats.n_preempted) == (PENDING, 2, 1)
     (chunk,) = bench.step().chunks
     assert (chunk.start, len(chunk.tokens)) == (0, 7)
@@ -656,26 +656,26 @@ def test_a_lost_sequence_is_computed_again() -> None:
     bench.check_end()
 
 
-def test_what_was_sampled_before_the_loss_stays() -> None:
+def test_tokens_sampled_before_the_loss_stay() -> None:
     bench = Bench()
     request = bench.add(5, 9)
     bench.step()
-    request.draft = guess(request, 3)
-    plan = bench.scheduler.schedule()
-    (token,) = guess(request, 1)
-    bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: TokenResult([token], lost=True)})
+    request.draft = draft_tokens(request, 3)
+    output = bench.scheduler.schedule()
+    (token,) = draft_tokens(request, 1)
+    bench.memory.seq_rm(output.chunks[0].seq_id)
+    bench.update(output, {request: TokenResult([token], lost=True)})
     assert request.n_generated == 2
     bench.drain()
     assert request.n_generated == 9
 
 
-def test_what_was_not_tried_is_planned_again() -> None:
+def test_chunks_without_a_result_are_scheduled_again() -> None:
     bench = Bench()
     first, second = bench.add(5, 3), bench.add(5, 3)
-    plan = bench.scheduler.schedule()
-    bench.memory.decode(plan.chunks[0])
-    bench.update(plan, {first: TokenResult([answer(None, first.tokens)])})
+    output = bench.scheduler.schedule()
+    bench.memory.decode(output.chunks[0])
+    bench.update(output, {first: TokenResult([answer(None, first.tokens)])})
     assert second.num_computed_tokens == 0
     assert sizes(bench.step()) == {first: 1, second: 5}
     bench.drain()
@@ -684,7 +684,7 @@ def test_what_was_not_tried_is_planned_again() -> None:
 @pytest.mark.parametrize("state", [FAILED, CANCELLED])
 @pytest.mark.parametrize("n_steps", [0, 1, 2])
 def test_remove(state: RequestState, n_steps: int) -> None:
-    """While it waits, in its prompt, and while it decodes."""
+    """While it waits, prefills, and decodes."""
     bench = Bench(n_batch=8)
     other, request = bench.add(3, 5), bench.add(9, 5)
     for _ in range(n_steps):
@@ -695,14 +695,14 @@ def test_remove(state: RequestState, n_steps: int) -> None:
     bench.scheduler.remove(request, state, error)
     bench.ends[request] += 1
     assert (request.state, request.error, request.seq_id) == (state, error, None)
-    if held is not None:  # what was computed for it may serve others, unless that is in doubt
+    if held is not None:  # its tokens may serve others, unless it failed
         assert bool(bench.memory.tokens[held]) == (state is CANCELLED)
     bench.drain()
     assert other.state is FINISHED
     bench.check_end()
 
 
-def test_remove_what_has_ended() -> None:
+def test_remove_after_the_end() -> None:
     bench = Bench()
     request = bench.add(3, 1)
     bench.drain()
@@ -714,10 +714,10 @@ def test_remove_what_has_ended() -> None:
 def test_an_update_after_a_removal_changes_nothing() -> None:
     bench = Bench()
     request = bench.add(3, 5)
-    plan = bench.scheduler.schedule()
-    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    output = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in output.chunks}
     bench.scheduler.remove(request, FAILED, None)
-    assert bench.scheduler.update(plan, results) == []
+    assert bench.scheduler.update(output, results) == []
     assert request.n_generated == 0
 
 
@@ -743,7 +743,7 @@ def test_deadlines() -> None:
     assert free.state is FINISHED
 
 
-def test_no_deadline_is_looked_for_before_the_next_one() -> None:
+def test_deadlines_are_not_searched_before_the_next_one() -> None:
     bench = Bench(n_seqs=1)
     bench.add(3, 99, timeout_s=5.0)
     looked = []
@@ -758,7 +758,7 @@ def test_no_deadline_is_looked_for_before_the_next_one() -> None:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, are guessed for, lost, failed and cancelled; each ends once, and rightly."""
+    """Requests come, get drafts, are lost, fail and are cancelled; each ends once."""
 
     @initialize(
         kind=st.sampled_from(KINDS),
@@ -819,7 +819,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end(request, CANCELLED)
 
     @rule(data=st.data())
-    def guess(self, data: st.DataObject) -> None:
+    def draft(self, data: st.DataObject) -> None:
         if self.bench.memory.kind in ("unified", "streams"):
             for request in self.bench.scheduler.running:
                 if request.state is DECODING and len(request.tokens) == (
@@ -827,25 +827,25 @@ class SchedulerMachine(RuleBasedStateMachine):
                 ):
                     n_right, n_wrong = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 2)))
                     left = request.max_tokens - request.n_generated - 1
-                    request.draft = guess(request, n_right, n_wrong)[:left]
+                    request.draft = draft_tokens(request, n_right, n_wrong)[:left]
 
     @rule(data=st.data())
     def trouble(self, data: st.DataObject) -> None:
-        """Some chunks are not tried, some sequences are lost, some requests fail."""
+        """Some chunks are not decoded, some sequences are lost, some requests fail."""
         bench = self.bench
-        plan = bench.scheduler.schedule()
-        bench.check(plan)
+        output = bench.scheduler.schedule()
+        bench.check(output)
         results = {}
-        for chunk in plan.chunks:
-            what = data.draw(st.sampled_from(["well", "untried", "lost", "error"]))
-            if what == "well":
+        for chunk in output.chunks:
+            what = data.draw(st.sampled_from(["decoded", "skipped", "lost", "error"]))
+            if what == "decoded":
                 results[chunk.request] = decode(bench.memory, chunk)
             elif what == "lost":
                 bench.memory.seq_rm(chunk.seq_id)
                 results[chunk.request] = TokenResult(lost=True)
             elif what == "error":
                 results[chunk.request] = TokenResult(error=RuntimeError())
-        bench.update(plan, results)
+        bench.update(output, results)
 
     @precondition(lambda self: self.bench.scheduler.has_work)
     @rule(data=st.data(), state=st.sampled_from([FAILED, CANCELLED]))
@@ -884,7 +884,7 @@ TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=4
 
 
 def record(seed: int, kind: str) -> list[object]:
-    """Return all that happens in a random day."""
+    """Return a log of a random run."""
     rng = random.Random(seed)
     n_prefill_chunk, mix_prefill = rng.choice([2, None]), rng.choice([True, False])
     bench = Bench(
@@ -906,10 +906,10 @@ def record(seed: int, kind: str) -> list[object]:
         if bench.scheduler.running and rng.random() < 0.05:
             request = rng.choice(bench.scheduler.running)
             bench.scheduler.remove(request, CANCELLED, None)
-        plan = bench.step()
+        output = bench.step()
         first = bench.requests[0].number if bench.requests else 0
-        chunks = [(c.request.number - first, *c[1:]) for c in plan.chunks]
-        log.append((str(plan.lora_key)[:1], chunks, [r.number - first for r in plan.preempted]))
+        chunks = [(c.request.number - first, *c[1:]) for c in output.chunks]
+        log.append((str(output.lora_key)[:1], chunks, [r.number - first for r in output.preempted]))
     bench.drain()
     log += [(r.state, r.tokens) for r in bench.requests]
     bench.check_end()
@@ -917,6 +917,6 @@ def record(seed: int, kind: str) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_day_twice(kind: str) -> None:
+def test_runs_are_deterministic(kind: str) -> None:
     for seed in range(2):
         assert record(seed, kind) == record(seed, kind)
