@@ -204,7 +204,7 @@ def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[i
     """Print how fluent 7 streams stay while long prompts arrive one after another.
 
     Returns:
-        The gaps between their tokens in seconds, for each n_chunk.
+        The gaps between their tokens in seconds, for each n_prefill_chunk.
     """
     rng = np.random.default_rng(2)
     n_new = {"tiny": 256, "0.6B": 16}[model]
