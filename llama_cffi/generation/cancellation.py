@@ -30,7 +30,7 @@ __all__ = [
     "DEADLINE",
     "INTERRUPT",
     "CancelScope",
-    "Stop",
+    "CancelToken",
     "aborted",
     "on_cancel",
 ]
@@ -78,7 +78,7 @@ def on_cancel(request: Callable[[str], None]) -> None:
         scope.add(request)
 
 
-class Stop:
+class CancelToken:
     """Why and when one generation must stop. Any thread may ask for it.
 
     Args:
@@ -105,7 +105,7 @@ class Stop:
                 self._flag.set()
 
     @contextmanager
-    def running(self) -> Iterator[Stop]:
+    def running(self) -> Iterator[CancelToken]:
         """Let the flag stop what runs in this block, and watch the deadline."""
         try:
             with self._lock:
@@ -192,29 +192,29 @@ class _Watcher:
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._lock = threading.RLock()
-        self._deadlines: set[Stop] = set()
+        self._deadlines: set[CancelToken] = set()
         # The main thread's: who listens, the newest last, and the descriptors that were before.
-        self._stops: list[Stop] = []
+        self._stops: list[CancelToken] = []
         self._before: list[int] = []
         threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
 
-    def watch(self, stop: Stop) -> None:
+    def watch(self, stop: CancelToken) -> None:
         with self._lock:
             self._deadlines.add(stop)
         with suppress(BlockingIOError):  # full: it is awake anyway
             self._write.send(_WAKE)
 
-    def forget(self, stop: Stop) -> None:
+    def forget(self, stop: CancelToken) -> None:
         with self._lock:
             self._deadlines.discard(stop)
 
-    def listen(self, stop: Stop) -> None:
+    def listen(self, stop: CancelToken) -> None:
         """Receive this process's signals; the main thread only."""
         self._settle()
         self._stops.append(stop)
         self._before.extend(map(_set_wakeup_fd, (self._write.fileno(),)))
 
-    def unlisten(self, stop: Stop) -> None:
+    def unlisten(self, stop: CancelToken) -> None:
         """Give the signals back to who had them before *stop*."""
         while stop in self._stops:
             self._stops.pop()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
 from .backoff import Backoff, is_intact
-from .prefix import common_prefix_length
+from .prompt import common_prefix_length
 
 if TYPE_CHECKING:
-    from .cancellation import Stop
+    from .cancellation import CancelToken
     from .stats import GenerationStats
 
 __all__ = ["Slot"]
@@ -53,7 +53,7 @@ class Slot:
         self._drop(n)
         return len(self.tokens)
 
-    def feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+    def feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
 
         When the KV cache has no slot, old builds first defragment it; then chunks are halved, down
@@ -72,7 +72,7 @@ class Slot:
             self._drop(start)
             raise
 
-    def step(self, token: int, stop: Stop, stats: GenerationStats) -> None:
+    def step(self, token: int, stop: CancelToken, stats: GenerationStats) -> None:
         """Decode one token; raises as `feed` does. Hot: every generated token."""
         try:
             self._one.advance(token, len(self.tokens))
@@ -104,7 +104,7 @@ class Slot:
         memory.seq_add(self.seq_id, end, -1, -n_discard)
         del self.tokens[n_keep:end]
 
-    def _feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+    def _feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         context, n, done = self.context, len(tokens), 0
         limit = self._batch.n_tokens_max if context.abortable else self._paced
         backoff = Backoff(limit, _MIN_CHUNK, context.memory.defrag)

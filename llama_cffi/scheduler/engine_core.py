@@ -14,7 +14,7 @@ from typing import Any
 from ..binding import Context, LoraAdapter
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
 from ..generation.sampler_chains import ChainCache
-from ..generation.sequence import Answer, Step
+from ..generation.sequence import SequenceState, Step
 from .metrics import Metrics, StepStats
 from .model_runner import ModelRunner
 from .request import Request, RequestState
@@ -122,7 +122,7 @@ class EngineCore:
             chain = handle.chain = self._chains.take(request.sampling)
             chain.output = output = handle.output
             most, stats = request.max_tokens, request.stats
-            handle.answer = Answer(chain, handle.params, most, output, stats)
+            handle.answer = SequenceState(chain, handle.params, most, output, stats)
             handle.answer.begin(request.prompt_tokens)
         except Exception as error:
             self._give_up(request, RequestState.FAILED, error)

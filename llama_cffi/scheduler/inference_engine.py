@@ -6,16 +6,18 @@ call decodes them, each request samples with its own chain, and the new tokens a
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal, overload
 
-from ..binding import Context, Model
+from ..binding import Context
 from ..errors import ValidationError
 from ..generation.cancellation import on_cancel
+from ..generation.chat_renderer import ChatOptions, ChatRenderer
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import GenerationOptions
 from ..generation.sequence import Step
 from ..validation import integer, real
 from .engine_core import EngineCore
@@ -30,14 +32,26 @@ from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
+    from ..binding.context.params import MoreContextOptions
+    from ..generation.sequence import ReasoningLimit
     from ..generation.slot import Slot
     from ..generation.stats import GenerationStats
 
-__all__ = ["InferenceEngine"]
+__all__ = ["InferenceEngine", "SubmitOptions"]
 
 _MAX_SEQUENCES = 64  # of the oldest builds
+
+
+class SubmitOptions(GenerationOptions, total=False):
+    """`GenerationOptions` and the arguments of `InferenceEngine.submit` about one request."""
+
+    priority: int
+    callback: Callable[[str], object] | None
+    adapters: Mapping[str, float] | None
+    n_draft: int | None
+    wait: bool
 
 
 class InferenceEngine:
@@ -49,7 +63,8 @@ class InferenceEngine:
     lengths. A prefix shared with an earlier prompt is not evaluated again.
 
     Args:
-        model_path: The GGUF file, or a `Model`, which the engine does not close.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which the engine does not
+            close.
         n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
             run requests of recurrent models one at a time.
         n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model.
@@ -67,6 +82,7 @@ class InferenceEngine:
         ageing_s: Waiting time in seconds that counts as much as one step of priority.
         context_policy: Handling of prompts that are too long, see `context_policy.fit_prompt`;
             `shift` is not supported here.
+        chat_format: See `Engine`.
         draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
             do not change.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
@@ -88,7 +104,7 @@ class InferenceEngine:
     @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
     def __init__(
         self,
-        model_path: str | os.PathLike[str] | Model,
+        model_path: ModelSource,
         n_parallel: int = 8,
         n_ctx: int = 4096,
         *,
@@ -101,9 +117,10 @@ class InferenceEngine:
         max_waiting: int = 1024,
         ageing_s: float = 30.0,
         context_policy: str = "error",
+        chat_format: str | None = None,
         draft: Drafter | None = None,
         start: bool = True,
-        **context_options: Any,
+        **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = integer("n_parallel", n_parallel, 1, 256)
         n_ctx, n_batch = integer("n_ctx", n_ctx, 0), integer("n_batch", n_batch, 1)
@@ -113,15 +130,14 @@ class InferenceEngine:
         ageing_s = real("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = integer("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
-        check_options(1, {}, context_policy)  # checks the policy before the model is loaded
+        self._chat_format = chat_format
+        check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded
         reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
             context_options["embeddings"] = True
-        self.owns_model = not isinstance(model_path, Model)
-        if isinstance(model_path, Model):
-            self.model = model_path
-        else:
-            self.model = Model(model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden)
+        self.model, self.owns_model = open_model(
+            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden
+        )
         context: Context | None = None
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
@@ -233,6 +249,30 @@ class InferenceEngine:
 
     # Requests
 
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return ChatRenderer(self.model, self._chat_format)
+
+    def tokenize_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> list[int]:
+        """Return the tokens of a conversation, to submit; see `Engine.tokenize_chat`.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            tools: Definitions, or Python functions.
+            **options: See `ChatOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+            ValidationError: A message has the wrong shape.
+        """
+        return self.renderer.render(messages, tools, **options).tokens
+
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
@@ -246,7 +286,7 @@ class InferenceEngine:
     def submit(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         *,
         priority: int = 0,
         callback: Callable[[str], object] | None = None,
@@ -254,13 +294,15 @@ class InferenceEngine:
         n_draft: int | None = None,
         wait: bool = False,
         listens: bool = False,
-        **options: Any,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> RequestHandle:
         """Submit a prompt, from any thread.
 
         Args:
             prompt: Text or token ids; no chat template is applied.
-            max_tokens: Maximum number of tokens to generate.
+            max_tokens: Maximum number of tokens to generate; None: until the model ends or the
+                context is full.
             priority: Requests of higher priority run first.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
@@ -269,8 +311,8 @@ class InferenceEngine:
                 None = chosen by the acceptance rate.
             wait: When the queue is full, wait until `timeout_s` instead of raising.
             listens: Keep every token for `RequestHandle.steps` from the start.
-            **options: `sampling=SamplingParams(...)` or single sampling arguments, `stop`,
-                `timeout_s`, `logprobs` and others of `GenerationOptions`.
+            reasoning_limit: Makes the limit of the reasoning of this answer.
+            **options: See `GenerationOptions`.
 
         Raises:
             ContextOverflowError: The prompt fills the context, so no token can be generated.
@@ -288,7 +330,14 @@ class InferenceEngine:
             self.model,
             self.n_ctx,
             prompt,
-            check_options(max_tokens, options, self.context_policy),
+            check_options(
+                max_tokens,
+                options,
+                self.context_policy,
+                self.n_ctx,
+                lambda: self.renderer.recommended_sampling(),
+                reasoning_limit,
+            ),
             thread,
             priority=priority,
             callback=callback,
@@ -301,18 +350,52 @@ class InferenceEngine:
         on_cancel(partial(thread.cancel, handle))
         return handle
 
-    def generate(self, prompt: str | Sequence[int], max_tokens: int = 256, **options: Any) -> str:
-        """Submit a prompt and wait for the answer.
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str | Iterator[str]:
+        """Submit a prompt and return the whole answer, or its pieces with *stream*.
 
         Args:
             prompt: As for `submit`, with its errors.
-            max_tokens: Maximum number of tokens to generate.
+            max_tokens: As for `submit`.
+            stream: Return an iterator; leaving it early cancels the request.
             **options: The other arguments of `submit`; errors also as for `RequestHandle.result`.
         """
-        return self.submit(prompt, max_tokens, **options).result()
+        handle = self.submit(prompt, max_tokens, **options)
+        return iter(handle) if stream else handle.result()
 
     def steps(
-        self, tokens: Sequence[int], n_predict: int = 256, **options: Any
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Generator[Step, None, GenerationStats]:
         """Yield each token as `Engine.steps` does, concurrently with other requests.
 
@@ -321,10 +404,14 @@ class InferenceEngine:
 
         Args:
             tokens: At least one token id.
-            n_predict: Maximum number of tokens to generate.
+            max_tokens: As for `submit`.
+            reasoning_limit: As for `submit`.
             **options: The other arguments of `submit`, with its errors.
         """
-        handle = self.submit(tokens, n_predict, **{"wait": True, **options}, listens=True)
+        waiting: SubmitOptions = {"wait": True, **options}
+        handle = self.submit(
+            tokens, max_tokens, listens=True, reasoning_limit=reasoning_limit, **waiting
+        )
         steps = handle.steps()
         weakref.finalize(steps, handle.cancel).atexit = False
         return steps
@@ -338,7 +425,7 @@ class InferenceEngine:
         """
         raise ValidationError(
             "many requests share this context, so its state cannot be saved and its cache cannot "
-            "be edited; use a Llama without parallel, or adapters= of each request"
+            "be edited; use a Llama without n_parallel, or adapters= of each request"
         )
         yield
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
-from ..generation.prefix import common_prefix_length
+from ..generation.prompt import common_prefix_length
 from .renamed import renamed_arguments
 
 __all__ = ["Allocation", "CacheMemory", "CacheStats", "KVCache"]

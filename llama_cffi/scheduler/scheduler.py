@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from ..generation.prefix import common_prefix_length
+from ..generation.prompt import common_prefix_length
 from .kv_cache import Allocation, KVCache
 from .renamed import renamed_arguments
 from .request import Request, RequestState

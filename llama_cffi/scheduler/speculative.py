@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Batch, Context, Model
 from ..errors import LlamaError, ValidationError
-from ..generation.prefix import common_prefix_length
+from ..generation.prompt import common_prefix_length
 from ..validation import integer, real
 from .mtp import MtpHead
 from .request import Request, RequestState
