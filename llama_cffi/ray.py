@@ -17,7 +17,7 @@ from .api.completions import finish_reason
 from .api.llama import Llama
 from .errors import DecodeAbortedError, LlamaError, ValidationError
 from .generation.cancellation import CancelScope
-from .validation import integer
+from .validation import check_int
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -102,7 +102,7 @@ class LlamaPredictor:
         if task == "embed":
             self.llm = Llama(model_path, **{**config, "embeddings": True, "parallel": 1})
         else:
-            self.llm = Llama(model_path, parallel=integer("parallel", parallel, 2, 256), **config)
+            self.llm = Llama(model_path, parallel=check_int("parallel", parallel, 2, 256), **config)
         try:
             self._try_options()
         except BaseException:

@@ -10,12 +10,12 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from .errors import ValidationError
 
-__all__ = ["INT32_MAX", "functions", "integer", "items", "path_of", "real"]
+__all__ = ["INT32_MAX", "as_callables", "as_list", "as_path", "check_float", "check_int"]
 
 INT32_MAX = 2**31 - 1
 
 
-def integer(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
+def check_int(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
     """Return *value* as an int from *low* to *high*; bools and numpy integers count as integers.
 
     Raises:
@@ -30,7 +30,9 @@ def integer(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) ->
     return number
 
 
-def real(name: str, value: SupportsFloat, low: float, high: float, *, above: bool = False) -> float:
+def check_float(
+    name: str, value: SupportsFloat, low: float, high: float, *, above: bool = False
+) -> float:
     """Return *value* as a float from *low* (or *above* it) to *high*; never infinite or NaN.
 
     Raises:
@@ -47,7 +49,7 @@ def real(name: str, value: SupportsFloat, low: float, high: float, *, above: boo
     return number
 
 
-def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+def as_callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     """Return one function, or several, as a tuple; None = none.
 
     Raises:
@@ -64,7 +66,7 @@ def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     return found
 
 
-def items(name: str, values: Any) -> list[Any]:
+def as_list(name: str, values: Any) -> list[Any]:
     """Return *values* as a list.
 
     Raises:
@@ -75,7 +77,7 @@ def items(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def path_of(name: str, value: Any) -> Path:
+def as_path(name: str, value: Any) -> Path:
     """Return *value* as a path, with ~ expanded.
 
     Raises:

@@ -14,7 +14,7 @@ from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS, fit_turns
 from ..grammars import LlamaGrammar
-from ..validation import integer, items
+from ..validation import as_list, check_int
 from .chat_answer import ChatAnswer, PlainReader, chunks
 from .completions import events, sampling, seeded, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
@@ -130,7 +130,7 @@ class Chat:
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room.
         """
-        n = integer("n", n, 1)
+        n = check_int("n", n, 1)
         known = normalise_tools(tools)
         choice = normalise_tool_choice(tool_choice, known)
         grammar = _grammar(response_format, grammar)
@@ -148,7 +148,7 @@ class Chat:
             messages = fit_turns(
                 messages,
                 lambda some: len(render(some).tokens),
-                None if limit is None else integer("max_tokens", limit, -1),
+                None if limit is None else check_int("max_tokens", limit, -1),
                 self._engine.n_ctx,
             )
             policy = "error"
@@ -180,7 +180,7 @@ class Chat:
             temperature=temperature, grammar=grammar, structured_after=after, **options
         )
         top = (top_logprobs or 0) if logprobs or top_logprobs else None
-        stops = [stop] if isinstance(stop, str) else items("stop", stop or ())
+        stops = [stop] if isinstance(stop, str) else as_list("stop", stop or ())
         stops.extend(self.family.stops)
 
         def begin(i: int) -> Generator[Step, None, GenerationStats]:

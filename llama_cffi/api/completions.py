@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ValidationError
 from ..generation.sampling_params import SamplingParams
 from ..grammars import LlamaGrammar
-from ..validation import INT32_MAX, functions, integer, items
+from ..validation import INT32_MAX, as_callables, as_list, check_int
 
 if TYPE_CHECKING:
     from ..generation.logprobs import Logprob
@@ -61,7 +61,7 @@ def sampling(
         top_p=top_p,
         min_p=min_p,
         typical_p=typical_p,
-        top_k=max(0, integer("top_k", top_k, -INT32_MAX)),
+        top_k=max(0, check_int("top_k", top_k, -INT32_MAX)),
         penalty_freq=frequency_penalty,
         penalty_present=presence_penalty,
         repeat_penalty=repeat_penalty,
@@ -71,7 +71,7 @@ def sampling(
         mirostat_eta=mirostat_eta,
         seed=-1 if seed is None else seed,
         logit_bias=bias,
-        logits_processors=functions("logits_processor", logits_processor),
+        logits_processors=as_callables("logits_processor", logits_processor),
         structured=grammar,
         structured_after=structured_after if grammar is not None else "",
     )
@@ -91,7 +91,7 @@ def events(
     """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
     n_predict = engine.n_ctx
     if max_tokens is not None and max_tokens != -1:
-        n_predict = integer("max_tokens", max_tokens, 1)
+        n_predict = check_int("max_tokens", max_tokens, 1)
     given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
     return engine.steps(
         tokens,
@@ -132,13 +132,13 @@ def prompt_tokens(
             tokens = engine.tokenize(prompt, parse_special=True)
             # A prompt that a template made begins with BOS already; models suffer from two.
             return tokens[1:] if tokens[:2] == [vocab.bos] * 2 else tokens
-        return items("prompt", prompt)
+        return as_list("prompt", prompt)
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
             f"{engine.model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
         )
-    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else items("prompt", prompt)
+    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else as_list("prompt", prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
     head, tail = [before, *first], [after, *engine.tokenize(suffix, False)]
     return [*bos, *(tail + head if spm else head + tail), middle]
@@ -160,12 +160,12 @@ def complete(
     **options: Any,
 ) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
     """Do `Llama.create_completion`; *name* is the model's in the response."""
-    n = integer("n", n, 1)
-    best_of = n if best_of is None else integer("best_of", best_of, n)
+    n = check_int("n", n, 1)
+    best_of = n if best_of is None else check_int("best_of", best_of, n)
     if stream and best_of > n:
         raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
     if logprobs is not None:
-        logprobs = integer("logprobs", logprobs, 0)
+        logprobs = check_int("logprobs", logprobs, 0)
     if echo and logprobs is not None:
         raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
     tokens = prompt_tokens(engine, prompt, suffix)

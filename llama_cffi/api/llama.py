@@ -17,7 +17,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.options import sampling_params
 from ..generation.sampling_params import SamplingParams
 from ..hub import resolve_model
-from ..validation import integer, items, path_of
+from ..validation import as_list, as_path, check_int
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .config import LlamaConfig
@@ -80,7 +80,7 @@ class Llama(Session):
         if path is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
         if not isinstance(path, str):
-            path = path_of("model_path", path)
+            path = as_path("model_path", path)
         self.model_path = str(path)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
@@ -180,7 +180,7 @@ class Llama(Session):
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room.
         """
-        integer("max_tokens", max_tokens, 1)
+        check_int("max_tokens", max_tokens, 1)
         params = self._sampling(sampling, options)
         options = {"stop": stop, "reset_kv": reset_kv_cache, **options}
         if logprobs is not None:
@@ -395,7 +395,7 @@ class Llama(Session):
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
         check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
+        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with the BOS where the model wants one."""
@@ -414,7 +414,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else items("text", text)
+        texts = [text] if isinstance(text, str) else as_list("text", text)
         rows = self._embeddings().embed(texts, normalize=normalize, **options)
         found = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
@@ -427,7 +427,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else items("input", input)
+        texts = [input] if isinstance(input, str) else as_list("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))
         return {
@@ -487,7 +487,7 @@ def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
     options = {"context_policy": policy, **config.context_options()}
-    n_parallel = integer("parallel", config.parallel, 1, 256)
+    n_parallel = check_int("parallel", config.parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
         return Engine(model, **options)
     from ..scheduler import InferenceEngine

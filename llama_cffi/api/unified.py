@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..validation import integer, items
+from ..validation import as_list, check_int
 from .config import LlamaConfig
 from .llama import Llama
 
@@ -76,9 +76,9 @@ class UnifiedLLM:
             ContextOverflowError: The prompt leaves no room; it is a ValidationError, too.
         """
         if max_tokens is not None:
-            integer("max_tokens", max_tokens, 1)
+            check_int("max_tokens", max_tokens, 1)
         text = isinstance(prompt, str)
-        messages = [{"role": "user", "content": prompt}] if text else items("prompt", prompt)
+        messages = [{"role": "user", "content": prompt}] if text else as_list("prompt", prompt)
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
         thinks, _ = self.llm.chat.renderer.resolve_thinking(thinking, reasoning_effort)

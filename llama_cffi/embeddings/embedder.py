@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..binding import Batch, Context, Model
 from ..errors import ContextOverflowError, DecodeAbortedError, ValidationError
 from ..progress import Progress, reporting
-from ..validation import integer
+from ..validation import check_int
 from .resizable_context import GrowingContext
 from .wordpiece import WordPiece
 
@@ -68,7 +68,7 @@ class Embedder(GrowingContext):
         self, model: Model, *, pooling: str | None = None, n_ctx: int = 512, n_threads: int = 0
     ) -> None:
         self.model = model
-        self._n_ctx = integer("n_ctx", n_ctx, 1)
+        self._n_ctx = check_int("n_ctx", n_ctx, 1)
         self._wanted_pooling, self._n_threads = pooling, n_threads
         super().__init__(min(self._n_ctx, 32), 1)  # finds what does not go together
         kind = self._context.kind
@@ -167,7 +167,7 @@ class Embedder(GrowingContext):
                 "classification head (cls.*) and Embedder(model, pooling='rank')"
             )
         documents = _several("documents", documents)
-        n = len(documents) if top_n is None else integer("top_n", top_n, 0)
+        n = len(documents) if top_n is None else check_int("top_n", top_n, 0)
         pairs = [self._pair(query, i, document, truncate) for i, document in enumerate(documents)]
         rows = self._compute(pairs, progress)
         results = [

@@ -12,7 +12,7 @@ from ..binding import Batch, Context, Model
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
 from ..generation.prefix import n_common
-from ..validation import integer
+from ..validation import check_int
 from .resizable_context import GrowingContext
 
 __all__ = ["Score", "Scorer"]
@@ -72,7 +72,7 @@ class Scorer(GrowingContext):
 
     def __init__(self, model: Model, *, n_ctx: int = 0, n_threads: int = 0) -> None:
         self.model = model
-        self.n_ctx = integer("n_ctx", n_ctx, 0) or model.n_ctx_train
+        self.n_ctx = check_int("n_ctx", n_ctx, 0) or model.n_ctx_train
         self._n_threads = n_threads
         self._n_batch = max(_MAX_SEQUENCES * 2, min(512, _LOGITS_BYTES // (4 * len(model.vocab))))
         super().__init__(_MAX_SEQUENCES * 2, 1)  # finds what does not go together
@@ -174,7 +174,7 @@ class Scorer(GrowingContext):
             raise ValidationError(f"the text has {len(tokens)} tokens; perplexity needs two")
         if size < 2:
             raise ValidationError(f"n_ctx={self.n_ctx} is too short for perplexity")
-        step = max(size // 2, 1) if stride is None else integer("stride", stride, 1, size - first)
+        step = max(size // 2, 1) if stride is None else check_int("stride", stride, 1, size - first)
         total, begin, done = 0.0, 0, first
         with self._lock:
             while done < len(body):

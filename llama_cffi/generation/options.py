@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ValidationError
-from ..validation import functions, integer, real
+from ..validation import as_callables, check_float, check_int
 from . import environment
 from .context_policy import POLICIES, SAFETY
 from .sampling_params import BasicOptions, MoreOptions, SamplingParams
@@ -85,7 +85,7 @@ def make_call(
     rest = dict(options)
     timeout_s = rest.pop("timeout_s", None)
     if timeout_s is not None:
-        timeout_s = real("timeout_s", timeout_s, 0, 1e9)
+        timeout_s = check_float("timeout_s", timeout_s, 0, 1e9)
     stop = rest.pop("stop", ())
     given = {name: rest.pop(name, None) for name in ("reset_kv", "special", "suppress_think")}
     policy, safety = rest.pop("context_policy"), rest.pop("safety")
@@ -95,13 +95,13 @@ def make_call(
     skip_forced, limit = rest.pop("skip_forced", True), rest.pop("thought_limit", None)
     logprobs = rest.pop("logprobs", None)
     if logprobs is not None:
-        logprobs = integer("logprobs", logprobs, 0)
-    criteria = functions("stopping_criteria", rest.pop("stopping_criteria", None))
+        logprobs = check_int("logprobs", logprobs, 0)
+    criteria = as_callables("stopping_criteria", rest.pop("stopping_criteria", None))
     request = AnswerParams(
-        n_predict=integer("n_predict", n_predict, 1),
+        n_predict=check_int("n_predict", n_predict, 1),
         params=sampling_params(rest),
         policy=policy,
-        safety=integer("safety", environment.number("SAFETY", safety, SAFETY), 0),
+        safety=check_int("safety", environment.number("SAFETY", safety, SAFETY), 0),
         reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
         stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
         json_stop=tuple(several("JSON keys", json_stop)),
@@ -153,7 +153,7 @@ def _flusher(
         ("flush_ms", "MS_FLUSH", 100),
     )
     max_bytes, max_tokens, max_ms = (
-        integer(name, environment.number(variable, value, default), 0)
+        check_int(name, environment.number(variable, value, default), 0)
         for (name, variable, default), value in zip(rules, flush, strict=True)
     )
     return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

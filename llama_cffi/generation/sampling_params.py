@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from ..errors import ValidationError
-from ..validation import functions, items
+from ..validation import as_callables, as_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,7 +220,7 @@ class SamplingParams:
         self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
         self._set("grammar_triggers", _texts("grammar_triggers", self))
         self._set("logit_bias", _bias(self.logit_bias))
-        processors = functions("logits_processors", self.logits_processors)
+        processors = as_callables("logits_processors", self.logits_processors)
         self._set("logits_processors", processors)
         self._set("samplers", _order(self.samplers))
 
@@ -265,7 +265,7 @@ class SamplingParams:
 
 
 def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
-    value = items(name, getattr(params, name))
+    value = as_list(name, getattr(params, name))
     if not all(isinstance(text, str) for text in value):
         raise ValidationError(f"{name}={value!r} is no list of texts")
     return tuple(value)
@@ -286,7 +286,7 @@ def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any
 
 
 def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
-    given = samplers.split(";") if isinstance(samplers, str) else items("samplers", samplers)
+    given = samplers.split(";") if isinstance(samplers, str) else as_list("samplers", samplers)
     order = []
     for name in given:
         known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None

@@ -17,7 +17,7 @@ from ..binding import Context, Model
 from ..errors import ValidationError
 from ..generation.cancellation import on_cancel
 from ..generation.sequence import Step
-from ..validation import integer, real
+from ..validation import check_float, check_int
 from .engine_core import Worker
 from .engine_thread import Runner
 from .input_processor import check_options, make_handle
@@ -97,12 +97,12 @@ class InferenceEngine(Runner):
         start: bool = True,
         **context_options: Any,
     ) -> None:
-        n_parallel = integer("n_parallel", n_parallel, 1, 256)
-        n_ctx, n_batch = integer("n_ctx", n_ctx, 0), integer("n_batch", n_batch, 1)
-        n_chunk = None if n_chunk is None else integer("n_chunk", n_chunk, 1)
-        block_size = integer("block_size", block_size, 1)
-        ageing_s = real("ageing_s", ageing_s, 0, 1e9, above=True)
-        self.max_waiting = integer("max_waiting", max_waiting, 1)
+        n_parallel = check_int("n_parallel", n_parallel, 1, 256)
+        n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
+        n_chunk = None if n_chunk is None else check_int("n_chunk", n_chunk, 1)
+        block_size = check_int("block_size", block_size, 1)
+        ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
+        self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         check_options(1, {}, context_policy)  # refuses a policy before a model is loaded
         reads_hidden = getattr(draft, "reads_hidden", False)

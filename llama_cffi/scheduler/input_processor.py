@@ -11,7 +11,7 @@ from ..errors import ValidationError
 from ..generation.context_policy import fit_prompt
 from ..generation.options import Call, make_call
 from ..generation.sequence import TextOutput
-from ..validation import INT32_MAX, integer, real
+from ..validation import INT32_MAX, check_float, check_int
 from .request import Request
 from .request_handle import Handle, Owner
 
@@ -32,7 +32,7 @@ def check_options(max_tokens: int, options: Mapping[str, Any], context_policy: s
         ValidationError: One is unknown or out of range.
     """
     defaults = {"context_policy": context_policy, "safety": None, "json_stop": ()}
-    max_tokens = integer("max_tokens", max_tokens, 1)
+    max_tokens = check_int("max_tokens", max_tokens, 1)
     call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
     if call.request.policy == "shift":
         raise ValidationError(
@@ -84,11 +84,11 @@ def make_handle(
         fit.n_predict,
         params.params,
         stop=[s for s in params.stop if isinstance(s, str)],
-        priority=integer("priority", priority, -INT32_MAX),
+        priority=check_int("priority", priority, -INT32_MAX),
         timeout_s=call.timeout_s,
         callback=callback,
         group=_group(adapters) if adapters else None,
-        n_draft=None if n_draft is None else integer("n_draft", n_draft, 0),
+        n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
     )
     request.stats.n_truncated = fit.n_truncated
     return Handle(request, params, TextOutput(vocab, params), owner)
@@ -96,6 +96,6 @@ def make_handle(
 
 def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
     return frozenset(
-        (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
+        (os.fspath(path), check_float("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
         for path, scale in adapters.items()
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LlamaError, ModelLoadError, ValidationError
 from ...gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
-from ...validation import integer, real
+from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
 from ..native_object import Handle
@@ -136,7 +136,7 @@ def _wrong(gguf: GgufSummary, model: Model) -> Iterator[str]:
 def activate(context: Context, adapters: Mapping[LoraAdapter, float]) -> None:
     """Be `Context.set_adapters`."""
     library = context.library
-    adapters = {a: real("scale", s, -_MAX_SCALE, _MAX_SCALE) for a, s in adapters.items()}
+    adapters = {a: check_float("scale", s, -_MAX_SCALE, _MAX_SCALE) for a, s in adapters.items()}
     for adapter in adapters:
         if not isinstance(adapter, LoraAdapter) or adapter.model is not context.model:
             raise ValidationError(f"{adapter!r} was made for another model than the context")
@@ -185,8 +185,8 @@ def apply_control_vector(
             f"a control vector of {model.path.name} holds {last} x {model.n_embd} finite numbers, "
             f"not {data.shape}{'' if finite else ' with infinite ones or NaN'}"
         )
-    layer_start = integer("layer_start", layer_start, 1, last)
-    layer_end = integer("layer_end", last if layer_end is None else layer_end, layer_start, last)
+    layer_start = check_int("layer_start", layer_start, 1, last)
+    layer_end = check_int("layer_end", last if layer_end is None else layer_end, layer_start, last)
     numbers = library.ffi.from_buffer("float[]", data)
     code = apply(context.ptr, numbers, data.size, model.n_embd, layer_start, layer_end)
     if code:

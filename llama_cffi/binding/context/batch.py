@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, integer
+from ...validation import INT32_MAX, check_int
 from ..loading.library import Library, get_library
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Batch:
         n_hidden: int = 0,
         library: Library | None = None,
     ) -> None:
-        n_tokens_max = integer("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
-        n_seq_max = integer("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
+        n_tokens_max = check_int("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
+        n_seq_max = check_int("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
         ffi = (library or get_library()).ffi
         self.n_tokens_max, self.n_seq_max = n_tokens_max, n_seq_max
         self._token = ffi.new("int32_t[]", n_tokens_max)
@@ -75,7 +75,7 @@ class Batch:
         self.struct.n_seq_id = self._n_seq_id
         self.struct.seq_id = self._seq_id
         self.struct.logits = self._logits
-        self.n_hidden = integer("n_hidden", n_hidden, 0, _MAX_HIDDEN)
+        self.n_hidden = check_int("n_hidden", n_hidden, 0, _MAX_HIDDEN)
         if n_hidden:
             self._hidden = ffi.new("float[]", n_tokens_max * n_hidden)
             self._hidden_bytes = ffi.buffer(self._hidden)
@@ -106,8 +106,8 @@ class Batch:
             ValidationError: The batch is full, or a number is out of range.
         """
         # First what may run Python: a number's own functions could change this batch.
-        ids = [integer("seq_id", s, 0) for s in seq_ids]
-        pos, token, logits = integer("pos", pos, 0), integer("token", token, 0), bool(logits)
+        ids = [check_int("seq_id", s, 0) for s in seq_ids]
+        pos, token, logits = check_int("pos", pos, 0), check_int("token", token, 0), bool(logits)
         i = len(self)
         if i >= self.n_tokens_max:
             raise ValidationError(f"the batch is full ({self.n_tokens_max} tokens)")
@@ -143,10 +143,10 @@ class Batch:
         if not 1 <= n <= self.n_tokens_max:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
         self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
-        pos = integer("pos", pos, 0, INT32_MAX - n)
-        seq_id, logits = integer("seq_id", seq_id, 0), bool(logits)
+        pos = check_int("pos", pos, 0, INT32_MAX - n)
+        seq_id, logits = check_int("seq_id", seq_id, 0), bool(logits)
         if n == 1:  # hot: every generated token
-            self._token[0] = self.token_max = integer("token", tokens[0], 0)
+            self._token[0] = self.token_max = check_int("token", tokens[0], 0)
             self._pos[0] = pos
             self._n_seq_id[0] = 1
             self._seq_ids[0] = seq_id
@@ -155,8 +155,8 @@ class Batch:
                 ids = list(map(operator.index, tokens))
             except TypeError:
                 raise ValidationError("the tokens are not all integers") from None
-            integer("token", min(ids), 0)
-            self.token_max = integer("token", max(ids), 0)
+            check_int("token", min(ids), 0)
+            self.token_max = check_int("token", max(ids), 0)
             self._token[0:n] = ids
             self._pos[0:n] = range(pos, pos + n)
             self._n_seq_id[0:n] = [1] * n
@@ -199,8 +199,8 @@ class Batch:
         self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
         try:
             for name, numbers in (("token", tokens), ("pos", positions), ("seq_id", seq_ids)):
-                integer(name, min(numbers), 0)
-                integer(name, max(numbers), 0, INT32_MAX - 1)
+                check_int(name, min(numbers), 0)
+                check_int(name, max(numbers), 0, INT32_MAX - 1)
             self._token[0:n] = tokens
             self._pos[0:n] = positions
             if self.n_seq_max == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, integer
+from ...validation import INT32_MAX, check_int
 from .. import compat
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Memory:
         """
         seq_id, (p0, p1) = self._seq(seq_id), _span(p0, p1)
         last = max(self.seq_pos_max(seq_id), 0)
-        delta = integer("delta", delta, -INT32_MAX, INT32_MAX - last)
+        delta = check_int("delta", delta, -INT32_MAX, INT32_MAX - last)
         first = max(p0, 0)
         if first + delta < 0 and first <= last:
             raise ValidationError(
@@ -116,7 +116,7 @@ class Memory:
         C: llama_memory_seq_div
         """
         seq_id, (p0, p1) = self._seq(seq_id), _span(p0, p1)
-        divisor = integer("divisor", divisor, 1)
+        divisor = check_int("divisor", divisor, 1)
         self._need_shift()
         self._call("seq_div", seq_id, p0, p1, divisor)
         self._context.hold_abort()
@@ -153,7 +153,7 @@ class Memory:
         - the model is not recurrent, and every position that the window of p0 reaches is there:
           `seq_pos_min(seq_id) <= max(0, p0 - n_swa + 1)`.
         """
-        seq_id, p0 = self._seq(seq_id), integer("p0", p0, 0)
+        seq_id, p0 = self._seq(seq_id), check_int("p0", p0, 0)
         context = self._context
         library, model = context.library, context.model
         if p0 == 0 or p0 > self.seq_pos_max(seq_id):
@@ -202,7 +202,7 @@ class Memory:
 
     def _seq(self, seq_id: int, *, any_: bool = False) -> int:
         _ = self._context.ptr  # raises when it is closed
-        return integer("seq_id", seq_id, -1 if any_ else 0, self._context.n_seq_max - 1)
+        return check_int("seq_id", seq_id, -1 if any_ else 0, self._context.n_seq_max - 1)
 
     def _call(self, verb: str, *args: object) -> Any:
         context = self._context
@@ -214,4 +214,4 @@ class Memory:
 
 def _span(p0: int, p1: int) -> tuple[int, int]:
     low = -INT32_MAX
-    return integer("p0", p0, low), integer("p1", p1, low)
+    return check_int("p0", p0, low), check_int("p1", p1, low)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import integer
+from ...validation import check_int
 from .. import compat
 from ..native_object import Handle
 from ..sampling.candidates import check_logits
@@ -156,7 +156,7 @@ class Outputs(Handle):
         self._check_embeddings()
         if self.pooling == "none":
             raise ValidationError("pooling='none' makes an embedding for each token; use embedding")
-        seq_id = integer("seq_id", seq_id, 0, self.n_seq_max - 1)
+        seq_id = check_int("seq_id", seq_id, 0, self.n_seq_max - 1)
         row = self.library.lib.llama_get_embeddings_seq(self.ptr, seq_id)
         if not row:
             raise ValidationError(f"sequence {seq_id} had no token in the last batch")
@@ -187,7 +187,7 @@ class Outputs(Handle):
         wanted = self._wanted
         if type(i) is int and 0 <= i < len(wanted) and wanted[i]:  # hot
             return i
-        i = integer("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
+        i = check_int("i", i, -len(wanted), len(wanted) - 1) if wanted else 0
         if not wanted or (wanted[i] != 1 if i >= 0 else -i > wanted.count(1)):
             raise ValidationError(
                 f"no output for token {i}: the last decode kept {wanted.count(1)} outputs of "

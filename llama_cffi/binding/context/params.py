@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...errors import LlamaError, ValidationError
-from ...validation import integer, real
+from ...validation import check_float, check_int
 from .. import compat
 from .memory_estimate import context_bytes, memory_bytes
 from .threadpool import thread_count
@@ -241,10 +241,10 @@ def _context_type(params: ContextParams, model: Model) -> int | None:
 
 def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:
     library = model.library
-    n_ctx = integer("n_ctx", params.n_ctx, 0) or model.n_ctx_train
-    n_batch = min(n_ctx, integer("n_batch", params.n_batch, 1))
-    n_ubatch = min(n_batch, integer("n_ubatch", params.n_ubatch, 1))
-    n_seq_max = integer("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
+    n_ctx = check_int("n_ctx", params.n_ctx, 0) or model.n_ctx_train
+    n_batch = min(n_ctx, check_int("n_batch", params.n_batch, 1))
+    n_ubatch = min(n_batch, check_int("n_ubatch", params.n_ubatch, 1))
+    n_seq_max = check_int("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
     if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
         raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
     n_threads = thread_count("n_threads", params.n_threads)
@@ -299,12 +299,12 @@ def _rope(params: ContextParams, library: Library) -> dict[str, Any]:
         "yarn_beta_slow": (0, 1e6),
     }
     found: dict[str, Any] = {
-        name: real(name, value, low, high, above=name == "rope_freq_base")
+        name: check_float(name, value, low, high, above=name == "rope_freq_base")
         for name, (low, high) in limits.items()
         if (value := getattr(params, name)) is not None
     }
     if params.yarn_orig_ctx is not None:
-        found["yarn_orig_ctx"] = integer("yarn_orig_ctx", params.yarn_orig_ctx, 1)
+        found["yarn_orig_ctx"] = check_int("yarn_orig_ctx", params.yarn_orig_ctx, 1)
     found["rope_scaling_type"] = _choice(
         library, "llama_rope_scaling_type", "rope_scaling", params.rope_scaling
     )

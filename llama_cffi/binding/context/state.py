@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...errors import LlamaError, ValidationError
-from ...validation import integer
+from ...validation import check_int
 from .. import compat
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_file(context: Context, path: str | os.PathLike[str], seq_id: int | None
 
 def _write(context: Context, out: BinaryIO, tokens: Sequence[int], seq_id: int | None) -> None:
     _check_idle(context)
-    tokens = [integer("token", t, 0, context.n_vocab - 1) for t in tokens]
+    tokens = [check_int("token", t, 0, context.n_vocab - 1) for t in tokens]
     lib, memory = context.library.lib, context.memory
     sequences = range(context.n_seq_max) if seq_id is None else (seq_id,)
     last = {s: p for s in sequences if (p := memory.seq_pos_max(s)) >= 0}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LlamaError
-from ...validation import integer
+from ...validation import check_int
 from ..loading.library import Library
 from ..native_object import Handle
 
@@ -48,7 +48,7 @@ def thread_count(name: str, wanted: int) -> int:
     Raises:
         ValidationError: It is negative or no integer; *name* says which argument.
     """
-    return min(integer(name, wanted, 0) or physical_cores(), len(usable_cpus()), MAX_THREADS)
+    return min(check_int(name, wanted, 0) or physical_cores(), len(usable_cpus()), MAX_THREADS)
 
 
 class ThreadPool(Handle):
@@ -61,7 +61,7 @@ class ThreadPool(Handle):
     """
 
     def __init__(self, library: Library, n_threads: int) -> None:
-        n_threads = integer("n_threads", n_threads, 1, MAX_THREADS)
+        n_threads = check_int("n_threads", n_threads, 1, MAX_THREADS)
         ffi, lib = library.ffi, library.lib
         params = ffi.new("struct ggml_threadpool_params *")
         lib.ggml_threadpool_params_init(params, n_threads)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import ModelLoadError, ValidationError
 from ...gguf.reader import GgufSummary, check_gguf, check_parts, fingerprint
-from ...validation import real
+from ...validation import check_float
 from .vocab import encode
 
 __all__ = ["AnyPath", "ModelFiles", "Override", "open_files"]
@@ -136,6 +136,6 @@ def _check_overrides(summary: GgufSummary, overrides: Mapping[str, Override]) ->
             if "\0" in value or len(encode(value)) > _MAX_BYTES:
                 raise ValidationError(f"{where}: text has at most {_MAX_BYTES} bytes and no NUL")
         elif isinstance(value, float):
-            real(f"kv_overrides[{key!r}]", value, -3e38, 3e38)
+            check_float(f"kv_overrides[{key!r}]", value, -3e38, 3e38)
         elif not _INT_RANGE[0] <= value <= _INT_RANGE[1]:
             raise ValidationError(f"{where} is outside {_INT_RANGE[0]}..{_INT_RANGE[1]}")

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ModelLoadError, TemplateError, ValidationError
 from ...gguf.reader import GgufSummary
 from ...progress import Progress, reporting
-from ...validation import INT32_MAX, integer, real
+from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..callbacks import Relay
 from ..loading.library import Library, get_library
@@ -93,8 +93,8 @@ class Model(ModelFacts):
         if load_mtp:
             check_mtp(self.path, self.gguf, self.library)
         self.has_mtp = bool(load_mtp) and not self.vocab_only
-        n_gpu_layers = integer("n_gpu_layers", n_gpu_layers, -INT32_MAX)
-        main_gpu = integer("main_gpu", main_gpu, 0)
+        n_gpu_layers = check_int("n_gpu_layers", n_gpu_layers, -INT32_MAX)
+        main_gpu = check_int("main_gpu", main_gpu, 0)
         ffi, relay = self.library.ffi, Relay()
         # C keeps none of these, but reads them until it has loaded.
         params = compat.model_params(
@@ -218,7 +218,7 @@ def _shares(library: Library, tensor_split: Sequence[float] | None) -> Any:
     if tensor_split is None:
         return None
     most = int(library.lib.llama_max_devices())
-    shares = [real("tensor_split", share, 0, 1e30) for share in tensor_split]
+    shares = [check_float("tensor_split", share, 0, 1e30) for share in tensor_split]
     if len(shares) > most:
         raise ValidationError(f"tensor_split has {len(shares)} shares; this build takes {most}")
     if not any(shares):

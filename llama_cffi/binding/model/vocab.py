@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import integer
+from ...validation import check_int
 from .. import compat
 from .deep_stack import call_deep, longest_run
 
@@ -239,7 +239,7 @@ class Vocab:
         """
         if type(token) is int and 0 <= token < self.n_tokens:  # hot
             return token
-        return integer("token", token, 0, self.n_tokens - 1)
+        return check_int("token", token, 0, self.n_tokens - 1)
 
     def check_all(self, tokens: Iterable[int]) -> list[int]:
         """Return *tokens* as a list if the vocabulary has them all.

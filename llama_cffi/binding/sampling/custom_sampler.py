@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...errors import GenerationError, ValidationError
-from ...validation import integer
+from ...validation import check_int
 from .. import compat
 from ..callbacks import Relay
 from ..model.model import Model
@@ -105,7 +105,7 @@ class CustomSampler:
             raise
 
     def _find(self, array: NDArray[Any], token: int) -> int:
-        token = integer(f"the token that {self.name!r} selects", token, 0)
+        token = check_int(f"the token that {self.name!r} selects", token, 0)
         found = (array["id"] == token).nonzero()[0]
         if not len(found):
             raise GenerationError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, integer, real
+from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..loading.library import Library
 from ..model.model import Model
@@ -78,7 +78,7 @@ class SamplerKinds(Handle):
 
     def add_top_k(self, k: int) -> Self:
         """Keep the k most probable; k <= 0 keeps all. C: llama_sampler_init_top_k."""
-        k = integer("k", k, -INT32_MAX)
+        k = check_int("k", k, -INT32_MAX)
         self._add(self._new("top_k", k))
         if k > 0:
             self._preselection.keeps(k)
@@ -88,11 +88,11 @@ class SamplerKinds(Handle):
 
     def add_top_p(self, p: float, min_keep: int = 1) -> Self:
         """Keep the most probable up to total probability p. C: llama_sampler_init_top_p."""
-        return self._add_changing("top_p", real("p", p, 0, 1), _min_keep(min_keep))
+        return self._add_changing("top_p", check_float("p", p, 0, 1), _min_keep(min_keep))
 
     def add_min_p(self, p: float, min_keep: int = 1) -> Self:
         """Keep tokens with at least p times the best's probability. C: llama_sampler_init_min_p."""
-        return self._add_changing("min_p", real("p", p, 0, 1), _min_keep(min_keep))
+        return self._add_changing("min_p", check_float("p", p, 0, 1), _min_keep(min_keep))
 
     def add_typical(self, p: float, min_keep: int = 1) -> Self:
         """Keep the tokens whose information is nearest the entropy, up to total probability p.
@@ -100,7 +100,7 @@ class SamplerKinds(Handle):
         Where some candidate's probability is 0, C's entropy is NaN and it keeps any of them.
         C: llama_sampler_init_typical
         """
-        return self._add_changing("typical", real("p", p, 0, 1), _min_keep(min_keep))
+        return self._add_changing("typical", check_float("p", p, 0, 1), _min_keep(min_keep))
 
     def add_temp(self, temperature: float) -> Self:
         """Divide the logits; above 0, for 0 use greedy. C: llama_sampler_init_temp."""
@@ -114,8 +114,8 @@ class SamplerKinds(Handle):
         C: llama_sampler_init_temp_ext
         """
         temperature = _temperature(temperature)
-        delta = real("delta", delta, 0, _MAX_FLOAT)
-        exponent = real("exponent", exponent, 0, 100)
+        delta = check_float("delta", delta, 0, _MAX_FLOAT)
+        exponent = check_float("exponent", exponent, 0, 100)
         if temperature - delta < MIN_TEMPERATURE:
             high = temperature + delta
             temperature, delta = (high + MIN_TEMPERATURE) / 2, (high - MIN_TEMPERATURE) / 2
@@ -136,8 +136,8 @@ class SamplerKinds(Handle):
         """
         return self._add_changing(
             "xtc",
-            real("probability", probability, 0, 1),
-            real("threshold", threshold, 0, 1),
+            check_float("probability", probability, 0, 1),
+            check_float("threshold", threshold, 0, 1),
             _min_keep(min_keep),
             _seed(seed),
         )
@@ -147,7 +147,7 @@ class SamplerKinds(Handle):
 
         C: llama_sampler_init_top_n_sigma, since b4753
         """
-        return self._add_changing("top_n_sigma", real("n", n, 0, _MAX_FLOAT, above=True))
+        return self._add_changing("top_n_sigma", check_float("n", n, 0, _MAX_FLOAT, above=True))
 
     def add_mirostat(
         self, seed: int | None, tau: float = 5.0, eta: float = 0.1, m: int = 100
@@ -165,15 +165,15 @@ class SamplerKinds(Handle):
             "mirostat",
             self.model.vocab.n_tokens,
             _seed(seed),
-            real("tau", tau, 0, 100),
-            real("eta", eta, 0, 100),
-            integer("m", m, 2),
+            check_float("tau", tau, 0, 100),
+            check_float("eta", eta, 0, 100),
+            check_int("m", m, 2),
             selects=True,
         )
 
     def add_mirostat_v2(self, seed: int | None, tau: float = 5.0, eta: float = 0.1) -> Self:
         """Draw as `add_mirostat` does, without an estimate. C: llama_sampler_init_mirostat_v2."""
-        numbers = _seed(seed), real("tau", tau, 0, 100), real("eta", eta, 0, 100)
+        numbers = _seed(seed), check_float("tau", tau, 0, 100), check_float("eta", eta, 0, 100)
         return self._add_changing("mirostat_v2", *numbers, selects=True)
 
     def add_adaptive_p(self, target: float, decay: float, seed: int | None) -> Self:
@@ -185,7 +185,7 @@ class SamplerKinds(Handle):
             seed: Of the draws.
         C: llama_sampler_init_adaptive_p, since b7836
         """
-        target, decay = real("target", target, -1, 1), real("decay", decay, 0, 0.99)
+        target, decay = check_float("target", target, -1, 1), check_float("decay", decay, 0, 0.99)
         return self._add_changing("adaptive_p", target, decay, _seed(seed), selects=True)
 
     def add_penalties(
@@ -200,10 +200,10 @@ class SamplerKinds(Handle):
             presence: Subtracted once; 0.0 = off.
         C: llama_sampler_init_penalties
         """
-        last_n = integer("last_n", last_n, 0, MAX_LAST_N)
-        repeat = real("repeat", repeat, MIN_REPEAT, 1000)
-        frequency = real("frequency", frequency, -1000, 1000)
-        presence = real("presence", presence, -1000, 1000)
+        last_n = check_int("last_n", last_n, 0, MAX_LAST_N)
+        repeat = check_float("repeat", repeat, MIN_REPEAT, 1000)
+        frequency = check_float("frequency", frequency, -1000, 1000)
+        presence = check_float("presence", presence, -1000, 1000)
         library, model = self.model.library, self.model.ptr
         self._add(compat.sampler_penalties(library, model, last_n, repeat, frequency, presence))
         if repeat >= 1 and frequency >= 0 and presence >= 0:
@@ -235,9 +235,12 @@ class SamplerKinds(Handle):
                 character.) Each costs a walk over the vocabulary, here.
         C: llama_sampler_init_dry, since b3995
         """
-        multiplier, base = real("multiplier", multiplier, 0, 1000), real("base", base, 1, 1000)
-        allowed_length = integer("allowed_length", allowed_length, 0)
-        last_n = integer("penalty_last_n", penalty_last_n, -1, MAX_LAST_N)
+        multiplier, base = (
+            check_float("multiplier", multiplier, 0, 1000),
+            check_float("base", base, 1, 1000),
+        )
+        allowed_length = check_int("allowed_length", allowed_length, 0)
+        last_n = check_int("penalty_last_n", penalty_last_n, -1, MAX_LAST_N)
         if last_n < 0:
             last_n = min(self.model.n_ctx_train, MAX_LAST_N)
         breakers = self._breakers(seq_breakers)
@@ -324,20 +327,20 @@ class SamplerKinds(Handle):
 
 
 def _seed(seed: int | None) -> int:
-    seed = -1 if seed is None else integer("seed", seed, -1, _ANY_SEED)
+    seed = -1 if seed is None else check_int("seed", seed, -1, _ANY_SEED)
     return _ANY_SEED if seed == -1 else seed
 
 
 def _min_keep(min_keep: int) -> int:
     # Old builds underflow at 0 or keep nothing; 1 means the same.
-    return max(1, integer("min_keep", min_keep, 0))
+    return max(1, check_int("min_keep", min_keep, 0))
 
 
 def _temperature(temperature: float) -> float:
-    return real("temperature", temperature, MIN_TEMPERATURE, _MAX_FLOAT)
+    return check_float("temperature", temperature, MIN_TEMPERATURE, _MAX_FLOAT)
 
 
 def _bias(token: int, value: float) -> float:
     if value == -math.inf:
         return -math.inf
-    return real(f"the bias of token {token}", value, -MAX_BIAS, MAX_BIAS)
+    return check_float(f"the bias of token {token}", value, -MAX_BIAS, MAX_BIAS)
