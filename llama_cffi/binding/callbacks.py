@@ -1,6 +1,6 @@
 """The relay: Python exceptions carried through C frames.
 
-1. A Python function is wrapped in a C callback with `Relay.guard`.
+1. A Python function is wrapped in a C callback with `ExceptionRelay.guard`.
 2. C calls it; when it raises, the exception is kept here and C gets the value that means "stop".
 3. C unwinds and returns its failure code.
 4. The caller's `with relay:` block re-raises the exception unchanged.
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Relay"]
+__all__ = ["ExceptionRelay"]
 
 
-class Relay:
+class ExceptionRelay:
     """Keeps the first exception that callbacks raised during one C call.
 
     Attributes:
@@ -34,7 +34,7 @@ class Relay:
         if self.error is None:
             self.error = error
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> ExceptionRelay:
         return self
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from ..errors import LlamaError, ValidationError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FORKED", "Handle", "abandon"]
+__all__ = ["FORKED", "NativeObject", "abandon"]
 
 FORKED = (
     "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
@@ -19,7 +19,7 @@ FORKED = (
 )
 
 
-class Handle:
+class NativeObject:
     """Owner of one C object.
 
     A child holds its parent, so the parent lives as long as its children. `close` is idempotent
@@ -37,13 +37,13 @@ class Handle:
         ptr: Any,
         free: Callable[[Any], object],
         *,
-        parent: Handle | None = None,
-        keeps: Iterable[Handle] = (),
+        parent: NativeObject | None = None,
+        keeps: Iterable[NativeObject] = (),
     ) -> None:
         above = [*([parent] if parent else []), *keeps]
         self._ptr = ptr
         self._parent = parent
-        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
         # a reference, and an object goes when its handle and all objects below it are gone.
         owned = _Owned(ptr, free, [handle.hold() for handle in above])
@@ -62,7 +62,7 @@ class Handle:
             LlamaError: The process was forked since.
         """
         if self._ptr is None:
-            raise self._gone()
+            raise self._closed_error()
         return self._ptr
 
     @property
@@ -77,7 +77,7 @@ class Handle:
         self._ptr = None
         self._finalizer()
 
-    def _swap_kept(self, old: Iterable[Handle], new: Iterable[Handle]) -> None:
+    def _swap_kept(self, old: Iterable[NativeObject], new: Iterable[NativeObject]) -> None:
         """Free *new* after this handle, and *old* no more."""
         above = self.hold().above
         for handle in old:
@@ -95,10 +95,10 @@ class Handle:
         """
         owned = self._owned()
         if self._ptr is None or owned is None:
-            raise self._gone()
+            raise self._closed_error()
         return owned
 
-    def _gone(self) -> LlamaError:
+    def _closed_error(self) -> LlamaError:
         if _abandoned:
             return LlamaError(FORKED)
         return ValidationError(f"this {type(self).__name__} is closed; open a new one")
@@ -124,7 +124,7 @@ class _Owned:
             self.free(self.ptr)
 
 
-_alive: weakref.WeakSet[Handle] = weakref.WeakSet()
+_alive: weakref.WeakSet[NativeObject] = weakref.WeakSet()
 _abandoned = False
 
 

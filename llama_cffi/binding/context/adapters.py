@@ -14,7 +14,7 @@ from ...gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
 from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
-from ..native_object import Handle
+from ..native_object import NativeObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ _INVOCATION = "adapter.alora.invocation_tokens"
 _DIRECTION = re.compile(r"direction\.(\d+)")
 
 
-class LoraAdapter(Handle):
+class LoraAdapter(NativeObject):
     """A LoRA adapter for one model; `Context.set_adapters` switches it on.
 
     Args:

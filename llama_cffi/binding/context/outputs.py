@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ValidationError
 from ...validation import check_int
 from .. import compat
-from ..native_object import Handle
+from ..native_object import NativeObject
 from ..sampling.candidates import check_logits
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Perf:
     n_generated: int
 
 
-class Outputs(Handle):
+class Outputs(NativeObject):
     """The results of a context's last `decode` or `encode`.
 
     They come as copies. With `copy=False` they are C's own memory, for loops that cannot pay for

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import LlamaError
 from ...validation import check_int
 from ..loading.library import Library
-from ..native_object import Handle
+from ..native_object import NativeObject
 
 __all__ = ["MAX_THREADS", "ThreadPool", "physical_cores", "thread_count", "usable_cpus"]
 
@@ -51,7 +51,7 @@ def thread_count(name: str, wanted: int) -> int:
     return min(check_int(name, wanted, 0) or physical_cores(), len(usable_cpus()), MAX_THREADS)
 
 
-class ThreadPool(Handle):
+class ThreadPool(NativeObject):
     """A persistent ggml thread pool, attached to one context.
 
     Raises:

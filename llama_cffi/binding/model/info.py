@@ -10,7 +10,7 @@ from ...errors import ValidationError
 from ...gguf.reader import GgufSummary, read_gguf
 from .. import compat
 from ..loading.library import Library
-from ..native_object import Handle
+from ..native_object import NativeObject
 from .files import ModelFiles
 
 __all__ = ["ModelFacts"]
@@ -19,7 +19,7 @@ __all__ = ["ModelFacts"]
 _STATES = ("ssm.state_size", "shortconv.l_cache")
 
 
-class ModelFacts(Handle):
+class ModelFacts(NativeObject):
     """The properties of a model.
 
     Some are read from the file when they are first asked for: where the build cannot tell them, or

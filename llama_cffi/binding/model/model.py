@@ -11,7 +11,7 @@ from ...gguf.reader import GgufSummary
 from ...progress import Progress, reporting
 from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
-from ..callbacks import Relay
+from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
 from .files import AnyPath, Override, open_files
 from .info import ModelFacts
@@ -95,7 +95,7 @@ class Model(ModelFacts):
         self.has_mtp = bool(load_mtp) and not self.vocab_only
         n_gpu_layers = check_int("n_gpu_layers", n_gpu_layers, -INT32_MAX)
         main_gpu = check_int("main_gpu", main_gpu, 0)
-        ffi, relay = self.library.ffi, Relay()
+        ffi, relay = self.library.ffi, ExceptionRelay()
         # C keeps none of these, but reads them until it has loaded.
         params = compat.model_params(
             self.library,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import GenerationError, ValidationError
 from ...validation import check_int
 from .. import compat
-from ..callbacks import Relay
+from ..callbacks import ExceptionRelay
 from ..model.model import Model
 from .candidates import Candidates
 
@@ -57,7 +57,7 @@ class CustomSampler:
         if "\0" in name:
             raise ValidationError(f"name={name!r} has a NUL")
         self.model, self.name, self.accept = model, name, accept
-        self.relay = Relay()
+        self.relay = ExceptionRelay()
         self.candidates: Candidates | None = None  # what the chain that calls works on
         ffi, lib = model.library.ffi, model.library.lib
         # C reads the interface of its own build, which may be longer than the declared one. It

@@ -11,7 +11,7 @@ from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..loading.library import Library
 from ..model.model import Model
-from ..native_object import Handle
+from ..native_object import NativeObject
 from .topk_preselect import Preselection
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def available(library: Library) -> frozenset[str]:
     )
 
 
-class SamplerKinds(Handle):
+class SamplerKinds(NativeObject):
     """The `add_*` methods of `SamplerChain`; each returns the chain.
 
     A *seed* is 0 to 2^32 - 2, and then a reset restarts the same draws. None, -1 and C's own
