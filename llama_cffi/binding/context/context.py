@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import LlamaError, ValidationError
 from .. import compat
 from ..loading.library import Library
-from ..model.kind import model_kind
+from ..model.kind import ModelKind
 from ..model.model import Model
 from . import state
 from .abort_flag import AbortFlag
@@ -63,7 +63,7 @@ class Context(Outputs):
         library = model.library
         if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only; it cannot decode")
-        self.kind = model_kind(model)
+        self.kind = ModelKind.of(model)
         values = resolve(ContextParams(**options), model, self.kind)
         n_ctx, n_threads, n_threads_batch = (
             values[k] for k in ("n_ctx", "n_threads", "n_threads_batch")
