@@ -9,7 +9,7 @@ from .context.adapters import LoraAdapter, load_control_vector
 from .context.batch import Batch
 from .context.context import Context
 from .context.memory import Memory
-from .context.outputs import Perf
+from .context.perf import Perf
 from .loading.library import Device, Library, get_library
 from .model.model import Model
 from .model.vocab import Vocab

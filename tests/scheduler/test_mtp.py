@@ -123,7 +123,7 @@ def test_contexts_refuse_the_wrong_batches(tmp_path: Path) -> None:
         for context, n_hidden in ((plain, width), (head, 0), (head, width + 1)):
             batch = Batch(2, n_hidden=n_hidden)
             batch.fill([1], 0)
-            with pytest.raises(ValidationError, match="hidden states of width"):
+            with pytest.raises(ValidationError, match="the batch has n_hidden="):
                 context.decode(batch)
         with pytest.raises(ValidationError, match="no embeddings"):
             head.set_embeddings(True)
