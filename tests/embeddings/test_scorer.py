@@ -221,7 +221,7 @@ def test_bad_input(llama: Model, tmp_path: Path) -> None:
     for name in ("bert", "t5"):
         with (
             Model(tmp_path / f"{name}.gguf") as other,
-            pytest.raises(ValidationError, match="scores need a decoder"),
+            pytest.raises(ValidationError, match="scores need a causal decoder"),
         ):
             scorer(other)
     made.close()
