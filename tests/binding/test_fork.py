@@ -148,7 +148,7 @@ def test_a_lock_that_another_thread_holds(child: Child) -> None:
     """The child must not wait for a thread that it does not have."""
     work = """
         import threading
-        from llama_cffi.binding import library
+        from llama_cffi.binding.loading import library
         with library._lock:
             pid = os.fork()
             if not pid:

@@ -143,7 +143,9 @@ class Batch:
         n = len(tokens)
         if not 1 <= n <= self.n_tokens_max:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
-        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
+        # Empty if a number is refused.
+        self.struct.n_tokens = self.token_max = self.seq_max = 0
+        self.single = self._shares = False
         pos = check_int("pos", pos, 0, INT32_MAX - n)
         seq_id, logits = check_int("seq_id", seq_id, 0), bool(logits)
         if n == 1:  # hot: every generated token
@@ -168,7 +170,7 @@ class Batch:
                     self._seq_ids[i * self.n_seq_max] = seq_id
             self._logits_bytes[0:n] = bytes(n)
         self._logits[n - 1] = logits
-        self.seq_max, self._shares = seq_id, False
+        self.seq_max = seq_id
         self.struct.n_tokens, self.single = n, n == 1 and logits
 
     def put(
@@ -198,7 +200,7 @@ class Batch:
                 f"{n} tokens, {len(positions)} positions, {len(seq_ids)} sequences and "
                 f"{len(logits)} flags must have the same length"
             )
-        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
+        self.clear()  # empty if a number is refused
         try:
             for name, numbers in (("token", tokens), ("pos", positions), ("seq_id", seq_ids)):
                 check_int(name, min(numbers), 0)
@@ -214,7 +216,7 @@ class Batch:
             raise ValidationError("tokens, positions and sequences must be integers") from None
         self._n_seq_id[0:n] = [1] * n
         self._logits_bytes[0:n] = logits
-        self.token_max, self.seq_max, self._shares = max(tokens), max(seq_ids), False
+        self.token_max, self.seq_max = max(tokens), max(seq_ids)
         self.struct.n_tokens, self.single = n, n == 1 and bool(logits[0])
 
     def put_hidden(self, rows: NDArray[np.float32]) -> None:

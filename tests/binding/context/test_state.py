@@ -176,7 +176,7 @@ def test_damage(context: Context) -> None:
 def test_what_is_no_state(model: Model, data: bytes) -> None:
     from llama_cffi.binding.context.state import _parse
 
-    with pytest.raises(ValidationError, match="no state"):
+    with pytest.raises(ValidationError, match="not a state"):
         _parse(data)
 
 

@@ -11,7 +11,7 @@ from support.children import Child
 PROBE = """
 import json
 from llama_cffi import cdefs, get_library
-from llama_cffi.binding import probe
+from llama_cffi.binding.loading import probe
 from llama_cffi.binding.loading.declarations import load_ffi
 from llama_cffi.libs_fetch import cache_dir
 
@@ -49,7 +49,7 @@ def test_operation_numbers_of_another_class_are_noticed(child: Child) -> None:
         """
         import cffi
         from llama_cffi import cdefs, get_library
-        from llama_cffi.binding import probe
+        from llama_cffi.binding.loading import probe
         from llama_cffi.binding.loading.declarations import load_ffi
         from llama_cffi.binding.loading.process_maps import readable
         from llama_cffi.libs_fetch import cache_dir
