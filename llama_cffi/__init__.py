@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from .engine.engine import Engine
     from .errors import (
         AbiMismatchError,
+        CancelledError,
+        ClosedError,
         ContextOverflowError,
+        DeadlineExceededError,
         DecodeAbortedError,
+        EngineDeadError,
         FetchError,
         GenerationError,
         GrammarError,
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         QueueFullError,
         TemplateError,
+        UnknownOptionError,
         ValidationError,
     )
     from .generation.sampling_params import SamplingParams
@@ -112,8 +117,12 @@ _HOME = {
     "api.unified": ("UnifiedLLM",),
     "errors": (
         "AbiMismatchError",
+        "CancelledError",
+        "ClosedError",
         "ContextOverflowError",
+        "DeadlineExceededError",
         "DecodeAbortedError",
+        "EngineDeadError",
         "FetchError",
         "GenerationError",
         "GrammarError",
@@ -124,6 +133,7 @@ _HOME = {
         "ModelLoadError",
         "QueueFullError",
         "TemplateError",
+        "UnknownOptionError",
         "ValidationError",
     ),
 }
@@ -176,8 +186,12 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "Score",
     "Scorer",
     "AbiMismatchError",
+    "CancelledError",
+    "ClosedError",
     "ContextOverflowError",
+    "DeadlineExceededError",
     "DecodeAbortedError",
+    "EngineDeadError",
     "FetchError",
     "GenerationError",
     "GrammarError",
@@ -188,6 +202,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "ModelLoadError",
     "QueueFullError",
     "TemplateError",
+    "UnknownOptionError",
     "ValidationError",
     "__version__",
 ]

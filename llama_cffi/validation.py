@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
-from .errors import ValidationError
+from .errors import UnknownOptionError, ValidationError
 
-__all__ = ["INT32_MAX", "as_callables", "as_list", "as_path", "check_float", "check_int"]
+__all__ = [
+    "INT32_MAX",
+    "as_callables",
+    "as_list",
+    "as_path",
+    "check_float",
+    "check_int",
+    "reject_unknown",
+]
 
 INT32_MAX = 2**31 - 1
 
@@ -87,3 +96,22 @@ def as_path(name: str, value: Any) -> Path:
         return Path(value).expanduser()
     except TypeError:
         raise ValidationError(f"{name}={value!r} is no path") from None
+
+
+def reject_unknown(options: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse options that do not exist.
+
+    Args:
+        options: The names that were given.
+        known: The names that there are.
+        where: What takes them, for the message.
+
+    Raises:
+        UnknownOptionError: One is not known; the message suggests the nearest name.
+    """
+    names = list(known)
+    for option in options:
+        if option not in names:
+            near = difflib.get_close_matches(option, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}"
+            raise UnknownOptionError(f"{where} has no option {option!r}{hint}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ..binding import LoraAdapter, Model
 from ..errors import ValidationError
@@ -11,10 +11,7 @@ from ..validation import as_path
 
 if TYPE_CHECKING:
     from ..binding import Perf
-    from ..engine.engine import Engine
-    from ..scheduler import InferenceEngine
-
-    AnyEngine: TypeAlias = Engine | InferenceEngine
+    from .running import AnyEngine
 
 __all__ = ["Session"]
 

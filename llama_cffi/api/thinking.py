@@ -30,7 +30,7 @@ class ThinkMarkers(NamedTuple):
 
 
 class ThinkingBudget:
-    """Ends the thought of one answer when it has had its tokens; a `generation.ThoughtLimit`.
+    """Ends the thought of one answer when it has had its tokens; a `generation.ReasoningLimit`.
 
     Only a thought at the beginning of the answer is limited. Tokens between its markers count.
 

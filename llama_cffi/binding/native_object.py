@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LlamaError, ValidationError
+from ..errors import ClosedError, LlamaError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -102,7 +102,7 @@ class NativeObject:
     def _closed_error(self) -> LlamaError:
         if _abandoned:
             return LlamaError(FORKED)
-        return ValidationError(f"this {type(self).__name__} is closed; open a new one")
+        return ClosedError(f"this {type(self).__name__} is closed; open a new one")
 
     def __enter__(self) -> Self:
         _ = self.ptr  # raises if closed

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..binding import Batch, Context, Model
-from ..errors import ContextOverflowError, DecodeAbortedError, ValidationError
+from ..errors import CancelledError, ContextOverflowError, ValidationError
 from ..progress import Progress, reporting
 from ..validation import check_int
 from .resizable_context import ResizableContext
@@ -117,7 +117,7 @@ class Embedder:
         Raises:
             ContextOverflowError: An input is longer than the model supports, without *truncate*.
             ValidationError: *texts* is a str instead of a list, or an item is not a str.
-            DecodeAbortedError: *progress* returned False.
+            CancelledError: *progress* returned False.
             LlamaError: There is not enough memory.
         """
         tokens = [self._tokenize(text) for text in _as_list("texts", texts)]
@@ -293,7 +293,7 @@ class Embedder:
             for group in _batches(distinct, context.n_ubatch, n_seqs):
                 found |= self._run(context, batch, group)
                 if not report(len(found) / len(distinct)):
-                    raise DecodeAbortedError(
+                    raise CancelledError(
                         f"progress stopped it after {len(found)} of {len(distinct)} texts"
                     )
         return found

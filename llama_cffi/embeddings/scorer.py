@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..binding import Batch, Context, Model
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
-from ..generation.prefix import n_common
+from ..generation.prompt import common_prefix_length
 from ..validation import check_int
 from .resizable_context import ResizableContext
 
@@ -141,7 +141,7 @@ class Scorer:
         if not whole:
             return []
         before = self._tokenize(prompt)
-        n = min(n_common(before, tokens) for tokens in whole)
+        n = min(common_prefix_length(before, tokens) for tokens in whole)
         if not n:
             raise ValidationError(
                 "there is no token before the first one to score; pass a prompt, such as "

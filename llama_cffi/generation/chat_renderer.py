@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
 from ..chat.messages import plain_messages
@@ -13,6 +13,7 @@ from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
+from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat"]
 
 _log = logging.getLogger(__name__)
+# Keys that llama.cpp reads since 2025-12 (gguf-py/gguf/constants.py) -> options.
+_SAMPLING_KEYS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_last_n": "penalty_last_n",
+    "penalty_repeat": "repeat_penalty",
+    "mirostat": "mirostat_mode",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
+}
+_WHOLE = frozenset(("top_k", "penalty_last_n", "mirostat_mode"))
 
 
 class ChatOptions(TypedDict, total=False):
@@ -118,6 +134,35 @@ class ChatRenderer:
             ValidationError: The effort is unknown, both are given, or the model cannot do so.
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
+
+    def with_stops(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *options* with the strings that end a turn of the family, which files may lack."""
+        stops = self.family.stops
+        if not stops:
+            return dict(options)
+        given = options.get("stop") or ()
+        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
+        return {**options, "stop": [*own, *stops]}
+
+    def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
+        """Return the sampling options that the model's makers recommend.
+
+        Those in the GGUF (`general.sampling.*`) win over those known for the family.
+
+        Args:
+            thinking: Whether the model thinks first; None: its default.
+
+        Raises:
+            ValidationError: Thinking cannot be switched so.
+        """
+        metadata = self._model.metadata
+        stored = {
+            option: float(metadata[f"general.sampling.{key}"])
+            for key, option in _SAMPLING_KEYS.items()
+            if f"general.sampling.{key}" in metadata
+        }
+        found = {**self.family.recommended(thinking), **stored}
+        return {name: int(v) if name in _WHOLE else v for name, v in found.items()}
 
     def render(
         self,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
-from .prefix import n_common
+from .prompt import common_prefix_length
 
 if TYPE_CHECKING:
-    from .cancellation import Stop
+    from .cancellation import CancelToken
     from .stats import GenerationStats
 
 __all__ = ["Slot"]
@@ -46,13 +46,13 @@ class Slot:
 
         At least one token is left to decode, since only decoding gives logits.
         """
-        n = n_common(self.tokens, tokens[:-1])
+        n = common_prefix_length(self.tokens, tokens[:-1])
         if not self.context.memory.can_truncate(self.seq_id, n):
             n = 0
         self._drop(n)
         return len(self.tokens)
 
-    def feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+    def feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
 
         On "no KV slot" the chunk is halved, down to 16, and the same tokens are tried again; after
@@ -72,7 +72,7 @@ class Slot:
             self._drop(start)
             raise
 
-    def step(self, token: int, stop: Stop, stats: GenerationStats) -> None:
+    def step(self, token: int, stop: CancelToken, stats: GenerationStats) -> None:
         """Decode one token; errors are those of `feed`. Hot: every generated token."""
         try:
             self._one.advance(token, len(self.tokens))
@@ -104,7 +104,7 @@ class Slot:
         memory.seq_add(self.seq_id, end, -1, -n_discard)
         del self.tokens[n_keep:end]
 
-    def _feed(self, tokens: Sequence[int], stop: Stop, stats: GenerationStats) -> None:
+    def _feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         context, n, done = self.context, len(tokens), 0
         limit = self._batch.n_tokens_max if context.abortable else self._paced
         chunk, defragged = limit, False

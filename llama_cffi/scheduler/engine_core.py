@@ -12,10 +12,9 @@ from importlib import import_module
 from typing import Any
 
 from ..binding import Context, LoraAdapter
-from ..errors import DecodeAbortedError
-from ..generation.cancellation import CANCEL, CLOSE, DEADLINE
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
 from ..generation.sampler_chains import ChainCache
-from ..generation.sequence import Answer, Step
+from ..generation.sequence import SequenceState, Step
 from .metrics import Metrics, Moment
 from .model_runner import Executor
 from .request import Request, RequestState
@@ -128,7 +127,7 @@ class Worker:
             chain = handle.chain = self._chains.take(request.sampling)
             chain.output = output = handle.output
             most, stats = request.max_tokens, request.stats
-            handle.answer = Answer(chain, handle.params, most, output, stats)
+            handle.answer = SequenceState(chain, handle.params, most, output, stats)
             handle.answer.begin(request.prompt_tokens)
         except Exception as error:
             self._give_up(request, RequestState.FAILED, error)
@@ -181,7 +180,7 @@ class Worker:
     def abort(self, request: Request, reason: str) -> None:
         """Cancel a request, unless it has ended."""
         if not request.finished:
-            error = DecodeAbortedError(f"{request.id} has ended: {_REASONS[reason]}", reason=reason)
+            error = aborted(f"{request.id} has ended: {_REASONS[reason]}", reason)
             request.stats.finish_reason = reason
             self._give_up(request, RequestState.CANCELLED, error)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ..errors import GenerationError, ValidationError
+from ..errors import ClosedError, EngineDeadError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE
 from .engine_core import Worker
 from .request_handle import Handle
@@ -51,7 +51,7 @@ class Runner:
 
         Raises:
             ValidationError: The engine is closed.
-            GenerationError: It has stopped.
+            EngineDeadError: It has stopped.
         """
         self._check_open()
         with self._starting:
@@ -66,7 +66,7 @@ class Runner:
 
         Raises:
             ValidationError: It runs already.
-            GenerationError: The engine has stopped.
+            EngineDeadError: The engine has stopped.
         """
         with self._runs():
             while self._worker.scheduler.has_work or self._inbox.wait():
@@ -77,7 +77,7 @@ class Runner:
 
         Raises:
             ValidationError: It runs already.
-            GenerationError: The engine has stopped.
+            EngineDeadError: The engine has stopped.
         """
         with self._runs():
             self._step()
@@ -214,8 +214,8 @@ class Runner:
             self._worker.fail_all(mail.submitted, self._stopped)
         self._inbox.notify()
 
-    def _stopped(self) -> GenerationError:
-        error = GenerationError(f"the engine has stopped: {self._broken!r}; open a new one")
+    def _stopped(self) -> EngineDeadError:
+        error = EngineDeadError(f"the engine has stopped: {self._broken!r}; open a new one")
         error.__cause__ = self._broken
         return error
 
@@ -223,7 +223,7 @@ class Runner:
         if self._broken is not None:
             raise self._stopped()
         if self._inbox.closed:
-            raise ValidationError("this InferenceEngine is closed; open a new one")
+            raise ClosedError("this InferenceEngine is closed; open a new one")
 
 
 _alive: weakref.WeakSet[Runner] = weakref.WeakSet()

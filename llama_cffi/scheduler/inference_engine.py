@@ -6,16 +6,18 @@ call, samples for each request with its own chain, and hands the tokens out.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal, overload
 
-from ..binding import Context, Model
+from ..binding import Context
 from ..errors import ValidationError
 from ..generation.cancellation import on_cancel
+from ..generation.chat_renderer import ChatOptions, ChatRenderer
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import GenerationOptions
 from ..generation.sequence import Step
 from ..validation import check_float, check_int
 from .engine_core import Worker
@@ -29,12 +31,26 @@ from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..binding.context.params import MoreContextOptions
+    from ..generation.sequence import ReasoningLimit
     from ..generation.slot import Slot
     from ..generation.stats import GenerationStats
 
-__all__ = ["InferenceEngine"]
+__all__ = ["InferenceEngine", "SubmitOptions"]
 
 _MOST_SEQUENCES = 64  # of the oldest builds
+
+
+class SubmitOptions(GenerationOptions, total=False):
+    """`GenerationOptions` and the arguments of `InferenceEngine.submit` about one request."""
+
+    priority: int
+    callback: Callable[[str], object] | None
+    adapters: Mapping[str, float] | None
+    n_draft: int | None
+    wait: bool
 
 
 class InferenceEngine(Runner):
@@ -45,7 +61,7 @@ class InferenceEngine(Runner):
     different lengths. What a prompt has in common with an earlier one is not evaluated again.
 
     Args:
-        model_path: The GGUF file, or a `Model`, which the engine then does not close.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
         n_parallel: Most requests that run at once, 1 to 256; others wait. Builds before b5590
             run those of recurrent models one at a time.
         n_ctx: Most tokens of prompt and answer of one request.
@@ -61,6 +77,7 @@ class InferenceEngine(Runner):
         ageing_s: Waiting so long counts as much as one step of priority.
         context_policy: What happens to prompts that are too long, see `context_policy.fit_prompt`;
             `shift` is not possible here.
+        chat_format: See `Engine`.
         draft: Guesses ahead: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. The answers stay
             the same.
         start: Begin at once in a thread; else call `start`, `run` or `step`.
@@ -80,7 +97,7 @@ class InferenceEngine(Runner):
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str] | Model,
+        model_path: ModelSource,
         n_parallel: int = 8,
         n_ctx: int = 4096,
         *,
@@ -93,9 +110,10 @@ class InferenceEngine(Runner):
         max_waiting: int = 1024,
         ageing_s: float = 30.0,
         context_policy: str = "error",
+        chat_format: str | None = None,
         draft: Drafter | None = None,
         start: bool = True,
-        **context_options: Any,
+        **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
         n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
@@ -104,15 +122,14 @@ class InferenceEngine(Runner):
         ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
-        check_options(1, {}, context_policy)  # refuses a policy before a model is loaded
+        self._chat_format = chat_format
+        check_options(1, {}, context_policy, 1)  # refuses a policy before a model is loaded
         reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
             context_options["embeddings"] = True
-        self.owns_model = not isinstance(model_path, Model)
-        if isinstance(model_path, Model):
-            self.model = model_path
-        else:
-            self.model = Model(model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden)
+        self.model, self.owns_model = open_model(
+            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden
+        )
         context: Context | None = None
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
@@ -162,6 +179,30 @@ class InferenceEngine(Runner):
 
     # Requests
 
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return ChatRenderer(self.model, self._chat_format)
+
+    def tokenize_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> list[int]:
+        """Return the tokens of a conversation, to submit; see `Engine.tokenize_chat`.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            tools: Definitions, or Python functions.
+            **options: See `ChatOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+            ValidationError: A message has the wrong shape.
+        """
+        return self.renderer.render(messages, tools, **options).tokens
+
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
@@ -175,7 +216,7 @@ class InferenceEngine(Runner):
     def submit(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         *,
         priority: int = 0,
         callback: Callable[[str], object] | None = None,
@@ -183,13 +224,14 @@ class InferenceEngine(Runner):
         n_draft: int | None = None,
         wait: bool = False,
         listens: bool = False,
-        **options: Any,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Handle:
         """Let a prompt be answered; from any thread.
 
         Args:
             prompt: Text, as it is, or token ids.
-            max_tokens: Most tokens to generate.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
             priority: Higher goes first.
             callback: Called with each piece of text in the engine's thread; what it raises fails
                 this request.
@@ -197,8 +239,8 @@ class InferenceEngine(Runner):
             n_draft: Most guesses at once where the engine guesses, 0 = none; None = what pays.
             wait: Wait while too many requests wait, until `timeout_s`, instead of raising.
             listens: Keep each token for `Handle.steps`, also those that come before it is called.
-            **options: `sampling=SamplingParams(...)` or single sampling arguments, `stop`,
-                `timeout_s`, `logprobs` and others of `GenerationOptions`.
+            reasoning_limit: Makes the limit of the reasoning of this answer.
+            **options: See `GenerationOptions`.
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
@@ -214,7 +256,14 @@ class InferenceEngine(Runner):
             self.model,
             self.n_ctx,
             prompt,
-            check_options(max_tokens, options, self.context_policy),
+            check_options(
+                max_tokens,
+                options,
+                self.context_policy,
+                self.n_ctx,
+                lambda: self.renderer.recommended_sampling(),
+                reasoning_limit,
+            ),
             self,
             priority=priority,
             callback=callback,
@@ -227,30 +276,68 @@ class InferenceEngine(Runner):
         on_cancel(partial(self.cancel, handle))
         return handle
 
-    def generate(self, prompt: str | Sequence[int], max_tokens: int = 256, **options: Any) -> str:
-        """Submit a prompt and wait for the answer.
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str | Iterator[str]:
+        """Submit a prompt and return the whole answer, or its pieces with *stream*.
 
         Args:
             prompt: As for `submit`, with its errors.
-            max_tokens: Most tokens to generate.
+            max_tokens: As for `submit`.
+            stream: Return an iterator; leaving it early cancels the request.
             **options: The other arguments of `submit`, and the errors of `Handle.result`.
         """
-        return self.submit(prompt, max_tokens, **options).result()
+        handle = self.submit(prompt, max_tokens, **options)
+        return iter(handle) if stream else handle.result()
 
     def steps(
-        self, tokens: Sequence[int], n_predict: int = 256, **options: Any
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> Generator[Step, None, GenerationStats]:
         """Do what `Engine.steps` does, among the other requests.
 
-        It is under way before the first `next`, and cancelled when the iterator is dropped. Where
-        too many wait it waits, too.
+        It runs before the first `next`, and is cancelled when the iterator is dropped. Where too
+        many requests are waiting it waits, too.
 
         Args:
             tokens: At least one token id.
-            n_predict: Most tokens to generate.
+            max_tokens: As for `submit`.
+            reasoning_limit: As for `submit`.
             **options: The other arguments of `submit`, with its errors.
         """
-        handle = self.submit(tokens, n_predict, **{"wait": True, **options}, listens=True)
+        waiting: SubmitOptions = {"wait": True, **options}
+        handle = self.submit(
+            tokens, max_tokens, listens=True, reasoning_limit=reasoning_limit, **waiting
+        )
         steps = handle.steps()
         weakref.finalize(steps, handle.cancel).atexit = False
         return steps

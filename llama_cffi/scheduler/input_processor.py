@@ -9,8 +9,10 @@ from typing import Any
 from ..binding import Model
 from ..errors import ValidationError
 from ..generation.context_policy import fit_prompt
-from ..generation.options import Call, make_call
-from ..generation.sequence import TextOutput
+from ..generation.options import GenerationCall, parse_options
+from ..generation.output import Detokenizer
+from ..generation.prompt import tokenize_prompt
+from ..generation.sequence import ReasoningLimit
 from ..validation import INT32_MAX, check_float, check_int
 from .request import Request
 from .request_handle import Handle, Owner
@@ -20,24 +22,36 @@ __all__ = ["check_options", "make_handle"]
 _MAX_SCALE = 1e6
 
 
-def check_options(max_tokens: int, options: Mapping[str, Any], context_policy: str) -> Call:
+def check_options(
+    max_tokens: int | None,
+    options: Mapping[str, Any],
+    context_policy: str,
+    n_ctx: int,
+    recommended: Callable[[], Mapping[str, float]] | None = None,
+    reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+) -> GenerationCall:
     """Check the options of a request.
 
     Args:
-        max_tokens: Most tokens to generate.
-        options: `StreamOptions`.
-        context_policy: Where the options say nothing of it.
+        max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+        options: `GenerationOptions`.
+        context_policy: The engine's.
+        n_ctx: Most tokens of prompt and answer.
+        recommended: See `parse_options`.
+        reasoning_limit: See `parse_options`.
 
     Raises:
         ValidationError: One is unknown or out of range.
     """
-    defaults = {"context_policy": context_policy, "safety": None, "json_stop": ()}
-    max_tokens = check_int("max_tokens", max_tokens, 1)
-    call = make_call(max_tokens, {**defaults, **options}, None, (None, None, None))
-    if call.request.policy == "shift":
+    defaults = {"context_policy": context_policy}
+    call = parse_options(
+        max_tokens, options, n_ctx,
+        defaults=defaults, recommended=recommended, reasoning_limit=reasoning_limit,
+    )  # fmt: skip
+    if call.params.context_policy == "shift":
         raise ValidationError(
-            "context_policy='shift' needs a context of one's own: use Engine, or Llama without "
-            "parallel"
+            "context_policy='shift' needs a context of its own: use Engine, or Llama without "
+            "n_parallel"
         )
     return call
 
@@ -46,7 +60,7 @@ def make_handle(
     model: Model,
     n_ctx: int,
     prompt: str | Sequence[int],
-    call: Call,
+    call: GenerationCall,
     owner: Owner,
     *,
     priority: int,
@@ -71,18 +85,25 @@ def make_handle(
         ContextOverflowError: The prompt leaves no room for an answer.
         ValidationError: An argument is out of range.
     """
-    vocab, params = model.vocab, call.request
+    vocab, params = model.vocab, call.params
     if isinstance(prompt, str):
-        prompt = vocab.tokenize(prompt, True, True)
+        prompt = tokenize_prompt(vocab, prompt)
     tokens = vocab.check_all(prompt)
     if callback is not None and not callable(callback):
         raise ValidationError(f"callback={callback!r} cannot be called")
     n_first = int(vocab.add_bos)
-    fit = fit_prompt(tokens, params.n_predict, n_ctx, params.safety, params.policy, n_first=n_first)
+    fit = fit_prompt(
+        tokens,
+        params.max_tokens,
+        n_ctx,
+        params.safety,
+        params.context_policy,
+        n_first=n_first,
+    )
     request = Request(
         fit.tokens,
-        fit.n_predict,
-        params.params,
+        fit.max_tokens,
+        params.sampling,
         stop=[s for s in params.stop if isinstance(s, str)],
         priority=check_int("priority", priority, -INT32_MAX),
         timeout_s=call.timeout_s,
@@ -91,7 +112,7 @@ def make_handle(
         n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
     )
     request.stats.n_truncated = fit.n_truncated
-    return Handle(request, params, TextOutput(vocab, params), owner)
+    return Handle(request, params, Detokenizer(vocab, params), owner)
 
 
 def _group(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:

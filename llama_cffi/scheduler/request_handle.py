@@ -6,13 +6,14 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, on_cancel
-from ..generation.sequence import Answer, AnswerParams, Step, TextOutput
+from ..generation.output import Detokenizer
+from ..generation.sequence import GenerationParams, SequenceState, Step
 from .request import Request
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Handle:
     )
 
     def __init__(
-        self, request: Request, params: AnswerParams, output: TextOutput, owner: Owner
+        self, request: Request, params: GenerationParams, output: Detokenizer, owner: Owner
     ) -> None:
         self.request, self.params, self.output = request, params, output
         self.future: concurrent.futures.Future[str] = concurrent.futures.Future()
         self.future.set_running_or_notify_cancel()
         self.chain: Chain | None = None
-        self.answer: Answer | None = None
+        self.answer: SequenceState | None = None
         self.listens = request.callback is not None or params.logprobs is not None
         self.unsent: list[Step] = []
         self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
@@ -140,7 +141,8 @@ class Handle:
                 if step.text:
                     yield step.text
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def steps_async(self) -> AsyncGenerator[Step, None]:
+        """Do `steps` in an event loop; the statistics are in `stats`."""
         with self._iteration():
             changed = asyncio.Event()
             self._waiter = asyncio.get_running_loop(), changed
@@ -148,14 +150,19 @@ class Handle:
             while not ended:
                 ended = self.done
                 for step in self._drain():
-                    if step.text:
-                        yield step.text
+                    yield step
                 if not ended:
                     await changed.wait()
                     changed.clear()
             if rest := self.output.take_rest():
-                yield rest
+                yield Step(None, rest)
             self.future.result()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with aclosing(self.steps_async()) as steps:
+            async for step in steps:
+                if step.text:
+                    yield step.text
 
     def __await__(self) -> Generator[object, None, str]:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()

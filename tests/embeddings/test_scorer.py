@@ -21,7 +21,7 @@ from support.tiny_gguf import write_tiny
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
 from llama_cffi.embeddings.scorer import Scorer, _groups
 from llama_cffi.generation.logprobs import log_softmax
-from llama_cffi.generation.prefix import n_common
+from llama_cffi.generation.prompt import common_prefix_length
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise
 WRITE = {"llama": write_tiny, "windowed": write_windowed, "recurrent": write_recurrent}
@@ -264,7 +264,13 @@ def test_packed(sizes: list[int], n_seqs: int) -> None:
 
 
 def test_common() -> None:
-    assert [n_common([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [0, 1, 1, 3, 0]
+    assert [common_prefix_length([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [
+        0,
+        1,
+        1,
+        3,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])

@@ -115,7 +115,7 @@ def test_thinking_is_limited_per_request(engine: InferenceEngine) -> None:
 
     prompt = ask("What is 17 + 25? /think")
     free = engine.submit(prompt, 60, temperature=0, special=True)
-    short = engine.submit(prompt, 60, temperature=0, special=True, thought_limit=limit)
+    short = engine.submit(prompt, 60, temperature=0, special=True, reasoning_limit=limit)
     assert free.result().endswith("42")
     assert short.result().startswith("<think>")
     thoughts = [text.split("</think>")[0] for text in (free.text, short.text)]

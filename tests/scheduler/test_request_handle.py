@@ -258,12 +258,12 @@ def nan(ids: Any, scores: Any) -> Any:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"logits_processors": [raises(ZeroDivisionError("mine"), 2)]}, ZeroDivisionError),
-        ({"logits_processors": [nan]}, GenerationError),
-        ({"logits_processors": [lambda ids, scores: scores[:5]]}, ValidationError),
-        ({"logits_processors": [raises(BadError())], "structured": ANY_JSON}, BadError),
+        ({"logits_processor": [raises(ZeroDivisionError("mine"), 2)]}, ZeroDivisionError),
+        ({"logits_processor": [nan]}, GenerationError),
+        ({"logits_processor": [lambda ids, scores: scores[:5]]}, ValidationError),
+        ({"logits_processor": [raises(BadError())], "structured": ANY_JSON}, BadError),
         ({"stopping_criteria": raises(KeyError("mine"), 1)}, KeyError),
-        ({"thought_limit": raises(KeyError("mine"))}, KeyError),
+        ({"reasoning_limit": raises(KeyError("mine"))}, KeyError),
         ({"grammar": 'root ::= "a'}, ValidationError),
         ({"grammar": 'root ::= "a"', "logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": NOTHING}, GenerationError),

@@ -49,9 +49,9 @@ VALUES = st.recursive(
 ENDLESS = {"n", "best_of"}  # 2**31 answers are no error
 # What the documentation says an argument is in `SamplingParams` and the engine.
 ALIASES = {
-    "frequency_penalty": "penalty_freq",
-    "presence_penalty": "penalty_present",
-    "mirostat_mode": "mirostat",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "mirostat_mode": "mirostat_mode",
     "reset_kv_cache": "reset_kv",
     "top_logprobs": "logprobs",
 }

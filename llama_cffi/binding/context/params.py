@@ -40,14 +40,9 @@ _BLOCK = 32
 _MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
 
 
-class ContextOptions(TypedDict, total=False):
-    """The fields of `ContextParams`."""
+class MoreContextOptions(TypedDict, total=False):
+    """The fields of `ContextParams` that are not about size and threads."""
 
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_seq_max: int
-    n_threads: int
     n_threads_batch: int
     embeddings: bool | None
     pooling: str | None
@@ -69,6 +64,16 @@ class ContextOptions(TypedDict, total=False):
     yarn_orig_ctx: int | None
     no_perf: bool
     mtp: bool
+
+
+class ContextOptions(MoreContextOptions, total=False):
+    """The fields of `ContextParams`."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_threads: int
 
 
 @dataclass(frozen=True)
