@@ -135,7 +135,7 @@ def _check_overrides(summary: GgufSummary, overrides: Mapping[str, Override]) ->
             raise ValidationError(f"{where} must be an int, float, bool or str")
         wanted = _KINDS[summary.kinds[key]] if key in summary.kinds else type(value)
         if type(value) is not wanted:
-            raise ValidationError(f"{where} must be a {wanted.__name__}, as in the file")
+            raise ValidationError(f"{where} must be of type {wanted.__name__}, as in the file")
         if isinstance(value, str):
             if "\0" in value or len(encode(value)) > _MAX_BYTES:
                 raise ValidationError(
