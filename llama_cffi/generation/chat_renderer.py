@@ -13,7 +13,7 @@ from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
-from ..validation import items
+from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -148,7 +148,7 @@ class ChatRenderer:
         if not stops:
             return dict(options)
         given = options.get("stop") or ()
-        own = [given] if isinstance(given, (str, bytes)) else items("stop", given)
+        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
         return {**options, "stop": [*own, *stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
