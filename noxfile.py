@@ -91,6 +91,13 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into `site/`; `nox -s docs -- serve` shows it while you write."""
+    install_wheel(session, "docs")
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env=SAFE)
+
+
+@nox.session
 def matrix(session: nox.Session) -> None:
     """Run the tests on every Python version that is installed."""
     session.install("tox>=4.25")
