@@ -1,7 +1,7 @@
 """MkDocs hook: the pages of the site that are made from the code and from the repository's root.
 
-The reference has a page for each package that has names in `llama_cffi.__all__`, so a new public name
-is there without anybody listing it; the build fails if one is missing.
+The reference has a page for each package with names in `llama_cffi.__all__`, so a new public name
+is there without being listed; the build fails if one is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 # Public modules whose names are imported from themselves.
 MODULES = ("llama_cffi.demo", "llama_cffi.ray")
-COPIES = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md"}
+COPIES = {
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+    "changelog.md": "CHANGELOG.md",
+}
 
 
 def public_names() -> dict[str, list[str]]:
