@@ -60,8 +60,11 @@ def layers(pyproject: str) -> list[list[str]]:
     linter = tomllib.loads(pyproject).get("tool", {}).get("importlinter", {})
     for contract in linter.get("contracts", []):
         if contract["type"] == "layers":
-            rows = [re.split(r"\s*[|:]\s*", layer) for layer in contract["layers"]]
-            return [[n.strip("() ").removeprefix(f"{PACKAGE}.") for n in row] for row in rows]
+            rows = [re.findall(r"[\w.]+", layer) for layer in contract["layers"]]
+            named = [[name.removeprefix(f"{PACKAGE}.") for name in row] for row in rows]
+            # A layer in parentheses may not exist yet.
+            there = [[name for name in row if files(name)[0].exists()] for row in named]
+            return [row for row in there if row]
     raise ValueError("pyproject.toml has no [[tool.importlinter.contracts]] of type layers")
 
 
