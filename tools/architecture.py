@@ -31,7 +31,7 @@ PACKAGE = "llama_cffi"
 # Packages that lie outside the folder of the package.
 ELSEWHERE = {"cdefs": ROOT / "cdefs", "libs_fetch": ROOT / "libs_fetch"}
 
-WIDTH, ROW, GAP, MARGIN = 960, 46, 12, 8
+WIDTH, ROW, GAP, MARGIN = 960, 36, 10, 8
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,11 @@ class Part:
     Attributes:
         name: Its name there.
         purpose: The first line of its docstring.
-        n_modules: Its Python files.
         imports: The other parts that it imports when it runs.
     """
 
     name: str
     purpose: str
-    n_modules: int
     imports: tuple[str, ...]
 
 
@@ -115,23 +113,23 @@ def parts(rows: Sequence[Sequence[str]]) -> dict[str, Part]:
         paths = files(name)
         purpose = (ast.get_docstring(ast.parse(paths[0].read_text("utf-8"))) or "").split("\n")[0]
         imports = {other for path in paths for other in imported(name, path)} & known - {name}
-        found[name] = Part(name, purpose, len(paths), tuple(sorted(imports)))
+        found[name] = Part(name, purpose, tuple(sorted(imports)))
     return found
 
 
 def table(rows: Sequence[Sequence[str]], found: Mapping[str, Part]) -> str:
     """Return the Markdown table of the layers."""
-    lines = ["| layer | | files | imports |", "|---|---|---|---|"]
+    lines = ["| layer | | imports |", "|---|---|---|"]
     for row in rows:
         for name in row:
             part = found[name]
             imports = ", ".join(part.imports) or "nothing"
             purpose = part.purpose.replace("``", "`").replace("|", "\\|")
-            lines.append(f"| `{name}` | {purpose} | {part.n_modules} | {imports} |")
+            lines.append(f"| `{name}` | {purpose} | {imports} |")
     return "\n".join(lines) + "\n"
 
 
-def picture(rows: Sequence[Sequence[str]], found: Mapping[str, Part]) -> str:
+def picture(rows: Sequence[Sequence[str]]) -> str:
     """Return the SVG: a row of boxes for each layer."""
     height = len(rows) * (ROW + GAP) - GAP + 2 * MARGIN
     out = [
@@ -143,15 +141,12 @@ def picture(rows: Sequence[Sequence[str]], found: Mapping[str, Part]) -> str:
         y = MARGIN + i * (ROW + GAP)
         share = (WIDTH - 2 * MARGIN + GAP) / len(row)
         for j, name in enumerate(row):
-            x, n = MARGIN + j * share, found[name].n_modules
-            middle = x + (share - GAP) / 2
+            x, width = MARGIN + j * share, share - GAP
             out += [
-                f'<rect x="{x:.0f}" y="{y}" width="{share - GAP:.0f}" height="{ROW}" rx="6" '
+                f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{ROW}" rx="6" '
                 'fill="#e0f2f1" stroke="#00796b"/>',
-                f'<text x="{middle:.0f}" y="{y + 20}" fill="#00332e" font-weight="bold">'
+                f'<text x="{x + width / 2:.0f}" y="{y + ROW / 2 + 5:.0f}" fill="#00332e">'
                 f"{escape(name)}</text>",
-                f'<text x="{middle:.0f}" y="{y + 37}" fill="#37635e" font-size="11">'
-                f"{n} file{'s' * (n > 1)}</text>",
             ]
     return "\n".join([*out, "</svg>"]) + "\n"
 
@@ -168,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     after = rest.partition(END)[2]
     made = {
         PAGE: before + BEGIN + table(rows, found) + END + after,
-        PICTURE: picture(rows, found),
+        PICTURE: picture(rows),
     }
     stale = [p for p, text in made.items() if not p.exists() or p.read_text("utf-8") != text]
     for path in stale:
