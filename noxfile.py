@@ -37,11 +37,15 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format and lint; check the workflows."""
-    session.install("--group=lint")
+    """Format and lint; check the layers, and the workflows."""
+    install_wheel(session, "lint")
     session.run("ruff", "format", "--check", *CODE)
     session.run("ruff", "check", *CODE)
     session.run("actionlint", *map(str, Path(".github/workflows").glob("*.yml")))
+    # From another folder, where the checkout is not taken for the package.
+    config = Path("pyproject.toml").resolve()
+    session.chdir(session.create_tmp())
+    session.run("lint-imports", str(config))
 
 
 @nox.session

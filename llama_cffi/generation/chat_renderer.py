@@ -138,7 +138,7 @@ class ChatRenderer:
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
-    def with_stops(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
         """Return *options* with the strings that end a turn of the family, which files may lack.
 
         Raises:
