@@ -13,6 +13,7 @@ from support.children import Child
 from llama_cffi.binding import Batch, Context, Model
 from llama_cffi.errors import DecodeAbortedError, KvCacheFullError
 from llama_cffi.generation.cancellation import CANCEL, INTERRUPT, CancelToken
+from llama_cffi.generation.prompt import Prompt
 from llama_cffi.generation.slot import Slot
 from llama_cffi.generation.stats import GenerationStats
 
@@ -75,7 +76,7 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
         slot.clear()
         if held:
             feed(slot, held)
-        assert slot.reuse(prompt) == n
+        assert slot.reuse(Prompt(prompt)) == n
         assert slot.tokens == prompt[:n]
         assert context.memory.seq_pos_max(0) == n - 1
         feed(slot, prompt[n:])
@@ -116,7 +117,7 @@ BACK_OFF = """
         fitted, why = feed(slot, [5] * n_fit)
         assert why == "", why
         assert context.memory.seq_pos_max(0) == 9 + n_fit
-        assert slot.reuse([*kept, 6]) == 10
+        assert slot.reuse(Prompt([*kept, 6])) == 10
         stats, error = feed(slot, [5] * n_too_many)
         positions = context.memory.seq_pos_max(0), context.memory.seq_pos_max(1)
         assert positions == (9, n_other), positions
