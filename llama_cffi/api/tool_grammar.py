@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from ..chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
+from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Repeat, Text
 from ..grammars import LlamaGrammar
 from ..grammars.grammar import SPACE, narrow_dates
 
@@ -22,7 +22,7 @@ def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGramma
         special: The model's control tokens by name, which a grammar has to name as such.
     """
     writer = _Writer(special)
-    calls = " | ".join(writer.sequence(call.pieces) for call in parts.calls)
+    calls = " | ".join(writer.sequence(call.elements) for call in parts.calls)
     separator = writer.literal(parts.separator)
     if parts.separator.isspace():
         separator += "?"
@@ -34,7 +34,7 @@ def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGramma
 
 
 class _Writer:
-    """Writes pieces as Lark.
+    """Writes elements as Lark.
 
     Attributes:
         rules: Terminals that they need.
@@ -59,8 +59,8 @@ class _Writer:
         """Whether a stop begins with a control token, which no text can hold."""
         return self._has_special and bool(self._special.match(stop))
 
-    def sequence(self, pieces: Sequence[Piece]) -> str:
-        written, left = [], list(pieces)
+    def sequence(self, elements: Sequence[Element]) -> str:
+        written, left = [], list(elements)
         while left:
             piece = left.pop(0)
             stop = piece.stop if isinstance(piece, Text) else ""
@@ -86,7 +86,7 @@ class _Writer:
         self.rules.append(f"{name}: ({text}) /{stop}/")
         return name
 
-    def piece(self, piece: Piece) -> str:
+    def piece(self, piece: Element) -> str:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
@@ -96,11 +96,11 @@ class _Writer:
         if isinstance(piece, Text):
             return self.text(piece)
         if isinstance(piece, Maybe):
-            return f"({self.sequence(piece.pieces)})?"
-        if isinstance(piece, Choice):
+            return f"({self.sequence(piece.elements)})?"
+        if isinstance(piece, Alternatives):
             return "(" + " | ".join(map(self.sequence, piece.options)) + ")"
         assert isinstance(piece, Repeat)
-        inner = self.sequence(piece.pieces)
+        inner = self.sequence(piece.elements)
         return f"({inner} ({self.literal(piece.separator)} {inner})*)?"
 
 

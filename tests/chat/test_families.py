@@ -7,7 +7,7 @@ import re
 import pytest
 
 from llama_cffi.chat.families import identify
-from llama_cffi.chat.family_table import ROWS
+from llama_cffi.chat.family_table import FAMILY_TABLE
 from llama_cffi.chat.formats import FORMATS
 from llama_cffi.errors import ValidationError
 
@@ -196,7 +196,7 @@ def test_markers_of_the_family() -> None:
     assert identify({}, "Llama-3.2-1B-Instruct").reasoning is None
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family} {row.version}")
+@pytest.mark.parametrize("row", FAMILY_TABLE, ids=lambda row: f"{row.family} {row.version}")
 def test_rows_hold_together(row: object) -> None:
     assert row.tool_format in FORMATS  # type: ignore[attr-defined]
     options = {**row.sampling, **row.thinking_sampling}  # type: ignore[attr-defined]
@@ -210,7 +210,7 @@ def test_what_is_recommended_was_read_somewhere() -> None:
     """The few values of which no page was found are named here, so that none is added to them."""
     unseen = {
         f"{row.family} {row.version}"
-        for row in ROWS
+        for row in FAMILY_TABLE
         if (row.sampling or row.thinking_sampling) and not row.seen
     }
     assert unseen == {"gemma function", "llama 2"}

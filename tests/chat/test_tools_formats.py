@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi.chat.formats import FORMATS, ParsedMessage, ToolFormat, detect_format, get_format
-from llama_cffi.chat.reader import Reader, Steps
+from llama_cffi.chat.scanner import Parser, Scanner
 from llama_cffi.errors import ValidationError
 
 
@@ -408,9 +408,9 @@ def test_format_of_a_template(template: str | None, name: str) -> None:
 
 def test_of_markers_that_begin_alike_the_longest_counts() -> None:
     for pieces, marker in ((["xa", "b"], "ab"), (["x", "a", "c"], "a"), (["xab"], "ab")):
-        reader, found = Reader(), []
+        reader, found = Scanner(), []
 
-        def read(reader: Reader = reader, found: list[str | None] = found) -> Steps[None]:
+        def read(reader: Scanner = reader, found: list[str | None] = found) -> Parser[None]:
             found.append((yield from reader.until(["a", "ab"], found.append)))
 
         steps = read()
