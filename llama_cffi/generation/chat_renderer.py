@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
-from ..chat.messages import plain_messages
+from ..chat.messages import plain_messages, plain_tools
 from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
@@ -147,13 +147,14 @@ class ChatRenderer:
             )
         thinking, effort = self.resolve_thinking(thinking, reasoning_effort)
         variables = {**effort, **(chat_template_kwargs or {})}
-        segments = list(self._segments(messages, tools or None, thinking, variables))
+        definitions = plain_tools(tools or None)
+        segments = list(self._segments(messages, definitions, thinking, variables))
         return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
 
     def _segments(
         self,
         messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
+        tools: Sequence[Mapping[str, object]] | None,
         thinking: bool | None,
         variables: Mapping[str, object],
     ) -> Sequence[Segment]:

@@ -284,6 +284,16 @@ def test_a_template_without_tools_gets_them_in_words(
             )
 
 
+def test_functions_as_tools_for_a_template_without_tools(tiny_model: Path) -> None:
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        return city
+
+    with Llama(tiny_model, n_ctx=256, n_threads=1, n_gpu_layers=0) as llm:
+        _, text = llm.chat.renderer.render(ASK, [weather])
+        assert '"description": "Tell the weather."' in text
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral-v7", "deepseek3", "phi4"])
 def test_a_built_in_chat_format(tiny_model: Path, name: str) -> None:
     with Llama(tiny_model, n_ctx=512, n_threads=1, n_gpu_layers=0, chat_format=name) as llm:
