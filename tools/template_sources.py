@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
+import platformdirs
 from collect_headers import NPM, from_bundle, npm_pack
 from filelock import FileLock
 
 TAG = "v0.5.0"
 
 
-def fetch(folder: Path) -> list[Path]:
-    """Return the paths of all chat templates at TAG, fetched to *folder* unless they are there.
+def fetch(cache: Path | None = None) -> list[Path]:
+    """Return the paths of all chat templates at TAG, fetched unless they are in the cache.
+
+    Args:
+        cache: A folder for downloads; None: the cache of the tests.
 
     Raises:
         RuntimeError: npm is missing, or the package contains other sources.
     """
+    if cache is None:
+        given = os.environ.get("LLAMA_CFFI_TEST_CACHE")
+        cache = Path(given or platformdirs.user_cache_dir("llama_cffi-tests"))
+    folder = cache / "chat-templates"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / TAG
     with FileLock(folder / ".lock"):

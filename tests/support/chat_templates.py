@@ -92,8 +92,7 @@ _CONTROL = re.compile(
 
 def fetch_templates(cache: Path) -> dict[str, str]:
     """Return the source of every template by name, from the tests' cache."""
-    paths = template_sources.fetch(cache / "chat-templates")
-    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    return {path.stem: path.read_text(encoding="utf-8") for path in template_sources.fetch(cache)}
 
 
 def control_tokens(sources: Iterable[str]) -> list[str]:
