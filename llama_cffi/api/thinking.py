@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ThinkMarkers", "ThinkingBudget", "think_markers"]
 
-_QUESTION, _REASONING, _ANSWER = "What is it?", "A thought about it.", "An answer to it."
+_QUESTION, _REASONING, _ANSWER = "What is it?", "Some reasoning.", "An answer to it."
 
 
 class ThinkMarkers(NamedTuple):

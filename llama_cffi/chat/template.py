@@ -104,7 +104,7 @@ class ChatTemplate:
         """Return the prompt in segments, so that no text of a caller becomes a control token.
 
         Joined, the segments are the result of `render`. Tokenize those that are not the template's
-        with `parse_special=False`: they are texts of special tokens in contents, tool calls, tools.
+        with `parse_special=False`: these are special tokens in contents, tool calls and tools.
 
         Args:
             messages: As in `render`.

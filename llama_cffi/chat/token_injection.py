@@ -21,9 +21,9 @@ __all__ = ["Segment", "TokenInjection"]
 _PRIVATE_USE = range(0xE000, 0xF900)
 _NEVER = "(?!)"
 _TRUSTED = "_token"  # variables such as pad_token are control tokens on purpose
-# What is replaced by placeholders: every character that can begin a token; the same, except in
-# strings that the template compares with (it may look for "</think>"); only complete tokens, in
-# their second character (it may look for "<").
+# Levels of replacement: every character that can begin a token; the same, except in strings that
+# the template compares with (it may search for "</think>"); only complete tokens, in their second
+# character (it may search for "<").
 _ALL, _NOT_INSPECTED, _WHOLE_TOKENS = range(3)
 # Levels for the assistant's messages and for all other inputs, in the order in which they are
 # tried.
@@ -72,7 +72,7 @@ class TokenInjection:
     ) -> list[Segment]:
         """Cut *text* into segments.
 
-        A template must still find the strings that it looks for. If placeholders would change the
+        A template must still find the strings it searches for. If placeholders would change the
         output, fewer are used, first in the assistant's messages. If nothing helps, every special
         token that occurs in the inputs is attributed to the caller wherever it appears.
 

@@ -49,7 +49,7 @@ class ToolFormat(ABC):
         instructions: System prompt for models whose chat template does not support tools; None:
             an example of a call. See `explain`.
         is_parallel: Whether the family writes several calls in one turn.
-        content_head: What the family writes before a text answer.
+        content_head: Text that precedes a text answer.
         content_markers: Markers around a text answer, which are not part of it.
     """
 

@@ -95,7 +95,7 @@ class CallGrammar:
 
     Attributes:
         name: Name of the function.
-        elements: What the model has to write, in order.
+        elements: The parts of the call, in order.
     """
 
     name: str
