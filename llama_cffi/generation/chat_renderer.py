@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
 from ..chat.messages import plain_messages, plain_tools
@@ -172,11 +172,8 @@ class ChatRenderer:
             text = self.family.tool_format.explain(tools)
             messages = _instructed(messages, text, self.template.supports_system)
             tools = None
-        return self.template.render_segments(
-            messages,
-            tools,
-            **{**self.family.template_kwargs(thinking), **variables},
-        )
+        kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
+        return self.template.render_segments(messages, tools, **kwargs)
 
     def _plain(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the contents as plain text, for a model without a template."""
@@ -221,7 +218,7 @@ def _text_of(message: Mapping[str, object]) -> str:
         return ""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [content]
+    parts: list[Any] = content if isinstance(content, list) else [content]
     texts = [part if isinstance(part, str) else part.get("text") for part in parts]
     if not all(isinstance(text, str) for text in texts):
         kinds = [part.get("type") for part in parts if isinstance(part, dict)]

@@ -204,7 +204,7 @@ class MuseFormat(TaggedArgumentsFormat):
             else:
                 marker = yield from scanner.until((self.open, *self._ENDS), out.content)
             if marker == self.open:
-                yield from self._parse_marked(marker, scanner, out, tools)
+                yield from self._parse_marked(self.open, scanner, out, tools)
                 marker = yield from scanner.until(self._ENDS, out.content)
             if marker is None:
                 return

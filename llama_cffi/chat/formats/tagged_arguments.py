@@ -115,17 +115,18 @@ class TaggedArgumentsFormat(MarkedFormat):
         out.begin_call(name)
         out.arguments("{")
         separator = ""
+        before_key, *after_keys = self.key
         while True:
             yield from scanner.space()
-            if not (yield from scanner.literal(self.key[0])):
+            if not (yield from scanner.literal(before_key)):
                 break
             key = (yield from scanner.match(_KEY)).strip()
-            after_key = yield from scanner.literal(*self.key[1:])
+            after_key = yield from scanner.literal(*after_keys)
             if after_key is None:
                 break
             schema = schemas.get(key)
-            if len(self.key) > 2:  # the tag gives the type, whatever the schema says
-                schema = {"type": "string"} if after_key == self.key[1] else {}
+            if len(after_keys) > 1:  # the tag gives the type, whatever the schema says
+                schema = {"type": "string"} if after_key == after_keys[0] else {}
             if self.value[0]:
                 yield from scanner.space()
                 if not (yield from scanner.literal(self.value[0])):
