@@ -1,55 +1,154 @@
-"""Chat completions in OpenAI's shapes, over one engine."""
+"""Chat completions in OpenAI's shapes: prepared, run by an engine, shaped."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..chat.reasoning import ReasoningSplitter, opens_thinking
 from ..chat.tools import normalise_tool_choice, normalise_tools
 from ..errors import ValidationError
-from ..generation.chat_renderer import ChatRenderer
+from ..generation.aliases import canonical
+from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_policy import DROP_TURNS, fit_turns
+from ..generation.options import GenerationOptions, resolve_sampling
+from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..grammars import LlamaGrammar
-from ..validation import integer, items
-from .chat_answer import ChatAnswer, PlainReader, chunks
-from .completions import events, sampling, seeded, usage
+from ..validation import check_int, reject_unknown
+from .chat_message import ChatAssembler, PlainReader
+from .running import PreparedRequest, Runs, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
+    from ..binding import Model
     from ..chat.families import Family
-    from ..generation.logprobs import Logprob
+    from ..chat.formats import ToolFormat
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
-    from .session import AnyEngine
+    from .types import (
+        ChatCompletionResponseChoice,
+        ChatCompletionStreamResponseChoice,
+        CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+    )
 
-__all__ = ["Chat"]
+    Message: TypeAlias = Mapping[str, object]
+    Tool: TypeAlias = Mapping[str, object] | Callable[..., object]
 
-Message = Mapping[str, Any]
+__all__ = [
+    "ChatCompletionOptions",
+    "ChatPreparer",
+    "MoreChatCompletionOptions",
+    "PreparedChat",
+    "stream",
+    "stream_async",
+    "whole",
+    "whole_async",
+]
 
 
-class Chat:
-    """Conversations with one model.
+class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
+    """`ChatCompletionOptions` without `max_tokens`; None is the default of each.
 
-    Args:
-        engine: Generates.
-        chat_format: See `ChatRenderer`.
-        context_policy: For calls that give none; None: the engine's.
+    `tools`: definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a dict
+    that names a function; with the last two the answer is constrained to calls that fit the
+    schemas. `parallel_tool_calls`: whether constrained answers may hold several calls.
+    `response_format`: `{"type": "json_object"}`, with a `schema` if wanted, or `{"type":
+    "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content matches it.
+    `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
+    alternatives. `thinking_budget`: reasoning longer than this many tokens is ended as the chat
+    template would end it, and the answer goes on; 0: there is none. `n`: how many answers.
+    `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
+    `context_policy.fit_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store` and
+    `service_tier` are accepted and not used.
+    """
+
+    tools: Sequence[Tool] | None
+    tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
+    response_format: Mapping[str, object] | None
+    top_logprobs: int | None
+    thinking_budget: int | None
+    n: int | None
+    model: str | None
+    user: str | None
+    metadata: Mapping[str, str] | None
+    store: bool | None
+    service_tier: str | None
+
+
+class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
+    """The options of a chat completion: `MoreChatCompletionOptions` and the length.
+
+    `max_tokens`, in OpenAI's newer word `max_completion_tokens`: most tokens to generate; None:
+    until the model ends or the context is full.
+    """
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
+
+
+_IGNORED = ("user", "metadata", "store", "service_tier")
+_OWN = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "top_logprobs", "logprobs",
+    "thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs", "n", "model",
+    "max_tokens", "context_policy", "grammar", "structured",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PreparedChat:
+    """A checked chat completion: the request, and what shapes its answers.
 
     Attributes:
-        renderer: Renders the conversations.
+        request: For the engine.
+        model: Its vocabulary shapes log-probabilities.
+        name: The model's name in the response.
+        make_reader: Makes what tells reasoning, tool calls and content apart in one answer.
+    """
+
+    request: PreparedRequest
+    model: Model
+    name: str
+    make_reader: Callable[[], Any]
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def assemblers(self) -> list[ChatAssembler]:
+        """Return what assembles each answer."""
+        vocab = self.model.vocab
+        return [ChatAssembler(i, self.make_reader(), vocab) for i in range(self.request.n)]
+
+
+class ChatPreparer:
+    """Prepares the chat completions of one model; pure but for the model's vocabulary.
+
+    Args:
+        model: The model.
+        renderer: Renders its conversations.
+        n_ctx: Tokens of prompt and answer together.
+        context_policy: For requests that give none; None: the engine's.
+        default_sampling: How tokens are chosen where a request does not say.
+        seed: Of requests that give none; -1 draws one.
     """
 
     def __init__(
-        self, engine: AnyEngine, chat_format: str | None = None, context_policy: str | None = None
+        self,
+        model: Model,
+        renderer: ChatRenderer,
+        n_ctx: int,
+        context_policy: str | None = None,
+        default_sampling: SamplingParams | None = None,
+        seed: int = -1,
     ) -> None:
-        self._engine = engine
-        self._policy = context_policy
-        self.renderer = ChatRenderer(engine.model, chat_format)
+        self.model, self.renderer, self.n_ctx = model, renderer, n_ctx
+        self._policy, self._sampling, self._seed = context_policy, default_sampling, seed
 
     @property
     def family(self) -> Family:
@@ -58,203 +157,256 @@ class Chat:
 
     @cached_property
     def _markers(self) -> ThinkMarkers:
-        """The text around a thought."""
-        vocab, reasoning = self._engine.model.vocab, self.family.tool_format.reasoning
-        return think_markers(vocab, self.renderer.template, reasoning)
+        """The text around reasoning."""
+        reasoning = self.family.tool_format.reasoning
+        return think_markers(self.model.vocab, self.renderer.template, reasoning)
 
-    def create(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        tool_choice: Any = None,
-        response_format: Mapping[str, Any] | None = None,
-        *,
-        max_tokens: int | None = None,
-        max_completion_tokens: int | None = None,
-        temperature: float = 0.2,
-        stream: bool = False,
-        stop: str | Sequence[str] | None = None,
-        logprobs: bool | None = False,
-        top_logprobs: int | None = None,
-        thinking: bool | None = None,
-        thinking_budget: int | None = None,
-        reasoning_effort: str | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        parallel_tool_calls: bool = True,
-        grammar: LlamaGrammar | str | None = None,
-        n: int = 1,
-        stopping_criteria: Any = None,
-        model: str = "",
-        timeout_s: float | None = None,
-        context_policy: str | None = None,
-        deferred: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+    def sampling(self, options: Mapping[str, Any], thinking: bool | None = None) -> SamplingParams:
+        """Return the `SamplingParams` of a request.
 
         Args:
-            messages: Each with `role` and `content`, the oldest first.
-            tools: Definitions, or Python functions.
-            tool_choice: `auto`, `none`, `required`, or a dict that names a function; with the
-                last two the answer is constrained to calls that fit the schemas.
-            response_format: `{"type": "json_object"}`, with a `schema` if wanted, or
-                `{"type": "json_schema", "json_schema": {"schema": ...}}`.
-            max_tokens: Most tokens to generate; None or -1 = until the context is full.
-            max_completion_tokens: OpenAI's newer name of *max_tokens*.
-            temperature: See `SamplingParams`.
-            stream: Give chunks.
-            stop: Texts that end the answer.
-            logprobs: Give the log-probability of each token.
-            top_logprobs: And of so many in its place.
-            thinking: Whether the model shall think first; None = as it is used to.
-            thinking_budget: After so many tokens a thought is ended, as the chat template would
-                end it, and the answer goes on; 0 = at once, None = no limit.
-            reasoning_effort: OpenAI's `none`, `minimal`, `low`, `medium`, `high`, in place of
-                *thinking*: told to a template that knows it, else off for the first two and on;
-                see `thinking.switched`.
-            chat_template_kwargs: What else the template reads.
-            parallel_tool_calls: Whether constrained answers may hold several calls.
-            grammar: A `LlamaGrammar`, or GBNF, for the content.
-            n: How many answers.
-            stopping_criteria: As for `Llama.create_completion`.
-            model: The name that the response shows.
-            timeout_s: The answer has to be there in so many seconds.
-            context_policy: What happens when the conversation is too long: `drop_oldest_turns`
-                (see `context_policy.fit_turns`), or one of the engine's; None = the constructor's.
-            deferred: Return a function that waits for the response and returns it; with an engine
-                for several requests the answer is under way then.
-            **options: Other sampling arguments of `Llama.create_completion`.
+            options: `SamplingOptions` and `sampling`.
+            thinking: Whether the model thinks first, for `sampling="model"`.
 
         Raises:
-            TemplateError: The template refuses the messages, or the model has none.
-            ValidationError: An argument is out of range.
-            ContextOverflowError: The conversation leaves no room.
+            ValidationError: A value is out of range.
         """
-        n = integer("n", n, 1)
-        known = normalise_tools(tools)
-        choice = normalise_tool_choice(tool_choice, known)
-        grammar = _grammar(response_format, grammar)
-        offered = known if choice.mode != "none" else []
+        options = {"sampling": self._sampling, **options}
+        whole = options["sampling"]
+        if not isinstance(whole, SamplingParams) or whole.seed == -1:
+            options = {"seed": self._seed, **options}
+        return resolve_sampling(
+            {name: value for name, value in options.items() if value is not None},
+            lambda: self.renderer.recommended_sampling(thinking),
+        )
+
+    def prepare(
+        self, messages: Sequence[Message], options: Mapping[str, Any], name: str = ""
+    ) -> PreparedChat:
+        """Check, render and tokenize one chat completion.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            options: `ChatCompletionOptions`.
+            name: The model's name in the response, unless the options give one.
+
+        Raises:
+            TemplateError: The chat template refuses the messages.
+            UnknownOptionError: There is no such option.
+            ValidationError: An option is out of range.
+        """
+        options = canonical(options)
+        reject_unknown(options, _NAMES, "a chat completion")
+        own = {key: options[key] for key in _OWN if key in options}
+        rest = {k: v for k, v in options.items() if k not in own and k not in _IGNORED}
+        thinking, effort = own.get("thinking"), own.get("reasoning_effort")
+        tools = normalise_tools(own.get("tools"))
+        choice = normalise_tool_choice(own.get("tool_choice"), tools)
+        grammar = _grammar(own)
+        offered = tools if choice.mode != "none" else []
         render = partial(
             self.renderer.render,
             tools=offered,
             thinking=thinking,
-            reasoning_effort=reasoning_effort,
-            chat_template_kwargs=chat_template_kwargs,
+            reasoning_effort=effort,
+            chat_template_kwargs=own.get("chat_template_kwargs"),
         )
-        limit = max_completion_tokens if max_tokens is None else max_tokens
-        policy = context_policy or self._policy
+        limit = own.get("max_tokens")
+        policy = own.get("context_policy", self._policy)
         if policy == DROP_TURNS:
             messages = fit_turns(
                 messages,
                 lambda some: len(render(some).tokens),
-                None if limit is None else integer("max_tokens", limit, -1),
-                self._engine.n_ctx,
+                None if limit is None else check_int("max_tokens", limit, -1),
+                self.n_ctx,
             )
             policy = "error"
-        chosen = {} if policy is None else {"context_policy": policy}
         tokens, text = render(messages)
         form = self.family.tool_format
-        start, end = form.reasoning
-        is_open = opens_thinking(text, start)
-        after, thought_limit = form.content_head if grammar is not None else "", None
+        is_open = opens_thinking(text, form.reasoning[0])
         is_words = grammar is not None or not offered
+        after = form.content_head if grammar is not None else ""
         if choice.mode == "required":
             if grammar is not None:
                 raise ValidationError("a required tool call and a grammar exclude each other")
-            parts = form.grammar_parts(choice.allowed(known), parallel_tool_calls, True)
+            parallel = own.get("parallel_tool_calls", True)
+            parts = form.grammar_parts(choice.allowed(tools), parallel, True)
             grammar = call_grammar(parts, self.renderer.special_tokens)
-        thinks, _ = self.renderer.resolve_thinking(thinking, reasoning_effort)
+        thinks, _ = self.renderer.resolve_thinking(thinking, effort)
         awaited = grammar is not None and (is_open or bool(thinks))
-        if awaited or thinking_budget is not None:
-            markers = self._markers
-            if markers.after.strip() and not is_words:
-                markers = markers._replace(after="")  # the head of a content
-            after = end.strip() + markers.after if awaited else after
-            thought_limit = partial(
-                ThinkingBudget, self._engine.model.vocab, form.reasoning, markers, is_open,
-                thinking_budget, awaited,
-            )  # fmt: skip
-            thought_limit()  # what is wrong is said now
-        params = sampling(
-            temperature=temperature, grammar=grammar, structured_after=after, **options
+        reasoning_limit, after = self._reasoning_limit(
+            form, after, is_open, awaited, is_words, own.get("thinking_budget")
         )
-        top = (top_logprobs or 0) if logprobs or top_logprobs else None
-        stops = [stop] if isinstance(stop, str) else items("stop", stop or ())
-        stops.extend(self.family.stops)
+        sampling = {key: rest.pop(key) for key in [*rest] if key in _SAMPLING}
+        if grammar is not None:
+            sampling.update(structured=grammar, structured_after=after)
+        run: Any = {
+            **rest,
+            "sampling": self.sampling(sampling, thinks),
+            "logprobs": _n_logprobs(own),
+            "special": True,  # the reader needs the markers
+            "suppress_think": False,
+        }
+        if policy is not None:
+            run["context_policy"] = policy
+        n = check_int("n", own.get("n", 1), 1)
 
-        def begin(i: int) -> Generator[Step, None, GenerationStats]:
-            return events(
-                self._engine, tokens, limit, seeded(params, i), stop=stops, top=top,
-                special=True, suppress_think=False, timeout_s=timeout_s,
-                stopping_criteria=stopping_criteria, thought_limit=thought_limit, **chosen,
-            )  # fmt: skip
-
-        def reader() -> Any:
+        def make_reader() -> Any:
             if offered or form.content_head:
                 return form.stream(offered, starts_open=is_open)
-            return PlainReader(ReasoningSplitter(start, end, is_open))
+            return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
 
-        base = {"created": int(time.time()), "model": model}
-        base["id"] = f"chatcmpl-{secrets.token_hex(12)}"
-        answers = [ChatAnswer(begin(i), reader(), self._logprobs) for i in range(n)]
-        if stream:
-            return chunks({**base, "object": "chat.completion.chunk"}, answers)
+        run = self.renderer.with_stops(run)
+        request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
+        return PreparedChat(request, self.model, own.get("model") or name, make_reader)
 
-        def response() -> Any:
-            return {
-                **base,
-                "object": "chat.completion",
-                "choices": [answer.whole(i) for i, answer in enumerate(answers)],
-                "usage": usage([answer.stats for answer in answers]),
-            }
-
-        return response if deferred else response()
-
-    def _logprobs(self, found: Sequence[Logprob]) -> Any:
-        if not found:
-            return None
-        return {"content": [self._logprob(f) for f in found], "refusal": None}
-
-    def _logprob(self, found: Logprob) -> Any:
-        top = [self._token(token, value) for token, value in found.top]
-        return {**self._token(found.token, found.logprob), "top_logprobs": top}
-
-    def _token(self, token: int, logprob: float) -> Any:
-        piece = self._engine.model.vocab.token_to_piece(token, True)
-        return {
-            "token": piece.decode("utf-8", "replace"),
-            "logprob": logprob,
-            "bytes": list(piece),
-        }
+    def _reasoning_limit(
+        self,
+        form: ToolFormat,
+        after: str,
+        is_open: bool,
+        awaited: bool,
+        is_words: bool,
+        budget: int | None,
+    ) -> tuple[Callable[[], ThinkingBudget] | None, str]:
+        """Return what limits the reasoning, and the text after which a grammar begins."""
+        if not awaited and budget is None:
+            return None, after
+        markers = self._markers
+        if markers.after.strip() and not is_words:
+            markers = markers._replace(after="")  # the head of a content
+        limit = partial(
+            ThinkingBudget, self.model.vocab, form.reasoning, markers, is_open, budget, awaited
+        )
+        limit()  # refuses what is wrong now
+        return limit, form.reasoning[1].strip() + markers.after if awaited else after
 
 
-def _grammar(
-    response_format: Mapping[str, Any] | None, grammar: LlamaGrammar | str | None
-) -> LlamaGrammar | str | None:
+def whole(
+    prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> CreateChatCompletionResponse:
+    """Return OpenAI's response once all *runs* have ended."""
+    choices, stats = [], []
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        with closing(run):
+            while True:
+                try:
+                    assembler.add(next(run))
+                except StopIteration as e:
+                    choices.append(assembler.choice(e.value))
+                    stats.append(e.value)
+                    break
+    return _response(prepared, choices, stats)
+
+
+async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateChatCompletionResponse:
+    """Do `whole` in an event loop."""
+    choices = []
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                assembler.add(step)
+        choices.append(assembler.choice(run.stats))
+    return _response(prepared, choices, [run.stats for run in runs])
+
+
+def stream(
+    prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> Iterator[CreateChatCompletionStreamResponse]:
+    """Return OpenAI's chunks, one answer after the other."""
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        with closing(run):
+            yield _chunk(prepared, assembler.first())
+            while True:
+                try:
+                    step = next(run)
+                except StopIteration as e:
+                    for choice in assembler.last(e.value):
+                        yield _chunk(prepared, choice)
+                    break
+                for choice in assembler.push(step):
+                    yield _chunk(prepared, choice)
+
+
+async def stream_async(
+    prepared: PreparedChat, runs: Sequence[Runs]
+) -> AsyncIterator[CreateChatCompletionStreamResponse]:
+    """Do `stream` in an event loop."""
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        yield _chunk(prepared, assembler.first())
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                for choice in assembler.push(step):
+                    yield _chunk(prepared, choice)
+        for choice in assembler.last(run.stats):
+            yield _chunk(prepared, choice)
+
+
+def _response(
+    prepared: PreparedChat,
+    choices: list[ChatCompletionResponseChoice],
+    stats: Sequence[GenerationStats],
+) -> CreateChatCompletionResponse:
+    return {
+        "id": prepared.id,
+        "object": "chat.completion",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": choices,
+        "usage": usage(stats),
+    }
+
+
+def _chunk(
+    prepared: PreparedChat, choice: ChatCompletionStreamResponseChoice
+) -> CreateChatCompletionStreamResponse:
+    return {
+        "id": prepared.id,
+        "object": "chat.completion.chunk",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": [choice],
+    }
+
+
+def _n_logprobs(own: Mapping[str, Any]) -> int | None:
+    """Return how many alternatives of each token are wanted; None: no log-probabilities."""
+    top = own.get("top_logprobs")
+    if top is None and not own.get("logprobs"):
+        return None
+    return 0 if top is None else check_int("top_logprobs", top, 0)
+
+
+def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     """Return what the content has to match.
 
     Raises:
-        ValidationError: The format is none of OpenAI's, or there is a grammar, too.
+        ValidationError: The response format is not one of OpenAI's, or there is a grammar too.
         GrammarError: The schema cannot be enforced.
     """
-    if response_format is None:
+    grammar = own.get("grammar", own.get("structured"))
+    if isinstance(grammar, str):
+        grammar = LlamaGrammar.from_string(grammar) if grammar else None
+    if grammar is not None and not isinstance(grammar, LlamaGrammar):
+        raise ValidationError(f"grammar must be GBNF or a LlamaGrammar, got {grammar!r}")
+    form = own.get("response_format")
+    if form is None:
         return grammar
-    if not isinstance(response_format, Mapping):
-        raise ValidationError(f"response_format={response_format!r} is no dict with a type")
-    kind = response_format.get("type")
+    if not isinstance(form, Mapping):
+        raise ValidationError(f"response_format must be a dict with a type, got {form!r}")
+    kind = form.get("type")
     if kind == "text":
         return grammar
     if grammar is not None:
         raise ValidationError("response_format and grammar exclude each other")
     if kind == "json_object":
-        schema = response_format.get("schema")
+        schema = form.get("schema")
         return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
     if kind == "json_schema":
-        inner = response_format.get("json_schema") or response_format
+        inner = form.get("json_schema") or form
         return _of_schema(inner.get("schema") if isinstance(inner, Mapping) else None)
     raise ValidationError(
-        f"response_format type {kind!r} is none of text, json_object, json_schema"
+        f"response_format type {kind!r} must be one of text, json_object, json_schema"
     )
 
 
@@ -262,3 +414,7 @@ def _of_schema(schema: Any) -> LlamaGrammar:
     if schema is None:
         raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
     return LlamaGrammar.from_json_schema(schema)
+
+
+_SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
+_NAMES = tuple(dict.fromkeys((*_OWN, *_IGNORED, *GenerationOptions.__annotations__)))

@@ -1,123 +1,115 @@
-"""Text completions in OpenAI's shapes, over one engine."""
+"""Text completions in OpenAI's shapes: prepared, run by an engine, shaped."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
-from ..generation.sampling_params import SamplingParams
-from ..grammars import LlamaGrammar
-from ..validation import INT32_MAX, functions, integer, items
+from ..generation.options import GenerationOptions
+from ..generation.prompt import tokenize_prompt
+from ..validation import as_list, check_int
+from .running import PreparedRequest, Runs, finish_reason, usage
 
 if TYPE_CHECKING:
+    from ..binding import Model, Vocab
     from ..generation.logprobs import Logprob
-    from ..generation.sequence import Step, StoppingCriterion
+    from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
-    from .session import AnyEngine
-    from .types import CompletionLogprobs, CompletionUsage, CreateCompletionResponse, FinishReason
+    from .types import (
+        CompletionChoice,
+        CompletionLogprobs,
+        CreateCompletionResponse,
+        CreateCompletionStreamResponse,
+        FinishReason,
+    )
 
-__all__ = ["complete", "events", "finish_reason", "sampling", "usage"]
+__all__ = [
+    "PreparedCompletion",
+    "prepare",
+    "prompt_tokens",
+    "stream",
+    "stream_async",
+    "whole",
+    "whole_async",
+]
 
 
-def sampling(
+@dataclass(frozen=True)
+class PreparedCompletion:
+    """A checked completion: the request, and what shapes its answers.
+
+    Attributes:
+        request: For the engine.
+        model: Its vocabulary shapes log-probabilities.
+        name: The model's name in the response.
+        head: Text before each answer: the prompt where it is echoed.
+        tail: Text after each answer.
+        n: Answers to return; of more that are generated, those with the best mean log-probability.
+        logprobs: Whether log-probabilities are shown.
+    """
+
+    request: PreparedRequest
+    model: Model
+    name: str
+    head: str = ""
+    tail: str = ""
+    n: int = 1
+    logprobs: bool = False
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def prepare(
+    model: Model,
+    name: str,
+    prompt: str | Sequence[int],
+    options: GenerationOptions,
     *,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
-    min_p: float = 0.05,
-    typical_p: float = 1.0,
-    top_k: int = 40,
-    frequency_penalty: float = 0.0,
-    presence_penalty: float = 0.0,
-    repeat_penalty: float = 1.0,
-    penalty_last_n: int = 64,
-    mirostat_mode: int = 0,
-    mirostat_tau: float = 5.0,
-    mirostat_eta: float = 0.1,
-    seed: int | None = None,
-    logit_bias: Mapping[Any, float] | None = None,
-    logits_processor: Sequence[Any] | Callable[..., Any] | None = None,
-    grammar: LlamaGrammar | str | None = None,
-    structured_after: str = "",
-) -> SamplingParams:
-    """Make `SamplingParams` from the arguments that llama-cpp-python has.
+    suffix: str | None = None,
+    max_tokens: int | None = 16,
+    echo: bool = False,
+    n: int = 1,
+    best_of: int | None = None,
+    stream: bool = False,
+) -> PreparedCompletion:
+    """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
 
     Raises:
-        ValidationError: A value is out of range.
-        GrammarError: The grammar, GBNF where it is a text, is not valid.
+        ValidationError: An argument is out of range, or two exclude each other.
     """
-    if isinstance(grammar, str):
-        grammar = LlamaGrammar.from_string(grammar)
-    if grammar is not None and not isinstance(grammar, LlamaGrammar):
-        raise ValidationError(f"grammar={grammar!r} is no LlamaGrammar and no text")
-    try:
-        bias = {int(token): value for token, value in dict(logit_bias or {}).items()}
-    except (TypeError, ValueError):
-        raise ValidationError(f"logit_bias={logit_bias!r} has keys that are no token ids") from None
-    return SamplingParams(
-        temperature=temperature,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        top_k=max(0, integer("top_k", top_k, -INT32_MAX)),
-        penalty_freq=frequency_penalty,
-        penalty_present=presence_penalty,
-        repeat_penalty=repeat_penalty,
-        penalty_last_n=penalty_last_n,
-        mirostat=mirostat_mode,
-        mirostat_tau=mirostat_tau,
-        mirostat_eta=mirostat_eta,
-        seed=-1 if seed is None else seed,
-        logit_bias=bias,
-        logits_processors=functions("logits_processor", logits_processor),
-        structured=grammar,
-        structured_after=structured_after if grammar is not None else "",
+    n = check_int("n", n, 1)
+    best_of = n if best_of is None else check_int("best_of", best_of, n)
+    logprobs = options.get("logprobs")
+    if stream and best_of > n:
+        raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
+    if logprobs is not None:
+        check_int("logprobs", logprobs, 0)
+        if echo:
+            raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
+    tokens = prompt_tokens(model, prompt, suffix)
+    head = ""
+    if echo:
+        head = prompt if isinstance(prompt, str) else model.vocab.detokenize(tokens)
+    if best_of > n and logprobs is None:
+        options = {**options, "logprobs": 0}  # to compare them
+    return PreparedCompletion(
+        PreparedRequest(tokens, max_tokens, options, best_of),
+        model,
+        name,
+        head,
+        (suffix or "") if echo else "",
+        n,
+        logprobs is not None,
     )
-
-
-def events(
-    engine: AnyEngine,
-    tokens: Sequence[int],
-    max_tokens: int | None,
-    params: SamplingParams,
-    *,
-    stop: str | Sequence[str] | None = None,
-    top: int | None = None,
-    stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None = None,
-    **options: Any,
-) -> Generator[Step, None, GenerationStats]:
-    """Continue *tokens*, with log-probabilities where *top* is a number; return the statistics."""
-    n_predict = engine.n_ctx
-    if max_tokens is not None and max_tokens != -1:
-        n_predict = integer("max_tokens", max_tokens, 1)
-    given = {"sampling": params, "stop": stop or (), "json_stop": (), "reset_kv": False}
-    return engine.steps(
-        tokens,
-        n_predict,
-        **{**given, "logprobs": top, "stopping_criteria": stopping_criteria, **options},
-    )
-
-
-def finish_reason(stats: GenerationStats) -> FinishReason:
-    """Return OpenAI's word for why an answer ended."""
-    return "length" if stats.finish_reason in ("length", "context") else "stop"
-
-
-def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
-    """Return the tokens of answers to one prompt."""
-    prompt, generated = every[0].n_prompt, sum(stats.n_generated for stats in every)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": every[0].n_reused},
-    }
 
 
 def prompt_tokens(
-    engine: AnyEngine, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
+    model: Model, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
 ) -> list[int]:
     """Return the tokens of a prompt, and of what follows the gap that is to be filled.
 
@@ -126,129 +118,149 @@ def prompt_tokens(
     Raises:
         ValidationError: There is a suffix, and the model was not trained to fill gaps.
     """
-    vocab = engine.model.vocab
+    vocab = model.vocab
     if suffix is None:
-        if isinstance(prompt, str):
-            tokens = engine.tokenize(prompt, parse_special=True)
-            # A prompt that a template made begins with BOS already; models suffer from two.
-            return tokens[1:] if tokens[:2] == [vocab.bos] * 2 else tokens
-        return items("prompt", prompt)
+        return (
+            tokenize_prompt(vocab, prompt) if isinstance(prompt, str) else as_list("prompt", prompt)
+        )
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
-            f"{engine.model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
+            f"{model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
         )
-    first = engine.tokenize(prompt, False) if isinstance(prompt, str) else items("prompt", prompt)
+    first = vocab.tokenize(prompt, False) if isinstance(prompt, str) else as_list("prompt", prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
-    head, tail = [before, *first], [after, *engine.tokenize(suffix, False)]
+    head, tail = [before, *first], [after, *vocab.tokenize(suffix, False)]
     return [*bos, *(tail + head if spm else head + tail), middle]
 
 
-def complete(
-    engine: AnyEngine,
-    name: str,
-    prompt: str | Sequence[int],
-    suffix: str | None,
-    *,
-    max_tokens: int | None,
-    params: SamplingParams,
-    stream: bool,
-    logprobs: int | None,
-    echo: bool,
-    n: int,
-    best_of: int | None,
-    **options: Any,
-) -> CreateCompletionResponse | Iterator[CreateCompletionResponse]:
-    """Do `Llama.create_completion`; *name* is the model's in the response."""
-    n = integer("n", n, 1)
-    best_of = n if best_of is None else integer("best_of", best_of, n)
-    if stream and best_of > n:
-        raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
-    if logprobs is not None:
-        logprobs = integer("logprobs", logprobs, 0)
-    if echo and logprobs is not None:
-        raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
-    tokens = prompt_tokens(engine, prompt, suffix)
-    head = ""
-    if echo:
-        head = prompt if isinstance(prompt, str) else engine.detokenize(tokens)
-    base: dict[str, Any] = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": name,
-    }
-    ranks = best_of > n
-    top = 0 if ranks and logprobs is None else logprobs
-
-    def start(i: int) -> Generator[Step, None, GenerationStats]:
-        return events(engine, tokens, max_tokens, seeded(params, i), top=top, **options)
-
-    runs = [start(i) for i in range(best_of)]  # what is wrong is said now
-    if stream:
-        return _stream(engine, base, head, runs, logprobs)
-    found = [_whole(run) for run in runs]
-    order = found
-    if ranks:
-        order = sorted(found, key=lambda answer: -_mean(answer[1]))[:n]
-    choices = [
-        {
-            "text": head + text + (suffix or "" if echo else ""),
-            "index": i,
-            "logprobs": None if logprobs is None else _logprobs(engine, scores, 0, len(text)),
-            "finish_reason": finish_reason(stats),
-        }
-        for i, (text, scores, stats) in enumerate(order)
-    ]
-    return {**base, "choices": choices, "usage": usage([f[2] for f in found])}  # type: ignore
+def whole(
+    prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> CreateCompletionResponse:
+    """Return OpenAI's response once all *runs* have ended."""
+    return _response(prepared, [_collect(run) for run in runs])
 
 
-def seeded(params: SamplingParams, i: int) -> SamplingParams:
-    """Return *params* for the answer number *i*: another seed for each."""
-    if i == 0 or params.seed == -1:
-        return params
-    from dataclasses import replace
+async def whole_async(
+    prepared: PreparedCompletion, runs: Sequence[Runs]
+) -> CreateCompletionResponse:
+    """Do `whole` in an event loop."""
+    found = []
+    for run in runs:
+        text: list[str] = []
+        scores: list[Logprob] = []
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                text.append(step.text)
+                if step.logprob is not None:
+                    scores.append(step.logprob)
+        found.append(("".join(text), scores, run.stats))
+    return _response(prepared, found)
 
-    return replace(params, seed=(params.seed + i) % (2**32 - 1))  # 0 to the largest seed
+
+def stream(
+    prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> Iterator[CreateCompletionStreamResponse]:
+    """Return OpenAI's chunks, one answer after the other."""
+    for index, run in enumerate(runs):
+        chunks = _Chunks(prepared, index)
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as e:
+                yield chunks.last(e.value)
+                break
+            yield from chunks.push(step)
 
 
-def _whole(run: Generator[Step, None, GenerationStats]) -> Any:
+async def stream_async(
+    prepared: PreparedCompletion, runs: Sequence[Runs]
+) -> AsyncIterator[CreateCompletionStreamResponse]:
+    """Do `stream` in an event loop."""
+    for index, run in enumerate(runs):
+        chunks = _Chunks(prepared, index)
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                for chunk in chunks.push(step):
+                    yield chunk
+        yield chunks.last(run.stats)
+
+
+_Found = tuple[str, "list[Logprob]", "GenerationStats"]
+
+
+def _collect(run: Generator[Step, None, GenerationStats]) -> _Found:
     text: list[str] = []
     scores: list[Logprob] = []
     while True:
         try:
-            event = next(run)
+            step = next(run)
         except StopIteration as e:
             return "".join(text), scores, e.value
-        text.append(event.text)
-        if event.logprob is not None:
-            scores.append(event.logprob)
+        text.append(step.text)
+        if step.logprob is not None:
+            scores.append(step.logprob)
 
 
-def _stream(
-    engine: AnyEngine, base: dict[str, Any], head: str, runs: Any, logprobs: int | None
-) -> Iterator[CreateCompletionResponse]:
-    for index, run in enumerate(runs):
-        offset, text = 0, head
-        while True:
-            scores: CompletionLogprobs | None = None
-            try:
-                event = next(run)
-            except StopIteration as e:
-                yield _chunk(base, index, text, None, finish_reason(e.value))
-                break
-            text += event.text
-            if logprobs is not None and event.logprob is not None:
-                scores = _logprobs(engine, [event.logprob], offset)
-                offset += len(scores["tokens"][0])
-            if text or scores:
-                yield _chunk(base, index, text, scores, None)
-                text = ""
+def _response(prepared: PreparedCompletion, found: Sequence[_Found]) -> CreateCompletionResponse:
+    order = found
+    if len(found) > prepared.n:
+        order = sorted(found, key=lambda answer: -_mean(answer[1]))[: prepared.n]
+    vocab = prepared.model.vocab
+    choices: list[CompletionChoice] = [
+        {
+            "text": prepared.head + text + prepared.tail,
+            "index": i,
+            "logprobs": _logprobs(vocab, scores, 0, len(text)) if prepared.logprobs else None,
+            "finish_reason": finish_reason(stats),
+        }
+        for i, (text, scores, stats) in enumerate(order)
+    ]
+    return {**_base(prepared), "choices": choices, "usage": usage([f[2] for f in found])}
 
 
-def _chunk(base: Any, index: int, text: str, logprobs: Any, reason: Any) -> Any:
-    choice = {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
-    return {**base, "choices": [choice]}
+class _Chunks:
+    """The chunks of one answer."""
+
+    def __init__(self, prepared: PreparedCompletion, index: int) -> None:
+        self._prepared, self._index = prepared, index
+        self._offset, self._text = 0, prepared.head
+
+    def push(self, step: Step) -> Iterator[CreateCompletionStreamResponse]:
+        """Return the chunk of a step, if it has text or log-probabilities."""
+        scores: CompletionLogprobs | None = None
+        self._text += step.text
+        if self._prepared.logprobs and step.logprob is not None:
+            scores = _logprobs(self._prepared.model.vocab, [step.logprob], self._offset)
+            self._offset += len(scores["tokens"][0])
+        if self._text or scores:
+            yield self._chunk(self._text, scores, None)
+            self._text = ""
+
+    def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
+        """Return the chunk that says why the answer ended."""
+        return self._chunk(self._text, None, finish_reason(stats))
+
+    def _chunk(
+        self, text: str, logprobs: CompletionLogprobs | None, reason: FinishReason | None
+    ) -> CreateCompletionStreamResponse:
+        choice: CompletionChoice = {
+            "text": text,
+            "index": self._index,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        return {**_base(self._prepared), "choices": [choice]}
+
+
+def _base(prepared: PreparedCompletion) -> CreateCompletionResponse:
+    return {
+        "id": prepared.id,
+        "object": "text_completion",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": [],
+    }
 
 
 def _mean(scores: Sequence[Logprob]) -> float:
@@ -256,16 +268,15 @@ def _mean(scores: Sequence[Logprob]) -> float:
 
 
 def _logprobs(
-    engine: AnyEngine, scores: Sequence[Logprob], offset: int, end: int | None = None
+    vocab: Vocab, scores: Sequence[Logprob], offset: int, end: int | None = None
 ) -> CompletionLogprobs:
-    """Return OpenAI's shape; tokens from *end* on belong to a stop text and are left out."""
+    """Return OpenAI's shape; tokens from *end* on belong to a stop string and are left out."""
     found: CompletionLogprobs = {
         "text_offset": [],
         "token_logprobs": [],
         "tokens": [],
         "top_logprobs": [],
     }
-    vocab = engine.model.vocab
     for token, logprob, top in scores:
         if end is not None and offset >= end:
             break

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
+from ..validation import reject_unknown
 
-__all__ = ["LlamaConfig"]
+if TYPE_CHECKING:
+    from ..binding.context.params import ContextOptions
+    from ..binding.model.files import Override
+    from ..generation.model_source import ModelSource
+    from ..scheduler import Drafter
+
+__all__ = ["LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
+
+_ALIASES = {"parallel": "n_parallel", "pool_size": "n_parallel"}
 
 _CONTEXT = (
     "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "offload_kqv", "flash_attn", "type_k", "type_v",
@@ -26,10 +35,59 @@ _KINDS: dict[str, type] = {
     "str": str,
     "os.PathLike[str]": os.PathLike,
     "Sequence[float]": Sequence,
-    "Mapping[str, Any]": Mapping,
+    "Mapping[str, Override]": Mapping,
     "None": type(None),
-    "Any": object,
 }
+
+
+class MoreLlamaOptions(TypedDict, total=False):
+    """`LlamaOptions` without `n_parallel`."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_threads: int | None
+    n_threads_batch: int | None
+    n_gpu_layers: int
+    offload_kqv: bool
+    embeddings: bool
+    pooling: str | None
+    chat_format: str | None
+    seed: int
+    use_mmap: bool
+    use_mlock: bool
+    main_gpu: int
+    tensor_split: Sequence[float] | None
+    split_mode: str | None
+    kv_overrides: Mapping[str, Override] | None
+    flash_attn: bool | None
+    type_k: str | None
+    type_v: str | None
+    swa_full: bool | None
+    op_offload: bool | None
+    attention: str | None
+    rope_scaling: str | None
+    rope_freq_base: float
+    rope_freq_scale: float
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
+    yarn_orig_ctx: int | None
+    no_perf: bool
+    context_policy: str
+    draft: Drafter | None
+    lora_path: str | os.PathLike[str] | None
+    lora_scale: float
+    logits_all: bool
+    verbose: bool
+
+
+class LlamaOptions(MoreLlamaOptions, total=False):
+    """The fields of `LlamaConfig` as arguments of `Llama`."""
+
+    n_parallel: int
 
 
 @dataclass
@@ -75,8 +133,8 @@ class LlamaConfig:
         no_perf: Do not measure what `perf` shows.
         context_policy: What happens when the context is full; see `Engine`. With
             `drop_oldest_turns` conversations lose their oldest turns; other prompts are refused.
-        parallel: How many answers are generated at once, in one batch, each with n_ctx tokens; see
-            `InferenceEngine`. State and cache cannot be touched by hand then.
+        n_parallel: How many answers are generated together, in one batch, each with n_ctx tokens;
+            see `InferenceEngine`. State and cache cannot be touched by hand then.
         draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The same answers in fewer
             steps; state and cache cannot be touched by hand then, either.
         lora_path: An adapter that is on from the start.
@@ -89,7 +147,7 @@ class LlamaConfig:
         ValidationError: A field is of the wrong type.
     """
 
-    model_path: Any = None
+    model_path: ModelSource | None = None
     n_ctx: int = 4096
     n_batch: int = 2048
     n_ubatch: int = 512
@@ -107,7 +165,7 @@ class LlamaConfig:
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
     split_mode: str | None = None
-    kv_overrides: Mapping[str, Any] | None = None
+    kv_overrides: Mapping[str, Override] | None = None
     flash_attn: bool | None = None
     type_k: str | None = None
     type_v: str | None = None
@@ -124,8 +182,8 @@ class LlamaConfig:
     yarn_orig_ctx: int | None = None
     no_perf: bool = False
     context_policy: str = "error"
-    parallel: int = 1
-    draft: Any = None
+    n_parallel: int = 1
+    draft: Drafter | None = None
     lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
     logits_all: bool = False
@@ -139,10 +197,25 @@ class LlamaConfig:
             if not fits or (wanted.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} is not {wanted}")
 
-    def context_options(self) -> dict[str, Any]:
+    def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
-        return {
+        found: Any = {
             **{name: getattr(self, name) for name in _CONTEXT},
             **{name: getattr(self, name) or None for name in _ZERO_IS_NONE},
             **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
         }
+        return found  # type: ignore[no-any-return]
+
+
+def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaConfig:
+    """Return *config*, or the defaults, with *options* in place of its fields.
+
+    Raises:
+        UnknownOptionError: There is no such field; the message suggests the nearest one.
+        ValidationError: A field is of the wrong type.
+    """
+    if config is not None and not isinstance(config, LlamaConfig):
+        raise ValidationError(f"config must be a LlamaConfig, got {config!r}")
+    options = {_ALIASES.get(name, name): value for name, value in options.items()}
+    reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama")
+    return replace(config or LlamaConfig(), **options)

@@ -1,35 +1,48 @@
-"""Llama: completions, chat, embeddings and state of one model, as llama-cpp-python has them."""
+"""Llama: completions, chat, embeddings and state of one model."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
-from ..engine.engine import Engine
 from ..errors import ValidationError
+from ..generation.aliases import canonical
+from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
-from ..generation.options import sampling_params
-from ..generation.sampling_params import SamplingParams
-from ..hub import resolve_model
-from ..validation import integer, items, path_of
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import GenerationOptions, MoreGenerationOptions
+from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..schema import json_schema, parse_json, without_unique_items
+from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
-from .config import LlamaConfig
+from .chat_completions import ChatCompletionOptions, ChatPreparer
+from .config import LlamaConfig, LlamaOptions, config_of
+from .running import PreparedRequest, run, run_async
 from .session import Session
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from ..embeddings.embedder import Embedder, RerankResult
     from ..generation.sequence import Step
-    from .session import AnyEngine
-    from .types import CreateEmbeddingResponse
+    from ..progress import Progress
+    from ..scheduler import InferenceEngine
+    from .chat_completions import Message
+    from .running import AnyEngine, Runs
+    from .types import (
+        CompletionChoice,
+        CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+        CreateCompletionResponse,
+        CreateCompletionStreamResponse,
+        CreateEmbeddingResponse,
+    )
 
 __all__ = [
     "Llama",
@@ -38,8 +51,22 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
+
+
+class CompletionOptions(GenerationOptions, total=False):
+    """`GenerationOptions`, and the rest of OpenAI's options for a completion.
+
+    `echo`: begin with the prompt. `n`: how many answers. `best_of`: this many are generated, and
+    the *n* with the best mean log-probability returned. `model`: the name in the response.
+    """
+
+    echo: bool
+    n: int | None
+    best_of: int | None
+    model: str | None
 
 
 class Llama(Session):
@@ -49,43 +76,39 @@ class Llama(Session):
     evaluated once. Nothing is printed; `llama_cffi.native` logs what C says.
 
     Args:
-        model_path: The GGUF file, or `hf:owner/repo:file`.
-        config: What else there is to say; single arguments win over it.
-        sampling: How `generate` chooses tokens where a call does not say.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
+        config: How it is loaded; single options win over it.
+        sampling: How tokens are chosen where a call does not say.
         **options: The fields of `LlamaConfig`.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
         FetchError: The model, or a build of llama.cpp, cannot be fetched.
         ValidationError: A number is out of range.
-        TypeError: There is no such option.
+        UnknownOptionError: There is no such option; it is a TypeError.
     """
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str] | None = None,
+        model_path: ModelSource | None = None,
         config: LlamaConfig | None = None,
         sampling: SamplingParams | None = None,
-        **options: Any,
+        **options: Unpack[LlamaOptions],
     ) -> None:
-        for name, value, kind in (
-            ("config", config, LlamaConfig),
-            ("sampling", sampling, SamplingParams),
-        ):
-            if value is not None and not isinstance(value, kind):
-                raise ValidationError(f"{name}={value!r} is no {kind.__name__}")
-        self.config = config = dataclasses.replace(config or LlamaConfig(), **options)
+        self.config = config = config_of(config, options)
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ValidationError(f"sampling must be a SamplingParams, got {sampling!r}")
         self.sampling = sampling
-        path = model_path if model_path is not None else config.model_path
-        if path is None:
+        source = model_path if model_path is not None else config.model_path
+        if source is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
-        if not isinstance(path, str):
-            path = path_of("model_path", path)
-        self.model_path = str(path)
+        if not isinstance(source, (str, Model)):
+            source = as_path("model_path", source)
+        self.model_path = str(source.path if isinstance(source, Model) else source)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
-        model = Model(
-            resolve_model(path),
+        model, owned = open_model(
+            source,
             n_gpu_layers=config.n_gpu_layers,
             use_mmap=config.use_mmap,
             use_mlock=config.use_mlock,
@@ -97,18 +120,21 @@ class Llama(Session):
         )
         try:
             engine = _engine(model, config)
-            engine.owns_model = True
+            engine.owns_model = owned
             super().__init__(engine)
             if config.lora_path is not None:
                 self.load_lora(config.lora_path, config.lora_scale)
         except BaseException:
-            model.close()
+            if owned:
+                model.close()
             raise
         with _open_lock:
             _open.add(self)
 
     @classmethod
-    def from_pretrained(cls, repo_id: str, filename: str | None = None, **options: Any) -> Self:
+    def from_pretrained(
+        cls, repo_id: str, filename: str | None = None, **options: Unpack[LlamaOptions]
+    ) -> Self:
         """Load a model from the Hugging Face hub, through its cache.
 
         Args:
@@ -139,243 +165,420 @@ class Llama(Session):
         return self.engine.n_ctx
 
     @cached_property
-    def chat(self) -> chat_completions.Chat:
-        """What the model's chat template and family say; compiled when it is first used."""
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return self.engine.renderer
+
+    @cached_property
+    def chat(self) -> ChatPreparer:
+        """Prepares chat completions."""
         policy = self.config.context_policy
-        drops = policy if policy == DROP_TURNS else None
-        return chat_completions.Chat(self.engine, self.config.chat_format, drops)
+        return ChatPreparer(
+            self.model,
+            self.renderer,
+            self.n_ctx,
+            DROP_TURNS if policy == DROP_TURNS else None,
+            self.sampling,
+            self.config.seed,
+        )
 
     # Text
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        stream: Literal[False] = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        *,
+        logprobs: None = None,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        stream: Literal[False] = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        *,
+        logprobs: int,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> CompletionChoice: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        *,
+        stream: Literal[True],
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        logprobs: None = None,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> Iterator[str]: ...
 
     def generate(
         self,
         prompt: str,
-        max_tokens: int = 128,
-        sampling: SamplingParams | None = None,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
         stream: bool = False,
         stop: str | Sequence[str] | None = None,
         echo: bool = False,
-        reset_kv_cache: bool = True,
+        *,
         logprobs: int | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[MoreGenerationOptions],
+    ) -> str | CompletionChoice | Iterator[str]:
         """Continue *prompt*, as it is, without a chat template.
 
         Args:
             prompt: The text.
-            max_tokens: Most tokens to generate, at least 1.
-            sampling: How tokens are chosen; None = the constructor's.
-            stream: Return an iterator of pieces; each comes when its token is there.
-            stop: Texts that end the answer, which does not contain them.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+            sampling: How tokens are chosen; None: the constructor's.
+            stream: Return an iterator of pieces; each comes when its token is there. Leaving the
+                iteration ends the generation.
+            stop: Strings that end the answer, which does not contain them.
             echo: Begin with the prompt.
-            reset_kv_cache: Evaluate the whole prompt, also what the cache holds of it. With False
-                a session goes on: of a prompt that begins as the last one, answer included, only
-                what is new is evaluated.
             logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
-                the tokens and of so many in place of each, instead of the text.
-            **options: Single sampling arguments, which win over *sampling*, and the engine's, such
-                as `timeout_s`.
+                the tokens and of this many alternatives of each, instead of the text.
+            **options: See `MoreGenerationOptions`; single sampling options win over *sampling*.
 
         Raises:
             ValidationError: An argument is out of range.
-            ContextOverflowError: The prompt leaves no room.
+            ContextOverflowError: The prompt leaves no room for an answer.
         """
-        integer("max_tokens", max_tokens, 1)
-        params = self._sampling(sampling, options)
-        options = {"stop": stop, "reset_kv": reset_kv_cache, **options}
+        every: Any = {"sampling": sampling, "stop": stop, **options}
         if logprobs is not None:
             if stream:
                 raise ValidationError(
                     "logprobs have no stream here; create_completion(stream=True) has one"
                 )
-            answer: Any = completions.complete(
-                self.engine, self.model_path, prompt, None, max_tokens=max_tokens, params=params,
-                stream=False, logprobs=logprobs, echo=echo, n=1, best_of=None, **options,
-            )  # fmt: skip
+            answer: CreateCompletionResponse = self.create_completion(
+                prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **every
+            )
             return answer["choices"][0]
-        tokens = completions.prompt_tokens(self.engine, prompt, None)
-        run = completions.events(self.engine, tokens, max_tokens, params, **options)
-        pieces = _pieces(prompt if echo else "", run)
+        request = self._request(prompt, max_tokens, every)
+        pieces = _pieces(prompt if echo else "", run(self.engine, request)[0])
         return pieces if stream else "".join(pieces)
 
-    def generate_stream(self, prompt: str, max_tokens: int = 128, **options: Any) -> Iterator[str]:
-        """Do `generate` piece by piece; leaving the iteration ends the generation."""
-        pieces: Iterator[str] = self.generate(prompt, max_tokens, stream=True, **options)
-        return pieces
+    def generate_stream(
+        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
+    ) -> Iterator[str]:
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments.
+            max_tokens: See `generate`.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+        """
+        request = self._request(prompt, max_tokens, options)
+        return _pieces("", run(self.engine, request)[0])
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str: ...
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncIterator[str]: ...
 
     async def generate_async(
-        self, prompt: str, max_tokens: int = 128, *, stream: bool = False, **options: Any
-    ) -> Any:
-        """Do `generate` beside the event loop; with *stream* give an async iterator.
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str | AsyncIterator[str]:
+        """Do `generate` in an event loop; with *stream* return an async iterator.
 
         Cancelling the task ends the generation.
         """
-        call = partial(Llama.generate, self, prompt, max_tokens, **options)
-        return await _either(call, stream=stream)
+        first = prompt if echo else ""
+        request = self._request(prompt, max_tokens, options)
+        engine = self._shared_engine
+        if engine is not None:
+            (handle,) = await run_async(engine, request)
+            pieces = _pieces_async(first, handle)
+            return pieces if stream else "".join([piece async for piece in pieces])
+        (steps,) = run(self.engine, request)
+        if stream:
+            return stream_async(lambda: _pieces(first, steps))
+        return await whole_async(lambda: "".join(_pieces(first, steps)))
 
-    def _sampling(self, whole: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
-        """Take the sampling arguments out of *options* and put them over *whole*."""
-        names = options.keys() & SamplingParams.__dataclass_fields__.keys()
-        single = {name: options.pop(name) for name in names}
-        whole = self.sampling if whole is None else whole
-        if whole is None:
-            return sampling_params({"seed": self.config.seed, **single})
-        if not isinstance(whole, SamplingParams):
-            raise ValidationError(f"sampling={whole!r} is no SamplingParams")
-        seed = {"seed": self.config.seed} if whole.seed == -1 else {}
-        return dataclasses.replace(whole, **{**seed, **single})
+    @overload
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse: ...
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
+    ) -> Iterator[CreateCompletionStreamResponse]: ...
 
     def create_completion(
         self,
         prompt: str | Sequence[int],
         suffix: str | None = None,
         max_tokens: int | None = 16,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        typical_p: float = 1.0,
-        logprobs: int | None = None,
-        echo: bool = False,
-        stop: str | Sequence[str] | None = None,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        top_k: int = 40,
+        *,
         stream: bool = False,
-        seed: int | None = None,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        model: str | None = None,
-        stopping_criteria: Any = None,
-        logits_processor: Any = None,
-        grammar: Any = None,
-        logit_bias: Mapping[Any, float] | None = None,
-        n: int = 1,
-        best_of: int | None = None,
-        penalty_last_n: int = 64,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse | Iterator[CreateCompletionStreamResponse]:
         """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
 
         Args:
             prompt: Text or token ids.
-            suffix: What follows; the model fills the gap.
-            max_tokens: Most tokens to generate; None or -1 = until the context is full.
-            temperature: See `SamplingParams` for this and the other sampling arguments.
-            top_p: See `SamplingParams`.
-            min_p: See `SamplingParams`.
-            typical_p: See `SamplingParams`.
-            logprobs: Give the log-probability of each token, and of so many in its place; they
-                are the model's own, before penalties and temperature.
-            echo: Begin with the prompt.
-            stop: Texts that end the answer.
-            frequency_penalty: `penalty_freq`.
-            presence_penalty: `penalty_present`.
-            repeat_penalty: See `SamplingParams`.
-            top_k: See `SamplingParams`; 0 or less = all.
-            stream: Give chunks.
-            seed: See `SamplingParams`; None = the constructor's.
-            mirostat_mode: `mirostat`.
-            mirostat_tau: See `SamplingParams`.
-            mirostat_eta: See `SamplingParams`.
-            model: The name that the response shows.
-            stopping_criteria: Functions `(input_ids, logits)`; the answer ends before the token
-                at which one returns True.
-            logits_processor: `logits_processors`.
-            grammar: A `LlamaGrammar`, or GBNF.
-            logit_bias: See `SamplingParams`; keys may be texts of numbers.
-            n: How many answers.
-            best_of: So many are generated; the *n* with the best mean log-probability returned.
-            penalty_last_n: See `SamplingParams`.
-            **options: The engine's, such as `timeout_s` and `context_policy`.
+            suffix: The text that follows; the model fills the gap.
+            max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
+                full.
+            stream: Return chunks.
+            **options: See `CompletionOptions`.
 
         Raises:
             ValidationError: An argument is out of range.
-            ContextOverflowError: The prompt leaves no room.
+            ContextOverflowError: The prompt leaves no room for an answer.
         """
-        params = completions.sampling(
-            temperature=temperature,
-            top_p=top_p,
-            min_p=min_p,
-            typical_p=typical_p,
-            top_k=top_k,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            repeat_penalty=repeat_penalty,
-            penalty_last_n=penalty_last_n,
-            mirostat_mode=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            seed=self.config.seed if seed is None else seed,
-            logit_bias=logit_bias,
-            logits_processor=logits_processor,
-            grammar=grammar,
-        )
-        return completions.complete(
-            self.engine,
-            model or self.model_path,
-            prompt,
-            suffix,
-            max_tokens=max_tokens,
-            params=params,
-            stream=stream,
-            logprobs=logprobs,
-            echo=echo,
-            n=n,
-            best_of=best_of,
-            stop=stop,
-            stopping_criteria=stopping_criteria,
-            **options,
-        )
+        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        runs = run(self.engine, prepared.request)
+        return (completions.stream if stream else completions.whole)(prepared, runs)
 
     __call__ = create_completion
 
-    async def create_completion_async(self, *args: Any, **options: Any) -> Any:
-        """Do `create_completion` beside the event loop; with `stream` give an async iterator."""
-        return await _either(self.create_completion, *args, **options)
+    @overload
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse: ...
 
-    def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-        """Answer a conversation; see `chat_completions.Chat.create` for the arguments."""
-        options = {"seed": self.config.seed, "model": self.model_path, **options}
-        return self.chat.create(messages, **options)
+    @overload
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
+    ) -> AsyncIterator[CreateCompletionStreamResponse]: ...
+
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: bool = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
+        """Do `create_completion` in an event loop; with *stream* return an async iterator."""
+        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        engine = self._shared_engine
+        if engine is not None:
+            handles = await run_async(engine, prepared.request)
+            if stream:
+                return completions.stream_async(prepared, handles)
+            return await completions.whole_async(prepared, handles)
+        runs = run(self.engine, prepared.request)
+        if stream:
+            return stream_async(lambda: completions.stream(prepared, runs))
+        return await whole_async(lambda: completions.whole(prepared, runs))
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Iterator[CreateChatCompletionStreamResponse]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]:
+        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+
+        Args:
+            messages: Each with `role` and `content`, the oldest first.
+            stream: Return chunks.
+            **options: See `ChatCompletionOptions`.
+
+        Raises:
+            TemplateError: The chat template refuses the messages.
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The conversation leaves no room for an answer.
+        """
+        prepared = self.chat.prepare(messages, options, self.model_path)
+        runs = run(self.engine, prepared.request)
+        return (chat_completions.stream if stream else chat_completions.whole)(prepared, runs)
+
+    @overload
+    async def create_chat_completion_async(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse: ...
+
+    @overload
+    async def create_chat_completion_async(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> AsyncIterator[CreateChatCompletionStreamResponse]: ...
 
     async def create_chat_completion_async(
-        self, messages: Sequence[Mapping[str, Any]], **options: Any
-    ) -> Any:
-        """Do `create_chat_completion` beside the event loop; with `stream` an async iterator."""
-        return await _either(self.create_chat_completion, messages, **options)
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
+        """Do `create_chat_completion` in an event loop; with *stream* return an async iterator."""
+        prepared = self.chat.prepare(messages, options, self.model_path)
+        engine = self._shared_engine
+        if engine is not None:
+            handles = await run_async(engine, prepared.request)
+            if stream:
+                return chat_completions.stream_async(prepared, handles)
+            return await chat_completions.whole_async(prepared, handles)
+        runs = run(self.engine, prepared.request)
+        if stream:
+            return stream_async(lambda: chat_completions.stream(prepared, runs))
+        return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
-    def parse(self, prompt: str | Sequence[Mapping[str, Any]], type_: type[T], **options: Any) -> T:
+    def parse(
+        self,
+        prompt: str | Sequence[Message],
+        type_: type[T],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> T:
         """Ask for a value of a Python type: a pydantic model, dataclass, TypedDict, int, ...
 
         Args:
             prompt: The question, or a conversation.
-            type_: What the answer shall be.
-            **options: As for `create_chat_completion`.
+            type_: The type of the answer.
+            **options: See `ChatCompletionOptions`.
 
         Raises:
             ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
                 or where the context was full.
         """
-        from .. import typed
-
-        if options.get("stream") or options.get("response_format"):
+        if options.get("response_format") or "stream" in options:
             raise ValidationError("parse gives one whole value: no stream, no response_format")
-        schema = typed.schema_of(type_)
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        answer = self.create_chat_completion(
-            messages,
-            response_format={"type": "json_schema", "json_schema": {"schema": schema}},
-            **{"max_tokens": None, **options},
+        schema = without_unique_items(json_schema(type_))
+        messages: Sequence[Message] = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
+        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        every: ChatCompletionOptions = {**options, "response_format": form}
+        answer = self.create_chat_completion(messages, **every)
         choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
         if choice["finish_reason"] == "length":
             raise ValidationError(
                 f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
-                "max_tokens or n_ctx, or give the type's texts and lists a longest length"
+                "max_tokens or n_ctx, or give the type's strings and lists a longest length"
             )
-        return typed.value_of(type_, choice["message"]["content"])
+        return parse_json(type_, choice["message"]["content"] or "")
+
+    @property
+    def _shared_engine(self) -> InferenceEngine | None:
+        """The engine, if it answers many requests at once: an event loop can wait for it."""
+        engine: Any = self.engine
+        return engine if hasattr(engine, "submit") else None
+
+    def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """Return *options* with this model's sampling in place of what they leave open."""
+        rest = canonical(options)
+        reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
+        single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
+        found: Any = {**rest, "sampling": self.chat.sampling(single)}
+        return found  # type: ignore[no-any-return]
+
+    def _request(
+        self, prompt: str | Sequence[int], max_tokens: int | None, options: Mapping[str, Any]
+    ) -> PreparedRequest:
+        tokens = completions.prompt_tokens(self.model, prompt, None)
+        rest = canonical(options)
+        max_tokens = rest.pop("max_tokens", max_tokens)
+        return PreparedRequest(tokens, max_tokens, self._run_options(rest))
+
+    def _completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        stream: bool,
+    ) -> completions.PreparedCompletion:
+        rest = canonical(options)
+        name = rest.pop("model", None) or self.model_path
+        own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
+        max_tokens = rest.pop("max_tokens", max_tokens)
+        return completions.prepare(
+            self.model, name, prompt, self._run_options(rest),
+            suffix=suffix, max_tokens=max_tokens, stream=stream, **own,
+        )  # fmt: skip
 
     # Tokens
 
@@ -395,7 +598,7 @@ class Llama(Session):
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
         check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
+        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with the BOS where the model wants one."""
@@ -403,20 +606,52 @@ class Llama(Session):
 
     # Embeddings
 
-    def embed(self, text: str | Sequence[str], normalize: bool = True, **options: Any) -> Any:
+    # Embeddings
+
+    @overload
+    def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
+        self,
+        text: str,
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[float]: ...
+
+    @overload
+    def embed(
+        self,
+        text: Sequence[str],
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[list[float]]: ...
+
+    def embed(
+        self,
+        text: str | Sequence[str],
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[float] | list[list[float]]:
         """Return the embedding of a text, or of each of several, as lists of floats.
 
         Args:
             text: One text: n_embd floats; several: a list of such lists.
-            normalize: Give every vector the length 1.
-            **options: As for `Embedder.embed`, with its errors.
+            normalize: Scale every vector to the length 1.
+            truncate: See `Embedder.embed`, also for the errors.
+            progress: See `Embedder.embed`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else items("text", text)
-        rows = self._embeddings().embed(texts, normalize=normalize, **options)
-        found = [row.tolist() for row in rows]
+        texts = [text] if isinstance(text, str) else as_list("text", text)
+        rows = self._embeddings().embed(
+            texts, normalize=normalize, truncate=truncate, progress=progress
+        )
+        found: list[Any] = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
 
     def create_embedding(
@@ -427,7 +662,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else items("input", input)
+        texts = [input] if isinstance(input, str) else as_list("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))
         return {
@@ -439,26 +674,52 @@ class Llama(Session):
             "usage": {"prompt_tokens": n, "total_tokens": n},
         }
 
-    async def embed_async(self, *args: Any, **options: Any) -> Any:
+    @overload
+    async def embed_async(  # type: ignore[overload-overlap]
+        self, text: str, normalize: bool = True
+    ) -> list[float]: ...
+
+    @overload
+    async def embed_async(
+        self, text: Sequence[str], normalize: bool = True
+    ) -> list[list[float]]: ...
+
+    async def embed_async(
+        self, text: str | Sequence[str], normalize: bool = True
+    ) -> list[float] | list[list[float]]:
         """Do `embed` beside the event loop."""
-        return await whole_async(lambda: self.embed(*args, **options))
+        return await whole_async(lambda: self.embed(text, normalize))
 
-    async def create_embedding_async(self, *args: Any, **options: Any) -> CreateEmbeddingResponse:
+    async def create_embedding_async(
+        self, input: str | Sequence[str], model: str | None = None
+    ) -> CreateEmbeddingResponse:
         """Do `create_embedding` beside the event loop."""
-        return await whole_async(lambda: self.create_embedding(*args, **options))
+        return await whole_async(lambda: self.create_embedding(input, model))
 
-    def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[RerankResult]:
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[RerankResult]:
         """Sort *documents* by how well they answer *query*; see `Embedder.rerank`.
 
         Args:
-            query: What is asked.
+            query: The question.
             documents: Any number.
-            **options: As for `Embedder.rerank`, with its errors.
+            top_n: See `Embedder.rerank`, also for the errors.
+            truncate: See `Embedder.rerank`.
+            progress: See `Embedder.rerank`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        return self._embeddings().rerank(query, documents, **options)
+        return self._embeddings().rerank(
+            query, documents, top_n=top_n, truncate=truncate, progress=progress
+        )
 
     def _embeddings(self) -> Embedder:
         if not self.config.embeddings:
@@ -476,32 +737,39 @@ class Llama(Session):
         return self._embedder
 
 
-def _pieces(first: str, run: Iterator[Step]) -> Iterator[str]:
+def _pieces(first: str, steps: Iterator[Step]) -> Iterator[str]:
     if first:
         yield first
-    for event in run:
-        if event.text:
-            yield event.text
+    for step in steps:
+        if step.text:
+            yield step.text
+
+
+async def _pieces_async(first: str, handle: Runs) -> AsyncIterator[str]:
+    if first:
+        yield first
+    async with aclosing(handle.steps_async()) as steps:
+        async for step in steps:
+            if step.text:
+                yield step.text
 
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
-    options = {"context_policy": policy, **config.context_options()}
-    n_parallel = integer("parallel", config.parallel, 1, 256)
+    options: Any = {
+        "context_policy": policy,
+        "chat_format": config.chat_format,
+        **config.context_options(),
+    }
+    n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
+        from ..engine import Engine
+
         return Engine(model, **options)
     from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]
     return InferenceEngine(model, n_parallel, draft=config.draft, **options)
-
-
-async def _either(
-    call: Callable[..., Any], *args: Any, stream: bool = False, **options: Any
-) -> Any:
-    """Return what *call* returns, its iterator as an asynchronous one."""
-    found = await whole_async(lambda: call(*args, stream=stream, **options))
-    return stream_async(lambda: found) if stream else found
 
 
 def print_system_info() -> str:

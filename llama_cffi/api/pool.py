@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from ..errors import LlamaError
+from ..generation.model_source import ModelSource
+from ..generation.options import GenerationOptions
 from .aio import whole_async
-from .config import LlamaConfig
+from .chat_completions import ChatCompletionOptions
+from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
 from .llama import Llama
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from .chat_completions import Message
+    from .types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
 __all__ = ["LlamaPool"]
 
-_log = logging.getLogger("llama_cffi.api.pool")
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _WARM_UP_TOKENS = 3
 
 
 class LlamaPool:
-    """Answers up to *pool_size* requests at once, with one copy of the weights.
+    """Answers up to *n_parallel* requests at once, with one copy of the weights.
 
     All of them share a batch; see `InferenceEngine`. More wait for their turn, in order.
 
     Args:
-        model_path: The GGUF file, or `hf:owner/repo:file`.
-        pool_size: Requests at once, 1 to 256.
-        warmup: Answer a dummy prompt first; when that fails it is logged only.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
+        n_parallel: Requests at once, 1 to 256; `pool_size` is another name of it.
+        warmup: Answer a dummy prompt first; a failure is only logged.
         config: As for `Llama`.
+        pool_size: See *n_parallel*.
         **options: As for `Llama`.
 
     Attributes:
@@ -43,13 +51,19 @@ class LlamaPool:
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str],
-        pool_size: int = 4,
+        model_path: ModelSource,
+        n_parallel: int = 4,
         warmup: bool = False,
         config: LlamaConfig | None = None,
-        **options: Any,
+        *,
+        pool_size: int | None = None,
+        **options: Unpack[MoreLlamaOptions],
     ) -> None:
-        self.llm = Llama(model_path, config, parallel=pool_size, **options)
+        every: LlamaOptions = {
+            **options,
+            "n_parallel": n_parallel if pool_size is None else pool_size,
+        }
+        self.llm = Llama(model_path, config, **every)
         if warmup:
             try:
                 self.llm.generate("warm up", _WARM_UP_TOKENS)
@@ -57,22 +71,57 @@ class LlamaPool:
                 _log.warning("the pool could not be warmed up", exc_info=True)
 
     @property
-    def pool_size(self) -> int:
+    def n_parallel(self) -> int:
         """Requests at once."""
-        return self.llm.config.parallel
+        return self.llm.config.n_parallel
 
-    async def generate(self, prompt: str, max_tokens: int = 128, **options: Any) -> Any:
-        """Continue a prompt; see `Llama.generate_async`, also for a stream.
+    pool_size = n_parallel
+
+    @overload
+    async def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncIterator[str]: ...
+
+    async def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str | AsyncIterator[str]:
+        """Continue a prompt; see `Llama.generate_async`.
 
         Args:
             prompt: The text, as it is.
             max_tokens: Most tokens to generate.
+            stream: Return an async iterator of pieces.
             **options: As for `Llama.generate`, with its errors.
         """
+        if stream:
+            return await self.llm.generate_async(prompt, max_tokens, stream=True, **options)
         return await self.llm.generate_async(prompt, max_tokens, **options)
 
     async def generate_batch(
-        self, prompts: Sequence[str], max_tokens: int = 128, **options: Any
+        self,
+        prompts: Sequence[str],
+        max_tokens: int | None = 256,
+        **options: Unpack[GenerationOptions],
     ) -> list[str]:
         """Continue several prompts; the answers come in their order.
 
@@ -81,41 +130,63 @@ class LlamaPool:
             max_tokens: Most tokens to generate for each.
             **options: As for `Llama.generate`. The first error is raised, and the others end.
         """
+        return await _all([self.llm.generate_async(p, max_tokens, **options) for p in prompts])
 
-        def begin(prompt: str) -> Callable[[], str]:
-            pieces = self.llm.generate(prompt, max_tokens, stream=True, **options)
-            return lambda: "".join(pieces)
+    @overload
+    async def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse: ...
 
-        return await whole_async(lambda: _all(map(begin, prompts)))
+    @overload
+    async def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> AsyncIterator[CreateChatCompletionStreamResponse]: ...
 
     async def create_chat_completion(
-        self, messages: Sequence[Mapping[str, Any]], **options: Any
-    ) -> Any:
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Answer a conversation; see `Llama.create_chat_completion_async`.
 
         Args:
             messages: OpenAI's shape.
-            **options: As for `Llama.create_chat_completion`, with its errors.
+            stream: Return an async iterator of chunks.
+            **options: See `ChatCompletionOptions`, with the errors of `Llama`.
         """
+        if stream:
+            return await self.llm.create_chat_completion_async(messages, stream=True, **options)
         return await self.llm.create_chat_completion_async(messages, **options)
 
     async def create_chat_completion_batch(
-        self, conversations: Sequence[Sequence[Mapping[str, Any]]], **options: Any
-    ) -> list[Any]:
+        self,
+        conversations: Sequence[Sequence[Message]],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> list[CreateChatCompletionResponse]:
         """Answer several conversations; the responses come in their order.
 
         Args:
             conversations: Each in OpenAI's shape.
-            **options: As for `Llama.create_chat_completion`, without a stream. The first error is
-                raised, and the others end.
+            **options: See `ChatCompletionOptions`. The first error is raised, and the others end.
         """
-        options = {**options, "stream": False, "deferred": True}
-        ask = self.llm.create_chat_completion
-        return await whole_async(lambda: _all(ask(c, **options) for c in conversations))
+        ask = self.llm.create_chat_completion_async
+        return await _all([ask(messages, **options) for messages in conversations])
 
-    async def embed(self, texts: str | Sequence[str], **options: Any) -> Any:
+    async def embed(
+        self, texts: str | Sequence[str], normalize: bool = True
+    ) -> list[float] | list[list[float]]:
         """Return embeddings, many texts in a batch; see `Llama.embed`."""
-        return await self.llm.embed_async(texts, **options)
+        return await whole_async(lambda: self.llm.embed(texts, normalize))
 
     def kv_cache_clear(self) -> None:
         """Forget the prefixes of finished requests."""
@@ -138,6 +209,13 @@ class LlamaPool:
         self.close()
 
 
-def _all(begun: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Begin all, then wait for each."""
-    return [wait() for wait in list(begun)]
+async def _all(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """Return the results in order; when one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

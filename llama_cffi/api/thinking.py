@@ -11,7 +11,7 @@ from ..binding import Vocab
 from ..chat.reasoning import ReasoningSplitter
 from ..errors import TemplateError
 from ..generation.text import Utf8Stream
-from ..validation import integer
+from ..validation import check_int
 
 if TYPE_CHECKING:
     from ..chat.template import ChatTemplate
@@ -36,7 +36,7 @@ class ThinkMarkers(NamedTuple):
 
 
 class ThinkingBudget:
-    """Ends the reasoning of one answer after a number of tokens.
+    """Ends the reasoning of one answer after a number of tokens; a `ReasoningLimit`.
 
     Only reasoning at the beginning of the answer is limited. Tokens between its markers count.
 
@@ -63,7 +63,7 @@ class ThinkingBudget:
         is_required: bool = False,
     ) -> None:
         if n_tokens is not None:
-            n_tokens = integer("thinking_budget", n_tokens, 0)
+            n_tokens = check_int("thinking_budget", n_tokens, 0)
         self._vocab, self._pieces = vocab, vocab.pieces(True)
         self._markers, self._is_required = template_markers, is_required
         self._splitter = ReasoningSplitter(*markers, starts_open=is_open, budget=n_tokens)

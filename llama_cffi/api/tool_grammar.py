@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Repeat, Text
 from ..grammars import LlamaGrammar
 from ..grammars.grammar import SPACE, narrow_dates
+from ..schema import without_unique_items
 
 __all__ = ["call_grammar"]
 
@@ -90,7 +91,8 @@ class _Writer:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **copy.deepcopy(piece.schema)}
+            schema = copy.deepcopy(without_unique_items(piece.schema))
+            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **schema}
             narrow_dates(rule)
             return f"%json {json.dumps(rule)}"
         if isinstance(piece, Text):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, overload
 
-from ..validation import integer, items
-from .config import LlamaConfig
+from ..generation.model_source import ModelSource
+from ..validation import as_list, check_int
+from .chat_completions import MoreChatCompletionOptions
+from .config import LlamaConfig, LlamaOptions
 from .llama import Llama
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from ..chat.families import Family
+    from .chat_completions import Message
+    from .types import CreateChatCompletionStreamResponse
 
 __all__ = ["UnifiedLLM"]
-
-# Recommended options under the names that `Llama.create_chat_completion` has.
-_NAMES = {"penalty_freq": "frequency_penalty", "penalty_present": "presence_penalty"}
 
 
 class UnifiedLLM:
     """Answers with the chat template, the sampling and the stops that a model's family wants.
 
     Args:
-        model_path: The GGUF file, or `hf:owner/repo:file`.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
         config: As for `Llama`.
         **options: As for `Llama`.
 
@@ -35,68 +35,78 @@ class UnifiedLLM:
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str],
+        model_path: ModelSource,
         config: LlamaConfig | None = None,
-        **options: Any,
+        **options: Unpack[LlamaOptions],
     ) -> None:
         self.llm = Llama(model_path, config, **options)
 
     @property
     def family(self) -> Family:
-        """What is known about the model's family."""
-        return self.llm.chat.family
+        """The model's family."""
+        return self.llm.renderer.family
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        max_tokens: int | None = 512,
+        *,
+        system_prompt: str = "",
+        stream: Literal[False] = False,
+        **options: Unpack[MoreChatCompletionOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        max_tokens: int | None = 512,
+        *,
+        system_prompt: str = "",
+        stream: Literal[True],
+        **options: Unpack[MoreChatCompletionOptions],
+    ) -> Iterator[str]: ...
 
     def generate(
         self,
-        prompt: str | Sequence[Mapping[str, Any]],
+        prompt: str | Sequence[Message],
         max_tokens: int | None = 512,
         *,
-        thinking: bool | None = None,
-        thinking_budget: int | None = None,
-        reasoning_effort: str | None = None,
         system_prompt: str = "",
         stream: bool = False,
-        **options: Any,
+        **options: Unpack[MoreChatCompletionOptions],
     ) -> str | Iterator[str]:
-        """Answer a message or a conversation; the thought is left out.
+        """Answer a message or a conversation; reasoning is left out.
 
         Args:
             prompt: The user's message, or messages in OpenAI's shape.
-            max_tokens: Most tokens to generate; None = until the context is full.
-            thinking: Whether the model shall think first; None = as it is used to.
-            thinking_budget: Most tokens of the thought; None = no limit.
-            reasoning_effort: `none`, `minimal`, `low`, `medium`, `high`, in place of *thinking*;
-                see `thinking.switched`.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
             system_prompt: The system message, if any.
             stream: Return an iterator of pieces.
-            **options: As for `Llama.create_chat_completion`; they win over the recommended ones.
+            **options: See `MoreChatCompletionOptions`; they win over what is recommended.
 
         Raises:
             ValidationError: max_tokens is below 1, or thinking cannot be switched so.
-            ContextOverflowError: The prompt leaves no room; it is a ValidationError, too.
+            ContextOverflowError: The prompt leaves no room for an answer.
         """
         if max_tokens is not None:
-            integer("max_tokens", max_tokens, 1)
-        text = isinstance(prompt, str)
-        messages = [{"role": "user", "content": prompt}] if text else items("prompt", prompt)
+            check_int("max_tokens", max_tokens, 1)
+        messages: list[Message] = (
+            [{"role": "user", "content": prompt}]
+            if isinstance(prompt, str)
+            else as_list("prompt", prompt)
+        )
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        thinks, _ = self.llm.chat.renderer.resolve_thinking(thinking, reasoning_effort)
-        recommended = self.family.recommended(thinks)
-        answer = self.llm.create_chat_completion(
-            messages,
-            **{
-                **{_NAMES.get(name, name): value for name, value in recommended.items()},
-                "max_tokens": max_tokens,
-                "thinking": thinking,
-                "thinking_budget": thinking_budget,
-                "reasoning_effort": reasoning_effort,
-                "stream": stream,
-                **options,
-            },
-        )
+        every: MoreChatCompletionOptions = {"sampling": "model", **options}
         if stream:
-            return _contents(answer)
+            return _contents(
+                self.llm.create_chat_completion(
+                    messages, stream=True, max_tokens=max_tokens, **every
+                )
+            )
+        answer = self.llm.create_chat_completion(messages, max_tokens=max_tokens, **every)
         return answer["choices"][0]["message"]["content"] or ""
 
     def reset(self) -> None:
@@ -116,7 +126,7 @@ class UnifiedLLM:
         self.close()
 
 
-def _contents(chunks: Iterator[Any]) -> Iterator[str]:
+def _contents(chunks: Iterator[CreateChatCompletionStreamResponse]) -> Iterator[str]:
     for chunk in chunks:
         if text := chunk["choices"][0]["delta"].get("content"):
             yield text

@@ -98,13 +98,13 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
     prompt = _prompt(args)
     # Wrong numbers must not wait for a model to load.
-    from ..generation.options import sampling_params
+    from ..generation.options import parse_options
 
     sampling = {
         name: getattr(args, name)
         for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
     }
-    sampling_params(sampling)
+    parse_options(args.n_predict, sampling, 1)
 
     from ..engine.engine import Engine
 

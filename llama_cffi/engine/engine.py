@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-from ..binding import Batch, Context, Model
-from ..errors import DecodeAbortedError, ValidationError
-from ..generation import environment
-from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, Stop
+from ..binding import Batch, Context
+from ..errors import ClosedError, DecodeAbortedError, ValidationError
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
 from ..generation.loop import generate
-from ..generation.options import Call, GenerationOptions, StreamOptions, make_call
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import (
+    CallOptions,
+    GenerationCall,
+    GenerationOptions,
+    MainOptions,
+    parse_options,
+)
+from ..generation.output import Detokenizer, StopChecker
+from ..generation.prompt import tokenize_prompt
 from ..generation.sampler_chains import ChainCache
-from ..generation.sequence import Step, TextOutput, TokenOutput
+from ..generation.sampling_params import MoreSamplingOptions
+from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
-from . import stages
-from .lock import Turns
+from . import environment, preset, stages
+from .lock import CallLock
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..generation.sampling_params import BasicOptions
+    from ..binding.context.params import MoreContextOptions
+    from ..generation.sequence import ReasoningLimit
+    from ..grammars import LlamaGrammar
+    from ..progress import Progress
+
+    Messages = Sequence[Mapping[str, object]]
+    Tools = Sequence[Mapping[str, object] | Callable[..., object]]
 
 __all__ = ["Engine", "EngineOptions"]
 
 _log = logging.getLogger(__name__)
 
 
-class EngineOptions(StreamOptions, ChatOptions, total=False):
-    """`StreamOptions`, and how the prompt is rendered: `ChatOptions`."""
+class PolarisOptions(TypedDict, total=False):
+    """Polaris Core's names for `max_tokens`, the penalties, and `cache_prompt=False`."""
+
+    n_predict: int | None
+    penalty_freq: float | None
+    penalty_present: float | None
+    reset_kv: bool | None
 
 
-class PromptOptions(GenerationOptions, ChatOptions, total=False):
-    """`GenerationOptions`, and how the prompt is rendered: `ChatOptions`."""
+class MoreEngineOptions(
+    MoreSamplingOptions, CallOptions, MainOptions, ChatOptions, PolarisOptions, total=False
+):
+    """`EngineOptions` without those that `Engine.generate` takes by position."""
+
+
+class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False):
+    """`GenerationOptions`, `ChatOptions` and `PolarisOptions`."""
 
 
 class Engine:
@@ -54,7 +79,7 @@ class Engine:
     `_SUPPRESS_THINK` and `_STAGE` at every call. `POLARIS_X` is an alias of each.
 
     Args:
-        model_path: The GGUF file, or a `Model`, which the engine then does not close.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
         n_ctx: Tokens of prompt and answer together; 0 = the model's own length. llama.cpp rounds
             it up, mostly to a multiple of 256; the property `n_ctx` is what it is.
         n_threads: 0 = physical cores.
@@ -86,7 +111,7 @@ class Engine:
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str] | Model,
+        model_path: ModelSource,
         n_ctx: int = 4096,
         n_threads: int = 0,
         n_gpu_layers: int | None = None,
@@ -99,21 +124,19 @@ class Engine:
         flush_bytes: int | None = None,
         flush_tokens: int | None = None,
         flush_ms: int | None = None,
-        progress: bool | Callable[[float], bool | None] | None = None,
-        **context_options: Any,
+        progress: Progress = None,
+        **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
         self._chat_format = chat_format
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
-        self._call(1, {}, callback=len)  # refuses what is wrong before a model is loaded
+        # Refuse what is wrong before a model is loaded.
+        parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
+        preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048)
-        self.owns_model = not isinstance(model_path, Model)
-        if isinstance(model_path, Model):
-            self.model = model_path
-        else:
-            layers = environment.number("N_GPU_LAYERS", n_gpu_layers, -1)
-            self.model = Model(model_path, n_gpu_layers=layers, progress=progress)
+        layers = environment.number("N_GPU_LAYERS", n_gpu_layers, -1)
+        self.model, self.owns_model = open_model(model_path, n_gpu_layers=layers, progress=progress)
         try:
             self.context = Context(
                 self.model,
@@ -132,8 +155,8 @@ class Engine:
         self.total_stats = GenerationStats()
         self._slot = Slot(self.context, batch)
         self._chains = ChainCache(self.model)
-        self._stop: Stop | None = None
-        self._turns = Turns()
+        self._stop: CancelToken | None = None
+        self._lock = CallLock()
         self._closed = False
 
     @property
@@ -161,127 +184,218 @@ class Engine:
         """Turn token ids into text; see `Vocab.detokenize`."""
         return self.model.vocab.detokenize(tokens, special)
 
+    @overload
     def generate(
         self,
         prompt: str,
         system_prompt: str = "",
-        n_predict: int = 256,
-        temperature: float = 0.7,
-        top_p: float = 0.9,
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
         repeat_penalty: float | None = None,
-        top_k: int = 40,
-        min_p: float = 0.05,
-        penalty_freq: float = 0.0,
-        penalty_present: float = 0.0,
-        seed: int = -1,
-        grammar: str = "",
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
         callback: Callable[[bytes], object] | None = None,
         *,
         raw: bool = False,
-        **options: Unpack[PromptOptions],
-    ) -> str:
-        """Answer *prompt* and return the whole text.
+        stream: Literal[False] = False,
+        **options: Unpack[MoreEngineOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        stream: Literal[True],
+        **options: Unpack[MoreEngineOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        stream: bool = False,
+        **options: Unpack[MoreEngineOptions],
+    ) -> str | Iterator[str]:
+        """Answer *prompt* and return the whole text, or its pieces with *stream*.
 
         The model's chat template is applied, unless *raw*; see `tokenize_chat`.
 
         Args:
             prompt: The user's message.
             system_prompt: The system message, if any.
-            n_predict: Most tokens to generate.
-            temperature: See `SamplingParams` for this and the other sampling arguments.
-            top_p: See `SamplingParams`.
-            repeat_penalty: See `SamplingParams`; None = 1.1 when sampling and off when greedy,
-                where a penalty would corrupt copied text and numbers.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+            temperature: See `SamplingParams` for the sampling options; None is 0.7 here.
+            top_p: None is 0.9 here.
+            repeat_penalty: None is 1.1 when sampling, and off when greedy, where a penalty would
+                corrupt copied text and numbers.
             top_k: See `SamplingParams`.
             min_p: See `SamplingParams`.
-            penalty_freq: See `SamplingParams`.
-            penalty_present: See `SamplingParams`.
+            frequency_penalty: See `SamplingParams`.
+            presence_penalty: See `SamplingParams`.
             seed: See `SamplingParams`.
-            grammar: GBNF that the answer must match.
+            grammar: The answer matches it: GBNF, or a `LlamaGrammar`.
             callback: Called with the answer's bytes as they come; they may end inside a
                 character. What it raises ends the generation and reaches the caller.
             raw: Use the prompt as it is, without the chat template.
-            **options: See `GenerationOptions`.
+            stream: Return an iterator of pieces in whole characters. Leaving the iteration early
+                ends the generation; errors are raised by `next`.
+            **options: See `MoreEngineOptions`.
 
         Raises:
-            ContextOverflowError: The prompt leaves no room in the context.
-            DecodeAbortedError: Cancelled, or the deadline passed; its `text` is what there was.
+            ContextOverflowError: The prompt leaves no room for an answer.
+            CancelledError: `cancel` or `close` was called; its `text` is the text until then.
+            DeadlineExceededError: The deadline passed; likewise.
             ValidationError: An argument is out of range, or the engine is busy in this thread.
             GenerationError: Decoding failed.
         """
-        basic: BasicOptions = {
+        single = {
             "temperature": temperature,
             "top_p": top_p,
             "repeat_penalty": repeat_penalty,
             "top_k": top_k,
             "min_p": min_p,
-            "penalty_freq": penalty_freq,
-            "penalty_present": penalty_present,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
             "seed": seed,
             "grammar": grammar,
         }
-        render = self._renders(prompt, system_prompt, raw)
-        return self._whole(render, n_predict, {**basic, **options}, callback)
+        every = {**_given(single), **options}
+        if raw:
+            return self._answer(
+                partial(self._render_raw, prompt), max_tokens, every, callback, stream
+            )
+        messages = _messages(prompt, system_prompt)
+        return self._answer_chat(messages, max_tokens, every, callback, stream)
+
+    @overload
+    def generate_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[EngineOptions],
+    ) -> str: ...
+
+    @overload
+    def generate_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[EngineOptions],
+    ) -> Iterator[str]: ...
 
     def generate_chat(
         self,
-        messages: Sequence[Mapping[str, object]],
-        n_predict: int = 256,
+        messages: Messages,
+        max_tokens: int | None = 256,
         callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: bool = False,
         **options: Unpack[EngineOptions],
-    ) -> str:
-        """Answer a conversation and return the whole text.
+    ) -> str | Iterator[str]:
+        """Answer a conversation and return the whole text, or its pieces with *stream*.
 
         Args:
-            messages: Each with `role` and `content`, the oldest first.
-            n_predict: Most tokens to generate.
-            callback: See `generate`, also for the errors.
-            **options: See `StreamOptions`.
+            messages: OpenAI's shape, the oldest first.
+            max_tokens: See `generate`, also for the errors.
+            callback: See `generate`.
+            stream: See `generate`.
+            **options: See `EngineOptions`.
 
         Raises:
-            TemplateError: The model has no chat template that llama.cpp knows.
+            TemplateError: The chat template fails, or refuses these messages.
         """
-        return self._whole(partial(self.renderer.render, messages), n_predict, options, callback)
+        return self._answer_chat(messages, max_tokens, options, callback, stream)
 
     def stream(
         self,
         prompt: str,
         system_prompt: str = "",
-        n_predict: int = 256,
+        max_tokens: int | None = 256,
         *,
         raw: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Do `generate` piece by piece, in whole UTF-8 characters.
+        """Do `generate(..., stream=True)`.
 
-        Leaving the iteration early ends the generation. The arguments and errors are the same;
-        what goes wrong while it runs is raised by `next`.
+        Args:
+            prompt: See `generate` for the arguments and errors.
+            system_prompt: See `generate`.
+            max_tokens: See `generate`.
+            raw: See `generate`.
+            **options: See `EngineOptions`.
         """
-        return self._stream(self._renders(prompt, system_prompt, raw), n_predict, options)
+        return self.generate(prompt, system_prompt, max_tokens, raw=raw, stream=True, **options)
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, object]],
-        n_predict: int = 256,
+        messages: Messages,
+        max_tokens: int | None = 256,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Answer a conversation piece by piece; see `generate_chat` and `stream`."""
-        return self._stream(partial(self.renderer.render, messages), n_predict, options)
+        """Do `generate_chat(..., stream=True)`.
+
+        Args:
+            messages: See `generate_chat` for the arguments and errors.
+            max_tokens: See `generate_chat`.
+            **options: See `EngineOptions`.
+        """
+        return self.generate_chat(messages, max_tokens, stream=True, **options)
 
     def generate_tokens(
-        self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        **options: Unpack[EngineOptions],
     ) -> list[int]:
         """Continue *tokens* and return the new ones, without the end-of-generation token.
 
         Args:
             tokens: At least one token id.
-            n_predict: Most tokens to generate.
-            **options: The other arguments of `generate`, with its errors.
+            max_tokens: See `generate`, also for the errors.
+            **options: See `EngineOptions`.
         """
-        call, vocab = self._call(n_predict, options), self.model.vocab
-        output = TokenOutput(vocab)
+        call, vocab = self._call(max_tokens, options), self.model.vocab
+        output = StopChecker(vocab)
         if options.keys() & {"stop", "json_stop"}:
-            output = TextOutput(vocab, call.request)
+            output = Detokenizer(vocab, call.params)
         with (
             self._turn(call) as stop,
             closing(self._tokens(tokens, call, stop, output)) as generated,
@@ -289,19 +403,29 @@ class Engine:
             return list(generated)
 
     def steps(
-        self, tokens: Sequence[int], n_predict: int = 256, **options: Unpack[StreamOptions]
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[EngineOptions],
     ) -> Generator[Step, None, GenerationStats]:
         """Continue *tokens*: yield each new token with the text that it settled.
 
         What was held back comes at the end, with None. The generator returns the statistics.
-        Arguments and errors are as for `generate_tokens`.
+
+        Args:
+            tokens: At least one token id.
+            max_tokens: See `generate`, also for the errors.
+            reasoning_limit: Makes the limit of the reasoning of this answer.
+            **options: See `EngineOptions`.
         """
-        return self._steps(tokens, self._call(n_predict, options))
+        return self._steps(tokens, self._call(max_tokens, options, reasoning_limit))
 
     def tokenize_chat(
         self,
-        messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        messages: Messages,
+        tools: Tools | None = None,
         **options: Unpack[ChatOptions],
     ) -> list[int]:
         """Return the tokens of a conversation that the model continues.
@@ -320,7 +444,7 @@ class Engine:
         self._check_open()
         return self.renderer.render(messages, tools, **options).tokens
 
-    def format_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+    def format_chat(self, messages: Messages) -> list[int]:
         """Do `tokenize_chat`, under its older name."""
         return self.tokenize_chat(messages)
 
@@ -335,7 +459,7 @@ class Engine:
         Raises:
             ValidationError: The engine is closed.
         """
-        with self._turns.take():
+        with self._lock.take():
             self._check_open()
             yield self._slot
 
@@ -375,89 +499,109 @@ class Engine:
 
     def _call(
         self,
-        n_predict: int,
+        max_tokens: int | None,
         options: Mapping[str, Any],
-        callback: Callable[[bytes], object] | None = None,
-    ) -> Call:
-        defaults = {"context_policy": self.context_policy, "safety": self._safety}
-        return make_call(n_predict, {**defaults, **options}, callback, self._flush)
-
-    def _renders(self, prompt: str, system_prompt: str, raw: bool) -> Callable[..., RenderedChat]:
-        """Return what renders one message of the user."""
-        if raw:
-            return partial(self._render_raw, prompt)
-        return partial(self.renderer.render, _messages(prompt, system_prompt))
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        thinking: bool | None = None,
+    ) -> GenerationCall:
+        return parse_options(
+            max_tokens,
+            options,
+            self.n_ctx,
+            defaults=preset.complete(options, self.context_policy, self._safety),
+            recommended=lambda: self.renderer.recommended_sampling(thinking),
+            reasoning_limit=reasoning_limit,
+        )
 
     def _render_raw(self, prompt: str, **chat: Any) -> RenderedChat:
         if chat:
-            raise ValidationError(
-                f"raw=True takes the prompt as it is, so {', '.join(chat)} cannot be given"
-            )
-        return RenderedChat(self.tokenize(prompt), prompt)
+            names = ", ".join(chat)
+            raise ValidationError(f"raw=True takes the prompt as it is; leave {names} out")
+        return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
 
-    def _prepare(
+    def _answer_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None,
+        stream: bool,
+    ) -> str | Iterator[str]:
+        render = partial(self.renderer.render, messages)
+        options = self.renderer.with_stops(options)
+        return self._answer(render, max_tokens, options, callback, stream)
+
+    def _answer(
         self,
         render: Callable[..., RenderedChat],
-        n_predict: int,
+        max_tokens: int | None,
         options: Mapping[str, Any],
-        callback: Callable[[bytes], object] | None = None,
-    ) -> tuple[Callable[[], RenderedChat], Call]:
-        """Return what renders the prompt with the options that concern it, and the call."""
+        callback: Callable[[bytes], object] | None,
+        stream: bool,
+    ) -> str | Iterator[str]:
         rest = dict(options)
         chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
-        return partial(render, **chat), self._call(n_predict, rest, callback)
+        call = self._call(max_tokens, rest, thinking=chat.get("thinking"))
+        flusher = None if callback is None else preset.make_flusher(callback, self._flush)
+        output = partial(Detokenizer, self.model.vocab, call.params, flusher)
+        run = self._pieces if stream else self._whole
+        return run(partial(render, **chat), call, output)
 
     def _whole(
         self,
-        render: Callable[..., RenderedChat],
-        n_predict: int,
-        options: Mapping[str, Any],
-        callback: Callable[[bytes], object] | None,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        make_output: Callable[[], Detokenizer],
     ) -> str:
-        render, call = self._prepare(render, n_predict, options, callback)
         with self._turn(call) as stop:
-            output = TextOutput(self.model.vocab, call.request, call.flusher)
+            output = make_output()
             with self._generated(render, call, stop, output) as generated:
                 for _ in generated:
                     pass
             return output.text
 
-    def _stream(
-        self, render: Callable[..., RenderedChat], n_predict: int, options: Mapping[str, Any]
+    def _pieces(
+        self,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        make_output: Callable[[], Detokenizer],
     ) -> Iterator[str]:
-        return self._pieces(*self._prepare(render, n_predict, options))
-
-    def _pieces(self, render: Callable[[], RenderedChat], call: Call) -> Iterator[str]:
         with self._turn(call) as stop:
-            output = TextOutput(self.model.vocab, call.request, call.flusher)
+            output = make_output()
             with self._generated(render, call, stop, output) as generated:
                 for _ in generated:
                     if piece := output.take():
                         yield piece
-                        self._turns.move_here()
+                        self._lock.move_here()
             if rest := output.take_rest():
                 yield rest
 
-    def _steps(self, tokens: Sequence[int], call: Call) -> Generator[Step, None, GenerationStats]:
+    def _steps(
+        self, tokens: Sequence[int], call: GenerationCall
+    ) -> Generator[Step, None, GenerationStats]:
         with self._turn(call) as stop:
-            stats, output = self.stats, TextOutput(self.model.vocab, call.request, call.flusher)
+            stats, output = self.stats, Detokenizer(self.model.vocab, call.params)
             with self._collected(tokens, call, stop, output) as generated:
                 for token in generated:
                     yield Step(token, output.take(), output.logprob)
-                    self._turns.move_here()
+                    self._lock.move_here()
             if rest := output.take_rest():
                 yield Step(None, rest)
-                self._turns.move_here()
+                self._lock.move_here()
         return stats
 
     @contextmanager
     def _generated(
-        self, render: Callable[[], RenderedChat], call: Call, stop: Stop, output: TextOutput
+        self,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        stop: CancelToken,
+        output: Detokenizer,
     ) -> Iterator[Iterator[int]]:
         """Give the tokens of the answer to a prompt, or a stage's report in their place."""
         stage = stages.wanted()
         if stage:
-            scratch = TextOutput(self.model.vocab, call.request)
+            scratch = Detokenizer(self.model.vocab, call.params)
             start = partial(self._tokens, call=call, stop=stop, output=scratch)
             output.data += stages.report(self, stage, render(), start).encode()
             yield iter(())
@@ -467,7 +611,7 @@ class Engine:
 
     @contextmanager
     def _collected(
-        self, tokens: Sequence[int], call: Call, stop: Stop, output: TextOutput
+        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: Detokenizer
     ) -> Iterator[Iterator[int]]:
         """Give the tokens whose text *output* collects; finish the text after them."""
         try:
@@ -482,29 +626,29 @@ class Engine:
             raise
 
     def _tokens(
-        self, tokens: Sequence[int], call: Call, stop: Stop, output: TokenOutput
+        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: StopChecker
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer; the caller has the turn."""
-        vocab, stats, request = self.model.vocab, self.stats, call.request
+        vocab, stats, params = self.model.vocab, self.stats, call.params
         tokens = vocab.check_all(tokens)
         if not tokens:
             raise ValidationError("the prompt is empty: there is nothing to continue")
-        chain = self._chains.take(request.params)
+        chain = self._chains.take(params.sampling)
         chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
         try:
-            yield from generate(self._slot, chain, tokens, request, stop, stats, output)
-            stats.seed = None if request.params.greedy else chain.seed
+            yield from generate(self._slot, chain, tokens, params, stop, stats, output)
+            stats.seed = None if params.sampling.greedy else chain.seed
         finally:
-            self._chains.give(request.params, chain)
+            self._chains.give(params.sampling, chain)
 
     @contextmanager
-    def _turn(self, call: Call) -> Iterator[Stop]:
+    def _turn(self, call: GenerationCall) -> Iterator[CancelToken]:
         """Wait until the engine is free, and have it."""
         started = time.perf_counter()
-        stop = Stop(self.context.abort_flag, call.timeout_s)
+        stop = CancelToken(self.context.abort_flag, call.timeout_s)
         try:
-            with self._turns.take(call.timeout_s) as mine:
+            with self._lock.take(call.timeout_s) as mine:
                 if not mine:
                     stop.request(DEADLINE)
                     raise stop.error()
@@ -529,13 +673,13 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValidationError("this Engine is closed; open a new one")
+            raise ClosedError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
         """Free everything, unless a generation runs: it does this when it has ended."""
         if not self._closed:
             return
-        with self._turns.take(wait=False) as mine:
+        with self._lock.take(wait=False) as mine:
             if mine:
                 self._chains.close()
                 self.context.close()
@@ -549,3 +693,7 @@ def _messages(prompt: str, system_prompt: str) -> list[Mapping[str, object]]:
             raise ValidationError(f"{name} must be a str, got {value!r}")
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, {"role": "user", "content": prompt}]
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from ..errors import ValidationError
 
-__all__ = ["Turns"]
+__all__ = ["CallLock"]
 
 
-class Turns:
+class CallLock:
     """A lock that a suspended generator may hold, and that refuses to wait for its own thread.
 
     Attributes:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
-from ..generation import environment
+from . import environment
 
 if TYPE_CHECKING:
     from ..generation.chat_renderer import RenderedChat

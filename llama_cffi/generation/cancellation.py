@@ -19,12 +19,21 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from ..errors import DecodeAbortedError
+from ..errors import CancelledError, DeadlineExceededError, DecodeAbortedError
 
 if TYPE_CHECKING:
     from ..binding import AbortFlag
 
-__all__ = ["CANCEL", "CLOSE", "DEADLINE", "INTERRUPT", "CancelScope", "Stop", "on_cancel"]
+__all__ = [
+    "CANCEL",
+    "CLOSE",
+    "DEADLINE",
+    "INTERRUPT",
+    "CancelScope",
+    "CancelToken",
+    "aborted",
+    "on_cancel",
+]
 
 INTERRUPT, CANCEL, DEADLINE, CLOSE = "interrupt", "cancel", "deadline", "close"
 _WAKE = b"\0"
@@ -69,7 +78,7 @@ def on_cancel(request: Callable[[str], None]) -> None:
         scope.add(request)
 
 
-class Stop:
+class CancelToken:
     """Why and when one generation must stop. Any thread may ask for it.
 
     Args:
@@ -96,7 +105,7 @@ class Stop:
                 self._flag.set()
 
     @contextmanager
-    def running(self) -> Iterator[Stop]:
+    def running(self) -> Iterator[CancelToken]:
         """Let the flag stop what runs in this block, and watch the deadline."""
         try:
             with self._lock:
@@ -154,11 +163,21 @@ class Stop:
     def error(self, text: str = "") -> DecodeAbortedError:
         """Return the exception that says why; *text* is what was generated until then."""
         what = {
-            DEADLINE: f"the deadline of {self.timeout_s} s passed",
+            DEADLINE: f"the deadline of {self.timeout_s} s has passed",
             CANCEL: "the generation was cancelled",
             CLOSE: "the engine was closed",
         }.get(self.reason or "", "decoding was stopped")
-        return DecodeAbortedError(what, reason=self.reason, text=text)
+        return aborted(what, self.reason, text)
+
+
+def aborted(message: str, reason: str | None, text: str = "") -> DecodeAbortedError:
+    """Return the exception for *reason*; *text* is the text generated until then."""
+    kind = {
+        DEADLINE: DeadlineExceededError,
+        CANCEL: CancelledError,
+        CLOSE: CancelledError,
+    }.get(reason or "", DecodeAbortedError)
+    return kind(message, reason=reason, text=text)
 
 
 class _Watcher:
@@ -173,29 +192,29 @@ class _Watcher:
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._lock = threading.RLock()
-        self._deadlines: set[Stop] = set()
+        self._deadlines: set[CancelToken] = set()
         # The main thread's: who listens, the newest last, and the descriptors that were before.
-        self._stops: list[Stop] = []
+        self._stops: list[CancelToken] = []
         self._before: list[int] = []
         threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
 
-    def watch(self, stop: Stop) -> None:
+    def watch(self, stop: CancelToken) -> None:
         with self._lock:
             self._deadlines.add(stop)
         with suppress(BlockingIOError):  # full: it is awake anyway
             self._write.send(_WAKE)
 
-    def forget(self, stop: Stop) -> None:
+    def forget(self, stop: CancelToken) -> None:
         with self._lock:
             self._deadlines.discard(stop)
 
-    def listen(self, stop: Stop) -> None:
+    def listen(self, stop: CancelToken) -> None:
         """Receive this process's signals; the main thread only."""
         self._settle()
         self._stops.append(stop)
         self._before.extend(map(_set_wakeup_fd, (self._write.fileno(),)))
 
-    def unlisten(self, stop: Stop) -> None:
+    def unlisten(self, stop: CancelToken) -> None:
         """Give the signals back to who had them before *stop*."""
         while stop in self._stops:
             self._stops.pop()

@@ -13,6 +13,7 @@ from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
+from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat"]
 
 _log = logging.getLogger(__name__)
+# Keys that llama.cpp reads since 2025-12 (gguf-py/gguf/constants.py) -> options.
+_SAMPLING_KEYS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_last_n": "penalty_last_n",
+    "penalty_repeat": "repeat_penalty",
+    "mirostat": "mirostat_mode",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
+}
+_WHOLE = frozenset(("top_k", "penalty_last_n", "mirostat_mode"))
 
 
 class ChatOptions(TypedDict, total=False):
@@ -62,6 +78,9 @@ class ChatRenderer:
 
     Attributes:
         family: The model's family: tool format, reasoning markers, recommended sampling.
+
+    Raises:
+        ValidationError: *chat_format* is not a str.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -119,6 +138,39 @@ class ChatRenderer:
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
+    def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
+        """Return *options* with the strings that end a turn of the family, which files may lack.
+
+        Raises:
+            ValidationError: `stop` is neither a string nor a list of them.
+        """
+        stops = self.family.stops
+        if not stops:
+            return dict(options)
+        given = options.get("stop") or ()
+        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
+        return {**options, "stop": [*own, *stops]}
+
+    def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
+        """Return the sampling options that the model's makers recommend.
+
+        Those in the GGUF (`general.sampling.*`) win over those known for the family.
+
+        Args:
+            thinking: Whether the model thinks first; None: its default.
+
+        Raises:
+            ValidationError: Thinking cannot be switched so.
+        """
+        metadata = self._model.metadata
+        stored = {
+            option: float(metadata[f"general.sampling.{key}"])
+            for key, option in _SAMPLING_KEYS.items()
+            if f"general.sampling.{key}" in metadata
+        }
+        found = {**self.family.recommended(thinking), **stored}
+        return {name: int(v) if name in _WHOLE else v for name, v in found.items()}
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -147,14 +199,13 @@ class ChatRenderer:
             )
         thinking, effort = self.resolve_thinking(thinking, reasoning_effort)
         variables = {**effort, **(chat_template_kwargs or {})}
-        definitions = plain_tools(tools or None)
-        segments = list(self._segments(messages, definitions, thinking, variables))
+        segments = list(self._segments(messages, tools or None, thinking, variables))
         return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
 
     def _segments(
         self,
         messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None,
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
         thinking: bool | None,
         variables: Mapping[str, object],
     ) -> Sequence[Segment]:
@@ -165,11 +216,13 @@ class ChatRenderer:
                     f"chat_format={self._builtin!r} takes no tools; use the model's own template"
                 )
             if tools:
-                messages = _instructed(messages, self.family.tool_format.explain(tools), True)
+                messages = _instructed(
+                    messages, self.family.tool_format.explain(plain_tools(tools) or []), True
+                )
             chat = plain_messages(messages)
             return self._plain(chat) if self._builtin is None else self._built_in(chat)
         if tools and not self.template.supports_tools:
-            text = self.family.tool_format.explain(tools)
+            text = self.family.tool_format.explain(plain_tools(tools) or [])
             messages = _instructed(messages, text, self.template.supports_system)
             tools = None
         kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
@@ -218,8 +271,8 @@ def _text_of(message: Mapping[str, object]) -> str:
         return ""
     if isinstance(content, str):
         return content
-    parts: list[Any] = content if isinstance(content, list) else [content]
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         kinds = [part.get("type") for part in parts if isinstance(part, dict)]
         raise ValidationError(f"without a Jinja template only text can be given, got {kinds}")

@@ -22,17 +22,17 @@ class Fit:
     Attributes:
         tokens: What is left of it.
         n_truncated: How many tokens were left out.
-        n_predict: Most tokens to generate.
+        max_tokens: Most tokens to generate.
     """
 
     tokens: list[int]
     n_truncated: int
-    n_predict: int
+    max_tokens: int
 
 
 def fit_prompt(
     tokens: Sequence[int],
-    n_predict: int,
+    max_tokens: int,
     n_ctx: int,
     safety: int,
     policy: str,
@@ -42,13 +42,13 @@ def fit_prompt(
     """Make room for the answer.
 
     `error` refuses a prompt that leaves no room; `truncate_left` drops its oldest tokens and
-    `truncate_middle` those in its middle, so that *n_predict* tokens fit after it, or half of the
+    `truncate_middle` those in its middle, so that *max_tokens* tokens fit after it, or half of the
     context if that is less; `shift` refuses like `error`, and the answer may then be longer than
     the context.
 
     Args:
         tokens: The prompt.
-        n_predict: Most tokens to generate.
+        max_tokens: Most tokens to generate.
         n_ctx: Tokens that the context holds.
         safety: Tokens of it that stay free.
         policy: One of `POLICIES`.
@@ -61,7 +61,7 @@ def fit_prompt(
     tokens = list(tokens)
     n = len(tokens)
     if policy.startswith("truncate") and capacity > n_first + 1:
-        limit = capacity - min(n_predict, capacity // 2)
+        limit = capacity - min(max_tokens, capacity // 2)
         if n > limit:
             n_head = min(n_first, limit - 1) if policy == "truncate_left" else limit // 2
             tokens = tokens[:n_head] + tokens[n - (limit - n_head) :]
@@ -76,13 +76,13 @@ def fit_prompt(
             f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
             f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
-    return Fit(tokens, n - len(tokens), n_predict if policy == "shift" else min(n_predict, room))
+    return Fit(tokens, n - len(tokens), max_tokens if policy == "shift" else min(max_tokens, room))
 
 
 def fit_turns(
     messages: Sequence[Mapping[str, Any]],
     length: Callable[[Sequence[Mapping[str, Any]]], int],
-    n_predict: int | None,
+    max_tokens: int | None,
     n_ctx: int,
 ) -> Sequence[Mapping[str, Any]]:
     """Drop the oldest turns of a conversation, as few as make room for the answer.
@@ -93,12 +93,12 @@ def fit_turns(
     Args:
         messages: OpenAI's shape.
         length: Returns the tokens of a conversation.
-        n_predict: Most tokens of the answer; None, and more than half of the context, is half.
+        max_tokens: Most tokens of the answer; None, and more than half of the context, is half.
         n_ctx: Tokens that the context holds.
     """
     capacity = n_ctx - SAFETY
     half = capacity // 2
-    room = capacity - (half if n_predict is None or n_predict < 0 else min(n_predict, half))
+    room = capacity - (half if max_tokens is None or max_tokens < 0 else min(max_tokens, half))
     n_system = 0
     while n_system < len(messages) and messages[n_system].get("role") in ("system", "developer"):
         n_system += 1

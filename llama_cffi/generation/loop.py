@@ -6,10 +6,11 @@ import time
 from collections.abc import Generator, Sequence
 
 from ..errors import ValidationError
-from .cancellation import Stop
+from .cancellation import CancelToken
 from .context_policy import fit_prompt
+from .output import StopChecker
 from .sampler_chains import Chain
-from .sequence import Answer, AnswerParams, TokenOutput
+from .sequence import GenerationParams, SequenceState
 from .slot import Slot
 from .stats import GenerationStats
 
@@ -20,10 +21,10 @@ def generate(
     slot: Slot,
     chain: Chain,
     prompt: Sequence[int],
-    request: AnswerParams,
-    stop: Stop,
+    params: GenerationParams,
+    stop: CancelToken,
     stats: GenerationStats,
-    output: TokenOutput,
+    output: StopChecker,
 ) -> Generator[int, None, None]:
     """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
@@ -33,7 +34,7 @@ def generate(
         slot: Where the tokens are decoded.
         chain: Chooses the tokens; accepts the prompt's last ones too.
         prompt: At least one token.
-        request: What to do.
+        params: Parameters of the generation.
         stop: Ends it from outside.
         stats: Filled in while it runs.
         output: Receives what the chain accepts, and says when the answer ends.
@@ -46,16 +47,21 @@ def generate(
     context = slot.context
     n_first = int(context.model.vocab.add_bos)
     fit = fit_prompt(
-        prompt, request.n_predict, context.n_ctx, request.safety, request.policy, n_first=n_first
+        prompt,
+        params.max_tokens,
+        context.n_ctx,
+        params.safety,
+        params.context_policy,
+        n_first=n_first,
     )
-    shifts = request.policy == "shift" and _check_shift(slot)
-    capacity = context.n_ctx - request.safety
+    shifts = params.context_policy == "shift" and _check_shift(slot)
+    capacity = context.n_ctx - params.safety
     n_keep = min(len(fit.tokens), capacity // 2)
     stats.n_prompt, stats.n_truncated = len(fit.tokens), fit.n_truncated
-    if request.reset_kv:
+    if not params.cache_prompt:
         slot.clear()
     stats.n_reused = slot.reuse(fit.tokens)
-    answer = Answer(chain, request, fit.n_predict, output, stats)
+    answer = SequenceState(chain, params, fit.max_tokens, output, stats)
     started = time.perf_counter()
     slot.feed(fit.tokens[stats.n_reused :], stop, stats)
     began = time.perf_counter()

@@ -1,159 +1,184 @@
-"""What callers say about a generation, checked and completed from the environment."""
+"""The options of a generation: declared, renamed, checked and completed in one place."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
-from ..validation import functions, integer, real
-from . import environment
+from ..validation import as_callables, check_float, check_int, reject_unknown
+from .aliases import canonical
 from .context_policy import POLICIES, SAFETY
-from .sampling_params import BasicOptions, MoreOptions, SamplingParams
-from .sequence import AnswerParams, StoppingCriterion, ThoughtLimit
-from .text import Flusher, several
+from .sampling_params import SamplingOptions, SamplingParams
+from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
+from .text import several
 
-__all__ = ["Call", "GenerationOptions", "StreamOptions", "make_call", "sampling_params"]
+__all__ = [
+    "CallOptions",
+    "GenerationCall",
+    "GenerationOptions",
+    "MainOptions",
+    "MoreGenerationOptions",
+    "parse_options",
+    "resolve_sampling",
+]
 
-_JSON_KEYS = ("done", "next_step")
-# The sampling defaults of Polaris Core, where llama-cli's are others.
-_SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repeat_penalty": None}
-_REPEAT_PENALTY = 1.1
 
+class CallOptions(TypedDict, total=False):
+    """The options of a generation that are not about choosing tokens; None is the default of each.
 
-class GenerationOptions(MoreOptions, total=False):
-    """What every generation takes besides the prompt and the usual sampling arguments.
-
-    `sampling` is a whole `SamplingParams` in place of single ones. `stop` are texts that end the
-    answer. `json_stop` are keys: an answer that is a JSON object ends with it when one of them is
-    in it (default: `done`, `next_step`; `()` = off). `timeout_s` counts from the call.
-    `context_policy` overrides the engine's. `reset_kv=False` does not evaluate again what the
-    cache holds of the prompt. `special` writes control tokens out; `suppress_think` leaves
-    <think>...</think> out. `skip_forced=False` gives each token its logits, also those of
-    structured output that nobody has to choose. `thought_limit` makes what ends a thought.
-    `logprobs` gives the log-probability of each token and of so many in its place, the model's own,
-    before penalties and temperature. `stopping_criteria` are functions of the tokens so far and the
-    logits of the next; the answer ends where one returns True.
+    `timeout_s` counts from the call. `context_policy` overrides the engine's.
+    `cache_prompt=False` evaluates the whole prompt, also what the cache holds of it. `special`
+    writes control tokens out; `suppress_think` leaves <think>...</think> out. `json_stop` are
+    keys: an answer that is a JSON object ends with the object when it has one of them.
+    `skip_forced=False` gives each token its logits, also where a grammar leaves only one.
+    `stopping_criteria` are functions of the tokens so far and the logits of the next; the answer
+    ends where one returns True.
     """
 
-    sampling: SamplingParams
-    stop: str | Sequence[str]
-    json_stop: Sequence[str]
     timeout_s: float | None
-    context_policy: str
-    reset_kv: bool | None
+    context_policy: str | None
+    cache_prompt: bool | None
     special: bool | None
     suppress_think: bool | None
-    skip_forced: bool
-    thought_limit: Callable[[], ThoughtLimit] | None
-    logprobs: int | None
+    json_stop: Sequence[str] | None
+    skip_forced: bool | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
-class StreamOptions(BasicOptions, GenerationOptions, total=False):
-    """`GenerationOptions` and the usual sampling arguments."""
+class MainOptions(TypedDict, total=False):
+    """The options that most calls set; None is the default of each.
+
+    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
+    single sampling options win over it. `stop` are strings that end the answer. `logprobs` returns
+    the log-probability of each token and of this many alternatives, the model's own, before
+    penalties and temperature.
+    """
+
+    sampling: SamplingParams | Literal["model"] | None
+    stop: str | bytes | Sequence[str | bytes] | None
+    logprobs: int | None
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of the engine: the request, and what belongs to this caller only."""
+class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
+    """`GenerationOptions` without `MainOptions`."""
 
-    request: AnswerParams
+
+class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
+    """The options of every generation: `MainOptions`, `SamplingOptions` and `CallOptions`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationCall:
+    """One call: the parameters of its generation, and its deadline.
+
+    Attributes:
+        params: The parameters.
+        timeout_s: Seconds from the call to its deadline; None: no deadline.
+    """
+
+    params: GenerationParams
     timeout_s: float | None
-    flusher: Flusher | None
 
 
-def make_call(
-    n_predict: int,
+def parse_options(
+    max_tokens: int | None,
     options: Mapping[str, Any],
-    callback: Callable[[bytes], object] | None,
-    flush: tuple[int | None, int | None, int | None],
-) -> Call:
+    n_ctx: int,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    recommended: Callable[[], Mapping[str, float]] | None = None,
+    reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+) -> GenerationCall:
     """Check the options of one call.
 
     Args:
-        n_predict: Most tokens to generate.
-        options: `StreamOptions`, and the engine's `safety`.
-        callback: Receives the bytes of the answer.
-        flush: Bytes, tokens and milliseconds of the flush rules; None = environment, default.
+        max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
+            full.
+        options: `GenerationOptions`, under any of their names.
+        n_ctx: Tokens that the context holds.
+        defaults: Values for options that are not given.
+        recommended: Returns the sampling that the model's makers recommend.
+        reasoning_limit: Makes the limit of the reasoning of one answer.
 
     Raises:
-        ValidationError: An option is unknown or out of range.
+        UnknownOptionError: There is no such option.
+        ValidationError: An option is out of range, or given under two names.
     """
-    rest = dict(options)
-    timeout_s = rest.pop("timeout_s", None)
-    if timeout_s is not None:
-        timeout_s = real("timeout_s", timeout_s, 0, 1e9)
-    stop = rest.pop("stop", ())
-    given = {name: rest.pop(name, None) for name in ("reset_kv", "special", "suppress_think")}
-    policy, safety = rest.pop("context_policy"), rest.pop("safety")
-    if policy not in POLICIES:
-        raise ValidationError(f"context_policy={policy!r} is none of {', '.join(POLICIES)}")
-    json_stop = rest.pop("json_stop", _JSON_KEYS)
-    skip_forced, limit = rest.pop("skip_forced", True), rest.pop("thought_limit", None)
-    logprobs = rest.pop("logprobs", None)
-    if logprobs is not None:
-        logprobs = integer("logprobs", logprobs, 0)
-    criteria = functions("stopping_criteria", rest.pop("stopping_criteria", None))
-    request = AnswerParams(
-        n_predict=integer("n_predict", n_predict, 1),
-        params=sampling_params(rest),
-        policy=policy,
-        safety=integer("safety", environment.number("SAFETY", safety, SAFETY), 0),
-        reset_kv=environment.flag("RESET_KV", given["reset_kv"], True),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
-        json_stop=tuple(several("JSON keys", json_stop)),
-        special=environment.flag("SPECIAL", given["special"], False),
-        suppress_think=environment.flag("SUPPRESS_THINK", given["suppress_think"], False),
-        skip_forced=skip_forced,
-        thought_limit=limit,
-        logprobs=logprobs,
-        criteria=criteria,
+    rest = canonical(options)
+    if "max_tokens" in rest:
+        max_tokens = rest.pop("max_tokens")
+    if max_tokens is None or max_tokens == -1:
+        max_tokens = n_ctx
+    reject_unknown(rest, _NAMES, "a generation")
+    rest = {**(defaults or {}), **rest}
+    sampling = resolve_sampling(
+        {name: rest.pop(name) for name in [*rest] if name in _SAMPLING_NAMES}, recommended
     )
-    return Call(request, timeout_s, None if callback is None else _flusher(callback, flush))
+    policy = rest.pop("context_policy", "error")
+    if policy not in POLICIES:
+        raise ValidationError(f"context_policy={policy!r} must be one of {', '.join(POLICIES)}")
+    timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
+    stop = rest.pop("stop", ())
+    params = GenerationParams(
+        max_tokens=check_int("max_tokens", max_tokens, 1),
+        sampling=sampling,
+        context_policy=policy,
+        safety=check_int("safety", rest.pop("safety", SAFETY), 0),
+        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
+        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
+        json_stop=tuple(several("JSON keys", rest.pop("json_stop", ()))),
+        special=_flag("special", rest.pop("special", False)),
+        suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
+        skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
+        reasoning_limit=reasoning_limit,
+        logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
+        stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
+    )
+    return GenerationCall(
+        params, None if timeout_s is None else check_float("timeout_s", timeout_s, 0, 1e9)
+    )
 
 
-def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
-    """Make `SamplingParams` from the sampling arguments of an engine, with its defaults.
+def resolve_sampling(
+    options: Mapping[str, Any], recommended: Callable[[], Mapping[str, float]] | None = None
+) -> SamplingParams:
+    """Return the `SamplingParams` of `sampling` and the single options, which win.
+
+    Args:
+        options: `SamplingOptions` and `sampling`, by their proper names.
+        recommended: Returns what `sampling="model"` stands for.
 
     Raises:
-        ValidationError: One is unknown or out of range.
+        ValidationError: A value is out of range, or the model recommends nothing.
     """
-    options = dict(options)
-    whole = options.pop("sampling", None)
-    unknown = options.keys() - SamplingParams.__dataclass_fields__.keys()
-    if unknown:
-        raise ValidationError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    single = {name: value for name, value in options.items() if name != "sampling"}
+    whole = options.get("sampling")
+    if whole == "model":
+        if recommended is None:
+            raise ValidationError("sampling='model' is not known here; give a SamplingParams")
+        return SamplingParams(**{**recommended(), **single})
     if whole is not None:
         if not isinstance(whole, SamplingParams):
-            raise ValidationError(f"sampling={whole!r} is no SamplingParams")
-        return whole
-    options = {**_SAMPLING, **options}
-    if options["repeat_penalty"] is None:
-        options["repeat_penalty"] = 1.0 if options["temperature"] == 0 else _REPEAT_PENALTY
-    plain = _PLAIN.issuperset(map(type, options.values()))
-    return _made(**options) if plain else SamplingParams(**options)
+            raise ValidationError(f"sampling must be a SamplingParams or 'model', got {whole!r}")
+        return dataclasses.replace(whole, **single) if single else whole
+    return (
+        _made(**single)
+        if _PLAIN.issuperset(map(type, single.values()))
+        else SamplingParams(**single)
+    )
 
 
+_SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
+_NAMES = (*SamplingOptions.__annotations__, *GenerationOptions.__annotations__)
 # The same options come again and again, and checking all of them takes 20 us.
 _PLAIN = frozenset((int, float, bool, str))
 _made = lru_cache(64, typed=True)(SamplingParams)
 
 
-def _flusher(
-    callback: Callable[[bytes], object], flush: tuple[int | None, int | None, int | None]
-) -> Flusher:
-    if not callable(callback):
-        raise ValidationError(f"callback={callback!r} cannot be called")
-    rules = (
-        ("flush_bytes", "FLUSH", 64),
-        ("flush_tokens", "TOKFLUSH", 1),
-        ("flush_ms", "MS_FLUSH", 100),
-    )
-    max_bytes, max_tokens, max_ms = (
-        integer(name, environment.number(variable, value, default), 0)
-        for (name, variable, default), value in zip(rules, flush, strict=True)
-    )
-    return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)
+def _flag(name: str, value: object) -> bool:
+    if value not in (True, False):
+        raise ValidationError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from ..errors import ValidationError
+from ..validation import as_callables
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..grammars import Constraint, LlamaGrammar
+    from .output import StopChecker
     from .sampling_params import LogitsProcessor, SamplingParams
-    from .sequence import TokenOutput
 
 __all__ = ["Chain", "ChainCache", "build_chain"]
 
@@ -35,7 +36,7 @@ class Chain(SamplerChain):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.constraint: Constraint | None = None
-        self.output: TokenOutput | None = None
+        self.output: StopChecker | None = None
         self._one: tuple[Candidates, NDArray[np.float32]] | None = None
 
     def heard(self, token: int) -> None:
@@ -137,8 +138,10 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
     try:
         if params.logit_bias:
             chain.add_logit_bias(dict(params.logit_bias))
-        if params.logits_processors:
-            chain.add_custom(_processors(model, params.logits_processors))
+        if params.logits_processor:
+            chain.add_custom(
+                _processors(model, as_callables("logits_processor", params.logits_processor))
+            )
         if params.structured is not None:
             chain.constraint = _add_structured(chain, params, params.structured)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
@@ -148,9 +151,9 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
                 if "infill" in params.samplers and name == "top_k":
                     _add_truncation(chain, name, params, seed)  # infill wants few candidates
             chain.add_greedy()
-        elif params.mirostat:
+        elif params.mirostat_mode:
             chain.add_temp(params.temperature)
-            if params.mirostat == 1:
+            if params.mirostat_mode == 1:
                 chain.add_mirostat(seed, params.mirostat_tau, params.mirostat_eta, _MIROSTAT_M)
             else:
                 chain.add_mirostat_v2(seed, params.mirostat_tau, params.mirostat_eta)
@@ -164,7 +167,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
                 chain.add_dist(seed)
         if params.grammar:
             triggers = params.grammar_triggers
-            grammar = Grammar(model, params.grammar, params.grammar_root, triggers=triggers)
+            grammar = Grammar(model, str(params.grammar), params.grammar_root, triggers=triggers)
             chain.add_grammar(grammar)
     except BaseException:
         chain.close()
@@ -187,7 +190,9 @@ def _add_structured(chain: Chain, p: SamplingParams, grammar: LlamaGrammar) -> C
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
     """Add the sampler *name* if it changes which token is the most probable."""
     if name == "penalties" and p.penalises:
-        chain.add_penalties(p.penalty_last_n, p.repeat_penalty, p.penalty_freq, p.penalty_present)
+        chain.add_penalties(
+            p.penalty_last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+        )
     elif name == "dry" and p.dry:
         breakers = tuple(p.dry_sequence_breakers)
         window = p.dry_penalty_last_n

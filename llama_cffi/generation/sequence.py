@@ -1,4 +1,4 @@
-"""Answer: one answer as it grows. Tokens are chosen, forced or refused here; nothing is decoded.
+"""One answer as it grows: tokens are chosen, forced or refused here; nothing is decoded.
 
 The chain's last link, a sampler written in Python, hands every accepted token to the output; so
 whatever samples through the chain streams.
@@ -14,25 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..binding import Context, Vocab
+from ..binding import Context
 from .logprobs import Logprob, logprob
+from .output import StopChecker
 from .sampler_chains import Chain
 from .sampling_params import SamplingParams
 from .stats import GenerationStats
-from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
-    "Answer",
-    "AnswerParams",
+    "GenerationParams",
+    "ReasoningLimit",
+    "SequenceState",
     "Step",
     "StoppingCriterion",
-    "TextOutput",
-    "ThoughtLimit",
-    "TokenOutput",
 ]
 
 StoppingCriterion = Callable[[Any, Any], bool]
@@ -52,7 +50,7 @@ class Step(NamedTuple):
     logprob: Logprob | None = None
 
 
-class ThoughtLimit(Protocol):
+class ReasoningLimit(Protocol):
     """Watches one answer and ends a thought in it that grows too long."""
 
     def after(self, token: int | None) -> Sequence[int] | None:
@@ -64,172 +62,56 @@ class ThoughtLimit(Protocol):
 
 
 @dataclass(frozen=True)
-class AnswerParams:
-    """What one answer shall be like.
+class GenerationParams:
+    """Parameters of one generation.
 
     Attributes:
-        n_predict: Most tokens to generate.
-        params: How tokens are chosen.
-        policy: What happens when the context is full; see `context_policy`.
+        max_tokens: Most tokens to generate.
+        sampling: How tokens are chosen.
+        context_policy: What happens when the context is full; see `context_policy`.
         safety: Tokens of the context that stay free.
-        reset_kv: Evaluate the whole prompt, also what the cache holds.
-        stop: Texts that end the answer, which does not contain them.
+        cache_prompt: Reuse what the cache holds of the prompt.
+        stop: Strings that end the answer, which does not contain them.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens have text.
         suppress_think: Leave <think>...</think> out of the text.
-        skip_forced: Decode at once what needs no choice. Otherwise each token has its logits.
-        thought_limit: Makes what ends the thought of one answer.
-        logprobs: Give the log-probability of each token and of so many in its place; None = no.
-        criteria: Functions of the tokens so far, prompt included, shape (n,) int32, and the
-            logits of the next, shape (n_vocab,) float32; the answer ends where one returns True.
+        skip_forced: Decode forced tokens together. Otherwise each token has its logits.
+        reasoning_limit: Makes the limit of the reasoning of one answer.
+        logprobs: Return the log-probability of each token and of this many alternatives; None: no.
+        stopping_criteria: Functions of the tokens so far, prompt included, (n,) int32, and the
+            logits of the next, (n_vocab,) float32; the answer ends where one returns True.
     """
 
-    n_predict: int
-    params: SamplingParams
-    policy: str
+    max_tokens: int
+    sampling: SamplingParams
+    context_policy: str
     safety: int
-    reset_kv: bool
+    cache_prompt: bool
     stop: Sequence[str | bytes] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
     skip_forced: bool = True
-    thought_limit: Callable[[], ThoughtLimit] | None = None
+    reasoning_limit: Callable[[], ReasoningLimit] | None = None
     logprobs: int | None = None
-    criteria: Sequence[StoppingCriterion] = ()
+    stopping_criteria: Sequence[StoppingCriterion] = ()
 
 
-class TokenOutput:
-    """Watches the tokens of the answer for its end.
-
-    Attributes:
-        listening: Whether accepted tokens belong to the answer; those of the prompt do not.
-        finish_reason: Why the answer ended; empty before.
-        logprob: Of the token that came last, where it was asked for.
-    """
-
-    # Slots, here and in other objects of a request: in a batch they are cold when its turn comes,
-    # and each dict would be one more miss.
-    __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
-
-    def __init__(self, vocab: Vocab) -> None:
-        self.listening = False
-        self.finish_reason = ""
-        self.logprob: Logprob | None = None
-        self._is_eog = vocab.is_eog
-
-    def accept(self, token: int) -> None:
-        """Take a token that the chain accepted."""
-        if self.listening and self._is_eog(token):
-            self.finish_reason = "eog"
-
-
-class TextOutput(TokenOutput):
-    """Turns the tokens of the answer into text and finds its end.
-
-    Attributes:
-        data: The text so far, UTF-8, as far as it can be handed out.
-        stop: The stop string that was found.
-    """
-
-    __slots__ = (
-        "_flusher",
-        "_json",
-        "_pieces",
-        "_stops",
-        "_taken",
-        "_text",
-        "_think",
-        "data",
-        "stop",
-    )
-
-    def __init__(self, vocab: Vocab, request: AnswerParams, flusher: Flusher | None = None) -> None:
-        super().__init__(vocab)
-        self.data = bytearray()
-        self.stop = ""
-        self._pieces = vocab.pieces(request.special)
-        self._json = JsonCompletion(request.json_stop) if request.json_stop else None
-        self._think = ThinkFilter() if request.suppress_think else None
-        self._stops = StopStrings(request.stop) if request.stop else None
-        self._flusher = flusher
-        self._text, self._taken = Utf8Stream(), 0
-
-    def accept(self, token: int) -> None:
-        """Take a token that the chain accepted. Hot: every generated token."""
-        if not self.listening:
-            return
-        piece = self._pieces[token]
-        if piece is None:
-            self.finish_reason = "eog"
-            return
-        json = self._json
-        if json is not None:
-            if not json.armed:
-                self._json = None
-            elif (end := json.push(piece)) is not None:
-                piece = piece[:end]
-                self.finish_reason = "json"
-        if self._think is not None:
-            piece = self._think.push(piece)
-        stops = self._stops
-        if stops is not None:
-            piece = stops.push(piece)
-            if stops.found is not None:
-                self._stopped(stops.found)
-        self.data += piece
-        if self._flusher is not None:
-            self._flusher.push(piece)
-
-    def finish(self) -> None:
-        """Hand out what was held back."""
-        rest = b"" if self._think is None else self._think.flush()
-        stops = self._stops
-        if stops is not None:
-            if stops.found is not None:
-                rest = b""
-            else:
-                rest = stops.push(rest) + stops.flush()
-                if stops.found is not None:
-                    self._stopped(stops.found)
-        self.data += rest
-        if self._flusher is not None:
-            self._flusher.push(rest)
-            self._flusher.flush()
-
-    def take(self) -> str:
-        """Return the text since the last call, in whole characters."""
-        new = bytes(self.data[self._taken :])
-        self._taken += len(new)
-        return self._text.push(new)
-
-    def take_rest(self) -> str:
-        """Return the rest of the text after `finish`."""
-        return self.take() + self._text.flush()
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return self.data.decode("utf-8", "replace")
-
-    def _stopped(self, found: str | bytes) -> None:
-        self.finish_reason = "stop"
-        self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")
-
-
-class _Foresight:
+class ForcedTokens:
     """Which tokens follow for certain.
 
     Attributes:
         skips: Whether those in a row are decoded at once.
     """
 
-    def __init__(self, chain: Chain, request: AnswerParams) -> None:
+    def __init__(self, chain: Chain, request: GenerationParams) -> None:
         # Whoever looks at the logits of every token gets them.
-        self.skips = request.skip_forced and request.logprobs is None and not request.criteria
-        skips = self.skips and not request.params.logits_processors
+        self.skips = (
+            request.skip_forced and request.logprobs is None and not request.stopping_criteria
+        )
+        skips = self.skips and not request.sampling.logits_processor
         self._constraint = chain.constraint if skips else None
-        self._thought = request.thought_limit() if request.thought_limit else None
+        self._thought = request.reasoning_limit() if request.reasoning_limit else None
 
     @property
     def knows(self) -> bool:
@@ -259,7 +141,7 @@ class _Foresight:
         return self._constraint.forced_tokens()
 
 
-class Answer:
+class SequenceState:
     """One answer as it grows.
 
     Args:
@@ -289,9 +171,9 @@ class Answer:
     def __init__(
         self,
         chain: Chain,
-        request: AnswerParams,
+        request: GenerationParams,
         n_predict: int,
-        output: TokenOutput,
+        output: StopChecker,
         stats: GenerationStats,
     ) -> None:
         self._chain, self._request, self._output, self._stats = chain, request, output, stats
@@ -299,18 +181,18 @@ class Answer:
         self.finish_reason = ""
         self._forced: list[int] = []
         self._tokens: list[int] | None = None  # prompt and answer, where a criterion wants them
-        self._foresight: _Foresight | None = None
+        self._foresight: ForcedTokens | None = None
         self._takes_largest = chain.takes_largest  # and nothing but the output hears of it
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Take the prompt; what is chosen from now on is the answer."""
-        params, chain = self._request.params, self._chain
+        params, chain = self._request.sampling, self._chain
         n_history = len(prompt) if params.n_history is None else params.n_history
         for token in prompt[max(0, len(prompt) - n_history) :]:
             chain.accept(token)
-        if self._request.criteria:
+        if self._request.stopping_criteria:
             self._tokens = [*prompt]
-        foresight = _Foresight(chain, self._request)
+        foresight = ForcedTokens(chain, self._request)
         if foresight.knows:
             self._foresight = foresight
             self._forced = foresight.after(None, [])
@@ -352,7 +234,7 @@ class Answer:
         if reason:
             self.finish_reason = reason
         elif n >= self._n_predict:
-            full = self._n_predict < self._request.n_predict
+            full = self._n_predict < self._request.max_tokens
             self.finish_reason = "context" if full else "length"
         elif self._foresight is not None:
             self._forced = self._foresight.after(token, self._forced)
@@ -373,4 +255,4 @@ class Answer:
         import numpy as np
 
         ids = np.array(self._tokens, np.int32)
-        return any(met(ids, logits) for met in self._request.criteria)
+        return any(met(ids, logits) for met in self._request.stopping_criteria)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from support.schemas import REFUSED
 
 from llama_cffi import GrammarError, Llama, ValidationError
 from llama_cffi.demo import model_path
+from llama_cffi.schema import parse_json
 
 HOT: dict[str, Any] = {"temperature": 1.5, "top_k": 0, "min_p": 0.0, "frequency_penalty": 1.0}
 
@@ -21,6 +23,12 @@ HOT: dict[str, Any] = {"temperature": 1.5, "top_k": 0, "min_p": 0.0, "frequency_
 @pytest.fixture(scope="module")
 def llm() -> Iterator[Llama]:
     with Llama(model_path(), n_ctx=512, n_threads=1) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def with_tools() -> Iterator[Llama]:
+    with Llama(model_path(), n_ctx=1024, n_threads=1) as llm:  # definitions are long
         yield llm
 
 
@@ -34,6 +42,32 @@ def test_a_value_is_what_pydantic_takes_it_for(llm: Llama, name: str) -> None:
             assert llm.engine.stats.finish_reason == "context"  # a list without end, for example
             continue
         adapter.validate_python(value, strict=True)
+        return
+    pytest.fail("no answer came to an end")
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_an_argument_is_a_value_of_the_type(with_tools: Llama, name: str) -> None:
+    def tool(x):  # type: ignore[no-untyped-def]
+        """Answer."""
+
+    tool.__annotations__["x"] = TYPES[name]
+    arguments = dataclasses.make_dataclass("arguments", [("x", TYPES[name])])
+    for seed in range(8):
+        choice = with_tools.create_chat_completion(
+            [{"role": "user", "content": "Answer"}],
+            tools=[tool],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            max_tokens=400,
+            seed=seed,
+            **HOT,
+        )["choices"][0]
+        if choice["finish_reason"] == "length":
+            continue
+        (call,) = choice["message"]["tool_calls"]
+        value: Any = parse_json(arguments, call["function"]["arguments"]).x
+        pydantic.TypeAdapter(TYPES[name]).validate_python(value, strict=True)
         return
     pytest.fail("no answer came to an end")
 

@@ -1,4 +1,4 @@
-"""LlamaPool and Llama(parallel=...) on the demo model."""
+"""LlamaPool and Llama(n_parallel=...) on the demo model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_failed_warm_up_is_logged(caplog: pytest.LogCaptureFixture, monkeypatc
 @pytest.mark.parametrize("stream", [False, True])
 def test_threads_share_one_llama(stream: bool) -> None:
     found: dict[str, str] = {}
-    with Llama(demo.model_path(), parallel=4, **OPTIONS) as llm:
+    with Llama(demo.model_path(), n_parallel=4, **OPTIONS) as llm:
 
         def ask(question: str) -> None:
             answer = llm.create_chat_completion(
@@ -108,7 +108,7 @@ def test_threads_share_one_llama(stream: bool) -> None:
 
 def test_several_answers_and_formats_in_parallel() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
-    with Llama(demo.model_path(), parallel=3, **OPTIONS) as llm:
+    with Llama(demo.model_path(), n_parallel=3, **OPTIONS) as llm:
         response = llm.create_chat_completion(
             conversation("Hello"), n=4, temperature=1.2, seed=5, max_tokens=12,
             response_format={"type": "json_object", "schema": schema},
@@ -129,7 +129,7 @@ def test_several_answers_and_formats_in_parallel() -> None:
 
 
 def test_state_cannot_be_had_of_many() -> None:
-    with Llama(demo.model_path(), parallel=2, **OPTIONS) as llm:
+    with Llama(demo.model_path(), n_parallel=2, **OPTIONS) as llm:
         for call in (llm.get_state, llm.kv_cache_seq_rm, llm.clear_lora, llm.save_state):
             with pytest.raises(ValidationError, match="many requests share"):
                 call()
@@ -141,7 +141,7 @@ def test_state_cannot_be_had_of_many() -> None:
 
 
 def test_leaving_a_stream_frees_its_place() -> None:
-    with Llama(demo.model_path(), parallel=2, **OPTIONS) as llm:
+    with Llama(demo.model_path(), n_parallel=2, **OPTIONS) as llm:
         for _ in range(5):
             for _piece in llm.generate_stream("A story", 400, temperature=0, stop=["never"]):
                 break

@@ -20,11 +20,15 @@ def stay() -> None:
     """Stay."""
 
 
+def tag(labels: set[str]) -> None:
+    """Tag with labels, each once: no grammar can enforce that."""
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("special", [{}, {"<tool_call>": 3, "[TOOL_CALLS]": 7}])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_every_format_has_a_grammar(name: str, special: dict[str, int], parallel: bool) -> None:
-    parts = FORMATS[name].grammar_parts(normalise_tools([move, stay]), parallel, True)
+    parts = FORMATS[name].grammar_parts(normalise_tools([move, stay, tag]), parallel, True)
     assert call_grammar(parts, special).kind == "lark"
 
 
@@ -41,6 +45,32 @@ def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path
             constraint.accept(token)
         assert constraint.complete
         assert not constraint.allows(model.vocab.tokenize("a", False)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "fits"),
+    [
+        ("stay", "{}", True),
+        ("stay", '{"city": "Rome"}', False),
+        ("move", '{"city": "Rome", "speed": 1}', True),
+        ("move", '{"city": "Rome", "speed": 1, "unit": "c"}', False),
+    ],
+)
+def test_a_function_is_called_with_its_own_parameters_only(
+    tiny_model: Path, name: str, arguments: str, fits: bool
+) -> None:
+    parts = FORMATS["hermes"].grammar_parts(normalise_tools([move, stay]), False, True)
+    call = f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        try:
+            for token in model.vocab.tokenize(call, False):
+                constraint.accept(token)
+        except ValidationError:
+            assert not fits
+        else:
+            assert constraint.complete
+            assert fits
 
 
 @pytest.mark.parametrize("day", ["28", "29"])

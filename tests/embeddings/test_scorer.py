@@ -19,9 +19,9 @@ from support.tiny_encoders import write_bert, write_t5
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
-from llama_cffi.embeddings.scorer import Scorer, _packed
+from llama_cffi.embeddings.scorer import Scorer, _groups
 from llama_cffi.generation.logprobs import log_softmax
-from llama_cffi.generation.prefix import n_common
+from llama_cffi.generation.prompt import common_prefix_length
 
 CLOSE = 2e-2  # the cache is in half precision; batches of other sizes round otherwise
 WRITE = {"llama": write_tiny, "windowed": write_windowed, "recurrent": write_recurrent}
@@ -221,7 +221,7 @@ def test_bad_input(llama: Model, tmp_path: Path) -> None:
     for name in ("bert", "t5"):
         with (
             Model(tmp_path / f"{name}.gguf") as other,
-            pytest.raises(ValidationError, match="scores need a decoder"),
+            pytest.raises(ValidationError, match="scores need a causal decoder"),
         ):
             scorer(other)
     made.close()
@@ -258,13 +258,19 @@ def test_log_softmax(values: list[float]) -> None:
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 20), min_size=1), st.integers(1, 5))
 def test_packed(sizes: list[int], n_seqs: int) -> None:
-    groups = list(_packed(sizes, 20, n_seqs))
+    groups = list(_groups(sizes, 20, n_seqs))
     assert [i for group in groups for i in group] == list(range(len(sizes)))
     assert all(len(g) <= n_seqs and sum(sizes[i] for i in g) <= 20 for g in groups)
 
 
 def test_common() -> None:
-    assert [n_common([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [0, 1, 1, 3, 0]
+    assert [common_prefix_length([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [
+        0,
+        1,
+        1,
+        3,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])

@@ -5,17 +5,17 @@ import threading
 import pytest
 from support.injection import interrupted_everywhere
 
-from llama_cffi.engine.lock import Turns
+from llama_cffi.engine.lock import CallLock
 from llama_cffi.errors import ValidationError
 
 
-def free(turns: Turns) -> bool:
+def free(turns: CallLock) -> bool:
     with turns.take(wait=False) as mine:
         return mine
 
 
 def test_one_at_a_time() -> None:
-    turns, order = Turns(), []
+    turns, order = CallLock(), []
 
     def run(name: str, taken: threading.Event, go: threading.Event) -> None:
         with turns.take() as mine:
@@ -45,7 +45,7 @@ def test_one_at_a_time() -> None:
 
 
 def test_waiting_for_oneself() -> None:
-    turns = Turns()
+    turns = CallLock()
     with turns.take():
         with pytest.raises(ValidationError, match="busy in this thread"), turns.take():
             pass
@@ -57,14 +57,14 @@ def test_waiting_for_oneself() -> None:
 
 def test_ctrl_c_at_any_moment_frees_it() -> None:
     """Python looks for signals after each call: also after the one that takes the lock."""
-    turns = Turns()
+    turns = CallLock()
 
     def run() -> None:
         with turns.take():
             pass
 
     n = 0
-    for n in interrupted_everywhere(run, Turns.take, Turns.move_here):  # noqa: B007
+    for n in interrupted_everywhere(run, CallLock.take, CallLock.move_here):  # noqa: B007
         assert not turns._lock.locked()
         assert turns.holder is None
     assert n > 2

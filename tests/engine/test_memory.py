@@ -33,7 +33,7 @@ print(json.dumps([counts[0], counts[-1]]))
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 @pytest.mark.parametrize(
-    "options", [{"temperature": 0}, {"seed": 1, "penalty_freq": 0.1}], ids=["greedy", "chain"]
+    "options", [{"temperature": 0}, {"seed": 1, "frequency_penalty": 0.1}], ids=["greedy", "chain"]
 )
 def test_ten_thousand_tokens(
     child: Child, tiny_model: Path, options: dict[str, object], build: str

@@ -13,7 +13,7 @@ from support.injection import interrupted_everywhere
 
 from llama_cffi.errors import DecodeAbortedError
 from llama_cffi.generation import cancellation
-from llama_cffi.generation.cancellation import CANCEL, CLOSE, DEADLINE, INTERRUPT, Stop
+from llama_cffi.generation.cancellation import CANCEL, CLOSE, DEADLINE, INTERRUPT, CancelToken
 
 NAMES = ("listen", "unlisten", "_settle")
 
@@ -49,8 +49,8 @@ def handler() -> Iterator[list[int]]:
     signal.signal(signal.SIGINT, before)
 
 
-def make(flag: Flag, timeout_s: float | None = None) -> Stop:
-    return Stop(flag, timeout_s)  # type: ignore[arg-type]
+def make(flag: Flag, timeout_s: float | None = None) -> CancelToken:
+    return CancelToken(flag, timeout_s)  # type: ignore[arg-type]
 
 
 def test_a_request_counts_while_it_runs(flag: Flag) -> None:
@@ -158,10 +158,10 @@ def test_other_threads_do_not_listen(flag: Flag) -> None:
 def test_nothing_is_left_at_exit(child: Child) -> None:
     code = """
         import signal
-        from llama_cffi.generation.cancellation import Stop
+        from llama_cffi.generation.cancellation import CancelToken
         class Flag:
             set = clear = lambda self: None
-        with Stop(Flag(), 60).running() as stop, stop.interruptible():
+        with CancelToken(Flag(), 60).running() as stop, stop.interruptible():
             pass
         assert signal.set_wakeup_fd(-1) == -1
     """
@@ -177,7 +177,7 @@ def test_ctrl_c_at_any_moment_gives_the_signals_back(flag: Flag) -> None:
         with stop.running(), stop.interruptible():
             pass
 
-    functions = (Stop.interruptible, *(getattr(type(watcher), n) for n in NAMES))
+    functions = (CancelToken.interruptible, *(getattr(type(watcher), n) for n in NAMES))
     n = 0
     for n in interrupted_everywhere(run, *functions):  # noqa: B007
         run()  # what was cut short is put right now

@@ -21,7 +21,7 @@ ANY = st.one_of(
 )
 NUMBERS = sorted(
     set(SamplingParams.__dataclass_fields__)
-    - {"grammar", "grammar_root", "grammar_triggers", "logits_processors"}
+    - {"grammar", "grammar_root", "grammar_triggers", "logits_processor"}
 )
 
 
@@ -55,14 +55,14 @@ def test_names_and_order(model: Model) -> None:
     assert names(temperature=0) == ["greedy"]
     assert names(temperature=0, repeat_penalty=1.1, top_k=3) == ["penalties", "greedy"]
     assert names(samplers="temperature;top_p;top_k") == ["temp", "top-p", "top-k", "dist"]
-    assert names(mirostat=1, repeat_penalty=1.1) == ["temp", "mirostat"]
-    assert names(mirostat=2) == ["temp", "mirostat-v2"]
+    assert names(mirostat_mode=1, repeat_penalty=1.1) == ["temp", "mirostat"]
+    assert names(mirostat_mode=2) == ["temp", "mirostat-v2"]
     assert names(samplers="adaptive_p", adaptive_target=0.5) == ["adaptive-p"]
     infill = {"samplers": "top_k;infill;temperature"}
     assert names(**infill) == ["top-k", "infill", "temp", "dist"]
     assert names(**infill, temperature=0) == ["top-k", "infill", "greedy"]
     everything = names(
-        logit_bias={1: 0.5}, logits_processors=[lambda ids, scores: None], repeat_penalty=1.1,
+        logit_bias={1: 0.5}, logits_processor=[lambda ids, scores: None], repeat_penalty=1.1,
         dry_multiplier=0.8, top_n_sigma=1.5, typical_p=0.9, xtc_probability=0.1,
         dynatemp_range=0.3,
     )  # fmt: skip
@@ -130,16 +130,16 @@ def test_logits_processors(model: Model, context: Context) -> None:
     def forbid(_ids: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
         scores[10] = -np.inf
 
-    with build_chain(model, SamplingParams(logits_processors=[only], seed=1)) as chain:
+    with build_chain(model, SamplingParams(logits_processor=[only], seed=1)) as chain:
         chain.accept(200)
         assert [chain.sample(context) for _ in range(3)] == [8, 9, 10]
         assert seen == [[200], [200, 8], [200, 8, 9]]
         chain.reset()
         assert chain.sample(context) == 7
-    both = SamplingParams(temperature=0, logits_processors=[lambda _i, s: s * 0, forbid])
+    both = SamplingParams(temperature=0, logits_processor=[lambda _i, s: s * 0, forbid])
     with build_chain(model, both) as chain:
         assert chain.sample(context) == 0
-    plain = SamplingParams(temperature=0, logits_processors=[lambda _i, s: None])
+    plain = SamplingParams(temperature=0, logits_processor=[lambda _i, s: None])
     with build_chain(model, plain) as chain:
         assert chain.sample(context) == int(context.logits().argmax())
 
@@ -153,7 +153,7 @@ def test_errors_of_logits_processors_reach_the_caller(model: Model, context: Con
         (lambda _i, s: s[:5], ValidationError, r"shape \(5,\)"),
     ]
     for processor, error, match in cases:
-        with build_chain(model, SamplingParams(logits_processors=[processor])) as chain:
+        with build_chain(model, SamplingParams(logits_processor=[processor])) as chain:
             for _ in range(2):
                 with pytest.raises(error, match=match):
                     chain.sample(context)
@@ -191,9 +191,10 @@ def test_every_build_draws_with_what_it_has(child: Child, tiny_model: Path, buil
         batch.fill([1, 2, 3], 0)
         context.decode(batch)
         for options in (
-            {}, {"temperature": 0}, {"mirostat": 1}, {"mirostat": 2}, {"dry_multiplier": 1.0},
+            {}, {"temperature": 0}, {"mirostat_mode": 1}, {"mirostat_mode": 2},
+            {"dry_multiplier": 1.0},
             {"xtc_probability": 0.5}, {"top_n_sigma": 1.0}, {"typical_p": 0.5},
-            {"dynatemp_range": 0.5}, {"repeat_penalty": 1.3, "penalty_freq": 0.1},
+            {"dynatemp_range": 0.5}, {"repeat_penalty": 1.3, "frequency_penalty": 0.1},
             {"logit_bias": {65: 100.0}}, {"samplers": "adaptive_p", "adaptive_target": 0.3},
             {"samplers": "infill"}, {"grammar": 'root ::= "a"+'},
         ):

@@ -16,7 +16,6 @@ from llama_cffi.errors import ValidationError
         {"temperature": math.nan},
         {"temperature": 1e-9},
         {"temperature": "0"},
-        {"top_k": -1},
         {"top_k": 1.5},
         {"top_p": 0},
         {"top_p": 1.01},
@@ -26,12 +25,11 @@ from llama_cffi.errors import ValidationError
         {"xtc_probability": 1.1},
         {"xtc_threshold": -0.1},
         {"dynatemp_range": -1},
-        {"mirostat": 3},
-        {"mirostat": 1.0},
+        {"mirostat_mode": 3},
+        {"mirostat_mode": 1.0},
         {"adaptive_decay": 1.0},
         {"repeat_penalty": 0},
-        {"repeat_penalty": None},
-        {"penalty_freq": math.inf},
+        {"frequency_penalty": math.inf},
         {"penalty_last_n": 2**31},
         {"dry_multiplier": -1},
         {"dry_penalty_last_n": -2},
@@ -40,8 +38,8 @@ from llama_cffi.errors import ValidationError
         {"min_keep": -1},
         {"logit_bias": {1: math.nan}},
         {"logit_bias": {1: math.inf}},
-        {"logit_bias": {"1": 2.0}},
-        {"logits_processors": [3]},
+        {"logit_bias": {"x": 2.0}},
+        {"logits_processor": [3]},
         {"grammar": b"root ::= 1"},
         {"grammar_triggers": "word"},
         {"samplers": "top_k;top_q"},
@@ -70,7 +68,7 @@ def test_equal_parameters_are_one_key() -> None:
         SamplingParams(
             logit_bias={3: -1.0, 4: -math.inf},
             dry_sequence_breakers=breakers,
-            logits_processors=[processor],
+            logits_processor=[processor],
             samplers=samplers,
         )
         for breakers, samplers in ((["a"], "temp; top-k"), (("a",), ["temperature", "top_k"]))
@@ -86,7 +84,7 @@ def test_how_much_of_the_prompt_the_chain_must_see() -> None:
     assert SamplingParams(repeat_penalty=1.1).n_history == 64
     assert SamplingParams(repeat_penalty=1.1, penalty_last_n=0).n_history == 0
     assert SamplingParams(repeat_penalty=1.1, samplers="top_k").n_history == 0
-    assert SamplingParams(penalty_freq=0.1, temperature=0).n_history == 64
+    assert SamplingParams(frequency_penalty=0.1, temperature=0).n_history == 64
     assert SamplingParams(dry_multiplier=1.0, dry_penalty_last_n=200).n_history == 200
     assert SamplingParams(dry_multiplier=1.0, dry_penalty_last_n=-1).n_history is None
-    assert SamplingParams(logits_processors=[lambda ids, scores: None]).n_history is None
+    assert SamplingParams(logits_processor=[lambda ids, scores: None]).n_history is None

@@ -12,7 +12,7 @@ from support.children import Child
 
 from llama_cffi.binding import Batch, Context, Model
 from llama_cffi.errors import DecodeAbortedError, KvCacheFullError
-from llama_cffi.generation.cancellation import CANCEL, INTERRUPT, Stop
+from llama_cffi.generation.cancellation import CANCEL, INTERRUPT, CancelToken
 from llama_cffi.generation.slot import Slot
 from llama_cffi.generation.stats import GenerationStats
 
@@ -25,7 +25,7 @@ def context(model: Model) -> Iterator[Context]:
 
 def feed(slot: Slot, tokens: list[int]) -> GenerationStats:
     stats = GenerationStats()
-    stop = Stop(slot.context.abort_flag)
+    stop = CancelToken(slot.context.abort_flag)
     with stop.running():
         slot.feed(tokens, stop, stats)
     return stats
@@ -51,7 +51,7 @@ def test_steps_equal_a_feed(context: Context) -> None:
     expected = context.logits().copy()
     slot.clear()
     assert context.memory.seq_pos_max(0) == -1
-    stop = Stop(context.abort_flag)
+    stop = CancelToken(context.abort_flag)
     with stop.running():
         for token in range(20):
             slot.step(token, stop, stats)
@@ -87,14 +87,14 @@ BACK_OFF = """
     from llama_cffi.binding import Batch, Context, Model
     from llama_cffi.generation.slot import Slot
     from llama_cffi.errors import KvCacheFullError
-    from llama_cffi.generation.cancellation import Stop
+    from llama_cffi.generation.cancellation import CancelToken
     from llama_cffi.generation.stats import GenerationStats
 
     model = Model(sys.argv[1])
     report = {}
 
     def feed(slot, tokens):
-        stats, stop = GenerationStats(), Stop(slot.context.abort_flag)
+        stats, stop = GenerationStats(), CancelToken(slot.context.abort_flag)
         with stop.running():
             try:
                 slot.feed(tokens, stop, stats)
@@ -113,15 +113,16 @@ BACK_OFF = """
         n_other = context.memory.seq_pos_max(1)
         kept = [7] * 10
         assert feed(slot, kept)[1] == ""
+        fitted, why = feed(slot, [5] * n_fit)
+        assert why == "", why
+        assert context.memory.seq_pos_max(0) == 9 + n_fit
+        assert slot.reuse([*kept, 6]) == 10
         stats, error = feed(slot, [5] * n_too_many)
         positions = context.memory.seq_pos_max(0), context.memory.seq_pos_max(1)
         assert positions == (9, n_other), positions
         assert slot.tokens == kept
         assert error and stats.n_backoffs > 0, (error, stats)
-        stats, why = feed(slot, [5] * n_fit)
-        assert why == "", why
-        assert context.memory.seq_pos_max(0) == 9 + n_fit
-        report[name] = [stats.n_backoffs, error]
+        report[name] = [fitted.n_backoffs + fitted.n_retries, error]
 
     # Free places in three runs, which the oldest builds fill one run at a time.
     holes = [(20, 84), (100, 132), (150, 176)]
@@ -150,7 +151,7 @@ def test_back_off(child: Child, tiny_model: Path, build: str) -> None:
 
 def test_cancelled_before_and_resumed_after_a_signal(context: Context) -> None:
     slot, stats = Slot(context, Batch(256)), GenerationStats()
-    stop = Stop(context.abort_flag)
+    stop = CancelToken(context.abort_flag)
     with stop.running():
         slot.feed([1, 2, 3], stop, stats)
         stop.request(INTERRUPT)  # a signal whose handler does not raise
@@ -206,7 +207,11 @@ def test_chunks_where_c_cannot_be_stopped(
 
     monkeypatch.setattr(context, "abortable", False)
     monkeypatch.setattr(context, "decode", spy)
-    slot, stats, stop = Slot(context, Batch(256)), GenerationStats(), Stop(context.abort_flag)
+    slot, stats, stop = (
+        Slot(context, Batch(256)),
+        GenerationStats(),
+        CancelToken(context.abort_flag),
+    )
     with stop.running():
         slot.feed([5] * 200, stop, stats)
         assert sizes[:3] == [32, 64, 32]

@@ -41,8 +41,8 @@ SAMPLED: list[dict[str, Any]] = [
     {"temperature": 0, "repeat_penalty": 1.3},
     {"temperature": 1.5, "seed": 1},
     {"temperature": 1.2, "seed": 2, "xtc_probability": 0.5, "dry_multiplier": 0.8},
-    {"temperature": 1.2, "seed": 3, "mirostat": 1},
-    {"temperature": 1.2, "seed": 4, "mirostat": 2},
+    {"temperature": 1.2, "seed": 3, "mirostat_mode": 1},
+    {"temperature": 1.2, "seed": 4, "mirostat_mode": 2},
     {"temperature": 1.2, "seed": 5, "samplers": "top_k;adaptive_p", "adaptive_target": 0.4},
 ]
 
@@ -179,7 +179,7 @@ def test_at_the_end_of_the_context(monkeypatch: pytest.MonkeyPatch, policy: str)
 def test_whoever_looks_at_the_logits_gets_those_of_every_token(run: Counted) -> None:
     lengths: list[int] = []
     processors = [lambda ids, scores: lengths.append(len(ids))]
-    tokens = run(structured=PERSON, temperature=0, logits_processors=processors)
+    tokens = run(structured=PERSON, temperature=0, logits_processor=processors)
     n = len(run.prompt)
     assert lengths == list(range(n, n + len(tokens) + 1))  # the end is chosen, too
     with Llama(model_path(), n_ctx=512, n_threads=1) as llm:

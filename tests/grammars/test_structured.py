@@ -525,11 +525,11 @@ def test_what_a_logits_processor_returns_is_masked_too(engine: Engine) -> None:
     def same(_: Any, scores: Any) -> Any:
         return np.zeros_like(scores)
 
-    text = engine.generate("Hi", structured=DIGITS, logits_processors=[same], temperature=1.0)
+    text = engine.generate("Hi", structured=DIGITS, logits_processor=[same], temperature=1.0)
     assert re.fullmatch("[0-9]{2}", text)
     with pytest.raises(GenerationError, match="every token is forbidden"):
         engine.generate(
-            "Hi", structured=DIGITS, logits_processors=[lambda _, s: np.full_like(s, -np.inf)]
+            "Hi", structured=DIGITS, logits_processor=[lambda _, s: np.full_like(s, -np.inf)]
         )
 
 

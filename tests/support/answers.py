@@ -65,14 +65,14 @@ WANTED: list[dict[str, Any]] = [
     {"sampling_structured": DIGITS, "skip_forced": False},
     {"stop": ["e", "12"]},
     {"temperature": 1.0, "seed": 3, "top_k": 5, "stop": ["\n", "a b"]},
-    {"logits_processors": [no_e]},
+    {"logits_processor": [no_e]},
     {"logprobs": 2},
     {"dry_multiplier": 0.8, "dry_allowed_length": 1},
-    {"temperature": 1.2, "seed": 8, "mirostat": 2},
+    {"temperature": 1.2, "seed": 8, "mirostat_mode": 2},
     {"temperature": 1.2, "seed": 9, "xtc_probability": 0.5},
     {"stopping_criteria": long_enough},
     {"logit_bias": {66: 5.0, 67: -100.0}},
-    {"temperature": 1.3, "seed": 11, "min_p": 0.2, "penalty_freq": 0.3},
+    {"temperature": 1.3, "seed": 11, "min_p": 0.2, "frequency_penalty": 0.3},
 ]
 
 
@@ -143,8 +143,8 @@ def same(found: Sequence[Step], expected: Sequence[Step]) -> bool:
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "streams": {},
-    "small batches": {"n_batch": 32, "n_chunk": 16},
-    "shared cells": {"n_cells": 512, "block_size": 8},
+    "small batches": {"n_batch": 32, "n_prefill_chunk": 16},
+    "shared cells": {"n_kv_tokens": 512, "block_size": 8},
 }
 
 

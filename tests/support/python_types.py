@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import enum
+import pathlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Union
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, TypeVar, Union
 
 import pydantic
+import pydantic.dataclasses
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
@@ -47,6 +50,17 @@ class Settings(TypedDict, total=False):
     theme: Literal["dark", "light"]
 
 
+class Song(TypedDict):
+    """A song.
+
+    Attributes:
+        title: As on the cover.
+    """
+
+    title: Annotated[str, "not used: the docstring says more"]
+    seconds: Annotated[NotRequired[int], "how long"]
+
+
 @dataclass
 class Person:
     """Somebody."""
@@ -71,6 +85,15 @@ class Tree:
     value: int
     left: Tree | None = None
     right: Tree | None = None
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Page(Generic[T]):
+    first: T
+    number: int = 1
 
 
 class Address(pydantic.BaseModel):
@@ -128,6 +151,20 @@ class Labels(pydantic.RootModel[list[Literal["a", "b"]]]):
     pass
 
 
+class Bag(pydantic.BaseModel):
+    """Types that pydantic writes in its own way."""
+
+    colors: set[Color] = Field(max_length=3)
+    weight: decimal.Decimal = Field(ge=0, le=100)
+    label: Annotated[str | None, Field(max_length=5, description="what is in it")] = None
+
+
+@pydantic.dataclasses.dataclass
+class Span:
+    begin: int = Field(ge=0, le=9)
+    end: int = Field(default=9, ge=0, le=9)
+
+
 @dataclass
 class Rating:
     stars: Annotated[int, Field(ge=1, le=5)]
@@ -148,6 +185,8 @@ TYPES: dict[str, Any] = {
     "datetime": datetime.datetime,
     "time": datetime.time,
     "UUID": uuid.UUID,
+    "Decimal": decimal.Decimal,
+    "Path": pathlib.Path,
     "Literal": Literal["yes", "no", 3, None],
     "Enum": Color,
     "IntEnum": Level,
@@ -156,9 +195,14 @@ TYPES: dict[str, Any] = {
     "union": int | bool | None,
     "union of containers": list[int] | dict[str, bool],
     "union of classes": Person | Point,
+    "union of strings": datetime.date | Color | str,
+    "union of unions": Optional[Annotated[Optional[int], "anything"]],  # noqa: UP045
     "list[int]": list[int],
     "list of lists": list[list[bool]],
     "Sequence": Sequence[Level],
+    "set[Color]": set[Color],
+    "Set": Set[bool],
+    "frozenset": frozenset[int],
     "dict[str, float]": dict[str, float],
     "dict of lists": dict[str, list[int]],
     "tuple": tuple[int, bool, Color],
@@ -166,9 +210,11 @@ TYPES: dict[str, Any] = {
     "NamedTuple": Point,
     "TypedDict": Movie,
     "TypedDict, not total": Settings,
+    "TypedDict, described": Song,
     "dataclass": Person,
     "dataclass, nested": Team,
     "dataclass, recursive": Tree,
+    "dataclass, generic": Page[Level],
     "pydantic, constrained": Item,
     "pydantic, nested": Customer,
     "pydantic, formats": Invoice,
@@ -176,6 +222,8 @@ TYPES: dict[str, Any] = {
     "pydantic, alias": Aliased,
     "pydantic, recursive": Category,
     "pydantic, root": Labels,
+    "pydantic, its own formats": Bag,
+    "pydantic, dataclass": Span,
     "list of pydantic": list[Cat],
     "constrained int": Annotated[int, Field(ge=1, le=5)],
     "constrained list": Annotated[list[Item], Field(min_length=1, max_length=2)],

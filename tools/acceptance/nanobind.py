@@ -196,7 +196,7 @@ def _() -> None:
         def fails(_ids: Any, _scores: Any) -> None:
             raise KeyError("mine")
 
-        refused(KeyError, lambda: list(llm.generate_stream(prompt, logits_processors=[fails])))
+        refused(KeyError, lambda: list(llm.generate_stream(prompt, logits_processor=[fails])))
 
 
 @line("nanobind", "generate_async, async for chunk in await generate_async(..., stream=True)")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from llama_cffi.engine import environment
 from llama_cffi.errors import ValidationError
-from llama_cffi.generation import environment
 
 
 def test_argument_then_variable_then_alias_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
