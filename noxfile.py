@@ -169,8 +169,8 @@ def structured(session: nox.Session) -> None:
 
 @nox.session
 def templates(session: nox.Session) -> None:
-    """Render every chat template in llama.cpp's sources as transformers does; read calls back."""
-    install_wheel(session)
+    """Render every chat template in llama.cpp's sources as transformers does; parse calls back."""
+    install_wheel(session, "test")
     session.install("transformers>=5.23")
     session.run("python", "tools/compare_templates.py", *session.posargs)
     session.run("python", "tools/round_trips.py", *session.posargs)
