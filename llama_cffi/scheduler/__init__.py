@@ -1,6 +1,6 @@
 """Continuous batching: many requests share one model and one context."""
 
-from .inference_engine import InferenceEngine
+from .inference_engine import InferenceEngine, SubmitOptions
 from .kv_cache import Allocation, CacheStats, KVCache
 from .metrics import EngineStats, StepStats
 from .mtp import MtpHead
@@ -29,5 +29,6 @@ __all__ = [
     "Scheduler",
     "SchedulerOutput",
     "StepStats",
+    "SubmitOptions",
     "TokenResult",
 ]

@@ -142,6 +142,8 @@ class InferenceEngine:
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
             unified = n_kv_tokens is not None
+            if unified:
+                context_options["kv_unified"] = True
             n_seqs = n_parallel
             if unified and not self.model.keeps_states:
                 n_seqs = max(n_parallel, min(2 * n_parallel, _MAX_SEQUENCES))  # to keep prefixes
@@ -151,7 +153,6 @@ class InferenceEngine:
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
-                kv_unified=unified or None,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)

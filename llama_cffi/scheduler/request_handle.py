@@ -142,7 +142,11 @@ class RequestHandle:
                     yield step.text
 
     async def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Yield each token in an event loop, as `steps` does; the statistics are in `stats`."""
+        """Yield each token in an event loop, as `steps` does; the statistics are in `stats`.
+
+        Raises:
+            ValidationError: The request is being iterated already.
+        """
         with self._iteration():
             changed = asyncio.Event()
             self._waiter = asyncio.get_running_loop(), changed
