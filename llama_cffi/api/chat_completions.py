@@ -19,7 +19,7 @@ from ..generation.context_policy import DROP_TURNS, fit_turns
 from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..grammars import LlamaGrammar
-from ..validation import integer, reject_unknown
+from ..validation import check_int, reject_unknown
 from .chat_message import ChatAssembler, PlainReader
 from .running import PreparedRequest, Runs, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
@@ -217,7 +217,7 @@ class ChatPreparer:
             messages = fit_turns(
                 messages,
                 lambda some: len(render(some).tokens),
-                None if limit is None else integer("max_tokens", limit, -1),
+                None if limit is None else check_int("max_tokens", limit, -1),
                 self.n_ctx,
             )
             policy = "error"
@@ -249,7 +249,7 @@ class ChatPreparer:
         }
         if policy is not None:
             run["context_policy"] = policy
-        n = integer("n", own.get("n", 1), 1)
+        n = check_int("n", own.get("n", 1), 1)
 
         def make_reader() -> Any:
             if offered or form.content_head:
@@ -374,7 +374,7 @@ def _n_logprobs(own: Mapping[str, Any]) -> int | None:
     top = own.get("top_logprobs")
     if top is None and not own.get("logprobs"):
         return None
-    return 0 if top is None else integer("top_logprobs", top, 0)
+    return 0 if top is None else check_int("top_logprobs", top, 0)
 
 
 def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:

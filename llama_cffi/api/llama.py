@@ -18,7 +18,7 @@ from ..generation.model_source import ModelSource, open_model
 from ..generation.options import GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
-from ..validation import integer, items, path_of, reject_unknown
+from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
@@ -103,7 +103,7 @@ class Llama(Session):
         if source is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
         if not isinstance(source, (str, Model)):
-            source = path_of("model_path", source)
+            source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
@@ -598,7 +598,7 @@ class Llama(Session):
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
         check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
+        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with the BOS where the model wants one."""
@@ -647,7 +647,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else items("text", text)
+        texts = [text] if isinstance(text, str) else as_list("text", text)
         rows = self._embeddings().embed(
             texts, normalize=normalize, truncate=truncate, progress=progress
         )
@@ -662,7 +662,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else items("input", input)
+        texts = [input] if isinstance(input, str) else as_list("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))
         return {
@@ -761,7 +761,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
         "chat_format": config.chat_format,
         **config.context_options(),
     }
-    n_parallel = integer("n_parallel", config.n_parallel, 1, 256)
+    n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
         from ..engine import Engine
 

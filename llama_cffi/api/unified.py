@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..generation.model_source import ModelSource
-from ..validation import integer, items
+from ..validation import as_list, check_int
 from .chat_completions import MoreChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions
 from .llama import Llama
@@ -91,11 +91,11 @@ class UnifiedLLM:
             ContextOverflowError: The prompt leaves no room for an answer.
         """
         if max_tokens is not None:
-            integer("max_tokens", max_tokens, 1)
+            check_int("max_tokens", max_tokens, 1)
         messages: list[Message] = (
             [{"role": "user", "content": prompt}]
             if isinstance(prompt, str)
-            else items("prompt", prompt)
+            else as_list("prompt", prompt)
         )
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]

@@ -13,7 +13,7 @@ from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
-from ..validation import items
+from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -138,7 +138,7 @@ class ChatRenderer:
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
-    def with_stops(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
         """Return *options* with the strings that end a turn of the family, which files may lack.
 
         Raises:
@@ -148,7 +148,7 @@ class ChatRenderer:
         if not stops:
             return dict(options)
         given = options.get("stop") or ()
-        own = [given] if isinstance(given, (str, bytes)) else items("stop", given)
+        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
         return {**options, "stop": [*own, *stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
-from ..validation import functions, integer, real, reject_unknown
+from ..validation import as_callables, check_float, check_int, reject_unknown
 from .aliases import canonical
 from .context_policy import POLICIES, SAFETY
 from .sampling_params import SamplingOptions, SamplingParams
@@ -123,10 +123,10 @@ def parse_options(
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
     stop = rest.pop("stop", ())
     params = GenerationParams(
-        max_tokens=integer("max_tokens", max_tokens, 1),
+        max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
-        safety=integer("safety", rest.pop("safety", SAFETY), 0),
+        safety=check_int("safety", rest.pop("safety", SAFETY), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
         stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
         json_stop=tuple(several("JSON keys", rest.pop("json_stop", ()))),
@@ -134,11 +134,11 @@ def parse_options(
         suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
         skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
         reasoning_limit=reasoning_limit,
-        logprobs=None if logprobs is None else integer("logprobs", logprobs, 0),
-        stopping_criteria=functions("stopping_criteria", rest.pop("stopping_criteria", None)),
+        logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
+        stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
     )
     return GenerationCall(
-        params, None if timeout_s is None else real("timeout_s", timeout_s, 0, 1e9)
+        params, None if timeout_s is None else check_float("timeout_s", timeout_s, 0, 1e9)
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from ..errors import ValidationError
-from ..validation import functions
+from ..validation import as_callables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +140,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
             chain.add_logit_bias(dict(params.logit_bias))
         if params.logits_processor:
             chain.add_custom(
-                _processors(model, functions("logits_processor", params.logits_processor))
+                _processors(model, as_callables("logits_processor", params.logits_processor))
             )
         if params.structured is not None:
             chain.constraint = _add_structured(chain, params, params.structured)

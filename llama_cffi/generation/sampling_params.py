@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from ..errors import ValidationError
-from ..validation import functions, items, reject_unknown
+from ..validation import as_callables, as_list, reject_unknown
 from .aliases import ALIASES, canonical
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class SamplingParams:
         self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
         self._set("grammar_triggers", _texts("grammar_triggers", self))
         self._set("logit_bias", _bias(self.logit_bias))
-        processors = functions("logits_processor", self.logits_processor)
+        processors = as_callables("logits_processor", self.logits_processor)
         self._set("logits_processor", processors)
         self._set("samplers", _order(self.samplers))
 
@@ -303,7 +303,7 @@ if not TYPE_CHECKING:  # other names are for people who move over; types know th
 
 
 def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
-    value = items(name, getattr(params, name))
+    value = as_list(name, getattr(params, name))
     if not all(isinstance(text, str) for text in value):
         raise ValidationError(f"{name}={value!r} is no list of texts")
     return tuple(value)
@@ -328,7 +328,7 @@ def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any
 
 
 def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
-    given = samplers.split(";") if isinstance(samplers, str) else items("samplers", samplers)
+    given = samplers.split(";") if isinstance(samplers, str) else as_list("samplers", samplers)
     order = []
     for name in given:
         known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None

@@ -19,7 +19,7 @@ from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import GenerationOptions
 from ..generation.sequence import Step
-from ..validation import integer, real
+from ..validation import check_float, check_int
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
@@ -122,13 +122,13 @@ class InferenceEngine:
         start: bool = True,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
-        n_parallel = integer("n_parallel", n_parallel, 1, 256)
-        n_ctx, n_batch = integer("n_ctx", n_ctx, 0), integer("n_batch", n_batch, 1)
+        n_parallel = check_int("n_parallel", n_parallel, 1, 256)
+        n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
         if n_prefill_chunk is not None:
-            n_prefill_chunk = integer("n_prefill_chunk", n_prefill_chunk, 1)
-        block_size = integer("block_size", block_size, 1)
-        ageing_s = real("ageing_s", ageing_s, 0, 1e9, above=True)
-        self.max_waiting = integer("max_waiting", max_waiting, 1)
+            n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
+        block_size = check_int("block_size", block_size, 1)
+        ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
+        self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         self._chat_format = chat_format
         check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded

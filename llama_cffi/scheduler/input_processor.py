@@ -13,7 +13,7 @@ from ..generation.options import GenerationCall, parse_options
 from ..generation.output import Detokenizer
 from ..generation.prompt import tokenize_prompt
 from ..generation.sequence import ReasoningLimit
-from ..validation import INT32_MAX, integer, real
+from ..validation import INT32_MAX, check_float, check_int
 from .request import Request
 from .request_handle import Owner, RequestHandle
 
@@ -106,11 +106,11 @@ def make_handle(
         fit.max_tokens,
         params.sampling,
         stop=[s for s in params.stop if isinstance(s, str)],
-        priority=integer("priority", priority, -INT32_MAX),
+        priority=check_int("priority", priority, -INT32_MAX),
         timeout_s=call.timeout_s,
         callback=callback,
         lora_key=_lora_key(adapters) if adapters else None,
-        n_draft=None if n_draft is None else integer("n_draft", n_draft, 0),
+        n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
     )
     request.stats.n_truncated = fit.n_truncated
     return RequestHandle(request, params, Detokenizer(vocab, params), owner)
@@ -118,6 +118,6 @@ def make_handle(
 
 def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
     return frozenset(
-        (os.fspath(path), real("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
+        (os.fspath(path), check_float("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
         for path, scale in adapters.items()
     )

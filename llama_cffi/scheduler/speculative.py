@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..binding import Batch, Context, Model
 from ..errors import LlamaError, ValidationError
 from ..generation.prompt import common_prefix_length
-from ..validation import integer, real
+from ..validation import check_float, check_int
 from .mtp import MtpHead
 from .request import Request, RequestState
 
@@ -78,9 +78,9 @@ class PromptLookup:
     """
 
     def __init__(self, n_draft: int = 10, n_gram: int = 3, n_gram_min: int = 2) -> None:
-        self.n_draft = integer("n_draft", n_draft, 1, 64)
-        self.n_gram_min = integer("n_gram_min", n_gram_min, 1, 16)
-        self.n_gram = integer("n_gram", n_gram, self.n_gram_min, 16)
+        self.n_draft = check_int("n_draft", n_draft, 1, 64)
+        self.n_gram_min = check_int("n_gram_min", n_gram_min, 1, 16)
+        self.n_gram = check_int("n_gram", n_gram, self.n_gram_min, 16)
         self._seen: dict[Request, tuple[int, dict[tuple[int, ...], int]]] = {}
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
@@ -137,8 +137,8 @@ class DraftModel:
         n_threads: int = 0,
         n_gpu_layers: int = -1,
     ) -> None:
-        self.n_draft = integer("n_draft", n_draft, 1, 64)
-        self.p_min = real("p_min", p_min, 0, 1)
+        self.n_draft = check_int("n_draft", n_draft, 1, 64)
+        self.p_min = check_float("p_min", p_min, 0, 1)
         self._path, self._n_threads, self._n_gpu_layers = model_path, n_threads, n_gpu_layers
         self._model: Model | None = None
         self._context: Context
