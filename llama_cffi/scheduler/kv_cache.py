@@ -26,12 +26,14 @@ class CacheMemory(Protocol):
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1)."""
+        ...
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """Copy positions [p0, p1)."""
 
     def can_truncate(self, seq_id: int, p0: int) -> bool:
         """Whether the sequence can continue from p0."""
+        ...
 
 
 class Allocation(NamedTuple):

@@ -76,6 +76,10 @@ WANTED: list[dict[str, Any]] = [
 ]
 
 
+# The defaults of Engine differ from those of InferenceEngine.
+SAMPLING: dict[str, Any] = {"temperature": 0, "top_p": 0.9, "repeat_penalty": 1.1}
+
+
 def cases(model: Model, n: int) -> Iterator[Case]:
     """Give *n* requests with prompts of 1 to 90 tokens, some of which begin alike."""
     common = model.vocab.tokenize("You are a friendly assistant who answers in few words. " * 3)
@@ -87,7 +91,7 @@ def cases(model: Model, n: int) -> Iterator[Case]:
         if not any(k.split("_")[0] in lacks for k in w) and (exactly or "seed" not in w)
     ]
     for i in range(n):
-        wanted = {"temperature": 0, **known[i % len(known)]}
+        wanted = {**SAMPLING, **known[i % len(known)]}
         if structured := wanted.pop("sampling_structured", None):
             wanted["structured"] = structured
         text = f"What is {3 * i % 50} + {7 * i % 41}? " * (1 + i % 4)
