@@ -67,7 +67,7 @@ class LoraAdapter(NativeObject):
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
         with library.logs.capture() as lines:
-            init = compat.call(library, "llama_adapter_lora_init")
+            init = compat.c_function(library, "llama_adapter_lora_init")
             held = model.hold()
             ptr = init(model.ptr, os.fsencode(self.path))
             del held
@@ -76,7 +76,7 @@ class LoraAdapter(NativeObject):
             raise ModelLoadError(
                 f"{self.path} cannot be used with {model.path.name}: {reason or 'no reason given'}"
             )
-        super().__init__(ptr, compat.call(library, "llama_adapter_lora_free"), parent=model)
+        super().__init__(ptr, compat.c_function(library, "llama_adapter_lora_free"), parent=model)
         library.logs.raise_interrupt()
         self.model = model
         self.n_pairs = len(gguf.tensors) // 2
@@ -169,7 +169,7 @@ def _check_graph_size(model: Model, adapters: Iterable[LoraAdapter]) -> None:
     if nodes > max_nodes or nodes + leafs > 2 ** (max_nodes - 1).bit_length():
         raise ValidationError(
             f"these adapters change {n_pairs} tensors, which takes about {nodes} nodes, and a "
-            f"graph has {max_nodes}; use fewer adapters: {compat.newer(model.library)}"
+            f"graph has {max_nodes}; use fewer adapters: {compat.newer_build(model.library)}"
         )
 
 
@@ -178,7 +178,7 @@ def apply_control_vector(
 ) -> None:
     """Apply a control vector, or none. See `Context.set_control_vector`."""
     library, model = context.library, context.model
-    apply = compat.call(library, "llama_set_adapter_cvec")
+    apply = compat.c_function(library, "llama_set_adapter_cvec")
     if vector is None:
         apply(context.ptr, library.ffi.NULL, 0, model.n_embd, -1, -1)
         return
