@@ -41,7 +41,7 @@ def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     said = result.stdout.splitlines()
     assert len(said) == 4
-    assert all("'distribute' is is set for the lifetime" in line for line in said[:2])
+    assert all("'distribute' is set for the lifetime" in line for line in said[:2])
     assert all("disabled, distribute, isolate, mirror, numactl" in line for line in said[2:])
 
 
