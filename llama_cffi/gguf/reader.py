@@ -31,12 +31,15 @@ __all__ = [
     "GgufFile",
     "GgufSummary",
     "GgufTensor",
+    "MetadataValue",
     "check_gguf",
     "check_parts",
     "fingerprint",
     "read_gguf",
     "tensor_bytes",
 ]
+
+MetadataValue = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
 
 _PART = re.compile(r"(?s)(.*)-(\d{5})-of-(\d{5})\.gguf")
 _ALIGNMENT = 32
@@ -62,7 +65,7 @@ class GgufFile:
         self.path = path
         self.version = summary.version
         self.architecture = summary.architecture
-        self.metadata: Mapping[str, Any] = _Metadata(path, summary)
+        self.metadata: Mapping[str, MetadataValue] = _Metadata(path, summary)
         self.tensors: tuple[GgufTensor, ...] = summary.tensors
         self.alignment = int(summary.values.get("general.alignment", _ALIGNMENT))
         self.size_bytes = summary.size_bytes
@@ -135,14 +138,14 @@ def fingerprint(paths: Sequence[Path], summaries: Sequence[GgufSummary]) -> str:
     return digest.hexdigest()
 
 
-class _Metadata(Mapping[str, Any]):
+class _Metadata(Mapping[str, MetadataValue]):
     """The metadata of a file; arrays are decoded when they are first used, and kept."""
 
     def __init__(self, path: Path, summary: GgufSummary) -> None:
         self._path, self._summary = path, summary
         self._lists: dict[str, list[Any]] = {}
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> MetadataValue:
         if key in self._summary.values:
             return self._summary.values[key]
         if key not in self._lists:

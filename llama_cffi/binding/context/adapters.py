@@ -7,10 +7,10 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import LlamaError, ModelLoadError, ValidationError
-from ...gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
+from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, read_gguf
 from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
@@ -83,7 +83,7 @@ class LoraAdapter(NativeObject):
         self.active_in: weakref.WeakSet[Context] = weakref.WeakSet()
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, MetadataValue]:
         """The metadata of the file: key -> int, float, bool, str, or a list of those.
 
         Raises:
@@ -98,7 +98,8 @@ class LoraAdapter(NativeObject):
         Raises:
             ModelLoadError: As for `metadata`.
         """
-        return list(self.metadata.get(_INVOCATION, ()))
+        tokens = self.metadata.get(_INVOCATION)
+        return [int(token) for token in tokens] if isinstance(tokens, list) else []
 
     def close(self) -> None:
         """Switch the adapter off in its contexts, and free it. A second call does nothing."""

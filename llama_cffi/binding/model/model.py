@@ -275,7 +275,8 @@ class Model(NativeObject):
         key = f"{self.gguf.architecture}.classifier.output_labels"
         if key not in self.gguf.arrays:
             return ()
-        return tuple(map(str, read_gguf(self.path).metadata[key]))
+        labels = read_gguf(self.path).metadata[key]
+        return tuple(map(str, labels)) if isinstance(labels, list) else ()
 
     @property
     def fingerprint(self) -> str:
@@ -377,9 +378,10 @@ class Model(NativeObject):
     def _hparam(self, key: str, default: int) -> int:
         """Return a number of the metadata; of an array its first item."""
         name = f"{self.gguf.architecture}.{key}"
-        if name in self.gguf.arrays:
-            return int(read_gguf(self.path).metadata[name][0])
-        return int(self.gguf.values.get(name, default))
+        if name not in self.gguf.arrays:
+            return int(self.gguf.values.get(name, default))
+        items = read_gguf(self.path).metadata[name]
+        return int(items[0] if isinstance(items, list) else items)
 
     def _load_error(self, lines: Sequence[str]) -> str:
         """Turn what C logged into a message with advice."""
