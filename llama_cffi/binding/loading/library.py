@@ -30,6 +30,7 @@ from .process_maps import is_mapped, refuse_other_build
 
 if TYPE_CHECKING:
     from ...libs_fetch import InstalledBuild
+    from ..ffi_types import FFI, CLibrary
 
 __all__ = ["Device", "Library", "get_library"]
 
@@ -71,8 +72,8 @@ class Library:
 
     def __init__(
         self,
-        ffi: Any,
-        lib: Any,
+        ffi: FFI,
+        lib: CLibrary,
         build: InstalledBuild,
         identity: abi.AbiIdentity,
         logs: LogBridge,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import GenerationError, ValidationError
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..ffi_types import CData
     from ..model.model import Model
 
 __all__ = ["Candidates", "check_logits"]
@@ -36,13 +37,13 @@ class Candidates:
         self.model = model
         self.n_vocab = model.vocab.n_tokens
         self._all_ids = np.arange(self.n_vocab, dtype=np.int32)
-        self._memory: NDArray[Any] = np.zeros(
+        self._memory: NDArray[np.void] = np.zeros(
             self.n_vocab, [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
         )
         self._ids, self._logits, self._p = (self._memory[f] for f in ("id", "logit", "p"))
         self._owner = ffi.from_buffer("llama_token_data[]", self._memory, require_writable=True)
         self._data = ffi.cast("llama_token_data *", self._owner)
-        self.struct = ffi.new("llama_token_data_array *")
+        self.struct: CData = ffi.new("llama_token_data_array *")
         self._start(0)
 
     def fill(self, logits: NDArray[np.float32]) -> None:
@@ -61,7 +62,7 @@ class Candidates:
         self._ids[:], self._logits[:], self._p[:] = self._all_ids, logits, 0
         self._start(self.n_vocab)
 
-    def fill_some(self, logits: NDArray[np.float32], ids: NDArray[Any]) -> None:
+    def fill_some(self, logits: NDArray[np.float32], ids: NDArray[np.integer]) -> None:
         """Start over with only the tokens *ids*, which are not checked.
 
         Args:
@@ -97,7 +98,7 @@ class Candidates:
         logits[~allowed[ids]] = -math.inf
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> NDArray[np.void]:
         """The candidates that are left.
 
         Shapes: (len,) of fields `id` int32, `logit` float32, `p` float32; borrowed: the next fill

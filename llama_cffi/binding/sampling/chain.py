@@ -50,18 +50,23 @@ class TokenConstraint(Protocol):
     @property
     def model(self) -> Model:
         """The model whose tokens it is about."""
+        ...
 
     def allows(self, token: int) -> bool:
         """Whether *token* may come next; changes nothing."""
+        ...
 
     def apply(self, candidates: Candidates) -> None:
         """Drop or forbid every candidate that may not come next."""
+        ...
 
     def accept(self, token: int) -> None:
         """Continue with *token*."""
+        ...
 
     def reset(self) -> None:
         """Start over."""
+        ...
 
 
 class SamplerChain(NativeObject):
