@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 OLD, MIDDLE, NEWEST = "npm:3.1.1", "npm:3.14.0", "npm:3.22.1"
 
 _CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
-# Before anything loads a library: the user's own choices must not reach the tests.
-for _name in [n for n in os.environ if n.startswith("LLAMA_CFFI_")]:
-    if _name != "LLAMA_CFFI_TEST_CACHE":
-        del os.environ[_name]
+# Before anything loads a library: the user's own choices must not reach the tests. The kernels to
+# test with are chosen for them: LLAMA_CFFI_CPU_VARIANT=haswell pytest.
+_TAKEN = {"LLAMA_CFFI_TEST_CACHE", "LLAMA_CFFI_CPU_VARIANT"}
+for _name in {n for n in os.environ if n.startswith("LLAMA_CFFI_")} - _TAKEN:
+    del os.environ[_name]
 os.environ["LLAMA_CFFI_CACHE"] = _CACHE
 # A background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

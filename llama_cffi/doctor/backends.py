@@ -66,6 +66,8 @@ def backend_checks(
             )
         elif there:
             several = f", the best of {len(files)} for this CPU" if len(files) > 1 else ""
+            if several and os.environ.get("LLAMA_CFFI_CPU_VARIANT"):
+                several = f", chosen from {len(files)} by LLAMA_CFFI_CPU_VARIANT"
             name = there[0] if len(there) == 1 or mapped is None else ", ".join(there)
             yield Check(f"{family} backend", "ok", f"{name}{several}", data={"files": there})
         else:
