@@ -520,7 +520,7 @@ def test_errors_in_asyncio(engine: InferenceEngine) -> None:
 
 def test_an_event_loop_that_is_closed_midway(child: Child) -> None:
     code = f"""
-        import asyncio, os
+        import asyncio, os, sys
         from llama_cffi import InferenceEngine
         from llama_cffi.demo import model_path
         engine = InferenceEngine(model_path(), 4, 512, n_threads=1)
@@ -545,6 +545,7 @@ def test_an_event_loop_that_is_closed_midway(child: Child) -> None:
                 print(repr(error))
         print(engine.generate({SUM!r}, 8, temperature=0))
         engine.shutdown()
+        sys.stdout.flush()
         os._exit(0)  # else asyncio complains about tasks that are pending
     """
     result = child(code)
