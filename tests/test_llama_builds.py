@@ -19,8 +19,12 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"enum": ["Ada", "Bo"]}, "n": {"type": "integer"}},
+    "properties": {
+        "name": {"enum": ["Ada", "Bo"]},
+        "n": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
     "required": ["name", "n"],
+    "additionalProperties": False,  # or a hot model goes on until the context is full
 }
 greedy = SamplingParams(temperature=0)
 found = {}
