@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import platformdirs
 import pytest
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # Builds that every run uses: oldest, middle, newest on the registry (the default build).
 OLD, MIDDLE, NEWEST = "npm:3.1.1", "npm:3.14.0", "npm:3.22.1"
+
+# A context whose kernels compute a token alike, whatever shares its batch. Flash attention and
+# caches of 16 bits round one token otherwise than several, on some processors.
+EXACT: dict[str, Any] = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
 
 _CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
 # Before anything loads a library: the user's own choices must not reach the tests. The kernels to

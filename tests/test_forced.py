@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
+from conftest import EXACT, MIDDLE, NEWEST, OLD, Child
 from odd_models import write_recurrent, write_windowed
 
 from llama_cffi import DecodeAbortedError, Engine, Llama, LlamaGrammar, SamplingParams
@@ -50,7 +51,7 @@ class Counted:
     """An engine of which the forward passes are counted."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-        self.engine = Engine(path, **{"n_ctx": 512, "n_threads": 1, **options})
+        self.engine = Engine(path, **{"n_ctx": 512, "n_threads": 1, **EXACT, **options})
         self.n_decodes = 0
         decode = self.engine.context.decode
 
@@ -181,7 +182,7 @@ def test_whoever_looks_at_the_logits_gets_those_of_every_token(run: Counted) -> 
     tokens = run(structured=PERSON, temperature=0, logits_processors=processors)
     n = len(run.prompt)
     assert lengths == list(range(n, n + len(tokens) + 1))  # the end is chosen, too
-    with Llama(model_path(), n_ctx=512, n_threads=1) as llm:
+    with Llama(model_path(), n_ctx=512, n_threads=1, **EXACT) as llm:
         options = {"grammar": PERSON, "temperature": 1.2, "seed": 7, "max_tokens": 150}
         plain = llm("Who is Bob?", **options)["choices"][0]
         assert llm.engine.stats.n_forced > 0
@@ -213,17 +214,18 @@ def test_other_memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_on_every_build(child: Child, build: str) -> None:
     code = """
-        import sys
+        import json, sys
         from llama_cffi import Engine, LlamaGrammar
         grammar = LlamaGrammar.from_regex(r"(the number is [0-9]{1,2}, not [a-z]{1,3}; ){3}")
-        with Engine(sys.argv[1], n_ctx=512, n_threads=1) as engine:
+        with Engine(sys.argv[1], n_ctx=512, n_threads=1, **json.loads(sys.argv[2])) as engine:
             for options in ({"temperature": 0}, {"seed": 1, "temperature": 1.5}):
                 options = {"structured": grammar, **options}
                 plain = engine.generate("Hi", skip_forced=False, **options)
                 assert engine.generate("Hi", **options) == plain
                 print(engine.stats.n_forced > 10)
     """
-    result = child(code, model_path(), LLAMA_CFFI_BUILD=build)
+    exact = {} if build == OLD else EXACT  # which is compiled for one kind of CPU
+    result = child(code, model_path(), json.dumps(exact), LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.stdout) == ("", "True\nTrue\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
+from conftest import EXACT, MIDDLE, NEWEST, OLD, Child
 from odd_models import write_hybrid, write_recurrent, write_windowed
 from tiny_gguf import write_tiny
 
@@ -28,8 +28,6 @@ from llama_cffi.demo import model_path
 from llama_cffi.thinking import Marks, ThinkingBudget
 
 FOLDER = Path(__file__).parent
-# Flash attention rounds one way or another depending on who shares the batch.
-EXACT: dict[str, Any] = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__')"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIDDLE, OLD, Child
+from conftest import EXACT, MIDDLE, OLD, Child
 from odd_models import write_nextn
 from tiny_gguf import write_tiny
 
@@ -26,10 +26,7 @@ from llama_cffi import (
 
 PROMPTS = [[65 + i + j for j in range(3 + 9 * i)] for i in range(8)]
 N = 40
-CONFIG: dict[str, Any] = {
-    "n_ctx": 256, "n_threads": 1, "n_batch": 32, "type_k": "f32", "type_v": "f32",
-    "flash_attn": False,
-}  # fmt: skip
+CONFIG: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_batch": 32, **EXACT}
 
 
 class Recorder(MtpHead):
@@ -86,7 +83,7 @@ def test_a_request_can_go_without(tmp_path: Path) -> None:
 
 def test_llama_loads_the_head(tmp_path: Path) -> None:
     path = write_nextn(tmp_path / "glm.gguf", "token")
-    options = {"n_ctx": 256, "n_threads": 1, "flash_attn": False, "type_k": "f32", "type_v": "f32"}
+    options = {"n_ctx": 256, "n_threads": 1, **EXACT}
     with Llama(path, **options) as llm:
         plain = llm.generate("Once", N, temperature=0)
     with Llama(path, draft=MtpHead(), **options) as llm:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
+from conftest import EXACT, MIDDLE, NEWEST, OLD, Child
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_models import write_hybrid, write_recurrent, write_windowed
@@ -27,15 +27,10 @@ from llama_cffi import (
 )
 from llama_cffi.scheduler.speculative import Speculator
 
-EXACT: dict[str, Any] = {
-    "n_ctx": 512,
-    "n_threads": 1,
-    "type_k": "f32",
-    "type_v": "f32",
-    "flash_attn": False,
-}
+CONFIG: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, **EXACT}
+# Each next token leads by 0.3 or more: kernels that add in another order choose it, too.
 TEXTS = [
-    "A story about a cat.",
+    "Count from 3 to 12.",
     "Repeat: the quick brown fox jumps over the lazy dog",
     "What is 17 + 25?",
     "The sun is",
@@ -47,7 +42,7 @@ N = 60
 @pytest.fixture(scope="module")
 def alone() -> Iterator[tuple[list[list[int]], list[list[int]]]]:
     """Prompts, and their greedy answers without any guess."""
-    with Engine(demo.model_path(), **EXACT) as engine:
+    with Engine(demo.model_path(), **CONFIG) as engine:
         prompts = [engine.tokenize(text) for text in TEXTS]
         prompts += [engine.format_prompt(text) for text in TEXTS]
         yield prompts, [engine.generate_tokens(p, N, temperature=0) for p in prompts]
@@ -83,8 +78,8 @@ DRAFTERS: list[Any] = [
 @pytest.mark.parametrize("make", DRAFTERS)
 def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_cells: int | None) -> None:
     prompts, expected = alone
-    with InferenceEngine(demo.model_path(), 4, draft=make(), n_cells=n_cells, **EXACT) as engine:
-        handles = [engine.submit(prompt, N, temperature=0) for prompt in prompts]
+    with InferenceEngine(demo.model_path(), 4, draft=make(), n_cells=n_cells, **CONFIG) as engine:
+        handles = [engine.submit(prompt, 20, temperature=0) for prompt in prompts]
         for handle in handles:
             handle.result(60)
         assert [handle.request.generated_tokens for handle in handles] == expected
@@ -100,22 +95,23 @@ def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_cells: int | None
 
 
 def test_the_model_itself_guesses_right_and_saves_steps(alone: Any) -> None:
-    prompts, expected = alone
+    # Each token of this answer leads by far. A draft past its end would not count as accepted.
+    prompt, expected = alone[0][-1], alone[1][-1][:20]
     n_steps = {}
     for name, draft in (("none", None), ("self", DraftModel(demo.model_path(), n_threads=1))):
-        with InferenceEngine(demo.model_path(), 1, draft=draft, **EXACT) as engine:
-            handle = engine.submit(prompts[0], N, temperature=0)
+        with InferenceEngine(demo.model_path(), 1, draft=draft, **CONFIG) as engine:
+            handle = engine.submit(prompt, 20, temperature=0)
             handle.result(60)
-            assert handle.request.generated_tokens == expected[0]
+            assert handle.request.generated_tokens == expected
             n_steps[name] = engine.stats.n_steps
             if draft is not None:
-                assert handle.stats.n_accepted > 0.9 * handle.stats.n_drafted
+                assert handle.stats.n_accepted == handle.stats.n_drafted > 0
     assert n_steps["self"] < n_steps["none"] / 2
 
 
 def test_a_request_may_do_without(alone: Any) -> None:
     prompts, expected = alone
-    with InferenceEngine(demo.model_path(), 2, draft=PromptLookup(), **EXACT) as engine:
+    with InferenceEngine(demo.model_path(), 2, draft=PromptLookup(), **CONFIG) as engine:
         handles = [engine.submit(prompts[0], N, temperature=0, n_draft=n) for n in (0, 1)]
         for handle in handles:
             handle.result(60)
@@ -139,7 +135,7 @@ def test_structure_stops_and_penalties_with_guesses() -> None:
     ]
     found = []
     for draft in (None, PromptLookup(6, 1, 1), DraftModel(demo.model_path(), n_threads=1)):
-        with InferenceEngine(demo.model_path(), 3, draft=draft, **EXACT) as engine:
+        with InferenceEngine(demo.model_path(), 3, draft=draft, **CONFIG) as engine:
             handles = [
                 engine.submit("A story about a cat", 40, **{"temperature": 0, **o}) for o in options
             ]
