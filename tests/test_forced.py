@@ -68,8 +68,8 @@ class Counted:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
-    counted = Counted(model_path(), monkeypatch)
+def run(demo_f32: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counted = Counted(demo_f32, monkeypatch)
     with counted.engine:
         yield counted
 
@@ -160,8 +160,10 @@ def test_left_or_cancelled_in_the_middle_of_it(run: Counted) -> None:
 
 
 @pytest.mark.parametrize("policy", ["shift", "error"])
-def test_at_the_end_of_the_context(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
-    run = Counted(model_path(), monkeypatch, n_ctx=256, safety=40)
+def test_at_the_end_of_the_context(
+    demo_f32: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    run = Counted(demo_f32, monkeypatch, n_ctx=256, safety=40)
     grammar = LlamaGrammar.from_regex(r"(the number is [0-9]{1,2}, not [a-z]{1,3}; ){60}")
     with run.engine:
         for seed in range(3):
@@ -176,13 +178,15 @@ def test_at_the_end_of_the_context(monkeypatch: pytest.MonkeyPatch, policy: str)
             )
 
 
-def test_whoever_looks_at_the_logits_gets_those_of_every_token(run: Counted) -> None:
+def test_whoever_looks_at_the_logits_gets_those_of_every_token(
+    run: Counted, demo_f32: Path
+) -> None:
     lengths: list[int] = []
     processors = [lambda ids, scores: lengths.append(len(ids))]
     tokens = run(structured=PERSON, temperature=0, logits_processors=processors)
     n = len(run.prompt)
     assert lengths == list(range(n, n + len(tokens) + 1))  # the end is chosen, too
-    with Llama(model_path(), n_ctx=512, n_threads=1, **EXACT) as llm:
+    with Llama(demo_f32, n_ctx=512, n_threads=1, **EXACT) as llm:
         options = {"grammar": PERSON, "temperature": 1.2, "seed": 7, "max_tokens": 150}
         plain = llm("Who is Bob?", **options)["choices"][0]
         assert llm.engine.stats.n_forced > 0
@@ -212,7 +216,7 @@ def test_other_memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: 
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_on_every_build(child: Child, build: str) -> None:
+def test_on_every_build(child: Child, demo_f32: Path, build: str) -> None:
     code = """
         import json, sys
         from llama_cffi import Engine, LlamaGrammar
@@ -224,8 +228,10 @@ def test_on_every_build(child: Child, build: str) -> None:
                 assert engine.generate("Hi", **options) == plain
                 print(engine.stats.n_forced > 10)
     """
-    exact = {} if build == OLD else EXACT  # which is compiled for one kind of CPU
-    result = child(code, model_path(), json.dumps(exact), LLAMA_CFFI_BUILD=build)
+    exact = (
+        {} if build == OLD else EXACT
+    )  # it has no such cache; it is compiled for one kind of CPU
+    result = child(code, demo_f32, json.dumps(exact), LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.stdout) == ("", "True\nTrue\n")
 
 
