@@ -2,8 +2,8 @@
 
     python tests/scheduler/answers.py N model.gguf…      on the build of LLAMA_CFFI_BUILD
 
-Compared without flash attention, with weights and a cache of 32 bits: others round one way or
-another depending on who shares the batch and the cells, and now and then that chooses another token.
+Compared without flash attention, with weights and a cache of 32 bits: others round depending on
+who shares the batch and the cells, and now and then that chooses another token.
 """
 
 from __future__ import annotations
