@@ -147,20 +147,25 @@ def test_cancel_from_another_thread_in_prefill_and_decode(slow_model: Path) -> N
             assert engine.generate_tokens(short, 3, temperature=0) == expected
 
 
-def test_deadline(slow_model: Path) -> None:
+def test_deadline_in_prefill(slow_model: Path) -> None:
     with Engine(slow_model, n_ctx=4096, n_threads=1) as engine:
         with pytest.raises(DecodeAbortedError, match=r"0\.1 s") as e:
             engine.generate("word " * 700, timeout_s=0.1)
         assert e.value.reason == engine.stats.finish_reason == "deadline"
         assert engine.stats.n_generated == 0
-        pieces: list[str] = []
-        stream = engine.stream("x", "", 3000, timeout_s=2, logit_bias={256: -99, 258: -99}, seed=1)
-        with pytest.raises(DecodeAbortedError):
-            pieces.extend(stream)
-        assert pieces
         assert engine.generate("x", grammar=says("ok"), timeout_s=60) == "ok"
-        with pytest.raises(ValidationError, match="timeout_s"):
-            engine.generate("x", timeout_s=-1)
+
+
+def test_deadline_in_decode(engine: Engine) -> None:
+    options: dict[str, Any] = {"context_policy": "shift", "logit_bias": {256: -99, 258: -99}}
+    pieces: list[str] = []
+    with pytest.raises(DecodeAbortedError):
+        pieces.extend(engine.stream("x", "", 10**6, timeout_s=1, seed=1, **options))
+    assert pieces
+    assert engine.stats.finish_reason == "deadline"
+    assert engine.generate("x", grammar=says("ok"), timeout_s=60) == "ok"
+    with pytest.raises(ValidationError, match="timeout_s"):
+        engine.generate("x", timeout_s=-1)
 
 
 def test_deadline_while_waiting_for_the_engine(engine: Engine) -> None:
