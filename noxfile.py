@@ -20,6 +20,7 @@ CODE = [
     "benchmarks",
     "examples",
     "noxfile.py",
+    "setup.py",
 ]
 # The checkout must not shadow the installed wheel.
 SAFE = {"PYTHONSAFEPATH": "1"}
@@ -186,7 +187,7 @@ def cdefs(session: nox.Session) -> None:
     install_wheel(session, "test")
     root = str(Path(session.create_tmp()) / "headers")
     session.run("python", "tools/collect_headers.py", root, env=SAFE)
-    session.run("python", "-m", "llama_cffi.cdefs.store", "check", root, env=SAFE)
+    session.run("python", "-m", "llama_cffi.cdefs.class_files", "check", root, env=SAFE)
     session.run("python", "-m", "llama_cffi.cdefs.audit", root, env=SAFE)
 
 

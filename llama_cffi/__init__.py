@@ -10,6 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api.config import LlamaConfig
+    from .api.llama import Llama, print_system_info, shutdown
+    from .api.pool import LlamaPool
+    from .api.unified import UnifiedLLM
     from .binding import (
         Batch,
         Candidates,
@@ -25,16 +29,19 @@ if TYPE_CHECKING:
         get_library,
         load_control_vector,
     )
-    from .binding.gguf import GgufFile, read_gguf
-    from .binding.logs import disable_logging, reset_logging, set_log_level
-    from .binding.quantize import quantize
-    from .config import LlamaConfig
-    from .embedding import Embedder, RerankResult, similarity
-    from .engine import Engine
+    from .binding.loading.logs import disable_logging, reset_logging, set_log_level
+    from .binding.model.quantize import quantize
+    from .embeddings.embedder import Embedder, RerankResult, similarity
+    from .embeddings.scorer import Score, Scorer
+    from .engine.engine import Engine
     from .errors import (
         AbiMismatchError,
+        CancelledError,
+        ClosedError,
         ContextOverflowError,
+        DeadlineExceededError,
         DecodeAbortedError,
+        EngineDeadError,
         FetchError,
         GenerationError,
         GrammarError,
@@ -45,11 +52,13 @@ if TYPE_CHECKING:
         ModelLoadError,
         QueueFullError,
         TemplateError,
+        UnknownOptionError,
         ValidationError,
     )
-    from .llama import Llama, print_system_info, shutdown
-    from .pool import LlamaPool
-    from .sampling import SamplingParams
+    from .generation.sampling_params import SamplingParams
+    from .generation.stats import GenerationStats
+    from .gguf.reader import GgufFile, read_gguf
+    from .grammars import Constraint, LlamaGrammar
     from .scheduler import (
         DraftModel,
         EngineStats,
@@ -62,10 +71,6 @@ if TYPE_CHECKING:
         RequestState,
         Scheduler,
     )
-    from .scores import Score, Scorer
-    from .stats import GenerationStats
-    from .structured import Constraint, LlamaGrammar
-    from .unified import UnifiedLLM
 
 __version__ = "0.1.0"
 
@@ -85,15 +90,15 @@ _HOME = {
         "get_library",
         "load_control_vector",
     ),
-    "binding.gguf": ("GgufFile", "read_gguf"),
-    "binding.logs": ("disable_logging", "reset_logging", "set_log_level"),
-    "binding.quantize": ("quantize",),
-    "embedding": ("Embedder", "RerankResult", "similarity"),
-    "config": ("LlamaConfig",),
+    "gguf.reader": ("GgufFile", "read_gguf"),
+    "binding.loading.logs": ("disable_logging", "reset_logging", "set_log_level"),
+    "binding.model.quantize": ("quantize",),
+    "embeddings.embedder": ("Embedder", "RerankResult", "similarity"),
+    "api.config": ("LlamaConfig",),
     "engine": ("Engine",),
-    "llama": ("Llama", "print_system_info", "shutdown"),
-    "pool": ("LlamaPool",),
-    "sampling": ("SamplingParams",),
+    "api.llama": ("Llama", "print_system_info", "shutdown"),
+    "api.pool": ("LlamaPool",),
+    "generation.sampling_params": ("SamplingParams",),
     "scheduler": (
         "DraftModel",
         "EngineStats",
@@ -106,14 +111,18 @@ _HOME = {
         "RequestState",
         "Scheduler",
     ),
-    "scores": ("Score", "Scorer"),
-    "stats": ("GenerationStats",),
-    "structured": ("Constraint", "LlamaGrammar"),
-    "unified": ("UnifiedLLM",),
+    "embeddings.scorer": ("Score", "Scorer"),
+    "generation.stats": ("GenerationStats",),
+    "grammars": ("Constraint", "LlamaGrammar"),
+    "api.unified": ("UnifiedLLM",),
     "errors": (
         "AbiMismatchError",
+        "CancelledError",
+        "ClosedError",
         "ContextOverflowError",
+        "DeadlineExceededError",
         "DecodeAbortedError",
+        "EngineDeadError",
         "FetchError",
         "GenerationError",
         "GrammarError",
@@ -124,6 +133,7 @@ _HOME = {
         "ModelLoadError",
         "QueueFullError",
         "TemplateError",
+        "UnknownOptionError",
         "ValidationError",
     ),
 }
@@ -176,8 +186,12 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "Score",
     "Scorer",
     "AbiMismatchError",
+    "CancelledError",
+    "ClosedError",
     "ContextOverflowError",
+    "DeadlineExceededError",
     "DecodeAbortedError",
+    "EngineDeadError",
     "FetchError",
     "GenerationError",
     "GrammarError",
@@ -188,6 +202,7 @@ __all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embedd
     "ModelLoadError",
     "QueueFullError",
     "TemplateError",
+    "UnknownOptionError",
     "ValidationError",
     "__version__",
 ]

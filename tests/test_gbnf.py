@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builds import MIDDLE, NEWEST, OLD
+from support.children import Child
 
 from llama_cffi.binding.gbnf import MAX_GRAMMAR, MAX_NESTING, parse
 from llama_cffi.binding.gbnf_machine import MAX_DEPTH, Machine

@@ -22,7 +22,7 @@ ALLOWED = {
     "libs_fetch": set(),
     "text": set(),
     "sampling": {"binding"},
-    "typed": set(),
+    "schema": set(),
     "binding": {"cdefs", "libs_fetch", "__version__"},
     "chains": {"binding", "sampling", "structured"},
     "context_policy": set(),
@@ -58,7 +58,7 @@ ALLOWED = {
         "stats",
         "turns",
     },
-    "chat": set(),
+    "chat": {"schema"},
     "scheduler": {
         "answer",
         "binding",
@@ -78,7 +78,7 @@ ALLOWED = {
     "openai_types": set(),
     "config": set(),
     "background": {"interrupts"},
-    "tool_grammar": {"chat", "structured"},
+    "tool_grammar": {"chat", "schema", "structured"},
     "completion": {"binding", "sampling", "structured"},
     "thinking": {"binding", "chat", "text"},
     "chat_answer": {"chat", "completion"},
@@ -105,8 +105,8 @@ ALLOWED = {
         "hub",
         "sampling",
         "scheduler",
+        "schema",
         "session",
-        "typed",
     },
     "pool": {"background", "config", "llama"},
     "ray": {"binding", "completion", "interrupts", "llama"},
@@ -198,7 +198,7 @@ def test_binding_imports_the_fetcher_in_one_function() -> None:
                     inside = ast.unparse(function)
                     if re.search(r"import libs_fetch|from .*libs_fetch import", inside):
                         places.append(f"{name}.{function.name}")
-    assert places == ["llama_cffi.binding.library._libs_fetch"]
+    assert places == ["llama_cffi.binding.loading.library._libs_fetch"]
 
 
 def test_only_binding_knows_cffi() -> None:

@@ -237,7 +237,7 @@ MAKE: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "callback raises": lambda rng: {
         "max_tokens": 30, "logit_bias": ENDLESS, "callback": mishap(rng.randrange(4))
     },
-    "processor raises": lambda rng: {"logits_processors": [mishap(0)]},
+    "processor raises": lambda rng: {"logits_processor": [mishap(0)]},
 }  # fmt: skip
 KINDS = list(MAKE)
 ENDLESS = dict.fromkeys(range(5), -100.0)

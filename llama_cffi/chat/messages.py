@@ -153,6 +153,8 @@ def _message(message: object, where: str) -> Message:
             f'{where} has the role {role!r}; write "system", "user", "assistant" or "tool"'
         )
     content = message.get("content")
+    if content is None and role in ("user", "system", "developer"):
+        raise ValidationError(f"{where} has no content; a message of the role {role!r} needs one")
     if not isinstance(content, (str, list, dict, type(None))):
         raise ValidationError(
             f"{where}['content'] is {type(content).__name__}; write text, None or a list of parts"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import ValidationError
 from .reader import Reader, Steps
 
-__all__ = ["Piece", "ReasoningSplitter", "opens_thinking"]
+if TYPE_CHECKING:
+    from .families import Family
+    from .template import ChatTemplate
+
+__all__ = ["Piece", "ReasoningSplitter", "opens_thinking", "resolve_reasoning_effort"]
+
+_EFFORTS = {"none": False, "minimal": False, "low": True, "medium": True, "high": True}
 
 
 class Piece(NamedTuple):
@@ -119,3 +125,41 @@ class ReasoningSplitter:
         self._space = text[len(kept) :]
         if kept:
             self._pieces.append(Piece("reasoning", kept))
+
+
+def resolve_reasoning_effort(
+    family: Family, template: ChatTemplate | None, thinking: bool | None, effort: str | None
+) -> tuple[bool | None, dict[str, str]]:
+    """Return what OpenAI's `reasoning_effort` means for a model.
+
+    A chat template that reads `reasoning_effort` (GPT-OSS) is given `low`, `medium` or `high`;
+    `minimal` is `low` there. Other models think with these three and do not with `none` and
+    `minimal`.
+
+    Args:
+        family: Of the model.
+        template: None: it has none.
+        thinking: Whether the model shall think, where *effort* is None.
+        effort: `none`, `minimal`, `low`, `medium`, `high`, or None.
+
+    Returns:
+        Whether the model thinks (None: its default), and the template's arguments.
+
+    Raises:
+        ValidationError: The effort is unknown, the model cannot do so, or *thinking* is given too.
+    """
+    if effort is None:
+        return thinking, {}
+    if not isinstance(effort, str) or effort not in _EFFORTS:
+        raise ValidationError(f"reasoning_effort={effort!r} must be one of {', '.join(_EFFORTS)}")
+    if thinking is not None:
+        raise ValidationError("thinking and reasoning_effort say the same; give one of them")
+    if effort != "none" and template is not None and "reasoning_effort" in template.variables:
+        return None, {"reasoning_effort": "low" if effort == "minimal" else effort}
+    wanted = _EFFORTS[effort]
+    if family.thinking == ("never" if wanted else "always"):
+        name = f"{family.name} {family.version}".rstrip()
+        raise ValidationError(
+            f"reasoning_effort={effort!r}: a model of the family {name} {family.thinking} thinks"
+        )
+    return wanted, {}

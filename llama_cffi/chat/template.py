@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError, ValidationError
 from .messages import Message, parse_arguments, plain, plain_messages, plain_tools
-from .template_marks import Marks, Segment
+from .token_injection import Segment, TokenInjection
 
 if TYPE_CHECKING:
     import jinja2
@@ -117,7 +117,7 @@ class ChatTemplate:
         )
         now = datetime.now()  # one for all renderings
         text = self._render(values, continue_final_message, now)
-        return self._marks.segments(
+        return self._injection.segments(
             text, values, lambda marked: self._render(marked, continue_final_message, now)
         )
 
@@ -161,11 +161,11 @@ class ChatTemplate:
         return template_env.compile_template(self.source)
 
     @cached_property
-    def _marks(self) -> Marks:
+    def _injection(self) -> TokenInjection:
         from . import template_env
 
         tokens = {*self.special_tokens, self.bos_token, self.eos_token} - {""}
-        return Marks(tokens, template_env.inspected(self.source))
+        return TokenInjection(tokens, template_env.inspected(self.source))
 
     @cached_property
     def _takes_parts(self) -> bool:

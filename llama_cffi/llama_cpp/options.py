@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..binding.checks import integer
-from ..config import LlamaConfig
+from ..api.config import LlamaConfig
 from ..errors import ValidationError
+from ..validation import integer
 
 __all__ = ["DEFAULT_SEED", "POOLING", "config_of", "seed_of"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
-from ..prefix import n_common
+from ..generation.prompt import common_prefix_length
 
 __all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease"]
 
@@ -278,7 +278,7 @@ class KVCache:
             for sequence in candidates:
                 if sequence.group != group or not sequence.tokens:
                     continue
-                n = min(n_common(sequence.tokens, tokens), most)
+                n = min(common_prefix_length(sequence.tokens, tokens), most)
                 if n < len(sequence.tokens) and not self._can_truncate(sequence, n):
                     continue
                 if n > n_best or (best is not None and n == n_best and best.busy > sequence.busy):

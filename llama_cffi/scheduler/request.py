@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 
 from ..errors import ValidationError
-from ..sampling import SamplingParams
-from ..stats import GenerationStats
+from ..generation.sampling_params import SamplingParams
+from ..generation.stats import GenerationStats
 
 __all__ = ["Request", "RequestState"]
 

@@ -16,10 +16,10 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from ..prefix import n_common
+from ..generation.prompt import common_prefix_length
 from .kv_cache import KVCache, Lease
-from .plan import Chunk, Plan, Result
 from .request import Request, RequestState
+from .scheduler_output import Chunk, Plan, Result
 
 __all__ = ["Chunk", "Plan", "Result", "Scheduler"]
 
@@ -319,7 +319,7 @@ class Scheduler:
                 continue
             if len(other.tokens) < worth or other.tokens[worth - 1] != request.tokens[worth - 1]:
                 continue  # mostly so
-            n = n_common(other.tokens, request.tokens)
+            n = common_prefix_length(other.tokens, request.tokens)
             if n < worth or n <= other.num_computed_tokens or not self._can_follow(other, n):
                 continue
             if n_cached is None:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Batch, Context, Model
-from ..binding.checks import integer, real
 from ..errors import LlamaError, ValidationError
-from ..prefix import n_common
+from ..generation.prompt import common_prefix_length
+from ..validation import integer, real
 from .mtp import MtpHead
 from .request import Request, RequestState
 
@@ -212,7 +212,7 @@ class DraftModel:
         for i, request in requests:
             seq_id = self._sequence(request)
             held = self._held[seq_id]
-            n = min(n_common(held, request.tokens), len(request.tokens) - 1)
+            n = min(common_prefix_length(held, request.tokens), len(request.tokens) - 1)
             if n < len(held):
                 self._context.memory.seq_rm(seq_id, n)
                 del held[n:]
@@ -273,7 +273,9 @@ class DraftModel:
         if request not in self._seq:
             free = set(range(len(self._held))) - set(self._seq.values())
             tokens = request.tokens
-            self._seq[request] = max(sorted(free), key=lambda s: n_common(self._held[s], tokens))
+            self._seq[request] = max(
+                sorted(free), key=lambda s: common_prefix_length(self._held[s], tokens)
+            )
         return self._seq[request]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from speakers import SPEAKERS
-from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
-from tiny_gguf import write_tiny
+from support.speakers import SPEAKERS
+from support.tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, ValidationError
 from llama_cffi.chat.formats import FORMATS
@@ -122,7 +122,7 @@ def test_what_the_template_writes_is_allowed_and_read(
 
 def turn(speaker: Speaker, llm: Llama, message: dict[str, Any]) -> str:
     """Return what the template writes of an assistant's message."""
-    render = llm.chat.template.render
+    render = llm.chat.renderer.template.render
     text = render([*ASK, message], TOOLS, False)[len(render(ASK, TOOLS)) :]
     return text.removesuffix(speaker.turns[2])
 
@@ -214,10 +214,10 @@ def test_structured_output_and_the_thought_before_it(
 
 def test_the_prompt_shows_the_tools(speaks: tuple[Speaker, Llama]) -> None:
     _, llm = speaks
-    _, text = llm.chat.prompt([{"role": "system", "content": "Be kind."}, *ASK], TOOLS)
+    _, text = llm.chat.renderer.render([{"role": "system", "content": "Be kind."}, *ASK], TOOLS)
     assert all(f'"{name}"' in text for name in SCHEMAS)
     assert "Be kind." in text
-    assert llm.chat.prompt(ASK)[1].count("weather") == 1
+    assert llm.chat.renderer.render(ASK)[1].count("weather") == 1
 
 
 def test_what_a_user_writes_begins_no_message(speaks: tuple[Speaker, Llama]) -> None:
@@ -225,8 +225,8 @@ def test_what_a_user_writes_begins_no_message(speaks: tuple[Speaker, Llama]) -> 
     control = tuple(mark for mark in (*speaker.control, *speaker.turns) if mark.startswith("<|"))
     marks = [llm.tokenize(mark, add_bos=False, special=True) for mark in control]
     hostile = [{"role": "user", "content": f"a {' '.join(control)} b"}]
-    tokens, text = llm.chat.prompt(hostile, TOOLS)
-    harmless, _ = llm.chat.prompt([{"role": "user", "content": "a b"}], TOOLS)
+    tokens, text = llm.chat.renderer.render(hostile, TOOLS)
+    harmless, _ = llm.chat.renderer.render([{"role": "user", "content": "a b"}], TOOLS)
     assert hostile[0]["content"] in text
     for mark in marks:
         if len(mark) == 1:
@@ -266,8 +266,8 @@ def test_a_template_without_tools_gets_them_in_words(
 ) -> None:
     path = write_tiny(tmp_path / "m.gguf", n_layer=1, n_embd=32)
     with Llama(path, n_ctx=256, n_threads=1, n_gpu_layers=0, chat_format=template) as llm:
-        llm.chat.family = dataclasses.replace(llm.chat.family, tool_format=FORMATS[name])
-        _, text = llm.chat.prompt(ASK, TOOLS)
+        llm.chat.renderer.family = dataclasses.replace(llm.chat.family, tool_format=FORMATS[name])
+        _, text = llm.chat.renderer.render(ASK, TOOLS)
         assert text.endswith(f"{ASK[0]['content']}\n")
         assert json.dumps(TOOLS) in text
         if FORMATS[name].instructions is None:
@@ -279,7 +279,9 @@ def test_a_template_without_tools_gets_them_in_words(
         assert text.startswith(f"{kind}: You can call functions.")
         if template is PLAIN:
             kind = [{"role": "system", "content": "Be kind."}, *ASK]
-            assert llm.chat.prompt(kind, TOOLS)[1].startswith("system: Be kind.\n\nYou can")
+            assert llm.chat.renderer.render(kind, TOOLS)[1].startswith(
+                "system: Be kind.\n\nYou can"
+            )
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral-v7", "deepseek3", "phi4"])

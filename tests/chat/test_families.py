@@ -200,7 +200,7 @@ def test_markers_of_the_family() -> None:
 def test_rows_hold_together(row: object) -> None:
     assert row.tool_format in FORMATS  # type: ignore[attr-defined]
     options = {**row.sampling, **row.thinking_sampling}  # type: ignore[attr-defined]
-    known = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "penalty_present"}
+    known = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty"}
     assert set(options) <= known
     assert bool(row.source) or not options  # type: ignore[attr-defined]
     assert (row.thinking != "never") or not row.thinking_sampling  # type: ignore[attr-defined]

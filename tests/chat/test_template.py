@@ -6,12 +6,12 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from conftest import Child
+from support.children import Child
 
 from llama_cffi import demo
-from llama_cffi.binding.gguf import read_gguf
 from llama_cffi.chat.template import ChatTemplate, pick_template
 from llama_cffi.errors import TemplateError, ValidationError
+from llama_cffi.gguf.reader import read_gguf
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

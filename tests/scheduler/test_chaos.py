@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import EXACT
-from odd_models import write_hybrid, write_recurrent, write_windowed
+from support.odd_models import write_hybrid, write_recurrent, write_windowed
+from support.rounding import EXACT
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path

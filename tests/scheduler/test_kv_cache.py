@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
 
 from llama_cffi import KVCache, Request, ValidationError
-from llama_cffi.prefix import n_common
+from llama_cffi.generation.prompt import common_prefix_length
 from llama_cffi.scheduler import Chunk, Lease
 from llama_cffi.scheduler.kv_cache import CacheStats
 
@@ -419,9 +419,9 @@ def test_without_a_memory_it_only_counts() -> None:
 def test_n_common(n: int) -> None:
     a = list(range(200))
     b = [*range(n), -1, *range(n + 1, 300)]
-    assert n_common(a, b) == n_common(b, tuple(a)) == n
-    assert n_common(a, a[:n]) == n
-    assert n_common(a[:n], a) == n
+    assert common_prefix_length(a, b) == common_prefix_length(b, tuple(a)) == n
+    assert common_prefix_length(a, a[:n]) == n
+    assert common_prefix_length(a[:n], a) == n
 
 
 # Any order of calls

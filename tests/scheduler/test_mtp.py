@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXACT, MIDDLE, OLD, Child
-from odd_models import write_nextn
-from tiny_gguf import write_tiny
+from support.builds import MIDDLE, OLD
+from support.children import Child
+from support.odd_models import write_nextn
+from support.rounding import EXACT
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
     Batch,

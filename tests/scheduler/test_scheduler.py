@@ -9,10 +9,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from support.fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
 
 from llama_cffi import ContextOverflowError, Request, RequestState, Scheduler, ValidationError
 from llama_cffi.scheduler import Chunk, KVCache, Plan, Result

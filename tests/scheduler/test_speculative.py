@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXACT, MIDDLE, NEWEST, OLD, Child
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_models import write_hybrid, write_recurrent, write_windowed
-from tiny_gguf import write_tiny
+from support.builds import MIDDLE, NEWEST, OLD
+from support.children import Child
+from support.odd_models import write_hybrid, write_recurrent, write_windowed
+from support.rounding import EXACT
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
     DraftModel,

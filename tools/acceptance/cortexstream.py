@@ -26,7 +26,7 @@ from llama_cffi import (
     ValidationError,
 )
 from llama_cffi.binding import Candidates
-from llama_cffi.chains import build_chain
+from llama_cffi.generation.sampler_chains import build_chain
 from llama_cffi.scheduler import Result
 
 PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
@@ -261,7 +261,7 @@ def _() -> None:
         good = [engine.submit(PROMPT, 8, temperature=0) for _ in range(4)]
         bad = [
             engine.submit(PROMPT, 100, callback=fail),
-            engine.submit(PROMPT, 100, logits_processors=[fail]),
+            engine.submit(PROMPT, 100, logits_processor=[fail]),
             engine.submit(PROMPT, 200, timeout_s=0.05, callback=past_its_deadline, **ENDLESS),
             engine.submit(PROMPT, 200, callback=until_cancelled, **ENDLESS),
         ]

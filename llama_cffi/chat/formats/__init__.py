@@ -9,13 +9,7 @@ from .gemma import GemmaFormat
 from .generic import GenericFormat
 from .grammar import CallGrammar, Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
 from .harmony import HarmonyFormat
-from .headed import (
-    DeepSeekFormat,
-    KimiFormat,
-    MistralFormat,
-    SolarFormat,
-    TaggedFunctionFormat,
-)
+from .headed import DeepSeekFormat, KimiFormat, MistralFormat, SolarFormat, TaggedFunctionFormat
 from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
 from .llama3 import Llama3Format
 from .message import Delta, ParsedMessage, ToolCall

@@ -1,0 +1,1 @@
+"""A context: batches in, logits out, and the memory between them."""
