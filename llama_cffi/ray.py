@@ -18,7 +18,7 @@ from .api.llama import Llama
 from .api.running import finish_reason, run
 from .errors import DecodeAbortedError, LlamaError, ValidationError
 from .generation.cancellation import CancelScope
-from .validation import integer
+from .validation import check_int
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,7 +105,7 @@ class LlamaPredictor:
             self.llm = Llama(model_path, **{**config, "embeddings": True, "n_parallel": 1})
         else:
             self.llm = Llama(
-                model_path, n_parallel=integer("n_parallel", n_parallel, 2, 256), **config
+                model_path, n_parallel=check_int("n_parallel", n_parallel, 2, 256), **config
             )
         try:
             self._try_options()

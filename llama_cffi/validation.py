@@ -1,4 +1,4 @@
-"""Numbers from callers, checked before C sees them."""
+"""Check and convert arguments before C sees them."""
 
 from __future__ import annotations
 
@@ -11,36 +11,46 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from .errors import UnknownOptionError, ValidationError
 
-__all__ = ["INT32_MAX", "functions", "integer", "items", "path_of", "real", "reject_unknown"]
+__all__ = [
+    "INT32_MAX",
+    "as_callables",
+    "as_list",
+    "as_path",
+    "check_float",
+    "check_int",
+    "reject_unknown",
+]
 
 INT32_MAX = 2**31 - 1
 
 
-def integer(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
-    """Return *value* as an int from *low* to *high*; bools and numpy integers count as integers.
+def check_int(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
+    """Return *value* as an int from *low* to *high*; bools and numpy integers are accepted.
 
     Raises:
-        ValidationError: It is none, such as 1.0, or out of range.
+        ValidationError: It is not an integer, such as 1.0, or out of range.
     """
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValidationError(f"{name}={value!r} is no integer") from None
+        raise ValidationError(f"{name}={value!r} must be an integer") from None
     if not low <= number <= high:
         raise ValidationError(f"{name}={number} is outside {low}..{high}")
     return number
 
 
-def real(name: str, value: SupportsFloat, low: float, high: float, *, above: bool = False) -> float:
-    """Return *value* as a float from *low* (or *above* it) to *high*; never infinite or NaN.
+def check_float(
+    name: str, value: SupportsFloat, low: float, high: float, *, above: bool = False
+) -> float:
+    """Return *value* as a finite float from *low* to *high*; *above* excludes *low*.
 
     Raises:
-        ValidationError: It is no number, or out of range.
+        ValidationError: It is not a number, or out of range.
     """
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValidationError(f"{name}={value!r} is no number") from None
+        raise ValidationError(f"{name}={value!r} must be a number") from None
     inside = math.isfinite(number) and low <= number <= high
     if not inside or (above and number == low):
         bracket = "(" if above else "["
@@ -48,44 +58,46 @@ def real(name: str, value: SupportsFloat, low: float, high: float, *, above: boo
     return number
 
 
-def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+def as_callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     """Return one function, or several, as a tuple; None = none.
 
     Raises:
-        ValidationError: One of them cannot be called.
+        ValidationError: One of them is not callable.
     """
-    every = (value,) if callable(value) else () if value is None else value
+    functions = (value,) if callable(value) else () if value is None else value
     try:
-        found = tuple(every)
+        found = tuple(functions)
     except TypeError:
-        raise ValidationError(f"{name}={value!r} is no function and no list of them") from None
+        raise ValidationError(
+            f"{name}={value!r} must be a function or a list of functions"
+        ) from None
     for function in found:
         if not callable(function):
-            raise ValidationError(f"{name}: {function!r} cannot be called")
+            raise ValidationError(f"{name}: {function!r} is not callable")
     return found
 
 
-def items(name: str, values: Any) -> list[Any]:
+def as_list(name: str, values: Any) -> list[Any]:
     """Return *values* as a list.
 
     Raises:
-        ValidationError: They are a text, bytes, or nothing that can be iterated.
+        ValidationError: They are a str, bytes or not iterable.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ValidationError(f"{name}={values!r} is no list")
+        raise ValidationError(f"{name}={values!r} must be a list")
     return list(values)
 
 
-def path_of(name: str, value: Any) -> Path:
+def as_path(name: str, value: Any) -> Path:
     """Return *value* as a path, with ~ expanded.
 
     Raises:
-        ValidationError: It is none.
+        ValidationError: It is not a path.
     """
     try:
         return Path(value).expanduser()
     except TypeError:
-        raise ValidationError(f"{name}={value!r} is no path") from None
+        raise ValidationError(f"{name}={value!r} must be a path") from None
 
 
 def reject_unknown(options: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -93,11 +105,11 @@ def reject_unknown(options: Iterable[str], known: Iterable[str], where: str) -> 
 
     Args:
         options: The names that were given.
-        known: The names that there are.
-        where: What takes them, for the message.
+        known: The names that exist.
+        where: The function or object that takes them, for the message.
 
     Raises:
-        UnknownOptionError: One is not known; the message suggests the nearest name.
+        UnknownOptionError: One does not exist; the message suggests the nearest name.
     """
     names = list(known)
     for option in options:

@@ -19,7 +19,7 @@ from ..generation.context_policy import DROP_TURNS, fit_turns
 from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..grammars import LlamaGrammar
-from ..validation import integer, reject_unknown
+from ..validation import check_int, reject_unknown
 from .chat_message import ChatAssembler, PlainReader
 from .running import PreparedRequest, Runs, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatCompletionOptions",
     "ChatPreparer",
+    "MoreChatCompletionOptions",
     "PreparedChat",
     "stream",
     "stream_async",
@@ -52,10 +53,9 @@ __all__ = [
 ]
 
 
-class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
-    """The options of a chat completion; None is the default of each.
+class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
+    """`ChatCompletionOptions` without `max_tokens`; None is the default of each.
 
-    `max_tokens`: most tokens to generate; None: until the model ends or the context is full.
     `tools`: definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a dict
     that names a function; with the last two the answer is constrained to calls that fit the
     schemas. `parallel_tool_calls`: whether constrained answers may hold several calls.
@@ -69,8 +69,6 @@ class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     `service_tier` are accepted and not used.
     """
 
-    max_tokens: int | None
-    max_completion_tokens: int | None
     tools: Sequence[Tool] | None
     tool_choice: str | Mapping[str, object] | None
     parallel_tool_calls: bool | None
@@ -83,6 +81,17 @@ class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     metadata: Mapping[str, str] | None
     store: bool | None
     service_tier: str | None
+
+
+class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
+    """The options of a chat completion: `MoreChatCompletionOptions` and the length.
+
+    `max_tokens`, in OpenAI's newer word `max_completion_tokens`: most tokens to generate; None:
+    until the model ends or the context is full.
+    """
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
 
 
 _IGNORED = ("user", "metadata", "store", "service_tier")
@@ -208,7 +217,7 @@ class ChatPreparer:
             messages = fit_turns(
                 messages,
                 lambda some: len(render(some).tokens),
-                None if limit is None else integer("max_tokens", limit, -1),
+                None if limit is None else check_int("max_tokens", limit, -1),
                 self.n_ctx,
             )
             policy = "error"
@@ -231,7 +240,7 @@ class ChatPreparer:
         sampling = {key: rest.pop(key) for key in [*rest] if key in _SAMPLING}
         if grammar is not None:
             sampling.update(structured=grammar, structured_after=after)
-        run = {
+        run: Any = {
             **rest,
             "sampling": self.sampling(sampling, thinks),
             "logprobs": _n_logprobs(own),
@@ -240,20 +249,15 @@ class ChatPreparer:
         }
         if policy is not None:
             run["context_policy"] = policy
-        n = integer("n", own.get("n", 1), 1)
+        n = check_int("n", own.get("n", 1), 1)
 
         def make_reader() -> Any:
             if offered or form.content_head:
                 return form.stream(offered, starts_open=is_open)
             return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
 
-        request = PreparedRequest(
-            tokens,
-            limit,
-            self.renderer.with_stops(run),
-            n,
-            reasoning_limit,  # type: ignore[arg-type]
-        )
+        run = self.renderer.with_stops(run)
+        request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
         return PreparedChat(request, self.model, own.get("model") or name, make_reader)
 
     def _reasoning_limit(
@@ -370,7 +374,7 @@ def _n_logprobs(own: Mapping[str, Any]) -> int | None:
     top = own.get("top_logprobs")
     if top is None and not own.get("logprobs"):
         return None
-    return 0 if top is None else integer("top_logprobs", top, 0)
+    return 0 if top is None else check_int("top_logprobs", top, 0)
 
 
 def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
+from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
-from ..validation import integer, items
-from .running import PreparedRequest, RunOptions, Runs, finish_reason, usage
+from ..validation import as_list, check_int
+from .running import PreparedRequest, Runs, finish_reason, usage
 
 if TYPE_CHECKING:
     from ..binding import Model, Vocab
@@ -67,7 +68,7 @@ def prepare(
     model: Model,
     name: str,
     prompt: str | Sequence[int],
-    options: RunOptions,
+    options: GenerationOptions,
     *,
     suffix: str | None = None,
     max_tokens: int | None = 16,
@@ -81,13 +82,13 @@ def prepare(
     Raises:
         ValidationError: An argument is out of range, or two exclude each other.
     """
-    n = integer("n", n, 1)
-    best_of = n if best_of is None else integer("best_of", best_of, n)
+    n = check_int("n", n, 1)
+    best_of = n if best_of is None else check_int("best_of", best_of, n)
     logprobs = options.get("logprobs")
     if stream and best_of > n:
         raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
     if logprobs is not None:
-        integer("logprobs", logprobs, 0)
+        check_int("logprobs", logprobs, 0)
         if echo:
             raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
     tokens = prompt_tokens(model, prompt, suffix)
@@ -120,14 +121,14 @@ def prompt_tokens(
     vocab = model.vocab
     if suffix is None:
         return (
-            tokenize_prompt(vocab, prompt) if isinstance(prompt, str) else items("prompt", prompt)
+            tokenize_prompt(vocab, prompt) if isinstance(prompt, str) else as_list("prompt", prompt)
         )
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
             f"{model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
         )
-    first = vocab.tokenize(prompt, False) if isinstance(prompt, str) else items("prompt", prompt)
+    first = vocab.tokenize(prompt, False) if isinstance(prompt, str) else as_list("prompt", prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
     head, tail = [before, *first], [after, *vocab.tokenize(suffix, False)]
     return [*bos, *(tail + head if spm else head + tail), middle]

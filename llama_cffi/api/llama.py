@@ -15,15 +15,15 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions
+from ..generation.options import GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
-from ..validation import integer, items, path_of, reject_unknown
+from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
-from .running import PreparedRequest, RunOptions, run, run_async
+from .running import PreparedRequest, run, run_async
 from .session import Session
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ class CompletionOptions(GenerationOptions, total=False):
     the *n* with the best mean log-probability returned. `model`: the name in the response.
     """
 
-    suffix: str | None
-    max_tokens: int | None
     echo: bool
     n: int | None
     best_of: int | None
@@ -105,7 +103,7 @@ class Llama(Session):
         if source is None:
             raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
         if not isinstance(source, (str, Model)):
-            source = path_of("model_path", source)
+            source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
@@ -197,7 +195,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> str: ...
 
     @overload
@@ -211,7 +209,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: int,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> CompletionChoice: ...
 
     @overload
@@ -225,7 +223,7 @@ class Llama(Session):
         stop: str | Sequence[str] | None = None,
         echo: bool = False,
         logprobs: None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> Iterator[str]: ...
 
     def generate(
@@ -238,7 +236,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: int | None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> str | CompletionChoice | Iterator[str]:
         """Continue *prompt*, as it is, without a chat template.
 
@@ -252,7 +250,7 @@ class Llama(Session):
             echo: Begin with the prompt.
             logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
                 the tokens and of this many alternatives of each, instead of the text.
-            **options: See `GenerationOptions`; single sampling options win over *sampling*.
+            **options: See `MoreGenerationOptions`; single sampling options win over *sampling*.
 
         Raises:
             ValidationError: An argument is out of range.
@@ -264,7 +262,7 @@ class Llama(Session):
                 raise ValidationError(
                     "logprobs have no stream here; create_completion(stream=True) has one"
                 )
-            answer = self.create_completion(
+            answer: CreateCompletionResponse = self.create_completion(
                 prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **every
             )
             return answer["choices"][0]
@@ -275,7 +273,16 @@ class Llama(Session):
     def generate_stream(
         self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
     ) -> Iterator[str]:
-        """Do `generate(..., stream=True)`."""
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments.
+            max_tokens: See `generate`.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+        """
         request = self._request(prompt, max_tokens, options)
         return _pieces("", run(self.engine, request)[0])
 
@@ -524,7 +531,8 @@ class Llama(Session):
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
         form = {"type": "json_schema", "json_schema": {"schema": schema}}
-        answer = self.create_chat_completion(messages, **{**options, "response_format": form})
+        every: ChatCompletionOptions = {**options, "response_format": form}
+        answer = self.create_chat_completion(messages, **every)
         choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
         if choice["finish_reason"] == "length":
             raise ValidationError(
@@ -539,7 +547,7 @@ class Llama(Session):
         engine: Any = self.engine
         return engine if hasattr(engine, "submit") else None
 
-    def _run_options(self, options: Mapping[str, Any]) -> RunOptions:
+    def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options* with this model's sampling in place of what they leave open."""
         rest = canonical(options)
         reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
@@ -560,7 +568,7 @@ class Llama(Session):
         prompt: str | Sequence[int],
         suffix: str | None,
         max_tokens: int | None,
-        options: CompletionOptions,
+        options: Mapping[str, Any],
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
@@ -590,7 +598,7 @@ class Llama(Session):
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
         check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in items("tokens", tokens)], bool(special))
+        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with the BOS where the model wants one."""
@@ -601,7 +609,7 @@ class Llama(Session):
     # Embeddings
 
     @overload
-    def embed(
+    def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
         text: str,
         normalize: bool = True,
@@ -639,7 +647,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else items("text", text)
+        texts = [text] if isinstance(text, str) else as_list("text", text)
         rows = self._embeddings().embed(
             texts, normalize=normalize, truncate=truncate, progress=progress
         )
@@ -654,7 +662,7 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else items("input", input)
+        texts = [input] if isinstance(input, str) else as_list("input", input)
         rows = self.embed(texts)
         n = sum(map(self.n_tokens, texts))
         return {
@@ -667,7 +675,9 @@ class Llama(Session):
         }
 
     @overload
-    async def embed_async(self, text: str, normalize: bool = True) -> list[float]: ...
+    async def embed_async(  # type: ignore[overload-overlap]
+        self, text: str, normalize: bool = True
+    ) -> list[float]: ...
 
     @overload
     async def embed_async(
@@ -746,12 +756,12 @@ async def _pieces_async(first: str, handle: Runs) -> AsyncIterator[str]:
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
-    options = {
+    options: Any = {
         "context_policy": policy,
         "chat_format": config.chat_format,
         **config.context_options(),
     }
-    n_parallel = integer("n_parallel", config.n_parallel, 1, 256)
+    n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
     if n_parallel == 1 and config.draft is None:
         from ..engine import Engine
 

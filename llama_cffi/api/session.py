@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..binding import LoraAdapter, Model
 from ..errors import ValidationError
-from ..validation import path_of
+from ..validation import as_path
 
 if TYPE_CHECKING:
     from ..binding import Perf
@@ -65,7 +65,7 @@ class Session:
         if path is None:
             return self.get_state()
         with self.engine.idle() as slot:
-            self.engine.context.save_state_file(path_of("path", path), slot.tokens)
+            self.engine.context.save_state_file(as_path("path", path), slot.tokens)
         return None
 
     def load_state(self, state: bytes | str | os.PathLike[str]) -> int:
@@ -75,7 +75,7 @@ class Session:
             OSError: The file cannot be read.
         """
         if not isinstance(state, bytes):
-            state = path_of("state", state).read_bytes()
+            state = as_path("state", state).read_bytes()
         return self.set_state(state)
 
     def reset(self) -> None:
@@ -132,7 +132,7 @@ class Session:
             ModelLoadError: It is damaged, or for another model.
             ValidationError: *scale* is no finite number.
         """
-        path = path_of("path", path)
+        path = as_path("path", path)
         name = str(path)
         with self.engine.idle() as slot:
             known = self._adapters.get(name)
@@ -149,7 +149,7 @@ class Session:
         """
         with self.engine.idle() as slot:
             rest = dict(self._adapters)
-            if rest.pop(str(path_of("path", path)), None) is None:
+            if rest.pop(str(as_path("path", path)), None) is None:
                 raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
             self._set_adapters(rest)
             slot.clear()

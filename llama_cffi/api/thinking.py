@@ -11,7 +11,7 @@ from ..binding import Vocab
 from ..chat.reasoning import ReasoningSplitter
 from ..errors import TemplateError
 from ..generation.text import Utf8Stream
-from ..validation import integer
+from ..validation import check_int
 
 if TYPE_CHECKING:
     from ..chat.template import ChatTemplate
@@ -57,7 +57,7 @@ class ThinkingBudget:
         awaited: bool = False,
     ) -> None:
         if n_tokens is not None:
-            n_tokens = integer("thinking_budget", n_tokens, 0)
+            n_tokens = check_int("thinking_budget", n_tokens, 0)
         self._vocab, self._pieces = vocab, vocab.pieces(True)
         self._marks, self._awaited = marks, awaited
         self._splitter = ReasoningSplitter(*markers, starts_open=is_open, budget=n_tokens)

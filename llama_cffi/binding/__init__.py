@@ -9,11 +9,11 @@ from .context.adapters import LoraAdapter, load_control_vector
 from .context.batch import Batch
 from .context.context import Context
 from .context.memory import Memory
-from .context.outputs import Perf
+from .context.perf import Perf
 from .loading.library import Device, Library, get_library
 from .model.model import Model
 from .model.vocab import Vocab
-from .native_object import Handle
+from .native_object import NativeObject
 from .sampling.candidates import Candidates
 from .sampling.chain import SamplerChain
 from .sampling.custom_sampler import CustomSampler
@@ -27,11 +27,11 @@ __all__ = [
     "CustomSampler",
     "Device",
     "Grammar",
-    "Handle",
     "Library",
     "LoraAdapter",
     "Memory",
     "Model",
+    "NativeObject",
     "Perf",
     "SamplerChain",
     "Vocab",

@@ -1,4 +1,4 @@
-"""Ownership: every C object has one Python owner that frees it once, children first."""
+"""Ownership: every C object has one Python owner, which frees it once and its children first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ClosedError, LlamaError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FORKED", "Handle", "abandon"]
+__all__ = ["FORKED", "NativeObject", "abandon"]
 
 FORKED = (
     "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
@@ -19,17 +19,17 @@ FORKED = (
 )
 
 
-class Handle:
-    """Owner of one C object.
+class NativeObject:
+    """The Python owner of one C object.
 
-    A child holds its parent, so the parent lives as long as its children. `close` is idempotent
-    and closes the children first; a forgotten object is freed when it is collected or at exit.
+    A child keeps its parent alive. `close` is idempotent and closes the children first; an object
+    that is never closed is freed when it is garbage-collected or at exit.
 
     Args:
-        ptr: The C object, owned by this handle from now on.
+        ptr: The C object, owned by this object from now on.
         free: The C function that frees it.
-        parent: Closes this handle when it closes; freed after it.
-        keeps: Freed after this handle too.
+        parent: Closes this object when it closes; freed after it.
+        keeps: Also freed after this object.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class Handle:
         ptr: Any,
         free: Callable[[Any], object],
         *,
-        parent: Handle | None = None,
-        keeps: Iterable[Handle] = (),
+        parent: NativeObject | None = None,
+        keeps: Iterable[NativeObject] = (),
     ) -> None:
         above = [*([parent] if parent else []), *keeps]
         self._ptr = ptr
         self._parent = parent
-        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
-        # a reference, and an object goes when its handle and all objects below it are gone.
-        owned = _Owned(ptr, free, [handle.hold() for handle in above])
+        # a reference, and a C object is freed once its owner and all objects below it are gone.
+        owned = _Owned(ptr, free, [owner.hold() for owner in above])
         self._finalizer = weakref.finalize(self, _drop, owned)
         self._owned = weakref.ref(owned)  # a strong reference would let the collector free it
         _alive.add(self)
@@ -58,11 +58,11 @@ class Handle:
         """The C pointer, owned by this object.
 
         Raises:
-            ValidationError: It was closed.
-            LlamaError: The process was forked since.
+            ValidationError: The object is closed.
+            LlamaError: The process was forked after the object was made.
         """
         if self._ptr is None:
-            raise self._gone()
+            raise self._closed_error()
         return self._ptr
 
     @property
@@ -71,40 +71,41 @@ class Handle:
         return self._ptr is None
 
     def close(self) -> None:
-        """Free the C object, its children first. Calling it again does nothing."""
+        """Free the C object, its children first. A second call does nothing."""
         for child in list(self._children):
             child.close()
         self._ptr = None
         self._finalizer()
 
-    def _swap_kept(self, old: Iterable[Handle], new: Iterable[Handle]) -> None:
-        """Free *new* after this handle, and *old* no more."""
+    def _swap_kept(self, old: Iterable[NativeObject], new: Iterable[NativeObject]) -> None:
+        """Keep *new* alive until this object is freed, and *old* no longer."""
         above = self.hold().above
-        for handle in old:
-            above.remove(handle.hold())
-        above.extend(handle.hold() for handle in new)
+        for kept in old:
+            above.remove(kept.hold())
+        above.extend(kept.hold() for kept in new)
 
     def hold(self) -> _Owned:
-        """Return what owns the C object: as long as it is referred to, `close` frees nothing.
+        """Return a reference that defers freeing: while it exists, `close` frees nothing in C.
 
-        For calls during which Python runs: its functions, or another thread, may close this.
+        Hold it during C calls that run Python code or release the GIL: a callback or another
+        thread may close this object meanwhile.
 
         Raises:
-            ValidationError: It was closed.
-            LlamaError: The process was forked since.
+            ValidationError: The object is closed.
+            LlamaError: The process was forked after the object was made.
         """
         owned = self._owned()
         if self._ptr is None or owned is None:
-            raise self._gone()
+            raise self._closed_error()
         return owned
 
-    def _gone(self) -> LlamaError:
+    def _closed_error(self) -> LlamaError:
         if _abandoned:
             return LlamaError(FORKED)
         return ClosedError(f"this {type(self).__name__} is closed; open a new one")
 
     def __enter__(self) -> Self:
-        _ = self.ptr  # raises when it is closed
+        _ = self.ptr  # raises if closed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +113,7 @@ class Handle:
 
 
 class _Owned:
-    """A C object; freed with its last reference, before the objects above it."""
+    """A C object, freed with its last reference and before the objects above it."""
 
     __slots__ = ("__weakref__", "above", "free", "ptr")
 
@@ -124,17 +125,17 @@ class _Owned:
             self.free(self.ptr)
 
 
-_alive: weakref.WeakSet[Handle] = weakref.WeakSet()
+_alive: weakref.WeakSet[NativeObject] = weakref.WeakSet()
 _abandoned = False
 
 
 def abandon() -> None:
-    """Close every handle without a call to C: the process is a fork of the one that owns them."""
+    """Close every object without calling C, in a fork of the process that owns them."""
     global _abandoned
     _abandoned = True
-    for handle in list(_alive):
-        handle._ptr = None
+    for native in list(_alive):
+        native._ptr = None
 
 
 def _drop(_owned: _Owned) -> None:
-    """Be the finalizer that held the object until now."""
+    """Drop the finalizer's reference, which is what frees the object."""

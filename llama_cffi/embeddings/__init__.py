@@ -1,1 +1,1 @@
-"""Vectors and scores of given text."""
+"""Embeddings, reranking and the probability of given text."""

@@ -1,10 +1,10 @@
-"""Embeddings of any number of texts of any length, and the scores of rerankers."""
+"""Embeddings of any number of strings of any length, and the scores of rerankers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,9 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from ..binding import Batch, Context, Model
 from ..errors import CancelledError, ContextOverflowError, ValidationError
 from ..progress import Progress, reporting
-from ..validation import integer
-from .resizable_context import GrowingContext
+from ..validation import check_int
+from .resizable_context import ResizableContext
 from .wordpiece import WordPiece
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 
@@ -22,7 +25,7 @@ Embeddings = NDArray[np.float32] | list[NDArray[np.float32]]
 
 T = TypeVar("T")
 
-_MAX_SEQUENCES = 64  # what every build takes in one context
+_MAX_SEQUENCES = 64  # every build supports as many in one context
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
 
 
@@ -31,8 +34,8 @@ class RerankResult:
     """How well a document answers a query.
 
     Attributes:
-        index: Where the document is in the list that was given.
-        score: What the model's head says of it, larger is better; its scale is the model's.
+        index: Index of the document in the list that was given.
+        score: The raw score of the model's head; larger is better, the scale is the model's.
         document: The document.
     """
 
@@ -41,26 +44,27 @@ class RerankResult:
     document: str
 
 
-class Embedder(GrowingContext):
-    """Turns texts into vectors with any kind of model: encoders (BERT, T5) and decoders.
+class Embedder:
+    """Computes embeddings with any kind of model: encoders (BERT, T5) and decoders.
 
-    Several texts are computed in one batch; a longer text than the context makes it larger, up to
-    the model's own length. Any thread may call it; calls queue.
+    Several inputs are computed in one batch. The context grows for an input that is longer, up to
+    the model's training length. Any thread may call it; calls run one at a time.
 
     Args:
-        model: Closes this embedder's context when it closes.
-        pooling: How the vectors of a text's tokens become one: `mean`, `cls` (the first), `last`,
-            `rank` (the scores of a reranker) or `none`; None = what the model says, and `none`
-            where it says nothing, as most decoders do.
-        n_ctx: Tokens of a batch; a longer text makes it larger.
-        n_threads: 0 = physical cores.
+        model: The model; closes this embedder's context when it closes.
+        pooling: How the embeddings of the tokens are combined: `mean`, `cls` (the first), `last`,
+            `rank` (the scores of a reranker) or `none`; None = the model's own, which is `none`
+            for most decoders.
+        n_ctx: Tokens of a batch; grows for a longer input.
+        n_threads: Number of threads; 0 = physical cores.
 
     Attributes:
-        pooling: The pooling that is done.
-        n_tokens_max: Most tokens of one text.
+        model: The model.
+        pooling: The pooling in use.
+        n_tokens_max: Most tokens of one input.
 
     Raises:
-        ValidationError: The model has no embeddings, or cannot do this pooling.
+        ValidationError: The model has no embeddings, or does not support this pooling.
         LlamaError: There is not enough memory.
     """
 
@@ -68,13 +72,26 @@ class Embedder(GrowingContext):
         self, model: Model, *, pooling: str | None = None, n_ctx: int = 512, n_threads: int = 0
     ) -> None:
         self.model = model
-        self._n_ctx = integer("n_ctx", n_ctx, 1)
-        self._wanted_pooling, self._n_threads = pooling, n_threads
-        super().__init__(min(self._n_ctx, 32), 1)  # finds what does not go together
-        kind = self._context.kind
-        self.pooling = self._context.pooling
+        self._n_ctx = check_int("n_ctx", n_ctx, 1)
+        self._pooling_option, self._n_threads = pooling, n_threads
+        # A small first context finds options that the model does not support.
+        self._context = ResizableContext(
+            self._create_context, lambda context: context.n_ubatch, min(self._n_ctx, 32), 1
+        )
+        self.pooling = self._context.current.pooling
         self._tokenizer = WordPiece(model) if model.vocab.type == "wpm" else model.vocab
-        self.n_tokens_max = min(model.n_ctx_train, kind.n_positions or model.n_ctx_train)
+        n_positions = self._context.current.kind.n_positions
+        self.n_tokens_max = min(model.n_ctx_train, n_positions or model.n_ctx_train)
+
+    def close(self) -> None:
+        """Free the context. A second call does nothing."""
+        self._context.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def embed(
         self,
@@ -84,25 +101,26 @@ class Embedder(GrowingContext):
         truncate: bool = False,
         progress: Progress = None,
     ) -> Embeddings:
-        """Return the vectors of *texts*, in their order.
+        """Return the embeddings of *texts*, in order.
 
         Shapes: (len(texts), n_embd) float32; with pooling `rank` (len(texts), number of classes);
-        with pooling `none` a list of (tokens of the text, n_embd).
+        with pooling `none` a list of (tokens of the input, n_embd).
 
         Args:
-            texts: Any number, of any length; the empty text has the special tokens that the model
-                puts around a text, else its BOS or EOS.
-            normalize: Give every vector the length 1 (one of zeros stays); scores stay as they are.
-            truncate: Cut what is longer than `n_tokens_max`; the token that ends a text stays.
-            progress: True shows a bar; a function is called with 0.0 to 1.0, False from it stops.
+            texts: Any number of strings of any length. The empty string consists of the special
+                tokens that the model adds, else of BOS or EOS.
+            normalize: Scale every embedding to length 1, except zeros; scores are not scaled.
+            truncate: Cut inputs to `n_tokens_max` tokens, keeping the final special token.
+            progress: True shows a bar; a function is called with 0.0 to 1.0 and may return False
+                to stop.
 
         Raises:
-            ContextOverflowError: A text is longer than the model takes, without *truncate*.
-            ValidationError: *texts* is one text, or one of them is no text.
+            ContextOverflowError: An input is longer than the model supports, without *truncate*.
+            ValidationError: *texts* is a str instead of a list, or an item is not a str.
             CancelledError: *progress* returned False.
             LlamaError: There is not enough memory.
         """
-        tokens = [self._tokenize(text) for text in _several("texts", texts)]
+        tokens = [self._tokenize(text) for text in _as_list("texts", texts)]
         return self.embed_tokens(tokens, normalize=normalize, truncate=truncate, progress=progress)
 
     def embed_tokens(
@@ -113,25 +131,27 @@ class Embedder(GrowingContext):
         truncate: bool = False,
         progress: Progress = None,
     ) -> Embeddings:
-        """Do `embed` with token ids, special ones included; each text has at least one.
+        """Do `embed` with token ids, including special ones; at least one per input.
 
         Raises:
-            ValidationError: Also when a text has no token, or one that the model does not have.
+            ValidationError: Also if an input is empty, or a token does not exist.
         """
         check = self.model.vocab.check_all
-        several = [_several("a text of texts", text) for text in _several("texts", texts)]
-        tokens = [tuple(check(text)) for text in several]
-        fitting = [self._fit(f"text {i}", text, truncate) for i, text in enumerate(tokens)]
-        rows = self._compute(fitting, progress)
+        lists = [_as_list("an item of texts", item) for item in _as_list("texts", texts)]
+        inputs = [
+            self._truncated(f"text {i}", tuple(check(tokens)), truncate)
+            for i, tokens in enumerate(lists)
+        ]
+        vectors = self._compute(inputs, progress)
         if normalize and self.pooling != "rank":
-            rows = {text: _unit(found) for text, found in rows.items()}
+            vectors = {tokens: _normalized(found) for tokens, found in vectors.items()}
         if self.pooling == "none":
-            return [rows[text].copy() for text in fitting]
-        if not fitting:
+            return [vectors[tokens].copy() for tokens in inputs]
+        if not inputs:
             rank = self.pooling == "rank"
             width = self.model.n_cls_out if rank else self.model.n_embd_out
             return np.empty((0, width), np.float32)
-        return np.stack([rows[text] for text in fitting])
+        return np.stack([vectors[tokens] for tokens in inputs])
 
     def rerank(
         self,
@@ -142,69 +162,68 @@ class Embedder(GrowingContext):
         truncate: bool = False,
         progress: Progress = None,
     ) -> list[RerankResult]:
-        """Return *documents* by how well they answer *query*, the best first.
+        """Return *documents* sorted by how well they answer *query*, best first.
 
-        Query and document are joined as the model says: by the template `rerank` in its GGUF, else
-        `[CLS] query [SEP] document [SEP]` for WordPiece vocabularies, else BOS, EOS and SEP where
-        the vocabulary puts them. The names of special tokens in a text stay text. The score is the
-        first class of the model's head.
+        Query and document are joined as the model requires: by the `rerank` template in its GGUF,
+        else as `[CLS] query [SEP] document [SEP]` for WordPiece vocabularies, else with BOS, EOS
+        and SEP where the vocabulary adds them. Names of special tokens in the strings are not
+        parsed. The score is the first class of the model's head.
 
         Args:
-            query: What is asked.
-            documents: Any number.
-            top_n: Return so many; None = all.
-            truncate: Cut the ends of documents that are too long with the query.
+            query: The question.
+            documents: Any number of strings.
+            top_n: Number of results to return; None = all.
+            truncate: Cut documents that are too long together with the query.
             progress: As for `embed`.
 
         Raises:
-            ValidationError: The model is no reranker, this embedder does another pooling, or the
-                model does not say how the two are joined.
-            ContextOverflowError: A pair is longer than the model takes.
+            ValidationError: The model is not a reranker, this embedder uses another pooling, or
+                the model does not specify how query and document are joined.
+            ContextOverflowError: A pair is longer than the model supports.
         """
         if self.pooling != "rank":
             raise ValidationError(
-                f"this embedder does pooling={self.pooling!r}; rerank needs a model with a "
+                f"this embedder has pooling={self.pooling!r}; rerank needs a model with a "
                 "classification head (cls.*) and Embedder(model, pooling='rank')"
             )
-        documents = _several("documents", documents)
-        n = len(documents) if top_n is None else integer("top_n", top_n, 0)
+        documents = _as_list("documents", documents)
+        n = len(documents) if top_n is None else check_int("top_n", top_n, 0)
         pairs = [self._pair(query, i, document, truncate) for i, document in enumerate(documents)]
-        rows = self._compute(pairs, progress)
+        scores = self._compute(pairs, progress)
         results = [
-            RerankResult(i, float(rows[pair][0]), document)
+            RerankResult(i, float(scores[pair][0]), document)
             for i, (pair, document) in enumerate(zip(pairs, documents, strict=True))
         ]
         return sorted(results, key=lambda r: -r.score)[:n]
 
-    def _make(self, n_tokens: int, n_seqs: int) -> Context:
-        n_tokens += -n_tokens % n_seqs  # C cuts its buffers into as many parts
+    def _create_context(self, n_tokens: int, n_seqs: int) -> Context:
+        n_tokens += -n_tokens % n_seqs  # C divides its buffers among the sequences
         return Context(
             self.model,
             n_ctx=n_tokens,
             n_batch=n_tokens,
-            n_ubatch=n_tokens,  # what is pooled is computed at once
+            n_ubatch=n_tokens,  # pooling needs a whole sequence in one ubatch
             n_seq_max=n_seqs,
             n_threads=self._n_threads,
             embeddings=True,
-            pooling=self._wanted_pooling,
+            pooling=self._pooling_option,
             kv_unified=True,
         )
-
-    def _room(self, context: Context) -> int:
-        return context.n_ubatch
 
     def _tokenize(self, text: str) -> list[int]:
         tokens = self._tokenizer.tokenize(text)
         if not tokens:
             vocab = self.model.vocab
-            alone = vocab.bos if vocab.bos is not None else vocab.eos
-            if alone is None:
-                raise ValidationError("the empty text has no token: the model has no BOS or EOS")
-            tokens = [alone]
+            token = vocab.bos if vocab.bos is not None else vocab.eos
+            if token is None:
+                raise ValidationError(
+                    "the empty string has no tokens, since the model has neither BOS nor EOS"
+                )
+            tokens = [token]
         return tokens
 
-    def _fit(self, name: str, tokens: tuple[int, ...], truncate: bool) -> tuple[int, ...]:
-        """Return *tokens*, cut where they are too many and may be cut."""
+    def _truncated(self, name: str, tokens: tuple[int, ...], truncate: bool) -> tuple[int, ...]:
+        """Return *tokens*, cut to what the model supports if *truncate* allows it."""
         if not tokens:
             raise ValidationError(f"{name} has no token")
         excess = len(tokens) - self.n_tokens_max
@@ -212,15 +231,15 @@ class Embedder(GrowingContext):
             return tokens
         if not truncate:
             raise ContextOverflowError(
-                f"{name} has {len(tokens)} tokens and the model takes {self.n_tokens_max}; split "
-                "it, or pass truncate=True"
+                f"{name} has {len(tokens)} tokens and the model supports {self.n_tokens_max}; "
+                "split it, or pass truncate=True"
             )
         vocab = self.model.vocab
         end = tokens[-1:] if tokens[-1] in (vocab.eos, vocab.sep) else ()
         return (*tokens[: self.n_tokens_max - len(end)], *end)
 
     def _pair(self, query: str, i: int, document: str, truncate: bool) -> tuple[int, ...]:
-        """Join query and document as the model wants it."""
+        """Join query and document as the model requires."""
         vocab = self.model.vocab
         template = self.model.metadata.get(_RERANK_TEMPLATE)
         if template is not None:
@@ -240,14 +259,14 @@ class Embedder(GrowingContext):
             self._tokenizer.tokenize(text, add_special=False) for text in (query, document)
         )
         head, tail = [*parts[0], *query_tokens, *parts[1]], parts[2]
-        room = self.n_tokens_max - len(head) - len(tail)
-        if room < len(tokens) and not (truncate and room > 0):
+        n_left = self.n_tokens_max - len(head) - len(tail)
+        if n_left < len(tokens) and not (truncate and n_left > 0):
             raise ContextOverflowError(
                 f"document {i} has {len(tokens)} tokens and the query with its separators "
-                f"{len(head) + len(tail)}; the model takes {self.n_tokens_max}. Split the "
+                f"{len(head) + len(tail)}; the model supports {self.n_tokens_max}. Split the "
                 "document, or pass truncate=True"
             )
-        return (*head, *tokens[:room], *tail)
+        return (*head, *tokens[:n_left], *tail)
 
     def _names_special(self, text: str) -> bool:
         vocab = self.model.vocab
@@ -255,25 +274,27 @@ class Embedder(GrowingContext):
         return plain != parsed
 
     def _compute(
-        self, texts: Sequence[tuple[int, ...]], progress: Progress
+        self, inputs: Sequence[tuple[int, ...]], progress: Progress
     ) -> dict[tuple[int, ...], NDArray[np.float32]]:
-        """Return what C computes for each different text: one vector, or one for each token."""
+        """Return C's result for each distinct input: one vector, or one for each token."""
         found: dict[tuple[int, ...], NDArray[np.float32]] = {}
-        different = list(dict.fromkeys(texts))
-        if not different:
+        distinct = list(dict.fromkeys(inputs))
+        if not distinct:
             return found
-        # C cuts sequences of a recurrent model into pieces of one length, and pools each.
-        n_seqs = 1 if self.model.keeps_states else min(len(different), _MAX_SEQUENCES)
-        total, longest = sum(map(len, different)), max(map(len, different))
+        # C splits the sequences of a recurrent model into parts of equal length, and pools each.
+        n_seqs = 1 if self.model.keeps_states else min(len(distinct), _MAX_SEQUENCES)
+        total, longest = sum(map(len, distinct)), max(map(len, distinct))
         n_tokens = max(longest, min(total, self._n_ctx))
-        with self._lock, reporting(progress, "embedding") as report:
-            context = self._grown(n_tokens, min(n_seqs, n_tokens))
+        with (
+            self._context.use(n_tokens, min(n_seqs, n_tokens)) as context,
+            reporting(progress, "embedding") as report,
+        ):
             batch = Batch(context.n_ubatch, library=self.model.library)
-            for group in _packed(different, context.n_ubatch, n_seqs):
+            for group in _batches(distinct, context.n_ubatch, n_seqs):
                 found |= self._run(context, batch, group)
-                if not report(len(found) / len(different)):
+                if not report(len(found) / len(distinct)):
                     raise CancelledError(
-                        f"progress stopped it after {len(found)} of {len(different)} texts"
+                        f"progress stopped it after {len(found)} of {len(distinct)} texts"
                     )
         return found
 
@@ -297,42 +318,44 @@ class Embedder(GrowingContext):
 
 
 def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-    """Return the cosine between each vector of *a* and each of *b*, 0 where one has no length.
+    """Return the cosine similarity of each vector of *a* with each of *b*; 0 for a zero vector.
 
-    Shapes: (n, width) and (m, width) give (n, m) float32; a vector (width,) has no axis there.
+    Shapes: (n, width) and (m, width) give (n, m) float32; a vector (width,) adds no axis.
 
     Raises:
         ValidationError: The widths differ, or an array has more than two axes.
     """
     x, y = (np.asarray(v, np.float32) for v in (a, b))
     if not (x.ndim in (1, 2) and y.ndim in (1, 2) and x.shape[-1] == y.shape[-1]):
-        raise ValidationError(f"shapes {x.shape} and {y.shape} are not (n, width) and (m, width)")
-    return np.asarray(_unit(x) @ _unit(y).T, np.float32)
+        raise ValidationError(
+            f"arrays must have the shapes (n, width) and (m, width), got {x.shape} and {y.shape}"
+        )
+    return np.asarray(_normalized(x) @ _normalized(y).T, np.float32)
 
 
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalized(x: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.asarray(x / np.where(length > 0, length, 1), np.float32)
 
 
-def _several(name: str, values: Sequence[T]) -> list[T]:
+def _as_list(name: str, values: Sequence[T]) -> list[T]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ValidationError(f"{name} is {type(values).__name__}; give a list")
+        raise ValidationError(f"{name} must be a list, got {type(values).__name__}")
     return list(values)
 
 
-def _packed(
-    texts: Sequence[tuple[int, ...]], n_tokens: int, n_seqs: int
+def _batches(
+    inputs: Sequence[tuple[int, ...]], n_tokens: int, n_seqs: int
 ) -> Iterator[list[tuple[int, ...]]]:
-    """Give groups of texts, in order, that fit one batch."""
+    """Yield groups of inputs, in order, that fit into one batch."""
     group: list[tuple[int, ...]] = []
     used = 0
-    for text in texts:
-        if group and (len(group) == n_seqs or used + len(text) > n_tokens):
+    for tokens in inputs:
+        if group and (len(group) == n_seqs or used + len(tokens) > n_tokens):
             yield group
             group, used = [], 0
-        group.append(text)
-        used += len(text)
+        group.append(tokens)
+        used += len(tokens)
     yield group
 
 
@@ -348,7 +371,7 @@ def _split_template(template: str) -> tuple[str, str, str]:
 
 
 def _separators(model: Model) -> list[list[int]]:
-    """Return what comes before the query, between query and document, and after both."""
+    """Return the tokens before the query, between query and document, and after both."""
     vocab = model.vocab
     if vocab.type == "wpm":
         cls, sep = vocab.tokenize("")
@@ -359,7 +382,7 @@ def _separators(model: Model) -> list[list[int]]:
     between = [*end, *([vocab.sep] if sep_too and vocab.sep is not None else [])]
     if not between:
         raise ValidationError(
-            f"{model.path.name} does not say how query and document are joined: it has no "
+            f"{model.path.name} does not specify how query and document are joined: it has no "
             f"{_RERANK_TEMPLATE}, and its vocabulary adds neither EOS nor SEP"
         )
     return [[vocab.bos] if vocab.add_bos and vocab.bos is not None else [], between, end]

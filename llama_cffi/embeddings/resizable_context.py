@@ -1,60 +1,67 @@
-"""A context of one's own that is made anew when a call needs a larger one."""
+"""A context that is replaced by a larger one when a call needs it."""
 
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ..binding import Context
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["GrowingContext"]
+__all__ = ["ResizableContext"]
 
 
-class GrowingContext(ABC):
-    """Owns a context that is as large as the largest call so far.
+class ResizableContext:
+    """Owns a context as large as the largest call so far; one thread at a time uses it.
 
     Args:
-        n_tokens: What the first one holds.
-        n_seqs: Its sequences.
+        create: Returns a new context for a number of tokens and a number of sequences.
+        capacity: Returns how many tokens a context can take.
+        n_tokens: Tokens of the first context.
+        n_seqs: Sequences of the first context.
+
+    Attributes:
+        current: The context that is in use now; only its properties may be read outside `use`.
     """
 
-    def __init__(self, n_tokens: int, n_seqs: int) -> None:
+    def __init__(
+        self,
+        create: Callable[[int, int], Context],
+        capacity: Callable[[Context], int],
+        n_tokens: int,
+        n_seqs: int,
+    ) -> None:
+        self._create, self._capacity = create, capacity
         self._lock = threading.Lock()
-        self._context = self._make(n_tokens, n_seqs)
+        self.current = create(n_tokens, n_seqs)
 
     def close(self) -> None:
-        """Free the context. Calling it again does nothing."""
+        """Free the context. A second call does nothing."""
         with self._lock:
-            self._context.close()
+            self.current.close()
 
-    def __enter__(self) -> Self:
-        return self
+    @contextmanager
+    def use(self, n_tokens: int, n_seqs: int) -> Iterator[Context]:
+        """Lend an empty context for at least *n_tokens* and *n_seqs*; other threads wait.
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        Raises:
+            ValidationError: It is closed.
+            LlamaError: There is not enough memory.
+        """
+        with self._lock:
+            context = self._grow(n_tokens, n_seqs)
+            context.memory.clear(data=False)
+            yield context
 
-    @abstractmethod
-    def _make(self, n_tokens: int, n_seqs: int) -> Context:
-        """Return a new context."""
-
-    @abstractmethod
-    def _room(self, context: Context) -> int:
-        """Return how many tokens a context holds."""
-
-    def _grown(self, n_tokens: int, n_seqs: int) -> Context:
-        """Return a context with room for so many tokens and sequences."""
-        context = self._context
-        before = self._room(context), context.n_seq_max
+    def _grow(self, n_tokens: int, n_seqs: int) -> Context:
+        context = self.current
+        before = self._capacity(context), context.n_seq_max
         if before[0] < n_tokens or before[1] < n_seqs:
-            _ = context.ptr  # raises when it is closed
+            _ = context.ptr  # raises if closed
             context.close()  # before the next one takes its memory
             try:
-                self._context = self._make(max(n_tokens, before[0]), max(n_seqs, before[1]))
+                self.current = self._create(max(n_tokens, before[0]), max(n_seqs, before[1]))
             except BaseException:
-                self._context = self._make(*before)
+                self.current = self._create(*before)
                 raise
-        return self._context
+        return self.current

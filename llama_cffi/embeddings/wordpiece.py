@@ -1,7 +1,7 @@
 """WordPiece as BERT models were trained with it.
 
-llama.cpp's own (`Vocab.tokenize`) takes each Hangul syllable for its first letter and drops vowel
-signs of Indic scripts; builds before 2025 keep accents that stand alone.
+llama.cpp's own (`Vocab.tokenize`) reduces each Hangul syllable to its first letter and drops the
+vowel signs of Indic scripts; builds before 2025 keep standalone accents.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WordPiece"]
 
-_WORD = "\u2581"  # what begins a word in llama.cpp's spelling
-_LONGEST_WORD = 100  # characters; longer ones are unknown
-_UNKNOWN = 100  # where llama.cpp looks when the file does not say
+_WORD = "\u2581"  # prefix of words in llama.cpp's spelling
+_LONGEST_WORD = 100  # characters; longer words become the unknown token
+_UNKNOWN = 100  # llama.cpp's id of the unknown token if the file has none
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -36,7 +36,7 @@ class WordPiece:
     """The tokenizer of a model whose vocabulary is of type `wpm`.
 
     Args:
-        model: Its vocabulary is read here, about 2 us for each token.
+        model: The model; reading its vocabulary takes about 2 us per token.
     """
 
     def __init__(self, model: Model) -> None:
@@ -52,26 +52,26 @@ class WordPiece:
         self._around = vocab.tokenize("")
 
     def tokenize(self, text: str | bytes, add_special: bool = True) -> list[int]:
-        """Turn text into token ids; names of special tokens stay text.
+        """Turn text into token ids; names of special tokens are not parsed.
 
         Args:
             text: UTF-8; a str with lone surrogates is refused.
-            add_special: Put CLS first and SEP last.
+            add_special: Add CLS at the start and SEP at the end.
 
         Raises:
-            ValidationError: The text is not valid.
+            ValidationError: The text is invalid.
         """
         words = self._words(encode(text).decode("utf-8"))
         tokens = [token for word in words for token in self._pieces(word)]
         return [*self._around[:1], *tokens, *self._around[1:]] if add_special else tokens
 
     def _words(self, text: str) -> Iterator[str]:
-        """Give words, and punctuation marks and ideographs each for itself."""
+        """Yield words; punctuation marks and ideographs are words of their own."""
         spaced = "".join(map(_clean, text))
         if self._strip_accents:
             spaced = unicodedata.normalize("NFD", spaced)
             spaced = "".join(c for c in spaced if unicodedata.category(c) != "Mn")
-        if self._lowercase:  # each character for itself: no final sigma
+        if self._lowercase:  # character by character, so without the final sigma
             spaced = "".join(map(str.lower, spaced))
         for run in spaced.split():
             word = ""
@@ -87,7 +87,7 @@ class WordPiece:
                 yield word
 
     def _pieces(self, word: str) -> list[int]:
-        """Return the longest known pieces from the left, or the unknown token."""
+        """Return the longest known pieces from left to right, or the unknown token."""
         if len(word) > _LONGEST_WORD:
             return [self._unknown]
         tokens, rest = [], _WORD + word
@@ -104,7 +104,7 @@ class WordPiece:
 
 
 def _clean(c: str) -> str:
-    """Return a character; spaces around an ideograph; nothing for what cannot be seen."""
+    """Return a character, an ideograph between spaces, or nothing for an invisible one."""
     category = unicodedata.category(c)
     if c in "\t\n\r" or (c.isspace() and category != "Cc"):
         return " "

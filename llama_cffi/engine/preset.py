@@ -9,7 +9,7 @@ from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.context_policy import SAFETY
 from ..generation.text import Flusher
-from ..validation import integer
+from ..validation import check_int
 from . import environment
 
 __all__ = ["complete", "make_flusher"]
@@ -67,7 +67,7 @@ def make_flusher(
     if not callable(callback):
         raise ValidationError(f"callback must be a function, got {callback!r}")
     max_bytes, max_tokens, max_ms = (
-        integer(name, environment.number(variable, value, default), 0)
+        check_int(name, environment.number(variable, value, default), 0)
         for (name, variable, default), value in zip(_FLUSH_RULES, flush, strict=True)
     )
     return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from ..binding import Model
 from ..hub import resolve_model
-from ..validation import path_of
+from ..validation import as_path
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,5 +50,5 @@ def open_model(source: ModelSource, **options: Unpack[ModelOptions]) -> tuple[Mo
     """
     if isinstance(source, Model):
         return source, False
-    path = source if isinstance(source, str) else path_of("model_path", source)
+    path = source if isinstance(source, str) else as_path("model_path", source)
     return Model(resolve_model(path), **options), True

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
-from ..validation import functions, integer, real, reject_unknown
+from ..validation import as_callables, check_float, check_int, reject_unknown
 from .aliases import canonical
 from .context_policy import POLICIES, SAFETY
 from .sampling_params import SamplingOptions, SamplingParams
@@ -16,30 +16,28 @@ from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
 from .text import several
 
 __all__ = [
+    "CallOptions",
     "GenerationCall",
     "GenerationOptions",
+    "MainOptions",
+    "MoreGenerationOptions",
     "parse_options",
     "resolve_sampling",
 ]
 
 
-class GenerationOptions(SamplingOptions, total=False):
-    """The options of every generation; None is the default of each.
+class CallOptions(TypedDict, total=False):
+    """The options of a generation that are not about choosing tokens; None is the default of each.
 
-    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
-    single sampling options win over it. `stop` are strings that end the answer. `timeout_s` counts
-    from the call. `context_policy` overrides the engine's. `cache_prompt=False` evaluates the
-    whole prompt, also what the cache holds of it. `special` writes control tokens out;
-    `suppress_think` leaves <think>...</think> out. `json_stop` are keys: an answer that is a JSON
-    object ends with the object when it has one of them. `skip_forced=False` gives each token its
-    logits, also where a grammar leaves only one. `logprobs` returns the log-probability of each
-    token and of this many alternatives, the model's own, before penalties and temperature.
+    `timeout_s` counts from the call. `context_policy` overrides the engine's.
+    `cache_prompt=False` evaluates the whole prompt, also what the cache holds of it. `special`
+    writes control tokens out; `suppress_think` leaves <think>...</think> out. `json_stop` are
+    keys: an answer that is a JSON object ends with the object when it has one of them.
+    `skip_forced=False` gives each token its logits, also where a grammar leaves only one.
     `stopping_criteria` are functions of the tokens so far and the logits of the next; the answer
     ends where one returns True.
     """
 
-    sampling: SamplingParams | Literal["model"] | None
-    stop: str | bytes | Sequence[str | bytes] | None
     timeout_s: float | None
     context_policy: str | None
     cache_prompt: bool | None
@@ -47,8 +45,29 @@ class GenerationOptions(SamplingOptions, total=False):
     suppress_think: bool | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
-    logprobs: int | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
+
+
+class MainOptions(TypedDict, total=False):
+    """The options that most calls set; None is the default of each.
+
+    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
+    single sampling options win over it. `stop` are strings that end the answer. `logprobs` returns
+    the log-probability of each token and of this many alternatives, the model's own, before
+    penalties and temperature.
+    """
+
+    sampling: SamplingParams | Literal["model"] | None
+    stop: str | bytes | Sequence[str | bytes] | None
+    logprobs: int | None
+
+
+class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
+    """`GenerationOptions` without `MainOptions`."""
+
+
+class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
+    """The options of every generation: `MainOptions`, `SamplingOptions` and `CallOptions`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +123,10 @@ def parse_options(
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
     stop = rest.pop("stop", ())
     params = GenerationParams(
-        max_tokens=integer("max_tokens", max_tokens, 1),
+        max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
-        safety=integer("safety", rest.pop("safety", SAFETY), 0),
+        safety=check_int("safety", rest.pop("safety", SAFETY), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
         stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
         json_stop=tuple(several("JSON keys", rest.pop("json_stop", ()))),
@@ -115,11 +134,11 @@ def parse_options(
         suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
         skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
         reasoning_limit=reasoning_limit,
-        logprobs=None if logprobs is None else integer("logprobs", logprobs, 0),
-        stopping_criteria=functions("stopping_criteria", rest.pop("stopping_criteria", None)),
+        logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
+        stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
     )
     return GenerationCall(
-        params, None if timeout_s is None else real("timeout_s", timeout_s, 0, 1e9)
+        params, None if timeout_s is None else check_float("timeout_s", timeout_s, 0, 1e9)
     )
 
 

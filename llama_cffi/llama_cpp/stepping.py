@@ -16,7 +16,7 @@ from ..generation.cancellation import CancelToken
 from ..generation.sampler_chains import build_chain
 from ..generation.sampling_params import SamplingParams
 from ..generation.stats import GenerationStats
-from ..validation import integer
+from ..validation import check_int
 from .llama_cache import LlamaState
 from .processors import several
 
@@ -70,7 +70,7 @@ class Stepping(llama.Llama):
     @n_tokens.setter
     def n_tokens(self, n: int) -> None:
         with self.engine.idle() as slot:
-            kept = slot.tokens[: integer("n_tokens", n, 0, len(slot.tokens))]
+            kept = slot.tokens[: check_int("n_tokens", n, 0, len(slot.tokens))]
             slot.reuse([*kept, -1])  # all but the last are kept
 
     @property

@@ -1,4 +1,4 @@
-"""Request: one prompt that is answered in a batch with others, and the states it goes through."""
+"""Request: one prompt that is answered in a batch with others, and its states."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enum import Enum
 from ..errors import ValidationError
 from ..generation.sampling_params import SamplingParams
 from ..generation.stats import GenerationStats
+from .renamed import renamed_arguments
 
 __all__ = ["Request", "RequestState"]
 
@@ -17,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 class RequestState(Enum):
-    """Where a request is; the last three are final."""
+    """The state of a request; the last three are final."""
 
     PENDING = "pending"
     PREFILLING = "prefilling"
@@ -28,12 +29,12 @@ class RequestState(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no other state can follow."""
         return not _NEXT[self]
 
 
 _ENDS = {RequestState.FAILED, RequestState.CANCELLED}
-# Back to pending goes who was preempted.
+# Preempted requests return to PENDING.
 _NEXT: dict[RequestState, set[RequestState]] = {
     RequestState.PENDING: {RequestState.PREFILLING, *_ENDS},
     RequestState.PREFILLING: {RequestState.DECODING, RequestState.PENDING, *_ENDS},
@@ -45,28 +46,29 @@ _NEXT: dict[RequestState, set[RequestState]] = {
 
 
 class Request:
-    """A prompt, what to do with it, and how far that is.
+    """A prompt, its options, and its progress.
 
     Args:
-        prompt_tokens: At least one.
-        max_tokens: Most tokens to generate.
-        sampling: How tokens are chosen; None = the defaults of `SamplingParams`.
-        stop: Texts that end the answer.
-        priority: Higher goes first. Who waits rises, see `Scheduler`.
-        timeout_s: The answer has to be there in so many seconds from now; None = no limit.
-        callback: Called with each piece of the answer, in the engine's thread.
-        group: Requests of one group may share a batch and cached prefixes, such as those with the
-            same adapters.
-        n_draft: Most guesses at once in speculative decoding, 0 = none; None = what pays.
-        id: None = a number is made up.
+        prompt_tokens: At least one token id.
+        max_tokens: Maximum number of tokens to generate.
+        sampling: Sampling parameters; None = the defaults of `SamplingParams`.
+        stop: Strings that end the answer.
+        priority: Requests of higher priority run first; see `Scheduler`.
+        timeout_s: Deadline in seconds from now; None = no deadline.
+        callback: Called with each piece of text, in the engine's thread.
+        lora_key: Identifies the LoRA adapters. Only requests with equal keys share a batch and
+            cached prefixes. Formerly `group`.
+        n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
+            None = chosen by the acceptance rate.
+        id: Name of the request; None = a numbered one.
 
     Attributes:
-        tokens: The prompt and what was generated so far.
-        num_computed_tokens: How many of them the cache holds.
-        draft: Guesses at the tokens that come next, verified by the next step.
-        seq_id: The sequence in the cache; None while it waits.
-        created_s: When it was made, `time.monotonic()`.
-        deadline_s: When it has to be done, or None.
+        tokens: The prompt and the tokens generated so far.
+        num_computed_tokens: Number of tokens that the KV cache holds.
+        draft: Draft tokens to verify in the next step.
+        seq_id: The sequence in the KV cache; None while it waits.
+        created_s: Creation time, `time.monotonic()`.
+        deadline_s: The deadline, `time.monotonic()`, or None.
         stats: Counts and times so far.
         error: Why it failed.
 
@@ -81,8 +83,8 @@ class Request:
         "deadline_s",
         "draft",
         "error",
-        "group",
         "id",
+        "lora_key",
         "max_tokens",
         "n_draft",
         "num_computed_tokens",
@@ -96,6 +98,7 @@ class Request:
         "tokens",
     )
 
+    @renamed_arguments(group="lora_key")
     def __init__(
         self,
         prompt_tokens: Sequence[int],
@@ -106,7 +109,7 @@ class Request:
         priority: int = 0,
         timeout_s: float | None = None,
         callback: Callable[[str], object] | None = None,
-        group: Hashable = None,
+        lora_key: Hashable = None,
         n_draft: int | None = None,
         id: str | None = None,
     ) -> None:
@@ -122,7 +125,7 @@ class Request:
         self.stop = tuple(stop)
         self.priority = priority
         self.callback = callback
-        self.group = group
+        self.lora_key = lora_key
         self.n_draft = n_draft
         self.tokens = list(prompt_tokens)
         self.num_computed_tokens = 0
@@ -136,7 +139,7 @@ class Request:
 
     @property
     def state(self) -> RequestState:
-        """Where it is."""
+        """The current state."""
         return self._state
 
     @property
@@ -146,7 +149,7 @@ class Request:
 
     @property
     def n_generated(self) -> int:
-        """The length of the answer so far."""
+        """Number of tokens in the answer so far."""
         return len(self.tokens) - len(self.prompt_tokens)
 
     @property
@@ -154,11 +157,18 @@ class Request:
         """Whether its state is final."""
         return self._state.final
 
+    def positions(self, start: int, end: int) -> Sequence[int]:
+        """Return the positions in the sequence of tokens *start* to *end* - 1, draft tokens too.
+
+        Those of text are the indices. All code that fills a batch asks here.
+        """
+        return range(start, end)
+
     def move(self, state: RequestState) -> None:
-        """Go to another state.
+        """Change the state.
 
         Raises:
-            ValidationError: That one cannot follow.
+            ValidationError: The state cannot follow the current one.
         """
         if state not in _NEXT[self._state]:
             raise ValidationError(f"{self.id} is {self._state.value}; it cannot be {state.value}")

@@ -3,12 +3,12 @@ from __future__ import annotations
 import cffi
 import pytest
 
-from llama_cffi.binding.callbacks import Relay
+from llama_cffi.binding.callbacks import ExceptionRelay
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
 def test_the_first_exception_reaches_the_caller(error: BaseException) -> None:
-    ffi, relay, calls = cffi.FFI(), Relay(), []
+    ffi, relay, calls = cffi.FFI(), ExceptionRelay(), []
 
     def function(n: int) -> int:
         calls.append(n)

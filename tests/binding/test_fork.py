@@ -12,7 +12,7 @@ PARENT = """
     import multiprocessing, os, sys, warnings
     warnings.simplefilter("ignore")
     from llama_cffi import LibraryLoadError, LlamaError
-    from llama_cffi.binding import Batch, Context, Handle, Model, SamplerChain, get_library
+    from llama_cffi.binding import Batch, Context, NativeObject, Model, SamplerChain, get_library
     def refused(f, kind=LlamaError):
         try:
             f()
@@ -33,7 +33,7 @@ USE = """
     context.decode(batch)
     chain.sample(context)
     freed = []
-    closed, collected = Handle(1, freed.append), Handle(2, freed.append)
+    closed, collected = NativeObject(1, freed.append), NativeObject(2, freed.append)
     def in_child():
         library = model.library
         batch.fill([1], 1)
@@ -148,7 +148,7 @@ def test_a_lock_that_another_thread_holds(child: Child) -> None:
     """The child must not wait for a thread that it does not have."""
     work = """
         import threading
-        from llama_cffi.binding import library
+        from llama_cffi.binding.loading import library
         with library._lock:
             pid = os.fork()
             if not pid:

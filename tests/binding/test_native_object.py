@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_cffi.binding import Handle
+from llama_cffi.binding import NativeObject
 from llama_cffi.errors import ValidationError
 
 
 def test_children_first() -> None:
     log: list[str] = []
-    model = Handle("model", log.append)
-    pool = Handle("pool", log.append)
-    context = Handle("context", log.append, parent=model, keeps=[pool])
+    model = NativeObject("model", log.append)
+    pool = NativeObject("pool", log.append)
+    context = NativeObject("context", log.append, parent=model, keeps=[pool])
     pool.close()
     assert log == []  # the context still runs on it
     model.close()
@@ -26,18 +26,18 @@ def test_children_first() -> None:
 
 
 def test_closed() -> None:
-    model = Handle("model", lambda _: None)
+    model = NativeObject("model", lambda _: None)
     with model:
         assert model.ptr == "model"
-    for use in (lambda: model.ptr, model.__enter__, lambda: Handle("x", print, parent=model)):
+    for use in (lambda: model.ptr, model.__enter__, lambda: NativeObject("x", print, parent=model)):
         with pytest.raises(ValidationError, match="closed"):
             use()
 
 
 def test_closed_while_held() -> None:
     log: list[str] = []
-    model = Handle("model", log.append)
-    context = Handle("context", log.append, parent=model)
+    model = NativeObject("model", log.append)
+    context = NativeObject("context", log.append, parent=model)
     held = context.hold()
     model.close()
     assert (context.closed, model.closed, log) == (True, True, [])
@@ -52,11 +52,11 @@ def test_closed_while_held() -> None:
 def test_any_tree_collected_in_any_order(parents: list[int], rng: random.Random) -> None:
     """Handles in cycles, dropped or closed in random order: each freed once, after its children."""
     log: list[int] = []
-    handles: list[Handle] = []
+    handles: list[NativeObject] = []
     above: dict[int, int] = {}
     for i, choice in enumerate(parents):
         parent = choice % i if i and choice % 4 else None
-        handle = Handle(i, log.append, parent=None if parent is None else handles[parent])
+        handle = NativeObject(i, log.append, parent=None if parent is None else handles[parent])
         if parent is not None:
             above[i] = parent
         handle.cycle = handle  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from support.tiny_encoders import write_bert, write_t5
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, ContextOverflowError, Model, ValidationError
-from llama_cffi.embeddings.scorer import Scorer, _packed
+from llama_cffi.embeddings.scorer import Scorer, _groups
 from llama_cffi.generation.logprobs import log_softmax
 from llama_cffi.generation.prompt import common_prefix_length
 
@@ -221,7 +221,7 @@ def test_bad_input(llama: Model, tmp_path: Path) -> None:
     for name in ("bert", "t5"):
         with (
             Model(tmp_path / f"{name}.gguf") as other,
-            pytest.raises(ValidationError, match="scores need a decoder"),
+            pytest.raises(ValidationError, match="scores need a causal decoder"),
         ):
             scorer(other)
     made.close()
@@ -258,7 +258,7 @@ def test_log_softmax(values: list[float]) -> None:
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 20), min_size=1), st.integers(1, 5))
 def test_packed(sizes: list[int], n_seqs: int) -> None:
-    groups = list(_packed(sizes, 20, n_seqs))
+    groups = list(_groups(sizes, 20, n_seqs))
     assert [i for group in groups for i in group] == list(range(len(sizes)))
     assert all(len(g) <= n_seqs and sum(sizes[i] for i in g) <= 20 for g in groups)
 

@@ -142,8 +142,8 @@ def same(found: Sequence[Step], expected: Sequence[Step]) -> bool:
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "streams": {},
-    "small batches": {"n_batch": 32, "n_chunk": 16},
-    "shared cells": {"n_cells": 512, "block_size": 8},
+    "small batches": {"n_batch": 32, "n_prefill_chunk": 16},
+    "shared cells": {"n_kv_tokens": 512, "block_size": 8},
 }
 
 

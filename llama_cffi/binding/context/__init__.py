@@ -1,1 +1,1 @@
-"""A context: batches in, logits out, and the memory between them."""
+"""A context: batches in, outputs out, and the memory in between."""

@@ -1,4 +1,4 @@
-"""LoRA adapters and control vectors: changes to a model that a context can switch on."""
+"""LoRA adapters and control vectors, which a context switches on and off."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LlamaError, ModelLoadError, ValidationError
 from ...gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
-from ...validation import integer, real
+from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
-from ..native_object import Handle
+from ..native_object import NativeObject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,33 +22,39 @@ if TYPE_CHECKING:
 
     from .context import Context
 
-__all__ = ["LoraAdapter", "activate", "apply_control_vector", "load_control_vector"]
+__all__ = ["LoraAdapter", "apply_control_vector", "load_control_vector", "set_adapters"]
 
 _STRING, _FLOAT32 = 8, 6
-_KINDS = {
+_VALUE_TYPES = {
     "general.type": _STRING,
     "general.architecture": _STRING,
     "adapter.type": _STRING,
     "adapter.lora.alpha": _FLOAT32,
 }
 _MAX_SCALE = 1e6
-# Nodes of a graph for each tensor of the model: measured for llama, more with experts.
+# Graph nodes per tensor of the model: measured for llama, more with experts.
 _NODES, _MOE_NODES = 4, 6
 _MAX_NAME = 63  # GGML_MAX_NAME without its NUL
-_STORAGE_KINDS = range(24, 29)  # I8 to I64 and F64: no matrix operation takes them
+_STORAGE_TYPES = range(24, 29)  # I8 to I64 and F64: without matrix operations
 _INVOCATION = "adapter.alora.invocation_tokens"
 _DIRECTION = re.compile(r"direction\.(\d+)")
 
 
-class LoraAdapter(Handle):
+class LoraAdapter(NativeObject):
     """A LoRA adapter for one model; `Context.set_adapters` switches it on.
 
     Args:
         model: The model that it was trained for; closes this adapter when it closes.
-        path: A GGUF file as convert_lora_to_gguf.py writes it.
+        path: A GGUF file as written by convert_lora_to_gguf.py.
+
+    Attributes:
+        path: The file.
+        model: The model.
+        n_pairs: Number of tensors that it changes.
+        active_in: The contexts where it is active.
 
     Raises:
-        ModelLoadError: The file is damaged, no adapter, or for another model.
+        ModelLoadError: The file is damaged, not an adapter, or for another model.
     C: llama_adapter_lora_init
     """
 
@@ -58,17 +64,17 @@ class LoraAdapter(Handle):
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
         gguf = check_gguf(self.path)
-        for what in _wrong(gguf, model):
-            raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {what}")
+        for reason in _mismatches(gguf, model):
+            raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
         with library.logs.capture() as lines:
             init = compat.call(library, "llama_adapter_lora_init")
             held = model.hold()
             ptr = init(model.ptr, os.fsencode(self.path))
             del held
         if not ptr:
-            why = "; ".join(line.split(": ", 1)[-1] for line in lines[-2:])
+            reason = "; ".join(line.split(": ", 1)[-1] for line in lines[-2:])
             raise ModelLoadError(
-                f"{self.path} cannot be used with {model.path.name}: {why or 'no reason given'}"
+                f"{self.path} cannot be used with {model.path.name}: {reason or 'no reason given'}"
             )
         super().__init__(ptr, compat.call(library, "llama_adapter_lora_free"), parent=model)
         library.logs.raise_interrupt()
@@ -78,16 +84,16 @@ class LoraAdapter(Handle):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the file says of itself: key -> int, float, bool, str, or a list of those.
+        """The metadata of the file: key -> int, float, bool, str, or a list of those.
 
         Raises:
-            ModelLoadError: The file was removed or damaged since.
+            ModelLoadError: The file has been removed or damaged.
         """
         return read_gguf(self.path).metadata
 
     @property
     def invocation_tokens(self) -> list[int]:
-        """The tokens from which on an activated LoRA is meant to be switched on; else empty.
+        """The tokens that activate an activated LoRA (aLoRA); empty for other adapters.
 
         Raises:
             ModelLoadError: As for `metadata`.
@@ -95,7 +101,7 @@ class LoraAdapter(Handle):
         return list(self.metadata.get(_INVOCATION, ()))
 
     def close(self) -> None:
-        """Switch the adapter off where it is on, and free it. Calling it again does nothing."""
+        """Switch the adapter off in its contexts, and free it. A second call does nothing."""
         for context in [c for c in self.active_in if not c.closed]:
             context.set_adapters({a: s for a, s in context.adapters.items() if a is not self})
         super().close()
@@ -104,28 +110,28 @@ class LoraAdapter(Handle):
         return f"<LoraAdapter {self.path.name}{' closed' if self.closed else ''}>"
 
 
-def _wrong(gguf: GgufSummary, model: Model) -> Iterator[str]:
-    """What C would abort on, now or when it computes; it refuses the rest itself."""
-    for key, kind in _KINDS.items():
-        if gguf.kinds.get(key, kind) != kind or key in gguf.arrays:
+def _mismatches(gguf: GgufSummary, model: Model) -> Iterator[str]:
+    """Yield what C would abort on, now or when it computes. It refuses the rest itself."""
+    for key, value_type in _VALUE_TYPES.items():
+        if gguf.kinds.get(key, value_type) != value_type or key in gguf.arrays:
             yield f"{key} has the value type {gguf.kinds.get(key, 'array')}"
     known = compat.tensor_types(model.library)
-    of_model = {t.name: t for t in model.gguf.tensors}
+    model_tensors = {t.name: t for t in model.gguf.tensors}
     pairs: dict[str, dict[str, GgufTensor]] = {}
     for tensor in gguf.tensors:
         if len(tensor.name.encode()) > _MAX_NAME:
             yield f"the name of the tensor {tensor.name} is longer than {_MAX_NAME} bytes"
-        if tensor.kind not in known or tensor.kind in _STORAGE_KINDS:
+        if tensor.kind not in known or tensor.kind in _STORAGE_TYPES:
             yield f"tensor {tensor.name} has type {tensor.type_name}, which cannot be multiplied"
         name, _, half = tensor.name.rpartition(".lora_")
         pairs.setdefault(name, {})[half] = tensor
     for name, pair in pairs.items():
-        base = of_model.get(name)
+        base = model_tensors.get(name)
         if base is None or not {"a", "b"} <= pair.keys():
-            continue  # C says so, or the tensor is in another part of a split model
+            continue  # C reports it, or the tensor is in another part of a split model
         a, b = pair["a"].shape, pair["b"].shape
         if name == "token_embd.weight":
-            if "output.weight" not in of_model:  # it is the output too, the other way round
+            if "output.weight" not in model_tensors:  # tied: also the output, transposed
                 yield "it changes token_embd.weight, which this model also uses for its output"
             if a[0] != b[0]:
                 yield f"its {name} has ranks {a[0]} and {b[0]}"
@@ -133,43 +139,44 @@ def _wrong(gguf: GgufSummary, model: Model) -> Iterator[str]:
             yield f"its {name} has the shapes {a} and {b}, the model's {base.shape}"
 
 
-def activate(context: Context, adapters: Mapping[LoraAdapter, float]) -> None:
-    """Be `Context.set_adapters`."""
+def set_adapters(context: Context, adapters: Mapping[LoraAdapter, float]) -> None:
+    """Make exactly *adapters* active. See `Context.set_adapters`."""
     library = context.library
-    adapters = {a: real("scale", s, -_MAX_SCALE, _MAX_SCALE) for a, s in adapters.items()}
+    adapters = {a: check_float("scale", s, -_MAX_SCALE, _MAX_SCALE) for a, s in adapters.items()}
     for adapter in adapters:
         if not isinstance(adapter, LoraAdapter) or adapter.model is not context.model:
-            raise ValidationError(f"{adapter!r} was made for another model than the context")
-    _check_room(context.model, adapters)
+            raise ValidationError(f"{adapter!r} belongs to another model than the context")
+    _check_graph_size(context.model, adapters)
     pairs = [(adapter.ptr, scale) for adapter, scale in adapters.items()]
     with library.logs.capture() as lines:
         done = compat.set_adapters(library, context.ptr, pairs)
     context.keep_adapters(adapters if done else {})
     if not done:
-        why = "; ".join(line.split(": ", 1)[-1] for line in lines) or "no reason given"
-        raise ValidationError(f"llama.cpp refused the adapters, none is active now: {why}")
+        reason = "; ".join(line.split(": ", 1)[-1] for line in lines) or "no reason given"
+        raise ValidationError(f"llama.cpp refused the adapters, none is active now: {reason}")
 
 
-def _check_room(model: Model, adapters: Iterable[LoraAdapter]) -> None:
-    """Refuse more adapters than a graph has room for: C ends the process on one node too many."""
+def _check_graph_size(model: Model, adapters: Iterable[LoraAdapter]) -> None:
+    """Refuse more adapters than a compute graph can hold: C aborts on one node too many."""
     n_tensors, n_pairs = len(model.gguf.tensors), sum(a.n_pairs for a in adapters)
-    room = compat.max_graph_nodes(model.library, n_tensors)
-    if room is None or not n_pairs:
+    max_nodes = compat.max_graph_nodes(model.library, n_tensors)
+    if max_nodes is None or not n_pairs:
         return
     experts = model.gguf.values.get(f"{model.gguf.architecture}.expert_count", 0)
     nodes = (_MOE_NODES if experts else _NODES) * n_tensors + 4 * n_pairs
     leafs = n_tensors + 2 * n_pairs
-    if nodes > room or nodes + leafs > 2 ** (room - 1).bit_length():  # obj_new, hash_set.size
+    # obj_new, hash_set.size
+    if nodes > max_nodes or nodes + leafs > 2 ** (max_nodes - 1).bit_length():
         raise ValidationError(
             f"these adapters change {n_pairs} tensors, which takes about {nodes} nodes, and a "
-            f"graph has {room}; take fewer: {compat.newer(model.library)}"
+            f"graph has {max_nodes}; use fewer adapters: {compat.newer(model.library)}"
         )
 
 
 def apply_control_vector(
     context: Context, vector: NDArray[np.float32] | None, layer_start: int, layer_end: int | None
 ) -> None:
-    """Be `Context.set_control_vector`."""
+    """Apply a control vector, or none. See `Context.set_control_vector`."""
     library, model = context.library, context.model
     apply = compat.call(library, "llama_set_adapter_cvec")
     if vector is None:
@@ -182,11 +189,11 @@ def apply_control_vector(
     finite = bool(np.isfinite(data).all())
     if data.shape != (last, model.n_embd) or not last or not finite:
         raise ValidationError(
-            f"a control vector of {model.path.name} holds {last} x {model.n_embd} finite numbers, "
-            f"not {data.shape}{'' if finite else ' with infinite ones or NaN'}"
+            f"a control vector of {model.path.name} must be {last} x {model.n_embd} finite "
+            f"numbers, got {data.shape}{'' if finite else ' with infinite values or NaN'}"
         )
-    layer_start = integer("layer_start", layer_start, 1, last)
-    layer_end = integer("layer_end", last if layer_end is None else layer_end, layer_start, last)
+    layer_start = check_int("layer_start", layer_start, 1, last)
+    layer_end = check_int("layer_end", last if layer_end is None else layer_end, layer_start, last)
     numbers = library.ffi.from_buffer("float[]", data)
     code = apply(context.ptr, numbers, data.size, model.n_embd, layer_start, layer_end)
     if code:
@@ -198,15 +205,15 @@ def load_control_vector(
 ) -> NDArray[np.float32]:
     """Read the control vector of *path* for `Context.set_control_vector`.
 
-    Shapes: (n_layer - 1, n_embd) float32; row i is what is added after layer i + 1, zero for
-    layers that the file does not have.
+    Shapes: (n_layer - 1, n_embd) float32; row i is added after layer i + 1, zero for layers that
+    are not in the file.
 
     Args:
         model: The model that it was made for.
         path: A GGUF file with tensors `direction.1`, `direction.2` and so on.
 
     Raises:
-        ModelLoadError: The file is damaged, has no direction, or fits another model.
+        ModelLoadError: The file is damaged, not a control vector, or for another model.
     """
     import numpy as np
 
@@ -214,13 +221,14 @@ def load_control_vector(
     n_layer, n_embd = model.n_layer, model.n_embd
     found = {int(m[1]): t for t in check_gguf(file).tensors if (m := _DIRECTION.fullmatch(t.name))}
     if not found:
-        raise ModelLoadError(f"{file} is no control vector: it has no tensor direction.1")
+        raise ModelLoadError(f"{file} is not a control vector: it has no tensor direction.1")
     vector = np.zeros((n_layer - 1, n_embd), np.float32)
     for layer, tensor in found.items():
         if not 1 <= layer < n_layer or tensor.shape != (n_embd,) or tensor.type_name != "F32":
             raise ModelLoadError(
-                f"{file} is a control vector of another model: {tensor.name} is {tensor.type_name} "
-                f"of {tensor.shape}; {model.path.name} has layers 1 to {n_layer - 1} of {n_embd}"
+                f"{file} is a control vector for another model: {tensor.name} is "
+                f"{tensor.type_name} {tensor.shape}; {model.path.name} needs F32 ({n_embd},) for "
+                f"layers 1 to {n_layer - 1}"
             )
         data = np.fromfile(file, "<f4", n_embd, offset=tensor.offset)
         vector[layer - 1] = data

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, integer
+from ...validation import INT32_MAX, check_int
 from ..loading.library import Library, get_library
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ _MAX_HIDDEN = 2**20
 
 
 class Batch:
-    """Up to *n_tokens_max* tokens, each with position, sequences and output flag.
+    """Up to *n_tokens_max* tokens, each with a position, sequences and an output flag.
 
-    The arrays are owned by this object and keep their place, so refilling allocates nothing.
+    The arrays belong to this object and stay where they are, so refilling allocates nothing.
 
     Args:
         n_tokens_max: Capacity in tokens.
         n_seq_max: Sequences that one token may belong to.
-        n_hidden: Width of a hidden state that goes with each token, for contexts with `mtp`.
+        n_hidden: Width of the hidden state of each token, for contexts with `mtp`.
         library: The build; None = `get_library()`, with its errors.
 
     Attributes:
-        single: Whether it is one token of one sequence, and its output is wanted.
+        single: Whether it has one token of one sequence, whose output is requested.
         token_max: The largest token, or 0.
         seq_max: The largest sequence, or 0.
-        n_hidden: Width of the hidden states, 0 = there are none.
-        struct: The C pointer.
-        value: What it points to, for C functions.
+        n_hidden: Width of the hidden states; 0 = none.
+        struct: Pointer to the C struct.
+        value: The struct itself, for C functions.
 
     Raises:
         ValidationError: A number is out of range.
@@ -52,8 +52,8 @@ class Batch:
         n_hidden: int = 0,
         library: Library | None = None,
     ) -> None:
-        n_tokens_max = integer("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
-        n_seq_max = integer("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
+        n_tokens_max = check_int("n_tokens_max", n_tokens_max, 1, _MAX_TOKENS)
+        n_seq_max = check_int("n_seq_max", n_seq_max, 1, _MAX_SEQUENCES)
         ffi = (library or get_library()).ffi
         self.n_tokens_max, self.n_seq_max = n_tokens_max, n_seq_max
         self._token = ffi.new("int32_t[]", n_tokens_max)
@@ -65,7 +65,7 @@ class Batch:
             self._seq_id[i] = self._seq_ids + i * n_seq_max
         self._logits = ffi.new("int8_t[]", n_tokens_max)
         self._logits_bytes = ffi.buffer(self._logits)
-        # What `check` and `Context.decode` need to know, kept while filling.
+        # Kept up to date while filling, for `check` and `Context.decode`.
         self.token_max = self.seq_max = 0
         self.single = False
         self._shares = False  # whether a token has more than one sequence
@@ -75,7 +75,7 @@ class Batch:
         self.struct.n_seq_id = self._n_seq_id
         self.struct.seq_id = self._seq_id
         self.struct.logits = self._logits
-        self.n_hidden = integer("n_hidden", n_hidden, 0, _MAX_HIDDEN)
+        self.n_hidden = check_int("n_hidden", n_hidden, 0, _MAX_HIDDEN)
         if n_hidden:
             self._hidden = ffi.new("float[]", n_tokens_max * n_hidden)
             self._hidden_bytes = ffi.buffer(self._hidden)
@@ -86,7 +86,7 @@ class Batch:
         return int(self.struct.n_tokens)
 
     def clear(self) -> None:
-        """Forget all tokens."""
+        """Remove all tokens."""
         self.single = self._shares = False
         self.struct.n_tokens = self.token_max = self.seq_max = 0
 
@@ -97,23 +97,24 @@ class Batch:
             token: Token id; `Context.decode` checks it against the vocabulary.
             pos: Position in its sequences, from 0.
             seq_ids: The sequences it belongs to.
-            logits: Whether its output (logits or embedding) is wanted.
+            logits: Whether to output its logits or embedding.
 
         Returns:
-            Its index in the batch, which `Context.logits` takes.
+            Its index in the batch, for `Context.logits`.
 
         Raises:
             ValidationError: The batch is full, or a number is out of range.
         """
-        # First what may run Python: a number's own functions could change this batch.
-        ids = [integer("seq_id", s, 0) for s in seq_ids]
-        pos, token, logits = integer("pos", pos, 0), integer("token", token, 0), bool(logits)
+        # Conversions come first: they may run Python code, which could change this batch.
+        ids = [check_int("seq_id", s, 0) for s in seq_ids]
+        pos, token, logits = check_int("pos", pos, 0), check_int("token", token, 0), bool(logits)
         i = len(self)
         if i >= self.n_tokens_max:
             raise ValidationError(f"the batch is full ({self.n_tokens_max} tokens)")
         if not 1 <= len(set(ids)) == len(ids) <= self.n_seq_max:
             raise ValidationError(
-                f"sequences {ids}: a token of this batch has 1 to {self.n_seq_max} different ones"
+                f"a token of this batch must have 1 to {self.n_seq_max} different sequences, "
+                f"got {ids}"
             )
         self.single = False
         self._pos[i], self._token[i], self._logits[i] = pos, token, logits
@@ -134,19 +135,21 @@ class Batch:
             tokens: 1 to `n_tokens_max` token ids.
             pos: Position of the first.
             seq_id: Their sequence.
-            logits: Whether the last token's output is wanted.
+            logits: Whether to output the last token's logits or embedding.
 
         Raises:
-            ValidationError: Too many tokens, or a number is out of range.
+            ValidationError: There are too many tokens, or a number is out of range.
         """
         n = len(tokens)
         if not 1 <= n <= self.n_tokens_max:
             raise ValidationError(f"{n} tokens for a batch of 1 to {self.n_tokens_max}")
-        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
-        pos = integer("pos", pos, 0, INT32_MAX - n)
-        seq_id, logits = integer("seq_id", seq_id, 0), bool(logits)
+        # Empty if a number is refused.
+        self.struct.n_tokens = self.token_max = self.seq_max = 0
+        self.single = self._shares = False
+        pos = check_int("pos", pos, 0, INT32_MAX - n)
+        seq_id, logits = check_int("seq_id", seq_id, 0), bool(logits)
         if n == 1:  # hot: every generated token
-            self._token[0] = self.token_max = integer("token", tokens[0], 0)
+            self._token[0] = self.token_max = check_int("token", tokens[0], 0)
             self._pos[0] = pos
             self._n_seq_id[0] = 1
             self._seq_ids[0] = seq_id
@@ -154,9 +157,9 @@ class Batch:
             try:
                 ids = list(map(operator.index, tokens))
             except TypeError:
-                raise ValidationError("the tokens are not all integers") from None
-            integer("token", min(ids), 0)
-            self.token_max = integer("token", max(ids), 0)
+                raise ValidationError("tokens must be integers") from None
+            check_int("token", min(ids), 0)
+            self.token_max = check_int("token", max(ids), 0)
             self._token[0:n] = ids
             self._pos[0:n] = range(pos, pos + n)
             self._n_seq_id[0:n] = [1] * n
@@ -167,7 +170,7 @@ class Batch:
                     self._seq_ids[i * self.n_seq_max] = seq_id
             self._logits_bytes[0:n] = bytes(n)
         self._logits[n - 1] = logits
-        self.seq_max, self._shares = seq_id, False
+        self.seq_max = seq_id
         self.struct.n_tokens, self.single = n, n == 1 and logits
 
     def put(
@@ -177,16 +180,17 @@ class Batch:
         seq_ids: Sequence[int],
         logits: bytes,
     ) -> None:
-        """Replace the content by tokens of several sequences, one sequence each.
+        """Replace the content by tokens of several sequences, one sequence per token.
 
         Args:
             tokens: 1 to `n_tokens_max` token ids.
-            positions: Where each stands in its sequence.
+            positions: The position of each in its sequence.
             seq_ids: The sequence of each.
-            logits: One byte for each: 1 = its output is wanted.
+            logits: One byte per token: 1 = output its logits or embedding.
 
         Raises:
-            ValidationError: Too many tokens, a number is out of range, or the lengths differ.
+            ValidationError: There are too many tokens, a number is out of range, or the lengths
+                differ.
         """
         n = len(tokens)
         if not 1 <= n <= self.n_tokens_max:
@@ -194,13 +198,13 @@ class Batch:
         if not n == len(positions) == len(seq_ids) == len(logits):
             raise ValidationError(
                 f"{n} tokens, {len(positions)} positions, {len(seq_ids)} sequences and "
-                f"{len(logits)} flags are not equally many"
+                f"{len(logits)} flags must have the same length"
             )
-        self.struct.n_tokens, self.single = 0, False  # empty if a number is refused
+        self.clear()  # empty if a number is refused
         try:
             for name, numbers in (("token", tokens), ("pos", positions), ("seq_id", seq_ids)):
-                integer(name, min(numbers), 0)
-                integer(name, max(numbers), 0, INT32_MAX - 1)
+                check_int(name, min(numbers), 0)
+                check_int(name, max(numbers), 0, INT32_MAX - 1)
             self._token[0:n] = tokens
             self._pos[0:n] = positions
             if self.n_seq_max == 1:
@@ -209,24 +213,23 @@ class Batch:
                 for i, seq_id in enumerate(seq_ids):
                     self._seq_ids[i * self.n_seq_max] = seq_id
         except TypeError:
-            raise ValidationError("tokens, positions and sequences are not all integers") from None
+            raise ValidationError("tokens, positions and sequences must be integers") from None
         self._n_seq_id[0:n] = [1] * n
         self._logits_bytes[0:n] = logits
-        self.token_max, self.seq_max, self._shares = max(tokens), max(seq_ids), False
+        self.token_max, self.seq_max = max(tokens), max(seq_ids)
         self.struct.n_tokens, self.single = n, n == 1 and bool(logits[0])
 
     def put_hidden(self, rows: NDArray[np.float32]) -> None:
-        """Set the hidden states that go with the first tokens.
+        """Set the hidden states of the first n tokens.
 
-        Shapes: *rows* (n, n_hidden) float32, of at most `n_tokens_max` tokens.
+        Shapes: *rows* (n, n_hidden) float32, n <= `n_tokens_max`.
 
         Raises:
             ValidationError: They have another shape or type.
         """
         if rows.dtype != "float32" or rows.ndim != 2 or rows.shape[1] != self.n_hidden:
             raise ValidationError(
-                f"hidden states of shape {rows.shape}, {rows.dtype}, where (n, {self.n_hidden}) "
-                "float32 are wanted"
+                f"hidden states must be (n, {self.n_hidden}) float32, got {rows.shape} {rows.dtype}"
             )
         if len(rows) > self.n_tokens_max:
             raise ValidationError(f"{len(rows)} hidden states for {self.n_tokens_max} tokens")
@@ -236,7 +239,7 @@ class Batch:
         """Replace the token and position of a batch of one token. Hot: every generated token.
 
         Raises:
-            ValidationError: The batch has not one token, or a number is out of range.
+            ValidationError: The batch has more or fewer tokens, or a number is out of range.
         """
         token, pos = operator.index(token), operator.index(pos)  # ints that compare as such
         if not (self.single or len(self) == 1) or not (
@@ -250,11 +253,11 @@ class Batch:
 
     @property
     def wanted(self) -> bytes:
-        """One byte for each token: 1 = its output is wanted."""
+        """One byte per token: 1 = its output is requested."""
         return b"\x01" if self.single else bytes(self._logits_bytes[0 : self.struct.n_tokens])
 
     def want_all(self) -> None:
-        """Ask for the output of every token."""
+        """Request the output of every token."""
         n = len(self)
         self._logits_bytes[0:n] = b"\x01" * n
         self.single = n == 1 and not self._shares
@@ -282,7 +285,7 @@ class Batch:
             kv_unified: Whether its sequences share one cache.
 
         Raises:
-            ValidationError: Empty, or with a token or sequence that the context does not have.
+            ValidationError: It is empty or has a token or sequence that does not exist.
         """
         if not self.struct.n_tokens:
             raise ValidationError("the batch is empty")
@@ -291,10 +294,10 @@ class Batch:
         if self.seq_max >= n_seq_max:
             raise ValidationError(
                 f"sequence {self.seq_max} is outside 0..{n_seq_max - 1}; "
-                "make the context with a larger n_seq_max"
+                "create the context with a larger n_seq_max"
             )
         if self._shares and not kv_unified:
             raise ValidationError(
-                "a token has several sequences and they do not share a cache; make the context "
+                "a token has several sequences, which do not share a cache; create the context "
                 "with kv_unified=True"
             )

@@ -1,6 +1,6 @@
-"""What C asserts about a batch for special contexts, checked before it sees the batch.
+"""Check what C asserts about a batch in encoders, with embeddings and without causal attention.
 
-Plain decoding needs none of it: `Context` calls this only where `needs_rules` says so.
+Plain decoding needs none of it: `Context` calls these only if `needs_checks` says so.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .context import Context
 
-__all__ = ["check_decode", "check_encode", "needs_rules"]
+__all__ = ["check_decode", "check_encode", "needs_checks"]
 
 
-def needs_rules(context: Context) -> bool:
+def needs_checks(context: Context) -> bool:
     """Whether `check_decode` has anything to check for this context."""
     kind = context.kind
     return (
@@ -30,26 +30,26 @@ def needs_rules(context: Context) -> bool:
 
 
 def check_decode(context: Context, batch: Batch) -> None:
-    """Refuse a batch that C would abort on or compute wrongly; ask for every output.
+    """Refuse a batch that C would abort on or compute wrongly; request every output it needs.
 
     Raises:
-        ValidationError: With the number that is wrong.
+        ValidationError: With the wrong value.
     """
     kind, library = context.kind, context.library
     if kind.has_encoder:
         if not kind.has_decoder:
             raise ValidationError("this model is an encoder; use encode")
         if missing := sorted(batch.starts().keys() - context.encoded):
-            raise ValidationError(f"sequences {missing} were not encoded before; use encode first")
+            raise ValidationError(f"sequences {missing} were not encoded; use encode first")
     _check_positions(context, batch)
     pooled = context.embeddings and context.pooling != "none"
     if pooled or not context.causal_attn:
         _check_whole(context, batch)
         several = len(batch.starts()) > 1
         if several and not context.kv_unified and compat.has_memory(library, context.ptr):
-            raise ValidationError(  # C takes as many tokens of each sequence, then the rest
-                "several sequences in one batch are cut apart here; decode them one by one, or "
-                "make the context with kv_unified=True"
+            raise ValidationError(  # C computes equally many tokens of each, then the rest
+                "several sequences in one batch would be split here; decode them one by one, or "
+                "create the context with kv_unified=True"
             )
     if pooled:
         _check_small_ids(context, batch)
@@ -61,7 +61,7 @@ def check_encode(context: Context, batch: Batch) -> None:
     """Refuse a batch that C would abort on when it encodes.
 
     Raises:
-        ValidationError: With the number that is wrong, or for a model without an encoder.
+        ValidationError: With the wrong value, or for a model without an encoder.
     """
     if not context.kind.has_encoder:
         raise ValidationError(f"{context.model.path.name} has no separate encoder; use decode")
@@ -72,7 +72,7 @@ def check_encode(context: Context, batch: Batch) -> None:
             raise ValidationError(
                 f"this build cannot pool what it encodes; {compat.newer(context.library)}"
             )
-        _check_small_ids(context, batch)  # C picks rows also where it made no embeddings
+        _check_small_ids(context, batch)  # C selects rows even if it computed no embeddings
     batch.want_all()
 
 
@@ -85,11 +85,14 @@ def _check_positions(context: Context, batch: Batch) -> None:
 
 
 def _check_whole(context: Context, batch: Batch) -> None:
-    """A part of a sequence would not see the rest: cparams.n_ubatch >= n_tokens."""
+    """Refuse more than n_ubatch tokens: parts of a sequence would not see each other.
+
+    C: GGML_ASSERT(cparams.n_ubatch >= n_tokens)
+    """
     if len(batch) > context.n_ubatch:
         raise ValidationError(
-            f"{len(batch)} tokens must be computed at once and n_ubatch is {context.n_ubatch}; "
-            "make the context with a larger n_ubatch (and n_batch)"
+            f"{len(batch)} tokens must be computed together and n_ubatch is {context.n_ubatch}; "
+            "create the context with a larger n_ubatch (and n_batch)"
         )
 
 
@@ -104,7 +107,7 @@ def _check_small_ids(context: Context, batch: Batch) -> None:
             f"below the number of tokens; {compat.newer(library)}"
         )
     if len(starts) > 1 and context.model.keeps_states:
-        raise ValidationError(  # it pools pieces of one length, and asserts seq_id < n_tokens
-            f"{len(starts)} sequences in one batch: this build pools those of a recurrent model "
-            f"only one by one; {compat.newer(library)}"
+        raise ValidationError(  # C pools parts of equal length, and asserts seq_id < n_tokens
+            f"{len(starts)} sequences in one batch: this build pools sequences of a recurrent "
+            f"model only one by one; {compat.newer(library)}"
         )

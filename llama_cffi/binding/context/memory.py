@@ -1,11 +1,11 @@
-"""A context's memory: the KV cache or recurrent state, by sequence."""
+"""The memory of a context: KV cache or recurrent state, by sequence."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, integer
+from ...validation import INT32_MAX, check_int
 from .. import compat
 
 if TYPE_CHECKING:
@@ -15,42 +15,42 @@ __all__ = ["Memory"]
 
 
 class Memory:
-    """What the context remembers of each sequence. Lives with its context.
+    """The KV cache or recurrent state of a context; closes with it.
 
-    Positions of a sequence run without gaps from `seq_pos_min` to `seq_pos_max`, unless a part in
-    the middle was removed. Where sequences share one cache (`kv_unified`), they share cells after
-    `seq_cp`: `seq_add` and `seq_div` then move the positions of all of them.
+    The positions of a sequence run from `seq_pos_min` to `seq_pos_max` without gaps, unless a part
+    in the middle was removed. Sequences in one cache (`kv_unified`) share cells after `seq_cp`, and
+    `seq_add` and `seq_div` then move the positions of all of them.
 
-    Methods that take a *seq_id*, 0 to the context's `n_seq_max` - 1, or positions *p0*, *p1* (the
-    first and the one after the last, -1 = open end) raise ValidationError for any other number.
+    A *seq_id* is 0 to the context's `n_seq_max` - 1. Positions *p0* and *p1* are the first one and
+    the one after the last, -1 = open end. Methods raise ValidationError for any other number.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     def clear(self, data: bool = True) -> None:
-        """Forget everything; *data* also zeroes the buffers. C: llama_memory_clear."""
+        """Remove all sequences; *data* also zeroes the buffers. C: llama_memory_clear."""
         self._call("clear", bool(data))
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1) of a sequence; -1 = open end, seq_id -1 = every sequence.
 
-        True does not say that the rest can be continued from p0: see `can_truncate`.
+        True does not mean that the sequence can be continued at p0: see `can_truncate`.
 
         Returns:
-            False when the memory cannot remove a part of a sequence (recurrent models).
+            False if the memory cannot remove a part of a sequence (recurrent models).
         C: llama_memory_seq_rm
         """
-        seq_id, (p0, p1) = self._seq(seq_id, any_=True), _span(p0, p1)
-        # C knows -1 too, but newer builds not for recurrent models.
-        every = range(self._context.n_seq_max) if seq_id < 0 else (seq_id,)
-        return all(self._call("seq_rm", s, p0, p1) for s in every)
+        seq_id, (p0, p1) = self._seq(seq_id, every=True), _span(p0, p1)
+        # C accepts -1 too, but in newer builds not for recurrent models.
+        sequences = range(self._context.n_seq_max) if seq_id < 0 else (seq_id,)
+        return all(self._call("seq_rm", s, p0, p1) for s in sequences)
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
-        """Let *target* have positions [p0, p1) of *source*, in place of its own there.
+        """Copy positions [p0, p1) of *source* to *target*, replacing its own.
 
         Raises:
-            ValidationError: A part of a sequence, where sequences do not share a cache or the
+            ValidationError: It is a part of a sequence, and sequences do not share a cache or the
                 model is recurrent.
         C: llama_memory_seq_cp
         """
@@ -62,16 +62,16 @@ class Memory:
         if part and context.model.keeps_states:
             raise ValidationError(
                 f"positions [{p0}, {p1}) cannot be copied: a recurrent model keeps one state for "
-                "the whole sequence; copy all of it"
+                "the whole sequence; copy the whole sequence"
             )
         if not context.kv_unified:
             if p0 > 0 or p1 >= 0:  # is_full
                 raise ValidationError(
-                    f"positions [{p0}, {p1}) cannot be copied: only a whole sequence can, or make "
+                    f"positions [{p0}, {p1}) cannot be copied: copy the whole sequence, or create "
                     "the context with kv_unified=True"
                 )
             context.hold_abort()  # the next decode copies the data
-        # Cells that are shared twice are counted twice in some builds, and stay when removed.
+        # Some builds count cells that are shared twice double, and keep them when removed.
         self._call("seq_rm", target, p0, p1)
         self._call("seq_cp", source, target, p0, p1)
 
@@ -81,7 +81,7 @@ class Memory:
         if self._context.kv_unified:
             self._call("seq_keep", seq_id)
             return
-        for other in range(self._context.n_seq_max):  # C looks only into the cache of seq_id
+        for other in range(self._context.n_seq_max):  # C changes only the cache of seq_id
             if other != seq_id:
                 self._call("seq_rm", other, -1, -1)
 
@@ -89,20 +89,19 @@ class Memory:
         """Shift positions [p0, p1) of *seq_id* by *delta*; the next decode rotates the keys.
 
         Raises:
-            ValidationError: The memory of this model cannot shift, or a position would become
-                negative.
+            ValidationError: This memory cannot shift positions, or one would become negative.
         C: llama_memory_seq_add
         """
         seq_id, (p0, p1) = self._seq(seq_id), _span(p0, p1)
         last = max(self.seq_pos_max(seq_id), 0)
-        delta = integer("delta", delta, -INT32_MAX, INT32_MAX - last)
+        delta = check_int("delta", delta, -INT32_MAX, INT32_MAX - last)
         first = max(p0, 0)
         if first + delta < 0 and first <= last:
             raise ValidationError(
                 f"positions from {first} shifted by {delta} would be negative; remove those before "
                 f"{-delta} first and shift from {-delta}"
             )
-        self._need_shift()
+        self._require_shift()
         self._call("seq_add", seq_id, p0, p1, delta)
         self._context.hold_abort()
 
@@ -112,48 +111,52 @@ class Memory:
         The next decode rotates the keys.
 
         Raises:
-            ValidationError: The memory of this model cannot shift, or *divisor* is below 1.
+            ValidationError: This memory cannot shift positions, or *divisor* is below 1.
         C: llama_memory_seq_div
         """
         seq_id, (p0, p1) = self._seq(seq_id), _span(p0, p1)
-        divisor = integer("divisor", divisor, 1)
-        self._need_shift()
+        divisor = check_int("divisor", divisor, 1)
+        self._require_shift()
         self._call("seq_div", seq_id, p0, p1, divisor)
         self._context.hold_abort()
 
     def seq_pos_min(self, seq_id: int) -> int:
-        """Smallest position of a sequence, -1 when it is empty.
+        """Return the smallest position of a sequence, -1 if it is empty.
 
-        Above 0 where a sliding window dropped what left it, and the last one of recurrent models.
+        It is above 0 if a sliding window dropped earlier positions, and the last position for
+        recurrent models.
 
         Raises:
-            ValidationError: The build is from before 2025-06 and cannot tell.
+            ValidationError: The build is from before 2025-06 and does not report it.
         C: llama_memory_seq_pos_min
         """
         seq_id, library = self._seq(seq_id), self._context.library
         if not compat.has_pos_min(library):
             raise ValidationError(
-                f"this build cannot tell the smallest position; {compat.newer(library)}"
+                f"this build does not report the smallest position; {compat.newer(library)}"
             )
         return int(self._call("seq_pos_min", seq_id))
 
     def seq_pos_max(self, seq_id: int) -> int:
-        """Largest position of a sequence, -1 when it is empty. C: llama_memory_seq_pos_max."""
+        """Return the largest position of a sequence, -1 if it is empty.
+
+        C: llama_memory_seq_pos_max
+        """
         seq_id, context = self._seq(seq_id), self._context
         return compat.seq_pos_max(context.library, context.ptr, seq_id, context.n_seq_max)
 
     def can_truncate(self, seq_id: int, p0: int) -> bool:
-        """Whether a sequence can go on from *p0* after `seq_rm(seq_id, p0)`, as if freshly decoded.
+        """Whether a sequence can continue at *p0* after `seq_rm(seq_id, p0)`, with equal results.
 
-        `seq_rm` alone does not tell: a sliding window drops the positions that left it, and after
-        removing the tail those before p0 would be looked at again. So the first p0 tokens of a
-        sequence can be reused if and only if
+        `seq_rm` alone does not tell: a sliding window drops old positions, and tokens at p0 would
+        attend to them again once the tail is removed. So the first p0 tokens of a sequence can be
+        reused if and only if
 
         - p0 is 0, or nothing is at or after p0; or
-        - the model is not recurrent, and every position that the window of p0 reaches is there:
+        - the model is not recurrent, and every position in the window of p0 is still there:
           `seq_pos_min(seq_id) <= max(0, p0 - n_swa + 1)`.
         """
-        seq_id, p0 = self._seq(seq_id), integer("p0", p0, 0)
+        seq_id, p0 = self._seq(seq_id), check_int("p0", p0, 0)
         context = self._context
         library, model = context.library, context.model
         if p0 == 0 or p0 > self.seq_pos_max(seq_id):
@@ -167,24 +170,24 @@ class Memory:
     def defrag(self) -> bool:
         """Let the next decode close the gaps that removed sequences left.
 
-        Builds before b6301 place a batch in one piece, so a cache with gaps refuses what would
-        fit; newer ones need no such thing and do nothing here.
+        Builds before b6301 need contiguous cells for a batch, so a cache with gaps can refuse one
+        that would fit. Newer builds need no defragmentation, and this does nothing.
 
         Returns:
             Whether the build has it.
         C: llama_kv_self_defrag
         """
         context = self._context
-        has_it = compat.defrag(context.library, context.ptr)
-        if has_it:
+        supported = compat.defrag(context.library, context.ptr)
+        if supported:
             context.hold_abort()
-        return has_it
+        return supported
 
     @property
     def takes_several(self) -> bool:
-        """Whether several sequences may come and go.
+        """Whether sequences may start and end while others run.
 
-        Those of recurrent models must not in builds before b5590, which mix up their states.
+        False for recurrent models in builds before b5590, which mix up their states.
         """
         context = self._context
         return not (context.model.keeps_states and compat.mixes_states(context.library))
@@ -194,15 +197,15 @@ class Memory:
         """Whether positions can be shifted. C: llama_memory_can_shift."""
         context = self._context
         able = compat.can_shift(context.library, context.ptr, context.model.gguf)
-        return able and context.keys_shift  # the type of the cache matters too
+        return able and context.keys_shift  # it also depends on the type of the cache
 
-    def _need_shift(self) -> None:
+    def _require_shift(self) -> None:
         if not self.can_shift:
             raise ValidationError("the memory of this model cannot shift positions")
 
-    def _seq(self, seq_id: int, *, any_: bool = False) -> int:
-        _ = self._context.ptr  # raises when it is closed
-        return integer("seq_id", seq_id, -1 if any_ else 0, self._context.n_seq_max - 1)
+    def _seq(self, seq_id: int, *, every: bool = False) -> int:
+        _ = self._context.ptr  # raises if closed
+        return check_int("seq_id", seq_id, -1 if every else 0, self._context.n_seq_max - 1)
 
     def _call(self, verb: str, *args: object) -> Any:
         context = self._context
@@ -214,4 +217,4 @@ class Memory:
 
 def _span(p0: int, p1: int) -> tuple[int, int]:
     low = -INT32_MAX
-    return integer("p0", p0, low), integer("p1", p1, low)
+    return check_int("p0", p0, low), check_int("p1", p1, low)

@@ -1,7 +1,7 @@
-"""How much memory a context takes at least, and how much there is.
+"""A lower bound of the memory that a context takes, and the memory of this machine.
 
-llama.cpp clears its cache when it makes one, so a cache that is too large does not fail: the
-system kills the process. Old builds end it themselves (an uncaught std::bad_alloc).
+llama.cpp clears a new cache, so one that is too large does not fail: the system kills the
+process. Old builds end it themselves (an uncaught std::bad_alloc).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..loading.library import Library
 
 __all__ = ["context_bytes", "memory_bytes"]
 
-_BYTES_PER_CELL = 32  # bookkeeping in C, without the tensors
+_BYTES_PER_CELL = 32  # C's bookkeeping, without the tensors
 
 
 def context_bytes(
@@ -23,10 +23,10 @@ def context_bytes(
     """Return the bytes that a context takes at least: cache, cells and attention mask.
 
     Args:
-        values: The model's metadata. What it does not say counts as nothing, and a model that
-            keeps less than every position (sliding window, latent or recurrent) as a tenth.
+        values: The model's metadata. Missing numbers count as 0, and a model that does not keep
+            every position (sliding window, latent attention, recurrent) as a tenth.
         n_ctx: Tokens in the cache.
-        n_ubatch: Tokens computed at once.
+        n_ubatch: Tokens computed together.
         cache_bytes: Bytes per element of the cache; 2 = F16.
     """
     prefix = str(values.get("general.architecture", ""))
@@ -42,10 +42,10 @@ def context_bytes(
     head = number("embedding_length") // heads if heads else 0
     key, value = (number(f"attention.{k}_length") or head for k in ("key", "value"))
     per_token = int(number("block_count") * heads_kv * (key + value) * cache_bytes)
-    smaller = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size")
+    partial = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size")
     if values.get(f"{prefix}.attention.causal") is False:
-        per_token = 0  # no cache; the oldest builds make one all the same
-    if any(number(k) for k in smaller) or number("full_attention_interval"):
+        per_token = 0  # no cache, except in the oldest builds
+    if any(number(k) for k in partial) or number("full_attention_interval"):
         per_token //= 10
     return n_ctx * (per_token + _BYTES_PER_CELL + min(n_ubatch, n_ctx) * 2)
 

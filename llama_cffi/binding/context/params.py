@@ -1,4 +1,4 @@
-"""The parameters of a context: what callers may set, and what C asserts about it.
+"""The parameters of a context, checked before C sees them.
 
 C ends the process on many combinations that it does not check (found in its sources and by trying
 each), so they are refused here.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...errors import LlamaError, ValidationError
-from ...validation import integer, real
+from ...validation import check_float, check_int
 from .. import compat
 from .memory_estimate import context_bytes, memory_bytes
 from .threadpool import thread_count
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContextOptions", "ContextParams", "check_embeddings", "resolve"]
 
-# Types that llama.cpp's own programs offer for the cache -> bytes per element.
+# Cache types that llama.cpp's own programs offer -> bytes per element.
 _CACHE_TYPES = {
     "f32": 4.0,
     "f16": 2.0,
@@ -78,29 +78,29 @@ class ContextOptions(MoreContextOptions, total=False):
 
 @dataclass(frozen=True)
 class ContextParams:
-    """Parameters of a context; None is the model's or the build's choice.
+    """Parameters of a context; None is the default of the model or the build.
 
     Attributes:
-        n_ctx: Tokens that the cache holds over all sequences; 0 = the model's own length. C
-            rounds it up (to 32 or 256, for each sequence where they do not share).
+        n_ctx: Context size: tokens that the cache holds over all sequences; 0 = the model's
+            training length. C rounds it up (to 32 or 256, per sequence unless they share a cache).
         n_batch: Most tokens in one `decode`.
-        n_ubatch: Most tokens computed at once; at most n_batch. Models and poolings that look at
-            a whole sequence take no more in one batch.
+        n_ubatch: Most tokens computed together; at most n_batch. Models and poolings that need
+            a whole sequence take no more than this in one batch.
         n_seq_max: Number of independent sequences.
         n_threads: Threads for single tokens, at most the usable processors; 0 = physical cores.
         n_threads_batch: Threads for prefill; 0 = n_threads.
-        embeddings: Whether `decode` makes embeddings; None = only for encoders.
-        pooling: How the embeddings of a sequence become one: `none`, `mean`, `cls`, `last`, or
+        embeddings: Whether `decode` computes embeddings; None = only for encoders.
+        pooling: How the embeddings of a sequence are combined: `none`, `mean`, `cls`, `last`, or
             `rank` for the scores of a reranker.
         attention: `causal` or `non_causal`.
-        flash_attn: On or off.
-        kv_unified: One cache for all sequences; None = only where the model needs it.
-        swa_full: Keep what left the sliding window.
+        flash_attn: Flash attention, on or off.
+        kv_unified: One cache for all sequences; None = only if the model needs it.
+        swa_full: Keep positions that left the sliding window.
         type_k: Type of the keys: `f32`, `f16` (C's default), `bf16`, `q8_0`, `q5_1`, `q5_0`,
             `q4_1`, `q4_0` or `iq4_nl`.
-        type_v: Type of the values; quantized ones need flash attention.
+        type_v: Type of the values; quantized types need flash attention.
         offload_kqv: Keep the cache on the GPU.
-        op_offload: Compute large batches on the GPU also where the weights are not there.
+        op_offload: Compute large batches on the GPU even if the weights are not there.
         rope_scaling: `none`, `linear`, `yarn` or `longrope`.
         rope_freq_base: RoPE base frequency.
         rope_freq_scale: RoPE frequency factor, 0.5 = twice the context.
@@ -110,9 +110,9 @@ class ContextParams:
         yarn_beta_slow: YaRN high correction dimension.
         yarn_orig_ctx: Tokens of the original context.
         no_perf: Do not measure times for `Context.perf`.
-        mtp: Run not the model but its head for the token after the next (multi-token prediction):
-            each token of a batch comes with the model's last hidden state of the token before it,
-            which a context with `embeddings` gives.
+        mtp: Run the model's multi-token prediction head instead of the model. Each token of a
+            batch then needs the model's last hidden state of the token before it, which a context
+            with `embeddings` returns.
     """
 
     n_ctx: int = 0
@@ -147,22 +147,22 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     """Check *params* for *model* and return what `compat.context_params` takes.
 
     Raises:
-        ValidationError: A value is out of range or does not go with the model or the build.
+        ValidationError: A value is out of range or not supported by the model or the build.
         LlamaError: There is not enough memory.
     """
     library, name = model.library, model.path.name
     counts = compat.layer_counts(library, model.gguf.architecture)
     if counts and model.n_layer not in counts:
         raise ValidationError(
-            f"{name} has {model.n_layer} layers and this build computes this architecture only "
+            f"{name} has {model.n_layer} layers and this build supports this architecture only "
             f"with {', '.join(map(str, counts))}; {compat.newer(library)}"
         )
     values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
-    attention = _choice(library, "llama_attention_type", "attention", params.attention)
+    attention = _enum_value(library, "llama_attention_type", "attention", params.attention)
     if params.attention == "causal" and not kind.causal:
         raise ValidationError(f"{name} is an encoder; its attention cannot be causal")
-    pooling = _choice(library, "llama_pooling_type", "pooling", params.pooling)
+    pooling = _enum_value(library, "llama_pooling_type", "pooling", params.pooling)
     pooled = kind.pooling if pooling is None else pooling
     check_embeddings(embeddings, pooled, kind, name)
     if embeddings and pooled in (_MEAN, _RANK) and values["n_ubatch"] % values["n_seq_max"]:
@@ -192,7 +192,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         "op_offload": params.op_offload,
         "no_perf": bool(params.no_perf),
         "ctx_type": _context_type(params, model),
-        **_cache(params, kind, model),
+        **_cache_types(params, kind, model),
         **_rope(params, library),
     }
     per_element = sum(_CACHE_TYPES[t or "f16"] for t in (params.type_k, params.type_v)) / 2
@@ -201,43 +201,43 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     if need > have:
         raise LlamaError(
             f"a context of n_ctx={values['n_ctx']} takes at least {need / 2**30:.1f} GiB and there "
-            f"are {have / 2**30:.1f} GiB of memory; make n_ctx smaller"
+            f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
         )
     return values
 
 
 def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str) -> None:
-    """Refuse the switch `embeddings` where C would abort.
+    """Refuse a setting of `embeddings` that C would abort on.
 
     Raises:
-        ValidationError: Off for an encoder, on for a model with encoder and decoder, or a pooling
-            that the model cannot do.
+        ValidationError: Off for an encoder, on for a model with encoder and decoder, or with a
+            pooling that the model does not support.
     """
     if embeddings and pooling not in (*range(-1, 4), *([_RANK] if kind.ranks else [])):
         raise ValidationError(
-            f"{name} cannot do pooling {pooling}"
+            f"{name} does not support pooling {pooling}"
             + (": it has no classification head (cls.*) for 'rank'" if pooling == _RANK else "")
         )
     if not embeddings and not kind.logits:  # missing result_output tensor
-        raise ValidationError(f"{name} is an encoder: it makes embeddings and nothing else")
+        raise ValidationError(f"{name} is an encoder: it computes only embeddings")
     if embeddings and kind.has_encoder and kind.has_decoder:  # missing result_norm tensor
         raise ValidationError(
-            f"{name} has an encoder and a decoder: what it encodes goes to the decoder; make the "
-            "context without embeddings"
+            f"{name} has an encoder and a decoder: the encoder's output goes to the decoder; "
+            "create the context without embeddings"
         )
 
 
 def _context_type(params: ContextParams, model: Model) -> int | None:
-    """Return the constant for a head's context; None = the model's.
+    """Return the constant for a context of the MTP head; None = of the model.
 
-    C asserts the head's tensors when it builds the graph.
+    C asserts the tensors of the head when it builds the graph.
     """
     if not params.mtp:
         return None
     if not model.has_mtp:
         raise ValidationError(
-            f"{model.path.name} was loaded without a head for the token after the next; load it "
-            "with load_mtp=True, if its file has one"
+            f"{model.path.name} was loaded without its multi-token prediction head; load it with "
+            "load_mtp=True, if the file has one"
         )
     if params.embeddings:
         raise ValidationError("mtp=True gives logits and no embeddings")
@@ -246,10 +246,10 @@ def _context_type(params: ContextParams, model: Model) -> int | None:
 
 def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:
     library = model.library
-    n_ctx = integer("n_ctx", params.n_ctx, 0) or model.n_ctx_train
-    n_batch = min(n_ctx, integer("n_batch", params.n_batch, 1))
-    n_ubatch = min(n_batch, integer("n_ubatch", params.n_ubatch, 1))
-    n_seq_max = integer("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
+    n_ctx = check_int("n_ctx", params.n_ctx, 0) or model.n_ctx_train
+    n_batch = min(n_ctx, check_int("n_batch", params.n_batch, 1))
+    n_ubatch = min(n_batch, check_int("n_ubatch", params.n_ubatch, 1))
+    n_seq_max = check_int("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
     if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
         raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
     n_threads = thread_count("n_threads", params.n_threads)
@@ -263,8 +263,8 @@ def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:
     }
 
 
-def _cache(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, Any]:
-    """Check the types of the cache; quantized values switch flash attention on."""
+def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, Any]:
+    """Check the types of the cache; quantized values turn flash attention on."""
     flash_attn = params.flash_attn
     heads = {"type_k": kind.head_k, "type_v": kind.head_v}
     found: dict[str, Any] = {}
@@ -277,10 +277,10 @@ def _cache(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, An
         # n_embd_head_k % ggml_blck_size(type_k) == 0
         if name not in _FLOATS and (not head or head % _BLOCK):
             raise ValidationError(
-                f"{field}={name!r} needs heads of a multiple of {_BLOCK}; those of "
+                f"{field}={name!r} needs a head size that is a multiple of {_BLOCK}; the heads of "
                 f"{model.path.name} have {head or 'different sizes'}"
             )
-        found[field] = _choice(model.library, "ggml_type", field, name)
+        found[field] = _enum_value(model.library, "ggml_type", field, name)
     if params.type_v not in (None, *_FLOATS):
         if flash_attn is False:
             raise ValidationError(f"type_v={params.type_v!r} needs flash_attn=True")
@@ -288,7 +288,7 @@ def _cache(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, An
     f32 = "f32" in (params.type_k, params.type_v) and (flash_attn or params.type_v == "f32")
     if f32 and not compat.flash_attn_takes_f32(model.library):
         raise ValidationError(
-            "this build takes no type_v='f32', and no type_k='f32' with flash attention; "
+            "this build does not support type_v='f32', nor type_k='f32' with flash attention; "
             + compat.newer(model.library)
         )
     return {**found, "flash_attn": flash_attn}
@@ -304,20 +304,20 @@ def _rope(params: ContextParams, library: Library) -> dict[str, Any]:
         "yarn_beta_slow": (0, 1e6),
     }
     found: dict[str, Any] = {
-        name: real(name, value, low, high, above=name == "rope_freq_base")
+        name: check_float(name, value, low, high, above=name == "rope_freq_base")
         for name, (low, high) in limits.items()
         if (value := getattr(params, name)) is not None
     }
     if params.yarn_orig_ctx is not None:
-        found["yarn_orig_ctx"] = integer("yarn_orig_ctx", params.yarn_orig_ctx, 1)
-    found["rope_scaling_type"] = _choice(
+        found["yarn_orig_ctx"] = check_int("yarn_orig_ctx", params.yarn_orig_ctx, 1)
+    found["rope_scaling_type"] = _enum_value(
         library, "llama_rope_scaling_type", "rope_scaling", params.rope_scaling
     )
     return found
 
 
-def _choice(library: Library, enum: str, field: str, name: str | None) -> int | None:
-    """Return the constant of *enum* that *name* stands for."""
+def _enum_value(library: Library, enum: str, field: str, name: str | None) -> int | None:
+    """Return the value of the C constant of *enum* that *name* abbreviates."""
     if name is None:
         return None
     constants: Mapping[str, int] = library.ffi.typeof(f"enum {enum}").relements

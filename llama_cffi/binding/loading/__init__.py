@@ -1,1 +1,1 @@
-"""From a file on disk to a loaded library whose ABI is known."""
+"""From a file on disk to a loaded library with a known ABI."""

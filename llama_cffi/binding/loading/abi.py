@@ -1,8 +1,8 @@
-"""Which ABI class is this build? Evidence in, verdict out; pure.
+"""Identify the ABI class of a build: evidence in, verdict out; pure functions.
 
-A wrong declaration is a crash or silently wrong tokens, and no version call of llama.cpp tells
-the layouts of its structs. So a build is measured (probe.py): the functions its files export, and
-the bytes it really writes into the structs that are passed by value. Every class of the table is
+A wrong declaration crashes or silently gives wrong tokens, and no version function of llama.cpp
+reports the layout of its structs. So a build is measured (probe.py): the functions that its files
+export, and the bytes that it really writes into structs passed by value. Every known class is
 compared with that.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbiIdentity",
-    "Fit",
+    "ClassMatch",
     "Measurement",
-    "fit",
     "identify",
     "identify_user",
+    "match_class",
     "unknown_message",
 ]
 
@@ -33,14 +33,14 @@ Verdict = Literal["exact", "compatible", "user", "unknown"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a build says of itself, as measured.
+    """The measurements of a build.
 
     Attributes:
         exports: Names that the library files export: libllama and the ggml beside it.
-        monolithic: ggml is linked into the library file; the linker drops functions that nothing
+        monolithic: ggml is linked into the library file. The linker drops functions that nothing
             in it uses, so a missing ggml function proves nothing.
         written: For each probed struct, one byte per byte of a 512-byte buffer: 1 = written.
-        sizes: For structs of which only the size can be measured, that size in bytes.
+        sizes: Size in bytes of structs of which only the size can be measured.
         tag: The upstream tag that the build's packaging names, if any.
     """
 
@@ -52,16 +52,16 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How one class fits a measurement. It fits when `missing` and `layouts` are empty.
+class ClassMatch:
+    """A class compared with a measurement. It fits if `missing` and `layouts` are empty.
 
     Attributes:
         name: The class.
         missing: Declared functions that every build of the class exports and this one does not.
         foreign: Exported functions that other classes declare and this one does not: the build
-            is another class, or one between two.
+            belongs to another class, or lies between two.
         new: Exported `llama_` functions that no known class declares.
-        layouts: Struct name -> what differs.
+        layouts: Struct name -> the difference.
     """
 
     name: str
@@ -72,15 +72,15 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether every declared function is there and every probe agrees."""
+        """Whether every declared function exists and every probe agrees."""
         return not self.missing and not self.layouts
 
     def describe(self) -> str:
-        """Say in one line what keeps the class from fitting, or what is new in the build."""
+        """Describe in one line why the class does not fit, or what is new in the build."""
         parts = []
         if self.missing:
             parts.append(f"{len(self.missing)} functions missing ({_some(self.missing)})")
-        parts += [f"{name}: {what}" for name, what in self.layouts.items()]
+        parts += [f"{name}: {difference}" for name, difference in self.layouts.items()]
         if self.foreign:
             parts.append(f"{len(self.foreign)} functions of other classes ({_some(self.foreign)})")
         if self.new:
@@ -93,20 +93,20 @@ class AbiIdentity:
     """The verdict on a build, with its evidence as data.
 
     Attributes:
-        verdict: `exact`: the build's tag is known and everything measured agrees with its class.
-            `compatible`: an unknown build, everything measured agrees with a known class.
-            `user`: declarations generated from the build's own headers, and measured to agree.
-            `unknown`: nothing agrees; nothing is bound.
-        abi_class: The class, None when unknown.
-        measurement: What was measured.
-        fits: Every class that was compared.
-        forced: The class was asked for through `LLAMA_CFFI_ABI`.
+        verdict: `exact`: the build's tag is known, and all measurements agree with its class.
+            `compatible`: the build is unknown, and all measurements agree with a known class.
+            `user`: declarations were generated from the build's own headers, and all
+            measurements agree. `unknown`: no class agrees, and nothing is bound.
+        abi_class: The class; None if unknown.
+        measurement: The measurements.
+        matches: Every class, compared with them.
+        forced: Whether the class was chosen by `LLAMA_CFFI_ABI`.
     """
 
     verdict: Verdict
     abi_class: AbiClass | None
     measurement: Measurement
-    fits: tuple[Fit, ...] = field(repr=False, default=())
+    matches: tuple[ClassMatch, ...] = field(repr=False, default=())
     forced: bool = False
 
     @property
@@ -123,7 +123,7 @@ class AbiIdentity:
     @property
     def new_functions(self) -> tuple[str, ...]:
         """`llama_` functions of the build that no known class declares; they are not bound."""
-        return next((f.new for f in self.fits if f.name == self.name), ())
+        return next((m.new for m in self.matches if m.name == self.name), ())
 
     def as_dict(self) -> dict[str, object]:
         """Return verdict and evidence as plain JSON types."""
@@ -135,28 +135,30 @@ class AbiIdentity:
             "exported_functions": len(_api(self.measurement.exports)),
             "new_functions": list(self.new_functions),
             "struct_bytes": self.struct_bytes,
-            "classes_that_fit": [f.name for f in self.fits if f.fits],
-            "classes_compared": len(self.fits),
+            "classes_that_fit": [m.name for m in self.matches if m.fits],
+            "classes_compared": len(self.matches),
         }
 
     def __str__(self) -> str:
         structs = ", ".join(f"{k} {v}" for k, v in self.struct_bytes.items())
-        fitting = ", ".join(f.name for f in self.fits if f.fits)
+        fitting = ", ".join(m.name for m in self.matches if m.fits)
         lines = [
             f"{self.verdict}: ABI class {self.name or 'none'}"
             + (" (forced by LLAMA_CFFI_ABI)" if self.forced else ""),
             f"  build tag    {self.measurement.tag or 'not named by its packaging'}",
             f"  functions    {len(_api(self.measurement.exports))} exported",
             f"  probed bytes {structs}",
-            f"  classes      {fitting} of {len(self.fits)} compared",
+            f"  classes      {fitting} of {len(self.matches)} compared",
         ]
         if self.new_functions:
             lines.append(f"  not bound    {', '.join(self.new_functions)} (in no known class)")
         return "\n".join(lines)
 
 
-def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = frozenset()) -> Fit:
-    """Compare one class with what was measured.
+def match_class(
+    abi_class: AbiClass, measured: Measurement, known: frozenset[str] = frozenset()
+) -> ClassMatch:
+    """Compare one class with the measurements.
 
     Args:
         abi_class: The class.
@@ -165,20 +167,20 @@ def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = froz
     """
     exported, declared = measured.exports, abi_class.functions
     layouts = {
-        name: what
+        name: difference
         for name, written in measured.written.items()
-        if (what := _layout_difference(abi_class.layouts[name], written))
+        if (difference := _layout_difference(abi_class.layouts[name], written))
     }
     for name, size in measured.sizes.items():
         if size != abi_class.layouts[name].size:
             declared_bytes = abi_class.layouts[name].size
             layouts[name] = f"{size} bytes measured, {declared_bytes} declared"
-    # ggml exports internal helpers under its prefix too; only libllama's are all declared.
+    # ggml also exports internal helpers under its prefix; only libllama's are all declared.
     llama = {n for n in exported if n.startswith("llama_")}
     missing = declared - exported - abi_class.optional
     if measured.monolithic:
         missing = frozenset(n for n in missing if n.startswith("llama_"))
-    return Fit(
+    return ClassMatch(
         abi_class.name,
         missing=tuple(sorted(missing)),
         foreign=tuple(sorted((exported & known) - declared - cdefs.EXPORTED_EARLY)),
@@ -188,9 +190,9 @@ def fit(abi_class: AbiClass, measured: Measurement, known: frozenset[str] = froz
 
 
 def _layout_difference(layout: Layout, written: bytes) -> str:
-    """Say how the written bytes differ from the layout; empty when they agree.
+    """Describe how the written bytes differ from the layout; empty if they agree.
 
-    Compilers write the padding of a struct either not at all or all of it (builds up to b5640).
+    Compilers write either none or all of the padding of a struct (builds up to b5640).
     """
     size = _extent(written)
     if size != layout.size:
@@ -208,86 +210,86 @@ def identify(
     """Choose the class whose declarations are proven to fit.
 
     Args:
-        measured: Exports and probes of the build.
+        measured: The measurements of the build.
         classes: The known classes, oldest first.
-        forced: Accept only this class; it must still fit as well as any other.
+        forced: Accept only this class, which must still fit as well as any other.
 
     Raises:
         AbiMismatchError: No class fits, or the forced one does not.
     """
     by_name = {c.name: c for c in classes}
     functions = frozenset(f for c in by_name.values() for f in c.functions)
-    fits = tuple(fit(c, measured, functions) for c in by_name.values())
+    matches = tuple(match_class(c, measured, functions) for c in by_name.values())
     known = next((c.name for c in by_name.values() if measured.tag in c.builds), None)
-    fitting = [f for f in fits if f.fits]
-    fewest = min((len(f.foreign) for f in fitting), default=0)
-    best = [f.name for f in fitting if len(f.foreign) == fewest]
-    # The tag decides between classes that measure alike; it never overrides a measurement.
+    fitting = [m for m in matches if m.fits]
+    fewest = min((len(m.foreign) for m in fitting), default=0)
+    best = [m.name for m in fitting if len(m.foreign) == fewest]
+    # The tag decides between classes that measure the same; it never overrides a measurement.
     chosen = known if known in best else (best[-1] if best else None)
     if forced is not None:
-        _check_forced(forced, chosen, best if known is None else [known], fits, measured)
+        _check_forced(forced, chosen, best if known is None else [known], matches, measured)
         chosen = forced
     if chosen is None:
-        raise AbiMismatchError(unknown_message(measured, fits))
+        raise AbiMismatchError(unknown_message(measured, matches))
     verdict: Verdict = "exact" if chosen == known else "compatible"
-    return AbiIdentity(verdict, by_name[chosen], measured, fits, forced is not None)
+    return AbiIdentity(verdict, by_name[chosen], measured, matches, forced is not None)
 
 
 def identify_user(measured: Measurement, generated: AbiClass) -> AbiIdentity:
     """Accept declarations generated from the build's own headers, if the probes agree.
 
     Raises:
-        AbiMismatchError: The headers are not this build's.
+        AbiMismatchError: The headers belong to another build.
     """
-    result = fit(generated, measured)
-    if not result.fits:
+    match = match_class(generated, measured)
+    if not match.fits:
         raise AbiMismatchError(
-            f"the headers do not belong to this build: {result.describe()}. "
-            "Give the headers of the very build (LLAMA_CFFI_HEADERS=DIR)."
+            f"the headers do not belong to this build: {match.describe()}. "
+            "Use the headers of exactly this build (LLAMA_CFFI_HEADERS=DIR)."
         )
-    return AbiIdentity("user", generated, measured, (result,))
+    return AbiIdentity("user", generated, measured, (match,))
 
 
 def _check_forced(
     forced: str,
     chosen: str | None,
     accepted: list[str],
-    fits: tuple[Fit, ...],
+    matches: tuple[ClassMatch, ...],
     measured: Measurement,
 ) -> None:
-    own = next((f for f in fits if f.name == forced), None)
-    if own is None:
-        names = ", ".join(f.name for f in fits)
-        raise AbiMismatchError(f"LLAMA_CFFI_ABI={forced} is no known ABI class; known: {names}")
-    if own.fits and forced in accepted:
+    match = next((m for m in matches if m.name == forced), None)
+    if match is None:
+        names = ", ".join(m.name for m in matches)
+        raise AbiMismatchError(f"LLAMA_CFFI_ABI={forced} is not a known ABI class; known: {names}")
+    if match.fits and forced in accepted:
         return
-    why = own.describe()
-    if own.fits and measured.tag:
-        why = f"the build is {measured.tag}"
+    reason = match.describe()
+    if match.fits and measured.tag:
+        reason = f"the build is {measured.tag}"
     better = f" {chosen} fits: unset LLAMA_CFFI_ABI to use it." if chosen else ""
     raise AbiMismatchError(
-        f"LLAMA_CFFI_ABI={forced} does not fit this build: {why}. Nothing was called.{better}"
+        f"LLAMA_CFFI_ABI={forced} does not fit this build: {reason}. Nothing was called.{better}"
     )
 
 
-def unknown_message(measured: Measurement, fits: tuple[Fit, ...]) -> str:
-    """Say that no class fits, which is nearest and what to do."""
+def unknown_message(measured: Measurement, matches: tuple[ClassMatch, ...]) -> str:
+    """Return the message for a build that no class fits: the nearest class and what to do."""
     nearest = min(
-        fits, key=lambda f: (len(f.layouts), len(f.missing), len(f.foreign)), default=None
+        matches, key=lambda m: (len(m.layouts), len(m.missing), len(m.foreign)), default=None
     )
     sizes = ", ".join(f"{k} {_extent(v)} bytes" for k, v in measured.written.items())
     return (
         f"no known ABI class fits this build of llama.cpp (tag {measured.tag or 'unknown'}, "
         f"{len(_api(measured.exports))} functions, {sizes}). "
         + (f"Nearest is {nearest.describe()}. " if nearest else "")
-        + "Nothing was called. What to do: LLAMA_CFFI_ABI=user generates declarations from the "
-        "build's own headers (LLAMA_CFFI_HEADERS=DIR where they cannot be fetched); or unset "
+        + "Nothing was called. What to do: set LLAMA_CFFI_ABI=user to generate declarations from "
+        "the build's own headers (and LLAMA_CFFI_HEADERS=DIR if they cannot be fetched); or unset "
         "LLAMA_CFFI_LIB and LLAMA_CFFI_BUILD to use the default build; or upgrade llama-cffi."
     )
 
 
 def _extent(written: bytes) -> int:
-    """Size in bytes of the struct that was written: the last written byte, rounded up to 8."""
+    """Return the size in bytes of a written struct: its last written byte, rounded up to 8."""
     return -(-(written.rfind(1) + 1) // 8) * 8
 
 

@@ -1,8 +1,8 @@
 """From C declarations to a cffi `FFI`, compiled once and kept in the cache.
 
-Parsing a full class in line takes about 250 ms; the same text as an out-of-line ABI module is a
-Python file that imports in under 10 ms. The cache is a convenience: where it cannot be written, or
-others could write into it, the text is parsed in line and everything works, slower.
+Parsing the declarations of a class in line takes about 250 ms; compiled to an out-of-line ABI
+module, a Python file, they are imported in under 10 ms. The cache is optional: if it cannot be
+written, or other users can write into it, the declarations are parsed in line, which is slower.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> An
 
     Args:
         name: A short name for the file in the cache, such as the ABI class.
-        digest: Changes whenever the text does.
-        text: Returns what `ffi.cdef()` takes; called only when the cache has no such module.
+        digest: A digest of the declarations.
+        text: Returns the text for `ffi.cdef()`; called only if the module is not in the cache.
         cache: Folder for compiled modules, owned by this user.
     """
     version = _identifier(_cffi_backend.__version__)
@@ -49,7 +49,7 @@ def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> An
 
 
 def _compile(text: str, path: Path) -> None:
-    """Write the out-of-line module beside *path* and move it there in one step."""
+    """Write the out-of-line module to a temporary file and move it to *path*."""
     import cffi
     from cffi import recompiler
 
@@ -59,7 +59,7 @@ def _compile(text: str, path: Path) -> None:
     descriptor, temporary = tempfile.mkstemp(suffix=".py", dir=path.parent)
     os.close(descriptor)
     try:
-        # What FFI.emit_python_code() calls, without the line that it prints.
+        # FFI.emit_python_code() calls this too, and prints a line.
         recompiler.make_py_source(ffi, path.stem, temporary, verbose=False)
         os.replace(temporary, path)
     except BaseException:

@@ -1,8 +1,8 @@
 """Locate, check, load, identify and bind one build of llama.cpp for this process.
 
-`get_library()` does it once; a second, different build is refused, because two builds share the
-soname of libggml-base and would mix silently. Thread rule: everything here may be called from
-any thread; C's own registries are filled once, under a lock.
+`get_library()` does it once. A second, different build is refused, because two builds share the
+soname of libggml-base and would mix silently. Everything here may be called from any thread; C's
+own registries are filled once, under a lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..native_object import FORKED, abandon
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
-from .process_maps import readable, refuse_foreign_build
+from .process_maps import is_mapped, refuse_other_build
 
 if TYPE_CHECKING:
     from ...libs_fetch import InstalledBuild
@@ -41,11 +41,11 @@ class Device:
     """One compute device that a backend offers.
 
     Attributes:
-        name: Such as `CPU`, `CUDA0`, `Vulkan0`.
-        description: The hardware's own name.
+        name: Name in llama.cpp, such as `CPU`, `CUDA0` or `Vulkan0`.
+        description: Name of the hardware.
         type: `cpu`, `gpu`, `igpu`, `accel` or `meta`.
-        memory_free_bytes: As the backend reports it now.
-        memory_total_bytes: As the backend reports it.
+        memory_free_bytes: Free memory as reported by the backend now.
+        memory_total_bytes: Total memory as reported by the backend.
     """
 
     name: str
@@ -58,14 +58,15 @@ class Device:
 class Library:
     """A loaded, identified and bound build of llama.cpp.
 
-    `get_library` makes it.
+    `get_library` returns it.
 
     Attributes:
         ffi: The cffi `FFI` with this build's declarations, for the raw C API.
         lib: The raw C API: `library.lib.llama_time_us()`.
         build: Where the library came from.
-        abi: The verdict and its evidence; print it.
-        backend_notes: Warnings that loading the backends logged.
+        abi: The ABI class with its evidence, printable.
+        logs: Receives C's log.
+        backend_notes: Warnings logged while the backends were loaded.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Library:
         self._numa = "disabled"
         self._functions: Set[str] = identity.abi_class.functions & identity.measurement.exports
         if identity.verdict == "compatible":
-            # Neither symbols nor default values show changes of libmtmd.
+            # Neither symbols nor default values reveal changes in libmtmd.
             self._functions = {f for f in self._functions if not f.startswith("mtmd_")}
 
     def has(self, function: str) -> bool:
@@ -101,14 +102,14 @@ class Library:
 
     @property
     def devices(self) -> list[Device]:
-        """Every device of every loaded backend, as the backends report them now.
+        """Every device of every loaded backend, with its current memory.
 
         C: ggml_backend_dev_get_props
         """
         ffi, lib = self.ffi, self.lib
         found = []
         for i in range(lib.ggml_backend_dev_count()):
-            # Oversize and zeroed: a newer build may write more than was declared.
+            # Oversized and zeroed: a newer build may write more than was declared.
             buffer = ffi.new("char[512]")
             props = ffi.cast("struct ggml_backend_dev_props *", buffer)
             lib.ggml_backend_dev_get_props(lib.ggml_backend_dev_get(i), props)
@@ -125,13 +126,13 @@ class Library:
         return found
 
     def numa_init(self, strategy: str) -> None:
-        """Choose how the threads of this process spread over NUMA nodes; best before any model.
+        """Set how this process uses NUMA nodes; call it before loading a model.
 
         Args:
             strategy: `disabled`, `distribute`, `isolate`, `numactl` or `mirror`.
 
         Raises:
-            ValidationError: No such strategy, or another one is in force already.
+            ValidationError: The strategy does not exist, or another one is already set.
         C: llama_numa_init
         """
         prefix = "GGML_NUMA_STRATEGY_"
@@ -144,16 +145,16 @@ class Library:
         with _lock:
             if self._numa not in ("disabled", strategy):
                 raise ValidationError(
-                    f"NUMA strategy '{self._numa}' is in force for the life of this process; "
-                    "start another one"
+                    f"NUMA strategy '{self._numa}' is set for the lifetime of this process; "
+                    "start another process"
                 )
-            if self._numa != strategy:  # C prints to stderr when it is called twice
+            if self._numa != strategy:  # C prints to stderr if it is called twice
                 self.lib.llama_numa_init(known[strategy])
                 self._numa = strategy
 
     @property
     def system_info(self) -> str:
-        """CPU features that the loaded backends use. C: llama_print_system_info."""
+        """CPU features used by the loaded backends. C: llama_print_system_info."""
         return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
 
     def __repr__(self) -> str:
@@ -164,12 +165,12 @@ class Library:
 
 _lock = threading.Lock()
 _loaded: Library | None = None
-_touched = False  # whether loading was begun
+_started = False  # whether loading has started
 _forked = False
 
 
 class _Unusable:
-    """Stands for the C functions in a process that was forked after they were loaded."""
+    """Replaces the C functions in a process that was forked after they were loaded."""
 
     def __getattr__(self, name: str) -> Any:
         raise LibraryLoadError(FORKED)
@@ -178,7 +179,7 @@ class _Unusable:
 def _after_fork_in_child() -> None:
     global _forked, _lock
     _lock = threading.Lock()  # another thread may have held it
-    if _touched:
+    if _started:
         _forked = True
         abandon()
         if _loaded is not None:
@@ -196,13 +197,13 @@ def get_library(
 
     Args:
         spec: A build (`npm:3.22.1`, `github:b11549`, `latest`) or a library file or folder.
-            None: `LLAMA_CFFI_LIB`, then `LLAMA_CFFI_BUILD`, then the `llama-cffi libs use`
-            choice, then the default build; once one is loaded, None is that one.
+            None: the loaded build if there is one, else `LLAMA_CFFI_LIB`, `LLAMA_CFFI_BUILD`, the
+            choice of `llama-cffi libs use`, and the default build, in this order.
         backend: `auto`, `cpu`, `cuda`, `vulkan`, `metal`; None: `LLAMA_CFFI_BACKEND`, else auto.
 
     Raises:
-        LibraryNotFoundError: No library at the given path.
-        LibraryLoadError: It cannot be loaded here, another build is loaded already, or the process
+        LibraryNotFoundError: There is no library at the given path.
+        LibraryLoadError: It cannot be loaded here, another build is already loaded, or the process
             was forked after it was loaded.
         FetchError: The build could not be fetched.
         AbiMismatchError: No declarations are proven to fit it.
@@ -227,13 +228,13 @@ def get_library(
 
 
 def _libs_fetch() -> Any:
-    """Import the fetcher only when a library is really looked for."""
+    """Import the fetcher, only once a library is needed."""
     from ... import libs_fetch
 
     return libs_fetch
 
 
-# libggml, libggml-base with whatever version in the name; not the backends' modules.
+# libggml and libggml-base with any version in the name, but not the plugins of backends.
 _GGML = re.compile(r"(lib)?ggml(-base)?(\.[^-]*)?\.(so|dylib|dll)[.\d]*")
 
 
@@ -247,10 +248,10 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
-    global _touched
+    global _started
     _require(build, "llama_", exports)
-    refuse_foreign_build(build.library)
-    _touched = True
+    refuse_other_build(build.library)
+    _started = True
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP
@@ -258,18 +259,18 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     boot = _dlopen(boot_ffi, build)
     _require(build, "ggml_", exports)
     logs = _redirect_logs(boot_ffi, boot, exports)
-    # libllama does not find its CPU backend by itself (some builds crash without it).
+    # libllama does not load its CPU backend by itself, and some builds crash without it.
     if "ggml_backend_load_all_from_path" in exports:
         _load_backends(boot_ffi, boot, build.folder)
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
-    if what := probe.check_operations(ffi, boot_ffi, boot, readable):
+    if difference := probe.check_operations(ffi, boot_ffi, boot, is_mapped):
         raise AbiMismatchError(
-            f"{abi.unknown_message(identity.measurement, identity.fits)} ({what})"
+            f"{abi.unknown_message(identity.measurement, identity.matches)} ({difference})"
         )
     lib = _dlopen(ffi, build)
-    # cffi 2.1 aborts when a function is looked up before the struct that has pointers to such.
+    # cffi 2.1 aborts if a function is looked up before a struct that has pointers to its type.
     _ = ffi.typeof("struct llama_sampler").fields
     with logs.capture() as notes:
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
@@ -306,19 +307,19 @@ def _load_backends(ffi: Any, boot: Any, folder: Path) -> None:
 
 
 def _require(build: InstalledBuild, prefix: str, exports: frozenset[str]) -> None:
-    """Refuse a library without the functions that measuring takes."""
-    lacking = sorted(n for n in probe.REQUIRED - exports if n.startswith(prefix))
-    if lacking:
+    """Refuse a library without the functions that measuring needs."""
+    missing = sorted(n for n in probe.REQUIRED - exports if n.startswith(prefix))
+    if missing:
         raise AbiMismatchError(
-            f"{build.library} is no llama.cpp library since b3889: it does not export "
-            f"{', '.join(lacking)}. Name a libllama, or unset LLAMA_CFFI_LIB."
+            f"{build.library} is not a llama.cpp library of b3889 or later: it does not export "
+            f"{', '.join(missing)}. Name a libllama, or unset LLAMA_CFFI_LIB."
         )
 
 
 def _preload_cuda_runtime(build: InstalledBuild) -> None:
-    """Load the CUDA runtime that the build's CUDA backend asks for, also from NVIDIA's wheels.
+    """Load the CUDA runtime that the build's CUDA backend needs, also from NVIDIA's wheels.
 
-    The dynamic linker does not look into wheels; what is loaded already satisfies it by name.
+    The dynamic linker does not search wheels, but uses what is already loaded under that name.
     """
     fetcher = _libs_fetch()
     for major in fetcher.cuda_majors(build.folder):
@@ -332,10 +333,11 @@ def _preload_cuda_runtime(build: InstalledBuild) -> None:
 
 
 def _redirect_logs(ffi: Any, boot: Any, exports: frozenset[str]) -> LogBridge:
-    """Send C's log lines to `logging` until the interpreter goes away."""
+    """Send C's log to `logging` until the interpreter exits."""
     logs = LogBridge(ffi)
-    _kept.append(logs)  # C keeps the pointer, also when loading fails later
-    # Lines at exit must not reach Python any more; this function ignores them, printing nothing.
+    _kept.append(logs)  # C keeps the pointer even if loading fails later
+    # At exit C must not call Python any more. ggml_op_name, called as a log callback, ignores the
+    # line and prints nothing.
     silence = ffi.cast("void (*)(int, const char *, void *)", boot.ggml_op_name)
     for name in ("llama_log_set", "ggml_log_set"):
         if name in exports:
@@ -345,15 +347,15 @@ def _redirect_logs(ffi: Any, boot: Any, exports: frozenset[str]) -> LogBridge:
     return logs
 
 
-# Handles and callbacks that stay for the life of the process.
+# Library handles and callbacks that are kept for the lifetime of the process.
 _kept: list[Any] = []
 
 
-class _Joined:
+class _JoinedLibraries:
     """One namespace over several library handles.
 
-    On Windows a handle finds only its own exports, so ggml's functions need ggml's handles; the
-    handle of libllama finds them everywhere else.
+    On Windows a handle finds only its own exports, so ggml's functions need ggml's handles;
+    elsewhere the handle of libllama finds them too.
     """
 
     def __init__(self, handles: list[Any], missing: type[Exception]) -> None:
@@ -379,16 +381,16 @@ def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
     if sys.platform == "win32":
         os.add_dll_directory(str(build.folder))
         ggml = [ffi.dlopen(str(p)) for p in _ggml_beside(build)]
-        return _Joined([ffi.dlopen(path), *ggml], ffi.error)
+        return _JoinedLibraries([ffi.dlopen(path), *ggml], ffi.error)
     try:
         return ffi.dlopen(path, now)
     except OSError as e:
         first = str(e)
-    # Builds up to b3995 have no RUNPATH: their ggml must be in the process before them.
+    # Builds up to b3995 have no RUNPATH, so their ggml must be loaded first.
     for sibling in _ggml_beside(build):
         with contextlib.suppress(OSError):
             _kept.append(ffi.dlopen(str(sibling), now))
-    # A Python extension module (another binding's wheel) may lack symbols that nobody calls.
+    # A Python extension module (another binding's wheel) may lack symbols that are never called.
     for flags in (now, lazy):
         try:
             return ffi.dlopen(path, flags)
@@ -421,21 +423,21 @@ def _identify(
     return abi.identify(measured, cdefs.all_classes(), forced=forced)
 
 
-_generated: dict[str, str] = {}  # class name -> declarations made on this machine
+_generated: dict[str, str] = {}  # class name -> declarations generated on this machine
 
 
 def _generate(build: InstalledBuild, cache: Path) -> cdefs.AbiClass:
-    """Make declarations from the build's own headers."""
-    from .user_abi import user_class
+    """Generate declarations from the build's own headers."""
+    from .user_abi import generate_class
 
     if not (build.tag or os.environ.get("LLAMA_CFFI_HEADERS")):
         raise AbiMismatchError(
             f"the tag of {build.library} is unknown, so its headers cannot be fetched; "
-            "give their folder in LLAMA_CFFI_HEADERS"
+            "set LLAMA_CFFI_HEADERS to their folder"
         )
     name = f"user-{build.tag or 'headers'}"
-    made, _generated[name] = user_class(_libs_fetch().headers(build), name, cache)
-    return made
+    abi_class, _generated[name] = generate_class(_libs_fetch().headers(build), name, cache)
+    return abi_class
 
 
 def _bind(abi_class: cdefs.AbiClass, cache: Path) -> Any:

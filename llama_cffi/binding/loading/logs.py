@@ -1,6 +1,6 @@
-"""C log lines of llama.cpp and ggml -> the `logging` loggers `llama_cffi.native`.
+"""The log of llama.cpp and ggml goes to the logger `llama_cffi.native`.
 
-Nothing reaches stdout or stderr by itself. Thread rule: lines may come from any thread.
+Nothing reaches stdout or stderr by default. Lines may come from any thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["LogBridge", "disable_logging", "reset_logging", "set_log_level"]
 
 _log = logging.getLogger("llama_cffi.native")
-# Without a handler `logging` itself prints warnings to stderr.
+# Without any handler, `logging` prints warnings to stderr.
 logging.getLogger("llama_cffi").addHandler(logging.NullHandler())
 
 _LEVELS = {
@@ -27,17 +27,17 @@ _LEVELS = {
 
 
 def set_log_level(level: int | str) -> None:
-    """Let messages of C through from this level of `logging` on, e.g. `"WARNING"`.
+    """Set the lowest level of C's messages that are logged, e.g. `"WARNING"`.
 
     Raises:
-        ValueError: `logging` knows no such level.
+        ValueError: `logging` has no such level.
     """
     _log.setLevel(level.upper() if isinstance(level, str) else level)
     _log.disabled = False
 
 
 def disable_logging() -> None:
-    """Let no message of C through."""
+    """Log no message of C."""
     _log.disabled = True
 
 
@@ -48,34 +48,39 @@ def reset_logging() -> None:
 
 
 class LogBridge:
-    """Receives log text from C, joins continued lines, and hands them to `logging`.
+    """Receives log output from C, joins continued lines and passes them to `logging`.
 
-    The numbers of the levels moved between builds, so lines wait until `set_levels` says what
-    they mean.
+    The numbers of the levels changed between builds, so lines are kept until `set_levels` tells
+    what they mean.
+
+    Attributes:
+        callback: The C callback.
+        interrupt: A Ctrl-C that came during a log line, for `raise_interrupt`.
+        count: Number of warnings and errors so far.
     """
 
     def __init__(self, ffi: Any) -> None:
         self._ffi = ffi
         self._levels: Mapping[int, int] | None = None
-        self._waiting: list[tuple[int, str]] = []
+        self._early: list[tuple[int, str]] = []
         self._thread = threading.local()
         self._lock = threading.Lock()
         self._captures: list[list[str]] = []
-        self.interrupt: KeyboardInterrupt | None = None  # waits for `raise_interrupt`
-        self.count = 0  # warnings and errors so far
+        self.interrupt: KeyboardInterrupt | None = None
+        self.count = 0
         self._recent: deque[str] = deque(maxlen=4)
-        # Owned here; C keeps the pointer until `detach`.
+        # Owned here; C keeps the pointer until the interpreter exits.
         self.callback = ffi.callback(
             "void(int, const char *, void *)", self._receive, onerror=self._failed
         )
 
     def set_levels(self, constants: Mapping[str, int]) -> None:
-        """Give the values of `enum ggml_log_level`, and pass on what waited for them."""
+        """Set the values of `enum ggml_log_level`, and log the lines that were kept for them."""
         levels = {constants[k]: v for k, v in _LEVELS.items() if k in constants}
         with self._lock:
             self._levels = levels
-            waiting, self._waiting = self._waiting, []
-        for level, line in waiting:
+            early, self._early = self._early, []
+        for level, line in early:
             self._emit(levels.get(level, logging.INFO), line)
 
     @contextmanager
@@ -86,29 +91,29 @@ class LogBridge:
         try:
             yield lines
         finally:
-            # By identity: two captures may hold equal lines.
+            # By identity, since two captures may have equal lines.
             self._captures = [c for c in self._captures if c is not lines]
 
     def since(self, count: int) -> list[str]:
-        """Return the last warnings and errors after the first *count*, four at most."""
+        """Return the warnings and errors after the first *count*, at most the last four."""
         new = min(self.count - count, len(self._recent))
         return list(self._recent)[-new:] if new > 0 else []
 
     def _failed(self, _type: object, error: BaseException, _traceback: object) -> None:
-        """Let no exception into C, but keep Ctrl-C: it must not get lost."""
+        """Keep a Ctrl-C, which must not get lost; no exception may pass through C."""
         if isinstance(error, KeyboardInterrupt):
             self.interrupt = error
 
     @property
     def interrupted(self) -> bool:
-        """Whether this is the main thread and a Ctrl-C waits for `raise_interrupt`."""
+        """Whether this is the main thread and `raise_interrupt` would raise."""
         main = threading.main_thread()
         return self.interrupt is not None and threading.current_thread() is main
 
     def raise_interrupt(self) -> None:
-        """Raise the Ctrl-C that came in the middle of a log line, when C is back.
+        """Raise the Ctrl-C that came during a log line, after C has returned.
 
-        It belongs to the main thread; in others this does nothing.
+        It belongs to the main thread; in other threads this does nothing.
         """
         if self.interrupt is not None and self.interrupted:
             error, self.interrupt = self.interrupt, None
@@ -118,7 +123,7 @@ class LogBridge:
         line = self._ffi.string(text).decode("utf-8", "replace")
         partial: tuple[int, str] | None = getattr(self._thread, "partial", None)
         if partial is not None:
-            # Level 5 continues a line in every build; text without a newline is unfinished.
+            # Level 5 continues a line in every build; a line without a newline is unfinished.
             level, line = partial[0], partial[1] + line
         if not line.endswith("\n"):
             self._thread.partial = (level, line)
@@ -130,7 +135,7 @@ class LogBridge:
         with self._lock:
             levels = self._levels
             if levels is None:
-                self._waiting.append((level, line))
+                self._early.append((level, line))
                 return
         self._emit(levels.get(level, logging.INFO), line)
 

@@ -1,7 +1,7 @@
 """Measure a build whose declarations are not known yet.
 
-Only functions whose arguments are integers and pointers, of the same type in every known class,
-are called here (`BOOTSTRAP`; a test compares them over all classes).
+Only functions of integers and pointers that have the same type in every known class are called
+here (`BOOTSTRAP`; a test compares them over all classes).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = [
     "tensor_bytes",
 ]
 
-# Declarations for what runs before the build is known. The default-params functions return their
-# struct through a hidden pointer; `probe_params` calls them through casts of their address.
+# Declarations of what is called before the build is known. The default-params functions return
+# their struct through a hidden pointer; `probe_params` casts their address and calls that.
 BOOTSTRAP = """
 typedef struct { unsigned char bytes[512]; } probe_t;
 void llama_model_default_params(void);
@@ -37,7 +37,7 @@ void *ggml_backend_dev_get(size_t index);
 void ggml_backend_dev_get_props(void *device, void *props);
 """
 
-# Without these nothing can be measured; every build since b3889 exports them.
+# Needed for measuring; every build since b3889 exports them.
 REQUIRED = frozenset(
     {
         "llama_model_default_params",
@@ -62,10 +62,10 @@ _X86 = {"x86_64", "amd64", "x64"}
 
 
 def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes]:
-    """Measure which bytes the default-params functions write, those that the build exports.
+    """Measure which bytes the default-params functions write, for those that are exported.
 
-    The callee stores its result through a hidden pointer for every struct above 16 bytes, so a
-    prefilled buffer shows exactly what it wrote, whatever the struct really is.
+    A function returns a struct of more than 16 bytes through a hidden pointer to a buffer of the
+    caller, so a prefilled buffer shows exactly what it wrote, whatever the struct really is.
 
     Returns:
         Struct name -> 512 flags, 1 = written.
@@ -81,7 +81,7 @@ def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes
 
 
 def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
-    """Measure which bytes `ggml_backend_dev_get_props` writes; None when there is no device."""
+    """Measure which bytes `ggml_backend_dev_get_props` writes; None if there is no device."""
     if not lib.ggml_backend_dev_count():
         return None
     device = lib.ggml_backend_dev_get(0)
@@ -95,26 +95,26 @@ def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
 
 
 def tensor_bytes(lib: Any) -> int:
-    """Return the size of `struct ggml_tensor` in bytes; GGML_MAX_NAME changes it.
+    """Return the size of `struct ggml_tensor` in bytes, which depends on GGML_MAX_NAME.
 
-    C: ggml_tensor_overhead, which adds a `struct ggml_object` of 32 bytes in every class.
+    C: ggml_tensor_overhead, which includes a `struct ggml_object` of 32 bytes in every class.
     """
     return int(lib.ggml_tensor_overhead()) - _OBJECT_BYTES
 
 
-def check_operations(ffi: Any, boot_ffi: Any, boot: Any, readable: Callable[[int], bool]) -> str:
-    """Compare `enum ggml_op` of the chosen class with the names that the build gives.
+def check_operations(ffi: Any, boot_ffi: Any, boot: Any, is_mapped: Callable[[int], bool]) -> str:
+    """Compare `enum ggml_op` of the chosen class with the names that the build reports.
 
-    The numbers of operations move without any symbol or struct showing it.
+    The numbers of operations change between builds without any trace in symbols or structs.
 
     Args:
-        ffi: The class's declarations.
-        boot_ffi: The bootstrap declarations, with *boot* opened through them.
-        boot: The library.
-        readable: Whether an address lies in the library, asked before it is read.
+        ffi: The declarations of the class.
+        boot_ffi: The bootstrap declarations.
+        boot: The library, opened with *boot_ffi*.
+        is_mapped: Whether an address can be read.
 
     Returns:
-        What differs first; empty when all agree.
+        The first difference; empty if all agree.
     C: ggml_op_name
     """
     names: dict[int, str] = ffi.typeof("enum ggml_op").elements
@@ -122,27 +122,27 @@ def check_operations(ffi: Any, boot_ffi: Any, boot: Any, readable: Callable[[int
         declared = name.removeprefix("GGML_OP_")
         if declared == "COUNT":
             break
-        text = boot.ggml_op_name(number)
-        if not readable(int(boot_ffi.cast("uintptr_t", text))):
+        pointer = boot.ggml_op_name(number)
+        if not is_mapped(int(boot_ffi.cast("uintptr_t", pointer))):
             return f"operation {number} is {declared} in the class and does not exist in the build"
-        own = boot_ffi.string(text).decode("ascii", "replace")
-        if own != declared:
-            return f"operation {number} is {declared} in the class and {own} in the build"
+        reported = boot_ffi.string(pointer).decode("ascii", "replace")
+        if reported != declared:
+            return f"operation {number} is {declared} in the class and {reported} in the build"
     return ""
 
 
 def _through_register(ffi: Any, function: Any, fill: int) -> bytes:
-    """Pass the buffer as first argument: the hidden pointer of the x86-64 calling conventions."""
+    """Pass the buffer as first argument, which is the hidden pointer on x86-64."""
     buffer = ffi.new("unsigned char[]", bytes([fill]) * _PROBE_BYTES)
     ffi.cast("void (*)(void *)", function)(buffer)
     return bytes(ffi.buffer(buffer))
 
 
 def _through_callback(ffi: Any, function: Any, fill: int) -> bytes:
-    """Let libffi place the hidden pointer (AArch64: x8), with result memory filled just before.
+    """Let libffi pass the hidden pointer (AArch64: x8), to memory that was filled just before.
 
-    cffi allocates the result of a call and frees it after; a callback of the same signature called
-    just before leaves its bytes in the block that the next call gets.
+    cffi allocates the result of a call and frees it afterwards. A callback of the same signature,
+    called just before, leaves its bytes in the block that the next call gets.
     """
     full = ffi.new("probe_t *", [bytes([fill]) * _PROBE_BYTES])[0]
     before = ffi.callback("probe_t (*)(void)", lambda: full)

@@ -1,4 +1,4 @@
-"""What is mapped into this process: foreign builds of llama.cpp, and addresses that may be read."""
+"""The memory map of this process: other builds of llama.cpp, and readable addresses."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from pathlib import Path
 
 from ...errors import LibraryLoadError
 
-__all__ = ["readable", "refuse_foreign_build"]
+__all__ = ["is_mapped", "refuse_other_build"]
+
+_LIBRARY_NAME = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
 
 
-def refuse_foreign_build(library: Path) -> None:
-    """Refuse when another llama.cpp is mapped into this process (llama-cpp-python, say)."""
-    for _, _, path in _mappings():
-        if _SHARED.fullmatch(path.name) and path.parent != library.parent:
+def refuse_other_build(library: Path) -> None:
+    """Refuse if another llama.cpp is loaded in this process, such as llama-cpp-python's.
+
+    Raises:
+        LibraryLoadError: With both paths.
+    """
+    for _, _, path in _mapped_files():
+        if _LIBRARY_NAME.fullmatch(path.name) and path.parent != library.parent:
             raise LibraryLoadError(
-                f"{path} is loaded in this process already; {library} would share the name "
+                f"{path} is already loaded in this process; {library} would share the name "
                 "libggml-base with it and mix silently. Use one of them per process."
             )
 
 
-_SHARED = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
-
-
-def _mappings() -> list[tuple[int, int, Path]]:
-    """The files mapped into this process: (start, end, path). Empty where the OS does not say."""
+def _mapped_files() -> list[tuple[int, int, Path]]:
+    """Return the mapped files as (start, end, path); empty if the OS does not report them."""
     if sys.platform != "linux":
         return []
     found = []
@@ -38,17 +41,17 @@ def _mappings() -> list[tuple[int, int, Path]]:
     return found
 
 
-def readable(address: int) -> bool:
-    """Whether *address* lies in a mapped file; always true where the OS does not say.
+def is_mapped(address: int) -> bool:
+    """Whether *address* lies in a mapped file; always true if the OS does not report them.
 
-    What is mapped is read once, after the library was opened.
+    The map is read once, after the library was opened.
     """
     if not address:
         return False
-    if not _readable_ranges:
-        _readable_ranges.extend((start, end) for start, end, _ in _mappings())
-    ranges = _readable_ranges or [(1, 2**64)]
+    if not _mapped_ranges:
+        _mapped_ranges.extend((start, end) for start, end, _ in _mapped_files())
+    ranges = _mapped_ranges or [(1, 2**64)]
     return any(start <= address < end for start, end in ranges)
 
 
-_readable_ranges: list[tuple[int, int]] = []
+_mapped_ranges: list[tuple[int, int]] = []

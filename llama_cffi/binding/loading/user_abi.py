@@ -1,6 +1,6 @@
-"""`user` ABI mode: declarations from a build's own headers, generated once and kept.
+"""The `user` ABI mode: declarations generated from a build's own headers.
 
-The generator takes most of a second; what it made lies in the cache by the digest of the headers.
+The generator takes most of a second, so its result is cached by the digest of the headers.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from ... import __version__, cdefs
 
-__all__ = ["user_class"]
+__all__ = ["generate_class"]
 
 
-def user_class(headers: Path, name: str, cache: Path) -> tuple[cdefs.AbiClass, str]:
+def generate_class(headers: Path, name: str, cache: Path) -> tuple[cdefs.AbiClass, str]:
     """Return the ABI class of a folder of headers, and its declarations.
 
     Args:
@@ -33,15 +33,15 @@ def user_class(headers: Path, name: str, cache: Path) -> tuple[cdefs.AbiClass, s
         digest.update(path.read_bytes())
     path = cache / f"{name}_{digest.hexdigest()[:16]}.json"
     try:
-        made = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        made = _generate(headers)
-        _keep(made, path)
-    layouts = {k: cdefs.Layout(size, bytes.fromhex(w)) for k, (size, w) in made["layouts"].items()}
-    described = cdefs.AbiClass(
-        name, (), frozenset(made["functions"]), frozenset(made["optional"]), layouts, made["digest"]
+        data = _generate(headers)
+        _store(data, path)
+    layouts = {k: cdefs.Layout(size, bytes.fromhex(w)) for k, (size, w) in data["layouts"].items()}
+    abi_class = cdefs.AbiClass(
+        name, (), frozenset(data["functions"]), frozenset(data["optional"]), layouts, data["digest"]
     )
-    return described, made["text"]
+    return abi_class, data["text"]
 
 
 def _generate(headers: Path) -> dict[str, Any]:
@@ -58,13 +58,13 @@ def _generate(headers: Path) -> dict[str, Any]:
     }
 
 
-def _keep(made: dict[str, Any], path: Path) -> None:
-    """Write the result in one step; a cache that cannot be written is no error."""
+def _store(data: dict[str, Any], path: Path) -> None:
+    """Write the result atomically; ignore a cache that cannot be written."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(made, file)
+            json.dump(data, file)
         os.replace(temporary, path)
     except OSError:
         return

@@ -1,7 +1,7 @@
-"""What llama.cpp asserts about a model, checked before it reads the file.
+"""Check what llama.cpp asserts about a model before it reads the file.
 
-A failed assertion in C ends the process. Each rule here names the assertion (GGML_ASSERT and
-uncaught exceptions, found by loading damaged models into every build) that it stands in for.
+A failed assertion in C ends the process. Each check names the assertion or uncaught exception
+that it stands in for; they were found by loading damaged models into every build.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TOKEN_ARRAYS = {
 _FEWEST_TOKENS = {"gpt2": 12, "bert": 104}
 _TYPE_BYTE = 6
 _F32 = 0
-# I8 to I64 and F64: storage types that no matrix operation takes.
+# I8 to I64 and F64: storage types without matrix operations.
 _STORAGE_KINDS = range(24, 29)
 _MATRIX = re.compile(r"(token_embd|output|.*\.(attn|ffn)_(q|k|v|qkv|output|gate|up|down))\.weight")
 
@@ -41,33 +41,34 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
     """Refuse a model whose metadata or tensors would end the process.
 
     Raises:
-        ModelLoadError: With the reason and the number that is wrong.
+        ModelLoadError: With the reason and the wrong value.
     """
-    for what in (*_vocabulary(gguf), *_hyperparameters(gguf, library), *_tensors(gguf, library)):
+    for reason in (*_vocabulary(gguf), *_hyperparameters(gguf, library), *_tensors(gguf, library)):
         raise ModelLoadError(
-            f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {what}"
+            f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {reason}"
         )
 
 
 def check_mtp(path: Path, gguf: GgufSummary, library: Library) -> None:
-    """Refuse a model whose head for the token after the next cannot be run here.
+    """Refuse a model whose multi-token prediction (MTP) head cannot be run here.
 
-    Only where the model's own embeddings are what the head reads (elsewhere C gives that only
-    through functions without a C name), and its memory takes back a wrong guess: of these
-    GLM-4.5's architecture is tried. C asserts the tensors.
+    It can be where the head reads the model's own embeddings (other heads are reached only
+    through functions without C linkage) and the memory can drop rejected draft tokens. Of those
+    architectures GLM-4.5's has been tested. C asserts the tensors.
 
     Raises:
-        ModelLoadError: It has none, or another architecture, or the build is too old.
+        ModelLoadError: The model has no such head, its architecture is not supported, or the
+            build is too old.
     """
     name, prefix = path.name, gguf.architecture
     if not compat.takes_mtp(library):
         raise ModelLoadError(
-            f"{name}: this build runs no heads for the token after the next "
+            f"{name}: this build does not run multi-token prediction heads "
             f"(LLAMA_CONTEXT_TYPE_MTP); {compat.newer(library)}"
         )
     if prefix not in _MTP:
         raise ModelLoadError(
-            f"{name} is a {prefix}; heads for the token after the next can be used of "
+            f"{name} is a {prefix} model; multi-token prediction is supported for "
             f"{', '.join(_MTP)} only. Try PromptLookup() or DraftModel(path)."
         )
     n_heads, n_layer = (
@@ -78,7 +79,7 @@ def check_mtp(path: Path, gguf: GgufSummary, library: Library) -> None:
     missing = [tensor for tensor in wanted if tensor not in have]
     if n_heads != 1 or missing:
         raise ModelLoadError(
-            f"{name} has no head for the token after the next: nextn_predict_layers is {n_heads}"
+            f"{name} has no multi-token prediction head: nextn_predict_layers is {n_heads}"
             + (f", and the tensors {', '.join(missing)} are missing" if missing else "")
         )
 
@@ -90,26 +91,26 @@ def _vocabulary(gguf: GgufSummary) -> list[str]:
         if array is not None and array.kind not in kinds:
             wrong.append(f"{key} is an array of value type {array.kind}")
         elif array is None and key in gguf.values:
-            wrong.append(f"{key} is no array")
+            wrong.append(f"{key} is not an array")
     if wrong:
         return wrong
     tokens = gguf.arrays.get("tokenizer.ggml.tokens")
     if tokens is not None:
-        # Special tokens that the file does not name, or wrongly, have these fixed ids; they are
-        # read without a look at the size.
+        # Special tokens that the file does not name have fixed ids, which C reads without
+        # checking the size of the vocabulary.
         model = str(gguf.values.get("tokenizer.ggml.model"))
         fewest = _FEWEST_TOKENS.get(model, 4)
         if tokens.count < fewest:
             wrong.append(f"its vocabulary has {tokens.count} tokens; '{model}' needs {fewest}")
         types = gguf.arrays.get("tokenizer.ggml.token_type")
         if model == "bert" and types is not None and _TYPE_BYTE in types.values:
-            wrong.append("its WordPiece vocabulary has byte tokens, which C has no text for")
+            wrong.append("its WordPiece vocabulary has byte tokens, for which C has no text")
         # id_to_token.size() == token_to_id.size()
         if tokens.distinct != tokens.count:
             wrong.append(
                 f"only {tokens.distinct} of the {tokens.count} tokens of its vocabulary differ"
             )
-        # Both are read without a look at their length.
+        # C reads both without checking their length.
         for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
             array = gguf.arrays.get(key)
             if array is not None and array.count < tokens.count:
@@ -125,9 +126,9 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
     architecture = gguf.architecture
     layers = _integer(gguf, f"{architecture}.block_count")
     if layers is not None and not 1 <= layers <= _MAX_LAYERS:
-        wrong.append(f"block_count is {layers}, not 1 to {_MAX_LAYERS}")
+        wrong.append(f"block_count is {layers}; it must be 1 to {_MAX_LAYERS}")
     for key, value in gguf.values.items():
-        # eps > 0.0f; the operations that take it run long after the model was accepted.
+        # eps > 0.0f, asserted by operations that run long after the model was loaded.
         if key.endswith("epsilon") and isinstance(value, float) and not 0 < value < math.inf:
             wrong.append(f"{key} is {value}")
     scaling = gguf.values.get(f"{architecture}.rope.scaling.type")
@@ -138,7 +139,7 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
     used = _integer(gguf, f"{architecture}.expert_used_count") or 0
     most = compat.max_experts(library)
     if not 0 <= experts <= most:
-        wrong.append(f"expert_count is {experts}; this build holds up to {most}")
+        wrong.append(f"expert_count is {experts}; this build supports up to {most}")
     by_layer = f"{architecture}.expert_used_count" in gguf.arrays
     if not by_layer and (not 0 <= used <= experts or (experts and not used)):
         wrong.append(f"expert_used_count is {used} of {experts}")
@@ -159,6 +160,6 @@ def _tensors(gguf: GgufSummary, library: Library) -> list[str]:
 
 
 def _integer(gguf: GgufSummary, key: str) -> int | None:
-    """An integer of the metadata; C itself refuses other kinds of value."""
+    """Return an integer of the metadata; C itself refuses other types."""
     value = gguf.values.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -29,7 +29,7 @@ __all__ = ["quantize"]
 _ABORT = re.compile(r"GGML_ASSERT|\.(c|cpp|h):\d+: |what\(\)|Error: ")
 _FAILED = "failed to quantize: "
 _DONE = re.compile(r"\[ *(\d+)/ *(\d+)\]")
-# The child imports from where this process does, and not from the current folder.
+# The child imports from where this process does and not from the current folder.
 _START = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
     "from llama_cffi.binding.model.quantize_child import main; main()"
@@ -53,33 +53,33 @@ def quantize(
     progress: Progress = None,
     library: Library | None = None,
 ) -> Path:
-    """Write a quantized copy of a model, in a process of its own: minutes for a large one.
+    """Write a quantized copy of a model, in a separate process. A large one takes minutes.
 
-    Ctrl-C, an exception of *progress* or a crash in C leave no file behind.
+    Ctrl-C, an exception in *progress* or a crash in C leaves no file behind.
 
     Args:
         source: The GGUF file; of a split model the first part.
-        target: The new file, which appears when it is whole.
-        ftype: As llama-quantize names it: `Q4_K_M`, `Q8_0`, `F16`, ...
-        n_threads: 0 = one for each physical core.
-        allow_requantize: Take a source that is quantized already; the quality suffers.
+        target: The new file, which appears only when complete.
+        ftype: A type as llama-quantize names it: `Q4_K_M`, `Q8_0`, `F16`, ...
+        n_threads: Number of threads; 0 = one per physical core.
+        allow_requantize: Accept a source that is already quantized; the quality suffers.
         output_tensor_type: Another type for `output.weight`, such as `Q8_0`.
         token_embedding_type: Another type for `token_embd.weight`.
-        pure: The same type for all matrices instead of llama.cpp's mixture.
+        pure: Use the same type for all matrices instead of llama.cpp's mixture.
         only_copy: Change no tensor; joins the parts of a split model.
         keep_split: Write as many parts as the source has, `TARGET-00001-of-00003.gguf`.
-        overwrite: Replace what is at *target*.
-        progress: True shows a bar on stderr; a function is called with 0.0 to 1.0, and stops it
-            by returning False.
+        overwrite: Replace a file that exists at *target*.
+        progress: True shows a bar on stderr. A function is called with 0.0 to 1.0 and stops the
+            process by returning False.
         library: The build; None = `get_library()`.
 
     Returns:
         The new file; of a split model the first part.
 
     Raises:
-        ValidationError: No such type, or the target cannot be written.
+        ValidationError: The type does not exist or the target cannot be written.
         ModelLoadError: The source is missing or damaged.
-        LlamaError: C failed, with its reason; or *progress* stopped it.
+        LlamaError: C failed, with its reason, or *progress* stopped it.
     C: llama_model_quantize
     """
     files = open_files(source)
@@ -100,34 +100,34 @@ def quantize(
         "keep_split": bool(keep_split),
     }
     path = Path(os.fsdecode(target)).expanduser()
-    made = _made(path, len(files.paths) if keep_split else 0)
-    _check_target(path, made, files, overwrite, "" if only_copy else name)
+    outputs = _output_files(path, len(files.paths) if keep_split else 0)
+    _check_target(path, outputs, files, overwrite, "" if only_copy else name)
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", dir=path.parent) as folder:
-        inside = Path(folder) / (path.stem if keep_split else path.name)
+        temporary = Path(folder) / (path.stem if keep_split else path.name)
         job = {
             "library": str(library.path),
             "source": str(files.paths[0]),
-            "target": str(inside),
+            "target": str(temporary),
             "values": {key: value for key, value in values.items() if value is not None},
         }
         with reporting(progress, path.name) as report:
             _run(job, report)
-        for file in made:
+        for file in outputs:
             os.replace(Path(folder) / file.name, file)
-    return made[0]
+    return outputs[0]
 
 
-def _tensor_type(library: Library, name: str, kind: str | None) -> int | None:
-    if kind is None:
+def _tensor_type(library: Library, name: str, type_name: str | None) -> int | None:
+    if type_name is None:
         return None
     known = {name: number for number, name in compat.tensor_types(library).items()}
-    if str(kind).upper() not in known:
-        raise ValidationError(f"{name}={kind!r} is not one of {', '.join(known)}")
-    return known[str(kind).upper()]
+    if str(type_name).upper() not in known:
+        raise ValidationError(f"{name}={type_name!r} is not one of {', '.join(known)}")
+    return known[str(type_name).upper()]
 
 
-def _made(target: Path, n_parts: int) -> list[Path]:
-    """The files that C makes; *n_parts* is 0 when it is told to join them."""
+def _output_files(target: Path, n_parts: int) -> list[Path]:
+    """Return the files that C writes; *n_parts* is 0 if it joins the parts into one."""
     if not n_parts:
         return [target]
     names = (f"{target.stem}-{i + 1:05d}-of-{n_parts:05d}.gguf" for i in range(n_parts))
@@ -135,15 +135,15 @@ def _made(target: Path, n_parts: int) -> list[Path]:
 
 
 def _check_target(
-    target: Path, made: list[Path], files: ModelFiles, overwrite: bool, ftype: str
+    target: Path, outputs: list[Path], files: ModelFiles, overwrite: bool, ftype: str
 ) -> None:
     if not target.name or not target.parent.is_dir():
-        raise ValidationError(f"there is no folder {target.parent} to write {target.name!r} into")
-    for file in made:
+        raise ValidationError(f"cannot write {target.name!r}: {target.parent} is not a folder")
+    for file in outputs:
         if file.exists() and any(file.samefile(part) for part in files.paths):
-            raise ValidationError(f"{file} is the source; give another target")
+            raise ValidationError(f"{file} is the source; choose another target")
         if file.is_dir() or (file.exists() and not overwrite):
-            raise ValidationError(f"{file} is there already; overwrite=True replaces a file")
+            raise ValidationError(f"{file} exists; overwrite=True replaces a file")
     need = tensor_bytes(files.summary.tensors, ftype)
     free = shutil.disk_usage(target.parent).free
     if need > free:
@@ -154,11 +154,11 @@ def _check_target(
 
 
 def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
-    """Run the child until it has the result; whatever happens, it is gone after this."""
+    """Run the child until it reports the result; it never outlives this call."""
     command = [sys.executable, "-c", _START, "\n".join(sys.path), json.dumps(job)]
-    # Without a debugger that GGML_ABORT would look for.
+    # GGML_ABORT would look for a debugger to print a backtrace.
     env = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
-    said: deque[str] = deque(maxlen=4)
+    reasons: deque[str] = deque(maxlen=4)
     result = None
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
@@ -167,10 +167,10 @@ def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
         assert child.stdout is not None
         try:
             for line in child.stdout:
-                told = json.loads(line)
-                result = told.get("result", result)
-                if "line" in told:
-                    _follow(told, said, report)
+                message = json.loads(line)
+                result = message.get("result", result)
+                if "line" in message:
+                    _forward(message, reasons, report)
             code = child.wait()
         finally:
             child.kill()
@@ -179,25 +179,25 @@ def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
         errors.seek(0)
         printed = errors.read().decode("utf-8", "replace").strip().splitlines()
         # Old builds print a debugger's backtrace after the assertion.
-        said.extend(([p for p in printed if _ABORT.search(p)] or printed)[-3:])
+        reasons.extend(([p for p in printed if _ABORT.search(p)] or printed)[-3:])
     if result == 0:
         return
-    reason = re.sub(r"[=\s]+", " ", "; ".join(said)) or "llama.cpp gave no reason"
+    reason = re.sub(r"[=\s]+", " ", "; ".join(reasons)) or "llama.cpp gave no reason"
     if "imatrix" in reason or "importance matrix" in reason:
-        reason += ". Types below 3 bits need an importance matrix; take Q2_K or a larger one"
+        reason += ". Types below 3 bits need an importance matrix; use Q2_K or a larger type"
     how = (
         f"ended by signal {-code}" if code < 0 else f"returned {code if result is None else result}"
     )
     raise LlamaError(f"cannot quantize {job['source']}: {reason} (the process {how})")
 
 
-def _follow(told: dict[str, Any], said: deque[str], report: Callable[[float], bool]) -> None:
-    """Pass on a line that C logged."""
-    line = told["line"]
-    _log.log(told["level"], "%s", line)
+def _forward(message: dict[str, Any], reasons: deque[str], report: Callable[[float], bool]) -> None:
+    """Log a line of C, report its progress and keep it if it may explain a failure."""
+    line = message["line"]
+    _log.log(message["level"], "%s", line)
     # The reason may continue the unfinished line of a tensor.
-    if told["level"] >= logging.WARNING or _FAILED in line:
-        said.append(line.split(_FAILED)[-1].split(": ", 1)[-1].strip())
+    if message["level"] >= logging.WARNING or _FAILED in line:
+        reasons.append(line.split(_FAILED)[-1].split(": ", 1)[-1].strip())
     done = _DONE.match(line)
     if done and not report(int(done[1]) / max(int(done[2]), 1)):
         raise LlamaError(

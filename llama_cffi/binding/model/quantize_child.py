@@ -1,7 +1,7 @@
-"""The process that quantizes: C cannot be interrupted and may abort, so it runs apart.
+"""The process that quantizes, since C cannot be interrupted and may abort.
 
-It is given a job as JSON in argv, and writes one JSON object on each line of stdout: what C logs,
-and at the end what it returned.
+It reads a job as JSON from argv and writes one JSON object per line to stdout: the log lines of
+C, and at the end its return value.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from ..loading.library import get_library
 __all__ = ["main"]
 
 
-class _Lines(logging.Handler):
-    """Writes what C logs to the parent; without a parent there is nothing left to do."""
+class _ParentHandler(logging.Handler):
+    """Sends log records to the parent process; exits when the parent is gone."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(logging.DEBUG)
         self.out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.tell(line=record.getMessage(), level=record.levelno)
+        self.send(line=record.getMessage(), level=record.levelno)
 
-    def tell(self, **what: Any) -> None:
+    def send(self, **message: Any) -> None:
         try:
-            self.out.write(json.dumps(what) + "\n")
+            self.out.write(json.dumps(message) + "\n")
             self.out.flush()
         except OSError:
             os._exit(1)
 
 
 def main() -> None:
-    """Do the job, and tell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, and ends this process
-    lines = _Lines(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-    os.dup2(2, 1)  # whatever C prints is no answer
+    """Run the job and report to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and kills this process
+    parent = _ParentHandler(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)  # what C prints must not get into the messages
     job = json.loads(sys.argv[1])
     library = get_library(job["library"])
     log = logging.getLogger("llama_cffi.native")
-    log.addHandler(lines)
+    log.addHandler(parent)
     log.setLevel(logging.DEBUG)
     source, target = (os.fsencode(job[name]) for name in ("source", "target"))
-    lines.tell(result=compat.quantize_model(library, source, target, job["values"]))
+    parent.send(result=compat.quantize_model(library, source, target, job["values"]))

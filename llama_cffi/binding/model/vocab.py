@@ -1,4 +1,4 @@
-"""Text <-> token ids, and what each token is."""
+"""The vocabulary: text <-> token ids, and the attributes of each token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import integer
+from ...validation import check_int
 from .. import compat
 from .deep_stack import call_deep, longest_run
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["Vocab", "encode"]
 
 _NO_TOKEN = -1
-# Names of the metadata for what old builds cannot tell.
-_NAMED_IN_FILE = {
+# Metadata keys of the special tokens that old builds do not report.
+_TOKEN_KEYS = {
     name: f"tokenizer.ggml.{name}_token_id" for name in ("mask", "fim_pad", "fim_rep", "fim_sep")
 }
 
 
 class Vocab:
-    """The vocabulary of a model; lives and closes with it.
+    """The vocabulary of a model; closes with it.
 
-    Token ids run from 0 to `n_tokens` - 1. Methods that take one raise ValidationError for any
-    other, where the model has no texts for its tokens, and once it is closed.
+    Token ids run from 0 to `n_tokens` - 1. Methods that take a token raise ValidationError for
+    any other id, if the model has no vocabulary, and once the model is closed.
 
     Attributes:
         n_tokens: Number of tokens.
@@ -43,8 +43,8 @@ class Vocab:
         self._spellings = model.gguf.spellings
         self._is_eog = compat.call(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._tables: dict[bool, _Pieces] = {}
-        self._ends: dict[int, bool] = {}
+        self._piece_tables: dict[bool, _PieceTable] = {}
+        self._eog: dict[int, bool] = {}
         self._eog_tokens: frozenset[int] | None = None
 
     def __len__(self) -> int:
@@ -57,18 +57,18 @@ class Vocab:
 
         Args:
             text: UTF-8; a str with lone surrogates is refused.
-            add_special: Add BOS/EOS where the model wants them.
-            parse_special: Read the text of special tokens as those tokens; leave it off for
-                text that users wrote.
+            add_special: Add BOS and EOS if the model is configured to.
+            parse_special: Parse the names of special tokens as those tokens. Leave it off for
+                text written by users.
 
         Raises:
-            ValidationError: The text is not valid, or too long.
+            ValidationError: The text is invalid or too long.
         C: llama_tokenize
         """
         data = encode(text)
         capacity = len(data) + 16
         if capacity > 2**31 - 1:
-            raise ValidationError(f"the text has {len(data)} bytes; 2 GiB is the limit")
+            raise ValidationError(f"the text has {len(data)} bytes; at most 2 GiB are allowed")
         self._check_spelling(data)
         flags = bool(add_special), bool(parse_special)
         handle, held = self._live_text(), self._model.hold()
@@ -79,14 +79,14 @@ class Vocab:
             del held
 
     def token_to_piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes of one token; they may be part of a UTF-8 character.
+        """Return the bytes of one token, which may be part of a UTF-8 character.
 
         Args:
             token: Token id.
-            special: Whether control tokens have text (else they are empty).
+            special: Render control tokens by name instead of as nothing.
 
         Raises:
-            ValidationError: No such token.
+            ValidationError: The token does not exist.
         C: llama_token_to_piece
         """
         piece = self._pieces.get((token, special))
@@ -95,31 +95,31 @@ class Vocab:
         return piece
 
     def pieces(self, special: bool = False) -> Mapping[int, bytes | None]:
-        """Return a table from token to `token_to_piece`, None for tokens that end generation.
+        """Return a table of token -> `token_to_piece`, None for tokens that end generation.
 
-        It reads a piece when it is first asked for, so looking one up costs nothing after that.
+        A piece is read on its first lookup and kept, so later lookups are plain dict accesses.
         """
-        return self._tables.setdefault(special, _Pieces(self, special))
+        return self._piece_tables.setdefault(special, _PieceTable(self, special))
 
     def detokenize(self, tokens: Iterable[int], special: bool = False) -> str:
-        """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
+        """Turn token ids into text; invalid UTF-8 becomes U+FFFD.
 
         Raises:
-            ValidationError: No such token.
+            ValidationError: A token does not exist.
         """
         return b"".join(self.token_to_piece(t, special) for t in tokens).decode("utf-8", "replace")
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation (EOS, EOT, ...). C: llama_vocab_is_eog."""
-        known = self._ends.get(token) if type(token) is int else None  # hot
+        known = self._eog.get(token) if type(token) is int else None  # hot
         if known is None or self._model.closed:
             token = self.check(token)
-            known = self._ends[token] = bool(self._is_eog(self._live(), token))
+            known = self._eog[token] = bool(self._is_eog(self._live(), token))
         return known
 
     @property
     def eog_tokens(self) -> frozenset[int]:
-        """All tokens that end generation; found once, at about 0.2 us for each token."""
+        """All tokens that end generation; computed once, about 0.2 us per token."""
         handle, is_eog = self._live(), self._is_eog
         if self._eog_tokens is None:
             self._eog_tokens = frozenset(t for t in range(self.n_tokens) if is_eog(handle, t))
@@ -127,25 +127,25 @@ class Vocab:
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token. C: llama_vocab_is_control."""
-        return bool(self._of_text("llama_vocab_is_control", token))
+        return bool(self._token_property("llama_vocab_is_control", token))
 
     def text(self, token: int) -> str:
         """Return the vocabulary's own spelling of a token. C: llama_vocab_get_text."""
-        raw = self._of_text("llama_vocab_get_text", token)
+        raw = self._token_property("llama_vocab_get_text", token)
         return str(self._ffi.string(raw).decode("utf-8", "replace"))
 
     def score(self, token: int) -> float:
-        """Return the score of a token, 0.0 where scores mean nothing. C: llama_vocab_get_score."""
-        return float(self._of_text("llama_vocab_get_score", token))
+        """Return the score of a token, 0.0 if unused. C: llama_vocab_get_score."""
+        return float(self._token_property("llama_vocab_get_score", token))
 
     def attr(self, token: int) -> frozenset[str]:
-        """Return what a token is, such as `{"control"}`. C: llama_vocab_get_attr."""
-        flags = int(self._of_text("llama_vocab_get_attr", token))
+        """Return the attributes of a token, such as `{"control"}`. C: llama_vocab_get_attr."""
+        flags = int(self._token_property("llama_vocab_get_attr", token))
         return compat.token_attributes(self._model.library, flags)
 
     @property
     def type(self) -> str:
-        """Kind of tokenizer: `spm`, `bpe`, `wpm`, `ugm`, `rwkv`, ..., `none`.
+        """Type of tokenizer: `spm`, `bpe`, `wpm`, `ugm`, `rwkv`, ..., `none`.
 
         C: llama_vocab_type
         """
@@ -153,67 +153,67 @@ class Vocab:
 
     @property
     def bos(self) -> int | None:
-        """Beginning-of-sequence token, None when the model has none. C: llama_vocab_bos."""
+        """Beginning-of-sequence token; None if the model has none. C: llama_vocab_bos."""
         return self._special("bos")
 
     @property
     def eos(self) -> int | None:
-        """End-of-sequence token, None when the model has none. C: llama_vocab_eos."""
+        """End-of-sequence token; None if the model has none. C: llama_vocab_eos."""
         return self._special("eos")
 
     @property
     def eot(self) -> int | None:
-        """End-of-turn token, None when the model has none. C: llama_vocab_eot."""
+        """End-of-turn token; None if the model has none. C: llama_vocab_eot."""
         return self._special("eot")
 
     @property
     def sep(self) -> int | None:
-        """Separator between sentences, None when the model has none. C: llama_vocab_sep."""
+        """Separator between sentences; None if the model has none. C: llama_vocab_sep."""
         return self._special("sep")
 
     @property
     def nl(self) -> int | None:
-        """Newline token, None when the model has none. C: llama_vocab_nl."""
+        """Newline token; None if the model has none. C: llama_vocab_nl."""
         return self._special("nl")
 
     @property
     def pad(self) -> int | None:
-        """Padding token, None when the model has none. C: llama_vocab_pad."""
+        """Padding token; None if the model has none. C: llama_vocab_pad."""
         return self._special("pad")
 
     @property
     def mask(self) -> int | None:
-        """Mask token, None when the model has none. C: llama_vocab_mask."""
+        """Mask token; None if the model has none. C: llama_vocab_mask."""
         return self._special("mask")
 
     @property
     def fim_pre(self) -> int | None:
-        """Token before the text that precedes a gap. C: llama_vocab_fim_pre."""
+        """Fill-in-the-middle token before the prefix. C: llama_vocab_fim_pre."""
         return self._special("fim_pre")
 
     @property
     def fim_suf(self) -> int | None:
-        """Token before the text that follows a gap. C: llama_vocab_fim_suf."""
+        """Fill-in-the-middle token before the suffix. C: llama_vocab_fim_suf."""
         return self._special("fim_suf")
 
     @property
     def fim_mid(self) -> int | None:
-        """Token after which the model fills the gap. C: llama_vocab_fim_mid."""
+        """Fill-in-the-middle token before the generated middle. C: llama_vocab_fim_mid."""
         return self._special("fim_mid")
 
     @property
     def fim_pad(self) -> int | None:
-        """Padding token of gap filling. C: llama_vocab_fim_pad."""
+        """Fill-in-the-middle padding token. C: llama_vocab_fim_pad."""
         return self._special("fim_pad")
 
     @property
     def fim_rep(self) -> int | None:
-        """Token before a repository's name. C: llama_vocab_fim_rep."""
+        """Fill-in-the-middle token before a repository name. C: llama_vocab_fim_rep."""
         return self._special("fim_rep")
 
     @property
     def fim_sep(self) -> int | None:
-        """Token before a file's name. C: llama_vocab_fim_sep."""
+        """Fill-in-the-middle token before a file name. C: llama_vocab_fim_sep."""
         return self._special("fim_sep")
 
     @property
@@ -232,20 +232,20 @@ class Vocab:
         return compat.add_sep(self._model.library, self._live())
 
     def check(self, token: int) -> int:
-        """Return *token* if the vocabulary has it: C aborts the process on any other.
+        """Return *token* if it exists; C aborts the process on any other.
 
         Raises:
-            ValidationError: No such token.
+            ValidationError: The token does not exist.
         """
         if type(token) is int and 0 <= token < self.n_tokens:  # hot
             return token
-        return integer("token", token, 0, self.n_tokens - 1)
+        return check_int("token", token, 0, self.n_tokens - 1)
 
     def check_all(self, tokens: Iterable[int]) -> list[int]:
-        """Return *tokens* as a list if the vocabulary has them all.
+        """Return *tokens* as a list if they all exist.
 
         Raises:
-            ValidationError: It has one not.
+            ValidationError: A token does not exist.
         """
         tokens = list(tokens)
         if {*map(type, tokens)} == {int} and min(tokens) >= 0 and max(tokens) < self.n_tokens:
@@ -265,7 +265,7 @@ class Vocab:
             capacity = -n
 
     def _check_spelling(self, data: bytes) -> None:
-        """Refuse characters that the vocabulary cannot spell: C aborts on the missing byte."""
+        """Refuse characters that the vocabulary cannot spell: C aborts on a missing byte."""
         if not self._spellings:
             return
         for character in set(data.decode("utf-8").replace(" ", "\u2581") + "\u2581"):
@@ -280,18 +280,18 @@ class Vocab:
 
     def _live_text(self) -> Any:
         if not self._has_text:
-            raise ValidationError("the model has no vocabulary, so no text: give it token ids")
+            raise ValidationError("the model has no vocabulary; pass token ids instead of text")
         return self._live()
 
     def _special(self, name: str) -> int | None:
         token = compat.special_token(self._model.library, self._live(), name)
         if token is None:
-            named = self._model.gguf.values.get(_NAMED_IN_FILE[name])
-            token = named if isinstance(named, int) and 0 <= named < self.n_tokens else _NO_TOKEN
+            value = self._model.gguf.values.get(_TOKEN_KEYS[name])
+            token = value if isinstance(value, int) and 0 <= value < self.n_tokens else _NO_TOKEN
         return None if token == _NO_TOKEN else token
 
-    def _of_text(self, name: str, token: int) -> Any:
-        """Ask about a token what only a vocabulary with text can tell; C aborts on others."""
+    def _token_property(self, name: str, token: int) -> Any:
+        """Call a C function of one token, which aborts if the model has no vocabulary."""
         self._live_text()
         return self._call(name, self.check(token))
 
@@ -299,7 +299,7 @@ class Vocab:
         return compat.call(self._model.library, name)(self._live(), *args)
 
     def _live(self) -> Any:
-        _ = self._model.ptr  # raises when the model is closed
+        _ = self._model.ptr  # raises if the model is closed
         return self._handle
 
     def _read_piece(self, token: int, special: bool) -> bytes:
@@ -313,7 +313,9 @@ class Vocab:
         return bytes(self._ffi.buffer(buffer, n))
 
 
-class _Pieces(dict[int, "bytes | None"]):
+class _PieceTable(dict[int, "bytes | None"]):
+    """Token -> piece, None for tokens that end generation; filled by its lookups."""
+
     def __init__(self, vocab: Vocab, special: bool) -> None:
         super().__init__()
         self._vocab, self._special = vocab, special
@@ -326,15 +328,15 @@ class _Pieces(dict[int, "bytes | None"]):
 
 
 def encode(text: str | bytes) -> bytes:
-    """Return text as UTF-8.
+    """Return text as UTF-8 bytes.
 
     Raises:
-        ValidationError: It is not UTF-8, has lone surrogates, or is no text.
+        ValidationError: It is not a str or bytes, not UTF-8, or has lone surrogates.
     """
     if isinstance(text, (bytearray, memoryview)):
         text = bytes(text)
     if not isinstance(text, (str, bytes)):
-        raise ValidationError(f"{type(text).__name__} is no text")
+        raise ValidationError(f"text must be str or bytes, got {type(text).__name__}")
     if isinstance(text, bytes):
         try:
             text.decode("utf-8")

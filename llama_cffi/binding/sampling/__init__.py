@@ -1,1 +1,1 @@
-"""Sampler chains, grammars and samplers written in Python."""
+"""Sampler chains, grammars and custom samplers."""

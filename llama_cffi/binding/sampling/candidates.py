@@ -1,4 +1,4 @@
-"""The tokens that samplers work on: C's array, allocated once and refilled by numpy."""
+"""The tokens that samplers work on: a C array, allocated once and refilled by numpy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ __all__ = ["Candidates", "check_logits"]
 class Candidates:
     """Tokens with logits and probabilities, at most the whole vocabulary of a model.
 
-    Samplers sort them, drop some, and select one. The memory belongs to this object and keeps its
-    place: C borrows it during a call, and refilling allocates nothing.
+    Samplers sort them, drop some and select one. The memory belongs to this object and stays where
+    it is: C borrows it during a call, and refilling allocates nothing.
 
     Attributes:
-        struct: The C pointer, for raw calls.
+        model: The model.
+        n_vocab: Tokens of its vocabulary.
+        struct: Pointer to the C struct, for raw calls.
     C: llama_token_data_array
     """
 
@@ -44,37 +46,37 @@ class Candidates:
         self._start(0)
 
     def fill(self, logits: NDArray[np.float32]) -> None:
-        """Start again with the whole vocabulary: nothing sorted, dropped or selected.
+        """Start over with the whole vocabulary: nothing sorted, dropped or selected.
 
         Args:
             logits: Shape (n_vocab,), float32; they are copied.
 
         Raises:
-            ValidationError: The shape is another one.
+            ValidationError: They have another shape.
         """
         if logits.shape != (self.n_vocab,):
             raise ValidationError(
-                f"logits of shape {logits.shape}; this vocabulary has ({self.n_vocab},)"
+                f"logits must have the shape ({self.n_vocab},), got {logits.shape}"
             )
         self._ids[:], self._logits[:], self._p[:] = self._all_ids, logits, 0
         self._start(self.n_vocab)
 
     def fill_some(self, logits: NDArray[np.float32], ids: NDArray[Any]) -> None:
-        """Start again with the tokens *ids* alone, which are not checked.
+        """Start over with only the tokens *ids*, which are not checked.
 
         Args:
-            logits: Of the whole vocabulary, shape (n_vocab,), float32.
-            ids: Tokens, shape (n,), int32.
+            logits: Logits of the whole vocabulary, shape (n_vocab,), float32.
+            ids: Token ids, shape (n,), of any integer dtype such as int32.
         """
         n = len(ids)
         self._ids[:n], self._logits[:n], self._p[:n] = ids, logits[ids], 0
         self._start(n)
 
     def keep(self, allowed: NDArray[np.bool_]) -> None:
-        """Drop the tokens that are not allowed, or set their logits to -inf where they are few.
+        """Drop the tokens that are not allowed, or set their logits to -inf if they are few.
 
         Args:
-            allowed: Of each token, shape (n_vocab,), bool.
+            allowed: Whether each token is allowed, shape (n_vocab,), bool.
         """
         import numpy as np
 
@@ -84,7 +86,7 @@ class Candidates:
             tokens = np.flatnonzero(allowed)
             few = 2 * len(tokens) <= self.n_vocab
             changed = tokens if few else np.flatnonzero(~allowed)
-            if np.array_equal(ids[changed], changed):  # nobody sorted them
+            if np.array_equal(ids[changed], changed):  # still in the order of the vocabulary
                 if few:
                     n = len(tokens)
                     ids[:n], logits[:n] = tokens, logits[tokens]
@@ -99,9 +101,9 @@ class Candidates:
         """The candidates that are left.
 
         Shapes: (len,) of fields `id` int32, `logit` float32, `p` float32; borrowed: the next fill
-        or sampler changes it. Writing logits is allowed; call `changed` after it.
+        or sampler changes it. Logits may be written; call `changed` afterwards.
         """
-        start = self.struct.data - self._data  # xtc drops candidates at the beginning
+        start = self.struct.data - self._data  # xtc drops candidates at the start
         return self._memory[start : start + self.struct.size]
 
     def __len__(self) -> int:
@@ -109,26 +111,26 @@ class Candidates:
 
     @property
     def selected(self) -> int:
-        """Index of the selected candidate in `array`, -1 as long as there is none."""
+        """Index of the selected candidate in `array`, -1 if none is selected yet."""
         return int(self.struct.selected)
 
     @property
     def sorted(self) -> bool:
-        """Whether the logits are known to descend."""
+        """Whether the logits are known to be in descending order."""
         return bool(self.struct.sorted)
 
     def changed(self) -> None:
-        """Say that logits were written: the order is unknown, and C must be able to use them.
+        """Check logits that were written, and mark them as unsorted.
 
         Raises:
-            ValidationError: An id is no token.
+            ValidationError: An id is not a token.
             GenerationError: A logit is NaN or +inf, or all are -inf.
         """
         self.struct.sorted = False
         array = self.array
         if not len(array):
             raise ValidationError("there are no candidates; fill them first")
-        # Negative ids are large ones without a sign.
+        # As unsigned numbers, negative ids are large ones.
         if int(array["id"].view("u4").max()) >= self.n_vocab:
             raise ValidationError(f"a candidate's id is outside 0..{self.n_vocab - 1}")
         check_logits(float(array["logit"].max()))
@@ -137,14 +139,13 @@ class Candidates:
         """Return the id of the selected candidate.
 
         Raises:
-            GenerationError: None is selected, or one that cannot be drawn: its logit or
-                probability is NaN or infinite.
+            GenerationError: None is selected, or its logit or probability is NaN or infinite.
         """
         struct = self.struct
         i = struct.selected
         if not 0 <= i < struct.size:
             raise GenerationError(
-                f"no sampler selected one of {struct.size} candidates; the last one must"
+                f"no sampler selected one of {struct.size} candidates; the last sampler must"
             )
         chosen = struct.data[i]
         check_logits(chosen.logit)
@@ -158,18 +159,18 @@ class Candidates:
 
 
 def check_logits(largest: float) -> None:
-    """Check the largest logit; numpy's max of logits with NaN is NaN.
+    """Check the largest logit, which numpy reports as NaN if any is NaN.
 
-    With NaN or +inf C's sort reads outside the array and its draw takes any token.
+    With NaN or +inf, C sorts beyond the end of the array and draws an arbitrary token.
 
     Raises:
-        GenerationError: It is NaN or +inf, or -inf: no token is left.
+        GenerationError: It is NaN or +inf, or -inf, which leaves no token.
     """
     if math.isfinite(largest):
         return
     if largest < 0:
-        raise GenerationError("every token is forbidden: all logits left are -inf")
+        raise GenerationError("every token is forbidden: all remaining logits are -inf")
     raise GenerationError(
-        f"the logits contain {'NaN' if math.isnan(largest) else '+inf'}, so there is no next "
-        "token; the model file or its computation on this device is broken"
+        f"the logits contain {'NaN' if math.isnan(largest) else '+inf'}, so no token can be "
+        "chosen; the model file or its computation on this device is broken"
     )

@@ -4,63 +4,79 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import GenerationError, ValidationError
+from ...validation import INT32_MAX, check_float, check_int
+from .. import compat
 from ..context.context import Context
 from ..model.model import Model
+from ..native_object import NativeObject
 from .candidates import Candidates, check_logits
 from .custom_sampler import CustomSampler
-from .samplers import MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE, SamplerKinds, available
+from .samplers import (
+    MAX_FLOAT,
+    MAX_LAST_N,
+    MIN_REPEAT,
+    MIN_TEMPERATURE,
+    check_bias,
+    check_min_keep,
+    check_seed,
+    check_temperature,
+    dry_breakers,
+    new_infill,
+    new_sampler,
+    require,
+)
 from .topk_preselect import Preselection
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
-__all__ = [
-    "MAX_LAST_N",
-    "MIN_REPEAT",
-    "MIN_TEMPERATURE",
-    "Rules",
-    "SamplerChain",
-    "available",
-]
+__all__ = ["SamplerChain", "TokenConstraint"]
 
 _NO_SEED = 2**32 - 1
 _TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
-# Up to here Python checks the logits in 20 us, so that nobody waits 60 ms for numpy to load.
+# Up to this size Python checks the logits in 20 us, which is not worth 60 ms to import numpy.
 _SMALL_VOCAB = 2048
 
 
-class Rules(Protocol):
-    """What may come next in a text, as a `Grammar` says it."""
+class TokenConstraint(Protocol):
+    """Decides which tokens may come next, such as a `Grammar`."""
 
     @property
     def model(self) -> Model:
-        """Whose tokens they are."""
+        """The model whose tokens it is about."""
 
     def allows(self, token: int) -> bool:
-        """Whether *token* may come next; nothing changes."""
+        """Whether *token* may come next; changes nothing."""
 
     def apply(self, candidates: Candidates) -> None:
-        """Leave no candidate that may not come next."""
+        """Drop or forbid every candidate that may not come next."""
 
     def accept(self, token: int) -> None:
-        """Go on by *token*."""
+        """Continue with *token*."""
 
     def reset(self) -> None:
-        """Begin again."""
+        """Start over."""
 
 
-class SamplerChain(SamplerKinds):
+class SamplerChain(NativeObject):
     """An ordered chain of samplers; the last one (greedy, dist, mirostat) selects the token.
 
-    Each `add_*` returns the chain, so they can be strung together. One thread at a time may use
-    a chain; chains of one model are independent.
+    Each `add_*` returns the chain, so that calls can be chained. Only one thread at a time may
+    use a chain; chains of one model are independent.
+
+    All `add_*` raise ValidationError if a number is out of range or the build does not have the
+    sampler. A *seed* of 0 to 2^32 - 2 makes `reset` restart the same draws; None, -1 and C's own
+    2^32 - 1 stand for a random seed, a new one at each reset. *min_keep* is the number of
+    candidates to keep in any case.
 
     Args:
-        model: Whose vocabulary the samplers work on; closes this chain when it closes.
+        model: The model whose tokens are sampled; closes this chain when it closes.
     C: llama_sampler_chain_init
     """
 
@@ -68,7 +84,7 @@ class SamplerChain(SamplerKinds):
         self.model, self._lib = model, model.library.lib
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
-        _ = model.ptr  # raises when it is closed
+        _ = model.ptr  # raises if closed
         self._free = _Free(self._lib.llama_sampler_free)
         super().__init__(self._lib.llama_sampler_chain_init(params), self._free, parent=model)
         self._sample, self._buffer = self._lib.llama_sampler_sample, model.library.ffi.buffer
@@ -77,9 +93,10 @@ class SamplerChain(SamplerKinds):
         self._candidates: Candidates | None = None
         self._customs: list[CustomSampler] = []
         self._appliers: list[CustomSampler] = []  # those that work on candidates
-        self._grammar: Rules | None = None
+        self._grammar: TokenConstraint | None = None
         self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
+        # Whether C may sample by itself: it aborts if no token can be chosen.
         self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
         self._row_bytes = model.vocab.n_tokens * 4
 
@@ -88,7 +105,7 @@ class SamplerChain(SamplerKinds):
 
     @property
     def names(self) -> list[str]:
-        """What C calls its samplers; `?` before a name means that it changes nothing.
+        """C's names of the samplers; `?` before a name means that it has no effect.
 
         C: llama_sampler_name
         """
@@ -98,7 +115,7 @@ class SamplerChain(SamplerKinds):
 
     @property
     def seed(self) -> int | None:
-        """The seed in use of the last sampler that tells it: dist, mirostat, mirostat_v2.
+        """The current seed of the last sampler that reports one: dist, mirostat, mirostat_v2.
 
         C: llama_sampler_get_seed
         """
@@ -107,48 +124,264 @@ class SamplerChain(SamplerKinds):
 
     @property
     def takes_largest(self) -> bool:
-        """Whether `sample` is `Context.argmax`, and only Python's samplers hear of the token."""
-        # Where numpy is there already, its argmax takes a quarter of C's time for small ones, too.
+        """Whether `sample` equals `Context.argmax`, so only custom samplers need the token."""
+        # Once numpy is imported, its argmax takes a quarter of C's time even for small ones.
         return (
             self._preselection.is_argmax
             and self._grammar is None
             and ("numpy" in sys.modules or not self._in_c)
         )
 
-    def add_custom(self, sampler: CustomSampler) -> SamplerChain:
+    def add_greedy(self) -> Self:
+        """Select the most probable token. C: llama_sampler_init_greedy."""
+        self._add(self._new("greedy"), selects=True)
+        self._preselection.add_greedy()
+        return self
+
+    def add_dist(self, seed: int | None) -> Self:
+        """Draw by probability. C: llama_sampler_init_dist."""
+        seed = check_seed(seed)
+        if compat.dist_needs_softmax(self.model.library):
+            self._add(self._new("softmax"))
+        return self._add_other("dist", seed, selects=True)
+
+    def add_top_k(self, k: int) -> Self:
+        """Keep the k most probable tokens; k <= 0 keeps all. C: llama_sampler_init_top_k."""
+        k = check_int("k", k, -INT32_MAX)
+        self._add(self._new("top_k", k))
+        if k > 0:
+            self._preselection.add_top_k(k)
+        else:
+            self._preselection.add_other()
+        return self
+
+    def add_top_p(self, p: float, min_keep: int = 1) -> Self:
+        """Keep the most probable tokens up to a total of p. C: llama_sampler_init_top_p."""
+        return self._add_other("top_p", check_float("p", p, 0, 1), check_min_keep(min_keep))
+
+    def add_min_p(self, p: float, min_keep: int = 1) -> Self:
+        """Keep tokens with at least p times the best's probability. C: llama_sampler_init_min_p."""
+        return self._add_other("min_p", check_float("p", p, 0, 1), check_min_keep(min_keep))
+
+    def add_typical(self, p: float, min_keep: int = 1) -> Self:
+        """Keep the tokens with information nearest to the entropy, up to a total of p.
+
+        If the probability of a candidate is 0, C's entropy is NaN and any of them may be kept.
+        C: llama_sampler_init_typical
+        """
+        return self._add_other("typical", check_float("p", p, 0, 1), check_min_keep(min_keep))
+
+    def add_temp(self, temperature: float) -> Self:
+        """Divide the logits by *temperature*, above 0. C: llama_sampler_init_temp.
+
+        For temperature 0 use `add_greedy`.
+        """
+        return self._add_other("temp", check_temperature(temperature))
+
+    def add_temp_ext(self, temperature: float, delta: float, exponent: float = 1.0) -> Self:
+        """Divide the logits by a temperature that grows with their entropy.
+
+        It goes from *temperature* - *delta* to *temperature* + *delta* by (entropy / greatest
+        entropy) ** *exponent*, and stays above 0, which C would divide by.
+        C: llama_sampler_init_temp_ext
+        """
+        temperature = check_temperature(temperature)
+        delta = check_float("delta", delta, 0, MAX_FLOAT)
+        exponent = check_float("exponent", exponent, 0, 100)
+        if temperature - delta < MIN_TEMPERATURE:
+            high = temperature + delta
+            temperature, delta = (high + MIN_TEMPERATURE) / 2, (high - MIN_TEMPERATURE) / 2
+        return self._add_other("temp_ext", temperature, delta, exponent)
+
+    def add_xtc(
+        self, probability: float, threshold: float, min_keep: int = 1, seed: int | None = None
+    ) -> Self:
+        """Sometimes drop the most probable tokens, for more variety (exclude top choices).
+
+        Args:
+            probability: How often, 0 to 1.
+            threshold: Of the tokens with at least this probability only the least likely stays;
+                above 0.5 the sampler is off.
+            min_keep: It does nothing if fewer would be left.
+            seed: Seed of its own draws.
+        C: llama_sampler_init_xtc, since b3995
+        """
+        return self._add_other(
+            "xtc",
+            check_float("probability", probability, 0, 1),
+            check_float("threshold", threshold, 0, 1),
+            check_min_keep(min_keep),
+            check_seed(seed),
+        )
+
+    def add_top_n_sigma(self, n: float) -> Self:
+        """Forbid logits more than n standard deviations below the largest; above 0.
+
+        C: llama_sampler_init_top_n_sigma, since b4753
+        """
+        return self._add_other("top_n_sigma", check_float("n", n, 0, MAX_FLOAT, above=True))
+
+    def add_mirostat(
+        self, seed: int | None, tau: float = 5.0, eta: float = 0.1, m: int = 100
+    ) -> Self:
+        """Draw so that the surprise stays near *tau* bits (Mirostat, arXiv:2007.14966).
+
+        Args:
+            seed: Seed of the draws.
+            tau: Target surprise, 0 to 100.
+            eta: Learning rate, 0 to 100.
+            m: Number of tokens from which the distribution is estimated; at least 2.
+        C: llama_sampler_init_mirostat
+        """
+        return self._add_other(
+            "mirostat",
+            self.model.vocab.n_tokens,
+            check_seed(seed),
+            check_float("tau", tau, 0, 100),
+            check_float("eta", eta, 0, 100),
+            check_int("m", m, 2),
+            selects=True,
+        )
+
+    def add_mirostat_v2(self, seed: int | None, tau: float = 5.0, eta: float = 0.1) -> Self:
+        """Draw as `add_mirostat` without the estimate. C: llama_sampler_init_mirostat_v2."""
+        numbers = check_seed(seed), check_float("tau", tau, 0, 100), check_float("eta", eta, 0, 100)
+        return self._add_other("mirostat_v2", *numbers, selects=True)
+
+    def add_adaptive_p(self, target: float, decay: float, seed: int | None) -> Self:
+        """Draw so that the probability of the chosen tokens stays near *target*.
+
+        Args:
+            target: Target probability, 0 to 1; a negative one (to -1) draws by probability.
+            decay: How long chosen tokens count, 0 to 0.99: about 1 / (1 - decay) tokens.
+            seed: Seed of the draws.
+        C: llama_sampler_init_adaptive_p, since b7836
+        """
+        target, decay = check_float("target", target, -1, 1), check_float("decay", decay, 0, 0.99)
+        return self._add_other("adaptive_p", target, decay, check_seed(seed), selects=True)
+
+    def add_penalties(
+        self, last_n: int, repeat: float = 1.0, frequency: float = 0.0, presence: float = 0.0
+    ) -> Self:
+        """Penalize recently accepted tokens.
+
+        Args:
+            last_n: Number of accepted tokens that count, at most 2^20; 0 = off.
+            repeat: Divides the logit (multiplies a negative one); 1.0 = off, at least 0.001.
+            frequency: Subtracted per occurrence; 0.0 = off.
+            presence: Subtracted once; 0.0 = off.
+        C: llama_sampler_init_penalties
+        """
+        last_n = check_int("last_n", last_n, 0, MAX_LAST_N)
+        repeat = check_float("repeat", repeat, MIN_REPEAT, 1000)
+        frequency = check_float("frequency", frequency, -1000, 1000)
+        presence = check_float("presence", presence, -1000, 1000)
+        library, model = self.model.library, self.model.ptr
+        self._add(compat.sampler_penalties(library, model, last_n, repeat, frequency, presence))
+        if repeat >= 1 and frequency >= 0 and presence >= 0:
+            self._preselection.add_penalty(last_n)
+        else:
+            self._preselection.add_other()
+        return self
+
+    def add_dry(
+        self,
+        multiplier: float,
+        base: float = 1.75,
+        allowed_length: int = 2,
+        penalty_last_n: int = -1,
+        seq_breakers: Sequence[str] = ("\n", ":", '"', "*"),
+    ) -> Self:
+        """Penalize tokens that would continue a repetition (DRY).
+
+        The penalty is multiplier * base ** (length of the repetition - allowed_length).
+
+        Args:
+            multiplier: 0.0 = off, at most 1000.
+            base: 1 to 1000.
+            allowed_length: Repetitions shorter than this are not penalized.
+            penalty_last_n: Number of accepted tokens to search, at most 2^20; 0 = off, -1 = the
+                model's training context.
+            seq_breakers: Strings that end a repetition: ASCII, of 1 to 40 characters, at most 64.
+                (C splits them between bytes, and old tokenizers abort on half a character.) Each
+                costs a pass over the vocabulary here.
+        C: llama_sampler_init_dry, since b3995
+        """
+        multiplier, base = (
+            check_float("multiplier", multiplier, 0, 1000),
+            check_float("base", base, 1, 1000),
+        )
+        allowed_length = check_int("allowed_length", allowed_length, 0)
+        last_n = check_int("penalty_last_n", penalty_last_n, -1, MAX_LAST_N)
+        if last_n < 0:
+            last_n = min(self.model.n_ctx_train, MAX_LAST_N)
+        breakers = dry_breakers(self.model, seq_breakers)
+        library = self.model.library
+        require(library, "dry")
+        numbers = multiplier, base, allowed_length, last_n
+        self._add(compat.sampler_dry(library, self.model.ptr, *numbers, breakers))
+        self._preselection.add_penalty(last_n)
+        return self
+
+    def add_logit_bias(self, bias: Mapping[int, float]) -> Self:
+        """Add to the logits of tokens; -inf forbids a token.
+
+        Args:
+            bias: Token -> bias, -10^6 to 10^6.
+        C: llama_sampler_init_logit_bias
+        """
+        ffi, vocab = self.model.library.ffi, self.model.vocab
+        pairs = {vocab.check(token): check_bias(token, value) for token, value in bias.items()}
+        array = ffi.new("llama_logit_bias[]", list(pairs.items()))
+        self._add(self._new("logit_bias", vocab.n_tokens, len(pairs), array))
+        self._preselection.add_bias(pairs)
+        self._in_c &= -math.inf not in pairs.values()
+        return self
+
+    def add_infill(self) -> Self:
+        """Prefer whole words and the end, for fill-in-the-middle.
+
+        It compares all candidates in pairs: a top-k of at most 1,024 must come before it.
+        C: llama_sampler_init_infill, since b3995
+        """
+        self._add(new_infill(self.model, self._preselection.n_left))
+        self._preselection.add_other()
+        return self
+
+    def add_custom(self, sampler: CustomSampler) -> Self:
         """Add a sampler written in Python.
 
         Raises:
-            ValidationError: It was made for another model.
+            ValidationError: It belongs to another model.
         C: llama_sampler_init
         """
         if sampler.model is not self.model:
-            raise ValidationError("the custom sampler was made for another model than the chain")
+            raise ValidationError("the custom sampler belongs to another model than the chain")
         _ = self._growable()
         self._free.keeps.append(sampler.memory)
         self._customs.append(sampler)
         self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
             self._appliers.append(sampler)
-            self._preselection.changes()
+            self._preselection.add_other()
             self._in_c = False
         return self
 
-    def add_grammar(self, grammar: Rules) -> SamplerChain:
-        """Let only tokens through that *grammar* allows.
+    def add_grammar(self, grammar: TokenConstraint) -> Self:
+        """Allow only tokens that *grammar* allows.
 
-        It stays outside the C chain, where C aborts when a token is accepted that the grammar
-        rejects. As in llama-cli a token is chosen first, and only if the grammar rejects it all
-        tokens are put to it and another one is chosen.
+        It stays outside the C chain, which aborts when it accepts a token that the grammar
+        rejects. As in llama-cli a token is chosen first. Only if the grammar rejects it, the
+        grammar is applied to all tokens and another one is chosen.
 
         Raises:
-            ValidationError: It was made for another model, or the chain has a grammar already.
+            ValidationError: It belongs to another model, or the chain already has a grammar.
         """
-        _ = self.ptr  # raises when it is closed
+        _ = self.ptr  # raises if closed
         if grammar.model is not self.model:
-            raise ValidationError("the grammar was made for another model than the chain")
+            raise ValidationError("the grammar belongs to another model than the chain")
         if self._grammar is not None:
-            raise ValidationError("the chain has a grammar already")
+            raise ValidationError("the chain already has a grammar")
         self._grammar = grammar
         self._in_c = False
         return self
@@ -156,23 +389,22 @@ class SamplerChain(SamplerKinds):
     def sample(self, context: Context, i: int = -1) -> int:
         """Choose a token from output *i* of the last decode, and accept it.
 
-        The draws are C's: where numpy narrows the candidates down first, it leaves all that C
-        could take.
+        C draws the token. Where numpy preselects candidates, it keeps all that C could choose.
 
         Raises:
-            ValidationError: That token's output was not asked for, or the chain does not end with
-                a sampler that selects, or belongs to another model.
-            GenerationError: The logits have NaN, no token is allowed, or none was selected; then
-                nothing was accepted.
+            ValidationError: That output was not requested, or the chain does not end with a
+                sampler that selects, or it belongs to another model.
+            GenerationError: The logits contain NaN, no token is allowed, or none was selected;
+                then nothing was accepted.
         C: llama_sampler_sample, or its parts
         """
         if context.model is not self.model:
-            raise ValidationError("the chain was made for another model than the context")
+            raise ValidationError("the chain belongs to another model than the context")
         if not self._selects:
             self._check_selects()
         if self._in_c and not self.takes_largest:
             return self._sample_in_c(context, i)
-        # Python functions may close the context before the grammar wants the logits again.
+        # Python functions may close the context before the grammar needs the logits again.
         again = self._grammar is not None and bool(self._appliers)
         logits = context.logits(i, copy=again)
         token = self._choose(logits)
@@ -182,14 +414,14 @@ class SamplerChain(SamplerKinds):
         return token
 
     def apply(self, candidates: Candidates) -> None:
-        """Let every sampler work on *candidates*. C: llama_sampler_apply.
+        """Apply every sampler to *candidates*. C: llama_sampler_apply.
 
         Raises:
-            ValidationError: They are of another model, empty, or their ids are no tokens.
+            ValidationError: They belong to another model, are empty, or an id is not a token.
             GenerationError: A logit is NaN or +inf, or all are -inf.
         """
         if candidates.model is not self.model:
-            raise ValidationError("the chain was made for another model than the candidates")
+            raise ValidationError("the chain belongs to another model than the candidates")
         was_sorted = candidates.sorted
         candidates.changed()
         candidates.struct.sorted = was_sorted
@@ -207,21 +439,21 @@ class SamplerChain(SamplerKinds):
         return candidates.token()
 
     def accept(self, token: int, *, grammar: bool = False) -> None:
-        """Tell the samplers that *token* was chosen; penalties and dry count it.
+        """Tell the samplers that *token* was chosen; penalties and DRY count it.
 
         Args:
             token: Token id.
-            grammar: Whether it continues the text that the grammar is about. A prompt does not.
+            grammar: Whether the grammar accepts it too; False for the tokens of a prompt.
 
         Raises:
-            ValidationError: No such token, or the grammar rejects it.
+            ValidationError: The token does not exist, or the grammar rejects it.
         C: llama_sampler_accept
         """
         token, ptr = self.model.vocab.check(token), self.ptr
         if grammar and self._grammar is not None:
             self._grammar.accept(token)
         self._n_accepted += 1
-        if self._preselection.is_argmax:  # what C has of it remembers nothing
+        if self._preselection.is_argmax:  # C's greedy keeps no state
             for custom in self._customs:
                 if custom.accept is not None:
                     custom.accept(token)
@@ -237,8 +469,8 @@ class SamplerChain(SamplerKinds):
 
     def _sample_in_c(self, context: Context, i: int) -> int:
         ptr, row = self._ptr or self.ptr, context.row(i)
-        # NaN and infinities have one of two values in their top byte, other logits hardly ever;
-        # for so few importing numpy would take longer than many answers.
+        # NaN and infinities have one of two values in their top byte, other logits hardly ever.
+        # Importing numpy would take longer than generating many answers with so few tokens.
         top = bytes(self._buffer(row, self._row_bytes))[_TOP_BYTES]
         if 0x7F in top or 0xFF in top:
             logits = memoryview(self._buffer(row, self._row_bytes)).cast("f")
@@ -251,7 +483,7 @@ class SamplerChain(SamplerKinds):
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._preselection.is_argmax:
             _ = self.ptr
-            token = int(logits.argmax())  # of NaN, where there is one
+            token = int(logits.argmax())  # the index of NaN if there is one
             check_logits(float(logits[token]))
             return token
         ids = self._preselection.ids(logits, self._n_accepted)
@@ -259,13 +491,13 @@ class SamplerChain(SamplerKinds):
         self._apply(candidates)
         return candidates.token()
 
-    def _choose_allowed(self, logits: NDArray[np.float32], grammar: Rules) -> int:
+    def _choose_allowed(self, logits: NDArray[np.float32], grammar: TokenConstraint) -> int:
         candidates = self._filled(logits, None)
         grammar.apply(candidates)
         if candidates.array["logit"].max() == -math.inf:
             raise GenerationError(
-                f"the grammar allows none of the {candidates.n_vocab} tokens; it may want "
-                "characters that the vocabulary cannot spell, or it has a dead end"
+                f"the grammar allows none of the {candidates.n_vocab} tokens; it may need "
+                "characters that the vocabulary cannot spell, or have a dead end"
             )
         self._apply(candidates)
         return candidates.token()
@@ -291,7 +523,7 @@ class SamplerChain(SamplerKinds):
             )
 
     def _call(self, function: Any, *args: Any) -> Any:
-        """Call C, and raise what the Python functions raised; they may close the chain."""
+        """Call C, and raise what custom samplers raised; they may even close the chain."""
         if not self._customs:
             return function(*args)
         held, before, self._in_call = self.hold(), self._in_call, True
@@ -305,6 +537,15 @@ class SamplerChain(SamplerKinds):
                 custom.relay.check()
         return result
 
+    def _new(self, name: str, *args: Any) -> Any:
+        return new_sampler(self.model.library, name, *args)
+
+    def _add_other(self, name: str, *args: Any, selects: bool = False) -> Self:
+        """Add a sampler that needs the whole vocabulary."""
+        self._add(self._new(name, *args), selects=selects)
+        self._preselection.add_other()
+        return self
+
     def _add(self, sampler: Any, *, selects: bool = False) -> None:
         if not sampler:
             raise ValidationError("llama.cpp refused the sampler's parameters")
@@ -317,16 +558,17 @@ class SamplerChain(SamplerKinds):
         self._selects = selects
 
     def _growable(self) -> Any:
-        """Return the C pointer of a chain that can take one more sampler."""
-        if self._in_call:  # C walks through its samplers
-            raise ValidationError("a chain cannot get longer while one of its functions runs")
+        """Return the C pointer if a sampler can be added."""
+        if self._in_call:  # C is iterating over the samplers
+            raise ValidationError("samplers cannot be added while one of the chain is running")
         return self.ptr
 
 
 class _Free:
-    """llama_sampler_free, and the memory that C reads while it frees.
+    """llama_sampler_free, keeping the memory of custom samplers that C reads while it frees.
 
-    Not the Python functions: those may refer to the chain, which then would never be collected.
+    It does not keep their Python functions: these may refer to the chain, which would then never
+    be collected.
     """
 
     def __init__(self, free: Any) -> None:

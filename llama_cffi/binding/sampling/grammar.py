@@ -12,13 +12,13 @@ from ..gbnf_machine import Machine
 from ..gbnf_normal import normalize
 from ..model.model import Model
 from ..model.vocab import encode
-from ..native_object import Handle
+from ..native_object import NativeObject
 from .candidates import Candidates
 
 __all__ = ["Grammar"]
 
 
-class Grammar(Handle):
+class Grammar(NativeObject):
     """A grammar that says which tokens may come next.
 
     One thread at a time may use it.

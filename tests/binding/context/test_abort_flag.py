@@ -173,7 +173,7 @@ def test_a_long_prefill_is_stopped(child: Child, slow_model: Path, build: str, c
             return Context(model, n_ctx=4096, n_batch=4096, n_ubatch=512, n_threads=1)
         stopped = context()
         assert stopped.abortable
-        for use in (lambda: stopped._decode(stopped.ptr, batch.struct[0]),
+        for use in (lambda: stopped._decode_call.run(stopped.ptr, batch.struct[0]),
                     lambda: stopped.decode(batch)):
             batch.fill(tokens, 0)
             timer = threading.Timer(0.05, stopped.abort_flag.set)

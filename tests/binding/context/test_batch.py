@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_cffi.binding import Batch
@@ -58,6 +58,7 @@ def test_fill_is_add_for_each(
         max_size=8,
     )
 )
+@example([("add", 0, [0, 1], False, 1), ("fill", -1, [0], False, 1), ("add", 0, [0], True, 1)])
 def test_what_decode_relies_on(steps: list[tuple[str, int, list[int], bool, int]]) -> None:
     batch = Batch(2, n_seq_max=2)
     for name, token, seq_ids, logits, n in steps:

@@ -17,7 +17,7 @@ from support.odd_models import write_recurrent, write_windowed
 from support.tiny_gguf import write_tiny
 
 from llama_cffi.binding import Batch, Context, Model
-from llama_cffi.binding.context.state import _START
+from llama_cffi.binding.context.state import _PREFIX
 from llama_cffi.errors import LlamaError, ValidationError
 
 TOKENS = list(range(40))
@@ -47,16 +47,16 @@ def last(context: Context) -> list[int]:
 
 def with_header(data: bytes, header: Any) -> bytes:
     """Put another header before the bytes of C, under a right checksum."""
-    magic, version, _, n = _START.unpack_from(data)
+    magic, version, _, n = _PREFIX.unpack_from(data)
     text = json.dumps(header).encode()
-    body = text + data[_START.size + n :]
-    return _START.pack(magic, version, zlib.crc32(body), len(text)) + body
+    body = text + data[_PREFIX.size + n :]
+    return _PREFIX.pack(magic, version, zlib.crc32(body), len(text)) + body
 
 
 def forged(data: bytes, edit: Callable[[Any], object]) -> bytes:
     """Change the header."""
-    n = _START.unpack_from(data)[3]
-    header = json.loads(data[_START.size : _START.size + n])
+    n = _PREFIX.unpack_from(data)[3]
+    header = json.loads(data[_PREFIX.size : _PREFIX.size + n])
     edit(header)
     return with_header(data, header)
 
@@ -176,7 +176,7 @@ def test_damage(context: Context) -> None:
 def test_what_is_no_state(model: Model, data: bytes) -> None:
     from llama_cffi.binding.context.state import _parse
 
-    with pytest.raises(ValidationError, match="no state"):
+    with pytest.raises(ValidationError, match="not a state"):
         _parse(data)
 
 

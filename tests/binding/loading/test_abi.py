@@ -108,7 +108,7 @@ def test_a_field_moved_inside_the_same_size_is_refused() -> None:
     hole = bytes(c.layouts["llama_model_quantize_params"].written).index(0)
     body[hole] = 1  # a field where this class has padding, and not all of the padding
     written = {**now.written, "llama_model_quantize_params": bytes(body)}
-    assert not abi.fit(c, abi.Measurement(now.exports, written)).fits
+    assert not abi.match_class(c, abi.Measurement(now.exports, written)).fits
 
 
 def test_a_build_with_longer_tensor_names_is_refused() -> None:

@@ -12,7 +12,7 @@ from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 
 from llama_cffi import get_library
-from llama_cffi.binding.loading.library import _Joined
+from llama_cffi.binding.loading.library import _JoinedLibraries
 from llama_cffi.binding.loading.logs import LogBridge
 from llama_cffi.errors import ValidationError
 
@@ -111,7 +111,7 @@ def test_a_library_that_is_no_llama_cpp_is_an_error(child: Child, tmp_path: Path
     base = shutil.copy(get_library().build.folder / "libggml-base.so", tmp_path)
     report = json.loads(child(REPORT, LLAMA_CFFI_LIB=str(base)).stdout)
     assert report["error"] == "AbiMismatchError"
-    assert "is no llama.cpp library" in report["message"]
+    assert "is not a llama.cpp library" in report["message"]
 
 
 def test_a_truncated_library_is_an_error(child: Child, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_another_llama_cpp_in_the_process_is_refused(child: Child, tmp_path: Pat
         """,
         tmp_path,
     )
-    assert "is loaded in this process already" in done.stdout
+    assert "is already loaded in this process" in done.stdout
 
 
 def test_a_read_only_cache_works(child: Child, shared_cache: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_functions_are_found_across_several_handles() -> None:
     """As on Windows, where ggml's functions are found through ggml's own handles only."""
     library = get_library()
     base = library.ffi.dlopen(str(library.build.folder / "libggml-base.so"))
-    joined = _Joined([base, library.lib], library.ffi.error)
+    joined = _JoinedLibraries([base, library.lib], library.ffi.error)
     assert joined.ggml_log_set == base.ggml_log_set
     assert joined.llama_time_us() > 0
     assert "llama_time_us" in vars(joined)

@@ -11,7 +11,7 @@ from support.children import Child
 PROBE = """
 import json
 from llama_cffi import cdefs, get_library
-from llama_cffi.binding import probe
+from llama_cffi.binding.loading import probe
 from llama_cffi.binding.loading.declarations import load_ffi
 from llama_cffi.libs_fetch import cache_dir
 
@@ -49,19 +49,19 @@ def test_operation_numbers_of_another_class_are_noticed(child: Child) -> None:
         """
         import cffi
         from llama_cffi import cdefs, get_library
-        from llama_cffi.binding import probe
+        from llama_cffi.binding.loading import probe
         from llama_cffi.binding.loading.declarations import load_ffi
-        from llama_cffi.binding.loading.process_maps import readable
+        from llama_cffi.binding.loading.process_maps import is_mapped
         from llama_cffi.libs_fetch import cache_dir
 
         loaded = get_library()
         boot_ffi = load_ffi("bootstrap", "test", lambda: probe.BOOTSTRAP, cache_dir())
         boot = boot_ffi.dlopen(str(loaded.path))
-        assert probe.check_operations(loaded.ffi, boot_ffi, boot, readable) == ""
+        assert probe.check_operations(loaded.ffi, boot_ffi, boot, is_mapped) == ""
         for name in ("b3889", "b7698", "b11549"):
             other = cffi.FFI()
             other.cdef(cdefs.declarations(name))
-            print(probe.check_operations(other, boot_ffi, boot, readable))
+            print(probe.check_operations(other, boot_ffi, boot, is_mapped))
         """,
         LLAMA_CFFI_BUILD=MIDDLE,
     )

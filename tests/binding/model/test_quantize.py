@@ -148,7 +148,7 @@ def test_targets(tmp_path: Path) -> None:
         link: "is the source",
         tmp_path / "there.gguf": "overwrite=True",
         tmp_path: "overwrite=True",
-        tmp_path / "no" / "folder.gguf": "there is no folder",
+        tmp_path / "no" / "folder.gguf": "is not a folder",
     }.items():
         with pytest.raises(ValidationError, match=reason):
             quantize(source, target, "Q8_0")

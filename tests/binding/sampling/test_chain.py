@@ -11,8 +11,8 @@ from support.children import Child
 from support.wide_gguf import write_wide
 
 from llama_cffi.binding import Candidates, Context, CustomSampler, Model, SamplerChain
-from llama_cffi.binding.sampling.chain import available
 from llama_cffi.binding.sampling.grammar import Grammar
+from llama_cffi.binding.sampling.samplers import available
 from llama_cffi.errors import GenerationError, ValidationError
 
 
@@ -281,7 +281,7 @@ def test_what_a_build_lacks(
         """
         import sys
         from llama_cffi.binding import Model, SamplerChain
-        from llama_cffi.binding.sampling.chain import available
+        from llama_cffi.binding.sampling.samplers import available
         from llama_cffi.errors import ValidationError
 
         model = Model(sys.argv[1], vocab_only=True)

@@ -183,7 +183,7 @@ BAD_WRITES = """
     import sys
     import numpy as np
     from llama_cffi.binding import Batch, Context, CustomSampler, Model, SamplerChain
-    from llama_cffi.binding.sampling.chain import available
+    from llama_cffi.binding.sampling.samplers import available
 
     model = Model(sys.argv[1])
     context = Context(model, n_ctx=32, n_threads=1)
@@ -285,7 +285,7 @@ def test_only_its_chain_applies_it(chain: SamplerChain, model: Model) -> None:
     candidates = Candidates(model)
     candidates.fill(np.zeros(259, np.float32))
     model.library.lib.llama_sampler_apply(chain.ptr, candidates.struct)
-    with pytest.raises(ValidationError, match="only the chain"):
+    with pytest.raises(ValidationError, match="only be applied by its SamplerChain"):
         sampler.relay.check()
 
 
@@ -392,7 +392,7 @@ def test_functions_that_close_or_change_their_chain(
 ) -> None:
     """What C works on is freed when it is done; it would walk through a vector that moved."""
     done = child(CLOSED_INSIDE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
-    closed, longer = "this %s is closed; open a new one", "a chain cannot get longer"
+    closed, longer = "this %s is closed; open a new one", "samplers cannot be added while"
     assert (done.stderr, done.returncode) == ("", 0)
     lines = done.stdout.splitlines()
     for i, hook in enumerate(["apply", "accept", "reset"]):

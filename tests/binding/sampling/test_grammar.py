@@ -272,7 +272,7 @@ def test_text_behind_the_trigger_is_refused(demo: Model) -> None:
         ({"triggers": [""]}, "empty"),
         ({"triggers": ["a\0"]}, "NUL"),
         ({"triggers": ["\ud800"]}, "UTF-8"),
-        ({"triggers": [7]}, "no text"),
+        ({"triggers": [7]}, "text must be str or bytes"),
         ({"triggers": "a"}, r"list of words: \['a'\]"),
         ({"trigger_tokens": [START]}, "refuses its trigger token 257"),
         ({"trigger_tokens": [EOS]}, "ends the text"),

@@ -18,7 +18,7 @@ from llama_cffi.binding import Candidates, Model, SamplerChain
 from llama_cffi.binding.sampling.topk_preselect import Preselection
 from llama_cffi.errors import GenerationError
 
-N_VOCAB = 8229  # no multiple of anything
+N_VOCAB = 8229  # not a multiple of the block size
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_nothing_else_can_be_among_the_largest(
     biased = rng.choice(n_vocab, n_biased, replace=False).tolist()
     lowered = np.argsort(-logits)[: min(window, n_accepted)]
     preselection = Preselection(n_vocab)
-    preselection.lowers(window)
-    preselection.biases(biased)
-    preselection.keeps(k)
+    preselection.add_penalty(window)
+    preselection.add_bias(biased)
+    preselection.add_top_k(k)
     ids = preselection.ids(logits, n_accepted)
     if ids is None:  # more than half of the blocks
         assert k + window + n_biased > n_vocab // 64 // 2
@@ -68,9 +68,9 @@ def test_nan_is_found_anywhere(value: float, where: int, cut: bool) -> None:
     logits[where] = value
     preselection = Preselection(N_VOCAB)
     if cut:
-        preselection.keeps(40)
+        preselection.add_top_k(40)
     else:
-        preselection.changes()
+        preselection.add_other()
     with pytest.raises(GenerationError, match=r"NaN|\+inf"):
         preselection.ids(logits, 0)
     logits[where] = -np.inf
@@ -86,12 +86,12 @@ LOGITS = np.random.default_rng(0).normal(size=N_VOCAB).astype(np.float32)
 @pytest.mark.parametrize(
     ("add", "at_most"),
     [
-        (lambda p: p.keeps(40), 60),
-        (lambda p: (p.keeps(40), p.changes(), p.lowers(10**6), p.keeps(5)), 60),
-        (lambda p: (p.lowers(10), p.keeps(10)), 30),
-        (lambda p: (p.lowers(10**6), p.takes_best()), 120),
-        (lambda p: p.takes_best(), 5),
-        (lambda p: (p.keeps(5), p.takes_best()), 10),
+        (lambda p: p.add_top_k(40), 60),
+        (lambda p: (p.add_top_k(40), p.add_other(), p.add_penalty(10**6), p.add_top_k(5)), 60),
+        (lambda p: (p.add_penalty(10), p.add_top_k(10)), 30),
+        (lambda p: (p.add_penalty(10**6), p.add_greedy()), 120),
+        (lambda p: p.add_greedy(), 5),
+        (lambda p: (p.add_top_k(5), p.add_greedy()), 10),
     ],
 )
 def test_few_are_left(add: Callable[[Preselection], object], at_most: int) -> None:
@@ -106,14 +106,14 @@ def test_few_are_left(add: Callable[[Preselection], object], at_most: int) -> No
     "add",
     [
         lambda p: None,
-        lambda p: p.changes(),
-        lambda p: (p.changes(), p.keeps(40)),
-        lambda p: (p.lowers(10), p.changes(), p.takes_best()),
-        lambda p: (p.takes_best(), p.changes()),
-        lambda p: (p.takes_best(), p.keeps(5)),
-        lambda p: p.keeps(100),
-        lambda p: (p.lowers(10**6), p.keeps(40)),
-        lambda p: (p.biases(range(300)), p.keeps(1)),
+        lambda p: p.add_other(),
+        lambda p: (p.add_other(), p.add_top_k(40)),
+        lambda p: (p.add_penalty(10), p.add_other(), p.add_greedy()),
+        lambda p: (p.add_greedy(), p.add_other()),
+        lambda p: (p.add_greedy(), p.add_top_k(5)),
+        lambda p: p.add_top_k(100),
+        lambda p: (p.add_penalty(10**6), p.add_top_k(40)),
+        lambda p: (p.add_bias(range(300)), p.add_top_k(1)),
     ],
 )
 def test_c_gets_the_whole_vocabulary(add: Callable[[Preselection], object]) -> None:
@@ -143,7 +143,7 @@ TWINS = """
     import json, sys
     import numpy as np
     from llama_cffi.binding import Batch, Context, Model, SamplerChain
-    from llama_cffi.binding.sampling.chain import available
+    from llama_cffi.binding.sampling.samplers import available
 
     model = Model(sys.argv[1])
     context = Context(model, n_ctx=32, n_threads=1)
