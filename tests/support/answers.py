@@ -52,6 +52,8 @@ class Case(NamedTuple):
     options: dict[str, Any]
 
 
+# `Engine` has defaults of its own.
+SAMPLING: dict[str, Any] = {"temperature": 0, "top_p": 0.95, "repeat_penalty": 1.0}
 # What a request may want; the prompt is another one each time.
 WANTED: list[dict[str, Any]] = [
     {},
@@ -86,7 +88,7 @@ def cases(model: Model, n: int) -> Iterator[Case]:
         if not any(k.split("_")[0] in lacks for k in w) and (exactly or "seed" not in w)
     ]
     for i in range(n):
-        wanted = {"temperature": 0, **known[i % len(known)]}
+        wanted = {**SAMPLING, **known[i % len(known)]}
         if structured := wanted.pop("sampling_structured", None):
             wanted["structured"] = structured
         text = f"What is {3 * i % 50} + {7 * i % 41}? " * (1 + i % 4)
