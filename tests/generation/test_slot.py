@@ -199,13 +199,14 @@ def test_chunks_where_c_cannot_be_stopped(
 ) -> None:
     """They grow while they are quick, shrink when one was slow, and cancel counts between them."""
     sizes: list[int] = []
-    decode, delays = context.decode, {64: 0.12}
+    decode, clock, seconds = context.decode, [0.0], {64: 0.12}
 
     def spy(batch: Batch) -> None:
         sizes.append(len(batch))
         decode(batch)
-        time.sleep(delays.get(len(batch), 0))
+        clock[0] += seconds.get(len(batch), 0.001)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(context, "abortable", False)
     monkeypatch.setattr(context, "decode", spy)
     slot, stats, stop = (
