@@ -11,10 +11,11 @@ from ...errors import LlamaError, ValidationError
 from ...validation import check_int
 from .. import compat
 from ..loading.library import Library
+from ..logits import check_logits
 from ..model.kind import ModelKind
 from ..model.model import Model
 from ..native_object import NativeObject
-from ..sampling.candidates import check_logits
+from ..processors import thread_count
 from . import state
 from .abort_flag import AbortFlag
 from .adapters import LoraAdapter, apply_control_vector, set_adapters
@@ -25,7 +26,7 @@ from .decode_errors import REFUSED, decode_error, roll_back
 from .memory import Memory
 from .params import ContextParams, check_embeddings, resolve
 from .perf import Perf
-from .threadpool import ThreadPool, thread_count
+from .threadpool import ThreadPool
 
 if TYPE_CHECKING:
     import numpy as np

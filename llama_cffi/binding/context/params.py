@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ...errors import LlamaError, ValidationError
 from ...validation import check_float, check_int
 from .. import compat
+from ..processors import thread_count
 from .memory_estimate import context_bytes, memory_bytes
-from .threadpool import thread_count
 
 if TYPE_CHECKING:
     from ..loading.library import Library

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..ffi_types import CData
-    from ..model.model import Model
+    from ..logits import check_logits
+from ..model.model import Model
 
-__all__ = ["Candidates", "check_logits"]
+__all__ = ["Candidates"]
 
 
 class Candidates:
@@ -157,21 +158,3 @@ class Candidates:
     def _start(self, n: int) -> None:
         struct = self.struct
         struct.data, struct.size, struct.selected, struct.sorted = self._data, n, -1, False
-
-
-def check_logits(largest: float) -> None:
-    """Check the largest logit, which numpy reports as NaN if any is NaN.
-
-    With NaN or +inf, C sorts beyond the end of the array and draws an arbitrary token.
-
-    Raises:
-        GenerationError: It is NaN or +inf, or -inf, which leaves no token.
-    """
-    if math.isfinite(largest):
-        return
-    if largest < 0:
-        raise GenerationError("every token is forbidden: all remaining logits are -inf")
-    raise GenerationError(
-        f"the logits contain {'NaN' if math.isnan(largest) else '+inf'}, so no token can be "
-        "chosen; the model file or its computation on this device is broken"
-    )

@@ -11,9 +11,10 @@ from ...errors import GenerationError, ValidationError
 from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..context.context import Context
+from ..logits import check_logits
 from ..model.model import Model
 from ..native_object import NativeObject
-from .candidates import Candidates, check_logits
+from .candidates import Candidates
 from .custom_sampler import CustomSampler
 from .samplers import (
     MAX_FLOAT,
