@@ -37,11 +37,15 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format and lint; check the workflows."""
-    session.install("--group=lint")
+    """Format and lint; check the layers, and the workflows."""
+    install_wheel(session, "lint")
     session.run("ruff", "format", "--check", *CODE)
     session.run("ruff", "check", *CODE)
     session.run("actionlint", *map(str, Path(".github/workflows").glob("*.yml")))
+    # From another folder, where the checkout is not taken for the package.
+    config = Path("pyproject.toml").resolve()
+    session.chdir(session.create_tmp())
+    session.run("lint-imports", str(config))
 
 
 @nox.session
@@ -165,8 +169,8 @@ def structured(session: nox.Session) -> None:
 
 @nox.session
 def templates(session: nox.Session) -> None:
-    """Render every chat template in llama.cpp's sources as transformers does; read calls back."""
-    install_wheel(session)
+    """Render every chat template in llama.cpp's sources as transformers does; parse calls back."""
+    install_wheel(session, "test")
     session.install("transformers>=5.23")
     session.run("python", "tools/compare_templates.py", *session.posargs)
     session.run("python", "tools/round_trips.py", *session.posargs)

@@ -147,6 +147,7 @@ if TYPE_CHECKING:
         RequestHandle,
         RequestState,
         Scheduler,
+        StepStats,
         SubmitOptions,
     )
 
@@ -267,6 +268,7 @@ _HOME = {
         "RequestHandle",
         "RequestState",
         "Scheduler",
+        "StepStats",
         "SubmitOptions",
     ),
 }
@@ -346,6 +348,7 @@ __all__ = [
     "Score",
     "Scorer",
     "Step",
+    "StepStats",
     "SubmitOptions",
     "TemplateError",
     "UnifiedLLM",

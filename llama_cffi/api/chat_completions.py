@@ -65,8 +65,8 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     alternatives. `thinking_budget`: reasoning longer than this many tokens is ended as the chat
     template would end it, and the answer goes on; 0: there is none. `n`: how many answers.
     `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
-    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store` and
-    `service_tier` are accepted and not used.
+    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store`
+    and `service_tier` are accepted and not used.
     """
 
     tools: Sequence[Tool] | None

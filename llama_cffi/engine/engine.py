@@ -23,7 +23,7 @@ from ..generation.options import (
     parse_options,
 )
 from ..generation.output import Detokenizer, StopChecker
-from ..generation.prompt import tokenize_prompt
+from ..generation.prompt import Prompt, tokenize_prompt
 from ..generation.sampler_chains import ChainCache
 from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
@@ -630,14 +630,14 @@ class Engine:
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer; the caller has the turn."""
         vocab, stats, params = self.model.vocab, self.stats, call.params
-        tokens = vocab.check_all(tokens)
-        if not tokens:
+        prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
+        if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
         chain = self._chains.acquire(params.sampling)
         chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
         try:
-            yield from generate(self._slot, chain, tokens, params, stop, stats, output)
+            yield from generate(self._slot, chain, prompt, params, stop, stats, output)
             stats.seed = None if params.sampling.greedy else chain.seed
         finally:
             self._chains.release(params.sampling, chain)

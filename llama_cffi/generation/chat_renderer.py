@@ -138,7 +138,7 @@ class ChatRenderer:
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
-    def with_stops(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
         """Return *options* with the strings that end a turn of the family, which files may lack.
 
         Raises:
@@ -225,11 +225,8 @@ class ChatRenderer:
             text = self.family.tool_format.explain(plain_tools(tools) or [])
             messages = _instructed(messages, text, self.template.supports_system)
             tools = None
-        return self.template.render_segments(
-            messages,
-            tools,
-            **{**self.family.template_kwargs(thinking), **variables},
-        )
+        kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
+        return self.template.render_segments(messages, tools, **kwargs)
 
     def _plain(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the contents as plain text, for a model without a template."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ContextOverflowError
+from .prompt import Prompt
 
 __all__ = [
     "DEFAULT_SAFETY",
@@ -27,18 +28,18 @@ class FittedPrompt:
     """A prompt that leaves room for an answer.
 
     Attributes:
-        tokens: The tokens that were kept.
-        n_truncated: Number of tokens that were dropped.
+        prompt: The part that was kept.
+        n_truncated: Number of cells that were dropped.
         max_tokens: Most tokens to generate.
     """
 
-    tokens: list[int]
+    prompt: Prompt
     n_truncated: int
     max_tokens: int
 
 
 def fit_prompt(
-    tokens: Sequence[int],
+    prompt: Prompt,
     max_tokens: int,
     n_ctx: int,
     safety: int,
@@ -54,7 +55,7 @@ def fit_prompt(
     than the context.
 
     Args:
-        tokens: The prompt.
+        prompt: The prompt; an image or clip is dropped as a whole.
         max_tokens: Most tokens to generate.
         n_ctx: Context size, tokens.
         safety: Tokens of the context that stay free.
@@ -65,14 +66,13 @@ def fit_prompt(
         ContextOverflowError: The prompt leaves no room; the message has the counts.
     """
     capacity = n_ctx - safety
-    tokens = list(tokens)
-    n = len(tokens)
+    n = len(prompt)
     if policy.startswith("truncate") and capacity > n_first + 1:
         limit = capacity - min(max_tokens, capacity // 2)
         if n > limit:
             n_head = min(n_first, limit - 1) if policy == "truncate_left" else limit // 2
-            tokens = tokens[:n_head] + tokens[n - (limit - n_head) :]
-    room = capacity - len(tokens)
+            prompt = prompt.without(n_head, n - (limit - n_head))
+    room = capacity - len(prompt)
     if room <= 0:
         advice = f"Shorten the prompt, or create the engine with n_ctx > {n + safety}"
         if capacity <= n_first + 1:
@@ -84,7 +84,7 @@ def fit_prompt(
             f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
     n_answer = max_tokens if policy == "shift" else min(max_tokens, room)
-    return FittedPrompt(tokens, n - len(tokens), n_answer)
+    return FittedPrompt(prompt, n - len(prompt), n_answer)
 
 
 def drop_oldest_turns(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 
 from ..errors import ValidationError
 from .cancellation import CancelToken
 from .context_policy import fit_prompt
 from .output import StopChecker
+from .prompt import Prompt
 from .sampler_chains import Chain
 from .sequence import GenerationParams, SequenceState
 from .slot import Slot
@@ -20,7 +21,7 @@ __all__ = ["generate"]
 def generate(
     slot: Slot,
     chain: Chain,
-    prompt: Sequence[int],
+    prompt: Prompt,
     params: GenerationParams,
     cancel_token: CancelToken,
     stats: GenerationStats,
@@ -56,19 +57,19 @@ def generate(
     )
     shifts = params.context_policy == "shift" and _check_shift(slot)
     capacity = context.n_ctx - params.safety
-    n_keep = min(len(fit.tokens), capacity // 2)
-    stats.n_prompt, stats.n_truncated = len(fit.tokens), fit.n_truncated
+    n_keep = min(len(fit.prompt), capacity // 2)
+    stats.n_prompt, stats.n_truncated = len(fit.prompt), fit.n_truncated
     if not params.cache_prompt:
         slot.clear()
-    stats.n_reused = slot.reuse(fit.tokens)
+    stats.n_reused = slot.reuse(fit.prompt)
     sequence = SequenceState(chain, params, fit.max_tokens, output, stats)
     started = time.perf_counter()
-    slot.feed(fit.tokens[stats.n_reused :], cancel_token, stats)
+    slot.feed(fit.prompt.part(stats.n_reused), cancel_token, stats)
     decode_started = time.perf_counter()
     stats.prefill_s = decode_started - started
     pending: list[int] = []  # yielded, but not decoded
     try:
-        sequence.begin(fit.tokens)
+        sequence.begin(fit.prompt)
         while (token := sequence.next(context)) is not None:
             yielded = time.perf_counter()
             if stats.n_generated == 1:

@@ -193,7 +193,8 @@ class SequenceState:
         if n_history is None:
             n_history = len(prompt)
         for token in prompt[max(0, len(prompt) - n_history) :]:
-            chain.accept(token)
+            if token >= 0:  # not part of an image
+                chain.accept(token)
         if self._params.stopping_criteria:
             self._tokens = [*prompt]
         forced_tokens = ForcedTokens(chain, self._params)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
 from .backoff import Backoff, is_intact
-from .prompt import common_prefix_length
+from .prompt import Prompt, common_prefix_length
 
 if TYPE_CHECKING:
     from .cancellation import CancelToken
@@ -23,15 +23,15 @@ _SLOW_STEP_S = 0.02  # in faster steps, Ctrl-C waits for the end of the step
 
 
 class Slot:
-    """One sequence of a context, and the tokens that its memory holds.
+    """One sequence of a context, and what its memory holds.
 
     Attributes:
-        tokens: `tokens[i]` was decoded at position i.
+        tokens: Cell i of the memory holds `tokens[i]`, at position `tokens.position(i)`.
     """
 
     def __init__(self, context: Context, batch: Batch, seq_id: int = 0) -> None:
         self.context, self.seq_id = context, seq_id
-        self.tokens: list[int] = []
+        self.tokens = Prompt()
         self._batch = batch
         self._one = Batch(1, library=context.library)
         self._one.fill([0], 0, seq_id)
@@ -42,19 +42,20 @@ class Slot:
         """Remove all tokens."""
         self._drop(0)
 
-    def reuse(self, tokens: Sequence[int]) -> int:
-        """Keep the longest common prefix of *tokens* and the memory; return its length.
+    def reuse(self, prompt: Prompt) -> int:
+        """Keep the longest common prefix of *prompt* and the memory; return its length.
 
         At least one token is left to decode: only decoding gives logits.
         """
-        n = common_prefix_length(self.tokens, tokens[:-1])
-        if not self.context.memory.can_truncate(self.seq_id, n):
+        n = self.tokens.boundary(common_prefix_length(self.tokens, prompt[:-1]))
+        n = prompt.boundary(n)
+        if not self.context.memory.can_truncate(self.seq_id, self.tokens.position(n)):
             n = 0
         self._drop(n)
         return len(self.tokens)
 
-    def feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
-        """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
+    def feed(self, prompt: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
+        """Decode *prompt* after the memory, in chunks of n_batch; keep the last one's output.
 
         When the KV cache has no slot, old builds first defragment it; then chunks are halved, down
         to 16 tokens, and grow back after a success. After an error the memory is as before.
@@ -67,7 +68,10 @@ class Slot:
         start = len(self.tokens)
         try:
             with stop.interruptible():
-                self._feed(tokens, stop, stats)
+                if isinstance(prompt, Prompt) and prompt.media:
+                    self._feed_media(prompt, stop, stats)
+                else:
+                    self._feed(prompt, stop, stats)
         except BaseException:
             self._drop(start)
             raise
@@ -75,7 +79,7 @@ class Slot:
     def step(self, token: int, stop: CancelToken, stats: GenerationStats) -> None:
         """Decode one token; raises as `feed` does. Hot: every generated token."""
         try:
-            self._one.advance(token, len(self.tokens))
+            self._one.advance(token, self.tokens.position(len(self.tokens)))
             if self._slow:
                 started = time.perf_counter()
                 with stop.interruptible():
@@ -98,11 +102,25 @@ class Slot:
             ValidationError: The memory of this model cannot shift.
             GenerationError: It cannot remove the tokens.
         """
-        memory, end = self.context.memory, n_keep + n_discard
-        if not memory.seq_rm(self.seq_id, n_keep, end):
-            raise GenerationError(f"the memory cannot remove positions {n_keep} to {end - 1}")
-        memory.seq_add(self.seq_id, end, -1, -n_discard)
-        del self.tokens[n_keep:end]
+        memory, tokens = self.context.memory, self.tokens
+        rest = tokens.without(n_keep, n_keep + n_discard)
+        n_removed = len(tokens) - len(rest)
+        start = tokens.boundary(n_keep)
+        p0, p1 = tokens.position(start), tokens.position(start + n_removed)
+        if not memory.seq_rm(self.seq_id, p0, p1):
+            raise GenerationError(f"the memory cannot remove positions {p0} to {p1 - 1}")
+        memory.seq_add(self.seq_id, p1, -1, p0 - p1)
+        self.tokens = rest
+
+    def _feed_media(self, prompt: Prompt, stop: CancelToken, stats: GenerationStats) -> None:
+        done = 0
+        for start, end, media in prompt.spans():
+            self._feed(prompt[done:start], stop, stats)
+            stop.check()
+            media.decode(self.context, self.seq_id, self.tokens.position(len(self.tokens)))
+            self.tokens.add(prompt.part(start, end))
+            done = end
+        self._feed(prompt[done:], stop, stats)
 
     def _feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         context, n, done = self.context, len(tokens), 0
@@ -110,7 +128,8 @@ class Slot:
         backoff = Backoff(limit, _MIN_CHUNK, context.memory.defrag)
         while done < n:
             part = tokens[done : done + backoff.n_tokens]
-            self._batch.fill(part, len(self.tokens), self.seq_id, logits=done + len(part) == n)
+            position = self.tokens.position(len(self.tokens))
+            self._batch.fill(part, position, self.seq_id, logits=done + len(part) == n)
             try:
                 started = time.perf_counter()
                 context.decode(self._batch)
@@ -119,11 +138,11 @@ class Slot:
                     limit = self._pace(len(part), time.perf_counter() - started)
                     stop.check()
             except KvCacheFullError as e:
-                held = is_intact(context.memory, self.seq_id, len(self.tokens) - 1)
+                held = is_intact(context.memory, self.seq_id, position - 1)
                 if not held or not backoff.refused(len(part)):
                     raise KvCacheFullError(
                         f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "
-                        f"at position {len(self.tokens)}: {done} of {n} tokens fitted. Free "
+                        f"at position {position}: {done} of {n} tokens fitted. Free "
                         "sequences or make the context larger."
                     ) from e
                 if backoff.n_tokens < len(part):
@@ -156,9 +175,10 @@ class Slot:
 
     def _drop(self, n: int) -> None:
         """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""
-        memory = self.context.memory
+        memory, position = self.context.memory, self.tokens.position(n)
         # The list first: if Ctrl-C interrupts this it is too short, and the next call removes more.
         del self.tokens[n:]
-        if not memory.seq_rm(self.seq_id, n, -1) or not is_intact(memory, self.seq_id, n - 1):
+        removed = memory.seq_rm(self.seq_id, position, -1)
+        if not removed or not is_intact(memory, self.seq_id, position - 1):
             self.tokens.clear()
             memory.seq_rm(self.seq_id, -1, -1)

@@ -1,8 +1,8 @@
 """Streaming text: UTF-8, stop strings, JSON, <think> blocks and flush rules.
 
-A token may end inside a character, a stop string or a tag, so text arrives as bytes, split anywhere.
-Every class gives the same result for every split. UTF-8 is self-synchronizing, so searching bytes
-finds the same matches as searching text.
+A token may end inside a character, a stop string or a tag, so text arrives as bytes, split
+anywhere, and every class gives the same result for every split. UTF-8 is self-synchronizing, so
+searching bytes finds the same matches as searching text.
 """
 
 from __future__ import annotations

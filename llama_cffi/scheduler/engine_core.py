@@ -123,7 +123,7 @@ class EngineCore:
             chain.output = output = handle.output
             most, stats = request.max_tokens, request.stats
             handle.answer = SequenceState(chain, handle.params, most, output, stats)
-            handle.answer.begin(request.prompt_tokens)
+            handle.answer.begin(request.prompt)
         except Exception as error:
             self._give_up(request, RequestState.FAILED, error)
         return not request.finished

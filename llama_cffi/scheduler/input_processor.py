@@ -11,7 +11,7 @@ from ..errors import ValidationError
 from ..generation.context_policy import fit_prompt
 from ..generation.options import GenerationCall, parse_options
 from ..generation.output import Detokenizer
-from ..generation.prompt import tokenize_prompt
+from ..generation.prompt import Prompt, tokenize_prompt
 from ..generation.sequence import ReasoningLimit
 from ..validation import INT32_MAX, check_float, check_int
 from .request import Request
@@ -89,12 +89,13 @@ def make_handle(
     vocab, params = model.vocab, call.params
     if isinstance(prompt, str):
         prompt = tokenize_prompt(vocab, prompt)
-    tokens = vocab.check_all(prompt)
+    if not isinstance(prompt, Prompt):
+        prompt = Prompt(vocab.check_all(prompt))
     if callback is not None and not callable(callback):
         raise ValidationError(f"callback must be callable, got {callback!r}")
     n_first = int(vocab.add_bos)
     fit = fit_prompt(
-        tokens,
+        prompt,
         params.max_tokens,
         n_ctx,
         params.safety,
@@ -102,7 +103,7 @@ def make_handle(
         n_first=n_first,
     )
     request = Request(
-        fit.tokens,
+        fit.prompt,
         fit.max_tokens,
         params.sampling,
         stop=[s for s in params.stop if isinstance(s, str)],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
-from ..generation.prompt import common_prefix_length
+from ..generation.prompt import Prompt, common_prefix_length
 from .renamed import renamed_arguments
 
 __all__ = ["Allocation", "CacheMemory", "CacheStats", "KVCache"]
@@ -26,12 +26,14 @@ class CacheMemory(Protocol):
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1)."""
+        ...
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """Copy positions [p0, p1)."""
 
     def can_truncate(self, seq_id: int, p0: int) -> bool:
         """Whether the sequence can continue from p0."""
+        ...
 
 
 class Allocation(NamedTuple):
@@ -66,7 +68,7 @@ class CacheStats(NamedTuple):
 @dataclass(eq=False, slots=True)
 class _Sequence:
     seq_id: int
-    tokens: list[int] = field(default_factory=list)
+    tokens: Prompt = field(default_factory=Prompt)
     blocks: list[int] = field(default_factory=list)
     hashes: list[int] = field(default_factory=list)  # of full blocks, chained
     lora_key: Hashable = None
@@ -190,7 +192,7 @@ class KVCache:
         """Record decoded *tokens*, for which `reserve` succeeded."""
         sequence, size = self._sequences[seq_id], self.block_size
         assert len(sequence.tokens) + len(tokens) <= len(sequence.blocks) * size, "not reserved"
-        sequence.tokens += tokens
+        sequence.tokens.add(tokens)
         if len(sequence.tokens) >= (len(sequence.hashes) + 1) * size:
             self._index_blocks(sequence)
 
@@ -282,6 +284,7 @@ class KVCache:
                 if sequence.lora_key != lora_key or not sequence.tokens:
                     continue
                 n = min(common_prefix_length(sequence.tokens, tokens), most)
+                n = sequence.tokens.boundary(n)
                 if n < len(sequence.tokens) and not self._can_truncate(sequence, n):
                     continue
                 if n > n_best or (best is not None and n == n_best and best.busy > sequence.busy):
@@ -291,7 +294,9 @@ class KVCache:
         return best, n_best
 
     def _can_truncate(self, sequence: _Sequence, n: int) -> bool:
-        return self._memory is None or n == 0 or self._memory.can_truncate(sequence.seq_id, n)
+        if self._memory is None or n == 0:
+            return True
+        return self._memory.can_truncate(sequence.seq_id, sequence.tokens.position(n))
 
     def _target(self, source: _Sequence | None, n: int) -> _Sequence:
         """Return the sequence to allocate; at least one is idle.
@@ -315,13 +320,13 @@ class KVCache:
         memory = self._memory
         if memory is not None:
             if self.unified and n < len(source.tokens):
-                memory.seq_cp(source.seq_id, target.seq_id, 0, n)
+                memory.seq_cp(source.seq_id, target.seq_id, 0, source.tokens.position(n))
             else:
                 memory.seq_cp(source.seq_id, target.seq_id)
                 if n < len(source.tokens):
-                    memory.seq_rm(target.seq_id, n)
+                    memory.seq_rm(target.seq_id, source.tokens.position(n))
         target.lora_key = source.lora_key
-        target.tokens = source.tokens[:n]
+        target.tokens = source.tokens.part(0, n)
         if self.unified:
             target.blocks = source.blocks[: n // self.block_size]
             for block in target.blocks:
@@ -401,7 +406,7 @@ class KVCache:
 
     def _truncate(self, sequence: _Sequence, n: int) -> None:
         if self._memory is not None and n < len(sequence.tokens):
-            self._memory.seq_rm(sequence.seq_id, n if n else -1)
+            self._memory.seq_rm(sequence.seq_id, sequence.tokens.position(n) if n else -1)
         self._strip(sequence, n)
 
     def _strip(self, sequence: _Sequence, n: int) -> None:

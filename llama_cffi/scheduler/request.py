@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 
 from ..errors import ValidationError
+from ..generation.prompt import Prompt
 from ..generation.sampling_params import SamplingParams
 from ..generation.stats import GenerationStats
 from .renamed import renamed_arguments
@@ -49,7 +50,7 @@ class Request:
     """A prompt, its options, and its progress.
 
     Args:
-        prompt_tokens: At least one token id.
+        prompt: At least one token id.
         max_tokens: Maximum number of tokens to generate.
         sampling: Sampling parameters; None = the defaults of `SamplingParams`.
         stop: Strings that end the answer.
@@ -90,7 +91,7 @@ class Request:
         "num_computed_tokens",
         "number",
         "priority",
-        "prompt_tokens",
+        "prompt",
         "sampling",
         "seq_id",
         "stats",
@@ -101,7 +102,7 @@ class Request:
     @renamed_arguments(group="lora_key")
     def __init__(
         self,
-        prompt_tokens: Sequence[int],
+        prompt: Sequence[int],
         max_tokens: int = 256,
         sampling: SamplingParams | None = None,
         *,
@@ -113,13 +114,13 @@ class Request:
         n_draft: int | None = None,
         id: str | None = None,
     ) -> None:
-        if not prompt_tokens:
+        if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
         if max_tokens < 1:
             raise ValidationError(f"max_tokens={max_tokens} is below 1")
         self.number = next(_numbers)
         self.id = id or f"request-{self.number}"
-        self.prompt_tokens = tuple(prompt_tokens)
+        self.prompt = Prompt(prompt)
         self.max_tokens = max_tokens
         self.sampling = sampling or SamplingParams()
         self.stop = tuple(stop)
@@ -127,13 +128,13 @@ class Request:
         self.callback = callback
         self.lora_key = lora_key
         self.n_draft = n_draft
-        self.tokens = list(prompt_tokens)
+        self.tokens = Prompt(prompt)
         self.num_computed_tokens = 0
         self.draft: list[int] = []
         self.seq_id: int | None = None
         self.created_s = time.monotonic()
         self.deadline_s = None if timeout_s is None else self.created_s + timeout_s
-        self.stats = GenerationStats(n_prompt=len(self.prompt_tokens))
+        self.stats = GenerationStats(n_prompt=len(self.prompt))
         self.error: BaseException | None = None
         self._state = RequestState.PENDING
 
@@ -143,26 +144,39 @@ class Request:
         return self._state
 
     @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """The cells of the prompt."""
+        return tuple(self.prompt)
+
+    @property
     def generated_tokens(self) -> list[int]:
         """The answer so far."""
-        return self.tokens[len(self.prompt_tokens) :]
+        return self.tokens[len(self.prompt) :]
 
     @property
     def n_generated(self) -> int:
         """Number of tokens in the answer so far."""
-        return len(self.tokens) - len(self.prompt_tokens)
+        return len(self.tokens) - len(self.prompt)
 
     @property
     def finished(self) -> bool:
         """Whether its state is final."""
         return self._state.final
 
+    def part(self, start: int, end: int) -> list[int]:
+        """Return cells *start* to *end* - 1 to decode in one step; media are not cut."""
+        if not self.tokens.media:
+            return self.tokens[start:end]
+        return self.tokens.part(start, self.tokens.boundary(min(end, len(self.tokens))))
+
     def positions(self, start: int, end: int) -> Sequence[int]:
         """Return the positions in the sequence of tokens *start* to *end* - 1, draft tokens too.
 
         Those of text are the indices. All code that fills a batch asks here.
         """
-        return range(start, end)
+        if not self.tokens.media:
+            return range(start, end)
+        return [self.tokens.position(i) for i in range(start, end)]
 
     def move(self, state: RequestState) -> None:
         """Change the state.
@@ -176,6 +190,6 @@ class Request:
 
     def __repr__(self) -> str:
         return (
-            f"<Request {self.id} {self._state.value} {len(self.prompt_tokens)}+"
+            f"<Request {self.id} {self._state.value} {len(self.prompt)}+"
             f"{self.n_generated} tokens, {self.num_computed_tokens} computed>"
         )

@@ -142,10 +142,10 @@ class RequestHandle:
                     yield step.text
 
     async def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Do `steps` in an event loop; the statistics are in `stats`.
+        """Yield each token in an event loop, as `steps` does; the statistics are in `stats`.
 
         Raises:
-            ValidationError: It is being iterated already.
+            ValidationError: The request is being iterated already.
         """
         with self._iteration():
             changed = asyncio.Event()

@@ -132,7 +132,7 @@ class Scheduler:
         Raises:
             ContextOverflowError: The prompt fills the context, so no token can be generated.
         """
-        n_prompt = len(request.prompt_tokens)
+        n_prompt = len(request.prompt)
         if n_prompt >= self.n_ctx:
             raise ContextOverflowError(
                 f"the prompt has {n_prompt} tokens, but prompt and answer together may have at "
@@ -379,7 +379,7 @@ class Scheduler:
 
     def _schedule_prefill(self, output: SchedulerOutput, request: Request, n_most: int) -> int:
         start, seq_id = request.num_computed_tokens, self._seq(request)
-        part = request.tokens[start : start + n_most]
+        part = request.part(start, start + n_most)
         end = start + len(part)
         if not (self.cache.reserve(seq_id, end) or self._preempt_for(output, request, end)):
             return 0

@@ -53,6 +53,7 @@ class Drafter(Protocol):
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
         """Return up to *lengths* draft tokens per request; empty lists are allowed."""
+        ...
 
     def forget(self, request: Request) -> None:
         """Forget a request that has ended."""

@@ -13,7 +13,7 @@ EXPERTS = {OLD: 160, MIDDLE: 384, NEWEST: 1024}  # measured: more ends the proce
 
 def test_a_function_that_no_build_has() -> None:
     with pytest.raises(AttributeError, match="llama_nonsense"):
-        compat.call(get_library(), "llama_nonsense")
+        compat.c_function(get_library(), "llama_nonsense")
     with pytest.raises(AttributeError, match="nonsense"):
         compat.memory_call(get_library(), None, "nonsense")
 
@@ -26,7 +26,7 @@ def test_every_build_answers_alike(child: Child, tiny_model: Path, build: str) -
         model = Model(sys.argv[1])
         library, vocab = model.library, model.vocab
         for name in compat.names._RENAMED:
-            assert callable(compat.call(library, name)), name
+            assert callable(compat.c_function(library, name)), name
         assert compat.max_experts(library) == int(sys.argv[2])
         types = compat.tensor_types(library)
         assert (types[0], types[1], types[8]) == ("F32", "F16", "Q8_0")

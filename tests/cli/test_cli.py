@@ -144,7 +144,7 @@ def test_bad_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_mod
 
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\x03\x04 this is a zip file")
-    assert "is no GGUF file" in failure(capsys, "-p", "x", "-m", str(other))
+    assert "is not a GGUF file" in failure(capsys, "-p", "x", "-m", str(other))
     other.write_bytes(tiny_model.read_bytes()[:-1000])
     assert str(other) in failure(capsys, "-p", "x", "-m", str(other))
     other.write_bytes(b"")

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.fake_memory import KINDS, N_VOCAB, FakeMemory, answer, check_cache
 
 from llama_cffi import KVCache, Request, ValidationError
-from llama_cffi.generation.prompt import common_prefix_length
+from llama_cffi.generation.prompt import Prompt, common_prefix_length
 from llama_cffi.scheduler import Allocation, ScheduledTokens
 from llama_cffi.scheduler.kv_cache import CacheStats
 
@@ -382,7 +382,7 @@ def test_clear_keeps_sequences_in_use(n: int) -> None:
     assert cache.reserve(3, n + 1)
 
 
-class Counting(list[int]):
+class Counting(Prompt):
     """Tokens that count accesses."""
 
     looks = 0

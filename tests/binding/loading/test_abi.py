@@ -70,7 +70,7 @@ def test_the_own_class_may_be_forced() -> None:
 
 
 def test_an_unknown_forced_class_names_the_known_ones() -> None:
-    with pytest.raises(AbiMismatchError, match=r"no known ABI class; known: b3889, .*b11549"):
+    with pytest.raises(AbiMismatchError, match=r"not a known ABI class; known: b3889, .*b11549"):
         abi.identify(measured(CLASSES[0]), CLASSES, forced="b1")
 
 

@@ -91,8 +91,8 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     os.truncate(tmp_path / "sparse.gguf", 2**31)
     for name, reason in {
         "empty.gguf": "is empty",
-        "text.gguf": "no GGUF file",
-        "sparse.gguf": "no GGUF file",
+        "text.gguf": "not a GGUF file",
+        "sparse.gguf": "not a GGUF file",
         "missing.gguf": "no model file",
         ".": "is a folder",
         "a\0b": "null (byte|character)",

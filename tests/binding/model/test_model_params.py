@@ -41,7 +41,7 @@ def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     said = result.stdout.splitlines()
     assert len(said) == 4
-    assert all("'distribute' is in force" in line for line in said[:2])
+    assert all("'distribute' is set for the lifetime" in line for line in said[:2])
     assert all("disabled, distribute, isolate, mirror, numactl" in line for line in said[2:])
 
 
@@ -104,7 +104,7 @@ print(json.dumps([answers, [score(p) for p in wrongs]]))
         assert odd_list == whole
     assert "m-00002-of-00003.gguf is missing: part 2 of 3" in lonely[1]
     assert "load m-00001-of-00003.gguf" in second[1]
-    assert "give a list of all parts" in odd_first[1]
+    assert "pass a list of all parts" in odd_first[1]
     assert "in 3 parts; the list has 2" in few[1]
     assert "split.no is 1" in disorder[1]
     assert none[0] == "ValidationError"
@@ -230,7 +230,7 @@ def test_overrides_that_are_none(tiny_model: Path, overrides: Any, reason: str) 
         ({"devices": ["CPU"]}, "CPU is always used"),
         ({"devices": ["CUDA99"]}, "'CUDA99' is not one of"),
         ({"devices": "CUDA0"}, "is not one of"),
-        ({"progress": 5}, "neither a bool"),
+        ({"progress": 5}, "must be a bool or a function"),
     ],
 )
 def test_arguments_that_are_none(tiny_model: Path, arguments: Any, reason: str) -> None:

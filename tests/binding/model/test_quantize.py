@@ -127,7 +127,7 @@ print((score(joined) == plain).all(), np.abs(score(kept) - plain).max() < 0.1)
         ({"output_tensor_type": "nonsense"}, "output_tensor_type='nonsense'"),
         ({"token_embedding_type": "COUNT"}, "token_embedding_type"),
         ({"n_threads": -1}, "n_threads"),
-        ({"progress": 3}, "neither a bool"),
+        ({"progress": 3}, "must be a bool or a function"),
     ],
 )
 def test_arguments_that_are_none(
