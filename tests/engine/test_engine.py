@@ -119,11 +119,11 @@ def test_generates_until_the_context_is_full(
 
 
 @pytest.mark.parametrize("max_tokens", [0, -2, 1.5, "3", 2**40])
-def test_n_predict_out_of_range(engine: Engine, max_tokens: int) -> None:
+def test_max_tokens_out_of_range(engine: Engine, max_tokens: int) -> None:
     with pytest.raises(ValidationError):
         engine.generate_tokens([1], max_tokens)
     with pytest.raises(ValidationError):
-        engine.generate("x", max_tokens=max_tokens)
+        engine.generate("x", n_predict=max_tokens)
 
 
 @pytest.mark.parametrize("tokens", [[], [259], [-1], [1.0], ["a"], [None], [2**40], np.array([])])
