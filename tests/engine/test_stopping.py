@@ -32,16 +32,16 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(path, n_layer=12, n_embd=768, n_ctx=8192)
 
 
-def exactly(text: str) -> str:
+def says(text: str) -> str:
     """Return a grammar that allows only *text*."""
     return f"root ::= {json.dumps(text)}"
 
 
 def test_end_of_generation_and_length(engine: Engine) -> None:
-    assert engine.generate("x", grammar=exactly("hello")) == "hello"
+    assert engine.generate("x", grammar=says("hello")) == "hello"
     assert engine.stats.finish_reason == "eog"
     assert engine.stats.n_generated == 5  # one token per byte
-    assert engine.generate("x", max_tokens=3, grammar=exactly("hello")) == "hel"
+    assert engine.generate("x", max_tokens=3, grammar=says("hello")) == "hel"
     assert engine.stats.finish_reason == "length"
 
 
@@ -55,8 +55,8 @@ def test_stop_strings(engine: Engine) -> None:
         ("nothing", text),
         ([], text),
     ):
-        assert engine.generate("x", grammar=exactly(text), stop=stop) == expected
-        streamed = "".join(engine.stream("x", grammar=exactly(text), stop=stop))
+        assert engine.generate("x", grammar=says(text), stop=stop) == expected
+        streamed = "".join(engine.stream("x", grammar=says(text), stop=stop))
         assert streamed == expected
         found = expected != text
         assert engine.stats.finish_reason == ("stop" if found else "eog")
@@ -78,16 +78,16 @@ def test_json_stop(engine: Engine) -> None:
         ((), " more", answer + " more"),
     ):
         options: dict[str, Any] = {} if keys is None else {"json_stop": keys}
-        assert engine.generate("x", grammar=exactly(answer + tail), **options) == expected
+        assert engine.generate("x", grammar=says(answer + tail), **options) == expected
         assert engine.stats.finish_reason == ("json" if expected == answer else "eog")
     prose = 'Write {"done": true} and go on.'
-    assert engine.generate("x", grammar=exactly(prose)) == prose
+    assert engine.generate("x", grammar=says(prose)) == prose
     nested = '{"a": {"done": 1}} more'
-    assert engine.generate("x", grammar=exactly(nested)) == nested
+    assert engine.generate("x", grammar=says(nested)) == nested
 
 
 def test_suppress_think(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    grammar = exactly("<think>hm, {</think>\n\nYes <b>.")
+    grammar = says("<think>hm, {</think>\n\nYes <b>.")
     assert engine.generate("x", grammar=grammar) == "<think>hm, {</think>\n\nYes <b>."
     assert engine.generate("x", grammar=grammar, suppress_think=True) == "Yes <b>."
     monkeypatch.setenv("POLARIS_SUPPRESS_THINK", "1")
@@ -124,12 +124,12 @@ def test_cancel_from_a_callback(engine: Engine) -> None:
             engine.cancel()
 
     with pytest.raises(DecodeAbortedError, match="cancelled") as e:
-        engine.generate("x", grammar=exactly("abcdefgh"), callback=stop_at_three)
+        engine.generate("x", grammar=says("abcdefgh"), callback=stop_at_three)
     assert (e.value.reason, e.value.text) == ("cancel", "abc")
     assert engine.stats.finish_reason == "cancel"
-    assert engine.generate("x", grammar=exactly("ok")) == "ok"
+    assert engine.generate("x", grammar=says("ok")) == "ok"
     engine.cancel()  # no effect while nothing runs
-    assert engine.generate("x", grammar=exactly("ok")) == "ok"
+    assert engine.generate("x", grammar=says("ok")) == "ok"
 
 
 def test_cancel_from_another_thread_in_prefill_and_decode(slow_model: Path) -> None:
@@ -153,7 +153,7 @@ def test_deadline_in_prefill(slow_model: Path) -> None:
             engine.generate("word " * 700, timeout_s=0.1)
         assert e.value.reason == engine.stats.finish_reason == "deadline"
         assert engine.stats.n_generated == 0
-        assert engine.generate("x", grammar=exactly("ok"), timeout_s=60) == "ok"
+        assert engine.generate("x", grammar=says("ok"), timeout_s=60) == "ok"
 
 
 def test_deadline_in_decode(engine: Engine) -> None:
@@ -163,13 +163,13 @@ def test_deadline_in_decode(engine: Engine) -> None:
         pieces.extend(engine.stream("x", "", 10**6, timeout_s=1, seed=1, **options))
     assert pieces
     assert engine.stats.finish_reason == "deadline"
-    assert engine.generate("x", grammar=exactly("ok"), timeout_s=60) == "ok"
+    assert engine.generate("x", grammar=says("ok"), timeout_s=60) == "ok"
     with pytest.raises(ValidationError, match="timeout_s"):
         engine.generate("x", timeout_s=-1)
 
 
 def test_deadline_while_waiting_for_the_engine(engine: Engine) -> None:
-    stream = engine.stream("x", grammar=exactly("abc"))
+    stream = engine.stream("x", grammar=says("abc"))
     next(stream)
     errors: list[Exception] = []
 
