@@ -106,7 +106,7 @@ def test_what_the_model_knows_arrives(llm: Llama) -> None:
 
 
 def test_an_answer_that_is_cut_off(llm: Llama) -> None:
-    with pytest.raises(ValidationError, match=r"cut off .*max_tokens"):
+    with pytest.raises(ValidationError, match=r"truncated .*max_tokens"):
         llm.parse("Turn on the lamp in the kitchen.", Command, max_tokens=3)
 
 
