@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..ffi_types import CData
-from ..model.model import Model
+    from ..model.model import Model
 
 __all__ = ["Candidates"]
 
