@@ -206,19 +206,20 @@ def test_an_engine_that_stopped_is_no_rows_fault(monkeypatch: Any) -> None:
         def fail() -> None:
             raise MemoryError("no more")
 
-        monkeypatch.setattr(broken.llm.engine, "_worker", _Fails(broken.llm.engine, fail))
+        thread: Any = broken.llm.engine._thread
+        monkeypatch.setattr(thread, "core", _Fails(thread.core, fail))
         with pytest.raises(GenerationError, match="stopped"):
             broken({"prompt": ["a", "b"]})
 
 
 class _Fails:
-    """A worker whose steps raise."""
+    """An engine core whose steps raise."""
 
-    def __init__(self, engine: Any, step: Any) -> None:
-        self._worker, self.step = engine._worker, step
+    def __init__(self, core: Any, step: Any) -> None:
+        self._core, self.step = core, step
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._worker, name)
+        return getattr(self._core, name)
 
 
 def test_options_can_be_sent_but_no_loaded_model(chat: LlamaPredictor) -> None:

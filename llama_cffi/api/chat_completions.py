@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatCompletionOptions",
     "ChatPreparer",
+    "MoreChatCompletionOptions",
     "PreparedChat",
     "stream",
     "stream_async",
@@ -52,10 +53,9 @@ __all__ = [
 ]
 
 
-class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
-    """The options of a chat completion; None is the default of each.
+class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
+    """`ChatCompletionOptions` without `max_tokens`; None is the default of each.
 
-    `max_tokens`: most tokens to generate; None: until the model ends or the context is full.
     `tools`: definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a dict
     that names a function; with the last two the answer is constrained to calls that fit the
     schemas. `parallel_tool_calls`: whether constrained answers may hold several calls.
@@ -69,8 +69,6 @@ class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     `service_tier` are accepted and not used.
     """
 
-    max_tokens: int | None
-    max_completion_tokens: int | None
     tools: Sequence[Tool] | None
     tool_choice: str | Mapping[str, object] | None
     parallel_tool_calls: bool | None
@@ -83,6 +81,17 @@ class ChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     metadata: Mapping[str, str] | None
     store: bool | None
     service_tier: str | None
+
+
+class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
+    """The options of a chat completion: `MoreChatCompletionOptions` and the length.
+
+    `max_tokens`, in OpenAI's newer word `max_completion_tokens`: most tokens to generate; None:
+    until the model ends or the context is full.
+    """
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
 
 
 _IGNORED = ("user", "metadata", "store", "service_tier")
@@ -231,7 +240,7 @@ class ChatPreparer:
         sampling = {key: rest.pop(key) for key in [*rest] if key in _SAMPLING}
         if grammar is not None:
             sampling.update(structured=grammar, structured_after=after)
-        run = {
+        run: Any = {
             **rest,
             "sampling": self.sampling(sampling, thinks),
             "logprobs": _n_logprobs(own),
@@ -247,13 +256,8 @@ class ChatPreparer:
                 return form.stream(offered, starts_open=is_open)
             return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
 
-        request = PreparedRequest(
-            tokens,
-            limit,
-            self.renderer.with_stops(run),
-            n,
-            reasoning_limit,  # type: ignore[arg-type]
-        )
+        run = self.renderer.with_stops(run)
+        request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
         return PreparedChat(request, self.model, own.get("model") or name, make_reader)
 
     def _reasoning_limit(

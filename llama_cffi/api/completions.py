@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
+from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
 from ..validation import as_list, check_int
-from .running import PreparedRequest, RunOptions, Runs, finish_reason, usage
+from .running import PreparedRequest, Runs, finish_reason, usage
 
 if TYPE_CHECKING:
     from ..binding import Model, Vocab
@@ -67,7 +68,7 @@ def prepare(
     model: Model,
     name: str,
     prompt: str | Sequence[int],
-    options: RunOptions,
+    options: GenerationOptions,
     *,
     suffix: str | None = None,
     max_tokens: int | None = 16,

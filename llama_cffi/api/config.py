@@ -12,11 +12,12 @@ from ..errors import ValidationError
 from ..validation import reject_unknown
 
 if TYPE_CHECKING:
+    from ..binding.context.params import ContextOptions
     from ..binding.model.files import Override
     from ..generation.model_source import ModelSource
     from ..scheduler import Drafter
 
-__all__ = ["LlamaConfig", "LlamaOptions", "config_of"]
+__all__ = ["LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
 
 _ALIASES = {"parallel": "n_parallel", "pool_size": "n_parallel"}
 
@@ -39,8 +40,8 @@ _KINDS: dict[str, type] = {
 }
 
 
-class LlamaOptions(TypedDict, total=False):
-    """The fields of `LlamaConfig` as arguments of `Llama`."""
+class MoreLlamaOptions(TypedDict, total=False):
+    """`LlamaOptions` without `n_parallel`."""
 
     n_ctx: int
     n_batch: int
@@ -76,12 +77,17 @@ class LlamaOptions(TypedDict, total=False):
     yarn_orig_ctx: int | None
     no_perf: bool
     context_policy: str
-    n_parallel: int
     draft: Drafter | None
     lora_path: str | os.PathLike[str] | None
     lora_scale: float
     logits_all: bool
     verbose: bool
+
+
+class LlamaOptions(MoreLlamaOptions, total=False):
+    """The fields of `LlamaConfig` as arguments of `Llama`."""
+
+    n_parallel: int
 
 
 @dataclass
@@ -191,13 +197,14 @@ class LlamaConfig:
             if not fits or (wanted.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} is not {wanted}")
 
-    def context_options(self) -> dict[str, Any]:
+    def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
-        return {
+        found: Any = {
             **{name: getattr(self, name) for name in _CONTEXT},
             **{name: getattr(self, name) or None for name in _ZERO_IS_NONE},
             **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
         }
+        return found  # type: ignore[no-any-return]
 
 
 def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaConfig:

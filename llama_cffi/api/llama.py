@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
@@ -15,7 +15,7 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions
+from ..generation.options import GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
@@ -23,7 +23,7 @@ from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
-from .running import PreparedRequest, RunOptions, run, run_async
+from .running import PreparedRequest, run, run_async
 from .session import Session
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ class CompletionOptions(GenerationOptions, total=False):
     the *n* with the best mean log-probability returned. `model`: the name in the response.
     """
 
-    suffix: str | None
-    max_tokens: int | None
     echo: bool
     n: int | None
     best_of: int | None
@@ -197,7 +195,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> str: ...
 
     @overload
@@ -211,7 +209,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: int,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> CompletionChoice: ...
 
     @overload
@@ -225,7 +223,7 @@ class Llama(Session):
         stop: str | Sequence[str] | None = None,
         echo: bool = False,
         logprobs: None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> Iterator[str]: ...
 
     def generate(
@@ -238,7 +236,7 @@ class Llama(Session):
         echo: bool = False,
         *,
         logprobs: int | None = None,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[MoreGenerationOptions],
     ) -> str | CompletionChoice | Iterator[str]:
         """Continue *prompt*, as it is, without a chat template.
 
@@ -252,7 +250,7 @@ class Llama(Session):
             echo: Begin with the prompt.
             logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
                 the tokens and of this many alternatives of each, instead of the text.
-            **options: See `GenerationOptions`; single sampling options win over *sampling*.
+            **options: See `MoreGenerationOptions`; single sampling options win over *sampling*.
 
         Raises:
             ValidationError: An argument is out of range.
@@ -264,7 +262,7 @@ class Llama(Session):
                 raise ValidationError(
                     "logprobs have no stream here; create_completion(stream=True) has one"
                 )
-            answer = self.create_completion(
+            answer: CreateCompletionResponse = self.create_completion(
                 prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **every
             )
             return answer["choices"][0]
@@ -275,7 +273,16 @@ class Llama(Session):
     def generate_stream(
         self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
     ) -> Iterator[str]:
-        """Do `generate(..., stream=True)`."""
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments.
+            max_tokens: See `generate`.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+        """
         request = self._request(prompt, max_tokens, options)
         return _pieces("", run(self.engine, request)[0])
 
@@ -321,9 +328,10 @@ class Llama(Session):
             (handle,) = await run_async(engine, request)
             pieces = _pieces_async(first, handle)
             return pieces if stream else "".join([piece async for piece in pieces])
+        (steps,) = run(self.engine, request)
         if stream:
-            return stream_async(lambda: _pieces(first, run(self.engine, request)[0]))
-        return await whole_async(lambda: "".join(_pieces(first, run(self.engine, request)[0])))
+            return stream_async(lambda: _pieces(first, steps))
+        return await whole_async(lambda: "".join(_pieces(first, steps)))
 
     @overload
     def create_completion(
@@ -415,10 +423,10 @@ class Llama(Session):
             if stream:
                 return completions.stream_async(prepared, handles)
             return await completions.whole_async(prepared, handles)
-        begin = partial(run, self.engine, prepared.request)
+        runs = run(self.engine, prepared.request)
         if stream:
-            return stream_async(lambda: completions.stream(prepared, begin()))
-        return await whole_async(lambda: completions.whole(prepared, begin()))
+            return stream_async(lambda: completions.stream(prepared, runs))
+        return await whole_async(lambda: completions.whole(prepared, runs))
 
     @overload
     def create_chat_completion(
@@ -494,10 +502,10 @@ class Llama(Session):
             if stream:
                 return chat_completions.stream_async(prepared, handles)
             return await chat_completions.whole_async(prepared, handles)
-        begin = partial(run, self.engine, prepared.request)
+        runs = run(self.engine, prepared.request)
         if stream:
-            return stream_async(lambda: chat_completions.stream(prepared, begin()))
-        return await whole_async(lambda: chat_completions.whole(prepared, begin()))
+            return stream_async(lambda: chat_completions.stream(prepared, runs))
+        return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
     def parse(
         self,
@@ -523,7 +531,8 @@ class Llama(Session):
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
         form = {"type": "json_schema", "json_schema": {"schema": schema}}
-        answer = self.create_chat_completion(messages, **{**options, "response_format": form})
+        every: ChatCompletionOptions = {**options, "response_format": form}
+        answer = self.create_chat_completion(messages, **every)
         choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
         if choice["finish_reason"] == "length":
             raise ValidationError(
@@ -538,7 +547,7 @@ class Llama(Session):
         engine: Any = self.engine
         return engine if hasattr(engine, "submit") else None
 
-    def _run_options(self, options: Mapping[str, Any]) -> RunOptions:
+    def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options* with this model's sampling in place of what they leave open."""
         rest = canonical(options)
         reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
@@ -559,7 +568,7 @@ class Llama(Session):
         prompt: str | Sequence[int],
         suffix: str | None,
         max_tokens: int | None,
-        options: CompletionOptions,
+        options: Mapping[str, Any],
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
@@ -600,7 +609,7 @@ class Llama(Session):
     # Embeddings
 
     @overload
-    def embed(
+    def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
         text: str,
         normalize: bool = True,
@@ -666,7 +675,9 @@ class Llama(Session):
         }
 
     @overload
-    async def embed_async(self, text: str, normalize: bool = True) -> list[float]: ...
+    async def embed_async(  # type: ignore[overload-overlap]
+        self, text: str, normalize: bool = True
+    ) -> list[float]: ...
 
     @overload
     async def embed_async(
@@ -745,7 +756,7 @@ async def _pieces_async(first: str, handle: Runs) -> AsyncIterator[str]:
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
-    options = {
+    options: Any = {
         "context_policy": policy,
         "chat_format": config.chat_format,
         **config.context_options(),

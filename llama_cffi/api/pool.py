@@ -12,7 +12,7 @@ from ..generation.model_source import ModelSource
 from ..generation.options import GenerationOptions
 from .aio import whole_async
 from .chat_completions import ChatCompletionOptions
-from .config import LlamaConfig, LlamaOptions
+from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
 from .llama import Llama
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LlamaPool:
         config: LlamaConfig | None = None,
         *,
         pool_size: int | None = None,
-        **options: Unpack[LlamaOptions],
+        **options: Unpack[MoreLlamaOptions],
     ) -> None:
         every: LlamaOptions = {
             **options,

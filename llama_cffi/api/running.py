@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PreparedRequest",
-    "RunOptions",
     "Runner",
     "Runs",
     "finish_reason",
@@ -37,13 +36,6 @@ __all__ = [
 ]
 
 _SEEDS = 2**32 - 1
-
-
-class RunOptions(GenerationOptions, total=False):
-    """`GenerationOptions`, and what an `InferenceEngine` takes for one request."""
-
-    priority: int
-    n_draft: int | None
 
 
 class Runner(Protocol):
@@ -92,11 +84,11 @@ class PreparedRequest:
 
     tokens: Sequence[int]
     max_tokens: int | None
-    options: RunOptions
+    options: GenerationOptions
     n: int = 1
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
 
-    def options_of(self, i: int) -> RunOptions:
+    def options_of(self, i: int) -> GenerationOptions:
         """Return the options of answer number *i*: the seeds differ."""
         params = self.options.get("sampling")
         if i == 0 or not isinstance(params, SamplingParams) or params.seed == -1:

@@ -52,7 +52,7 @@ class Session:
         """
         with self.engine.idle() as slot:
             slot.tokens.clear()
-            slot.tokens = self.engine.context.load_state(state)
+            slot.tokens += self.engine.context.load_state(state)
             return len(slot.tokens)
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:

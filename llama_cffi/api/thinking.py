@@ -1,4 +1,4 @@
-"""How long a model may think, and how much effort it is asked for."""
+"""Limits the reasoning of an answer to a number of tokens."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = ["ThinkMarkers", "ThinkingBudget", "think_markers"]
 
-_QUESTION, _THOUGHT, _ANSWER = "What is it?", "A thought about it.", "An answer to it."
+_QUESTION, _REASONING, _ANSWER = "What is it?", "Some reasoning.", "An answer to it."
 
 
 class ThinkMarkers(NamedTuple):
-    """The texts around a thought, with the line breaks that the chat template puts there."""
+    """The text around reasoning, including the line breaks that the chat template writes.
+
+    Attributes:
+        begin: Text before the reasoning.
+        end: Text after the reasoning.
+        after: Text between `end` and the content.
+    """
 
     begin: str
     end: str
-    after: str  # what the answer's content follows
+    after: str
 
 
 class ThinkingBudget:
-    """Ends the thought of one answer when it has had its tokens; a `generation.ReasoningLimit`.
+    """Ends the reasoning of one answer after a number of tokens; a `ReasoningLimit`.
 
-    Only a thought at the beginning of the answer is limited. Tokens between its markers count.
+    Only reasoning at the beginning of the answer is limited. Tokens between its markers count.
 
     Args:
-        vocab: Of the model.
-        markers: What begins a thought, and what ends it.
-        marks: The same with what the template puts around them; see `think_markers`.
-        is_open: The prompt ended inside the thought.
-        n_tokens: Most tokens of the thought, from 0; None = no limit.
-        awaited: Whether a grammar waits for the end of the thought. Then there has to be one, and
-            what follows it is put there when the model ends it, too.
+        vocab: The model's vocabulary.
+        markers: The markers before and after reasoning.
+        template_markers: The markers as the chat template writes them; see `think_markers`.
+        is_open: Whether the prompt ended inside reasoning.
+        n_tokens: Maximum number of reasoning tokens, from 0; None: no limit.
+        is_required: Whether a grammar starts after the reasoning. Then the answer must begin with
+            reasoning, and the text after it is forced even if the model ends it by itself.
 
     Raises:
         ValidationError: *n_tokens* is out of range.
@@ -51,42 +57,42 @@ class ThinkingBudget:
         self,
         vocab: Vocab,
         markers: tuple[str, str],
-        marks: ThinkMarkers,
+        template_markers: ThinkMarkers,
         is_open: bool,
         n_tokens: int | None,
-        awaited: bool = False,
+        is_required: bool = False,
     ) -> None:
         if n_tokens is not None:
             n_tokens = check_int("thinking_budget", n_tokens, 0)
         self._vocab, self._pieces = vocab, vocab.pieces(True)
-        self._marks, self._awaited = marks, awaited
+        self._markers, self._is_required = template_markers, is_required
         self._splitter = ReasoningSplitter(*markers, starts_open=is_open, budget=n_tokens)
-        self._text, self._recent = Utf8Stream(), ""  # the end of the thought
-        self._is_one = _is_one_token(vocab, markers[1])
+        self._text, self._recent = Utf8Stream(), ""  # the last characters of the reasoning
+        self._has_end_token = _is_one_token(vocab, markers[1])
         self._is_over = False
 
     def after(self, token: int | None) -> Sequence[int] | None:
-        """Take a token of the answer, None before the first.
+        """Add a token of the answer, None before the first, and return the tokens to force.
 
         Returns:
-            The tokens that have to follow, mostly none; None when the thought is over.
+            The tokens that must follow, usually none; None when the reasoning is over.
         """
         splitter = self._splitter
         if self._is_over:
             return None
         if token is None:
-            if self._awaited and not splitter.is_open:
-                return self._tokens(self._marks.begin)
+            if self._is_required and not splitter.is_open:
+                return self._tokens(self._markers.begin)
         else:
             was_open, text = splitter.is_open, self._text.push(self._pieces[token] or b"")
-            pieces = splitter.push(text)
+            parts = splitter.push(text)
             if was_open and not splitter.is_open:
-                return self._last(self._marks.after) if self._awaited else None
-            if any(piece.kind == "content" for piece in pieces):
+                return self._last(self._markers.after) if self._is_required else None
+            if any(part.kind == "content" for part in parts):
                 return None
             if was_open:
-                self._recent = (self._recent + text)[-len(self._marks.end) :]
-        return self._last(self._end() + self._marks.after) if splitter.budget_is_spent else ()
+                self._recent = (self._recent + text)[-len(self._markers.end) :]
+        return self._last(self._end() + self._markers.after) if splitter.budget_is_spent else ()
 
     def _last(self, text: str) -> Sequence[int]:
         self._is_over = True
@@ -96,11 +102,11 @@ class ThinkingBudget:
         return self._vocab.tokenize(text, False, True)
 
     def _end(self) -> str:
-        """Return the mark of the end without what the thought ends with."""
-        recent, end = self._recent, self._marks.end
+        """Return the end marker without the part that the model has already written."""
+        recent, end = self._recent, self._markers.end
         marker = end.lstrip()
-        # One token is there, or is not; of several the first may be.
-        for n in range(0 if self._is_one else len(marker) - 1, 0, -1):
+        # A single token is never written in part; of several, the first ones may be there.
+        for n in range(0 if self._has_end_token else len(marker) - 1, 0, -1):
             if recent.endswith(marker[:n]):
                 return marker[n:]
         return marker if recent.endswith(end.removesuffix(marker)) else end
@@ -109,33 +115,34 @@ class ThinkingBudget:
 def think_markers(
     vocab: Vocab, template: ChatTemplate | None, markers: tuple[str, str]
 ) -> ThinkMarkers:
-    """Return what stands around a thought where the chat template writes one.
+    """Return the text that the chat template writes around reasoning.
 
-    Templates that write no thoughts of earlier turns do not tell. Then markers like ``</think>``
-    stand on lines of their own with an empty one after the second, as the models that have them
-    do it. Nothing is put after a marker of several tokens: its last one may hold what follows.
+    A template that does not render the reasoning of earlier turns does not show it. Then markers
+    like ``</think>`` go on lines of their own, with an empty line after the second, as models with
+    these markers write them. Nothing follows a marker of several tokens, because its last token may
+    include the text that follows.
 
     Args:
-        vocab: Of the model.
-        template: None = there is none.
-        markers: What begins a thought, and what ends it.
+        vocab: The model's vocabulary.
+        template: The model's chat template; None if there is none.
+        markers: The markers before and after reasoning.
     """
-    answer = {"content": _ANSWER, "reasoning_content": _THOUGHT, "thinking": _THOUGHT}
+    answer = {"content": _ANSWER, "reasoning_content": _REASONING, "thinking": _REASONING}
     messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", **answer}]
     text = ""
     if template is not None:
-        with suppress(TemplateError):  # it has rules of its own: the default will do
+        with suppress(TemplateError):  # it refuses these messages: use the default
             text = template.render(messages, add_generation_prompt=False)
     begin, end = markers[0].rstrip(), markers[1].strip()
-    parts = map(re.escape, (begin, _THOUGHT, end, _ANSWER))
+    parts = map(re.escape, (begin, _REASONING, end, _ANSWER))
     found = re.search(r"({}\s*){}(.*?{})(.*?){}".format(*parts), text, re.DOTALL)
     if found:
-        marks = ThinkMarkers(*found.groups())
+        written = ThinkMarkers(*found.groups())
     elif end.startswith("</"):
-        marks = ThinkMarkers(f"{begin}\n", f"\n{end}", "\n\n")
+        written = ThinkMarkers(f"{begin}\n", f"\n{end}", "\n\n")
     else:
-        marks = ThinkMarkers(*markers, "")
-    return marks if _is_one_token(vocab, end) else marks._replace(after="")
+        written = ThinkMarkers(*markers, "")
+    return written if _is_one_token(vocab, end) else written._replace(after="")
 
 
 def _is_one_token(vocab: Vocab, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The grammar of tool calls, for constrained decoding."""
+"""Builds a grammar of tool calls for constrained decoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from ..chat.formats import Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
+from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Repeat, Text
 from ..grammars import LlamaGrammar
 from ..grammars.grammar import SPACE, narrow_dates
 from ..schema import without_unique_items
@@ -16,14 +16,14 @@ __all__ = ["call_grammar"]
 
 
 def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGrammar:
-    """Return the grammar of an answer that is calls and nothing else.
+    """Return the grammar of an answer that consists of tool calls.
 
     Args:
-        parts: What the calls look like.
-        special: The model's control tokens by name, which a grammar has to name as such.
+        parts: The syntax of the calls.
+        special: The model's control tokens by text; the grammar refers to them by id.
     """
     writer = _Writer(special)
-    calls = " | ".join(writer.sequence(call.pieces) for call in parts.calls)
+    calls = " | ".join(writer.sequence(call.elements) for call in parts.calls)
     separator = writer.literal(parts.separator)
     if parts.separator.isspace():
         separator += "?"
@@ -35,10 +35,10 @@ def call_grammar(parts: GrammarParts, special: Mapping[str, int]) -> LlamaGramma
 
 
 class _Writer:
-    """Writes pieces as Lark.
+    """Writes elements as Lark.
 
     Attributes:
-        rules: Terminals that they need.
+        rules: The terminals that the written elements refer to.
     """
 
     def __init__(self, special: Mapping[str, int]) -> None:
@@ -56,38 +56,38 @@ class _Writer:
             if part
         )
 
-    def _ends(self, stop: str) -> bool:
-        """Whether a stop begins with a control token, which no text can hold."""
+    def _is_control(self, stop: str) -> bool:
+        """Return whether *stop* begins with a control token, which text cannot contain."""
         return self._has_special and bool(self._special.match(stop))
 
-    def sequence(self, pieces: Sequence[Piece]) -> str:
-        written, left = [], list(pieces)
-        while left:
-            piece = left.pop(0)
-            stop = piece.stop if isinstance(piece, Text) else ""
-            if stop and not self._ends(stop) and left and isinstance(left[0], str):
-                # A lexer would take the beginning of the stop as text: both are one terminal.
-                left[0] = left[0].removeprefix(stop)
-            written.append(self.piece(piece))
+    def sequence(self, elements: Sequence[Element]) -> str:
+        written, rest = [], list(elements)
+        while rest:
+            element = rest.pop(0)
+            stop = element.stop if isinstance(element, Text) else ""
+            if stop and not self._is_control(stop) and rest and isinstance(rest[0], str):
+                # A lexer would match the beginning of the stop as text, so both form one terminal.
+                rest[0] = rest[0].removeprefix(stop)
+            written.append(self.piece(element))
         return " ".join(filter(None, written)) or '""'
 
     def text(self, piece: Text) -> str:
-        """Write a text and, where that does not begin with a control token, its stop."""
+        """Write text and, unless it begins with a control token, its stop string."""
         name = f"TEXT_{len(self.rules)}"
         stop = "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in piece.stop)
         least, most = piece.schema.get("minLength", 0), piece.schema.get("maxLength", "")
         text = f"/(?s:.{{{least},{most}}})/"
-        if not self._ends(piece.stop):
+        if not self._is_control(piece.stop):
             text += f" & ~/(?s:.*){stop}(?s:.*)/"
         if pattern := piece.schema.get("pattern"):
             text += f" & /{_anywhere(pattern)}/"
-        if self._ends(piece.stop):
+        if self._is_control(piece.stop):
             self.rules.append(f"{name}: {text}")
             return name
         self.rules.append(f"{name}: ({text}) /{stop}/")
         return name
 
-    def piece(self, piece: Piece) -> str:
+    def piece(self, piece: Element) -> str:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
@@ -98,16 +98,16 @@ class _Writer:
         if isinstance(piece, Text):
             return self.text(piece)
         if isinstance(piece, Maybe):
-            return f"({self.sequence(piece.pieces)})?"
-        if isinstance(piece, Choice):
+            return f"({self.sequence(piece.elements)})?"
+        if isinstance(piece, Alternatives):
             return "(" + " | ".join(map(self.sequence, piece.options)) + ")"
         assert isinstance(piece, Repeat)
-        inner = self.sequence(piece.pieces)
+        inner = self.sequence(piece.elements)
         return f"({inner} ({self.literal(piece.separator)} {inner})*)?"
 
 
 def _anywhere(pattern: str) -> str:
-    """Return JSON Schema's *pattern*, which may match a part, as one for the whole text."""
+    """Return *pattern*, which JSON Schema does not anchor, as a pattern for whole strings."""
     pattern = pattern.replace("\\/", "/").replace("/", "\\/")
     before = "" if pattern.startswith("^") else "(?s:.*)"
     after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "(?s:.*)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from ..generation.model_source import ModelSource
 from ..validation import as_list, check_int
-from .chat_completions import ChatCompletionOptions
+from .chat_completions import MoreChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions
 from .llama import Llama
 
@@ -54,7 +54,7 @@ class UnifiedLLM:
         *,
         system_prompt: str = "",
         stream: Literal[False] = False,
-        **options: Unpack[ChatCompletionOptions],
+        **options: Unpack[MoreChatCompletionOptions],
     ) -> str: ...
 
     @overload
@@ -65,7 +65,7 @@ class UnifiedLLM:
         *,
         system_prompt: str = "",
         stream: Literal[True],
-        **options: Unpack[ChatCompletionOptions],
+        **options: Unpack[MoreChatCompletionOptions],
     ) -> Iterator[str]: ...
 
     def generate(
@@ -75,7 +75,7 @@ class UnifiedLLM:
         *,
         system_prompt: str = "",
         stream: bool = False,
-        **options: Unpack[ChatCompletionOptions],
+        **options: Unpack[MoreChatCompletionOptions],
     ) -> str | Iterator[str]:
         """Answer a message or a conversation; reasoning is left out.
 
@@ -84,7 +84,7 @@ class UnifiedLLM:
             max_tokens: Most tokens to generate; None: until the model ends or the context is full.
             system_prompt: The system message, if any.
             stream: Return an iterator of pieces.
-            **options: See `ChatCompletionOptions`; sampling options win over the recommended ones.
+            **options: See `MoreChatCompletionOptions`; they win over what is recommended.
 
         Raises:
             ValidationError: max_tokens is below 1, or thinking cannot be switched so.
@@ -99,10 +99,14 @@ class UnifiedLLM:
         )
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        every: ChatCompletionOptions = {"sampling": "model", "max_tokens": max_tokens, **options}
+        every: MoreChatCompletionOptions = {"sampling": "model", **options}
         if stream:
-            return _contents(self.llm.create_chat_completion(messages, stream=True, **every))
-        answer = self.llm.create_chat_completion(messages, **every)
+            return _contents(
+                self.llm.create_chat_completion(
+                    messages, stream=True, max_tokens=max_tokens, **every
+                )
+            )
+        answer = self.llm.create_chat_completion(messages, max_tokens=max_tokens, **every)
         return answer["choices"][0]["message"]["content"] or ""
 
     def reset(self) -> None:

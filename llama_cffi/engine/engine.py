@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..binding import Batch, Context
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
@@ -15,10 +15,17 @@ from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
 from ..generation.loop import generate
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationCall, GenerationOptions, parse_options
+from ..generation.options import (
+    CallOptions,
+    GenerationCall,
+    GenerationOptions,
+    MainOptions,
+    parse_options,
+)
 from ..generation.output import Detokenizer, StopChecker
-from ..generation.prompt import tokenize_prompt
+from ..generation.prompt import Prompt, tokenize_prompt
 from ..generation.sampler_chains import ChainCache
+from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
@@ -41,13 +48,23 @@ __all__ = ["Engine", "EngineOptions"]
 _log = logging.getLogger(__name__)
 
 
-class EngineOptions(GenerationOptions, ChatOptions, total=False):
-    """`GenerationOptions`, `ChatOptions`, and names that Polaris Core has for some of them."""
+class PolarisOptions(TypedDict, total=False):
+    """Polaris Core's names for `max_tokens`, the penalties, and `cache_prompt=False`."""
 
     n_predict: int | None
     penalty_freq: float | None
     penalty_present: float | None
     reset_kv: bool | None
+
+
+class MoreEngineOptions(
+    MoreSamplingOptions, CallOptions, MainOptions, ChatOptions, PolarisOptions, total=False
+):
+    """`EngineOptions` without those that `Engine.generate` takes by position."""
+
+
+class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False):
+    """`GenerationOptions`, `ChatOptions` and `PolarisOptions`."""
 
 
 class Engine:
@@ -186,7 +203,7 @@ class Engine:
         *,
         raw: bool = False,
         stream: Literal[False] = False,
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> str: ...
 
     @overload
@@ -208,7 +225,7 @@ class Engine:
         *,
         raw: bool = False,
         stream: Literal[True],
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
     def generate(
@@ -229,7 +246,7 @@ class Engine:
         *,
         raw: bool = False,
         stream: bool = False,
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> str | Iterator[str]:
         """Answer *prompt* and return the whole text, or its pieces with *stream*.
 
@@ -254,7 +271,7 @@ class Engine:
             raw: Use the prompt as it is, without the chat template.
             stream: Return an iterator of pieces in whole characters. Leaving the iteration early
                 ends the generation; errors are raised by `next`.
-            **options: See `EngineOptions`.
+            **options: See `MoreEngineOptions`.
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
@@ -336,11 +353,16 @@ class Engine:
         raw: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Do `generate(..., stream=True)`."""
-        pieces: Iterator[str] = self.generate(  # type: ignore[call-overload]
-            prompt, system_prompt, max_tokens, raw=raw, stream=True, **options
-        )
-        return pieces
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments and errors.
+            system_prompt: See `generate`.
+            max_tokens: See `generate`.
+            raw: See `generate`.
+            **options: See `EngineOptions`.
+        """
+        return self.generate(prompt, system_prompt, max_tokens, raw=raw, stream=True, **options)
 
     def stream_chat(
         self,
@@ -348,7 +370,13 @@ class Engine:
         max_tokens: int | None = 256,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Do `generate_chat(..., stream=True)`."""
+        """Do `generate_chat(..., stream=True)`.
+
+        Args:
+            messages: See `generate_chat` for the arguments and errors.
+            max_tokens: See `generate_chat`.
+            **options: See `EngineOptions`.
+        """
         return self.generate_chat(messages, max_tokens, stream=True, **options)
 
     def generate_tokens(
@@ -602,14 +630,14 @@ class Engine:
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer; the caller has the turn."""
         vocab, stats, params = self.model.vocab, self.stats, call.params
-        tokens = vocab.check_all(tokens)
-        if not tokens:
+        prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
+        if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
         chain = self._chains.take(params.sampling)
         chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
         try:
-            yield from generate(self._slot, chain, tokens, params, stop, stats, output)
+            yield from generate(self._slot, chain, prompt, params, stop, stats, output)
             stats.seed = None if params.sampling.greedy else chain.seed
         finally:
             self._chains.give(params.sampling, chain)

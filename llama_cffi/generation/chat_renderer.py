@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
-from ..chat.messages import plain_messages
+from ..chat.messages import plain_messages, plain_tools
 from ..chat.reasoning import resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
@@ -78,6 +78,9 @@ class ChatRenderer:
 
     Attributes:
         family: The model's family: tool format, reasoning markers, recommended sampling.
+
+    Raises:
+        ValidationError: *chat_format* is not a str.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -135,8 +138,12 @@ class ChatRenderer:
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
-    def with_stops(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return *options* with the strings that end a turn of the family, which files may lack."""
+    def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
+        """Return *options* with the strings that end a turn of the family, which files may lack.
+
+        Raises:
+            ValidationError: `stop` is neither a string nor a list of them.
+        """
         stops = self.family.stops
         if not stops:
             return dict(options)
@@ -209,18 +216,17 @@ class ChatRenderer:
                     f"chat_format={self._builtin!r} takes no tools; use the model's own template"
                 )
             if tools:
-                messages = _instructed(messages, self.family.tool_format.explain(tools), True)
+                messages = _instructed(
+                    messages, self.family.tool_format.explain(plain_tools(tools) or []), True
+                )
             chat = plain_messages(messages)
             return self._plain(chat) if self._builtin is None else self._built_in(chat)
         if tools and not self.template.supports_tools:
-            text = self.family.tool_format.explain(tools)
+            text = self.family.tool_format.explain(plain_tools(tools) or [])
             messages = _instructed(messages, text, self.template.supports_system)
             tools = None
-        return self.template.render_segments(
-            messages,
-            tools,
-            **{**self.family.template_kwargs(thinking), **variables},
-        )
+        kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
+        return self.template.render_segments(messages, tools, **kwargs)
 
     def _plain(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the contents as plain text, for a model without a template."""
@@ -266,7 +272,7 @@ def _text_of(message: Mapping[str, object]) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         kinds = [part.get("type") for part in parts if isinstance(part, dict)]
         raise ValidationError(f"without a Jinja template only text can be given, got {kinds}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ContextOverflowError
+from .prompt import Prompt
 
-__all__ = ["DROP_TURNS", "POLICIES", "SAFETY", "Fit", "fit_prompt", "fit_turns"]
+__all__ = ["DROP_TURNS", "POLICIES", "SAFETY", "FittedPrompt", "fit_prompt", "fit_turns"]
 
 POLICIES = ("error", "truncate_left", "truncate_middle", "shift")
 DROP_TURNS = "drop_oldest_turns"  # of conversations
@@ -16,29 +17,29 @@ SAFETY = 16  # tokens that stay free, unless somebody says otherwise
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A prompt that fits.
+class FittedPrompt:
+    """A prompt that leaves room for an answer.
 
     Attributes:
-        tokens: What is left of it.
-        n_truncated: How many tokens were left out.
+        prompt: What is left of it.
+        n_truncated: Number of cells that were left out.
         max_tokens: Most tokens to generate.
     """
 
-    tokens: list[int]
+    prompt: Prompt
     n_truncated: int
     max_tokens: int
 
 
 def fit_prompt(
-    tokens: Sequence[int],
+    prompt: Prompt,
     max_tokens: int,
     n_ctx: int,
     safety: int,
     policy: str,
     *,
     n_first: int = 0,
-) -> Fit:
+) -> FittedPrompt:
     """Make room for the answer.
 
     `error` refuses a prompt that leaves no room; `truncate_left` drops its oldest tokens and
@@ -47,7 +48,7 @@ def fit_prompt(
     the context.
 
     Args:
-        tokens: The prompt.
+        prompt: The prompt; media are left out whole.
         max_tokens: Most tokens to generate.
         n_ctx: Tokens that the context holds.
         safety: Tokens of it that stay free.
@@ -58,14 +59,13 @@ def fit_prompt(
         ContextOverflowError: There is no room, with the counts.
     """
     capacity = n_ctx - safety
-    tokens = list(tokens)
-    n = len(tokens)
+    n = len(prompt)
     if policy.startswith("truncate") and capacity > n_first + 1:
         limit = capacity - min(max_tokens, capacity // 2)
         if n > limit:
             n_head = min(n_first, limit - 1) if policy == "truncate_left" else limit // 2
-            tokens = tokens[:n_head] + tokens[n - (limit - n_head) :]
-    room = capacity - len(tokens)
+            prompt = prompt.without(n_head, n - (limit - n_head))
+    room = capacity - len(prompt)
     if room <= 0:
         advice = f"Shorten the prompt, or make the engine with n_ctx > {n + safety}"
         if capacity <= n_first + 1:
@@ -76,7 +76,8 @@ def fit_prompt(
             f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
             f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
-    return Fit(tokens, n - len(tokens), max_tokens if policy == "shift" else min(max_tokens, room))
+    most = max_tokens if policy == "shift" else min(max_tokens, room)
+    return FittedPrompt(prompt, n - len(prompt), most)
 
 
 def fit_turns(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 
 from ..errors import ValidationError
 from .cancellation import CancelToken
 from .context_policy import fit_prompt
 from .output import StopChecker
+from .prompt import Prompt
 from .sampler_chains import Chain
 from .sequence import GenerationParams, SequenceState
 from .slot import Slot
@@ -20,7 +21,7 @@ __all__ = ["generate"]
 def generate(
     slot: Slot,
     chain: Chain,
-    prompt: Sequence[int],
+    prompt: Prompt,
     params: GenerationParams,
     stop: CancelToken,
     stats: GenerationStats,
@@ -56,19 +57,19 @@ def generate(
     )
     shifts = params.context_policy == "shift" and _check_shift(slot)
     capacity = context.n_ctx - params.safety
-    n_keep = min(len(fit.tokens), capacity // 2)
-    stats.n_prompt, stats.n_truncated = len(fit.tokens), fit.n_truncated
+    n_keep = min(len(fit.prompt), capacity // 2)
+    stats.n_prompt, stats.n_truncated = len(fit.prompt), fit.n_truncated
     if not params.cache_prompt:
         slot.clear()
-    stats.n_reused = slot.reuse(fit.tokens)
+    stats.n_reused = slot.reuse(fit.prompt)
     answer = SequenceState(chain, params, fit.max_tokens, output, stats)
     started = time.perf_counter()
-    slot.feed(fit.tokens[stats.n_reused :], stop, stats)
+    slot.feed(fit.prompt.part(stats.n_reused), stop, stats)
     began = time.perf_counter()
     stats.prefill_s = began - started
     held: list[int] = []  # handed out, but not decoded
     try:
-        answer.begin(fit.tokens)
+        answer.begin(fit.prompt)
         while (token := answer.next(context)) is not None:
             handed_out = time.perf_counter()
             if stats.n_generated == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
 from ..validation import as_callables, check_float, check_int, reject_unknown
@@ -16,30 +16,28 @@ from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
 from .text import several
 
 __all__ = [
+    "CallOptions",
     "GenerationCall",
     "GenerationOptions",
+    "MainOptions",
+    "MoreGenerationOptions",
     "parse_options",
     "resolve_sampling",
 ]
 
 
-class GenerationOptions(SamplingOptions, total=False):
-    """The options of every generation; None is the default of each.
+class CallOptions(TypedDict, total=False):
+    """The options of a generation that are not about choosing tokens; None is the default of each.
 
-    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
-    single sampling options win over it. `stop` are strings that end the answer. `timeout_s` counts
-    from the call. `context_policy` overrides the engine's. `cache_prompt=False` evaluates the
-    whole prompt, also what the cache holds of it. `special` writes control tokens out;
-    `suppress_think` leaves <think>...</think> out. `json_stop` are keys: an answer that is a JSON
-    object ends with the object when it has one of them. `skip_forced=False` gives each token its
-    logits, also where a grammar leaves only one. `logprobs` returns the log-probability of each
-    token and of this many alternatives, the model's own, before penalties and temperature.
+    `timeout_s` counts from the call. `context_policy` overrides the engine's.
+    `cache_prompt=False` evaluates the whole prompt, also what the cache holds of it. `special`
+    writes control tokens out; `suppress_think` leaves <think>...</think> out. `json_stop` are
+    keys: an answer that is a JSON object ends with the object when it has one of them.
+    `skip_forced=False` gives each token its logits, also where a grammar leaves only one.
     `stopping_criteria` are functions of the tokens so far and the logits of the next; the answer
     ends where one returns True.
     """
 
-    sampling: SamplingParams | Literal["model"] | None
-    stop: str | bytes | Sequence[str | bytes] | None
     timeout_s: float | None
     context_policy: str | None
     cache_prompt: bool | None
@@ -47,8 +45,29 @@ class GenerationOptions(SamplingOptions, total=False):
     suppress_think: bool | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
-    logprobs: int | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
+
+
+class MainOptions(TypedDict, total=False):
+    """The options that most calls set; None is the default of each.
+
+    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
+    single sampling options win over it. `stop` are strings that end the answer. `logprobs` returns
+    the log-probability of each token and of this many alternatives, the model's own, before
+    penalties and temperature.
+    """
+
+    sampling: SamplingParams | Literal["model"] | None
+    stop: str | bytes | Sequence[str | bytes] | None
+    logprobs: int | None
+
+
+class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
+    """`GenerationOptions` without `MainOptions`."""
+
+
+class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
+    """The options of every generation: `MainOptions`, `SamplingOptions` and `CallOptions`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,156 +2,137 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, overload
-
-from ..errors import ValidationError
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from ..binding import Vocab
+    from ..binding import Context, Vocab
 
 __all__ = ["Media", "MediaSpan", "Prompt", "common_prefix_length", "media_cells", "tokenize_prompt"]
 
 _STRIDE = 64
-_HASH_BITS = 40  # of a content hash in the id of a cell; the offset takes the bits below
-_OFFSET_BITS = 22
+_OFFSET_BITS = 22  # of a media cell: its place within the media; the bits above are the content's
+_CONTENT_BYTES = 5
 
 
 class Media(Protocol):
-    """An encoded picture or clip, ready to be decoded.
+    """A picture or clip that is encoded and can be decoded into a context.
 
     Attributes:
-        key: The hash of its content, and of how it was encoded: at least 8 bytes.
+        key: Hash of its content and of how it was encoded, at least 5 bytes.
         n_cells: Cells of the KV cache that it takes.
-        n_positions: Positions that it advances; fewer than its cells under M-RoPE.
+        n_positions: Positions that it advances: fewer than its cells under M-RoPE.
     """
 
     key: bytes
     n_cells: int
     n_positions: int
 
+    def decode(self, context: Context, seq_id: int, position: int) -> None:
+        """Decode it at *position* of a sequence."""
 
-@dataclass(frozen=True)
-class MediaSpan:
-    """Where a picture or clip stands in a prompt.
 
-    Attributes:
-        start: Index of its first cell.
-        media: The content.
-    """
+class MediaSpan(NamedTuple):
+    """Where a picture or clip lies in a prompt: cells *start* to *end* - 1."""
 
     start: int
+    end: int
     media: Media
 
-    @property
-    def end(self) -> int:
-        """Index after its last cell."""
-        return self.start + self.media.n_cells
 
+class Prompt(list[int]):
+    """The cells of the KV cache that a prompt fills: token ids, and media between them.
 
-class Prompt(Sequence[int]):
-    """Cells of the KV cache that a prompt fills, in order.
-
-    A cell is a token id, or a negative number that stands for a part of a picture: its content's
-    hash and its offset, so two prompts with the same picture have the same cells. A prompt of
-    tokens alone behaves as the list of them.
+    A cell of a picture is a negative number made of the hash of its content and the offset within
+    it. So prompts with the same picture have equal cells, and prefixes, cache keys and lengths need
+    no other rule than for text. A prompt of text is simply the list of its tokens.
 
     Args:
-        cells: The cells.
-        spans: The pictures and clips among them, in order.
-
-    Raises:
-        ValidationError: Spans overlap or lie outside of the cells.
+        cells: Token ids and media cells.
+        media: The content of the media cells, by the number in their cells.
     """
 
-    __slots__ = ("cells", "spans")
+    __slots__ = ("media",)
 
-    def __init__(self, cells: Iterable[int], spans: Iterable[MediaSpan] = ()) -> None:
-        self.cells = [*cells]
-        self.spans = tuple(spans)
-        end = 0
-        for span in self.spans:
-            if span.start < end or span.end > len(self.cells):
-                raise ValidationError(
-                    f"a media span of {span.media.n_cells} cells at {span.start} does not fit into "
-                    f"{len(self.cells)} cells behind {end}"
-                )
-            end = span.end
+    def __init__(self, cells: Iterable[int] = (), media: Mapping[int, Media] | None = None) -> None:
+        super().__init__(cells)
+        if media is None:
+            media = cells.media if isinstance(cells, Prompt) else {}
+        self.media = dict(media)
 
-    def __len__(self) -> int:
-        return len(self.cells)
+    def add_media(self, media: Media) -> None:
+        """Append a picture or clip."""
+        self.media[_content(media)] = media
+        self += media_cells(media)
 
-    @overload
-    def __getitem__(self, index: int) -> int: ...
+    def add(self, other: Sequence[int]) -> None:
+        """Append another prompt, or tokens."""
+        self += other
+        if isinstance(other, Prompt) and other.media:
+            self.media.update(other.media)
 
-    @overload
-    def __getitem__(self, index: slice) -> Prompt: ...
+    def part(self, start: int, end: int | None = None) -> Prompt:
+        """Return cells *start* to *end* - 1 with their media."""
+        return Prompt(self[start:end], self.media)
 
-    def __getitem__(self, index: int | slice) -> int | Prompt:
-        if isinstance(index, int):
-            return self.cells[index]
-        start, stop, step = index.indices(len(self.cells))
-        if not self.spans:
-            return Prompt(self.cells[index])
-        if step != 1:
-            raise ValidationError("a prompt with media has no slices with a step")
-        start, stop = self.boundary(start), self.boundary(stop)
-        spans = (
-            MediaSpan(span.start - start, span.media)
-            for span in self.spans
-            if start <= span.start and span.end <= stop
-        )
-        return Prompt(self.cells[start:stop], spans)
+    def without(self, start: int, end: int) -> Prompt:
+        """Return the prompt without cells *start* to *end* - 1, and without media that they cut."""
+        head, tail = self.boundary(start), end
+        while tail < len(self) and self.boundary(tail) != tail:
+            tail += 1
+        return Prompt(self[:head] + self[tail:], self.media)
 
-    def __add__(self, other: Sequence[int]) -> Prompt:
-        spans = other.spans if isinstance(other, Prompt) else ()
-        shifted = (MediaSpan(span.start + len(self), span.media) for span in spans)
-        return Prompt([*self.cells, *other], (*self.spans, *shifted))
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Prompt):
-            return self.cells == other.cells
-        return self.cells == other
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"<Prompt of {len(self.cells)} cells, {len(self.spans)} media>"
+    def spans(self) -> Iterator[MediaSpan]:
+        """Return where the media lie, in order; parts of media are left out."""
+        i = 0 if self.media else len(self)
+        while i < len(self):
+            cell = self[i]
+            if cell >= 0:
+                i += 1
+                continue
+            media = self.media[(-1 - cell) >> _OFFSET_BITS]
+            end = i + media.n_cells
+            if self[i:end] == media_cells(media):
+                yield MediaSpan(i, end, media)
+                i = end
+            else:
+                i += 1
 
     def boundary(self, index: int) -> int:
         """Return *index*, or the start of the media that it lies within."""
-        i = bisect_right(self.spans, index, key=lambda span: span.start) - 1
-        if i >= 0 and self.spans[i].start < index < self.spans[i].end:
-            return self.spans[i].start
-        return index
+        if not self.media or index >= len(self) or self[index] >= 0:
+            return index
+        return index - ((-1 - self[index]) & ((1 << _OFFSET_BITS) - 1))
 
     def position(self, index: int) -> int:
-        """Return the position of a cell, or of what follows the last one.
+        """Return the position of a cell, or with the length of the prompt the one after the last.
 
-        Under M-RoPE the cells of a picture share positions, and what follows it continues after
-        its `n_positions`.
+        Under M-RoPE the cells of a picture share positions.
         """
-        shift = 0
-        for span in self.spans:
-            if span.end > index:
-                break
-            shift += span.media.n_cells - span.media.n_positions
-        return index - shift
+        if not self.media:
+            return index
+        return index - sum(
+            span.media.n_cells - span.media.n_positions
+            for span in self.spans()
+            if span.end <= index
+        )
+
+    def __repr__(self) -> str:
+        return f"<Prompt of {len(self)} cells, {len(self.media)} media>"
 
 
 def media_cells(media: Media) -> list[int]:
-    """Return the cells that stand for *media*: negative, and equal only for equal content."""
-    high = int.from_bytes(media.key[:8], "big") >> (64 - _HASH_BITS)
-    base = high << _OFFSET_BITS
+    """Return the cells that stand for *media*; equal for equal content only."""
+    base = _content(media) << _OFFSET_BITS
     return [-1 - (base | offset) for offset in range(media.n_cells)]
+
+
+def _content(media: Media) -> int:
+    return int.from_bytes(media.key[:_CONTENT_BYTES], "big")
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Return how many cells two prompts have in common at their beginning."""
-    a = a.cells if isinstance(a, Prompt) else a
-    b = b.cells if isinstance(b, Prompt) else b
     most = min(len(a), len(b))
     n = 0
     # Lists and tuples of small parts are compared in C.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
 from ..errors import ValidationError
+from ..validation import as_callables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +139,9 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
         if params.logit_bias:
             chain.add_logit_bias(dict(params.logit_bias))
         if params.logits_processor:
-            chain.add_custom(_processors(model, params.logits_processor))
+            chain.add_custom(
+                _processors(model, as_callables("logits_processor", params.logits_processor))
+            )
         if params.structured is not None:
             chain.constraint = _add_structured(chain, params, params.structured)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
@@ -164,7 +167,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
                 chain.add_dist(seed)
         if params.grammar:
             triggers = params.grammar_triggers
-            grammar = Grammar(model, params.grammar, params.grammar_root, triggers=triggers)
+            grammar = Grammar(model, str(params.grammar), params.grammar_root, triggers=triggers)
             chain.add_grammar(grammar)
     except BaseException:
         chain.close()

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
         [NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32] | None
     ]
 
-__all__ = ["DEFAULT_SAMPLERS", "LogitsProcessor", "SamplingOptions", "SamplingParams"]
+__all__ = [
+    "DEFAULT_SAMPLERS",
+    "LogitsProcessor",
+    "MoreSamplingOptions",
+    "SamplingOptions",
+    "SamplingParams",
+]
 
 # llama-cli's order, and the names that it takes for each sampler.
 DEFAULT_SAMPLERS = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
@@ -46,13 +52,9 @@ _NAMES = {
 }
 
 
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams` as options of a call; None is the default of each."""
+class MoreSamplingOptions(TypedDict, total=False):
+    """`SamplingOptions` without those that `Engine.generate` takes by position."""
 
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
     typical_p: float | None
     top_n_sigma: float | None
     xtc_probability: float | None
@@ -64,9 +66,6 @@ class SamplingOptions(TypedDict, total=False):
     mirostat_eta: float | None
     adaptive_target: float | None
     adaptive_decay: float | None
-    repeat_penalty: float | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
     penalty_last_n: int | None
     dry_multiplier: float | None
     dry_base: float | None
@@ -76,12 +75,24 @@ class SamplingOptions(TypedDict, total=False):
     min_keep: int | None
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
-    grammar: str | LlamaGrammar | None
     grammar_root: str | None
     grammar_triggers: Sequence[str] | None
     structured: LlamaGrammar | None
     structured_after: str | None
     samplers: str | Sequence[str] | None
+
+
+class SamplingOptions(MoreSamplingOptions, total=False):
+    """The fields of `SamplingParams` as options of a call; None is the default of each."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    grammar: str | LlamaGrammar | None
     seed: int | None
 
 

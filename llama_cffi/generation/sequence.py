@@ -189,7 +189,8 @@ class SequenceState:
         params, chain = self._request.sampling, self._chain
         n_history = len(prompt) if params.n_history is None else params.n_history
         for token in prompt[max(0, len(prompt) - n_history) :]:
-            chain.accept(token)
+            if token >= 0:  # a token, not a part of a picture
+                chain.accept(token)
         if self._request.stopping_criteria:
             self._tokens = [*prompt]
         foresight = ForcedTokens(chain, self._request)

@@ -1,4 +1,4 @@
-"""Feed tokens to a context: the one core under the Engine and the scheduler."""
+"""Slot: feeds tokens to one sequence of a context and tracks what its memory holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..binding import Batch, Context
 from ..errors import DecodeAbortedError, GenerationError, KvCacheFullError
-from .prompt import common_prefix_length
+from .backoff import Backoff, is_intact
+from .prompt import Prompt, common_prefix_length
 
 if TYPE_CHECKING:
     from .cancellation import CancelToken
@@ -18,19 +19,19 @@ __all__ = ["Slot"]
 
 _MIN_CHUNK = 16
 _CHUNK_S = 0.1
-_SLOW_STEP_S = 0.02  # below, Ctrl-C may wait for the end of the step
+_SLOW_STEP_S = 0.02  # in faster steps, Ctrl-C waits for the end of the step
 
 
 class Slot:
-    """One sequence of a context, and the tokens that its memory holds.
+    """One sequence of a context, and what its memory holds.
 
     Attributes:
-        tokens: `tokens[i]` was decoded at position i.
+        tokens: Cell i of the memory holds `tokens[i]`, at position `tokens.position(i)`.
     """
 
     def __init__(self, context: Context, batch: Batch, seq_id: int = 0) -> None:
         self.context, self.seq_id = context, seq_id
-        self.tokens: list[int] = []
+        self.tokens = Prompt()
         self._batch = batch
         self._one = Batch(1, library=context.library)
         self._one.fill([0], 0, seq_id)
@@ -38,44 +39,47 @@ class Slot:
         self._paced = min(2 * _MIN_CHUNK, batch.n_tokens_max)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all tokens."""
         self._drop(0)
 
-    def reuse(self, tokens: Sequence[int]) -> int:
-        """Keep the longest common beginning of *tokens* and the memory; return its length.
+    def reuse(self, prompt: Prompt) -> int:
+        """Keep the longest common prefix of *prompt* and the memory; return its length.
 
-        At least one token is left to decode, since only decoding gives logits.
+        At least one token is left to decode: only decoding gives logits.
         """
-        n = common_prefix_length(self.tokens, tokens[:-1])
-        if not self.context.memory.can_truncate(self.seq_id, n):
+        n = self.tokens.boundary(common_prefix_length(self.tokens, prompt[:-1]))
+        n = prompt.boundary(n)
+        if not self.context.memory.can_truncate(self.seq_id, self.tokens.position(n)):
             n = 0
         self._drop(n)
         return len(self.tokens)
 
-    def feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
-        """Decode *tokens* after those in memory, in chunks of n_batch; keep the last one's output.
+    def feed(self, prompt: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
+        """Decode *prompt* after the memory, in chunks of n_batch; keep the last one's output.
 
-        On "no KV slot" the chunk is halved, down to 16, and the same tokens are tried again; after
-        a success it grows back. Old builds then close the gaps in the cache and try once more.
-        When it fails, the memory is as before the call.
+        When the KV cache has no slot, old builds first defragment it; then chunks are halved, down
+        to 16 tokens, and grow back after a success. After an error the memory is as before.
 
         Raises:
             KvCacheFullError: Not even 16 tokens fit.
-            DecodeAbortedError: *stop* was asked for.
+            DecodeAbortedError: *stop* was requested.
             GenerationError: Decoding failed.
         """
         start = len(self.tokens)
         try:
             with stop.interruptible():
-                self._feed(tokens, stop, stats)
+                if isinstance(prompt, Prompt) and prompt.media:
+                    self._feed_media(prompt, stop, stats)
+                else:
+                    self._feed(prompt, stop, stats)
         except BaseException:
             self._drop(start)
             raise
 
     def step(self, token: int, stop: CancelToken, stats: GenerationStats) -> None:
-        """Decode one token; errors are those of `feed`. Hot: every generated token."""
+        """Decode one token; raises as `feed` does. Hot: every generated token."""
         try:
-            self._one.advance(token, len(self.tokens))
+            self._one.advance(token, self.tokens.position(len(self.tokens)))
             if self._slow:
                 started = time.perf_counter()
                 with stop.interruptible():
@@ -92,25 +96,40 @@ class Slot:
             raise
 
     def shift(self, n_keep: int, n_discard: int) -> None:
-        """Drop *n_discard* tokens after the first *n_keep* and move the rest up.
+        """Remove *n_discard* tokens after the first *n_keep* and shift the rest.
 
         Raises:
             ValidationError: The memory of this model cannot shift.
-            GenerationError: It refused to remove the tokens.
+            GenerationError: It cannot remove the tokens.
         """
-        memory, end = self.context.memory, n_keep + n_discard
-        if not memory.seq_rm(self.seq_id, n_keep, end):
-            raise GenerationError(f"the memory cannot remove positions {n_keep} to {end - 1}")
-        memory.seq_add(self.seq_id, end, -1, -n_discard)
-        del self.tokens[n_keep:end]
+        memory, tokens = self.context.memory, self.tokens
+        rest = tokens.without(n_keep, n_keep + n_discard)
+        n_removed = len(tokens) - len(rest)
+        start = tokens.boundary(n_keep)
+        p0, p1 = tokens.position(start), tokens.position(start + n_removed)
+        if not memory.seq_rm(self.seq_id, p0, p1):
+            raise GenerationError(f"the memory cannot remove positions {p0} to {p1 - 1}")
+        memory.seq_add(self.seq_id, p1, -1, p0 - p1)
+        self.tokens = rest
+
+    def _feed_media(self, prompt: Prompt, stop: CancelToken, stats: GenerationStats) -> None:
+        done = 0
+        for start, end, media in prompt.spans():
+            self._feed(prompt[done:start], stop, stats)
+            stop.check()
+            media.decode(self.context, self.seq_id, self.tokens.position(len(self.tokens)))
+            self.tokens.add(prompt.part(start, end))
+            done = end
+        self._feed(prompt[done:], stop, stats)
 
     def _feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
         context, n, done = self.context, len(tokens), 0
         limit = self._batch.n_tokens_max if context.abortable else self._paced
-        chunk, defragged = limit, False
+        backoff = Backoff(limit, _MIN_CHUNK, context.memory.defrag)
         while done < n:
-            part = tokens[done : done + chunk]
-            self._batch.fill(part, len(self.tokens), self.seq_id, logits=done + len(part) == n)
+            part = tokens[done : done + backoff.n_tokens]
+            position = self.tokens.position(len(self.tokens))
+            self._batch.fill(part, position, self.seq_id, logits=done + len(part) == n)
             try:
                 started = time.perf_counter()
                 context.decode(self._batch)
@@ -119,35 +138,34 @@ class Slot:
                     limit = self._pace(len(part), time.perf_counter() - started)
                     stop.check()
             except KvCacheFullError as e:
-                if len(part) <= _MIN_CHUNK and not defragged and context.memory.defrag():
-                    chunk, defragged = limit, True
-                    stats.n_retries += 1
-                    continue
-                if len(part) <= _MIN_CHUNK:
+                held = is_intact(context.memory, self.seq_id, position - 1)
+                if not held or not backoff.refused(len(part)):
                     raise KvCacheFullError(
                         f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "
-                        f"at position {len(self.tokens)}: {done} of {n} tokens fitted. Free "
+                        f"at position {position}: {done} of {n} tokens fitted. Free "
                         "sequences or make the context larger."
                     ) from e
-                chunk = max(_MIN_CHUNK, len(part) // 2)
-                stats.n_backoffs += 1
+                if backoff.n_tokens < len(part):
+                    stats.n_backoffs += 1
+                else:
+                    stats.n_retries += 1
                 continue
             except DecodeAbortedError as e:
-                held = len(self.tokens)
-                self._drop(held)
-                if len(self.tokens) < held or not stop.resume_after_interrupt():
+                n_held = len(self.tokens)
+                self._drop(n_held)
+                if len(self.tokens) < n_held or not stop.resume_after_interrupt():
                     raise stop.error() from e
                 stats.n_retries += 1
                 continue
             self.tokens += part
             done += len(part)
-            chunk = min(limit, chunk * 2)
+            backoff.accepted(limit)
 
     def _pace(self, n: int, seconds: float) -> int:
-        """Return how many tokens to decode at once where C cannot be stopped.
+        """Return the size of the next chunk where C cannot be aborted.
 
-        Ctrl-C and cancel count between chunks, so one shall not take much longer than a tenth of a
-        second. What fits into that is found out as it goes.
+        There Ctrl-C and cancel only act between chunks, so a chunk should take about a tenth of a
+        second.
         """
         if seconds < _CHUNK_S / 2 and n == self._paced:
             self._paced = min(2 * n, self.context.n_ubatch, self._batch.n_tokens_max)
@@ -157,9 +175,10 @@ class Slot:
 
     def _drop(self, n: int) -> None:
         """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""
-        memory = self.context.memory
-        # The list first: cut short by Ctrl-C it says too little, which the next call removes.
+        memory, position = self.context.memory, self.tokens.position(n)
+        # The list first: if Ctrl-C interrupts this it is too short, and the next call removes more.
         del self.tokens[n:]
-        if not memory.seq_rm(self.seq_id, n, -1) or memory.seq_pos_max(self.seq_id) != n - 1:
+        removed = memory.seq_rm(self.seq_id, position, -1)
+        if not removed or not is_intact(memory, self.seq_id, position - 1):
             self.tokens.clear()
             memory.seq_rm(self.seq_id, -1, -1)

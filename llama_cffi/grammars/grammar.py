@@ -86,7 +86,7 @@ class LlamaGrammar:
             raise GrammarError(f"{os.fspath(path)} is no UTF-8 text: {e}") from None
 
     @classmethod
-    def from_json_schema(cls, schema: str | Mapping[str, Any] | bool) -> LlamaGrammar:
+    def from_json_schema(cls, schema: str | Mapping[str, object] | bool) -> LlamaGrammar:
         """Make one for JSON documents that a JSON Schema describes.
 
         Properties come in the schema's order. Between tokens stands at most a space, or a line

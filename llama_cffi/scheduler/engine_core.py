@@ -1,4 +1,4 @@
-"""Worker: what the engine's thread does with its context; no other thread touches any of it."""
+"""EngineCore: the steps of an engine. Only the engine's thread uses it."""
 
 from __future__ import annotations
 
@@ -15,112 +15,107 @@ from ..binding import Context, LoraAdapter
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
-from .metrics import Metrics, Moment
-from .model_runner import Executor
+from .metrics import Metrics, StepStats
+from .model_runner import ModelRunner
 from .request import Request, RequestState
-from .request_handle import Handle
-from .scheduler import Plan, Result, Scheduler
+from .request_handle import RequestHandle
+from .scheduler import Scheduler, SchedulerOutput, TokenResult
 from .speculative import Speculator
 
-__all__ = ["Worker"]
+__all__ = ["EngineCore"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _REASONS = {
     CANCEL: "it was cancelled",
-    DEADLINE: "its deadline passed",
+    DEADLINE: "its deadline has passed",
     CLOSE: "the engine was closed",
 }
-_KEPT_MOMENTS = 10_000
+_TIMELINE_STEPS = 10_000
 
 
-class Worker:
-    """Runs the steps of a scheduler in a context.
+class EngineCore:
+    """Schedules, decodes and delivers, step by step.
 
     Args:
-        context: Only this uses it.
-        scheduler: Says what is next.
-        speculator: Guesses ahead, if anything does.
+        context: Closed at the end.
+        scheduler: Selects the tokens of each step.
+        speculator: Drafts tokens; None = no speculative decoding.
 
     Attributes:
-        handles: Of the requests that have not ended.
-        metrics: What was done.
-        timeline: What each of the last 10,000 steps did.
+        handles: The handles of all requests that have not ended.
+        metrics: Counts and latencies.
+        timeline: The last 10,000 steps.
     """
 
     def __init__(
         self, context: Context, scheduler: Scheduler, speculator: Speculator | None = None
     ) -> None:
         self.context, self.scheduler, self.cache = context, scheduler, scheduler.cache
-        self.handles: dict[Request, Handle] = {}
+        self.handles: dict[Request, RequestHandle] = {}
         self.metrics = Metrics()
-        self.timeline: deque[Moment] = deque(maxlen=_KEPT_MOMENTS)
-        self._executor = Executor(
-            context,
-            self.cache,
-            scheduler.n_batch,
-            None if speculator is None else speculator.observe,
-        )
-        import_module("numpy")  # with it small vocabularies are sampled sooner, too
+        self.timeline: deque[StepStats] = deque(maxlen=_TIMELINE_STEPS)
+        observe = None if speculator is None else speculator.observe
+        self._model_runner = ModelRunner(context, self.cache, scheduler.n_batch, observe)
+        import_module("numpy")  # speeds up sampling of small vocabularies too
         self._chains = ChainCache(context.model, scheduler.max_running)
         self._adapters: dict[str, LoraAdapter] = {}
-        self._group: Hashable = None
+        self._lora_key: Hashable = None
         self._speculator = self._opened = speculator
 
-    def add(self, handle: Handle) -> None:
-        """Let a request wait for its turn."""
+    def add(self, handle: RequestHandle) -> None:
+        """Add a request to the scheduler."""
         self.handles[handle.request] = handle
         self.scheduler.add(handle.request)
 
     def step(self) -> None:
-        """Do what is next: one call of C, if anything can run."""
+        """Do one step: schedule, decode, deliver."""
         started = time.perf_counter()
         for request in self.scheduler.expired():
             self.abort(request, DEADLINE)
         if self._speculator is not None:
-            self._guess(self._speculator)
-        plan = self.scheduler.schedule()
-        for request in plan.admitted:
+            self._draft(self._speculator)
+        output = self.scheduler.schedule()
+        for request in output.admitted:
             if not self._prepare(request):
-                plan.drop(request)
-        if not plan.chunks or not self._use(plan):
+                output.drop(request)
+        if not output.chunks or not self._set_adapters(output):
             return
-        results = self._executor.run(plan.chunks, self.handles)
-        self._hand_out(results)
-        for request in self.scheduler.update(plan, results):
+        results = self._model_runner.run(output.chunks, self.handles)
+        self._deliver(results)
+        for request in self.scheduler.update(output, results):
             self._end(request)
-        n_tokens = plan.n_tokens
         n_generated = sum([len(result.tokens) for result in results.values()])
         seconds = time.perf_counter() - started
-        self.metrics.step(n_tokens, n_generated, seconds)
+        self.metrics.step(output.n_tokens, n_generated, seconds)
         self.timeline.append(
-            Moment(
+            StepStats(
                 time.monotonic(),
                 seconds,
                 len(self.scheduler.running),
                 self.scheduler.n_waiting,
-                n_tokens,
+                output.n_tokens,
                 n_generated,
                 self.cache.n_blocks - self.cache.n_free_blocks,
             )
         )
 
-    def _guess(self, speculator: Speculator) -> None:
-        """Have the next tokens guessed; guesses are a favour, so an error ends them only."""
+    def _draft(self, speculator: Speculator) -> None:
+        """Draft tokens; an error only ends speculative decoding."""
         try:
             speculator.draft(self.scheduler.running)
         except Exception:
-            _log.warning("guessing failed; the engine goes on without", exc_info=True)
-            self._speculator = self._executor.observe = None
+            _log.warning("drafting failed; the engine continues without it", exc_info=True)
+            self._speculator = self._model_runner.observe = None
             for request in self.scheduler.running:
                 request.draft = []
 
     def _prepare(self, request: Request) -> bool:
-        """Make what a request needs when it begins; False = that failed, and so has the request."""
+        """Load adapters and make the sampler chain; False = the request has failed."""
         handle = self.handles[request]
         if handle.answer is not None:
-            return True  # it was put back once
+            return True  # it was preempted
         try:
-            adapters: Any = request.group or ()
+            adapters: Any = request.lora_key or ()
             for path, _ in adapters:
                 if path not in self._adapters:
                     self._adapters[path] = LoraAdapter(self.context.model, path)
@@ -128,27 +123,27 @@ class Worker:
             chain.output = output = handle.output
             most, stats = request.max_tokens, request.stats
             handle.answer = SequenceState(chain, handle.params, most, output, stats)
-            handle.answer.begin(request.prompt_tokens)
+            handle.answer.begin(request.prompt)
         except Exception as error:
             self._give_up(request, RequestState.FAILED, error)
         return not request.finished
 
-    def _use(self, plan: Plan) -> bool:
-        """Switch to the adapters of a plan; False = that failed, and so have its requests."""
-        if plan.group != self._group:
-            wanted: Any = plan.group or ()
+    def _set_adapters(self, output: SchedulerOutput) -> bool:
+        """Apply the LoRA adapters of a step; False = all of its requests have failed."""
+        if output.lora_key != self._lora_key:
+            wanted: Any = output.lora_key or ()
             try:
                 self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
             except Exception as error:
-                for chunk in plan.chunks:
+                for chunk in output.chunks:
                     self._give_up(chunk.request, RequestState.FAILED, error)
                 return False
-            self._group = plan.group
+            self._lora_key = output.lora_key
         return True
 
-    def _hand_out(self, results: Mapping[Request, Result]) -> None:
-        """Give the steps that somebody waits for to whoever does; who raises fails."""
-        loops: dict[asyncio.AbstractEventLoop, list[Handle]] = {}
+    def _deliver(self, results: Mapping[Request, TokenResult]) -> None:
+        """Pass new tokens to iterators and callbacks; a callback that raises fails its request."""
+        loops: dict[asyncio.AbstractEventLoop, list[RequestHandle]] = {}
         for request, result in results.items():
             handle = self.handles[request]
             if not request.stats.time_to_first_token_s and result.tokens:
@@ -174,7 +169,7 @@ class Worker:
                         raise
                     result.error = error
         for loop, handles in loops.items():
-            with suppress(RuntimeError):  # it is closed: nobody waits there
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(_wake, handles)
 
     def abort(self, request: Request, reason: str) -> None:
@@ -185,12 +180,12 @@ class Worker:
             self._give_up(request, RequestState.CANCELLED, error)
 
     def _give_up(self, request: Request, state: RequestState, error: BaseException) -> None:
-        """End a request in another way than by its answer."""
+        """End a request before its answer is complete."""
         self.scheduler.remove(request, state, error)
         self._end(request)
 
     def _end(self, request: Request) -> None:
-        """Tell whoever waits that a request has ended."""
+        """Release what a request uses, and set its result."""
         if self._speculator is not None:
             self._speculator.forget(request)
         handle, stats = self.handles.pop(request), request.stats
@@ -208,15 +203,17 @@ class Worker:
                 handle.answer.end()
             stats.seed = None if request.sampling.greedy else chain.seed
             if request.state is RequestState.FAILED:
-                chain.close()  # who knows what it holds
+                chain.close()  # its state is unknown
             else:
                 self._chains.give(request.sampling, chain)
             handle.chain = handle.answer = None
         self.metrics.end(request)
         handle.end()
 
-    def fail_all(self, others: Iterable[Handle], make_error: Callable[[], BaseException]) -> None:
-        """Tell everybody, and *others*, that nothing goes on."""
+    def fail_all(
+        self, others: Iterable[RequestHandle], make_error: Callable[[], BaseException]
+    ) -> None:
+        """Fail every request, and *others*."""
         self.handles.update({handle.request: handle for handle in others})
         for request in [*self.handles]:
             request.error = make_error()
@@ -225,7 +222,7 @@ class Worker:
             self._end(request)
 
     def close(self) -> None:
-        """Free everything but the model."""
+        """Free everything except the model."""
         if self._opened is not None:
             self._opened.close()
         self._chains.close()
@@ -234,6 +231,6 @@ class Worker:
             adapter.close()
 
 
-def _wake(handles: list[Handle]) -> None:
+def _wake(handles: list[RequestHandle]) -> None:
     for handle in handles:
         handle.wake()

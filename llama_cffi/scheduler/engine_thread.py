@@ -1,4 +1,4 @@
-"""Runner: a worker's life: in a thread of its own or in the caller's, until it is shut down."""
+"""EngineThread: runs an engine core, in its own thread or the caller's, until it is shut down."""
 
 from __future__ import annotations
 
@@ -8,52 +8,47 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from ..errors import ClosedError, EngineDeadError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE
-from .engine_core import Worker
-from .request_handle import Handle
-from .request_queue import Inbox
+from .engine_core import EngineCore
+from .request_handle import RequestHandle
+from .request_queue import RequestQueue
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["Runner"]
+__all__ = ["EngineThread"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
-_EXIT_S = 10.0  # a callback that takes longer is not waited for at exit
+_EXIT_S = 10.0  # at exit, a longer callback is not waited for
 
 
-class Runner:
-    """Runs the steps of a worker, for what comes through its inbox.
+class EngineThread:
+    """Runs the steps of an engine core for the requests of its queue.
 
     Args:
-        worker: Its context and its drafter are closed at the end.
+        core: Closed at the end.
 
     Attributes:
-        owns_model: Whether the model is closed at the end, too.
+        core: The same.
+        queue: Passes requests from other threads.
     """
 
-    owns_model = False
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker, self._inbox = worker, Inbox()
+    def __init__(self, core: EngineCore) -> None:
+        self.core, self.queue = core, RequestQueue()
         self._closed = False
-        self._broken: BaseException | None = None
+        self._cause: BaseException | None = None  # of death
         self._running, self._starting = threading.Lock(), threading.Lock()
-        self._runner: int | None = None  # the thread that runs it now
+        self._ident: int | None = None  # the thread that runs the core now
         self._thread: threading.Thread | None = None
         _end_at_exit(self)
 
     def start(self) -> None:
-        """Run in a thread; nothing happens where it runs already.
+        """Run in a new thread, unless the engine is already running.
 
         Raises:
-            ValidationError: The engine is closed.
-            EngineDeadError: It has stopped.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
         """
-        self._check_open()
+        self.check_open()
         with self._starting:
             if self._thread is None and not self._running.locked():
                 self._thread = threading.Thread(
@@ -62,181 +57,171 @@ class Runner:
                 self._thread.start()
 
     def run(self) -> None:
-        """Answer requests in this thread until `shutdown`.
+        """Run in this thread until `shutdown`.
 
         Raises:
-            ValidationError: It runs already.
-            EngineDeadError: The engine has stopped.
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
         """
         with self._runs():
-            while self._worker.scheduler.has_work or self._inbox.wait():
+            while self.core.scheduler.has_work or self.queue.wait():
                 self._step()
 
     def step(self) -> bool:
         """Do one step in this thread; return whether there is more to do.
 
         Raises:
-            ValidationError: It runs already.
-            EngineDeadError: The engine has stopped.
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
         """
         with self._runs():
             self._step()
             return self._has_work
 
     def shutdown(self, drain: bool = True) -> None:
-        """Take no more requests, end those that there are, and free everything.
+        """Refuse new requests, end all others, and close the core.
 
-        Calling it again does nothing, or with drain=False ends what another thread drains.
+        Calling it again does nothing, or with drain=False cancels what another thread drains.
 
         Args:
-            drain: Let them finish; else they are cancelled.
+            drain: Let the requests finish; otherwise cancel them.
 
         Raises:
-            ValidationError: It was called in the engine's own thread, which cannot wait for itself.
+            ValidationError: Called in the engine's own thread, which cannot wait for itself.
         """
         self.check_may_wait()
-        self._inbox.close(drain)
+        self.queue.close(drain)
         if not drain:
-            self._worker.context.abort_flag.set()
+            self.core.context.abort_flag.set()
         if self._thread is not None:
             self._thread.join()
         with self._running:
             if self._closed:
                 return
-            self._runner = threading.get_ident()
+            self._ident = threading.get_ident()
             try:
-                while self._has_work and self._broken is None:
-                    self._step()  # it was driven by hand
+                while self._has_work and self._cause is None:
+                    self._step()  # without a thread, the steps left are done here
             except BaseException as error:
-                self._break(error)
+                self._die(error)
                 raise
             finally:
-                self._runner = None
+                self._ident = None
                 self._closed = True
-                self._worker.close()
-                if self.owns_model:
-                    self._worker.context.model.close()
+                self.core.close()
 
-    def close(self) -> None:
-        """End what runs and free everything. Calling it again does nothing.
-
-        Raises:
-            ValidationError: As for `shutdown`.
-        """
-        self.shutdown(drain=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.shutdown(drain=error is None)
-
-    def _leave(self) -> None:
-        """Let the thread end soon, and wait for it; nothing is freed."""
-        self._inbox.close(drain=False)
-        if not self._worker.context.closed:
-            self._worker.context.abort_flag.set()
+    def leave(self) -> None:
+        """Stop the thread soon and wait for it, without freeing anything."""
+        self.queue.close(drain=False)
+        if not self.core.context.closed:
+            self.core.context.abort_flag.set()
         if self._thread is not None:
             self._thread.join(_EXIT_S)
 
-    # For handles
+    # For handles and the engine
 
-    def cancel(self, handle: Handle, reason: str = CANCEL) -> None:
-        """End a request; see `Handle.cancel`."""
-        self._inbox.cancel(handle, reason)
+    def cancel(self, handle: RequestHandle, reason: str = CANCEL) -> None:
+        """End a request; see `RequestHandle.cancel`."""
+        self.queue.cancel(handle, reason)
 
     def check_may_wait(self) -> None:
-        """Refuse the thread that runs the engine now, such as in a callback.
+        """Refuse the thread that runs the core now, such as in a callback.
 
         Raises:
             ValidationError: It would wait for itself.
         """
-        if self._runner == threading.get_ident():
+        if self._ident == threading.get_ident():
             raise ValidationError(
-                "a callback runs in the engine's thread and cannot wait for the engine; do this in "
-                "another thread"
+                "a callback runs in the engine's thread and cannot wait for the engine; call this "
+                "in another thread"
             )
+
+    def check_open(self) -> None:
+        """Refuse calls to an engine that takes no more requests.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        if self._cause is not None:
+            raise self._dead_error()
+        if self.queue.closed:
+            raise ClosedError("this InferenceEngine is closed; open a new one")
 
     # The engine's thread
 
     @property
     def _has_work(self) -> bool:
-        return self._worker.scheduler.has_work or self._inbox.has_mail
+        return self.core.scheduler.has_work or self.queue.has_requests
 
     @contextmanager
     def _runs(self) -> Iterator[None]:
-        """Let this thread be the engine's; what no request is to blame for stops the engine."""
+        """Make this thread the engine's; an error that belongs to no request ends the engine."""
         if not self._running.acquire(blocking=False):
-            raise ValidationError("this engine runs already, in another thread")
+            raise ValidationError("this engine is already running, in another thread")
         try:
-            if self._broken is not None:
-                self._check_open()
-            self._runner = threading.get_ident()
+            if self._cause is not None:
+                self.check_open()
+            self._ident = threading.get_ident()
             yield
         except BaseException as error:
-            if self._broken is None:
-                self._break(error)
+            if self._cause is None:
+                self._die(error)
             raise
         finally:
-            self._runner = None
+            self._ident = None
             self._running.release()
 
     def _run_quietly(self) -> None:
-        with suppress(BaseException):  # it was logged, and everybody who waits has been told
+        with suppress(BaseException):  # logged, and set in every handle
             self.run()
 
     def _step(self) -> None:
-        """Take what was submitted and cancelled, and do one step."""
-        worker = self._worker
-        if self._inbox.has_any:
-            with self._inbox.taking() as mail:
-                for handle in mail.submitted:
-                    worker.add(handle)
-            for handle, reason in mail.cancelled:
-                worker.abort(handle.request, reason)
-            if mail.cancels_all:
-                for request in [*worker.handles]:
-                    worker.abort(request, CLOSE)
-            if mail.clears:
-                worker.cache.clear()
-            self._inbox.notify()
-        n_before = len(worker.handles)
-        worker.step()
-        if len(worker.handles) < n_before:
-            self._inbox.notify()
+        """Apply the updates of the queue and do one step."""
+        core = self.core
+        if self.queue.has_updates:
+            with self.queue.take() as updates:
+                for handle in updates.submitted:
+                    core.add(handle)
+            for handle, reason in updates.cancelled:
+                core.abort(handle.request, reason)
+            if updates.cancel_all:
+                for request in [*core.handles]:
+                    core.abort(request, CLOSE)
+            if updates.clear_cache:
+                core.cache.clear()
+            self.queue.notify()
+        n_before = len(core.handles)
+        core.step()
+        if len(core.handles) < n_before:
+            self.queue.notify()
 
-    def _break(self, error: BaseException) -> None:
-        """Fail every request: the engine cannot go on."""
+    def _die(self, error: BaseException) -> None:
+        """Fail every request: the engine cannot continue."""
         _log.error("the engine has stopped", exc_info=error)
-        self._broken = error
-        self._inbox.close()
-        with self._inbox.taking() as mail:
-            self._worker.fail_all(mail.submitted, self._stopped)
-        self._inbox.notify()
+        self._cause = error
+        self.queue.close()
+        with self.queue.take() as updates:
+            self.core.fail_all(updates.submitted, self._dead_error)
+        self.queue.notify()
 
-    def _stopped(self) -> EngineDeadError:
-        error = EngineDeadError(f"the engine has stopped: {self._broken!r}; open a new one")
-        error.__cause__ = self._broken
+    def _dead_error(self) -> EngineDeadError:
+        error = EngineDeadError(f"the engine has stopped: {self._cause!r}; open a new one")
+        error.__cause__ = self._cause
         return error
 
-    def _check_open(self) -> None:
-        if self._broken is not None:
-            raise self._stopped()
-        if self._inbox.closed:
-            raise ClosedError("this InferenceEngine is closed; open a new one")
+
+_alive: weakref.WeakSet[EngineThread] = weakref.WeakSet()
 
 
-_alive: weakref.WeakSet[Runner] = weakref.WeakSet()
-
-
-def _end_at_exit(runner: Runner) -> None:
+def _end_at_exit(thread: EngineThread) -> None:
     """Stop the engine's thread before the interpreter frees what it uses."""
-    if not _alive:  # after what weakref has registered, so that this runs first
+    if not _alive:  # registered after weakref's own function, to run before it
         atexit.unregister(_end_all)
         atexit.register(_end_all)
-    _alive.add(runner)
+    _alive.add(thread)
 
 
 def _end_all() -> None:
-    for runner in [*_alive]:
-        runner._leave()
+    for thread in [*_alive]:
+        thread.leave()

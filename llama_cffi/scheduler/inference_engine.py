@@ -1,7 +1,7 @@
-"""InferenceEngine: many requests answered at once by one model in one context.
+"""InferenceEngine: continuous batching of many requests with one model in one context.
 
-One thread owns the context. Each of its steps asks the scheduler for a plan, decodes it in one
-call, samples for each request with its own chain, and hands the tokens out.
+One thread owns the context. In each step the scheduler selects tokens of several requests, one
+call decodes them, each request samples with its own chain, and the new tokens are delivered.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from ..generation.model_source import ModelSource, open_model
 from ..generation.options import GenerationOptions
 from ..generation.sequence import Step
 from ..validation import check_float, check_int
-from .engine_core import Worker
-from .engine_thread import Runner
+from .engine_core import EngineCore
+from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
 from .kv_cache import KVCache
-from .metrics import EngineStats, Moment
+from .metrics import EngineStats, StepStats
+from .renamed import renamed_arguments
 from .request import Request
-from .request_handle import Handle
+from .request_handle import RequestHandle
 from .scheduler import Scheduler
 from .speculative import Drafter, Speculator
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from ..binding.context.params import MoreContextOptions
     from ..generation.sequence import ReasoningLimit
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceEngine", "SubmitOptions"]
 
-_MOST_SEQUENCES = 64  # of the oldest builds
+_MAX_SEQUENCES = 64  # of the oldest builds
 
 
 class SubmitOptions(GenerationOptions, total=False):
@@ -53,48 +54,54 @@ class SubmitOptions(GenerationOptions, total=False):
     wait: bool
 
 
-class InferenceEngine(Runner):
-    """Continuous batching: requests come and go between any two steps.
+class InferenceEngine:
+    """Answers many requests at the same time with continuous batching.
 
-    `submit` returns at once, from any thread. Each sequence has cells for `n_ctx` tokens of its
-    own; with *n_cells* they share so many, which suits long common prefixes and prompts of very
-    different lengths. What a prompt has in common with an earlier one is not evaluated again.
+    `submit` returns immediately, from any thread; requests join and leave between any two steps.
+    By default each sequence has KV cache cells for `n_ctx` tokens of its own. With *n_kv_tokens*
+    all sequences share that many, which suits long shared prefixes and prompts of very different
+    lengths. A prefix shared with an earlier prompt is not evaluated again.
 
     Args:
-        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
-        n_parallel: Most requests that run at once, 1 to 256; others wait. Builds before b5590
-            run those of recurrent models one at a time.
-        n_ctx: Most tokens of prompt and answer of one request.
-        n_threads: 0 = physical cores.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which the engine does not
+            close.
+        n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
+            run requests of recurrent models one at a time.
+        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model.
+        n_threads: CPU threads; 0 = the number of physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
-        n_batch: Most tokens in a step.
-        n_chunk: Most tokens of prompts in a step while others decode, for each prompt in the
-            making: small ones keep those that stream fluent. None = 128 on a CPU, n_batch on a GPU.
-        n_cells: Tokens of all requests together; when they run out, the request of the lowest
-            priority is put back and computed again later. None = n_parallel times n_ctx.
-        block_size: Tokens in the unit of this account.
-        max_waiting: Most requests that wait, beyond those that find a place at once.
-        ageing_s: Waiting so long counts as much as one step of priority.
-        context_policy: What happens to prompts that are too long, see `context_policy.fit_prompt`;
-            `shift` is not possible here.
+        n_batch: Maximum number of tokens in a step.
+        n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
+            prefilling request. Smaller chunks lower the latency between tokens. None = 128 on a
+            CPU, n_batch on a GPU. Formerly `n_chunk`.
+        n_kv_tokens: Capacity of a KV cache that all requests share, in tokens. When it is full,
+            the request of the lowest priority is preempted and computed again later. None =
+            n_parallel times n_ctx, not shared. Formerly `n_cells`.
+        block_size: Tokens per block of the KV cache accounting.
+        max_waiting: Maximum number of waiting requests.
+        ageing_s: Waiting time in seconds that counts as much as one step of priority.
+        context_policy: Handling of prompts that are too long, see `context_policy.fit_prompt`;
+            `shift` is not supported here.
         chat_format: See `Engine`.
-        draft: Guesses ahead: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. The answers stay
-            the same.
-        start: Begin at once in a thread; else call `start`, `run` or `step`.
-        **context_options: More arguments of `Context`.
+        draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
+            do not change.
+        start: Start a thread now; otherwise call `start`, `run` or `step`.
+        **context_options: Other arguments of `Context`.
 
     Attributes:
         model: The model.
         context: The context; only the engine's thread may use it.
-        n_ctx: Most tokens of prompt and answer of one request, as it came out.
-        scheduler: Who runs and who waits.
-        cache: Room and prefixes.
+        n_ctx: Maximum number of tokens of one request, as allocated.
+        scheduler: Selects the tokens of each step.
+        cache: Accounts for the KV cache and its prefixes.
+        owns_model: Whether the model is closed with the engine.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
         ValidationError: A number is out of range.
     """
 
+    @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
     def __init__(
         self,
         model_path: ModelSource,
@@ -104,8 +111,8 @@ class InferenceEngine(Runner):
         n_threads: int = 0,
         n_gpu_layers: int = -1,
         n_batch: int = 512,
-        n_chunk: int | None = None,
-        n_cells: int | None = None,
+        n_prefill_chunk: int | None = None,
+        n_kv_tokens: int | None = None,
         block_size: int = 32,
         max_waiting: int = 1024,
         ageing_s: float = 30.0,
@@ -117,13 +124,14 @@ class InferenceEngine(Runner):
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
         n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
-        n_chunk = None if n_chunk is None else check_int("n_chunk", n_chunk, 1)
+        if n_prefill_chunk is not None:
+            n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
         block_size = check_int("block_size", block_size, 1)
         ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         self._chat_format = chat_format
-        check_options(1, {}, context_policy, 1)  # refuses a policy before a model is loaded
+        check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded
         reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
             context_options["embeddings"] = True
@@ -133,17 +141,18 @@ class InferenceEngine(Runner):
         context: Context | None = None
         try:
             n_ctx = n_ctx or self.model.n_ctx_train
-            unified = n_cells is not None
+            unified = n_kv_tokens is not None
+            if unified:
+                context_options["kv_unified"] = True
             n_seqs = n_parallel
             if unified and not self.model.keeps_states:
-                n_seqs = max(n_parallel, min(2 * n_parallel, _MOST_SEQUENCES))  # to keep prefixes
+                n_seqs = max(n_parallel, min(2 * n_parallel, _MAX_SEQUENCES))  # to keep prefixes
             self.context = context = Context(
                 self.model,
-                n_ctx=n_cells if n_cells is not None else n_ctx * n_parallel,
+                n_ctx=n_kv_tokens if n_kv_tokens is not None else n_ctx * n_parallel,
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
-                kv_unified=unified or None,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)
@@ -154,14 +163,14 @@ class InferenceEngine(Runner):
                 unified=context.kv_unified,
                 memory=context.memory,
             )
-            if n_chunk is None:
-                n_chunk = n_batch if self.model.offloads else 128
+            if n_prefill_chunk is None:
+                n_prefill_chunk = n_batch if self.model.offloads else 128
             self.scheduler = Scheduler(
                 self.cache,
                 max_running=n_parallel,
                 n_batch=n_batch,
-                n_chunk=n_chunk,
-                mixes=context.kv_unified,
+                n_prefill_chunk=n_prefill_chunk,
+                mix_prefill=context.kv_unified,
                 n_ctx=n_ctx,
                 ageing_s=ageing_s,
             )
@@ -173,9 +182,71 @@ class InferenceEngine(Runner):
             if self.owns_model:
                 self.model.close()
             raise
-        super().__init__(Worker(self.context, self.scheduler, speculator))
+        self._core = EngineCore(self.context, self.scheduler, speculator)
+        self._thread = EngineThread(self._core)
+        self._queue = self._thread.queue
         if start:
             self.start()
+
+    # Life
+
+    def start(self) -> None:
+        """Run in a new thread, unless the engine is already running.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self._thread.start()
+
+    def run(self) -> None:
+        """Answer requests in this thread until `shutdown`.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        self._thread.run()
+
+    def step(self) -> bool:
+        """Do one step in this thread; return whether there is more to do.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        return self._thread.step()
+
+    def shutdown(self, drain: bool = True) -> None:
+        """Refuse new requests, end all others, and free everything.
+
+        Calling it again does nothing, or with drain=False cancels what another thread drains.
+
+        Args:
+            drain: Let the requests finish; otherwise cancel them.
+
+        Raises:
+            ValidationError: Called in the engine's own thread, which cannot wait for itself.
+        """
+        try:
+            self._thread.shutdown(drain)
+        finally:
+            if self.owns_model and self.context.closed:
+                self.model.close()
+
+    def close(self) -> None:
+        """Cancel all requests and free everything. Calling it again does nothing.
+
+        Raises:
+            ValidationError: As for `shutdown`.
+        """
+        self.shutdown(drain=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(drain=error is None)
 
     # Requests
 
@@ -226,32 +297,36 @@ class InferenceEngine(Runner):
         listens: bool = False,
         reasoning_limit: Callable[[], ReasoningLimit] | None = None,
         **options: Unpack[GenerationOptions],
-    ) -> Handle:
-        """Let a prompt be answered; from any thread.
+    ) -> RequestHandle:
+        """Submit a prompt, from any thread.
 
         Args:
-            prompt: Text, as it is, or token ids.
-            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
-            priority: Higher goes first.
-            callback: Called with each piece of text in the engine's thread; what it raises fails
+            prompt: Text or token ids; no chat template is applied.
+            max_tokens: Maximum number of tokens to generate; None: until the model ends or the
+                context is full.
+            priority: Requests of higher priority run first.
+            callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
             adapters: LoRA files and their scales, for this request.
-            n_draft: Most guesses at once where the engine guesses, 0 = none; None = what pays.
-            wait: Wait while too many requests wait, until `timeout_s`, instead of raising.
-            listens: Keep each token for `Handle.steps`, also those that come before it is called.
+            n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
+                None = chosen by the acceptance rate.
+            wait: When the queue is full, wait until `timeout_s` instead of raising.
+            listens: Keep every token for `RequestHandle.steps` from the start.
             reasoning_limit: Makes the limit of the reasoning of this answer.
             **options: See `GenerationOptions`.
 
         Raises:
-            ContextOverflowError: The prompt leaves no room for an answer.
-            QueueFullError: max_waiting requests wait already.
-            ValidationError: An argument is out of range, or the engine is closed; or its own
-                thread, in a callback, would wait for itself.
-            GenerationError: The engine has stopped, with the error that stopped it as its cause.
+            ContextOverflowError: The prompt fills the context, so no token can be generated.
+            QueueFullError: max_waiting requests are waiting already.
+            ValidationError: An argument is out of range; or *wait* was used in the engine's own
+                thread, such as in a callback.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error, which is the cause of this one.
         """
-        self._check_open()
+        thread = self._thread
+        thread.check_open()
         if wait:
-            self.check_may_wait()
+            thread.check_may_wait()
         handle = make_handle(
             self.model,
             self.n_ctx,
@@ -264,16 +339,16 @@ class InferenceEngine(Runner):
                 lambda: self.renderer.recommended_sampling(),
                 reasoning_limit,
             ),
-            self,
+            thread,
             priority=priority,
             callback=callback,
             adapters=adapters,
             n_draft=n_draft,
         )
         handle.listens |= listens
-        if not self._inbox.submit(handle, self._n_too_many, wait):
-            self._check_open()
-        on_cancel(partial(self.cancel, handle))
+        if not self._queue.submit(handle, self._n_over_limit, wait):
+            thread.check_open()
+        on_cancel(partial(thread.cancel, handle))
         return handle
 
     @overload
@@ -310,7 +385,7 @@ class InferenceEngine(Runner):
             prompt: As for `submit`, with its errors.
             max_tokens: As for `submit`.
             stream: Return an iterator; leaving it early cancels the request.
-            **options: The other arguments of `submit`, and the errors of `Handle.result`.
+            **options: The other arguments of `submit`; errors also as for `RequestHandle.result`.
         """
         handle = self.submit(prompt, max_tokens, **options)
         return iter(handle) if stream else handle.result()
@@ -323,10 +398,10 @@ class InferenceEngine(Runner):
         reasoning_limit: Callable[[], ReasoningLimit] | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Step, None, GenerationStats]:
-        """Do what `Engine.steps` does, among the other requests.
+        """Yield each token as `Engine.steps` does, concurrently with other requests.
 
-        It runs before the first `next`, and is cancelled when the iterator is dropped. Where too
-        many requests are waiting it waits, too.
+        The request starts before the first `next`, and is cancelled when the iterator is dropped.
+        When the queue is full, it waits.
 
         Args:
             tokens: At least one token id.
@@ -344,41 +419,46 @@ class InferenceEngine(Runner):
 
     @contextmanager
     def idle(self) -> Iterator[Slot]:
-        """Refuse: what `Engine.idle` gives, one context for one caller, is not there.
+        """Raise: unlike `Engine.idle`, the context cannot be lent to one caller.
 
         Raises:
             ValidationError: Always.
         """
         raise ValidationError(
-            "many requests share this context: there is no one state to save, and no one cache to "
-            "change by hand. Use a Llama without parallel, or adapters= of each request."
+            "many requests share this context, so its state cannot be saved and its cache cannot "
+            "be edited; use a Llama without n_parallel, or adapters= of each request"
         )
         yield
 
     def warm_up(self, n_tokens: int = 3) -> None:
-        """Answer a dummy prompt, so that the first real one finds everything in memory.
+        """Answer a dummy prompt, which loads the weights into memory.
 
         Raises:
-            QueueFullError: max_waiting requests wait already.
-            ValidationError: The engine is closed.
-            GenerationError: It has stopped.
+            QueueFullError: max_waiting requests are waiting already.
+            ValidationError: Called in the engine's own thread, such as in a callback.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
         """
         self.submit([self.model.vocab.bos or 0], n_tokens, temperature=0).result()
         self.cache_clear()
 
     def cache_clear(self) -> None:
-        """Forget the prefixes of finished requests, before the next step."""
-        self._inbox.clear()
+        """Evict the prefixes of finished requests before the next step."""
+        self._queue.clear_cache()
+
+    def cancel(self, handle: RequestHandle) -> None:
+        """End a request; see `RequestHandle.cancel`."""
+        self._thread.cancel(handle)
 
     @property
     def active_requests(self) -> list[Request]:
-        """Those that run or wait."""
-        return [h.request for h in [*self._worker.handles.values(), *self._inbox.submitted]]
+        """All running and waiting requests."""
+        return [h.request for h in [*self._core.handles.values(), *self._queue.submitted]]
 
     @property
     def stats(self) -> EngineStats:
         """Counts, rates and latencies so far."""
-        return self._worker.metrics.stats(
+        return self._core.metrics.stats(
             n_waiting=self._n_waiting,
             n_running=len(self.scheduler.running),
             n_preemptions=self.scheduler.n_preemptions,
@@ -386,15 +466,15 @@ class InferenceEngine(Runner):
         )
 
     @property
-    def timeline(self) -> list[Moment]:
-        """What each of the last 10,000 steps did, for plots."""
-        return [*self._worker.timeline]
+    def timeline(self) -> list[StepStats]:
+        """The last 10,000 steps."""
+        return [*self._core.timeline]
 
     @property
     def _n_waiting(self) -> int:
-        return self.scheduler.n_waiting + self._inbox.n_submitted
+        return self.scheduler.n_waiting + self._queue.n_submitted
 
-    def _n_too_many(self) -> int:
-        """Return how many have to go before another one may wait; who finds a place does not."""
-        n_places = self.scheduler.max_running - len(self.scheduler.running)
-        return self._n_waiting - max(0, n_places) - self.max_waiting + 1
+    def _n_over_limit(self) -> int:
+        """Return how many requests must leave the queue before another one may enter it."""
+        n_free = self.scheduler.max_running - len(self.scheduler.running)
+        return self._n_waiting - max(0, n_free) - self.max_waiting + 1

@@ -1,4 +1,4 @@
-"""Handle: what the caller of `InferenceEngine.submit` holds: the answer, as it comes or whole."""
+"""RequestHandle: a submitted request and its answer, streamed or whole."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from ..generation.sampler_chains import Chain
     from ..generation.stats import GenerationStats
 
-__all__ = ["Handle", "Owner"]
+__all__ = ["Owner", "RequestHandle"]
 
 
 class Owner(Protocol):
-    """What a handle needs of its engine."""
+    """The part of the engine that a handle uses."""
 
-    def cancel(self, handle: Handle, reason: str) -> None:
+    def cancel(self, handle: RequestHandle, reason: str) -> None:
         """End a request."""
 
     def check_may_wait(self) -> None:
-        """Refuse the engine's own thread: it would wait for itself."""
+        """Refuse the engine's own thread, which would deadlock."""
 
 
-class Handle:
-    """One submitted request.
+class RequestHandle:
+    """A submitted request.
 
-    Iterating gives the text as it comes, `async for` too; leaving the iteration early cancels.
-    `await handle` and `result()` give the whole text. One iteration at a time. A handle that is
-    dropped cancels nothing.
+    `for` and `async for` iterate over the text as it is generated, one iteration at a time;
+    leaving the loop early cancels the request. `result()` and `await handle` return the whole
+    text. Dropping a handle does not cancel its request.
 
     Attributes:
-        request: Its tokens, state and statistics.
-        params: What the answer shall be like.
-        output: Its text.
+        request: The tokens, state and statistics.
+        params: The parameters of the generation.
+        output: The text of the answer.
         future: Done when the request has ended; its result is the text, or the error.
-        listens: Whether each step is handed out; else only the end is.
+        listens: Whether each step is kept for iteration; otherwise only the end is signalled.
     """
 
     __slots__ = (
@@ -95,18 +95,18 @@ class Handle:
         return self.request.stats
 
     def cancel(self) -> None:
-        """End the request; what it has generated stays. Any thread may do this."""
+        """End the request, from any thread; its `text` so far stays."""
         self._owner.cancel(self, CANCEL)
 
     def result(self, timeout_s: float | None = None) -> str:
         """Wait for the end and return the whole text.
 
         Raises:
-            TimeoutError: It has not ended in so many seconds; it goes on.
-            DecodeAbortedError: It was cancelled, or its deadline passed; its `text` is what there
-                was.
-            GenerationError: It failed. What a callback or logits processor raised comes as it is.
-            ValidationError: A callback waits in the engine's thread, which would never end.
+            TimeoutError: The request has not ended within *timeout_s* seconds; it continues.
+            DecodeAbortedError: It was cancelled, or its deadline passed; the error has its `text`.
+            GenerationError: It failed. Exceptions of callbacks and logits processors are raised
+                unchanged.
+            ValidationError: Called in the engine's own thread, such as in a callback.
         """
         self._check_may_wait()
         try:
@@ -119,10 +119,10 @@ class Handle:
         return self.future.result()
 
     def steps(self) -> Generator[Step, None, GenerationStats]:
-        """Yield each token with the text that it settled; return the statistics.
+        """Yield each token with the text that it completed; return the statistics.
 
-        Tokens that came before the first `next` are given as one, unless log-probabilities were
-        asked for. The errors are those of `result`; leaving early cancels.
+        The text generated before the first `next` comes as one step, unless log-probabilities were
+        requested. Errors are those of `result`; leaving early cancels the request.
         """
         on_cancel(lambda reason: self._owner.cancel(self, reason))
         with self._iteration():
@@ -142,7 +142,11 @@ class Handle:
                     yield step.text
 
     async def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Do `steps` in an event loop; the statistics are in `stats`."""
+        """Yield each token in an event loop, as `steps` does; the statistics are in `stats`.
+
+        Raises:
+            ValidationError: The request is being iterated already.
+        """
         with self._iteration():
             changed = asyncio.Event()
             self._waiter = asyncio.get_running_loop(), changed
@@ -167,11 +171,11 @@ class Handle:
     def __await__(self) -> Generator[object, None, str]:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there
+        def set_ended(_: object) -> None:
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(ended.set)
 
-        self.future.add_done_callback(tell)
+        self.future.add_done_callback(set_ended)
         try:
             yield from ended.wait().__await__()
             return self.future.result()
@@ -180,9 +184,11 @@ class Handle:
 
     @contextmanager
     def _iteration(self) -> Iterator[None]:
-        """Have each step handed out in this block; leaving it early cancels."""
+        """Keep each step during the block; cancel the request if it is left early."""
         if not self._turn.acquire(blocking=False):
-            raise ValidationError(f"{self!r} is being iterated already; one at a time can do that")
+            raise ValidationError(
+                f"{self!r} is being iterated already; only one iteration at a time"
+            )
         try:
             self.listens = True
             yield
@@ -209,21 +215,21 @@ class Handle:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop in which somebody waits for steps."""
+        """The event loop of the coroutine that waits for steps, if any."""
         waiter = self._waiter
         return None if waiter is None else waiter[0]
 
     def put(self, step: Step) -> None:
-        """Hand out a step."""
+        """Add a step for iteration."""
         self._steps.put(step)
 
     def wake(self) -> None:
-        """Tell the coroutine that waits; in its event loop."""
+        """Wake the waiting coroutine; call this in its event loop."""
         if self._waiter is not None:
             self._waiter[1].set()
 
     def end(self) -> None:
-        """Tell everybody that the request has ended."""
+        """Set the result or the error, and wake all that wait."""
         request = self.request
         if request.error is None:
             self.future.set_result(self.output.text)
@@ -233,8 +239,8 @@ class Handle:
             self.future.set_exception(request.error)
         self._steps.put(None)
         if (loop := self.loop) is not None:
-            with suppress(RuntimeError):  # it is closed: nobody waits there
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self.wake)
 
     def __repr__(self) -> str:
-        return f"<Handle of {self.request!r}>"
+        return f"<RequestHandle of {self.request!r}>"

@@ -1,4 +1,4 @@
-"""Plan: what one step decodes, and what became of it."""
+"""SchedulerOutput: the tokens that one step decodes, and their results."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 from .request import Request
 
-__all__ = ["Chunk", "Plan", "Result"]
+__all__ = ["ScheduledTokens", "SchedulerOutput", "TokenResult"]
 
 
-class Chunk(NamedTuple):
-    """Tokens of one request to decode in one step.
+class ScheduledTokens(NamedTuple):
+    """A chunk: tokens of one request to decode in one step.
 
     Attributes:
-        request: Whose they are.
-        seq_id: Their sequence.
-        start: The position of the first.
-        tokens: The tokens; the last n_draft are guesses.
-        n_draft: How many are guesses.
-        samples: Whether the last token that is no guess, and every guess, gets a successor.
+        request: The request.
+        seq_id: Its sequence.
+        start: Index of the first token in the request; see `Request.positions`.
+        tokens: The tokens; the last n_draft are draft tokens.
+        n_draft: Number of draft tokens.
+        samples: Whether to sample after the last token that is not a draft token, and after each
+            draft token.
     """
 
     request: Request
@@ -32,30 +33,30 @@ class Chunk(NamedTuple):
 
 
 @dataclass
-class Plan:
+class SchedulerOutput:
     """One step.
 
     Attributes:
-        chunks: What to decode, by sequence.
-        group: What all of them belong to.
-        n_tokens: How many tokens that is.
-        admitted: Requests whose turn has come.
-        preempted: Requests that had to give up their room.
+        chunks: The tokens to decode, ordered by sequence.
+        lora_key: The LoRA key that all of them have.
+        n_tokens: Number of tokens in all chunks.
+        admitted: Requests that start to run with this step.
+        preempted: Requests that were preempted to free KV cache for others.
     """
 
-    chunks: list[Chunk] = field(default_factory=list)
-    group: Hashable = None
+    chunks: list[ScheduledTokens] = field(default_factory=list)
+    lora_key: Hashable = None
     n_tokens: int = 0
     admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
 
-    def add(self, chunk: Chunk) -> None:
-        """Decode a chunk, too."""
+    def add(self, chunk: ScheduledTokens) -> None:
+        """Add a chunk."""
         self.chunks.append(chunk)
         self.n_tokens += len(chunk.tokens)
 
     def drop(self, request: Request) -> None:
-        """Take out what would be decoded of a request."""
+        """Remove the chunk of a request."""
         for chunk in self.chunks:
             if chunk.request is request:
                 self.n_tokens -= len(chunk.tokens)
@@ -63,15 +64,15 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Result:
-    """What became of a chunk.
+class TokenResult:
+    """The result of a chunk.
 
     Attributes:
-        tokens: The new tokens, those that confirm guesses first.
-        n_accepted: Guesses that were right.
-        finish_reason: Why the answer ended with them; empty = it goes on.
+        tokens: The new tokens, those that confirm draft tokens first.
+        n_accepted: Number of accepted draft tokens.
+        finish_reason: Why the answer ended with these tokens; empty while it continues.
         error: Why the request failed.
-        lost: Whether the memory lost the sequence, so that it has to be computed again.
+        lost: Whether the memory lost the sequence, so that it must be computed again.
     """
 
     tokens: list[int] = field(default_factory=list)

@@ -20,11 +20,11 @@ from llama_cffi.demo import model_path
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
-THOUGHT = "17 + 25 = 30 + 12 = 42"
+REASONING = "17 + 25 = 30 + 12 = 42"
 INTEGER = {"type": "json_schema", "json_schema": {"schema": {"type": "integer"}}}
 TAGS = ("<think>", "</think>")
 GENERATION = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-# In the manner of Qwen3, GPT-OSS and DeepSeek R1, which drops thoughts of earlier turns.
+# Like Qwen3, GPT-OSS, and DeepSeek R1, which drops the reasoning of earlier turns.
 QWEN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n"
     "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -68,23 +68,23 @@ def pieces(llm: Llama, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 3, 7, 10, 19, 20, 21, 100, None])
-def test_a_thought_has_so_many_tokens(llm: Llama, budget: int | None) -> None:
+def test_reasoning_has_at_most_the_budgets_tokens(llm: Llama, budget: int | None) -> None:
     plain = pieces(llm)
     whole = pieces(llm, thinking_budget=budget)
     end = whole.index("</think>")
     n_natural = plain.index("</think>") - 1  # between the markers
     n_left = n_natural if budget is None else min(budget, n_natural)
     assert whole[: 1 + n_left] == plain[: 1 + n_left]
-    # The line break of the template may be one of the thought's own.
+    # The line break before the end marker may be the last token of the reasoning.
     assert end - 1 in (n_left, n_left + 1)
     assert whole[end - 1 : end + 2] == ["\n", "</think>", "\n\n"]
     message = answer(llm, thinking_budget=budget)["message"]
     reasoning = message.get("reasoning_content", "")
     assert reasoning == "".join(whole[1:end]).strip()
-    assert THOUGHT.startswith(reasoning)
+    assert REASONING.startswith(reasoning)
     assert message["content"] == "".join(whole[end + 2 :])
     if budget is None or budget >= n_natural - 1:
-        assert (reasoning, message["content"]) == (THOUGHT, "42")
+        assert (reasoning, message["content"]) == (REASONING, "42")
     n_forced = llm.engine.stats.n_forced
     assert n_forced == (
         0 if budget is None or budget > n_natural else len(whole[:end]) - n_left + 1
@@ -92,7 +92,7 @@ def test_a_thought_has_so_many_tokens(llm: Llama, budget: int | None) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 4, 50])
-def test_streamed_as_whole(llm: Llama, budget: int) -> None:
+def test_a_streamed_answer_equals_a_whole_one(llm: Llama, budget: int) -> None:
     message = answer(llm, thinking_budget=budget)["message"]
     chunks = llm.create_chat_completion(
         SUM, temperature=0, thinking=True, thinking_budget=budget, stream=True
@@ -103,7 +103,7 @@ def test_streamed_as_whole(llm: Llama, budget: int) -> None:
 
 
 @pytest.mark.parametrize("grammar", [None, "root ::= [0-9]+"])
-def test_processors_are_asked_where_there_is_a_choice(llm: Llama, grammar: str | None) -> None:
+def test_processors_are_called_unless_a_token_is_forced(llm: Llama, grammar: str | None) -> None:
     shapes = []
     options: dict[str, Any] = {"thinking_budget": 7, "grammar": grammar}
     plain = answer(llm, **options)
@@ -116,7 +116,7 @@ def test_processors_are_asked_where_there_is_a_choice(llm: Llama, grammar: str |
     assert shapes == [(llm.model.vocab.n_tokens,)] * (stats.n_generated - stats.n_forced + n_ends)
 
 
-def test_several_answers_have_a_budget_each(llm: Llama) -> None:
+def test_each_of_several_answers_has_its_budget(llm: Llama) -> None:
     found = llm.create_chat_completion(SUM, temperature=0, thinking=True, thinking_budget=6, n=2)
     one, two = (choice["message"] for choice in found["choices"])
     assert one == two == answer(llm, thinking_budget=6)["message"]
@@ -124,7 +124,7 @@ def test_several_answers_have_a_budget_each(llm: Llama) -> None:
 
 @pytest.mark.parametrize("budget", [0, 3, 10, 50, None])
 @pytest.mark.parametrize("grammar", ["schema", "gbnf", "scored"])
-def test_structured_output_after_a_thought(llm: Llama, budget: int | None, grammar: str) -> None:
+def test_structured_output_after_reasoning(llm: Llama, budget: int | None, grammar: str) -> None:
     options: dict[str, Any] = {"response_format": INTEGER}
     if grammar == "gbnf":
         options = {"grammar": "root ::= [0-9]+"}
@@ -132,18 +132,18 @@ def test_structured_output_after_a_thought(llm: Llama, budget: int | None, gramm
         options["logprobs"] = True
     found = answer(llm, thinking_budget=budget, **options)
     message = found["message"]
-    assert THOUGHT.startswith(message.get("reasoning_content", ""))
+    assert REASONING.startswith(message.get("reasoning_content", ""))
     assert isinstance(json.loads(message["content"]), int)
     assert found["finish_reason"] == "stop"
     if budget in (50, None):
-        # The line breaks that the model knows stand between them; without, it says 22.
-        assert (message["reasoning_content"], message["content"]) == (THOUGHT, "42")
+        # The line breaks are those of its training; without them, the model answers 22.
+        assert (message["reasoning_content"], message["content"]) == (REASONING, "42")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("budget", [0, 5])
-def test_a_required_call_after_a_thought(llm: Llama, budget: int, stream: bool) -> None:
-    """The demo does not think about calls by itself: where a grammar waits for it, it begins."""
+def test_a_required_call_after_reasoning(llm: Llama, budget: int, stream: bool) -> None:
+    """The demo model does not reason about calls by itself; with a grammar, reasoning is forced."""
     options = {"tools": [get_weather], "tool_choice": "required", "thinking_budget": budget}
     if stream:
         chunks = llm.create_chat_completion(
@@ -153,18 +153,18 @@ def test_a_required_call_after_a_thought(llm: Llama, budget: int, stream: bool) 
         parts = [p for c in choices for p in c["delta"].get("tool_calls", ())]
         arguments = "".join(part["function"].get("arguments", "") for part in parts)
         reason = choices[-1]["finish_reason"]
-        thought = "".join(c["delta"].get("reasoning_content", "") for c in choices)
+        reasoning = "".join(c["delta"].get("reasoning_content", "") for c in choices)
     else:
         found = answer(llm, WEATHER, **options)
         (call,) = found["message"]["tool_calls"]
         arguments, reason = call["function"]["arguments"], found["finish_reason"]
-        thought = found["message"].get("reasoning_content", "")
+        reasoning = found["message"].get("reasoning_content", "")
     assert (json.loads(arguments), reason) == ({"city": "Paris"}, "tool_calls")
-    assert bool(thought) == bool(budget)
-    assert len(llm.tokenize(thought, False)) <= budget
+    assert bool(reasoning) == bool(budget)
+    assert len(llm.tokenize(reasoning, False)) <= budget
 
 
-def test_everybody_passes_it_on(llm: Llama) -> None:
+def test_other_methods_take_thinking_options(llm: Llama) -> None:
     assert (
         llm.parse("What is 17 + 25?", int, temperature=0, thinking=True, thinking_budget=40) == 42
     )
@@ -180,7 +180,7 @@ def test_everybody_passes_it_on(llm: Llama) -> None:
         assert unified.llm.engine.stats.n_generated < n_thinking
 
 
-def test_a_model_that_does_not_think_has_no_budget_to_spend(llm: Llama) -> None:
+def test_a_budget_has_no_effect_without_reasoning(llm: Llama) -> None:
     plain = answer(llm, thinking=None)["message"]
     assert answer(llm, thinking=None, thinking_budget=0)["message"] == plain
     assert llm.engine.stats.n_forced == 0
@@ -196,7 +196,7 @@ def test_a_model_that_does_not_think_has_no_budget_to_spend(llm: Llama) -> None:
         ({"reasoning_effort": "low"}, "give one of them"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(
+def test_invalid_options_are_refused_before_anything_runs(
     llm: Llama, options: dict[str, Any], says: str
 ) -> None:
     for stream in (False, True):
@@ -234,10 +234,10 @@ def test_reasoning_effort_of_other_families() -> None:
     assert resolve_reasoning_effort(plain, None, True, None) == (True, {})
 
 
-def test_the_marks_are_the_templates(tmp_path: Path) -> None:
+def test_markers_are_written_as_in_the_template(tmp_path: Path) -> None:
     harmony = ("<|channel|>analysis<|message|>", "<|end|>")
     control = ["<think>", "</think>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
-    path = write_tiny(tmp_path / "marks.gguf", n_layer=1, control=control)
+    path = write_tiny(tmp_path / "markers.gguf", n_layer=1, control=control)
     qwen = ThinkMarkers("<think>\n", "\n</think>", "\n\n")
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
@@ -256,16 +256,14 @@ def test_the_marks_are_the_templates(tmp_path: Path) -> None:
         ):
             assert think_markers(vocab, ChatTemplate(source), markers) == expected
         assert think_markers(vocab, None, TAGS) == qwen
-        # Of several tokens: the last one may hold what follows.
-        thought = ("<thought>", "</thought>")
-        assert think_markers(vocab, None, thought) == ThinkMarkers(
-            "<thought>\n", "\n</thought>", ""
-        )
+        # Markers of several tokens: the last one may include the text that follows.
+        tags = ("<thought>", "</thought>")
+        assert think_markers(vocab, None, tags) == ThinkMarkers("<thought>\n", "\n</thought>", "")
 
 
 @pytest.mark.parametrize("is_one", [True, False])
 @pytest.mark.parametrize(
-    ("thought", "one", "several"),
+    ("reasoning", "one", "several"),
     [
         ("abc", "\n</think>", "\n</think>"),
         ("ab\n", "</think>", "</think>"),
@@ -275,17 +273,17 @@ def test_the_marks_are_the_templates(tmp_path: Path) -> None:
         ("", "\n</think>", "\n</think>"),
     ],
 )
-def test_a_marker_that_was_begun_is_not_begun_again(
-    tmp_path: Path, thought: str, one: str, several: str, is_one: bool
+def test_a_partly_written_marker_is_completed(
+    tmp_path: Path, reasoning: str, one: str, several: str, is_one: bool
 ) -> None:
-    """Byte by byte, where the markers are tokens and where they are bytes, too."""
+    """Byte by byte, with markers that are one token and with markers that are bytes."""
     path = write_tiny(tmp_path / "t.gguf", n_layer=1, control=TAGS if is_one else ())
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
-        tokens = vocab.tokenize(thought, False)
-        marks = think_markers(vocab, None, TAGS)
+        tokens = vocab.tokenize(reasoning, False)
+        markers = think_markers(vocab, None, TAGS)
         for is_open in (True, False):
-            budget = ThinkingBudget(vocab, TAGS, marks, is_open, len(tokens))
+            budget = ThinkingBudget(vocab, TAGS, markers, is_open, len(tokens))
             begin = [] if is_open else vocab.tokenize("<think>", False, True)
             forced: Any = ()
             for token in (None, *begin, *tokens):
@@ -297,27 +295,27 @@ def test_a_marker_that_was_begun_is_not_begun_again(
                 assert budget.after(token) is None
 
 
-def test_only_a_thought_at_the_beginning_counts(tmp_path: Path) -> None:
+def test_only_reasoning_at_the_beginning_counts(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "t.gguf", n_layer=1, control=TAGS)
     with Model(path, vocab_only=True) as model:
         vocab = model.vocab
         begin, end = (vocab.tokenize(tag, False, True)[0] for tag in TAGS)
-        marks = think_markers(vocab, None, TAGS)
+        markers = think_markers(vocab, None, TAGS)
 
         def after(*tokens: int, **options: Any) -> list[Any]:
             given = {"is_open": False, "n_tokens": 3, **options}
-            budget = ThinkingBudget(vocab, TAGS, marks, **given)
+            budget = ThinkingBudget(vocab, TAGS, markers, **given)
             return [budget.after(token) for token in (None, *tokens)]
 
         space, a = vocab.tokenize(" a", False)
         assert after(space, a, begin)[2:] == [None, None]
         assert after(space, begin, a, a) == [()] * 5
         assert after(begin, a, end, begin)[3] is None
-        # A grammar that waits gets its thought, and what comes between both.
-        awaited = after(begin, a, end, a, awaited=True, n_tokens=None)
-        assert [vocab.detokenize(t, True) for t in awaited[:4]] == ["<think>\n", "", "", "\n\n"]
-        assert awaited[4] is None
-        assert after(a, end, is_open=True, awaited=True)[0] == ()
+        # A grammar requires reasoning, and the text between it and the content.
+        required = after(begin, a, end, a, is_required=True, n_tokens=None)
+        assert [vocab.detokenize(t, True) for t in required[:4]] == ["<think>\n", "", "", "\n\n"]
+        assert required[4] is None
+        assert after(a, end, is_open=True, is_required=True)[0] == ()
         for bad in (-1, 2.0):
             with pytest.raises(ValidationError, match="thinking_budget"):
                 after(n_tokens=bad)

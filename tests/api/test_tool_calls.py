@@ -1,4 +1,4 @@
-"""Tool calling end to end: held-out requests through `Llama`, as `nox -s tools` asks more of."""
+"""Tool calling end to end: held-out requests through `Llama`; `nox -s tools` asks more of them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LEAST = 0.9
 
 
 @pytest.fixture(scope="module")
-def ways() -> Iterator[dict[str, tool_calls.Way]]:
+def variants() -> Iterator[dict[str, tool_calls.Variant]]:
     with Llama(model_path(), n_ctx=tool_calls.N_CTX, n_threads=1, n_gpu_layers=0) as llm:
-        yield {way.name: way for way in tool_calls.measure(llm, PER_KIND, seed=5)}
+        yield {variant.name: variant for variant in tool_calls.measure(llm, PER_KIND, seed=5)}
 
 
 @pytest.mark.parametrize("stream", ["", ", streamed"])
 @pytest.mark.parametrize(
-    "way",
+    "variant",
     [
         *(f"{kind}, {how}" for kind in tool_calls.OFFERED for how in ("auto", "required", "named")),
         "tool_answer, auto",
@@ -39,9 +39,9 @@ def ways() -> Iterator[dict[str, tool_calls.Way]]:
     ],
 )
 def test_the_right_tool_with_the_right_arguments(
-    ways: dict[str, tool_calls.Way], way: str, stream: str
+    variants: dict[str, tool_calls.Variant], variant: str, stream: str
 ) -> None:
-    found = ways[way + stream]
+    found = variants[variant + stream]
     assert found.n >= PER_KIND // tool_calls.NAMED_EVERY
     assert found.accuracy >= LEAST, found.wrong
 
@@ -65,10 +65,10 @@ def test_wrong_answers_are_counted() -> None:
         name: str, arguments: str, reason: str = "tool_calls", times: int = 1
     ) -> tuple[int, int, int]:
         call = {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
-        way = tool_calls.Way("")
+        variant = tool_calls.Variant("")
         answer = tool_calls.Answer({"content": None, "tool_calls": [call] * times}, reason)
-        way.count(request, request.calls, answer)
-        return way.tool, way.arguments, way.both
+        variant.count(request, request.calls, answer)
+        return variant.tool, variant.arguments, variant.both
 
     right = to_json(arguments)
     assert judged(name, right) == (1, 1, 1)
@@ -79,7 +79,7 @@ def test_wrong_answers_are_counted() -> None:
     assert judged(name, right, times=2) == (0, 0, 0)
 
 
-def test_chunks_are_put_together_in_any_cut() -> None:
+def test_chunks_are_joined_however_they_are_split() -> None:
     texts = ['{"city"', ': "Rome"}']
     rng = random.Random(0)
     parts = [

@@ -157,7 +157,7 @@ def test_too_long(bert: tuple[Model, Weights]) -> None:
 def test_empty_texts(bert: tuple[Model, Weights], llama: Model) -> None:
     model, _ = bert
     made = embedder(model, pooling="mean")
-    assert np.array_equal(made.embed(["", " "])[0], made.embed_tokens([[CLS, SEP]])[0])
+    assert np.allclose(made.embed(["", " "])[0], made.embed_tokens([[CLS, SEP]])[0], atol=1e-4)
     assert np.asarray(made.embed([])).shape == (0, model.n_embd)
     of_llama = embedder(llama, pooling="last")
     assert np.array_equal(of_llama.embed([""]), of_llama.embed_tokens([[llama.vocab.bos]]))
@@ -331,7 +331,7 @@ def test_every_build(child: Child, tmp_path: Path, tiny_model: Path, build: str)
                 got = made.embed(texts)
                 for i in range(6):
                     assert np.allclose(got[i], made.embed(texts[i : i + 1])[0], atol=1e-4)
-                    assert np.array_equal(got[i], got[i + 6])
+                    assert np.allclose(got[i], got[i + 6], atol=1e-4)
         print("done")
         """,
         tmp_path,

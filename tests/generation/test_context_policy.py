@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from llama_cffi.errors import ContextOverflowError
 from llama_cffi.generation.context_policy import POLICIES, SAFETY, fit_prompt, fit_turns
+from llama_cffi.generation.prompt import Prompt
 
 SIZE = st.integers(0, 300)
 
@@ -23,49 +24,49 @@ def test_what_fits_leaves_room(
 ) -> None:
     tokens = list(range(n))
     try:
-        fit = fit_prompt(tokens, max_tokens, n_ctx, safety, policy, n_first=n_first)
+        fit = fit_prompt(Prompt(tokens), max_tokens, n_ctx, safety, policy, n_first=n_first)
     except ContextOverflowError:
         # Refused only where nothing can be cut, or the policy does not cut.
         assert not policy.startswith("truncate") or n_ctx - safety <= n_first + 1
         assert n + safety >= n_ctx
         return
     assert 1 <= fit.max_tokens <= max_tokens
-    assert len(fit.tokens) + fit.n_truncated == n
-    assert len(fit.tokens) < n_ctx - safety
+    assert len(fit.prompt) + fit.n_truncated == n
+    assert len(fit.prompt) < n_ctx - safety
     if policy != "shift":
-        assert len(fit.tokens) + fit.max_tokens + safety <= n_ctx
+        assert len(fit.prompt) + fit.max_tokens + safety <= n_ctx
     else:
         assert fit.max_tokens == max_tokens
     if not fit.n_truncated:
-        assert fit.tokens == tokens
+        assert fit.prompt == tokens
         return
     # The answer has what it asked for, or about half of the context.
     assert fit.max_tokens >= min(max_tokens, (n_ctx - safety) // 2)
-    assert fit.tokens[-1] == tokens[-1]
-    gaps = [i for i in range(1, len(fit.tokens)) if fit.tokens[i] != fit.tokens[i - 1] + 1]
+    assert fit.prompt[-1] == tokens[-1]
+    gaps = [i for i in range(1, len(fit.prompt)) if fit.prompt[i] != fit.prompt[i - 1] + 1]
     assert len(gaps) <= 1
     if policy == "truncate_left" and n_first:
-        assert fit.tokens[0] == 0
-    if policy == "truncate_middle" and len(fit.tokens) > 1:
-        assert fit.tokens[0] == 0
-        assert abs(gaps[0] - len(fit.tokens) / 2) <= 0.5
+        assert fit.prompt[0] == 0
+    if policy == "truncate_middle" and len(fit.prompt) > 1:
+        assert fit.prompt[0] == 0
+        assert abs(gaps[0] - len(fit.prompt) / 2) <= 0.5
 
 
 def test_examples() -> None:
     tokens = list(range(100))
-    left = fit_prompt(tokens, 10, 64, 4, "truncate_left", n_first=1)
-    assert left.tokens == [0, *range(51, 100)]
+    left = fit_prompt(Prompt(tokens), 10, 64, 4, "truncate_left", n_first=1)
+    assert left.prompt == [0, *range(51, 100)]
     assert (left.n_truncated, left.max_tokens) == (50, 10)
-    middle = fit_prompt(tokens, 10, 64, 4, "truncate_middle")
-    assert middle.tokens == [*range(25), *range(75, 100)]
-    short = fit_prompt(tokens[:30], 100, 64, 4, "error")
-    assert (short.tokens, short.max_tokens) == (tokens[:30], 30)
-    assert fit_prompt(tokens[:30], 100, 64, 4, "shift").max_tokens == 100
+    middle = fit_prompt(Prompt(tokens), 10, 64, 4, "truncate_middle")
+    assert middle.prompt == [*range(25), *range(75, 100)]
+    short = fit_prompt(Prompt(tokens[:30]), 100, 64, 4, "error")
+    assert (short.prompt, short.max_tokens) == (tokens[:30], 30)
+    assert fit_prompt(Prompt(tokens[:30]), 100, 64, 4, "shift").max_tokens == 100
 
 
 def test_the_error_has_the_counts() -> None:
     with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
-        fit_prompt(list(range(100)), 10, 64, 16, "error")
+        fit_prompt(Prompt(range(100)), 10, 64, 16, "error")
 
 
 turn = st.lists(st.sampled_from(["assistant", "tool"]), max_size=2).map(

@@ -13,6 +13,7 @@ from support.children import Child
 from llama_cffi.binding import Batch, Context, Model
 from llama_cffi.errors import DecodeAbortedError, KvCacheFullError
 from llama_cffi.generation.cancellation import CANCEL, INTERRUPT, CancelToken
+from llama_cffi.generation.prompt import Prompt
 from llama_cffi.generation.slot import Slot
 from llama_cffi.generation.stats import GenerationStats
 
@@ -75,7 +76,7 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
         slot.clear()
         if held:
             feed(slot, held)
-        assert slot.reuse(prompt) == n
+        assert slot.reuse(Prompt(prompt)) == n
         assert slot.tokens == prompt[:n]
         assert context.memory.seq_pos_max(0) == n - 1
         feed(slot, prompt[n:])
@@ -113,15 +114,16 @@ BACK_OFF = """
         n_other = context.memory.seq_pos_max(1)
         kept = [7] * 10
         assert feed(slot, kept)[1] == ""
+        fitted, why = feed(slot, [5] * n_fit)
+        assert why == "", why
+        assert context.memory.seq_pos_max(0) == 9 + n_fit
+        assert slot.reuse(Prompt([*kept, 6])) == 10
         stats, error = feed(slot, [5] * n_too_many)
         positions = context.memory.seq_pos_max(0), context.memory.seq_pos_max(1)
         assert positions == (9, n_other), positions
         assert slot.tokens == kept
         assert error and stats.n_backoffs > 0, (error, stats)
-        stats, why = feed(slot, [5] * n_fit)
-        assert why == "", why
-        assert context.memory.seq_pos_max(0) == 9 + n_fit
-        report[name] = [stats.n_backoffs, error]
+        report[name] = [fitted.n_backoffs + fitted.n_retries, error]
 
     # Free places in three runs, which the oldest builds fill one run at a time.
     holes = [(20, 84), (100, 132), (150, 176)]
@@ -197,13 +199,14 @@ def test_chunks_where_c_cannot_be_stopped(
 ) -> None:
     """They grow while they are quick, shrink when one was slow, and cancel counts between them."""
     sizes: list[int] = []
-    decode, delays = context.decode, {64: 0.12}
+    decode, clock, seconds = context.decode, [0.0], {64: 0.12}
 
     def spy(batch: Batch) -> None:
         sizes.append(len(batch))
         decode(batch)
-        time.sleep(delays.get(len(batch), 0))
+        clock[0] += seconds.get(len(batch), 0.001)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(context, "abortable", False)
     monkeypatch.setattr(context, "decode", spy)
     slot, stats, stop = (

@@ -1,4 +1,4 @@
-"""InferenceEngine: every request gets the answer that it gets alone, whatever it wants."""
+"""InferenceEngine: every request gets the answer that it gets alone, with any options."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 from support.odd_models import write_hybrid, write_recurrent, write_windowed
+from support.rounding import EXACT
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
     ContextOverflowError,
     Engine,
+    Handle,
     InferenceEngine,
     LlamaGrammar,
     Model,
     ModelLoadError,
     QueueFullError,
+    RequestHandle,
     RequestState,
     SamplingParams,
     ValidationError,
 )
 from llama_cffi.api.thinking import ThinkingBudget, ThinkMarkers
-from llama_cffi.demo import model_path
 
 FOLDER = Path(__file__).parents[1] / "support"
-# Flash attention rounds one way or another depending on who shares the batch.
-EXACT: dict[str, Any] = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__')"
 
 
@@ -39,8 +39,8 @@ def ask(question: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with Model(model_path()) as model:
+def model(demo_f32: Path) -> Iterator[Model]:
+    with Model(demo_f32) as model:
         yield model
 
 
@@ -50,12 +50,12 @@ def engine(model: Model) -> Iterator[InferenceEngine]:
         yield engine
 
 
-# The oldest builds round keys and values, and know no sliding window in two layers.
+# The oldest builds round keys and values, and lack sliding windows in models of two layers.
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_64_answers_are_those_that_each_gets_alone(
-    child: Child, tmp_path: Path, build: str
+def test_64_concurrent_answers_equal_those_alone(
+    child: Child, tmp_path: Path, demo_f32: Path, build: str
 ) -> None:
-    models = [model_path(), write_tiny(tmp_path / "tiny.gguf", n_ctx=512)]
+    models = [demo_f32, write_tiny(tmp_path / "tiny.gguf", n_ctx=512)]
     models.append(write_recurrent(tmp_path / "recurrent.gguf"))
     if build != OLD:
         models.append(write_windowed(tmp_path / "windowed.gguf"))
@@ -63,11 +63,11 @@ def test_64_answers_are_those_that_each_gets_alone(
     result = child(RUN, FOLDER / "answers.py", 64, *models, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert len(lines) == (6 if build == OLD else 14)
+    assert len(lines) == (6 if build == OLD else 15)
     assert [line for line in lines if not line.endswith("differ: []")] == []
 
 
-def test_the_same_seed_gives_the_same_text_whatever_else_runs(model: Model) -> None:
+def test_a_seed_gives_the_same_text_beside_other_requests(model: Model) -> None:
     with InferenceEngine(model, 4, 256, n_threads=1, **EXACT) as engine:
 
         def text() -> str:
@@ -145,7 +145,7 @@ def test_a_long_answer_ends_with_the_context_or_its_own_limit(model: Model) -> N
         assert fitted.stats.n_truncated == 400 - (n - 10)
 
 
-def test_characters_of_several_tokens_come_whole(model: Model) -> None:
+def test_characters_of_several_tokens_are_not_split(model: Model) -> None:
     text = "añ€🙂" * 5
     with InferenceEngine(model, 4, 256, n_threads=1) as engine:
         grammar = f'root ::= "{text}"'
@@ -158,9 +158,9 @@ def test_characters_of_several_tokens_come_whole(model: Model) -> None:
 
 
 def test_prefixes_are_evaluated_once(model: Model) -> None:
-    """50 users with the same system prompt of 1,000 tokens, all there from the beginning."""
+    """50 users with the same system prompt of 1,000 tokens, submitted together."""
     system = [40 + i % 200 for i in range(1000)]
-    with InferenceEngine(model, 8, 1200, n_cells=6000, n_threads=1, n_batch=256) as engine:
+    with InferenceEngine(model, 8, 1200, n_kv_tokens=6000, n_threads=1, n_batch=256) as engine:
         users = [[*system, 50 + i, 60] for i in range(50)]
         handles = [engine.submit(user, 4, temperature=0) for user in users]
         for handle in handles:
@@ -178,22 +178,21 @@ def test_prefixes_are_evaluated_once(model: Model) -> None:
         assert before == again.text
 
 
-def test_requests_are_put_back_when_the_cells_run_out(model: Model) -> None:
+def test_requests_are_preempted_when_the_cache_is_full(model: Model) -> None:
     bias = {token: -100.0 for token in range(5)}
     prompts = [[30 + i, 40 + 2 * i, 50] for i in range(8)]
     options: dict[str, Any] = {"temperature": 0, "logit_bias": bias, "repeat_penalty": 1.1}
     settings: dict[str, Any] = {"n_threads": 1, **EXACT}
     with Engine(model, 256, safety=0, **settings) as alone:
         expected = [list(alone.steps(p, 60, json_stop=(), **options)) for p in prompts]
-    with InferenceEngine(model, 8, 256, n_cells=256, block_size=8, **settings) as engine:
+    with InferenceEngine(model, 8, 256, n_kv_tokens=256, block_size=8, **settings) as engine:
         handles = [engine.submit(p, 60, listens=True, **options) for p in prompts]
         found = [list(handle.steps()) for handle in handles]
         stats = engine.stats
     assert stats.n_preemptions > 0
     assert sum(handle.stats.n_preempted for handle in handles) == stats.n_preemptions
-    # Weights of 8 bits may choose otherwise where cells are shared; lengths and first tokens hold.
-    assert [len(f) for f in found] == [len(e) for e in expected] == [60] * 8
-    assert [f[0].token for f in found] == [e[0].token for e in expected]
+    assert [[s.token for s in f] for f in found] == [[s.token for s in e] for e in expected]
+    assert [len(f) for f in found] == [60] * 8
 
 
 def test_higher_priorities_go_first(model: Model) -> None:
@@ -207,7 +206,7 @@ def test_higher_priorities_go_first(model: Model) -> None:
     assert order == ["high", "middle", "middle 2", "low"]
 
 
-def test_adapters_are_of_one_request(tmp_path: Path) -> None:
+def test_adapters_apply_to_one_request(tmp_path: Path) -> None:
     from support.loras import make_pairs, write_lora, write_merged
 
     pairs = make_pairs()
@@ -225,7 +224,7 @@ def test_adapters_are_of_one_request(tmp_path: Path) -> None:
         given: list[dict[str, float] | None] = [None, {lora: 0.7}] * 6
         handles = [engine.submit(prompt, 12, temperature=0, adapters=a) for a in given]
         assert [handle.result() for handle in handles] == expected * 6
-        # Neither a missing file nor a scale that is no number harms the others.
+        # Neither a missing file nor an invalid scale affects the others.
         missing = engine.submit(prompt, 4, adapters={str(tmp_path / "none.gguf"): 1.0})
         good = engine.submit(prompt, 12, temperature=0)
         with pytest.raises(ModelLoadError, match=r"none\.gguf"):
@@ -246,7 +245,7 @@ def test_two_engines_share_a_model(model: Model) -> None:
     assert not model.closed
 
 
-def test_by_hand(model: Model) -> None:
+def test_steps_without_a_thread(model: Model) -> None:
     engine = InferenceEngine(model, 2, 256, n_threads=1, start=False)
     handle = engine.submit(ask("What is 17 + 25?"), 8, temperature=0)
     assert engine.active_requests == [handle.request]
@@ -269,8 +268,8 @@ def test_warm_up_and_statistics(engine: InferenceEngine) -> None:
     engine.generate(ask("What is 2 + 2?"), 4)
     stats, timeline = engine.stats, engine.timeline
     assert stats.n_steps == len(timeline)
-    assert stats.n_decoded == sum(moment.n_tokens for moment in timeline)
-    assert stats.n_generated == sum(moment.n_generated for moment in timeline)
+    assert stats.n_decoded == sum(step.n_tokens for step in timeline)
+    assert stats.n_generated == sum(step.n_generated for step in timeline)
     assert 0 < stats.total_s.p50 <= stats.total_s.p95 <= stats.total_s.p99
     assert stats.cache.n_free + stats.cache.n_cached == stats.cache.n_blocks
 
@@ -278,19 +277,31 @@ def test_warm_up_and_statistics(engine: InferenceEngine) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_parallel": 0}, {"n_parallel": 257}, {"n_ctx": -1}, {"n_batch": 0}, {"n_chunk": 0},
-        {"n_cells": 10}, {"block_size": 0}, {"max_waiting": 0}, {"ageing_s": 0.0},
+        {"n_parallel": 0}, {"n_parallel": 257}, {"n_ctx": -1}, {"n_batch": 0},
+        {"n_prefill_chunk": 0}, {"n_kv_tokens": 10}, {"block_size": 0}, {"max_waiting": 0},
+        {"ageing_s": 0.0},
         {"context_policy": "shift"}, {"context_policy": "x"}, {"n_parallel": 8, "n_batch": 4},
         {"n_parallel": 1.5}, {"n_ctx": "many"}, {"ageing_s": float("nan")}, {"nonsense": 1},
     ],
 )  # fmt: skip
-def test_what_an_engine_cannot_be(model: Model, options: dict[str, Any]) -> None:
-    gc.collect()  # what earlier tests left
+def test_invalid_arguments_of_an_engine(model: Model, options: dict[str, Any]) -> None:
+    gc.collect()  # left by earlier tests
     before = len([c for c in model._children if not c.closed])
     with pytest.raises((ValidationError, TypeError)):
         InferenceEngine(model, **{"n_ctx": 256, "n_threads": 1, **options})
     gc.collect()
     assert len([c for c in model._children if not c.closed]) == before
+
+
+def test_former_names_of_arguments(model: Model) -> None:
+    former: dict[str, Any] = {"n_cells": 512, "n_chunk": 16}
+    with pytest.warns(DeprecationWarning, match="is now called") as caught:
+        engine = InferenceEngine(model, 2, 128, n_threads=1, **former)
+    with engine:
+        assert engine.context.kv_unified
+        assert (engine.context.n_ctx, engine.scheduler.n_prefill_chunk) == (512, 16)
+    assert len(caught) == 2
+    assert Handle is RequestHandle
 
 
 @pytest.mark.parametrize(
@@ -303,16 +314,16 @@ def test_what_an_engine_cannot_be(model: Model, options: dict[str, Any]) -> None
         {"context_policy": "shift"}, {"stop": [""]}, {"logprobs": -1}, {"sampling": 5},
     ],
 )  # fmt: skip
-def test_what_cannot_be_submitted(engine: InferenceEngine, options: dict[str, Any]) -> None:
+def test_invalid_arguments_of_submit(engine: InferenceEngine, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         engine.submit(**{"prompt": [65], **options})
     assert engine.active_requests == []
     assert engine.generate(ask("What is 17 + 25?"), 8, temperature=0) == "42"
 
 
-def test_too_many_wait(model: Model) -> None:
+def test_a_full_queue(model: Model) -> None:
     engine = InferenceEngine(model, 2, 256, n_threads=1, max_waiting=3, start=False)
-    handles = [engine.submit("x", 2) for _ in range(5)]  # two find a place
+    handles = [engine.submit("x", 2) for _ in range(5)]  # two of them can run
     with pytest.raises(QueueFullError, match="max_waiting"):
         engine.submit("x", 2)
     with pytest.raises(QueueFullError, match="deadline"):

@@ -1,4 +1,4 @@
-"""MtpHead: guesses with a model's own head, on tiny GLM-4.5s."""
+"""MtpHead: drafts with the model's own head, on tiny GLM-4.5 models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from support.builds import MIDDLE, OLD
 from support.children import Child
 from support.odd_models import write_nextn
+from support.rounding import EXACT
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
@@ -27,14 +28,11 @@ from llama_cffi import (
 
 PROMPTS = [[65 + i + j for j in range(3 + 9 * i)] for i in range(8)]
 N = 40
-CONFIG: dict[str, Any] = {
-    "n_ctx": 256, "n_threads": 1, "n_batch": 32, "type_k": "f32", "type_v": "f32",
-    "flash_attn": False,
-}  # fmt: skip
+CONFIG: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_batch": 32, **EXACT}
 
 
 class Recorder(MtpHead):
-    """Notes the last token of each request and what is guessed to follow."""
+    """Records the last token of each request and the drafted one."""
 
     def __init__(self) -> None:
         super().__init__(n_threads=1)
@@ -48,7 +46,7 @@ class Recorder(MtpHead):
 
 
 def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], Any, int]:
-    """Tokens, (guessed, right), and the number of steps."""
+    """Return tokens, (drafted, accepted), and the number of steps."""
     config = {**CONFIG, "n_parallel": 4, **options}
     with InferenceEngine(path, draft=draft, **config) as engine:
         handles = [engine.submit(prompt, N, temperature=0) for prompt in PROMPTS]
@@ -60,20 +58,20 @@ def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], An
         return tokens, (made, right), len(engine.timeline)
 
 
-@pytest.mark.parametrize("options", [{}, {"n_cells": 256, "block_size": 16}])
+@pytest.mark.parametrize("options", [{}, {"n_kv_tokens": 256, "block_size": 16}])
 @pytest.mark.parametrize("head", ["token", "hidden", "random"])
 def test_answers_stay_the_same(tmp_path: Path, head: str, options: Any) -> None:
     path = write_nextn(tmp_path / "glm.gguf", head)
     plain, _, n_steps = answers(path, None, **options)
     drafter = Recorder()
-    guessed, (made, right), n_fewer = answers(path, drafter, **options)
-    assert guessed == plain
+    drafted, (made, right), n_fewer = answers(path, drafter, **options)
+    assert drafted == plain
     assert made > 0
     assert drafter.seen
     if head == "token":
         assert made == right
         assert n_fewer < 0.75 * n_steps
-    if head == "hidden":  # also after wrong guesses it is given the right hidden state
+    if head == "hidden":  # the right hidden state, also after rejected drafts
         assert all(last == token for last, token in drafter.seen)
 
 
@@ -87,7 +85,7 @@ def test_a_request_can_go_without(tmp_path: Path) -> None:
 
 def test_llama_loads_the_head(tmp_path: Path) -> None:
     path = write_nextn(tmp_path / "glm.gguf", "token")
-    options = {"n_ctx": 256, "n_threads": 1, "flash_attn": False, "type_k": "f32", "type_v": "f32"}
+    options = {"n_ctx": 256, "n_threads": 1, **EXACT}
     with Llama(path, **options) as llm:
         plain = llm.generate("Once", N, temperature=0)
     with Llama(path, draft=MtpHead(), **options) as llm:
@@ -155,7 +153,7 @@ def test_models_without_a_head_are_refused(tmp_path: Path) -> None:
             Context(model, mtp=True)
         with InferenceEngine(model, draft=PromptLookup(), **CONFIG) as engine:
             assert engine.generate(PROMPTS[0], 4, temperature=0)
-    with pytest.raises(ValidationError, match="'mtp' is no drafter"):
+    with pytest.raises(ValidationError, match=r"must be a drafter such as .*, got 'mtp'"):
         InferenceEngine(llama, draft="mtp", **CONFIG)  # type: ignore[arg-type]
 
 

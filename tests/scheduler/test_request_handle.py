@@ -1,4 +1,4 @@
-"""Handles: results, iteration and awaiting, and what ends a request early."""
+"""RequestHandle: results, iteration, awaiting, and early ends."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def engine(model: Model) -> Iterator[InferenceEngine]:
 
 
 def still_answers(engine: InferenceEngine) -> None:
-    """Whatever happened before, the engine goes on and has lost nothing."""
+    """The engine still works and has leaked nothing."""
     assert engine.generate(SUM, 8, temperature=0) == "42"
     for _ in range(500):
         if not engine.active_requests and not engine.scheduler.has_work:
             break
         time.sleep(0.01)
     assert engine.active_requests == []
-    assert engine._worker.handles == {}
+    assert engine._core.handles == {}
     cache = engine.stats.cache
     assert cache.n_free + cache.n_cached == cache.n_blocks
 
@@ -71,7 +71,7 @@ def test_result_and_its_timeout(engine: InferenceEngine) -> None:
     assert (handle.text, handle.done) == (text, True)
     assert handle.result(0) == text
     assert handle.stats.finish_reason == "length"
-    assert repr(handle) == f"<Handle of {handle.request!r}>"
+    assert repr(handle) == f"<RequestHandle of {handle.request!r}>"
     assert handle.future.result() == text
 
 
@@ -82,22 +82,22 @@ def test_iterating_gives_the_result(engine: InferenceEngine) -> None:
         pieces = list(handle)
         assert len(pieces) > 3
         assert "".join(pieces) == handle.result()
-        assert list(handle) == []  # it was given already
+        assert list(handle) == []  # consumed already
     assert seen == pieces
 
 
-def test_late_iteration_gives_all_at_once(engine: InferenceEngine) -> None:
+def test_late_iteration_gives_one_piece(engine: InferenceEngine) -> None:
     handle = engine.submit(SUM, 8, temperature=0)
     handle.result()
     assert list(handle) == ["42"]
     assert list(engine.submit(SUM, 8, temperature=0).steps())[-1].text is not None
 
 
-def test_steps_are_those_of_the_tokens(engine: InferenceEngine) -> None:
+def test_one_step_per_token(engine: InferenceEngine) -> None:
     steps = list(engine.steps(engine.tokenize(SUM, parse_special=True), 20, **ENDLESS))
     assert len([s for s in steps if s.token is not None]) == 20
     with_logprobs = engine.submit(SUM, 5, logprobs=2, **ENDLESS)
-    with_logprobs.result()  # kept for who comes late
+    with_logprobs.result()  # kept for a late iteration
     found = list(with_logprobs.steps())
     assert [len(s.logprob.top) for s in found if s.logprob] == [2] * 5
 
@@ -117,7 +117,7 @@ def test_leaving_an_iteration_cancels(engine: InferenceEngine) -> None:
     gc.collect()
 
 
-def test_a_dropped_handle_goes_on(engine: InferenceEngine) -> None:
+def test_a_dropped_handle_does_not_cancel(engine: InferenceEngine) -> None:
     ended = threading.Event()
     engine.submit(SUM, 8, temperature=0).future.add_done_callback(lambda _: ended.set())
     gc.collect()
@@ -211,7 +211,7 @@ def test_deadlines(engine: InferenceEngine) -> None:
 
 
 class BadError(BaseException):
-    """Not even an Exception."""
+    """An error that is not an Exception."""
 
 
 def raises(error: BaseException, after: int = 0) -> Callable[..., None]:
@@ -271,9 +271,9 @@ def nan(ids: Any, scores: Any) -> Any:
     ],
     ids=str,
 )  # fmt: skip
-def test_poisoned_requests(engine: InferenceEngine, options: Any, error: type[Exception]) -> None:
+def test_failing_requests(engine: InferenceEngine, options: Any, error: type[Exception]) -> None:
     good = [engine.submit(SUM, 12, temperature=0) for _ in range(3)]
-    for _ in range(2):  # what was broken is not given to the next one
+    for _ in range(2):  # a broken chain is not reused
         bad = engine.submit(SUM, 40, temperature=0, **options)
         with pytest.raises(error):
             bad.result(60)
@@ -281,7 +281,7 @@ def test_poisoned_requests(engine: InferenceEngine, options: Any, error: type[Ex
     assert [other.result() for other in good] == ["42"] * 3
 
 
-# Waiting where that would never end
+# Deadlocks
 
 
 @pytest.mark.parametrize("threaded", [True, False])
@@ -370,13 +370,13 @@ def test_shutdown_while_20_threads_submit(model: Model) -> None:
     assert engine.context.closed
 
 
-def test_run_in_a_thread_of_ones_own(model: Model) -> None:
+def test_run_in_a_thread_of_the_caller(model: Model) -> None:
     engine = InferenceEngine(model, 2, 256, n_threads=1, start=False)
     thread = threading.Thread(target=engine.run)
     thread.start()
     assert engine.generate(SUM, 8, temperature=0) == "42"
     for call in (engine.step, engine.run):
-        with pytest.raises(ValidationError, match="runs already"):
+        with pytest.raises(ValidationError, match="already running"):
             call()
     engine.start()  # nothing happens
     engine.shutdown()
@@ -384,7 +384,9 @@ def test_run_in_a_thread_of_ones_own(model: Model) -> None:
     assert not thread.is_alive()
 
 
-def test_what_no_request_is_to_blame_for(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_outside_of_requests_end_the_engine(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
     for threaded in (True, False):
         engine = InferenceEngine(model, 2, 256, n_threads=1, start=False)
 
@@ -415,7 +417,7 @@ def test_what_no_request_is_to_blame_for(model: Model, caplog: pytest.LogCapture
     assert "the engine has stopped" in caplog.text
 
 
-def test_a_drafter_that_fails_ends_the_guesses_only(
+def test_a_failing_drafter_only_ends_speculative_decoding(
     model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(PromptLookup):
@@ -432,10 +434,10 @@ def test_a_drafter_that_fails_ends_the_guesses_only(
         assert engine.generate(SUM, 8, temperature=0) == "42"
         assert engine.generate(SUM, 8, temperature=0) == "42"
     assert drafter.closed
-    assert caplog.text.count("goes on without") == 1
+    assert caplog.text.count("continues without") == 1
 
 
-def test_ending_the_process_while_it_runs(child: Child) -> None:
+def test_exit_while_the_engine_runs(child: Child) -> None:
     code = f"""
         from llama_cffi import InferenceEngine
         from llama_cffi.demo import model_path
@@ -518,9 +520,9 @@ def test_errors_in_asyncio(engine: InferenceEngine) -> None:
     asyncio.run(main())
 
 
-def test_an_event_loop_that_is_closed_midway(child: Child) -> None:
+def test_an_event_loop_closed_early(child: Child) -> None:
     code = f"""
-        import asyncio, os
+        import asyncio, os, sys
         from llama_cffi import InferenceEngine
         from llama_cffi.demo import model_path
         engine = InferenceEngine(model_path(), 4, 512, n_threads=1)
@@ -545,7 +547,8 @@ def test_an_event_loop_that_is_closed_midway(child: Child) -> None:
                 print(repr(error))
         print(engine.generate({SUM!r}, 8, temperature=0))
         engine.shutdown()
-        os._exit(0)  # else asyncio complains about tasks that are pending
+        sys.stdout.flush()
+        os._exit(0)  # otherwise asyncio complains about pending tasks
     """
     result = child(code)
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "42\n")

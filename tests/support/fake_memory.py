@@ -1,14 +1,14 @@
-"""A model of C's memory that knows how each cell was computed, and a model that answers from it."""
+"""A fake of C's memory that records how each cell was computed, and a fake model."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
 
-from llama_cffi.scheduler import Chunk, KVCache, Request, Result
+from llama_cffi.scheduler import KVCache, Request, ScheduledTokens, TokenResult
 
 N_VOCAB = 5
-# Looks at so many positions where it has a sliding window.
+# Size of the sliding window in positions.
 WINDOW = 6
 KINDS = ("unified", "streams", "recurrent", "windowed")
 
@@ -69,13 +69,13 @@ class FakeMemory:
         reach = WINDOW if self.kind == "windowed" else 2**31
         return all(p in self.cells[seq_id] for p in range(max(0, p0 - reach + 1), p0))
 
-    def decode(self, chunk: Chunk) -> None:
-        """Do what C does with a chunk, and check that it can."""
+    def decode(self, chunk: ScheduledTokens) -> None:
+        """Decode a chunk as C does, and check that it is valid."""
         request, seq_id = chunk.request, chunk.seq_id
         tokens = self.tokens[seq_id]
         assert chunk.start == len(tokens), "a gap"
         assert request.tokens[: chunk.start] == tokens, "another's tokens"
-        chain = [hash(request.group)]  # of the tokens up to each position
+        chain = [hash(request.lora_key)]  # of the tokens up to each position
         for token in tokens:
             chain.append(hash((chain[-1], token)))
         reach = {"windowed": WINDOW - 1, "recurrent": 1}.get(self.kind, chunk.start)
@@ -92,7 +92,7 @@ class FakeMemory:
         self.check_room()
 
     def check_room(self) -> None:
-        """No more cells are in use than there are."""
+        """Check that no more cells are used than exist."""
         if self.kind == "streams":
             assert max(map(len, self.cells)) <= self.n_cells // self.n_seqs
         held = {number for cells in self.cells for number, _ in cells.values()}
@@ -100,7 +100,7 @@ class FakeMemory:
 
 
 def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
-    """Everything that is true at all times."""
+    """Check the invariants of the accounting."""
     held = [cache.blocks_of(s) for s in range(cache.n_seqs)]
     in_use = {block for blocks in held for block in blocks}
     assert len(in_use) + cache.n_free_blocks == cache.n_blocks
@@ -131,34 +131,34 @@ def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
     assert len(cells) <= len(in_use) * size, "more in use than accounted for"
 
 
-def answer(group: Hashable, tokens: Sequence[int]) -> int:
-    """What the model says after *tokens*: the same at all times."""
-    return (31 * sum(tokens[-9:]) + 7 * len(tokens) + len(str(group))) % N_VOCAB
+def answer(lora_key: Hashable, tokens: Sequence[int]) -> int:
+    """Return the next token, a function of *tokens*."""
+    return (31 * sum(tokens[-9:]) + 7 * len(tokens) + len(str(lora_key))) % N_VOCAB
 
 
 def alone(request: Request, n: int) -> list[int]:
-    """Return the *n* tokens that a request gets when nobody else is there."""
+    """Return the *n* tokens that a request gets alone."""
     tokens = list(request.prompt_tokens)
     for _ in range(n):
-        tokens.append(answer(request.group, tokens))
+        tokens.append(answer(request.lora_key, tokens))
     return tokens[len(request.prompt_tokens) :]
 
 
-def decode(memory: FakeMemory, chunk: Chunk) -> Result:
-    """Decode a chunk and sample as the engine does: guesses count as long as they are right."""
+def decode(memory: FakeMemory, chunk: ScheduledTokens) -> TokenResult:
+    """Decode a chunk and sample as the engine does, accepting right draft tokens."""
     memory.decode(chunk)
     if not chunk.samples:
-        return Result()
+        return TokenResult()
     request = chunk.request
     first = len(chunk.tokens) - chunk.n_draft
     known = request.tokens[: chunk.start] + chunk.tokens[:first]
     new: list[int] = []
     n_accepted = 0
-    for guess in [*chunk.tokens[first:], None]:
-        new.append(answer(request.group, known + new))
+    for draft in [*chunk.tokens[first:], None]:
+        new.append(answer(request.lora_key, known + new))
         if request.n_generated + len(new) >= request.max_tokens:
-            return Result(new, n_accepted, "length")
-        if guess != new[-1]:
+            return TokenResult(new, n_accepted, "length")
+        if draft != new[-1]:
             break
         n_accepted += 1
-    return Result(new, n_accepted)
+    return TokenResult(new, n_accepted)

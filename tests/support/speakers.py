@@ -1,4 +1,4 @@
-"""Every tool format's own template, as short as it gets; see `tiny_chat.Speaker`."""
+"""The shortest chat template of every tool format; see `tiny_chat.Speaker`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def deepseek_calls(call: str) -> str:
 
 
 def gemma(quote: str) -> str:
-    """Return Jinja that writes arguments in Gemma's way."""
+    """Return Jinja of arguments in Gemma's notation."""
     return (
         "{% macro g(v) %}{% if v is mapping %}{{ '{' }}{% for k, w in v.items() %}"
         "{{ ',' if not loop.first }}{{ k }}:{{ g(w) }}{% endfor %}{{ '}' }}"
@@ -58,7 +58,8 @@ SPEAKERS = {
         ("<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>", "<|end|>"),
         turns=("<|start|>", "", "<|end|>"),
         prompt="<|start|>assistant",
-        thought="<|channel|>analysis<|message|>{{ m.reasoning_content }}<|end|><|start|>assistant",
+        reasoning="<|channel|>analysis<|message|>{{ m.reasoning_content }}<|end|>"
+        "<|start|>assistant",
         is_parallel=False,
         content="<|channel|>final<|message|>{{ m.content }}",
         said="<|channel|>commentary<|message|>{}<|end|><|start|>assistant",
@@ -97,13 +98,13 @@ SPEAKERS = {
         deepseek_calls(f"{NAME}{DEEPSEEK[4]}{ARGUMENTS}"),
         DEEPSEEK,
         before="{% if thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "mistral": Speaker(
         "Magistral Small 2509",
         f"[TOOL_CALLS]{NAME}[ARGS]{ARGUMENTS}",
         ("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"),
-        thought="[THINK]{{ m.reasoning_content }}[/THINK]",
+        reasoning="[THINK]{{ m.reasoning_content }}[/THINK]",
     ),
     "mistral-nemo": Speaker(
         "Mistral Nemo Instruct 2407", f"[TOOL_CALLS][{LISTED}]", ("[TOOL_CALLS]",)
@@ -113,7 +114,7 @@ SPEAKERS = {
         "<|tool_call>call:{{ c.function.name }}" + gemma('<|"|>') + "<tool_call|>",
         ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
         before="{% if enable_thinking %}",
-        thought="<|channel>thought\n{{ m.reasoning_content }}\n<channel|>",
+        reasoning="<|channel>thought\n{{ m.reasoning_content }}\n<channel|>",
         turns=("<|turn>", "\n", "<turn|>"),
         prompt="<|turn>assistant\n",
     ),
@@ -131,7 +132,7 @@ SPEAKERS = {
         "{% endfor %}</function>\n</seed:tool_call>",
         ("<seed:think>", "</seed:think>"),
         ("<seed:tool_call>", "</seed:tool_call>", "</parameter>"),
-        thought="<seed:think>{{ m.reasoning_content }}</seed:think>",
+        reasoning="<seed:think>{{ m.reasoning_content }}</seed:think>",
     ),
     "minimax-m2": Speaker(
         "MiniMax M2",
@@ -140,7 +141,7 @@ SPEAKERS = {
         "{% endfor %}</minimax:tool_call>",
         words=("<minimax:tool_call>", "</minimax:tool_call>", "</parameter>"),
         before="{% if thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "minicpm5": Speaker(
         "MiniCPM5 1B",
@@ -148,7 +149,7 @@ SPEAKERS = {
         "</function>",
         words=("</param>",),
         before="{% if enable_thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "glm": Speaker(
         "GLM 4.6",
@@ -156,7 +157,7 @@ SPEAKERS = {
         "{% endfor %}</tool_call>",
         words=("<tool_call>", "</tool_call>", "<arg_value>", "</arg_value>"),
         before="{% if enable_thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "qwen3-coder": Speaker(
         "Qwen3.5 4B",
@@ -164,7 +165,7 @@ SPEAKERS = {
         "{% endfor %}</function>\n</tool_call>",
         words=("<tool_call>", "</tool_call>", "\n</parameter>"),
         before="{% if enable_thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "phi4": Speaker(
         "Phi 4 mini instruct", f"<|tool_call|>[{LISTED}]<|/tool_call|>",
@@ -175,15 +176,15 @@ SPEAKERS = {
     "granite": Speaker(
         "granite 3.3 8b instruct", f"<|tool_call|>[{LISTED}]", ("<|tool_call|>",),
         before="{% if thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "nemotron": Speaker(
         "Nemotron Nano v2", f"<TOOLCALL>[{LISTED}]</TOOLCALL>",
-        before="{% if enable_thinking %}", thought=THINK,
+        before="{% if enable_thinking %}", reasoning=THINK,
     ),
     "apriel": Speaker(
         "Apriel 1.5 15b", f"<tool_calls>[{LISTED}]</tool_calls>",
-        thought=(
+        reasoning=(
             "Here are my reasoning steps:\n{{ m.reasoning_content }}\n[BEGIN FINAL RESPONSE]\n"
         ),
     ),
@@ -195,7 +196,7 @@ SPEAKERS = {
         "Qwen3 8B", f"<tool_call>\n{CALL}\n</tool_call>",
         words=("<tool_call>", "</tool_call>"),
         before="{% if enable_thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     ),
     "llama3": Speaker(
         "Llama 3.1 8B Instruct", f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}',
@@ -228,7 +229,7 @@ def tagged(calls: str) -> Speaker:
         f"{{% endfor %}}</{DSML}invoke>\n{{% endfor %}}</{DSML}{calls}>",
         words=(f"</{DSML}parameter>", f"</{DSML}{calls}>"),
         before="{% if thinking %}",
-        thought=THINK,
+        reasoning=THINK,
     )
 
 
@@ -242,7 +243,7 @@ def cohere(words: str) -> Speaker:
         ("<|START_ACTION|>", "<|END_ACTION|>", f"<|START_{words}|>", f"<|END_{words}|>",
          "<|START_THINKING|>", "<|END_THINKING|>"),
         before="{% if enable_thinking %}",
-        thought="<|START_THINKING|>{{ m.reasoning_content }}<|END_THINKING|>",
+        reasoning="<|START_THINKING|>{{ m.reasoning_content }}<|END_THINKING|>",
         content=f"<|START_{words}|>{{{{ m.content }}}}<|END_{words}|>",
         said=f"<|START_{words}|>{{}}<|END_{words}|>",
     )  # fmt: skip
@@ -262,7 +263,7 @@ SPEAKERS |= {
         before="{% if thinking %}",
         turns=("<|start|>", "", "<|eot|>"),
         prompt="<|start|>assistant",
-        thought=" to=self<|message|>{{ m.reasoning_content }}<|eom|><|start|>assistant",
+        reasoning=" to=self<|message|>{{ m.reasoning_content }}<|eom|><|start|>assistant",
         content=" to=user<|message|>{{ m.content }}",
         said=" to=user<|message|>{}<|eom|><|start|>assistant",
     ),
@@ -276,7 +277,7 @@ SPEAKERS |= {
         "<|close|>tools<|sep|>",
         ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
         before="{% if thinking %} <|end_of_msg|>",
-        thought="<|open|>think<|sep|>{{ m.reasoning_content }}<|close|>think<|sep|>",
+        reasoning="<|open|>think<|sep|>{{ m.reasoning_content }}<|close|>think<|sep|>",
         content="<|open|>response<|sep|>{{ m.content }}<|close|>response<|sep|>",
         said="<|open|>response<|sep|>{}<|close|>response<|sep|>",
     ),
@@ -291,7 +292,7 @@ SPEAKERS |= {
         f"{{{{ x(c.function.arguments) }}}}{M3}</invoke>\n{{% endfor %}}{M3}</tool_call>",
         words=(M3,),
         before="{% if thinking %} <invoke name=",
-        thought="<mm:think>{{ m.reasoning_content }}</mm:think>",
+        reasoning="<mm:think>{{ m.reasoning_content }}</mm:think>",
     ),
     "solar": Speaker(
         "Solar Open 100B",
@@ -303,7 +304,7 @@ SPEAKERS |= {
         before="{% if thinking %}",
         turns=("<|begin|>", "", "<|calls|>"),
         prompt="<|begin|>assistant",
-        thought="<|think|>{{ m.reasoning_content }}<|end|><|begin|>assistant",
+        reasoning="<|think|>{{ m.reasoning_content }}<|end|><|begin|>assistant",
         content="<|content|>{{ m.content }}",
         said="<|content|>{}<|end|><|begin|>assistant",
     ),
@@ -316,7 +317,7 @@ SPEAKERS |= {
         f"{{% endfor %}}</tool_call{HY}\n{{% endfor %}}</tool_calls{HY}",
         words=(f"<arg_value{HY}", f"</arg_value{HY}", f"</tool_calls{HY}"),
         before="{% if thinking %}",
-        thought=f"<think{HY}{{{{ m.reasoning_content }}}}</think{HY}",
+        reasoning=f"<think{HY}{{{{ m.reasoning_content }}}}</think{HY}",
     ),
     "command-r7b": cohere("RESPONSE"),
     "cohere2-moe": cohere("TEXT"),
@@ -333,7 +334,7 @@ SPEAKERS |= {
         f'{{"{NAME}": {ARGUMENTS}}}{{% endfor %}}]<|tools_suffix|>',
         ("<|tools_prefix|>", "<|tools_suffix|>", "<|inner_prefix|>", "<|inner_suffix|>"),
         before="{% if enable_thinking %}",
-        thought="<|inner_prefix|>{{ m.reasoning_content }}<|inner_suffix|>",
+        reasoning="<|inner_prefix|>{{ m.reasoning_content }}<|inner_suffix|>",
     ),
     "firefunction": Speaker(
         "Firefunction v2", f"functools[{LISTED}]", before=" functools[", turns=LLAMA,

@@ -1,4 +1,4 @@
-"""Tiny models that speak as a family does, and what an answer of theirs has to be."""
+"""Tiny models with the template and control tokens of a family, and checks of their answers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from support.tiny_gguf import write_tiny
 
 @dataclass(frozen=True)
 class Speaker:
-    """A family, as short as it gets.
+    """The shortest chat template of a family.
 
     Attributes:
-        name: `general.name` of its model.
-        call: Jinja of one call, `c`; or of all calls of `m`, if it loops itself.
-        control: Its control tokens.
-        words: What ends a text in it, as one token: random weights would never spell it.
-        before: Text in the template that its format is recognised by, if no other part has it.
-        turns: Before and after a role, and after a message.
-        prompt: What makes it answer.
-        thought: Jinja of a thought, `m.reasoning_content`.
-        tools: Jinja that shows the tools.
-        content: Jinja of an answer in words.
-        is_parallel: Whether it writes several calls at once.
-        said: What an answer in words looks like that calls follow.
+        name: `general.name` of the model.
+        call: Jinja of one call, `c`; or of all calls of `m`, with its own loop.
+        control: Control tokens.
+        words: Strings that end text, as single tokens: random weights would never spell them.
+        before: Text by which the template's format is detected, if no other part has it.
+        turns: Text before a role, after a role, and after a message.
+        prompt: Generation prompt.
+        reasoning: Jinja of reasoning, `m.reasoning_content`.
+        tools: Jinja of the tool definitions.
+        content: Jinja of a text answer.
+        is_parallel: Whether the family writes several calls in one turn.
+        said: Pattern of text that precedes calls.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Speaker:
     before: str = ""
     turns: tuple[str, str, str] = ("<|im_start|>", "\n", "<|im_end|>")
     prompt: str = "<|im_start|>assistant\n"
-    thought: str = ""
+    reasoning: str = ""
     tools: str = "{{ tools | tojson }}"
     content: str = "{{- m.content }}"
     is_parallel: bool = True
@@ -53,11 +53,11 @@ class Speaker:
         calls = self.call
         if "m.tool_calls" not in calls:
             calls = "{%- for c in m.tool_calls %}" + calls + "{% endfor %}"
-        thought = f"{{%- if m.reasoning_content %}}{self.thought}{{% endif %}}"
+        reasoning = f"{{%- if m.reasoning_content %}}{self.reasoning}{{% endif %}}"
         return (
             f"{{#- {self.before} #}}{{%- if tools %}}{self.tools}{{% endif %}}"
             f"{{%- for m in messages %}}{{{{- {start!r} + m.role + {after_role!r} }}}}"
-            f"{thought if self.thought else ''}"
+            f"{reasoning if self.reasoning else ''}"
             f"{{%- if m.content and m.role == 'assistant' %}}{self.content}"
             "{% elif m.content %}{{- m.content }}{% endif %}"
             f"{{%- if m.tool_calls %}}{calls}{{% endif %}}{{{{- {end!r} }}}}{{% endfor %}}"
@@ -65,7 +65,7 @@ class Speaker:
         )
 
     def write(self, path: Path) -> Path:
-        """Write its model: one layer of random weights."""
+        """Write a model with this template: one layer of random weights."""
         end = self.turns[2].strip()
         control = tuple(dict.fromkeys((*self.control, *filter(None, (self.turns[0], end)))))
         return write_tiny(
@@ -102,7 +102,7 @@ SCHEMAS = {t["function"]["name"]: t["function"]["parameters"] for t in TOOLS}
 
 
 def collected(chunks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
-    """Put a streamed answer together as a client does: the message, and why it ended."""
+    """Join a streamed answer as a client does; return the message and the finish reason."""
     message: dict[str, Any] = {"role": "", "content": ""}
     reasons = []
     for chunk in chunks:
@@ -126,13 +126,13 @@ def collected(chunks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], str]
 
 
 def whole(answer: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the message, and why it ended."""
+    """Return the message and the finish reason."""
     (choice,) = answer["choices"]
     return choice["message"], choice["finish_reason"]
 
 
 def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the calls, which have to be right, as (name, arguments)."""
+    """Return the calls, after checking them, as (name, arguments)."""
     found = []
     for call in message["tool_calls"]:
         assert call["type"] == "function"
@@ -145,12 +145,12 @@ def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 class Script:
-    """A logits processor that makes the model write a text.
+    """A logits processor that makes the model write a given text.
 
     Args:
         llm: The model.
-        text: What it writes.
-        is_free: After it the model (and a grammar) goes on; else the answer ends.
+        text: The text.
+        is_free: Whether the model (and a grammar) continues after the text; else the answer ends.
     """
 
     def __init__(self, llm: Llama, text: str, is_free: bool = False) -> None:
@@ -169,6 +169,6 @@ class Script:
 
 
 def likely(llm: Llama, texts: Iterable[str], bias: float = 6.0) -> dict[int, float]:
-    """Return biases that make random weights come to the end of what they began."""
+    """Return logit biases with which random weights complete the structures that they begin."""
     single = [llm.tokenize(text, add_bos=False, special=True) for text in texts]
     return {tokens[0]: bias for tokens in single if len(tokens) == 1}

@@ -53,6 +53,46 @@ def test_a_build_is_chosen_by_the_environment(child: Child, build: str, tag: str
     assert done.stderr == ""
 
 
+VARIANT = """
+    import json
+    import llama_cffi
+    try:
+        devices = [d.type for d in llama_cffi.get_library().devices]
+    except llama_cffi.LibraryLoadError as e:
+        print(json.dumps({"error": str(e)}))
+    else:
+        lines = [line for line in open("/proc/self/maps") if "ggml-cpu" in line]
+        files = sorted({line.split("/")[-1].strip() for line in lines})
+        print(json.dumps({"files": files, "devices": devices}))
+"""
+
+
+def test_a_cpu_variant_is_chosen_by_the_environment(child: Child) -> None:
+    files = [path.name for path in get_library().build.folder.glob("libggml-cpu-*.so")]
+    assert len(files) > 1
+    n_run = 0
+    for file in files:
+        name = file.removeprefix("libggml-cpu-").removesuffix(".so")
+        report = json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT=name).stdout)
+        if "error" in report:
+            assert f"{name!r} does not run on this CPU" in report["error"]
+        else:
+            assert report == {"files": [file], "devices": ["cpu"]}
+            n_run += 1
+    assert n_run > 0
+
+
+def test_a_cpu_variant_that_the_build_lacks(child: Child) -> None:
+    report = json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT="i386").stdout)
+    assert "'i386'" in report["error"]
+    assert all(
+        p.stem[12:] in report["error"] for p in get_library().build.folder.glob("*-cpu-*.so")
+    )
+    # One CPU backend for all: there is nothing to choose.
+    report = json.loads(child(VARIANT, LLAMA_CFFI_BUILD=OLD, LLAMA_CFFI_CPU_VARIANT="i386").stdout)
+    assert report["devices"] == ["cpu"]
+
+
 def test_a_foreign_library_is_loaded_by_path(child: Child, foreign_library: Path) -> None:
     done = child(REPORT, LLAMA_CFFI_LIB=str(foreign_library))
     report = json.loads(done.stdout)
