@@ -1,7 +1,7 @@
 """Streaming text: UTF-8, stop strings, JSON, <think> blocks and flush rules.
 
 A token may end inside a character, a stop string or a tag, so text arrives as bytes, split
-anywhere, and every class gives the same result for every split. UTF-8 is self-synchronizing, so
+anywhere. Every class gives the same result for every split. UTF-8 is self-synchronizing, so
 searching bytes finds the same matches as searching text.
 """
 
