@@ -118,7 +118,7 @@ def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, 
 
 
 async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[Runs]:
-    """Do `run` in an event loop, waiting while the queue is full.
+    """Call `run` in an event loop, waiting while the queue is full.
 
     Raises:
         ContextOverflowError: The prompt leaves no room for an answer.
