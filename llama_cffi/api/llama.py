@@ -15,7 +15,7 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions, MoreGenerationOptions
+from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
@@ -552,7 +552,7 @@ class Llama(Session):
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options* with complete sampling parameters."""
         rest = canonical(options)
-        reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
+        reject_unknown(rest, OPTION_NAMES, "a generation")
         single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
         found: Any = {**rest, "sampling": self.chat.sampling(single)}
         return found  # type: ignore[no-any-return]
