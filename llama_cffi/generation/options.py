@@ -95,7 +95,7 @@ def parse_options(
     """Parse the options of one call.
 
     Args:
-        max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+        max_tokens: Most tokens to generate; None: until the model ends the answer or the
             context is full.
         options: `GenerationOptions`, under any of their names.
         n_ctx: Context size, tokens.
@@ -110,7 +110,7 @@ def parse_options(
     rest = canonical(options)
     if "max_tokens" in rest:
         max_tokens = rest.pop("max_tokens")
-    if max_tokens is None or max_tokens == -1:
+    if max_tokens is None:
         max_tokens = n_ctx
     reject_unknown(rest, OPTION_NAMES, "a generation")
     rest = {**(defaults or {}), **rest}

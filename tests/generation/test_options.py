@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from llama_cffi import Engine, InferenceEngine, Llama, LlamaConfig, SamplingParams
+from llama_cffi.api.running import openai_limit
 from llama_cffi.demo import model_path
 from llama_cffi.errors import UnknownOptionError, ValidationError
 from llama_cffi.generation.aliases import ALIASES, canonical
@@ -51,9 +52,12 @@ def test_what_the_model_recommends_is_taken_when_asked_for() -> None:
         parse(sampling="best")
 
 
-@pytest.mark.parametrize("max_tokens", [None, -1])
-def test_no_limit_is_the_context(max_tokens: int | None) -> None:
-    assert parse_options(max_tokens, {}, 64).params.max_tokens == 64
+def test_no_limit_is_the_context() -> None:
+    assert parse_options(None, {}, 64).params.max_tokens == 64
+    assert openai_limit(-1) is None
+    for max_tokens in (0, -1, -2):
+        with pytest.raises(ValidationError, match=f"max_tokens={max_tokens}"):
+            parse_options(max_tokens, {}, 64)
 
 
 @pytest.mark.parametrize(
