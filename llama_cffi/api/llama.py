@@ -648,9 +648,7 @@ class Llama(Session):
             ValidationError: The model was not loaded with `embeddings=True`.
         """
         texts = [text] if isinstance(text, str) else as_list("text", text)
-        rows = self._embeddings().embed(
-            texts, normalize=normalize, truncate=truncate, progress=progress
-        )
+        rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
 
@@ -717,11 +715,17 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        return self._embeddings().rerank(
+        return self.embedder.rerank(
             query, documents, top_n=top_n, truncate=truncate, progress=progress
         )
 
-    def _embeddings(self) -> Embedder:
+    @property
+    def embedder(self) -> Embedder:
+        """Computes the embeddings; made when first used.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
         if not self.config.embeddings:
             raise ValidationError("load the model with embeddings=True to embed or rerank")
         from ..embeddings.embedder import Embedder

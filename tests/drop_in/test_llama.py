@@ -108,7 +108,7 @@ def test_numbers_of_enums(tmp_path: Path) -> None:
         ({"numa": 1}, "numactl"),
         ({"lora_base": "x"}, "lora_path"),
         ({"device": "cuda"}, "n_gpu_layers"),
-        ({"type_k": 10}, "type_k=10 is not one of 0 = f32"),
+        ({"type_k": 10}, "type_k=10 must be one of 0 = f32"),
         ({"pooling_type": 9}, "pooling_type=9"),
         ({"n_ctx": -1}, "n_ctx"),
         ({"n_ctx": "512"}, "n_ctx"),
