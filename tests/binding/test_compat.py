@@ -11,7 +11,7 @@ from llama_cffi.binding import compat, get_library
 EXPERTS = {OLD: 160, MIDDLE: 384, NEWEST: 1024}  # measured: more ends the process
 
 
-def test_a_function_that_no_build_has() -> None:
+def test_a_function_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="llama_nonsense"):
         compat.c_function(get_library(), "llama_nonsense")
     with pytest.raises(AttributeError, match="nonsense"):
@@ -19,7 +19,7 @@ def test_a_function_that_no_build_has() -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_every_build_answers_alike(child: Child, tiny_model: Path, build: str) -> None:
+def test_same_results_on_every_build(child: Child, tiny_model: Path, build: str) -> None:
     code = """
         import sys
         from llama_cffi.binding import Model, compat

@@ -302,6 +302,6 @@ def test_shift(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"stop": 5}, {"json_stop": "done"}])
-def test_stop_and_json_stop_that_are_no_lists(engine: Engine, options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="are a list"):
+def test_stop_and_json_stop_must_be_lists(engine: Engine, options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="must be a list"):
         engine.generate("a", n_predict=1, **options)

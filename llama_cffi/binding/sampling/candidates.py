@@ -6,14 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from ...errors import GenerationError, ValidationError
+from ..logits import check_logits
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..ffi_types import CData
-    from ..logits import check_logits
-from ..model.model import Model
+    from ..model.model import Model
 
 __all__ = ["Candidates"]
 
