@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from abc import ABCMeta
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
@@ -69,7 +70,7 @@ class CompletionOptions(GenerationOptions, total=False):
     model: str | None
 
 
-class Llama(Session):
+class Llama(Session, metaclass=ABCMeta):  # the drop-in for llama-cpp-python registers as one
     """One model that completes, chats, embeds.
 
     Calls from several threads queue. What two prompts have in common at their beginning is
