@@ -675,11 +675,13 @@ class Llama:
         """Load the cached state that shares more of *prompt* than what is evaluated."""
         if self.cache is None:
             return
-        with suppress(KeyError):  # no state shares any of it
+        try:
             state = self.cache[prompt]
-            cached = common_prefix_length(state.input_ids.tolist(), prompt)
-            if cached > common_prefix_length(self._stepper.tokens, prompt):
-                self.native.set_state(state.llama_state)
+        except KeyError:
+            return
+        cached = common_prefix_length(state.input_ids.tolist(), prompt)
+        if cached > common_prefix_length(self._stepper.tokens, prompt):
+            self.native.set_state(state.llama_state)
 
     def _remember(self, answer: T) -> T:
         """Store the state after *answer* in the cache."""
@@ -908,7 +910,9 @@ class Llama:
         **options: Unpack[GenerationOptions],
     ) -> Iterator[str]: ...
 
-    def generate(self, tokens: Any, *args: Any, **options: Any) -> Any:
+    def generate(
+        self, tokens: str | Sequence[int], *args: Any, **options: Any
+    ) -> str | Iterator[str] | Generator[int, Sequence[int] | None, None]:
         """Continue *tokens*: yield token after token without end, end-of-generation tokens too.
 
         Evaluated tokens that begin *tokens* are not evaluated again. Tokens that are sent to the
@@ -927,7 +931,8 @@ class Llama:
             KvCacheFullError: The context is full.
         """
         if isinstance(tokens, str):
-            return self.native.generate(tokens, *args, **options)
+            found: str | Iterator[str] = self.native.generate(tokens, *args, **options)
+            return found
         return self._generate(tokens, *args, **options)
 
     def _generate(
