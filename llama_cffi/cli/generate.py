@@ -1,4 +1,4 @@
-"""`llama-cffi generate`: one prompt in, the answer streamed out."""
+"""`llama-cffi generate`: answer a prompt, streaming."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ examples:
   git diff | llama-cffi generate -m model.gguf -s "Review this change."
 """
 
+# Sampling options whose defaults are the engine's: name, type, help.
+_SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    ("top_k", int, "keep the K most probable tokens; 0: all (default: 40)"),
+    ("top_p", float, "keep the most probable tokens up to this total probability (default: 0.9)"),
+    ("min_p", float, "keep tokens with this fraction of the highest probability (default: 0.05)"),
+    (
+        "repeat_penalty",
+        float,
+        "penalize repeated tokens; 1.0: off (default: 1.1, or 1.0 when greedy)",
+    ),
+    ("seed", int, "the same seed gives the same text (default: random)"),
+)
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers *commands*."""
@@ -36,42 +49,46 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-m", "--model",
         help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT] from the Hugging Face hub; "
-        "without it the small demo model that comes along",
+        "default: the included demo model",
     )  # fmt: skip
     parser.add_argument(
         "-p", "--prompt", help="the prompt; `-`, or no -p at all with a pipe, reads stdin"
     )
     parser.add_argument("-s", "--system", default="", help="the system prompt")
     parser.add_argument(
-        "-n", "--n-predict", type=_at_least(1), default=256, metavar="N",
-        help="most tokens to generate (default: 256)",
+        "-n", "--max-tokens", "--n-predict", "--predict", type=_at_least(-1), default=256,
+        metavar="N",
+        help="most tokens to generate (default: 256); -1: until the model ends the answer",
     )  # fmt: skip
-    sampling = parser.add_argument_group("choosing tokens")
+    sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--temperature", type=float, default=0.0, metavar="T",
-        help="0 (the default) takes the most probable token: the same answer each time; "
-        "0.7 varies it",
+        help="randomness; 0 (default): greedy, the same answer each time; 0.7: varied answers",
     )  # fmt: skip
-    sampling.add_argument("--top-k", type=int, default=40, metavar="K", help="default: 40")
-    sampling.add_argument("--top-p", type=float, default=0.9, metavar="P", help="default: 0.9")
-    sampling.add_argument("--min-p", type=float, default=0.05, metavar="P", help="default: 0.05")
-    sampling.add_argument(
-        "--repeat-penalty", type=float, metavar="R",
-        help="default: 1.1, and off (1.0) at temperature 0",
+    for name, kind, text in _SAMPLING:
+        option = f"--{name.replace('_', '-')}"
+        sampling.add_argument(option, type=kind, metavar=name[-1].upper(), help=text)
+    thinking = parser.add_argument_group("reasoning models")
+    thinking.add_argument(
+        "--thinking", action=argparse.BooleanOptionalAction,
+        help="reason before answering; default: the model's",
     )  # fmt: skip
-    sampling.add_argument("--seed", type=int, default=-1, help="default: -1, another one each time")
+    thinking.add_argument(
+        "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
+        help="how much to reason, for models with such a setting",
+    )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-c", "--ctx", type=_at_least(0), default=4096, metavar="N",
-        help="tokens of prompt and answer together; 0 = the model's own (default: 4096)",
+        help="context size: tokens of prompt and answer together; 0: the model's (default: 4096)",
     )  # fmt: skip
     running.add_argument(
         "-t", "--threads", type=_at_least(0), default=0, metavar="N",
-        help="default: one per physical core",
+        help="number of threads (default: physical cores)",
     )  # fmt: skip
     running.add_argument(
         "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",
-        help="layers to keep on the GPU; -1 (the default) = all, 0 = none",
+        help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
     running.add_argument("--raw", action="store_true", help="do not apply the chat template")
     running.add_argument(
@@ -85,9 +102,9 @@ def _at_least(low: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
         if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
         return value
 
     return parse
@@ -95,16 +112,22 @@ def _at_least(low: int) -> Callable[[str], int]:
 
 def _run(args: argparse.Namespace) -> int:
     if args.raw and args.system:
-        args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
+        args.usage_error("--raw uses the prompt verbatim; leave out --system")
     prompt = _prompt(args)
-    # Wrong numbers must not wait for a model to load.
+    # Check the options before loading a model.
     from ..generation.options import parse_options
 
-    sampling = {
-        name: getattr(args, name)
-        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
-    }
-    parse_options(args.n_predict, sampling, 1)
+    names = ["temperature", *(name for name, _, _ in _SAMPLING)]
+    sampling = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
+    chat = {name: value for name, value in chat.items() if value is not None}
+    if args.raw and chat:
+        args.usage_error(
+            f"--raw uses the prompt verbatim; leave out --{next(iter(chat)).replace('_', '-')}"
+        )
+    if args.max_tokens == 0:
+        args.usage_error("--max-tokens must be at least 1, or -1, got 0")
+    parse_options(args.max_tokens, sampling, 1)
 
     from ..engine.engine import Engine
 
@@ -112,18 +135,18 @@ def _run(args: argparse.Namespace) -> int:
     with Engine(
         _model_path(args.model),
         n_ctx=args.ctx,
-        # ggml's threads wait by spinning: on a busy machine two make the tiny demo model crawl.
+        # ggml's threads spin while waiting; on a busy machine, two slow the demo model down.
         n_threads=args.threads or (0 if args.model else 1),
         n_gpu_layers=args.gpu_layers,
     ) as engine:
         interrupt.check()
         try:
             if args.json:
-                _print_result(engine, args, prompt, sampling, started)
+                _print_result(engine, args, prompt, sampling, chat, started)
             else:
-                _stream(engine, args, prompt, sampling)
+                _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
-            raise ContextOverflowError(f"{error}. On the command line that is -c N") from error
+            raise ContextOverflowError(f"{error} On the command line, n_ctx is -c N.") from error
     return 0
 
 
@@ -151,7 +174,7 @@ def _read_stdin() -> str:
         raise ValidationError(
             f"stdin is not UTF-8 text: byte 0x{data[e.start]:02x} at offset {e.start}"
         ) from None
-    # `echo` ends its text with a newline that nobody meant.
+    # Remove the newline that `echo` appends.
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -170,7 +193,7 @@ def _stream(
 ) -> None:
     clean = output.printable if sys.stdout.isatty() else str
     last = ""
-    for piece in engine.stream(prompt, args.system, args.n_predict, raw=args.raw, **sampling):
+    for piece in engine.stream(prompt, args.system, args.max_tokens, raw=args.raw, **sampling):
         output.say(clean(piece))
         interrupt.check()
         last = piece
@@ -183,11 +206,20 @@ def _print_result(
     args: argparse.Namespace,
     prompt: str,
     sampling: dict[str, Any],
+    chat: dict[str, Any],
     started: float,
 ) -> None:
+    from ..generation.prompt import tokenize_prompt
+
     loaded = time.perf_counter()
-    given = engine.tokenize(prompt) if args.raw else engine.format_prompt(prompt, args.system)
-    tokens = engine.generate_tokens(given, args.n_predict, **sampling)
+    if args.raw:
+        given = tokenize_prompt(engine.model.vocab, prompt)
+    else:
+        system = [{"role": "system", "content": args.system}] if args.system else []
+        given = engine.tokenize_chat([*system, {"role": "user", "content": prompt}], **chat)
+        sampling = engine.renderer.with_stops(sampling)
+    steps = [*engine.steps(given, args.max_tokens, **sampling)]
+    tokens = [step.token for step in steps if step.token is not None]
     interrupt.check()
     done = time.perf_counter()
     library = engine.model.library
@@ -195,10 +227,10 @@ def _print_result(
     stats = engine.stats
     output.print_json(
         {
-            "text": engine.detokenize(tokens),
+            "text": "".join(step.text for step in steps),
             "tokens": tokens,
             "prompt_tokens": len(given),
-            "finish_reason": "stop" if stats.finish_reason == "eog" else "length",
+            "finish_reason": "length" if stats.finish_reason in ("length", "context") else "stop",
             "model": str(engine.model.path),
             "build": {
                 "tag": build.tag,
