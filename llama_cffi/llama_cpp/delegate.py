@@ -1,4 +1,4 @@
-"""Delegate: what one class takes from the object that it owns."""
+"""Delegate: an attribute that forwards to the `llama_cffi.Llama` below."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ T = TypeVar("T")
 class Llama:
     """A model with llama-cpp-python's interface, over a `llama_cffi.Llama`.
 
-    What llama-cpp-python does not have, such as `parse` or `create_completion_async`, is that of
-    `native`, with its defaults.
+    Methods that llama-cpp-python does not have, such as `parse` or `create_completion_async`, are
+    those of `native`, with its defaults.
 
     Args:
         model_path: A GGUF file, or `hf:owner/repo:file`.
@@ -1032,7 +1032,7 @@ class Llama:
         self._stepper.eval_last()
         return None
 
-    # What llama-cpp-python does not have
+    # Methods that llama-cpp-python does not have
 
     sampling = Delegate(lambda native: native.sampling)
     renderer = Delegate(lambda native: native.renderer)

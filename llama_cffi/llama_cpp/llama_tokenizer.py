@@ -18,7 +18,7 @@ __all__ = ["BaseLlamaTokenizer", "LlamaHFTokenizer", "LlamaTokenizer"]
 
 
 class HFTokenizer(Protocol):
-    """What `LlamaHFTokenizer` needs of a tokenizer of `transformers`."""
+    """The part of a tokenizer of `transformers` that `LlamaHFTokenizer` uses."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Sequence[int]:
         """Tokenize *text*."""
