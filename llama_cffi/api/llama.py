@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from abc import ABCMeta
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
@@ -69,7 +70,7 @@ class CompletionOptions(GenerationOptions, total=False):
     model: str | None
 
 
-class Llama(Session):
+class Llama(Session, metaclass=ABCMeta):  # the drop-in for llama-cpp-python registers as one
     """One model for text completions, chat and embeddings.
 
     Calls from several threads queue. A common prefix of consecutive prompts is computed once.
@@ -648,9 +649,7 @@ class Llama(Session):
             ValidationError: The model was not loaded with `embeddings=True`.
         """
         texts = [text] if isinstance(text, str) else as_list("text", text)
-        rows = self._embeddings().embed(
-            texts, normalize=normalize, truncate=truncate, progress=progress
-        )
+        rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
 
@@ -717,11 +716,17 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        return self._embeddings().rerank(
+        return self.embedder.rerank(
             query, documents, top_n=top_n, truncate=truncate, progress=progress
         )
 
-    def _embeddings(self) -> Embedder:
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of `embed` and `rerank`, created on first use.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
         if not self.config.embeddings:
             raise ValidationError("load the model with embeddings=True to embed or rerank")
         from ..embeddings.embedder import Embedder
