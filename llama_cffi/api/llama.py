@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from abc import ABCMeta
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
@@ -70,7 +69,7 @@ class CompletionOptions(GenerationOptions, total=False):
     model: str | None
 
 
-class Llama(Session, metaclass=ABCMeta):  # the drop-in for llama-cpp-python registers as one
+class Llama(Session):
     """One model for text completions, chat and embeddings.
 
     Calls from several threads queue. A common prefix of consecutive prompts is computed once.

@@ -1061,8 +1061,5 @@ class Llama:
     perf_reset = Delegate(lambda native: native.perf_reset)
 
 
-NativeLlama.register(Llama)  # it has all its methods, some with llama-cpp-python's arguments
-
-
 def _or_minus_1(token: int | None) -> int:
     return -1 if token is None else token

@@ -67,7 +67,6 @@ def test_defaults_and_attributes() -> None:
         assert llm.config.seed == -1
         assert llm.model_params.n_gpu_layers == 0
         assert llm.pooling_type() == -1
-        assert isinstance(llm, llama_cffi.Llama)
     llm.close()
 
 
