@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ..errors import GenerationError, GrammarError, ValidationError
+from ..gbnf.machine import Machine
+from ..gbnf.normal import normalize
+from ..gbnf.parser import parse
 from . import compat
 from .candidates import Candidates
-from .gbnf import parse
-from .gbnf_machine import Machine
-from .gbnf_normal import normalize
 from .handle import Handle
 from .model import Model
 from .vocab import encode

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..binding.deep_stack import call_deep
-from ..binding.gbnf import parse
-from ..binding.gbnf_normal import normalize
 from ..errors import GrammarError
+from ..gbnf.normal import normalize
+from ..gbnf.parser import parse
 from .dates import DATE_PATTERNS
 
 __all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]

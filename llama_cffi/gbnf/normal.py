@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .gbnf import Chars, Item, Rule, explain
+from .parser import Chars, Item, Rule, explain
 
 __all__ = [
     "MAX_BEGINNINGS",
@@ -65,7 +65,7 @@ def normalize(text: str, rules: list[Rule], root: int) -> Normal:
 
     Args:
         text: The grammar's text, for messages.
-        rules: As `gbnf.parse` returns them.
+        rules: As `parse` returns them.
         root: Index of the first rule.
 
     Raises:
