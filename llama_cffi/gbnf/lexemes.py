@@ -1,0 +1,292 @@
+"""Which parts of a grammar a lexer may read as one, so that it reads what the grammar says.
+
+llguidance's lexer is greedy: of the lexemes that may stand at a place it goes on as long as one of
+them can, and the parser hears of those that end there. Lexemes of one character change nothing, as
+all end together, but longer ones are 50 times faster, as the lexer alone tries most of the
+vocabulary. So each part without recursion is a lexeme at first. Then all texts are read as the
+lexer would read them, in sets of places; a rule may return to wherever it is used, so these are
+more texts than the grammar has. Where a lexeme may end while another goes on with what may follow
+the first, the other is cut in front of that, until there is no such place.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .expressions import Alt, Lexeme, Node, Ref, Repeat, Seq, Token, alt, inner, is_regular, seq
+from .parser import Chars
+
+__all__ = ["cut"]
+
+_WORK = 200_000  # steps of all searches
+# Of UTF-8: the last character with so many bytes, and what its first byte is made of.
+_LENGTHS = [(0x7F, 0, 0), (0x7FF, 6, 0xC0), (0xFFFF, 12, 0xE0), (0x10FFFF, 18, 0xF0)]
+_TOKEN_BYTE = 0xFF  # in llguidance's texts it stands in front of a token's id
+
+
+def cut(nodes: Mapping[int, Node], root: int) -> dict[int, Node]:
+    """Return *nodes* with all that is regular in lexemes.
+
+    Args:
+        nodes: Expressions by rule.
+        root: The rule that texts follow.
+    """
+    found = {index: _lexed(node) for index, node in nodes.items()}
+    work = _WORK
+    while work > 0:
+        search = _Search(found)
+        work -= search.run(root, work)
+        if work > 0 and not search.conflicts:
+            return found
+        found = {index: _split(node, search.conflicts) for index, node in found.items()}
+    return {index: _single(node) for index, node in nodes.items()}
+
+
+def _lexed(node: Node) -> Node:
+    """Put the largest parts without recursion in lexemes."""
+    if isinstance(node, Seq) and not node.items:
+        return node
+    if is_regular(node):
+        return Lexeme(node)
+    if isinstance(node, Repeat):
+        return Repeat(_lexed(node.item), node.low, node.high)
+    if isinstance(node, Alt):
+        regular = [way for way in node.ways if is_regular(way)]
+        others = [_lexed(way) for way in node.ways if not is_regular(way)]
+        return alt([_lexed(alt(regular)), *others] if regular else others)
+    if isinstance(node, Seq):
+        runs = [(regular, [*run]) for regular, run in itertools.groupby(node.items, is_regular)]
+        return seq(_lexed(seq(run)) if regular else seq(map(_lexed, run)) for regular, run in runs)
+    return node
+
+
+def _split(node: Node, conflicts: Mapping[Lexeme, int]) -> Node:
+    """Cut lexemes in front of a part, or into their parts if it is the first."""
+    if isinstance(node, Lexeme):
+        if node not in conflicts:
+            return node
+        node, at = node.node, max(conflicts[node], 1)
+        if isinstance(node, Seq):
+            return seq([_lexed(seq(node.items[:at])), _lexed(seq(node.items[at:]))])
+        return _of(node, map(_lexed, inner(node)))
+    return _of(node, [_split(part, conflicts) for part in inner(node)])
+
+
+def _single(node: Node) -> Node:
+    """Make each character a lexeme."""
+    return Lexeme(node) if isinstance(node, Chars) else _of(node, map(_single, inner(node)))
+
+
+def _of(node: Node, parts: Iterable[Node]) -> Node:
+    """Return *node* with other parts."""
+    if isinstance(node, Seq):
+        return seq(parts)
+    if isinstance(node, Alt):
+        return alt(parts)
+    return Repeat(*parts, node.low, node.high) if isinstance(node, Repeat) else node
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A character of a lexeme, as an edge of a graph.
+
+    Attributes:
+        codes: Which characters, as bits of the `_Alphabet`.
+        first: Their first bytes, as bits.
+        after: The state behind it.
+        lexeme: The lexeme around it.
+        part: The part of the lexeme in which it is.
+    """
+
+    codes: int
+    first: int
+    after: int
+    lexeme: Lexeme
+    part: int
+
+
+class _Search:
+    """Reads all texts.
+
+    Args:
+        nodes: Expressions by rule, with lexemes.
+
+    Attributes:
+        conflicts: Lexemes to cut, and in front of which part.
+    """
+
+    def __init__(self, nodes: Mapping[int, Node]) -> None:
+        self.conflicts: dict[Lexeme, int] = {}
+        # By state: states that follow without a character, the characters that may come, and the
+        # first states of the lexemes that may come.
+        self._steps: list[list[int]] = []
+        self._places: list[list[_Place]] = []
+        self._starts: list[list[int]] = []
+        self._end: dict[Lexeme, int] = {}  # its last state
+        self._behind: dict[Lexeme, int] = {}  # the state after it
+        self._known: dict[_Place, tuple[frozenset[_Place], frozenset[_Place]]] = {}
+        self._followers: dict[Lexeme, frozenset[_Place]] = {}
+        self._alphabet = _Alphabet(nodes.values())
+        self._rules = {index: (self._state(), self._state()) for index in nodes}
+        for index, node in nodes.items():
+            self._connect(node, *self._rules[index])
+
+    def run(self, root: int, limit: int) -> int:
+        """Find conflicts; return the steps that it took, at least *limit* if there are more."""
+        todo = [*_texts(self._beginnings(self._rules[root][0]))]
+        seen, steps = set(todo), 0
+        while todo and steps < limit:
+            going: set[_Place] = set()
+            following: set[_Place] = set()
+            for place in todo.pop():
+                inside, behind = self._next(place)
+                going |= inside
+                following |= behind
+            steps += 1 + len(going) + len(following)
+            first = functools.reduce(operator.or_, (place.first for place in following), 0)
+            wrong = [place for place in going if place.first & first]
+            for place in wrong:
+                part = self.conflicts.get(place.lexeme, place.part)
+                self.conflicts[place.lexeme] = min(part, place.part)
+            new = set() if wrong else {*_texts(going | following)} - seen
+            seen |= new
+            todo += new
+        return limit if todo else steps
+
+    def _state(self) -> int:
+        self._steps.append([])
+        self._places.append([])
+        self._starts.append([])
+        return len(self._steps) - 1
+
+    def _connect(
+        self, node: Node, before: int, after: int, lexeme: Lexeme | None = None, part: int = 0
+    ) -> None:
+        """Put *node* between two states; what repeats may do so without a limit."""
+        if isinstance(node, (Chars, Token)) and lexeme is not None:
+            codes, first = self._alphabet.bits(node)
+            self._places[before].append(_Place(codes, first, after, lexeme, part))
+        elif isinstance(node, (Lexeme, Token)):
+            self._connect_lexeme(node if isinstance(node, Lexeme) else Lexeme(node), before, after)
+        elif isinstance(node, Ref):
+            first_state, last_state = self._rules[node.rule]
+            self._steps[before].append(first_state)
+            self._steps[last_state].append(after)
+        elif isinstance(node, Repeat):
+            start, end = self._state(), self._state()
+            self._connect(node.item, start, end, lexeme, part)
+            self._steps[before] += [start] if node.low else [start, after]
+            self._steps[end] += [after] if node.high == 1 else [after, start]
+        elif isinstance(node, Alt):
+            for way in node.ways:
+                self._connect(way, before, after, lexeme, part)
+        else:
+            for item in inner(node):
+                state = self._state()
+                self._connect(item, before, state, lexeme, part)
+                before = state
+            self._steps[before].append(after)
+
+    def _connect_lexeme(self, lexeme: Lexeme, before: int, after: int) -> None:
+        node = lexeme.node
+        start = state = self._state()
+        for part, item in enumerate(node.items if isinstance(node, Seq) else [node]):
+            end = self._state()
+            self._connect(item, state, end, lexeme, part)
+            state = end
+        self._starts[before].append(start)
+        self._end[lexeme], self._behind[lexeme] = state, after
+        if state in self._reach(start):
+            self._steps[before].append(after)
+
+    def _next(self, place: _Place) -> tuple[frozenset[_Place], frozenset[_Place]]:
+        """Return what may follow in the lexeme, and behind it if it may end."""
+        if place not in self._known:
+            states, lexeme = self._reach(place.after), place.lexeme
+            ends = self._end[lexeme] in states
+            if ends and lexeme not in self._followers:
+                self._followers[lexeme] = self._beginnings(self._behind[lexeme])
+            inside = frozenset(p for state in states for p in self._places[state])
+            self._known[place] = inside, self._followers[lexeme] if ends else frozenset()
+        return self._known[place]
+
+    def _beginnings(self, state: int) -> frozenset[_Place]:
+        """Return what lexemes may begin with behind *state*."""
+        starts = {start for s in self._reach(state) for start in self._starts[s]}
+        states = {s for start in starts for s in self._reach(start)}
+        return frozenset(place for s in states for place in self._places[s])
+
+    def _reach(self, state: int) -> set[int]:
+        """Return the states that follow without a character."""
+        found, todo = {state}, [state]
+        while todo:
+            new = {*self._steps[todo.pop()]} - found
+            found |= new
+            todo += new
+        return found
+
+
+class _Alphabet:
+    """Characters as bits: one for those that no class tells apart, and one for each token."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        bounds: set[int] = set()
+        tokens: dict[Token, None] = {}
+        todo = [*nodes]
+        while todo:
+            node = todo.pop()
+            todo += [node.node] if isinstance(node, Lexeme) else inner(node)
+            if isinstance(node, Chars):
+                bounds.update(bound for low, high in node.ranges for bound in (low, high + 1))
+            elif isinstance(node, Token):
+                tokens[node] = None
+        self._bounds = sorted(bounds)
+        self._tokens = {token: 1 << len(bounds) + i for i, token in enumerate(tokens)}
+        self._known: dict[Chars, tuple[int, int]] = {}
+
+    def bits(self, node: Chars | Token) -> tuple[int, int]:
+        """Return the characters and their first bytes."""
+        if isinstance(node, Token):
+            return self._tokens[node], 1 << _TOKEN_BYTE
+        if node not in self._known:
+            codes = first = 0
+            for low, high in node.ranges:
+                codes |= _bits(*(bisect_left(self._bounds, bound) for bound in (low, high + 1)))
+                first |= _first_bytes(low, high)
+            self._known[node] = codes, first
+        return self._known[node]
+
+
+def _texts(places: Iterable[_Place]) -> Iterator[frozenset[_Place]]:
+    """Give the sets of places that one more character may come to."""
+    by_codes: dict[int, set[_Place]] = {}
+    for place in places:
+        by_codes.setdefault(place.codes, set()).add(place)
+    found: list[tuple[int, set[_Place]]] = []
+    for codes, alike in by_codes.items():
+        known, found = found, []
+        for others, reached in known:
+            found += [(others & codes, reached | alike)] if others & codes else []
+            found += [(others & ~codes, reached)] if others & ~codes else []
+            codes &= ~others
+        found += [(codes, alike)] if codes else []
+    return (frozenset(reached) for _, reached in found)
+
+
+def _first_bytes(low: int, high: int) -> int:
+    found = start = 0
+    for last, shift, mark in _LENGTHS:
+        a, b = max(low, start), min(high, last)
+        if a <= b:
+            found |= _bits(mark | a >> shift, (mark | b >> shift) + 1)
+        start = last + 1
+    return found
+
+
+def _bits(start: int, stop: int) -> int:
+    return (1 << stop) - (1 << start)
