@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
+from .binding import Candidates, CustomSampler, Model, SamplerChain
 from .errors import ValidationError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .answer import TokenOutput
     from .sampling import LogitsProcessor, SamplingParams
-    from .structured import Constraint, LlamaGrammar
+    from .structured import Constraint
 
 __all__ = ["Chain", "ChainCache", "build_chain"]
 
@@ -126,8 +126,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
     """Build the chain that *params* describe, in llama-cli's way.
 
     Biases and logits processors come first, then the mask of structured output, the samplers in
-    their order, and the one that selects. What changes nothing is left out. GBNF stands apart:
-    a token is chosen first, and again among those it allows when it does not allow that one.
+    their order, and the one that selects. What changes nothing is left out.
 
     Raises:
         ValidationError: The loaded build lacks a sampler, or a bias names no token.
@@ -139,8 +138,9 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
             chain.add_logit_bias(dict(params.logit_bias))
         if params.logits_processors:
             chain.add_custom(_processors(model, params.logits_processors))
-        if params.structured is not None:
-            chain.constraint = _add_structured(chain, params, params.structured)
+        if params.structured is not None or params.grammar:
+            chain.constraint = _constraint(model, params)
+            chain.add_custom(chain.constraint.sampler())
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:
@@ -162,26 +162,17 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
                 chain.add_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
             else:
                 chain.add_dist(seed)
-        if params.grammar:
-            triggers = params.grammar_triggers
-            grammar = Grammar(model, params.grammar, params.grammar_root, triggers=triggers)
-            chain.add_grammar(grammar)
     except BaseException:
         chain.close()
         raise
     return chain
 
 
-def _add_structured(chain: Chain, p: SamplingParams, grammar: LlamaGrammar) -> Constraint:
-    from .structured import Constraint
+def _constraint(model: Model, p: SamplingParams) -> Constraint:
+    from .structured import Constraint, LlamaGrammar
 
-    after, triggers = p.structured_after, p.grammar_triggers
-    constraint = Constraint(chain.model, grammar, after, triggers=triggers)
-    if grammar.kind == "gbnf":
-        chain.add_grammar(constraint)
-    else:
-        chain.add_custom(constraint.sampler())
-    return constraint
+    grammar = p.structured or LlamaGrammar.from_string(p.grammar, p.grammar_root)
+    return Constraint(model, grammar, p.structured_after, triggers=p.grammar_triggers)
 
 
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:

@@ -7,6 +7,7 @@ part is a regular expression, which a lexer can read.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,9 +87,7 @@ def alt(ways: Iterable[Node]) -> Node:
     return next(iter(flat)) if len(flat) == 1 else Alt(tuple(flat))
 
 
-def build(
-    text: str, rules: list[Rule], root: int, tokens: Mapping[str, int] | None = None
-) -> dict[int, Node]:
+def build(text: str, rules: list[Rule], root: int, tokens: Mapping[str, int]) -> dict[int, Node]:
     """Return the expressions of *root*, which comes first, and of the rules that it refers to.
 
     Args:
@@ -100,10 +99,12 @@ def build(
     Raises:
         GrammarError: No text matches the grammar.
     """
-    productive = closure(rules, every=True, counts=lambda chars: bool(_positive(chars).ranges))
+    productive = closure(rules, every=True, counts=_has_text)
     if root not in productive:
-        raise explain(text, rules[root].at, "no text can match this rule")
-    reader = _Reader(rules, productive, tokens or {})
+        raise explain(
+            text, rules[root].at, f"{rules[root].name!r} matches no text: it never comes to an end"
+        )
+    reader = _Reader(rules, productive, tokens)
     ends = {index: reader.ends(index) for index in sorted(productive)}
     for group in components({i: [t for t in e if t is not None] for i, e in ends.items()}):
         if len(group) <= _MAX_TAIL:  # a rule alone may end with itself
@@ -119,7 +120,6 @@ class _Reader:
         self._rules, self._productive = rules, productive
         self._tokens = {tuple(map(ord, name)): id_ for name, id_ in tokens.items() if name}
         self._longest = max(map(len, self._tokens), default=0)
-        self._classes: dict[Chars, Chars] = {}
 
     def ends(self, index: int) -> dict[int | None, Node]:
         """Return what rule *index* consists of but for the rule at its end."""
@@ -144,15 +144,10 @@ class _Reader:
     def _matches(self, item: Item) -> bool:
         if isinstance(item, int):
             return item in self._productive
-        return bool(self._class(item).ranges)
+        return _has_text(item)
 
     def _node(self, item: Item) -> Node:
-        return Ref(item) if isinstance(item, int) else self._class(item)
-
-    def _class(self, chars: Chars) -> Chars:
-        if chars not in self._classes:
-            self._classes[chars] = _positive(chars)
-        return self._classes[chars]
+        return Ref(item) if isinstance(item, int) else _positive(item)
 
     def _sequence(self, items: Sequence[Item]) -> Iterator[Node]:
         """Give the expressions of *items*, with the control tokens that they spell."""
@@ -268,6 +263,7 @@ def _fits(node: Node, known: dict[Node, tuple[int, int]]) -> bool:
     return size <= _MAX_SIZE and depth <= _MAX_DEPTH
 
 
+@functools.lru_cache(4096)
 def _positive(chars: Chars) -> Chars:
     """Return the characters of a class that text can have, in order."""
     found: list[tuple[int, int]] = []
@@ -280,6 +276,10 @@ def _positive(chars: Chars) -> Chars:
         return Chars(tuple(found))
     cut = [(max(a, low), min(b, high)) for a, b in sorted(chars.ranges) for low, high in found]
     return Chars(_merged((low, high) for low, high in cut if low <= high))
+
+
+def _has_text(chars: Chars) -> bool:
+    return bool(_positive(chars).ranges)
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

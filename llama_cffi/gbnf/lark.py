@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .expressions import Alt, Lexeme, Node, Ref, Repeat, Seq, Token, build
+from .expressions import Alt, Lexeme, Node, Ref, Repeat, Seq, Token, build, inner
 from .lexemes import cut
 from .normal import normalize
 from .parser import Chars, parse
 
-__all__ = ["to_lark"]
+__all__ = ["check", "to_lark"]
+
+_MAX_DEPTH = 20  # of parentheses; llguidance takes 30
 
 
 def to_lark(text: str, root: str = "root", tokens: Mapping[str, int] | None = None) -> str:
@@ -28,10 +30,19 @@ def to_lark(text: str, root: str = "root", tokens: Mapping[str, int] | None = No
             text.
         ValidationError: The text is no str.
     """
+    nodes, index = _expressions(text, root, tokens or {})
+    return _Writer(cut(nodes, index), index).text()
+
+
+def check(text: str, root: str = "root") -> None:
+    """Raise what `to_lark` raises."""
+    _expressions(text, root, {})
+
+
+def _expressions(text: str, root: str, tokens: Mapping[str, int]) -> tuple[dict[int, Node], int]:
     rules, index = parse(text, root)
     normalize(text, rules, index)
-    nodes = cut(build(text, rules, index, tokens), index)
-    return _Writer(nodes, index).text()
+    return build(text, rules, index, tokens), index
 
 
 class _Writer:
@@ -40,26 +51,32 @@ class _Writer:
     def __init__(self, nodes: Mapping[int, Node], root: int) -> None:
         self._nodes, self._root = nodes, root
         self._lexemes: dict[str, str] = {}
+        self._groups: list[str] = []
 
     def text(self) -> str:
         """Return the grammar."""
         rules = [f"{self._name(index)}: {self._rule(node)}" for index, node in self._nodes.items()]
         lexemes = [f"{name}: /{pattern}/" for pattern, name in self._lexemes.items()]
-        return "\n".join([*rules, *lexemes, ""])
+        return "\n".join([*rules, *self._groups, *lexemes, ""])
 
     def _name(self, index: int) -> str:
         return "start" if index == self._root else f"r{index}"
 
-    def _rule(self, node: Node) -> str:
+    def _rule(self, node: Node, depth: int = 0) -> str:
+        if depth == _MAX_DEPTH and inner(node):
+            rule = self._rule(node)
+            self._groups.append(f"g{len(self._groups)}: {rule}")
+            return f"g{len(self._groups) - 1}"
+        parts = [self._rule(part, depth + 1) for part in inner(node)]
         if isinstance(node, Lexeme):
             pattern = _pattern(node.node)
             return self._lexemes.setdefault(pattern, f"L{len(self._lexemes)}")
         if isinstance(node, Seq):
-            return " ".join(map(self._rule, node.items)) or '""'
+            return " ".join(parts) or '""'
         if isinstance(node, Alt):
-            return f"({' | '.join(map(self._rule, node.ways))})"
+            return f"({' | '.join(parts)})"
         if isinstance(node, Repeat):
-            return f"({self._rule(node.item)}){_times(node)}"
+            return f"({parts[0]}){_times(node)}"
         if isinstance(node, Ref):
             return self._name(node.rule)
         assert isinstance(node, Token)

@@ -23,7 +23,7 @@ from .parser import Chars
 
 __all__ = ["cut"]
 
-_WORK = 200_000  # steps of all searches
+_WORK = 1_000_000  # steps of all searches; a second or less
 # Of UTF-8: the last character with so many bytes, and what its first byte is made of.
 _LENGTHS = [(0x7F, 0, 0), (0x7FF, 6, 0xC0), (0xFFFF, 12, 0xE0), (0x10FFFF, 18, 0xF0)]
 _TOKEN_BYTE = 0xFF  # in llguidance's texts it stands in front of a token's id
@@ -40,7 +40,8 @@ def cut(nodes: Mapping[int, Node], root: int) -> dict[int, Node]:
     work = _WORK
     while work > 0:
         search = _Search(found)
-        work -= search.run(root, work)
+        search.run(root, work)
+        work -= search.work
         if work > 0 and not search.conflicts:
             return found
         found = {index: _split(node, search.conflicts) for index, node in found.items()}
@@ -118,10 +119,12 @@ class _Search:
 
     Attributes:
         conflicts: Lexemes to cut, and in front of which part.
+        work: Steps so far.
     """
 
     def __init__(self, nodes: Mapping[int, Node]) -> None:
         self.conflicts: dict[Lexeme, int] = {}
+        self.work = 0
         # By state: states that follow without a character, the characters that may come, and the
         # first states of the lexemes that may come.
         self._steps: list[list[int]] = []
@@ -129,34 +132,32 @@ class _Search:
         self._starts: list[list[int]] = []
         self._end: dict[Lexeme, int] = {}  # its last state
         self._behind: dict[Lexeme, int] = {}  # the state after it
-        self._known: dict[_Place, tuple[frozenset[_Place], frozenset[_Place]]] = {}
-        self._followers: dict[Lexeme, frozenset[_Place]] = {}
+        self._known_states: dict[int, frozenset[int]] = {}
+        self._known_places: dict[_Place, tuple[frozenset[_Place], bool]] = {}
+        self._known_behind: dict[frozenset[Lexeme], tuple[int, frozenset[frozenset[_Place]]]] = {}
         self._alphabet = _Alphabet(nodes.values())
         self._rules = {index: (self._state(), self._state()) for index in nodes}
         for index, node in nodes.items():
             self._connect(node, *self._rules[index])
 
-    def run(self, root: int, limit: int) -> int:
-        """Find conflicts; return the steps that it took, at least *limit* if there are more."""
+    def run(self, root: int, limit: int) -> None:
+        """Find conflicts; give up after *limit* steps."""
         todo = [*_texts(self._beginnings(self._rules[root][0]))]
-        seen, steps = set(todo), 0
-        while todo and steps < limit:
-            going: set[_Place] = set()
-            following: set[_Place] = set()
-            for place in todo.pop():
-                inside, behind = self._next(place)
-                going |= inside
-                following |= behind
-            steps += 1 + len(going) + len(following)
-            first = functools.reduce(operator.or_, (place.first for place in following), 0)
-            wrong = [place for place in going if place.first & first]
+        seen = set(todo)
+        while todo and self.work < limit:
+            places = todo.pop()
+            going = {inside for place in places for inside in self._inside(place)[0]}
+            ended = frozenset(place.lexeme for place in places if self._inside(place)[1])
+            first_bytes, texts = self._following(ended)
+            self.work += 1 + len(going) + len(texts)
+            wrong = [place for place in going if place.first & first_bytes]
             for place in wrong:
                 part = self.conflicts.get(place.lexeme, place.part)
                 self.conflicts[place.lexeme] = min(part, place.part)
-            new = set() if wrong else {*_texts(going | following)} - seen
-            seen |= new
-            todo += new
-        return limit if todo else steps
+            if not wrong:  # and so no character goes on and begins a lexeme
+                new = (texts | {*_texts(going)}) - seen
+                seen |= new
+                todo += new
 
     def _state(self) -> int:
         self._steps.append([])
@@ -204,16 +205,22 @@ class _Search:
         if state in self._reach(start):
             self._steps[before].append(after)
 
-    def _next(self, place: _Place) -> tuple[frozenset[_Place], frozenset[_Place]]:
-        """Return what may follow in the lexeme, and behind it if it may end."""
-        if place not in self._known:
-            states, lexeme = self._reach(place.after), place.lexeme
-            ends = self._end[lexeme] in states
-            if ends and lexeme not in self._followers:
-                self._followers[lexeme] = self._beginnings(self._behind[lexeme])
+    def _inside(self, place: _Place) -> tuple[frozenset[_Place], bool]:
+        """Return what may follow in the lexeme, and whether it may end."""
+        if place not in self._known_places:
+            states = self._reach(place.after)
             inside = frozenset(p for state in states for p in self._places[state])
-            self._known[place] = inside, self._followers[lexeme] if ends else frozenset()
-        return self._known[place]
+            self._known_places[place] = inside, self._end[place.lexeme] in states
+        return self._known_places[place]
+
+    def _following(self, ended: frozenset[Lexeme]) -> tuple[int, frozenset[frozenset[_Place]]]:
+        """Return what may follow lexemes: the first bytes, and what each text comes to."""
+        if ended not in self._known_behind:
+            places = {p for lexeme in ended for p in self._beginnings(self._behind[lexeme])}
+            self.work += len(places)
+            first_bytes = functools.reduce(operator.or_, (place.first for place in places), 0)
+            self._known_behind[ended] = first_bytes, frozenset(_texts(places))
+        return self._known_behind[ended]
 
     def _beginnings(self, state: int) -> frozenset[_Place]:
         """Return what lexemes may begin with behind *state*."""
@@ -221,14 +228,17 @@ class _Search:
         states = {s for start in starts for s in self._reach(start)}
         return frozenset(place for s in states for place in self._places[s])
 
-    def _reach(self, state: int) -> set[int]:
+    def _reach(self, state: int) -> frozenset[int]:
         """Return the states that follow without a character."""
-        found, todo = {state}, [state]
-        while todo:
-            new = {*self._steps[todo.pop()]} - found
-            found |= new
-            todo += new
-        return found
+        if state not in self._known_states:
+            found, todo = {state}, [state]
+            while todo:
+                new = {*self._steps[todo.pop()]} - found
+                found |= new
+                todo += new
+            self.work += len(found)
+            self._known_states[state] = frozenset(found)
+        return self._known_states[state]
 
 
 class _Alphabet:

@@ -211,9 +211,7 @@ def _shared(group: list[Sequence]) -> int:
     return next((i for i, c in columns if len(set(c)) > 1), min(map(len, group)))
 
 
-def closure(
-    rules: list[Rule], *, every: bool, counts: Callable[[Chars], bool]
-) -> set[int]:
+def closure(rules: list[Rule], *, every: bool, counts: Callable[[Chars], bool]) -> set[int]:
     """Return the rules with a sequence in which *every* item counts, or in which any does.
 
     A rule counts if it is among them. Linear: each sequence waits for its items, and a rule that

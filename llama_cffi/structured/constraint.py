@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..binding import Candidates, CustomSampler, Grammar, Model
+from ..binding import Candidates, CustomSampler, Model
 from ..errors import ValidationError
 from .grammar import LlamaGrammar
 from .matcher import Matcher
@@ -48,15 +48,12 @@ class Constraint:
         self.model = model
         self._must_start = bool(start_after)
         self._pending = False  # whether a token was chosen among what `apply` left
-        self._state: Grammar | Matcher
-        if grammar.kind == "gbnf":
-            self._state = _native(model, grammar.text, start_after, triggers)
-        elif start_after:
-            self._state = Matcher(model, grammar, Trigger.of([start_after], included=False))
+        trigger = None
+        if start_after:
+            trigger = Trigger.of([start_after], included=False)
         elif triggers:
-            self._state = Matcher(model, grammar, Trigger.of(triggers, included=True))
-        else:
-            self._state = Matcher(model, grammar)
+            trigger = Trigger.of(triggers, included=True)
+        self._state = Matcher(model, grammar, trigger)
 
     @property
     def waiting(self) -> bool:
@@ -111,10 +108,10 @@ class Constraint:
         Each of them is the only one that `apply` would leave at its place. Where the grammar
         leaves one text but several ways to cut it into tokens, llguidance's masks allow only the
         cut of the model's own tokenizer, and these are its tokens as far as what may follow the
-        text cannot change them. So to skip them changes no probability. With GBNF there are none.
+        text cannot change them. So to skip them changes no probability.
         `accept` each that was taken.
         """
-        return self._state.forced() if isinstance(self._state, Matcher) else []
+        return self._state.forced()
 
     def _no_end(self) -> NDArray[np.bool_]:
         """Return all tokens but those that end the text, shape (n_vocab,)."""
@@ -151,15 +148,3 @@ class Constraint:
             self.model, name="structured", apply=apply, accept=accept, reset=self.reset
         )
         return sampler
-
-
-def _native(model: Model, text: str, start_after: str | None, triggers: Sequence[str]) -> Grammar:
-    """Return C's engine for GBNF; its triggers belong to the grammar."""
-    if not start_after:
-        return Grammar(model, text, triggers=triggers)
-    escaped = "".join(f"\\U{ord(character):08X}" for character in start_after)
-    start = "root-after"
-    while start in text:
-        start += "-x"
-    text = f'{text}\n{start} ::= "{escaped}" root\n'
-    return Grammar(model, text, start, triggers=[start_after])

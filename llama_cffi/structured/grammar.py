@@ -11,8 +11,7 @@ from typing import Any
 
 from ..binding.deep_stack import call_deep
 from ..errors import GrammarError
-from ..gbnf.normal import normalize
-from ..gbnf.parser import parse
+from ..gbnf.lark import check, to_lark
 from .dates import DATE_PATTERNS
 
 __all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]
@@ -37,6 +36,7 @@ class LlamaGrammar:
     Attributes:
         kind: `gbnf`, `json_schema`, `regex` or `lark`.
         text: The description itself.
+        root: The rule of GBNF that the text follows.
 
     Raises:
         GrammarError: It is not valid, or asks for what cannot be enforced.
@@ -44,6 +44,7 @@ class LlamaGrammar:
 
     kind: str
     text: str
+    root: str = "root"
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -57,20 +58,26 @@ class LlamaGrammar:
         if n_bytes > _MAX_BYTES:
             raise GrammarError(f"the grammar has {n_bytes} bytes; {_MAX_BYTES} is the limit")
         if self.kind == "gbnf":
-            normalize(self.text, *parse(self.text, "root"))
+            check(self.text, self.root)
         elif self.kind == "json_schema":
             _check_schema(self._schema())
         elif error := _error(self.compiled()):
             raise GrammarError(f"the {self.kind} grammar is not valid: {error}")
 
     @classmethod
-    def from_string(cls, grammar: str) -> LlamaGrammar:
-        """Make one from GBNF, llama.cpp's own notation, with the start rule `root`.
+    def from_string(cls, grammar: str, root: str = "root") -> LlamaGrammar:
+        """Make one from GBNF, llama.cpp's own notation, with *root* as the start rule.
+
+        llguidance takes the same texts as llama.cpp's engine (`binding.Grammar`), with these
+        differences: text is valid UTF-8, which tokens may cut anywhere; a control token counts
+        as text only where a literal spells its name; what could never be completed is refused
+        from its first token on.
 
         Raises:
-            GrammarError: It does not parse, or is one that C would not survive.
+            GrammarError: It does not parse, is one that llama.cpp would not survive, or matches
+                no text.
         """
-        return cls("gbnf", grammar)
+        return cls("gbnf", grammar, root)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> LlamaGrammar:
@@ -146,8 +153,11 @@ class LlamaGrammar:
         """Make one for any JSON object."""
         return cls.from_json_schema({"type": "object"})
 
-    def compiled(self) -> str:
-        """Return what llguidance takes; not for GBNF.
+    def compiled(self, control_tokens: Mapping[str, int] | None = None) -> str:
+        """Return what llguidance takes.
+
+        Args:
+            control_tokens: Those that literals of GBNF may stand for, by name.
 
         Raises:
             GrammarError: A schema is no JSON.
@@ -156,6 +166,8 @@ class LlamaGrammar:
 
         if self.kind == "regex":
             return str(LLMatcher.grammar_from_regex(self.text))
+        if self.kind == "gbnf":
+            return str(LLMatcher.grammar_from_lark(to_lark(self.text, self.root, control_tokens)))
         if self.kind == "lark":
             return str(LLMatcher.grammar_from_lark(self.text))
         return _for_llguidance(self._schema())

@@ -18,7 +18,7 @@ __all__ = ["Matcher"]
 
 
 class Matcher:
-    """What `binding.Grammar` is for GBNF, for the other kinds.
+    """What `binding.Grammar` is with C's engine, with llguidance.
 
     Args:
         model: Whose tokens they are.
