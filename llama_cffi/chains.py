@@ -171,7 +171,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
 def _constraint(model: Model, p: SamplingParams) -> Constraint:
     from .structured import Constraint, LlamaGrammar
 
-    grammar = p.structured or LlamaGrammar.from_string(p.grammar, p.grammar_root)
+    grammar = p.structured or LlamaGrammar.from_string(p.grammar, root=p.grammar_root)
     return Constraint(model, grammar, p.structured_after, triggers=p.grammar_triggers)
 
 

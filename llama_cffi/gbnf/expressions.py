@@ -101,9 +101,8 @@ def build(text: str, rules: list[Rule], root: int, tokens: Mapping[str, int]) ->
     """
     productive = closure(rules, every=True, counts=_has_text)
     if root not in productive:
-        raise explain(
-            text, rules[root].at, f"{rules[root].name!r} matches no text: it never comes to an end"
-        )
+        what = f"no finite text matches {rules[root].name!r}; give it an alternative that ends"
+        raise explain(text, rules[root].at, what)
     reader = _Reader(rules, productive, tokens)
     ends = {index: reader.ends(index) for index in sorted(productive)}
     for group in components({i: [t for t in e if t is not None] for i, e in ends.items()}):

@@ -34,9 +34,9 @@ class LlamaGrammar(structured.LlamaGrammar):
     """A description of the texts that a model may answer with."""
 
     @classmethod
-    def from_string(cls, grammar: str, verbose: bool = True) -> Self:
+    def from_string(cls, grammar: str, verbose: bool = True, *, root: str = "root") -> Self:
         """Make one from GBNF; nothing is printed, whatever *verbose* says."""
-        return cls("gbnf", grammar)
+        return cls("gbnf", grammar, root)
 
     @classmethod
     def from_file(cls, file: str | os.PathLike[str], verbose: bool = True) -> Self:

@@ -40,6 +40,7 @@ class LlamaGrammar:
 
     Raises:
         GrammarError: It is not valid, or asks for what cannot be enforced.
+        ValidationError: *root* is no str.
     """
 
     kind: str
@@ -65,7 +66,7 @@ class LlamaGrammar:
             raise GrammarError(f"the {self.kind} grammar is not valid: {error}")
 
     @classmethod
-    def from_string(cls, grammar: str, root: str = "root") -> LlamaGrammar:
+    def from_string(cls, grammar: str, *, root: str = "root") -> LlamaGrammar:
         """Make one from GBNF, llama.cpp's own notation, with *root* as the start rule.
 
         llguidance takes the same texts as llama.cpp's engine (`binding.Grammar`), with these
@@ -76,6 +77,7 @@ class LlamaGrammar:
         Raises:
             GrammarError: It does not parse, is one that llama.cpp would not survive, or matches
                 no text.
+            ValidationError: *root* is no str.
         """
         return cls("gbnf", grammar, root)
 
@@ -161,6 +163,7 @@ class LlamaGrammar:
 
         Raises:
             GrammarError: A schema is no JSON.
+            ValidationError: *root* is no str.
         """
         from llguidance import LLMatcher
 
