@@ -204,7 +204,7 @@ def bench(session: nox.Session) -> None:
     install_wheel(session, "test")
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
-    every = ["startup", "overhead", "memory", "gguf_open", "mask", "forced"]
+    every = ["startup", "overhead", "memory", "gguf_open", "mask", "grammar", "forced"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
 

@@ -11,7 +11,7 @@ import gguf
 from tiny_gguf import byte_alphabet, write_tiny
 
 from llama_cffi.binding import Grammar, Model
-from llama_cffi.errors import ValidationError
+from llama_cffi.errors import GenerationError, ValidationError
 from llama_cffi.gbnf.parser import Chars, Item, Rule, parse
 from llama_cffi.structured import LlamaGrammar
 from llama_cffi.structured.matcher import Matcher
@@ -159,7 +159,10 @@ class Judges:
         self._spell = Tokens.of(model).spell
 
     def verdicts(self, text: str) -> tuple[str, str]:
-        """Return what each says of *text*: `yes`, which token it refuses, or `unfinished`."""
+        """Return what each says of *text*: `yes`, `unfinished`, or which token it refuses.
+
+        `given up` is a text that has too many readings.
+        """
         tokens = self._spell(text.encode())
         return _verdict(self.native, tokens), _verdict(self.matcher, tokens)
 
@@ -185,4 +188,6 @@ def _verdict(judge: Grammar | Matcher, tokens: list[int]) -> str:
             judge.accept(token)
         except ValidationError:
             return f"no, token {i}"
+        except GenerationError:
+            return "given up"
     return "yes" if judge.complete else "unfinished"

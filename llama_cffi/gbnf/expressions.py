@@ -14,7 +14,21 @@ from dataclasses import dataclass
 from .normal import closure
 from .parser import Chars, Item, Rule, explain
 
-__all__ = ["EMPTY", "Alt", "Lexeme", "Node", "Ref", "Repeat", "Seq", "Token", "alt", "build"]
+__all__ = [
+    "Alt",
+    "Lexeme",
+    "Node",
+    "Ref",
+    "Repeat",
+    "Seq",
+    "Token",
+    "alt",
+    "build",
+    "inner",
+    "is_regular",
+    "replaced",
+    "seq",
+]
 
 _MAX_SIZE = 4_000  # nodes of a rule that is put in place of its name
 _MAX_DEPTH = 60
@@ -68,7 +82,6 @@ class Lexeme:
 
 
 Node = Seq | Alt | Repeat | Ref | Token | Lexeme | Chars
-EMPTY = Seq(())
 
 
 def seq(items: Iterable[Node]) -> Node:
@@ -128,7 +141,7 @@ class _Reader:
         else:
             item, low, high = rule.repeat
             if not self._matches(item):
-                return {None: EMPTY}
+                return {None: Seq(())}
             if (low, high) != (0, 1):
                 return {None: Repeat(self._node(item), low, high)}
             ways = [[item], []]
@@ -223,6 +236,18 @@ def inner(node: Node) -> tuple[Node, ...]:
     return (node.item,) if isinstance(node, Repeat) else ()
 
 
+def replaced(node: Node, parts: Iterable[Node]) -> Node:
+    """Return *node* with other expressions directly in it."""
+    if isinstance(node, Seq):
+        return seq(parts)
+    if isinstance(node, Alt):
+        return alt(parts)
+    if isinstance(node, Repeat):
+        (item,) = parts
+        return Repeat(item, node.low, node.high)
+    return node
+
+
 def is_regular(node: Node) -> bool:
     """Whether there is neither a rule nor a token in it."""
     return not isinstance(node, (Ref, Token)) and all(map(is_regular, inner(node)))
@@ -239,13 +264,7 @@ def _with(node: Node, known: Mapping[int, Node]) -> Node:
     """Put what is known of rules in place of their names."""
     if isinstance(node, Ref):
         return known.get(node.rule, node)
-    if isinstance(node, Seq):
-        return seq(_with(item, known) for item in node.items)
-    if isinstance(node, Alt):
-        return alt(_with(way, known) for way in node.ways)
-    if isinstance(node, Repeat):
-        return Repeat(_with(node.item, known), node.low, node.high)
-    return node
+    return replaced(node, [_with(part, known) for part in inner(node)])
 
 
 def _measure(node: Node, known: dict[Node, tuple[int, int]]) -> tuple[int, int]:
@@ -273,7 +292,7 @@ def _positive(chars: Chars) -> Chars:
         at = max(at, high + 1)
     if chars.negated:
         return Chars(tuple(found))
-    cut = [(max(a, low), min(b, high)) for a, b in sorted(chars.ranges) for low, high in found]
+    cut = sorted((max(a, low), min(b, high)) for a, b in chars.ranges for low, high in found)
     return Chars(_merged((low, high) for low, high in cut if low <= high))
 
 
@@ -319,7 +338,7 @@ def components(graph: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
                     parent = stack[-1][0]
                     lowest[parent] = min(lowest[parent], lowest[node])
                 if lowest[node] == number[node]:
-                    group = []
+                    group: list[int] = []
                     while not group or group[-1] != node:
                         group.append(path.pop())
                         del lowest[group[-1]]

@@ -18,7 +18,20 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .expressions import Alt, Lexeme, Node, Ref, Repeat, Seq, Token, alt, inner, is_regular, seq
+from .expressions import (
+    Alt,
+    Lexeme,
+    Node,
+    Ref,
+    Repeat,
+    Seq,
+    Token,
+    alt,
+    inner,
+    is_regular,
+    replaced,
+    seq,
+)
 from .parser import Chars
 
 __all__ = ["cut"]
@@ -71,25 +84,16 @@ def _split(node: Node, conflicts: Mapping[Lexeme, int]) -> Node:
     if isinstance(node, Lexeme):
         if node not in conflicts:
             return node
-        node, at = node.node, max(conflicts[node], 1)
-        if isinstance(node, Seq):
-            return seq([_lexed(seq(node.items[:at])), _lexed(seq(node.items[at:]))])
-        return _of(node, map(_lexed, inner(node)))
-    return _of(node, [_split(part, conflicts) for part in inner(node)])
+        whole, at = node.node, max(conflicts[node], 1)
+        if isinstance(whole, Seq):
+            return seq([_lexed(seq(whole.items[:at])), _lexed(seq(whole.items[at:]))])
+        return replaced(whole, map(_lexed, inner(whole)))
+    return replaced(node, [_split(part, conflicts) for part in inner(node)])
 
 
 def _single(node: Node) -> Node:
     """Make each character a lexeme."""
-    return Lexeme(node) if isinstance(node, Chars) else _of(node, map(_single, inner(node)))
-
-
-def _of(node: Node, parts: Iterable[Node]) -> Node:
-    """Return *node* with other parts."""
-    if isinstance(node, Seq):
-        return seq(parts)
-    if isinstance(node, Alt):
-        return alt(parts)
-    return Repeat(*parts, node.low, node.high) if isinstance(node, Repeat) else node
+    return Lexeme(node) if isinstance(node, Chars) else replaced(node, map(_single, inner(node)))
 
 
 @dataclass(frozen=True, eq=False)
