@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gguf
 
-from llama_cffi.binding.gguf import read_gguf
+from llama_cffi.gguf.reader import read_gguf
 
 N_TOKENS, N_MERGES, RUNS = 262_144, 514_000, 7
 

@@ -23,9 +23,9 @@ from models import DEFAULT_FOLDER, model_path
 
 from llama_cffi import Model, SamplerChain
 from llama_cffi.binding import Candidates, Grammar
+from llama_cffi.grammars import LlamaGrammar
+from llama_cffi.grammars.matcher import Matcher
 from llama_cffi.llama_cpp.llama_grammar import JSON_GBNF
-from llama_cffi.structured import LlamaGrammar
-from llama_cffi.structured.matcher import Matcher
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs into the green wood"
 CASES = {

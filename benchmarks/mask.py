@@ -20,8 +20,8 @@ from models import DEFAULT_FOLDER, model_path
 
 from llama_cffi import Model, SamplerChain, demo
 from llama_cffi.binding import Candidates
-from llama_cffi.structured import LlamaGrammar
-from llama_cffi.structured.matcher import Matcher
+from llama_cffi.grammars import LlamaGrammar
+from llama_cffi.grammars.matcher import Matcher
 
 PERSON = {
     "type": "object",

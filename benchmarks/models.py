@@ -21,7 +21,7 @@ import numpy as np
 import platformdirs
 from tqdm import tqdm
 
-from llama_cffi.binding.quantize import quantize
+from llama_cffi.binding.model.quantize import quantize
 
 VERSION = 1  # in the names of the files; count up when their content changes
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -185,7 +185,9 @@ def measure_prefix(model: str, path: Path, n_threads: int, at_once: int = 8) -> 
     apart = load(rng, N_USERS, N_SYSTEM + N_QUESTION, 1).prompts
     for name, prompts in [("shared", shared), ("apart", apart)][: 1 if model == "0.6B" else 2]:
         for cells in (None, 8192):
-            with InferenceEngine(path, at_once, 1280, n_threads=n_threads, n_cells=cells) as engine:
+            with InferenceEngine(
+                path, at_once, 1280, n_threads=n_threads, n_kv_tokens=cells
+            ) as engine:
                 serve = ours_result(engine)
                 served = serve(Load(prompts, 16))
                 stats = engine.stats
@@ -202,7 +204,7 @@ def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[i
     """Print how fluent 7 streams stay while long prompts arrive one after another.
 
     Returns:
-        The gaps between their tokens in seconds, for each n_chunk.
+        The gaps between their tokens in seconds, for each n_prefill_chunk.
     """
     rng = np.random.default_rng(2)
     n_new = {"tiny": 256, "0.6B": 16}[model]
@@ -211,7 +213,7 @@ def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[i
     with InferenceEngine(path, 8, 1280, n_threads=n_threads) as engine:
         for _ in range(rounds):
             for n_chunk in CHUNKS:
-                engine.scheduler.n_chunk = n_chunk
+                engine.scheduler.n_prefill_chunk = n_chunk
                 done = threading.Event()
 
                 def arrive(firsts: list[float], done: threading.Event) -> None:

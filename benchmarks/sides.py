@@ -72,11 +72,11 @@ def native(engine: InferenceEngine) -> Serve:
 
 def ours_result(engine: InferenceEngine, n_chunk: int | None = None) -> Serve:
     """Submit everything, then wait for the whole answers; only their ends are seen."""
-    usual = engine.scheduler.n_chunk
+    usual = engine.scheduler.n_prefill_chunk
 
     def serve(load: Load) -> Served:
         engine.cache_clear()
-        engine.scheduler.n_chunk = n_chunk or usual
+        engine.scheduler.n_prefill_chunk = n_chunk or usual
         start, cpu = time.monotonic(), time.process_time()
         handles = [engine.submit(p, load.n_new, temperature=0) for p in load.prompts]
         stamps = []
@@ -84,7 +84,7 @@ def ours_result(engine: InferenceEngine, n_chunk: int | None = None) -> Serve:
             handle.result()
             first = handle.request.created_s + handle.stats.time_to_first_token_s - start
             stamps.append([first, time.monotonic() - start])
-        engine.scheduler.n_chunk = usual
+        engine.scheduler.n_prefill_chunk = usual
         return Served(stamps, time.process_time() - cpu)
 
     return serve

@@ -1,11 +1,11 @@
-"""Ask a C compiler whether declarations say what the headers say.
+"""Check declarations against the headers they were generated from, with a C compiler.
 
     python -m llama_cffi.cdefs.audit FOLDER [--cc gcc]
 
-FOLDER holds one build's headers, or one folder of headers per upstream tag. One translation unit
+FOLDER holds one build's headers, or one folder of headers per upstream tag. A translation unit
 includes the real headers, asserts every size, offset, member type, enumerator and constant that
-cffi sees in the declarations, and declares every function again: a compiler refuses a second
-declaration of another type. Nothing is linked or run.
+cffi sees in the declarations, and declares every function again, which a compiler rejects if the
+types differ. Nothing is linked or run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import cffi
 from tqdm import tqdm
 
-from llama_cffi.errors import LlamaError, ValidationError
-
+from ..errors import LlamaError, ValidationError
 from .describe import complete_struct
 from .generator import bare_tags, find_headers, generate, preprocess
 from .parsing import Renderer, c_ast, parse
@@ -33,11 +32,11 @@ __all__ = ["Audit", "audit", "compiler"]
 
 
 class Audit(NamedTuple):
-    """What the compiler said.
+    """The result of an audit.
 
     Attributes:
-        checks: How many statements about the declarations it was asked.
-        problems: Its messages about those that are wrong.
+        checks: Number of checks.
+        problems: The failed checks, each with the compiler's message.
     """
 
     checks: int
@@ -45,23 +44,23 @@ class Audit(NamedTuple):
 
 
 def compiler() -> str | None:
-    """Return the path of a GCC-compatible C compiler on this machine, if there is one."""
+    """Return the path of a GCC-compatible C compiler; None if there is none on PATH."""
     return next((path for name in ("gcc", "clang", "cc") if (path := shutil.which(name))), None)
 
 
 def audit(header_dir: Path, text: str, cc: str) -> Audit:
-    """Compare the declarations *text* with the headers in *header_dir* as *cc* compiles them.
+    """Compare the declarations *text* with the headers in *header_dir*.
 
     Args:
-        header_dir: The real headers.
-        text: Declarations that should say the same.
-        cc: GCC or Clang.
+        header_dir: Folder of the real headers.
+        text: Declarations, as `generate` returns them.
+        cc: Path of GCC or Clang.
 
     Raises:
-        ValidationError: the headers cannot be read, or the compiler fails on something else.
+        ValidationError: The headers cannot be read, or the compiler fails for another reason.
     """
     headers = find_headers(header_dir)
-    # C++-only headers use tags as type names; C needs these before it can read them.
+    # Headers written for C++ use tags as type names; C needs a typedef for each.
     bare = [
         f"typedef {keyword} {tag} {tag};"
         for tag, keyword in bare_tags(preprocess(headers)[0]).items()
@@ -72,7 +71,7 @@ def audit(header_dir: Path, text: str, cc: str) -> Audit:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "audit.c")
         for path in headers.values():
-            # ggml-openvino.h includes <cstring>, which a C compiler does not have
+            # ggml-openvino.h includes <cstring>, which C compilers do not have.
             for name in re.findall(r"#\s*include\s*<(\w+)>", path.read_text(encoding="utf-8")):
                 Path(scratch, name).touch()
         start = ["#include <stddef.h>", *bare, *includes]
@@ -80,10 +79,10 @@ def audit(header_dir: Path, text: str, cc: str) -> Audit:
         options = ["-std=gnu11", "-w", "-fsyntax-only", "-I", scratch]
         options += folders
         command = [cc, *options, str(source)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    messages = [line for line in answer.stderr.splitlines() if ": error: " in line]
-    if answer.returncode and not messages:
-        raise ValidationError(f"{cc} failed: {answer.stderr.strip()}")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    messages = [line for line in done.stderr.splitlines() if ": error: " in line]
+    if done.returncode and not messages:
+        raise ValidationError(f"{cc} failed: {done.stderr.strip()}")
     problems = []
     for message in messages:
         match = re.match(r".*audit\.c:(\d+):\d+: error: (.*)", message)
@@ -93,7 +92,7 @@ def audit(header_dir: Path, text: str, cc: str) -> Audit:
 
 
 def _checks(text: str) -> Iterator[str]:
-    """Yield one C line for each thing that the declarations say."""
+    """Yield one line of C for each fact in the declarations."""
     ffi: Any = cffi.FFI()
     ffi.cdef(text)
     renderer = Renderer()
@@ -116,11 +115,11 @@ def _checks(text: str) -> Iterator[str]:
 def _members(
     ffi: Any, renderer: Renderer, name: str, struct: Any, ctype: Any, path: str = "", base: int = 0
 ) -> Iterator[str]:
-    """Yield the checks of a struct's members; *path* and *base* lead to one that is inside."""
+    """Yield the checks of a struct's members; *path* and *base* locate a nested struct."""
     fields = dict(ctype.fields)
     for member in struct.decls:
         if not member.name:
-            continue  # an unnamed union or struct; its size shows in what follows it
+            continue  # an unnamed union or struct; the next offset shows its size
         field, full = fields[member.name], path + member.name
         expression = f"(({name} *)0)->{full}"
         yield _assert(f"offsetof({name}, {full}) == {base + field.offset}")
@@ -142,17 +141,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m llama_cffi.cdefs.audit",
-        description="Compare generated declarations with the headers as a C compiler sees them.",
+        description="Check generated declarations against the headers with a C compiler.",
     )
     parser.add_argument("folder", type=Path, help="headers, or one folder of headers per tag")
     parser.add_argument("--cc", default=compiler(), help="C compiler (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.cc is None:
-        print("error: no C compiler on PATH", file=sys.stderr)
+        print("error: no C compiler on PATH; install one or name it with --cc", file=sys.stderr)
         return 1
-    below = sorted(path.parent for path in args.folder.glob("*/llama.h"))
+    folders = sorted(path.parent for path in args.folder.glob("*/llama.h")) or [args.folder]
     checks, problems = 0, 0
-    for folder in tqdm(below or [args.folder], unit="build", disable=None):
+    for folder in tqdm(folders, unit="build", disable=None):
         try:
             result = audit(folder, generate(folder), args.cc)
         except LlamaError as e:
@@ -162,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems += len(result.problems)
         for problem in result.problems:
             print(f"{folder.name}: {problem}")
-    print(f"{checks} checks in {len(below) or 1} builds, {problems} problems")
+    print(f"{checks} checks in {len(folders)} builds, {problems} problems")
     return 1 if problems else 0
 
 

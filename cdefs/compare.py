@@ -1,8 +1,8 @@
-"""Compare two sets of declarations deeply: is code bound to one right on a build of the other?
+"""Compare two sets of declarations deeply: does code bound to one work on a build of the other?
 
-A function is the same when its whole type is: arguments and result, and every struct, union and
-enum that can be reached from them, by value or through pointers, with names, order and types of
-the members. Spelling does not count (`int` and `int32_t`, typedefs, `const`, parameter names).
+Two functions are the same if their whole types are: arguments and result, and every struct, union
+and enum reachable from them, by value or through pointers, with names, order and types of the
+members. Spelling is ignored (`int` and `int32_t`, typedefs, `const`, parameter names).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Difference", "differences"]
 
 Kind = Literal["missing", "signature", "struct", "enum", "enum-added"]
 
-# Spellings of one machine type on every 64-bit platform; `char` stays apart, it is text.
+# Spellings of the same machine type on every 64-bit platform. `char` is left out: it is text.
 _SAME = {
     "bool": "_Bool",
     "signed char": "int8_t",
@@ -37,15 +37,16 @@ _SAME = {
 
 
 class Difference(NamedTuple):
-    """One reason why a function of the first set is not the same in the second.
+    """A reason why a function of the first set differs in the second.
 
     Attributes:
         function: The function.
-        kind: `missing`: the second has no such function. `signature`: other arguments or result.
-            `struct`: something reachable has other members. `enum`: a value moved or went away.
-            `enum-added`: only new names (and the counters `*_COUNT`, `*_MAX_VALUE` that follow).
-        where: The struct, union or enum, as `struct ggml_tensor`; empty for the function itself.
-        detail: What the first and the second have.
+        kind: `missing`: the second set has no such function. `signature`: other arguments or
+            result. `struct`: a reachable struct or union has other members. `enum`: a value changed
+            or was removed. `enum-added`: only new names, and the counters `*_COUNT` and
+            `*_MAX_VALUE` that grow with them.
+        where: The struct, union or enum, such as `struct ggml_tensor`; empty for the function.
+        detail: The difference, first -> second.
     """
 
     function: str
@@ -55,17 +56,17 @@ class Difference(NamedTuple):
 
 
 def differences(a: str, b: str, *, mtmd: bool = True) -> list[Difference]:
-    """Return every difference that a user of the declarations *a* would meet on a build with *b*.
+    """Return every difference that matters to code bound to *a* on a build with *b*.
 
-    Functions that only *b* has are no difference.
+    Functions that only *b* has do not matter.
 
     Args:
         a: Declarations, as `llama_cffi.cdefs.declarations` returns them.
-        b: The same of the other build.
-        mtmd: Compare mtmd_* as well.
+        b: Declarations of the other build.
+        mtmd: Whether to compare mtmd_* as well.
 
     Raises:
-        ValidationError: one of the texts is not what the generator writes.
+        ValidationError: *a* or *b* is not what the generator writes.
     """
     ours, theirs = _shapes(a), _shapes(b)
     found = []
@@ -106,22 +107,22 @@ def _compare_tag(tag: str, ours: _Shapes, theirs: _Shapes) -> tuple[Kind, str] |
 def _compare_enum(mine: dict[str, int], other: dict[str, int]) -> tuple[Kind, str] | None:
     if mine == other:
         return None
-    moved = {
+    changed = {
         name: (value, other.get(name))
         for name, value in mine.items()
         if other.get(name) != value and not name.endswith(("_COUNT", "_MAX_VALUE"))
     }
-    if moved:
-        name, (x, y) = next(iter(moved.items()))
-        return "enum", f"{name}: {x} -> {'gone' if y is None else y} ({len(moved)} such)"
+    if changed:
+        name, (x, y) = next(iter(changed.items()))
+        return "enum", f"{name}: {x} -> {'removed' if y is None else y} ({len(changed)} changed)"
     return "enum-added", f"{len(mine)} -> {len(other)} names"
 
 
 class _Shapes:
-    """Types of one declarations text in canonical spelling.
+    """The types of one set of declarations in canonical spelling.
 
     Attributes:
-        functions: Signature of each function and the tags in it.
+        functions: Signature of each function, and the tags in it.
         structs: Members of each complete struct or union, and the tags in them.
         enums: Values of each enum.
     """
@@ -134,7 +135,7 @@ class _Shapes:
         self._renderer = Renderer()
         tree: Any = parse(text)
         for node in tree.ext:
-            self._renderer.declaration(node)  # evaluates the enumerators in their order
+            self._renderer.declaration(node)  # for its enumerators, which have to come in order
             if isinstance(node, c_ast.Typedef):
                 self._typedefs[node.name] = node.type
         for node in tree.ext:
@@ -144,7 +145,7 @@ class _Shapes:
                 self.functions[node.name] = (shape, frozenset(tags))
 
     def reachable(self, function: str) -> set[str]:
-        """Return every tag that can be reached from the function's type."""
+        """Return every tag reachable from the function's type."""
         found: set[str] = set()
         todo = list(self.functions[function][1])
         while todo:
@@ -155,7 +156,7 @@ class _Shapes:
         return found
 
     def _type(self, node: Any, tags: set[str]) -> str:
-        """Return the canonical spelling of a type, and put the tags in it into *tags*."""
+        """Return the canonical spelling of a type and add the tags in it to *tags*."""
         if isinstance(node, c_ast.PtrDecl):
             return f"*{self._type(node.type, tags)}"
         if isinstance(node, c_ast.ArrayDecl):
@@ -178,7 +179,7 @@ class _Shapes:
             if isinstance(parameter, c_ast.EllipsisParam):
                 yield "..."
             elif (kind := self._type(parameter.type, tags)) != "void":
-                # An array parameter is a pointer.
+                # An array parameter is a pointer in C.
                 yield "*" + kind.partition("]")[2] if kind.startswith("[") else kind
 
     def _tagged(self, node: Any, tags: set[str]) -> str:

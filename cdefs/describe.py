@@ -1,4 +1,4 @@
-"""Declarations -> the table's facts about them: function names, and struct layouts by cffi."""
+"""Derive a class's table entry from its declarations: functions, and struct layouts by cffi."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import Any
 import _cffi_backend
 import cffi
 
-from llama_cffi.errors import ValidationError
-
+from ..errors import ValidationError
 from . import AbiClass, Layout
 from .parsing import c_ast, parse
 
 __all__ = ["complete_struct", "describe"]
 
-# Headers whose functions live in every build of the main libraries. (ggml-opt.h is not among them:
-# the static build in llama-cpp-cffi's wheels lacks that object file.)
+# Headers whose functions are in the main libraries of every build. (ggml-opt.h is not: the static
+# build in llama-cpp-cffi's wheels lacks that object file.)
 _ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "gguf.h", "llama.h"}
-# Declared in one of those headers, yet missing in good libraries.
+# Declared in one of those headers, but missing in some libraries.
 _MAY_LACK = {
     "ggml_threadpool_get_n_threads",  # b3889, b3995: defined under a misspelt name
-    "ggml_graph_export",  # b4234 to b4980: the definitions went, the declarations stayed
+    "ggml_graph_export",  # b4234 to b4980: the definitions were removed, the declarations not
     "ggml_graph_import",
-    "llama_max_parallel_sequences",  # these three: the linker drops them from xllamacpp's wheels
+    "llama_max_parallel_sequences",  # this and the next two: not linked into xllamacpp's wheels
     "llama_model_quantize",
     "llama_model_quantize_default_params",
 }
@@ -34,22 +33,22 @@ _MAY_LACK = {
 def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> AbiClass:
     """Return the table entry of the declarations *text*.
 
-    Sizes and offsets are those of this platform; they are the same on every 64-bit platform
-    because the declarations use fixed-width types only.
+    Sizes and offsets are this platform's, which are those of every 64-bit platform, as the
+    declarations use fixed-width types only.
 
     Args:
-        text: What `generate` returned.
+        text: Declarations, as `generate` returns them.
         name: Name of the class.
-        builds: Upstream tags that have these declarations.
+        builds: Upstream tags with these declarations.
 
     Raises:
-        ValidationError: the text is not what `generate` writes, or cffi refuses it.
+        ValidationError: *text* is not what `generate` writes, or cffi rejects it.
     """
     ffi = cffi.FFI()
     try:
         ffi.cdef(text)
     except (cffi.CDefError, cffi.FFIError) as e:
-        raise ValidationError(f"cffi refuses these declarations: {e}") from e
+        raise ValidationError(f"cffi rejects these declarations: {e}") from e
     functions, optional, layouts = set(), set(), {}
     headers = _header_of_line(text)
     for node in parse(text).ext:
@@ -71,7 +70,7 @@ def describe(text: str, name: str = "user", builds: tuple[str, ...] = ()) -> Abi
 
 
 def complete_struct(node: Any) -> Any:
-    """Return the struct that a top-level declaration or typedef defines, if it does."""
+    """Return the struct that a top-level declaration or typedef defines; None if it does not."""
     inner: Any = node.type
     if isinstance(node, c_ast.Typedef):
         inner = getattr(inner, "type", None)
@@ -79,7 +78,7 @@ def complete_struct(node: Any) -> Any:
 
 
 def _header_of_line(text: str) -> list[str]:
-    """Return, for each line number, the header whose section the line is in."""
+    """Return the header of each line, by line number."""
     headers = [""]
     for line in text.splitlines():
         match = re.fullmatch(r"// ---- (\S+)", line)
@@ -96,7 +95,7 @@ def _size(ctype: Any) -> int:
 
 
 def _mask(ctype: Any) -> bytearray:
-    """Mark the bytes of a type that belong to a scalar; a union's are those of any member."""
+    """Mark the bytes of a type that belong to a scalar; in a union, to one of any member."""
     if ctype.kind == "array":
         return bytearray(bytes(_mask(ctype.item)) * ctype.length)
     if ctype.kind not in ("struct", "union"):

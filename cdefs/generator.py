@@ -1,13 +1,13 @@
-"""Upstream headers -> declarations that cffi's ABI mode accepts.
+"""Generate declarations for cffi's ABI mode from llama.cpp's headers.
 
     python -m llama_cffi.cdefs.generator HEADER_DIR [-o FILE] [-D NAME=VALUE]
 
-HEADER_DIR is a folder with llama.h and its companions: an installed `include/`, or a llama.cpp
-source tree. The result depends on the headers only (not on the platform, the compiler, the order of
-the folder, or this machine's own system headers), so it can be compared byte for byte.
+HEADER_DIR is a folder with llama.h and ggml*.h: an installed `include/`, or a llama.cpp source
+tree. The result depends on the headers only, not on the platform, the compiler, the order of the
+files or this machine's system headers, so it can be compared byte for byte.
 
-Preprocessing is for a neutral 64-bit C11 platform: neither Windows nor GNU attributes. llama.cpp's
-public headers use both for visibility and warnings only, never for a layout.
+Headers are preprocessed for a neutral 64-bit C11 platform, without Windows or GNU attributes:
+llama.cpp's public headers use those for visibility and warnings, never for a layout.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import ValidationError
-
+from ..errors import ValidationError
 from .describe import describe
 from .parsing import Renderer, c_ast, fold, parse
 
@@ -34,7 +33,7 @@ LICENSE_NOTE = """\
 // notice is the one in this package's LICENSE file.
 """
 
-# First these, in this order; then the backends' headers by name; then llama.h and mtmd.
+# Order of the sections: _CORE, then the backends' headers by name, then _TOP.
 _CORE = ("ggml.h", "ggml-alloc.h", "ggml-backend.h", "ggml-cpu.h", "ggml-opt.h", "gguf.h")
 _TOP = ("llama.h", "mtmd.h", "mtmd-helper.h")
 # A llama.cpp source tree keeps its headers in three folders, an installation in one.
@@ -45,10 +44,10 @@ _ARITHMETIC = re.compile(r"[\w\s()+\-*/%<>|&^~]*\d[\w\s()+\-*/%<>|&^~]*")
 
 
 def find_headers(folder: Path) -> dict[str, Path]:
-    """Return the public C headers under *folder* by name, in the order they are read.
+    """Return the public C headers under *folder* by name, in the order of their sections.
 
     Raises:
-        ValidationError: there is no such folder, or no llama.h and ggml.h in it.
+        ValidationError: The folder does not exist, or has no llama.h or ggml.h.
     """
     found: dict[str, Path] = {}
     for sub in _FOLDERS:
@@ -61,7 +60,7 @@ def find_headers(folder: Path) -> dict[str, Path]:
         if name not in found:
             places = ", ".join(str(folder / sub) for sub in _FOLDERS)
             raise ValidationError(
-                f"no {name} in {places}; name the folder with llama.cpp's headers"
+                f"no {name} in {places}; give the folder with llama.cpp's headers"
             )
     backends = sorted(set(found) - {*_CORE, *_TOP})
     return {name: found[name] for name in (*_CORE, *backends, *_TOP) if name in found}
@@ -72,10 +71,10 @@ def generate(header_dir: Path, defines: Mapping[str, str] | None = None) -> str:
 
     Args:
         header_dir: An installed `include/`, or a llama.cpp source tree.
-        defines: What the build defined and its headers cannot know: `{"GGML_MAX_NAME": "128"}`.
+        defines: Macros that were defined when the library was built: `{"GGML_MAX_NAME": "128"}`.
 
     Raises:
-        ValidationError: a header is missing or cannot be read; names the file and the line.
+        ValidationError: A header is missing or cannot be parsed; the message gives file and line.
     """
     headers = find_headers(Path(header_dir))
     text, macros = preprocess(headers, defines)
@@ -88,11 +87,11 @@ def generate(header_dir: Path, defines: Mapping[str, str] | None = None) -> str:
 def preprocess(
     headers: dict[str, Path], defines: Mapping[str, str] | None = None
 ) -> tuple[str, dict[str, list[tuple[str, str]]]]:
-    """Return the headers as one preprocessed text, and each header's object-like macros."""
-    pcpp: Any = importlib.import_module("pcpp")  # no types
+    """Return the preprocessed headers as one text, and the object-like macros of each header."""
+    pcpp: Any = importlib.import_module("pcpp")  # untyped
 
     class Headers(pcpp.Preprocessor):  # type: ignore[misc]
-        """pcpp on exactly these headers: system headers are left out, errors are raised."""
+        """pcpp on exactly these headers: skips system headers, raises on errors."""
 
         def on_error(self, file: str, line: int, msg: str) -> None:
             raise ValidationError(f"{file}:{line}: {msg.strip()}")
@@ -156,7 +155,7 @@ def _render(
         if not isinstance(node, (c_ast.Decl, c_ast.Typedef)):
             continue  # bodies of inline functions
         if "static" in node.storage:
-            continue  # `static const` variables exist in no library
+            continue  # no library exports `static const` variables
         line = renderer.declaration(node)
         if line not in seen:
             seen.add(line)
@@ -180,9 +179,9 @@ def _spaced(lines: Iterable[str]) -> Iterator[str]:
 
 
 def bare_tags(text: str) -> dict[str, str]:
-    """Return the tags (and their keyword) that a header uses as types without `struct` or `enum`.
+    """Return the tags that a header uses as types without a keyword, and the keyword of each.
 
-    C++ allows that, C does not: ggml-opt.h of b4234 to b4980 can only be read this way.
+    C++ allows that, C does not; ggml-opt.h of b4234 to b4980 needs it.
     """
     tokens = ["", "", *re.findall(r"\w+|[^\w\s]", text), "", ""]
     tags: dict[str, str] = {}
@@ -199,7 +198,7 @@ def bare_tags(text: str) -> dict[str, str]:
 
 
 def _constants(macros: Iterable[tuple[str, str]], known: dict[str, int]) -> Iterator[str]:
-    """Yield `#define NAME 12` for integers, and a comment for strings, which cffi cannot hold."""
+    """Yield `#define NAME 12` for integers, and a comment for strings, as cffi takes no strings."""
     for name, value in macros:
         bare = value.strip("() ")
         if re.fullmatch(_INTEGER, bare):
@@ -215,14 +214,14 @@ def _evaluate(value: str, known: dict[str, int]) -> int | None:
         tree: Any = parse(f"int x[{value}];")
         return fold(tree.ext[0].type.dim, known)
     except ValidationError:
-        return None  # a macro that is not a constant
+        return None  # the macro is not a constant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m llama_cffi.cdefs.generator",
-        description="Turn llama.cpp's headers into declarations for cffi's ABI mode.",
+        description="Generate declarations for cffi's ABI mode from llama.cpp's headers.",
     )
     parser.add_argument(
         "headers", type=Path, help="folder with llama.h, or a llama.cpp source tree"
@@ -234,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="what the build defined, as GGML_MAX_NAME=128",
+        help="macro that was defined when the library was built, such as GGML_MAX_NAME=128",
     )
     args = parser.parse_args(argv)
     defines = {name: value or "1" for name, _, value in (d.partition("=") for d in args.defines)}

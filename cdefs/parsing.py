@@ -1,8 +1,7 @@
-"""C declarations as a syntax tree, and as text again: what generator, table and compare share.
+"""Parse C declarations with pycparser, and print them again with `Renderer`.
 
-pycparser reads, `Renderer` writes. Everything here is about declarations only: no function bodies,
-no initialisers. Expressions are folded to integers, so two trees that mean the same layout print
-the same.
+Declarations only: no function bodies, no initialisers. Constant expressions are folded to
+integers, so two trees with the same layout print the same.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llama_cffi.errors import ValidationError
+from ..errors import ValidationError
 
 __all__ = ["SCALARS", "Renderer", "c_ast", "fold", "parse"]
 
-# pycparser has no types; this is the one place where that shows.
+# pycparser has no type hints; only this module imports it.
 c_ast: Any = importlib.import_module("pycparser.c_ast")
 _c_parser: Any = importlib.import_module("pycparser.c_parser")
 
-# Scalar types that the declarations may use and cffi knows by name: size in bytes, same on every
-# 64-bit platform. `long` is missing on purpose (4 bytes on Windows, 8 elsewhere).
+# Scalar types that declarations may use and cffi knows by name, with their size in bytes on every
+# 64-bit platform. `long` is left out on purpose: it has 4 bytes on Windows and 8 elsewhere.
 SCALARS: Mapping[str, int] = {
     "_Bool": 1, "bool": 1, "char": 1, "signed char": 1, "unsigned char": 1,
     "short": 2, "unsigned short": 2, "int": 4, "unsigned": 4, "unsigned int": 4,
@@ -30,7 +29,7 @@ SCALARS: Mapping[str, int] = {
     "int64_t": 8, "uint64_t": 8, "size_t": 8, "ptrdiff_t": 8, "intptr_t": 8, "uintptr_t": 8,
 }  # fmt: skip
 
-# pycparser has to know which names are types; what they are does not matter to it.
+# pycparser has to know which names are types, not which types they are.
 _PRELUDE = "".join(
     f"typedef int {name};"
     for name in (*SCALARS, "FILE", "va_list")
@@ -39,16 +38,16 @@ _PRELUDE = "".join(
 
 
 def parse(text: str, filename: str = "<declarations>", typedefs: Iterable[str] = ()) -> Any:
-    """Parse preprocessed C (with `#line` markers) into a tree without the prelude.
+    """Parse preprocessed C, with `#line` markers, into a tree.
 
     Args:
-        text: C after preprocessing, or what `generate` returns (its comments and constants, which
-            pycparser does not know, are passed over).
-        filename: Name for messages until the first `#line`.
-        typedefs: More names that are types.
+        text: Preprocessed C, or what `generate` returns; its comments and constants are skipped,
+            as pycparser does not accept them.
+        filename: File name for messages, until the first `#line`.
+        typedefs: Further names of types.
 
     Raises:
-        ValidationError: the text is not C as pycparser knows it; names file and line.
+        ValidationError: pycparser cannot parse *text*; the message gives file and line.
     """
     text = re.sub(r"(?m)^(?://|#define\b).*$", "", text)
     prelude = _PRELUDE + "".join(f"typedef int {name};" for name in typedefs)
@@ -56,10 +55,10 @@ def parse(text: str, filename: str = "<declarations>", typedefs: Iterable[str] =
     parser = _c_parser.CParser()
     try:
         tree: Any = parser.parse(source, filename)
-    except Exception as e:  # ParseError moved between pycparser releases, and its lexer has others
-        message = f"cannot read the C declarations: {e}"
+    except Exception as e:  # ParseError moved between pycparser releases; the lexer raises others
+        message = f"cannot parse the C declarations: {e}"
         if not re.search(r":\d+:", message):
-            # pycparser 3 names no line in some messages; its lexer stands just behind the place.
+            # Some messages of pycparser 3 have no line number; its lexer is just past the place.
             lexer = parser.clex
             line = getattr(lexer, "_lineno", None) or getattr(lexer, "lineno", "?")
             message += f" (near {lexer.filename}:{line})"
@@ -76,7 +75,7 @@ def fold(node: Any, constants: Mapping[str, int]) -> int:
         constants: Values of the enumerators seen so far.
 
     Raises:
-        ValidationError: the expression uses something whose value is not known here.
+        ValidationError: The expression contains something that has no known value.
     """
     if isinstance(node, c_ast.Constant):
         if node.type == "char" and len(node.value) == 3:
@@ -125,17 +124,17 @@ def _sizeof(node: Any) -> int:
         return 8
     if isinstance(kind, c_ast.IdentifierType) and " ".join(kind.names) in SCALARS:
         return SCALARS[" ".join(kind.names)]
-    # pycparser 2 gives line 0 to a type name, but not to the type inside it.
+    # pycparser 2 gives a type name line 0, but the type inside it the right one.
     coord = kind.coord if kind is not None and kind.coord else node.coord
-    raise ValidationError(f"{coord}: sizeof of something that is not a scalar type")
+    raise ValidationError(f"{coord}: sizeof of a type that is not scalar")
 
 
 class Renderer:
-    """Print declarations, one per line, structs and enums one member per line.
+    """Prints declarations one per line, and structs and enums one member per line.
 
     Attributes:
         constants: Value of every enumerator printed so far.
-        tags: Keyword of the tags that stand without it in the source: `{"ggml_tensor": "struct"}`.
+        tags: Keyword of each tag that the source uses without it: `{"ggml_tensor": "struct"}`.
     """
 
     def __init__(self, tags: Mapping[str, str] | None = None) -> None:
@@ -143,12 +142,12 @@ class Renderer:
         self.tags = tags or {}
 
     def declaration(self, node: Any) -> str:
-        """Return one declaration or typedef with its semicolon; linkage and specifiers go."""
+        """Return one declaration or typedef with its semicolon, without linkage and specifiers."""
         prefix = "typedef " if isinstance(node, c_ast.Typedef) else ""
         return f"{prefix}{self.typed(node.type, node.name or '')};"
 
     def typed(self, node: Any, inner: str, indent: str = "") -> str:
-        """Return the type *node* wrapped around the declarator *inner*, as C writes it."""
+        """Return the declarator *inner* with the type *node* around it, in C syntax."""
         if isinstance(node, c_ast.PtrDecl):
             quals = "".join(f" {q}" for q in node.quals if q == "const")
             star = f"*{quals.strip()}{' ' if quals and inner else ''}{inner}"
@@ -165,7 +164,7 @@ class Renderer:
         return f"{self._base(node, indent)} {inner}".rstrip()
 
     def parameters(self, node: Any) -> str:
-        """Return the parameter list of a function; `void` where there is none."""
+        """Return the parameter list of a function; `void` if it has no parameters."""
         if node.args is None:
             return "void"
         return ", ".join(
@@ -184,14 +183,14 @@ class Renderer:
             word = "struct" if isinstance(node, c_ast.Struct) else "union"
             head = f"{word} {node.name}" if node.name else word
             return head + (self._members(node.decls, indent) if node.decls is not None else "")
-        raise ValidationError(f"{node.coord}: no rule for {type(node).__name__} in a declaration")
+        raise ValidationError(f"{node.coord}: unsupported {type(node).__name__} in a declaration")
 
     def _members(self, members: Iterable[Any], indent: str) -> str:
         deeper = indent + "    "
         lines = []
         for member in members:
             if getattr(member, "bitsize", None) is not None:
-                # Their layout is up to the compiler; no upstream header has one.
+                # Their layout depends on the compiler; no upstream header has one.
                 raise ValidationError(f"{member.coord}: bit-fields have no portable layout")
             lines.append(f"{deeper}{self.typed(member.type, member.name or '', deeper)};\n")
         return " {\n" + "".join(lines) + indent + "}"

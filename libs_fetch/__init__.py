@@ -1,6 +1,6 @@
-"""Which prebuilt libllama this machine needs, where to get it, and how to keep it.
+"""Choose, fetch and manage prebuilt llama.cpp libraries.
 
-Names are resolved on first use, so importing this package costs next to nothing.
+Names are imported on first use, so importing this package costs next to nothing.
 """
 
 from __future__ import annotations

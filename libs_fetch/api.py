@@ -1,4 +1,4 @@
-"""Decide which build is asked for, take it from the store, or fetch it. See `ensure`."""
+"""Resolve which build is requested, then take it from the store or fetch it. See `ensure`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError, LlamaError
-
-from . import check, state, store
-from .choose import AUTO, Choice
+from ..errors import (
+    FetchError,
+    LibraryLoadError,
+    LibraryNotFoundError,
+    LlamaError,
+    ValidationError,
+)
+from . import cache_state, check, store
+from .choose import AUTO
 from .faults import HttpStatusError, NotOfferedError, OfflineError, UnreachableError
 from .faults import offline as offline_env
 from .machine import detect
@@ -18,40 +23,46 @@ from .sources import SOURCES, Source
 from .specs import Spec, parse
 from .store import InstalledBuild
 
-__all__ = ["Request", "ensure", "fetch", "request"]
+__all__ = ["BuildRequest", "ensure", "fetch", "resolve_request"]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A spec, the wanted backend, and who asked (for messages)."""
+class BuildRequest:
+    """A requested build.
+
+    Attributes:
+        spec: The build.
+        backend: The wanted backend, or `auto`.
+        origin: Where the request comes from (an argument, a variable, …), for messages.
+    """
 
     spec: Spec
     backend: str
-    asked_by: str
+    origin: str
 
 
-def request(spec: str | None = None, backend: str | None = None) -> Request:
-    """Work out what is asked for: argument, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, `use`, default.
+def resolve_request(spec: str | None = None, backend: str | None = None) -> BuildRequest:
+    """Resolve the requested build: argument, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, `use`, default.
 
     Raises:
-        ValidationError: a spec that cannot be read.
+        ValidationError: A spec cannot be parsed.
     """
     env_backend = os.environ.get("LLAMA_CFFI_BACKEND", "").strip().lower() or None
     wanted = (backend or "").strip().lower() or env_backend
     if spec:
-        return Request(parse(spec), wanted or AUTO, f"the argument {spec!r}")
+        return BuildRequest(parse(spec), wanted or AUTO, f"the argument {spec!r}")
     if library := os.environ.get("LLAMA_CFFI_LIB", "").strip():
         path = library if library.startswith("path:") else f"path:{library}"
-        return Request(parse(path), wanted or AUTO, f"LLAMA_CFFI_LIB={library}")
+        return BuildRequest(parse(path), wanted or AUTO, f"LLAMA_CFFI_LIB={library}")
     if build := os.environ.get("LLAMA_CFFI_BUILD", "").strip():
-        return Request(parse(build), wanted or AUTO, f"LLAMA_CFFI_BUILD={build}")
-    if used := state.chosen():
-        return Request(
+        return BuildRequest(parse(build), wanted or AUTO, f"LLAMA_CFFI_BUILD={build}")
+    if used := cache_state.chosen():
+        return BuildRequest(
             parse(used["spec"]), wanted or used["backend"], f"`llama-cffi libs use {used['spec']}`"
         )
-    return Request(Spec("any", "default"), wanted or AUTO, "the default")
+    return BuildRequest(Spec("any", "default"), wanted or AUTO, "the default")
 
 
 def ensure(
@@ -63,36 +74,41 @@ def ensure(
 ) -> InstalledBuild:
     """Return the llama.cpp build to load, fetching it only if it is not in the store.
 
-    Order: *spec*, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, the `libs use` choice, the pinned default.
-    *backend* (else LLAMA_CFFI_BACKEND, else ``auto``) is ``auto``, ``cpu``, ``cuda``, ``vulkan``,
-    ``metal`` …; auto takes the best one that works here and keeps the reason.
+    Args:
+        spec: The build, such as `npm:3.22.1` or `path:DIR`; None: LLAMA_CFFI_LIB, then
+            LLAMA_CFFI_BUILD, then the choice made with `use`, then the pinned default.
+        backend: `cpu`, `cuda`, `vulkan`, `metal` …, or `auto`, which takes the best one that works
+            on this machine and records why; None: LLAMA_CFFI_BACKEND, else `auto`.
+        offline: Whether to stay off the network; None: as LLAMA_CFFI_OFFLINE says.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        ValidationError: a spec or backend that cannot be read.
-        LibraryNotFoundError: a path without a libllama.
-        LibraryLoadError: the build needs a newer system than this one, or another machine.
-        FetchError: it is not here and cannot be fetched.
+        ValidationError: The spec or the backend cannot be parsed.
+        LibraryNotFoundError: The path holds no libllama, or the build is not in the store and the
+            network is switched off.
+        LibraryLoadError: The build needs a newer system or another architecture.
+        FetchError: The build is not in the store and cannot be fetched.
     """
-    asked = request(spec, backend)
-    if asked.spec.source == "path":
+    request = resolve_request(spec, backend)
+    if request.spec.source == "path":
         from .local import build_at
 
-        given = build_at(asked.spec.version, asked.asked_by)
+        given = build_at(request.spec.version, request.origin)
         check.library_fits(given.library)
         return given
-    found = Findings()
-    build = _from_store(asked, found)
+    problems = StoreProblems()
+    build = _from_store(request, problems)
     if build is not None:
         return build
     if offline if offline is not None else offline_env():
-        found = Findings()
-        build = _lesser_from_store(asked, found)
+        problems = StoreProblems()
+        build = _fallback_from_store(request, problems)
         if build is None:
-            raise _not_here(asked, found)
+            raise _unavailable_offline(request, problems)
         return build
-    for problem in found.broken:
-        log.warning("refused: %s; fetching %s again", problem, asked.spec)
-    return _obtain(asked, force=False, progress=progress, strict=True)
+    for problem in problems.damaged:
+        _log.warning("refused: %s; fetching %s again", problem, request.spec)
+    return _fetch_from_any(request, force=False, progress=progress, strict=True)
 
 
 def fetch(
@@ -102,103 +118,114 @@ def fetch(
     force: bool = False,
     progress: bool = True,
 ) -> InstalledBuild:
-    """Bring a build into the store, also one that this machine cannot run; *force* replaces it.
+    """Fetch a build into the store, even one that this machine cannot run.
 
-    `latest` is asked anew, where `ensure` keeps the answer of the first time.
+    `latest` is resolved again on every call, whereas `ensure` keeps its first answer.
+
+    Args:
+        spec: The build; None: as for `ensure`.
+        backend: The variant; None: as for `ensure`.
+        force: Whether to fetch and replace a build that is in the store already.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        ValidationError: a spec that cannot be read, or one that is a path.
-        FetchError: it cannot be fetched.
+        ValidationError: The spec cannot be parsed, or is a path.
+        FetchError: The build cannot be fetched.
     """
-    asked = request(spec, backend)
-    if asked.spec.source == "path":
-        from llama_cffi.errors import ValidationError
-
-        raise ValidationError(f"{asked.asked_by} is a path: there is nothing to fetch.")
-    return _obtain(asked, force=force, progress=progress, strict=False)
+    request = resolve_request(spec, backend)
+    if request.spec.source == "path":
+        raise ValidationError(f"{request.origin} is a path: there is nothing to fetch.")
+    return _fetch_from_any(request, force=force, progress=progress, strict=False)
 
 
 @dataclass
-class Findings:
-    """What a look into the store found amiss: damaged files, and what cannot work here."""
+class StoreProblems:
+    """Problems of the stored builds that were looked at: damage, and why they cannot run here."""
 
-    broken: list[str] = field(default_factory=list)
-    unfit: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    incompatible: list[str] = field(default_factory=list)
 
 
-def _from_store(asked: Request, found: Findings) -> InstalledBuild | None:
-    """Find what is asked for without network.
+def _from_store(request: BuildRequest, problems: StoreProblems) -> InstalledBuild | None:
+    """Find the requested build without the network.
 
-    What was found good on this machine once is not looked at again until the machine changes.
+    A variant that was found to work is not checked again until the machine changes.
     """
-    for source, version in _known(asked.spec):
-        remembered = state.remembered(source.name, version, asked.backend)
+    for source, version in _known_versions(request.spec):
+        remembered = cache_state.remembered(source.name, version, request.backend)
         if remembered is not None:
             build = store.load(source.name, version, *remembered)
-            problems = store.quick_problems(build) if build is not None else []
-            if build is not None and not problems:
+            damage = store.quick_problems(build) if build is not None else []
+            if build is not None and not damage:
                 return build
-            found.broken += problems
-        elif build := _first_fit(source, version, asked.backend, found):
-            state.remember(source.name, version, asked.backend, build.variant, build.backend_reason)
+            problems.damaged += damage
+        elif build := _best_stored(source, version, request.backend, problems):
+            cache_state.remember(
+                source.name, version, request.backend, build.variant, build.backend_reason
+            )
             return build
     return None
 
 
-def _lesser_from_store(asked: Request, found: Findings) -> InstalledBuild | None:
-    """Make do with what is in the store, also where auto would rather have another variant."""
-    for source, version in _known(asked.spec):
-        if build := _first_fit(source, version, asked.backend, found, lesser=True):
+def _fallback_from_store(request: BuildRequest, problems: StoreProblems) -> InstalledBuild | None:
+    """Find a stored build that works, even where `auto` would prefer another variant."""
+    for source, version in _known_versions(request.spec):
+        if build := _best_stored(source, version, request.backend, problems, fallback=True):
             return build
     return None
 
 
-def _first_fit(
-    source: Source, version: str, backend: str, found: Findings, lesser: bool = False
+def _best_stored(
+    source: Source,
+    version: str,
+    backend: str,
+    problems: StoreProblems,
+    fallback: bool = False,
 ) -> InstalledBuild | None:
-    """Find the best stored variant that works here; a lesser than the best only with *lesser*."""
+    """Find the best stored variant that works here; not the best of all only with *fallback*."""
     folder = store.build_folder(source.name, version, "x").parent
     if not folder.is_dir():
         return None
     choice = source.choice(version, backend, detect(), strict=True)
-    for variant, why in choice.against.items():
+    for variant, reason in choice.rejected.items():
         if (folder / variant).is_dir():
-            found.unfit.append(f"{variant}: {why}")
+            problems.incompatible.append(f"{variant}: {reason}")
     for variant in choice.variants:
         build = store.load(source.name, version, variant)
         if build is None:
-            if backend == AUTO and not lesser:
+            if backend == AUTO and not fallback:
                 return None
-            choice.against[variant] = "not in the store"
-        elif problems := store.quick_problems(build):
-            found.broken += problems
-            choice.against[variant] = "damaged"
-        elif problems := check.problems(build):
-            found.unfit += problems
-            choice.against[variant] = "; ".join(problems)
+            choice.rejected[variant] = "not in the store"
+        elif damage := store.quick_problems(build):
+            problems.damaged += damage
+            choice.rejected[variant] = "damaged"
+        elif reasons := check.problems(build):
+            problems.incompatible += reasons
+            choice.rejected[variant] = "; ".join(reasons)
         else:
             return replace(build, backend_reason=choice.reason(variant))
     return None
 
 
-def _not_here(asked: Request, found: Findings) -> LlamaError:
-    """Explain without network why nothing can be given."""
-    wanted = f"{asked.spec} (backend {asked.backend}, asked by {asked.asked_by})"
-    if found.unfit and not found.broken:
+def _unavailable_offline(request: BuildRequest, problems: StoreProblems) -> LlamaError:
+    wanted = f"{request.spec} (backend {request.backend}, requested by {request.origin})"
+    if problems.incompatible and not problems.damaged:
         return LibraryLoadError(
-            f"{wanted} is in the store but cannot work here: {'; '.join(found.unfit)}. Choose "
-            "another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD."
+            f"{wanted} is in the store but cannot run here: {'; '.join(problems.incompatible)}. "
+            "Choose another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD."
         )
-    damage = f" What is there is damaged: {'; '.join(found.broken)}." if found.broken else ""
+    damage = ""
+    if problems.damaged:
+        damage = f" The stored build is damaged: {'; '.join(problems.damaged)}."
     return LibraryNotFoundError(
         f"{wanted} is not in the store {store.cache_dir()} and the network is switched off."
-        f"{damage} Run `llama-cffi libs fetch {asked.spec}` online, or set LLAMA_CFFI_LIB to a "
+        f"{damage} Run `llama-cffi libs fetch {request.spec}` online, or set LLAMA_CFFI_LIB to a "
         "libllama."
     )
 
 
-def _known(spec: Spec) -> Iterator[tuple[Source, str]]:
-    """List the (source, version) pairs that *spec* may mean, as far as known without network."""
+def _known_versions(spec: Spec) -> Iterator[tuple[Source, str]]:
+    """Yield the (source, version) pairs that *spec* may mean, as far as known offline."""
     for source in SOURCES:
         if spec.source in (source.name, "any"):
             version = source.version_for(spec)
@@ -206,38 +233,40 @@ def _known(spec: Spec) -> Iterator[tuple[Source, str]]:
                 yield source, version
 
 
-def _obtain(asked: Request, *, force: bool, progress: bool, strict: bool) -> InstalledBuild:
-    """Fetch what is asked for from the first source that answers."""
-    silent: list[str] = []
+def _fetch_from_any(
+    request: BuildRequest, *, force: bool, progress: bool, strict: bool
+) -> InstalledBuild:
+    """Fetch the requested build from the first source that has it."""
+    failures: list[str] = []
     for source in SOURCES:
-        if asked.spec.source not in (source.name, "any"):
+        if request.spec.source not in (source.name, "any"):
             continue
-        if asked.spec.source == "any" and (why_not := source.lacks(asked.spec)):
-            silent.append(f"{source.name}: {why_not}.")
+        if request.spec.source == "any" and (reason := source.unavailable(request.spec)):
+            failures.append(f"{source.name}: {reason}")
             continue
         try:
-            version = source.version_for(asked.spec, ask=True)
+            version = source.version_for(request.spec, online=True)
             assert version is not None
-            return _obtain_from(source, version, asked, force, progress, strict)
+            return _fetch_from(source, version, request, force, progress, strict)
         except OfflineError:
             raise
-        except (UnreachableError, HttpStatusError, NotOfferedError) as exc:
-            silent.append(f"{source.name}: {exc}")
-            log.info("%s", silent[-1])
-    stored = _lesser_from_store(asked, Findings()) if strict else None
+        except (UnreachableError, HttpStatusError, NotOfferedError) as e:
+            failures.append(f"{source.name}: {str(e).rstrip('.')}")
+            _log.info("%s", failures[-1])
+    stored = _fallback_from_store(request, StoreProblems()) if strict else None
     if stored is not None:
-        return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(silent)}")
+        return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(failures)}")
     raise FetchError(
-        f"{asked.spec} (asked by {asked.asked_by}) could not be fetched. {' '.join(silent)} "
-        "Set LLAMA_CFFI_LIB to use a libllama that is on this machine."
+        f"{request.spec} (requested by {request.origin}) could not be fetched: "
+        f"{'; '.join(failures)}. Set LLAMA_CFFI_LIB to use a libllama that is on this machine."
     )
 
 
-def _obtain_from(
-    source: Source, version: str, asked: Request, force: bool, progress: bool, strict: bool
+def _fetch_from(
+    source: Source, version: str, request: BuildRequest, force: bool, progress: bool, strict: bool
 ) -> InstalledBuild:
     machine = detect()
-    choice = source.choice(version, asked.backend, machine, strict=strict)
+    choice = source.choice(version, request.backend, machine, strict=strict)
     missing: list[str] = []
     for variant in choice.variants:
         try:
@@ -248,28 +277,24 @@ def _obtain_from(
                 source.filler(version, variant, machine, progress),
                 force=force,
             )
-        except NotOfferedError as exc:
-            choice.against[variant] = str(exc)
-            missing.append(str(exc))
+        except NotOfferedError as e:
+            choice.rejected[variant] = str(e)
+            missing.append(str(e))
             continue
         problems = check.problems(build)
-        if problems and (strict or asked.backend == AUTO):
-            choice.against[variant] = "; ".join(problems)
+        if problems and (strict or request.backend == AUTO):
+            choice.rejected[variant] = "; ".join(problems)
             continue
         reason = "; ".join([choice.reason(variant), *problems])
-        if not problems and variant not in choice.against:
-            state.remember(source.name, version, asked.backend, variant, reason)
+        if not problems and variant not in choice.rejected:
+            cache_state.remember(source.name, version, request.backend, variant, reason)
         return replace(build, backend_reason=reason)
     if not choice.offered or (missing and len(missing) == len(choice.variants)):
-        reasons = missing or list(choice.against.values())
-        raise NotOfferedError(f"{source.name}:{version} is not to be had: {'; '.join(reasons)}.")
-    raise _none_fits(source, version, asked, choice)
-
-
-def _none_fits(source: Source, version: str, asked: Request, choice: Choice) -> LlamaError:
-    return LibraryLoadError(
-        f"No variant of {source.name}:{version} works here (backend {asked.backend}, asked by "
-        f"{asked.asked_by}). {choice.reasons()}. "
+        reasons = missing or list(choice.rejected.values())
+        raise NotOfferedError(f"{source.name}:{version} is not available: {'; '.join(reasons)}.")
+    raise LibraryLoadError(
+        f"no variant of {source.name}:{version} works here (backend {request.backend}, requested "
+        f"by {request.origin}): {choice.reasons()}. "
         "Choose another backend with LLAMA_CFFI_BACKEND or another build with LLAMA_CFFI_BUILD, "
         "or set LLAMA_CFFI_LIB to a libllama built for this system."
     )

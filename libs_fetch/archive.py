@@ -1,4 +1,4 @@
-"""Unpack .tar.gz and .zip safely: no path and no link leaves the target folder. See `extract`."""
+"""Unpack .tar.gz and .zip safely: no path or link leaves the target folder. See `extract`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from llama_cffi.errors import FetchError
-
-from .download import need_room
+from ..errors import FetchError
+from .download import check_free_space
 
 __all__ = ["Member", "extract", "safe_name"]
 
-# The largest real build is 1 GB unpacked; a bomb that fills the disk is stopped here.
+# The largest real build is 1 GB unpacked; this stops a decompression bomb.
 MAX_UNPACKED_BYTES = 8 << 30
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry: its clean path, size in bytes, and for links the clean path it points at."""
+    """One entry of an archive.
+
+    Attributes:
+        path: Normalised path inside the archive.
+        size: Size in bytes; 0 for a link.
+        link: For a link, the normalised path it points to; None for a file.
+        open: Opens the content for reading.
+    """
 
     path: str
     size: int
@@ -39,24 +45,24 @@ class Member:
 
 
 def safe_name(name: str) -> str:
-    """Normalise a member's path; ``""`` for the root itself.
+    """Normalise a member's path; the root itself is the empty string.
 
     Raises:
-        ValueError: the path is absolute, holds ``..``, a drive, a backslash or a NUL.
+        ValueError: The path is absolute or contains `..`, a drive, a backslash or a NUL.
     """
     if "\0" in name or "\\" in name or name.startswith("/") or _DRIVE.match(name):
         raise ValueError(f"path {name!r} is not relative")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise ValueError(f"path {name!r} climbs out of the archive")
+        raise ValueError(f"path {name!r} leaves the archive")
     return "/".join(parts)
 
 
 def _safe_link(path: str, target: str) -> str:
-    """Resolve a symlink's *target* against the folder of *path*, inside the archive.
+    """Resolve the *target* of the symlink at *path* to a path inside the archive.
 
     Raises:
-        ValueError: it points outside.
+        ValueError: The target is outside the archive.
     """
     if "\0" in target or "\\" in target or target.startswith("/") or _DRIVE.match(target):
         raise ValueError(f"link {path!r} points to {target!r}, outside the archive")
@@ -69,29 +75,35 @@ def _safe_link(path: str, target: str) -> str:
 def extract(
     archive: Path, into: Path, place: Callable[[list[str]], Callable[[str], str | None]]
 ) -> list[str]:
-    """Unpack the wanted members of *archive* into the folder *into* and list what was written.
+    """Unpack the wanted members of *archive* and return the paths written.
 
-    *place* gets all file paths and returns the function that maps a member's path to its place
-    under *into*, or to None to leave it out. Every member is checked, wanted or not; nothing is
-    written before all have passed. Symlinks stay symlinks where the platform has them.
+    Every member is checked, wanted or not, and nothing is written before all have passed.
+    Symlinks stay symlinks where the platform has them.
+
+    Args:
+        archive: A .tar.gz or .zip file.
+        into: The target folder.
+        place: Gets the paths of all members and returns a function that maps a member's path to
+            its path under *into*, or to None to leave it out.
 
     Raises:
-        FetchError: the archive is damaged, or a member or link leaves the target folder.
+        FetchError: The archive is damaged, or a member or link leaves the target folder.
     """
     try:
-        with _opened(archive) as members:
+        with _open_members(archive) as members:
             return _write(archive, members, into, place([m.path for m in members]))
-    except (ValueError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
-        # ValueError: ours. The others: one path is a file here and a folder there.
+    except (ValueError, FileExistsError, NotADirectoryError, IsADirectoryError) as e:
+        # ValueError: from this module. The others: a path is a file in one member and a folder in
+        # another.
         raise FetchError(
-            f"{archive.name} is refused: {exc}. Nothing was installed. This is not what the "
-            "project publishes; check the mirror it came from."
-        ) from exc
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, struct.error) as exc:
+            f"{archive.name} is refused: {e}. Nothing was installed. The project does not publish "
+            "such archives; check the mirror it came from."
+        ) from e
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, struct.error) as e:
         raise FetchError(
-            f"{archive.name} is damaged: {exc or type(exc).__name__}. Nothing was installed; "
+            f"{archive.name} is damaged: {e or type(e).__name__}. Nothing was installed; "
             "fetch again."
-        ) from exc
+        ) from e
 
 
 def _write(
@@ -111,22 +123,22 @@ def _write(
     total = sum(member.size for member in placed.values())
     if total > MAX_UNPACKED_BYTES:
         raise ValueError(f"it unpacks to {total:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
-    need_room(into, total, f"unpacking {archive.name}")
-    # Links come last, so no file is ever written through one.
+    check_free_space(into, total, f"unpacking {archive.name}")
+    # Links are made last, so that no file is written through one.
     for place, member in sorted(placed.items(), key=lambda item: item[1].link is not None):
         target = into / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # an extension package replaces files of the main one
         if member.link is not None:
-            _link(target, place, _final(member, members, places))
+            _link(target, place, _link_destination(member, members, places))
             continue
         with member.open() as source, target.open("xb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
     return list(placed)
 
 
-def _final(member: Member, members: list[Member], places: dict[str, str]) -> str:
-    """Follow a chain of links inside the archive to the place of the file at its end."""
+def _link_destination(member: Member, members: list[Member], places: dict[str, str]) -> str:
+    """Follow a chain of links inside the archive and return where its file is placed."""
     by_path = {m.path: m for m in members}
     seen = {member.path}
     current = member
@@ -141,16 +153,16 @@ def _final(member: Member, members: list[Member], places: dict[str, str]) -> str
     return places[current.path]
 
 
-def _link(target: Path, place: str, final: str) -> None:
-    source = target.parents[place.count("/")] / final
-    if os.name == "nt":  # symlinks need a privilege there
+def _link(target: Path, place: str, destination: str) -> None:
+    source = target.parents[place.count("/")] / destination
+    if os.name == "nt":  # where symlinks need a privilege
         shutil.copyfile(source, target)
     else:
         os.symlink(os.path.relpath(source, target.parent), target)
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[list[Member]]:
+def _open_members(archive: Path) -> Iterator[list[Member]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield [m for info in zipped.infolist() if (m := _zip_member(zipped, info))]
@@ -186,9 +198,9 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member | None:
     elif not info.isreg():
         raise ValueError(f"{path!r} is a special file")
 
-    def reader() -> IO[bytes]:
-        handle = tar.extractfile(info)
-        assert handle is not None
-        return handle
+    def open_member() -> IO[bytes]:
+        file = tar.extractfile(info)
+        assert file is not None
+        return file
 
-    return Member(path, 0 if link else info.size, link, reader)
+    return Member(path, 0 if link else info.size, link, open_member)

@@ -1,6 +1,6 @@
-"""Architecture and exported C names of a shared library of any platform, without loading it.
+"""Read platform, architecture and symbols of a shared library without loading it.
 
-ELF is read by `elf`; Mach-O and PE are short enough to be read here.
+ELF files are read by `elf`; Mach-O and PE are simple enough to read here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from llama_cffi.errors import LibraryLoadError
-
+from ..errors import LibraryLoadError
 from . import elf
 
-__all__ = ["describe", "exported_symbols", "machine", "oldest_macos", "pe_imports"]
+__all__ = ["describe", "exported_symbols", "oldest_macos", "pe_imports"]
 
 _MACHO_CPUS = {0x01000007: "x64", 0x0100000C: "arm64", 7: "x86", 12: "arm"}
 _PE_CPUS = {0x8664: "x64", 0xAA64: "arm64", 0x14C: "x86"}
@@ -23,55 +22,50 @@ _Data = mmap.mmap
 
 
 def describe(path: str | Path) -> tuple[str, tuple[str, ...]]:
-    """Return the platform and the architectures of a library: ``("linux", ("x64",))``.
+    """Return the platform and the architectures of a library: `("linux", ("x64",))`.
 
     Raises:
-        LibraryLoadError: it is no shared library of a known platform.
+        LibraryLoadError: The file is damaged, or not a shared library of a known platform.
     """
-    with Path(path).open("rb") as handle:
-        head = handle.read(4)
+    with Path(path).open("rb") as file:
+        head = file.read(4)
         if head == b"\x7fELF":
-            return "linux", (elf.machine(path),)
-        with _mapped(path, handle.fileno()) as data:
+            return "linux", (elf.arch(path),)
+        with _mapped(path, file.fileno()) as data:
             try:
                 if head[:2] == b"MZ":
-                    return "win", (_pe_machine(data),)
+                    return "win", (_pe_arch(data),)
                 slices = _macho_slices(data)
-            except (struct.error, IndexError) as exc:
-                raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+            except (struct.error, IndexError) as e:
+                raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
     if slices:
         return "mac", tuple(cpu for cpu, _ in slices)
-    raise LibraryLoadError(f"{path} is no shared library (it starts with {head!r}).")
-
-
-def machine(path: str | Path) -> str:
-    """Return the architecture of a library; for a universal one all of them, joined by ``+``."""
-    return "+".join(describe(path)[1])
+    raise LibraryLoadError(f"{path} is not a shared library: it starts with {head!r}.")
 
 
 def exported_symbols(path: str | Path) -> frozenset[str]:
-    """Return the C names that a library exports, C++ names left out, in any platform's format.
+    """Return the C symbols that a library exports; C++ names are left out.
 
     Raises:
-        LibraryLoadError: it is no shared library of a known platform.
+        LibraryLoadError: The file is damaged, or not a shared library of a known platform.
     """
     system, _ = describe(path)
     if system == "linux":
         return elf.exported_symbols(path)
-    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
         try:
             if system == "win":
                 return frozenset(_pe_exports(data))
             return frozenset(n for n in _macho_exports(data) if not n.startswith("_Z"))
-        except (struct.error, IndexError, ValueError) as exc:
-            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+        except (struct.error, IndexError, ValueError) as e:
+            raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
 
 
 def _mapped(path: str | Path, fileno: int) -> _Data:
     try:
         return mmap.mmap(fileno, 0, access=mmap.ACCESS_READ)
-    except ValueError as exc:
-        raise LibraryLoadError(f"{path} is empty.") from exc
+    except ValueError as e:
+        raise LibraryLoadError(f"{path} is empty.") from e
 
 
 def _text(data: _Data, start: int) -> str:
@@ -94,7 +88,7 @@ def _macho_slices(data: _Data) -> list[tuple[str, int]]:
 
 
 def _macho_commands(data: _Data, base: int) -> Iterator[tuple[int, int]]:
-    """List (kind, offset) of the load commands of the slice at *base*."""
+    """Yield (kind, offset) of the load commands of the slice at *base*."""
     (commands,) = struct.unpack_from("<I", data, base + 16)
     at = base + 32
     for _ in range(commands):
@@ -104,22 +98,22 @@ def _macho_commands(data: _Data, base: int) -> Iterator[tuple[int, int]]:
 
 
 def oldest_macos(path: str | Path) -> tuple[int, int] | None:
-    """Return the oldest macOS that a Mach-O library is built for, ``(13, 3)``; None if unsaid."""
-    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+    """Return the oldest macOS a Mach-O library runs on, such as `(13, 3)`; None if not stated."""
+    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
         try:
             for kind, at in _macho_commands(data, _macho_slices(data)[0][1]):
                 if kind in (_LC_VERSION_MIN, _LC_BUILD_VERSION):
                     place = at + (12 if kind == _LC_BUILD_VERSION else 8)
                     (packed,) = struct.unpack_from("<I", data, place)
                     return packed >> 16, packed >> 8 & 0xFF
-        except (struct.error, IndexError) as exc:
-            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+        except (struct.error, IndexError) as e:
+            raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
     return None
 
 
 def pe_imports(path: str | Path) -> list[str]:
-    """List the DLLs that a PE library asks for."""
-    with Path(path).open("rb") as handle, _mapped(path, handle.fileno()) as data:
+    """List the DLLs that a PE library imports."""
+    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
         try:
             table, offset = _pe_directory(data, 1)
             found: list[str] = []
@@ -131,8 +125,8 @@ def pe_imports(path: str | Path) -> list[str]:
                 found.append(_text(data, offset(name)))
                 at += 20
             return found
-        except (struct.error, ValueError) as exc:
-            raise LibraryLoadError(f"{path} is a damaged library: {exc}") from exc
+        except (struct.error, ValueError) as e:
+            raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
 
 
 def _macho_exports(data: _Data) -> Iterable[str]:
@@ -148,7 +142,7 @@ def _macho_exports(data: _Data) -> Iterable[str]:
         yield _text(data, base + strings + name).removeprefix("_")
 
 
-def _pe_machine(data: _Data) -> str:
+def _pe_arch(data: _Data) -> str:
     (header,) = struct.unpack_from("<I", data, 0x3C)
     if data[header : header + 4] != b"PE\0\0":
         return "DOS"
@@ -157,7 +151,7 @@ def _pe_machine(data: _Data) -> str:
 
 
 def _pe_directory(data: _Data, number: int) -> tuple[int, Callable[[int], int]]:
-    """Return the address of a data directory, and what turns addresses into file offsets."""
+    """Return the address of a data directory, and a function from addresses to file offsets."""
     (header,) = struct.unpack_from("<I", data, 0x3C)
     (sections,) = struct.unpack_from("<H", data, header + 6)
     (optional,) = struct.unpack_from("<H", data, header + 20)
@@ -181,7 +175,7 @@ def _pe_exports(data: _Data) -> Iterable[str]:
     at = offset(directory)
     (count,) = struct.unpack_from("<I", data, at + 24)
     (names,) = struct.unpack_from("<I", data, at + 32)
-    shift = offset(names) - names  # the linker keeps the names in the section of their table
+    shift = offset(names) - names  # linkers keep the names in the same section as their table
     for address in struct.unpack_from(f"<{count}I", data, names + shift):
         if data[address + shift] != ord("?"):  # a C++ name
             yield _text(data, address + shift)

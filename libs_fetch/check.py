@@ -1,4 +1,4 @@
-"""Can this build run here? Read from its files, before anything is loaded."""
+"""Check whether a build can run on this machine, from its files, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_cffi.errors import LibraryLoadError
-
+from ..errors import LibraryLoadError
 from . import machine
 
 if TYPE_CHECKING:
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["library_fits", "needs", "problems"]
 
-_NAMES = {"x64": "x86-64", "arm64": "64-bit ARM", "armv7l": "32-bit ARM"}
+_ARCH_NAMES = {"x64": "x86-64", "arm64": "64-bit ARM", "armv7l": "32-bit ARM"}
+_FAMILIES = ("GLIBC", "GLIBCXX", "CXXABI")
 _PACKAGES = {
     "libstdc++.so.6": "apt install libstdc++6",
     "libgomp.so.1": "apt install libgomp1",
@@ -26,43 +26,45 @@ _PACKAGES = {
 
 
 def needs(folder: Path) -> dict[str, str]:
-    """Sum up what the ELF libraries of *folder* need: machine and newest GLIBC, GLIBCXX, CXXABI."""
+    """Return the machine and the newest GLIBC, GLIBCXX and CXXABI that *folder*'s libraries need.
+
+    Only ELF libraries are looked at; a family that none of them needs is left out.
+    """
     from . import elf
 
     found: dict[str, str] = {}
     for path in _libraries(folder):
-        with elf.opened(path) as opened:
-            found["machine"] = opened.machine
+        with elf.open_elf(path) as opened:
+            found["machine"] = opened.arch
             for versions in opened.required_versions().values():
                 for version in versions:
                     family, _, number = version.partition("_")
-                    if family in ("GLIBC", "GLIBCXX", "CXXABI") and _key(number) > _key(
-                        found.get(family, "0")
-                    ):
+                    newest = found.get(family, "0")
+                    if family in _FAMILIES and _version_tuple(number) > _version_tuple(newest):
                         found[family] = number
     return found
 
 
 def library_fits(library: Path) -> None:
-    """Refuse a library file that was not fetched by us and cannot be loaded here.
+    """Check that a library given by path, not fetched by this package, can be loaded here.
 
     Raises:
-        LibraryLoadError: it is for another platform or architecture, needs a newer glibc, or a
+        LibraryLoadError: It is for another platform or architecture, needs a newer glibc, or a
             library beside it is damaged.
     """
     from . import binaries, elf
 
-    system, made_for = binaries.describe(library)
+    system, arches = binaries.describe(library)
     here, arch = machine.os_name(), machine.arch_name()
     if system != here:
         raise LibraryLoadError(f"{library} is a library for {system}, this is {here}.")
-    if arch not in made_for:
-        raise LibraryLoadError(f"{library}: {_wrong_machine(library, '+'.join(made_for), arch)}.")
+    if arch not in arches:
+        raise LibraryLoadError(f"{library}: {_wrong_arch(library, arches, arch)}.")
     libc, have = machine.glibc()
     if libc == "glibc":
         versions = elf.required_versions(library).get("libc.so.6", set())
-        wanted = max(versions, key=_key, default="0")
-        if _key(wanted) > _key(have):
+        wanted = max(versions, key=_version_tuple, default="0")
+        if _version_tuple(wanted) > _version_tuple(have):
             raise LibraryLoadError(
                 f"{library} needs glibc {wanted.rpartition('_')[2]}, this system has {have}. Use "
                 "an older build or a newer system."
@@ -70,21 +72,21 @@ def library_fits(library: Path) -> None:
     if here == "linux":
         for path in _libraries(library.parent):
             if path.name.startswith(("libggml", "libllama")):
-                # ggml opens the backends by itself, and mapping a truncated file is a SIGBUS.
-                with elf.opened(path):
+                # ggml opens the backends itself, and mapping a truncated file ends in SIGBUS.
+                with elf.open_elf(path):
                     pass
 
 
 def problems(build: InstalledBuild) -> list[str]:
-    """Name everything that keeps *build* from loading here; empty if nothing is known to."""
+    """List every known reason why *build* cannot be loaded here."""
     from . import binaries
 
-    system, machines = binaries.describe(build.library)
+    system, arches = binaries.describe(build.library)
     here, arch = machine.os_name(), machine.arch_name()
     if system != here:
         return [f"{build.library.name} is a library for {system}, this is {here}"]
-    if arch not in machines:
-        return [_wrong_machine(build.library, "+".join(machines), arch)]
+    if arch not in arches:
+        return [_wrong_arch(build.library, arches, arch)]
     if system == "mac":
         return list(_mac_problems(build.folder))
     if system == "win":
@@ -95,18 +97,20 @@ def problems(build: InstalledBuild) -> list[str]:
     return list(dict.fromkeys(_linux_problems(build.folder, have)))
 
 
-def _wrong_machine(library: Path, made_for: str, arch: str) -> str:
+def _wrong_arch(library: Path, arches: tuple[str, ...], arch: str) -> str:
+    built_for = "+".join(arches)
     return (
-        f"{library.name} is for {_NAMES.get(made_for, made_for)}, this Python runs as "
-        f"{_NAMES.get(arch, arch)}; use a build for {arch}, or a Python of the library's kind"
+        f"{library.name} is for {_ARCH_NAMES.get(built_for, built_for)}, this Python runs as "
+        f"{_ARCH_NAMES.get(arch, arch)}; use a build for {arch}, or a Python for the library's "
+        "architecture"
     )
 
 
 def _libraries(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if ".so" in path.name and path.is_file() and not path.is_symlink():
-            with path.open("rb") as handle:
-                if handle.read(4) == b"\x7fELF":
+            with path.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
                     yield path
 
 
@@ -118,8 +122,8 @@ def _linux_problems(folder: Path, have: str) -> Iterator[str]:
     beside = {entry.name for entry in folder.iterdir()}
     for path in _libraries(folder):
         if path.name.startswith("libggml-cpu-"):
-            continue  # ggml tries each and drops the ones that do not load
-        with elf.opened(path) as opened:
+            continue  # ggml tries each of them and drops those that do not load
+        with elf.open_elf(path) as opened:
             wanted, versions = opened.needed(), opened.required_versions()
         for soname in wanted:
             if soname in beside or soname.startswith(("ld-linux", "libggml", "libllama")):
@@ -127,22 +131,23 @@ def _linux_problems(folder: Path, have: str) -> Iterator[str]:
             if soname not in located:
                 located[soname] = runtime.find(soname, folder)
             if located[soname] is None:
-                yield f"{path.name} needs {soname}, which is not on this machine{_how(soname)}"
+                hint = _install_hint(soname)
+                yield f"{path.name} needs {soname}, which is not on this machine{hint}"
         for soname, names in versions.items():
-            where = located.get(soname)
-            for name in sorted(names, key=_key):
+            provider = located.get(soname)
+            for name in sorted(names, key=_version_tuple):
                 family, _, number = name.partition("_")
-                if family == "GLIBC" and _key(number) > _key(have):
+                if family == "GLIBC" and _version_tuple(number) > _version_tuple(have):
                     yield (
                         f"{path.name} needs glibc {number}, this system has {have}; use a newer "
                         "system or an older build (LLAMA_CFFI_BUILD)"
                     )
-                elif family in ("GLIBCXX", "CXXABI") and where is not None:
+                elif family in ("GLIBCXX", "CXXABI") and provider is not None:
                     if soname not in offered:
-                        offered[soname] = elf.defined_versions(where)
+                        offered[soname] = elf.defined_versions(provider)
                     if name not in offered[soname]:
                         yield (
-                            f"{path.name} needs {name}, which {where} does not have; "
+                            f"{path.name} needs {name}, which {provider} does not have; "
                             "install a newer libstdc++6 (or, with conda, libstdcxx-ng)"
                         )
 
@@ -152,7 +157,7 @@ def _mac_problems(folder: Path) -> Iterator[str]:
 
     from . import binaries
 
-    have = _key(platform.mac_ver()[0])
+    have = _version_tuple(platform.mac_ver()[0])
     for path in sorted(folder.glob("*.dylib")):
         wanted = binaries.oldest_macos(path)
         if wanted is not None and have[:2] < wanted:
@@ -168,16 +173,16 @@ def _windows_problems(folder: Path) -> Iterator[str]:
     beside = {entry.name.lower() for entry in folder.iterdir()}
     for path in sorted(folder.glob("*.dll")):
         if path.name.startswith("ggml-cpu-"):
-            continue  # ggml tries each and drops the ones that do not load
+            continue  # ggml tries each of them and drops those that do not load
         for name in binaries.pe_imports(path):
             if name.lower() in beside or name.lower().startswith(("api-ms-", "ext-ms-")):
                 continue
             if runtime.find(name, folder) is None:
-                yield f"{path.name} needs {name}, which is not on this machine{_how(name)}"
+                yield f"{path.name} needs {name}, which is not on this machine{_install_hint(name)}"
 
 
-def _how(soname: str) -> str:
-    """Say what brings a missing library, where that is known."""
+def _install_hint(soname: str) -> str:
+    """Say how to install a missing library; empty if that is not known."""
     if soname in _PACKAGES:
         return f" ({_PACKAGES[soname]})"
     if soname.lower().startswith(("vcruntime", "msvcp", "concrt")):
@@ -187,5 +192,5 @@ def _how(soname: str) -> str:
     return ""
 
 
-def _key(version: str) -> tuple[int, ...]:
+def _version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.rpartition("_")[2].split(".") if part.isdigit())

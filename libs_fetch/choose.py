@@ -1,4 +1,4 @@
-"""Which variants of a build to try on this machine, in which order, and why not the others."""
+"""Choose the variants of a build to try on this machine, best first, and explain the choice."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from . import pins, runtime
 from .machine import MUSL, Machine
 from .store import version_key
 
-__all__ = ["AUTO", "NPM_VARIANTS", "Choice", "cuda_problem", "github_choice", "npm_choice"]
+__all__ = ["AUTO", "NPM_VARIANTS", "VariantChoice", "cuda_problem", "github_choice", "npm_choice"]
 
 AUTO = "auto"
 _NPM_CUDA13_SINCE = "3.12.4"
 
-# (os, arch) -> variant -> packages, the first complete, a second one laid over it.
+# (os, arch) -> variant -> packages: a complete one, and perhaps an extension that overlays it.
 NPM_VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("linux", "x64"): {
         "cuda": ("linux-x64-cuda",),
@@ -22,7 +22,7 @@ NPM_VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
         "cpu": ("linux-x64",),
     },
     ("linux", "arm64"): {"cpu": ("linux-arm64",)},
-    # linux-armv7l is left out: its libraries are for x64 (3.5.0, 3.14.0) or arm64 (3.22.1).
+    # No linux-armv7l: its packages contain x64 (3.5.0, 3.14.0) or arm64 (3.22.1) libraries.
     ("linux", "riscv64"): {"cpu": ("linux-riscv64",)},
     ("mac", "arm64"): {"metal": ("mac-arm64-metal",)},
     ("mac", "x64"): {"cpu": ("mac-x64",)},
@@ -37,37 +37,40 @@ NPM_VARIANTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
 
 
 @dataclass
-class Choice:
-    """Variants to try, best first, and the reasons collected against others on the way.
+class VariantChoice:
+    """The variants to try on a machine.
 
-    `asked` is the backend that was asked for. `offered` is False where the source has nothing of
-    the kind, whatever this machine can run.
+    Attributes:
+        backend: The requested backend, or `auto`.
+        variants: Variants to try, best first.
+        rejected: Reason by rejected variant; grows as variants are tried.
+        offered: False if the source has no such variant for this OS and architecture.
     """
 
-    asked: str
+    backend: str
     variants: list[str] = field(default_factory=list)
-    against: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
     offered: bool = True
 
     def reason(self, chosen: str) -> str:
-        """Put into one sentence why *chosen* was taken."""
-        if self.asked == chosen:
-            but = self.against.get(chosen)
-            return f"{chosen}: asked for, but {but}" if but else f"{chosen}: asked for"
-        if not self.against:
+        """Explain in one sentence why *chosen* was taken."""
+        if self.backend == chosen:
+            problem = self.rejected.get(chosen)
+            return f"{chosen}: requested, but {problem}" if problem else f"{chosen}: requested"
+        if not self.rejected:
             return f"{chosen}: the best variant for this machine"
         return f"{chosen}, because {self.reasons()}"
 
     def reasons(self) -> str:
-        """List what speaks against the other variants, equal reasons once."""
+        """List why variants were rejected, each reason once."""
         by_reason: dict[str, list[str]] = {}
-        for variant, why in self.against.items():
-            by_reason.setdefault(why, []).append(variant)
-        return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+        for variant, reason in self.rejected.items():
+            by_reason.setdefault(reason, []).append(variant)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def cuda_problem(major: int, machine: Machine, bundled_runtime: bool = False) -> str:
-    """Say why a build for CUDA *major* cannot work here; empty if it can."""
+    """Say why a build for CUDA *major* cannot run here; empty if it can."""
     if machine.cuda_driver is None:
         return machine.refused.get("cuda", "no CUDA driver")
     if machine.cuda_driver[0] < major:
@@ -81,21 +84,27 @@ def cuda_problem(major: int, machine: Machine, bundled_runtime: bool = False) ->
     return ""
 
 
-def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = True) -> Choice:
-    """List the npm variants for *backend* on *machine*.
+def npm_choice(
+    version: str, backend: str, machine: Machine, *, strict: bool = True
+) -> VariantChoice:
+    """Choose the npm variants for *backend* on *machine*.
 
-    With *strict* off an explicit backend is listed although this machine cannot run it: that is
-    for fetching ahead.
+    Args:
+        version: The npm version.
+        backend: A backend, or `auto`.
+        machine: The machine the build is for.
+        strict: Whether to leave out a requested backend that *machine* cannot run. False when
+            fetching ahead for another machine.
     """
-    choice = Choice(backend)
+    choice = VariantChoice(backend)
     offered = dict(NPM_VARIANTS.get((machine.os, machine.arch), {}))
     if version_key(version) < version_key(_NPM_CUDA13_SINCE):
         offered.pop("cuda12", None)
     if machine.musl:
-        choice.against["every variant"] = MUSL
+        choice.rejected["every variant"] = MUSL
         return choice
     if not offered:
-        choice.against["npm"] = f"no package for {machine.os}-{machine.arch}"
+        choice.rejected["npm"] = f"no package for {machine.os}-{machine.arch}"
         choice.offered = False
         return choice
     if backend == AUTO:
@@ -108,35 +117,41 @@ def npm_choice(version: str, backend: str, machine: Machine, *, strict: bool = T
         wanted = [v for v in offered if v == backend]
     if not wanted:
         choice.offered = False
-        choice.against[backend] = (
-            f"no such npm package for {machine.os}-{machine.arch}; there is {', '.join(offered)}"
+        choice.rejected[backend] = (
+            f"no such npm package for {machine.os}-{machine.arch}; available: {', '.join(offered)}"
         )
     for variant in wanted:
-        why = _npm_problem(version, variant, machine, explicit=backend != AUTO)
-        if why:
-            choice.against[variant] = why
-        if not why or (backend != AUTO and not strict):
+        problem = _npm_problem(version, variant, machine, explicit=backend != AUTO)
+        if problem:
+            choice.rejected[variant] = problem
+        if not problem or (backend != AUTO and not strict):
             choice.variants.append(variant)
     return choice
 
 
-def github_choice(backend: str, machine: Machine, *, strict: bool = True) -> Choice:
-    """List the GitHub variants for *backend* on *machine*; a release may lack some of them."""
-    choice = Choice(backend)
+def github_choice(backend: str, machine: Machine, *, strict: bool = True) -> VariantChoice:
+    """Choose the GitHub variants for *backend* on *machine*; a release may lack some of them.
+
+    Args:
+        backend: A backend, or `auto`.
+        machine: The machine the build is for.
+        strict: As for `npm_choice`.
+    """
+    choice = VariantChoice(backend)
     if machine.musl:
-        choice.against["every variant"] = MUSL
+        choice.rejected["every variant"] = MUSL
     elif backend == AUTO:
         choice.variants = list(machine.variants)
-        choice.against = {v: why for v, why in machine.refused.items() if v in ("cuda", "vulkan")}
+        choice.rejected = {v: r for v, r in machine.refused.items() if v in ("cuda", "vulkan")}
     elif backend == "cpu" and machine.metal:
         choice.variants = ["metal"]  # the only build there; it runs on the CPU with n_gpu_layers=0
     else:
-        why = machine.refused.get(backend, "")
+        problem = machine.refused.get(backend, "")
         if backend == "vulkan" and machine.vulkan:
-            why = ""
-        if why:
-            choice.against[backend] = why
-        if not why or not strict:
+            problem = ""
+        if problem:
+            choice.rejected[backend] = problem
+        if not problem or not strict:
             choice.variants = [backend]
     return choice
 
@@ -149,13 +164,13 @@ def _npm_problem(version: str, variant: str, machine: Machine, explicit: bool) -
     if variant.startswith("cuda"):
         return cuda_problem(_npm_cuda_major(version, variant), machine)
     if variant == "vulkan":
-        # A software Vulkan (lavapipe) is slower than the CPU backend: only on request.
+        # Software Vulkan (lavapipe) is slower than the CPU backend: only on request.
         return machine.refused.get("vulkan", "") if not explicit or not machine.vulkan else ""
     return ""
 
 
 def _npm_cuda_major(version: str, variant: str) -> int:
-    """Tell the toolkit of an npm build; the extension package for CUDA 12 came with CUDA 13."""
+    """Return the CUDA major version of an npm build; `cuda12` came when `cuda` moved to 13."""
     if variant == "cuda12" or version_key(version) < version_key(_NPM_CUDA13_SINCE):
         return 12
     return 13

@@ -1,4 +1,4 @@
-"""Get one file: resumable, verified, with a look at the disk first. See `download`."""
+"""Download one file: resumable, verified, and only if the disk has space for it. See `download`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from .faults import HttpStatusError
 from .http import Client, TransientError, redact, retrying
 
-__all__ = ["Remote", "disk_full", "download", "file_digest", "need_room", "sri"]
+__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "file_digest", "sri"]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18
 _STRENGTH = ("sha512", "sha384", "sha256")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """One file on a server: addresses in the order to try, length in bytes, SRI hash.
+class RemoteFile:
+    """One file on a server.
 
-    `headers` holds what is sent with each address, so that no credential reaches another host.
+    Attributes:
+        urls: Addresses, in the order to try.
+        size: Length in bytes, if known.
+        integrity: SRI hash, if known.
+        headers: Request headers by address, so that no credential reaches another host.
     """
 
     urls: tuple[str, ...]
@@ -47,129 +50,144 @@ class Remote:
         return redact(self.urls[0]).rpartition("/")[2]
 
     def part(self, prefix: Path) -> Path:
-        """Name the partial download after the content, so that it is never continued with other."""
+        """Return the path of the partial download, named after the hash of the whole file.
+
+        So another file is never appended to it.
+        """
         content = "".join(c for c in self.integrity or "unhashed" if c.isalnum())[:24]
         return prefix.with_name(f"{prefix.name}.{content}.part")
 
 
 def sri(algorithm: str, hexdigest: str) -> str:
-    """Turn a hex digest into the SRI form used everywhere here, ``sha256-<base64>``."""
+    """Turn a hex digest into an SRI hash, `sha256-<base64>`."""
     return f"{algorithm}-{base64.b64encode(binascii.unhexlify(hexdigest)).decode()}"
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hash a file and return the hex digest."""
+    """Return the hex digest of a file."""
     digest = hashlib.new(algorithm)
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK * 4):
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK * 4):
             digest.update(block)
     return digest.hexdigest()
 
 
-def need_room(folder: Path, needed: int, what: str) -> None:
-    """Check that *folder*'s disk has *needed* bytes left.
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Check that *folder*'s disk has *needed* bytes free.
+
+    Args:
+        folder: A folder on that disk.
+        needed: Bytes.
+        what: What needs them, for the message.
 
     Raises:
-        FetchError: it has not.
+        FetchError: It has fewer.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise _no_room(folder, needed, free, what)
+        raise _disk_full(folder, needed, free, what)
 
 
-def disk_full(exc: OSError, folder: Path, needed: int, what: str) -> FetchError | None:
-    """Translate ENOSPC and EDQUOT into an error with numbers; None for any other error."""
-    if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+def disk_full_error(
+    error: OSError, folder: Path, needed: int | None, what: str
+) -> FetchError | None:
+    """Translate ENOSPC and EDQUOT into a `FetchError` with numbers; None for any other error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    return _no_room(folder, needed, shutil.disk_usage(folder).free, what)
+    return _disk_full(folder, needed, shutil.disk_usage(folder).free, what)
 
 
-def _no_room(folder: Path, needed: int, free: int, what: str) -> FetchError:
+def _disk_full(folder: Path, needed: int | None, free: int, what: str) -> FetchError:
+    wanted = f"{needed:,} bytes needed, " if needed is not None else ""
     return FetchError(
-        f"The disk of {folder} is too full for {what}: {needed:,} bytes needed, {free:,} free. "
-        "Make room (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to a "
-        "folder on another disk."
+        f"the disk of {folder} is too full for {what}: {wanted}{free:,} bytes free. Free some "
+        "space (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to a folder "
+        "on another disk."
     )
 
 
-def download(client: Client, remote: Remote, part: Path, *, progress: bool = True) -> Path:
-    """Bring *remote* into the file *part*, continuing what an earlier try left there.
+def download(client: Client, remote: RemoteFile, part: Path, *, progress: bool = True) -> Path:
+    """Download *remote* into the file *part*, resuming a partial download that is there.
 
-    The caller holds the lock under which *part* is written. On success *part* holds exactly the
-    verified bytes; on a wrong hash it is deleted; on a broken connection it stays, to be resumed.
+    The caller holds the lock for *part*. After success *part* holds exactly the verified bytes. On
+    a wrong hash it is deleted; on a broken connection it stays, to be resumed.
 
     Raises:
-        UnreachableError: no address answered.
-        FetchError: wrong length or hash, no room on the disk.
+        UnreachableError: No address answered.
+        FetchError: Wrong length or hash, or not enough space on the disk.
     """
-    log.info("fetching %s", redact(remote.urls[0]))
+    _log.info("fetching %s", redact(remote.urls[0]))
     problem: FetchError | None = None
     for url in remote.urls:
         try:
             _transfer(client, url, remote, part, progress)
-        except HttpStatusError as exc:
-            problem = problem or exc
+        except HttpStatusError as e:
+            problem = problem or e
             continue
-        except OSError as exc:
-            full = disk_full(exc, part.parent, remote.size or 0, remote.name)
+        except OSError as e:
+            full = disk_full_error(e, part.parent, remote.size, remote.name)
             if full is None:
                 raise
             part.unlink(missing_ok=True)
-            raise full from exc
+            raise full from e
         _verify(url, remote, part)
         return part
     assert problem is not None
     raise problem
 
 
-def _transfer(client: Client, url: str, remote: Remote, part: Path, progress: bool) -> None:
+def _transfer(client: Client, url: str, remote: RemoteFile, part: Path, progress: bool) -> None:
     def once() -> None:
-        have = part.stat().st_size if part.exists() else 0
+        offset = part.stat().st_size if part.exists() else 0
         if remote.size is not None:
-            if have > remote.size:
+            if offset > remote.size:
                 part.unlink()
-                have = 0
-            elif have == remote.size:
+                offset = 0
+            elif offset == remote.size:
                 return
-            need_room(part.parent, remote.size - have, remote.name)
+            check_free_space(part.parent, remote.size - offset, remote.name)
         headers = dict(remote.headers.get(url, {}))
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
         try:
             response = client.open(url, headers)
-        except HttpStatusError as exc:
-            if exc.status != 416:
+        except HttpStatusError as e:
+            if e.status != 416:
                 raise
             part.unlink(missing_ok=True)
-            raise TransientError("HTTP 416, starting over") from exc
+            raise TransientError("HTTP 416, starting over") from e
         with response:
             # A server that ignores Range answers 200 with the whole file: start over.
-            resumed = response.status == 206 and _starts_at(response, have)
-            if have and response.status == 206 and not resumed:
+            resumed = response.status == 206 and _starts_at(response, offset)
+            if offset and response.status == 206 and not resumed:
                 part.unlink()
-                raise TransientError("the server resumed at another place, starting over")
-            _copy(response, part, have if resumed else 0, remote, progress)
+                raise TransientError("the server resumed at another offset, starting over")
+            _copy(response, part, offset if resumed else 0, remote, progress)
 
     retrying(url, once)
 
 
-def _starts_at(response: Any, have: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+def _starts_at(response: Any, offset: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
 
 
-def _copy(response: Any, part: Path, have: int, remote: Remote, progress: bool) -> None:
+def _copy(response: Any, part: Path, offset: int, remote: RemoteFile, progress: bool) -> None:
     length = response.headers.get("Content-Length")
-    total = have + int(length) if length and length.isdigit() else remote.size
+    total = offset + int(length) if length and length.isdigit() else remote.size
     if total is not None and remote.size is None:
-        need_room(part.parent, total - have, remote.name)
-    got = have
-    with part.open("ab" if have else "wb") as out, _bar(remote.name, total, have, progress) as bar:
+        check_free_space(part.parent, total - offset, remote.name)
+    got = offset
+    with (
+        part.open("ab" if offset else "wb") as out,
+        _bar(remote.name, total, offset, progress) as bar,
+    ):
         while True:
             try:
-                # read1: what has arrived is kept, should this process be killed.
+                # read1: bytes reach the file as they arrive, in case this process is killed.
                 block = response.read1(_BLOCK)
-            except (OSError, HTTPException) as exc:
-                raise TransientError(f"broke off after {got:,} of {total or 0:,} bytes") from exc
+            except (OSError, HTTPException) as e:
+                expected = f"{total:,}" if total is not None else "an unknown number of"
+                raise TransientError(f"broke off after {got:,} of {expected} bytes") from e
             if not block:
                 break
             out.write(block)
@@ -180,7 +198,7 @@ def _copy(response: Any, part: Path, have: int, remote: Remote, progress: bool) 
         raise TransientError(f"broke off after {got:,} of {total:,} bytes")
 
 
-def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractContextManager[Any]:
+def _bar(name: str, total: int | None, offset: int, progress: bool) -> AbstractContextManager[Any]:
     if not progress or not (sys.stderr and sys.stderr.isatty()):
         return nullcontext()
     from tqdm import tqdm
@@ -188,7 +206,7 @@ def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractCon
     bar: AbstractContextManager[Any] = tqdm(
         desc=name,
         total=total,
-        initial=have,
+        initial=offset,
         unit="B",
         unit_scale=True,
         file=sys.stderr,
@@ -197,13 +215,13 @@ def _bar(name: str, total: int | None, have: int, progress: bool) -> AbstractCon
     return bar
 
 
-def _verify(url: str, remote: Remote, part: Path) -> None:
+def _verify(url: str, remote: RemoteFile, part: Path) -> None:
     size = part.stat().st_size
     if remote.size is not None and size != remote.size:
         part.unlink()
         raise FetchError(
-            f"{redact(url)} is {size:,} bytes long where {remote.size:,} were expected. The file "
-            "was deleted. A proxy or mirror changes it: try again, or use another mirror."
+            f"{redact(url)} is {size:,} bytes long, expected {remote.size:,}. The file was "
+            "deleted. A proxy or mirror may have changed it: try again, or use another mirror."
         )
     if remote.integrity is None:
         return
@@ -214,7 +232,7 @@ def _verify(url: str, remote: Remote, part: Path) -> None:
         raise FetchError(
             f"{redact(url)} has the wrong hash: got {got}, expected {algorithm}-{expected} "
             f"({size:,} bytes). The file was deleted and nothing was installed. A proxy or mirror "
-            "changes it: try again, or use another mirror."
+            "may have changed it: try again, or use another mirror."
         )
 
 
@@ -223,4 +241,7 @@ def _strongest(integrity: str) -> tuple[str, str]:
     for algorithm in _STRENGTH:
         if algorithm in known:
             return algorithm, known[algorithm]
-    raise FetchError(f"The server gives no hash of a known kind, only {integrity!r}.")
+    raise FetchError(
+        f"the server gives no hash of {', '.join(_STRENGTH)}, only {integrity!r}. "
+        "Use another mirror."
+    )

@@ -1,6 +1,6 @@
-"""Read what the fetcher and the loader need from an ELF file, without loading it.
+"""Read ELF files through mmap, without loading them.
 
-Pure reader over mmap: machine, NEEDED, symbol versions asked for and offered, exported symbols.
+Architecture, NEEDED entries, required and defined symbol versions, and exported symbols.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_cffi.errors import LibraryLoadError
+from ..errors import LibraryLoadError
 
-__all__ = ["Elf", "defined_versions", "exported_symbols", "machine", "needed", "required_versions"]
+__all__ = [
+    "Elf",
+    "arch",
+    "defined_versions",
+    "exported_symbols",
+    "needed",
+    "open_elf",
+    "required_versions",
+]
 
-_MACHINES = {3: "x86", 40: "armv7l", 62: "x64", 183: "arm64", 243: "riscv64", 22: "s390x"}
+_ARCHES = {3: "x86", 40: "armv7l", 62: "x64", 183: "arm64", 243: "riscv64", 22: "s390x"}
 _SHT_STRTAB, _SHT_DYNAMIC, _SHT_DYNSYM = 3, 6, 11
 _SHT_VERDEF, _SHT_VERNEED = 0x6FFFFFFD, 0x6FFFFFFE
 _DT_NEEDED, _DT_SONAME = 1, 14
@@ -32,23 +40,28 @@ class _Section:
 
 
 class Elf:
-    """An open ELF file; use `opened`."""
+    """An open ELF file; made by `open_elf`.
+
+    Attributes:
+        arch: CPU architecture: `x64`, `arm64`, `armv7l`, …
+        is_64bit: Whether it is of the 64-bit class.
+    """
 
     def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
         if data[:4] != b"\x7fELF" or len(data) < 64:
             raise LibraryLoadError(f"{path} is not an ELF file.")
         self._data = data
-        self.wide = data[4] == 2
-        self._end = "<" if data[5] == 1 else ">"
+        self.is_64bit = data[4] == 2
+        self._byte_order = "<" if data[5] == 1 else ">"
         (code,) = self._unpack("H", 18)
-        self.machine = _MACHINES.get(code, f"ELF machine {code}")
+        self.arch = _ARCHES.get(code, f"ELF machine {code}")
         self._sections = list(self._read_sections())
 
     def _unpack(self, fields: str, offset: int) -> tuple[int, ...]:
-        return struct.unpack_from(self._end + fields, self._data, offset)
+        return struct.unpack_from(self._byte_order + fields, self._data, offset)
 
     def _read_sections(self) -> Iterator[_Section]:
-        if self.wide:
+        if self.is_64bit:
             (start,) = self._unpack("Q", 40)
             entry, count = self._unpack("HH", 58)
         else:
@@ -56,7 +69,7 @@ class Elf:
             entry, count = self._unpack("HH", 46)
         for n in range(count if start else 0):
             at = start + n * entry
-            if self.wide:
+            if self.is_64bit:
                 _, kind, _, _, offset, size, link, info = self._unpack("IIQQQQII", at)
             else:
                 _, kind, _, _, offset, size, link, info = self._unpack("IIIIIIII", at)
@@ -75,7 +88,7 @@ class Elf:
         if section is None:
             return []
         names = self._sections[section.link]
-        fields, step = ("qQ", 16) if self.wide else ("iI", 8)
+        fields, step = ("qQ", 16) if self.is_64bit else ("iI", 8)
         found = []
         for at in range(section.offset, section.offset + section.size, step):
             tag, value = self._unpack(fields, at)
@@ -86,15 +99,15 @@ class Elf:
         return found
 
     def needed(self) -> list[str]:
-        """List the sonames this file asks the dynamic linker for."""
+        """List the sonames of the libraries this file needs."""
         return self._dynamic(_DT_NEEDED)
 
     def soname(self) -> str | None:
-        """Return the soname, None if it has none."""
+        """Return the soname; None if the file has none."""
         return next(iter(self._dynamic(_DT_SONAME)), None)
 
     def required_versions(self) -> dict[str, set[str]]:
-        """Map each needed soname to the symbol versions asked of it, ``{"libc.so.6": {...}}``."""
+        """Map each needed soname to its required symbol versions, `{"libc.so.6": {...}}`."""
         section = self._find(_SHT_VERNEED)
         found: dict[str, set[str]] = {}
         if section is None:
@@ -104,17 +117,17 @@ class Elf:
         for _ in range(section.info):
             _, count, file, aux, following = self._unpack("HHIII", at)
             versions = found.setdefault(self._string(names, file), set())
-            where = at + aux
+            entry = at + aux
             for _ in range(count):
-                _, flags, _, name, step = self._unpack("IHHII", where)
-                if not flags & 2:  # weak: the linker does not insist
+                _, flags, _, name, step = self._unpack("IHHII", entry)
+                if not flags & 2:  # weak: the linker does not require it
                     versions.add(self._string(names, name))
-                where += step
+                entry += step
             at += following
         return found
 
     def defined_versions(self) -> set[str]:
-        """List the symbol versions this file offers, such as ``GLIBCXX_3.4.30``."""
+        """Return the symbol versions this file defines, such as `GLIBCXX_3.4.30`."""
         section = self._find(_SHT_VERDEF)
         found: set[str] = set()
         if section is None:
@@ -129,73 +142,73 @@ class Elf:
         return found
 
     def exported_symbols(self) -> frozenset[str]:
-        """Return the symbols that other files can bind to, C++ (``_Z``) names left out."""
+        """Return the symbols that other files can bind to; C++ (`_Z`) names are left out."""
         section = self._find(_SHT_DYNSYM)
         if section is None:
             return frozenset()
         table = self._sections[section.link]
         names = bytes(self._data[table.offset : table.offset + table.size])
         raw = self._data[section.offset : section.offset + section.size]
-        # name, value, size, info, other, shndx in the order of each class
-        if self.wide:
-            rows = struct.iter_unpack(self._end + "IBBH16x", raw)
+        # Elf64_Sym and Elf32_Sym have the same fields in another order.
+        if self.is_64bit:
+            rows = struct.iter_unpack(self._byte_order + "IBBH16x", raw)
         else:
-            rows = struct.iter_unpack(self._end + "I8xBBH", raw)
+            rows = struct.iter_unpack(self._byte_order + "I8xBBH", raw)
         find, mangled = names.index, names.startswith
         return frozenset(
             names[name : find(0, name)].decode("ascii", "replace")
             for name, info, other, shndx in rows
-            # defined; global or weak; default or protected visibility. libllama has 20 mangled
-            # names for each C name, and skipping them here keeps this at 2 ms.
+            # Defined; global or weak; default or protected visibility. libllama has 20 mangled
+            # names for each C name; skipping them here keeps this at 2 ms.
             if shndx and info >= 16 and other & 3 in (0, 3) and not mangled(b"_Z", name)
         )
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Elf]:
-    """Open *path* for reading.
+def open_elf(path: str | Path) -> Iterator[Elf]:
+    """Open the ELF file at *path*.
 
     Raises:
-        LibraryLoadError: not an ELF file, or a damaged one.
+        LibraryLoadError: The file is not an ELF file, or is damaged.
     """
     path = Path(path)
-    with path.open("rb") as handle:
+    with path.open("rb") as file:
         try:
-            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as exc:
-            raise LibraryLoadError(f"{path} is empty.") from exc
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as e:
+            raise LibraryLoadError(f"{path} is empty.") from e
         with data:
             try:
                 yield Elf(data, path)
-            except (struct.error, IndexError, ValueError) as exc:
-                raise LibraryLoadError(f"{path} is a damaged ELF file: {exc}") from exc
+            except (struct.error, IndexError, ValueError) as e:
+                raise LibraryLoadError(f"{path} is a damaged ELF file: {e}") from e
 
 
-def machine(path: str | Path) -> str:
-    """Return the CPU architecture, ``x64``, ``arm64``, ``armv7l`` and so on."""
-    with opened(path) as elf:
-        return elf.machine
+def arch(path: str | Path) -> str:
+    """Return the CPU architecture: `x64`, `arm64`, `armv7l`, and so on."""
+    with open_elf(path) as elf:
+        return elf.arch
 
 
 def needed(path: str | Path) -> list[str]:
-    """List the sonames the file asks the dynamic linker for."""
-    with opened(path) as elf:
+    """List the sonames of the libraries the file needs."""
+    with open_elf(path) as elf:
         return elf.needed()
 
 
 def required_versions(path: str | Path) -> dict[str, set[str]]:
-    """Map each needed soname to the symbol versions asked of it."""
-    with opened(path) as elf:
+    """Map each needed soname to its required symbol versions."""
+    with open_elf(path) as elf:
         return elf.required_versions()
 
 
 def defined_versions(path: str | Path) -> set[str]:
-    """List the symbol versions the file offers."""
-    with opened(path) as elf:
+    """Return the symbol versions the file defines."""
+    with open_elf(path) as elf:
         return elf.defined_versions()
 
 
 def exported_symbols(path: str | Path) -> frozenset[str]:
-    """Return the symbols that other files can bind to, C++ (``_Z``) names left out."""
-    with opened(path) as elf:
+    """Return the symbols that other files can bind to; C++ (`_Z`) names are left out."""
+    with open_elf(path) as elf:
         return elf.exported_symbols()

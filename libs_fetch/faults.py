@@ -1,10 +1,10 @@
-"""Kinds of fetch failures that the code tells apart, and the offline switch."""
+"""The kinds of `FetchError` that the fetcher handles differently, and the offline switch."""
 
 from __future__ import annotations
 
 import os
 
-from llama_cffi.errors import FetchError
+from ..errors import FetchError
 
 __all__ = ["HttpStatusError", "NotOfferedError", "OfflineError", "UnreachableError", "offline"]
 
@@ -12,7 +12,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 
 
 class UnreachableError(FetchError):
-    """A server did not answer, or answered only with errors of its own (5xx)."""
+    """A server did not answer, or only with server errors (5xx)."""
 
 
 class OfflineError(FetchError):
@@ -20,11 +20,11 @@ class OfflineError(FetchError):
 
 
 class NotOfferedError(FetchError):
-    """A source answered that it has no such build, version or variant."""
+    """A source does not have the build, version or variant."""
 
 
 class HttpStatusError(FetchError):
-    """A server answered with a final 4xx status."""
+    """A server answered with a 4xx status that no retry will change."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -32,5 +32,5 @@ class HttpStatusError(FetchError):
 
 
 def offline() -> bool:
-    """Tell whether LLAMA_CFFI_OFFLINE switches the network off."""
+    """Return whether LLAMA_CFFI_OFFLINE switches the network off."""
     return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in _TRUE

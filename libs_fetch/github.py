@@ -1,6 +1,6 @@
 """The GitHub source: releases of ggml-org/llama.cpp, verified with the release API's digests.
 
-Asset names carry the toolkit number and change over time, so they are parsed, never composed.
+Asset names contain toolkit versions and change over time, so they are parsed, never composed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from . import pins, runtime
 from .archive import extract
-from .download import Remote, download, sri
+from .download import RemoteFile, download, sri
 from .faults import HttpStatusError, NotOfferedError
 from .http import Client, join, redact
 from .machine import Machine
@@ -35,13 +34,23 @@ _NAME = re.compile(
 _OS = {"ubuntu": "linux", "macos": "mac", "win": "win"}
 _ARCHES = ("x64", "arm64", "s390x")
 _LIBRARY = re.compile(r".*\.(so(\.\d+)*|dylib|dll|metal|metallib|spv|bc)")
-# In builds of 2024 the CPU variant on Windows is named after its instruction set or compiler.
+# In the builds of 2024, CPU variants on Windows are named after an instruction set or a compiler.
+# The best comes first.
 _OLD_CPU = ("avx2", "llvm", "msvc", "avx", "noavx")
 
 
 @dataclass(frozen=True)
 class Asset:
-    """What a release asset's name says."""
+    """The parsed name of a release asset.
+
+    Attributes:
+        name: The whole name.
+        os: `linux`, `mac` or `win`.
+        arch: `x64`, `arm64` or `s390x`.
+        backend: `cpu`, `cuda`, `vulkan`, `rocm`, `metal`, …
+        toolkit: Version of the backend's toolkit, such as `(12, 8)`; empty if it has none.
+        is_runtime: Whether it is a CUDA runtime rather than a build.
+    """
 
     name: str
     os: str
@@ -52,7 +61,7 @@ class Asset:
 
 
 def parse_asset(name: str) -> Asset | None:
-    """Read an asset's name; None for what is no build for a desktop or server."""
+    """Parse an asset's name; None if it is not a build for a desktop or server."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -70,7 +79,7 @@ def parse_asset(name: str) -> Asset | None:
         toolkit = tuple(int(n) for n in re.findall(r"\d+", numbers[0])) if numbers else ()
         backend = {"hip": "rocm"}.get(backend, backend)
         if system == "win" and backend in _OLD_CPU:
-            # Only as good as its place in _OLD_CPU: a lower number is taken first.
+            # `pick` takes the highest toolkit: rank them by their place in _OLD_CPU.
             backend, toolkit = "cpu", (-_OLD_CPU.index(backend) - 1,)
     elif system == "mac" and arch == "arm64":
         backend = "metal"
@@ -80,15 +89,19 @@ def parse_asset(name: str) -> Asset | None:
 def pick(names: list[str], variant: str, machine: Machine) -> list[str]:
     """Choose the assets for *variant* on *machine*: the build, then the CUDA runtime if needed.
 
-    For CUDA the newest toolkit that the driver supports is taken; a driver of the same major
-    version runs any toolkit of it.
+    For CUDA, the newest toolkit that the driver supports is taken; a driver runs every toolkit of
+    its own major version.
 
     Raises:
-        NotOfferedError: the release has no such build.
+        NotOfferedError: The release has no such build.
     """
     parsed = [a for a in map(parse_asset, names) if a is not None]
-    ours = [a for a in parsed if (a.os, a.arch, a.backend) == (machine.os, machine.arch, variant)]
-    builds = sorted((a for a in ours if not a.is_runtime), key=lambda a: a.toolkit, reverse=True)
+    matching = [
+        a for a in parsed if (a.os, a.arch, a.backend) == (machine.os, machine.arch, variant)
+    ]
+    builds = sorted(
+        (a for a in matching if not a.is_runtime), key=lambda a: a.toolkit, reverse=True
+    )
     if variant == "cuda" and machine.cuda_driver is not None:
         driver = machine.cuda_driver
         fitting = [a for a in builds if a.toolkit[:1] <= driver[:1]]
@@ -100,14 +113,16 @@ def pick(names: list[str], variant: str, machine: Machine) -> list[str]:
         within = [a for a in fitting if a.toolkit[:2] <= driver]
         builds = within or fitting[::-1]
     if not builds:
-        there = sorted({a.backend for a in parsed if (a.os, a.arch) == (machine.os, machine.arch)})
+        available = sorted(
+            {a.backend for a in parsed if (a.os, a.arch) == (machine.os, machine.arch)}
+        )
         raise NotOfferedError(
             f"the release has no {variant} build for {machine.os}-{machine.arch}; "
-            f"there is {', '.join(there) or 'none at all'}"
+            f"available: {', '.join(available) or 'none'}"
         )
     chosen = [builds[0].name]
     if variant == "cuda" and runtime.cuda_runtime(builds[0].toolkit[0])[1]:
-        chosen += [a.name for a in ours if a.is_runtime and a.toolkit == builds[0].toolkit]
+        chosen += [a.name for a in matching if a.is_runtime and a.toolkit == builds[0].toolkit]
     return chosen
 
 
@@ -116,7 +131,7 @@ def _mirror() -> str:
 
 
 def _headers() -> dict[str, str]:
-    """Return the headers for the API; the token goes to GitHub itself, never to a mirror."""
+    """Return the headers for the API; GITHUB_TOKEN is sent to GitHub only, never to a mirror."""
     headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
     token = os.environ.get("GITHUB_TOKEN", "").strip()
     if token and not _mirror():
@@ -132,16 +147,19 @@ def _api(path: str) -> Any:
 def _release(path: str, mirror: str) -> dict[str, Any]:
     try:
         found = _api(path)
-    except HttpStatusError as exc:
-        if exc.status != 404:
+    except HttpStatusError as e:
+        if e.status != 404:
             raise
         raise NotOfferedError(
             f"{_mirror() or _API} has no release {path.rpartition('/')[2]} of {_REPO} (HTTP 404). "
-            "GitHub has releases for b-numbers only; v-numbers come from npm. "
-            "`llama-cffi libs list --remote` shows what there is."
-        ) from exc
+            "GitHub has releases for b-tags only; v-tags come from npm. "
+            "`llama-cffi libs list --remote` shows what is available."
+        ) from e
     if not isinstance(found, dict) or not isinstance(found.get("assets"), list):
-        raise FetchError(f"The release API at {_mirror() or _API} gave no list of assets.")
+        raise FetchError(
+            f"the release API at {_mirror() or _API} gave no list of assets. "
+            "Check LLAMA_CFFI_GITHUB."
+        )
     return found
 
 
@@ -155,12 +173,12 @@ def tags() -> list[str]:
     return [str(release["tag_name"]) for release in _api("releases?per_page=30")]
 
 
-def assets(tag: str) -> dict[str, Remote]:
-    """Map the asset names of release *tag* to where they are and what their hash is.
+def assets(tag: str) -> dict[str, RemoteFile]:
+    """Return the assets of release *tag* by name.
 
     Raises:
-        NotOfferedError: there is no such release.
-        FetchError: the digest differs from ours.
+        NotOfferedError: There is no such release.
+        FetchError: A digest differs from the pinned one.
     """
     found = {}
     for asset in _release(f"releases/tags/{tag}", _mirror())["assets"]:
@@ -172,11 +190,11 @@ def assets(tag: str) -> dict[str, Remote]:
         pinned = pins.github_asset(tag, name)
         if pinned and integrity and pinned != integrity:
             raise FetchError(
-                f"Release {tag} offers {name} with {integrity}, but this release of llama_cffi "
-                f"knows it as {pinned}. Not fetched: one of them was changed. Check "
+                f"release {tag} offers {name} with {integrity}, but llama_cffi has pinned it as "
+                f"{pinned}. It was not fetched: one of the two was changed. Check "
                 "LLAMA_CFFI_GITHUB."
             )
-        found[name] = Remote((_mirrored(url),), asset.get("size"), pinned or integrity)
+        found[name] = RemoteFile((_mirrored(url),), asset.get("size"), pinned or integrity)
     return found
 
 
@@ -185,15 +203,15 @@ def _mirrored(url: str) -> str:
     return join(mirror, url[len(_WEB) :]) if mirror and url.startswith(_WEB + "/") else url
 
 
-def source_archive(tag: str) -> Remote:
-    """Return the source tarball of *tag*. GitHub publishes no hash for it; TLS is what there is."""
-    return Remote((_mirrored(f"{_WEB}/{_REPO}/archive/refs/tags/{tag}.tar.gz"),))
+def source_archive(tag: str) -> RemoteFile:
+    """Return the source tarball of *tag*; GitHub publishes no hash for it, so TLS has to do."""
+    return RemoteFile((_mirrored(f"{_WEB}/{_REPO}/archive/refs/tags/{tag}.tar.gz"),))
 
 
 def fetch(
     tag: str, variant: str, machine: Machine, progress: bool
 ) -> Callable[[Path, Path], dict[str, object]]:
-    """Make the function that fills a store folder with the assets of *tag*."""
+    """Return a function that fills a store folder with the assets of *tag*; see `store.install`."""
 
     def fill(staging: Path, part_prefix: Path) -> dict[str, object]:
         offered = assets(tag)
@@ -212,7 +230,7 @@ def fetch(
 
 
 def _main(paths: list[str]) -> Callable[[str], str | None]:
-    """Keep the libraries of the folder that holds libllama, and the licence; no programs."""
+    """Keep the licence and the libraries in libllama's folder; drop programs."""
     roots = {p.rpartition("/")[0] for p in paths if is_libllama(p.rpartition("/")[2])}
     root = min(roots, key=len, default="")
 

@@ -1,6 +1,6 @@
-"""HTTP for the fetcher: retries, redirects that keep credentials at home, proxies, CA bundles.
+"""HTTP client of the fetcher: retries, redirects, credentials, proxies, CA bundles.
 
-Everything that touches the network goes through `Client`, so the offline switch sits here.
+All network access goes through `Client`, so the offline switch is checked here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, TypeVar
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from .faults import HttpStatusError, OfflineError, UnreachableError, offline
 
 __all__ = ["Client", "TransientError", "join", "redact", "retrying"]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 RETRIES = 3
@@ -40,11 +39,11 @@ _T = TypeVar("_T")
 
 
 class TransientError(Exception):
-    """One try failed in a way that another try may mend."""
+    """One try failed; another may succeed."""
 
 
 def redact(url: str) -> str:
-    """Drop user, password and query from *url*, for messages and receipts."""
+    """Remove user, password and query from *url*, for messages and receipts."""
     parts = urllib.parse.urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
@@ -61,15 +60,15 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects; a token never leaves the host it was meant for."""
+    """Follow redirects; never send a token to another host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise FetchError(
-                f"{redact(req.full_url)} redirects from https to {redact(newurl)}; refused. "
-                "Check the mirror or proxy in between."
+                f"{redact(req.full_url)} redirects from https to {redact(newurl)}, which is "
+                "refused. Check the mirror or proxy in between."
             )
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and _origin(req.full_url) != _origin(newurl):
@@ -83,17 +82,22 @@ def _context(cafile: str | None) -> ssl.SSLContext:
     if cafile:
         try:
             context.load_verify_locations(cafile=cafile)
-        except OSError as exc:
+        except OSError as e:
             raise FetchError(
-                f"The CA file {cafile} from npm's configuration cannot be read: {exc}. "
+                f"the CA file {cafile} from npm's configuration cannot be read: {e}. "
                 "Correct `cafile` in .npmrc."
-            ) from exc
+            ) from e
     return context
 
 
 @dataclass(frozen=True)
 class Client:
-    """One way to reach one server: its CA file and proxies (from npm's configuration, or none)."""
+    """An HTTP client.
+
+    Attributes:
+        cafile: CA file to trust besides the system's, if any.
+        proxies: Proxy by scheme; those of the environment win.
+    """
 
     cafile: str | None = None
     proxies: Mapping[str, str] = field(default_factory=dict)
@@ -110,82 +114,83 @@ class Client:
 
         Raises:
             OfflineError: LLAMA_CFFI_OFFLINE is set.
-            HttpStatusError: a final status such as 401 or 404.
-            TransientError: worth another try.
+            HttpStatusError: A status that no retry will change, such as 401 or 404.
+            UnreachableError: The certificate is not trusted, or the host does not exist.
+            TransientError: The request may succeed if tried again.
         """
         if offline():
             raise OfflineError(
-                f"LLAMA_CFFI_OFFLINE is set, so {redact(url)} was not asked. "
-                "Unset it, or fetch the build on a machine with network."
+                f"LLAMA_CFFI_OFFLINE is set, so {redact(url)} was not requested. "
+                "Unset it, or fetch the build on a machine with a network."
             )
         request = _request(url, headers or {})
         try:
             return self._opener().open(request, timeout=TIMEOUT_S)
-        except urllib.error.HTTPError as exc:
-            status, reason = exc.code, exc.reason
-            exc.close()
+        except urllib.error.HTTPError as e:
+            status, reason = e.code, e.reason
+            e.close()
             if status in _TRANSIENT:
                 raise TransientError(f"HTTP {status} {reason}") from None
             raise HttpStatusError(
                 f"GET {redact(url)} answered HTTP {status} {reason}.{_hint(status)}", status
             ) from None
-        except urllib.error.URLError as exc:
-            if isinstance(exc.reason, ssl.SSLCertVerificationError):
+        except urllib.error.URLError as e:
+            if isinstance(e.reason, ssl.SSLCertVerificationError):
                 raise UnreachableError(
-                    f"GET {redact(url)}: the certificate was not accepted ({exc.reason}). "
-                    "Point SSL_CERT_FILE at your organisation's CA bundle."
-                ) from exc
-            if getattr(exc.reason, "errno", None) == socket.EAI_NONAME:  # asking again is idle
+                    f"GET {redact(url)}: the certificate is not trusted ({e.reason}). "
+                    "Set SSL_CERT_FILE to your organisation's CA bundle."
+                ) from e
+            if getattr(e.reason, "errno", None) == socket.EAI_NONAME:  # no retry will help
                 raise UnreachableError(
                     f"GET {redact(url)}: there is no host {urllib.parse.urlsplit(url).hostname} "
-                    f"({exc.reason}). {_CHECK}"
-                ) from exc
-            raise TransientError(str(exc.reason)) from exc
-        except (OSError, HTTPException) as exc:
-            raise TransientError(f"{type(exc).__name__}: {exc}") from exc
+                    f"({e.reason}). {_CHECK}"
+                ) from e
+            raise TransientError(str(e.reason)) from e
+        except (OSError, HTTPException) as e:
+            raise TransientError(f"{type(e).__name__}: {e}") from e
 
     def json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """Get *url* and parse its JSON body, with retries.
 
         Raises:
-            UnreachableError: no usable answer after all tries.
-            HttpStatusError: a final 4xx status.
-            FetchError: the body is not JSON.
+            UnreachableError: No try succeeded.
+            HttpStatusError: A status that no retry will change, such as 401 or 404.
+            FetchError: The body is not JSON.
         """
 
         def once() -> bytes:
             with self.open(url, headers) as response:
                 try:
                     body: bytes = response.read()
-                except (OSError, HTTPException) as exc:
-                    raise TransientError(f"the answer broke off: {exc}") from exc
+                except (OSError, HTTPException) as e:
+                    raise TransientError(f"the response broke off: {e}") from e
                 return body
 
         body = retrying(url, once)
         try:
             return json.loads(body)
-        except ValueError as exc:
+        except ValueError as e:
             raise FetchError(
                 f"GET {redact(url)} did not answer with JSON but with {body[:60]!r}. "
-                "Is a login page or a wrong mirror address in between?"
-            ) from exc
+                "Check for a login page in between or a wrong mirror address."
+            ) from e
 
 
 def retrying(url: str, once: Callable[[], _T]) -> _T:
-    """Call *once* until it succeeds, at most 1 + RETRIES times, backing off between tries.
+    """Call *once* until it raises no `TransientError`, 1 + RETRIES times at most, with back-off.
 
     Raises:
-        UnreachableError: every try failed; the last cause is named.
+        UnreachableError: Every try failed; the message gives the last cause.
     """
     for n in range(RETRIES + 1):
         try:
             return once()
-        except TransientError as exc:
+        except TransientError as e:
             if n == RETRIES:
                 raise UnreachableError(
-                    f"GET {redact(url)} failed {n + 1} times, last with: {exc}. {_CHECK}"
-                ) from exc
-            log.info("GET %s: %s; trying again", redact(url), exc)
+                    f"GET {redact(url)} failed {n + 1} times, the last time with: {e}. {_CHECK}"
+                ) from e
+            _log.info("GET %s: %s; trying again", redact(url), e)
             time.sleep(BACKOFF_S * 2**n)
     raise AssertionError("unreachable")
 
@@ -197,7 +202,7 @@ def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
     user, at, host = parts.netloc.rpartition("@")
     url = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
     all_headers = {"User-Agent": "llama-cffi", **headers}
-    if at:  # urllib does not understand user:password@ in an address
+    if at:  # urllib does not support user:password@ in an address
         token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         all_headers.setdefault("Authorization", f"Basic {token}")
     return urllib.request.Request(url, headers=all_headers)
@@ -206,9 +211,9 @@ def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
 def _hint(status: int) -> str:
     if status in (401, 403):
         return (
-            " The server wants a login or limits requests: give a token in .npmrc "
-            "(npm) or GITHUB_TOKEN (GitHub)."
+            " The server requires a login or limits requests: set a token in .npmrc (npm) or "
+            "GITHUB_TOKEN (GitHub)."
         )
     if status == 407:
-        return " The proxy wants a login: put it into HTTPS_PROXY."
+        return " The proxy requires a login: put it into HTTPS_PROXY."
     return ""

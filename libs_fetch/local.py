@@ -1,24 +1,29 @@
-"""Builds that are already on the machine: a library file or a folder, used as they are."""
+"""Builds that are given by path: a library file or a folder."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from llama_cffi.errors import LibraryNotFoundError
-
+from ..errors import LibraryNotFoundError
 from .store import RECEIPT, InstalledBuild, cache_dir, find_library, is_libllama, load, read_json
 
 __all__ = ["build_at"]
 
+_TAG = re.compile(r"\.(b\d+|v\d+\.\d+\.\d+)\.(?:so|dylib|dll)")
 _BACKENDS = ("cuda", "hip", "rocm", "sycl", "vulkan", "metal", "opencl", "cann", "musa")
 
 
-def build_at(path: str, asked_by: str) -> InstalledBuild:
-    """Describe the build at *path*, a library file (of any name) or a folder that holds libllama.
+def build_at(path: str, origin: str) -> InstalledBuild:
+    """Describe the build at *path*, a library file of any name or a folder that holds libllama.
+
+    Args:
+        path: The file or folder.
+        origin: Where the path comes from (an argument, a variable, …), for messages.
 
     Raises:
-        LibraryNotFoundError: there is none.
+        LibraryNotFoundError: There is no library at *path*.
     """
     given = Path(os.path.expanduser(path))
     if given.is_file():
@@ -27,30 +32,30 @@ def build_at(path: str, asked_by: str) -> InstalledBuild:
         library = find_library(given)
     else:
         raise LibraryNotFoundError(
-            f"{given} does not exist ({asked_by}). Give the libllama file or the folder it is in."
+            f"{given} does not exist ({origin}). Give the libllama file or the folder it is in."
         )
     if library is None:
         names = sorted(os.listdir(given))
         near = [n for n in names if n.endswith((".so", ".dylib", ".dll")) or ".so." in n]
         raise LibraryNotFoundError(
-            f"{given} ({asked_by}) holds no libllama.so, libllama.dylib or llama.dll; it holds "
+            f"{given} ({origin}) holds no libllama.so, libllama.dylib or llama.dll; it holds "
             f"{', '.join((near or names)[:8]) or 'nothing'}. If one of these exports the llama_ "
             "functions, give that file by name."
         )
-    return _of_store(library) or InstalledBuild(
+    return _stored_build(library) or InstalledBuild(
         source="path",
         version="",
         variant=variant_of(library.parent),
         tag=tag_of(library.parent),
         library=library,
         folder=library.parent,
-        backend_reason=f"{asked_by} names this library",
+        backend_reason=f"{origin} names this library",
         receipt=None,
     )
 
 
-def _of_store(library: Path) -> InstalledBuild | None:
-    """Recognise a path into our own store, so that tag and receipt are not lost."""
+def _stored_build(library: Path) -> InstalledBuild | None:
+    """Return the build of a library inside the store, so that tag and receipt are not lost."""
     root = Path(os.path.realpath(cache_dir() / "builds"))
     for folder in library.parents:
         if folder.parent.parent.parent == root and (folder / RECEIPT).is_file():
@@ -60,7 +65,7 @@ def _of_store(library: Path) -> InstalledBuild | None:
 
 
 def variant_of(folder: Path) -> str:
-    """Name the strongest backend library in *folder*; ``cpu`` if there is none."""
+    """Return the name of the first GPU backend with a library in *folder*; `cpu` if none has."""
     names = os.listdir(folder)
     for backend in _BACKENDS:
         stem = f"ggml-{backend}"
@@ -70,19 +75,12 @@ def variant_of(folder: Path) -> str:
 
 
 def tag_of(folder: Path) -> str | None:
-    """Read the llama.cpp tag beside a library of an npm package, or from its file name."""
+    """Read the llama.cpp tag from an npm package's metadata, or from a library's file name."""
     built = read_json(folder / "_nlcBuildMetadata.json").get("buildOptions", {})
     tag = built.get("llamaCpp", {}).get("release") if isinstance(built, dict) else None
     if isinstance(tag, str):
         return tag
     for name in os.listdir(folder):
-        if is_libllama(name):
-            for word in _words(name):
-                return word
+        if is_libllama(name) and (match := _TAG.search(name)):
+            return match[1]
     return None
-
-
-def _words(name: str) -> list[str]:
-    import re
-
-    return re.findall(r"\.(b\d+|v\d+\.\d+\.\d+)\.(?:so|dylib|dll)", name)

@@ -1,6 +1,6 @@
-"""What this machine is and which builds it can run: OS, CPU, libc, CUDA driver, Vulkan, Metal.
+"""Detect this machine and the builds it can run: OS, CPU, libc, CUDA driver, Vulkan, Metal.
 
-Nothing here starts a process or initialises a GPU: the CUDA driver is asked for its version only.
+Nothing here starts a process or initialises a GPU; the CUDA driver only reports its version.
 """
 
 from __future__ import annotations
@@ -29,10 +29,22 @@ _GPU_NODES = ("nvidia0", "nvidiactl", "dxg", "nvhost-ctrl-gpu", "nvmap")
 
 @dataclass(frozen=True)
 class Machine:
-    """One look at this machine.
+    """A machine.
 
-    `variants` are the build variants it can run, best first; `refused` says of every other one
-    why not. `cuda_driver` is the newest CUDA version the driver supports, ``(13, 0)``.
+    Attributes:
+        os: `linux`, `mac`, `win`, or Python's own name of another system.
+        arch: Architecture of the Python process: `x64`, `arm64`, …
+        libc: `glibc` or `musl`; empty outside Linux.
+        libc_version: Version of glibc, else empty.
+        cpu: Name of the CPU model.
+        physical_cores: Physical cores that this process may run on.
+        usable_cpus: Logical CPUs that this process may run on.
+        cuda_driver: The newest CUDA version that the driver supports, such as `(13, 0)`; None
+            without a usable driver.
+        vulkan: Whether there is a Vulkan loader.
+        metal: Whether Metal works.
+        variants: Build variants that can run, best first.
+        refused: Why each of the other variants cannot.
     """
 
     os: str
@@ -50,25 +62,25 @@ class Machine:
 
     @property
     def musl(self) -> bool:
-        """True on musl systems (Alpine), for which no prebuilt build exists."""
+        """Whether the C library is musl (Alpine), for which there are no prebuilt libraries."""
         return self.libc == "musl"
 
 
 def os_name() -> str:
-    """Return ``linux``, ``mac`` or ``win`` (or Python's own name of anything else)."""
+    """Return `linux`, `mac` or `win`, or Python's own name of another system."""
     return {"darwin": "mac", "win32": "win"}.get(sys.platform, sys.platform)
 
 
 def _raw_arch() -> str:
     if hasattr(os, "uname"):
         return os.uname().machine.lower()
-    import sysconfig  # of the interpreter, which on Windows on Arm may be an x64 one
+    import sysconfig  # gives the interpreter's own: on Windows on Arm it may be an x64 build
 
     return sysconfig.get_platform().rpartition("-")[2].lower()
 
 
 def arch_name() -> str:
-    """Return the architecture of this Python process, in the words of the build names."""
+    """Return the architecture of this Python process as build names spell it."""
     raw = _raw_arch()
     arch = _ARCHES.get(raw, raw)
     if arch == "arm64" and os_name() == "linux" and sys.maxsize < 2**32:
@@ -77,7 +89,7 @@ def arch_name() -> str:
 
 
 def glibc() -> tuple[str, str]:
-    """Return the C library and its version, ``("glibc", "2.36")`` or ``("musl", "")``."""
+    """Return the C library and its version, `("glibc", "2.36")` or `("musl", "")`."""
     if os_name() != "linux":
         return "", ""
     try:
@@ -88,10 +100,10 @@ def glibc() -> tuple[str, str]:
 
 
 def fingerprint() -> str:
-    """Sum up what the choice of a variant depends on, in well under a millisecond.
+    """Return a string of everything that the choice of a variant depends on.
 
-    A remembered choice is good as long as this text stays the same: driver, GPU nodes, dynamic
-    linker cache, search path, and the NVIDIA wheels beside the interpreter.
+    A remembered choice stays valid while this does not change: driver, GPU device nodes, dynamic
+    linker cache, search path, NVIDIA wheels beside the interpreter. Takes well under 1 ms.
     """
     parts = [sys.platform, _raw_arch(), *glibc()]
     if os_name() == "linux":
@@ -109,8 +121,8 @@ def fingerprint() -> str:
 def _stamp(path: str, content: bool = False) -> str:
     try:
         if content:
-            with open(path, encoding="utf-8", errors="replace") as handle:
-                return handle.readline().strip()
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.readline().strip()
         return str(os.stat(path).st_mtime_ns)
     except OSError:
         return ""
@@ -125,7 +137,7 @@ def _render_nodes() -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
-    """Ask libcuda for the CUDA version of the driver; the text says why there is none."""
+    """Ask libcuda for the driver's CUDA version; the string says why there is none."""
     import ctypes
 
     name = "nvcuda.dll" if os_name() == "win" else "libcuda.so.1"
@@ -143,7 +155,7 @@ def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
     except AttributeError:
         return None, f"{name} has no cuDriverGetVersion"
     if status != 0 or version.value <= 0:
-        return None, f"the NVIDIA driver gives no version (cuDriverGetVersion: {status})"
+        return None, f"the NVIDIA driver reports no version (cuDriverGetVersion: {status})"
     if os_name() == "linux" and not any(os.path.exists(f"/dev/{node}") for node in _GPU_NODES):
         return None, "an NVIDIA driver library but no GPU (/dev/nvidia* is missing)"
     return (version.value // 1000, version.value % 1000 // 10), ""
@@ -151,7 +163,7 @@ def _cuda_driver() -> tuple[tuple[int, int] | None, str]:
 
 @functools.lru_cache(maxsize=1)
 def _vulkan_loader() -> str:
-    """Return why the Vulkan loader cannot be used; empty if it can."""
+    """Say why the Vulkan loader cannot be used; empty if it can."""
     import ctypes
 
     name = {"win": "vulkan-1.dll", "mac": "libvulkan.1.dylib"}.get(os_name(), "libvulkan.so.1")
@@ -163,7 +175,7 @@ def _vulkan_loader() -> str:
 
 
 def _vulkan_device() -> str:
-    """Return why no Vulkan GPU is to be expected; empty if there may be one."""
+    """Say why there cannot be a Vulkan GPU; empty if there may be one."""
     if os_name() == "linux" and not (
         _render_nodes() or any(os.path.exists(f"/dev/{node}") for node in _GPU_NODES)
     ):
@@ -214,7 +226,7 @@ def _usable_cpus() -> int:
 
 
 def detect() -> Machine:
-    """Look at this machine: what it is, which build variants it can run, and why not the others."""
+    """Detect this machine, the build variants it can run, and why it cannot run the others."""
     system, arch = os_name(), arch_name()
     libc, libc_version = glibc()
     cuda, no_cuda = _cuda_driver()
@@ -251,7 +263,7 @@ def detect() -> Machine:
 
 
 MUSL = (
-    "this system uses musl (Alpine), and every prebuilt llama.cpp needs glibc. Use a glibc image "
+    "this system uses musl (Alpine), but every prebuilt llama.cpp needs glibc. Use a glibc image "
     "(debian, ubuntu, python:3.x-slim), or build llama.cpp with BUILD_SHARED_LIBS=ON and set "
     "LLAMA_CFFI_LIB to the folder of its libllama.so"
 )

@@ -1,4 +1,4 @@
-"""Look after the store: choose, go back, remove, clear, and see what there is to fetch."""
+"""Manage the store: choose a build, roll back, remove and prune builds, list what is available."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from llama_cffi.errors import LibraryNotFoundError, ValidationError
-
-from . import api, pins, state, store
+from ..errors import LibraryNotFoundError, ValidationError
+from . import api, cache_state, pins, store
 from .choose import AUTO
 from .sources import SOURCES
 from .specs import Spec, parse
@@ -17,44 +16,50 @@ from .store import InstalledBuild
 
 __all__ = ["available", "in_use", "prune", "remove", "rollback", "select", "use"]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
-# A partial download or a leftover folder this old belongs to no running process.
+# No running process uses a partial download or a leftover folder of this age.
 _STALE_S = 24 * 3600.0
 
 
 def use(spec: str, *, backend: str | None = None, progress: bool = True) -> InstalledBuild:
-    """Make *spec* the build of this user, fetching it if needed; `rollback` returns to the former.
+    """Choose the build that this user runs by default, fetching it if needed.
 
-    `LLAMA_CFFI_LIB`, `LLAMA_CFFI_BUILD` and an explicit argument still go before it.
+    An explicit argument, `LLAMA_CFFI_LIB` and `LLAMA_CFFI_BUILD` take precedence over it.
+    `rollback` returns to the previous choice.
+
+    Args:
+        spec: The build.
+        backend: The variant; None: LLAMA_CFFI_BACKEND, else `auto`.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        FetchError: it cannot be had; the choice stays as it was.
+        FetchError: The build cannot be fetched; the choice is unchanged.
     """
     build = api.ensure(spec, backend=backend, progress=progress)
     parsed = parse(spec)
-    # A concrete version is kept, so that `use latest` does not move by itself.
+    # Store a concrete version, so that `use latest` does not move on its own.
     kept = build.spec if parsed.source == "path" or parsed.version == "latest" else str(parsed)
-    state.push(kept, backend or AUTO)
+    cache_state.push(kept, backend or AUTO)
     return build
 
 
 def rollback(*, progress: bool = True) -> InstalledBuild:
-    """Return to the choice before the last `use`, or to the default, and give that build.
+    """Undo the last `use` and return the build now chosen, or the default build.
 
     Raises:
-        ValidationError: nothing was chosen.
+        ValidationError: No build was chosen.
     """
-    if state.chosen() is None:
+    if cache_state.chosen() is None:
         raise ValidationError(
-            "There is nothing to roll back: no build was chosen with `llama-cffi libs use`."
+            "there is nothing to roll back: no build was chosen with `llama-cffi libs use`."
         )
-    state.pop()
+    cache_state.pop()
     return api.ensure(progress=progress)
 
 
 def in_use() -> InstalledBuild | None:
-    """Return the build that `ensure()` would give without fetching, None if it would fetch."""
+    """Return the build that `ensure()` would return without fetching; None if it would fetch."""
     try:
         return api.ensure(offline=True)
     except OSError:
@@ -62,15 +67,16 @@ def in_use() -> InstalledBuild | None:
 
 
 def select(spec: str, backend: str | None = None) -> list[InstalledBuild]:
-    """List the builds of the store that *spec* names (and *backend*, if given).
+    """List the builds in the store that match *spec*, and *backend* if given.
 
     Raises:
-        LibraryNotFoundError: none.
+        ValidationError: *spec* cannot be parsed, or is a path.
+        LibraryNotFoundError: No build matches.
     """
     wanted = parse(spec)
     if wanted.source == "path":
-        raise ValidationError(f"{spec} is a path; only builds of the store can be named here.")
-    names = _names(wanted)
+        raise ValidationError(f"{spec} is a path; give the spec of a build in the store.")
+    names = _versions_of(wanted)
     found = [
         build
         for build in store.installed()
@@ -78,15 +84,16 @@ def select(spec: str, backend: str | None = None) -> list[InstalledBuild]:
         if backend in (None, AUTO, build.variant)
     ]
     if not found:
-        have = ", ".join(f"{b.spec} ({b.variant})" for b in store.installed()) or "nothing"
+        stored = ", ".join(f"{b.spec} ({b.variant})" for b in store.installed()) or "nothing"
         raise LibraryNotFoundError(
             f"{spec}{f' ({backend})' if backend else ''} is not in the store {store.cache_dir()}; "
-            f"there is {have}."
+            f"the store holds {stored}."
         )
     return found
 
 
-def _names(spec: Spec) -> set[tuple[str, str]]:
+def _versions_of(spec: Spec) -> set[tuple[str, str]]:
+    """Return the (source, version) pairs that *spec* may mean."""
     found = set()
     for source in SOURCES:
         if spec.source in (source.name, "any"):
@@ -97,11 +104,15 @@ def _names(spec: Spec) -> set[tuple[str, str]]:
 
 
 def remove(spec: str, *, backend: str | None = None) -> list[InstalledBuild]:
-    """Delete the builds that *spec* names from the store and list them.
+    """Delete the builds that match *spec* from the store and return them.
+
+    Args:
+        spec: The builds.
+        backend: Their variant; None: every variant.
 
     Raises:
-        LibraryNotFoundError: there is none.
-        FetchError: the cache cannot be written.
+        LibraryNotFoundError: No build matches.
+        FetchError: The cache cannot be written, or a build is in use (Windows).
     """
     found = select(spec, backend)
     for build in found:
@@ -122,29 +133,32 @@ def _delete(build: InstalledBuild) -> None:
 
 
 def prune(keep: int = 2) -> tuple[list[InstalledBuild], int]:
-    """Delete old builds and leftovers; return the builds and the number of bytes freed.
+    """Delete old builds and leftovers; return the deleted builds and the bytes freed.
 
-    Kept: the build in use, everything `use` remembers, the default, and of the others the *keep*
-    fetched last. Partial downloads and leftovers go when they are a day old.
+    The build in use, every build in the history of `use`, and the default are kept. Partial
+    downloads and leftovers of crashed processes are deleted once they are a day old.
+
+    Args:
+        keep: How many of the other builds to keep, those fetched last.
 
     Raises:
         ValidationError: *keep* is negative.
     """
     if keep < 0:
-        raise ValidationError(f"keep={keep} is negative.")
+        raise ValidationError(f"keep must be 0 or more, got {keep}.")
     protected = set(pins.default_versions())
-    for choice in state.history():
-        protected |= _names(parse(choice["spec"]))
+    for choice in cache_state.history():
+        protected |= _versions_of(parse(choice["spec"]))
     current = in_use()
     if current is not None:
         protected.add((current.source, current.version))
     others = [b for b in store.installed() if (b.source, b.version) not in protected]
     others.sort(key=lambda build: str((build.receipt or {}).get("when", "")), reverse=True)
-    gone, freed = others[keep:], 0
-    for build in gone:
+    deleted, freed = others[keep:], 0
+    for build in deleted:
         freed += size_bytes(build)
         _delete(build)
-    return gone, freed + _clear_leftovers()
+    return deleted, freed + _clear_leftovers()
 
 
 def _clear_leftovers() -> int:
@@ -160,8 +174,8 @@ def _clear_leftovers() -> int:
             else:
                 freed += entry.stat().st_size
                 entry.unlink()
-        except OSError as exc:
-            log.info("%s stays: %s", entry, exc)
+        except OSError as e:
+            _log.info("could not delete %s: %s", entry, e)
     return freed
 
 
@@ -174,7 +188,7 @@ def _tree_bytes(folder: Path) -> int:
 
 
 def size_bytes(build: InstalledBuild) -> int:
-    """Return the space on disk of a build in the store, by its receipt."""
+    """Return the size on disk of a build in the store, in bytes, as its receipt says."""
     files = (build.receipt or {}).get("files")
     if not isinstance(files, dict):
         return 0
@@ -182,15 +196,18 @@ def size_bytes(build: InstalledBuild) -> int:
 
 
 def available(source: str = "npm") -> list[Spec]:
-    """List what *source* has for this platform, newest first; asks the network.
+    """List what *source* has for this platform, newest first; uses the network.
+
+    Args:
+        source: `npm` or `github`.
 
     Raises:
-        ValidationError: no such source.
-        FetchError: it does not answer.
+        ValidationError: There is no such source.
+        FetchError: The source does not answer.
     """
     for known in SOURCES:
         if known.name == source:
             return [Spec(source, version) for version in known.versions()]
     raise ValidationError(
-        f"Unknown source {source!r}; there is {', '.join(s.name for s in SOURCES)}."
+        f"unknown source {source!r}; the sources are {', '.join(s.name for s in SOURCES)}."
     )

@@ -1,26 +1,22 @@
-"""The npm source: ``@node-llama-cpp/<platform>`` packages, verified with the registry's hashes."""
+"""The npm source: `@node-llama-cpp/<platform>` packages, verified with the registry's hashes."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from . import npmrc, pins
 from .archive import extract
-from .download import Remote, download
+from .download import RemoteFile, download
 from .faults import HttpStatusError, NotOfferedError
 from .http import join, redact
 from .store import is_libllama, read_json, version_key
 
 __all__ = ["fetch", "latest", "locate", "versions"]
-
-log = logging.getLogger("llama_cffi.libs_fetch")
 
 _NODE_ONLY = (".node", ".lib", ".exp")
 _METADATA = "_nlcBuildMetadata.json"
@@ -28,7 +24,7 @@ _ACCEPT = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
 
 
 def configured() -> bool:
-    """Tell whether npm has a registry on this machine."""
+    """Return whether npm has a registry configured on this machine."""
     return npmrc.load() is not None
 
 
@@ -36,12 +32,12 @@ def config() -> npmrc.NpmConfig:
     """Return npm's configuration.
 
     Raises:
-        FetchError: npm is not configured on this machine.
+        FetchError: Npm is not configured on this machine.
     """
     found = npmrc.load()
     if found is None:
         raise FetchError(
-            "The npm source needs a registry and npm is not configured here: no "
+            "the npm source needs a registry, but npm is not configured here: no "
             "LLAMA_CFFI_NPM_REGISTRY, no registry in .npmrc, no npm on PATH. Set "
             "LLAMA_CFFI_NPM_REGISTRY to your registry's address, or use github:<tag>."
         )
@@ -54,17 +50,17 @@ def _document(registry: str, package: str) -> dict[str, Any]:
     url = join(registry, urllib.parse.quote(package, safe="@"))
     try:
         found = conf.client().json(url, {"Accept": _ACCEPT, **conf.headers(url)})
-    except HttpStatusError as exc:
-        if exc.status != 404:
+    except HttpStatusError as e:
+        if e.status != 404:
             raise
-        raise NotOfferedError(f"{redact(registry)} has no package {package} (HTTP 404)") from exc
+        raise NotOfferedError(f"{redact(registry)} has no package {package} (HTTP 404)") from e
     if not isinstance(found, dict) or not isinstance(found.get("versions"), dict):
         raise FetchError(f"{redact(url)} is not a package document. Check the registry's address.")
     return found
 
 
 def versions(package: str) -> list[str]:
-    """List the versions of ``@node-llama-cpp/<package>`` on the registry, newest first."""
+    """List the versions of `@node-llama-cpp/<package>` on the registry, newest first."""
     document = _document(config().scoped, f"@node-llama-cpp/{package}")
     return sorted(document["versions"], key=version_key, reverse=True)
 
@@ -76,12 +72,17 @@ def latest(package: str) -> str:
     return str(tags.get("latest") or versions(package)[0])
 
 
-def locate(package: str, version: str, *, scoped: bool = True) -> Remote:
-    """Ask the registry where a tarball is and which hash it has, and hold it against our pin.
+def locate(package: str, version: str, *, scoped: bool = True) -> RemoteFile:
+    """Ask the registry for a tarball's address and hash, and compare the hash with its pin.
+
+    Args:
+        package: Package name, without the scope.
+        version: npm version.
+        scoped: Whether it is a `@node-llama-cpp` package.
 
     Raises:
-        NotOfferedError: the registry does not have the package or version.
-        FetchError: no hash, or another one than ours.
+        NotOfferedError: The registry does not have the package or version.
+        FetchError: The registry gives no hash, or not the pinned one.
     """
     conf = config()
     registry, name = (conf.scoped, f"@node-llama-cpp/{package}") if scoped else (conf.main, package)
@@ -89,25 +90,28 @@ def locate(package: str, version: str, *, scoped: bool = True) -> Remote:
     if entry is None:
         raise NotOfferedError(
             f"{redact(registry)} has no {name}@{version}; "
-            "`llama-cffi libs list --remote` shows what there is"
+            "`llama-cffi libs list --remote` shows what is available"
         )
     dist = entry.get("dist") or {}
     integrity, tarball = dist.get("integrity"), dist.get("tarball")
     if not integrity or not tarball:
-        raise FetchError(f"{redact(registry)} gives no hash for {name}@{version}; not fetched.")
+        raise FetchError(
+            f"{redact(registry)} gives no hash for {name}@{version}, so it was not fetched. "
+            "Use another registry."
+        )
     pin = pins.package(version, package)
     if pin is not None and pin.integrity is not None and pin.integrity != integrity:
         raise FetchError(
-            f"{redact(registry)} offers {name}@{version} with hash {integrity}, but this release "
-            f"of llama_cffi knows it as {pin.integrity}. Not fetched: one of them was changed. "
+            f"{redact(registry)} offers {name}@{version} with hash {integrity}, but llama_cffi "
+            f"has pinned it as {pin.integrity}. It was not fetched: one of the two was changed. "
             "Check the registry's address."
         )
     urls = [tarball]
     own = join(registry, f"{name}/-/{name.rpartition('/')[2]}-{version}.tgz")
     if urllib.parse.urlsplit(own).netloc != urllib.parse.urlsplit(tarball).netloc:
-        # A mirror that passes the origin's document on: the file is behind the mirror, too.
+        # A mirror that forwards the origin's document unchanged has the file itself, too.
         urls.insert(0, own)
-    return Remote(
+    return RemoteFile(
         urls=tuple(urls),
         size=pin.size if pin else None,
         integrity=integrity,
@@ -118,7 +122,7 @@ def locate(package: str, version: str, *, scoped: bool = True) -> Remote:
 def fetch(
     packages: tuple[str, ...], version: str, progress: bool
 ) -> Callable[[Path, Path], dict[str, object]]:
-    """Make the function that fills a store folder with *packages* at *version*."""
+    """Return a function that fills a store folder with *packages*; see `store.install`."""
 
     def fill(staging: Path, part_prefix: Path) -> dict[str, object]:
         client = config().client()
@@ -138,7 +142,7 @@ def fetch(
 
 
 def _main(paths: list[str]) -> Callable[[str], str | None]:
-    """Keep the folder that holds libllama, and the licence."""
+    """Keep the licence and the files in libllama's folder."""
     roots = {p.rpartition("/")[0] for p in paths if is_libllama(p.rpartition("/")[2])}
     root = min(roots, key=len, default="package/bins")
 
@@ -152,7 +156,7 @@ def _main(paths: list[str]) -> Callable[[str], str | None]:
 
 
 def _overlay(paths: list[str]) -> Callable[[str], str | None]:
-    """Keep the libraries of an extension package: they replace those of the same name."""
+    """Keep the libraries of an extension package, which replace those of the same name."""
 
     def place(path: str) -> str | None:
         folder, _, name = path.rpartition("/")

@@ -1,8 +1,8 @@
-"""npm's own configuration: which registry, which token, which CA file, which proxy.
+"""Read npm's configuration: registry, token, CA file, proxy.
 
-Precedence as npm has it: LLAMA_CFFI_NPM_REGISTRY (ours, above all), environment
-(``npm_config_registry``), project .npmrc, user .npmrc, global npmrc, and at last
-``npm config get registry``. No registry address is built in.
+In order of precedence: LLAMA_CFFI_NPM_REGISTRY (this package's own), then as in npm the
+environment (`npm_config_registry`), project .npmrc, user .npmrc, global npmrc, and finally
+`npm config get registry`. No registry address is built in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["NpmConfig", "load"]
 _SCOPE = "@node-llama-cpp"
 _VARIABLE = re.compile(r"(?<!\\)\$\{([^}?]+)(\??)\}")
 _NPM_TIMEOUT_S = 20
-# Where npm is when PATH was cut short, as in services and build sandboxes.
+# Where to find npm when PATH is restricted, as in services and build sandboxes.
 _USUAL_FOLDERS = os.pathsep.join(
     ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin", r"C:\Program Files\nodejs")
 )
@@ -32,7 +32,14 @@ _USUAL_FOLDERS = os.pathsep.join(
 
 @dataclass(frozen=True)
 class NpmConfig:
-    """The registries to ask (platform packages, main package) and the settings to ask them with."""
+    """The registries to use, and npm's settings.
+
+    Attributes:
+        scoped: Registry of the `@node-llama-cpp` packages.
+        main: Registry of the `node-llama-cpp` package.
+        origin: Where the registries are configured, for messages.
+        settings: Every npm setting by name.
+    """
 
     scoped: str
     main: str
@@ -40,7 +47,7 @@ class NpmConfig:
     settings: Mapping[str, str]
 
     def client(self) -> Client:
-        """Build the HTTP client with npm's CA file and proxies."""
+        """Return an HTTP client with npm's CA file and proxies."""
         proxies = {}
         https = self.settings.get("https-proxy") or self.settings.get("proxy")
         if https and https != "null":
@@ -51,7 +58,7 @@ class NpmConfig:
         return Client(cafile=self.settings.get("cafile") or None, proxies=proxies)
 
     def headers(self, url: str) -> dict[str, str]:
-        """Return the credentials that npm's configuration holds for the host and path of *url*."""
+        """Return the credentials that npm's configuration has for the host and path of *url*."""
         parts = urllib.parse.urlsplit(url)
         path = parts.path.rstrip("/")
         while True:
@@ -66,9 +73,9 @@ class NpmConfig:
 
 
 def load(cwd: Path | None = None) -> NpmConfig | None:
-    """Read npm's configuration; None where npm is not configured on this machine.
+    """Read npm's configuration; None if npm is not configured on this machine.
 
-    Runs ``npm config get registry`` only when no file and no variable names a registry.
+    Runs `npm config get registry` only if no file and no variable names a registry.
     """
     settings: dict[str, str] = {}
     for path in _files(cwd or Path.cwd()):  # strongest last

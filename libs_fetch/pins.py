@@ -1,4 +1,4 @@
-"""The pinned builds: the default and its hashes, and which npm version carries which tag."""
+"""Pinned builds: the defaults, their hashes, and the llama.cpp tag of each npm version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pin:
-    """What is known beforehand about one package: SRI hash and length in bytes, where known."""
+    """The pinned SRI hash and length in bytes of one package."""
 
     integrity: str | None
     size: int | None
@@ -31,7 +31,7 @@ class Pin:
 
 @functools.lru_cache(maxsize=1)
 def table() -> dict[str, Any]:
-    """Return pins.json."""
+    """Return the content of pins.json."""
     text = Path(__file__).with_name("pins.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -45,33 +45,33 @@ def default_versions() -> tuple[tuple[str, str], ...]:
 
 
 def package(version: str, name: str) -> Pin | None:
-    """Return the pin of npm package *name* at *version*, None if it is not pinned."""
+    """Return the pin of npm package *name* at *version*; None if it is not pinned."""
     entry = table()["npm"].get(version, {}).get("packages", {}).get(name)
     return Pin(entry.get("integrity"), entry.get("size")) if entry else None
 
 
 def needs(version: str, name: str) -> dict[str, str]:
-    """Return what npm package *name* needs of the system (``GLIBC``, ``GLIBCXX``), where pinned."""
+    """Return the system versions (`GLIBC`, `GLIBCXX`) that npm package *name* needs, if pinned."""
     entry = table()["npm"].get(version, {}).get("packages", {}).get(name) or {}
     found: dict[str, str] = entry.get("needs") or {}
     return found
 
 
 def github_asset(tag: str, name: str) -> str | None:
-    """Return the SRI hash of a release asset, None where it is not pinned."""
+    """Return the SRI hash of a release asset; None if it is not pinned."""
     found = table()["github"].get(tag, {}).get("assets", {}).get(name)
     return str(found) if found else None
 
 
 def npm_version_of(tag: str) -> str | None:
-    """Return the newest npm version built from llama.cpp *tag*."""
+    """Return the newest npm version built from llama.cpp *tag*; None if there is none."""
     from .store import version_key
 
-    fitting = [version for version, of in table()["tags"].items() if of == tag]
-    return max(fitting, key=version_key, default=None)
+    matching = [version for version, of in table()["tags"].items() if of == tag]
+    return max(matching, key=version_key, default=None)
 
 
 def tag_of(npm_version: str) -> str | None:
-    """Return the llama.cpp tag of an npm version, None if it is not in the table."""
+    """Return the llama.cpp tag of an npm version; None if it is not in the table."""
     found = table()["tags"].get(npm_version)
     return str(found) if found else None

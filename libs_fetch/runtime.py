@@ -1,6 +1,6 @@
-"""Find shared libraries that a build needs but does not bring: the CUDA runtime, libstdc++.
+"""Find shared libraries that a build needs but does not contain: the CUDA runtime, libstdc++.
 
-Looks where the dynamic linker looks, and in NVIDIA's wheels beside the interpreter.
+Searches where the dynamic linker does, and in NVIDIA's wheels beside the interpreter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from llama_cffi.errors import LibraryLoadError
+from ..errors import LibraryLoadError
 
 __all__ = ["cuda_majors", "cuda_runtime", "cuda_sonames", "find"]
 
@@ -25,14 +25,14 @@ _MULTIARCH = {
 
 
 def cuda_sonames(major: int) -> tuple[str, ...]:
-    """Name the CUDA runtime libraries of toolkit *major*, in the order they must be loaded."""
+    """Return the file names of the CUDA *major* runtime, in the order they must be loaded."""
     if os.name == "nt":
         return (f"cudart64_{major}.dll", f"cublasLt64_{major}.dll", f"cublas64_{major}.dll")
     return (f"libcudart.so.{major}", f"libcublasLt.so.{major}", f"libcublas.so.{major}")
 
 
 def cuda_majors(folder: Path) -> list[int]:
-    """List the CUDA toolkits that the CUDA backends in *folder* were built with, newest first."""
+    """List the CUDA major versions that the backends in *folder* were built for, newest first."""
     from . import elf
 
     majors = set()
@@ -46,7 +46,7 @@ def cuda_majors(folder: Path) -> list[int]:
 
 
 def cuda_runtime(major: int, folder: Path | None = None) -> tuple[list[Path], list[str]]:
-    """Find the CUDA runtime of toolkit *major*: the files in load order, and the missing names."""
+    """Find the CUDA *major* runtime: its files in load order, and the names not found."""
     found, missing = [], []
     for soname in cuda_sonames(major):
         path = find(soname, folder)
@@ -58,7 +58,7 @@ def cuda_runtime(major: int, folder: Path | None = None) -> tuple[list[Path], li
 
 
 def find(soname: str, folder: Path | None = None) -> Path | None:
-    """Find *soname* in *folder*, NVIDIA's wheels or where the dynamic linker looks; else None."""
+    """Find *soname* in *folder*, in NVIDIA's wheels, or where the dynamic linker searches."""
     candidates = [folder] if folder else []
     candidates += _nvidia_wheels()
     search = "PATH" if os.name == "nt" else "LD_LIBRARY_PATH"
@@ -93,16 +93,15 @@ def _linker_cache(soname: str) -> Path | None:
         return None
     pattern = rb"\0(/[^\0]*/" + re.escape(soname.encode()) + rb")(?=\0)"
     paths = [Path(os.fsdecode(raw)) for raw in re.findall(pattern, cache)]
-    fitting = [p for p in paths if p.is_file() and _same_class(p)]
-    return fitting[0] if fitting else None
+    return next((p for p in paths if p.is_file() and _same_arch(p)), None)
 
 
-def _same_class(path: Path) -> bool:
-    """Tell whether an ELF file is for this process's architecture (multilib has both)."""
+def _same_arch(path: Path) -> bool:
+    """Return whether an ELF file is for this process's architecture; multilib systems mix them."""
     from . import elf, machine
 
     try:
-        return elf.machine(path) == machine.arch_name()
+        return elf.arch(path) == machine.arch_name()
     except OSError:
         return False
 
@@ -114,6 +113,6 @@ def _system(soname: str) -> Path | None:
     folders = [f"/usr/lib/{triple}", f"/lib/{triple}"] if triple else []
     for folder in (*folders, *_SYSTEM_FOLDERS):
         path = Path(folder, soname)
-        if path.is_file() and _same_class(path):
+        if path.is_file() and _same_arch(path):
             return path
     return None

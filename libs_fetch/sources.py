@@ -1,4 +1,4 @@
-"""The remote sources behind one face: npm first, GitHub second."""
+"""The remote sources of builds behind one interface: npm first, GitHub second."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import choose, machine, pins, state
-from .choose import NPM_VARIANTS, Choice
+from . import cache_state, choose, machine, pins
+from .choose import NPM_VARIANTS, VariantChoice
 from .machine import Machine
 from .specs import Spec
 
@@ -17,74 +17,74 @@ Filler = Callable[[Path, Path], "dict[str, object]"]
 
 
 class Source(Protocol):
-    """A place that builds come from."""
+    """A source of builds."""
 
     name: str
 
-    def lacks(self, spec: Spec) -> str:
-        """Say why the source is not to be asked for *spec*; empty if it is."""
+    def unavailable(self, spec: Spec) -> str:
+        """Say why this source cannot have *spec*; empty if it may."""
         ...
 
-    def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
-        """Turn *spec* into a version of this source; with *ask* the network may be asked."""
+    def version_for(self, spec: Spec, *, online: bool = False) -> str | None:
+        """Resolve *spec* to a version of this source; only *online* may use the network."""
         ...
 
-    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
-        """List the variants to try."""
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> VariantChoice:
+        """Choose the variants to try on the machine *here*; *strict* as for `npm_choice`."""
         ...
 
     def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
-        """Make the function that fills a store folder."""
+        """Return a function that fills a store folder with a build; see `store.install`."""
         ...
 
     def versions(self) -> list[str]:
-        """List what the source has for this platform, newest first."""
+        """List the versions that the source has for this platform, newest first."""
         ...
 
 
 class Npm:
-    """The npm registry that npm is configured for."""
+    """The npm registry that this machine is configured for."""
 
     name = "npm"
 
-    def lacks(self, spec: Spec) -> str:
-        """Say why npm is not to be asked: it has not that tag, or is not configured here."""
+    def unavailable(self, spec: Spec) -> str:
+        """Say why npm cannot have *spec*: no version has its tag, or npm is not configured."""
         from . import npmrc
 
         if self.version_for(spec) is None and spec.version != "latest":
-            return f"no release is known to carry {spec}"
+            return f"no version is known to contain {spec}"
         if npmrc.load() is None:
             return "not configured here (no registry in .npmrc, no npm; LLAMA_CFFI_NPM_REGISTRY)"
         return ""
 
-    def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
-        """Turn *spec* into an npm version."""
+    def version_for(self, spec: Spec, *, online: bool = False) -> str | None:
+        """Resolve *spec* to an npm version."""
         if spec.version == "default":
             return dict(pins.default_versions())[self.name]
         if spec.version == "latest":
-            if ask:
+            if online:
                 from . import npm
 
                 found = npm.latest(self._package())
-                state.remember_latest(self.name, found)
+                cache_state.remember_latest(self.name, found)
                 return found
-            return state.latest(self.name)
+            return cache_state.latest(self.name)
         if spec.source == self.name:
             return spec.version
         return pins.npm_version_of(spec.version)
 
-    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
-        """List the variants to try."""
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> VariantChoice:
+        """Choose the variants to try."""
         return choose.npm_choice(version, backend, here, strict=strict)
 
     def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
-        """Make the function that fills a store folder."""
+        """Return a function that fills a store folder with a build."""
         from . import npm
 
         return npm.fetch(NPM_VARIANTS[here.os, here.arch][variant], version, progress)
 
     def versions(self) -> list[str]:
-        """List what the registry has for this platform, newest first."""
+        """List the versions on the registry for this platform, newest first."""
         from . import npm
 
         return npm.versions(self._package())
@@ -101,30 +101,30 @@ class GitHub:
 
     name = "github"
 
-    def lacks(self, spec: Spec) -> str:
-        """Say why GitHub is not to be asked: it makes no releases for v-tags."""
-        return "makes releases for b-tags only" if spec.version.startswith("v") else ""
+    def unavailable(self, spec: Spec) -> str:
+        """Say why GitHub cannot have *spec*: there are no releases of v-tags."""
+        return "has releases for b-tags only" if spec.version.startswith("v") else ""
 
-    def version_for(self, spec: Spec, *, ask: bool = False) -> str | None:
-        """Turn *spec* into a release tag."""
+    def version_for(self, spec: Spec, *, online: bool = False) -> str | None:
+        """Resolve *spec* to a release tag."""
         if spec.version == "latest":
-            if ask:
+            if online:
                 from . import github
 
                 found = github.latest()
-                state.remember_latest(self.name, found)
+                cache_state.remember_latest(self.name, found)
                 return found
-            return state.latest(self.name)
+            return cache_state.latest(self.name)
         if spec.version == "default":
             return dict(pins.default_versions())[self.name]
         return spec.version
 
-    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> Choice:
-        """List the variants to try."""
+    def choice(self, version: str, backend: str, here: Machine, *, strict: bool) -> VariantChoice:
+        """Choose the variants to try."""
         return choose.github_choice(backend, here, strict=strict)
 
     def filler(self, version: str, variant: str, here: Machine, progress: bool) -> Filler:
-        """Make the function that fills a store folder."""
+        """Return a function that fills a store folder with a build."""
         from . import github
 
         return github.fetch(version, variant, here, progress)

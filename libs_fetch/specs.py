@@ -1,7 +1,10 @@
-"""Build specs: the short names users write for a llama.cpp build.
+"""Parse build specs, the short names of llama.cpp builds.
 
-Grammar: ``npm:3.22.1`` ``npm:latest`` ``github:b11549`` ``github:latest`` ``latest`` ``default``
-``b8179`` / ``v0.5.0`` (a llama.cpp tag, any source) ``path:DIR`` or what looks like a path.
+npm:3.22.1, npm:latest          a version of the npm source
+github:b11549, github:latest    a release on GitHub
+b8179, v0.5.0                   a llama.cpp tag, from any source
+latest, default                 the newest or the pinned build, from any source
+path:DIR, ./build, …            a library file or a folder
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ import os
 import re
 from dataclasses import dataclass
 
-from llama_cffi.errors import ValidationError
+from ..errors import ValidationError
 
 __all__ = ["Spec", "parse"]
 
-# A version becomes a folder name of the store, so it is one plain path component.
+# A version becomes a folder name in the store, so it has to be one plain path component.
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _TAG = re.compile(r"b\d{1,9}|v\d+\.\d+\.\d+[A-Za-z0-9.-]*")
 _LIBRARY_SUFFIX = re.compile(r"\.(so(\.[\d.]+)?|dylib|dll)$")
@@ -27,9 +30,11 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for: a source (``npm``, ``github``, ``path``, ``any``) and a version in it.
+    """A parsed build spec.
 
-    ``any`` means the source is still to be chosen; its version is ``default``, ``latest`` or a tag.
+    Attributes:
+        source: `npm`, `github`, `path`, or `any` if the source is still to be chosen.
+        version: A version or tag of that source, or `latest` or `default`; for `path`, the path.
     """
 
     source: str
@@ -40,26 +45,26 @@ class Spec:
 
 
 def parse(text: str) -> Spec:
-    """Read a build spec.
+    """Parse a build spec.
 
     Raises:
-        ValidationError: the text is none of the known forms.
+        ValidationError: *text* has none of the known forms.
     """
     text = text.strip()
     source, colon, rest = text.partition(":")
     if colon and source == "path":
         if not rest or "\0" in rest:
-            raise ValidationError(f"Build spec {text!r} names no folder or file. {_HELP}")
+            raise ValidationError(f"build spec {text!r} has no valid path after path:. {_HELP}")
         return Spec("path", os.path.expanduser(rest))
     if colon and source in ("npm", "github"):
         if not _VERSION.fullmatch(rest):
-            raise ValidationError(f"Build spec {text!r} has no valid version {rest!r}. {_HELP}")
+            raise ValidationError(f"build spec {text!r} has an invalid version {rest!r}. {_HELP}")
         return Spec(source, rest)
     if text in ("default", "latest") or _TAG.fullmatch(text):
         return Spec("any", text)
     if _looks_like_path(text):
         return Spec("path", os.path.expanduser(text))
-    raise ValidationError(f"Unknown build spec {text!r}. {_HELP}")
+    raise ValidationError(f"unknown build spec {text!r}. {_HELP}")
 
 
 def _looks_like_path(text: str) -> bool:

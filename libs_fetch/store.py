@@ -1,7 +1,8 @@
-"""The store: builds under ``<cache>/builds/<source>/<version>/<variant>/``, each with a receipt.
+"""The store: builds under `<cache>/builds/<source>/<version>/<variant>/`, each with a receipt.
 
-Owns every path in the cache. A build appears by one rename of a finished folder, under a lock, so
-it is either whole or absent; whatever a crash leaves lies in ``<cache>/tmp`` and is cleared later.
+Owns every path in the cache. A build is put in place by one rename of a finished folder, under a
+lock, so it is either complete or absent. A crash leaves files only in `<cache>/tmp`; they are
+deleted later.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import FetchError, LlamaError
-
+from ..errors import FetchError, LlamaError
 from .specs import Spec
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "verify",
 ]
 
-log = logging.getLogger("llama_cffi.libs_fetch")
+_log = logging.getLogger(__name__)
 
 RECEIPT = "receipt.json"
 BROKEN = "BROKEN.json"
@@ -47,10 +47,18 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @dataclass(frozen=True)
 class InstalledBuild:
-    """One llama.cpp build on this machine, ready to be loaded.
+    """A llama.cpp build on this machine, ready to be loaded.
 
-    `library` is the real path of libllama and `folder` its folder; `tag` the llama.cpp tag where
-    known; `backend_reason` says why this variant was chosen, or why a better one was not.
+    Attributes:
+        source: `npm`, `github`, or `path` for a library outside the store.
+        version: Version in that source; empty for a path.
+        variant: `cpu`, `cuda`, `vulkan`, …
+        tag: llama.cpp tag, if known.
+        library: Real path of libllama.
+        folder: Folder of *library*, which holds its backends.
+        backend_reason: Why this variant was chosen, or why a better one was not.
+        receipt: Content of receipt.json: origin and every file with its size and sha256; None
+            outside the store.
     """
 
     source: str
@@ -64,11 +72,11 @@ class InstalledBuild:
 
     @property
     def spec(self) -> str:
-        """The spec that names this build again."""
+        """The spec of this build."""
         return f"path:{self.library}" if self.source == "path" else f"{self.source}:{self.version}"
 
     def as_dict(self) -> dict[str, str | None]:
-        """Say which build it is and where it lies, as plain JSON types."""
+        """Return identity and paths as JSON types."""
         return {
             "source": self.source,
             "version": self.version,
@@ -80,11 +88,11 @@ class InstalledBuild:
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: LLAMA_CFFI_CACHE, else the platform's place for caches."""
+    """Return the cache folder: LLAMA_CFFI_CACHE, else the platform's user cache folder."""
     chosen = os.environ.get("LLAMA_CFFI_CACHE", "").strip()
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
-    # platformdirs gives the same folders (a test compares) but costs 8 ms of every start.
+    # platformdirs gives the same folders (a test compares) but costs 8 ms at every start.
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "llama_cffi"
     if sys.platform == "win32":
@@ -95,17 +103,17 @@ def cache_dir() -> Path:
 
 
 def build_folder(source: str, version: str, variant: str) -> Path:
-    """Return where a build lies, or would lie."""
+    """Return the folder of a build, whether it is in the store or not."""
     return cache_dir() / "builds" / source / version / variant
 
 
 def is_libllama(name: str) -> bool:
-    """Tell whether a file name is libllama's (libllama.so, libllama.cuda.v0.5.0.so, llama.dll)."""
+    """Return whether *name* is libllama (libllama.so, libllama.cuda.v0.5.0.so, llama.dll)."""
     return _LIBLLAMA.fullmatch(name) is not None
 
 
 def find_library(folder: Path) -> Path | None:
-    """Find libllama under *folder* (its real path): the shallowest, then the shortest name."""
+    """Return the real path of libllama under *folder*: the shallowest, then the shortest name."""
     found = [
         Path(root, name)
         for root, _, names in os.walk(folder)
@@ -117,7 +125,7 @@ def find_library(folder: Path) -> Path | None:
 
 
 def load(source: str, version: str, variant: str, reason: str = "") -> InstalledBuild | None:
-    """Return a build of the store, None if it is not there. Reads the receipt, hashes nothing."""
+    """Return a build of the store, or None; reads the receipt and hashes nothing."""
     folder = build_folder(source, version, variant)
     receipt = _read_json(folder / RECEIPT)
     if receipt is None or not isinstance(receipt.get("library"), str):
@@ -136,7 +144,7 @@ def load(source: str, version: str, variant: str, reason: str = "") -> Installed
 
 
 def installed() -> list[InstalledBuild]:
-    """List the builds of the store, newest version first within each source."""
+    """List the builds in the store, newest version first within each source."""
     root = cache_dir() / "builds"
     found = []
     for receipt in root.glob(f"*/*/*/{RECEIPT}"):
@@ -148,7 +156,7 @@ def installed() -> list[InstalledBuild]:
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
-    """Sort key: numbers in a version compare as numbers."""
+    """Return a sort key that compares the numbers in a version as numbers."""
     return tuple(
         (int(part), "") if part.isdigit() else (-1, part)
         for part in re.findall(r"\d+|[a-zA-Z]+", version)
@@ -156,7 +164,10 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 
 def quick_problems(build: InstalledBuild) -> list[str]:
-    """Name missing files and files of a wrong size: a few microseconds per file, no hashing."""
+    """List files that are missing or have the wrong size; a few microseconds per file, no hashing.
+
+    A build that `verify` has marked as broken has the problems found then.
+    """
     root = build_folder(build.source, build.version, build.variant)
     marked = _read_json(root / BROKEN)
     if marked is not None:
@@ -174,14 +185,14 @@ def quick_problems(build: InstalledBuild) -> list[str]:
 
 
 def verify(build: InstalledBuild) -> list[str]:
-    """Hash every file of *build* against its receipt and name what differs; empty if all is well.
+    """Compare every file of *build* with the sha256 in its receipt and list the differences.
 
-    A build with problems is marked, so that the next `ensure` refuses it and fetches it again.
+    A build with differences is marked as broken, so that the next `ensure` fetches it again.
     """
     from .download import file_digest
 
     if build.receipt is None:
-        return [f"{build.library} has no receipt: it did not come from the store"]
+        return [f"{build.library} has no receipt: it is not in the store"]
     root = build_folder(build.source, build.version, build.variant)
     marker = root / BROKEN
     _unlink(marker)
@@ -194,8 +205,8 @@ def verify(build: InstalledBuild) -> list[str]:
     if problems:
         try:
             marker.write_text(json.dumps({"problems": problems}), encoding="utf-8")
-        except OSError as exc:
-            log.warning("cannot mark %s as broken: %s", root, exc)
+        except OSError as e:
+            _log.warning("cannot mark %s as broken: %s", root, e)
     return problems
 
 
@@ -212,13 +223,19 @@ def install(
     *,
     force: bool = False,
 ) -> InstalledBuild:
-    """Put a build into the store, once, however many processes ask for it at the same time.
+    """Put a build into the store; only one of several processes that do so fetches it.
 
-    *fill* gets an empty folder to unpack into and a prefix for partial downloads, and returns
-    what the receipt shall say. It runs only if the build is not there (or *force*).
+    Args:
+        source: `npm` or `github`.
+        version: Version in that source.
+        variant: Variant of the build.
+        fill: Gets an empty folder to unpack into and a path prefix for partial downloads, and
+            returns fields for the receipt. Not called if the build is in the store already.
+        force: Whether to replace a build that is in the store already.
 
     Raises:
-        FetchError: whatever *fill* raises, a full or read-only cache, a lock held too long.
+        FetchError: *fill* failed, the cache is full or read-only, or another process held the lock
+            for too long.
     """
     target = build_folder(source, version, variant)
     key = f"{source}-{version}-{variant}"
@@ -228,7 +245,7 @@ def install(
             if build is not None and not quick_problems(build):
                 return build
         tmp = cache_dir() / "tmp"
-        for stale in tmp.glob(f"{key}.*.staging"):  # we hold the lock: their makers are dead
+        for stale in tmp.glob(f"{key}.*.staging"):  # of dead processes, as we hold the lock
             remove_tree(stale)
         staging = tmp / f"{key}.{_unique()}.staging"
         try:
@@ -278,57 +295,58 @@ def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, obj
 
 
 def set_aside(folder: Path) -> Path:
-    """Move a build out of the store in one step, to be deleted or replaced; the lock is held.
+    """Move a build out of the store in one step, before it is deleted or replaced.
+
+    The caller holds the build's lock.
 
     Raises:
-        FetchError: it is in use (Windows) or the cache cannot be written.
+        FetchError: The build is in use (Windows), or the cache cannot be written.
     """
     tmp = cache_dir() / "tmp"
     aside = tmp / f"{'-'.join(folder.parts[-3:])}.{_unique()}.staging"
     try:
         tmp.mkdir(parents=True, exist_ok=True)
         os.rename(folder, aside)
-    except OSError as exc:
-        if exc.errno in _READ_ONLY and os.name != "nt":
-            raise read_only(exc) from exc
+    except OSError as e:
+        if e.errno in _READ_ONLY and os.name != "nt":
+            raise _read_only(e) from e
         raise FetchError(
-            f"{folder} cannot be moved: {exc}. Close the programs that use this build."
-        ) from exc
+            f"{folder} cannot be moved: {e}. Close the programs that use this build."
+        ) from e
     return aside
 
 
 @contextmanager
 def _disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into errors that say what to do."""
-    from .download import disk_full
+    """Translate the errors of a full or read-only disk into a `FetchError` with advice."""
+    from .download import disk_full_error
 
     try:
         yield
     except LlamaError:
         raise
-    except OSError as exc:
-        full = disk_full(exc, folder, 0, what)
+    except OSError as e:
+        full = disk_full_error(e, folder, None, what)
         if full is not None:
-            raise full from exc
-        if exc.errno in _READ_ONLY:
-            raise read_only(exc) from exc
-        raise FetchError(f"{what} failed: {exc}. Nothing was installed.") from exc
+            raise full from e
+        if e.errno in _READ_ONLY:
+            raise _read_only(e) from e
+        raise FetchError(f"{what} failed: {e}. Nothing was installed.") from e
 
 
-def read_only(exc: OSError) -> FetchError:
-    """Explain that the cache cannot be written."""
+def _read_only(error: OSError) -> FetchError:
     return FetchError(
-        f"The cache {cache_dir()} cannot be written ({exc.strerror or exc}). Set LLAMA_CFFI_CACHE "
-        "to a folder you may write, or put the build there beforehand."
+        f"the cache {cache_dir()} cannot be written ({error.strerror or error}). Set "
+        "LLAMA_CFFI_CACHE to a writable folder, or put the build there beforehand."
     )
 
 
 @contextmanager
 def cache_lock(key: str) -> Iterator[None]:
-    """Hold the lock *key* of the cache; waits for other processes and says so every 10 s.
+    """Hold the lock *key* of the cache; logs every 10 s while another process holds it.
 
     Raises:
-        FetchError: the cache cannot be written, or another process holds the lock for an hour.
+        FetchError: The cache cannot be written, or another process held the lock for an hour.
     """
     from filelock import FileLock, Timeout
 
@@ -343,16 +361,16 @@ def cache_lock(key: str) -> Iterator[None]:
                 break
             except Timeout:
                 waited += _LOCK_POLL_S
-                log.info("waiting for another process that works on %s (%d s)", key, waited)
+                _log.info("waiting for another process that works on %s (%d s)", key, waited)
                 if waited >= _LOCK_LIMIT_S:
                     raise FetchError(
-                        f"Another process has held {path} for {waited:.0f} s. If none is "
+                        f"another process has held {path} for {waited:.0f} s. If none is "
                         "running, delete that file and try again."
                     ) from None
     except FetchError:
         raise
-    except OSError as exc:
-        raise read_only(exc) from exc
+    except OSError as e:
+        raise _read_only(e) from e
     try:
         yield
     finally:
@@ -360,7 +378,7 @@ def cache_lock(key: str) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a small JSON file by rename, so that readers see the old or the new text."""
+    """Write a small JSON file by rename, so that readers see the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{_unique()}")
     try:
@@ -372,21 +390,21 @@ def write_json(path: Path, value: object) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        with open(path, encoding="utf-8") as handle:
-            value = json.load(handle)
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if the file is absent or damaged."""
+    """Read a JSON object; empty if the file is missing or damaged."""
     return _read_json(path) or {}
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder; what cannot be deleted now is cleared by a later `prune`."""
-    import shutil  # not on the path of a warm `ensure`
+    """Delete a folder; a later `prune` deletes what could not be deleted."""
+    import shutil  # a warm `ensure` does without it
 
     shutil.rmtree(folder, ignore_errors=True)
 

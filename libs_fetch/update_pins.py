@@ -1,11 +1,11 @@
-"""Write pins.json from what the sources publish. A developer's command.
+"""Write pins.json from what the sources publish. A command for developers.
 
     python -m llama_cffi.libs_fetch.update_pins npm:3.22.1 github:b11549 [--output PATH]
 
 Downloads every npm package of the version once, verifies it with the registry's hash, and records
-hash, length and what its libraries need of the system. A platform whose packages the registry at
-hand does not serve in that version gets the newest version it does serve as its default: a build
-with a pinned hash goes before a newer one without.
+its hash, its length and the system versions that its libraries need. If the configured registry
+lacks that version for a platform, the platform's default is the newest version it has: a build
+with a pinned hash is preferred to a newer one without.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from llama_cffi.errors import FetchError
-
+from ..errors import FetchError
 from . import check, choose, github, npm, pins
 from .archive import extract
 from .download import download
@@ -34,31 +33,32 @@ _NO_DIGEST = (
 
 
 def pin_npm(version: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Fetch and measure the packages of every platform.
+    """Fetch and measure the npm packages of every platform.
 
-    Returns the default version per platform (``*`` for the rest) and the pins by version.
+    Returns:
+        The default version per platform (`*` for the rest), and the pins by version.
     """
     defaults = {"*": version}
     pinned: dict[str, Any] = {}
     _pin(pinned, version, _MAIN_PACKAGE)
     for (system, arch), variants in choose.NPM_VARIANTS.items():
         names = sorted({name for offered in variants.values() for name in offered})
-        serves = set.intersection(*(set(npm.versions(name)) for name in names))
-        newest = version if version in serves else max(serves, key=version_key)
+        published = set.intersection(*(set(npm.versions(name)) for name in names))
+        newest = version if version in published else max(published, key=version_key)
         if newest != version:
             defaults[f"{system}-{arch}"] = newest
-            print(f"{system}-{arch}: no {version} here, pinning {newest}", file=sys.stderr)
+            print(f"{system}-{arch}: no {version}, pinning {newest}", file=sys.stderr)
         for name in names:
             _pin(pinned, newest, name)
     return defaults, pinned
 
 
 def _pin(pinned: dict[str, Any], version: str, name: str) -> None:
-    with tempfile.TemporaryDirectory() as made:
-        entry, tag = _measure(name, version, Path(made))
-    of = pinned.setdefault(version, {"tag": None, "packages": {}})
-    of["tag"] = of["tag"] or tag
-    of["packages"][name] = entry
+    with tempfile.TemporaryDirectory() as scratch:
+        entry, tag = _measure(name, version, Path(scratch))
+    pin = pinned.setdefault(version, {"tag": None, "packages": {}})
+    pin["tag"] = pin["tag"] or tag
+    pin["packages"][name] = entry
     print(f"{name}@{version}: {entry}", file=sys.stderr)
 
 
@@ -81,30 +81,36 @@ def _measure(name: str, version: str, work: Path) -> tuple[dict[str, Any], str |
 
 
 def pin_github(tag: str) -> dict[str, Any]:
-    """Record the digests of a release, or why there are none."""
+    """Return the digests of a release, or a note why there are none."""
     try:
         offered = github.assets(tag)
-    except FetchError as exc:
-        print(f"github:{tag}: {exc}", file=sys.stderr)
+    except FetchError as e:
+        print(f"github:{tag}: {e}", file=sys.stderr)
         return {"note": _NO_DIGEST, "assets": {}}
     return {"assets": {n: r.integrity for n, r in sorted(offered.items()) if r.integrity}}
 
 
 def tags(known: dict[str, str]) -> dict[str, str]:
-    """Complete the table npm version -> llama.cpp tag from the smallest package."""
+    """Add missing npm versions to the table npm version -> llama.cpp tag.
+
+    The tag is read from the smallest package of each version.
+    """
     found = dict(known)
     for version in npm.versions("linux-x64"):
         if version not in found:
-            with tempfile.TemporaryDirectory() as made:
-                tag = _measure("linux-x64", version, Path(made))[1]
+            with tempfile.TemporaryDirectory() as scratch:
+                tag = _measure("linux-x64", version, Path(scratch))[1]
             if tag:
                 found[version] = tag
     return {v: found[v] for v in sorted(found, key=version_key)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="update_pins", description=(__doc__ or "").split("\n")[0])
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_cffi.libs_fetch.update_pins",
+        description="Write pins.json from what the sources publish.",
+    )
     parser.add_argument("spec", nargs="+", help="the builds to make the defaults of their source")
     parser.add_argument("--output", type=Path, default=_PINS)
     args = parser.parse_args(argv)

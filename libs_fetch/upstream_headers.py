@@ -1,6 +1,6 @@
-"""The C headers of a build, at its own tag, for declarations generated on this machine.
+"""Fetch the C headers of a build at its own tag, to generate declarations from them.
 
-npm's main package carries llama.cpp's git history bundle at the tag; GitHub has source tarballs.
+npm's main package contains a git bundle of llama.cpp at the tag; GitHub has source tarballs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama_cffi.errors import FetchError, LibraryNotFoundError
-
+from ..errors import FetchError, LibraryNotFoundError
 from . import api, github, npm, pins, store
 from .archive import safe_name
-from .download import Remote, download
+from .download import RemoteFile, download
 from .faults import HttpStatusError, NotOfferedError, UnreachableError, offline
 from .http import Client, redact
 from .specs import parse
@@ -35,20 +34,27 @@ _GIT_TIMEOUT_S = 300
 
 
 def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
-    """Return a folder with the headers of *build* (a build, a tag or a spec), fetched once.
+    """Return a folder with the C headers of *build*, fetching them once.
 
-    It holds llama.h, ggml*.h, gguf.h and, where the tag has them, mtmd.h and mtmd-helper.h.
-    LLAMA_CFFI_HEADERS names a folder that is used instead.
+    It holds llama.h, ggml*.h, gguf.h and, if the tag has them, mtmd.h and mtmd-helper.h. If
+    LLAMA_CFFI_HEADERS is set, it names a folder to use instead.
+
+    Args:
+        build: A build, a llama.cpp tag, or a build spec.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        LibraryNotFoundError: the folder named by LLAMA_CFFI_HEADERS has no llama.h.
-        FetchError: they cannot be fetched or read.
+        LibraryNotFoundError: The folder LLAMA_CFFI_HEADERS has no llama.h.
+        FetchError: The headers cannot be fetched or read.
     """
     own = os.environ.get("LLAMA_CFFI_HEADERS", "").strip()
     if own:
         folder = Path(own).expanduser()
         if not (folder / "llama.h").is_file():
-            raise LibraryNotFoundError(f"LLAMA_CFFI_HEADERS={own} holds no llama.h.")
+            raise LibraryNotFoundError(
+                f"LLAMA_CFFI_HEADERS={own} holds no llama.h. Set it to the folder with the build's "
+                "headers, or unset it."
+            )
         return folder
     tag, version = _tag(build)
     folder = store.cache_dir() / "headers" / tag
@@ -56,7 +62,7 @@ def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
         return folder
     if offline():
         raise FetchError(
-            f"The headers of {tag} are not in {folder.parent} and LLAMA_CFFI_OFFLINE is set. Call "
+            f"the headers of {tag} are not in {folder.parent} and LLAMA_CFFI_OFFLINE is set. Call "
             "llama_cffi.libs_fetch.headers() online, or set LLAMA_CFFI_HEADERS to their folder."
         )
     with store.cache_lock(f"headers-{tag}"):
@@ -66,11 +72,11 @@ def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
 
 
 def _tag(build: str | InstalledBuild) -> tuple[str, str | None]:
-    """Return the llama.cpp tag and, if known, the npm version that has it."""
+    """Return the llama.cpp tag of *build* and, if known, an npm version that contains it."""
     if isinstance(build, InstalledBuild):
         if not build.tag:
             raise FetchError(
-                f"The llama.cpp tag of {build.library} is unknown, so its headers cannot be "
+                f"the llama.cpp tag of {build.library} is unknown, so its headers cannot be "
                 "fetched. Set LLAMA_CFFI_HEADERS to the folder of its llama.h and ggml.h."
             )
         return build.tag, build.version if build.source == "npm" else pins.npm_version_of(build.tag)
@@ -85,33 +91,36 @@ def _tag(build: str | InstalledBuild) -> tuple[str, str | None]:
 def _fetch(tag: str, version: str | None, folder: Path, progress: bool) -> None:
     tmp = store.cache_dir() / "tmp"
     tmp.mkdir(parents=True, exist_ok=True)
-    failed: list[str] = []
-    with tempfile.TemporaryDirectory(dir=tmp, prefix=f"headers-{tag}.", suffix=".staging") as made:
-        work = Path(made)
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory(dir=tmp, prefix=f"headers-{tag}.", suffix=".staging") as path:
+        work = Path(path)
         for route in _routes(tag, version):
             try:
                 archive = tmp / f"headers-{tag}.{route}"
-                texts = (
+                found = (
                     _from_npm(str(version), archive, work, progress)
                     if route == "npm"
                     else _from_github(tag, archive, progress)
                 )
-            except (UnreachableError, HttpStatusError, NotOfferedError, _NoGitError) as exc:
-                failed.append(f"{route}: {exc}")
+            except (UnreachableError, HttpStatusError, NotOfferedError, _NoGitError) as e:
+                failures.append(f"{route}: {str(e).rstrip('.')}")
                 continue
-            if "llama.h" not in texts:
-                raise FetchError(f"The source of {tag} from {route} has no include/llama.h.")
+            if "llama.h" not in found:
+                raise FetchError(
+                    f"the source of {tag} from {route} has no include/llama.h. Set "
+                    "LLAMA_CFFI_HEADERS to a folder with the headers."
+                )
             ready = work / "ready"
             ready.mkdir()
-            for name, text in texts.items():
-                (ready / name).write_bytes(text)
+            for name, content in found.items():
+                (ready / name).write_bytes(content)
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(ready, folder)
             return
     raise FetchError(
-        f"The headers of {tag} could not be fetched. {' '.join(failed)} Set LLAMA_CFFI_HEADERS to "
-        "a folder with that tag's llama.h, ggml*.h and gguf.h."
+        f"the headers of {tag} could not be fetched: {'; '.join(failures)}. Set "
+        "LLAMA_CFFI_HEADERS to a folder with that tag's llama.h, ggml*.h and gguf.h."
     )
 
 
@@ -122,13 +131,13 @@ def _routes(tag: str, version: str | None) -> Iterator[str]:
 
 
 class _NoGitError(FetchError):
-    """Git is needed and absent."""
+    """Git is needed but not installed."""
 
 
 def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[str, bytes]:
     if shutil.which("git") is None:
         raise _NoGitError(
-            "git is not installed, and the headers in the npm package are in a git bundle. "
+            "git is not installed, but the headers in the npm package are in a git bundle. "
             "Install git."
         )
     remote = npm.locate(_MAIN_PACKAGE, version, scoped=False)
@@ -141,11 +150,11 @@ def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[s
             assert source is not None
             with source, bundle.open("wb") as out:
                 shutil.copyfileobj(source, out)
-    except (tarfile.TarError, KeyError, OSError) as exc:
+    except (tarfile.TarError, KeyError, OSError) as e:
         raise FetchError(
-            f"{redact(remote.urls[0])} holds no readable {_BUNDLE}: {exc}. "
+            f"{redact(remote.urls[0])} holds no readable {_BUNDLE}: {e}. "
             "Set LLAMA_CFFI_HEADERS to a folder with the headers."
-        ) from exc
+        ) from e
     finally:
         archive.unlink(missing_ok=True)
     repository = work / "release.git"
@@ -159,7 +168,7 @@ def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[s
 
 
 def _git(folder: Path, *arguments: str) -> bytes:
-    # Neither the user's configuration nor hooks have a say in reading a bundle.
+    # Keep the user's configuration and hooks out of it.
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}
     try:
@@ -171,21 +180,24 @@ def _git(folder: Path, *arguments: str) -> bytes:
             capture_output=True,
             timeout=_GIT_TIMEOUT_S,
         )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise FetchError(f"`git {arguments[0]}` failed: {exc}. Is git working?") from exc
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-300:]
+    except (OSError, subprocess.SubprocessError) as e:
         raise FetchError(
-            f"`git {arguments[0]}` on the bundled source ended with {done.returncode}: {said}. "
+            f"`git {arguments[0]}` failed: {e}. Check that git works, or set LLAMA_CFFI_HEADERS to "
+            "a folder with the headers."
+        ) from e
+    if done.returncode != 0:
+        stderr = done.stderr.decode("utf-8", "replace").strip()[-300:]
+        raise FetchError(
+            f"`git {arguments[0]}` on the bundled source ended with {done.returncode}: {stderr}. "
             "Set LLAMA_CFFI_HEADERS to a folder with the headers."
         )
     return done.stdout
 
 
 def _from_github(tag: str, archive: Path, progress: bool) -> dict[str, bytes]:
-    remote: Remote = github.source_archive(tag)
+    remote: RemoteFile = github.source_archive(tag)
     archive = remote.part(archive)
-    archive.unlink(missing_ok=True)  # without a hash a half file cannot be told from a whole one
+    archive.unlink(missing_ok=True)  # no hash, so a partial download cannot be recognised
     download(Client(), remote, archive, progress=progress)
     try:
         with tarfile.open(archive, "r:*") as tar:
@@ -193,14 +205,14 @@ def _from_github(tag: str, archive: Path, progress: bool) -> dict[str, bytes]:
             for member in tar:
                 name = safe_name(member.name).partition("/")[2]
                 if member.isreg() and _WANTED.fullmatch(name):
-                    handle = tar.extractfile(member)
-                    assert handle is not None
-                    with handle:
-                        found[name.rpartition("/")[2]] = handle.read()
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    with file:
+                        found[name.rpartition("/")[2]] = file.read()
             return found
-    except (tarfile.TarError, EOFError, ValueError, OSError) as exc:
+    except (tarfile.TarError, EOFError, ValueError, OSError) as e:
         raise FetchError(
-            f"{redact(remote.urls[0])} is not a readable source archive: {exc}. Fetch again."
-        ) from exc
+            f"{redact(remote.urls[0])} is not a readable source archive: {e}. Fetch again."
+        ) from e
     finally:
         archive.unlink(missing_ok=True)

@@ -7,14 +7,45 @@ resolved on first use.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._version import __version__
 
 if TYPE_CHECKING:
+    from .api.chat_completions import (
+        ChatCompletionOptions,
+    )
+    from .api.config import (
+        LlamaConfig,
+        LlamaOptions,
+    )
+    from .api.llama import (
+        CompletionOptions,
+        Llama,
+        print_system_info,
+        shutdown,
+    )
+    from .api.pool import (
+        LlamaPool,
+    )
+    from .api.types import (
+        ChatCompletionMessageToolCall,
+        CompletionUsage,
+        CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+        CreateCompletionResponse,
+        CreateCompletionStreamResponse,
+        CreateEmbeddingResponse,
+    )
+    from .api.unified import (
+        UnifiedLLM,
+    )
     from .binding import (
         Batch,
         Candidates,
         Context,
         CustomSampler,
+        Device,
         Grammar,
         Library,
         LoraAdapter,
@@ -25,16 +56,41 @@ if TYPE_CHECKING:
         get_library,
         load_control_vector,
     )
-    from .binding.gguf import GgufFile, read_gguf
-    from .binding.logs import disable_logging, reset_logging, set_log_level
-    from .binding.quantize import quantize
-    from .config import LlamaConfig
-    from .embedding import Embedder, RerankResult, similarity
-    from .engine import Engine
+    from .binding.loading.logs import (
+        disable_logging,
+        reset_logging,
+        set_log_level,
+    )
+    from .binding.model.quantize import (
+        quantize,
+    )
+    from .chat.families import (
+        Family,
+    )
+    from .chat.template import (
+        ChatTemplate,
+    )
+    from .embeddings.embedder import (
+        Embedder,
+        RerankResult,
+        similarity,
+    )
+    from .embeddings.scorer import (
+        Score,
+        Scorer,
+    )
+    from .engine import (
+        Engine,
+        EngineOptions,
+    )
     from .errors import (
         AbiMismatchError,
+        CancelledError,
+        ClosedError,
         ContextOverflowError,
+        DeadlineExceededError,
         DecodeAbortedError,
+        EngineDeadError,
         FetchError,
         GenerationError,
         GrammarError,
@@ -45,12 +101,41 @@ if TYPE_CHECKING:
         ModelLoadError,
         QueueFullError,
         TemplateError,
+        UnknownOptionError,
         ValidationError,
     )
-    from .llama import Llama, print_system_info, shutdown
-    from .pool import LlamaPool
-    from .sampling import SamplingParams
+    from .generation.chat_renderer import (
+        ChatOptions,
+        ChatRenderer,
+        RenderedChat,
+    )
+    from .generation.logprobs import (
+        Logprob,
+    )
+    from .generation.options import (
+        GenerationOptions,
+    )
+    from .generation.sampling_params import (
+        SamplingOptions,
+        SamplingParams,
+    )
+    from .generation.sequence import (
+        Step,
+    )
+    from .generation.stats import (
+        GenerationStats,
+    )
+    from .gguf.reader import (
+        GgufFile,
+        read_gguf,
+    )
+    from .grammars import (
+        Constraint,
+        LlamaGrammar,
+    )
     from .scheduler import (
+        CacheStats,
+        Drafter,
         DraftModel,
         EngineStats,
         Handle,
@@ -59,22 +144,43 @@ if TYPE_CHECKING:
         MtpHead,
         PromptLookup,
         Request,
+        RequestHandle,
         RequestState,
         Scheduler,
+        StepStats,
+        SubmitOptions,
     )
-    from .scores import Score, Scorer
-    from .stats import GenerationStats
-    from .structured import Constraint, LlamaGrammar
-    from .unified import UnifiedLLM
 
-__version__ = "0.1.0"
-
+# Module -> the public names that come from it.
 _HOME = {
+    "api.chat_completions": ("ChatCompletionOptions",),
+    "api.config": (
+        "LlamaConfig",
+        "LlamaOptions",
+    ),
+    "api.llama": (
+        "CompletionOptions",
+        "Llama",
+        "print_system_info",
+        "shutdown",
+    ),
+    "api.pool": ("LlamaPool",),
+    "api.types": (
+        "ChatCompletionMessageToolCall",
+        "CompletionUsage",
+        "CreateChatCompletionResponse",
+        "CreateChatCompletionStreamResponse",
+        "CreateCompletionResponse",
+        "CreateCompletionStreamResponse",
+        "CreateEmbeddingResponse",
+    ),
+    "api.unified": ("UnifiedLLM",),
     "binding": (
         "Batch",
         "Candidates",
         "Context",
         "CustomSampler",
+        "Device",
         "Grammar",
         "Library",
         "LoraAdapter",
@@ -85,35 +191,35 @@ _HOME = {
         "get_library",
         "load_control_vector",
     ),
-    "binding.gguf": ("GgufFile", "read_gguf"),
-    "binding.logs": ("disable_logging", "reset_logging", "set_log_level"),
-    "binding.quantize": ("quantize",),
-    "embedding": ("Embedder", "RerankResult", "similarity"),
-    "config": ("LlamaConfig",),
-    "engine": ("Engine",),
-    "llama": ("Llama", "print_system_info", "shutdown"),
-    "pool": ("LlamaPool",),
-    "sampling": ("SamplingParams",),
-    "scheduler": (
-        "DraftModel",
-        "EngineStats",
-        "Handle",
-        "InferenceEngine",
-        "KVCache",
-        "MtpHead",
-        "PromptLookup",
-        "Request",
-        "RequestState",
-        "Scheduler",
+    "binding.loading.logs": (
+        "disable_logging",
+        "reset_logging",
+        "set_log_level",
     ),
-    "scores": ("Score", "Scorer"),
-    "stats": ("GenerationStats",),
-    "structured": ("Constraint", "LlamaGrammar"),
-    "unified": ("UnifiedLLM",),
+    "binding.model.quantize": ("quantize",),
+    "chat.families": ("Family",),
+    "chat.template": ("ChatTemplate",),
+    "embeddings.embedder": (
+        "Embedder",
+        "RerankResult",
+        "similarity",
+    ),
+    "embeddings.scorer": (
+        "Score",
+        "Scorer",
+    ),
+    "engine": (
+        "Engine",
+        "EngineOptions",
+    ),
     "errors": (
         "AbiMismatchError",
+        "CancelledError",
+        "ClosedError",
         "ContextOverflowError",
+        "DeadlineExceededError",
         "DecodeAbortedError",
+        "EngineDeadError",
         "FetchError",
         "GenerationError",
         "GrammarError",
@@ -124,76 +230,146 @@ _HOME = {
         "ModelLoadError",
         "QueueFullError",
         "TemplateError",
+        "UnknownOptionError",
         "ValidationError",
+    ),
+    "generation.chat_renderer": (
+        "ChatOptions",
+        "ChatRenderer",
+        "RenderedChat",
+    ),
+    "generation.logprobs": ("Logprob",),
+    "generation.options": ("GenerationOptions",),
+    "generation.sampling_params": (
+        "SamplingOptions",
+        "SamplingParams",
+    ),
+    "generation.sequence": ("Step",),
+    "generation.stats": ("GenerationStats",),
+    "gguf.reader": (
+        "GgufFile",
+        "read_gguf",
+    ),
+    "grammars": (
+        "Constraint",
+        "LlamaGrammar",
+    ),
+    "scheduler": (
+        "CacheStats",
+        "DraftModel",
+        "Drafter",
+        "EngineStats",
+        "Handle",
+        "InferenceEngine",
+        "KVCache",
+        "MtpHead",
+        "PromptLookup",
+        "Request",
+        "RequestHandle",
+        "RequestState",
+        "Scheduler",
+        "StepStats",
+        "SubmitOptions",
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # noqa: RUF022  (sorted as the rooms are: low level, engine, embeddings, scores, errors)
+__all__ = [
+    "AbiMismatchError",
     "Batch",
+    "CacheStats",
+    "CancelledError",
     "Candidates",
+    "ChatCompletionMessageToolCall",
+    "ChatCompletionOptions",
+    "ChatOptions",
+    "ChatRenderer",
+    "ChatTemplate",
+    "ClosedError",
+    "CompletionOptions",
+    "CompletionUsage",
+    "Constraint",
     "Context",
+    "ContextOverflowError",
+    "CreateChatCompletionResponse",
+    "CreateChatCompletionStreamResponse",
+    "CreateCompletionResponse",
+    "CreateCompletionStreamResponse",
+    "CreateEmbeddingResponse",
     "CustomSampler",
+    "DeadlineExceededError",
+    "DecodeAbortedError",
+    "Device",
+    "DraftModel",
+    "Drafter",
+    "Embedder",
+    "Engine",
+    "EngineDeadError",
+    "EngineOptions",
+    "EngineStats",
+    "Family",
+    "FetchError",
+    "GenerationError",
+    "GenerationOptions",
+    "GenerationStats",
     "GgufFile",
     "Grammar",
-    "Library",
-    "LoraAdapter",
-    "Memory",
-    "Model",
-    "SamplerChain",
-    "Vocab",
-    "get_library",
-    "load_control_vector",
-    "quantize",
-    "read_gguf",
-    "Llama",
-    "LlamaConfig",
-    "LlamaPool",
-    "UnifiedLLM",
-    "disable_logging",
-    "print_system_info",
-    "reset_logging",
-    "set_log_level",
-    "shutdown",
-    "Constraint",
-    "Engine",
-    "GenerationStats",
-    "LlamaGrammar",
-    "SamplingParams",
-    "Embedder",
-    "RerankResult",
-    "similarity",
-    "DraftModel",
-    "EngineStats",
+    "GrammarError",
     "Handle",
     "InferenceEngine",
     "KVCache",
+    "KvCacheFullError",
+    "Library",
+    "LibraryLoadError",
+    "LibraryNotFoundError",
+    "Llama",
+    "LlamaConfig",
+    "LlamaError",
+    "LlamaGrammar",
+    "LlamaOptions",
+    "LlamaPool",
+    "Logprob",
+    "LoraAdapter",
+    "Memory",
+    "Model",
+    "ModelLoadError",
     "MtpHead",
     "PromptLookup",
+    "QueueFullError",
+    "RenderedChat",
     "Request",
+    "RequestHandle",
     "RequestState",
+    "RerankResult",
+    "SamplerChain",
+    "SamplingOptions",
+    "SamplingParams",
     "Scheduler",
     "Score",
     "Scorer",
-    "AbiMismatchError",
-    "ContextOverflowError",
-    "DecodeAbortedError",
-    "FetchError",
-    "GenerationError",
-    "GrammarError",
-    "KvCacheFullError",
-    "LibraryLoadError",
-    "LibraryNotFoundError",
-    "LlamaError",
-    "ModelLoadError",
-    "QueueFullError",
+    "Step",
+    "StepStats",
+    "SubmitOptions",
     "TemplateError",
+    "UnifiedLLM",
+    "UnknownOptionError",
     "ValidationError",
+    "Vocab",
     "__version__",
+    "disable_logging",
+    "get_library",
+    "load_control_vector",
+    "print_system_info",
+    "quantize",
+    "read_gguf",
+    "reset_logging",
+    "set_log_level",
+    "shutdown",
+    "similarity",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

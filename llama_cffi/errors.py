@@ -7,21 +7,30 @@ LlamaError
 ├── AbiMismatchError (RuntimeError)            no declarations are proven to fit this build
 ├── ModelLoadError (RuntimeError)              a GGUF cannot be opened, or not by this build
 ├── ValidationError (ValueError)               an argument that C must never see
+│   ├── UnknownOptionError (TypeError)         an option that does not exist
+│   ├── ClosedError (RuntimeError)             the object was closed
 │   ├── ContextOverflowError                   more tokens than the context holds
 │   ├── GrammarError
 │   └── TemplateError
-├── QueueFullError (RuntimeError)              too many requests wait already
+├── QueueFullError (RuntimeError)              too many requests are waiting already
 └── GenerationError (RuntimeError)             decoding failed after it began
-    ├── KvCacheFullError                       no free slot, also for the smallest batch
-    └── DecodeAbortedError                     stopped from outside (cancel, deadline, Ctrl-C)
+    ├── KvCacheFullError                       no free slot, even for the smallest batch
+    ├── EngineDeadError                        the engine's thread has stopped on an error
+    └── DecodeAbortedError                     stopped from outside, e.g. by Ctrl-C
+        ├── CancelledError                     by `cancel()` or `close()`
+        └── DeadlineExceededError (TimeoutError)
 """
 
 from __future__ import annotations
 
 __all__ = [
     "AbiMismatchError",
+    "CancelledError",
+    "ClosedError",
     "ContextOverflowError",
+    "DeadlineExceededError",
     "DecodeAbortedError",
+    "EngineDeadError",
     "FetchError",
     "GenerationError",
     "GrammarError",
@@ -32,6 +41,7 @@ __all__ = [
     "ModelLoadError",
     "QueueFullError",
     "TemplateError",
+    "UnknownOptionError",
     "ValidationError",
 ]
 
@@ -61,11 +71,19 @@ class ModelLoadError(LlamaError, RuntimeError):
 
 
 class ValidationError(LlamaError, ValueError):
-    """An argument is out of range, closed, or of a kind that C must never see."""
+    """An argument is out of range, or of a kind that C must never see."""
+
+
+class UnknownOptionError(ValidationError, TypeError):
+    """There is no option of this name; the message suggests the nearest one."""
+
+
+class ClosedError(ValidationError, RuntimeError):
+    """The object was closed before this call, or during it."""
 
 
 class ContextOverflowError(ValidationError):
-    """The request holds more tokens than the context has room for."""
+    """The request has more tokens than fit into the context."""
 
 
 class GrammarError(ValidationError):
@@ -77,7 +95,7 @@ class TemplateError(ValidationError):
 
 
 class QueueFullError(LlamaError, RuntimeError):
-    """Too many requests wait already; try again later."""
+    """Too many requests are waiting already; try again later."""
 
 
 class GenerationError(LlamaError, RuntimeError):
@@ -88,15 +106,27 @@ class KvCacheFullError(GenerationError):
     """The KV cache has no free slot, not even for the smallest batch."""
 
 
+class EngineDeadError(GenerationError):
+    """The engine's thread has stopped on an error, which is the cause of this one."""
+
+
 class DecodeAbortedError(GenerationError):
-    """Decoding was stopped from outside: cancel, deadline or Ctrl-C.
+    """Decoding was stopped from outside: cancelled, past its deadline, or by Ctrl-C.
 
     Attributes:
-        reason: `cancel`, `deadline`, or None where only C knows.
-        text: What was generated until then.
+        reason: `cancel`, `deadline`, `close`, or None where only C knows.
+        text: The text generated until then.
     """
 
     def __init__(self, message: str, *, reason: str | None = None, text: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.text = text
+
+
+class CancelledError(DecodeAbortedError):
+    """The generation was cancelled: by `cancel()`, or because its engine was closed."""
+
+
+class DeadlineExceededError(DecodeAbortedError, TimeoutError):
+    """The generation did not end before its deadline."""

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from .binding.checks import integer
-from .completion import finish_reason
+from .api import chat_completions
+from .api.llama import Llama
+from .api.running import finish_reason, run
 from .errors import DecodeAbortedError, LlamaError, ValidationError
-from .interrupts import CancelScope
-from .llama import Llama
+from .generation.cancellation import CancelScope
+from .validation import check_int
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["LlamaPredictor"]
 
 _TASKS = {"generate": "text", "chat": "text", "embed": "embedding"}
-_NOT_OF_A_ROW = ("stream", "deferred", "n", "tools", "callback", "listens", "wait", "progress")
+_NOT_OF_A_ROW = ("stream", "n", "tools", "callback", "listens", "wait", "progress")
 
 
 class LlamaPredictor:
     """Answers the rows of a batch at once; for `Dataset.map_batches`, which makes one per actor.
 
-    All rows of a batch go to one `InferenceEngine`, which runs *parallel* of them in one step, so
+    All rows of a batch go to one `InferenceEngine`, which runs *n_parallel* of them in one step, so
     give it batches that are larger than that. The model is loaded once per actor.
 
         ds.map_batches(
@@ -55,7 +56,7 @@ class LlamaPredictor:
             they say instead of the text.
         on_error: `raise` what is wrong with a row, or put it into the `error` column: None where
             nothing is. The answer of such a row is None, its vector NaN.
-        parallel: Rows in a step, 2 to 256; each has n_ctx tokens of its own.
+        n_parallel: Rows in a step, 2 to 256; each has n_ctx tokens of its own.
         options: How each row is answered: the arguments of `InferenceEngine.submit`, of
             `Llama.create_chat_completion` or of `Llama.embed`. They are tried once before the first
             batch. A `timeout_s` counts from the beginning of the batch.
@@ -80,10 +81,11 @@ class LlamaPredictor:
         details: bool = False,
         parse: bool = False,
         on_error: str = "raise",
-        parallel: int = 8,
+        n_parallel: int = 8,
         options: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> None:
+        n_parallel = config.pop("parallel", n_parallel)
         if task not in _TASKS:
             raise ValidationError(f"task={task!r} is none of {', '.join(_TASKS)}")
         if on_error not in ("raise", "column"):
@@ -100,9 +102,11 @@ class LlamaPredictor:
         self._details, self._parse = details, parse
         self._caught: tuple[type[LlamaError], ...] = (LlamaError,) if on_error == "column" else ()
         if task == "embed":
-            self.llm = Llama(model_path, **{**config, "embeddings": True, "parallel": 1})
+            self.llm = Llama(model_path, **{**config, "embeddings": True, "n_parallel": 1})
         else:
-            self.llm = Llama(model_path, parallel=integer("parallel", parallel, 2, 256), **config)
+            self.llm = Llama(
+                model_path, n_parallel=check_int("n_parallel", n_parallel, 2, 256), **config
+            )
         try:
             self._try_options()
         except BaseException:
@@ -170,8 +174,9 @@ class LlamaPredictor:
                 raise ValidationError(f"{cell!r:.80} in {self._input!r} is no text")
             handle = self.llm.engine.submit(cell, wait=True, **options)  # type: ignore[union-attr]
             return partial(_generated, handle)
-        ask = self.llm.create_chat_completion
-        return partial(_chatted, ask(_messages(cell), **{**options, "deferred": True}), parse)
+        prepared = self.llm.chat.prepare(_messages(cell), options, self.llm.model_path)
+        runs = run(self.llm.engine, prepared.request)
+        return partial(_chatted, partial(chat_completions.whole, prepared, runs), parse)
 
     def _answers(self, cells: Sequence[Any]) -> list[_Row]:
         """Answer all rows; when the error of one is raised the others are cancelled."""

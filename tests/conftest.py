@@ -9,17 +9,16 @@ import sys
 import textwrap
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import platformdirs
 import pytest
-from tiny_gguf import write_tiny
+from support.children import Child
+from support.hub_server import hub  # noqa: F401  (a fixture)
+from support.tiny_gguf import write_tiny
 
 if TYPE_CHECKING:
     from llama_cffi.binding import Context, Model, SamplerChain
-
-# Builds that every run uses: oldest, middle, newest on the registry (the default build).
-OLD, MIDDLE, NEWEST = "npm:3.1.1", "npm:3.14.0", "npm:3.22.1"
 
 _CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
 # Before anything loads a library: the user's own choices must not reach the tests.
@@ -31,13 +30,7 @@ os.environ["LLAMA_CFFI_CACHE"] = _CACHE
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-collect_ignore = [] if hasattr(os, "fork") else ["test_fork.py"]
-
-
-class Child(Protocol):
-    def __call__(
-        self, code: str, *args: object, timeout: float = 120, **env: str
-    ) -> subprocess.CompletedProcess[str]: ...
+collect_ignore = [] if hasattr(os, "fork") else ["binding/test_fork.py"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -125,6 +118,6 @@ def chain(model: Model) -> Iterator[SamplerChain]:
 @pytest.fixture(scope="session")
 def foreign_library(shared_cache: Path) -> Path:
     """The shared object of the PyPI wheel `xllamacpp`: llama.cpp built by somebody else."""
-    from foreign import fetch_foreign
+    from support.foreign import fetch_foreign
 
     return fetch_foreign("xllamacpp", shared_cache)

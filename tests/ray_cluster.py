@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Child
+from support.children import Child
 
 ROOT = Path(__file__).parents[1]
 Found = dict[str, Any]

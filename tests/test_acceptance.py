@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD
+from support.builds import MIDDLE, NEWEST, OLD
 
 FOLDER = Path(__file__).parents[1] / "tools" / "acceptance"
 CASES = [(OLD, "cpu"), (MIDDLE, "cpu"), (NEWEST, "cpu")]

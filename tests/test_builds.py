@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD
+from support.builds import MIDDLE, NEWEST, OLD
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "builds.py"
 

@@ -26,7 +26,7 @@ REFERENCE = re.compile(
     r"|`([\w.]+)(?:\(\))?`(?:, with its errors|\s+raise)"
 )
 CANNOT_FAIL = {"LlamaGrammar.json_object"}  # it calls what can, with something valid
-MADE_FOR_YOU = {"DecodeAbortedError", "Handle", "Library"}  # nobody calls them
+MADE_FOR_YOU = {"DecodeAbortedError", "Handle", "Library", "RequestHandle"}  # nobody calls them
 DEPTH = 3  # calls from one function to the next in which an error is looked for
 
 

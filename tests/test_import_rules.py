@@ -1,4 +1,4 @@
-"""The design's import rules, read from the source."""
+"""Rules about imports that the layers in pyproject.toml (`nox -s lint`) cannot say."""
 
 from __future__ import annotations
 
@@ -7,134 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 ROOMS = {
     "llama_cffi": "llama_cffi",
     "cdefs": "llama_cffi/cdefs",
     "libs_fetch": "llama_cffi/libs_fetch",
 }
-
-# Room -> the rooms it may import (errors is free for all).
-ALLOWED = {
-    "cdefs": set(),
-    "libs_fetch": set(),
-    "text": set(),
-    "sampling": {"binding"},
-    "typed": set(),
-    "binding": {"cdefs", "gbnf", "libs_fetch", "__version__"},
-    "gbnf": set(),
-    "chains": {"binding", "sampling", "structured"},
-    "context_policy": set(),
-    "environment": set(),
-    "interrupts": set(),
-    "stats": set(),
-    "turns": set(),
-    "prefix": set(),
-    "decoding": {"binding", "prefix"},
-    "logprobs": set(),
-    "answer": {"binding", "chains", "logprobs", "sampling", "stats", "text"},
-    "generation": {
-        "answer",
-        "binding",
-        "chains",
-        "context_policy",
-        "decoding",
-        "interrupts",
-        "stats",
-    },
-    "calls": {"answer", "binding", "context_policy", "environment", "sampling", "text"},
-    "stages": {"environment"},
-    "engine": {
-        "answer",
-        "binding",
-        "calls",
-        "chains",
-        "decoding",
-        "environment",
-        "generation",
-        "interrupts",
-        "stages",
-        "stats",
-        "turns",
-    },
-    "chat": set(),
-    "scheduler": {
-        "answer",
-        "binding",
-        "calls",
-        "chains",
-        "context_policy",
-        "decoding",
-        "interrupts",
-        "prefix",
-        "sampling",
-        "stats",
-    },
-    "structured": {"binding", "gbnf"},
-    "growing": {"binding"},
-    "embedding": {"binding", "growing"},
-    "scores": {"binding", "decoding", "growing", "logprobs", "prefix"},
-    "openai_types": set(),
-    "config": set(),
-    "background": {"interrupts"},
-    "tool_grammar": {"chat", "structured"},
-    "completion": {"binding", "sampling", "structured"},
-    "thinking": {"binding", "chat", "text"},
-    "chat_answer": {"chat", "completion"},
-    "chat_completion": {
-        "binding",
-        "chat",
-        "chat_answer",
-        "completion",
-        "context_policy",
-        "structured",
-        "thinking",
-        "tool_grammar",
-    },
-    "llama": {
-        "background",
-        "binding",
-        "calls",
-        "chat_completion",
-        "completion",
-        "config",
-        "context_policy",
-        "embedding",
-        "engine",
-        "hub",
-        "sampling",
-        "scheduler",
-        "session",
-        "typed",
-    },
-    "pool": {"background", "config", "llama"},
-    "ray": {"binding", "completion", "interrupts", "llama"},
-    "session": {"binding"},
-    "unified": {"binding", "config", "llama"},
-    "llama_cpp": {
-        "binding",
-        "chains",
-        "chat",
-        "chat_completion",
-        "completion",
-        "config",
-        "engine",
-        "hub",
-        "interrupts",
-        "llama",
-        "logprobs",
-        "openai_types",
-        "prefix",
-        "stats",
-        "structured",
-    },
-    "hub": set(),
-    "errors": set(),
-    "demo": set(),
-}
-TOP = {"cli", "doctor", "server", "notebook", "__main__", "__init__"}
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -152,43 +30,6 @@ def room(name: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imports(name: str, path: Path) -> set[tuple[str, bool]]:
-    """Names imported from the package, and whether only for type checkers."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = name.split(".")[: -node.level] if node.level else []
-            module = ".".join([*base, node.module] if node.module else base)
-            targets = [module]
-            if module == "llama_cffi":
-                targets = [f"{module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {(t, id(node) in typing_only) for t in targets if t.startswith("llama_cffi")}
-    return found
-
-
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: v if isinstance(v, str) else "")
-def test_room_imports_only_what_the_design_allows(name: str, path: Path) -> None:
-    own = room(name)
-    if own in TOP:
-        return
-    assert own in ALLOWED, f"{own} is a new room: say in ALLOWED what it may import"
-    for target, typing_only in imports(name, path):
-        other = room(target)
-        if other not in {own, "errors"} and not typing_only:
-            assert other in ALLOWED[own], f"{name} imports {target}"
-
-
 def test_binding_imports_the_fetcher_in_one_function() -> None:
     places = []
     for name, path in modules():
@@ -199,7 +40,7 @@ def test_binding_imports_the_fetcher_in_one_function() -> None:
                     inside = ast.unparse(function)
                     if re.search(r"import libs_fetch|from .*libs_fetch import", inside):
                         places.append(f"{name}.{function.name}")
-    assert places == ["llama_cffi.binding.library._libs_fetch"]
+    assert places == ["llama_cffi.binding.loading.library._libs_fetch"]
 
 
 def test_only_binding_knows_cffi() -> None:

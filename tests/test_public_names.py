@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Child
+from support.children import Child
 
 import llama_cffi
 from llama_cffi import errors

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Child
+from support.children import Child
 
 from llama_cffi import (
     Embedder,
@@ -75,7 +75,7 @@ def test_texts_are_continued_as_they_are() -> None:
     with Llama(demo.model_path(), **CONFIG) as llm:
         alone = [llm.generate(prompt, 8, temperature=0) for prompt in prompts]
     columns = {"input_column": "question", "output_column": "answer"}
-    with predictor("generate", options={"max_tokens": 8}, parallel=3, **columns) as generate:
+    with predictor("generate", options={"max_tokens": 8}, n_parallel=3, **columns) as generate:
         found = generate({"question": prompts})  # lists do, too
         assert list(found) == ["question", "answer"]
         assert list(found["answer"]) == alone
@@ -112,7 +112,7 @@ def test_the_first_error_is_raised_and_the_rest_is_cancelled(task: str) -> None:
     with Model(demo.model_path(), vocab_only=True) as model:
         ends = [t for t in range(model.vocab.n_tokens) if model.vocab.is_eog(t)]
     endless = {"max_tokens": 200, "logit_bias": dict.fromkeys(ends, -1e3)}
-    with predictor(task, parallel=2, options=endless) as raising:
+    with predictor(task, n_parallel=2, options=endless) as raising:
         with pytest.raises(ValidationError, match=r"^row 5 of the batch: .*no room"):
             raising({"prompt": objects(*[question] * 5, "long " * 400, question)})
         with pytest.raises(ValidationError, match=r"^row 1 of the batch: None.* is no text"):
@@ -166,8 +166,8 @@ def test_vectors_are_those_of_the_embedder() -> None:
     [
         ({"task": "rank"}, "task='rank' is none of generate, chat, embed"),
         ({"on_error": "ignore"}, "neither 'raise' nor 'column'"),
-        ({"parallel": 1}, "parallel=1 is outside 2..256"),
-        ({"parallel": 257}, "outside 2..256"),
+        ({"n_parallel": 1}, "n_parallel=1 is outside 2..256"),
+        ({"n_parallel": 257}, "outside 2..256"),
         ({"parse": True}, "response_format"),
         ({"task": "embed", "details": True}, "details"),
         ({"options": {"stream": True, "n": 2}}, r"options \['n', 'stream'\]"),
@@ -206,19 +206,20 @@ def test_an_engine_that_stopped_is_no_rows_fault(monkeypatch: Any) -> None:
         def fail() -> None:
             raise MemoryError("no more")
 
-        monkeypatch.setattr(broken.llm.engine, "_worker", _Fails(broken.llm.engine, fail))
+        thread: Any = broken.llm.engine._thread
+        monkeypatch.setattr(thread, "core", _Fails(thread.core, fail))
         with pytest.raises(GenerationError, match="stopped"):
             broken({"prompt": ["a", "b"]})
 
 
 class _Fails:
-    """A worker whose steps raise."""
+    """An engine core whose steps raise."""
 
-    def __init__(self, engine: Any, step: Any) -> None:
-        self._worker, self.step = engine._worker, step
+    def __init__(self, core: Any, step: Any) -> None:
+        self._core, self.step = core, step
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._worker, name)
+        return getattr(self._core, name)
 
 
 def test_options_can_be_sent_but_no_loaded_model(chat: LlamaPredictor) -> None:

@@ -1,13 +1,13 @@
 """Check every llama.cpp build on the registry against every ABI class, in child processes.
 
-    python tools/builds.py generate   the same greedy token ids from every build, through the CLI
-    python tools/builds.py forced     every class forced on every build: only its own is accepted
-    python tools/builds.py hidden     each class hidden in turn: compatible where it truly is, else
-                                      refused, and then `user` mode works from the headers
+    python tools/builds.py generate   every build gives the same greedy tokens, through the CLI
+    python tools/builds.py forced     a build accepts its own class when forced, and no other
+    python tools/builds.py hidden     with its class hidden, a build is accepted as a compatible
+                                      class or refused, and `user` mode works from its headers
 
-Each prints a line per build and ends with status 1 when anything is not as it must be.
-`--builds npm:3.1.1,xllamacpp` narrows the list; without it all of the registry and both foreign
-wheels are checked.
+Each check prints a line per build; the exit code is 1 if any failed. `--builds
+npm:3.1.1,xllamacpp` selects builds; the default is every build on the registry and both foreign
+wheels.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import foreign
+from support import foreign
 
 from llama_cffi import cdefs, libs_fetch
 from llama_cffi.demo import model_path
 
 model = model_path()
-# Long leads at each step: near ties may fall differently with another build's kernels.
+# Prompts without near ties between the best tokens, which another build's kernels may break
+# differently.
 PROMPTS = ("What is 17 + 25?", "Turn on the lamp in the kitchen.")
 
 
 def all_builds() -> list[str]:
-    """Every linux-x64 version on the registry, then the foreign wheels."""
+    """Return every linux-x64 version on the registry, then the foreign wheels."""
     return [*map(str, reversed(libs_fetch.available("npm"))), *foreign.WHEELS]
 
 
 def environment(build: str) -> dict[str, str]:
-    """The variables that choose *build*."""
+    """Return the environment variables that select *build*."""
     if build in foreign.WHEELS:
         return {"LLAMA_CFFI_LIB": str(foreign.fetch_foreign(build, libs_fetch.cache_dir()))}
     return {"LLAMA_CFFI_BUILD": build}
 
 
 def in_child(function: Callable[[], Any]) -> Any:
-    """Run *function* in a forked child; return its result, or the signal that killed it."""
+    """Run *function* in a forked child; return its result, its traceback, or the fatal signal."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -69,14 +70,14 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 
 def load(build: str, abi: str = "") -> dict[str, Any]:
-    """Load *build* in this process; return the verdict, or the error's name and text."""
+    """Load *build* in this process; return the verdict, or the error's type and message."""
     import llama_cffi
 
     os.environ.update(environment(build), LLAMA_CFFI_ABI=abi)
     try:
         library = llama_cffi.get_library()
     except llama_cffi.LlamaError as e:
-        # The class's declarations were never even loaded, so nothing went through them.
+        # Declarations that were loaded nevertheless; a refused class's must not be.
         bound = [m for m in sys.modules if "._compiled." in m and "bootstrap" not in m]
         return {"error": type(e).__name__, "message": str(e), "bound": bound}
     return {
@@ -88,7 +89,7 @@ def load(build: str, abi: str = "") -> dict[str, Any]:
 
 
 def tokens() -> list[int]:
-    """Greedy ids for the first prompt."""
+    """Return the greedy tokens for the first prompt."""
     from llama_cffi import Engine
 
     with Engine(model, n_ctx=256, n_threads=1) as engine:
@@ -96,7 +97,7 @@ def tokens() -> list[int]:
 
 
 def check_generate(builds: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (build, problem or empty) for the CLI's greedy ids."""
+    """Yield (build, problem or empty): the CLI must give the same greedy tokens."""
     expected: list[list[int]] | None = None
     for build in builds:
         got = []
@@ -107,23 +108,23 @@ def check_generate(builds: list[str]) -> Iterator[tuple[str, str]]:
             env = {**os.environ, **environment(build)}
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
             if done.returncode:
-                yield build, f"exit status {done.returncode}: {done.stdout}{done.stderr}"
+                yield build, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
                 break
             answer = json.loads(done.stdout)
             got.append(answer["tokens"])
-            said = f"{len(answer['tokens'])} ids: {answer['text'].strip()[:48]!r}"
-            print(f"  {build:16} {answer['abi']['class']:8} {answer['abi']['verdict']:10} {said}")
+            text = f"{len(answer['tokens'])} tokens: {answer['text'].strip()[:48]!r}"
+            print(f"  {build:16} {answer['abi']['class']:8} {answer['abi']['verdict']:10} {text}")
         else:
             expected = expected or got
-            yield build, "" if got == expected else f"ids differ: {got}, expected {expected}"
+            yield build, "" if got == expected else f"tokens differ: {got}, expected {expected}"
 
 
 def check_forced(builds: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (build, problem or empty): each class but the build's own must be refused."""
+    """Yield (build, problem or empty): every class but the build's own must be refused."""
     for build in builds:
         own = in_child(lambda b=build: load(b))
         if not isinstance(own, dict) or "error" in own:
-            yield build, f"does not load by itself: {own}"
+            yield build, f"does not load: {own}"
             continue
         wrong = []
         for name in cdefs.class_names():
@@ -144,7 +145,7 @@ def check_forced(builds: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def truly_compatible(exports: frozenset[str], hidden: str) -> set[str]:
-    """The classes whose every function works on a build of the class *hidden*."""
+    """Return the classes whose functions all work on a build of the class *hidden*."""
     from llama_cffi.cdefs import compare
 
     found = set()
@@ -168,11 +169,11 @@ def without(name: str, function: Callable[[], Any]) -> Any:
 
 
 def check_hidden(builds: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (build, problem or empty) with the build's own class hidden."""
+    """Yield (build, problem or empty): a build without its class must not be misidentified."""
     for build in builds:
         own = in_child(lambda b=build: load(b))
         if not isinstance(own, dict) or "error" in own:
-            yield build, f"does not load by itself: {own}"
+            yield build, f"does not load: {own}"
             continue
         name, problems = own["class"], []
         truth = truly_compatible(own["exports"], name)
@@ -185,7 +186,7 @@ def check_hidden(builds: list[str]) -> Iterator[tuple[str, str]]:
             if result["class"] not in truth:
                 problems.append(f"accepted as {result['class']}, which is not truly compatible")
             if result["tokens"] != own["tokens"]:
-                problems.append(f"other tokens: {result['tokens']}")
+                problems.append(f"tokens differ: {result['tokens']}, expected {own['tokens']}")
         else:
             outcome = f"refused ({result.get('error')})"
             if result.get("error") != "AbiMismatchError":
@@ -194,7 +195,8 @@ def check_hidden(builds: list[str]) -> Iterator[tuple[str, str]]:
                 problems.append(f"refused although compatible with {sorted(truth)}")
         user = in_child(lambda b=build, n=name: without(n, lambda: load(b, "user")))
         if build in foreign.WHEELS:
-            # No packaging names its tag, so its headers cannot be fetched; the error says so.
+            # Its packaging does not give its tag, so its headers cannot be fetched; the error says
+            # what to set.
             if not isinstance(user, dict) or "LLAMA_CFFI_HEADERS" not in user.get("message", ""):
                 problems.append(f"user mode: {user}")
         elif not isinstance(user, dict) or user.get("tokens") != own["tokens"]:
@@ -209,13 +211,14 @@ CHECKS = {"generate": check_generate, "forced": check_forced, "hidden": check_hi
 
 
 def main() -> int:
-    """Run the checks that the command line names."""
+    """Run the command line."""
+    global model
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("check", choices=CHECKS, nargs="+")
-    parser.add_argument("--builds", help="comma-separated; default: all")
-    parser.add_argument("--model", type=Path, default=model, help="default: the demo model")
+    parser.add_argument("--builds", help="comma-separated build specs (default: all)")
+    parser.add_argument("--model", type=Path, default=model, help="GGUF (default: the demo model)")
     args = parser.parse_args()
-    globals()["model"] = args.model
+    model = args.model
     builds = args.builds.split(",") if args.builds else all_builds()
     failed = 0
     for check in args.check:

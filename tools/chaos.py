@@ -1,11 +1,11 @@
-"""Throw everything at an InferenceEngine at once, and see whether every request ends well.
+"""Stress an InferenceEngine with requests of all kinds, and check that every one ends correctly.
 
     python tools/chaos.py --requests 2000 --seeds 20
 
-Requests of all kinds come in bursts from several threads: some are cancelled, late, raise in
-callbacks or logits processors, are iterated and left, or do not fit. Every one has to end in one
-final state: with the text that it gets alone, or with the error that it asked for. Afterwards no
-handle, no chain and no block is left behind.
+Requests come in bursts from several threads: some are cancelled, miss their deadline, raise in
+callbacks or logits processors, are iterated only in part, or do not fit. Every one must end in one
+final state: with the text that it gets alone, or with the expected error. Afterwards no handle,
+no sampler chain and no block may be left.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from llama_cffi.demo import model_path
 N_CTX = 256
 SYSTEM = "You are a friendly assistant who answers in few words and is never rude. "
 COLOUR = LlamaGrammar.from_choices(["red", "green", "blue"])
-# Sure enough of its answers that who shares the batch changes none of them.
+# The model is certain of these answers, so rounding in other batches changes none.
 QUESTIONS = [f"What is {a} + {b}?" for a in range(2, 40, 5) for b in range(1, 30, 4)]
 LAYOUTS: list[dict[str, Any]] = [
     {"n_parallel": 6},
-    {"n_parallel": 8, "n_cells": 512, "block_size": 16},
-    {"n_parallel": 4, "n_batch": 32, "n_chunk": 8},
-    {"n_parallel": 12, "n_cells": 384, "block_size": 8, "n_batch": 64},
+    {"n_parallel": 8, "n_kv_tokens": 512, "block_size": 16},
+    {"n_parallel": 4, "n_batch": 32, "n_prefill_chunk": 8},
+    {"n_parallel": 12, "n_kv_tokens": 384, "block_size": 8, "n_batch": 64},
 ]
 
 
 class MishapError(Exception):
-    """What callbacks and processors raise here."""
+    """Raised by callbacks and logits processors here."""
 
 
 class Outcome(NamedTuple):
-    """How a request ended."""
+    """The end of a request."""
 
     kind: str
     state: RequestState
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 def prompt(question: str) -> str:
-    """Return the text of a conversation; half of them begin alike."""
+    """Return the text of a conversation; half of them share a system prompt."""
     system = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n" if len(question) % 2 else ""
     return f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -75,7 +75,7 @@ def _alone(engine: Engine, question: str) -> str:
 
 
 def mishap(after: int) -> Callable[..., None]:
-    """Return a function that raises when it has been called so often."""
+    """Return a function that raises after *after* calls."""
     left = [after]
 
     def function(*_: Any) -> None:
@@ -90,12 +90,12 @@ class Chaos:
     """One run.
 
     Args:
-        model: Answers.
-        seed: Of everything that is random here.
-        n_requests: How many requests.
+        model: The model that answers.
+        seed: Seed of all random choices.
+        n_requests: Number of requests.
         expected: The answer to each question alone.
         progress: Called after each request.
-        **options: Of the context.
+        **options: Options of the context.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class Chaos:
         self.lock = threading.Lock()
 
     def run(self, n_threads: int = 8) -> Counter[str]:
-        """Return how many requests of each kind ended in each state.
+        """Run all requests; return their counts by kind and final state.
 
         Raises:
-            AssertionError: One did not end as it must, or something was left behind.
+            AssertionError: A request did not end as expected, or something was leaked.
         """
         seeds = [self.rng.random() for _ in range(n_threads)]
         errors: list[BaseException] = []
@@ -154,7 +154,7 @@ class Chaos:
             return self.left >= 0
 
     def _burst(self, rng: random.Random) -> None:
-        """Submit one or several requests, then see to each."""
+        """Submit one or several requests, then finish each."""
         begun = [self._begin(rng)]
         while rng.random() < 0.6 and self._take():
             begun.append(self._begin(rng))
@@ -201,14 +201,14 @@ class Chaos:
             self.outcomes.append(outcome)
 
     def _check_empty(self) -> None:
-        """Nothing is left: neither requests nor chains nor blocks."""
-        engine, worker = self.engine, self.engine._worker
-        for _ in range(1000):  # the last step may not be over
+        """Check that no request, handle or block is left."""
+        engine = self.engine
+        for _ in range(1000):  # the last step may still run
             if not engine.scheduler.has_work:
                 break
             time.sleep(0.01)
         assert engine.active_requests == []
-        assert worker.handles == {}
+        assert engine._core.handles == {}
         assert not engine.scheduler.has_work
         stats = engine.stats
         ended = stats.n_finished + stats.n_failed + stats.n_cancelled
@@ -237,17 +237,17 @@ MAKE: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "callback raises": lambda rng: {
         "max_tokens": 30, "logit_bias": ENDLESS, "callback": mishap(rng.randrange(4))
     },
-    "processor raises": lambda rng: {"logits_processors": [mishap(0)]},
+    "processor raises": lambda rng: {"logits_processor": [mishap(0)]},
 }  # fmt: skip
 KINDS = list(MAKE)
 ENDLESS = dict.fromkeys(range(5), -100.0)
 
 
 def check(outcome: Outcome, expected: dict[str, str]) -> None:
-    """See whether a request ended as one of its kind may.
+    """Check the end of a request against its kind.
 
     Raises:
-        AssertionError: It did not.
+        AssertionError: It did not end as expected.
     """
     kind, state, error, text, question = outcome
     assert state.final, outcome
@@ -266,7 +266,7 @@ def check(outcome: Outcome, expected: dict[str, str]) -> None:
 
 
 def main() -> int:
-    """Run as many seeds as the command line says."""
+    """Run the seeds given on the command line."""
     from tqdm import tqdm
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,9 +1,9 @@
-"""Bring the C headers of every llama.cpp build we know onto this machine: ROOT/<tag>/*.h.
+"""Download the C headers of every known llama.cpp build to ROOT/<tag>/*.h.
 
-Two public sources carry a full llama.cpp tree at an exact tag: the npm package `node-llama-cpp`
+Two public sources contain a full llama.cpp tree at an exact tag: the npm package `node-llama-cpp`
 (a git bundle inside its tarball) and the sdists of the PyPI package `xllamacpp`. Both are reached
-through their own clients' configuration, and what comes is verified: npm checks its own tarballs,
-an sdist is compared with the sha256 of the package index.
+as npm and pip are configured, and downloads are verified: npm checks its own tarballs, and an
+sdist is compared with the sha256 of the package index.
 
     python tools/collect_headers.py ROOT                     # all of them: about 1 GB, 10 minutes
     python tools/collect_headers.py ROOT v0.5.0 b11549       # these tags only
@@ -32,7 +32,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-# tag -> the first node-llama-cpp release that carries it (3.3.2 and 3.22.1 repeat a tag)
+# tag -> the first node-llama-cpp release that contains it (3.3.2 and 3.22.1 repeat a tag)
 NPM = {
     "b3889": "3.1.1",
     "b3995": "3.2.0",
@@ -75,19 +75,19 @@ PYPI = {
 }
 TAGS = (*NPM, *PYPI)
 TIMEOUT_S = 180
-# examples/llava (the mtmd of mid-2025 and before) is not an installed library and stays out.
+# Without examples/llava, the mtmd of mid-2025 and before: it is not an installed library.
 HEADER = re.compile(
     r"(?:^|/)(?:include/llama|ggml/include/(?:ggml|gguf)[a-z0-9-]*|tools/mtmd/mtmd(?:-helper)?)\.h$"
 )
 
 
 def is_public_header(path: str) -> bool:
-    """Tell whether *path* in a llama.cpp tree is a C header of one of its public libraries."""
+    """Return whether *path* in a llama.cpp tree is a C header of one of its public libraries."""
     return bool(HEADER.search(path)) and not path.endswith("-cpp.h")
 
 
 class _Links(html.parser.HTMLParser):
-    """Collect the targets of all links of a simple index page (PEP 503)."""
+    """Collects the targets of all links on a simple index page (PEP 503)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,46 +99,48 @@ class _Links(html.parser.HTMLParser):
 
 
 def index_url() -> str:
-    """Return the package index of pip on this machine: its configuration, else its default."""
+    """Return the package index that pip is configured for, else pip's default."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode == 0 and answer.stdout.strip():
-        return answer.stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and done.stdout.strip():
+        return done.stdout.strip()
     return str(importlib.import_module("pip._internal.models.index").PyPI.simple_url)
 
 
 def download(url: str, sha256: str, target: Path) -> None:
-    """Fetch *url* into *target* and verify its sha256.
+    """Download *url* to *target* and verify its sha256.
 
     Raises:
-        RuntimeError: the bytes are not the ones that the index promises.
+        RuntimeError: The sha256 is not *sha256*.
     """
     part = target.with_suffix(".part")
     digest = hashlib.sha256()
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply, part.open("wb") as out:
-        total = int(reply.headers.get("Content-Length", 0)) or None
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, part.open("wb") as out:
+        total = int(response.headers.get("Content-Length", 0)) or None
         with tqdm(total=total, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
-            while block := reply.read(1 << 20):
+            while block := response.read(1 << 20):
                 out.write(block)
                 digest.update(block)
                 bar.update(len(block))
     if digest.hexdigest() != sha256:
         part.unlink()
-        raise RuntimeError(f"{target.name}: sha256 {digest.hexdigest()}, the index says {sha256}")
+        raise RuntimeError(
+            f"{target.name} has sha256 {digest.hexdigest()}, the package index says {sha256}"
+        )
     part.replace(target)
 
 
 def sdist(version: str, downloads: Path) -> Path:
-    """Return the sdist of xllamacpp *version*, fetched into *downloads* when it is not there."""
+    """Return the sdist of xllamacpp *version*, downloading it to *downloads* if needed."""
     name = f"xllamacpp-{version}.tar.gz"
     target = downloads / name
     if target.exists():
         return target
     page_url = index_url().rstrip("/") + "/xllamacpp/"
-    with urllib.request.urlopen(page_url, timeout=TIMEOUT_S) as reply:
-        page, base = reply.read().decode(), reply.url
+    with urllib.request.urlopen(page_url, timeout=TIMEOUT_S) as response:
+        page, base = response.read().decode(), response.url
     parser = _Links()
     parser.feed(page)
     for link in parser.links:
@@ -151,16 +153,16 @@ def sdist(version: str, downloads: Path) -> Path:
                 )
             download(url, digest, target)
             return target
-    raise RuntimeError(f"{name}: not on the package index that pip is configured for")
+    raise RuntimeError(f"{name} is not on the package index that pip is configured for")
 
 
 def npm_pack(version: str, downloads: Path) -> Path:
-    """Return the tarball of node-llama-cpp *version*, fetched by npm when it is not there."""
+    """Return the tarball of node-llama-cpp *version*, downloading it with npm if needed."""
     target = downloads / f"node-llama-cpp-{version}.tgz"
     if not target.exists():
         npm = shutil.which("npm")
         if npm is None:
-            raise RuntimeError("npm is not on PATH; it fetches node-llama-cpp's tarballs")
+            raise RuntimeError("npm is not on PATH; it is needed to download node-llama-cpp")
         with tempfile.TemporaryDirectory(dir=downloads) as scratch:
             command = [npm, "pack", "--silent", f"node-llama-cpp@{version}"]
             subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
@@ -171,10 +173,10 @@ def npm_pack(version: str, downloads: Path) -> Path:
 def from_bundle(
     tarball: Path, tag: str, wanted: Callable[[str], bool] = is_public_header
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of what is *wanted* from the git bundle of a node-llama-cpp tarball.
+    """Yield (path, content) of the *wanted* files in the git bundle of a node-llama-cpp tarball.
 
     Raises:
-        RuntimeError: the tarball was made from another llama.cpp tag.
+        RuntimeError: The tarball has no bundle, or one of another llama.cpp tag.
     """
     with tempfile.TemporaryDirectory() as scratch:
         with tarfile.open(tarball) as archive:
@@ -202,10 +204,10 @@ def from_bundle(
 
 
 def from_sdist(archive_path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of the public headers of the llama.cpp tree inside an sdist."""
+    """Yield (path, content) of the public headers in the llama.cpp tree inside an sdist."""
     with tarfile.open(archive_path) as archive:
         for member in archive:
-            # the sdist also has a src/llama.cpp/include/llama.h of its own
+            # The sdist also has a src/llama.cpp/include/llama.h of its own.
             inside = "/thirdparty/llama.cpp/" in member.name
             if inside and member.isfile() and is_public_header(member.name):
                 content = archive.extractfile(member)
@@ -214,7 +216,7 @@ def from_sdist(archive_path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def collect(tag: str, root: Path, downloads: Path) -> int:
-    """Write the headers of *tag* to ROOT/<tag>/ (all or nothing); return how many there are."""
+    """Write the headers of *tag* to *root*/<tag>/, all or none, and return their number."""
     if tag in NPM:
         headers = dict(from_bundle(npm_pack(NPM[tag], downloads), tag))
     else:
@@ -243,13 +245,13 @@ def _downloads(folder: Path | None) -> Iterator[Path]:
 def main(argv: Iterable[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("root", type=Path, help="folder that gets one folder per tag")
-    parser.add_argument("tags", nargs="*", metavar="TAG", help=f"among {', '.join(TAGS)}")
-    parser.add_argument("--downloads", type=Path, help="keep and reuse the archives here")
-    parser.add_argument("--force", action="store_true", help="also write tags that are there")
+    parser.add_argument("root", type=Path, help="folder to create one folder per tag in")
+    parser.add_argument("tags", nargs="*", metavar="TAG", help=f"default: all; {', '.join(TAGS)}")
+    parser.add_argument("--downloads", type=Path, help="folder to keep and reuse the archives in")
+    parser.add_argument("--force", action="store_true", help="replace tags that exist already")
     args = parser.parse_args(None if argv is None else list(argv))
     if unknown := set(args.tags) - set(TAGS):
-        parser.error(f"no source known for {', '.join(sorted(unknown))}")
+        parser.error(f"no known source has {', '.join(sorted(unknown))}")
     args.root.mkdir(parents=True, exist_ok=True)
     wanted = [tag for tag in args.tags or TAGS if args.force or not (args.root / tag).is_dir()]
     with _downloads(args.downloads) as downloads:

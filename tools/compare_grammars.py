@@ -26,10 +26,9 @@ from template_sources import TAG
 from tqdm import tqdm
 
 from llama_cffi.binding import Model
-from llama_cffi.llama_cpp.llama_grammar import JSON_ARR_GBNF, JSON_GBNF
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from gbnf_texts import GRAMMARS, Judges, texts, write_vocabulary
+from support.gbnf_texts import GRAMMARS, Judges, texts, write_vocabulary
 
 KINDS = ("yes", "no", "unfinished", "given up", "differ")
 _SHOWN = 3
@@ -78,7 +77,7 @@ def main() -> int:
         folder = Path(scratch)
         paths = sorted(args.grammars.glob("*.gbnf")) if args.grammars else fetch(folder)
         every = {path.name: path.read_text(encoding="utf-8") for path in paths}
-        every |= {**GRAMMARS, "json object": JSON_GBNF, "json array": JSON_ARR_GBNF}
+        every |= GRAMMARS
         every = {name: grammar for name, grammar in every.items() if args.only in name}
         known = {name: [*texts(g, args.texts, random.Random(name))] for name, g in every.items()}
         lines = [text for some in known.values() for text in some]

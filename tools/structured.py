@@ -26,8 +26,8 @@ from llama_cffi import GrammarError, Llama, LlamaError
 from llama_cffi.demo import model_path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from python_types import TYPES
-from schemas import GROUPS, REFUSED
+from support.python_types import TYPES
+from support.schemas import GROUPS, REFUSED
 
 HOT: dict[str, Any] = {
     "temperature": 1.5,

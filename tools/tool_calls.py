@@ -1,13 +1,13 @@
-"""Ask the demo model for tool calls through `Llama.create_chat_completion`, and count right ones.
+"""Measure the demo model's tool calls through `Llama.create_chat_completion`.
 
-``python -m tools.tool_calls [-n 500] [--seed 2026]``; the exit code is 1 when a way stays below
-95 %. Every request is held out from training (`tools/train_demo/split.py`) and goes through the
-GGUF's own chat template, greedily, streamed and not:
+``python -m tools.tool_calls [-n 500] [--seed 2026]``; the exit status is 1 if the accuracy of a
+variant is below 95 %. Every request is held out from training (`tools/train_demo/split.py`) and
+uses the GGUF's own chat template and greedy sampling, streamed and not:
 
 - ``tool_call`` (one tool offered) and ``tool_choice`` (two or three), with tool_choice ``auto``,
-  ``required`` and, for every second, the function's name;
+  ``required`` and, for every second request, the function's name;
 - ``tool_answer``: the second turn, after the model's own call and the tool's result;
-- ``tool_plain``: no tool is needed, and ``auto`` must not call one.
+- ``tool_plain``: no tool is needed, and with ``auto`` none must be called.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ Call = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, and what is right.
+    """A request and its expected answer.
 
     Attributes:
-        messages: Up to the open question.
-        tools: Those that are offered.
-        calls: The calls that are right, as (name, arguments); none = an answer in words is.
-        results: The tools' messages that follow the calls.
-        answers: The final answers that are right.
+        messages: The conversation up to the question.
+        tools: The tools offered.
+        answers: The accepted text answers.
+        calls: The expected calls, as (name, arguments); empty: a text answer is expected.
+        results: The tool messages that follow the calls.
     """
 
     messages: tuple[Message, ...]
@@ -61,21 +61,21 @@ class Request:
 
 @dataclass
 class Answer:
-    """What came: an OpenAI message and why it ended."""
+    """The model's answer: an OpenAI message, and its finish reason."""
 
     message: dict[str, Any]
     finish_reason: str
 
     @property
     def calls(self) -> list[tuple[str, Any]]:
-        """The calls as (name, arguments); arguments that are no JSON stay a text."""
+        """The calls as (name, arguments); arguments that are not JSON are kept as a str."""
         functions = [made["function"] for made in self.message.get("tool_calls") or ()]
-        return [(f["name"], _read(f["arguments"])) for f in functions]
+        return [(f["name"], _loads(f["arguments"])) for f in functions]
 
 
 @dataclass
-class Way:
-    """How one way of asking did."""
+class Variant:
+    """The results of one way of asking."""
 
     name: str
     n: int = 0
@@ -85,11 +85,11 @@ class Way:
     wrong: list[str] = field(default_factory=list)
 
     def count(self, request: Request, expected: Sequence[Call], answer: Answer) -> None:
-        """Judge one answer."""
-        came = answer.calls
-        tool = [name for name, _ in came] == [name for name, _ in expected]
+        """Compare one answer with the expected one."""
+        made = answer.calls
+        tool = [name for name, _ in made] == [name for name, _ in expected]
         if expected:
-            arguments = _same([made for _, made in came], [made for _, made in expected])
+            arguments = _same([given for _, given in made], [given for _, given in expected])
             ended = answer.finish_reason == "tool_calls"
         else:
             arguments = answer.message["content"] in request.answers
@@ -100,18 +100,18 @@ class Way:
         self.both += tool and arguments and ended
         if not (tool and arguments and ended):
             wanted = list(expected) or list(request.answers)
-            got = came or answer.message["content"]
+            got = made or answer.message["content"]
             asked = request.messages[-1]["content"]
             self.wrong.append(f"{asked!r} -> {got!r} ({answer.finish_reason}), not {wanted!r}")
 
     @property
     def accuracy(self) -> float:
-        """The share of answers that are right in everything."""
+        """The fraction of answers that are correct in every respect."""
         return self.both / self.n
 
 
 def requests(kind: str, n: int, seed: int) -> Iterator[Request]:
-    """Draw held-out requests that one tool is for; the same arguments give the same ones."""
+    """Draw held-out requests that need one tool; the same arguments give the same requests."""
     rng = random.Random(f"{seed}:{kind}")
     while n:
         system = pick(rng, None, *SYSTEM_PROMPTS)
@@ -131,7 +131,7 @@ def requests(kind: str, n: int, seed: int) -> Iterator[Request]:
 
 
 def plain_requests(n: int, seed: int) -> Iterator[Request]:
-    """Draw held-out questions that none of the offered tools is for."""
+    """Draw held-out questions that need none of the offered tools."""
     rng = random.Random(f"{seed}:tool_plain")
     for _ in range(n):
         drawn = heldout("tool_plain", rng)
@@ -139,7 +139,7 @@ def plain_requests(n: int, seed: int) -> Iterator[Request]:
 
 
 def ask(llm: Llama, messages: Sequence[Message], stream: bool, **options: Any) -> Answer:
-    """Ask, and put what is streamed together as a client of OpenAI's API does."""
+    """Return the model's answer; a stream is joined as a client of OpenAI's API does."""
     given = llm.create_chat_completion(list(messages), stream=stream, temperature=0, **options)
     if stream:
         return collect(given)
@@ -148,7 +148,7 @@ def ask(llm: Llama, messages: Sequence[Message], stream: bool, **options: Any) -
 
 
 def collect(chunks: Iterable[dict[str, Any]]) -> Answer:
-    """Put an answer together from chunks."""
+    """Join the chunks of a streamed answer."""
     message: dict[str, Any] = {"role": "assistant", "content": ""}
     calls: dict[int, dict[str, Any]] = {}
     finish_reason = ""
@@ -168,20 +168,20 @@ def collect(chunks: Iterable[dict[str, Any]]) -> Answer:
     return Answer(message, finish_reason)
 
 
-def measure(llm: Llama, n: int, seed: int, is_shown: bool = False) -> list[Way]:
-    """Ask *n* requests of each kind in every way.
+def measure(llm: Llama, n: int, seed: int, is_shown: bool = False) -> list[Variant]:
+    """Ask *n* requests of each kind in every variant.
 
     Args:
         llm: The demo model.
-        n: Requests of each kind.
-        seed: Another one gives other requests.
-        is_shown: Show progress.
+        n: Number of requests of each kind.
+        seed: Seed for drawing requests.
+        is_shown: Whether to show progress bars.
     """
-    ways: dict[str, Way] = {}
+    variants: dict[str, Variant] = {}
 
     def count(name: str, stream: bool, request: Request, answer: Answer, calls: Any) -> None:
         name += ", streamed" if stream else ""
-        ways.setdefault(name, Way(name)).count(request, calls, answer)
+        variants.setdefault(name, Variant(name)).count(request, calls, answer)
 
     for kind in OFFERED:
         drawn = requests(kind, n, seed)
@@ -204,11 +204,11 @@ def measure(llm: Llama, n: int, seed: int, is_shown: bool = False) -> list[Way]:
         for stream in (False, True):
             answer = ask(llm, request.messages, stream, tools=request.tools)
             count("tool_plain, auto", stream, request, answer, ())
-    return list(ways.values())
+    return list(variants.values())
 
 
 def _results(answer: Answer, request: Request) -> Iterator[Message]:
-    """Give the messages after a call: the call as it came, and the tools' results."""
+    """Yield the messages after a call: the model's own message, and the tools' results."""
     yield answer.message
     for made, result in zip(answer.message["tool_calls"], request.results, strict=True):
         yield {**result, "tool_call_id": made["id"]}
@@ -218,7 +218,7 @@ def _system(text: str | None) -> tuple[Message, ...]:
     return () if text is None else ({"role": "system", "content": text},)
 
 
-def _read(text: str) -> Any:
+def _loads(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -226,30 +226,33 @@ def _read(text: str) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Compare as JSON, where true is not 1."""
+    """Return whether two values are equal as JSON, where true is not 1."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 def main() -> int:
-    """Parse the command line, ask, print a table; return the exit code."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, nargs="?", default=model_path())
-    parser.add_argument("-n", type=int, default=500, help="requests of each kind")
+    parser.add_argument("-n", type=int, default=500, help="number of requests of each kind")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--show", type=int, default=3, help="wrong ones to print of each way")
+    parser.add_argument(
+        "--show", type=int, default=3, help="wrong answers to print for each variant"
+    )
     args = parser.parse_args()
-    # One thread: on two million parameters a second one waits more than it works.
+    # With two million parameters, a second thread waits more than it works.
     with Llama(args.model, n_ctx=N_CTX, n_threads=1, n_gpu_layers=0) as llm:
-        ways = measure(llm, args.n, args.seed, is_shown=True)
-    print(f"{'way':<34}{'requests':>9}{'tool':>9}{'arguments':>11}{'both':>9}")
-    for way in ways:
-        tool, arguments, both = (c / way.n for c in (way.tool, way.arguments, way.both))
-        print(f"{way.name:<34}{way.n:>9}{tool:>9.1%}{arguments:>11.1%}{both:>9.1%}")
-        for wrong in way.wrong[: args.show]:
+        variants = measure(llm, args.n, args.seed, is_shown=True)
+    print(f"{'variant':<34}{'requests':>9}{'tool':>9}{'arguments':>11}{'both':>9}")
+    for variant in variants:
+        counts = (variant.tool, variant.arguments, variant.both)
+        tool, arguments, both = (count / variant.n for count in counts)
+        print(f"{variant.name:<34}{variant.n:>9}{tool:>9.1%}{arguments:>11.1%}{both:>9.1%}")
+        for wrong in variant.wrong[: args.show]:
             print(f"    {wrong}")
-    low = [way.name for way in ways if way.accuracy < REQUIRED]
-    print(f"below {REQUIRED:.0%}: {low}" if low else f"every way reaches {REQUIRED:.0%}")
-    print("For answers in words 'tool' counts that none was called, 'arguments' the right words.")
+    low = [variant.name for variant in variants if variant.accuracy < REQUIRED]
+    print(f"below {REQUIRED:.0%}: {low}" if low else f"every variant reaches {REQUIRED:.0%}")
+    print("For text answers, 'tool' counts that none was called, 'arguments' the right answers.")
     return 1 if low else 0
 
 

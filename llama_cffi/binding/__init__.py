@@ -4,20 +4,20 @@ Everything above speaks Python values. `get_library()` gives the loaded build; i
 `.ffi` are the raw C API for whatever is not wrapped.
 """
 
-from .abort import AbortFlag
-from .adapter import LoraAdapter, load_control_vector
-from .batch import Batch
-from .candidates import Candidates
-from .context import Context
-from .custom_sampler import CustomSampler
-from .grammar import Grammar
-from .handle import Handle
-from .library import Device, Library, get_library
-from .memory import Memory
-from .model import Model
-from .outputs import Perf
-from .sampler import SamplerChain
-from .vocab import Vocab
+from .context.abort_flag import AbortFlag
+from .context.adapters import LoraAdapter, load_control_vector
+from .context.batch import Batch
+from .context.context import Context
+from .context.memory import Memory
+from .context.perf import Perf
+from .loading.library import Device, Library, get_library
+from .model.model import Model
+from .model.vocab import Vocab
+from .native_object import NativeObject
+from .sampling.candidates import Candidates
+from .sampling.chain import SamplerChain
+from .sampling.custom_sampler import CustomSampler
+from .sampling.grammar import Grammar
 
 __all__ = [
     "AbortFlag",
@@ -27,11 +27,11 @@ __all__ = [
     "CustomSampler",
     "Device",
     "Grammar",
-    "Handle",
     "Library",
     "LoraAdapter",
     "Memory",
     "Model",
+    "NativeObject",
     "Perf",
     "SamplerChain",
     "Vocab",

@@ -1,1 +1,4 @@
-"""Messages in, text out, and back: templates, tool calls, reasoning. Knows nothing of models."""
+"""Chat templates, tool calls and reasoning: messages to prompts, and answers back to messages.
+
+Nothing here uses a model.
+"""

@@ -1,4 +1,4 @@
-"""Which family a model is of, and what follows for its prompts, its sampling and its answers."""
+"""Identifies a model's family: its tool format, its reasoning, its recommended sampling."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from ..errors import ValidationError
-from .family_table import ROWS, Row, Thinking
+from .family_table import FAMILY_TABLE, FamilyRow, ThinkingMode
 from .formats import ToolFormat, detect_format, get_format
 
 __all__ = ["Family", "identify"]
 
 _NAMES = ("name", "basename", "finetune", "base_model.0.name", "quantized_by")
 _SWITCHES = ("enable_thinking", "thinking")
-_GENERIC = Row("generic", "", "")
+_GENERIC = FamilyRow("generic", "", "")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is known about a model's family.
+    """A model's family.
 
     Attributes:
-        name: e.g. ``qwen``; ``generic`` where nothing is known.
-        version: e.g. ``3-instruct``; "" where not known.
-        tool_format: How it writes tool calls: told by the chat template, else by the family.
-        reasoning: The markers around a thought, or None for a model that never thinks.
-        thinking: `default` (it thinks unless told not to), `request`, `always` or `never`.
-        switch: The variable of the chat template that turns thinking on and off, or None.
-        tags: The words at the end of a user's message that do so, or None.
-        sampling: Recommended options without thinking, named as in `SamplingParams`; may be empty.
-        thinking_sampling: The same with thinking.
-        stops: Texts that end an answer, for model files that do not mark them as such.
-        source: The page that recommends all this, or "".
+        name: Name of the family, such as ``qwen``; ``generic`` if unknown.
+        version: The version or variant, such as ``3-instruct``; "" if unknown.
+        tool_format: How the model writes tool calls, according to its chat template, else its
+            family.
+        reasoning: The markers before and after reasoning; None if the model never thinks.
+        thinking: When the model thinks: `default` (unless told not to), `request`, `always`,
+            `never`.
+        switch: The chat template's variable that turns thinking on and off, or None.
+        tags: The words at the end of a user message that turn thinking on and off, or None.
+        sampling: Recommended sampling options without thinking, named as in `SamplingParams`; may
+            be empty.
+        thinking_sampling: Recommended sampling options with thinking; may be empty.
+        stops: Strings that end an answer, for model files that do not mark them as such.
+        source: The page that recommends the sampling options, or "".
     """
 
     name: str
     version: str
     tool_format: ToolFormat
     reasoning: tuple[str, str] | None
-    thinking: Thinking
+    thinking: ThinkingMode
     switch: str | None
     tags: tuple[str, str] | None
     sampling: Mapping[str, float]
@@ -50,10 +52,13 @@ class Family:
     source: str
 
     def thinks(self, thinking: bool | None = None) -> bool:
-        """Say whether it will think when asked for *thinking*; None is its own default.
+        """Return whether the model thinks.
+
+        Args:
+            thinking: What the caller asked for; None: the model's default.
 
         Raises:
-            ValidationError: It cannot be turned on, or off.
+            ValidationError: The model cannot do what was asked for.
         """
         default = self.thinking in ("default", "always")
         if thinking is None or thinking == default:
@@ -65,13 +70,13 @@ class Family:
             )
         return thinking
 
-    def template_kwargs(self, thinking: bool | None = None) -> dict[str, Any]:
-        """Return what the chat template has to be given for *thinking*; see `thinks`."""
+    def template_kwargs(self, thinking: bool | None = None) -> dict[str, bool]:
+        """Return the chat template's variables for *thinking*; see `thinks`."""
         wanted = self.thinks(thinking)
         return {} if thinking is None or self.switch is None else {self.switch: wanted}
 
     def tag(self, thinking: bool | None = None) -> str:
-        """Return the word to put at the end of the user's message, where no switch does it."""
+        """Return the tag to append to the user's message; "" if none is needed."""
         wanted = self.thinks(thinking)
         if thinking is None or self.switch is not None or self.tags is None:
             return ""
@@ -83,16 +88,16 @@ class Family:
 
 
 def identify(metadata: Mapping[str, str], file_name: str, template: str | None = None) -> Family:
-    """Find out the family of a model.
+    """Identify a model's family.
 
-    The names in the metadata count first, then the file's name, then the architecture. The chat
-    template tells the tool format, and whether thinking can be switched.
+    The names in the metadata are matched first, then the file name, then the architecture. The chat
+    template determines the tool format and whether thinking can be switched.
 
     Args:
-        metadata: Of the GGUF; `general.name`, `general.basename`, `general.finetune` and
-            `general.architecture` are read.
-        file_name: With or without folders.
-        template: The chat template's source.
+        metadata: The GGUF's metadata; `general.name`, `general.basename`, `general.finetune`,
+            `general.base_model.0.name`, `general.quantized_by` and `general.architecture` are read.
+        file_name: Name or path of the file.
+        template: Source of the chat template; None if there is none.
     """
     row = _row(metadata, file_name)
     detected = detect_format(template)
@@ -116,34 +121,34 @@ def identify(metadata: Mapping[str, str], file_name: str, template: str | None =
     )
 
 
-def _row(metadata: Mapping[str, str], file_name: str) -> Row:
+def _row(metadata: Mapping[str, str], file_name: str) -> FamilyRow:
     for name in _candidates(metadata, file_name):
-        for row in ROWS:
+        for row in FAMILY_TABLE:
             if re.search(row.names, name):
                 return row
     architecture = metadata.get("general.architecture", "")
-    for row in ROWS:
+    for row in FAMILY_TABLE:
         if row.architectures and re.fullmatch(row.architectures, architecture):
             return row
     return _GENERIC
 
 
 def _candidates(metadata: Mapping[str, str], file_name: str) -> Iterator[str]:
-    """Return the names to look at, the more telling first, in one spelling."""
+    """Yield the normalised names to match, the most specific first."""
     names = [metadata.get(f"general.{key}") for key in _NAMES]
     for name in (" ".join(filter(None, names)), re.split(r"[\\/]", file_name)[-1]):
         yield re.sub(r"[^a-z0-9.]+", "-", name.lower())
 
 
-def _thinking(row: Row, template: str | None) -> tuple[Thinking, str | None]:
-    """Say whether the model thinks and what switches it; the template knows better than a name."""
+def _thinking(row: FamilyRow, template: str | None) -> tuple[ThinkingMode, str | None]:
+    """Return when the model thinks, and its switch; the template overrides the table."""
     if template is None:
         return row.thinking, row.switch
     found = [name for name in _SWITCHES if re.search(rf"\b{name}\b", _code(template))]
     switch = row.switch if row.switch in found else next(iter(found), None)
     if switch:
         return (row.thinking if row.switch else "default"), switch
-    # A kind that cannot be switched; if it always thinks, its prompt ends with the marker.
+    # Without a switch, the prompt of a model that always thinks ends with the marker.
     if "<think>" in template[-300:] and "</think>" not in template[-300:]:
         return "always", None
     is_switched = row.thinking in ("default", "request") and not row.tags
@@ -151,6 +156,6 @@ def _thinking(row: Row, template: str | None) -> tuple[Thinking, str | None]:
 
 
 def _code(template: str) -> str:
-    """Return the template's code without its texts and comments."""
+    """Return the template's code without its text, strings and comments."""
     code = "".join(re.findall(r"\{%.*?%\}|\{\{.*?\}\}", template, re.S))
     return re.sub(r"'[^']*'|\"[^\"]*\"|\.\w+", "", code)

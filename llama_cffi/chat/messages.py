@@ -1,6 +1,6 @@
-"""What callers give a chat template, rebuilt from plain JSON types.
+"""The inputs of a chat template, copied into plain JSON types.
 
-Templates are foreign code: they get no object of the caller's, only copies made of dict, list,
+Templates are untrusted code. They never get the caller's objects, only copies made of dict, list,
 str, int, float, bool and None.
 """
 
@@ -23,25 +23,28 @@ _MAX_DEPTH = 100
 
 
 def plain(value: object, where: str, depth: int = 0) -> Any:
-    """Rebuild *value* from plain JSON types.
+    """Copy *value* into plain JSON types.
 
     Mappings, lists, tuples, dataclasses and pydantic models become dicts and lists.
 
     Args:
-        value: What the caller gave.
-        where: How messages name its place.
-        depth: How deep it lies; from 100 on it is refused, a cycle too.
+        value: The caller's value.
+        where: Its name in error messages.
+        depth: Its nesting depth; more than 100 is refused, which includes cycles.
 
     Raises:
-        ValidationError: Something that JSON has no word for, or text that UTF-8 cannot hold.
+        ValidationError: It contains a value that JSON cannot represent, or text that UTF-8 cannot
+            encode.
     """
     if depth > _MAX_DEPTH:
-        raise ValidationError(f"{where} is nested deeper than {_MAX_DEPTH}, or contains itself")
+        raise ValidationError(
+            f"{where} is nested deeper than {_MAX_DEPTH} levels, or contains itself"
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return _text(str.__str__(value), where)
-    # Subclasses (enums, numpy's float64) may have methods that the sandbox does not know.
+    # Subclasses (enums, numpy.float64) may have methods that the sandbox does not guard.
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
@@ -49,7 +52,7 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     elif callable(dump := getattr(value, "model_dump", None)):
-        # What an OpenAI client answers has a field for everything that could have been said.
+        # Responses of the OpenAI client have every optional field, most of them None.
         value = dump(exclude_none=True)
     if isinstance(value, Mapping):
         return {
@@ -59,46 +62,48 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
     raise ValidationError(
-        f"{where} is of type {type(value).__name__}; a template gets only dict, list, str, int, "
-        "float, bool and None"
+        f"{where} must be a dict, list, str, int, float, bool or None, got {type(value).__name__}"
     )
 
 
 def plain_messages(messages: object) -> list[Message]:
-    """Return a copy of *messages* in plain types, its shape checked.
+    """Return a copy of *messages* in plain types, with their shape checked.
 
-    Reasoning is given to templates under the names that they read, `reasoning_content` and
-    `thinking`, under whichever of these or `reasoning` the caller wrote it.
+    Reasoning, which callers may give as `reasoning_content`, `thinking` or `reasoning`, is copied
+    to the first two names, which templates read.
 
     Args:
-        messages: OpenAI's shape: a role; content that is text, None or a list of parts;
+        messages: OpenAI's shape: a role; content that is a str, None or a list of parts;
             tool_calls with a function each.
 
     Raises:
-        ValidationError: No messages, or one has another shape; the text names which.
+        ValidationError: There are no messages, or one has the wrong shape; the error names it.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ValidationError(
-            f"messages are a list of dicts, not {type(messages).__name__}; "
+            f"messages must be a list of dicts, got {type(messages).__name__}; "
             'write [{"role": "user", "content": "..."}]'
         )
     if not messages:
-        raise ValidationError("messages are empty; a template needs at least one message")
+        raise ValidationError("messages must not be empty; give at least one message")
     return [_message(plain(m, f"messages[{i}]"), f"messages[{i}]") for i, m in enumerate(messages)]
 
 
 def plain_tools(
-    tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None,
+    tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
 ) -> list[dict[str, Any]] | None:
     """Return *tools* as plain dicts; functions become definitions.
 
     Raises:
-        ValidationError: One is neither, or a function that cannot be described.
+        ValidationError: A tool is neither a dict nor a function, or the function cannot be
+            described.
     """
     if tools is None:
         return None
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
-        raise ValidationError(f"tools are a list of dicts or functions, not {type(tools).__name__}")
+        raise ValidationError(
+            f"tools must be a list of dicts or functions, got {type(tools).__name__}"
+        )
     done = []
     for i, tool in enumerate(tools):
         definition = plain(
@@ -107,16 +112,16 @@ def plain_tools(
         )
         if not isinstance(definition, dict):
             raise ValidationError(
-                f"tools[{i}] is of type {type(tool).__name__}; a tool is a dict or a function"
+                f"tools[{i}] must be a dict or a function, got {type(tool).__name__}"
             )
         done.append(definition)
     return done
 
 
 def parse_arguments(messages: list[Message]) -> list[Message]:
-    """Return copies in which tool calls have their arguments as dicts, not as JSON in a string.
+    """Return copies in which the arguments of tool calls are dicts instead of JSON strings.
 
-    What is no JSON object stays the string that it is: a model wrote it.
+    A string that is not a JSON object is kept, because a model may have written it.
     """
     return [
         {**m, "tool_calls": [_parsed(call) for call in m["tool_calls"]]}
@@ -132,37 +137,40 @@ def _text(text: str, where: str) -> str:
             text.encode()
         except UnicodeEncodeError as e:
             raise ValidationError(
-                f"{where} holds half a surrogate pair at {e.start}, which UTF-8 cannot hold; "
-                'mend the text, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16")'
+                f"{where} has an unpaired surrogate at position {e.start}, which UTF-8 cannot "
+                'encode; repair it, e.g. text.encode("utf-16", "surrogatepass").decode("utf-16")'
             ) from None
     return text
 
 
 def _key(key: object, where: str) -> str:
     if not isinstance(key, str):
-        raise ValidationError(f"{where} has the key {key!r}; keys are text, as in JSON")
+        raise ValidationError(f"{where} has the key {key!r}; keys must be str")
     return _text(str.__str__(key), f"a key of {where}")
 
 
 def _message(message: object, where: str) -> Message:
     if not isinstance(message, dict):
-        raise ValidationError(f"{where} is {type(message).__name__}; a message is a dict")
+        raise ValidationError(f"{where} must be a dict, got {type(message).__name__}")
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise ValidationError(
-            f'{where} has the role {role!r}; write "system", "user", "assistant" or "tool"'
+            f'{where} has the role {role!r}; use "system", "user", "assistant" or "tool"'
         )
     content = message.get("content")
+    if content is None and role in ("user", "system", "developer"):
+        raise ValidationError(f"{where} has no content; a message with the role {role!r} needs it")
     if not isinstance(content, (str, list, dict, type(None))):
         raise ValidationError(
-            f"{where}['content'] is {type(content).__name__}; write text, None or a list of parts"
+            f"{where}['content'] must be a str, None or a list of parts, "
+            f"got {type(content).__name__}"
         )
     for i, part in enumerate(content if isinstance(content, list) else ()):
         _check_part(part, f"{where}['content'][{i}]")
     _check_calls(message.get("tool_calls"), f"{where}['tool_calls']")
-    said = next((message[name] for name in _REASONING if message.get(name) is not None), None)
-    if said is not None:
-        message = {"thinking": said, **message, "reasoning_content": said}
+    reasoning = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    if reasoning is not None:
+        message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
     return message
 
 
@@ -170,21 +178,21 @@ def _check_part(part: object, where: str) -> None:
     if isinstance(part, str):
         return
     if not isinstance(part, dict):
-        raise ValidationError(f"{where} is {type(part).__name__}; a part of a content is a dict")
+        raise ValidationError(f"{where} must be a dict, got {type(part).__name__}")
     if part.get("type") == "text" and not isinstance(part.get("text"), str):
-        raise ValidationError(f"{where} is of type text but has no 'text' that is text")
+        raise ValidationError(f"{where} has the type 'text', so its 'text' must be a str")
 
 
 def _check_calls(calls: object, where: str) -> None:
     if calls is None:
         return
     if not isinstance(calls, list):
-        raise ValidationError(f"{where} is {type(calls).__name__}; write a list of calls")
+        raise ValidationError(f"{where} must be a list of calls, got {type(calls).__name__}")
     for i, call in enumerate(calls):
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ValidationError(
-                f"{where}[{i}] names no function; write "
+                f"{where}[{i}] does not name a function; write "
                 '{"type": "function", "function": {"name": "...", "arguments": {...}}}'
             )
 

@@ -1,4 +1,4 @@
-"""Chat templates: messages in, the prompt out, byte for byte as transformers renders them."""
+"""Chat templates: render messages to a prompt, byte for byte as transformers does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError, ValidationError
 from .messages import Message, parse_arguments, plain, plain_messages, plain_tools
-from .template_marks import Marks, Segment
+from .token_injection import Segment, TokenInjection
 
 if TYPE_CHECKING:
     import jinja2
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatTemplate", "Segment", "pick_template"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-# The space at its end tells whether the template trims.
+# Its trailing space shows whether the template trims.
 _CONTINUE = "LLAMA_CFFI_CONTINUES_HERE "
 _PROBE = "llama_cffi_probe"
 _JSON = '{"llama_cffi_probe": "?"}'
@@ -27,17 +27,23 @@ _RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "c
 class ChatTemplate:
     """A model's own Jinja chat template.
 
-    Nothing is compiled before the first use, so a model with a broken template loads. What comes
-    out has whatever BOS the template writes: tokenize it with `add_special=False`.
+    The template is compiled when first used, so that a model with a broken template loads. The
+    template writes BOS itself, so tokenize prompts with `add_special=False`.
 
     Args:
-        source: Jinja, as in a GGUF's `tokenizer.chat_template`.
-        bos_token: The text of the token that begins a sequence.
-        eos_token: The text of the token that ends one.
+        source: Jinja source, as in a GGUF's `tokenizer.chat_template`.
+        bos_token: Text of the BOS token.
+        eos_token: Text of the EOS token.
+        special_tokens: Texts that the tokenizer turns into control tokens.
+
+    Attributes:
+        source: Jinja source.
+        bos_token: Text of the BOS token.
+        eos_token: Text of the EOS token.
         special_tokens: Texts that the tokenizer turns into control tokens.
 
     Raises:
-        ValidationError: The source is no text or empty.
+        ValidationError: The source is not a str, or is empty.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class ChatTemplate:
         special_tokens: Sequence[str] = (),
     ) -> None:
         if not isinstance(source, str) or not source:
-            raise ValidationError(f"a chat template is text and not empty, not {source!r}")
+            raise ValidationError(f"a chat template must be a non-empty str, got {source!r}")
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -57,24 +63,24 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
         add_generation_prompt: bool = True,
         *,
         continue_final_message: bool | str = False,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        **kwargs: Any,
+        documents: Sequence[Mapping[str, object]] | None = None,
+        **kwargs: object,
     ) -> str:
         """Return the prompt.
 
         Args:
-            messages: OpenAI's shape. Arguments of tool calls may be JSON in a string.
+            messages: OpenAI's shape. Arguments of tool calls may be JSON strings.
             tools: Definitions, or Python functions, which become definitions.
-            add_generation_prompt: End with what makes the model answer.
-            continue_final_message: End inside of the last message, which the model continues: in
-                its content, or in the field that is named. No generation prompt then.
-            documents: For templates that know documents.
-            **kwargs: What else the template reads, see `variables`; e.g. `enable_thinking`.
+            add_generation_prompt: Whether to end with the beginning of the model's answer.
+            continue_final_message: Whether to end inside the last message, so that the model
+                continues its content, or the field named here. There is no generation prompt then.
+            documents: Documents, for templates that support them.
+            **kwargs: Further variables of the template, such as `enable_thinking`; see `variables`.
 
         Raises:
             TemplateError: The template does not compile, fails, or refuses these messages.
@@ -87,18 +93,18 @@ class ChatTemplate:
 
     def render_segments(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
         add_generation_prompt: bool = True,
         *,
         continue_final_message: bool | str = False,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        **kwargs: Any,
+        documents: Sequence[Mapping[str, object]] | None = None,
+        **kwargs: object,
     ) -> list[Segment]:
-        """Return the prompt in pieces, so that no text of a caller becomes a control token.
+        """Return the prompt in segments, so that no text of a caller becomes a control token.
 
-        Together they are what `render` returns. Tokenize those that are not the template's with
-        `parse_special=False`: they are special tokens' texts out of contents, tool calls, tools.
+        Joined, the segments are the result of `render`. Tokenize those that are not the template's
+        with `parse_special=False`: these are special tokens in contents, tool calls and tools.
 
         Args:
             messages: As in `render`.
@@ -115,15 +121,15 @@ class ChatTemplate:
         values = self._values(
             messages, tools, add_generation_prompt, continue_final_message, documents, kwargs
         )
-        now = datetime.now()  # one for all renderings
+        now = datetime.now()  # the same for all renderings
         text = self._render(values, continue_final_message, now)
-        return self._marks.segments(
+        return self._injection.segments(
             text, values, lambda marked: self._render(marked, continue_final_message, now)
         )
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Names of the keyword arguments that the template reads, e.g. `enable_thinking`.
+        """The names of further variables that the template reads, such as `enable_thinking`.
 
         Raises:
             TemplateError: The template does not compile.
@@ -135,14 +141,14 @@ class ChatTemplate:
 
     @cached_property
     def supports_system(self) -> bool:
-        """Whether a system message appears in the prompt."""
+        """Whether the template renders system messages."""
         return _PROBE in self._probe(
             [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}]
         )
 
     @cached_property
     def supports_tools(self) -> bool:
-        """Whether the definition of a tool appears in the prompt."""
+        """Whether the template renders tool definitions."""
         function = {"name": _PROBE, "description": "?", "parameters": {"type": "object"}}
         function["parameters"] = {"type": "object", "properties": {}}
         tools = [{"type": "function", "function": function}]
@@ -150,7 +156,7 @@ class ChatTemplate:
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether prompts begin with `bos_token`."""
+        """Whether the template begins prompts with `bos_token`."""
         text = self._probe([{"role": "user", "content": "?"}])
         return bool(self.bos_token) and text.startswith(self.bos_token)
 
@@ -161,22 +167,22 @@ class ChatTemplate:
         return template_env.compile_template(self.source)
 
     @cached_property
-    def _marks(self) -> Marks:
+    def _injection(self) -> TokenInjection:
         from . import template_env
 
         tokens = {*self.special_tokens, self.bos_token, self.eos_token} - {""}
-        return Marks(tokens, template_env.inspected(self.source))
+        return TokenInjection(tokens, template_env.inspected(self.source))
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Whether content may be a list of parts; templates that print a list as such may not."""
+        """Whether content may be a list of parts; False if the template prints the list itself."""
         text = self._probe([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
         return _PROBE in text and "'text'" not in text and '"text"' not in text
 
     @cached_property
     def _takes_json_arguments(self) -> bool:
-        """Whether arguments of tool calls have to be JSON in a string."""
-        for content in ("", None):  # some print calls only of messages without content
+        """Whether the arguments of tool calls must be JSON strings."""
+        for content in ("", None):  # some render calls only in messages without content
             text = self._probe(_call({_PROBE: "?"}, content))
             if _PROBE in text and "{'" not in text:
                 return False
@@ -184,16 +190,16 @@ class ChatTemplate:
 
     @cached_property
     def _takes_none(self) -> bool:
-        """Whether a message with tool calls may have the content None, as OpenAI's have."""
+        """Whether a message with tool calls may have the content None, as in OpenAI's API."""
         for arguments in ({_PROBE: "?"}, _JSON):
             none, empty = _call(arguments, None), _call(arguments, "")
-            if self._probe(none):  # some fail only where messages follow
+            if self._probe(none):  # some fail only if messages follow
                 return bool(self._probe([*none, _RESULT])) or not self._probe([*empty, _RESULT])
         return False
 
     def _probe(self, messages: list[Message], tools: list[Message] | None = None) -> str:
-        """Return what a prompt looks like, or nothing if the template refuses it."""
-        _ = self._compiled  # a template that does not compile is no answer
+        """Return a prompt, or "" if the template refuses the messages."""
+        _ = self._compiled  # raises if the template does not compile
         values = {
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
@@ -209,14 +215,14 @@ class ChatTemplate:
 
     def _values(
         self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
         add_generation_prompt: bool,
         continue_final_message: bool | str,
-        documents: Sequence[Mapping[str, Any]] | None,
-        kwargs: Mapping[str, Any],
+        documents: Sequence[Mapping[str, object]] | None,
+        kwargs: Mapping[str, object],
     ) -> dict[str, Any]:
-        """Return what the template sees, in plain types of its own."""
+        """Return the template's variables, in plain types."""
         chat = plain_messages(messages)
         if _any_json_arguments(chat) and not self._takes_json_arguments:
             chat = parse_arguments(chat)
@@ -247,12 +253,12 @@ class ChatTemplate:
         place = text.rfind(_CONTINUE.strip())
         if place < 0 or final.strip() not in text:
             raise TemplateError(
-                f"the chat template changes or leaves out the {field!r} of the last message, so "
-                "nothing can continue it"
+                f"the chat template changes or omits the {field!r} of the last message, so it "
+                "cannot be continued"
             )
         if text.startswith(_CONTINUE, place):
             return text[:place]
-        return text[:place].rstrip()  # it trims
+        return text[:place].rstrip()  # the template trims
 
 
 def pick_template(
@@ -261,14 +267,14 @@ def pick_template(
     """Return the source of one of a model's templates.
 
     Args:
-        templates: By name (`default`, `tool_use`, `rag`) or by GGUF key
+        templates: Sources by name (`default`, `tool_use`, `rag`) or by GGUF key
             (`tokenizer.chat_template`, `tokenizer.chat_template.tool_use`).
-        name: Which; None for `tool_use` where there are tools and the model has it, else the
-            default, else the only one.
+        name: Name of the template; None: `tool_use` if there are tools and the model has it, else
+            `default`, else the only one.
         tools: Whether there are tools.
 
     Raises:
-        ValidationError: There is none of that name; the text lists the names.
+        ValidationError: The model has no template with that name; the error lists the names.
     """
     key = "tokenizer.chat_template"
     named = {
@@ -281,14 +287,14 @@ def pick_template(
             (name,) = named
     if name not in named:
         raise ValidationError(
-            f"the model has no chat template {name!r}; it has "
-            + (", ".join(map(repr, sorted(named))) or "none at all")
+            f"the model has no chat template {name!r}; available: "
+            + (", ".join(map(repr, sorted(named))) or "none")
         )
     return named[name]
 
 
 def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Message], str]:
-    """Return *messages* with a tag at the end of the last one's field, and what it held."""
+    """Return *messages* with a tag after the last one's field, and the field's text."""
     message = dict(messages[-1])
     final = message.get(field)
     if final is None:
@@ -296,7 +302,7 @@ def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Mess
     # Reasoning has several names; the template reads one of them.
     names = [n for n in _REASONING if message.get(n) == final] if field in _REASONING else [field]
     if not any(name in source for name in names):
-        raise TemplateError(f"the chat template never reads {field!r}, so nothing can continue it")
+        raise TemplateError(f"the chat template never reads {field!r}, so it cannot be continued")
     if isinstance(final, list):
         parts = list(final)
         at = next(
@@ -308,14 +314,14 @@ def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Mess
             None,
         )
         if at is None:
-            raise ValidationError(f"the last message's {field!r} has no part with text to continue")
+            raise ValidationError(f"the last message's {field!r} has no text part to continue")
         final = parts[at]["text"]
         parts[at] = {**parts[at], "text": final + _CONTINUE}
         message[field] = parts
     elif isinstance(final, str):
         message.update(dict.fromkeys(names, final + _CONTINUE))
     else:
-        raise ValidationError(f"the last message's {field!r} is no text that could be continued")
+        raise ValidationError(f"the last message's {field!r} must be text to be continued")
     return [*messages[:-1], message], final
 
 
@@ -352,7 +358,7 @@ def _any_text_parts(messages: list[Message]) -> bool:
 
 
 def _flattened(message: Message) -> Message:
-    """Return *message* with its text parts joined; parts that are no text stay parts."""
+    """Return *message* with its text parts joined, if all parts are text."""
     content = message.get("content")
     if not isinstance(content, list):
         return message

@@ -1,6 +1,6 @@
-"""The Jinja environment of chat templates, equal to transformers' own. Imports jinja2.
+"""The Jinja environment of chat templates, equal to that of transformers. Imports jinja2.
 
-Templates come from strangers' files: they run in Jinja's sandbox on copies of plain data.
+Templates come from untrusted files: they run in Jinja's sandbox on copies of plain data.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .template_limits import JOINED, STEP, LimitedEnvironment, check_format, lim
 __all__ = ["compile_template", "inspected", "render", "variables"]
 
 _FILE = "<chat template>"
-_LONGEST = 2000  # characters of what a template says in an error
-# One moment for every rendering of the same messages.
+_MAX_MESSAGE = 2000  # characters of a template's error message
+# The same time for every rendering of the same messages.
 _now: ContextVar[datetime] = ContextVar("now")
 _PARAMETERS = frozenset(
     ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"]
@@ -37,7 +37,7 @@ def compile_template(source: str) -> jinja2.Template:
     """Compile a chat template.
 
     Raises:
-        TemplateError: It is no valid template; with the line.
+        TemplateError: The template is invalid; the error names the line.
     """
     try:
         env = _environment()
@@ -48,29 +48,34 @@ def compile_template(source: str) -> jinja2.Template:
             f"the chat template has an error in line {e.lineno}: {e.message}"
         ) from e
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError) as e:
-        raise TemplateError(f"the chat template cannot be compiled: {_said(e)}") from e
+        raise TemplateError(f"the chat template cannot be compiled: {_message(e)}") from e
 
 
 def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) -> str:
-    """Render with *values*, which are plain data.
+    """Render a template.
+
+    Args:
+        template: The compiled template.
+        values: Its variables, in plain types.
+        now: The time for `strftime_now`.
 
     Raises:
-        TemplateError: The template refuses them, or fails; with its line.
+        TemplateError: The template refuses the messages, or fails; the error names the line.
     """
     token = _now.set(now)
     try:
         with limits():
             return template.render(values)
     except _Refused as e:
-        raise TemplateError(f"the chat template refuses these messages: {_said(e)}") from e
+        raise TemplateError(f"the chat template refuses these messages: {_message(e)}") from e
     except Exception as e:
-        raise TemplateError(f"the chat template fails{_line(e)}: {_said(e)}") from e
+        raise TemplateError(f"the chat template fails{_line(e)}: {_message(e)}") from e
     finally:
         _now.reset(token)
 
 
 def variables(source: str) -> frozenset[str]:
-    """Return the names that a template reads and that neither Jinja nor a chat gives it."""
+    """Return the variables that a template reads, except those that every template gets."""
     env = _environment()
     return frozenset(
         meta.find_undeclared_variables(env.parse(source)) - _PARAMETERS - {*env.globals}
@@ -78,7 +83,7 @@ def variables(source: str) -> frozenset[str]:
 
 
 def inspected(source: str) -> frozenset[str]:
-    """Return the strings that a template may look for: compared, assigned, or given to calls."""
+    """Return the strings that a template may search for: compared, assigned, or passed to calls."""
     found: list[nodes.Node] = []
     for node in _environment().parse(source).find_all(nodes.Node):
         if isinstance(node, nodes.Compare):
@@ -102,26 +107,26 @@ def inspected(source: str) -> frozenset[str]:
 
 
 class _Refused(jinja2.TemplateError):
-    """What `raise_exception` in a template raises."""
+    """Raised by a template's `raise_exception`."""
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks what the assistant says, for training; here it is just a scope."""
+    """`{% generation %}`: marks the assistant's text for training; here only a scope."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+    tags = {"generation"}  # noqa: RUF012 - as in Jinja
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_said")
+        call = self.call_method("_body")
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
-    def _said(self, caller: Callable[[], str]) -> str:
+    def _body(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
 class _Dict:
-    """The global `dict` without the attributes of a type."""
+    """The global `dict`, without the attributes of a class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -131,7 +136,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """The global `namespace`; no name in it may begin with an underscore."""
+    """The global `namespace`; names must not begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # `namespace(self=1)` is legal
         self, *given = args
@@ -147,7 +152,9 @@ class _Namespace(Namespace):
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace may not have the name {name!r}, which begins with _")
+        raise SecurityError(
+            f"a name in a namespace must not begin with an underscore, got {name!r}"
+        )
 
 
 @cache
@@ -172,7 +179,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own escapes <, >, & and ', which would change what the model reads."""
+    """Dump JSON without escaping <, >, & and ', as Jinja's own filter does."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -192,12 +199,12 @@ def _strftime_now(format: str) -> str:
     return _now.get().strftime(format)
 
 
-def _said(error: BaseException) -> str:
-    return str(error)[:_LONGEST] or type(error).__name__
+def _message(error: BaseException) -> str:
+    return str(error)[:_MAX_MESSAGE] or type(error).__name__
 
 
 def _line(error: BaseException) -> str:
-    """Return where in the template it happened; Jinja puts the template's lines in tracebacks."""
+    """Return the template's line from the traceback, where Jinja puts it."""
     trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _FILE:

@@ -1,7 +1,7 @@
-"""A Jinja environment in which a template can neither loop nor grow without end. Imports jinja2.
+"""A Jinja environment that limits a template's time and memory. Imports jinja2.
 
-Jinja's sandbox keeps a template from Python's internals and limits `range`; but it lets nested
-loops run for years, and a string that is doubled again and again take all memory.
+Jinja's sandbox hides Python's internals from a template and limits `range`, but it allows nested
+loops that run for years, and strings that are doubled until memory is exhausted.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from jinja2.visitor import NodeTransformer
 
 __all__ = ["JOINED", "STEP", "LimitedEnvironment", "check_format", "limited", "limits", "size"]
 
-MAX_STEPS = 2_000_000  # rounds of loops; a call of a macro counts as ten
-MAX_CHARS = 2**24  # of any text or list that is made, and of all that is written
-MAX_WIDTH = 10_000  # to fill or indent to, and digits to round to
+MAX_STEPS = 2_000_000  # iterations of loops; a call of a macro counts as ten
+MAX_CHARS = 2**24  # of any string or list that is created, and of the whole output
+MAX_WIDTH = 10_000  # of padding and indentation, and digits to round to
 MAX_BITS = 100_000  # of a product or a power
 
 _SIZED = (str, bytes, list, tuple)
-_PASSED = (nodes.EvalContext, Environment, Context)  # to filters, by Jinja
+_PASSED = (nodes.EvalContext, Environment, Context)  # Jinja passes these to filters
 # fmt: off
 _WIDTHS = {
     "batch", "center", "expandtabs", "indent", "ljust", "rjust", "round", "slice", "to_bytes",
     "tojson", "wordwrap", "zfill",
 }
-# These write nothing, so it does not matter how long their lists would be when written.
+# These do not convert values to text, so the length of their items as text does not matter.
 _STRUCTURAL = {
     "attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last",
     "length", "list", "map", "random", "reject", "rejectattr", "reverse", "select", "selectattr",
     "slice", "sort", "sum", "unique",
 }
 # fmt: on
-# No template can name these. They are filters because Jinja calls filters at once, all else
-# through the sandbox.
+# Templates cannot name these. They are filters because Jinja calls filters directly, and
+# everything else through the sandbox.
 STEP, JOINED = "(step)", "(joined)"
 _NUMBER = re.compile(r"\d+")
 _LONG_NUMBER = re.compile(r"\d{6}")
@@ -53,30 +53,30 @@ _WIDTH_GIVEN = re.compile(r"\*|\{[^{}]*\{")
 
 
 class LimitError(TemplateRuntimeError):
-    """The template exceeds a limit."""
+    """A template exceeds a limit."""
 
 
 @dataclass
-class _Left:
+class _Budget:
     steps: int
     chars: int
 
 
-_left: ContextVar[_Left] = ContextVar("left")
+_budget: ContextVar[_Budget] = ContextVar("budget")
 
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """Give the rendering inside what it may use up."""
-    token = _left.set(_Left(MAX_STEPS, MAX_CHARS))
+    """Limit the rendering inside this block."""
+    token = _budget.set(_Budget(MAX_STEPS, MAX_CHARS))
     try:
         yield
     finally:
-        _left.reset(token)
+        _budget.reset(token)
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """Counts what templates do, and refuses what is too large before it is made."""
+    """Counts the steps of templates, and refuses values that are too large before creating them."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -92,7 +92,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Do what an operator does."""
+        """Apply an operator, within the limits."""
         if operator == "%":
             if isinstance(left, (str, bytes)):
                 check_format(left, right if isinstance(right, tuple) else [right])
@@ -111,7 +111,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call what a template calls."""
+        """Call a function or method, within the limits."""
         method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
@@ -125,9 +125,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def limited(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses what would be too large."""
+    """Return *filter* with checks of the size of its result."""
 
-    @functools.wraps(filter)  # keeps Jinja's marks of what it is passed
+    @functools.wraps(filter)  # keeps the attributes by which Jinja passes the context
     def checked(*args: Any, **kwargs: Any) -> Any:
         args = _listed(name, args)
         values = [*args, *kwargs.values()]
@@ -141,12 +141,12 @@ def limited(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Counted(NodeTransformer):
-    """Puts counting into loops, macros and `~`."""
+    """Adds counting to loops, macros and `~`."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - as Jinja calls it
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - as in Jinja
         if node.test is None:
             return self._stepping(node)
-        # A filtered loop runs its condition for all, its body only for some.
+        # A filtered loop evaluates its condition for all items, its body only for some.
         self.generic_visit(node)
         node.test = nodes.And(_step_of(node), node.test, lineno=node.lineno)
         return node
@@ -165,7 +165,7 @@ class _Counted(NodeTransformer):
 
 
 def _step_of(node: Any) -> nodes.Filter:
-    """Return the count of one round of *node*, with the text that each writes."""
+    """Return the expression that counts one iteration of *node* and its literal text."""
     literal = sum(
         len(part.data)
         for inner in node.body
@@ -181,47 +181,47 @@ def _filter(name: str, args: list[nodes.Expr], line: int) -> nodes.Filter:
     return nodes.Filter(args[0], name, args[1:], [], None, None, lineno=line)
 
 
-@pass_context  # so that nothing is computed at compile time
+@pass_context  # prevents evaluation at compile time
 def _step(context: Context, steps: int, chars: int) -> bool:
-    """Count *steps*, and the *chars* that they write in any case; True, for a condition."""
-    left = _left.get()
-    left.steps -= steps
-    if left.steps < 0:
-        raise LimitError(f"it loops for more than {MAX_STEPS:,} rounds")
-    _spend(left, chars)
+    """Count *steps* and *chars* of literal text; return True, for use in a condition."""
+    budget = _budget.get()
+    budget.steps -= steps
+    if budget.steps < 0:
+        raise LimitError(f"it loops for more than {MAX_STEPS:,} iterations")
+    _spend(budget, chars)
     return True
 
 
 @pass_context
 def _joined(context: Context, *parts: object) -> str:
-    """Do what `~` does."""
+    """Apply the operator `~`, within the limits."""
     _check(sum(map(size, parts)))
     return "".join(map(str, parts))
 
 
 def _written(value: Any) -> Any:
-    """Count what an expression writes; constants are written when nothing is counted yet."""
-    left = _left.get(None)
-    if left is not None:
-        _spend(left, size(value))
+    """Count the output of an expression; constants are output at compile time, uncounted."""
+    budget = _budget.get(None)
+    if budget is not None:
+        _spend(budget, size(value))
     return value
 
 
-def _spend(left: _Left, chars: int) -> None:
-    left.chars -= chars
-    if left.chars < 0:
+def _spend(budget: _Budget, chars: int) -> None:
+    budget.chars -= chars
+    if budget.chars < 0:
         raise LimitError(f"it writes more than {MAX_CHARS:,} characters")
 
 
 def _check(length: int) -> None:
     if length > MAX_CHARS:
-        raise LimitError(f"it makes something of more than {MAX_CHARS:,} characters or items")
+        raise LimitError(f"it creates a value of more than {MAX_CHARS:,} characters or items")
 
 
 def size(value: object) -> int:
-    """Return how long a value is when written, about; refuse one that is too long.
+    """Return the approximate length of a value as text; refuse one that is too long.
 
-    A short list may be long when written, as it may have the same list in it again and again.
+    A short list may be long as text, because it may contain the same list many times.
     """
     if isinstance(value, (str, bytes)):
         return len(value)
@@ -232,24 +232,24 @@ def size(value: object) -> int:
             todo += [*item, *item.values()]
         elif isinstance(item, (list, tuple)):
             todo += item
-        total += len(item) if isinstance(item, str) else 4  # with what is between
+        total += len(item) if isinstance(item, str) else 4  # including separators
         _check(total)
     return total
 
 
 def _listed(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What is joined has to be known before it is."""
+    """Return *args* with generators as lists, whose length is known before they are joined."""
     if name != "join":
         return args
     return tuple(list(arg) if isinstance(arg, GeneratorType) else arg for arg in args)
 
 
 def _check_call(name: str, values: list[Any]) -> None:
-    """Refuse a call of a filter or of a text's method that would make something too large.
+    """Refuse a call of a filter, or of a method of a string, whose result would be too large.
 
     Args:
-        name: Of the filter or method.
-        values: What it works on, then its arguments.
+        name: Name of the filter or method.
+        values: The operand, then the arguments.
     """
     if name not in _STRUCTURAL:
         _check(sum(map(size, values)))
@@ -257,7 +257,7 @@ def _check_call(name: str, values: list[Any]) -> None:
     if name in _WIDTHS:
         width = max((abs(value) for value in values[1:] if isinstance(value, int)), default=0)
         if width > MAX_WIDTH:
-            raise LimitError(f"it gives {name} {width:,}, which is more than {MAX_WIDTH:,}")
+            raise LimitError(f"it calls {name} with {width:,}; the limit is {MAX_WIDTH:,}")
         _check((len(texts[0]) + 1 if texts else 1) * width)
     elif name in ("format", "format_map") and texts:
         check_format(texts[0], values[1:])
@@ -267,14 +267,14 @@ def _check_call(name: str, values: list[Any]) -> None:
         text, old, new = texts[:3]
         _check(len(text) + text.count(old) * len(new))
     elif name == "join" and len(values) > 1:
-        # The glue is the first for the method and the second for the filter.
+        # The separator is the first value for the method and the second for the filter.
         items = next((v for v in values[:2] if isinstance(v, (list, tuple))), values[0])
-        glue = next((text for text in texts if text is not items), "")
-        _check(len(glue) * (len(items) if isinstance(items, _SIZED) else 1))
+        separator = next((text for text in texts if text is not items), "")
+        _check(len(separator) * (len(items) if isinstance(items, _SIZED) else 1))
 
 
 def check_format(pattern: str | bytes, given: Iterable[Any]) -> None:
-    """Refuse to write *given* to a pattern that makes too much of them."""
+    """Refuse to format *given* with a pattern whose result would be too long."""
     text = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
     values = list(given)
     if _LONG_NUMBER.search(text):

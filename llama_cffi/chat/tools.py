@@ -7,7 +7,6 @@ transformers' ``get_json_schema`` reads them; what JSON Schema has no word for i
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
 import json
 import re
@@ -16,15 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from ..errors import ValidationError
-from .hints import Schemas
+from ..schema import MISSING, Field, object_schema, read_docstring
 
 __all__ = ["ToolChoice", "function_schema", "normalise_tool_choice", "normalise_tools"]
 
 Tool = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_SECTION = re.compile(r"^(\w[\w ]*):\s*$", re.M)
-_ENTRY = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def function_schema(function: Callable[..., Any]) -> Tool:
 
     The first paragraphs of the docstring are the description, its ``Args:`` section describes the
     parameters; ``Annotated[int, "text"]`` does so too. Descriptions may be missing, types may not.
-    Parameters without a default are required.
+    Parameters without a default are required; no others than its parameters are allowed.
 
     Args:
         function: A function, a bound method or a class's constructor; sync or async.
@@ -68,10 +65,8 @@ def function_schema(function: Callable[..., Any]) -> Tool:
         raise ValidationError(
             f"a tool has to be a dict or a function with a name, not {function!r}; wrap it in a def"
         )
-    about, described = _read_docstring(inspect.getdoc(function) or "")
-    schemas = Schemas(name)
-    properties: dict[str, Any] = {}
-    required: list[str] = []
+    about, described = read_docstring(inspect.getdoc(function) or "")
+    fields: dict[str, Field] = {}
     hints = _hints(name, function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -89,19 +84,14 @@ def function_schema(function: Callable[..., Any]) -> Tool:
                 f"{name}() has no type hint for {parameter.name!r}; write one, e.g. "
                 f"{parameter.name}: str"
             )
-        schema = schemas.of(hints[parameter.name], parameter.name)
-        if parameter.name in described:
-            schema["description"] = described[parameter.name]
-        if parameter.default is parameter.empty:
-            required.append(parameter.name)
-        else:
-            _add_default(schema, parameter.default)
-        properties[parameter.name] = schema
-    parameters: dict[str, Any] = {"type": "object", "properties": properties}
-    if required:
-        parameters["required"] = required
-    if schemas.definitions:
-        parameters["$defs"] = schemas.definitions
+        is_required = parameter.default is parameter.empty
+        fields[parameter.name] = Field(
+            hints[parameter.name],
+            is_required,
+            MISSING if is_required else parameter.default,
+            described.get(parameter.name, ""),
+        )
+    parameters = object_schema(fields, f"{name}()")
     definition = {"name": name, "parameters": parameters}
     if about:
         definition["description"] = about
@@ -208,37 +198,3 @@ def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(target, include_extras=True)
     except (NameError, TypeError, AttributeError) as error:
         raise ValidationError(f"the type hints of {name}() cannot be read: {error}") from None
-
-
-def _add_default(schema: dict[str, Any], default: object) -> None:
-    """Note a default that JSON can show; any other only makes the parameter optional."""
-    if dataclasses.is_dataclass(default) or default is None:
-        return
-    try:
-        json.dumps(default)
-    except (TypeError, ValueError):
-        return
-    schema["default"] = default
-
-
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Return the description and what ``Args:`` says of each parameter."""
-    first = _SECTION.search(text)
-    about = text[: first.start()] if first else text
-    described: dict[str, list[str]] = {}
-    for section in _SECTION.finditer(text):
-        if section[1] not in ("Args", "Arguments", "Parameters"):
-            continue
-        following = _SECTION.search(text, section.end())
-        lines = text[section.end() : following.start() if following else None].splitlines()
-        indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
-        current: list[str] = []
-        for line in lines:
-            entry = _ENTRY.match(line.strip())
-            if entry and len(line) - len(line.lstrip()) == min(indents):
-                current = described.setdefault(entry[1], [])
-                line = entry[2]
-            current.append(line.strip())
-    joined = {name: " ".join(filter(None, lines)) for name, lines in described.items()}
-    about = "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", about))
-    return about.strip(), {name: text for name, text in joined.items() if text}

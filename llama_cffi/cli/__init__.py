@@ -1,7 +1,8 @@
 """The command line: `llama-cffi`, also `python -m llama_cffi`.
 
-Commands are functions of their parsed arguments that return an exit code; this module turns what
-they raise into messages and codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 nobody reads.
+A command is a function of its parsed arguments that returns an exit code; this module turns the
+exceptions it raises into messages and codes: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C,
+141 broken pipe.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ __all__ = ["main"]
 _EPILOG = """\
 new here?
   llama-cffi doctor                           check this machine
-  llama-cffi generate -p "What is 12 + 30?"   try the small model that comes along
+  llama-cffi generate -p "What is 12 + 30?"   try the small model that is included
 """
-_FAILED, _USAGE, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
+_FAILED, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: Arguments without the program's name; None = the process's own.
+        argv: Arguments without the program name; None: those of this process.
 
     Raises:
         SystemExit: On `--help`, `--version` and wrong usage.
@@ -49,21 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interrupt.watch(), _logging_to_stderr(getattr(args, "verbose", 0)):
             try:
                 code: int = args.func(args) or 0
-            except LlamaError as error:
-                _log.debug("this is where it failed", exc_info=True)
-                code = _report(error, as_json)
+            except LlamaError as e:
+                _log.debug("the command failed here", exc_info=True)
+                code = _report(e, as_json)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         output.silence_stdout()
-        return _NO_READER
+        return _BROKEN_PIPE
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             output.say("\n" if sys.stdout.isatty() else "")
         return _INTERRUPTED
-    except OSError as error:  # stdout itself, such as a full disk; all else is a LlamaError
+    except OSError as e:  # stdout itself, such as a full disk; other failures are a LlamaError
         output.silence_stdout()
-        print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        print(f"error: cannot write the output: {e.strerror or e}", file=sys.stderr)
         return _FAILED
 
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     parser.add_argument(
         "-v", "--verbose", action="count", default=0,
-        help="log to stderr what happens; -vv for more",
+        help="log to stderr; -vv logs more",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (generate, doctor, libs):

@@ -1,4 +1,4 @@
-"""`llama-cffi doctor`: does everything work here, and if not, what to do."""
+"""`llama-cffi doctor`: check whether generation works on this machine, and how to fix it if not."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def add_parser(commands: Any) -> None:
         "doctor",
         help="check this machine and the library",
         description="Check this machine, Python, the library, its ABI, devices and backends, and "
-        "decode a recorded prompt of the demo model. Exit code 0 only if that gives the recorded "
-        "tokens.",
+        "continue a recorded prompt with the demo model. The exit code is 0 only if that gives the "
+        "recorded tokens.",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print everything that was found, for a bug report"
+        "--json", action="store_true", help="print all findings as JSON, for a bug report"
     )
     parser.set_defaults(func=_run)
 
@@ -67,14 +67,14 @@ def _line(check: Check) -> str:
 def _summary(checks: list[Check], ok: bool) -> str:
     warnings = sum(check.status == "warn" for check in checks)
     if not ok:
-        return "Generation does not work here; the lines above marked as failed say why."
+        return "Generation does not work here; the failed checks above say why."
     if warnings:
-        return f"Generation works; {warnings} thing{'s' * (warnings > 1)} could be better."
+        return f"Generation works, with {warnings} warning{'s' * (warnings > 1)}."
     return "Generation works."
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """Break long lines on a terminal; a file gets one line per finding."""
+    """Wrap long lines on a terminal; a file gets one line per finding."""
     text = output.printable(text).replace("\n", " ")
     if not sys.stdout.isatty():
         return text

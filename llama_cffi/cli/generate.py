@@ -12,7 +12,7 @@ from ..errors import ContextOverflowError, ValidationError
 from . import interrupt, output
 
 if TYPE_CHECKING:
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
 __all__ = ["add_parser"]
 
@@ -98,15 +98,15 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
     prompt = _prompt(args)
     # Wrong numbers must not wait for a model to load.
-    from ..calls import sampling_params
+    from ..generation.options import parse_options
 
     sampling = {
         name: getattr(args, name)
         for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
     }
-    sampling_params(sampling)
+    parse_options(args.n_predict, sampling, 1)
 
-    from ..engine import Engine
+    from ..engine.engine import Engine
 
     started = time.perf_counter()
     with Engine(

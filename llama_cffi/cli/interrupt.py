@@ -1,7 +1,8 @@
-"""Ctrl-C that cannot get lost.
+"""Keep Ctrl-C from getting lost in C callbacks.
 
-Python raises KeyboardInterrupt wherever it happens to be. In a callback that C called (a log line
-while a model loads, say) C cannot carry it and it ends there; `check` raises it again afterwards.
+Python raises KeyboardInterrupt wherever it happens to be. If that is a callback from C, such as a
+log message while a model loads, the exception cannot pass through C and is dropped; `check` raises
+it again afterwards.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _seen = False
 
 @contextlib.contextmanager
 def watch() -> Iterator[None]:
-    """Remember in this block that Ctrl-C was pressed."""
+    """Remember whether Ctrl-C is pressed inside this block."""
     global _seen
     _seen = False
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
-        yield  # somebody else's business: a notebook, a program that calls main()
+        yield  # a notebook, or a program that calls main(), handles Ctrl-C itself
         return
     signal.signal(signal.SIGINT, _handle)
     try:

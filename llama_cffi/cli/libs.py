@@ -1,4 +1,4 @@
-"""`llama-cffi libs`: see, fetch, choose, check and remove llama.cpp builds."""
+"""`llama-cffi libs`: list, fetch, choose, verify and remove llama.cpp builds."""
 
 from __future__ import annotations
 
@@ -20,54 +20,59 @@ _BACKEND = "auto (the default), cpu, cuda, vulkan, metal, rocm …"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the `libs` command and its subcommands."""
     parser = subparsers.add_parser(
-        "libs", help="see, fetch, choose and check llama.cpp builds", description=__doc__
+        "libs",
+        help="list, fetch, choose and verify llama.cpp builds",
+        description="List, fetch, choose, verify and remove llama.cpp builds.",
     )
     parser.set_defaults(func=run)
     commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("--json", action="store_true", help="print JSON")
-        return made
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.add_argument("--json", action="store_true", help="print JSON")
+        return subparser
 
-    def backend(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--backend", metavar="NAME", help=_BACKEND)
+    def add_backend(subparser: argparse.ArgumentParser) -> None:
+        subparser.add_argument("--backend", metavar="NAME", help=_BACKEND)
 
-    def quiet(made: argparse.ArgumentParser) -> None:
-        made.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    def add_quiet(subparser: argparse.ArgumentParser) -> None:
+        subparser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-    made = command("list", "List the builds on this machine, or with --remote what can be fetched.")
-    made.add_argument("--remote", action="store_true", help="ask the source what it has")
-    made.add_argument("--source", choices=["npm", "github"], default="npm")
-    made = command("fetch", "Bring a build into the store without choosing it.")
-    made.add_argument("spec", nargs="?", help=_SPEC)
-    made.add_argument("--force", action="store_true", help="fetch it again and replace it")
-    backend(made)
-    quiet(made)
-    made = command("use", "Choose the build that is used when nothing else is said.")
-    made.add_argument("spec", help=_SPEC)
-    backend(made)
-    quiet(made)
-    made = command("rollback", "Return to the build chosen before.")
-    quiet(made)
-    made = command("path", "Print the library file of a build, fetching it if needed.")
-    made.add_argument("spec", nargs="?", help=_SPEC)
-    backend(made)
-    quiet(made)
-    made = command("verify", "Hash every file of the builds in the store against its receipt.")
-    made.add_argument("spec", nargs="?", help=f"all if left out; {_SPEC}")
-    backend(made)
-    made = command("remove", "Delete a build from the store.")
-    made.add_argument("spec", help=_SPEC)
-    backend(made)
-    made = command("prune", "Delete old builds and leftovers; keeps what is or was chosen.")
-    made.add_argument(
-        "--keep", type=int, default=2, metavar="N", help="other builds to keep, newest first (2)"
+    sub = command("list", "List the builds on this machine, or with --remote those to fetch.")
+    sub.add_argument("--remote", action="store_true", help="list the builds that can be fetched")
+    sub.add_argument(
+        "--source", choices=["npm", "github"], default="npm", help="source for --remote (npm)"
     )
+    sub = command("fetch", "Fetch a build into the store without choosing it.")
+    sub.add_argument("spec", nargs="?", help=_SPEC)
+    sub.add_argument("--force", action="store_true", help="fetch again and replace the build")
+    add_backend(sub)
+    add_quiet(sub)
+    sub = command("use", "Choose the build to use by default.")
+    sub.add_argument("spec", help=_SPEC)
+    add_backend(sub)
+    add_quiet(sub)
+    sub = command("rollback", "Return to the previously chosen build.")
+    add_quiet(sub)
+    sub = command("path", "Print the path of a build's library, fetching it if needed.")
+    sub.add_argument("spec", nargs="?", help=_SPEC)
+    add_backend(sub)
+    add_quiet(sub)
+    sub = command("verify", "Compare every file of the stored builds with its sha256.")
+    sub.add_argument("spec", nargs="?", help=f"default: all builds; {_SPEC}")
+    add_backend(sub)
+    sub = command("remove", "Delete a build from the store.")
+    sub.add_argument("spec", help=_SPEC)
+    add_backend(sub)
+    sub = command("prune", "Delete old builds and leftovers, but no build that is or was chosen.")
+    sub.add_argument(
+        "--keep", type=int, default=2, metavar="N",
+        help="how many other builds to keep, newest first (2)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one `libs` subcommand and return the exit status."""
+    """Run one `libs` subcommand and return the exit code."""
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "list": _list,
         "fetch": _fetch,
@@ -110,7 +115,7 @@ def _list(args: argparse.Namespace) -> int:
     if rows:
         _print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"), rows)
     else:
-        print("No builds here yet; `llama-cffi libs fetch` brings the default.")
+        print("No builds here yet; run `llama-cffi libs fetch` to fetch the default.")
     if current:
         print(f"\nin use: {current.library}\n        {current.backend_reason}")
     print(f"cache:  {cache_dir()}")
@@ -120,12 +125,12 @@ def _list(args: argparse.Namespace) -> int:
 def _list_remote(args: argparse.Namespace, specs: list[str]) -> int:
     from ..libs_fetch import installed, pins
 
-    have = {build.spec for build in installed()}
+    present = {build.spec for build in installed()}
     facts = [
         {
             "spec": spec,
             "tag": pins.tag_of(spec.partition(":")[2]) if args.source == "npm" else None,
-            "installed": spec in have,
+            "installed": spec in present,
         }
         for spec in specs
     ]
@@ -136,7 +141,7 @@ def _list_remote(args: argparse.Namespace, specs: list[str]) -> int:
         ("+" if row["installed"] else " ", str(row["spec"]), str(row["tag"] or "")) for row in facts
     ]
     _print_table((" ", "BUILD", "LLAMA.CPP"), rows)
-    print("\n+ is on this machine; `llama-cffi libs use SPEC` fetches and chooses one.")
+    print("\n+ is on this machine; run `llama-cffi libs use SPEC` to fetch and choose one.")
     return 0
 
 
@@ -185,8 +190,8 @@ def _verify(args: argparse.Namespace) -> int:
                 print(f"  {problem}")
             if problems:
                 print(
-                    f"  `llama-cffi libs fetch {build.spec} --backend {build.variant} --force` "
-                    "replaces it"
+                    f"  run `llama-cffi libs fetch {build.spec} --backend {build.variant} --force` "
+                    "to replace it"
                 )
         if not found:
             print("No builds here yet; nothing to verify.")
@@ -196,11 +201,11 @@ def _verify(args: argparse.Namespace) -> int:
 def _remove(args: argparse.Namespace) -> int:
     from ..libs_fetch import remove
 
-    gone = remove(args.spec, backend=args.backend)
+    deleted = remove(args.spec, backend=args.backend)
     if args.json:
-        print_json({"removed": [_facts(build) for build in gone]})
+        print_json({"removed": [_facts(build) for build in deleted]})
     else:
-        for build in gone:
+        for build in deleted:
             print(f"removed {build.spec} ({build.variant})")
     return 0
 
@@ -208,11 +213,11 @@ def _remove(args: argparse.Namespace) -> int:
 def _prune(args: argparse.Namespace) -> int:
     from ..libs_fetch import prune
 
-    gone, freed = prune(keep=args.keep)
+    deleted, freed = prune(keep=args.keep)
     if args.json:
-        print_json({"removed": [_facts(build) for build in gone], "freed_bytes": freed})
+        print_json({"removed": [_facts(build) for build in deleted], "freed_bytes": freed})
     else:
-        for build in gone:
+        for build in deleted:
             print(f"removed {build.spec} ({build.variant})")
         print(f"{_megabytes(freed)} freed")
     return 0

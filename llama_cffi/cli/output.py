@@ -1,4 +1,4 @@
-"""How the commands write: UTF-8 text, JSON, errors, and a reader that went away."""
+"""Output of the commands: UTF-8 text, JSON, broken pipes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, TextIO
 
 __all__ = ["print_json", "printable", "say", "silence_stdout", "use_utf8"]
 
-# Everything but tab and newline that a terminal might take as a command.
+# All control characters but tab and newline: a terminal may interpret them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# Lists of numbers stay on one line; no JSON string holds a newline, so none is touched.
+# A list of numbers, to be put on one line. JSON strings contain no newlines, so none matches.
 _NUMBERS = re.compile(r"(?<=\[)\n[\d\s,.+e-]+\n\s*(?=\])")
 
 
 def use_utf8(stream: TextIO) -> None:
-    """Let *stream* take any character: UTF-8 into files and pipes, `?` where a terminal cannot.
+    """Make *stream* accept any character: UTF-8 in files and pipes, `?` if a terminal lacks it.
 
-    An encoding that the user asked for (PYTHONIOENCODING) is kept.
+    The user's own choice of encoding, PYTHONIOENCODING, is kept.
     """
     reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is None:  # a notebook's or a test's stream
+    if reconfigure is None:  # the stream of a notebook or a test
         return
     if stream.isatty() or os.environ.get("PYTHONIOENCODING"):
         reconfigure(errors="replace")
@@ -38,20 +38,20 @@ def say(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal: a model may write any bytes."""
+    """Replace the control characters in a model's output that a terminal may interpret."""
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def print_json(value: Any) -> None:
-    """Write *value* as JSON, readable where stdout is UTF-8 and in ASCII elsewhere."""
+    """Write *value* as JSON, in UTF-8 if stdout has that encoding and in ASCII otherwise."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
     text = json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")
     say(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def silence_stdout() -> None:
-    """Send what is still buffered for stdout nowhere, so that exiting does not fail on it."""
+    """Discard what is still buffered for stdout, so that exiting does not fail on it."""
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)

@@ -1,10 +1,12 @@
-"""Does generation work here, and if not, why: findings as data. The command line prints them.
+"""Check whether generation works on this machine, and find out why if not.
 
-examine.py    the checks in order, from the machine to the decoded prompt
-machine.py    OS, CPU, memory, Python, CUDA and Vulkan, without loading llama.cpp
-backends.py   which backend files registered, and why the others did not
-children.py   runs inside.py in child processes, so that a crash is a finding
-inside.py     what runs there: load, generate, dlopen
+Returns the findings as data, which the command line prints.
+
+    examine.py          runs all checks in order, from the machine to the decoded prompt
+    system.py           OS, CPU, memory, Python, CUDA and Vulkan, without loading llama.cpp
+    backends.py         which backend files were registered, and why the others were not
+    child_process.py    runs child_main.py in child processes, so that a crash is a finding
+    child_main.py       runs in the child: load the library, generate, dlopen
 """
 
 from .examine import examine, works

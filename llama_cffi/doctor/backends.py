@@ -1,4 +1,4 @@
-"""Backend files of a build: which registered, and what keeps the others from it."""
+"""Check the backend files of a build: which were registered, and why the others were not."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .children import run_child
+from .child_process import run_child
 from .finding import Check, Status
-from .machine import cuda_advice
+from .system import cuda_advice
 
 if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild, Machine
 
-__all__ = ["advice_for", "backend_checks", "backend_files", "mend"]
+__all__ = ["advice_for", "backend_checks", "backend_files", "repair_advice"]
 
 _FILE = re.compile(r"(?:lib)?ggml-([a-z]+)[-.\w]*?\.(?:so|dylib|dll)(?:\.\d+)*")
-# How devices are named by the backend of each family, where not after it.
+# Device name -> backend family, where the two differ.
 _DEVICES = {"mtl": "metal", "rocm": "hip", "gpuopencl": "opencl"}
 _HELPERS = ("libggml-base*.so*", "libggml.*so*", "libggml.so*")
 _SHOWN = 3
-_UNSUITED = "this CPU lacks instructions it was built for"
+_UNSUPPORTED_CPU = "this CPU lacks instructions that it was built for"
 
 
 def backend_files(folder: Path) -> dict[str, list[Path]]:
-    """Sort the backend libraries in *folder* by family: `cpu`, `cuda`, `vulkan`, ..."""
+    """Group the backend libraries in *folder* by family: `cpu`, `cuda`, `vulkan`, ..."""
     families: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         found = _FILE.fullmatch(path.name)
@@ -39,13 +39,16 @@ def backend_files(folder: Path) -> dict[str, list[Path]]:
 def backend_checks(
     build: InstalledBuild, machine: Machine, library: Mapping[str, Any], *, timeout_s: float
 ) -> Iterator[Check]:
-    """Check every family of backend files against what registered.
+    """Check the files of every backend family against the backends that were registered.
 
     Args:
-        build: Where the files are.
-        machine: Where they should run.
-        library: What the child that loaded it told; empty when it could not.
-        timeout_s: For each file that has to be tried.
+        build: The build that the files belong to.
+        machine: This machine.
+        library: The report of the child process that loaded the library; empty if it failed.
+        timeout_s: Timeout in seconds for each file that has to be opened.
+
+    Yields:
+        One finding per family.
     """
     advise = partial(advice_for, build=build, machine=machine)
     mapped = library.get("mapped")
@@ -53,21 +56,22 @@ def backend_checks(
     notes = library.get("notes", ())
     for family, files in backend_files(build.folder).items():
         if mapped is None:
-            there = [] if family not in with_devices else [f.name for f in files]
+            loaded = [] if family not in with_devices else [f.name for f in files]
         else:
-            there = [f.name for f in files if f.name in mapped]
-        if there and family not in with_devices and family not in ("rpc", "blas"):
+            loaded = [f.name for f in files if f.name in mapped]
+        if loaded and family not in with_devices and family not in ("rpc", "blas"):
             yield Check(
                 f"{family} backend",
                 "warn",
-                f"{there[0]} is loaded and found no device",
-                advise(" ".join(notes)) or "is the GPU's driver installed, and the GPU free?",
-                {"files": there, "notes": list(notes)},
+                f"{loaded[0]} is loaded but found no device",
+                advise(" ".join(notes))
+                or "check that the GPU's driver is installed and no other program occupies the GPU",
+                {"files": loaded, "notes": list(notes)},
             )
-        elif there:
-            several = f", the best of {len(files)} for this CPU" if len(files) > 1 else ""
-            name = there[0] if len(there) == 1 or mapped is None else ", ".join(there)
-            yield Check(f"{family} backend", "ok", f"{name}{several}", data={"files": there})
+        elif loaded:
+            best = f", the best of {len(files)} for this CPU" if len(files) > 1 else ""
+            name = loaded[0] if len(loaded) == 1 or mapped is None else ", ".join(loaded)
+            yield Check(f"{family} backend", "ok", f"{name}{best}", data={"files": loaded})
         else:
             yield _not_registered(family, files, advise, bool(library), timeout_s)
 
@@ -76,30 +80,34 @@ def _not_registered(
     family: str,
     files: Sequence[Path],
     advise: Callable[[str], str],
-    loaded: bool,
+    library_loaded: bool,
     timeout_s: float,
 ) -> Check:
-    reasons = {path.name: _why(path, timeout_s) for path in files}
-    broken = {name: why for name, why in reasons.items() if why not in ("", _UNSUITED)}
-    distinct = list(dict.fromkeys(why for why in reasons.values() if why))
+    errors = {path.name: _open_error(path, timeout_s) for path in files}
+    broken = {name: e for name, e in errors.items() if e not in ("", _UNSUPPORTED_CPU)}
+    distinct = list(dict.fromkeys(e for e in errors.values() if e))
+    n_usable = sum(e == "" for e in errors.values())
     status: Status = "fail" if family == "cpu" else "warn"
-    if loaded or not any(why == "" for why in reasons.values()):
-        name = files[0].name if len(files) == 1 else f"none of {len(files)} files"
+    if library_loaded or not n_usable:
         shown = "; ".join(distinct[:_SHOWN]) + ("; …" if len(distinct) > _SHOWN else "")
-        verb = "did not register" if len(files) == 1 else "registered"
-        detail = f"{name} {verb}: {shown or 'found nothing to run on'}"
+        subject = (
+            f"{files[0].name} was not registered"
+            if len(files) == 1
+            else f"none of {len(files)} files was registered"
+        )
+        detail = f"{subject}: {shown or 'found no device to run on'}"
     else:
         status = "warn" if broken else "ok"
-        detail = f"{sum(why == '' for why in reasons.values())} of {len(files)} files can be used"
-        detail += "".join(f"; {name}: {why}" for name, why in list(broken.items())[:_SHOWN])
+        detail = f"{n_usable} of {len(files)} files can be used"
+        detail += "".join(f"; {name}: {e}" for name, e in list(broken.items())[:_SHOWN])
     return Check(
         f"{family} backend", status, detail, advise(" ".join(distinct)),
-        {"reasons": reasons},
+        {"reasons": errors},
     )  # fmt: skip
 
 
-def _why(path: Path, timeout_s: float) -> str:
-    """Open the file in a child and return the loader's message; empty when it opens."""
+def _open_error(path: Path, timeout_s: float) -> str:
+    """Open the file in a child process; return the loader's message, or empty on success."""
     from ..libs_fetch import runtime
 
     majors = runtime.cuda_majors(path.parent) if "cuda" in path.name else []
@@ -107,22 +115,25 @@ def _why(path: Path, timeout_s: float) -> str:
     before += [str(p) for pattern in _HELPERS for p in sorted(path.parent.glob(pattern))]
     outcome = run_child("dlopen", path=str(path), before=before, timeout_s=timeout_s)
     if outcome.death:
-        return f"opening it ended in {outcome.death}"
-    message = str(outcome.told.get("loader", {}).get("message", ""))
+        return f"opening it failed: {outcome.death}"
+    message = str(outcome.reports.get("dlopen", {}).get("message", ""))
     if message:
         return message.replace(f"{path}: ", "").replace(f"{path.parent}/", "")
-    if outcome.told.get("score", {}).get("score") == 0:
-        return _UNSUITED
+    if outcome.reports.get("score", {}).get("score") == 0:
+        return _UNSUPPORTED_CPU
     return ""
 
 
 def advice_for(message: str, *, build: InstalledBuild | None, machine: Machine) -> str:
-    """Say what to do about a message of the dynamic loader, a GPU's driver or `libs_fetch.check`.
+    """Say what to do about an error of the dynamic loader, a GPU driver or `libs_fetch.check`.
 
     Args:
-        message: The message; none that is known gives no advice.
-        build: What it is about; None when there is none to speak of.
-        machine: Without an NVIDIA driver, the CUDA runtime alone is no help.
+        message: The error message.
+        build: The build that it is about; None if there is none.
+        machine: This machine.
+
+    Returns:
+        Advice; empty if the message is not a known one.
     """
     found = re.search(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", message)
     if "libcuda.so" in message or (found and machine.cuda_driver is None):
@@ -136,20 +147,20 @@ def advice_for(message: str, *, build: InstalledBuild | None, machine: Machine) 
     if "GLIBC" in message or "CXXABI" in message:
         return "this system is older than the build: use an older build (LLAMA_CFFI_BUILD)"
     if _DAMAGED.search(message):
-        return mend(build)
+        return repair_advice(build)
     return ""
 
 
-def mend(build: InstalledBuild | None) -> str:
-    """Say how to get whole files where a build has damaged ones."""
+def repair_advice(build: InstalledBuild | None) -> str:
+    """Say how to replace the damaged files of a build."""
     if build.source == "path" if build else os.environ.get("LLAMA_CFFI_LIB"):
-        return "put whole files there, or unset LLAMA_CFFI_LIB to use the default build"
+        return "replace the damaged files, or unset LLAMA_CFFI_LIB to use the default build"
     return f"fetch it again: llama-cffi libs fetch {build.spec if build else ''} --force"
 
 
 _DAMAGED = re.compile(
     r"damaged|file too short|invalid ELF header|wrong ELF class|not a mach-o|undefined symbol"
-    r"|cannot open shared object file|SIGBUS|is no shared library"
+    r"|cannot open shared object file|SIGBUS|is not a shared library"
 )
 
 

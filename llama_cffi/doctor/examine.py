@@ -1,4 +1,4 @@
-"""The checks in order, each a finding, as soon as it is known."""
+"""Run every check in order, and yield each finding as soon as it is known."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LlamaError
-from .backends import advice_for, backend_checks, mend
-from .children import Outcome, run_child
+from .backends import advice_for, backend_checks, repair_advice
+from .child_process import Outcome, run_child
 from .finding import Check
-from .machine import accelerators, gigabytes, machine_checks
+from .system import accelerators, gigabytes, system_checks
 
 if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild, Machine
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["examine", "works"]
 
 _TIMEOUT_S = 180.0
-_SILENT = {"message": "the child process told nothing"}
+_NO_REPORT = {"message": "the child process reported nothing"}
 _GPUS = ("cuda", "vulkan", "metal", "hip", "rocm", "sycl", "opencl", "gpu")
 
 
 def works(checks: list[Check]) -> bool:
-    """Whether the recorded prompt was decoded to the recorded tokens."""
+    """Return whether the recorded prompt was continued with the recorded tokens."""
     return any(check.name == "generation" and check.status == "ok" for check in checks)
 
 
@@ -35,25 +35,25 @@ def examine(
     recorded: Mapping[str, Any] | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[Check]:
-    """Look at everything that generation needs, and then generate.
+    """Check everything that generation needs, then generate.
 
     Args:
-        model: The model that *recorded* is of; None = the demo model.
-        recorded: `tokens` of a prompt and their greedy `continuation`; None = the demo model's.
-        timeout_s: Longest wait for one child process.
+        model: The model that *recorded* was made with; None: the demo model.
+        recorded: `tokens` of a prompt and their greedy `continuation`; None: the demo model's.
+        timeout_s: Timeout in seconds for each child process.
 
     Yields:
-        Findings; the last is `generation`.
+        Findings; the last one is `generation`.
     """
     from ..libs_fetch import detect
 
     machine = detect()
-    yield from machine_checks(machine)
+    yield from system_checks(machine)
     try:
         build = _build()
-    except (LlamaError, OSError) as error:
-        advice = advice_for(str(error), build=None, machine=machine)
-        yield Check("library", "fail", str(error), advice, {"type": type(error).__name__})
+    except (LlamaError, OSError) as e:
+        advice = advice_for(str(e), build=None, machine=machine)
+        yield Check("library", "fail", str(e), advice, {"type": type(e).__name__})
         yield from accelerators(machine, None)
         yield Check("generation", "fail", "not tried: there is no library")
         return
@@ -61,15 +61,15 @@ def examine(
     try:
         model = model or _demo_model()
         recorded = recorded or _recorded()
-    except (OSError, ValueError) as error:
-        problem = f"the demo model cannot be read: {error}"
+    except (OSError, ValueError) as e:
+        problem = f"the demo model cannot be read: {e}"
         recorded = {"tokens": [], "continuation": []}
     outcome = _generate(model, recorded, -1, timeout_s)
-    library = outcome.told.get("library", {})
-    found = _library(build, machine, bool(library))
-    yield found
+    library = outcome.reports.get("library", {})
+    library_check = _library(build, machine, bool(library))
+    yield library_check
     yield _variant(build, machine)
-    yield _abi(library, outcome, found, build, machine)
+    yield _abi(library, outcome, library_check, build, machine)
     yield from _devices(library)
     backends = list(backend_checks(build, machine, library, timeout_s=timeout_s))
     yield from backends
@@ -77,22 +77,23 @@ def examine(
         yield from _no_gpu(build, library)
     yield from accelerators(machine, build.folder)
     if problem:
-        yield Check("generation", "fail", problem, "install llama-cffi again")
+        yield Check("generation", "fail", problem, "reinstall llama-cffi")
         return
     result = _generation(outcome, recorded)
     if result.status == "fail" and _gpus(library):
         again = _generation(_generate(model, recorded, 0, timeout_s), recorded)
         if again.status == "ok":
             result = Check(
-                result.name, "fail", result.detail + "; on the CPU alone it works",
-                "use --gpu-layers 0 or LLAMA_CFFI_BACKEND=cpu, and report this with --json",
+                result.name, "fail", result.detail + "; it works on the CPU alone",
+                "use --gpu-layers 0 or LLAMA_CFFI_BACKEND=cpu, and report this with the output of "
+                "--json",
                 {**result.data, "on_cpu": again.as_dict()},
             )  # fmt: skip
     yield result
 
 
 def _build() -> InstalledBuild:
-    """Find the library as `get_library` will, fetching it where needed."""
+    """Return the build that `get_library` will load, fetching it if needed."""
     from ..libs_fetch import ensure
 
     return ensure()
@@ -107,8 +108,8 @@ def _demo_model() -> Path:
 def _recorded() -> dict[str, Any]:
     from ..demo import recorded_path
 
-    found: dict[str, Any] = json.loads(recorded_path().read_text(encoding="utf-8"))
-    return found
+    recorded: dict[str, Any] = json.loads(recorded_path().read_text(encoding="utf-8"))
+    return recorded
 
 
 def _generate(
@@ -129,8 +130,8 @@ def _library(build: InstalledBuild, machine: Machine, loaded: bool) -> Check:
 
     try:
         problems = check.problems(build)
-    except (LlamaError, OSError, ValueError) as error:
-        problems = [str(error)]
+    except (LlamaError, OSError, ValueError) as e:
+        problems = [str(e)]
     origin = build.spec if build.source != "path" else "this machine"
     return Check(
         "library",
@@ -143,27 +144,27 @@ def _library(build: InstalledBuild, machine: Machine, loaded: bool) -> Check:
 
 
 def _variant(build: InstalledBuild, machine: Machine) -> Check:
-    """Say which variant it is and why; a GPU that stays unused is worth a warning."""
-    asked = os.environ.get("LLAMA_CFFI_BACKEND", "").strip().lower()
+    """Report the variant and why it was chosen; warn about a GPU that it cannot use."""
+    backend = os.environ.get("LLAMA_CFFI_BACKEND", "").strip().lower()
     reason = build.backend_reason
-    idle = build.variant == "cpu" and machine.cuda_driver is not None
-    ignored = asked in _GPUS and not build.variant.startswith(asked)
+    gpu_unused = build.variant == "cpu" and machine.cuda_driver is not None
+    ignored = backend in _GPUS and not build.variant.startswith(backend)
     return Check(
         "variant",
-        "warn" if idle or ignored else "ok",
+        "warn" if gpu_unused or ignored else "ok",
         reason if reason.startswith(build.variant) else f"{build.variant}; {reason}".rstrip("; "),
-        "there is an NVIDIA GPU, and this build cannot use it: unset LLAMA_CFFI_LIB, or "
-        "LLAMA_CFFI_BACKEND=cuda says what is missing"
-        if idle
-        else (f"LLAMA_CFFI_BACKEND={asked} has no effect on this library" if ignored else ""),
-        {"variant": build.variant, "reason": build.backend_reason, "asked": asked or "auto"},
+        "this machine has an NVIDIA GPU that this build cannot use: unset LLAMA_CFFI_LIB, or set "
+        "LLAMA_CFFI_BACKEND=cuda to see what is missing"
+        if gpu_unused
+        else (f"LLAMA_CFFI_BACKEND={backend} has no effect on this library" if ignored else ""),
+        {"variant": build.variant, "reason": build.backend_reason, "asked": backend or "auto"},
     )
 
 
 def _abi(
     library: Mapping[str, Any],
     outcome: Outcome,
-    found: Check,
+    library_check: Check,
     build: InstalledBuild,
     machine: Machine,
 ) -> Check:
@@ -176,18 +177,18 @@ def _abi(
             "abi",
             "ok",
             f"{abi['verdict']}, class {abi['class']}: {functions}, {sizes}"
-            + (f"; {new} functions are new to us" if new else ""),
+            + (f"; {new} functions unknown to llama_cffi" if new else ""),
             data={**abi, "loaded_in_s": library["seconds"]},
         )
     data: dict[str, Any] = {"stderr": outcome.stderr}
     if outcome.death:
         return Check(
-            "abi", "fail", f"loading the library ended in {outcome.death}",
-            mend(build) + "; or try another build (LLAMA_CFFI_BUILD=…)", data,
+            "abi", "fail", f"loading the library failed: {outcome.death}",
+            repair_advice(build) + "; or try another build (LLAMA_CFFI_BUILD=…)", data,
         )  # fmt: skip
-    data |= outcome.told.get("error", _SILENT)
-    if found.status == "fail":
-        return Check("abi", "fail", "not looked at: the library does not load", data=data)
+    data |= outcome.reports.get("error", _NO_REPORT)
+    if library_check.status == "fail":
+        return Check("abi", "fail", "not checked: the library does not load", data=data)
     message = data["message"].replace(" Run `llama-cffi doctor` for what is missing.", "")
     advice = advice_for(message, build=build, machine=machine)
     return Check("abi", "fail", message, advice, data)
@@ -203,11 +204,11 @@ def _devices(library: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _no_gpu(build: InstalledBuild, library: Mapping[str, Any]) -> Iterator[Check]:
-    """Warn about a GPU build that found no GPU where no backend file is to blame."""
+    """Warn about a GPU build that found no GPU although its backend files are fine."""
     if library and build.variant not in ("cpu", "") and not _gpus(library):
         yield Check(
             "gpu", "warn", f"the {build.variant} build runs on the CPU: it found no GPU",
-            "look at the driver; LLAMA_CFFI_BACKEND=auto takes what works here",
+            "check the GPU's driver; LLAMA_CFFI_BACKEND=auto chooses what works on this machine",
             {"notes": library["notes"]},
         )  # fmt: skip
 
@@ -218,37 +219,40 @@ def _gpus(library: Mapping[str, Any]) -> list[str]:
 
 def _generation(outcome: Outcome, recorded: Mapping[str, Any]) -> Check:
     data: dict[str, Any] = {"stderr": outcome.stderr} if outcome.stderr else {}
-    said = outcome.told.get("generation")
+    report = outcome.reports.get("generation")
     if outcome.death:
-        step = "decoding" if "model" in outcome.told else "loading the model"
-        if "library" not in outcome.told:
+        step = "decoding" if "model" in outcome.reports else "loading the model"
+        if "library" not in outcome.reports:
             step = "loading the library"
-        return Check("generation", "fail", f"{step} ended in {outcome.death}", data=data)
-    if said is None:
-        error = outcome.told.get("error", _SILENT)
-        first = "not tried: the library did not load" if "library" not in outcome.told else ""
-        return Check("generation", "fail", first or error["message"], data={**data, **error})
+        return Check("generation", "fail", f"{step} failed: {outcome.death}", data=data)
+    if report is None:
+        error = outcome.reports.get("error", _NO_REPORT)
+        not_tried = (
+            "not tried: the library did not load" if "library" not in outcome.reports else ""
+        )
+        return Check("generation", "fail", not_tried or error["message"], data={**data, **error})
     expected = list(recorded["continuation"])
-    if expected and expected[-1] in said["ends"]:
+    if expected and expected[-1] in report["eog_tokens"]:
         expected.pop()
-    data |= {"tokens": said["tokens"], "expected": expected, "text": said["text"]}
-    data |= {"seconds": said["seconds"], "offloaded": said["offloaded"]}
-    if said["tokens"] == expected:
+    tokens = report["tokens"]
+    data |= {"tokens": tokens, "expected": expected, "text": report["text"]}
+    data |= {"seconds": report["seconds"], "offloaded": report["offloaded"]}
+    if tokens == expected:
         return Check(
             "generation",
             "ok",
             f"{len(expected)} tokens of the demo model, all as recorded, "
-            f"in {said['seconds']:.2f} s",
+            f"in {report['seconds']:.2f} s",
             data=data,
         )
-    same = 0
-    while said["tokens"][: same + 1] == expected[: same + 1]:
-        same += 1
+    n_same = 0
+    while tokens[: n_same + 1] == expected[: n_same + 1]:
+        n_same += 1
     return Check(
         "generation",
         "fail",
-        f"wrong tokens: {same} of {len(expected)} as recorded, then others",
-        "the library computes wrongly here: try another build (LLAMA_CFFI_BUILD=…) or "
-        "LLAMA_CFFI_BACKEND=cpu, and report this with the output of --json",
+        f"wrong tokens: the first {n_same} of {len(expected)} are as recorded",
+        "the library gives wrong results on this machine: try another build (LLAMA_CFFI_BUILD=…) "
+        "or LLAMA_CFFI_BACKEND=cpu, and report this with the output of --json",
         data,
     )

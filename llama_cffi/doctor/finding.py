@@ -1,4 +1,4 @@
-"""One finding."""
+"""The type of a finding."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """A check and its result.
 
     Attributes:
-        name: What was looked at: `system`, `library`, `generation`, ...
-        status: `warn` leaves generation working, perhaps slower than it could be.
-        detail: What was found, in one line.
-        advice: What to do about it; empty when there is nothing to do.
-        data: The evidence, in JSON types.
+        name: The subject: `system`, `library`, `generation`, ...
+        status: `ok`, `fail`, or `warn`: generation works, but perhaps slower than it could.
+        detail: The finding, in one line.
+        advice: What to do about it; empty if there is nothing to do.
+        data: The evidence, as JSON types.
     """
 
     name: str
@@ -30,5 +30,5 @@ class Check:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
+        """Return the fields as JSON types."""
         return asdict(self)

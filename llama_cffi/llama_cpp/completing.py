@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import completion
-from ..chat_completion import Chat
-from ..prefix import n_common
+from ..api import chat_completions, completions
+from ..api.chat_completions import ChatPreparer
+from ..api.running import run
+from ..generation.chat_renderer import ChatRenderer
+from ..generation.prompt import common_prefix_length
 from .echo import prepend
 from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache
@@ -37,7 +39,7 @@ class Completing(Stepping):
     tokenizer_: BaseLlamaTokenizer
     spm_infill: bool
     metadata: dict[str, str]
-    _chats: dict[str | None, Chat]
+    _chats: dict[str | None, ChatPreparer]
 
     def create_completion(  # type: ignore[override]
         self,
@@ -78,12 +80,12 @@ class Completing(Stepping):
         if isinstance(prompt, str) and not isinstance(self.tokenizer_, LlamaTokenizer):
             given = self.tokenize(prompt, special=suffix is None)
         if suffix is not None and self.spm_infill:
-            given, suffix = completion.prompt_tokens(self.engine, given, suffix, spm=True), None
+            given, suffix = completions.prompt_tokens(self.model, given, suffix, spm=True), None
         if self.cache is not None:
-            self._recall(completion.prompt_tokens(self.engine, given, suffix))
+            self._recall(completions.prompt_tokens(self.model, given, suffix))
         scored: list[int] | None = None
         if echo and logprobs is not None and not stream:
-            scored = completion.prompt_tokens(self.engine, given, suffix)
+            scored = completions.prompt_tokens(self.model, given, suffix)
             rows, given, suffix = self._all_rows(scored), scored, None
         answer = super().create_completion(
             given,
@@ -169,7 +171,9 @@ class Completing(Stepping):
         chat = self._chats.get(self.chat_format)
         if chat is None:
             source = template_of(self.chat_format, self.metadata)
-            chat = self._chats[self.chat_format] = Chat(self.engine, source)
+            renderer = ChatRenderer(self.model, source)
+            chat = ChatPreparer(self.model, renderer, self.n_ctx)
+            self._chats[self.chat_format] = chat
         answer = self.answer(chat, as_messages(messages), **asked)
         return with_function_call(answer) if functions else answer
 
@@ -189,7 +193,9 @@ class Completing(Stepping):
             return ChatCompletion(**answer)
         return (ChatCompletionChunk(**chunk) for chunk in answer)
 
-    def answer(self, chat: Chat, messages: Sequence[Mapping[str, Any]], **asked: Any) -> Any:
+    def answer(
+        self, chat: ChatPreparer, messages: Sequence[Mapping[str, Any]], **asked: Any
+    ) -> Any:
         """Let *chat* answer, with llama-cpp-python's arguments, through the cache."""
         check_tfs(asked.pop("tfs_z", 1.0))
         seed = asked.pop("seed", None)
@@ -201,9 +207,16 @@ class Completing(Stepping):
             asked["response_format"] = _closed_format(asked["response_format"])
         if self.cache is not None:
             tools, kwargs = asked.get("tools"), asked.get("chat_template_kwargs") or {}
-            self._recall(chat.prompt(messages, tools, asked.get("thinking"), **kwargs)[0])
+            rendered = chat.renderer.render(
+                messages, tools, asked.get("thinking"), chat_template_kwargs=kwargs
+            )
+            self._recall(rendered.tokens)
         asked.setdefault("penalty_last_n", self.last_n_tokens_size)
-        return self._remembering(chat.create(messages, **asked))
+        stream = asked.pop("stream", False)
+        prepared = chat.prepare(messages, asked, self.model_path)
+        runs = run(self.engine, prepared.request)
+        shape = chat_completions.stream if stream else chat_completions.whole
+        return self._remembering(shape(prepared, runs))
 
     def _recall(self, prompt: Sequence[int]) -> None:
         """Load the state of the cache that has more of *prompt* than is evaluated."""
@@ -213,7 +226,9 @@ class Completing(Stepping):
             state = self.cache[prompt]
         except KeyError:
             return
-        if n_common(state.input_ids.tolist(), prompt) > n_common(list(self.eval_tokens), prompt):
+        if common_prefix_length(state.input_ids.tolist(), prompt) > common_prefix_length(
+            list(self.eval_tokens), prompt
+        ):
             self.set_state(state.llama_state)
 
     def _remembering(self, answer: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..logprobs import logprob
+from ..generation.logprobs import logprob
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
-from ..prefix import n_common
 from .completing import Completing
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_grammar import LlamaGrammar
@@ -328,7 +328,7 @@ class Llama(Completing):
         x = x - x.max(axis=axis, keepdims=True)
         return np.asarray(x - np.log(np.exp(x).sum(axis=axis, keepdims=True)), np.float32)
 
-    longest_token_prefix = staticmethod(n_common)
+    longest_token_prefix = staticmethod(common_prefix_length)
 
 
 def _or_minus_1(token: int | None) -> int:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..prefix import n_common
+from ..generation.prompt import common_prefix_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,9 @@ def _longest(keys: Iterable[tuple[int, ...]], prompt: Sequence[int]) -> tuple[in
     Raises:
         KeyError: None has one.
     """
-    best, n = max(((key, n_common(key, prompt)) for key in keys), key=_second, default=((), 0))
+    best, n = max(
+        ((key, common_prefix_length(key, prompt)) for key in keys), key=_second, default=((), 0)
+    )
     if not n:
         raise KeyError("no state begins as this prompt")
     return best
@@ -110,7 +112,7 @@ class LlamaRAMCache(BaseLlamaCache):
         return self.cache_state[found]
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return any(n_common(known, key) for known in self.cache_state)
+        return any(common_prefix_length(known, key) for known in self.cache_state)
 
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
         self.cache_state[tuple(key)] = value
@@ -156,7 +158,7 @@ class LlamaDiskCache(BaseLlamaCache):
         return LlamaState(ids, no_scores, len(found), state, len(state), -1)
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return any(n_common(known, key) for known in self._known())
+        return any(common_prefix_length(known, key) for known in self._known())
 
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
         tokens = array("i", key).tobytes()

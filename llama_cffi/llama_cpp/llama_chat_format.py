@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..api.chat_completions import ChatPreparer
 from ..chat.template import ChatTemplate
-from ..chat_completion import Chat
 from ..errors import ValidationError
+from ..generation.chat_renderer import ChatRenderer, RenderedChat
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
-    from ..session import AnyEngine
+    from ..binding import Model
     from .llama import Llama
 
 __all__ = [
@@ -232,17 +233,17 @@ class Jinja2ChatFormatter:
         return chat_formatter_to_chat_completion_handler(self)
 
 
-class _Formatted(Chat):
-    """A conversation whose prompt is there already."""
+class _Formatted(ChatRenderer):
+    """Renders a conversation whose prompt is there already."""
 
-    def __init__(self, engine: AnyEngine, response: ChatFormatterResponse) -> None:
-        super().__init__(engine)
+    def __init__(self, model: Model, response: ChatFormatterResponse) -> None:
+        super().__init__(model)
         self._response = response
 
-    def prompt(self, *_: Any, **__: Any) -> tuple[list[int], str]:
+    def render(self, *_: Any, **__: Any) -> RenderedChat:
         """Return the prompt as tokens and as text."""
         text, adds_special = self._response.prompt, not self._response.added_special
-        return self._engine.tokenize(text, adds_special, parse_special=True), text
+        return RenderedChat(self._model.vocab.tokenize(text, adds_special, True), text)
 
 
 def chat_formatter_to_chat_completion_handler(
@@ -271,7 +272,7 @@ def chat_formatter_to_chat_completion_handler(
         stops = [*_texts(stop), *_texts(response.stop)]
         known, choice = as_tools(functions, function_call, tools, tool_choice)
         answer = llama.answer(
-            _Formatted(llama.engine, response),
+            ChatPreparer(llama.model, _Formatted(llama.model, response), llama.n_ctx),
             messages,
             tools=known,
             tool_choice=choice,

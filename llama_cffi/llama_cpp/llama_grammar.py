@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import structured
+from .. import grammars
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,7 +30,7 @@ JSON_ARR_GBNF = "root ::= array" + _JSON
 """Any JSON array."""
 
 
-class LlamaGrammar(structured.LlamaGrammar):
+class LlamaGrammar(grammars.LlamaGrammar):
     """A description of the texts that a model may answer with."""
 
     @classmethod
@@ -41,14 +41,14 @@ class LlamaGrammar(structured.LlamaGrammar):
     @classmethod
     def from_file(cls, file: str | os.PathLike[str], verbose: bool = True) -> Self:
         """Make one from a file of GBNF, UTF-8."""
-        return cls("gbnf", structured.LlamaGrammar.from_file(file).text)
+        return cls("gbnf", grammars.LlamaGrammar.from_file(file).text)
 
     @classmethod
     def from_json_schema(
         cls, json_schema: str | Mapping[str, Any] | bool, verbose: bool = True
     ) -> Self:
         """Make one for the JSON that a schema describes, without properties it does not name."""
-        text = structured.LlamaGrammar.from_json_schema(json_schema).text
+        text = grammars.LlamaGrammar.from_json_schema(json_schema).text
         return cls("json_schema", json.dumps(closed(json.loads(text)), ensure_ascii=False))
 
 

@@ -11,8 +11,8 @@ from ..binding import Model
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..api.llama import Llama
     from ..binding import Vocab
-    from ..llama import Llama
 
 __all__ = ["BaseLlamaTokenizer", "LlamaHFTokenizer", "LlamaTokenizer"]
 

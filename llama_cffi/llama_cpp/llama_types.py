@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from ..openai_types import (
+from ..api.types import (
     ChatCompletionLogprobs,
     ChatCompletionLogprobToken,
     ChatCompletionMessageToolCall,

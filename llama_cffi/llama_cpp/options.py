@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..binding.checks import integer
-from ..config import LlamaConfig
+from ..api.config import LlamaConfig
 from ..errors import ValidationError
+from ..validation import check_int
 
 __all__ = ["DEFAULT_SEED", "POOLING", "config_of", "seed_of"]
 
@@ -63,8 +63,8 @@ def config_of(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LlamaCo
         if given.get(name):
             raise ValidationError(f"{name}={given[name]!r} is not supported: {advice}")
     more = {k: v for k, v in extra.items() if k not in (*_REFUSED, *_IGNORED)}
-    n_ctx = integer("n_ctx", given["n_ctx"], 0)
-    n_batch = integer("n_batch", given["n_batch"] or 512, 1)
+    n_ctx = check_int("n_ctx", given["n_ctx"], 0)
+    n_batch = check_int("n_batch", given["n_batch"] or 512, 1)
     if n_ctx:
         n_batch = min(n_ctx, n_batch)
     values = {
@@ -72,7 +72,7 @@ def config_of(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LlamaCo
         **{name: given[name] if given[name] != usual else None for name, usual in _YARN.items()},
         "n_ctx": n_ctx,
         "n_batch": n_batch,
-        "n_ubatch": min(n_batch, integer("n_ubatch", given["n_ubatch"], 1)),
+        "n_ubatch": min(n_batch, check_int("n_ubatch", given["n_ubatch"], 1)),
         "seed": seed_of(given["seed"]),
         "embeddings": given["embedding"],
         "pooling": _named("pooling_type", given["pooling_type"], POOLING),

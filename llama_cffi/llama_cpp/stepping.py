@@ -8,15 +8,15 @@ from contextlib import closing, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .. import llama
+from ..api import llama
 from ..binding import Batch
-from ..binding.checks import integer
-from ..chains import build_chain
-from ..completion import sampling
-from ..engine import Engine
+from ..engine.engine import Engine
 from ..errors import ValidationError
-from ..interrupts import Stop
-from ..stats import GenerationStats
+from ..generation.cancellation import CancelToken
+from ..generation.sampler_chains import build_chain
+from ..generation.sampling_params import SamplingParams
+from ..generation.stats import GenerationStats
+from ..validation import check_int
 from .llama_cache import LlamaState
 from .processors import several
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..decoding import Slot
-    from ..sampling import SamplingParams
+    from ..generation.slot import Slot
 
 __all__ = ["Stepping", "check_tfs"]
 
@@ -71,7 +70,7 @@ class Stepping(llama.Llama):
     @n_tokens.setter
     def n_tokens(self, n: int) -> None:
         with self.engine.idle() as slot:
-            kept = slot.tokens[: integer("n_tokens", n, 0, len(slot.tokens))]
+            kept = slot.tokens[: check_int("n_tokens", n, 0, len(slot.tokens))]
             slot.reuse([*kept, -1])  # all but the last are kept
 
     @property
@@ -186,7 +185,7 @@ class Stepping(llama.Llama):
         grammar: Any,
     ) -> SamplingParams:
         check_tfs(tfs_z)
-        return sampling(
+        return SamplingParams(
             temperature=temp,
             top_p=top_p,
             min_p=min_p,
@@ -298,7 +297,7 @@ class Stepping(llama.Llama):
     def _feed(self, slot: Slot, tokens: Sequence[int], keeps: bool = False) -> None:
         """Decode *tokens* after those of the slot; keep their logits if wanted."""
         context = self.engine.context
-        stop = Stop(context.abort_flag)
+        stop = CancelToken(context.abort_flag)
         with stop.running():
             if not (keeps or self.logits_all):
                 if tokens:

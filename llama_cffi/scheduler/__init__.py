@@ -1,29 +1,34 @@
 """Continuous batching: many requests share one model and one context."""
 
-from .engine import InferenceEngine
-from .handle import Handle
-from .kv_cache import CacheStats, KVCache, Lease
-from .metrics import EngineStats
+from .inference_engine import InferenceEngine, SubmitOptions
+from .kv_cache import Allocation, CacheStats, KVCache
+from .metrics import EngineStats, StepStats
 from .mtp import MtpHead
 from .request import Request, RequestState
-from .scheduler import Chunk, Plan, Result, Scheduler
+from .request_handle import RequestHandle
+from .scheduler import ScheduledTokens, Scheduler, SchedulerOutput, TokenResult
 from .speculative import Drafter, DraftModel, PromptLookup
 
+Handle = RequestHandle  # its former name
+
 __all__ = [
+    "Allocation",
     "CacheStats",
-    "Chunk",
     "DraftModel",
     "Drafter",
     "EngineStats",
     "Handle",
     "InferenceEngine",
     "KVCache",
-    "Lease",
     "MtpHead",
-    "Plan",
     "PromptLookup",
     "Request",
+    "RequestHandle",
     "RequestState",
-    "Result",
+    "ScheduledTokens",
     "Scheduler",
+    "SchedulerOutput",
+    "StepStats",
+    "SubmitOptions",
+    "TokenResult",
 ]

@@ -1,8 +1,8 @@
-"""KVCache: which sequence holds which tokens, how much room is left, and what can be reused.
+"""KVCache: which sequence holds which tokens, what is free, and which prefixes can be reused.
 
-Accounting only: the cells themselves are C's, reached through the three calls of `CacheMemory`.
-Room is counted in blocks, as in vLLM's PagedAttention (https://arxiv.org/abs/2309.06180); a prefix
-is found by the hashes of its blocks and then compared token by token.
+Accounting only: the cells belong to C and are reached through the three calls of `CacheMemory`.
+Cells are counted in blocks, as in vLLM's PagedAttention (https://arxiv.org/abs/2309.06180). A
+prefix is found by the hashes of its blocks and then compared token by token.
 """
 
 from __future__ import annotations
@@ -12,45 +12,48 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
-from ..prefix import n_common
+from ..generation.prompt import Prompt, common_prefix_length
+from .renamed import renamed_arguments
 
-__all__ = ["CacheMemory", "CacheStats", "KVCache", "Lease"]
+__all__ = ["Allocation", "CacheMemory", "CacheStats", "KVCache"]
 
-# Where each sequence has its own cells, C copies all of them, which costs about so many tokens.
-_WORTH_A_COPY = 64
+# Where each sequence has its own cells, C copies all of them, at the price of about 64 tokens.
+_MIN_COPIED_PREFIX = 64
 
 
 class CacheMemory(Protocol):
-    """What the cache needs of `Memory`."""
+    """The part of `Memory` that the cache uses."""
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1)."""
+        ...
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """Copy positions [p0, p1)."""
 
     def can_truncate(self, seq_id: int, p0: int) -> bool:
-        """Whether the sequence can go on from p0."""
+        """Whether the sequence can continue from p0."""
+        ...
 
 
-class Lease(NamedTuple):
-    """A sequence for a request, and how many of its tokens are in there already."""
+class Allocation(NamedTuple):
+    """A sequence for a request, and the number of its tokens that are already cached."""
 
     seq_id: int
     n_cached: int
 
 
 class CacheStats(NamedTuple):
-    """What the cache holds and did.
+    """Occupancy of the cache, and counts so far.
 
     Attributes:
-        n_blocks: Blocks in all.
-        n_free: Of nobody.
-        n_cached: Held by nothing but finished sequences, given up when room is needed.
-        n_shared: Held by several sequences.
+        n_blocks: Number of blocks.
+        n_free: Free blocks.
+        n_cached: Blocks held by finished sequences only; evicted when others need them.
+        n_shared: Blocks held by several sequences.
         n_lookup_tokens: Tokens of all prompts.
-        n_hit_tokens: Of these, found in the cache.
-        n_evictions: Finished sequences that were given up.
+        n_hit_tokens: Prompt tokens found in the cache.
+        n_evictions: Evicted finished sequences.
     """
 
     n_blocks: int
@@ -65,39 +68,41 @@ class CacheStats(NamedTuple):
 @dataclass(eq=False, slots=True)
 class _Sequence:
     seq_id: int
-    tokens: list[int] = field(default_factory=list)
+    tokens: Prompt = field(default_factory=Prompt)
     blocks: list[int] = field(default_factory=list)
-    hashes: list[int] = field(default_factory=list)  # of the full blocks, each with those before
-    group: Hashable = None
+    hashes: list[int] = field(default_factory=list)  # of full blocks, chained
+    lora_key: Hashable = None
     busy: bool = False
     used: int = 0
 
 
 class KVCache:
-    """Room and prefixes of the sequences of one context.
+    """Blocks and prefixes of the sequences of one context.
 
-    A finished sequence stays until its room is needed; the one unused for longest goes first.
+    A finished sequence stays until its blocks are needed; the least recently used one is evicted
+    first.
 
     Args:
-        n_seqs: Sequences of the context.
-        n_cells: Tokens that fit into it, those of all sequences together.
-        block_size: Tokens of a block.
-        unified: Whether the sequences share the cells; else each has an equal part for itself.
-        memory: The context's; None = account only.
+        n_seqs: Number of sequences in the context.
+        n_kv_tokens: Capacity in tokens, all sequences together. Formerly `n_cells`.
+        block_size: Tokens per block.
+        unified: Whether the sequences share the cells; otherwise each has an equal part of its own.
+        memory: The memory of the context; None = accounting only.
 
     Attributes:
-        n_blocks: Blocks in all.
-        max_tokens: What one sequence can hold.
-        n_worth: Least tokens that are taken from another sequence.
+        n_blocks: Number of blocks.
+        max_tokens: Capacity of one sequence in tokens.
+        min_prefix: Shortest prefix, in tokens, that is copied from another sequence.
 
     Raises:
-        ValidationError: There is not one block for each sequence.
+        ValidationError: There is less than one block per sequence.
     """
 
+    @renamed_arguments(n_cells="n_kv_tokens")
     def __init__(
         self,
         n_seqs: int,
-        n_cells: int,
+        n_kv_tokens: int,
         block_size: int = 32,
         *,
         unified: bool = True,
@@ -105,15 +110,15 @@ class KVCache:
     ) -> None:
         self.n_seqs, self.block_size, self.unified = n_seqs, block_size, unified
         n_shares = 1 if unified else max(n_seqs, 1)
-        share = n_cells // n_shares // max(block_size, 1)
+        share = n_kv_tokens // n_shares // max(block_size, 1)
         self.n_blocks = share * n_shares
         if n_seqs < 1 or block_size < 1 or self.n_blocks < n_seqs:
             raise ValidationError(
-                f"{n_cells} cells are not a block of {block_size} tokens for each of {n_seqs} "
-                "sequences; make the context larger"
+                f"n_kv_tokens={n_kv_tokens} is less than a block of {block_size} tokens for each "
+                f"of {n_seqs} sequences; increase n_ctx or n_kv_tokens"
             )
         self.max_tokens = share * block_size
-        self.n_worth = 1 if unified else _WORTH_A_COPY
+        self.min_prefix = 1 if unified else _MIN_COPIED_PREFIX
         self._memory = memory
         self._clock = self._lookups = self._hits = self._evictions = 0
         self._reset()
@@ -122,33 +127,33 @@ class KVCache:
         self._sequences = [_Sequence(i) for i in range(self.n_seqs)]
         self._free = list(range(self.n_blocks - 1, -1, -1))
         self._references = [0] * self.n_blocks
-        self._busy = [0] * self.n_blocks  # how many of a block's holders are in use
-        self._n_busy = 0  # blocks that somebody in use holds
+        self._busy = [0] * self.n_blocks  # number of holders in use, per block
+        self._n_busy = 0  # blocks with a holder in use
         self._index: dict[int, dict[int, None]] = {}
 
     # Requests
 
     def acquire(
-        self, tokens: Sequence[int], group: Hashable = None, n_spare: int = 0
-    ) -> Lease | None:
-        """Give a request a sequence with room for *tokens* and one more.
+        self, tokens: Sequence[int], lora_key: Hashable = None, n_spare: int = 0
+    ) -> Allocation | None:
+        """Allocate a sequence and the blocks for *tokens* and one more.
 
-        What a sequence of the same group holds of their beginning is kept or copied, all but the
-        last token: only decoding gives logits.
+        The longest prefix that a sequence with the same LoRA key holds is kept or copied, except
+        the last token: only decoding gives logits.
 
         Args:
-            tokens: What the sequence shall hold.
-            group: See `Request`.
-            n_spare: Blocks that have to stay free or idle.
+            tokens: The tokens to hold.
+            lora_key: See `Request`.
+            n_spare: Blocks that must remain free or idle.
 
         Returns:
-            None when there is no room or no sequence; nothing changed then.
+            None when there are too few blocks or no idle sequence; nothing has changed then.
         """
         if all(s.busy for s in self._sequences):
             return None
-        source, n = self._match(tokens, group)
+        source, n = self._match(tokens, lora_key)
         target = self._target(source, n)
-        if source is not target and n < self.n_worth:
+        if source is not target and n < self.min_prefix:
             source, n = None, 0
         kept: list[int] = []
         if source is not None and (source is target or self.unified):
@@ -166,14 +171,14 @@ class KVCache:
             if source is not None:
                 self._copy(source, target, n)
         self._use(target, True)
-        target.group = group
+        target.lora_key = lora_key
         self._lookups += len(tokens)
         self._hits += n
         self._allocate(target, len(tokens) + 1, source)
-        return Lease(target.seq_id, n)
+        return Allocation(target.seq_id, n)
 
     def reserve(self, seq_id: int, n_tokens: int) -> bool:
-        """Make room for *n_tokens* in all in a sequence; False when there is none."""
+        """Extend a sequence to *n_tokens* in total; False when there are too few blocks."""
         sequence = self._sequences[seq_id]
         if n_tokens <= len(sequence.blocks) * self.block_size:
             return True
@@ -184,10 +189,10 @@ class KVCache:
         return True
 
     def append(self, seq_id: int, tokens: Sequence[int]) -> None:
-        """Note that *tokens* were decoded; there was room for them."""
+        """Record decoded *tokens*, for which `reserve` succeeded."""
         sequence, size = self._sequences[seq_id], self.block_size
-        assert len(sequence.tokens) + len(tokens) <= len(sequence.blocks) * size, "no room reserved"
-        sequence.tokens += tokens
+        assert len(sequence.tokens) + len(tokens) <= len(sequence.blocks) * size, "not reserved"
+        sequence.tokens.add(tokens)
         if len(sequence.tokens) >= (len(sequence.hashes) + 1) * size:
             self._index_blocks(sequence)
 
@@ -196,7 +201,7 @@ class KVCache:
         self._truncate(self._sequences[seq_id], n)
 
     def release(self, seq_id: int, keep: bool = True) -> None:
-        """Take a sequence back; with *keep* its tokens stay for prompts that begin so."""
+        """Release a sequence; with *keep* its tokens stay for prompts with that prefix."""
         sequence = self._sequences[seq_id]
         self._use(sequence, False)
         self._clock += 1
@@ -207,11 +212,11 @@ class KVCache:
             self._drop(sequence)
 
     def forget(self, seq_id: int) -> None:
-        """Note that C lost a sequence; whoever has it has to begin again."""
+        """Record that C lost a sequence: its tokens must be decoded again."""
         self._drop(self._sequences[seq_id])
 
     def clear(self) -> None:
-        """Forget everything that is not in use, in one go."""
+        """Evict every sequence that is not in use."""
         if any(s.busy for s in self._sequences):
             for sequence in self._sequences:
                 if sequence.tokens and not sequence.busy:
@@ -221,18 +226,18 @@ class KVCache:
             self._memory.seq_rm(-1)
         self._reset()
 
-    # What there is
+    # Queries
 
     def n_tokens(self, seq_id: int) -> int:
-        """Return how many tokens a sequence holds."""
+        """Return the number of tokens in a sequence."""
         return len(self._sequences[seq_id].tokens)
 
-    def n_matched(self, tokens: Sequence[int], group: Hashable = None) -> int:
-        """Return how many tokens `acquire` would find; nothing changes."""
-        return self._match(tokens, group)[1]
+    def n_matched(self, tokens: Sequence[int], lora_key: Hashable = None) -> int:
+        """Return the length of the prefix that `acquire` would reuse."""
+        return self._match(tokens, lora_key)[1]
 
     def can_branch(self, seq_id: int) -> bool:
-        """Whether another sequence can have less than all of this one; recurrent ones cannot."""
+        """Whether a part of this sequence can be copied; that of a recurrent model cannot."""
         sequence = self._sequences[seq_id]
         return self._can_truncate(sequence, max(len(sequence.tokens) - 1, 0))
 
@@ -242,12 +247,12 @@ class KVCache:
 
     @property
     def n_free_blocks(self) -> int:
-        """Blocks of nobody."""
+        """Number of free blocks."""
         return len(self._free)
 
     @property
     def stats(self) -> CacheStats:
-        """What it holds and did."""
+        """Occupancy, and counts so far."""
         return CacheStats(
             self.n_blocks,
             len(self._free),
@@ -260,10 +265,10 @@ class KVCache:
 
     # Prefixes
 
-    def _match(self, tokens: Sequence[int], group: Hashable) -> tuple[_Sequence | None, int]:
-        """Return the sequence that holds most of the beginning of *tokens*, and how much."""
+    def _match(self, tokens: Sequence[int], lora_key: Hashable) -> tuple[_Sequence | None, int]:
+        """Return the sequence with the longest usable prefix of *tokens*, and its length."""
         size, most = self.block_size, len(tokens) - 1
-        key, at = hash(group), 0
+        key, at = hash(lora_key), 0
         found: dict[int, None] | None = None
         while at + size <= most:
             key = hash((key, tuple(tokens[at : at + size])))
@@ -273,12 +278,13 @@ class KVCache:
             found, at = here, at + size
         best: _Sequence | None = None
         n_best = 0
-        # Those with most blocks in common first; their memory may not be able to go back so far.
+        # Those with most blocks in common first; the memory may be unable to truncate them.
         for candidates in ([self._sequences[i] for i in found or ()], self._sequences):
             for sequence in candidates:
-                if sequence.group != group or not sequence.tokens:
+                if sequence.lora_key != lora_key or not sequence.tokens:
                     continue
-                n = min(n_common(sequence.tokens, tokens), most)
+                n = min(common_prefix_length(sequence.tokens, tokens), most)
+                n = sequence.tokens.boundary(n)
                 if n < len(sequence.tokens) and not self._can_truncate(sequence, n):
                     continue
                 if n > n_best or (best is not None and n == n_best and best.busy > sequence.busy):
@@ -288,17 +294,19 @@ class KVCache:
         return best, n_best
 
     def _can_truncate(self, sequence: _Sequence, n: int) -> bool:
-        return self._memory is None or n == 0 or self._memory.can_truncate(sequence.seq_id, n)
+        if self._memory is None or n == 0:
+            return True
+        return self._memory.can_truncate(sequence.seq_id, sequence.tokens.position(n))
 
     def _target(self, source: _Sequence | None, n: int) -> _Sequence:
-        """Return the sequence that a request gets; one is idle.
+        """Return the sequence to allocate; at least one is idle.
 
-        Not *source* where another prompt may want what is behind its first *n* tokens, and a copy
-        is cheap or not worth it. Low numbers first: C computes sequences together whose numbers
-        follow each other.
+        Not *source* where another prompt may reuse the tokens after its first *n*, and a copy is
+        cheap or the prefix too short. Low numbers first: C batches sequences with consecutive
+        numbers.
         """
         if source is not None and not source.busy:
-            in_place = n == len(source.tokens) or (not self.unified and n >= self.n_worth)
+            in_place = n == len(source.tokens) or (not self.unified and n >= self.min_prefix)
             if in_place:
                 return source
         idle = [s for s in self._sequences if not s.busy]
@@ -312,13 +320,13 @@ class KVCache:
         memory = self._memory
         if memory is not None:
             if self.unified and n < len(source.tokens):
-                memory.seq_cp(source.seq_id, target.seq_id, 0, n)
+                memory.seq_cp(source.seq_id, target.seq_id, 0, source.tokens.position(n))
             else:
                 memory.seq_cp(source.seq_id, target.seq_id)
                 if n < len(source.tokens):
-                    memory.seq_rm(target.seq_id, n)
-        target.group = source.group
-        target.tokens = source.tokens[:n]
+                    memory.seq_rm(target.seq_id, source.tokens.position(n))
+        target.lora_key = source.lora_key
+        target.tokens = source.tokens.part(0, n)
         if self.unified:
             target.blocks = source.blocks[: n // self.block_size]
             for block in target.blocks:
@@ -328,12 +336,12 @@ class KVCache:
         size = self.block_size
         while (len(sequence.hashes) + 1) * size <= len(sequence.tokens):
             at = len(sequence.hashes) * size
-            before = sequence.hashes[-1] if sequence.hashes else hash(sequence.group)
+            before = sequence.hashes[-1] if sequence.hashes else hash(sequence.lora_key)
             key = hash((before, tuple(sequence.tokens[at : at + size])))
             sequence.hashes.append(key)
             self._index.setdefault(key, {})[sequence.seq_id] = None
 
-    # Room
+    # Blocks
 
     def _blocks(self, n_tokens: int) -> int:
         return -(-n_tokens // self.block_size)
@@ -342,16 +350,16 @@ class KVCache:
         if n_tokens > self.max_tokens:
             return False
         if not self.unified or n_new <= len(self._free):
-            return True  # who has cells for itself has them
+            return True  # its cells are its own
         return n_new <= len(self._free) + self._n_idle - sum(not self._busy[b] for b in kept)
 
     @property
     def _n_idle(self) -> int:
-        """How many blocks only idle sequences hold."""
+        """Number of blocks that only idle sequences hold."""
         return self.n_blocks - len(self._free) - self._n_busy
 
     def _use(self, sequence: _Sequence, busy: bool) -> None:
-        """Note that somebody uses a sequence, or nobody does any more."""
+        """Mark a sequence as in use or idle."""
         if sequence.busy != busy:
             sequence.busy = busy
             for block in sequence.blocks:
@@ -363,9 +371,9 @@ class KVCache:
         self._n_busy += (after > 0) - (before > 0)
 
     def _own_rest(self, sequence: _Sequence, n: int) -> list[int]:
-        """Return the block that token *n* goes into, if it is begun and of this sequence alone.
+        """Return the partly filled block that token *n* goes into, unless it is shared.
 
-        What others hold of it fills it already.
+        A shared block is full for its other holders.
         """
         at = n // self.block_size
         rest = sequence.blocks[at : at + 1] if n % self.block_size else []
@@ -374,7 +382,7 @@ class KVCache:
     def _allocate(
         self, sequence: _Sequence, n_tokens: int, spared: _Sequence | None = None
     ) -> None:
-        """Give a sequence blocks for *n_tokens*; idle ones make room, *spared* last."""
+        """Extend a sequence to *n_tokens*, evicting idle ones if necessary, *spared* last."""
         n = self._blocks(n_tokens) - len(sequence.blocks)
         while len(self._free) < n:
             idle = [s for s in self._sequences if not s.busy and s.blocks]
@@ -392,13 +400,13 @@ class KVCache:
         self._drop(sequence)
 
     def _drop(self, sequence: _Sequence) -> None:
-        if self._memory is not None:  # also where a failed step left more than is known here
+        if self._memory is not None:  # a failed step may have left more than is recorded
             self._memory.seq_rm(sequence.seq_id)
         self._strip(sequence, 0)
 
     def _truncate(self, sequence: _Sequence, n: int) -> None:
         if self._memory is not None and n < len(sequence.tokens):
-            self._memory.seq_rm(sequence.seq_id, n if n else -1)
+            self._memory.seq_rm(sequence.seq_id, sequence.tokens.position(n) if n else -1)
         self._strip(sequence, n)
 
     def _strip(self, sequence: _Sequence, n: int) -> None:
@@ -412,7 +420,7 @@ class KVCache:
         self._shrink(sequence, n)
 
     def _shrink(self, sequence: _Sequence, n: int) -> None:
-        """Give back the blocks behind the first *n* tokens."""
+        """Free the blocks after the first *n* tokens."""
         n_kept = n // self.block_size + len(self._own_rest(sequence, n))
         while len(sequence.blocks) > n_kept:
             block = sequence.blocks.pop()

@@ -1,4 +1,4 @@
-"""What an InferenceEngine did: counts, rates, latencies, and a line for each step."""
+"""Metrics of an InferenceEngine: counts, rates, latencies, and one record per step."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import NamedTuple
 from .kv_cache import CacheStats
 from .request import Request, RequestState
 
-__all__ = ["EngineStats", "Latency", "Metrics", "Moment"]
+__all__ = ["EngineStats", "Latency", "Metrics", "StepStats"]
 
-_RECENT = 1000  # requests whose latencies count
+_RECENT = 1000  # requests in the latency percentiles
 _WINDOW_S = 10.0
 
 
-class Moment(NamedTuple):
+class StepStats(NamedTuple):
     """One step of an engine.
 
     Attributes:
         time_s: When it ended, `time.monotonic()`.
-        seconds: How long it took.
-        n_running: Requests that run.
-        n_waiting: Requests that wait.
-        n_tokens: Tokens that were decoded.
-        n_generated: New tokens.
-        n_blocks: Blocks of the cache that hold something.
+        seconds: Its duration.
+        n_running: Running requests.
+        n_waiting: Waiting requests.
+        n_tokens: Decoded tokens.
+        n_generated: Generated tokens.
+        n_blocks: Blocks of the KV cache in use.
     """
 
     time_s: float
@@ -39,7 +39,7 @@ class Moment(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Seconds; half, 95 and 99 of 100 of the last 1,000 requests took no longer."""
+    """Percentiles in seconds over the last 1,000 finished requests."""
 
     p50: float
     p95: float
@@ -50,21 +50,21 @@ class EngineStats(NamedTuple):
     """Counts, rates and latencies so far.
 
     Attributes:
-        n_waiting: Requests that wait.
-        n_running: Requests that run.
-        n_finished: Requests with their whole answer.
+        n_waiting: Waiting requests.
+        n_running: Running requests.
+        n_finished: Requests whose answers are complete.
         n_failed: Requests that failed.
-        n_cancelled: Requests that were cancelled or late.
-        n_preemptions: How often a request was put back.
-        n_steps: Steps so far.
-        n_decoded: Tokens decoded, prompts and answers.
-        n_generated: Tokens of answers.
-        tokens_per_s: Tokens of answers in the last ten seconds, per second.
-        queue_s: Waiting for a place, per request.
+        n_cancelled: Requests that were cancelled or missed their deadline.
+        n_preemptions: Number of preemptions.
+        n_steps: Number of steps.
+        n_decoded: Decoded tokens, prompts and answers.
+        n_generated: Generated tokens.
+        tokens_per_s: Generated tokens per second, over the last ten seconds.
+        queue_s: Time in the queue.
         time_to_first_token_s: From submission to the first token.
-        inter_token_s: Mean time from one token to the next, per request.
+        inter_token_s: Mean time between tokens of a request.
         total_s: From submission to the end.
-        cache: What the cache holds and did.
+        cache: Occupancy and counts of the KV cache.
     """
 
     n_waiting: int
@@ -85,7 +85,7 @@ class EngineStats(NamedTuple):
 
 
 class Metrics:
-    """Collects what `EngineStats` tells."""
+    """Collects the numbers of `EngineStats`."""
 
     def __init__(self) -> None:
         self._ended = dict.fromkeys(RequestState, 0)
@@ -94,7 +94,7 @@ class Metrics:
         self._samples: tuple[deque[float], ...] = tuple(deque(maxlen=_RECENT) for _ in range(4))
 
     def step(self, n_tokens: int, n_generated: int, seconds: float) -> None:
-        """Count a step that took so long."""
+        """Count a step."""
         began = time.monotonic() - seconds
         self._n_steps += 1
         self._n_decoded += n_tokens
@@ -117,7 +117,7 @@ class Metrics:
     def stats(
         self, n_waiting: int, n_running: int, n_preemptions: int, cache: CacheStats
     ) -> EngineStats:
-        """Return all of it."""
+        """Return the numbers so far."""
         now = time.monotonic()
         rate = [(began, n) for began, n in list(self._rate) if began >= now - _WINDOW_S]
         seconds = now - rate[0][0] if rate else 0.0

@@ -1,7 +1,7 @@
-"""MtpHead: guesses with the model's own head for the token after the next.
+"""MtpHead: drafts with the model's own head for the token after the next.
 
-The head reads the model's last hidden state of a token, and the token that followed it, and says
-which one comes then (https://arxiv.org/abs/2404.19737). It has a context of its own.
+The head reads the last hidden state of a token and the token that followed it, and predicts the
+one after that (https://arxiv.org/abs/2404.19737). It has a context of its own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["MtpHead"]
 
 
 class _Sequence:
-    """What the head knows of a request.
+    """The state of a request in the head's context.
 
     Attributes:
-        seq_id: Its sequence in the head's context.
-        end: The position behind the last token that the head has read; None = there is none.
-        hidden: What goes with the token at each position: the hidden state of the one before.
+        seq_id: Its sequence.
+        end: Index after the last token that the head has read; None = none was read.
+        hidden: For the token at each index, the hidden state of the token before it.
     """
 
     def __init__(self, seq_id: int) -> None:
@@ -38,19 +38,19 @@ class _Sequence:
 
 
 class MtpHead:
-    """Guesses one token ahead with the model's own head for that (multi-token prediction).
+    """Drafts one token with the model's own head (multi-token prediction).
 
-    Only for models with such a head (`nextn_predict_layers` 1), of GLM-4.5's architecture, and
-    builds that run them. The model then gives the hidden states and the logits of all tokens of a
-    prompt, which makes prompts slower by what its output layer costs.
+    Only for models with such a head (`nextn_predict_layers` 1) of GLM-4.5's architecture, and
+    builds that run them. The model then computes the hidden state and the logits of every prompt
+    token, which slows prefill by the cost of the output layer.
 
     Args:
-        n_threads: 0 = physical cores.
+        n_threads: CPU threads; 0 = the number of physical cores.
 
     Attributes:
-        n_draft: Most guesses at once: 1. For more the head would have to read its own hidden
-            states, which llama.cpp v0.5.0 gives through C++ functions only.
-        reads_hidden: Whether the model has to be loaded with its head and give hidden states: yes.
+        n_draft: Maximum number of draft tokens per step: 1. For more, the head would have to read
+            its own hidden states, which llama.cpp v0.5.0 exposes through C++ functions only.
+        reads_hidden: True: the model must be loaded with its head and output hidden states.
     """
 
     n_draft = 1
@@ -64,15 +64,15 @@ class MtpHead:
         self._free: list[int] = []
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Make the head's context.
+        """Create the head's context.
 
         Args:
-            model: The model that verifies, and whose head it is.
-            n_parallel: Most requests at once.
-            n_ctx: Most tokens of one request.
+            model: The model that verifies and has the head.
+            n_parallel: Maximum number of running requests.
+            n_ctx: Maximum number of tokens of one request.
 
         Raises:
-            ValidationError: It was loaded without a head.
+            ValidationError: The model was loaded without its head.
         """
         self._context = Context(
             model,
@@ -85,22 +85,22 @@ class MtpHead:
         self._free = list(range(n_parallel))
 
     def observe(self, request: Request, start: int, hidden: Sequence[Rows]) -> None:
-        """Take the hidden states of a request's tokens from position *start*.
+        """Receive the hidden states of a request's tokens from index *start* on.
 
         Shapes: each of *hidden* (n_embd,) float32.
         """
         sequence = self._sequences.get(request)
         if sequence is None:
-            if self._context is None or not self._free:  # requests that were put back hold them
+            if self._context is None or not self._free:  # preempted requests hold the sequences
                 return
             sequence = self._sequences[request] = _Sequence(self._free.pop())
-        # Those of wrong guesses, too: what is computed in their place comes before it is read.
+        # Those of rejected draft tokens too: they are overwritten before they are read.
         first = max(start + 1, sequence.end or 0)
         for at in range(first, start + 1 + len(hidden)):
             sequence.hidden[at] = hidden[at - start - 1]
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Return what the head says, greedily; all requests in one batch."""
+        """Draft greedily with the head, all requests in one batch."""
         import numpy as np
 
         assert self._context is not None
@@ -118,16 +118,16 @@ class MtpHead:
             begin = len(all_tokens)
             while begin - 1 in sequence.hidden:
                 begin -= 1
-            if sequence.end not in (None, begin):  # some is missing after an error
+            if sequence.end not in (None, begin):  # hidden states are missing after an error
                 self._context.memory.seq_rm(sequence.seq_id)
             end = min(len(all_tokens), begin + self._batch.n_tokens_max - len(tokens))
             if begin >= end:
                 continue
             tokens += all_tokens[begin:end]
-            positions += range(begin, end)
+            positions += request.positions(begin, end)
             seq_ids += [sequence.seq_id] * (end - begin)
             hidden += [sequence.hidden.pop(at) for at in range(begin, end)]
-            is_whole = end == len(all_tokens)  # else the rest waits for the next time
+            is_whole = end == len(all_tokens)  # otherwise the rest is decoded next time
             wanted += bytes(end - begin - 1) + bytes([is_whole])
             sequence.end = end
             if is_whole:
@@ -139,14 +139,14 @@ class MtpHead:
         return drafts
 
     def forget(self, request: Request) -> None:
-        """Give its sequence to another one."""
+        """Free the sequence of a request."""
         sequence = self._sequences.pop(request, None)
         if sequence is not None and self._context is not None:
             self._context.memory.seq_rm(sequence.seq_id)
             self._free.append(sequence.seq_id)
 
     def close(self) -> None:
-        """Free the head's context."""
+        """Close the head's context."""
         self._sequences.clear()
         if self._context is not None:
             self._context.close()
@@ -160,7 +160,7 @@ class MtpHead:
         self._batch.put_hidden(rows)
         try:
             self._context.decode(self._batch)
-        except LlamaError:  # guesses are a favour: go on without
+        except LlamaError:  # drafts are optional
             for sequence in self._sequences.values():
                 if sequence.seq_id in seq_ids:
                     self._context.memory.seq_rm(sequence.seq_id)

@@ -1,4 +1,4 @@
-"""Request: one prompt that is answered in a batch with others, and the states it goes through."""
+"""Request: one prompt that is answered in a batch with others, and its states."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 
 from ..errors import ValidationError
-from ..sampling import SamplingParams
-from ..stats import GenerationStats
+from ..generation.prompt import Prompt
+from ..generation.sampling_params import SamplingParams
+from ..generation.stats import GenerationStats
+from .renamed import renamed_arguments
 
 __all__ = ["Request", "RequestState"]
 
@@ -17,7 +19,7 @@ _numbers = itertools.count(1)
 
 
 class RequestState(Enum):
-    """Where a request is; the last three are final."""
+    """The state of a request; the last three are final."""
 
     PENDING = "pending"
     PREFILLING = "prefilling"
@@ -28,12 +30,12 @@ class RequestState(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no other state can follow."""
         return not _NEXT[self]
 
 
 _ENDS = {RequestState.FAILED, RequestState.CANCELLED}
-# Back to pending goes who was preempted.
+# Preempted requests return to PENDING.
 _NEXT: dict[RequestState, set[RequestState]] = {
     RequestState.PENDING: {RequestState.PREFILLING, *_ENDS},
     RequestState.PREFILLING: {RequestState.DECODING, RequestState.PENDING, *_ENDS},
@@ -45,28 +47,29 @@ _NEXT: dict[RequestState, set[RequestState]] = {
 
 
 class Request:
-    """A prompt, what to do with it, and how far that is.
+    """A prompt, its options, and its progress.
 
     Args:
-        prompt_tokens: At least one.
-        max_tokens: Most tokens to generate.
-        sampling: How tokens are chosen; None = the defaults of `SamplingParams`.
-        stop: Texts that end the answer.
-        priority: Higher goes first. Who waits rises, see `Scheduler`.
-        timeout_s: The answer has to be there in so many seconds from now; None = no limit.
-        callback: Called with each piece of the answer, in the engine's thread.
-        group: Requests of one group may share a batch and cached prefixes, such as those with the
-            same adapters.
-        n_draft: Most guesses at once in speculative decoding, 0 = none; None = what pays.
-        id: None = a number is made up.
+        prompt: At least one token id.
+        max_tokens: Maximum number of tokens to generate.
+        sampling: Sampling parameters; None = the defaults of `SamplingParams`.
+        stop: Strings that end the answer.
+        priority: Requests of higher priority run first; see `Scheduler`.
+        timeout_s: Deadline in seconds from now; None = no deadline.
+        callback: Called with each piece of text, in the engine's thread.
+        lora_key: Identifies the LoRA adapters. Only requests with equal keys share a batch and
+            cached prefixes. Formerly `group`.
+        n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
+            None = chosen by the acceptance rate.
+        id: Name of the request; None = a numbered one.
 
     Attributes:
-        tokens: The prompt and what was generated so far.
-        num_computed_tokens: How many of them the cache holds.
-        draft: Guesses at the tokens that come next, verified by the next step.
-        seq_id: The sequence in the cache; None while it waits.
-        created_s: When it was made, `time.monotonic()`.
-        deadline_s: When it has to be done, or None.
+        tokens: The prompt and the tokens generated so far.
+        num_computed_tokens: Number of tokens that the KV cache holds.
+        draft: Draft tokens to verify in the next step.
+        seq_id: The sequence in the KV cache; None while it waits.
+        created_s: Creation time, `time.monotonic()`.
+        deadline_s: The deadline, `time.monotonic()`, or None.
         stats: Counts and times so far.
         error: Why it failed.
 
@@ -81,14 +84,14 @@ class Request:
         "deadline_s",
         "draft",
         "error",
-        "group",
         "id",
+        "lora_key",
         "max_tokens",
         "n_draft",
         "num_computed_tokens",
         "number",
         "priority",
-        "prompt_tokens",
+        "prompt",
         "sampling",
         "seq_id",
         "stats",
@@ -96,9 +99,10 @@ class Request:
         "tokens",
     )
 
+    @renamed_arguments(group="lora_key")
     def __init__(
         self,
-        prompt_tokens: Sequence[int],
+        prompt: Sequence[int],
         max_tokens: int = 256,
         sampling: SamplingParams | None = None,
         *,
@@ -106,59 +110,79 @@ class Request:
         priority: int = 0,
         timeout_s: float | None = None,
         callback: Callable[[str], object] | None = None,
-        group: Hashable = None,
+        lora_key: Hashable = None,
         n_draft: int | None = None,
         id: str | None = None,
     ) -> None:
-        if not prompt_tokens:
+        if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
         if max_tokens < 1:
             raise ValidationError(f"max_tokens={max_tokens} is below 1")
         self.number = next(_numbers)
         self.id = id or f"request-{self.number}"
-        self.prompt_tokens = tuple(prompt_tokens)
+        self.prompt = Prompt(prompt)
         self.max_tokens = max_tokens
         self.sampling = sampling or SamplingParams()
         self.stop = tuple(stop)
         self.priority = priority
         self.callback = callback
-        self.group = group
+        self.lora_key = lora_key
         self.n_draft = n_draft
-        self.tokens = list(prompt_tokens)
+        self.tokens = Prompt(prompt)
         self.num_computed_tokens = 0
         self.draft: list[int] = []
         self.seq_id: int | None = None
         self.created_s = time.monotonic()
         self.deadline_s = None if timeout_s is None else self.created_s + timeout_s
-        self.stats = GenerationStats(n_prompt=len(self.prompt_tokens))
+        self.stats = GenerationStats(n_prompt=len(self.prompt))
         self.error: BaseException | None = None
         self._state = RequestState.PENDING
 
     @property
     def state(self) -> RequestState:
-        """Where it is."""
+        """The current state."""
         return self._state
+
+    @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """The cells of the prompt."""
+        return tuple(self.prompt)
 
     @property
     def generated_tokens(self) -> list[int]:
         """The answer so far."""
-        return self.tokens[len(self.prompt_tokens) :]
+        return self.tokens[len(self.prompt) :]
 
     @property
     def n_generated(self) -> int:
-        """The length of the answer so far."""
-        return len(self.tokens) - len(self.prompt_tokens)
+        """Number of tokens in the answer so far."""
+        return len(self.tokens) - len(self.prompt)
 
     @property
     def finished(self) -> bool:
         """Whether its state is final."""
         return self._state.final
 
+    def part(self, start: int, end: int) -> list[int]:
+        """Return cells *start* to *end* - 1 to decode in one step; media are not cut."""
+        if not self.tokens.media:
+            return self.tokens[start:end]
+        return self.tokens.part(start, self.tokens.boundary(min(end, len(self.tokens))))
+
+    def positions(self, start: int, end: int) -> Sequence[int]:
+        """Return the positions in the sequence of tokens *start* to *end* - 1, draft tokens too.
+
+        Those of text are the indices. All code that fills a batch asks here.
+        """
+        if not self.tokens.media:
+            return range(start, end)
+        return [self.tokens.position(i) for i in range(start, end)]
+
     def move(self, state: RequestState) -> None:
-        """Go to another state.
+        """Change the state.
 
         Raises:
-            ValidationError: That one cannot follow.
+            ValidationError: The state cannot follow the current one.
         """
         if state not in _NEXT[self._state]:
             raise ValidationError(f"{self.id} is {self._state.value}; it cannot be {state.value}")
@@ -166,6 +190,6 @@ class Request:
 
     def __repr__(self) -> str:
         return (
-            f"<Request {self.id} {self._state.value} {len(self.prompt_tokens)}+"
+            f"<Request {self.id} {self._state.value} {len(self.prompt)}+"
             f"{self.n_generated} tokens, {self.num_computed_tokens} computed>"
         )

@@ -1,9 +1,9 @@
-"""Scheduler: which tokens of which requests the next step decodes. Pure: it calls no C.
+"""Scheduler: selects the tokens that the next step decodes. Pure Python: it makes no C calls.
 
 Iteration-level scheduling (Orca, https://www.usenix.org/conference/osdi22/presentation/yu) with
-chunked prefill (Sarathi-Serve, https://arxiv.org/abs/2403.02310): every step takes one token of
-each request that is decoding, and fills up with parts of prompts. Where C would compute the two
-one after the other anyway, steps take turns instead.
+chunked prefill (Sarathi-Serve, https://arxiv.org/abs/2403.02310): each step takes one token of
+every decoding request and fills up with chunks of prompts. Where C would compute the two one
+after the other anyway, prefill and decode steps alternate instead.
 """
 
 from __future__ import annotations
@@ -16,137 +16,142 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
-from ..prefix import n_common
-from .kv_cache import KVCache, Lease
-from .plan import Chunk, Plan, Result
+from ..generation.prompt import common_prefix_length
+from .kv_cache import Allocation, KVCache
+from .renamed import renamed_arguments
 from .request import Request, RequestState
+from .scheduler_output import ScheduledTokens, SchedulerOutput, TokenResult
 
-__all__ = ["Chunk", "Plan", "Result", "Scheduler"]
+__all__ = ["ScheduledTokens", "Scheduler", "SchedulerOutput", "TokenResult"]
 
 _PENDING, _PREFILLING = RequestState.PENDING, RequestState.PREFILLING
 _DECODING, _FINISHED = RequestState.DECODING, RequestState.FINISHED
 _FAILED, _CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
-_LOOKS = 32  # requests compared with those in the making, most in a step
+_MAX_LOOKUPS = 32  # waiting requests compared with the prefilling ones, per step
 
 _Entry = tuple[float, int, Request]  # the order of service, then the request
 
 
-class _Served(NamedTuple):
-    """When a group's turn was last, and whether prompts are next where they do not mix."""
+class _Turn(NamedTuple):
+    """The last turn of a LoRA key, and whether prefill is next where it does not mix."""
 
     step: int
-    prompts_next: bool
+    prefill_next: bool
 
 
-_NEVER = _Served(0, False)
-_by_sequence = itemgetter(Chunk._fields.index("seq_id"))
+_NEVER = _Turn(0, False)
+_by_sequence = itemgetter(ScheduledTokens._fields.index("seq_id"))
 
 
 class Scheduler:
-    """Chooses the work of each step.
+    """Selects the work of each step.
 
-    Who waits is served by priority, and among equals in the order of arrival. Waiting `ageing_s`
-    seconds counts as much as one step of priority, so nothing waits for ever. When room runs out
-    the last in this order is put back and computed again later; for a request of a higher priority
-    that comes before them in this order, those of lower ones make way, too. A prompt that begins
-    as one in the making waits for that, and later ones may pass it.
+    Waiting requests are served by priority, then in order of arrival. Waiting `ageing_s` seconds
+    counts as much as one step of priority, so no request starves. When the KV cache is full, the
+    last request in this order is preempted and computed again later. A waiting request of higher
+    priority preempts running ones of lower priority that come after it in this order. A request
+    whose prompt shares a prefix with one that is being prefilled waits for that prefix, and later
+    requests may pass it.
 
     Args:
-        cache: Room and prefixes.
-        max_running: Most requests at once; None = one for each sequence.
-        n_batch: Most tokens in a step.
-        n_chunk: Most tokens of prompts in a step while others decode, for each prompt in the
-            making; None = n_batch. Less makes those that decode wait less for others' prompts.
-        mixes: Whether prompts share a step with tokens of those that decode; else they take turns.
-        n_ctx: Most tokens of prompt and answer of one request; None = what one can have.
-        ageing_s: See above, seconds; `math.inf` = priority alone counts.
-        clock: Tells the time in seconds.
+        cache: Allocates sequences and finds prefixes.
+        max_running: Maximum number of running requests; None = one per sequence.
+        n_batch: Maximum number of tokens in a step.
+        n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
+            prefilling request; None = n_batch. Smaller chunks lower the latency between tokens.
+            Formerly `n_chunk`.
+        mix_prefill: Whether prefill and decode tokens share a step; otherwise they alternate.
+            Formerly `mixes`.
+        n_ctx: Maximum number of tokens of one request, prompt and answer; None = the capacity of
+            a sequence.
+        ageing_s: See above, seconds; `math.inf` = only priority counts.
+        clock: Returns the time in seconds.
 
     Attributes:
-        n_preemptions: How often a request was put back.
+        n_preemptions: Number of preemptions so far.
 
     Raises:
-        ValidationError: *n_batch* has no room for a token of each request, or a number is not
-            positive.
+        ValidationError: *n_batch* is smaller than *max_running*, or a number is not positive.
     """
 
+    @renamed_arguments(n_chunk="n_prefill_chunk", mixes="mix_prefill")
     def __init__(
         self,
         cache: KVCache,
         *,
         max_running: int | None = None,
         n_batch: int = 512,
-        n_chunk: int | None = None,
-        mixes: bool = True,
+        n_prefill_chunk: int | None = None,
+        mix_prefill: bool = True,
         n_ctx: int | None = None,
         ageing_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.clock = cache, clock
         self.max_running = min(max_running or cache.n_seqs, cache.n_seqs)
-        self.n_batch, self.n_chunk = n_batch, min(n_chunk or n_batch, n_batch)
+        self.n_batch, self.n_prefill_chunk = n_batch, min(n_prefill_chunk or n_batch, n_batch)
         self.n_ctx = min(n_ctx or cache.max_tokens, cache.max_tokens)
-        self.mixes, self.ageing_s = mixes, ageing_s
+        self.mix_prefill, self.ageing_s = mix_prefill, ageing_s
         self.running: list[Request] = []
         self.n_preemptions = 0
         self._waiting: list[_Entry] = []
-        # Whose prompt begins as that of a running one, and how much of that they wait for.
+        # By prefilling request: those that wait for its first n tokens.
         self._followers: dict[Request, list[tuple[int, _Entry]]] = {}
-        self._next_deadline_s = math.inf  # none is earlier
-        self._served: dict[Hashable, _Served] = {}
+        self._next_deadline_s = math.inf  # a lower bound
+        self._turns: dict[Hashable, _Turn] = {}
         self._step = 0
-        if self.n_chunk < 1 or self.max_running < 1 or self.n_ctx < 1 or not ageing_s > 0:
+        if self.n_prefill_chunk < 1 or self.max_running < 1 or self.n_ctx < 1 or not ageing_s > 0:
             raise ValidationError(
-                f"n_batch={n_batch}, n_chunk={n_chunk}, max_running={max_running}, n_ctx={n_ctx} "
-                f"and ageing_s={ageing_s} have to be positive"
+                f"n_batch={n_batch}, n_prefill_chunk={n_prefill_chunk}, max_running={max_running}, "
+                f"n_ctx={n_ctx} and ageing_s={ageing_s} must be positive"
             )
         if self.n_batch < self.max_running:
             raise ValidationError(
-                f"n_batch={n_batch} has no room for a token of each of {self.max_running} requests"
+                f"n_batch={n_batch} is less than one token for each of {self.max_running} requests"
             )
 
     @property
     def waiting(self) -> list[Request]:
-        """Who waits, the next one first."""
+        """The waiting requests, the next one first."""
         return [request for _, _, request in sorted(self._entries())]
 
     @property
     def n_waiting(self) -> int:
-        """How many wait."""
+        """Number of waiting requests."""
         return len(self._waiting) + sum(map(len, self._followers.values()))
 
     @property
     def has_work(self) -> bool:
-        """Whether anything waits or runs."""
+        """Whether any request waits or runs."""
         return bool(self.running or self._waiting or self._followers)
 
     def add(self, request: Request) -> None:
-        """Let a request wait for its turn.
+        """Add a request to the waiting ones.
 
         Raises:
-            ContextOverflowError: Its prompt leaves no room for an answer.
+            ContextOverflowError: The prompt fills the context, so no token can be generated.
         """
-        room = self.n_ctx - len(request.prompt_tokens)
-        if room < 1:
+        n_prompt = len(request.prompt)
+        if n_prompt >= self.n_ctx:
             raise ContextOverflowError(
-                f"the prompt has {len(request.prompt_tokens)} tokens, a request at most "
-                f"{self.n_ctx} with its answer; shorten it or make n_ctx larger"
+                f"the prompt has {n_prompt} tokens, but prompt and answer together may have at "
+                f"most {self.n_ctx}; shorten the prompt or increase n_ctx"
             )
         if request.deadline_s is not None:
             self._next_deadline_s = min(self._next_deadline_s, request.deadline_s)
         self._wait(request)
 
     def remove(self, request: Request, state: RequestState, error: BaseException | None) -> None:
-        """End a request that waits or runs, for another reason than its answer.
+        """End a waiting or running request before its answer is complete.
 
         Args:
             request: The request.
-            state: What becomes of it.
-            error: Why it failed, if it did.
+            state: Its final state.
+            error: The error to report, if any.
 
         Raises:
-            ValidationError: It has ended already.
+            ValidationError: It has already ended.
         """
         request.move(state)
         request.error = error
@@ -162,7 +167,7 @@ class Scheduler:
         heapq.heapify(self._waiting)
 
     def expired(self) -> list[Request]:
-        """Return the requests whose deadline has passed."""
+        """Return the requests past their deadline."""
         now = self.clock()
         if now < self._next_deadline_s:
             return []
@@ -171,56 +176,58 @@ class Scheduler:
         self._next_deadline_s = min((deadline for deadline, _ in timed), default=math.inf)
         return [request for deadline, request in timed if deadline <= now]
 
-    def schedule(self) -> Plan:
-        """Plan the next step; its chunks have room in the cache.
+    def schedule(self) -> SchedulerOutput:
+        """Select the tokens of the next step and reserve KV cache for them.
 
-        Without chunks nothing can run: nothing is there, or who waits does so for a prefix that
-        is computed for another one.
+        The output has no chunks when no request can run: there is none, or all wait for a prefix
+        that another request computes.
         """
         self._step += 1
-        plan = Plan()
-        self._admit(plan)
+        output = SchedulerOutput()
+        self._admit(output)
         if not self.running:
-            return plan
-        # In the order of arrival, as a set has none; new ones come first.
-        served = {
-            request.group: self._served.get(request.group, _NEVER) for request in self.running
+            return output
+        # A dict, not a set: in the order of arrival. New keys come first.
+        turns = {
+            request.lora_key: self._turns.get(request.lora_key, _NEVER) for request in self.running
         }
-        plan.group = min(served, key=served.__getitem__)
-        prompts_next = served[plan.group].prompts_next
-        members = [r for r in self.running if r.group == plan.group]
+        key = output.lora_key = min(turns, key=turns.__getitem__)
+        prefill_next = turns[key].prefill_next
+        members = [r for r in self.running if r.lora_key == key]
         decoding = [request for request in members if request.state is _DECODING]
         prefilling = [request for request in members if request.state is _PREFILLING]
-        limit = self.n_chunk * len(prefilling) if decoding else self.n_batch
-        if decoding and prefilling and not self.mixes:
-            if prompts_next:
+        limit = self.n_prefill_chunk * len(prefilling) if decoding else self.n_batch
+        if decoding and prefilling and not self.mix_prefill:
+            if prefill_next:
                 decoding = []
             else:
                 prefilling = []
-            prompts_next = not prompts_next
-        self._served = {**served, plan.group: _Served(self._step, prompts_next)}
+            prefill_next = not prefill_next
+        self._turns = {**turns, key: _Turn(self._step, prefill_next)}
         for i, request in enumerate(decoding, 1):
-            self._plan_decode(plan, request, len(decoding) - i)
-        n_prefill = min(limit, self.n_batch - plan.n_tokens)
+            self._schedule_decode(output, request, len(decoding) - i)
+        n_prefill = min(limit, self.n_batch - output.n_tokens)
         for request in sorted(prefilling, key=self._rank):
             if n_prefill > 0 and request.seq_id is not None:
-                n_prefill -= self._plan_prefill(plan, request, n_prefill)
-        plan.chunks.sort(key=_by_sequence)
-        return plan
+                n_prefill -= self._schedule_prefill(output, request, n_prefill)
+        output.chunks.sort(key=_by_sequence)
+        return output
 
-    def update(self, plan: Plan, results: Mapping[Request, Result]) -> list[Request]:
-        """Take what became of a plan; return the requests that ended.
+    def update(
+        self, output: SchedulerOutput, results: Mapping[Request, TokenResult]
+    ) -> list[Request]:
+        """Apply the results of a step; return the requests that ended.
 
         Args:
-            plan: From `schedule`.
-            results: One for each chunk; none for those that were not tried.
+            output: From `schedule`.
+            results: One for each chunk; none for chunks that were not decoded.
         """
         ended = []
-        for chunk in plan.chunks:
+        for chunk in output.chunks:
             request = chunk.request
             result = results.get(request)
             if result is None or request.seq_id != chunk.seq_id:
-                continue  # not tried, or ended since
+                continue  # not decoded, or ended in the meantime
             if result.error is not None:
                 self._release(request, keep=False)
                 request.error = result.error
@@ -243,7 +250,7 @@ class Scheduler:
         return ended
 
     def preempt(self, request: Request) -> None:
-        """Put a running request back among those that wait; what it computed may be given up."""
+        """Return a running request to the waiting ones; its KV cache may be evicted."""
         self.n_preemptions += 1
         request.stats.n_preempted += 1
         self._release(request, keep=True)
@@ -254,86 +261,84 @@ class Scheduler:
 
     # Steps
 
-    def _admit(self, plan: Plan) -> None:
+    def _admit(self, output: SchedulerOutput) -> None:
         self._wake_followers()
-        n_looks = _LOOKS
-        while self._waiting and n_looks:
+        n_lookups = _MAX_LOOKUPS
+        while self._waiting and n_lookups:
             entry = self._waiting[0]
             request = entry[2]
             if len(self.running) >= self.max_running and self._victim(request) is None:
                 return
             leader, n = self._leader(request)
             if leader is not None:
-                n_looks -= 1
+                n_lookups -= 1
                 heapq.heappop(self._waiting)
                 heapq.heappush(self._followers.setdefault(leader, []), (n, entry))
                 continue
-            lease = self._acquire(plan, request)
-            if lease is None:
+            allocation = self._acquire(output, request)
+            if allocation is None:
                 return
-            heapq.heappop(self._waiting)  # still the first: who was put back comes later
-            request.seq_id, request.num_computed_tokens = lease
+            heapq.heappop(self._waiting)  # still the first: preempted requests come later
+            request.seq_id, request.num_computed_tokens = allocation
             if not request.stats.n_preempted:
-                request.stats.n_reused = lease.n_cached
+                request.stats.n_reused = allocation.n_cached
                 request.stats.queue_s = self.clock() - request.created_s
             request.move(_PREFILLING)
             self.running.append(request)
-            plan.admitted.append(request)
+            output.admitted.append(request)
 
-    def _acquire(self, plan: Plan, request: Request) -> Lease | None:
-        """Get a sequence with room, if need be that of requests of lower priorities."""
+    def _acquire(self, output: SchedulerOutput, request: Request) -> Allocation | None:
+        """Allocate a sequence, preempting requests of lower priority if necessary."""
         while True:
             if len(self.running) < self.max_running:
-                # A block for each that runs, or they would soon have to put it back.
+                # Spare a block per running request, or they would soon preempt this one.
                 n_spare = len(self.running)
-                lease = self.cache.acquire(request.tokens, request.group, n_spare)
-                if lease is not None:
-                    return lease
+                allocation = self.cache.acquire(request.tokens, request.lora_key, n_spare)
+                if allocation is not None:
+                    return allocation
             victim = self._victim(request)
             if victim is None:
                 return None
-            self._put_back(plan, victim)
+            self._preempt(output, victim)
 
     def _victim(self, request: Request) -> Request | None:
-        """Return who makes way for a request: the last of those that it comes before.
+        """Return the request to preempt for another one: the last of those that it precedes.
 
-        A lower priority alone does not do: whose turn came by ageing would lose it at once.
+        Lower priority alone is not enough: a request admitted by ageing would be preempted again
+        immediately.
         """
         lower = [r for r in self.running if r.priority < request.priority]
         rank = self._rank(request)
         return max((r for r in lower if self._rank(r) > rank), key=self._rank, default=None)
 
-    def _put_back(self, plan: Plan, victim: Request) -> None:
+    def _preempt(self, output: SchedulerOutput, victim: Request) -> None:
         self.preempt(victim)
-        plan.preempted.append(victim)
+        output.preempted.append(victim)
 
     def _leader(self, request: Request) -> tuple[Request | None, int]:
-        """Return whose prompt, in the making, begins so that waiting for it saves work.
-
-        Also how many tokens the two have in common.
-        """
-        worth = max(2 * self.cache.block_size, self.cache.n_worth)
+        """Return the prefilling request whose prefix is worth waiting for, and its length."""
+        n_min = max(2 * self.cache.block_size, self.cache.min_prefix)
         n_cached: int | None = None
-        for other in self.running if len(request.tokens) >= worth else ():
-            if other.state is not _PREFILLING or other.group != request.group:
+        for other in self.running if len(request.tokens) >= n_min else ():
+            if other.state is not _PREFILLING or other.lora_key != request.lora_key:
                 continue
-            if len(other.tokens) < worth or other.tokens[worth - 1] != request.tokens[worth - 1]:
-                continue  # mostly so
-            n = n_common(other.tokens, request.tokens)
-            if n < worth or n <= other.num_computed_tokens or not self._can_follow(other, n):
+            if len(other.tokens) < n_min or other.tokens[n_min - 1] != request.tokens[n_min - 1]:
+                continue  # a cheap test that most fail
+            n = common_prefix_length(other.tokens, request.tokens)
+            if n < n_min or n <= other.num_computed_tokens or not self._can_follow(other, n):
                 continue
             if n_cached is None:
-                n_cached = self.cache.n_matched(request.tokens, request.group)
-            if n - n_cached >= worth:
+                n_cached = self.cache.n_matched(request.tokens, request.lora_key)
+            if n - n_cached >= n_min:
                 return other, n
         return None, 0
 
     def _can_follow(self, leader: Request, n: int) -> bool:
-        """Whether the first *n* tokens of a prompt in the making can be had once they are there."""
+        """Whether others can reuse the first *n* tokens of a prefilling request once computed."""
         return n == len(leader.tokens) or self.cache.can_branch(self._seq(leader))
 
     def _wake_followers(self) -> None:
-        """Let those wait for their turn again who have what they waited for, or cannot get it."""
+        """Requeue followers whose prefix is computed, or will not become available."""
         for leader, followers in list(self._followers.items()):
             while followers:
                 n, entry = followers[0]
@@ -349,49 +354,51 @@ class Scheduler:
                 del self._followers[leader]
 
     def _entries(self) -> list[_Entry]:
-        """Return all that wait, in no order."""
+        """Return all waiting requests, unordered."""
         held = [entry for pairs in self._followers.values() for _, entry in pairs]
         return [*self._waiting, *held]
 
-    def _plan_decode(self, plan: Plan, request: Request, n_after: int) -> None:
-        """Plan what a request wants decoded, and leave a token for each of the *n_after* next."""
+    def _schedule_decode(self, output: SchedulerOutput, request: Request, n_after: int) -> None:
+        """Schedule a decoding request; keep one token for each of the *n_after* next ones."""
         seq_id = request.seq_id
         if seq_id is None:
-            return  # it was put back for another one of this step
+            return  # preempted for another request of this step
         start, n_draft = request.num_computed_tokens, 0
-        room = min(self.n_batch - plan.n_tokens - n_after, self.n_ctx - start)
-        tokens = request.tokens[start : start + room]  # more than one after forced ones
+        n_free = min(self.n_batch - output.n_tokens - n_after, self.n_ctx - start)
+        tokens = request.tokens[start : start + n_free]  # more than one after forced tokens
         end = start + len(tokens)
-        if not (self.cache.reserve(seq_id, end) or self._make_room(plan, request, end)):
+        if not (self.cache.reserve(seq_id, end) or self._preempt_for(output, request, end)):
             return
         if request.draft:
-            draft = request.draft[: room - len(tokens)]
+            draft = request.draft[: n_free - len(tokens)]
             if self.cache.reserve(seq_id, end + len(draft)):
                 n_draft = len(draft)
                 tokens += draft
-        plan.add(Chunk(request, seq_id, start, tokens, n_draft, end == len(request.tokens)))
+        samples = end == len(request.tokens)
+        output.add(ScheduledTokens(request, seq_id, start, tokens, n_draft, samples))
 
-    def _plan_prefill(self, plan: Plan, request: Request, n_most: int) -> int:
+    def _schedule_prefill(self, output: SchedulerOutput, request: Request, n_most: int) -> int:
         start, seq_id = request.num_computed_tokens, self._seq(request)
-        part = request.tokens[start : start + n_most]
+        part = request.part(start, start + n_most)
         end = start + len(part)
-        if not (self.cache.reserve(seq_id, end) or self._make_room(plan, request, end)):
+        if not (self.cache.reserve(seq_id, end) or self._preempt_for(output, request, end)):
             return 0
-        plan.add(Chunk(request, seq_id, start, part, 0, end == len(request.tokens)))
+        samples = end == len(request.tokens)
+        output.add(ScheduledTokens(request, seq_id, start, part, 0, samples))
         return len(part)
 
-    def _make_room(self, plan: Plan, request: Request, n_tokens: int) -> bool:
-        """Put others back for a request; False = it was put back itself."""
+    def _preempt_for(self, output: SchedulerOutput, request: Request, n_tokens: int) -> bool:
+        """Preempt others until *n_tokens* fit; False = the request itself was preempted."""
         while not self.cache.reserve(self._seq(request), n_tokens):
             victim = max(self.running, key=self._rank)
-            plan.drop(victim)
-            self._put_back(plan, victim)
+            output.drop(victim)
+            self._preempt(output, victim)
             if victim is request:
                 return False
         return True
 
-    def _advance(self, chunk: Chunk, result: Result) -> None:
-        """Note what was decoded and sampled."""
+    def _advance(self, chunk: ScheduledTokens, result: TokenResult) -> None:
+        """Record the decoded and the sampled tokens."""
         request = chunk.request
         n_kept = len(chunk.tokens)
         if chunk.n_draft:
@@ -417,7 +424,7 @@ class Scheduler:
         heapq.heappush(self._waiting, (*self._rank(request), request))
 
     def _rank(self, request: Request) -> tuple[float, int]:
-        """Return the order of service: less is earlier. Waiting changes it for all alike."""
+        """Return the order of service, lowest first. Ageing never reorders two waiting requests."""
         return request.created_s / self.ageing_s - request.priority, request.number
 
     @staticmethod

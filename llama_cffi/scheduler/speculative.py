@@ -1,8 +1,8 @@
-"""Speculative decoding: guesses at the next tokens, verified by the model in one step.
+"""Speculative decoding: draft tokens that the model verifies in one step.
 
-Every token is still chosen by the request's own chain from the model's own logits; a guess only
-decides whether the logits after it are there already. So the answers are what they would be
-without (https://arxiv.org/abs/2211.17192 proves it for the general case).
+Every token is still sampled by the chain of its request from the logits of the model. A draft token
+only decides whether the logits after it are already computed. So answers do not change
+(https://arxiv.org/abs/2211.17192 proves the general case).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Batch, Context, Model
-from ..binding.checks import integer, real
 from ..errors import LlamaError, ValidationError
-from ..prefix import n_common
+from ..generation.prompt import common_prefix_length
+from ..validation import check_float, check_int
 from .mtp import MtpHead
 from .request import Request, RequestState
 
@@ -24,84 +24,85 @@ if TYPE_CHECKING:
 
 __all__ = ["DraftModel", "Drafter", "PromptLookup", "Speculator"]
 
-_UNKNOWN_RATE = 0.6  # of right guesses, before there were any
-_MEMORY = 0.8  # how much of the rate comes from earlier guesses
-_WORTH = 0.35  # a guess is made while it is right so probably
-_PROBE = 16  # steps after which a request without guesses gets one
+_INITIAL_RATE = 0.6  # the acceptance rate assumed before the first draft
+_DECAY = 0.8  # weight of the earlier rate, per draft token
+_MIN_PROBABILITY = 0.35  # a token is drafted while its acceptance is at least as probable
+_PROBE_STEPS = 16  # steps between the draft tokens of a request with a low rate
 
 
 class Drafter(Protocol):
-    """Guesses which tokens come next.
+    """Drafts the next tokens of requests.
 
     Attributes:
-        n_draft: Most guesses at once.
+        n_draft: Maximum number of draft tokens per step.
     """
 
     n_draft: int
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Get ready for the requests of a model.
+        """Prepare for the requests of a model.
 
         Args:
             model: The model that verifies.
-            n_parallel: Most requests at once.
-            n_ctx: Most tokens of one request.
+            n_parallel: Maximum number of running requests.
+            n_ctx: Maximum number of tokens of one request.
 
         Raises:
-            ValidationError: It cannot guess for this model.
+            ValidationError: It cannot draft for this model.
         """
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Return guesses for each request, no more than its length; none is fine."""
+        """Return up to *lengths* draft tokens per request; empty lists are allowed."""
+        ...
 
     def forget(self, request: Request) -> None:
-        """Note that a request has ended."""
+        """Forget a request that has ended."""
 
     def close(self) -> None:
         """Free everything."""
 
 
 class PromptLookup:
-    """Guesses that what followed the last words before follows them again.
+    """Drafts what followed an earlier occurrence of the last tokens (prompt lookup decoding).
 
-    Good for answers that repeat the prompt: summaries, edits, extraction. Costs nothing on a
-    miss (https://github.com/apoorvumang/prompt-lookup-decoding).
+    Suits answers that repeat the prompt: summaries, edits, extraction. A miss costs nothing
+    (https://github.com/apoorvumang/prompt-lookup-decoding).
 
     Args:
-        n_draft: Most guesses at once.
-        n_gram: Most tokens that have to be equal; the longest match counts.
-        n_gram_min: And fewest.
+        n_draft: Maximum number of draft tokens per step.
+        n_gram: Longest n-gram to match; longer matches win.
+        n_gram_min: Shortest n-gram to match.
 
     Raises:
         ValidationError: A number is out of range.
     """
 
     def __init__(self, n_draft: int = 10, n_gram: int = 3, n_gram_min: int = 2) -> None:
-        self.n_draft = integer("n_draft", n_draft, 1, 64)
-        self.n_gram_min = integer("n_gram_min", n_gram_min, 1, 16)
-        self.n_gram = integer("n_gram", n_gram, self.n_gram_min, 16)
+        self.n_draft = check_int("n_draft", n_draft, 1, 64)
+        self.n_gram_min = check_int("n_gram_min", n_gram_min, 1, 16)
+        self.n_gram = check_int("n_gram", n_gram, self.n_gram_min, 16)
         self._seen: dict[Request, tuple[int, dict[tuple[int, ...], int]]] = {}
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Do nothing; *model*, *n_parallel* and *n_ctx* do not matter."""
+        """Do nothing; *model*, *n_parallel* and *n_ctx* are ignored."""
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Return what followed the last occurrence of the last tokens."""
+        """Return the tokens that followed the latest match."""
         return [self._draft(r, n) for r, n in zip(requests, lengths, strict=True)]
 
     def forget(self, request: Request) -> None:
-        """Drop its index."""
+        """Drop the n-gram index of a request."""
         self._seen.pop(request, None)
 
     def close(self) -> None:
-        """Drop all indexes."""
+        """Drop all indices."""
         self._seen.clear()
 
     def _draft(self, request: Request, n: int) -> list[int]:
         tokens = request.tokens
         end, index = self._seen.get(request, (0, {}))
         found = -1
-        # Ends of n-grams, without the last token: it is what is looked for.
+        # Index the ends of n-grams, except at the last token: that is the query.
         for at in range(max(end, self.n_gram_min), len(tokens)):
             for size in range(self.n_gram_min, min(self.n_gram, at) + 1):
                 index[tuple(tokens[at - size : at])] = at
@@ -114,13 +115,13 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Guesses with a smaller model of the same vocabulary.
+    """Drafts with a smaller model of the same vocabulary.
 
     Args:
-        model_path: Its GGUF file, or a `Model`, which is then not closed.
-        n_draft: Most guesses at once.
-        p_min: Guesses end where the small model is less sure than that.
-        n_threads: 0 = physical cores.
+        model_path: The GGUF file, or a `Model`, which is then not closed.
+        n_draft: Maximum number of draft tokens per step.
+        p_min: A draft ends before a token of lower probability.
+        n_threads: CPU threads; 0 = the number of physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
 
     Raises:
@@ -136,8 +137,8 @@ class DraftModel:
         n_threads: int = 0,
         n_gpu_layers: int = -1,
     ) -> None:
-        self.n_draft = integer("n_draft", n_draft, 1, 64)
-        self.p_min = real("p_min", p_min, 0, 1)
+        self.n_draft = check_int("n_draft", n_draft, 1, 64)
+        self.p_min = check_float("p_min", p_min, 0, 1)
         self._path, self._n_threads, self._n_gpu_layers = model_path, n_threads, n_gpu_layers
         self._model: Model | None = None
         self._context: Context
@@ -146,22 +147,22 @@ class DraftModel:
         self._seq: dict[Request, int] = {}
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Load the small model.
+        """Load the draft model.
 
         Args:
-            model: The model that verifies; the small one needs its vocabulary.
-            n_parallel: Most requests at once.
-            n_ctx: Most tokens of one request.
+            model: The model that verifies; the draft model needs the same vocabulary.
+            n_parallel: Maximum number of running requests.
+            n_ctx: Maximum number of tokens of one request.
 
         Raises:
-            ValidationError: Its vocabulary is another one, or its memory cannot go back.
-            ModelLoadError: It cannot be loaded.
+            ValidationError: The vocabularies differ, or the memory cannot remove rejected tokens.
+            ModelLoadError: The draft model cannot be loaded.
         """
         path = self._path
         small = path if isinstance(path, Model) else Model(path, n_gpu_layers=self._n_gpu_layers)
         self._model = small
         _check_vocab(small.vocab, model.vocab, small.path.name)
-        check_goes_back(small)
+        check_truncates(small)
         self._context = Context(
             small, n_ctx=n_ctx * n_parallel, n_seq_max=n_parallel, n_threads=self._n_threads
         )
@@ -170,29 +171,29 @@ class DraftModel:
         self._held = [[] for _ in range(n_parallel)]
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Return what the small model would say, greedily; all requests in one batch."""
-        if not self._seq.keys() >= set(requests):  # who was put back may have to give way
+        """Draft greedily with the small model, all requests in one batch."""
+        if not self._seq.keys() >= set(requests):  # a preempted one may lose its sequence
             self._seq = {r: s for r, s in self._seq.items() if r in requests}
         drafts: list[list[int]] = [[] for _ in requests]
         rows = self._catch_up([(i, r) for i, r in enumerate(requests) if lengths[i]])
         while rows:
-            going = []
+            continuing = []
             for i, row in rows:
-                token = self._guess(row)
+                token = self._next_token(row)
                 if token is None:
                     continue
                 drafts[i].append(token)
                 if len(drafts[i]) < lengths[i]:
-                    going.append((i, token))
-            rows = self._advance(requests, going)
+                    continuing.append((i, token))
+            rows = self._advance(requests, continuing)
         return drafts
 
     def forget(self, request: Request) -> None:
-        """Give its sequence to another one."""
+        """Free the sequence of a request."""
         self._seq.pop(request, None)
 
     def close(self) -> None:
-        """Free the small model, unless it was given."""
+        """Free the draft model, unless the caller owns it."""
         self._seq.clear()
         if self._model is not None:
             if not isinstance(self._path, Model):
@@ -200,9 +201,9 @@ class DraftModel:
             self._model = None
 
     def _catch_up(self, requests: Sequence[tuple[int, Request]]) -> list[tuple[int, int]]:
-        """Decode what is new of the requests; return where each one's last output is.
+        """Decode the new tokens of the requests; return the row of each one's last output.
 
-        What does not fit into one batch with the others waits for the next time.
+        Tokens that do not fit into one batch are decoded next time.
         """
         tokens: list[int] = []
         positions: list[int] = []
@@ -212,16 +213,16 @@ class DraftModel:
         for i, request in requests:
             seq_id = self._sequence(request)
             held = self._held[seq_id]
-            n = min(n_common(held, request.tokens), len(request.tokens) - 1)
+            n = min(common_prefix_length(held, request.tokens), len(request.tokens) - 1)
             if n < len(held):
                 self._context.memory.seq_rm(seq_id, n)
                 del held[n:]
-            room = self._batch.n_tokens_max - len(tokens)
-            new = request.tokens[n : n + room]
+            n_free = self._batch.n_tokens_max - len(tokens)
+            new = request.tokens[n : n + n_free]
             if not new:
                 continue
             tokens += new
-            positions += range(n, n + len(new))
+            positions += request.positions(n, n + len(new))
             seq_ids += [seq_id] * len(new)
             is_whole = n + len(new) == len(request.tokens)
             wanted += bytes(len(new) - 1) + bytes([is_whole])
@@ -231,17 +232,23 @@ class DraftModel:
         return rows if self._decode(tokens, positions, seq_ids, bytes(wanted)) else []
 
     def _advance(
-        self, requests: Sequence[Request], going: Sequence[tuple[int, int]]
+        self, requests: Sequence[Request], drafted: Sequence[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """Decode a guess of each; return where each one's output is."""
-        seq_ids = [self._seq[requests[i]] for i, _ in going]
-        positions = [len(self._held[s]) for s in seq_ids]
-        for (_, token), seq_id in zip(going, seq_ids, strict=True):
+        """Decode a draft token of each request; return the row of each one's output."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        seq_ids: list[int] = []
+        for i, token in drafted:
+            request = requests[i]
+            seq_id = self._seq[request]
+            n = len(self._held[seq_id])
+            tokens.append(token)
+            positions += request.positions(n, n + 1)
+            seq_ids.append(seq_id)
             self._held[seq_id].append(token)
-        tokens = [token for _, token in going]
         if not self._decode(tokens, positions, seq_ids, b"\x01" * len(tokens)):
             return []
-        return [(i, row) for row, (i, _) in enumerate(going)]
+        return [(i, row) for row, (i, _) in enumerate(drafted)]
 
     def _decode(
         self, tokens: list[int], positions: list[int], seq_ids: list[int], wanted: bytes
@@ -251,15 +258,15 @@ class DraftModel:
         self._batch.put(tokens, positions, seq_ids, wanted)
         try:
             self._context.decode(self._batch)
-        except LlamaError:  # guesses are a favour: go on without
+        except LlamaError:  # drafts are optional
             for seq_id in set(seq_ids):
                 self._context.memory.seq_rm(seq_id)
                 self._held[seq_id].clear()
             return False
         return True
 
-    def _guess(self, row: int) -> int | None:
-        """Return the most probable token, if it is probable enough."""
+    def _next_token(self, row: int) -> int | None:
+        """Return the most probable token, or None if its probability is below `p_min`."""
         import numpy as np
 
         logits = self._context.logits(row, copy=False)
@@ -269,36 +276,40 @@ class DraftModel:
         return token
 
     def _sequence(self, request: Request) -> int:
-        """Return the sequence of a request; a new one goes where most of it is."""
+        """Return the sequence of a request; a new one gets that with the longest common prefix."""
         if request not in self._seq:
             free = set(range(len(self._held))) - set(self._seq.values())
             tokens = request.tokens
-            self._seq[request] = max(sorted(free), key=lambda s: n_common(self._held[s], tokens))
+            self._seq[request] = max(
+                sorted(free), key=lambda s: common_prefix_length(self._held[s], tokens)
+            )
         return self._seq[request]
 
 
 class Speculator:
-    """Asks a drafter for as many guesses as pay, request by request.
+    """Chooses the number of draft tokens of each request and has them drafted.
 
-    The share of right guesses, an average that forgets, says how many are made: the last one has
-    to be right with a probability of about a third. Where hardly any is right there are none, but
-    for a probe now and then.
+    A moving average of the acceptance rate decides: the last draft token should be accepted with a
+    probability of about a third. Requests with a low rate get no draft tokens, except for an
+    occasional probe.
 
     Args:
-        drafter: Guesses.
+        drafter: Drafts.
         model: Verifies.
-        n_parallel: Most requests at once.
-        n_ctx: Most tokens of one.
+        n_parallel: Maximum number of running requests.
+        n_ctx: Maximum number of tokens of one request.
 
     Raises:
-        ValidationError: The memory of the model cannot go back behind a wrong guess, or the
-            drafter does not fit it.
+        ValidationError: The memory of the model cannot remove rejected tokens, or the drafter does
+            not support the model.
     """
 
     def __init__(self, drafter: Drafter, model: Model, n_parallel: int, n_ctx: int) -> None:
-        check_goes_back(model)
+        check_truncates(model)
         if not all(callable(getattr(drafter, name, None)) for name in ("open", "draft", "close")):
-            raise ValidationError(f"draft={drafter!r} is no drafter; give PromptLookup() or such")
+            raise ValidationError(
+                f"draft must be a drafter such as PromptLookup(), got {drafter!r}"
+            )
         self._drafter = drafter
         self.observe = drafter.observe if isinstance(drafter, MtpHead) else None
         self._rates: dict[Request, _Rate] = {}
@@ -309,7 +320,7 @@ class Speculator:
             raise
 
     def draft(self, requests: Sequence[Request]) -> None:
-        """Put guesses into those that decode and wait for one token."""
+        """Set the draft tokens of the decoding requests that need one new token."""
         ready = [
             r
             for r in requests
@@ -322,7 +333,7 @@ class Speculator:
             rate = self._rates.get(request)
             if rate is None:
                 rate = self._rates[request] = _Rate()
-            # The last token of the answer needs no guess.
+            # The last token of the answer needs no draft.
             left = request.max_tokens - request.n_generated - 1
             most = left if request.n_draft is None else min(left, request.n_draft)
             lengths.append(max(0, min(rate.length(request), most, self._drafter.n_draft)))
@@ -331,49 +342,49 @@ class Speculator:
             request.draft = draft
 
     def forget(self, request: Request) -> None:
-        """Note that a request has ended."""
+        """Forget a request that has ended."""
         self._rates.pop(request, None)
         self._drafter.forget(request)
 
     def close(self) -> None:
-        """Free the drafter."""
+        """Close the drafter."""
         self._drafter.close()
 
 
 class _Rate:
-    """How often the guesses for one request were right."""
+    """The acceptance rate of one request, a moving average."""
 
     def __init__(self) -> None:
-        self._rate = _UNKNOWN_RATE
+        self._rate = _INITIAL_RATE
         self._seen = (0, 0)
         self._steps = 0
 
     def length(self, request: Request) -> int:
-        """Return how many guesses pay now."""
+        """Return the number of tokens to draft now."""
         stats = request.stats
         n_drafted, n_accepted = stats.n_drafted - self._seen[0], stats.n_accepted - self._seen[1]
         if n_drafted:
             self._seen = stats.n_drafted, stats.n_accepted
-            # After the first wrong guess the others say nothing.
+            # Tokens after the first rejected one were not tried.
             n_tried = min(n_drafted, n_accepted + 1)
-            share = _MEMORY**n_tried
+            share = _DECAY**n_tried
             self._rate = share * self._rate + (1 - share) * n_accepted / n_tried
         self._steps += 1
-        if self._rate < _WORTH:
-            return int(self._steps % _PROBE == 0)
-        return int(math.log(_WORTH) / math.log(min(self._rate, 0.98)))
+        if self._rate < _MIN_PROBABILITY:
+            return int(self._steps % _PROBE_STEPS == 0)
+        return int(math.log(_MIN_PROBABILITY) / math.log(min(self._rate, 0.98)))
 
 
-def check_goes_back(model: Model) -> None:
-    """Refuse a model whose memory cannot take back wrong guesses.
+def check_truncates(model: Model) -> None:
+    """Refuse a model whose memory cannot remove rejected draft tokens.
 
     Raises:
-        ValidationError: It is recurrent, or looks through a sliding window.
+        ValidationError: It is recurrent, or has a sliding window.
     """
     if model.keeps_states or model.n_swa:
         raise ValidationError(
-            f"{model.path.name}: speculative decoding has to take back wrong guesses, and the "
-            "memory of recurrent models and sliding windows cannot; go on without"
+            f"{model.path.name}: speculative decoding must remove rejected draft tokens, which the "
+            "memory of recurrent models and sliding windows cannot; use draft=None"
         )
 
 
@@ -381,6 +392,6 @@ def _check_vocab(small: Vocab, large: Vocab, name: str) -> None:
     n = large.n_tokens
     if small.n_tokens != n or any(small.text(t) != large.text(t) for t in range(n)):
         raise ValidationError(
-            f"the draft model {name} has another vocabulary ({small.n_tokens} tokens against "
-            f"{large.n_tokens}); take a smaller model of the same family"
+            f"the draft model {name} has a different vocabulary ({small.n_tokens} tokens, not "
+            f"{large.n_tokens}); use a smaller model of the same family"
         )

@@ -1,6 +1,6 @@
-"""Every tool format through `Llama`: a model that speaks it, its template, the answer read back.
+"""Every tool format through `Llama`: a model with its template, and the parsed answer.
 
-The models are random and answer under the grammar of a required call, or say what a script says.
+The models have random weights. They answer under the grammar of a required call, or write a script.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from speakers import SPEAKERS
-from tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
-from tiny_gguf import write_tiny
+from support.speakers import SPEAKERS
+from support.tiny_chat import SCHEMAS, TOOLS, Script, Speaker, calls_of, collected, likely, whole
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, ValidationError
 from llama_cffi.chat.formats import FORMATS
@@ -49,11 +49,11 @@ def options(speaker: Speaker, llm: Llama, **more: Any) -> dict[str, Any]:
     return {"tools": TOOLS, "temperature": 1.0, "logit_bias": bias, "max_tokens": 1200, **more}
 
 
-def test_required_calls_are_valid_streamed_and_whole(speaks: tuple[Speaker, Llama]) -> None:
+def test_required_calls_are_valid_and_equal_when_streamed(speaks: tuple[Speaker, Llama]) -> None:
     speaker, llm = speaks
     for seed in range(SEEDS):
         how = options(speaker, llm, tool_choice="required", seed=seed)
-        llm.reset()  # what was evaluated in other pieces may differ in the last bit
+        llm.reset()  # results of other batch sizes may differ in the last bit
         message, reason = whole(llm.create_chat_completion(ASK, **how))
         assert (message["content"], reason) == (None, "tool_calls"), message
         calls = calls_of(message)
@@ -100,7 +100,7 @@ def called(parallel: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_what_the_template_writes_is_allowed_and_read(
+def test_what_the_template_renders_is_allowed_and_parsed(
     speaks: tuple[Speaker, Llama], choice: str
 ) -> None:
     speaker, llm = speaks
@@ -121,13 +121,13 @@ def test_what_the_template_writes_is_allowed_and_read(
 
 
 def turn(speaker: Speaker, llm: Llama, message: dict[str, Any]) -> str:
-    """Return what the template writes of an assistant's message."""
-    render = llm.chat.template.render
+    """Return the text that the template renders for an assistant's message."""
+    render = llm.chat.renderer.template.render
     text = render([*ASK, message], TOOLS, False)[len(render(ASK, TOOLS)) :]
     return text.removesuffix(speaker.turns[2])
 
 
-def test_a_conversation_with_calls_goes_on(speaks: tuple[Speaker, Llama]) -> None:
+def test_a_conversation_continues_after_calls(speaks: tuple[Speaker, Llama]) -> None:
     speaker, llm = speaks
     how = options(speaker, llm, tool_choice="required", seed=5)
     how["parallel_tool_calls"] = False
@@ -170,13 +170,13 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_a_thought_comes_before_calls(speaks: tuple[Speaker, Llama], choice: str) -> None:
+def test_reasoning_before_calls(speaks: tuple[Speaker, Llama], choice: str) -> None:
     speaker, llm = speaks
-    assert bool(speaker.thought) == (llm.chat.family.thinking != "never")
-    if not speaker.thought:
+    assert bool(speaker.reasoning) == (llm.chat.family.thinking != "never")
+    if not speaker.reasoning:
         return
     text = turn(speaker, llm, {**called(speaker.is_parallel), "reasoning_content": "So."})
-    if choice == "required":  # then a thought has to come, and what begins it is put there
+    if choice == "required":  # then reasoning is required, and its start marker is forced
         text = text.replace(llm.chat.family.tool_format.reasoning[0], "", 1)
     answer = llm.create_chat_completion(
         ASK, tools=TOOLS, tool_choice=choice, stream=choice == "auto", thinking=True,
@@ -189,17 +189,15 @@ def test_a_thought_comes_before_calls(speaks: tuple[Speaker, Llama], choice: str
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-def test_structured_output_and_the_thought_before_it(
-    speaks: tuple[Speaker, Llama], thinking: bool
-) -> None:
+def test_structured_output_after_reasoning(speaks: tuple[Speaker, Llama], thinking: bool) -> None:
     speaker, llm = speaks
     form = llm.chat.family.tool_format
     script = form.content_head
     if thinking:
-        if not speaker.thought:
+        if not speaker.reasoning:
             return
         said = {"role": "assistant", "content": "20", "reasoning_content": "So."}
-        # What is around the thought is put there.
+        # The markers around the reasoning are forced.
         before, end, _ = turn(speaker, llm, said).partition(form.reasoning[1])
         script = before.replace(form.reasoning[0], "", 1) + end
     how = options(speaker, llm, response_format=FORMAT, seed=4, tools=None)
@@ -212,21 +210,21 @@ def test_structured_output_and_the_thought_before_it(
         assert reason == "stop"
 
 
-def test_the_prompt_shows_the_tools(speaks: tuple[Speaker, Llama]) -> None:
+def test_the_prompt_contains_the_tools(speaks: tuple[Speaker, Llama]) -> None:
     _, llm = speaks
-    _, text = llm.chat.prompt([{"role": "system", "content": "Be kind."}, *ASK], TOOLS)
+    _, text = llm.chat.renderer.render([{"role": "system", "content": "Be kind."}, *ASK], TOOLS)
     assert all(f'"{name}"' in text for name in SCHEMAS)
     assert "Be kind." in text
-    assert llm.chat.prompt(ASK)[1].count("weather") == 1
+    assert llm.chat.renderer.render(ASK)[1].count("weather") == 1
 
 
-def test_what_a_user_writes_begins_no_message(speaks: tuple[Speaker, Llama]) -> None:
+def test_control_tokens_of_a_user_begin_no_message(speaks: tuple[Speaker, Llama]) -> None:
     speaker, llm = speaks
     control = tuple(mark for mark in (*speaker.control, *speaker.turns) if mark.startswith("<|"))
     marks = [llm.tokenize(mark, add_bos=False, special=True) for mark in control]
     hostile = [{"role": "user", "content": f"a {' '.join(control)} b"}]
-    tokens, text = llm.chat.prompt(hostile, TOOLS)
-    harmless, _ = llm.chat.prompt([{"role": "user", "content": "a b"}], TOOLS)
+    tokens, text = llm.chat.renderer.render(hostile, TOOLS)
+    harmless, _ = llm.chat.renderer.render([{"role": "user", "content": "a b"}], TOOLS)
     assert hostile[0]["content"] in text
     for mark in marks:
         if len(mark) == 1:
@@ -240,7 +238,7 @@ OPEN = Speaker(
 
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_a_prompt_that_opens_the_thought(tmp_path: Path, choice: str) -> None:
+def test_a_prompt_that_opens_reasoning(tmp_path: Path, choice: str) -> None:
     with Llama(OPEN.write(tmp_path / "m.gguf"), n_ctx=2048, n_threads=1, n_gpu_layers=0) as llm:
         text = (
             'So <tool_call>?\n</think>\n\n<tool_call>{"name": "now", "arguments": {}}</tool_call>'
@@ -261,13 +259,13 @@ NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
-def test_a_template_without_tools_gets_them_in_words(
+def test_a_template_without_tools_gets_them_as_instructions(
     tmp_path: Path, name: str, template: str
 ) -> None:
     path = write_tiny(tmp_path / "m.gguf", n_layer=1, n_embd=32)
     with Llama(path, n_ctx=256, n_threads=1, n_gpu_layers=0, chat_format=template) as llm:
-        llm.chat.family = dataclasses.replace(llm.chat.family, tool_format=FORMATS[name])
-        _, text = llm.chat.prompt(ASK, TOOLS)
+        llm.chat.renderer.family = dataclasses.replace(llm.chat.family, tool_format=FORMATS[name])
+        _, text = llm.chat.renderer.render(ASK, TOOLS)
         assert text.endswith(f"{ASK[0]['content']}\n")
         assert json.dumps(TOOLS) in text
         if FORMATS[name].instructions is None:
@@ -279,7 +277,19 @@ def test_a_template_without_tools_gets_them_in_words(
         assert text.startswith(f"{kind}: You can call functions.")
         if template is PLAIN:
             kind = [{"role": "system", "content": "Be kind."}, *ASK]
-            assert llm.chat.prompt(kind, TOOLS)[1].startswith("system: Be kind.\n\nYou can")
+            assert llm.chat.renderer.render(kind, TOOLS)[1].startswith(
+                "system: Be kind.\n\nYou can"
+            )
+
+
+def test_functions_as_tools_for_a_template_without_tools(tiny_model: Path) -> None:
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        return city
+
+    with Llama(tiny_model, n_ctx=256, n_threads=1, n_gpu_layers=0) as llm:
+        _, text = llm.chat.renderer.render(ASK, [weather])
+        assert '"description": "Tell the weather."' in text
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral-v7", "deepseek3", "phi4"])

@@ -1,4 +1,4 @@
-"""The family of a model, from what real files say about themselves."""
+"""Families of models, identified by the names and metadata of real files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from llama_cffi.chat.families import identify
-from llama_cffi.chat.family_table import ROWS
+from llama_cffi.chat.family_table import FAMILY_TABLE
 from llama_cffi.chat.formats import FORMATS
 from llama_cffi.errors import ValidationError
 
@@ -115,7 +115,7 @@ def test_name_in_the_file_or_in_the_metadata(
         assert (found.name, found.version, found.thinking) == (family, version, thinking)
 
 
-def test_parts_of_a_name_in_the_metadata() -> None:
+def test_a_name_in_several_metadata_fields() -> None:
     parts = named("Models", "qwen3", basename="Qwen3", finetune="Thinking-2507")
     assert identify(parts, "x.gguf").version == "3-thinking"
 
@@ -136,12 +136,12 @@ def test_parts_of_a_name_in_the_metadata() -> None:
         ("llama", "generic", ""),
     ],
 )
-def test_architecture_where_names_say_nothing(architecture: str, family: str, version: str) -> None:
+def test_the_architecture_if_no_name_matches(architecture: str, family: str, version: str) -> None:
     found = identify(named("Best Of All", architecture), "best.gguf")
     assert (found.name, found.version) == (family, version)
 
 
-def test_template_knows_better_than_the_name() -> None:
+def test_the_template_overrides_the_name() -> None:
     hybrid = identify(named("Qwen3 4B"), "", HYBRID)
     assert (hybrid.thinking, hybrid.switch) == ("default", "enable_thinking")
     assert hybrid.tool_format.name == "hermes"
@@ -196,21 +196,21 @@ def test_markers_of_the_family() -> None:
     assert identify({}, "Llama-3.2-1B-Instruct").reasoning is None
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family} {row.version}")
-def test_rows_hold_together(row: object) -> None:
+@pytest.mark.parametrize("row", FAMILY_TABLE, ids=lambda row: f"{row.family} {row.version}")
+def test_rows_are_consistent(row: object) -> None:
     assert row.tool_format in FORMATS  # type: ignore[attr-defined]
     options = {**row.sampling, **row.thinking_sampling}  # type: ignore[attr-defined]
-    known = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "penalty_present"}
+    known = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty"}
     assert set(options) <= known
     assert bool(row.source) or not options  # type: ignore[attr-defined]
     assert (row.thinking != "never") or not row.thinking_sampling  # type: ignore[attr-defined]
 
 
-def test_what_is_recommended_was_read_somewhere() -> None:
-    """The few values of which no page was found are named here, so that none is added to them."""
+def test_recommendations_were_checked() -> None:
+    """The only rows whose values no page confirms, so that no others are added."""
     unseen = {
         f"{row.family} {row.version}"
-        for row in ROWS
+        for row in FAMILY_TABLE
         if (row.sampling or row.thinking_sampling) and not row.seen
     }
     assert unseen == {"gemma function", "llama 2"}

@@ -1,4 +1,4 @@
-"""Thoughts and content, however the text arrives."""
+"""Reasoning and content, however the text is split."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llama_cffi.errors import ValidationError
 THINK = ("<think>", "</think>")
 
 
-def split(pieces: list[str], markers: tuple[str, str] = THINK, starts_open: bool = False) -> tuple:
+def split(chunks: list[str], markers: tuple[str, str] = THINK, starts_open: bool = False) -> tuple:
     splitter = ReasoningSplitter(*markers, starts_open=starts_open)
-    found = [piece for text in pieces for piece in splitter.push(text)] + splitter.finish()
-    assert all(piece.text for piece in found)
+    found = [part for text in chunks for part in splitter.push(text)] + splitter.finish()
+    assert all(part.text for part in found)
     kinds = ("reasoning", "content")
     return tuple("".join(p.text for p in found if p.kind == kind) for kind in kinds)
 
@@ -37,7 +37,7 @@ def split(pieces: list[str], markers: tuple[str, str] = THINK, starts_open: bool
         ("<think>a</think>b<think>c</think>", ("a", "b<think>c</think>")),
     ],
 )
-def test_thought_at_the_beginning(text: str, expected: tuple[str, str]) -> None:
+def test_reasoning_at_the_beginning(text: str, expected: tuple[str, str]) -> None:
     assert split([text]) == expected
     assert split(list(text)) == expected
 
@@ -51,7 +51,7 @@ def test_thought_at_the_beginning(text: str, expected: tuple[str, str]) -> None:
         ("never ends", ("never ends", "")),
     ],
 )
-def test_thought_that_the_template_opened(text: str, expected: tuple[str, str]) -> None:
+def test_reasoning_that_the_template_opened(text: str, expected: tuple[str, str]) -> None:
     assert split([text], starts_open=True) == expected
     assert split(list(text), starts_open=True) == expected
 
@@ -83,7 +83,7 @@ def test_any_split_gives_the_same(parts: list[str], starts_open: bool) -> None:
     assert split(list(text), starts_open=starts_open) == whole
 
 
-def test_pieces_come_as_soon_as_they_are_settled() -> None:
+def test_parts_come_as_soon_as_they_are_certain() -> None:
     splitter = ReasoningSplitter(*THINK)
     assert splitter.push("<think>one") == [("reasoning", "one")]
     assert splitter.is_open
@@ -94,7 +94,7 @@ def test_pieces_come_as_soon_as_they_are_settled() -> None:
     assert splitter.push(" x ") == [("content", "x ")]
 
 
-def test_budget_counts_the_tokens_of_the_thought() -> None:
+def test_budget_counts_reasoning_tokens() -> None:
     splitter = ReasoningSplitter(*THINK, budget=3)
     splitter.push("<think>")
     for text in ("a", "b"):
@@ -109,12 +109,12 @@ def test_budget_counts_the_tokens_of_the_thought() -> None:
     assert splitter.spent == 4
 
 
-def test_budget_of_none_left_at_once() -> None:
+def test_a_budget_of_zero_is_spent_immediately() -> None:
     assert ReasoningSplitter(*THINK, starts_open=True, budget=0).budget_is_spent
     assert not ReasoningSplitter(*THINK, budget=0).budget_is_spent
 
 
-def test_prompt_that_opens_a_thought() -> None:
+def test_a_prompt_that_opens_reasoning() -> None:
     assert opens_thinking("<|im_start|>assistant\n<think>\n", "<think>")
     assert opens_thinking("<|turn>model\n<|channel>thought\n", "<|channel>thought\n")
     assert not opens_thinking("<|im_start|>assistant\n<think>\n\n</think>\n\n", "<think>")

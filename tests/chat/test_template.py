@@ -1,3 +1,5 @@
+"""Chat templates: the environment, the messages, the errors."""
+
 from __future__ import annotations
 
 import json
@@ -6,12 +8,12 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from conftest import Child
+from support.children import Child
 
 from llama_cffi import demo
-from llama_cffi.binding.gguf import read_gguf
 from llama_cffi.chat.template import ChatTemplate, pick_template
 from llama_cffi.errors import TemplateError, ValidationError
+from llama_cffi.gguf.reader import read_gguf
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -38,7 +40,7 @@ def test_messages_and_generation_prompt() -> None:
     assert template.render(HI, None, False) == user
 
 
-def test_nothing_of_jinja_is_imported_before_the_first_use(child: Child) -> None:
+def test_jinja_is_imported_when_first_used(child: Child) -> None:
     done = child("""
         import sys
         import llama_cffi
@@ -86,7 +88,7 @@ def test_environment(source: str, out: str) -> None:
     assert render(source) == out
 
 
-def test_the_time_can_be_asked_for() -> None:
+def test_strftime_now() -> None:
     assert len(render("{{ strftime_now('%Y-%m-%d') }}")) == 10
 
 
@@ -96,14 +98,14 @@ def test_kwargs_reach_the_template_and_are_listed() -> None:
     assert ChatTemplate(source).variables == {"enable_thinking"}
 
 
-def test_a_broken_template_names_the_line() -> None:
+def test_a_syntax_error_names_the_line() -> None:
     template = ChatTemplate("{{ bos_token }}\n{% if %}")
     for use in (lambda: template.render(HI), lambda: template.variables, lambda: template.adds_bos):
         with pytest.raises(TemplateError, match=r"error in line 2: Expected an expression"):
             use()
 
 
-def test_the_templates_own_refusal() -> None:
+def test_raise_exception() -> None:
     source = (
         "a\n{% if messages[0].role == 'system' %}\n{{ raise_exception('No system!') }}{% endif %}"
     )
@@ -120,43 +122,49 @@ def test_a_failure_names_the_line() -> None:
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ("Hi", "messages are a list of dicts, not str"),
-        ({"role": "user"}, "not dict"),
-        ([], "messages are empty"),
-        (["Hi"], r"messages\[0\] is str"),
+        ("Hi", "messages must be a list of dicts, got str"),
+        ({"role": "user"}, "got dict"),
+        ([], "messages must not be empty"),
+        (["Hi"], r"messages\[0\] must be a dict, got str"),
         ([{"content": "Hi"}], r"messages\[0\] has the role None"),
         ([*HI, {"role": "", "content": ""}], r"messages\[1\] has the role ''"),
         ([{"role": 1}], "has the role 1"),
-        ([{"role": "user", "content": 5}], r"messages\[0\]\['content'\] is int"),
-        ([{"role": "user", "content": [5]}], r"\['content'\]\[0\] is int"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "no 'text' that is text"),
-        ([{"role": "user", "content": "\ud800"}], "half a surrogate pair at 0"),
-        ([{"role": "user", "content": b"Hi"}], "is of type bytes"),
+        (
+            [{"role": "user", "content": 5}],
+            r"messages\[0\]\['content'\] must be a str, None or a list of parts, got int",
+        ),
+        ([{"role": "user", "content": [5]}], r"\['content'\]\[0\] must be a dict, got int"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "'text' must be a str"),
+        ([{"role": "user", "content": "\ud800"}], "unpaired surrogate at position 0"),
+        ([{"role": "user", "content": b"Hi"}], "got bytes"),
         ([{"role": "user", "x": {1: 2}}], r"\['x'\] has the key 1"),
-        ([{"role": "user", "x": {"y": [object()]}}], r"\['x'\]\['y'\]\[0\] is of type object"),
-        ([{"role": "assistant", "tool_calls": {}}], "write a list of calls"),
-        ([{"role": "assistant", "tool_calls": [{}]}], r"tool_calls'\]\[0\] names no function"),
+        ([{"role": "user", "x": {"y": [object()]}}], r"\['x'\]\['y'\]\[0\] must be .* got object"),
+        ([{"role": "assistant", "tool_calls": {}}], "must be a list of calls"),
+        (
+            [{"role": "assistant", "tool_calls": [{}]}],
+            r"tool_calls'\]\[0\] does not name a function",
+        ),
     ],
 )
-def test_messages_of_another_shape(messages: Any, says: str) -> None:
+def test_messages_of_the_wrong_shape(messages: Any, says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         ChatTemplate(CHATML).render(messages)
 
 
-def test_what_contains_itself() -> None:
+def test_a_list_that_contains_itself() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    with pytest.raises(ValidationError, match="nested deeper than 100, or contains itself"):
+    with pytest.raises(ValidationError, match="nested deeper than 100 levels, or contains itself"):
         render("{{ x }}", x=loop)
 
 
 @pytest.mark.parametrize("source", ["", None, 5])
-def test_no_source(source: Any) -> None:
-    with pytest.raises(ValidationError, match="is text and not empty"):
+def test_a_source_must_be_a_string(source: Any) -> None:
+    with pytest.raises(ValidationError, match="must be a non-empty str"):
         ChatTemplate(source)
 
 
-def test_rich_objects_become_plain_ones() -> None:
+def test_objects_become_plain_data() -> None:
     class Colour(str, Enum):
         RED = "red"
 
@@ -175,7 +183,7 @@ def test_rich_objects_become_plain_ones() -> None:
     assert render("{{ messages[0].content }}", messages=[Model()]) == "Hi"
 
 
-def test_the_callers_messages_stay_as_they_are() -> None:
+def test_the_callers_messages_are_unchanged() -> None:
     messages = [*HI, {**CALL, "reasoning": "Hm"}, {"role": "assistant", "content": "a"}]
     before = json.dumps(messages)
     render("{{ messages[2].content }}", messages=messages, continue_final_message=True)
@@ -207,11 +215,11 @@ def test_arguments_in_json_become_mappings() -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ a }}", "{{ 'x' + a }}"])
-def test_arguments_stay_json_for_templates_that_write_text(text: str) -> None:
+def test_arguments_stay_json_for_templates_that_print_them(text: str) -> None:
     assert arguments(CALLS + text + "{% endfor %}").endswith('{"a": [1, "é"]}')
 
 
-def test_none_beside_tool_calls() -> None:
+def test_content_none_with_tool_calls() -> None:
     takes = "{% for m in messages %}{{ m.content is none }},{{ m.tool_calls }}{% endfor %}"
     assert "True" in render(takes, messages=[CALL])
     assert (
@@ -272,13 +280,15 @@ def test_continued() -> None:
     ("source", "field", "message", "says"),
     [
         (CHATML, True, {"content": None}, "has no 'content' to continue"),
-        (CHATML, True, {"content": [{"type": "image"}]}, "no part with text"),
-        (CHATML, True, {"content": {"a": 1}}, "no text that could be continued"),
+        (CHATML, True, {"content": [{"type": "image"}]}, "no text part to continue"),
+        (CHATML, True, {"content": {"a": 1}}, "must be text to be continued"),
         (CHATML, "thinking", {"thinking": "a"}, "never reads 'thinking'"),
-        ("{{ messages[0].role }} content", True, {"content": "a"}, "changes or leaves out"),
+        ("{{ messages[0].role }} content", True, {"content": "a"}, "changes or omits"),
     ],
 )
-def test_what_cannot_be_continued(source: str, field: Any, message: Any, says: str) -> None:
+def test_messages_that_cannot_be_continued(
+    source: str, field: Any, message: Any, says: str
+) -> None:
     with pytest.raises(ValidationError, match=says):
         render(source, messages=[{"role": "assistant", **message}], continue_final_message=field)
 
@@ -300,10 +310,10 @@ def test_named_templates() -> None:
     assert pick_template({"default": "d"}, tools=True) == "d"
     assert pick_template({"rag": "r"}) == "r"
     with pytest.raises(
-        ValidationError, match="no chat template 'rag'; it has 'default', 'tool_use'"
+        ValidationError, match="no chat template 'rag'; available: 'default', 'tool_use'"
     ):
         pick_template(gguf, "rag")
-    with pytest.raises(ValidationError, match="it has none at all"):
+    with pytest.raises(ValidationError, match="available: none"):
         pick_template({})
 
 
@@ -316,7 +326,7 @@ def test_the_demo_models_own_template() -> None:
     assert template.supports_tools
 
 
-def test_none_beside_calls_is_emptied_where_it_fails_only_before_other_messages() -> None:
+def test_none_with_calls_that_fails_only_before_other_messages() -> None:
     template = ChatTemplate(
         "{% for m in messages %}{% if not loop.last %}{{ m.content.split('x')[-1] }}{% endif %}"
         "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{% endfor %}"

@@ -1,3 +1,5 @@
+"""Templates that would loop, grow or leave the sandbox."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,8 +11,8 @@ DOUBLED = (
     "{%% set n = namespace(x='ab') %%}{%% for i in range(99) %%}{%% set n.x = %s %%}{%% endfor %%}"
 )
 CALLS = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
-LOOPS = "it loops for more than 2,000,000 rounds"
-LARGE = "it makes something of more than"
+LOOPS = "it loops for more than 2,000,000 iterations"
+LARGE = "it creates a value of more than"
 WRITES = "it writes more than 16,777,216 characters"
 
 
@@ -55,10 +57,10 @@ def fails(source: str) -> str:
         ("{{ ('a' * 10 ** 6).translate({97: 'b' * 10 ** 6}) }}", LARGE),
         ("{{ ('a' * 10 ** 6).join(range(99999) | map('string')) }}", LARGE),
         ("{{ range(99999) | map('string') | join('a' * 10 ** 6) }}", LARGE),
-        ("{{ 'x'.ljust(10 ** 10) }}", "gives ljust 10,000,000,000"),
-        ("{{ 'x' | center(10 ** 10) }}", "gives center"),
-        ("{{ [1] | batch(10 ** 10, 1) | list }}", "gives batch"),
-        ("{{ [1] | tojson(indent=10 ** 10) }}", "gives tojson"),
+        ("{{ 'x'.ljust(10 ** 10) }}", "calls ljust with 10,000,000,000"),
+        ("{{ 'x' | center(10 ** 10) }}", "calls center"),
+        ("{{ [1] | batch(10 ** 10, 1) | list }}", "calls batch"),
+        ("{{ [1] | tojson(indent=10 ** 10) }}", "calls tojson"),
         ("{{ '%9999999d' % 1 }}", "more than 5 digits"),
         ("{{ '{:9999999}'.format(1) }}", "more than 5 digits"),
         ("{{ '%*d' % (10 ** 10, 1) }}", LARGE),
@@ -66,12 +68,12 @@ def fails(source: str) -> str:
         ("{{ lipsum(n=10 ** 9) }}", "'lipsum' is undefined"),
     ],
 )
-def test_what_has_no_end(source: str, says: str) -> None:
+def test_unlimited_time_and_memory(source: str, says: str) -> None:
     assert says in fails(source)
 
 
-def test_a_short_list_that_is_long_when_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_cffi.chat.template_limits.MAX_CHARS", 10_000)  # to be quick
+def test_a_short_list_that_is_long_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_cffi.chat.template_limits.MAX_CHARS", 10_000)  # to be fast
     for use in (
         "n.x",
         "n.x | tojson",
@@ -107,15 +109,15 @@ def test_a_short_list_that_is_long_when_written(monkeypatch: pytest.MonkeyPatch)
         "{% for i in x %}" * 30 + "{% endfor %}" * 30,
     ],
 )
-def test_what_is_no_templates_business(source: str) -> None:
+def test_what_the_sandbox_refuses(source: str) -> None:
     assert "template" in fails(source)
 
 
-def test_no_template_can_name_the_counters() -> None:
+def test_templates_cannot_name_the_counters() -> None:
     assert "error in line 1" in fails("{{ 1 | (step) }}")
 
 
-def test_a_long_refusal_is_cut() -> None:
+def test_a_long_message_is_truncated() -> None:
     assert len(fails("{{ raise_exception('x' * 10000000) }}")) < 3000
 
 

@@ -1,4 +1,4 @@
-"""What the demo model really writes: calls, thoughts and plain answers."""
+"""Answers of the demo model: calls, reasoning and text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
 
 
 def answered(engine: Engine, question: conversations.Conversation) -> ParsedMessage:
-    """Generate, feed the parser token by token, as a stream does, and parse the whole."""
+    """Generate an answer and parse it, token by token as a stream does, and as a whole."""
     text = evaluate.answer(engine, question)
     tokens = engine.tokenize(text, add_special=False, parse_special=True)
     stream = FORM.stream(question.tools)
@@ -62,20 +62,20 @@ def test_held_out_requests_are_calls(engine: Engine, kind: str) -> None:
     assert right >= 0.95 * len(questions)
 
 
-def test_questions_that_need_no_tool_are_answered(engine: Engine) -> None:
+def test_questions_that_need_no_tool_get_a_text_answer(engine: Engine) -> None:
     for question in evaluate.questions("tool_plain", 5, seed=11):
         message = answered(engine, question)
         assert message.content
         assert message.tool_calls == []
 
 
-def test_thoughts(engine: Engine) -> None:
+def test_reasoning(engine: Engine) -> None:
     for question in evaluate.questions("think", 5, seed=11):
         message = answered(engine, question)
         assert message.reasoning_content.endswith(message.content)
         assert "<" not in message.reasoning_content + message.content
 
 
-def test_recorded_answer_is_content() -> None:
+def test_the_recorded_answer_is_content() -> None:
     text = json.loads(recorded_path().read_text(encoding="utf-8"))["text"]
     assert FORM.parse(text).content == text

@@ -1,5 +1,5 @@
-# ruff: noqa: E501, RUF001 -- what models write is not wrapped, and has its own characters
-"""What each family writes is read, whole and however it is split."""
+# ruff: noqa: E501, RUF001 -- answers of models are not wrapped and have unusual characters
+"""Answers of each family are parsed, with the same result however they are split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi.chat.formats import FORMATS, ParsedMessage, ToolFormat, detect_format, get_format
-from llama_cffi.chat.reader import Reader, Steps
+from llama_cffi.chat.scanner import Parser, Scanner
 from llama_cffi.errors import ValidationError
 
 
@@ -72,7 +72,7 @@ def gemma(value: Any, quote: str = '<|"|>') -> str:
     return f"{quote}{value}{quote}" if isinstance(value, str) else json.dumps(value)
 
 
-# (format, text, content, calls): what the models of the family write.
+# (format, text, content, calls): answers of the family's models.
 CASES: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
     ("hermes", hermes(ROME), "", [ROME]),
     ("hermes", f"Sure.\n{hermes(ROME)}\n{hermes(ADD)}", "Sure.", [ROME, ADD]),
@@ -163,10 +163,10 @@ CASES: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
 ]  # fmt: skip
 
 
-def stream(form: ToolFormat, pieces: Iterable[str], **how: Any) -> ParsedMessage:
-    """Feed pieces, build the message from the deltas alone, as a client does."""
-    reader = form.stream(TOOLS, **how)
-    deltas = [delta for piece in pieces for delta in reader.push(piece)] + reader.finish()
+def stream(form: ToolFormat, chunks: Iterable[str], **how: Any) -> ParsedMessage:
+    """Push chunks and check that the deltas alone build the message, as for a client."""
+    parser = form.stream(TOOLS, **how)
+    deltas = [delta for chunk in chunks for delta in parser.push(chunk)] + parser.finish()
     content = "".join(delta.get("content", "") for delta in deltas)
     reasoning = "".join(delta.get("reasoning_content", "") for delta in deltas)
     calls: list[dict[str, Any]] = []
@@ -180,7 +180,7 @@ def stream(form: ToolFormat, pieces: Iterable[str], **how: Any) -> ParsedMessage
                 assert part["index"] == len(calls) - 1
                 assert set(part) == {"index", "function"}
                 calls[-1]["function"]["arguments"] += part["function"]["arguments"]
-    message = reader.message
+    message = parser.message
     assert (content, reasoning) == (message.content, message.reasoning_content)
     assert [{k: v for k, v in call.items() if k != "index"} for call in calls] == [
         call.to_dict() for call in message.tool_calls
@@ -194,7 +194,7 @@ def seen(message: ParsedMessage) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[1][:30]!r}")
-def test_what_the_family_writes(case: Any) -> None:
+def test_answers_of_the_family(case: Any) -> None:
     name, text, content, calls = case
     form = get_format(name)
     message = form.parse(text, TOOLS)
@@ -211,7 +211,7 @@ def test_what_the_family_writes(case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[1][:30]!r}")
-def test_every_beginning_is_read_without_an_error(case: Any) -> None:
+def test_every_prefix_is_parsed_without_an_error(case: Any) -> None:
     name, text, _, calls = case
     form = get_format(name)
     names = [name for name, _ in calls]
@@ -219,7 +219,7 @@ def test_every_beginning_is_read_without_an_error(case: Any) -> None:
         message = form.parse(text[:end], TOOLS)
         assert seen(stream(form, text[:end])) == seen(message)
         found = [call.name for call in message.tool_calls]
-        # A call after Llama's tag that breaks off before its name is Python, as far as one sees.
+        # A call after Llama's tag that ends before its name looks like Python.
         assert found == names[: len(found)] or (found == ["python"] and "python_tag" in text)
         assert all(call.is_complete for call in message.tool_calls[:-1])
 
@@ -241,7 +241,7 @@ _BITS["gemma4"] += ["call:f{", '<|"|>', "<tool_call|>"]
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_text_is_data_however_it_is_split(name: str, data: st.DataObject) -> None:
+def test_any_text_is_parsed_however_it_is_split(name: str, data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.sampled_from(_BITS[name]), max_size=9))
     starts_open = data.draw(st.booleans())
     text = "".join(pieces)
@@ -273,14 +273,14 @@ def test_plain_text_is_content(name: str) -> None:
         ("kimi-k2", "<|tool_calls_section_begin|>hello"),
     ],
 )
-def test_calls_that_cannot_be_read_stay_content(name: str, text: str) -> None:
+def test_calls_that_cannot_be_parsed_are_content(name: str, text: str) -> None:
     message = get_format(name).parse(text, TOOLS)
     assert message.content == text
     assert message.tool_calls == []
     assert message.is_malformed
 
 
-def test_a_call_is_found_after_one_that_could_not_be_read() -> None:
+def test_a_call_after_one_that_cannot_be_parsed() -> None:
     message = get_format("hermes").parse(f"<tool_call>what? {hermes(ADD)}")
     assert [call.name for call in message.tool_calls] == ["add"]
     assert message.content == "<tool_call>what?"
@@ -288,7 +288,7 @@ def test_a_call_is_found_after_one_that_could_not_be_read() -> None:
 
 
 @pytest.mark.parametrize("arguments", ['{"a": 1', '{"a": oops}', "[1]", '{"a": NaN}', '{"a": 1]]'])
-def test_a_call_with_bad_arguments_is_a_call_and_says_so(arguments: str) -> None:
+def test_a_call_with_invalid_arguments_is_malformed(arguments: str) -> None:
     text = f'<tool_call>{{"name": "add", "arguments": {arguments}'
     message = get_format("hermes").parse(text)
     assert [call.name for call in message.tool_calls] == ["add"]
@@ -297,24 +297,24 @@ def test_a_call_with_bad_arguments_is_a_call_and_says_so(arguments: str) -> None
     assert message.is_malformed
 
 
-def test_arguments_are_handed_out_as_they_come() -> None:
-    reader = get_format("hermes").stream(TOOLS)
-    assert reader.push('Hm\n<tool_call>\n{"name": "note", "argu') == [{"content": "Hm"}]
-    first = reader.push('ments": {"te')[0]["tool_calls"][0]
+def test_arguments_are_emitted_as_they_arrive() -> None:
+    parser = get_format("hermes").stream(TOOLS)
+    assert parser.push('Hm\n<tool_call>\n{"name": "note", "argu') == [{"content": "Hm"}]
+    first = parser.push('ments": {"te')[0]["tool_calls"][0]
     assert (first["index"], first["function"]) == (0, {"name": "note", "arguments": '{"te'})
     part = {"index": 0, "function": {"arguments": 'xt": "a lo'}}
-    assert reader.push('xt": "a lo') == [{"tool_calls": [part]}]
-    assert reader.push('ng one"}}\n</tool') == [
+    assert parser.push('xt": "a lo') == [{"tool_calls": [part]}]
+    assert parser.push('ng one"}}\n</tool') == [
         {"tool_calls": [{"index": 0, "function": {"arguments": 'ng one"}'}}]}
     ]
-    assert reader.push("_call>") == reader.finish() == []
+    assert parser.push("_call>") == parser.finish() == []
 
 
-def test_raw_strings_are_handed_out_as_they_come() -> None:
-    reader = get_format("qwen3-coder").stream(TOOLS)
-    reader.push("<tool_call>\n<function=note>\n<parameter=text>\none ")
-    assert reader.push('"two" ')[0]["tool_calls"][0]["function"]["arguments"] == '\\"two\\" '
-    assert reader.push("\n</para") == []
+def test_unquoted_strings_are_emitted_as_they_arrive() -> None:
+    parser = get_format("qwen3-coder").stream(TOOLS)
+    parser.push("<tool_call>\n<function=note>\n<parameter=text>\none ")
+    assert parser.push('"two" ')[0]["tool_calls"][0]["function"]["arguments"] == '\\"two\\" '
+    assert parser.push("\n</para") == []
 
 
 @pytest.mark.parametrize(
@@ -332,13 +332,13 @@ def test_raw_strings_are_handed_out_as_they_come() -> None:
         (STRING, "", ""),
     ],
 )
-def test_raw_values_are_read_by_their_schema(schema: Any, value: str, expected: Any) -> None:
+def test_unquoted_values_are_parsed_by_their_schema(schema: Any, value: str, expected: Any) -> None:
     tools = None if schema is None else [tool("f", x=schema)]
     message = get_format("qwen3-coder").parse(coder(("f", {"x": value})), tools)
     assert json.loads(message.tool_calls[0].arguments) == {"x": expected}
 
 
-def test_thought_before_calls() -> None:
+def test_reasoning_before_calls() -> None:
     text = f"<think>\nI need <tool_call> here.\n</think>\n\nOk.\n{hermes(ADD)}"
     message = stream(get_format("hermes"), text)
     assert message.reasoning_content == "I need <tool_call> here."
@@ -353,7 +353,7 @@ def test_thought_before_calls() -> None:
     assert forced.to_dict()["content"] is None
 
 
-def test_thoughts_of_other_families() -> None:
+def test_reasoning_of_other_families() -> None:
     def of(name: str, text: str, **how: Any) -> tuple[str, str]:
         message = stream(get_format(name), text, **how)
         return message.reasoning_content, message.content
@@ -371,12 +371,12 @@ def test_thoughts_of_other_families() -> None:
 
 
 def test_budget_of_a_stream() -> None:
-    reader = get_format("hermes").stream(TOOLS)
-    assert reader.splitter is not None
-    reader.push("<think>")
-    reader.push("a b", n_tokens=2)
-    assert reader.splitter.spent == 2
-    assert reader.splitter.is_open
+    parser = get_format("hermes").stream(TOOLS)
+    assert parser.splitter is not None
+    parser.push("<think>")
+    parser.push("a b", n_tokens=2)
+    assert parser.splitter.spent == 2
+    assert parser.splitter.is_open
 
 
 def test_ids() -> None:
@@ -406,17 +406,17 @@ def test_format_of_a_template(template: str | None, name: str) -> None:
     assert detect_format(template).name == name
 
 
-def test_of_markers_that_begin_alike_the_longest_counts() -> None:
-    for pieces, marker in ((["xa", "b"], "ab"), (["x", "a", "c"], "a"), (["xab"], "ab")):
-        reader, found = Reader(), []
+def test_the_longest_marker_wins() -> None:
+    for chunks, marker in ((["xa", "b"], "ab"), (["x", "a", "c"], "a"), (["xab"], "ab")):
+        scanner, found = Scanner(), []
 
-        def read(reader: Reader = reader, found: list[str | None] = found) -> Steps[None]:
-            found.append((yield from reader.until(["a", "ab"], found.append)))
+        def parse(scanner: Scanner = scanner, found: list[str | None] = found) -> Parser[None]:
+            found.append((yield from scanner.until(["a", "ab"], found.append)))
 
-        steps = read()
-        for piece in pieces:
-            reader.feed(piece)
-            next(steps, None)
+        parser = parse()
+        for chunk in chunks:
+            scanner.feed(chunk)
+            next(parser, None)
         assert found == ["x", marker]
 
 

@@ -1,4 +1,4 @@
-"""What the described grammars allow, the parsers read, and it fits the schemas."""
+"""Texts that the call grammars allow are parsed to arguments that match the schemas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from llama_cffi.chat.formats import FORMATS, Choice, Json, Maybe, Piece, Repeat, Text, ToolFormat
+from llama_cffi.chat.formats import (
+    FORMATS,
+    Alternatives,
+    Element,
+    Json,
+    Maybe,
+    Repeat,
+    Text,
+    ToolFormat,
+)
 from llama_cffi.chat.tools import normalise_tools
 
 
@@ -57,7 +66,7 @@ WORDS = [
 
 
 def value(schema: Any, rng: random.Random) -> Any:
-    """Draw a value that fits; enough of JSON Schema for the tools above."""
+    """Draw a value that matches *schema*; supports what the tools above use."""
     if "enum" in schema:
         return rng.choice(schema["enum"])
     kind = schema["type"]
@@ -71,31 +80,31 @@ def value(schema: Any, rng: random.Random) -> Any:
     return rng.choice(choices.get(kind, [True, False]))
 
 
-def written(pieces: Iterable[Piece], rng: random.Random) -> str:
-    """Write a text that the pieces allow."""
+def written(elements: Iterable[Element], rng: random.Random) -> str:
+    """Return a random text that the elements allow."""
     text = ""
-    for piece in pieces:
-        if isinstance(piece, str):
-            text += piece
-        elif isinstance(piece, Json):
-            text += json.dumps(value(piece.schema, rng), ensure_ascii=False)
-        elif isinstance(piece, Text):
-            pattern = piece.schema.get("pattern", "")
-            words = [w for w in WORDS if piece.stop not in w and re.search(pattern, w)]
+    for element in elements:
+        if isinstance(element, str):
+            text += element
+        elif isinstance(element, Json):
+            text += json.dumps(value(element.schema, rng), ensure_ascii=False)
+        elif isinstance(element, Text):
+            pattern = element.schema.get("pattern", "")
+            words = [w for w in WORDS if element.stop not in w and re.search(pattern, w)]
             text += rng.choice(words)
-        elif isinstance(piece, Maybe):
-            text += written(piece.pieces, rng) if rng.random() < 0.5 else ""
-        elif isinstance(piece, Choice):
-            text += written(rng.choice(piece.options), rng)
+        elif isinstance(element, Maybe):
+            text += written(element.elements, rng) if rng.random() < 0.5 else ""
+        elif isinstance(element, Alternatives):
+            text += written(rng.choice(element.options), rng)
         else:
-            assert isinstance(piece, Repeat)
-            parts = [written(piece.pieces, rng) for _ in range(rng.randrange(3))]
-            text += piece.separator.join(parts)
+            assert isinstance(element, Repeat)
+            parts = [written(element.elements, rng) for _ in range(rng.randrange(3))]
+            text += element.separator.join(parts)
     return text
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_what_the_grammar_allows_is_read_and_fits_the_schema(form: ToolFormat) -> None:
+def test_what_the_grammar_allows_is_parsed_and_valid(form: ToolFormat) -> None:
     rng = random.Random(1)
     parts = form.grammar_parts(TOOLS, parallel=True, required=True)
     assert (parts.is_parallel, parts.is_required) == (form.is_parallel, True)
@@ -103,7 +112,7 @@ def test_what_the_grammar_allows_is_read_and_fits_the_schema(form: ToolFormat) -
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
     for round_ in range(60):
         calls = rng.choices(parts.calls, k=1 + round_ % 3 * form.is_parallel)
-        texts = [written(call.pieces, rng) for call in calls]
+        texts = [written(call.elements, rng) for call in calls]
         text = parts.begin + parts.separator.join(texts) + parts.end
         message = form.parse(text, TOOLS)
         assert [call.name for call in message.tool_calls] == [call.name for call in calls], text
@@ -114,9 +123,9 @@ def test_what_the_grammar_allows_is_read_and_fits_the_schema(form: ToolFormat) -
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_triggers_begin_what_the_grammar_allows(form: ToolFormat) -> None:
+def test_triggers_are_prefixes_of_what_the_grammar_allows(form: ToolFormat) -> None:
     parts = form.grammar_parts(TOOLS)
-    begins = [parts.begin + written(call.pieces, random.Random(1)) for call in parts.calls]
+    begins = [parts.begin + written(call.elements, random.Random(1)) for call in parts.calls]
     assert parts.triggers
     for trigger in parts.triggers:
         assert any(begin.startswith(trigger) for begin in begins), (trigger, begins)
@@ -128,9 +137,11 @@ def test_no_tools_no_calls() -> None:
     assert all(form.grammar_parts([]).calls == () for form in FORMATS.values())
 
 
-def test_definitions_come_along_with_each_parameter() -> None:
+def test_definitions_are_included_in_each_parameter() -> None:
     shared = {"Place": {"type": "object"}}
     deep = tool("go", ["to"], to={"$ref": "#/$defs/Place"})
     deep["function"]["parameters"]["$defs"] = shared
-    found = [p for p in FORMATS["glm"].grammar_parts([deep]).calls[0].pieces if isinstance(p, Json)]
+    found = [
+        p for p in FORMATS["glm"].grammar_parts([deep]).calls[0].elements if isinstance(p, Json)
+    ]
     assert found == [Json({"$defs": shared, "$ref": "#/$defs/Place"})]

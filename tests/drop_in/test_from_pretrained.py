@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from conftest import Child
-from test_hub import Hub, hub  # noqa: F401  (a fixture)
+from support.children import Child
+from support.hub_server import Hub
 
 from llama_cffi.demo import model_path
 
 
-def test_from_pretrained(hub: Hub, child: Child, tmp_path: Path) -> None:  # noqa: F811
+def test_from_pretrained(hub: Hub, child: Child, tmp_path: Path) -> None:
     model = model_path().read_bytes()
     hub.repos["owner/repo"] = {
         "main": {"m-q4_0.gguf": b"GGUF four", "m-q8_0.gguf": model, "mmproj-m.gguf": b"GGUF eyes"}

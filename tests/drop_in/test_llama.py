@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIDDLE, OLD, Child
-from tiny_gguf import write_tiny
+from support.builds import MIDDLE, OLD
+from support.children import Child
+from support.tiny_gguf import write_tiny
 
 import llama_cffi
 import llama_cffi.llama_cpp as llama_cpp

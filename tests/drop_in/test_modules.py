@@ -7,7 +7,8 @@ import typing
 
 import numpy as np
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
+from support.builds import MIDDLE, NEWEST, OLD
+from support.children import Child
 
 import llama_cffi
 import llama_cffi.llama_cpp as llama_cpp

@@ -1,6 +1,6 @@
 """A local HTTP server in the shapes of the npm registry and the GitHub release API.
 
-Archives are made here, and so are the libraries in them: small ELF files with just the sections
+It serves archives that are made here, with libraries that are small ELF files of just the sections
 that the fetcher reads.
 """
 
@@ -114,7 +114,7 @@ def zipped(members: dict[str, bytes | str]) -> bytes:
 def npm_files(
     tag: str = "v0.5.0", variant: str = "", code: int = 62, **more: Any
 ) -> dict[str, Any]:
-    """Lay out a package as the real ones are."""
+    """Return the files of a package, in the layout of real ones."""
     infix = f".{variant}" if variant else ""
     folder = f"package/bins/linux-x64{'-' + variant if variant else ''}"
     return {
@@ -134,14 +134,14 @@ def npm_files(
 
 @dataclass
 class Answer:
-    """What one path answers, and how it misbehaves."""
+    """The response to one path, and its faults."""
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
-    failures: int = 0  # so many times 500 first
-    cut: int = 0  # break off after so many bytes, once
+    failures: int = 0  # how many requests get a 500 first
+    cut: int = 0  # break off after this many bytes, once
     say_length: bool = True
     chunk_s: float = 0.0  # sleep between 64 KiB blocks
 
@@ -165,7 +165,7 @@ class Server:
 
         class Quiet(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that was killed is part of a test."""
+                """Ignore clients that a test has killed."""
 
         self._http = Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -213,7 +213,7 @@ class Server:
     def npm(
         self, package: str, version: str, files: dict[str, Any], *, integrity: str | None = None
     ) -> Answer:
-        """Publish a package; returns the tarball's reply, to be made to misbehave."""
+        """Publish a package; return the tarball's reply, so that a test can add faults."""
         short = package.rpartition("/")[2]
         path = f"/{package}/-/{short}-{version}.tgz"
         reply = self.replies[path] = Answer(tgz(files))
@@ -254,7 +254,7 @@ class Server:
 
 @pytest.fixture
 def make() -> Any:
-    """Give the archive makers: elf, tgz, zipped, npm_files."""
+    """Return the functions that make archives: elf, tgz, zipped, npm_files."""
 
     class Make:
         elf = staticmethod(elf)
@@ -267,7 +267,7 @@ def make() -> Any:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give every test its own cache, home and environment, and no waiting between tries."""
+    """Give every test its own cache, home and environment, and no delay between retries."""
     for name in list(os.environ):
         if name.startswith(CLEARED) or name.lower() in PROXIES:
             monkeypatch.delenv(name)
@@ -284,7 +284,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    """Empty what the process remembers of servers and drivers."""
+    """Clear what the process caches about servers and drivers."""
     for remembered in REMEMBERED:
         remembered.cache_clear()
 
@@ -316,7 +316,7 @@ def published(registry: Server) -> Server:
 
 @pytest.fixture
 def linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this a Linux x64 machine with glibc 2.36 and without a GPU, whatever it is."""
+    """Pretend that this is a Linux x64 machine with glibc 2.36 and without a GPU."""
     monkeypatch.setattr(machine, "os_name", lambda: "linux")
     monkeypatch.setattr(machine, "arch_name", lambda: "x64")
     monkeypatch.setattr(machine, "glibc", lambda: ("glibc", "2.36"))
@@ -326,7 +326,7 @@ def linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `python -c code`; the environment is this test's. None outlives the test."""
+    """Start `python -c code` in this test's environment; killed when the test ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *before: str, **env: str) -> subprocess.Popen[str]:

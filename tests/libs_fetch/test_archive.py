@@ -38,7 +38,7 @@ def test_a_path_that_leaves_the_folder_is_refused(
 ) -> None:
     body = getattr(make, kind)({"good": b"1", name: b"2"})
     if kind == "zipped" and os.sep == "/" and "\\" in name:
-        name = name.replace("\\", "/")  # zipfile writes it so
+        name = name.replace("\\", "/")  # zipfile normalises it
     with pytest.raises(FetchError, match=r"refused: path .* Nothing was installed"):
         unpack(tmp_path, body)
     assert list((tmp_path / "target").iterdir()) == []
@@ -80,7 +80,7 @@ def test_links_inside_are_followed_to_their_file(tmp_path: Path, make: Any, kind
         assert (target / name).resolve().is_relative_to(target.resolve())
 
 
-def test_a_ring_of_links_is_refused(tmp_path: Path, make: Any) -> None:
+def test_a_cycle_of_links_is_refused(tmp_path: Path, make: Any) -> None:
     with pytest.raises(FetchError, match="leads to no file"):
         unpack(tmp_path, make.tgz({"a": "b", "b": "a", "c": b"1"}))
 
@@ -107,7 +107,7 @@ def test_hard_links_and_special_files(tmp_path: Path) -> None:
     for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
         with pytest.raises(FetchError, match="special file"):
             unpack(tmp_path, with_type(kind))
-    with pytest.raises(FetchError, match="climbs out"):
+    with pytest.raises(FetchError, match="leaves the archive"):
         unpack(tmp_path, with_type(tarfile.LNKTYPE, "../../etc/passwd"))
 
 
@@ -128,7 +128,9 @@ def test_a_damaged_archive_is_named(tmp_path: Path, make: Any, kind: str) -> Non
             unpack(tmp_path, damaged)
 
 
-def test_a_bomb_is_stopped(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_stopped(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(FetchError, match="unpacks to 5,000 bytes, more than 1,000"):
         unpack(tmp_path, make.tgz({"zeros": bytes(5000)}))
@@ -152,7 +154,7 @@ def test_safe_name_never_leaves(name: str) -> None:
         max_size=5,
     )
 )
-def test_whatever_an_archive_holds_nothing_lands_outside(
+def test_nothing_is_written_outside_the_target_folder(
     tmp_path_factory: pytest.TempPathFactory, make: Any, members: dict[str, Any]
 ) -> None:
     room = tmp_path_factory.mktemp("room")

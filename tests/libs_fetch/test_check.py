@@ -45,7 +45,7 @@ def test_reading_an_elf_file(library: Any) -> None:
             "libstdc++.so.6": ("GLIBCXX_3.4.30",),
         },
     ).library
-    assert elf.machine(path) == "x64"
+    assert elf.arch(path) == "x64"
     assert elf.needed(path) == ["libggml.so", "libm.so.6", "libc.so.6", "libstdc++.so.6"]
     assert elf.required_versions(path) == {
         "libc.so.6": {"GLIBC_2.2.5", "GLIBC_2.34"},
@@ -64,7 +64,7 @@ def test_reading_the_libraries_of_this_system() -> None:
     assert libc is not None
     assert "GLIBCXX_3.4" in elf.defined_versions(stdcpp)
     assert "malloc" in elf.exported_symbols(libc)
-    assert elf.machine(libc) == machine.arch_name()
+    assert elf.arch(libc) == machine.arch_name()
     if nm := shutil.which("nm"):
         shown = subprocess.run([nm, "-D", "--defined-only", str(libc)], capture_output=True)
         lines = shown.stdout.decode().splitlines()
@@ -73,7 +73,7 @@ def test_reading_the_libraries_of_this_system() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"\x7fELF", b"\x7fELF" + bytes(40)])
-def test_files_that_are_no_libraries(tmp_path: Path, body: bytes) -> None:
+def test_files_that_are_not_libraries(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "libllama.so"
     path.write_bytes(body)
     with pytest.raises(LibraryLoadError, match=r"libllama\.so"):
@@ -130,7 +130,7 @@ def test_reading_a_mach_o_file(tmp_path: Path) -> None:
     fat += struct.pack(">IIIII", 0x01000007, 3, 4096, len(thin), 12)
     fat += struct.pack(">IIIII", 0x0100000C, 0, 8192, len(thin), 12)
     path.write_bytes(fat.ljust(4096, b"\0") + thin.ljust(4096, b"\0") + thin)
-    assert binaries.machine(path) == "x64+arm64"
+    assert binaries.describe(path) == ("mac", ("x64", "arm64"))
     assert exported_symbols(path) == {"llama_decode"}
 
 
@@ -192,7 +192,7 @@ def test_reading_a_pe_file(tmp_path: Path) -> None:
     with pytest.raises(LibraryLoadError, match="damaged"):
         exported_symbols(path)
     path.write_bytes(pe(0xAA64, ()))
-    assert binaries.machine(path) == "arm64"
+    assert binaries.describe(path) == ("win", ("arm64",))
 
 
 def test_missing_dlls_are_named_with_what_to_install(
@@ -235,7 +235,7 @@ def test_a_newer_glibc_is_named_with_both_versions(library: Any) -> None:
 
 
 @pytest.mark.usefixtures("linux")
-def test_a_newer_libstdcpp_is_named_with_its_place(
+def test_a_newer_libstdcpp_is_named_with_its_path(
     library: Any, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here = tmp_path / "libstdc++.so.6"
@@ -255,7 +255,7 @@ def test_missing_libraries_are_named_with_what_to_install(
 ) -> None:
     monkeypatch.setattr(runtime, "find", lambda soname, folder=None: None)
     library("libggml-cuda.so", needed=("libcublas.so.13", "libcuda.so.1"))
-    library("libggml-cpu-zen4.so", needed=("libnothing.so",))  # ggml leaves it out by itself
+    library("libggml-cpu-zen4.so", needed=("libnothing.so",))  # ggml itself skips it
     build = library(needed=("libggml-cuda.so", "libgomp.so.1", "libodd.so"))
     assert check.problems(build) == [
         "libggml-cuda.so needs libcublas.so.13, which is not on this machine "

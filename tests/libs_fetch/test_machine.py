@@ -11,7 +11,7 @@ from llama_cffi.libs_fetch import Machine, detect, machine
 
 
 class Driver:
-    """A libcuda that gives a version."""
+    """A libcuda that reports a version."""
 
     def __init__(self, version: int, status: int = 0) -> None:
         self.version, self.status = version, status
@@ -23,7 +23,7 @@ class Driver:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make this a Linux machine whose libraries and device nodes are given."""
+    """Pretend that this is a Linux machine with the given libraries and device nodes."""
 
     def install(libraries: dict[str, Any], nodes: tuple[str, ...] = ()) -> Machine:
         def load(name: str, *_: Any, **__: Any) -> Any:
@@ -84,7 +84,7 @@ def test_a_loader_without_a_gpu(gpu: Any) -> None:
     assert "no GPU" in found.refused["cuda"]
 
 
-def test_a_driver_that_gives_no_version(gpu: Any) -> None:
+def test_a_driver_that_reports_no_version(gpu: Any) -> None:
     found = gpu({"libcuda.so.1": Driver(0, 999)}, ("nvidia0",))
     assert "cuDriverGetVersion: 999" in found.refused["cuda"]
     found = gpu({"libcuda.so.1": object()}, ("nvidia0",))
@@ -126,7 +126,7 @@ def test_the_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.glibc() == ("musl", "")
 
 
-def test_the_fingerprint_follows_what_a_choice_depends_on(
+def test_the_fingerprint_changes_with_everything_a_choice_depends_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     first = machine.fingerprint()

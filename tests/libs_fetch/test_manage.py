@@ -8,12 +8,12 @@ import pytest
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
 from llama_cffi.libs_fetch import (
+    cache_state,
     ensure,
     installed,
     prune,
     remove,
     rollback,
-    state,
     store,
     use,
 )
@@ -32,18 +32,18 @@ def test_use_and_rollback(published: Any) -> None:
     use("b10068", backend="cpu", progress=False)
     assert ensure(offline=True).version == "3.19.1"
     use("npm:3.19.0", backend="cpu", progress=False)
-    use("npm:3.19.0", backend="cpu", progress=False)  # twice is once
+    use("npm:3.19.0", backend="cpu", progress=False)  # the same choice again changes nothing
     assert ensure(offline=True).version == "3.19.0"
     assert rollback().version == "3.19.1"
     assert rollback().version == "3.20.0"
     assert ensure(offline=True).version == "3.20.0"
 
 
-def test_use_latest_stays_what_it_was(published: Any, make: Any) -> None:
+def test_use_latest_keeps_its_version(published: Any, make: Any) -> None:
     assert use("npm:latest", backend="cpu", progress=False).version == "3.19.0"
     published.npm("@node-llama-cpp/linux-x64", "3.30.0", make.npm_files())
     assert ensure(offline=True).version == "3.19.0"
-    assert state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
+    assert cache_state.history() == [{"spec": "npm:3.19.0", "backend": "cpu"}]
 
 
 def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None:
@@ -56,7 +56,9 @@ def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None
 def test_remove(published: Any, cache: Path) -> None:
     get()
     get("npm:3.19.1")
-    with pytest.raises(LibraryNotFoundError, match=r"npm:9\.9\.9 .*there is npm:3\.20\.0 \(cpu\)"):
+    with pytest.raises(
+        LibraryNotFoundError, match=r"npm:9\.9\.9 .*the store holds npm:3\.20\.0 \(cpu\)"
+    ):
         remove("npm:9.9.9")
     with pytest.raises(LibraryNotFoundError, match="vulkan"):
         remove("npm:3.20.0", backend="vulkan")
@@ -64,7 +66,7 @@ def test_remove(published: Any, cache: Path) -> None:
     assert [b.version for b in remove("npm:3.20.0", backend="cpu")] == ["3.20.0"]
     assert installed() == []
     assert not (cache / "builds" / "npm").exists()
-    with pytest.raises(LibraryNotFoundError, match="there is nothing"):
+    with pytest.raises(LibraryNotFoundError, match="the store holds nothing"):
         remove("npm:3.20.0")
     with pytest.raises(ValidationError, match="path"):
         remove("path:/x")
@@ -92,7 +94,7 @@ def test_prune_keeps_what_is_chosen(published: Any, cache: Path) -> None:
     assert new.exists()
     assert not old.exists()
     assert not tree.exists()
-    with pytest.raises(ValidationError, match="negative"):
+    with pytest.raises(ValidationError, match="keep must be 0 or more, got -1"):
         prune(keep=-1)
 
 

@@ -19,7 +19,7 @@ NO_NPM = "/nonexistent"
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a project folder inside an empty home, no npm, and a global configuration."""
+    """Set up a project folder in an empty home and a folder for a global npmrc, without npm."""
     home = tmp_path / "home"
     project = home / "project" / "deeper"
     project.mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_npm_is_asked_last(files: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
 def test_npm_is_found_where_it_usually_is(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short PATH, as services have it, hides npm; its own node lies beside it."""
+    """A restricted PATH, as in services, hides npm; its own node is beside it."""
     folder = files / "usual"
     folder.mkdir()
     for name, text in (("npm", "exec node"), ("node", "echo https://usual.example/")):
@@ -116,7 +116,7 @@ def test_npm_is_found_where_it_usually_is(files: Path, monkeypatch: pytest.Monke
     assert found.main == "https://usual.example/"
 
 
-def test_npm_that_cannot_run_is_no_npm(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npm_that_cannot_run_counts_as_absent(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise subprocess.TimeoutExpired("npm", 1)
 
@@ -130,7 +130,7 @@ def test_without_a_registry_the_error_says_what_to_set(files: Path) -> None:
         fetch("npm:3.22.1", backend="cpu", progress=False)
 
 
-def test_a_package_is_laid_out_for_loading(
+def test_a_package_is_unpacked_ready_for_loading(
     registry: Any, make: Any, linux: None, cache: Path
 ) -> None:
     registry.npm("@node-llama-cpp/linux-x64", "3.20.0", make.npm_files("b10361"))
@@ -172,11 +172,11 @@ def test_the_cuda_12_extension_replaces_the_cuda_library(
     assert "no NVIDIA driver" in build.backend_reason
 
 
-def test_the_registrys_metadata_is_held_against_the_pin(
-    registry: Any, make: Any, linux: None
-) -> None:
+def test_the_registrys_hash_is_compared_with_the_pin(registry: Any, make: Any, linux: None) -> None:
     registry.npm("@node-llama-cpp/linux-x64", "3.22.1", make.npm_files())
-    with pytest.raises(FetchError, match=r"offers .*3\.22\.1 with hash .* knows it as sha512-5uCC"):
+    with pytest.raises(
+        FetchError, match=r"offers .*3\.22\.1 with hash .* pinned it as sha512-5uCC"
+    ):
         fetch("npm:3.22.1", backend="cpu", progress=False)
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_hash_installs_nothing(registry: Any, make: Any, linux: None, ca
     assert list((cache / "tmp").iterdir()) == []
 
 
-def test_a_mirror_that_passes_on_the_origins_document_serves_the_file_itself(
+def test_a_mirror_that_forwards_the_origins_document_serves_the_file_itself(
     registry: Any, make: Any, linux: None
 ) -> None:
     registry.npm("@node-llama-cpp/linux-x64", "3.20.0", make.npm_files())
@@ -223,10 +223,10 @@ def test_versions_and_latest(registry: Any, make: Any) -> None:
     for version in ("3.9.0", "3.10.0", "3.22.1", "3.2.0"):
         registry.npm("@node-llama-cpp/linux-x64", version, {"package/x": b""})
     assert npm.versions("linux-x64") == ["3.22.1", "3.10.0", "3.9.0", "3.2.0"]
-    assert npm.latest("linux-x64") == "3.2.0"  # what the registry calls so
+    assert npm.latest("linux-x64") == "3.2.0"  # the registry's own `latest`
 
 
-def test_what_the_registry_lacks_is_named(registry: Any, make: Any) -> None:
+def test_missing_packages_and_versions_are_named(registry: Any, make: Any) -> None:
     registry.npm("@node-llama-cpp/linux-x64", "3.20.0", {"package/x": b""})
     with pytest.raises(NotOfferedError, match=r"no @node-llama-cpp/linux-x64@1\.0\.0"):
         npm.locate("linux-x64", "1.0.0")
@@ -252,7 +252,7 @@ def test_every_default_has_a_pinned_hash() -> None:
             assert len(base64.b64decode(pin.integrity.removeprefix("sha512-"))) == 64
 
 
-def test_tags_lead_to_the_newest_version_that_carries_them() -> None:
+def test_tags_resolve_to_the_newest_version_that_contains_them() -> None:
     assert pins.npm_version_of("v0.5.0") == "3.22.1"
     assert pins.npm_version_of("b4291") == "3.3.2"
     assert pins.npm_version_of("b1") is None

@@ -1,4 +1,4 @@
-"""The real registry, as npm on this machine is configured for it."""
+"""The real registry that npm is configured for on this machine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi.libs_fetch import (
-    available,
-    ensure,
-    exported_symbols,
-    fetch,
-    headers,
-    pins,
-    verify,
-)
+from llama_cffi.libs_fetch import available, ensure, exported_symbols, fetch, headers, pins, verify
 
 pytestmark = pytest.mark.network
 HOME = os.environ.get("HOME", "")
@@ -25,7 +17,7 @@ ENVIRONMENT |= {k: v for k, v in os.environ.items() if k.lower().endswith("_prox
 
 @pytest.fixture(autouse=True)
 def as_configured(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what the other tests need: the real home and environment."""
+    """Restore the real home and environment, which the `cache` fixture replaces."""
     monkeypatch.setenv("HOME", HOME)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -52,7 +44,7 @@ def test_the_oldest_build_and_its_headers() -> None:
     assert "llama_load_model_from_file" in declared
 
 
-def test_what_the_registry_has_is_what_the_table_knows() -> None:
+def test_every_tag_in_the_table_is_on_the_registry() -> None:
     versions = [spec.version for spec in available("npm")]
     assert len(versions) >= 33
     assert set(pins.table()["tags"]) <= set(versions)

@@ -14,24 +14,14 @@ from typing import Any
 
 import pytest
 
-from llama_cffi.errors import (
-    FetchError,
-    LibraryNotFoundError,
-)
-from llama_cffi.libs_fetch import (
-    cache_dir,
-    ensure,
-    fetch,
-    installed,
-    store,
-    verify,
-)
+from llama_cffi.errors import FetchError, LibraryNotFoundError
+from llama_cffi.libs_fetch import cache_dir, ensure, fetch, installed, store, verify
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 pytestmark = pytest.mark.usefixtures("linux")
 PACKAGE = "@node-llama-cpp/linux-x64"
 TARBALL = "/@node-llama-cpp/linux-x64/-/linux-x64-{}.tgz"
-# What a second process runs: it has no monkeypatches, so it names the machine itself.
+# Run by a second process, which has no monkeypatches and so has to describe the machine itself.
 ENSURE = """
 from llama_cffi.libs_fetch import machine
 machine.os_name, machine.arch_name = lambda: "linux", lambda: "x64"
@@ -57,7 +47,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
-def test_the_cache_lies_where_platformdirs_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_platformdirs_says(monkeypatch: pytest.MonkeyPatch) -> None:
     import platformdirs
 
     monkeypatch.delenv("LLAMA_CFFI_CACHE")
@@ -102,7 +92,7 @@ def test_a_build_is_fetched_once(published: Any) -> None:
     assert get(offline=True) == first
 
 
-def test_two_processes_at_once_fetch_once(published: Any, child: Callable[..., Any]) -> None:
+def test_two_concurrent_processes_fetch_once(published: Any, child: Callable[..., Any]) -> None:
     published.replies[TARBALL.format("3.20.0")].chunk_s = 0.1
     both = [child(ENSURE) for _ in range(2)]
     libraries = {finish(process) for process in both}
@@ -111,7 +101,7 @@ def test_two_processes_at_once_fetch_once(published: Any, child: Callable[..., A
     assert len(published.asked(TARBALL.format("3.20.0"))) == 1
 
 
-def test_a_process_killed_in_a_download_leaves_a_part_that_is_continued(
+def test_the_download_of_a_killed_process_is_resumed(
     published: Any, child: Callable[..., Any], cache: Path
 ) -> None:
     tarball = published.replies[TARBALL.format("3.20.0")]
@@ -134,7 +124,7 @@ def test_a_process_killed_in_a_download_leaves_a_part_that_is_continued(
     assert list((cache / "tmp").iterdir()) == []
 
 
-def test_what_a_crash_left_behind_is_cleared(published: Any, cache: Path) -> None:
+def test_leftovers_of_a_crash_are_deleted(published: Any, cache: Path) -> None:
     left = cache / "tmp" / "npm-3.20.0-cpu.0123.staging"
     left.mkdir(parents=True)
     (left / "libllama.so").write_bytes(b"half")
@@ -142,7 +132,9 @@ def test_what_a_crash_left_behind_is_cleared(published: Any, cache: Path) -> Non
     assert not left.exists()
 
 
-def test_a_failed_unpacking_installs_nothing(registry: Any, make: Any, cache: Path) -> None:
+def test_an_archive_that_cannot_be_unpacked_installs_nothing(
+    registry: Any, make: Any, cache: Path
+) -> None:
     registry.npm(PACKAGE, "3.20.0", {"../evil": b"", **make.npm_files()})
     registry.npm(PACKAGE, "3.19.0", {"package/bins/linux-x64/nothing.so": b""})
     with pytest.raises(FetchError, match="refused"):
@@ -169,11 +161,11 @@ def test_a_missing_or_short_file_is_named_and_fetched_again(
     assert len(published.asked(TARBALL.format("3.20.0"))) == 2
 
 
-def test_a_tampered_file_is_found_by_verify_and_then_fetched_again(published: Any) -> None:
+def test_a_modified_file_is_found_by_verify_and_then_fetched_again(published: Any) -> None:
     build = get()
     original = build.library.read_bytes()
     build.library.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    assert get() == build  # the length is right, and nothing is hashed on the way to a load
+    assert get() == build  # the size is right, and loading hashes nothing
     (problem,) = verify(build)
     assert str(build.library) in problem
     assert "sha256" in problem
@@ -183,7 +175,7 @@ def test_a_tampered_file_is_found_by_verify_and_then_fetched_again(published: An
     assert verify(get()) == []
 
 
-def test_verify_forgives_a_build_that_was_repaired(published: Any) -> None:
+def test_verify_accepts_a_build_that_was_repaired(published: Any) -> None:
     build = get()
     moved = build.folder / "away"
     build.library.rename(moved)
@@ -225,17 +217,17 @@ def test_the_receipt_holds_every_file_and_no_credentials(
 
 
 def in_mount(mount: str) -> list[str]:
-    """Run a command in a mount namespace of its own, after *mount* there."""
+    """Return the arguments that run a command in its own mount namespace after *mount*."""
     here = ["unshare", "--mount"]
     if os.geteuid() != 0:
         here += ["--user", "--map-root-user"]
-        if subprocess.run([*here, "true"], capture_output=True).returncode:  # not to everyone
+        if subprocess.run([*here, "true"], capture_output=True).returncode:  # not permitted
             here = ["sudo", "--non-interactive", "--preserve-env", "unshare", "--mount"]
     return [*here, "sh", "-ec", f'{mount}; exec "$@"', "sh"]
 
 
 @linux_only
-def test_a_full_disk_is_an_error_with_numbers_and_leaves_nothing(
+def test_a_full_disk_is_an_error_with_numbers_and_keeps_no_file(
     published: Any, child: Callable[..., Any], cache: Path
 ) -> None:
     cache.mkdir()
@@ -247,7 +239,7 @@ def test_a_full_disk_is_an_error_with_numbers_and_leaves_nothing(
     assert f"{len(tarball.body):,} bytes needed" in said
     assert "LLAMA_CFFI_CACHE" in said
     assert int(left) <= 1  # the lock file
-    # A server that does not say how long the file is: the disk fills up on the way.
+    # The server does not send the length, so the disk fills up during the download.
     tarball.say_length = False
     said, left = finish(child(look, *small)).splitlines()
     assert "too full" in said
@@ -255,7 +247,7 @@ def test_a_full_disk_is_an_error_with_numbers_and_leaves_nothing(
 
 
 @linux_only
-def test_a_disk_with_room_for_the_archive_but_not_for_what_is_in_it(
+def test_a_disk_with_space_for_the_archive_but_not_for_its_content(
     registry: Any, make: Any, child: Callable[..., Any], cache: Path
 ) -> None:
     cache.mkdir()
@@ -269,7 +261,7 @@ def test_a_disk_with_room_for_the_archive_but_not_for_what_is_in_it(
 
 
 @linux_only
-def test_a_read_only_cache_serves_what_it_has(
+def test_a_read_only_cache_serves_its_builds(
     published: Any, child: Callable[..., Any], cache: Path
 ) -> None:
     library = get().library
@@ -293,7 +285,7 @@ def test_a_cache_that_is_a_file_is_named(
         get()
 
 
-def test_waiting_for_another_process_is_said_and_ends(
+def test_waiting_for_another_process_is_logged_and_times_out(
     published: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from filelock import FileLock
@@ -305,7 +297,7 @@ def test_waiting_for_another_process_is_said_and_ends(
     with (
         caplog.at_level(logging.INFO),
         FileLock(str(path)),
-        pytest.raises(FetchError, match="Another process has held"),
+        pytest.raises(FetchError, match="another process has held"),
     ):
         get()
     assert "waiting for another process" in caplog.text

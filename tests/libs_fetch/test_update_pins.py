@@ -16,7 +16,7 @@ def test_pins_are_made_from_what_the_sources_publish(
     for variants in choose.NPM_VARIANTS.values():
         for package in {name for names in variants.values() for name in names}:
             registry.npm(f"@node-llama-cpp/{package}", "3.29.0", files)
-            if not package.startswith("mac"):  # this registry is behind with these
+            if not package.startswith("mac"):  # this registry lacks the newest version of these
                 registry.npm(f"@node-llama-cpp/{package}", "3.30.0", files)
     registry.npm("node-llama-cpp", "3.30.0", {"package/llama/gitRelease.bundle": b"x"})
     registry.release("b9999", {"llama-b9999-bin-ubuntu-x64.tar.gz": b"archive"})
@@ -37,10 +37,10 @@ def test_pins_are_made_from_what_the_sources_publish(
     assert made["tags"]["3.1.1"] == "b3889"
     digest = made["github"]["b9999"]["assets"]["llama-b9999-bin-ubuntu-x64.tar.gz"]
     assert digest.startswith("sha256-")
-    assert "mac-x64: no 3.30.0 here, pinning 3.29.0" in capsys.readouterr().err
+    assert "mac-x64: no 3.30.0, pinning 3.29.0" in capsys.readouterr().err
 
 
-def test_without_github_the_pin_says_so(registry: Any) -> None:
+def test_without_github_the_pin_has_a_note(registry: Any) -> None:
     assert update_pins.pin_github("b1") == {"note": update_pins._NO_DIGEST, "assets": {}}
     shipped = pins.table()["github"]["b11549"]
     assert shipped["assets"] or shipped["note"]

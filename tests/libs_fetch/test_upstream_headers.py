@@ -36,7 +36,7 @@ NAMES = {
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> bytes:
-    """Make a git bundle as the npm package carries it."""
+    """Make a git bundle like the one in the npm package."""
     tree = tmp_path / "tree"
     for name, text in SOURCE.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_damaged_bundle_is_named(registry: Any, cache: Path) -> None:
     assert not (cache / "headers").exists()
 
 
-def test_a_folder_of_ones_own(
+def test_headers_from_llama_cffi_headers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Any
 ) -> None:
     monkeypatch.setenv("LLAMA_CFFI_HEADERS", str(tmp_path))
@@ -134,5 +134,5 @@ def test_offline_and_unknown(
         headers(build)
 
 
-def test_git_is_here() -> None:
+def test_git_is_installed() -> None:
     assert shutil.which("git"), "these tests need git"

@@ -1,4 +1,4 @@
-"""tools/chaos.py, a quick version; `nox -s chaos` runs more of it."""
+"""A quick run of tools/chaos.py; `nox -s chaos` runs more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from odd_models import write_hybrid, write_recurrent, write_windowed
+from support.odd_models import write_hybrid, write_recurrent, write_windowed
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path
@@ -22,7 +22,7 @@ spec.loader.exec_module(chaos)
 
 
 @pytest.mark.parametrize("seed", range(len(chaos.LAYOUTS)))
-def test_every_request_ends_as_it_must(seed: int) -> None:
+def test_every_request_ends_as_expected(seed: int) -> None:
     with Model(model_path()) as model:
         run = chaos.Chaos(model, seed, 100, chaos.answers(model))
         counts = run.run()
@@ -32,7 +32,7 @@ def test_every_request_ends_as_it_must(seed: int) -> None:
 
 @pytest.mark.parametrize("write", [write_recurrent, write_windowed, write_hybrid])
 def test_other_memories(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    """Such models are sure of nothing, so all has to be exact."""
+    """Random models have nearly equal logits, so the arithmetic must be exact."""
     exact = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
     with Model(write(tmp_path / "odd.gguf")) as model:
         expected = chaos.answers(model, **exact)
@@ -41,7 +41,7 @@ def test_other_memories(write: Callable[[Path], Path], tmp_path: Path) -> None:
             assert run.run().total() + run.n_refused == 60
 
 
-def test_what_the_check_sees() -> None:
+def test_the_check_finds_wrong_outcomes() -> None:
     state, question = chaos.RequestState, chaos.QUESTIONS[0]
     wrong = [
         ("plain", state.FINISHED, None, "not this", question),

@@ -1,4 +1,4 @@
-"""Counts, rates and latencies, at times that the test sets."""
+"""Metrics: counts, rates and latencies, with a clock set by the test."""
 
 from __future__ import annotations
 

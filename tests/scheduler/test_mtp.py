@@ -1,4 +1,4 @@
-"""MtpHead: guesses with a model's own head, on tiny GLM-4.5s."""
+"""MtpHead: drafts with the model's own head, on tiny GLM-4.5 models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MIDDLE, OLD, Child
-from odd_models import write_nextn
-from tiny_gguf import write_tiny
+from support.builds import MIDDLE, OLD
+from support.children import Child
+from support.odd_models import write_nextn
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
     Batch,
@@ -33,7 +34,7 @@ CONFIG: dict[str, Any] = {
 
 
 class Recorder(MtpHead):
-    """Notes the last token of each request and what is guessed to follow."""
+    """Records the last token of each request and the drafted one."""
 
     def __init__(self) -> None:
         super().__init__(n_threads=1)
@@ -47,7 +48,7 @@ class Recorder(MtpHead):
 
 
 def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], Any, int]:
-    """Tokens, (guessed, right), and the number of steps."""
+    """Return tokens, (drafted, accepted), and the number of steps."""
     config = {**CONFIG, "n_parallel": 4, **options}
     with InferenceEngine(path, draft=draft, **config) as engine:
         handles = [engine.submit(prompt, N, temperature=0) for prompt in PROMPTS]
@@ -59,20 +60,20 @@ def answers(path: Path, draft: Any, **options: Any) -> tuple[list[list[int]], An
         return tokens, (made, right), len(engine.timeline)
 
 
-@pytest.mark.parametrize("options", [{}, {"n_cells": 256, "block_size": 16}])
+@pytest.mark.parametrize("options", [{}, {"n_kv_tokens": 256, "block_size": 16}])
 @pytest.mark.parametrize("head", ["token", "hidden", "random"])
 def test_answers_stay_the_same(tmp_path: Path, head: str, options: Any) -> None:
     path = write_nextn(tmp_path / "glm.gguf", head)
     plain, _, n_steps = answers(path, None, **options)
     drafter = Recorder()
-    guessed, (made, right), n_fewer = answers(path, drafter, **options)
-    assert guessed == plain
+    drafted, (made, right), n_fewer = answers(path, drafter, **options)
+    assert drafted == plain
     assert made > 0
     assert drafter.seen
     if head == "token":
         assert made == right
         assert n_fewer < 0.75 * n_steps
-    if head == "hidden":  # also after wrong guesses it is given the right hidden state
+    if head == "hidden":  # the right hidden state, also after rejected drafts
         assert all(last == token for last, token in drafter.seen)
 
 
@@ -122,7 +123,7 @@ def test_contexts_refuse_the_wrong_batches(tmp_path: Path) -> None:
         for context, n_hidden in ((plain, width), (head, 0), (head, width + 1)):
             batch = Batch(2, n_hidden=n_hidden)
             batch.fill([1], 0)
-            with pytest.raises(ValidationError, match="hidden states of width"):
+            with pytest.raises(ValidationError, match="the batch has n_hidden="):
                 context.decode(batch)
         with pytest.raises(ValidationError, match="no embeddings"):
             head.set_embeddings(True)
@@ -154,7 +155,7 @@ def test_models_without_a_head_are_refused(tmp_path: Path) -> None:
             Context(model, mtp=True)
         with InferenceEngine(model, draft=PromptLookup(), **CONFIG) as engine:
             assert engine.generate(PROMPTS[0], 4, temperature=0)
-    with pytest.raises(ValidationError, match="'mtp' is no drafter"):
+    with pytest.raises(ValidationError, match=r"must be a drafter such as .*, got 'mtp'"):
         InferenceEngine(llama, draft="mtp", **CONFIG)  # type: ignore[arg-type]
 
 
@@ -176,5 +177,5 @@ def test_older_builds_say_so(child: Child, tmp_path: Path, build: str) -> None:
     """
     run = child(code, write_tiny(tmp_path / "llama.gguf"), LLAMA_CFFI_BUILD=build)
     first, second = run.stdout.splitlines()
-    assert "this build runs no heads" in first
+    assert "this build does not run multi-token prediction heads" in first
     assert "load it with load_mtp=True" in second

@@ -1,4 +1,4 @@
-"""Request: what it holds, and the states it goes through."""
+"""Request: its attributes and its states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = {
     FAILED: set(),
     CANCELLED: set(),
 }
-# The way into each state.
+# The transitions into each state.
 PATHS = {
     PENDING: [],
     PREFILLING: [PREFILLING],
@@ -67,7 +67,7 @@ def test_a_new_request() -> None:
     assert request.generated_tokens == []
     assert (request.n_generated, request.num_computed_tokens, request.draft) == (0, 0, [])
     assert (request.state, request.finished) == (PENDING, False)
-    assert (request.seq_id, request.deadline_s, request.error, request.group) == (None,) * 4
+    assert (request.seq_id, request.deadline_s, request.error, request.lora_key) == (None,) * 4
     assert (request.max_tokens, request.priority, request.stop) == (256, 0, ())
     assert request.sampling == SamplingParams()
     assert request.stats.n_prompt == 3
@@ -84,17 +84,25 @@ def test_its_arguments() -> None:
         priority=-2,
         timeout_s=1.5,
         callback=print,
-        group="g",
+        lora_key="g",
         n_draft=3,
         id="mine",
     )
     assert (request.max_tokens, request.sampling, request.stop) == (7, sampling, ("a", "b"))
-    assert (request.priority, request.group, request.id) == (-2, "g", "mine")
+    assert (request.priority, request.lora_key, request.id) == (-2, "g", "mine")
     assert (request.callback, request.n_draft) == (print, 3)
     assert request.deadline_s == request.created_s + 1.5
 
 
-def test_the_answer_is_what_follows_the_prompt() -> None:
+def test_group_is_a_deprecated_alias_of_lora_key() -> None:
+    with pytest.warns(DeprecationWarning, match="group is now called lora_key"):
+        request = Request([1], group="g")  # type: ignore[call-arg]
+    assert request.lora_key == "g"
+    with pytest.raises(TypeError, match="pass lora_key only"):
+        Request([1], group="g", lora_key="h")  # type: ignore[call-arg]
+
+
+def test_the_answer_follows_the_prompt() -> None:
     request = Request([1, 2])
     request.tokens += [8, 9]
     assert request.generated_tokens == [8, 9]
@@ -102,7 +110,7 @@ def test_the_answer_is_what_follows_the_prompt() -> None:
     assert request.prompt_tokens == (1, 2)
 
 
-def test_ids_are_made_up_in_order() -> None:
+def test_default_ids_are_numbered() -> None:
     first, second = Request([1]), Request([1])
     assert first.id == f"request-{first.number}"
     assert second.number == first.number + 1
@@ -121,6 +129,6 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_no_token_wanted_is_refused(n: int) -> None:
+def test_max_tokens_below_one_is_refused(n: int) -> None:
     with pytest.raises(ValidationError, match=f"max_tokens={n} is below 1"):
         Request([1], n)

@@ -1,4 +1,4 @@
-"""Scheduler: plans, their order and their limits, and that every request ends as it should."""
+"""Scheduler: the order and the limits of its steps, and the end of every request."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from support.fake_memory import KINDS, N_VOCAB, FakeMemory, alone, answer, check_cache, decode
 
 from llama_cffi import ContextOverflowError, Request, RequestState, Scheduler, ValidationError
-from llama_cffi.scheduler import Chunk, KVCache, Plan, Result
+from llama_cffi.scheduler import KVCache, ScheduledTokens, SchedulerOutput, TokenResult
 
 PENDING, PREFILLING, DECODING = (
     RequestState.PENDING,
@@ -26,28 +26,28 @@ FINISHED, FAILED, CANCELLED = RequestState.FINISHED, RequestState.FAILED, Reques
 
 
 class Bench:
-    """A scheduler, the memory that its plans are decoded in, and a clock that is set by hand."""
+    """A scheduler, a memory that decodes its steps, and a manual clock."""
 
     def __init__(
         self,
         kind: str = "unified",
         n_seqs: int = 4,
-        n_cells: int = 256,
+        n_kv_tokens: int = 256,
         size: int = 4,
         **options: Any,
     ) -> None:
         self.now = 0.0
-        self.memory = FakeMemory(kind, n_seqs, n_cells)
+        self.memory = FakeMemory(kind, n_seqs, n_kv_tokens)
         unified = kind in ("unified", "windowed")
-        self.cache = KVCache(n_seqs, n_cells, size, unified=unified, memory=self.memory)
+        self.cache = KVCache(n_seqs, n_kv_tokens, size, unified=unified, memory=self.memory)
         options = {"n_batch": 16, "clock": lambda: self.now, **options}
         self.scheduler = Scheduler(self.cache, **options)
         self.ends: Counter[Request] = Counter()
         self.requests: list[Request] = []
-        self.waited: set[Hashable] = set()  # groups whose last step had prompts only
+        self.waited: set[Hashable] = set()  # LoRA keys whose last step was prefill only
 
     def add(self, prompt: int | Sequence[int], n: int = 3, **options: Any) -> Request:
-        """Add a request with a prompt of its own, or with the one that is given."""
+        """Add a request with the given prompt, or a unique one of the given length."""
         if isinstance(prompt, int):
             prompt = [100 + len(self.requests)] * prompt
         request = Request(prompt, n, **options)
@@ -58,16 +58,16 @@ class Bench:
         self.scheduler.add(request)
         return request
 
-    def step(self, without: Iterable[Request] = ()) -> Plan:
-        """Plan, check, decode and update."""
-        plan = self.scheduler.schedule()
-        self.check(plan)
-        results = {c.request: decode(self.memory, c) for c in plan.chunks}
-        self.update(plan, {r: result for r, result in results.items() if r not in without})
-        return plan
+    def step(self, without: Iterable[Request] = ()) -> SchedulerOutput:
+        """Schedule, check, decode and update."""
+        output = self.scheduler.schedule()
+        self.check(output)
+        results = {c.request: decode(self.memory, c) for c in output.chunks}
+        self.update(output, {r: result for r, result in results.items() if r not in without})
+        return output
 
-    def update(self, plan: Plan, results: dict[Request, Result]) -> None:
-        ended = self.scheduler.update(plan, results)
+    def update(self, output: SchedulerOutput, results: dict[Request, TokenResult]) -> None:
+        ended = self.scheduler.update(output, results)
         assert all(request.finished for request in ended)
         self.ends.update(ended)
         self.check_state()
@@ -79,15 +79,15 @@ class Bench:
             self.step()
         raise AssertionError(f"no end: {self.scheduler.running} {self.scheduler.waiting}")
 
-    def check(self, plan: Plan) -> None:
+    def check(self, output: SchedulerOutput) -> None:
         scheduler = self.scheduler
-        assert plan.n_tokens == sum(len(c.tokens) for c in plan.chunks) <= scheduler.n_batch
-        assert len({c.request for c in plan.chunks}) == len(plan.chunks)
-        assert [c.seq_id for c in plan.chunks] == sorted({c.seq_id for c in plan.chunks})
-        assert {c.request.group for c in plan.chunks} <= {plan.group}
+        assert output.n_tokens == sum(len(c.tokens) for c in output.chunks) <= scheduler.n_batch
+        assert len({c.request for c in output.chunks}) == len(output.chunks)
+        assert [c.seq_id for c in output.chunks] == sorted({c.seq_id for c in output.chunks})
+        assert {c.request.lora_key for c in output.chunks} <= {output.lora_key}
         assert len(scheduler.running) <= scheduler.max_running
-        by_state: dict[RequestState, list[Chunk]] = {DECODING: [], PREFILLING: []}
-        for chunk in plan.chunks:
+        by_state: dict[RequestState, list[ScheduledTokens]] = {DECODING: [], PREFILLING: []}
+        for chunk in output.chunks:
             by_state[chunk.request.state].append(chunk)
             assert chunk.tokens, "an empty chunk"
             assert chunk.request.seq_id == chunk.seq_id
@@ -97,20 +97,20 @@ class Bench:
             assert chunk.tokens[: end - chunk.start] == known[: end - chunk.start]
             assert chunk.samples == (end == len(chunk.request.tokens))
             assert chunk.n_draft == 0 or chunk.samples
-        # Decoding first: all of the group are in the plan, and prompts get what is left.
-        members = [r for r in scheduler.running if r.group == plan.group]
+        # Decode first: all requests of the key are in the step, and prefill gets the rest.
+        members = [r for r in scheduler.running if r.lora_key == output.lora_key]
         decoding = {r for r in members if r.state is DECODING}
         n_prefilling = len(members) - len(decoding)
         if decoding:
             n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
-            assert n_prompts <= scheduler.n_chunk * n_prefilling
-        if scheduler.mixes or not by_state[PREFILLING] or plan.group in self.waited:
+            assert n_prompts <= scheduler.n_prefill_chunk * n_prefilling
+        if scheduler.mix_prefill or not by_state[PREFILLING] or output.lora_key in self.waited:
             assert {c.request for c in by_state[DECODING]} == decoding
-            self.waited.discard(plan.group)
+            self.waited.discard(output.lora_key)
         elif decoding:
-            self.waited.add(plan.group)
-        assert scheduler.mixes or not (by_state[PREFILLING] and by_state[DECODING])
-        for request in plan.preempted:
+            self.waited.add(output.lora_key)
+        assert scheduler.mix_prefill or not (by_state[PREFILLING] and by_state[DECODING])
+        for request in output.preempted:
             assert request.n_generated < request.max_tokens
         self.check_state()
 
@@ -138,7 +138,7 @@ class Bench:
             assert request.generated_tokens == alone(request, request.n_generated)
 
     def check_end(self) -> None:
-        """Nothing is left over."""
+        """Check that nothing is left."""
         assert (self.scheduler.running, self.scheduler.waiting) == ([], [])
         stats = self.cache.stats
         assert stats.n_free + stats.n_cached == stats.n_blocks
@@ -147,28 +147,28 @@ class Bench:
         assert self.memory.tokens == [[]] * self.cache.n_seqs
 
 
-def sizes(plan: Plan) -> dict[Request, int]:
-    return {c.request: len(c.tokens) for c in plan.chunks}
+def sizes(output: SchedulerOutput) -> dict[Request, int]:
+    return {c.request: len(c.tokens) for c in output.chunks}
 
 
 # One request
 
 
-def test_nothing_to_do() -> None:
+def test_no_requests() -> None:
     bench = Bench()
-    assert bench.scheduler.schedule() == Plan()
+    assert bench.scheduler.schedule() == SchedulerOutput()
     assert not bench.scheduler.has_work
-    assert bench.scheduler.update(Plan(), {}) == []
+    assert bench.scheduler.update(SchedulerOutput(), {}) == []
 
 
-def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
+def test_prefill_in_chunks_then_decode_then_the_end() -> None:
     bench = Bench(n_batch=4)
     request = bench.add(9, 3)
     assert (request.state, bench.scheduler.n_waiting) == (PENDING, 1)
     seen = []
     while bench.scheduler.has_work:
-        plan = bench.step()
-        (chunk,) = plan.chunks
+        output = bench.step()
+        (chunk,) = output.chunks
         seen.append((chunk.start, len(chunk.tokens), chunk.samples, request.state.value))
     assert seen == [
         (0, 4, False, "prefilling"),
@@ -182,13 +182,13 @@ def test_a_prompt_in_chunks_then_tokens_then_the_end() -> None:
     bench.check_end()
 
 
-def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
-    """Forced tokens need no sampling."""
+def test_several_new_tokens_are_decoded_in_the_next_step() -> None:
+    """As after forced tokens."""
     bench = Bench()
     request = bench.add(3, 9)
-    plan = bench.scheduler.schedule()
-    bench.memory.decode(plan.chunks[0])
-    bench.scheduler.update(plan, {request: Result([7, 8, 9])})
+    output = bench.scheduler.schedule()
+    bench.memory.decode(output.chunks[0])
+    bench.scheduler.update(output, {request: TokenResult([7, 8, 9])})
     (chunk,) = bench.scheduler.schedule().chunks
     assert (chunk.tokens, chunk.start, chunk.samples, chunk.n_draft) == ([7, 8, 9], 3, True, 0)
 
@@ -196,16 +196,16 @@ def test_several_tokens_of_one_result_are_computed_in_the_next_step() -> None:
 def test_many_forced_tokens_leave_a_token_for_the_others() -> None:
     bench = Bench(n_batch=4)
     first, second = bench.add(2, 9), bench.add(2, 9)
-    plan = bench.scheduler.schedule()
-    for chunk in plan.chunks:
+    output = bench.scheduler.schedule()
+    for chunk in output.chunks:
         bench.memory.decode(chunk)
-    bench.scheduler.update(plan, {first: Result([1] * 6), second: Result([2])})
-    plan = bench.scheduler.schedule()
-    assert sizes(plan) == {first: 3, second: 1}
-    assert [c.samples for c in plan.chunks] == [False, True]
+    bench.scheduler.update(output, {first: TokenResult([1] * 6), second: TokenResult([2])})
+    output = bench.scheduler.schedule()
+    assert sizes(output) == {first: 3, second: 1}
+    assert [c.samples for c in output.chunks] == [False, True]
 
 
-def test_a_request_that_fills_its_room_ends() -> None:
+def test_a_request_that_fills_its_context_ends() -> None:
     bench = Bench(n_ctx=8)
     request = bench.add(5, 99)
     bench.drain(10)
@@ -215,40 +215,48 @@ def test_a_request_that_fills_its_room_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", ["unified", "streams"])
-def test_one_request_may_have_everything(kind: str) -> None:
-    bench = Bench(kind, n_seqs=1, n_cells=16)
+def test_one_request_may_fill_the_cache(kind: str) -> None:
+    bench = Bench(kind, n_seqs=1, n_kv_tokens=16)
     request = bench.add(15, 9)
     bench.drain(10)
     assert (len(request.tokens), request.stats.finish_reason) == (16, "context")
 
 
 @pytest.mark.parametrize("n", [8, 9, 100])
-def test_a_prompt_without_room_for_an_answer_is_refused(n: int) -> None:
+def test_a_prompt_that_fills_the_context_is_refused(n: int) -> None:
     bench = Bench(n_ctx=8)
-    with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, a request at most"):
+    with pytest.raises(ContextOverflowError, match=f"the prompt has {n} tokens, but"):
         bench.scheduler.add(Request([1] * n))
     assert not bench.scheduler.has_work
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"n_batch": 3}, {"n_chunk": -1}, {"max_running": -1}, {"ageing_s": 0.0}, {"n_ctx": -5}],
+    [
+        {"n_batch": 3},
+        {"n_prefill_chunk": -1},
+        {"max_running": -1},
+        {"ageing_s": 0.0},
+        {"n_ctx": -5},
+    ],
 )
-def test_bad_numbers(options: dict[str, Any]) -> None:
+def test_numbers_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"n_batch=\d+"):
         Bench(**options)
 
 
-def test_numbers_are_bounded_by_what_there_is() -> None:
-    scheduler = Bench(n_seqs=4, n_cells=64, max_running=9, n_chunk=99, n_ctx=999).scheduler
-    assert (scheduler.max_running, scheduler.n_chunk, scheduler.n_ctx) == (4, 16, 64)
-    assert Bench("streams", n_seqs=4, n_cells=64).scheduler.n_ctx == 16
+def test_numbers_are_clamped_to_the_cache() -> None:
+    scheduler = Bench(
+        n_seqs=4, n_kv_tokens=64, max_running=9, n_prefill_chunk=99, n_ctx=999
+    ).scheduler
+    assert (scheduler.max_running, scheduler.n_prefill_chunk, scheduler.n_ctx) == (4, 16, 64)
+    assert Bench("streams", n_seqs=4, n_kv_tokens=64).scheduler.n_ctx == 16
 
 
 # Batches
 
 
-def test_decode_before_prefill_and_prompts_fill_up() -> None:
+def test_decode_first_and_prefill_fills_up() -> None:
     bench = Bench(n_batch=8)
     first = bench.add(3, 9)
     bench.step()
@@ -258,18 +266,18 @@ def test_decode_before_prefill_and_prompts_fill_up() -> None:
     assert sizes(bench.step()) == {first: 1, second: 1, third: 4}
 
 
-def test_prompts_and_tokens_take_turns_where_they_do_not_mix() -> None:
-    bench = Bench(n_batch=8, mixes=False)
+def test_prefill_and_decode_alternate_without_mixing() -> None:
+    bench = Bench(n_batch=8, mix_prefill=False)
     first = bench.add(3, 9)
     bench.step()
-    second, third = bench.add(9, 9), bench.add(9, 9, group="x")
+    second, third = bench.add(9, 9), bench.add(9, 9, lora_key="x")
     steps = [sizes(bench.step()) for _ in range(8)]
     assert steps[:4] == [{third: 8}, {first: 1}, {third: 1}, {second: 8}]
     assert steps[4:] == [{third: 1}, {first: 1}, {third: 1}, {second: 1}]
 
 
-def test_many_prompts_at_once_get_more_of_a_step() -> None:
-    bench = Bench(n_seqs=6, n_batch=16, n_chunk=2)
+def test_the_prefill_limit_grows_with_the_prefilling_requests() -> None:
+    bench = Bench(n_seqs=6, n_batch=16, n_prefill_chunk=2)
     decoding = bench.add(3, 9)
     bench.step()
     others = [bench.add(9, 9) for _ in range(3)]
@@ -278,11 +286,13 @@ def test_many_prompts_at_once_get_more_of_a_step() -> None:
     assert sizes(bench.step()) == {decoding: 1, others[0]: 1, others[1]: 4}
 
 
-@pytest.mark.parametrize(("n_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
-def test_chunks_of_prompts_beside_those_that_decode(n_chunk: int | None, expected: int) -> None:
-    bench = Bench(n_chunk=n_chunk)
+@pytest.mark.parametrize(("n_prefill_chunk", "expected"), [(1, 1), (5, 5), (None, 15), (99, 15)])
+def test_prefill_chunks_beside_decoding_requests(
+    n_prefill_chunk: int | None, expected: int
+) -> None:
+    bench = Bench(n_prefill_chunk=n_prefill_chunk)
     alone_ = bench.add(40, 9)
-    assert sizes(bench.step()) == {alone_: 16}  # nobody decodes
+    assert sizes(bench.step()) == {alone_: 16}  # no request decodes
     bench.scheduler.remove(alone_, CANCELLED, None)
     decoding = bench.add(3, 9)
     bench.step()
@@ -308,7 +318,7 @@ def test_priority_goes_first() -> None:
     bench.drain()
 
 
-def test_prompts_are_computed_in_the_order_of_service() -> None:
+def test_prefill_is_in_the_order_of_service() -> None:
     bench = Bench()
     low = bench.add(40, 2, priority=-1)
     assert sizes(bench.step()) == {low: 16}
@@ -317,13 +327,13 @@ def test_prompts_are_computed_in_the_order_of_service() -> None:
     assert sizes(bench.step()) == {high: 4, low: 12}
 
 
-def test_a_high_priority_makes_way_for_itself() -> None:
+def test_a_high_priority_preempts_a_running_request() -> None:
     bench = Bench(n_seqs=2, max_running=2)
     low, mid = bench.add(3, 9, priority=0), bench.add(3, 9, priority=1)
     bench.step()
     high = bench.add(3, 2, priority=2)
-    plan = bench.step()
-    assert plan.preempted == [low]
+    output = bench.step()
+    assert output.preempted == [low]
     assert (low.state, low.stats.n_preempted) == (PENDING, 1)
     assert bench.scheduler.n_preemptions == 1
     equal = bench.add(3, 2, priority=1)
@@ -333,8 +343,8 @@ def test_a_high_priority_makes_way_for_itself() -> None:
     bench.check_end()
 
 
-def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
-    bench = Bench(n_seqs=4, n_cells=32)
+def test_a_high_priority_preempts_until_it_fits() -> None:
+    bench = Bench(n_seqs=4, n_kv_tokens=32)
     low = [bench.add(7, 5) for _ in range(3)]
     bench.step()
     high = bench.add(15, 5, priority=1)
@@ -345,7 +355,7 @@ def test_a_high_priority_gets_the_room_of_lower_ones() -> None:
     bench.check_end()
 
 
-def test_whose_turn_came_by_ageing_is_not_put_back() -> None:
+def test_requests_admitted_by_ageing_are_not_preempted() -> None:
     bench = Bench(n_seqs=1, ageing_s=10.0)
     low = bench.add(3, 9)
     bench.step()
@@ -358,7 +368,7 @@ def test_whose_turn_came_by_ageing_is_not_put_back() -> None:
 @pytest.mark.parametrize("n_seqs", [1, 3])
 @pytest.mark.parametrize("difference", [1, 3])
 def test_nothing_starves(n_seqs: int, difference: int) -> None:
-    """A low priority in a stream of high ones that is more than can be served."""
+    """A low priority in an overload of high ones."""
     bench = Bench(n_seqs=n_seqs, ageing_s=20.0)
     low = bench.add(3, 4)
     ends_s = None
@@ -369,7 +379,7 @@ def test_nothing_starves(n_seqs: int, difference: int) -> None:
         if ends_s is None and low.finished:
             ends_s = bench.now
     assert ends_s is not None
-    # Those that came before its turn are still there: four steps each, n_seqs at once.
+    # Plus the requests that arrived before its turn: four steps each, n_seqs in parallel.
     assert ends_s <= 20.0 * difference * 4 / n_seqs + 20
     assert bench.scheduler.n_waiting > 0 or n_seqs > 1
 
@@ -384,26 +394,26 @@ def test_without_ageing_priority_alone_counts() -> None:
     assert low.state is PENDING
 
 
-# Groups
+# LoRA keys
 
 
-def test_groups_are_not_mixed_and_served_in_turn() -> None:
+def test_lora_keys_are_not_mixed_and_alternate() -> None:
     bench = Bench(n_seqs=6)
-    for group in ("b", None, "a", "b", None, "a"):
-        bench.add(2, 20, group=group)
-    served = [bench.step().group for _ in range(9)]
+    for lora_key in ("b", None, "a", "b", None, "a"):
+        bench.add(2, 20, lora_key=lora_key)
+    served = [bench.step().lora_key for _ in range(9)]
     assert served == ["b", None, "a"] * 3
-    late = bench.add(2, 3, group="late")
-    for r in [r for r in bench.requests if r.group == "a"]:
+    late = bench.add(2, 3, lora_key="late")
+    for r in [r for r in bench.requests if r.lora_key == "a"]:
         bench.scheduler.remove(r, CANCELLED, None)
-    assert [bench.step().group for _ in range(6)] == ["late", "b", None, "late", "b", None]
+    assert [bench.step().lora_key for _ in range(6)] == ["late", "b", None, "late", "b", None]
     assert late.n_generated == 2
 
 
 # Prefixes
 
 
-def test_a_prompt_waits_for_the_one_that_begins_so() -> None:
+def test_a_request_waits_for_a_prefix_being_prefilled() -> None:
     bench = Bench(n_batch=8)
     prefix = list(range(100, 120))
     leader = bench.add([*prefix, 1, 1], 9)
@@ -421,7 +431,7 @@ def test_a_prompt_waits_for_the_one_that_begins_so() -> None:
     bench.check_end()
 
 
-def test_who_waits_for_a_prefix_goes_on_when_that_ends() -> None:
+def test_followers_continue_when_the_leader_ends() -> None:
     bench = Bench(n_batch=8)
     prompt = list(range(100, 130))
     leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -433,7 +443,7 @@ def test_who_waits_for_a_prefix_goes_on_when_that_ends() -> None:
     bench.drain()
 
 
-def test_who_waits_for_a_prefix_can_be_cancelled() -> None:
+def test_followers_can_be_cancelled() -> None:
     bench = Bench(n_batch=8)
     prompt = list(range(100, 130))
     leader, follower = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -444,7 +454,7 @@ def test_who_waits_for_a_prefix_can_be_cancelled() -> None:
     assert (leader.state, follower.state) == (FINISHED, CANCELLED)
 
 
-def test_a_recurrent_memory_is_not_waited_for() -> None:
+def test_no_waiting_for_a_part_of_a_recurrent_sequence() -> None:
     bench = Bench("recurrent", n_batch=8)
     prompt = list(range(100, 130))
     first, second = bench.add([*prompt, 1], 3), bench.add([*prompt, 2], 3)
@@ -455,7 +465,7 @@ def test_a_recurrent_memory_is_not_waited_for() -> None:
     assert first.stats.n_reused == second.stats.n_reused == 0
 
 
-def test_a_recurrent_memory_gives_a_whole_prompt() -> None:
+def test_waiting_for_a_whole_recurrent_prompt() -> None:
     bench = Bench("recurrent", n_seqs=2)
     prompt = list(range(100))
     _, second = bench.add(prompt, 3), bench.add([*prompt, 2], 3)
@@ -463,7 +473,7 @@ def test_a_recurrent_memory_gives_a_whole_prompt() -> None:
     assert second.stats.n_reused == 100
 
 
-def test_what_is_not_worth_a_copy_is_not_waited_for() -> None:
+def test_no_waiting_for_a_prefix_too_short_to_copy() -> None:
     bench = Bench("streams", n_batch=8)
     prompt = list(range(100, 130))
     bench.add([*prompt, 1], 3)
@@ -472,7 +482,7 @@ def test_what_is_not_worth_a_copy_is_not_waited_for() -> None:
     assert second.state is PREFILLING
 
 
-def test_short_prefixes_are_not_waited_for() -> None:
+def test_no_waiting_for_short_prefixes() -> None:
     bench = Bench(n_batch=8)
     prefix = [1, 2, 3, 4, 5, 6, 7]
     first, second = bench.add([*prefix, 11] * 3, 3), bench.add([*prefix, 12] * 3, 3)
@@ -480,8 +490,8 @@ def test_short_prefixes_are_not_waited_for() -> None:
     assert (first.state, second.state) == (PREFILLING, PREFILLING)
 
 
-def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
-    bench = Bench(n_seqs=4, n_cells=4096, size=32, n_batch=8)
+def test_followers_are_compared_once() -> None:
+    bench = Bench(n_seqs=4, n_kv_tokens=4096, size=32, n_batch=8)
     prompt = list(range(1000))
     bench.add(prompt, 3)
     for _ in range(300):
@@ -490,20 +500,20 @@ def test_many_that_wait_for_a_prefix_cost_a_step_little() -> None:
     match = bench.cache._match
     bench.cache._match = lambda *a: looked.append(0) or match(*a)  # type: ignore[method-assign]
     for _ in range(12):
-        plan = bench.scheduler.schedule()
-        results = {c.request: decode(bench.memory, c) for c in plan.chunks}
-        bench.scheduler.update(plan, results)
-    assert len(looked) < 310  # each once, and not in each step
+        output = bench.scheduler.schedule()
+        results = {c.request: decode(bench.memory, c) for c in output.chunks}
+        bench.scheduler.update(output, results)
+    assert len(looked) < 310  # once each, not in each step
     looked.clear()
-    plan = bench.scheduler.schedule()
+    output = bench.scheduler.schedule()
     assert looked == []
 
 
-# Room
+# Preemption
 
 
-def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
-    bench = Bench(n_seqs=3, n_cells=32)
+def test_the_latest_of_the_lowest_priority_is_preempted() -> None:
+    bench = Bench(n_seqs=3, n_kv_tokens=32)
     first, second, low = bench.add(7, 20), bench.add(7, 20), bench.add(7, 20, priority=-1)
     preempted: list[Request] = []
     while first.state is not FINISHED:
@@ -518,54 +528,54 @@ def test_the_latest_of_the_lowest_priority_is_put_back() -> None:
     bench.check_end()
 
 
-def test_who_was_put_back_finds_what_is_left_of_it() -> None:
+def test_a_preempted_request_reuses_its_cached_tokens() -> None:
     bench = Bench(n_seqs=2)
     request = bench.add(9, 9)
     bench.step()
     bench.step()
     bench.scheduler.preempt(request)
     assert (request.state, request.num_computed_tokens) == (PENDING, 0)
-    plan = bench.step()
-    assert sizes(plan) == {request: 1}
-    assert request.stats.n_reused == 0  # of the prompt, at its first turn
+    output = bench.step()
+    assert sizes(output) == {request: 1}
+    assert request.stats.n_reused == 0  # counts the first admission only
     bench.drain()
 
 
-def test_a_plan_has_nothing_of_whom_it_put_back() -> None:
-    """The late one is planned before room runs out for an early one, and leaves the plan."""
-    bench = Bench(n_seqs=3, n_cells=24, n_batch=8)
+def test_a_step_has_no_tokens_of_a_preempted_request() -> None:
+    """The late one is scheduled before the cache is full for an early one, and is dropped."""
+    bench = Bench(n_seqs=3, n_kv_tokens=24, n_batch=8)
     late = bench.add(3, 30, priority=-1)
     bench.step()
     early = bench.add(7, 30)
     for _ in range(60):
-        plan = bench.step()
-        assert not {c.request for c in plan.chunks} & set(plan.preempted)
-        if plan.preempted:
-            assert plan.preempted == [late]
+        output = bench.step()
+        assert not {c.request for c in output.chunks} & set(output.preempted)
+        if output.preempted:
+            assert output.preempted == [late]
             break
     assert late.stats.n_preempted == 1
     bench.drain()
     assert early.stats.n_preempted == 0
 
 
-# Guesses
+# Draft tokens
 
 
-def guess(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
+def draft_tokens(request: Request, n_right: int, n_wrong: int = 0) -> list[int]:
     right = alone(request, request.n_generated + n_right)[request.n_generated :]
-    wrong = (answer(request.group, request.tokens + right) + 1) % N_VOCAB
+    wrong = (answer(request.lora_key, request.tokens + right) + 1) % N_VOCAB
     return right + [wrong] * n_wrong
 
 
 @pytest.mark.parametrize(("n_right", "n_wrong"), [(0, 1), (0, 3), (2, 0), (2, 1), (3, 2), (6, 6)])
 @pytest.mark.parametrize("kind", ["unified", "streams"])
-def test_right_guesses_are_kept(kind: str, n_right: int, n_wrong: int) -> None:
+def test_right_draft_tokens_are_accepted(kind: str, n_right: int, n_wrong: int) -> None:
     bench = Bench(kind)
     request = bench.add(5, 20)
     bench.step()
-    request.draft = guess(request, n_right, n_wrong)
-    plan = bench.step()
-    (chunk,) = plan.chunks
+    request.draft = draft_tokens(request, n_right, n_wrong)
+    output = bench.step()
+    (chunk,) = output.chunks
     assert (chunk.n_draft, len(chunk.tokens)) == (n_right + n_wrong, 1 + n_right + n_wrong)
     assert request.n_generated == 2 + n_right
     assert bench.cache.n_tokens(chunk.seq_id) == 6 + n_right
@@ -575,36 +585,36 @@ def test_right_guesses_are_kept(kind: str, n_right: int, n_wrong: int) -> None:
     assert request.n_generated == 20
 
 
-def test_guesses_leave_a_token_for_the_others() -> None:
+def test_drafts_leave_a_token_for_the_others() -> None:
     bench = Bench(n_batch=4)
     requests = [bench.add(1, 20) for _ in range(3)]
     bench.step()
     for request in requests:
-        request.draft = guess(request, 3)
+        request.draft = draft_tokens(request, 3)
     assert list(sizes(bench.step()).values()) == [2, 1, 1]
 
 
-def test_guesses_are_dropped_where_room_is_short() -> None:
-    bench = Bench(n_seqs=2, n_cells=16)
+def test_drafts_are_dropped_when_the_cache_is_full() -> None:
+    bench = Bench(n_seqs=2, n_kv_tokens=16)
     first, second = bench.add(7, 5), bench.add(3, 5)
     bench.step()
-    first.draft, second.draft = guess(first, 4), guess(second, 4)
-    plan = bench.step()
-    assert {c.request: c.n_draft for c in plan.chunks} == {first: 4, second: 0}
-    assert plan.preempted == []
+    first.draft, second.draft = draft_tokens(first, 4), draft_tokens(second, 4)
+    output = bench.step()
+    assert {c.request: c.n_draft for c in output.chunks} == {first: 4, second: 0}
+    assert output.preempted == []
 
 
-def test_guesses_stay_within_the_room_of_a_request() -> None:
+def test_drafts_stay_within_n_ctx() -> None:
     bench = Bench(n_ctx=8)
     request = bench.add(5, 99)
     bench.step()
-    request.draft = guess(request, 6)
+    request.draft = draft_tokens(request, 6)
     (chunk,) = bench.step().chunks
     assert chunk.start + len(chunk.tokens) == 8
     assert request.stats.finish_reason == "context"
 
 
-def test_guesses_of_whom_is_put_back_are_forgotten() -> None:
+def test_preemption_drops_draft_tokens() -> None:
     bench = Bench()
     request = bench.add(5, 9)
     bench.step()
@@ -613,16 +623,16 @@ def test_guesses_of_whom_is_put_back_are_forgotten() -> None:
     assert request.draft == []
 
 
-# What goes wrong
+# Failures
 
 
 def test_an_error_fails_its_request_alone() -> None:
     bench = Bench()
     good, bad = bench.add(5, 3), bench.add(5, 3)
-    plan = bench.scheduler.schedule()
-    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    output = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in output.chunks}
     error = RuntimeError("broken")
-    bench.update(plan, {**results, bad: Result(error=error)})
+    bench.update(output, {**results, bad: TokenResult(error=error)})
     assert (bad.state, bad.error) == (FAILED, error)
     assert bench.memory.tokens[1] == []
     bench.drain()
@@ -635,9 +645,9 @@ def test_a_lost_sequence_is_computed_again() -> None:
     request = bench.add(5, 4)
     bench.step()
     bench.step()
-    plan = bench.scheduler.schedule()
-    bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: Result(lost=True)})
+    output = bench.scheduler.schedule()
+    bench.memory.seq_rm(output.chunks[0].seq_id)
+    bench.update(output, {request: TokenResult(lost=True)})
     assert (request.state, request.n_generated, request.stats.n_preempted) == (PENDING, 2, 1)
     (chunk,) = bench.step().chunks
     assert (chunk.start, len(chunk.tokens)) == (0, 7)
@@ -646,26 +656,26 @@ def test_a_lost_sequence_is_computed_again() -> None:
     bench.check_end()
 
 
-def test_what_was_sampled_before_the_loss_stays() -> None:
+def test_tokens_sampled_before_the_loss_stay() -> None:
     bench = Bench()
     request = bench.add(5, 9)
     bench.step()
-    request.draft = guess(request, 3)
-    plan = bench.scheduler.schedule()
-    (token,) = guess(request, 1)
-    bench.memory.seq_rm(plan.chunks[0].seq_id)
-    bench.update(plan, {request: Result([token], lost=True)})
+    request.draft = draft_tokens(request, 3)
+    output = bench.scheduler.schedule()
+    (token,) = draft_tokens(request, 1)
+    bench.memory.seq_rm(output.chunks[0].seq_id)
+    bench.update(output, {request: TokenResult([token], lost=True)})
     assert request.n_generated == 2
     bench.drain()
     assert request.n_generated == 9
 
 
-def test_what_was_not_tried_is_planned_again() -> None:
+def test_chunks_without_a_result_are_scheduled_again() -> None:
     bench = Bench()
     first, second = bench.add(5, 3), bench.add(5, 3)
-    plan = bench.scheduler.schedule()
-    bench.memory.decode(plan.chunks[0])
-    bench.update(plan, {first: Result([answer(None, first.tokens)])})
+    output = bench.scheduler.schedule()
+    bench.memory.decode(output.chunks[0])
+    bench.update(output, {first: TokenResult([answer(None, first.tokens)])})
     assert second.num_computed_tokens == 0
     assert sizes(bench.step()) == {first: 1, second: 5}
     bench.drain()
@@ -674,7 +684,7 @@ def test_what_was_not_tried_is_planned_again() -> None:
 @pytest.mark.parametrize("state", [FAILED, CANCELLED])
 @pytest.mark.parametrize("n_steps", [0, 1, 2])
 def test_remove(state: RequestState, n_steps: int) -> None:
-    """While it waits, in its prompt, and while it decodes."""
+    """While it waits, prefills, and decodes."""
     bench = Bench(n_batch=8)
     other, request = bench.add(3, 5), bench.add(9, 5)
     for _ in range(n_steps):
@@ -685,14 +695,14 @@ def test_remove(state: RequestState, n_steps: int) -> None:
     bench.scheduler.remove(request, state, error)
     bench.ends[request] += 1
     assert (request.state, request.error, request.seq_id) == (state, error, None)
-    if held is not None:  # what was computed for it may serve others, unless that is in doubt
+    if held is not None:  # its tokens may serve others, unless it failed
         assert bool(bench.memory.tokens[held]) == (state is CANCELLED)
     bench.drain()
     assert other.state is FINISHED
     bench.check_end()
 
 
-def test_remove_what_has_ended() -> None:
+def test_remove_after_the_end() -> None:
     bench = Bench()
     request = bench.add(3, 1)
     bench.drain()
@@ -704,10 +714,10 @@ def test_remove_what_has_ended() -> None:
 def test_an_update_after_a_removal_changes_nothing() -> None:
     bench = Bench()
     request = bench.add(3, 5)
-    plan = bench.scheduler.schedule()
-    results = {c.request: decode(bench.memory, c) for c in plan.chunks}
+    output = bench.scheduler.schedule()
+    results = {c.request: decode(bench.memory, c) for c in output.chunks}
     bench.scheduler.remove(request, FAILED, None)
-    assert bench.scheduler.update(plan, results) == []
+    assert bench.scheduler.update(output, results) == []
     assert request.n_generated == 0
 
 
@@ -733,7 +743,7 @@ def test_deadlines() -> None:
     assert free.state is FINISHED
 
 
-def test_no_deadline_is_looked_for_before_the_next_one() -> None:
+def test_deadlines_are_not_searched_before_the_next_one() -> None:
     bench = Bench(n_seqs=1)
     bench.add(3, 99, timeout_s=5.0)
     looked = []
@@ -748,26 +758,32 @@ def test_no_deadline_is_looked_for_before_the_next_one() -> None:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, are guessed for, lost, failed and cancelled; each ends once, and rightly."""
+    """Requests come, get drafts, are lost, fail and are cancelled; each ends once."""
 
     @initialize(
         kind=st.sampled_from(KINDS),
         n_seqs=st.integers(1, 4),
         n_blocks=st.integers(3, 8),
-        n_chunk=st.sampled_from([None, 1, 3]),
+        n_prefill_chunk=st.sampled_from([None, 1, 3]),
         n_batch=st.integers(4, 12),
-        mixes=st.booleans(),
+        mix_prefill=st.booleans(),
     )
     def begin(
-        self, kind: str, n_seqs: int, n_blocks: int, n_chunk: int | None, n_batch: int, mixes: bool
+        self,
+        kind: str,
+        n_seqs: int,
+        n_blocks: int,
+        n_prefill_chunk: int | None,
+        n_batch: int,
+        mix_prefill: bool,
     ) -> None:
         self.bench = Bench(
             kind,
             n_seqs,
             n_seqs * n_blocks * 4,
-            n_chunk=n_chunk,
+            n_prefill_chunk=n_prefill_chunk,
             n_batch=n_batch,
-            mixes=mixes,
+            mix_prefill=mix_prefill,
             ageing_s=5.0,
         )
 
@@ -776,7 +792,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         own=st.lists(st.integers(0, 1), min_size=1, max_size=5),
         n=st.integers(1, 12),
         priority=st.integers(-1, 1),
-        group=st.sampled_from([None, None, "g"]),
+        lora_key=st.sampled_from([None, None, "g"]),
         timeout_s=st.sampled_from([None, None, 4.0]),
     )
     def add(
@@ -785,12 +801,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         own: list[int],
         n: int,
         priority: int,
-        group: Hashable,
+        lora_key: Hashable,
         timeout_s: float | None,
     ) -> None:
         prompt = [[], [2] * 4, [2] * 9, [2, 3] * 7][prefix] + own
         if len(prompt) < self.bench.scheduler.n_ctx:
-            self.bench.add(prompt, n, priority=priority, group=group, timeout_s=timeout_s)
+            self.bench.add(prompt, n, priority=priority, lora_key=lora_key, timeout_s=timeout_s)
 
     @rule(n=st.integers(1, 5), seconds=st.floats(0, 2))
     def steps(self, n: int, seconds: float) -> None:
@@ -803,7 +819,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end(request, CANCELLED)
 
     @rule(data=st.data())
-    def guess(self, data: st.DataObject) -> None:
+    def draft(self, data: st.DataObject) -> None:
         if self.bench.memory.kind in ("unified", "streams"):
             for request in self.bench.scheduler.running:
                 if request.state is DECODING and len(request.tokens) == (
@@ -811,25 +827,25 @@ class SchedulerMachine(RuleBasedStateMachine):
                 ):
                     n_right, n_wrong = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 2)))
                     left = request.max_tokens - request.n_generated - 1
-                    request.draft = guess(request, n_right, n_wrong)[:left]
+                    request.draft = draft_tokens(request, n_right, n_wrong)[:left]
 
     @rule(data=st.data())
     def trouble(self, data: st.DataObject) -> None:
-        """Some chunks are not tried, some sequences are lost, some requests fail."""
+        """Some chunks are not decoded, some sequences are lost, some requests fail."""
         bench = self.bench
-        plan = bench.scheduler.schedule()
-        bench.check(plan)
+        output = bench.scheduler.schedule()
+        bench.check(output)
         results = {}
-        for chunk in plan.chunks:
-            what = data.draw(st.sampled_from(["well", "untried", "lost", "error"]))
-            if what == "well":
+        for chunk in output.chunks:
+            what = data.draw(st.sampled_from(["decoded", "skipped", "lost", "error"]))
+            if what == "decoded":
                 results[chunk.request] = decode(bench.memory, chunk)
             elif what == "lost":
                 bench.memory.seq_rm(chunk.seq_id)
-                results[chunk.request] = Result(lost=True)
+                results[chunk.request] = TokenResult(lost=True)
             elif what == "error":
-                results[chunk.request] = Result(error=RuntimeError())
-        bench.update(plan, results)
+                results[chunk.request] = TokenResult(error=RuntimeError())
+        bench.update(output, results)
 
     @precondition(lambda self: self.bench.scheduler.has_work)
     @rule(data=st.data(), state=st.sampled_from([FAILED, CANCELLED]))
@@ -868,24 +884,32 @@ TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=4
 
 
 def record(seed: int, kind: str) -> list[object]:
-    """Return all that happens in a random day."""
+    """Return a log of a random run."""
     rng = random.Random(seed)
-    n_chunk, mixes = rng.choice([2, None]), rng.choice([True, False])
-    bench = Bench(kind, 4, 160, n_batch=12, n_chunk=n_chunk, mixes=mixes, ageing_s=7.0)
+    n_prefill_chunk, mix_prefill = rng.choice([2, None]), rng.choice([True, False])
+    bench = Bench(
+        kind,
+        4,
+        160,
+        n_batch=12,
+        n_prefill_chunk=n_prefill_chunk,
+        mix_prefill=mix_prefill,
+        ageing_s=7.0,
+    )
     log: list[object] = []
     for _ in range(150):
         bench.now += rng.random()
         if rng.random() < 0.4:
             prompt = [1, 2] * rng.randrange(6) + [rng.randrange(3)]
-            group = rng.choice([None, None, "x", frozenset({("a", 1.0), ("b", 2.0)})])
-            bench.add(prompt, rng.randrange(1, 15), priority=rng.randrange(3), group=group)
+            lora_key = rng.choice([None, None, "x", frozenset({("a", 1.0), ("b", 2.0)})])
+            bench.add(prompt, rng.randrange(1, 15), priority=rng.randrange(3), lora_key=lora_key)
         if bench.scheduler.running and rng.random() < 0.05:
             request = rng.choice(bench.scheduler.running)
             bench.scheduler.remove(request, CANCELLED, None)
-        plan = bench.step()
+        output = bench.step()
         first = bench.requests[0].number if bench.requests else 0
-        chunks = [(c.request.number - first, *c[1:]) for c in plan.chunks]
-        log.append((str(plan.group)[:1], chunks, [r.number - first for r in plan.preempted]))
+        chunks = [(c.request.number - first, *c[1:]) for c in output.chunks]
+        log.append((str(output.lora_key)[:1], chunks, [r.number - first for r in output.preempted]))
     bench.drain()
     log += [(r.state, r.tokens) for r in bench.requests]
     bench.check_end()
@@ -893,6 +917,6 @@ def record(seed: int, kind: str) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_day_twice(kind: str) -> None:
+def test_runs_are_deterministic(kind: str) -> None:
     for seed in range(2):
         assert record(seed, kind) == record(seed, kind)

@@ -1,4 +1,4 @@
-"""tools/simulate: its costs, its requests, and a small run of the real scheduler."""
+"""tools/simulate: step costs, workload, and a small run of the real scheduler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# tools/ is not part of the package. Last, so that the installed package stays before the checkout.
+# tools/ is not part of the package. Appended, so that the installed package precedes it.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tools.simulate.__main__ import show, summary
@@ -48,7 +48,7 @@ def test_the_price_of_a_step() -> None:
     assert cost.seconds([1024 + 7], 0, 0, 0, True) == pytest.approx(1024 + 7)
 
 
-def test_sequences_with_cells_of_their_own_are_computed_as_far_as_all_go() -> None:
+def test_sequences_with_own_cells_are_computed_in_equal_parts() -> None:
     cost = StepCost([(1, 10.0), (2, 11.0), (512, 521.0)], [(1, 1.0), (2, 2.0)], 0.0, 0.0, [], "")
     assert cost.seconds([1, 7, 1, 4], 0, 0, 0, True) == pytest.approx(9 + 13)
     parts = [4 * 1, 2 * 3, 1 * 3]
@@ -66,13 +66,13 @@ def test_the_least_of_two_measurements() -> None:
 
 @pytest.mark.parametrize("n", [1, 511, 512, 513, 1500])
 def test_cells_before(n: int) -> None:
-    """Tokens look at all before their chunk, and at those of earlier parts that C makes of it."""
+    """Tokens attend to all before their chunk, and to earlier micro-batches of the chunk."""
     assert _n_before(100, n) == sum(100 + i // N_UBATCH * N_UBATCH for i in range(n))
 
 
 @pytest.mark.parametrize("name", ["demo", "0.6B"])
 def test_recorded_costs(name: str) -> None:
-    """More tokens cost more, and steps of both kinds cost what their parts say."""
+    """More tokens cost more, and the recorded predictions of mixed steps are reproduced."""
     cost = load(name)
     seconds = [cost.seconds([n], 1, 0, 0, False) for n in (64, 256, 1024)]
     assert seconds == sorted(seconds)
@@ -84,7 +84,7 @@ def test_recorded_costs(name: str) -> None:
         assert 0.5 < predicted / measured < 2
 
 
-def test_requests_are_like_the_trace() -> None:
+def test_the_workload_matches_the_trace() -> None:
     jobs = workload(2000)
     assert jobs == workload(2000)
     assert jobs != workload(2000, seed=2)
@@ -116,19 +116,21 @@ def test_a_small_run(cost: StepCost, jobs: list[Job], capsys: pytest.CaptureFixt
     assert "small" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_the_same_run_twice(cost: StepCost, jobs: list[Job]) -> None:
-    policy = replace(POLICY, n_cells=6000)
+def test_runs_are_deterministic(cost: StepCost, jobs: list[Job]) -> None:
+    policy = replace(POLICY, n_kv_tokens=6000)
     first, second = (summary(simulate(jobs[:60], policy, cost, 4.0), 1.0) for _ in range(2))
     assert first == second
     assert first["preemptions"] > 0
 
 
-def test_small_chunks_are_fluent(cost: StepCost, jobs: list[Job]) -> None:
-    small, large = (simulate(jobs[:100], replace(POLICY, n_chunk=n), cost, 4.0) for n in (32, None))
+def test_small_chunks_lower_the_latency_between_tokens(cost: StepCost, jobs: list[Job]) -> None:
+    small, large = (
+        simulate(jobs[:100], replace(POLICY, n_prefill_chunk=n), cost, 4.0) for n in (32, None)
+    )
     assert np.percentile(small.gaps, 99) < np.percentile(large.gaps, 99) / 2
 
 
-def test_nobody_waits_for_ever_with_ageing(cost: StepCost, jobs: list[Job]) -> None:
+def test_ageing_bounds_the_wait(cost: StepCost, jobs: list[Job]) -> None:
     per_s = 2 * capacity(jobs, POLICY, cost)
     aged, strict = (
         simulate(jobs, replace(POLICY, ageing_s=s), cost, per_s) for s in (1.0, math.inf)
@@ -137,7 +139,7 @@ def test_nobody_waits_for_ever_with_ageing(cost: StepCost, jobs: list[Job]) -> N
     assert aged.worst_wait(1) > strict.worst_wait(1)
 
 
-def test_without_prefixes_less_is_found(cost: StepCost, jobs: list[Job]) -> None:
+def test_less_is_cached_without_prefixes(cost: StepCost, jobs: list[Job]) -> None:
     kept, none = (
         simulate(jobs[:100], replace(POLICY, prefixes=p), cost, 2.0) for p in (True, False)
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIDDLE, NEWEST, OLD, Child
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_models import write_hybrid, write_recurrent, write_windowed
-from tiny_gguf import write_tiny
+from support.builds import MIDDLE, NEWEST, OLD
+from support.children import Child
+from support.odd_models import write_hybrid, write_recurrent, write_windowed
+from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
     DraftModel,
@@ -46,7 +47,7 @@ N = 60
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[tuple[list[list[int]], list[list[int]]]]:
-    """Prompts, and their greedy answers without any guess."""
+    """Return prompts and their greedy answers without speculative decoding."""
     with Engine(demo.model_path(), **EXACT) as engine:
         prompts = [engine.tokenize(text) for text in TEXTS]
         prompts += [engine.format_prompt(text) for text in TEXTS]
@@ -54,7 +55,7 @@ def alone() -> Iterator[tuple[list[list[int]], list[list[int]]]]:
 
 
 class Wrong:
-    """Guesses that are hardly ever right: the last token plus one."""
+    """Draft tokens that are hardly ever right: the last token plus one."""
 
     n_draft = 4
 
@@ -79,11 +80,13 @@ DRAFTERS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("n_cells", [None, 1024])
+@pytest.mark.parametrize("n_kv_tokens", [None, 1024])
 @pytest.mark.parametrize("make", DRAFTERS)
-def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_cells: int | None) -> None:
+def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_kv_tokens: int | None) -> None:
     prompts, expected = alone
-    with InferenceEngine(demo.model_path(), 4, draft=make(), n_cells=n_cells, **EXACT) as engine:
+    with InferenceEngine(
+        demo.model_path(), 4, draft=make(), n_kv_tokens=n_kv_tokens, **EXACT
+    ) as engine:
         handles = [engine.submit(prompt, N, temperature=0) for prompt in prompts]
         for handle in handles:
             handle.result(60)
@@ -95,11 +98,11 @@ def test_greedy_answers_stay_the_same(alone: Any, make: Any, n_cells: int | None
         cache = engine.cache.stats
         assert cache.n_free + cache.n_cached == cache.n_blocks
         if make is Wrong:
-            # It is found out, and few guesses are made from then on.
+            # The rate drops, and few tokens are drafted from then on.
             assert n_drafted < 0.5 * sum(map(len, expected))
 
 
-def test_the_model_itself_guesses_right_and_saves_steps(alone: Any) -> None:
+def test_the_model_as_its_own_draft_model_saves_steps(alone: Any) -> None:
     prompts, expected = alone
     n_steps = {}
     for name, draft in (("none", None), ("self", DraftModel(demo.model_path(), n_threads=1))):
@@ -113,7 +116,7 @@ def test_the_model_itself_guesses_right_and_saves_steps(alone: Any) -> None:
     assert n_steps["self"] < n_steps["none"] / 2
 
 
-def test_a_request_may_do_without(alone: Any) -> None:
+def test_drafting_can_be_disabled_per_request(alone: Any) -> None:
     prompts, expected = alone
     with InferenceEngine(demo.model_path(), 2, draft=PromptLookup(), **EXACT) as engine:
         handles = [engine.submit(prompts[0], N, temperature=0, n_draft=n) for n in (0, 1)]
@@ -126,7 +129,7 @@ def test_a_request_may_do_without(alone: Any) -> None:
             engine.submit(prompts[0], n_draft=-1)
 
 
-def test_structure_stops_and_penalties_with_guesses() -> None:
+def test_structure_stops_and_penalties_with_drafts() -> None:
     grammar = LlamaGrammar.from_json_schema(
         {"type": "array", "items": {"enum": ["a cat", "a dog"]}, "minItems": 4, "maxItems": 4}
     )
@@ -148,7 +151,7 @@ def test_structure_stops_and_penalties_with_guesses() -> None:
 
 
 def test_the_distribution_stays_the_same(tiny_model: Path) -> None:
-    """Chi-square of two sampled tokens after guesses, 1,500 draws with and without."""
+    """Chi-square of two sampled tokens, 1,500 draws with and without drafts."""
     counts = []
     for draft in (None, DraftModel(tiny_model, 2, p_min=0.0, n_threads=1)):
         with InferenceEngine(tiny_model, 16, 64, n_threads=1, draft=draft, max_waiting=2000) as e:
@@ -167,26 +170,26 @@ def test_the_distribution_stays_the_same(tiny_model: Path) -> None:
     assert square < len(both) + 5 * (2 * len(both)) ** 0.5
 
 
-def test_what_cannot_go_back_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+def test_memories_that_cannot_truncate_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     recurrent = write_recurrent(tmp_path / "recurrent.gguf")
     windowed = write_windowed(tmp_path / "windowed.gguf")
     hybrid = write_hybrid(tmp_path / "hybrid.gguf")
     for path in (recurrent, windowed, hybrid):
-        with pytest.raises(ValidationError, match="take back wrong guesses"):
+        with pytest.raises(ValidationError, match="remove rejected draft tokens"):
             InferenceEngine(path, 2, 128, draft=PromptLookup())
-        with pytest.raises(ValidationError, match=r"take back wrong guesses|another vocabulary"):
+        with pytest.raises(ValidationError, match=r"remove rejected|different vocabulary"):
             InferenceEngine(tiny_model, 2, 128, draft=DraftModel(path))
-    with pytest.raises(ValidationError, match="another vocabulary"):
+    with pytest.raises(ValidationError, match="different vocabulary"):
         InferenceEngine(tiny_model, 2, 128, draft=DraftModel(demo.model_path()))
 
 
-def test_a_draft_model_serves_those_that_run_now(tiny_model: Path) -> None:
+def test_a_draft_model_frees_sequences_of_preempted_requests(tiny_model: Path) -> None:
     drafter = DraftModel(tiny_model, 2, p_min=0.0, n_threads=1)
     with Model(tiny_model) as model:
         drafter.open(model, 2, 64)
         requests = [Request([5, 6, 7 + i]) for i in range(5)]
         first = drafter.draft(requests[:2], [2, 2])
-        for pair in (requests[2:4], requests[3:], requests[:1]):  # nobody has ended
+        for pair in (requests[2:4], requests[3:], requests[:1]):  # none has ended
             assert [len(draft) for draft in drafter.draft(pair, [2] * len(pair))] == [2] * len(pair)
         assert drafter.draft(requests[:2], [2, 2]) == first
         drafter.close()
@@ -206,7 +209,7 @@ def test_lookup_finds_the_latest_longest_match(tokens: list[int], n: int) -> Non
     lookup = PromptLookup(n_gram=3, n_gram_min=1)
     request = Request(tokens[:1])
     (found,) = lookup.draft([request], [n])
-    for token in tokens[1:]:  # as an answer grows
+    for token in tokens[1:]:  # a growing answer
         request.tokens.append(token)
         (found,) = lookup.draft([request], [n])
     expected: list[int] = []

@@ -26,8 +26,8 @@ from llama_cffi import (
     ValidationError,
 )
 from llama_cffi.binding import Candidates
-from llama_cffi.chains import build_chain
-from llama_cffi.scheduler import Result
+from llama_cffi.generation.sampler_chains import build_chain
+from llama_cffi.scheduler import TokenResult
 
 PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 ENDLESS: dict[str, Any] = {"temperature": 0, "logit_bias": dict.fromkeys(range(5), -100.0)}
@@ -106,7 +106,7 @@ def _() -> None:
             for chunk in plan.chunks:
                 ends = "length" if chunk.request.n_generated else ""
                 tokens = (7,) if chunk.samples else ()
-                results[chunk.request] = Result(tokens, finish_reason=ends if tokens else "")
+                results[chunk.request] = TokenResult(tokens, finish_reason=ends if tokens else "")
             order += scheduler.update(plan, results)
         assert sorted(r.number for r in order) == [r.number for r in requests]
         assert order[-1] in requests[-most:]
@@ -162,7 +162,7 @@ def _() -> None:
     "cortexstream", "no room left: requests are put back, none is lost; blocks are all free after"
 )
 def _() -> None:
-    with serve(8, n_cells=256, block_size=8) as engine:
+    with serve(8, n_kv_tokens=256, block_size=8) as engine:
         handles = [engine.submit([30 + i, 40, 50], 50, **ENDLESS) for i in range(8)]
         assert all(handle.result() for handle in handles)
         assert engine.stats.n_preemptions > 0
@@ -182,7 +182,7 @@ def _() -> None:
     with Engine(MODEL, 256, n_threads=1) as alone:
         tokens = [alone.tokenize(prompt, parse_special=True) for prompt in prompts]
         expected = [alone.generate_tokens(prompt, 8, temperature=0) for prompt in tokens]
-    with serve(n_batch=64, n_chunk=8) as engine:
+    with serve(n_batch=64, n_prefill_chunk=8) as engine:
         handles = [engine.submit(prompt, 8, temperature=0) for prompt in tokens]
         for handle in handles:
             handle.result()
@@ -261,7 +261,7 @@ def _() -> None:
         good = [engine.submit(PROMPT, 8, temperature=0) for _ in range(4)]
         bad = [
             engine.submit(PROMPT, 100, callback=fail),
-            engine.submit(PROMPT, 100, logits_processors=[fail]),
+            engine.submit(PROMPT, 100, logits_processor=[fail]),
             engine.submit(PROMPT, 200, timeout_s=0.05, callback=past_its_deadline, **ENDLESS),
             engine.submit(PROMPT, 200, callback=until_cancelled, **ENDLESS),
         ]
@@ -283,7 +283,7 @@ def _() -> None:
             for handle in [engine.submit([65, 66 + i % 9], 2) for i in range(100)]:
                 handle.result()
         assert engine.active_requests == []
-        assert engine._worker.handles == {}
+        assert engine._core.handles == {}
         cache = engine.stats.cache
         assert cache.n_free + cache.n_cached == cache.n_blocks
 

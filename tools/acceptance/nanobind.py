@@ -34,8 +34,8 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
-from llama_cffi import answer as answer_module
-from llama_cffi.structured import tokens as structured_tokens
+from llama_cffi.generation import sequence as answer_module
+from llama_cffi.grammars import tokens as structured_tokens
 
 GREEDY = SamplingParams(temperature=0)
 SUM = [{"role": "user", "content": QUESTION}]
@@ -49,7 +49,7 @@ def load(**options: Any) -> Llama:
 
 def story(llm: Llama) -> str:
     """A prompt that the model continues for long."""
-    return llm.chat.prompt(STORY)[1]
+    return llm.chat.renderer.render(STORY)[1]
 
 
 def content(answer: Any) -> str:
@@ -80,7 +80,7 @@ def _() -> None:
     config = LlamaConfig(model_path=str(MODEL), n_ctx=512, n_threads=1)
     llm = Llama(str(MODEL), config=config, sampling=GREEDY)
     assert llm.config.n_ctx == 512
-    assert llm.generate(llm.chat.prompt(SUM)[1]) == "42"
+    assert llm.generate(llm.chat.renderer.render(SUM)[1]) == "42"
     llm.close()
     llm.close()
     assert llm.model.closed
@@ -114,7 +114,7 @@ def _() -> None:
         assert llm.engine.stats.seed == 7
         assert {llm.generate(story(llm), 12, seed=i) for i in range(8, 16)} != {first}
     with load(chat_format="gemma") as llm:
-        assert "<start_of_turn>user" in llm.chat.prompt(SUM)[1]
+        assert "<start_of_turn>user" in llm.chat.renderer.render(SUM)[1]
 
 
 @line("nanobind", "verbose=False is quiet; ours changes nothing for other instances, so no warning")
@@ -135,7 +135,7 @@ def _() -> None:
 @line("nanobind", "SamplingParams(temperature, top_k, top_p, repeat_penalty, ...), checked")
 def _() -> None:
     with load() as llm:
-        tokens, text = llm.chat.prompt(STORY)
+        tokens, text = llm.chat.renderer.render(STORY)
         greedy = llm.model.vocab.detokenize(raw_greedy(llm.model, tokens, 24))
         assert llm.generate(text, 24, SamplingParams(temperature=0)) == greedy
         assert llm.generate(text, 24, SamplingParams(temperature=5.0, top_k=1)) == greedy
@@ -196,7 +196,7 @@ def _() -> None:
         def fails(_ids: Any, _scores: Any) -> None:
             raise KeyError("mine")
 
-        refused(KeyError, lambda: list(llm.generate_stream(prompt, logits_processors=[fails])))
+        refused(KeyError, lambda: list(llm.generate_stream(prompt, logits_processor=[fails])))
 
 
 @line("nanobind", "generate_async, async for chunk in await generate_async(..., stream=True)")
@@ -257,7 +257,7 @@ def _() -> None:
         assert answer["choices"][0]["message"] == {"role": "assistant", "content": "42"}
         assert answer["choices"][0]["finish_reason"] == "stop"
         usage = answer["usage"]
-        assert usage["prompt_tokens"] == len(llm.chat.prompt(SUM)[0])
+        assert usage["prompt_tokens"] == len(llm.chat.renderer.render(SUM)[0])
         assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
         chunks = list(llm.create_chat_completion(SUM, temperature=0, stream=True))
         assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}

@@ -123,7 +123,7 @@ def _() -> None:
         for messages in (STORY, turns):
             answer = llm.create_chat_completion(messages, max_tokens=4, temperature=0)
         cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
-        assert cached >= len(llm.chat.prompt(STORY)[0]) - 1
+        assert cached >= len(llm.chat.renderer.render(STORY)[0]) - 1
 
 
 @line("nanobind", "kv_cache_clear, also UnifiedLLM's; reset")

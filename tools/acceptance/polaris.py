@@ -15,9 +15,9 @@ from pathlib import Path
 from lines import MODEL, QUESTION, environment, line, raw_greedy, refused, says
 
 from llama_cffi import Batch, Context, ContextOverflowError, Engine, KvCacheFullError, Model
-from llama_cffi.decoding import Slot
-from llama_cffi.interrupts import Stop
-from llama_cffi.stats import GenerationStats
+from llama_cffi.generation.cancellation import CancelToken
+from llama_cffi.generation.slot import Slot
+from llama_cffi.generation.stats import GenerationStats
 
 
 @line("polaris", "Engine(model_path, n_ctx=4096, n_threads=8, n_gpu_layers=-1), no server")
@@ -115,7 +115,7 @@ def _() -> None:
 def _() -> None:
     with Model(MODEL) as model:
         context = Context(model, n_ctx=256, n_batch=256, n_seq_max=2, n_threads=1, kv_unified=True)
-        batch, stats, stop = Batch(256), GenerationStats(), Stop(context.abort_flag)
+        batch, stats, stop = Batch(256), GenerationStats(), CancelToken(context.abort_flag)
         with stop.running():
             Slot(context, batch, seq_id=1).feed([5] * 200, stop, stats)
             slot = Slot(context, batch)

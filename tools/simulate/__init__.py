@@ -1,1 +1,1 @@
-"""A discrete-event simulation of the scheduler, see `__main__`."""
+"""A discrete-event simulation of the scheduler; see `__main__`."""

@@ -1,10 +1,10 @@
-"""Compare policies of the scheduler on 10,000 requests that come as in real life.
+"""Compare scheduling policies on 10,000 requests of a realistic workload.
 
 ``python -m tools.simulate [--requests 10000] [--model 0.6B] [--images docs/images]`` runs the real
-`Scheduler` and `KVCache` on a simulated clock. A step costs what it cost when it was measured
-(`costs.py`), requests come as in `workload.py`. Prints a table, and draws plots where asked.
+`Scheduler` and `KVCache` on a simulated clock. Step costs were measured (`costs.py`); `workload.py`
+describes the requests. Prints a table, and draws plots on request.
 
-Load is arrivals as a share of what the first policy does at most when all requests are there.
+Load is the arrival rate as a share of the maximum throughput of the first policy.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ HIGH = 0.9
 N_CELLS = Policy.n_running * Policy.n_ctx
 CHUNKS = [
     Policy("chunk 128"),
-    Policy("chunk 32", n_chunk=32),
-    Policy("chunk 64", n_chunk=64),
-    Policy("chunk 512", n_chunk=512),
-    Policy("chunk 2048", n_chunk=None, n_batch=2048),
+    Policy("chunk 32", n_prefill_chunk=32),
+    Policy("chunk 64", n_prefill_chunk=64),
+    Policy("chunk 512", n_prefill_chunk=512),
+    Policy("chunk 2048", n_prefill_chunk=None, n_batch=2048),
 ]
 OTHERS = [
     Policy("batch 128", n_batch=128),
     Policy("batch 2048", n_batch=2048),
-    Policy("shared cells", n_cells=N_CELLS),
-    Policy("half of them", n_cells=N_CELLS // 2),
-    Policy("a quarter", n_cells=N_CELLS // 4),
+    Policy("shared cells", n_kv_tokens=N_CELLS),
+    Policy("half of them", n_kv_tokens=N_CELLS // 2),
+    Policy("a quarter", n_kv_tokens=N_CELLS // 4),
     Policy("ageing 300 s", ageing_s=300.0),
     Policy("no ageing", ageing_s=float("inf")),
     Policy("no prefixes", prefixes=False),
@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 
 def summary(report: Report, at: float) -> Row:
-    """Return what the table shows; times in seconds."""
+    """Return a row of the table; times in seconds."""
     first = np.percentile(report.first, [50, 95, 99])
     gaps = np.percentile(report.gaps, [50, 95, 99]) if len(report.gaps) else np.zeros(3)
     urgent = report.first[report.priorities == max(PRIORITIES)]
@@ -89,7 +89,7 @@ def show(rows: Sequence[Row]) -> None:
     """Print the table."""
     print(
         "policy        load    first token p50/p95/p99 s   between tokens p50/p95/p99 ms"
-        "  tok/s   Jain  worst wait by priority s  p95 of highest s  put back  cached"
+        "  tok/s   Jain  worst wait by priority s  p95 of highest s  preempted  cached"
     )
     for row in rows:
         first = "/".join(f"{s:.1f}" for s in row["first"])
@@ -98,7 +98,7 @@ def show(rows: Sequence[Row]) -> None:
         print(
             f"{row['policy']:13s} {row['load']:4.2f} {first:>27s} {gaps:>31s} "
             f"{row['throughput']:7.2f} {row['jain']:6.3f} {worst:>25s} {row['urgent']:17.1f} "
-            f"{row['preemptions']:9d} {row['hits']:7.1%}"
+            f"{row['preemptions']:10d} {row['hits']:7.1%}"
         )
 
 
@@ -106,25 +106,25 @@ def main() -> None:
     """Simulate, print and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--model", default="0.6B", help="whose step costs, of costs.json")
+    parser.add_argument("--model", default="0.6B", help="the model in costs.json")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--images", type=Path, help="draw into this folder")
-    parser.add_argument("--rows", type=Path, help="write the numbers to this file, too")
+    parser.add_argument("--images", type=Path, help="draw plots into this folder")
+    parser.add_argument("--rows", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
 
     per_s = capacity(_jobs(min(args.requests, N_FOR_CAPACITY)), CHUNKS[0], load(args.model))
     print(f"{args.model}: {load(args.model).how}\nload 1 is {per_s:.4f} requests per second")
-    plans = [(policy, at) for policy in CHUNKS for at in LOADS]
-    plans += [(policy, HIGH) for policy in OTHERS]
+    runs = [(policy, at) for policy in CHUNKS for at in LOADS]
+    runs += [(policy, HIGH) for policy in OTHERS]
     with ProcessPoolExecutor(args.jobs) as pool:
         futures = {
             pool.submit(run, args.model, args.requests, policy, at, per_s): (policy.name, at)
-            for policy, at in plans
+            for policy, at in runs
         }
         done = {}
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             done[futures[future]] = future.result()
-            rows = [done[policy.name, at] for policy, at in plans if (policy.name, at) in done]
+            rows = [done[policy.name, at] for policy, at in runs if (policy.name, at) in done]
             if args.rows:
                 args.rows.write_text(json.dumps(rows))
     show(rows)

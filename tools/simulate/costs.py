@@ -1,8 +1,8 @@
-"""How long a step takes: measured with the real library, then interpolated.
+"""Step costs: measured with the real library, then interpolated.
 
-``python -m tools.simulate.costs NAME MODEL.gguf`` measures a model and writes the numbers into
-``costs.json``. One thread, and the time of that thread: on a machine with other work the clock on
-the wall says more about that. The least of several repeats counts, and of several such runs.
+``python -m tools.simulate.costs NAME MODEL.gguf`` measures a model and writes the numbers to
+``costs.json``. One thread is used, and its CPU time measured: wall-clock time would include other
+work of the machine. The minimum of several repeats counts, and of several runs.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from llama_cffi.binding import Batch, Context, Model
 
 PATH = Path(__file__).with_name("costs.json")
 N_SEQS = 32
-N_UBATCH = 512  # C computes so many at once, however many there are
+N_UBATCH = 512  # the size of a micro-batch in C
 PREFILL = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 DECODE = (1, 2, 4, 8, 16, 32)
-START = 512  # tokens before a step, for the price of their cells
-MIXED = ((15, 1), (64, 8), (128, 16), (256, 8))  # tokens of a prompt, sequences that decode
+START = 512  # tokens before a step, for the cost of their cells
+MIXED = ((15, 1), (64, 8), (128, 16), (256, 8))  # prompt tokens, decoding sequences
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a step, as a function of what is in it.
+    """Seconds of a step, as a function of its tokens.
 
     Attributes:
-        prefill: Tokens of one prompt and seconds; one of them has an output.
-        decode: Sequences with a token each and seconds; all of them have outputs.
-        own_s: Seconds for each token and each cell of its own sequence.
-        other_s: Seconds for each token and each cell of other sequences in a shared cache.
-        check: Mixed steps: tokens of a prompt, sequences that decode, measured, predicted.
-        how: Where and how it was measured.
+        prefill: Tokens of one prompt, and seconds; one token has an output.
+        decode: Sequences with a token each, and seconds; all tokens have outputs.
+        own_s: Seconds per token and cell of its own sequence.
+        other_s: Seconds per token and cell of other sequences in a shared cache.
+        check: Mixed steps: prompt tokens, decoding sequences, measured and predicted seconds.
+        how: The machine and method of the measurement.
     """
 
     prefill: list[tuple[int, float]]
@@ -55,11 +55,11 @@ class StepCost:
 
         Args:
             lengths: Tokens of each sequence.
-            n_outputs: Tokens that another one is sampled after.
-            n_own: Cells of its own sequence that a token looks at, summed over the tokens.
+            n_outputs: Number of tokens with outputs.
+            n_own: Cells of its own sequence that a token attends to, summed over the tokens.
             n_other: Cells of other sequences in a shared cache, likewise.
-            shared: Whether sequences share the cells. Else C computes so many tokens of each at
-                once as all of them have, then the rest likewise.
+            shared: Whether sequences share the cells. Otherwise C batches equally many tokens of
+                each sequence, as many as the shortest has, then the rest likewise.
         """
         total = 0.0
         if shared:
@@ -79,14 +79,14 @@ class StepCost:
 
 
 def interpolate(points: list[tuple[int, float]], x: int) -> float:
-    """Return the value at *x*: linear between points, and beyond the last two."""
+    """Interpolate linearly at *x*, and extrapolate beyond the ends."""
     at = min(max(bisect_right(points, x, key=itemgetter(0)), 1), len(points) - 1)
     (x0, y0), (x1, y1) = points[at - 1], points[at]
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
 def load(name: str) -> StepCost:
-    """Return the numbers of a model."""
+    """Load the costs of a model."""
     return StepCost(**json.loads(PATH.read_text())[name])
 
 
@@ -96,8 +96,8 @@ class Stopwatch:
     Args:
         model: The model.
         n_ctx: Cells of all sequences.
-        unified: Whether they share them.
-        repeats: How often each step is timed, at least.
+        unified: Whether the sequences share the cells.
+        repeats: Minimum number of times to measure each step.
     """
 
     def __init__(self, model: Model, n_ctx: int, unified: bool, repeats: int) -> None:
@@ -108,12 +108,12 @@ class Stopwatch:
         self.repeats = repeats
 
     def seconds(self, n_prefill: int, n_decode: int, start: int = 0) -> float:
-        """Return the least seconds of a step, which is taken back after each repeat.
+        """Return the minimum seconds of a step, which is undone after each repeat.
 
         Args:
-            n_prefill: Tokens of a prompt, in the last sequence.
+            n_prefill: Prompt tokens, in the last sequence.
             n_decode: Sequences with a token each, from the first on.
-            start: Where all of them go on.
+            start: The position of the first token in each sequence.
         """
         seqs = [*range(n_decode), *[N_SEQS - 1] * n_prefill]
         positions = [start] * n_decode + [*range(start, start + n_prefill)]
@@ -129,7 +129,7 @@ class Stopwatch:
         return best
 
     def fill(self, seq_id: int, n: int) -> None:
-        """Let a sequence have *n* tokens."""
+        """Fill a sequence with *n* tokens."""
         for start in range(0, n, 512):
             part = range(start, min(start + 512, n))
             self.batch.put([7] * len(part), [*part], [seq_id] * len(part), bytes(len(part)))
@@ -137,7 +137,7 @@ class Stopwatch:
 
 
 def record(path: Path, repeats: int, n_far: int) -> StepCost:
-    """Measure a model; *n_far* is how many cells of others are in use for the price of those."""
+    """Measure a model, with *n_far* cells of other sequences for the cost of those."""
     with Model(path) as model:
         watch = Stopwatch(model, N_SEQS * 640, False, repeats)
         watch.seconds(512, 0)  # first use
@@ -155,24 +155,26 @@ def record(path: Path, repeats: int, n_far: int) -> StepCost:
         for seq in [*range(8), N_SEQS - 1]:
             watch.context.memory.seq_cp(8, seq)
         behind = watch.seconds(64, 8, START)
-        own_s = max(behind - beside, 0.0) / (72 * START) + other_s  # it was another's before
+        own_s = (
+            max(behind - beside, 0.0) / (72 * START) + other_s
+        )  # those cells were counted as another's
         how = (
             f"{path.name}, {model.library.build.tag}, {platform.machine()} CPU, seconds of one "
-            f"thread, least of {repeats}, {time.strftime('%Y-%m-%d')}"
+            f"thread, minimum of {repeats}, {time.strftime('%Y-%m-%d')}"
         )
     cost = StepCost(prefill, decode, own_s, other_s, [], how)
     return checked(cost, mixed)
 
 
 def checked(cost: StepCost, mixed: Sequence[tuple[int, int, float]]) -> StepCost:
-    """Put beside mixed steps what is predicted for them."""
+    """Add the predictions for mixed steps."""
     lengths = [[p, *[1] * d] for p, d, _ in mixed]
     predicted = [cost.seconds(n, len(n), 0, 0, False) for n in lengths]
     return replace(cost, check=[(*m, s) for m, s in zip(mixed, predicted, strict=True)])
 
 
 def least(a: StepCost, b: StepCost) -> StepCost:
-    """Return the least of two measurements; the prices of cells are those of the first."""
+    """Return the minimum of two measurements; the costs of cells are those of the first."""
     prefill = [min(pair) for pair in zip(a.prefill, map(tuple, b.prefill), strict=True)]
     decode = [min(pair) for pair in zip(a.decode, map(tuple, b.decode), strict=True)]
     pairs = zip(a.check, b.check, strict=True)

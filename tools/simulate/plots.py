@@ -16,7 +16,7 @@ KINDS = (("first", 1, "p95 to first token, s", 1.0), ("gaps", 2, "p99 between to
 
 
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw all of them into a folder."""
+    """Draw all plots into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _chunks([row for row in rows if row["policy"].startswith("chunk")], folder)
     high = max(row["load"] for row in rows)

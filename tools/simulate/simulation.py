@@ -1,4 +1,4 @@
-"""The real scheduler and cache on a clock that jumps from step to step."""
+"""The real scheduler and KV cache on a simulated clock."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from llama_cffi.scheduler import KVCache, Plan, Request, Result, Scheduler
+from llama_cffi.scheduler import KVCache, Request, Scheduler, SchedulerOutput, TokenResult
 
 from .costs import N_UBATCH, StepCost
 from .workload import Job
 
 __all__ = ["Policy", "Report", "capacity", "simulate"]
 
-_GOES_ON, _NEXT = Result(), Result((0,))
-_LAST = Result((0,), finish_reason="length")
+_NO_TOKEN, _NEXT = TokenResult(), TokenResult([0])
+_LAST = TokenResult([0], finish_reason="length")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is compared.
+    """A configuration to compare.
 
     Attributes:
-        name: For tables.
-        n_chunk: See `Scheduler`; None = n_batch.
+        name: Its name in tables.
+        n_prefill_chunk: See `Scheduler`; None = n_batch.
         n_batch: See `Scheduler`.
-        n_running: Most requests at once.
-        n_ctx: Most tokens of one.
-        n_cells: Tokens of all in a shared cache; None = each has n_ctx cells of its own.
+        n_running: Maximum number of running requests.
+        n_ctx: Maximum number of tokens of one request.
+        n_kv_tokens: Capacity of a shared cache; None = n_ctx cells per request, not shared.
         ageing_s: See `Scheduler`.
-        prefixes: Whether what finished requests leave is kept.
+        prefixes: Whether the prefixes of finished requests are kept.
     """
 
     name: str = ""
-    n_chunk: int | None = 128
+    n_prefill_chunk: int | None = 128
     n_batch: int = 512
     n_running: int = 8
     n_ctx: int = 4096
-    n_cells: int | None = None
+    n_kv_tokens: int | None = None
     ageing_s: float = 30.0
     prefixes: bool = True
 
 
 @dataclass
 class Report:
-    """What came of it; times in seconds.
+    """The results of a simulation; times in seconds.
 
     Attributes:
-        policy: What ran.
-        load: Arrivals, as a share of what the policy can do at most.
-        first: Of each request, from arrival to the first token.
-        gaps: Between any two tokens of a request.
-        total: Of each request, from arrival to the end.
-        lengths: Of each answer.
-        priorities: Of each request.
+        policy: The policy.
+        load: Arrival rate as a share of the maximum throughput.
+        first: Time to the first token, per request.
+        gaps: Times between successive tokens of a request.
+        total: Time from arrival to the end, per request.
+        lengths: Tokens of the answer, per request.
+        priorities: Priority, per request.
         seconds: From the first arrival to the last end.
         n_tokens: Tokens of all answers.
-        n_steps: Steps.
-        n_preemptions: Requests put back.
+        n_steps: Number of steps.
+        n_preemptions: Number of preemptions.
         n_hits: Prompt tokens found in the cache.
         n_lookups: Prompt tokens.
     """
@@ -81,14 +81,14 @@ class Report:
 
     @property
     def throughput(self) -> float:
-        """Tokens of answers per second."""
+        """Generated tokens per second."""
         return self.n_tokens / self.seconds
 
     @property
     def jain(self) -> float:
-        """How evenly the speed of answers is shared: 1 = all alike, 1/n = one has everything.
+        """Jain's fairness index of tokens per second: 1 = all equal, 1/n = one request has all.
 
-        Jain, Chiu and Hawe, https://arxiv.org/abs/cs/9809099, over tokens per second of each.
+        Jain, Chiu and Hawe, https://arxiv.org/abs/cs/9809099.
         """
         speeds = self.lengths / self.total
         return float(speeds.sum() ** 2 / (len(speeds) * (speeds**2).sum()))
@@ -105,27 +105,27 @@ def simulate(
     per_s: float,
     progress: Callable[[int], object] = lambda n: None,
 ) -> Report:
-    """Let jobs come and go.
+    """Simulate a policy.
 
     Args:
         jobs: From `workload`.
-        policy: How they are served.
-        cost: How long a step takes.
-        per_s: Arrivals per second; `inf` = all at once.
-        progress: Told how many have ended, each time that some do.
+        policy: The policy.
+        cost: The duration of steps.
+        per_s: Arrivals per second; `inf` = all at the beginning.
+        progress: Called with the number of requests that have just ended.
     """
     now = 0.0
-    unified = policy.n_cells is not None
-    n_cells = policy.n_cells or policy.n_running * policy.n_ctx
-    # As in the engine: more sequences than requests where cells are shared, to keep prefixes.
+    unified = policy.n_kv_tokens is not None
+    n_kv_tokens = policy.n_kv_tokens or policy.n_running * policy.n_ctx
+    # As in the engine: with shared cells, more sequences than requests, to keep prefixes.
     n_seqs = 2 * policy.n_running if unified else policy.n_running
-    cache = KVCache(n_seqs, n_cells, 32, unified=unified)
+    cache = KVCache(n_seqs, n_kv_tokens, 32, unified=unified)
     scheduler = Scheduler(
         cache,
         max_running=policy.n_running,
         n_batch=policy.n_batch,
-        n_chunk=policy.n_chunk,
-        mixes=unified,
+        n_prefill_chunk=policy.n_prefill_chunk,
+        mix_prefill=unified,
         n_ctx=policy.n_ctx,
         ageing_s=policy.ageing_s,
         clock=lambda: now,
@@ -142,16 +142,16 @@ def simulate(
             request.created_s = job.at_s / per_s
             scheduler.add(request)
             job = next(coming, None)
-        plan = scheduler.schedule()
-        if not plan.chunks:
-            assert job is not None, "nothing can run, and nothing comes"
+        output = scheduler.schedule()
+        if not output.chunks:
+            assert job is not None, "no request can run, and none will arrive"
             now = job.at_s / per_s
             continue
-        now += _seconds(plan, cost, cache)
+        now += _seconds(output, cost, cache)
         results = {}
-        for request, _, _, _, _, samples in plan.chunks:
+        for request, _, _, _, _, samples in output.chunks:
             if not samples:
-                results[request] = _GOES_ON
+                results[request] = _NO_TOKEN
                 continue
             results[request] = _NEXT if request.n_generated + 1 < request.max_tokens else _LAST
             if request in last:
@@ -161,7 +161,7 @@ def simulate(
                 priorities.append(request.priority)
                 request.stats.time_to_first_token_s = now - request.created_s
             last[request] = now
-        ended = scheduler.update(plan, results)
+        ended = scheduler.update(output, results)
         for request in ended:
             del last[request]
             total.append(now - request.created_s)
@@ -187,25 +187,25 @@ def simulate(
     )
 
 
-def _seconds(plan: Plan, cost: StepCost, cache: KVCache) -> float:
-    """Return how long a step takes; in a shared cache tokens pass the cells of others, too."""
-    lengths = [len(chunk.tokens) for chunk in plan.chunks]
-    n_outputs = sum(chunk.samples for chunk in plan.chunks)
-    n_own = sum(_n_before(chunk.start, len(chunk.tokens)) for chunk in plan.chunks)
+def _seconds(output: SchedulerOutput, cost: StepCost, cache: KVCache) -> float:
+    """Return the duration of a step; in a shared cache, tokens also pass the cells of others."""
+    lengths = [len(chunk.tokens) for chunk in output.chunks]
+    n_outputs = sum(chunk.samples for chunk in output.chunks)
+    n_own = sum(_n_before(chunk.start, len(chunk.tokens)) for chunk in output.chunks)
     n_other = 0
     if cache.unified:
         n_used = (cache.n_blocks - cache.n_free_blocks) * cache.block_size
-        n_other = max(n_used * plan.n_tokens - n_own, 0)
+        n_other = max(n_used * output.n_tokens - n_own, 0)
     return cost.seconds(lengths, n_outputs, n_own, n_other, cache.unified)
 
 
 def _n_before(start: int, n: int) -> int:
-    """Return the cells that *n* tokens look at; those among them are in the price of a batch."""
+    """Return the cells that *n* tokens attend to, without those of their own micro-batches."""
     whole, rest = divmod(n, N_UBATCH)
     return start * n + N_UBATCH**2 * (whole * (whole - 1) // 2) + rest * whole * N_UBATCH
 
 
 def capacity(jobs: Sequence[Job], policy: Policy, cost: StepCost) -> float:
-    """Return how many of these jobs per second can be done, with all of them there at once."""
+    """Return the throughput in jobs per second, with all jobs there at the beginning."""
     report = simulate(jobs, policy, cost, float("inf"))
     return len(jobs) / report.seconds

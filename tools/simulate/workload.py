@@ -1,10 +1,10 @@
-"""Requests as they come in real life.
+"""A realistic workload.
 
 Lengths: lognormal, with the mean and deviation of the logarithms in the conversations of Azure's
 2023 trace (19,366 requests, github.com/Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv;
-published with Splitwise, https://arxiv.org/abs/2311.18677): prompts with a median of about 760 in
-the fit and 1,020 in the trace, answers with 151 and 129. Arrivals: Poisson, as in the evaluations
-of vLLM and Sarathi-Serve. System prompts and priorities are not in the trace; they are assumptions.
+published with Splitwise, https://arxiv.org/abs/2311.18677). Median prompt: about 760 tokens in the
+fit, 1,020 in the trace; median answer: 151 and 129. Arrivals: Poisson, as in the evaluations of
+vLLM and Sarathi-Serve. System prompts and priorities are not in the trace; they are assumptions.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 PROMPT = (6.633, 0.985)  # mean and deviation of the natural logarithm of the tokens
 ANSWER = (5.019, 0.859)
 MOST_PROMPT, MOST_ANSWER = 3000, 1000  # 1,000 is the longest of the trace
-SYSTEM_PROMPTS = (600, 300, 200, 100)  # tokens; the first is used most
-SHARED = 0.6  # of the requests begin with one of them
+SYSTEM_PROMPTS = (600, 300, 200, 100)  # tokens; the first is the most frequent
+SHARED = 0.6  # share of the requests with one of them
 PRIORITIES = {-1: 0.1, 0: 0.8, 1: 0.1}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request to come.
+    """A future request.
 
     Attributes:
-        at_s: When, in units of the mean time between two.
+        at_s: Arrival time, in units of the mean time between arrivals.
         tokens: The prompt.
-        n_answer: How many tokens the answer will have.
+        n_answer: Number of tokens in the answer.
         priority: See `Request`.
     """
 
@@ -39,7 +39,7 @@ class Job:
 
 
 def workload(n: int, seed: int = 1) -> list[Job]:
-    """Return *n* jobs that come one per second on average; the same for the same seed."""
+    """Return *n* jobs with one arrival per second on average; deterministic for a seed."""
     rng = random.Random(seed)
     systems = [list(range(i * 10_000, i * 10_000 + n)) for i, n in enumerate(SYSTEM_PROMPTS)]
     weights = [1 / (i + 1) for i in range(len(systems))]
@@ -48,7 +48,7 @@ def workload(n: int, seed: int = 1) -> list[Job]:
         at_s += rng.expovariate(1.0)
         n_prompt = _length(rng, PROMPT, MOST_PROMPT)
         system = rng.choices(systems, weights)[0] if rng.random() < SHARED else []
-        # Tokens that nobody else has; a system prompt leaves eight at least.
+        # Unique tokens; at least eight after a system prompt.
         n_own = max(n_prompt - len(system), 8)
         first = 100_000 + number * 4096
         tokens = system + list(range(first, first + n_own))

@@ -48,12 +48,7 @@ from .model import (
 )
 from .names import call
 from .quantize import file_types, quantize_model
-from .sampler import (
-    dist_needs_softmax,
-    sampler_dry,
-    sampler_penalties,
-    sampler_with_interface,
-)
+from .sampler import dist_needs_softmax, sampler_dry, sampler_penalties, sampler_with_interface
 from .state import cache_layout
 from .vocab import (
     add_sep,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..library import Library
+from ..loading.library import Library
 from .fields import fields
 
 __all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]

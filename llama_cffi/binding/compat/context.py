@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ValidationError
-from ..library import Library
+from ..loading.library import Library
 from .fields import assign, fields
 from .names import call
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..library import Library
+from ..loading.library import Library
 from .vocab import vocab_of
 
 __all__ = ["grammar_sampler"]

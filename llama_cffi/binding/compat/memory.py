@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..library import Library
+from ..loading.library import Library
 
 if TYPE_CHECKING:
-    from ..gguf import GgufSummary
+    from ...gguf.reader import GgufSummary
 
 __all__ = [
     "breaks_states",

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..library import Library
+from ..loading.library import Library
 from .fields import assign, fields
 from .names import call
 

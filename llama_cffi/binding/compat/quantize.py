@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..library import Library
+from ..loading.library import Library
 from .fields import assign
 
 __all__ = ["file_types", "quantize_model"]

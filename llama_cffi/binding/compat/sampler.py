@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..library import Library
+from ..loading.library import Library
 from .names import call
 from .vocab import vocab_of
 

@@ -1,39 +1,41 @@
-"""How families of models write tool calls and thoughts: found by their chat template."""
+"""Tool formats: how models write tool calls and reasoning.
+
+Modules are named by the shape of a call, because most shapes serve several families of models; a
+class that serves only one family is named after it. `FORMATS` lists every family. A model's format
+is detected from its chat template.
+"""
 
 from __future__ import annotations
 
 from ...errors import ValidationError
+from .bare_json import GenericFormat, Llama3Format
+from .bare_keys import BareKeysFormat
 from .base import ToolFormat, ToolStream
-from .functionary import FunctionaryFormat
-from .gemma import GemmaFormat
-from .generic import GenericFormat
-from .grammar import CallGrammar, Choice, GrammarParts, Json, Maybe, Piece, Repeat, Text
-from .harmony import HarmonyFormat
-from .headed import (
+from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
+from .message import Delta, ParsedMessage, ToolCall
+from .name_then_json import (
     DeepSeekFormat,
+    FunctionaryV31Format,
     KimiFormat,
     MistralFormat,
     SolarFormat,
-    TaggedFunctionFormat,
 )
-from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
-from .llama3 import Llama3Format
-from .message import Delta, ParsedMessage, ToolCall
-from .nested_values import NestedValuesFormat
+from .nested_arguments import MiniMaxM3Format
 from .python_calls import PythonFormat
-from .recipients import RecipientsFormat
-from .tagged_values import KimiK3Format, TaggedValuesFormat
+from .recipients import FunctionaryV32Format, HarmonyFormat, MuseFormat
+from .syntax import Alternatives, CallGrammar, Element, GrammarParts, Json, Maybe, Repeat, Text
+from .tagged_arguments import KimiK3Format, TaggedArgumentsFormat
 
 __all__ = [
     "FORMATS",
+    "Alternatives",
     "CallGrammar",
-    "Choice",
     "Delta",
+    "Element",
     "GrammarParts",
     "Json",
     "Maybe",
     "ParsedMessage",
-    "Piece",
     "Repeat",
     "Text",
     "ToolCall",
@@ -50,13 +52,13 @@ _DSML = "\uff5cDSML\uff5c"
 _HY = ":opensource>"
 _PARAMETER = ("<parameter=", ">")
 
-#: Name -> format, in the order in which their marks are looked for: the special ones first.
+#: Tool formats by name, in the order of detection: the most specific first.
 FORMATS: dict[str, ToolFormat] = {
     form.name: form
     for form in (
         HarmonyFormat(),
-        FunctionaryFormat(),
-        TaggedFunctionFormat(),
+        FunctionaryV32Format(),
+        FunctionaryV31Format(),
         KimiFormat(
             "kimi-k2",
             ("<|tool_calls_section_begin|>",),
@@ -66,12 +68,12 @@ FORMATS: dict[str, ToolFormat] = {
             begin=("<|tool_calls_section_begin|>",),
             end="<|tool_calls_section_end|>",
         ),
-        RecipientsFormat(),
+        MuseFormat(),
         KimiK3Format(),
-        NestedValuesFormat(),
+        MiniMaxM3Format(),
         SolarFormat(),
         *(
-            TaggedValuesFormat(
+            TaggedArgumentsFormat(
                 name, ("DSML", f"{calls}>"), f"<{_DSML}{calls}>", f'<{_DSML}invoke name="', '">',
                 (f'<{_DSML}parameter name="', '" string="true">', '" string="false">'),
                 ("", f"</{_DSML}parameter>"), f"</{_DSML}invoke>", f"</{_DSML}{calls}>",
@@ -83,40 +85,40 @@ FORMATS: dict[str, ToolFormat] = {
         DeepSeekFormat("deepseek-v3.1", ("tool▁calls▁begin",), is_fenced=False),
         MistralFormat(),
         JsonListFormat("mistral-nemo", ("[TOOL_CALLS]",), ("[TOOL_CALLS]",)),
-        GemmaFormat("gemma4", ("<|tool_call>",), "<|tool_call>", "<tool_call|>", '<|"|>'),
-        GemmaFormat(
+        BareKeysFormat("gemma4", ("<|tool_call>",), "<|tool_call>", "<tool_call|>", '<|"|>'),
+        BareKeysFormat(
             "functiongemma",
             ("<start_function_call>",),
             "<start_function_call>",
             "<end_function_call>",
             "<escape>",
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "seed-oss", ("<seed:tool_call>",), "<seed:tool_call>", "<function=", ">", _PARAMETER,
             ("", "</parameter>"), "</function>", "</seed:tool_call>",
             reasoning=("<seed:think>", "</seed:think>"),
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "minimax-m2", ("<minimax:tool_call>",), "<minimax:tool_call>", '<invoke name="', '">',
             ('<parameter name="', '">'), ("", "</parameter>"), "</invoke>", "</minimax:tool_call>",
             is_shared=True,
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "hunyuan3", (":opensource", "<tool_calls", "<arg_key"), f"<tool_calls{_HY}",
             f"<tool_call{_HY}", f"<tool_sep{_HY}", (f"<arg_key{_HY}", f"</arg_key{_HY}"),
             (f"<arg_value{_HY}", f"</arg_value{_HY}"), f"</tool_call{_HY}", f"</tool_calls{_HY}",
             is_shared=True, reasoning=(f"<think{_HY}", f"</think{_HY}"),
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "minicpm5", ('<function name="', '<param name="'), "", '<function name="', '">',
             ('<param name="', '">'), ("", "</param>"), "</function>", "",
             raw=("<![CDATA[", "]]>"),
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "glm", ("<tool_call>", "<arg_key>"), _TAGS[0], "", "", _KEY_TAGS, _VALUE_TAGS,
             _TAGS[1], "",
         ),
-        TaggedValuesFormat(
+        TaggedArgumentsFormat(
             "qwen3-coder", ("<tool_call>", "<function=", "<parameter="), _TAGS[0], "<function=",
             ">", _PARAMETER, ("", "</parameter>"), "</function>", _TAGS[1], frame="\n",
         ),
@@ -182,7 +184,7 @@ FORMATS: dict[str, ToolFormat] = {
 
 
 def detect_format(template: str | None) -> ToolFormat:
-    """Return the format of a chat template (its source); `generic` where it has none."""
+    """Return the format that a chat template uses, given its source; else `generic`."""
     for form in FORMATS.values():
         if template and form.detect(template):
             return form
@@ -190,11 +192,11 @@ def detect_format(template: str | None) -> ToolFormat:
 
 
 def get_format(name: str) -> ToolFormat:
-    """Return the format of that name.
+    """Return the format called *name*.
 
     Raises:
-        ValidationError: There is none.
+        ValidationError: The name is unknown.
     """
     if name not in FORMATS:
-        raise ValidationError(f"no tool format is called {name!r}; there are {sorted(FORMATS)}")
+        raise ValidationError(f"unknown tool format {name!r}; choose one of {sorted(FORMATS)}")
     return FORMATS[name]

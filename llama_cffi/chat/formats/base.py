@@ -1,23 +1,28 @@
-"""A tool format: how a family of models writes calls, and the stream that reads them."""
+"""The base classes of tool formats, and the stream that parses an answer."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..reader import Reader, Steps
 from ..reasoning import ReasoningSplitter
-from .grammar import LINE, CallGrammar, GrammarParts, Piece, example
+from ..scanner import Parser, Scanner
 from .message import Delta, MessageBuilder, ParsedMessage
+from .syntax import (
+    LINE,
+    CallGrammar,
+    Element,
+    GrammarParts,
+    Tool,
+    Tools,
+    example,
+    function_name,
+)
 
-__all__ = ["Tool", "ToolFormat", "ToolStream", "Tools"]
+__all__ = ["MarkedFormat", "ToolFormat", "ToolStream"]
 
-Tool = Mapping[str, Any]
-Tools = Sequence[Tool]
-
-_SAMPLE: Tool = {
+_EXAMPLE_TOOL: Tool = {
     "type": "function",
     "function": {
         "name": "example_function",
@@ -31,36 +36,37 @@ _SAMPLE: Tool = {
 
 
 class ToolFormat(ABC):
-    """How a family writes tool calls and thoughts.
+    """How a family of models writes tool calls and reasoning.
 
-    The text has to hold the model's special tokens as text, but those that end its turn.
+    Answers are parsed from text that includes the model's special tokens, except for the one that
+    ends its turn.
 
     Attributes:
-        name: Of the format.
-        marks: Texts that a chat template of this family holds, all of them.
-        triggers: Texts that begin a call.
-        reasoning: The markers around a thought.
-        instructions: What the system prompt has to say of calls where the template says nothing;
-            None shows a call of the format. See `explain`.
+        name: Name of the format.
+        template_markers: Strings by which a chat template is recognised; all must occur in it.
+        triggers: Strings that begin a call.
+        reasoning: The markers before and after reasoning.
+        instructions: System prompt for models whose chat template does not support tools; None:
+            an example of a call. See `explain`.
+        is_parallel: Whether the family writes several calls in one turn.
+        content_head: Text that precedes a text answer.
+        content_markers: Markers around a text answer, which are not part of it.
     """
 
     name: str
-    marks: tuple[str, ...]
+    template_markers: tuple[str, ...]
     triggers: tuple[str, ...]
     reasoning: tuple[str, str] = ("<think>", "</think>")
     instructions: str | None = None
-    #: Whether the family writes several calls in one turn.
     is_parallel = True
-    #: What the family writes before an answer in words.
     content_head = ""
-    #: Markers around an answer in words, which are no part of it.
-    content_marks: tuple[str, ...] = ()
-    #: Whether `_read` sees the text without the thought.
+    content_markers: tuple[str, ...] = ()
+    #: Whether reasoning is split off before `_parse` gets the text.
     _splits_reasoning = True
 
     def detect(self, template: str) -> bool:
-        """Say whether a chat template (its source) is of this family."""
-        return bool(self.marks) and all(mark in template for mark in self.marks)
+        """Return whether a chat template, given as its source, uses this format."""
+        return bool(self.template_markers) and all(m in template for m in self.template_markers)
 
     def stream(
         self,
@@ -69,13 +75,13 @@ class ToolFormat(ABC):
         starts_open: bool = False,
         reasoning: tuple[str, str] | None = None,
     ) -> ToolStream:
-        """Begin to read an answer that arrives in pieces.
+        """Return a parser for an answer that arrives in chunks.
 
         Args:
-            tools: What was offered: it says which raw values are strings, and, where a format
-                marks its calls by nothing, which JSON is a call. None is not known.
-            starts_open: The prompt ended inside a thought (`reasoning.opens_thinking`).
-            reasoning: The markers of a thought, if not the format's own.
+            tools: The tools that were offered, normalised; None: unknown. Their schemas say which
+                unquoted values are strings; their names say which unmarked JSON is a call.
+            starts_open: Whether the prompt ended inside reasoning; see `reasoning.opens_thinking`.
+            reasoning: The markers of reasoning; None: the format's own.
         """
         splitter = None
         if self._splits_reasoning:
@@ -90,9 +96,15 @@ class ToolFormat(ABC):
         starts_open: bool = False,
         reasoning: tuple[str, str] | None = None,
     ) -> ParsedMessage:
-        """Read a whole answer; the arguments are those of `stream`.
+        """Parse a whole answer.
 
-        What cannot be read is no error: see `ParsedMessage.is_malformed`.
+        A call that cannot be parsed is not an error: see `ParsedMessage.is_malformed`.
+
+        Args:
+            text: The answer.
+            tools: As for `stream`.
+            starts_open: As for `stream`.
+            reasoning: As for `stream`.
         """
         stream = self.stream(tools, starts_open=starts_open, reasoning=reasoning)
         stream.push(text)
@@ -102,86 +114,90 @@ class ToolFormat(ABC):
     def grammar_parts(
         self, tools: Tools, parallel: bool = True, required: bool = False
     ) -> GrammarParts:
-        """Describe what a call of *tools* looks like, for constrained decoding.
+        """Return the syntax of calls of *tools*, for constrained decoding.
 
         Args:
-            tools: Those that may be called, normalised.
-            parallel: Whether more than one call is allowed, where the family writes them.
-            required: Whether the answer has to be a call.
+            tools: The tools that may be called, normalised.
+            parallel: Whether to allow more than one call, if the family writes several.
+            required: Whether the answer must be a call.
         """
         begin, separator, end = self._around()
-        calls = tuple(CallGrammar(t["function"]["name"], tuple(self._call(t))) for t in tools)
+        calls = tuple(CallGrammar(function_name(t), tuple(self._call(t))) for t in tools)
         triggers = self._grammar_triggers(tools)
         parallel = parallel and self.is_parallel
         before = self._before() if required else ()
         return GrammarParts(begin, calls, separator, end, triggers, parallel, required, before)
 
     def explain(self, tools: Tools) -> str:
-        """Return what to tell a model whose chat template does not show it *tools*."""
+        """Return a system prompt with *tools*, for chat templates that do not support tools."""
         text = self.instructions
         if text is None:
-            parts = self.grammar_parts([_SAMPLE])
-            call = "".join(map(example, parts.calls[0].pieces))
+            parts = self.grammar_parts([_EXAMPLE_TOOL])
+            call = "".join(map(example, parts.calls[0].elements))
             text = (
                 "You can call functions. To call one, answer in exactly the form of this example:\n"
                 f"{parts.begin}{call}{parts.end}\nThe functions, as JSON:"
             )
         return f"{text}\n{json.dumps(list(tools), ensure_ascii=False)}"
 
-    def _before(self) -> tuple[Piece, ...]:
-        """Return what may stand before required calls: mostly what follows a thought."""
+    def _before(self) -> tuple[Element, ...]:
+        """Return what may precede required calls, usually white space after reasoning."""
         return LINE, LINE
 
     def _around(self) -> tuple[str, str, str]:
-        """Return what stands before, between and after calls."""
+        """Return the text before, between and after calls."""
         return "", "", ""
 
     def _grammar_triggers(self, tools: Tools) -> tuple[str, ...]:
-        """Return the beginnings of what `grammar_parts` allows."""
+        """Return prefixes of what `grammar_parts` allows."""
         return self.triggers[:1]
 
     @abstractmethod
-    def _call(self, tool: Tool) -> Sequence[Piece]:
-        """Describe one call."""
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        """Return the syntax of one call."""
 
     @abstractmethod
-    def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
-        """Read the whole text."""
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        """Parse the whole text."""
 
 
 class MarkedFormat(ToolFormat):
-    """A format whose calls, or lists of calls, begin with a marker anywhere in the text."""
+    """A format in which a marker, anywhere in the text, begins a call or a list of calls."""
 
-    def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
         while True:
-            marker = yield from reader.until((*self.triggers, *self.content_marks), out.content)
+            marker = yield from scanner.until((*self.triggers, *self.content_markers), out.content)
             if marker is None:
                 return
-            if marker in self.content_marks:
-                continue
-            before = len(out.calls)
-            reader.hold()
-            yield from self._read_calls(marker, reader, out, tools)
-            if len(out.calls) > before:
-                reader.release()
-            else:
-                reader.back()
-                out.malformed(marker)
+            if marker not in self.content_markers:
+                yield from self._parse_marked(marker, scanner, out, tools)
+
+    def _parse_marked(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[None]:
+        """Parse the calls after a marker; without any, the marker is content."""
+        before = len(out.calls)
+        scanner.checkpoint()
+        yield from self._parse_calls(marker, scanner, out, tools)
+        if len(out.calls) > before:
+            scanner.commit()
+        else:
+            scanner.rollback()
+            out.malformed(marker)
 
     @abstractmethod
-    def _read_calls(
-        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
-    ) -> Steps[None]:
-        """Read what follows a marker; without a call the marker was content."""
+    def _parse_calls(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[None]:
+        """Parse what follows a marker."""
 
 
 class ToolStream:
-    """Reads an answer that arrives in pieces.
+    """Parses an answer that arrives in chunks.
 
     Attributes:
-        message: What was read so far; whole after `finish`.
-        splitter: Tells the thought from the rest and counts its tokens; None where the format has
-            no markers of its own for that.
+        splitter: Splits off the reasoning and counts its tokens; None for formats that parse
+            reasoning themselves.
     """
 
     def __init__(
@@ -189,28 +205,28 @@ class ToolStream:
     ) -> None:
         self.splitter = splitter
         self._out = MessageBuilder()
-        self._reader = Reader()
-        self._steps = form._read(self._reader, self._out, tools)
+        self._scanner = Scanner()
+        self._parser = form._parse(self._scanner, self._out, tools)
 
     @property
     def message(self) -> ParsedMessage:
-        """What was read so far; whole after `finish`."""
+        """The message so far; complete after `finish`."""
         return self._out.message()
 
     def push(self, text: str, n_tokens: int = 1) -> list[Delta]:
-        """Take the text of *n_tokens* tokens and return OpenAI's deltas that it settles."""
+        """Add the text of *n_tokens* tokens; return the OpenAI deltas that are certain now."""
         if self.splitter is None:
             self._feed(text)
         else:
-            for piece in self.splitter.push(text, n_tokens):
-                self._add(piece.kind, piece.text)
+            for part in self.splitter.push(text, n_tokens):
+                self._add(part.kind, part.text)
         return self._out.take()
 
     def finish(self) -> list[Delta]:
-        """Return the last deltas; what was held back is content."""
-        for piece in self.splitter.finish() if self.splitter else ():
-            self._add(piece.kind, piece.text)
-        self._reader.is_final = True
+        """End the text and return the last deltas."""
+        for part in self.splitter.finish() if self.splitter else ():
+            self._add(part.kind, part.text)
+        self._scanner.is_final = True
         self._advance()
         self._out.finish()
         return self._out.take()
@@ -222,8 +238,8 @@ class ToolStream:
             self._feed(text)
 
     def _feed(self, text: str) -> None:
-        self._reader.feed(text)
+        self._scanner.feed(text)
         self._advance()
 
     def _advance(self) -> None:
-        next(self._steps, None)
+        next(self._parser, None)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..reader import Reader, Steps, loads
-from .base import MarkedFormat, Tool, Tools
-from .grammar import LINE, Json, Piece, arguments_schema
+from ..scanner import Parser, Scanner, loads
+from .base import MarkedFormat
 from .message import MessageBuilder
+from .syntax import LINE, Element, Json, Tool, Tools, arguments_schema, function_name
 
 __all__ = [
     "HermesFormat",
     "JsonListFormat",
     "NameKeyFormat",
-    "call_pieces",
+    "call_elements",
     "known_names",
-    "read_arguments",
-    "read_call",
+    "parse_arguments",
+    "parse_call",
 ]
 
 _NAMES = ("name", "tool_name")
@@ -27,19 +27,19 @@ _BARE_KEYS = ("type", "name", "id", *_ARGUMENTS)
 
 
 def known_names(tools: Tools | None) -> set[str] | None:
-    """Return the names of what was offered, or None where that is not known."""
-    return None if tools is None else {tool["function"]["name"] for tool in tools}
+    """Return the names of the tools that were offered; None if unknown."""
+    return None if tools is None else {function_name(tool) for tool in tools}
 
 
-def read_arguments(reader: Reader, out: MessageBuilder) -> Steps[bool]:
-    """Read the arguments of the call that was begun; return whether they ended.
+def parse_arguments(scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+    """Parse the arguments of the current call; return whether they ended.
 
-    A string that holds JSON, as OpenAI's own calls have it, is taken out of its quotes.
+    JSON inside a string, as in OpenAI's own calls, is unquoted.
     """
-    first = yield from reader.available(1)
+    first = yield from scanner.available(1)
     if first == "{":
-        return (yield from reader.json(out.arguments))
-    text = yield from reader.json_text()
+        return (yield from scanner.json(out.arguments))
+    text = yield from scanner.json_text()
     out.arguments(_unquoted(text or ""))
     return text is not None
 
@@ -49,52 +49,52 @@ def _unquoted(text: str) -> str:
     return value if isinstance(value, str) else "{}" if text in ("", "null") else text
 
 
-def read_call(
-    reader: Reader, out: MessageBuilder, names: set[str] | None = None, is_bare: bool = False
-) -> Steps[bool]:
-    """Read one call.
+def parse_call(
+    scanner: Scanner, out: MessageBuilder, names: set[str] | None = None, is_bare: bool = False
+) -> Parser[bool]:
+    """Parse one call.
 
     Args:
-        reader: At the place where it may begin.
-        out: Gets the call, as soon as its name and the beginning of its arguments are known.
-        names: Where the call is bare: those that may be called, None for any.
-        is_bare: Nothing marks the JSON as a call: its keys and its name have to.
+        scanner: At the position where a call may begin.
+        out: Receives the call as soon as its name and the beginning of its arguments are known.
+        names: The functions that a bare call may name; None: any.
+        is_bare: Whether no marker precedes the JSON, so that its keys and name must identify it.
 
     Returns:
-        Whether a call was begun. If not, *out* was not changed.
+        Whether a call began. If not, *out* is unchanged.
     """
-    if not (yield from reader.literal("{")):
+    if not (yield from scanner.literal("{")):
         return False
     name: str | None = None
     call_id: str | None = None
-    held: str | None = None
+    arguments: str | None = None  # those that precede the name
     begun = ended = False
     while True:
-        yield from reader.space()
-        if (yield from reader.literal("}")):
+        yield from scanner.space()
+        if (yield from scanner.literal("}")):
             ended = True
             break
-        key = loads((yield from _string(reader)) or "")
-        yield from reader.space()
-        if not isinstance(key, str) or not (yield from reader.literal(":")):
+        key = loads((yield from _string(scanner)) or "")
+        yield from scanner.space()
+        if not isinstance(key, str) or not (yield from scanner.literal(":")):
             break
         if is_bare and (key not in _BARE_KEYS):
             return False
-        yield from reader.space()
+        yield from scanner.space()
         if key in _ARGUMENTS and name is not None and not begun:
-            if (yield from reader.available(1)) == "":
+            if (yield from scanner.available(1)) == "":
                 break
-            reader.release()
+            scanner.commit()
             out.begin_call(name, call_id)
             begun = True
-            if not (yield from read_arguments(reader, out)):
+            if not (yield from parse_arguments(scanner, out)):
                 break
         else:
-            text = yield from reader.json_text()
+            text = yield from scanner.json_text()
             if text is None:
                 break
             if key in _ARGUMENTS:
-                held = text
+                arguments = text
             elif key in (*_NAMES, *_IDS):
                 value = loads(text)
                 if key in _NAMES:
@@ -105,72 +105,72 @@ def read_call(
                         return False
                 elif value is not None:
                     call_id = str(value)
-        yield from reader.space()
-        yield from reader.literal(",")
-    if not begun and ended and name and not (is_bare and held is None):
+        yield from scanner.space()
+        yield from scanner.literal(",")
+    if not begun and ended and name and not (is_bare and arguments is None):
         out.begin_call(name, call_id)
-        out.arguments(_unquoted(held or ""))
+        out.arguments(_unquoted(arguments or ""))
         begun = True
     if begun:
         out.end_call()
     return begun
 
 
-def _string(reader: Reader) -> Steps[str | None]:
-    if (yield from reader.available(1)) != '"':
+def _string(scanner: Scanner) -> Parser[str | None]:
+    if (yield from scanner.available(1)) != '"':
         return None
-    return (yield from reader.json_text())
+    return (yield from scanner.json_text())
 
 
-def call_pieces(tool: Tool, arguments: str = "arguments") -> Sequence[Piece]:
-    """Describe a call in JSON, *arguments* being the key for them."""
-    name = json.dumps(tool["function"]["name"])
+def call_elements(tool: Tool, arguments: str = "arguments") -> Sequence[Element]:
+    """Return the syntax of a call in JSON, with *arguments* as the key of the arguments."""
+    name = json.dumps(function_name(tool))
     return f'{{"name": {name}, "{arguments}": ', Json(arguments_schema(tool)), "}"
 
 
 class HermesFormat(MarkedFormat):
-    """Hermes 2 Pro and 3, Qwen 2.5 and 3, and others: each call between tags."""
+    """Hermes 2 Pro and 3, Qwen 2.5 and 3, and others: a pair of tags around each call."""
 
     name = "hermes"
-    marks = ("<tool_call>",)
+    template_markers = ("<tool_call>",)
     triggers = ("<tool_call>",)
 
-    def _read_calls(
-        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
-    ) -> Steps[None]:
-        yield from reader.space()
-        if (yield from read_call(reader, out)):
-            yield from reader.space()
-            yield from reader.literal("</tool_call>")
+    def _parse_calls(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[None]:
+        yield from scanner.space()
+        if (yield from parse_call(scanner, out)):
+            yield from scanner.space()
+            yield from scanner.literal("</tool_call>")
 
     def _around(self) -> tuple[str, str, str]:
         return "", "\n", ""
 
-    def _call(self, tool: Tool) -> Sequence[Piece]:
-        return "<tool_call>", LINE, *call_pieces(tool), LINE, "</tool_call>"
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        return "<tool_call>", LINE, *call_elements(tool), LINE, "</tool_call>"
 
 
 class JsonListFormat(MarkedFormat):
-    """A marker, a JSON list of calls or a single one, and perhaps a marker that ends it.
+    """A marker, then one call or a JSON list of calls, then optionally an end marker.
 
     Args:
-        name: Of the format.
-        marks: What its templates hold.
-        triggers: Markers; the first is the one for grammars.
-        end: The marker after the list, or nothing.
-        brackets: Around the calls.
-        separator: Between two calls.
-        layout: A call: what is before its name and its arguments, and its end.
-        id_key: What is before an id, which stands first, or nothing.
-        reasoning: The markers of a thought.
-        content: Markers around an answer in words; the first may be empty.
+        name: Name of the format.
+        template_markers: See `ToolFormat`.
+        triggers: The markers; grammars use the first.
+        end: The end marker, or "".
+        brackets: The text before and after the list.
+        separator: The text between two calls.
+        layout: The text of a call before its name, between name and arguments, and at its end.
+        id_key: The text before an id, which then comes first, or "".
+        reasoning: The markers before and after reasoning.
+        content: Markers around a text answer; the first may be empty.
         is_parallel: Whether there may be several calls.
     """
 
     def __init__(
         self,
         name: str,
-        marks: tuple[str, ...],
+        template_markers: tuple[str, ...],
         triggers: tuple[str, ...],
         end: str = "",
         *,
@@ -183,10 +183,10 @@ class JsonListFormat(MarkedFormat):
         is_parallel: bool = True,
     ) -> None:
         self.name = name
-        self.marks = marks
+        self.template_markers = template_markers
         self.triggers = triggers
         self.reasoning = reasoning
-        self.content_marks = tuple(filter(None, content))
+        self.content_markers = tuple(filter(None, content))
         self.content_head = content[0] if content else ""
         self.is_parallel = is_parallel
         self._end = end
@@ -195,37 +195,37 @@ class JsonListFormat(MarkedFormat):
         self._layout = layout
         self._id_key = id_key
 
-    def _read_calls(
-        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
-    ) -> Steps[None]:
-        yield from reader.space()
-        is_list = yield from reader.literal("[")
+    def _parse_calls(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[None]:
+        yield from scanner.space()
+        is_list = yield from scanner.literal("[")
         while True:
-            yield from reader.space()
-            if not (yield from self._read_one(reader, out)):
+            yield from scanner.space()
+            if not (yield from self._parse_one(scanner, out)):
                 break
-            yield from reader.space()
-            if is_list and not (yield from reader.literal(",")):
+            yield from scanner.space()
+            if is_list and not (yield from scanner.literal(",")):
                 break
             if not is_list and not self._separator.isspace():
                 break
-        yield from reader.space()
-        yield from reader.literal("]")
-        yield from reader.space()
+        yield from scanner.space()
+        yield from scanner.literal("]")
+        yield from scanner.space()
         if self._end:
-            yield from reader.literal(self._end)
+            yield from scanner.literal(self._end)
 
-    def _read_one(self, reader: Reader, out: MessageBuilder) -> Steps[bool]:
-        """Read a call."""
-        return (yield from read_call(reader, out))
+    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+        """Parse one call; return whether one began."""
+        return (yield from parse_call(scanner, out))
 
     def _around(self) -> tuple[str, str, str]:
         before, after = self._brackets
         return f"{self.triggers[0]}{before}", self._separator, f"{after}{self._end}"
 
-    def _call(self, tool: Tool) -> Sequence[Piece]:
+    def _call(self, tool: Tool) -> Sequence[Element]:
         before, between, end = self._layout
-        name = json.dumps(tool["function"]["name"])
+        name = json.dumps(function_name(tool))
         call = f"{before}{name}{between}", Json(arguments_schema(tool)), end
         if not self._id_key:
             return call
@@ -233,27 +233,27 @@ class JsonListFormat(MarkedFormat):
 
 
 class NameKeyFormat(JsonListFormat):
-    """Calls in a list whose only key is the name: ``[{"name": {...}}]``."""
+    """A list of calls whose only key is the function's name: ``[{"name": {...}}]``."""
 
-    def _read_one(self, reader: Reader, out: MessageBuilder) -> Steps[bool]:
-        if not (yield from reader.literal("{")):
+    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+        if not (yield from scanner.literal("{")):
             return False
-        yield from reader.space()
-        name = loads((yield from _string(reader)) or "")
-        yield from reader.space()
-        if not isinstance(name, str) or not name or not (yield from reader.literal(":")):
+        yield from scanner.space()
+        name = loads((yield from _string(scanner)) or "")
+        yield from scanner.space()
+        if not isinstance(name, str) or not name or not (yield from scanner.literal(":")):
             return False
-        yield from reader.space()
-        if (yield from reader.available(1)) != "{":
+        yield from scanner.space()
+        if (yield from scanner.available(1)) != "{":
             return False
-        reader.release()
+        scanner.commit()
         out.begin_call(name)
-        ended = yield from read_arguments(reader, out)
+        ended = yield from parse_arguments(scanner, out)
         out.end_call()
-        yield from reader.space()
-        yield from reader.literal("}")
+        yield from scanner.space()
+        yield from scanner.literal("}")
         return ended
 
-    def _call(self, tool: Tool) -> Sequence[Piece]:
-        name = json.dumps(tool["function"]["name"])
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        name = json.dumps(function_name(tool))
         return f"{{{name}: ", Json(arguments_schema(tool)), "}"

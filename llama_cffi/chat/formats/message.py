@@ -1,4 +1,4 @@
-"""What a parser gives: a message, its tool calls, and the deltas that build it up."""
+"""The result of parsing an answer: a message, its tool calls, and the deltas that build it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..reader import loads
+from ..scanner import loads
 
 __all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
 
@@ -19,9 +19,10 @@ class ToolCall:
     """One call.
 
     Attributes:
-        name: The function; it need not be one of those that were offered.
-        arguments: JSON as the model wrote it; a text that breaks off where the model did.
-        id: Nine letters and digits, as Mistral's templates want it; or the model's own.
+        name: Name of the function; not necessarily one that was offered.
+        arguments: JSON as the model wrote it; incomplete if the model stopped early.
+        id: The model's own id, else nine hexadecimal digits, the length that Mistral's templates
+            require.
         is_complete: Whether the arguments are a JSON object.
     """
 
@@ -30,8 +31,8 @@ class ToolCall:
     id: str = ""
     is_complete: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return OpenAI's shape, as templates take it back."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the call in OpenAI's shape, as messages for templates have it."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 
@@ -41,11 +42,11 @@ class ParsedMessage:
     """A whole answer.
 
     Attributes:
-        content: What it says, without white space beside calls.
-        reasoning_content: The thought before it.
-        tool_calls: The calls in their order.
-        is_malformed: A call began that could not be read. It is part of the content, or one of the
-            calls is not complete.
+        content: The text, without white space next to calls.
+        reasoning_content: The reasoning before it.
+        tool_calls: The calls in order.
+        is_malformed: Whether a call began that could not be parsed. Its text is part of the
+            content, or the arguments of one of the calls are incomplete.
     """
 
     content: str = ""
@@ -53,9 +54,9 @@ class ParsedMessage:
     tool_calls: list[ToolCall] = field(default_factory=list)
     is_malformed: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return OpenAI's message; ``content`` is None beside calls without a text."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+    def to_dict(self) -> dict[str, object]:
+        """Return OpenAI's message; ``content`` is None if there are calls and no text."""
+        message: dict[str, object] = {"role": "assistant", "content": self.content}
         if self.reasoning_content:
             message["reasoning_content"] = self.reasoning_content
         if self.tool_calls:
@@ -65,45 +66,45 @@ class ParsedMessage:
 
 
 class MessageBuilder:
-    """Collects a message, and the deltas that were not handed out yet.
+    """Collects a message and its pending deltas.
 
     Attributes:
-        calls: Those that were begun.
+        calls: The calls so far.
         has_content: Whether there is content so far.
-        has_reasoning: Whether there is a thought so far.
+        has_reasoning: Whether there is reasoning so far.
     """
 
     def __init__(self) -> None:
         self.calls: list[ToolCall] = []
         self.has_content = False
         self.has_reasoning = False
-        # Parts, not texts: a text that grows by each token is copied by each token.
+        # Lists, because a str that grows by each token would be copied for each token.
         self._parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
         self._arguments: list[str] = []
         self._is_malformed = False
         self._deltas: list[Delta] = []
-        self._space = ""  # at the end of the content: part of it only if more content follows
+        self._space = ""  # at the end of the content; dropped unless more content follows
         self._after_call = False
 
     def message(self) -> ParsedMessage:
-        """Return what was said so far."""
+        """Return the message so far."""
         self._join()
         texts = {key: "".join(parts) for key, parts in self._parts.items()}
         return ParsedMessage(tool_calls=self.calls, is_malformed=self._is_malformed, **texts)
 
     def take(self) -> list[Delta]:
-        """Return the deltas since the last call; neighbours of one kind are one."""
+        """Return the pending deltas; adjacent ones of the same kind are merged."""
         taken, self._deltas = self._deltas, []
         return taken
 
     def reasoning(self, text: str) -> None:
-        """Add to the thought."""
+        """Append to the reasoning."""
         if text:
             self.has_reasoning = True
             self._text("reasoning_content", text)
 
     def content(self, text: str) -> None:
-        """Add to the content; white space at its end waits, beside a call it is dropped."""
+        """Append to the content; white space at its end is pending, and dropped next to a call."""
         if self._after_call:
             text = text.lstrip()
         text = self._space + text
@@ -115,12 +116,12 @@ class MessageBuilder:
             self._text("content", kept)
 
     def malformed(self, text: str = "") -> None:
-        """Note a call that could not be read; its text is content."""
+        """Record a call that could not be parsed; its text becomes content."""
         self._is_malformed = True
         self.content(text)
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
-        """Begin a call: from here on it is one, whatever its arguments are."""
+        """Begin a call; it stays a call even if its arguments are invalid."""
         if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
@@ -131,7 +132,7 @@ class MessageBuilder:
         self._call({"id": call.id, "type": "function", "function": function})
 
     def arguments(self, text: str) -> None:
-        """Add to the arguments of the last call."""
+        """Append to the arguments of the last call."""
         if not text:
             return
         self._arguments.append(text)
@@ -142,14 +143,14 @@ class MessageBuilder:
             self._call({"function": {"arguments": text}})
 
     def end_call(self) -> None:
-        """Judge the arguments of the last call."""
+        """End the last call and validate its arguments."""
         self._join()
         call = self.calls[-1]
         call.is_complete = isinstance(loads(call.arguments), dict)
         self._is_malformed |= not call.is_complete
 
     def finish(self) -> None:
-        """Hand out the white space that nothing followed."""
+        """Emit the white space at the end of the content."""
         if self._space:
             self._text("content", self._space)
             self._space = ""

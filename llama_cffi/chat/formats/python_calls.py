@@ -1,4 +1,4 @@
-"""Calls in Python's syntax: Gemma's ``tool_code`` blocks, LFM2, Llama 4."""
+"""Calls in Python syntax: Gemma's ``tool_code`` blocks, LFM2, Llama 4."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..reader import Reader, Steps
-from .base import MarkedFormat, Tool, Tools
-from .grammar import Json, Maybe, Piece, parameter_schemas
+from ..scanner import Parser, Scanner
+from .base import MarkedFormat
 from .message import MessageBuilder
+from .syntax import Element, Json, Maybe, Tool, Tools, function_name, parameter_schemas
 
 __all__ = ["PythonFormat"]
 
@@ -21,19 +21,19 @@ _STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 
 @dataclass
 class PythonFormat(MarkedFormat):
-    """``begin name(key=value, ...) end``, one call or a list; read when its end has come.
+    """``begin name(key=value, ...) end``: one call or a list, parsed when the end arrives.
 
     Args:
-        name: Of the format.
-        marks: What its templates hold.
-        begin: Begins the code.
-        end: Ends it.
+        name: Name of the format.
+        template_markers: See `ToolFormat`.
+        begin: The marker before the code.
+        end: The marker after it.
         instructions: See `ToolFormat`.
-        templates: What other templates of it hold in place of *marks*.
+        templates: Further sets of markers that identify a chat template.
     """
 
     name: str
-    marks: tuple[str, ...]
+    template_markers: tuple[str, ...]
     begin: str
     end: str
     instructions: str | None = None
@@ -43,17 +43,17 @@ class PythonFormat(MarkedFormat):
         self.triggers = (self.begin,)
 
     def detect(self, template: str) -> bool:
-        """Say whether a chat template (its source) is of this family."""
-        every = (self.marks, *self.templates)
-        return any(marks and all(mark in template for mark in marks) for marks in every)
+        """Return whether a chat template, given as its source, uses this format."""
+        sets = (self.template_markers, *self.templates)
+        return any(markers and all(m in template for m in markers) for markers in sets)
 
-    def _read_calls(
-        self, marker: str, reader: Reader, out: MessageBuilder, tools: Tools | None
-    ) -> Steps[None]:
-        code, found = yield from reader.text_until(self.end)
+    def _parse_calls(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[None]:
+        code, found = yield from scanner.text_until(self.end)
         while found and not _is_python(code):
-            # This end may stand inside of a string.
-            more, found = yield from reader.text_until(self.end)
+            # The end marker may be inside a string.
+            more, found = yield from scanner.text_until(self.end)
             code += f"{self.end}{more}"
         for name, arguments in _calls(code, tools) if found else ():
             out.begin_call(name)
@@ -64,14 +64,14 @@ class PythonFormat(MarkedFormat):
         line = "\n" if self.begin.endswith("\n") else ""
         return f"{self.begin}[", ", ", f"]{line}{self.end}"
 
-    def _call(self, tool: Tool) -> Sequence[Piece]:
-        pieces: list[Piece] = [f"{tool['function']['name']}("]
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        elements: list[Element] = [f"{function_name(tool)}("]
         parameters = sorted(parameter_schemas(tool), key=lambda parameter: not parameter[2])
         for i, (key, schema, is_required) in enumerate(parameters):
-            # Python allows a comma after the last argument, so each may bring its own.
+            # Python allows a trailing comma, so each argument can have one.
             member = (f"{key}=", Json(schema), ", " if i < len(parameters) - 1 else "")
-            pieces += member if is_required else [Maybe(member)]
-        return [*pieces, ")"]
+            elements += member if is_required else [Maybe(member)]
+        return [*elements, ")"]
 
 
 def _is_python(code: str) -> bool:
@@ -79,7 +79,7 @@ def _is_python(code: str) -> bool:
 
 
 def _tree(code: str) -> ast.Module | None:
-    """Parse code; templates do not always write line breaks in strings as Python has to."""
+    """Parse code; templates do not always escape line breaks in strings."""
     for text in (code, _STRING.sub(lambda found: found[0].replace("\n", "\\n"), code)):
         try:
             return ast.parse(text.strip())
@@ -89,7 +89,7 @@ def _tree(code: str) -> ast.Module | None:
 
 
 def _calls(code: str, tools: Tools | None) -> list[tuple[str, str]]:
-    """Return (name, arguments as JSON) of the calls, or none if one of them cannot be read."""
+    """Return (name, arguments as JSON) for each call; empty if one cannot be parsed."""
     tree = _tree(code)
     if tree is None:
         return []
@@ -107,23 +107,23 @@ def _one(node: ast.expr, tools: Tools | None) -> tuple[str, str]:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
         node = node.args[0]
     if not isinstance(node, ast.Call):
-        raise ValueError("no call")
+        raise ValueError("not a call")
     name = ast.unparse(node.func)
-    given = [tool for tool in tools or () if tool["function"]["name"] == name]
-    names = [key for key, _, _ in parameter_schemas(given[0])] if given else []
+    named = [tool for tool in tools or () if function_name(tool) == name]
+    names = [key for key, _, _ in parameter_schemas(named[0])] if named else []
     if len(node.args) > len(names):
-        raise ValueError("more values than names")
+        raise ValueError("too many positional arguments")
     arguments: dict[str, Any] = {}
     pairs = [*zip(names, node.args, strict=False)]
     for key, value in [*pairs, *((word.arg, word.value) for word in node.keywords)]:
         if key is None:
-            raise ValueError("no name")
+            raise ValueError("arguments in a dict")
         arguments[key] = _value(value)
     return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
 
 
 def _value(node: ast.expr) -> Any:
-    """Read a literal; JSON's own words are taken too, and a name is its text."""
+    """Evaluate a literal; JSON's constants are allowed, and other names become strings."""
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "null": None}.get(node.id, node.id)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -133,6 +133,6 @@ def _value(node: ast.expr) -> Any:
         return {_value(key): _value(item) for key, item in pairs if key is not None}
     value = ast.literal_eval(node)
     if isinstance(value, str):
-        # JSON may write the halves of a surrogate pair one by one, which Python keeps apart.
+        # JSON escapes each half of a surrogate pair, which Python does not join.
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return value

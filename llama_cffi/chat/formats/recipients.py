@@ -1,78 +1,224 @@
-"""Muse Glimmer: each message of an answer says to whom it goes."""
+"""Answers made of messages, each of which names its recipient; calls are messages to functions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from ..reader import Reader, Steps
-from .base import Tool, Tools
-from .grammar import Choice, Maybe, Piece, Text
+from ..scanner import Parser, Scanner
+from .base import ToolFormat
+from .json_calls import known_names, parse_arguments
 from .message import MessageBuilder
-from .tagged_values import TaggedValuesFormat
+from .name_then_json import parse_code
+from .syntax import (
+    Alternatives,
+    Element,
+    Json,
+    Maybe,
+    Text,
+    Tool,
+    Tools,
+    arguments_schema,
+    function_name,
+)
+from .tagged_arguments import TaggedArgumentsFormat
 
-__all__ = ["RecipientsFormat"]
+__all__ = ["FunctionaryV32Format", "HarmonyFormat", "MuseFormat"]
 
 _NAME = re.compile(r"[\w.-]*")
-_START, _TO, _HEAD_END = "<|start|>assistant", " to=", "<|message|>"
-_NEXT = "<|eom|>"
-_ENDS = (_NEXT, "<|eot|>")
-_NO_MARKER = r"^([^<]|<+[^<|])*$"
+_NO_SPECIAL_TOKEN = r"^([^<]|<+[^<|])*$"
 
 
-class RecipientsFormat(TaggedValuesFormat):
-    """``to=self`` is the thought, ``to=user`` the content, any other a call."""
+class HarmonyFormat(ToolFormat):
+    """OpenAI's harmony format (GPT-OSS).
+
+    A header is ``<|start|>assistant<|channel|>name to=recipient<|message|>``, in several orders.
+    Channel `analysis` is reasoning, `final` and `commentary` are content, messages with a recipient
+    are calls. The prompt ends with the first ``<|start|>assistant``.
+    """
+
+    name = "harmony"
+    template_markers = ("<|channel|>", "<|message|>")
+    triggers = ("<|channel|>commentary to=functions.", " to=functions.")
+    reasoning = ("<|channel|>analysis<|message|>", "<|end|>")
+    is_parallel = False
+    content_head = "<|channel|>final<|message|>"
+    _splits_reasoning = False
+
+    _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+    _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+    _HEADER_TEXT = re.compile(r"[\w .,:;=/-]*")
+    _HEADER_STARTS = ("<|start|>", "<|channel|>")
+    _BOUNDARIES = (*_HEADER_STARTS, "<|end|>", "<|call|>", "<|return|>")
+
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        # The prompt ends inside the first header.
+        marker = yield from scanner.literal(*self._HEADER_STARTS, " to=")
+        if marker is None:
+            marker = yield from scanner.until(self._BOUNDARIES, out.content)
+        while marker is not None:
+            header = None
+            if marker in (*self._HEADER_STARTS, " to="):
+                scanner.checkpoint()
+                header = yield from self._header(marker, scanner)
+                if header is None:
+                    scanner.rollback()
+                    out.malformed(marker)
+            if header is None:
+                marker = yield from scanner.until(self._BOUNDARIES, out.content)
+            else:
+                scanner.commit()
+                marker = yield from self._body(header, scanner, out)
+
+    def _header(self, header: str, scanner: Scanner) -> Parser[str | None]:
+        """Parse the rest of a header; return all of it, or None if it is not a header."""
+        while True:
+            header += yield from scanner.match(self._HEADER_TEXT)
+            marker = yield from scanner.literal(
+                *self._HEADER_STARTS, "<|constrain|>", "<|message|>"
+            )
+            if marker is None or marker in header:
+                return None
+            if marker == "<|message|>":
+                return header
+            header += marker
+
+    def _body(self, header: str, scanner: Scanner, out: MessageBuilder) -> Parser[str | None]:
+        """Parse a message; return the marker after it."""
+        recipient = self._RECIPIENT.search(header)
+        channel = self._CHANNEL.search(header)
+        if recipient and recipient[1] != "assistant":
+            name = recipient[1].removeprefix("functions.")
+            if (yield from scanner.available(1)) != "{":
+                return (yield from parse_code(scanner, out, name, *self._BOUNDARIES))
+            out.begin_call(name)
+            yield from parse_arguments(scanner, out)
+            out.end_call()
+            return (yield from scanner.until(self._BOUNDARIES, lambda _: None))
+        if channel and channel[1] == "analysis":
+            out.reasoning("\n" if out.has_reasoning else "")
+            return (yield from scanner.until(self._BOUNDARIES, out.reasoning))
+        out.content("\n" if out.has_content else "")
+        return (yield from scanner.until(self._BOUNDARIES, out.content))
+
+    def _before(self) -> tuple[Element, ...]:
+        start, (begin, end) = "<|start|>assistant", self.reasoning
+        reasoning = (begin, Text(end, {"pattern": _NO_SPECIAL_TOKEN}), end, start)
+        # If reasoning came before the grammar, only the start of the next message is left.
+        return (Maybe((Alternatives((reasoning, (start,))),)),)
+
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        head = f"{self.triggers[0]}{function_name(tool)} <|constrain|>json<|message|>"
+        return head, Json(arguments_schema(tool))
+
+
+class FunctionaryV32Format(ToolFormat):
+    """Functionary v3.2: ``>>>recipient`` and a line break before each message.
+
+    Messages to `all` are content, all others are calls. The prompt ends with the first ``>>>``.
+    """
+
+    name = "functionary-v3.2"
+    template_markers = (">>>all",)
+    triggers = (">>>",)
+    content_head = "all\n"
+
+    _MARKER = ">>>"
+
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        names = known_names(tools)
+        found: str | None = (yield from scanner.literal(self._MARKER)) or ""
+        while found is not None:
+            marker, found = found, None
+            scanner.checkpoint()
+            name = yield from scanner.match(_NAME)
+            is_header = bool((yield from scanner.literal("\n")))
+            is_call = is_header and name and (names is None or name in {*names, "python"})
+            if is_call and name != "all":
+                scanner.commit()
+                found = yield from self._parse_call(name, scanner, out)
+            elif not is_header or name != "all":
+                scanner.rollback()
+                out.content(marker)
+            scanner.commit()
+            found = found or (yield from scanner.until([self._MARKER], out.content))
+
+    def _parse_call(self, name: str, scanner: Scanner, out: MessageBuilder) -> Parser[str | None]:
+        """Parse a call from its arguments on; return the next marker if it was consumed."""
+        yield from scanner.space()
+        if (yield from scanner.available(1)) != "{":
+            # Source code for the interpreter.
+            return (yield from parse_code(scanner, out, name, self._MARKER))
+        out.begin_call(name)
+        yield from parse_arguments(scanner, out)
+        out.end_call()
+        return None
+
+    def _before(self) -> tuple[Element, ...]:
+        return ()
+
+    def _around(self) -> tuple[str, str, str]:
+        return "", self._MARKER, ""
+
+    def _grammar_triggers(self, tools: Tools) -> tuple[str, ...]:
+        # The prompt has the first marker, so a call begins with its name.
+        return tuple(f"{function_name(tool)}\n" for tool in tools)
+
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        return f"{function_name(tool)}\n", Json(arguments_schema(tool))
+
+
+class MuseFormat(TaggedArgumentsFormat):
+    """Muse Glimmer: ``to=self`` is reasoning, ``to=user`` content, any other recipient a call."""
 
     _splits_reasoning = False
+
+    _START, _TO, _HEADER_END = "<|start|>assistant", " to=", "<|message|>"
+    _NEXT = "<|eom|>"
+    _ENDS = (_NEXT, "<|eot|>")
 
     def __init__(self) -> None:
         super().__init__(
             "muse", ("<atem:function_calls>",), "<atem:function_calls>", '<atem:invoke name="',
             '">', ('<atem:parameter name="', '">'), ("", "</atem:parameter>"), "</atem:invoke>",
-            "</atem:function_calls>", reasoning=(f"{_TO}self{_HEAD_END}", _NEXT),
+            "</atem:function_calls>",
+            reasoning=(f"{self._TO}self{self._HEADER_END}", self._NEXT),
         )  # fmt: skip
-        self.content_head = f"{_TO}user{_HEAD_END}"
+        self.content_head = f"{self._TO}user{self._HEADER_END}"
 
-    def _read(self, reader: Reader, out: MessageBuilder, tools: Tools | None) -> Steps[None]:
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
         # The prompt ends inside the first header.
         while True:
-            yield from reader.literal(_START)
+            yield from scanner.literal(self._START)
             name = ""
-            reader.hold()
-            if (yield from reader.literal(_TO)):
-                name = yield from reader.run(_NAME)
-            if (yield from reader.literal(_HEAD_END)):
-                reader.release()
+            scanner.checkpoint()
+            if (yield from scanner.literal(self._TO)):
+                name = yield from scanner.match(_NAME)
+            if (yield from scanner.literal(self._HEADER_END)):
+                scanner.commit()
             else:
-                reader.back()
+                scanner.rollback()
                 name = ""
             if name == "self":
-                mark = yield from reader.until(_ENDS, out.reasoning)
+                marker = yield from scanner.until(self._ENDS, out.reasoning)
             else:
-                mark = yield from reader.until((self.open, *_ENDS), out.content)
-            if mark == self.open:
-                before = len(out.calls)
-                reader.hold()
-                yield from self._read_calls(mark, reader, out, tools)
-                if len(out.calls) > before:
-                    reader.release()
-                else:
-                    reader.back()
-                    out.malformed(mark)
-                mark = yield from reader.until(_ENDS, out.content)
-            if mark is None:
+                marker = yield from scanner.until((self.open, *self._ENDS), out.content)
+            if marker == self.open:
+                yield from self._parse_marked(self.open, scanner, out, tools)
+                marker = yield from scanner.until(self._ENDS, out.content)
+            if marker is None:
                 return
 
     def _around(self) -> tuple[str, str, str]:
-        return "", f"{_NEXT}{_START}", ""
+        return "", f"{self._NEXT}{self._START}", ""
 
     def _grammar_triggers(self, tools: Tools) -> tuple[str, ...]:
-        return tuple(f"{_TO}{tool['function']['name']}{_HEAD_END}" for tool in tools)
+        return tuple(f"{self._TO}{function_name(tool)}{self._HEADER_END}" for tool in tools)
 
-    def _before(self) -> tuple[Piece, ...]:
+    def _before(self) -> tuple[Element, ...]:
         begin, end = self.reasoning
-        thought = (begin, Text(end, {"pattern": _NO_MARKER}), end, _START)
-        return (Maybe((Choice((thought, (_START,))),)),)
+        reasoning = (begin, Text(end, {"pattern": _NO_SPECIAL_TOKEN}), end, self._START)
+        return (Maybe((Alternatives((reasoning, (self._START,))),)),)
 
-    def _call(self, tool: Tool) -> Sequence[Piece]:
-        return f"{_TO}{tool['function']['name']}{_HEAD_END}", *super()._call(tool)
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        return f"{self._TO}{function_name(tool)}{self._HEADER_END}", *super()._call(tool)

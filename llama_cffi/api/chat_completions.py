@@ -1,0 +1,420 @@
+"""Chat completions in OpenAI's shapes: prepared, run by an engine, shaped."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..chat.reasoning import ReasoningSplitter, opens_thinking
+from ..chat.tools import normalise_tool_choice, normalise_tools
+from ..errors import ValidationError
+from ..generation.aliases import canonical
+from ..generation.chat_renderer import ChatOptions, ChatRenderer
+from ..generation.context_policy import DROP_TURNS, fit_turns
+from ..generation.options import GenerationOptions, resolve_sampling
+from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..grammars import LlamaGrammar
+from ..validation import check_int, reject_unknown
+from .chat_message import ChatAssembler, PlainReader
+from .running import PreparedRequest, Runs, usage
+from .thinking import ThinkingBudget, ThinkMarkers, think_markers
+from .tool_grammar import call_grammar
+
+if TYPE_CHECKING:
+    from ..binding import Model
+    from ..chat.families import Family
+    from ..chat.formats import ToolFormat
+    from ..generation.sequence import Step
+    from ..generation.stats import GenerationStats
+    from .types import (
+        ChatCompletionResponseChoice,
+        ChatCompletionStreamResponseChoice,
+        CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+    )
+
+    Message: TypeAlias = Mapping[str, object]
+    Tool: TypeAlias = Mapping[str, object] | Callable[..., object]
+
+__all__ = [
+    "ChatCompletionOptions",
+    "ChatPreparer",
+    "MoreChatCompletionOptions",
+    "PreparedChat",
+    "stream",
+    "stream_async",
+    "whole",
+    "whole_async",
+]
+
+
+class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
+    """`ChatCompletionOptions` without `max_tokens`; None is the default of each.
+
+    `tools`: definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a dict
+    that names a function; with the last two the answer is constrained to calls that fit the
+    schemas. `parallel_tool_calls`: whether constrained answers may hold several calls.
+    `response_format`: `{"type": "json_object"}`, with a `schema` if wanted, or `{"type":
+    "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content matches it.
+    `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
+    alternatives. `thinking_budget`: reasoning longer than this many tokens is ended as the chat
+    template would end it, and the answer goes on; 0: there is none. `n`: how many answers.
+    `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
+    `context_policy.fit_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store` and
+    `service_tier` are accepted and not used.
+    """
+
+    tools: Sequence[Tool] | None
+    tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
+    response_format: Mapping[str, object] | None
+    top_logprobs: int | None
+    thinking_budget: int | None
+    n: int | None
+    model: str | None
+    user: str | None
+    metadata: Mapping[str, str] | None
+    store: bool | None
+    service_tier: str | None
+
+
+class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
+    """The options of a chat completion: `MoreChatCompletionOptions` and the length.
+
+    `max_tokens`, in OpenAI's newer word `max_completion_tokens`: most tokens to generate; None:
+    until the model ends or the context is full.
+    """
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
+
+
+_IGNORED = ("user", "metadata", "store", "service_tier")
+_OWN = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "top_logprobs", "logprobs",
+    "thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs", "n", "model",
+    "max_tokens", "context_policy", "grammar", "structured",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PreparedChat:
+    """A checked chat completion: the request, and what shapes its answers.
+
+    Attributes:
+        request: For the engine.
+        model: Its vocabulary shapes log-probabilities.
+        name: The model's name in the response.
+        make_reader: Makes what tells reasoning, tool calls and content apart in one answer.
+    """
+
+    request: PreparedRequest
+    model: Model
+    name: str
+    make_reader: Callable[[], Any]
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def assemblers(self) -> list[ChatAssembler]:
+        """Return what assembles each answer."""
+        vocab = self.model.vocab
+        return [ChatAssembler(i, self.make_reader(), vocab) for i in range(self.request.n)]
+
+
+class ChatPreparer:
+    """Prepares the chat completions of one model; pure but for the model's vocabulary.
+
+    Args:
+        model: The model.
+        renderer: Renders its conversations.
+        n_ctx: Tokens of prompt and answer together.
+        context_policy: For requests that give none; None: the engine's.
+        default_sampling: How tokens are chosen where a request does not say.
+        seed: Of requests that give none; -1 draws one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        renderer: ChatRenderer,
+        n_ctx: int,
+        context_policy: str | None = None,
+        default_sampling: SamplingParams | None = None,
+        seed: int = -1,
+    ) -> None:
+        self.model, self.renderer, self.n_ctx = model, renderer, n_ctx
+        self._policy, self._sampling, self._seed = context_policy, default_sampling, seed
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return self.renderer.family
+
+    @cached_property
+    def _markers(self) -> ThinkMarkers:
+        """The text around reasoning."""
+        reasoning = self.family.tool_format.reasoning
+        return think_markers(self.model.vocab, self.renderer.template, reasoning)
+
+    def sampling(self, options: Mapping[str, Any], thinking: bool | None = None) -> SamplingParams:
+        """Return the `SamplingParams` of a request.
+
+        Args:
+            options: `SamplingOptions` and `sampling`.
+            thinking: Whether the model thinks first, for `sampling="model"`.
+
+        Raises:
+            ValidationError: A value is out of range.
+        """
+        options = {"sampling": self._sampling, **options}
+        whole = options["sampling"]
+        if not isinstance(whole, SamplingParams) or whole.seed == -1:
+            options = {"seed": self._seed, **options}
+        return resolve_sampling(
+            {name: value for name, value in options.items() if value is not None},
+            lambda: self.renderer.recommended_sampling(thinking),
+        )
+
+    def prepare(
+        self, messages: Sequence[Message], options: Mapping[str, Any], name: str = ""
+    ) -> PreparedChat:
+        """Check, render and tokenize one chat completion.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            options: `ChatCompletionOptions`.
+            name: The model's name in the response, unless the options give one.
+
+        Raises:
+            TemplateError: The chat template refuses the messages.
+            UnknownOptionError: There is no such option.
+            ValidationError: An option is out of range.
+        """
+        options = canonical(options)
+        reject_unknown(options, _NAMES, "a chat completion")
+        own = {key: options[key] for key in _OWN if key in options}
+        rest = {k: v for k, v in options.items() if k not in own and k not in _IGNORED}
+        thinking, effort = own.get("thinking"), own.get("reasoning_effort")
+        tools = normalise_tools(own.get("tools"))
+        choice = normalise_tool_choice(own.get("tool_choice"), tools)
+        grammar = _grammar(own)
+        offered = tools if choice.mode != "none" else []
+        render = partial(
+            self.renderer.render,
+            tools=offered,
+            thinking=thinking,
+            reasoning_effort=effort,
+            chat_template_kwargs=own.get("chat_template_kwargs"),
+        )
+        limit = own.get("max_tokens")
+        policy = own.get("context_policy", self._policy)
+        if policy == DROP_TURNS:
+            messages = fit_turns(
+                messages,
+                lambda some: len(render(some).tokens),
+                None if limit is None else check_int("max_tokens", limit, -1),
+                self.n_ctx,
+            )
+            policy = "error"
+        tokens, text = render(messages)
+        form = self.family.tool_format
+        is_open = opens_thinking(text, form.reasoning[0])
+        is_words = grammar is not None or not offered
+        after = form.content_head if grammar is not None else ""
+        if choice.mode == "required":
+            if grammar is not None:
+                raise ValidationError("a required tool call and a grammar exclude each other")
+            parallel = own.get("parallel_tool_calls", True)
+            parts = form.grammar_parts(choice.allowed(tools), parallel, True)
+            grammar = call_grammar(parts, self.renderer.special_tokens)
+        thinks, _ = self.renderer.resolve_thinking(thinking, effort)
+        awaited = grammar is not None and (is_open or bool(thinks))
+        reasoning_limit, after = self._reasoning_limit(
+            form, after, is_open, awaited, is_words, own.get("thinking_budget")
+        )
+        sampling = {key: rest.pop(key) for key in [*rest] if key in _SAMPLING}
+        if grammar is not None:
+            sampling.update(structured=grammar, structured_after=after)
+        run: Any = {
+            **rest,
+            "sampling": self.sampling(sampling, thinks),
+            "logprobs": _n_logprobs(own),
+            "special": True,  # the reader needs the markers
+            "suppress_think": False,
+        }
+        if policy is not None:
+            run["context_policy"] = policy
+        n = check_int("n", own.get("n", 1), 1)
+
+        def make_reader() -> Any:
+            if offered or form.content_head:
+                return form.stream(offered, starts_open=is_open)
+            return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
+
+        run = self.renderer.with_stops(run)
+        request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
+        return PreparedChat(request, self.model, own.get("model") or name, make_reader)
+
+    def _reasoning_limit(
+        self,
+        form: ToolFormat,
+        after: str,
+        is_open: bool,
+        awaited: bool,
+        is_words: bool,
+        budget: int | None,
+    ) -> tuple[Callable[[], ThinkingBudget] | None, str]:
+        """Return what limits the reasoning, and the text after which a grammar begins."""
+        if not awaited and budget is None:
+            return None, after
+        markers = self._markers
+        if markers.after.strip() and not is_words:
+            markers = markers._replace(after="")  # the head of a content
+        limit = partial(
+            ThinkingBudget, self.model.vocab, form.reasoning, markers, is_open, budget, awaited
+        )
+        limit()  # refuses what is wrong now
+        return limit, form.reasoning[1].strip() + markers.after if awaited else after
+
+
+def whole(
+    prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> CreateChatCompletionResponse:
+    """Return OpenAI's response once all *runs* have ended."""
+    choices, stats = [], []
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        with closing(run):
+            while True:
+                try:
+                    assembler.add(next(run))
+                except StopIteration as e:
+                    choices.append(assembler.choice(e.value))
+                    stats.append(e.value)
+                    break
+    return _response(prepared, choices, stats)
+
+
+async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateChatCompletionResponse:
+    """Do `whole` in an event loop."""
+    choices = []
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                assembler.add(step)
+        choices.append(assembler.choice(run.stats))
+    return _response(prepared, choices, [run.stats for run in runs])
+
+
+def stream(
+    prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> Iterator[CreateChatCompletionStreamResponse]:
+    """Return OpenAI's chunks, one answer after the other."""
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        with closing(run):
+            yield _chunk(prepared, assembler.first())
+            while True:
+                try:
+                    step = next(run)
+                except StopIteration as e:
+                    for choice in assembler.last(e.value):
+                        yield _chunk(prepared, choice)
+                    break
+                for choice in assembler.push(step):
+                    yield _chunk(prepared, choice)
+
+
+async def stream_async(
+    prepared: PreparedChat, runs: Sequence[Runs]
+) -> AsyncIterator[CreateChatCompletionStreamResponse]:
+    """Do `stream` in an event loop."""
+    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+        yield _chunk(prepared, assembler.first())
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                for choice in assembler.push(step):
+                    yield _chunk(prepared, choice)
+        for choice in assembler.last(run.stats):
+            yield _chunk(prepared, choice)
+
+
+def _response(
+    prepared: PreparedChat,
+    choices: list[ChatCompletionResponseChoice],
+    stats: Sequence[GenerationStats],
+) -> CreateChatCompletionResponse:
+    return {
+        "id": prepared.id,
+        "object": "chat.completion",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": choices,
+        "usage": usage(stats),
+    }
+
+
+def _chunk(
+    prepared: PreparedChat, choice: ChatCompletionStreamResponseChoice
+) -> CreateChatCompletionStreamResponse:
+    return {
+        "id": prepared.id,
+        "object": "chat.completion.chunk",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": [choice],
+    }
+
+
+def _n_logprobs(own: Mapping[str, Any]) -> int | None:
+    """Return how many alternatives of each token are wanted; None: no log-probabilities."""
+    top = own.get("top_logprobs")
+    if top is None and not own.get("logprobs"):
+        return None
+    return 0 if top is None else check_int("top_logprobs", top, 0)
+
+
+def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
+    """Return what the content has to match.
+
+    Raises:
+        ValidationError: The response format is not one of OpenAI's, or there is a grammar too.
+        GrammarError: The schema cannot be enforced.
+    """
+    grammar = own.get("grammar", own.get("structured"))
+    if isinstance(grammar, str):
+        grammar = LlamaGrammar.from_string(grammar) if grammar else None
+    if grammar is not None and not isinstance(grammar, LlamaGrammar):
+        raise ValidationError(f"grammar must be GBNF or a LlamaGrammar, got {grammar!r}")
+    form = own.get("response_format")
+    if form is None:
+        return grammar
+    if not isinstance(form, Mapping):
+        raise ValidationError(f"response_format must be a dict with a type, got {form!r}")
+    kind = form.get("type")
+    if kind == "text":
+        return grammar
+    if grammar is not None:
+        raise ValidationError("response_format and grammar exclude each other")
+    if kind == "json_object":
+        schema = form.get("schema")
+        return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
+    if kind == "json_schema":
+        inner = form.get("json_schema") or form
+        return _of_schema(inner.get("schema") if isinstance(inner, Mapping) else None)
+    raise ValidationError(
+        f"response_format type {kind!r} must be one of text, json_object, json_schema"
+    )
+
+
+def _of_schema(schema: Any) -> LlamaGrammar:
+    if schema is None:
+        raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
+    return LlamaGrammar.from_json_schema(schema)
+
+
+_SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
+_NAMES = tuple(dict.fromkeys((*_OWN, *_IGNORED, *GenerationOptions.__annotations__)))

@@ -1,0 +1,154 @@
+"""The steps of one answer become OpenAI's message, whole or in deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..chat.reasoning import ReasoningSplitter
+from .running import finish_reason
+
+if TYPE_CHECKING:
+    from ..binding import Vocab
+    from ..generation.logprobs import Logprob
+    from ..generation.sequence import Step
+    from ..generation.stats import GenerationStats
+    from .types import (
+        ChatCompletionLogprobs,
+        ChatCompletionResponseChoice,
+        ChatCompletionStreamResponseChoice,
+        ChatCompletionTopLogprobToken,
+    )
+
+__all__ = ["ChatAssembler", "PlainReader"]
+
+Delta = dict[str, Any]
+
+
+class PlainReader:
+    """Reads an answer to which no tools were offered: reasoning and content."""
+
+    def __init__(self, splitter: ReasoningSplitter) -> None:
+        self._splitter = splitter
+
+    def push(self, text: str) -> list[Delta]:
+        """Take text and return what it settles."""
+        return self._deltas(self._splitter.push(text))
+
+    def finish(self) -> list[Delta]:
+        """Return what was held back."""
+        return self._deltas(self._splitter.finish())
+
+    def _deltas(self, pieces: Any) -> list[Delta]:
+        names = {"reasoning": "reasoning_content", "content": "content"}
+        return [{names[piece.kind]: piece.text} for piece in pieces]
+
+
+class ChatAssembler:
+    """One answer: either `add` its steps and take the `choice`, or `push` them for chunks.
+
+    Args:
+        index: The answer's number.
+        reader: Tells reasoning, tool calls and content apart.
+        vocab: Of the model.
+    """
+
+    def __init__(self, index: int, reader: Any, vocab: Vocab) -> None:
+        self._index, self._reader, self._vocab = index, reader, vocab
+        self._scores: list[Logprob] = []
+        self._has_calls = False
+        self._content = self._reasoning = ""
+        self._calls: list[Any] = []
+
+    def add(self, step: Step) -> None:
+        """Take a step of the answer."""
+        if step.logprob is not None:
+            self._scores.append(step.logprob)
+        for delta in self._reader.push(step.text):
+            self._add(delta)
+
+    def choice(self, stats: GenerationStats) -> ChatCompletionResponseChoice:
+        """Return OpenAI's choice, once the answer has ended."""
+        for delta in self._reader.finish():
+            self._add(delta)
+        message: dict[str, Any] = {"role": "assistant", "content": self._content}
+        if self._reasoning:
+            message["reasoning_content"] = self._reasoning
+        if self._calls:
+            message.update(content=self._content or None, tool_calls=self._calls)
+        choice: Any = {
+            "index": self._index,
+            "message": message,
+            "logprobs": self._logprobs(),
+            "finish_reason": self._finish_reason(stats),
+        }
+        return choice  # type: ignore[no-any-return]
+
+    def first(self) -> ChatCompletionStreamResponseChoice:
+        """Return the choice of the first chunk, which has the role."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def push(self, step: Step) -> Iterator[ChatCompletionStreamResponseChoice]:
+        """Return the choices of the chunks of a step."""
+        if step.logprob is not None:
+            self._scores.append(step.logprob)
+        for delta in self._reader.push(step.text):
+            yield self._chunk(delta)
+
+    def last(self, stats: GenerationStats) -> Iterator[ChatCompletionStreamResponseChoice]:
+        """Return the choices of the last chunks, once the answer has ended."""
+        for delta in self._reader.finish():
+            yield self._chunk(delta)
+        if self._scores:
+            yield self._chunk({})
+        yield self._chunk({}, self._finish_reason(stats))
+
+    def _finish_reason(self, stats: GenerationStats) -> str:
+        reason = finish_reason(stats)
+        return "tool_calls" if self._has_calls and reason == "stop" else reason
+
+    def _chunk(self, delta: Delta, reason: str | None = None) -> ChatCompletionStreamResponseChoice:
+        self._has_calls = self._has_calls or "tool_calls" in delta
+        logprobs = self._logprobs()
+        self._scores = []
+        choice: Any = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        return choice  # type: ignore[no-any-return]
+
+    def _add(self, delta: Delta) -> None:
+        self._has_calls = self._has_calls or "tool_calls" in delta
+        self._content += delta.get("content") or ""
+        self._reasoning += delta.get("reasoning_content") or ""
+        for part in delta.get("tool_calls", ()):
+            _add_call(self._calls, part)
+
+    def _logprobs(self) -> ChatCompletionLogprobs | None:
+        if not self._scores:
+            return None
+        return {"content": [self._logprob(score) for score in self._scores], "refusal": None}
+
+    def _logprob(self, score: Logprob) -> Any:
+        top = [self._token(token, value) for token, value in score.top]
+        return {**self._token(score.token, score.logprob), "top_logprobs": top}
+
+    def _token(self, token: int, logprob: float) -> ChatCompletionTopLogprobToken:
+        piece = self._vocab.token_to_piece(token, True)
+        return {
+            "token": piece.decode("utf-8", "replace"),
+            "logprob": logprob,
+            "bytes": list(piece),
+        }
+
+
+def _add_call(calls: list[Any], part: Mapping[str, Any]) -> None:
+    """Add a part of a call, as a delta has it, to those that were begun."""
+    function = part.get("function", {})
+    if part["index"] == len(calls):
+        new = {"name": function.get("name", ""), "arguments": function.get("arguments", "")}
+        calls.append({"id": part["id"], "type": "function", "function": new})
+    else:
+        calls[part["index"]]["function"]["arguments"] += function.get("arguments", "")

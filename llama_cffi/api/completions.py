@@ -1,0 +1,291 @@
+"""Text completions in OpenAI's shapes: prepared, run by an engine, shaped."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import ValidationError
+from ..generation.options import GenerationOptions
+from ..generation.prompt import tokenize_prompt
+from ..validation import as_list, check_int
+from .running import PreparedRequest, Runs, finish_reason, usage
+
+if TYPE_CHECKING:
+    from ..binding import Model, Vocab
+    from ..generation.logprobs import Logprob
+    from ..generation.sequence import Step
+    from ..generation.stats import GenerationStats
+    from .types import (
+        CompletionChoice,
+        CompletionLogprobs,
+        CreateCompletionResponse,
+        CreateCompletionStreamResponse,
+        FinishReason,
+    )
+
+__all__ = [
+    "PreparedCompletion",
+    "prepare",
+    "prompt_tokens",
+    "stream",
+    "stream_async",
+    "whole",
+    "whole_async",
+]
+
+
+@dataclass(frozen=True)
+class PreparedCompletion:
+    """A checked completion: the request, and what shapes its answers.
+
+    Attributes:
+        request: For the engine.
+        model: Its vocabulary shapes log-probabilities.
+        name: The model's name in the response.
+        head: Text before each answer: the prompt where it is echoed.
+        tail: Text after each answer.
+        n: Answers to return; of more that are generated, those with the best mean log-probability.
+        logprobs: Whether log-probabilities are shown.
+    """
+
+    request: PreparedRequest
+    model: Model
+    name: str
+    head: str = ""
+    tail: str = ""
+    n: int = 1
+    logprobs: bool = False
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def prepare(
+    model: Model,
+    name: str,
+    prompt: str | Sequence[int],
+    options: GenerationOptions,
+    *,
+    suffix: str | None = None,
+    max_tokens: int | None = 16,
+    echo: bool = False,
+    n: int = 1,
+    best_of: int | None = None,
+    stream: bool = False,
+) -> PreparedCompletion:
+    """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
+
+    Raises:
+        ValidationError: An argument is out of range, or two exclude each other.
+    """
+    n = check_int("n", n, 1)
+    best_of = n if best_of is None else check_int("best_of", best_of, n)
+    logprobs = options.get("logprobs")
+    if stream and best_of > n:
+        raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
+    if logprobs is not None:
+        check_int("logprobs", logprobs, 0)
+        if echo:
+            raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
+    tokens = prompt_tokens(model, prompt, suffix)
+    head = ""
+    if echo:
+        head = prompt if isinstance(prompt, str) else model.vocab.detokenize(tokens)
+    if best_of > n and logprobs is None:
+        options = {**options, "logprobs": 0}  # to compare them
+    return PreparedCompletion(
+        PreparedRequest(tokens, max_tokens, options, best_of),
+        model,
+        name,
+        head,
+        (suffix or "") if echo else "",
+        n,
+        logprobs is not None,
+    )
+
+
+def prompt_tokens(
+    model: Model, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
+) -> list[int]:
+    """Return the tokens of a prompt, and of what follows the gap that is to be filled.
+
+    With *spm* the suffix stands first, as some models were trained.
+
+    Raises:
+        ValidationError: There is a suffix, and the model was not trained to fill gaps.
+    """
+    vocab = model.vocab
+    if suffix is None:
+        return (
+            tokenize_prompt(vocab, prompt) if isinstance(prompt, str) else as_list("prompt", prompt)
+        )
+    before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
+    if before is None or after is None or middle is None:
+        raise ValidationError(
+            f"{model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
+        )
+    first = vocab.tokenize(prompt, False) if isinstance(prompt, str) else as_list("prompt", prompt)
+    bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
+    head, tail = [before, *first], [after, *vocab.tokenize(suffix, False)]
+    return [*bos, *(tail + head if spm else head + tail), middle]
+
+
+def whole(
+    prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> CreateCompletionResponse:
+    """Return OpenAI's response once all *runs* have ended."""
+    return _response(prepared, [_collect(run) for run in runs])
+
+
+async def whole_async(
+    prepared: PreparedCompletion, runs: Sequence[Runs]
+) -> CreateCompletionResponse:
+    """Do `whole` in an event loop."""
+    found = []
+    for run in runs:
+        text: list[str] = []
+        scores: list[Logprob] = []
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                text.append(step.text)
+                if step.logprob is not None:
+                    scores.append(step.logprob)
+        found.append(("".join(text), scores, run.stats))
+    return _response(prepared, found)
+
+
+def stream(
+    prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> Iterator[CreateCompletionStreamResponse]:
+    """Return OpenAI's chunks, one answer after the other."""
+    for index, run in enumerate(runs):
+        chunks = _Chunks(prepared, index)
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as e:
+                yield chunks.last(e.value)
+                break
+            yield from chunks.push(step)
+
+
+async def stream_async(
+    prepared: PreparedCompletion, runs: Sequence[Runs]
+) -> AsyncIterator[CreateCompletionStreamResponse]:
+    """Do `stream` in an event loop."""
+    for index, run in enumerate(runs):
+        chunks = _Chunks(prepared, index)
+        async with aclosing(run.steps_async()) as steps:
+            async for step in steps:
+                for chunk in chunks.push(step):
+                    yield chunk
+        yield chunks.last(run.stats)
+
+
+_Found = tuple[str, "list[Logprob]", "GenerationStats"]
+
+
+def _collect(run: Generator[Step, None, GenerationStats]) -> _Found:
+    text: list[str] = []
+    scores: list[Logprob] = []
+    while True:
+        try:
+            step = next(run)
+        except StopIteration as e:
+            return "".join(text), scores, e.value
+        text.append(step.text)
+        if step.logprob is not None:
+            scores.append(step.logprob)
+
+
+def _response(prepared: PreparedCompletion, found: Sequence[_Found]) -> CreateCompletionResponse:
+    order = found
+    if len(found) > prepared.n:
+        order = sorted(found, key=lambda answer: -_mean(answer[1]))[: prepared.n]
+    vocab = prepared.model.vocab
+    choices: list[CompletionChoice] = [
+        {
+            "text": prepared.head + text + prepared.tail,
+            "index": i,
+            "logprobs": _logprobs(vocab, scores, 0, len(text)) if prepared.logprobs else None,
+            "finish_reason": finish_reason(stats),
+        }
+        for i, (text, scores, stats) in enumerate(order)
+    ]
+    return {**_base(prepared), "choices": choices, "usage": usage([f[2] for f in found])}
+
+
+class _Chunks:
+    """The chunks of one answer."""
+
+    def __init__(self, prepared: PreparedCompletion, index: int) -> None:
+        self._prepared, self._index = prepared, index
+        self._offset, self._text = 0, prepared.head
+
+    def push(self, step: Step) -> Iterator[CreateCompletionStreamResponse]:
+        """Return the chunk of a step, if it has text or log-probabilities."""
+        scores: CompletionLogprobs | None = None
+        self._text += step.text
+        if self._prepared.logprobs and step.logprob is not None:
+            scores = _logprobs(self._prepared.model.vocab, [step.logprob], self._offset)
+            self._offset += len(scores["tokens"][0])
+        if self._text or scores:
+            yield self._chunk(self._text, scores, None)
+            self._text = ""
+
+    def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
+        """Return the chunk that says why the answer ended."""
+        return self._chunk(self._text, None, finish_reason(stats))
+
+    def _chunk(
+        self, text: str, logprobs: CompletionLogprobs | None, reason: FinishReason | None
+    ) -> CreateCompletionStreamResponse:
+        choice: CompletionChoice = {
+            "text": text,
+            "index": self._index,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        }
+        return {**_base(self._prepared), "choices": [choice]}
+
+
+def _base(prepared: PreparedCompletion) -> CreateCompletionResponse:
+    return {
+        "id": prepared.id,
+        "object": "text_completion",
+        "created": prepared.created,
+        "model": prepared.name,
+        "choices": [],
+    }
+
+
+def _mean(scores: Sequence[Logprob]) -> float:
+    return sum(s.logprob for s in scores) / max(1, len(scores))
+
+
+def _logprobs(
+    vocab: Vocab, scores: Sequence[Logprob], offset: int, end: int | None = None
+) -> CompletionLogprobs:
+    """Return OpenAI's shape; tokens from *end* on belong to a stop string and are left out."""
+    found: CompletionLogprobs = {
+        "text_offset": [],
+        "token_logprobs": [],
+        "tokens": [],
+        "top_logprobs": [],
+    }
+    for token, logprob, top in scores:
+        if end is not None and offset >= end:
+            break
+        text = vocab.detokenize([token], True)
+        best = {vocab.detokenize([t], True): value for t, value in top}
+        best.setdefault(text, logprob)
+        found["text_offset"].append(offset)
+        found["token_logprobs"].append(logprob)
+        found["tokens"].append(text)
+        found["top_logprobs"].append(best)
+        offset += len(text)
+    return found

@@ -1,0 +1,789 @@
+"""Llama: completions, chat, embeddings and state of one model."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from ..binding import Model, get_library
+from ..errors import ValidationError
+from ..generation.aliases import canonical
+from ..generation.chat_renderer import ChatRenderer
+from ..generation.context_policy import DROP_TURNS
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import GenerationOptions, MoreGenerationOptions
+from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..schema import json_schema, parse_json, without_unique_items
+from ..validation import as_list, as_path, check_int, reject_unknown
+from . import chat_completions, completions
+from .aio import stream_async, whole_async
+from .chat_completions import ChatCompletionOptions, ChatPreparer
+from .config import LlamaConfig, LlamaOptions, config_of
+from .running import PreparedRequest, run, run_async
+from .session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..embeddings.embedder import Embedder, RerankResult
+    from ..generation.sequence import Step
+    from ..progress import Progress
+    from ..scheduler import InferenceEngine
+    from .chat_completions import Message
+    from .running import AnyEngine, Runs
+    from .types import (
+        CompletionChoice,
+        CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+        CreateCompletionResponse,
+        CreateCompletionStreamResponse,
+        CreateEmbeddingResponse,
+    )
+
+__all__ = [
+    "Llama",
+    "print_system_info",
+    "shutdown",
+]
+
+T = TypeVar("T")
+_SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
+_open: weakref.WeakSet[Llama] = weakref.WeakSet()
+_open_lock = threading.Lock()
+
+
+class CompletionOptions(GenerationOptions, total=False):
+    """`GenerationOptions`, and the rest of OpenAI's options for a completion.
+
+    `echo`: begin with the prompt. `n`: how many answers. `best_of`: this many are generated, and
+    the *n* with the best mean log-probability returned. `model`: the name in the response.
+    """
+
+    echo: bool
+    n: int | None
+    best_of: int | None
+    model: str | None
+
+
+class Llama(Session):
+    """One model that completes, chats, embeds.
+
+    Calls from several threads queue. What two prompts have in common at their beginning is
+    evaluated once. Nothing is printed; `llama_cffi.native` logs what C says.
+
+    Args:
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
+        config: How it is loaded; single options win over it.
+        sampling: How tokens are chosen where a call does not say.
+        **options: The fields of `LlamaConfig`.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        FetchError: The model, or a build of llama.cpp, cannot be fetched.
+        ValidationError: A number is out of range.
+        UnknownOptionError: There is no such option; it is a TypeError.
+    """
+
+    def __init__(
+        self,
+        model_path: ModelSource | None = None,
+        config: LlamaConfig | None = None,
+        sampling: SamplingParams | None = None,
+        **options: Unpack[LlamaOptions],
+    ) -> None:
+        self.config = config = config_of(config, options)
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise ValidationError(f"sampling must be a SamplingParams, got {sampling!r}")
+        self.sampling = sampling
+        source = model_path if model_path is not None else config.model_path
+        if source is None:
+            raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
+        if not isinstance(source, (str, Model)):
+            source = as_path("model_path", source)
+        self.model_path = str(source.path if isinstance(source, Model) else source)
+        self._embedder: Embedder | None = None
+        self._lock = threading.Lock()
+        model, owned = open_model(
+            source,
+            n_gpu_layers=config.n_gpu_layers,
+            use_mmap=config.use_mmap,
+            use_mlock=config.use_mlock,
+            main_gpu=config.main_gpu,
+            tensor_split=config.tensor_split,
+            split_mode=config.split_mode,
+            kv_overrides=config.kv_overrides,
+            load_mtp=getattr(config.draft, "reads_hidden", False),
+        )
+        try:
+            engine = _engine(model, config)
+            engine.owns_model = owned
+            super().__init__(engine)
+            if config.lora_path is not None:
+                self.load_lora(config.lora_path, config.lora_scale)
+        except BaseException:
+            if owned:
+                model.close()
+            raise
+        with _open_lock:
+            _open.add(self)
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: str, filename: str | None = None, **options: Unpack[LlamaOptions]
+    ) -> Self:
+        """Load a model from the Hugging Face hub, through its cache.
+
+        Args:
+            repo_id: `owner/repo`, with `@revision` if wanted.
+            filename: The file, or a quantisation such as `Q4_K_M`.
+            **options: As for the class.
+
+        Raises:
+            FetchError: It cannot be fetched.
+        """
+        return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""), **options)
+
+    def close(self) -> None:
+        """End what runs and free everything. Calling it again does nothing."""
+        if self._embedder is not None:
+            self._embedder.close()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.engine.n_ctx
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return self.engine.renderer
+
+    @cached_property
+    def chat(self) -> ChatPreparer:
+        """Prepares chat completions."""
+        policy = self.config.context_policy
+        return ChatPreparer(
+            self.model,
+            self.renderer,
+            self.n_ctx,
+            DROP_TURNS if policy == DROP_TURNS else None,
+            self.sampling,
+            self.config.seed,
+        )
+
+    # Text
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        stream: Literal[False] = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        *,
+        logprobs: None = None,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        stream: Literal[False] = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        *,
+        logprobs: int,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> CompletionChoice: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        *,
+        stream: Literal[True],
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        logprobs: None = None,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        sampling: SamplingParams | Literal["model"] | None = None,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = None,
+        echo: bool = False,
+        *,
+        logprobs: int | None = None,
+        **options: Unpack[MoreGenerationOptions],
+    ) -> str | CompletionChoice | Iterator[str]:
+        """Continue *prompt*, as it is, without a chat template.
+
+        Args:
+            prompt: The text.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+            sampling: How tokens are chosen; None: the constructor's.
+            stream: Return an iterator of pieces; each comes when its token is there. Leaving the
+                iteration ends the generation.
+            stop: Strings that end the answer, which does not contain them.
+            echo: Begin with the prompt.
+            logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
+                the tokens and of this many alternatives of each, instead of the text.
+            **options: See `MoreGenerationOptions`; single sampling options win over *sampling*.
+
+        Raises:
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The prompt leaves no room for an answer.
+        """
+        every: Any = {"sampling": sampling, "stop": stop, **options}
+        if logprobs is not None:
+            if stream:
+                raise ValidationError(
+                    "logprobs have no stream here; create_completion(stream=True) has one"
+                )
+            answer: CreateCompletionResponse = self.create_completion(
+                prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **every
+            )
+            return answer["choices"][0]
+        request = self._request(prompt, max_tokens, every)
+        pieces = _pieces(prompt if echo else "", run(self.engine, request)[0])
+        return pieces if stream else "".join(pieces)
+
+    def generate_stream(
+        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
+    ) -> Iterator[str]:
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments.
+            max_tokens: See `generate`.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+        """
+        request = self._request(prompt, max_tokens, options)
+        return _pieces("", run(self.engine, request)[0])
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str: ...
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncIterator[str]: ...
+
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        echo: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> str | AsyncIterator[str]:
+        """Do `generate` in an event loop; with *stream* return an async iterator.
+
+        Cancelling the task ends the generation.
+        """
+        first = prompt if echo else ""
+        request = self._request(prompt, max_tokens, options)
+        engine = self._shared_engine
+        if engine is not None:
+            (handle,) = await run_async(engine, request)
+            pieces = _pieces_async(first, handle)
+            return pieces if stream else "".join([piece async for piece in pieces])
+        (steps,) = run(self.engine, request)
+        if stream:
+            return stream_async(lambda: _pieces(first, steps))
+        return await whole_async(lambda: "".join(_pieces(first, steps)))
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse: ...
+
+    @overload
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
+    ) -> Iterator[CreateCompletionStreamResponse]: ...
+
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: bool = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse | Iterator[CreateCompletionStreamResponse]:
+        """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
+
+        Args:
+            prompt: Text or token ids.
+            suffix: The text that follows; the model fills the gap.
+            max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
+                full.
+            stream: Return chunks.
+            **options: See `CompletionOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The prompt leaves no room for an answer.
+        """
+        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        runs = run(self.engine, prepared.request)
+        return (completions.stream if stream else completions.whole)(prepared, runs)
+
+    __call__ = create_completion
+
+    @overload
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse: ...
+
+    @overload
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: Literal[True],
+        **options: Unpack[CompletionOptions],
+    ) -> AsyncIterator[CreateCompletionStreamResponse]: ...
+
+    async def create_completion_async(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        *,
+        stream: bool = False,
+        **options: Unpack[CompletionOptions],
+    ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
+        """Do `create_completion` in an event loop; with *stream* return an async iterator."""
+        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        engine = self._shared_engine
+        if engine is not None:
+            handles = await run_async(engine, prepared.request)
+            if stream:
+                return completions.stream_async(prepared, handles)
+            return await completions.whole_async(prepared, handles)
+        runs = run(self.engine, prepared.request)
+        if stream:
+            return stream_async(lambda: completions.stream(prepared, runs))
+        return await whole_async(lambda: completions.whole(prepared, runs))
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse: ...
+
+    @overload
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Iterator[CreateChatCompletionStreamResponse]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]:
+        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+
+        Args:
+            messages: Each with `role` and `content`, the oldest first.
+            stream: Return chunks.
+            **options: See `ChatCompletionOptions`.
+
+        Raises:
+            TemplateError: The chat template refuses the messages.
+            ValidationError: An argument is out of range.
+            ContextOverflowError: The conversation leaves no room for an answer.
+        """
+        prepared = self.chat.prepare(messages, options, self.model_path)
+        runs = run(self.engine, prepared.request)
+        return (chat_completions.stream if stream else chat_completions.whole)(prepared, runs)
+
+    @overload
+    async def create_chat_completion_async(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse: ...
+
+    @overload
+    async def create_chat_completion_async(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> AsyncIterator[CreateChatCompletionStreamResponse]: ...
+
+    async def create_chat_completion_async(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
+        """Do `create_chat_completion` in an event loop; with *stream* return an async iterator."""
+        prepared = self.chat.prepare(messages, options, self.model_path)
+        engine = self._shared_engine
+        if engine is not None:
+            handles = await run_async(engine, prepared.request)
+            if stream:
+                return chat_completions.stream_async(prepared, handles)
+            return await chat_completions.whole_async(prepared, handles)
+        runs = run(self.engine, prepared.request)
+        if stream:
+            return stream_async(lambda: chat_completions.stream(prepared, runs))
+        return await whole_async(lambda: chat_completions.whole(prepared, runs))
+
+    def parse(
+        self,
+        prompt: str | Sequence[Message],
+        type_: type[T],
+        **options: Unpack[ChatCompletionOptions],
+    ) -> T:
+        """Ask for a value of a Python type: a pydantic model, dataclass, TypedDict, int, ...
+
+        Args:
+            prompt: The question, or a conversation.
+            type_: The type of the answer.
+            **options: See `ChatCompletionOptions`.
+
+        Raises:
+            ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
+                or where the context was full.
+        """
+        if options.get("response_format") or "stream" in options:
+            raise ValidationError("parse gives one whole value: no stream, no response_format")
+        schema = without_unique_items(json_schema(type_))
+        messages: Sequence[Message] = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        )
+        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        every: ChatCompletionOptions = {**options, "response_format": form}
+        answer = self.create_chat_completion(messages, **every)
+        choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
+        if choice["finish_reason"] == "length":
+            raise ValidationError(
+                f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
+                "max_tokens or n_ctx, or give the type's strings and lists a longest length"
+            )
+        return parse_json(type_, choice["message"]["content"] or "")
+
+    @property
+    def _shared_engine(self) -> InferenceEngine | None:
+        """The engine, if it answers many requests at once: an event loop can wait for it."""
+        engine: Any = self.engine
+        return engine if hasattr(engine, "submit") else None
+
+    def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """Return *options* with this model's sampling in place of what they leave open."""
+        rest = canonical(options)
+        reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
+        single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
+        found: Any = {**rest, "sampling": self.chat.sampling(single)}
+        return found  # type: ignore[no-any-return]
+
+    def _request(
+        self, prompt: str | Sequence[int], max_tokens: int | None, options: Mapping[str, Any]
+    ) -> PreparedRequest:
+        tokens = completions.prompt_tokens(self.model, prompt, None)
+        rest = canonical(options)
+        max_tokens = rest.pop("max_tokens", max_tokens)
+        return PreparedRequest(tokens, max_tokens, self._run_options(rest))
+
+    def _completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        stream: bool,
+    ) -> completions.PreparedCompletion:
+        rest = canonical(options)
+        name = rest.pop("model", None) or self.model_path
+        own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
+        max_tokens = rest.pop("max_tokens", max_tokens)
+        return completions.prepare(
+            self.model, name, prompt, self._run_options(rest),
+            suffix=suffix, max_tokens=max_tokens, stream=stream, **own,
+        )  # fmt: skip
+
+    # Tokens
+
+    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Turn text into token ids; see `Vocab.tokenize`.
+
+        Args:
+            text: UTF-8.
+            add_bos: Add BOS and EOS where the model wants them.
+            special: Read the names of special tokens as such.
+
+        Raises:
+            ValidationError: The text is not valid.
+        """
+        return self.engine.model.vocab.tokenize(text, add_bos, special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text; see `Vocab.detokenize`."""
+        check = self.model.vocab.check
+        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
+
+    def n_tokens(self, text: str, add_special: bool = True) -> int:
+        """Return the number of tokens of *text*, with the BOS where the model wants one."""
+        return len(self.engine.tokenize(text, add_special))
+
+    # Embeddings
+
+    # Embeddings
+
+    @overload
+    def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
+        self,
+        text: str,
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[float]: ...
+
+    @overload
+    def embed(
+        self,
+        text: Sequence[str],
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[list[float]]: ...
+
+    def embed(
+        self,
+        text: str | Sequence[str],
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[float] | list[list[float]]:
+        """Return the embedding of a text, or of each of several, as lists of floats.
+
+        Args:
+            text: One text: n_embd floats; several: a list of such lists.
+            normalize: Scale every vector to the length 1.
+            truncate: See `Embedder.embed`, also for the errors.
+            progress: See `Embedder.embed`.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
+        texts = [text] if isinstance(text, str) else as_list("text", text)
+        rows = self._embeddings().embed(
+            texts, normalize=normalize, truncate=truncate, progress=progress
+        )
+        found: list[Any] = [row.tolist() for row in rows]
+        return found[0] if isinstance(text, str) else found
+
+    def create_embedding(
+        self, input: str | Sequence[str], model: str | None = None
+    ) -> CreateEmbeddingResponse:
+        """Return embeddings in OpenAI's shape; see `embed`.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
+        texts = [input] if isinstance(input, str) else as_list("input", input)
+        rows = self.embed(texts)
+        n = sum(map(self.n_tokens, texts))
+        return {
+            "object": "list",
+            "model": model or self.model_path,
+            "data": [
+                {"index": i, "object": "embedding", "embedding": row} for i, row in enumerate(rows)
+            ],
+            "usage": {"prompt_tokens": n, "total_tokens": n},
+        }
+
+    @overload
+    async def embed_async(  # type: ignore[overload-overlap]
+        self, text: str, normalize: bool = True
+    ) -> list[float]: ...
+
+    @overload
+    async def embed_async(
+        self, text: Sequence[str], normalize: bool = True
+    ) -> list[list[float]]: ...
+
+    async def embed_async(
+        self, text: str | Sequence[str], normalize: bool = True
+    ) -> list[float] | list[list[float]]:
+        """Do `embed` beside the event loop."""
+        return await whole_async(lambda: self.embed(text, normalize))
+
+    async def create_embedding_async(
+        self, input: str | Sequence[str], model: str | None = None
+    ) -> CreateEmbeddingResponse:
+        """Do `create_embedding` beside the event loop."""
+        return await whole_async(lambda: self.create_embedding(input, model))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        truncate: bool = False,
+        progress: Progress = None,
+    ) -> list[RerankResult]:
+        """Sort *documents* by how well they answer *query*; see `Embedder.rerank`.
+
+        Args:
+            query: The question.
+            documents: Any number.
+            top_n: See `Embedder.rerank`, also for the errors.
+            truncate: See `Embedder.rerank`.
+            progress: See `Embedder.rerank`.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
+        return self._embeddings().rerank(
+            query, documents, top_n=top_n, truncate=truncate, progress=progress
+        )
+
+    def _embeddings(self) -> Embedder:
+        if not self.config.embeddings:
+            raise ValidationError("load the model with embeddings=True to embed or rerank")
+        from ..embeddings.embedder import Embedder
+
+        with self._lock:
+            if self._embedder is None:
+                threads = self.config.n_threads or 0
+                embedder = Embedder(self.model, pooling=self.config.pooling, n_threads=threads)
+                if self.config.pooling is None and embedder.pooling == "none":
+                    embedder.close()
+                    embedder = Embedder(self.model, pooling="mean", n_threads=threads)
+                self._embedder = embedder
+        return self._embedder
+
+
+def _pieces(first: str, steps: Iterator[Step]) -> Iterator[str]:
+    if first:
+        yield first
+    for step in steps:
+        if step.text:
+            yield step.text
+
+
+async def _pieces_async(first: str, handle: Runs) -> AsyncIterator[str]:
+    if first:
+        yield first
+    async with aclosing(handle.steps_async()) as steps:
+        async for step in steps:
+            if step.text:
+                yield step.text
+
+
+def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
+    policy = "error" if config.context_policy == DROP_TURNS else config.context_policy
+    options: Any = {
+        "context_policy": policy,
+        "chat_format": config.chat_format,
+        **config.context_options(),
+    }
+    n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
+    if n_parallel == 1 and config.draft is None:
+        from ..engine import Engine
+
+        return Engine(model, **options)
+    from ..scheduler import InferenceEngine
+
+    del options["n_seq_max"]
+    return InferenceEngine(model, n_parallel, draft=config.draft, **options)
+
+
+def print_system_info() -> str:
+    """Return what the loaded build and its backends use; despite its name it prints nothing.
+
+    It loads the build of `get_library()`, with its errors, where none is loaded yet.
+    C: llama_print_system_info
+    """
+    return get_library().system_info
+
+
+def shutdown() -> None:
+    """Close every `Llama` that is open. Calling it again does nothing."""
+    with _open_lock:
+        every = list(_open)
+    for llm in every:
+        llm.close()

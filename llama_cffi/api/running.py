@@ -1,0 +1,162 @@
+"""What every request has in common: prepared once, run by either engine, shaped afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ..errors import QueueFullError
+from ..generation.options import GenerationOptions
+from ..generation.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..binding import Model
+    from ..engine import Engine
+    from ..generation.sequence import ReasoningLimit, Step
+    from ..generation.stats import GenerationStats
+    from ..scheduler import InferenceEngine
+    from .types import CompletionUsage, FinishReason
+
+    AnyEngine: TypeAlias = Engine | InferenceEngine
+
+__all__ = [
+    "PreparedRequest",
+    "Runner",
+    "Runs",
+    "finish_reason",
+    "run",
+    "run_async",
+    "usage",
+]
+
+_SEEDS = 2**32 - 1
+
+
+class Runner(Protocol):
+    """What answers: `Engine`, or `InferenceEngine`."""
+
+    model: Model
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer together."""
+
+    def steps(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Generator[Step, None, GenerationStats]:
+        """Continue *tokens*; see `Engine.steps`."""
+
+
+class Runs(Protocol):
+    """A request that runs beside an event loop: `RequestHandle`."""
+
+    @property
+    def stats(self) -> GenerationStats:
+        """Counts and times so far."""
+
+    def steps_async(self) -> AsyncGenerator[Step, None]:
+        """Give each new token with the text that it settled."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A prompt and its options, checked as far as it goes without an engine.
+
+    Attributes:
+        tokens: The prompt.
+        max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
+            full.
+        options: `GenerationOptions`; `sampling` is a whole `SamplingParams`.
+        n: How many answers to generate, each with another seed.
+        reasoning_limit: Makes the limit of the reasoning of one answer.
+    """
+
+    tokens: Sequence[int]
+    max_tokens: int | None
+    options: GenerationOptions
+    n: int = 1
+    reasoning_limit: Callable[[], ReasoningLimit] | None = None
+
+    def options_of(self, i: int) -> GenerationOptions:
+        """Return the options of answer number *i*: the seeds differ."""
+        params = self.options.get("sampling")
+        if i == 0 or not isinstance(params, SamplingParams) or params.seed == -1:
+            return self.options
+        return {
+            **self.options,
+            "sampling": dataclasses.replace(params, seed=(params.seed + i) % _SEEDS),
+        }
+
+
+def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:
+    """Begin the answers to a request.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room for an answer.
+        ValidationError: An option is out of range.
+    """
+    return [
+        engine.steps(
+            request.tokens,
+            request.max_tokens,
+            reasoning_limit=request.reasoning_limit,
+            **request.options_of(i),
+        )
+        for i in range(request.n)
+    ]
+
+
+async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[Runs]:
+    """Do `run` in an event loop; where too many requests are waiting, this one waits too.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room for an answer.
+        ValidationError: An option is out of range.
+    """
+    handles = []
+    try:
+        for i in range(request.n):
+            submit = partial(
+                engine.submit,
+                request.tokens,
+                request.max_tokens,
+                listens=True,
+                reasoning_limit=request.reasoning_limit,
+                **request.options_of(i),
+            )
+            try:
+                handles.append(submit())
+            except QueueFullError:
+                handles.append(await asyncio.to_thread(submit, wait=True))
+    except BaseException:
+        for handle in handles:
+            handle.cancel()
+        raise
+    return [*handles]
+
+
+def finish_reason(stats: GenerationStats) -> FinishReason:
+    """Return OpenAI's word for why an answer ended."""
+    return "length" if stats.finish_reason in ("length", "context") else "stop"
+
+
+def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
+    """Return the tokens of answers to one prompt."""
+    prompt, generated = every[0].n_prompt, sum(stats.n_generated for stats in every)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": every[0].n_reused},
+    }

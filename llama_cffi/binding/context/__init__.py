@@ -1,0 +1,1 @@
+"""A context: batches in, outputs out, and the memory in between."""

@@ -1,0 +1,43 @@
+"""The flag that stops a running decode from outside.
+
+C polls its abort callback while it computes, thousands of times per token, so the callback must
+not be Python: it would wait for the GIL. It is ggml's own `ggml_is_scalar`, and the flag is a
+tensor whose last dimension is 1 (scalar: stop) or 0 (not a scalar: run).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..loading.library import Library
+
+__all__ = ["AbortFlag"]
+
+
+class AbortFlag:
+    """Stops the computation of its context: `context.abort_flag.set()`.
+
+    Any thread or signal handler may set and clear it. It stays set until it is cleared, and every
+    decode raises `DecodeAbortedError` meanwhile, including those that start later.
+
+    Attributes:
+        is_set: Whether it is set; read-only.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._tensor = library.ffi.new("struct ggml_tensor *")
+        self._tensor.ne = [1, 1, 1, 0]
+        self.is_set = False  # an attribute instead of a property, because every decode reads it
+        # For llama_set_abort_callback; C keeps both, so the flag outlives the context.
+        self.callback: Any = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
+        self.data: Any = self._tensor
+
+    def set(self) -> None:
+        """Stop the running decode and every later one until `clear`."""
+        self.is_set = True
+        self._tensor.ne[3] = 1
+
+    def clear(self) -> None:
+        """Allow decodes again."""
+        self._tensor.ne[3] = 0
+        self.is_set = False

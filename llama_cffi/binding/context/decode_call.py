@@ -1,0 +1,80 @@
+"""The call of llama_decode, and what has to go with the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import compat
+from .decode_errors import REFUSED
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["DecodeCall"]
+
+
+class DecodeCall:
+    """Calls llama_decode for one context.
+
+    Attributes:
+        run: Takes the C pointers of the context and of a batch and returns C's code. It is C's
+            own function unless something is pending, since every generated token goes through it.
+        updates_memory: Whether the next call first shifts positions or copies sequences.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.run: Callable[[Any, Any], int] = context.library.lib.llama_decode
+        self.updates_memory = False
+        self._rebuilds_graph = False
+
+    def hold_abort(self) -> None:
+        """Let the next call ignore the abort flag, because it updates the memory first.
+
+        When aborted there, C would leave some layers shifted and shift them again.
+        """
+        self.updates_memory = True
+        self.run = self._run_prepared
+
+    def rebuild_graph(self) -> None:
+        """Let the next call build its graph anew, where C would reuse one without a change."""
+        context = self._context
+        if compat.reuses_stale_graphs(context.library):
+            # Graphs of recurrent models are never reused, and their memory cannot drop a token.
+            self._rebuilds_graph = not context.model.keeps_states
+            self.run = self._run_prepared
+
+    def _run_prepared(self, ptr: Any, batch: Any) -> int:
+        library, flag = self._context.library, self._context.abort_flag
+        lib, null = library.lib, library.ffi.NULL
+        if self.updates_memory:
+            lib.llama_set_abort_callback(ptr, null, null)
+        if self._rebuilds_graph:
+            self._rebuilds_graph = not self._run_another_graph(ptr, batch)
+        code = int(lib.llama_decode(ptr, batch))
+        lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+        if code != REFUSED:
+            self.updates_memory = False
+            if not self._rebuilds_graph:
+                self.run = lib.llama_decode
+        return code
+
+    def _run_another_graph(self, ptr: Any, batch: Any) -> bool:
+        """Decode one token with a different graph, and drop it; False if that was not possible."""
+        context = self._context
+        lib, ffi = context.library.lib, context.library.ffi
+        wanted = ffi.new("int8_t *", 1)
+        one = ffi.new("struct llama_batch *", batch)
+        one.n_tokens, one.logits = 1, wanted
+        # Pooling may need more tokens or another model, and without a memory nothing is causal.
+        switch, current = lib.llama_set_embeddings, context.embeddings
+        if compat.has_memory(context.library, ptr):
+            switch, current = lib.llama_set_causal_attn, context.causal_attn
+        switch(ptr, not current)
+        code = lib.llama_decode(ptr, one[0])
+        switch(ptr, current)
+        if code == 0:
+            for k in range(one.n_seq_id[0]):
+                context.memory.seq_rm(one.seq_id[0][k], one.pos[0])
+        return bool(code == 0)

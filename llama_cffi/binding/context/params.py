@@ -1,0 +1,332 @@
+"""The parameters of a context, checked before C sees them.
+
+C ends the process on many combinations that it does not check (found in its sources and by trying
+each), so they are refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ...errors import LlamaError, ValidationError
+from ...validation import check_float, check_int
+from .. import compat
+from .memory_estimate import context_bytes, memory_bytes
+from .threadpool import thread_count
+
+if TYPE_CHECKING:
+    from ..loading.library import Library
+    from ..model.kind import ModelKind
+    from ..model.model import Model
+
+__all__ = ["ContextOptions", "ContextParams", "check_embeddings", "resolve"]
+
+# Cache types that llama.cpp's own programs offer -> bytes per element.
+_CACHE_TYPES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+_FLOATS = ("f32", "f16", "bf16")
+_BLOCK = 32
+_MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
+
+
+class MoreContextOptions(TypedDict, total=False):
+    """The fields of `ContextParams` that are not about size and threads."""
+
+    n_threads_batch: int
+    embeddings: bool | None
+    pooling: str | None
+    attention: str | None
+    flash_attn: bool | None
+    kv_unified: bool | None
+    swa_full: bool | None
+    type_k: str | None
+    type_v: str | None
+    offload_kqv: bool | None
+    op_offload: bool | None
+    rope_scaling: str | None
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
+    yarn_orig_ctx: int | None
+    no_perf: bool
+    mtp: bool
+
+
+class ContextOptions(MoreContextOptions, total=False):
+    """The fields of `ContextParams`."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_threads: int
+
+
+@dataclass(frozen=True)
+class ContextParams:
+    """Parameters of a context; None is the default of the model or the build.
+
+    Attributes:
+        n_ctx: Context size: tokens that the cache holds over all sequences; 0 = the model's
+            training length. C rounds it up (to 32 or 256, per sequence unless they share a cache).
+        n_batch: Most tokens in one `decode`.
+        n_ubatch: Most tokens computed together; at most n_batch. Models and poolings that need
+            a whole sequence take no more than this in one batch.
+        n_seq_max: Number of independent sequences.
+        n_threads: Threads for single tokens, at most the usable processors; 0 = physical cores.
+        n_threads_batch: Threads for prefill; 0 = n_threads.
+        embeddings: Whether `decode` computes embeddings; None = only for encoders.
+        pooling: How the embeddings of a sequence are combined: `none`, `mean`, `cls`, `last`, or
+            `rank` for the scores of a reranker.
+        attention: `causal` or `non_causal`.
+        flash_attn: Flash attention, on or off.
+        kv_unified: One cache for all sequences; None = only if the model needs it.
+        swa_full: Keep positions that left the sliding window.
+        type_k: Type of the keys: `f32`, `f16` (C's default), `bf16`, `q8_0`, `q5_1`, `q5_0`,
+            `q4_1`, `q4_0` or `iq4_nl`.
+        type_v: Type of the values; quantized types need flash attention.
+        offload_kqv: Keep the cache on the GPU.
+        op_offload: Compute large batches on the GPU even if the weights are not there.
+        rope_scaling: `none`, `linear`, `yarn` or `longrope`.
+        rope_freq_base: RoPE base frequency.
+        rope_freq_scale: RoPE frequency factor, 0.5 = twice the context.
+        yarn_ext_factor: YaRN extrapolation mix.
+        yarn_attn_factor: YaRN magnitude.
+        yarn_beta_fast: YaRN low correction dimension.
+        yarn_beta_slow: YaRN high correction dimension.
+        yarn_orig_ctx: Tokens of the original context.
+        no_perf: Do not measure times for `Context.perf`.
+        mtp: Run the model's multi-token prediction head instead of the model. Each token of a
+            batch then needs the model's last hidden state of the token before it, which a context
+            with `embeddings` returns.
+    """
+
+    n_ctx: int = 0
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_seq_max: int = 1
+    n_threads: int = 0
+    n_threads_batch: int = 0
+    embeddings: bool | None = None
+    pooling: str | None = None
+    attention: str | None = None
+    flash_attn: bool | None = None
+    kv_unified: bool | None = None
+    swa_full: bool | None = None
+    type_k: str | None = None
+    type_v: str | None = None
+    offload_kqv: bool | None = None
+    op_offload: bool | None = None
+    rope_scaling: str | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_ext_factor: float | None = None
+    yarn_attn_factor: float | None = None
+    yarn_beta_fast: float | None = None
+    yarn_beta_slow: float | None = None
+    yarn_orig_ctx: int | None = None
+    no_perf: bool = True
+    mtp: bool = False
+
+
+def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, Any]:
+    """Check *params* for *model* and return what `compat.context_params` takes.
+
+    Raises:
+        ValidationError: A value is out of range or not supported by the model or the build.
+        LlamaError: There is not enough memory.
+    """
+    library, name = model.library, model.path.name
+    counts = compat.layer_counts(library, model.gguf.architecture)
+    if counts and model.n_layer not in counts:
+        raise ValidationError(
+            f"{name} has {model.n_layer} layers and this build supports this architecture only "
+            f"with {', '.join(map(str, counts))}; {compat.newer(library)}"
+        )
+    values = _sizes(params, model)
+    embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
+    attention = _enum_value(library, "llama_attention_type", "attention", params.attention)
+    if params.attention == "causal" and not kind.causal:
+        raise ValidationError(f"{name} is an encoder; its attention cannot be causal")
+    pooling = _enum_value(library, "llama_pooling_type", "pooling", params.pooling)
+    pooled = kind.pooling if pooling is None else pooling
+    check_embeddings(embeddings, pooled, kind, name)
+    if embeddings and pooled in (_MEAN, _RANK) and values["n_ubatch"] % values["n_seq_max"]:
+        raise ValidationError(  # C reserves for more tokens than outputs: ggml_can_mul_mat(a, b)
+            f"n_ubatch={values['n_ubatch']} must be a multiple of n_seq_max={values['n_seq_max']} "
+            "with pooling mean or rank"
+        )
+    kv_unified = params.kv_unified
+    if kind.has_encoder and kind.has_decoder and values["n_seq_max"] > 1:  # !equal_seqs()
+        if kv_unified is False:
+            raise ValidationError(f"{name} has an encoder and a decoder; it needs kv_unified=True")
+        kv_unified = True
+    if model.is_hybrid and values["n_seq_max"] > 1 and not compat.separates_hybrids(library):
+        if kv_unified is False:
+            raise ValidationError(
+                f"{name} is a hybrid of attention and recurrent layers; this build needs "
+                f"kv_unified=True for it; {compat.newer(library)}"
+            )
+        kv_unified = True
+    values |= {
+        "embeddings": embeddings,
+        "pooling_type": pooling,
+        "attention_type": attention,
+        "kv_unified": kv_unified,
+        "swa_full": params.swa_full,
+        "offload_kqv": params.offload_kqv,
+        "op_offload": params.op_offload,
+        "no_perf": bool(params.no_perf),
+        "ctx_type": _context_type(params, model),
+        **_cache_types(params, kind, model),
+        **_rope(params, library),
+    }
+    per_element = sum(_CACHE_TYPES[t or "f16"] for t in (params.type_k, params.type_v)) / 2
+    need = context_bytes(model.gguf.values, values["n_ctx"], values["n_ubatch"], per_element)
+    have = memory_bytes(library)
+    if need > have:
+        raise LlamaError(
+            f"a context of n_ctx={values['n_ctx']} takes at least {need / 2**30:.1f} GiB and there "
+            f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
+        )
+    return values
+
+
+def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str) -> None:
+    """Refuse a setting of `embeddings` that C would abort on.
+
+    Raises:
+        ValidationError: Off for an encoder, on for a model with encoder and decoder, or with a
+            pooling that the model does not support.
+    """
+    if embeddings and pooling not in (*range(-1, 4), *([_RANK] if kind.ranks else [])):
+        raise ValidationError(
+            f"{name} does not support pooling {pooling}"
+            + (": it has no classification head (cls.*) for 'rank'" if pooling == _RANK else "")
+        )
+    if not embeddings and not kind.logits:  # missing result_output tensor
+        raise ValidationError(f"{name} is an encoder: it computes only embeddings")
+    if embeddings and kind.has_encoder and kind.has_decoder:  # missing result_norm tensor
+        raise ValidationError(
+            f"{name} has an encoder and a decoder: the encoder's output goes to the decoder; "
+            "create the context without embeddings"
+        )
+
+
+def _context_type(params: ContextParams, model: Model) -> int | None:
+    """Return the constant for a context of the MTP head; None = of the model.
+
+    C asserts the tensors of the head when it builds the graph.
+    """
+    if not params.mtp:
+        return None
+    if not model.has_mtp:
+        raise ValidationError(
+            f"{model.path.name} was loaded without its multi-token prediction head; load it with "
+            "load_mtp=True, if the file has one"
+        )
+    if params.embeddings:
+        raise ValidationError("mtp=True gives logits and no embeddings")
+    return int(model.library.lib.LLAMA_CONTEXT_TYPE_MTP)
+
+
+def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:
+    library = model.library
+    n_ctx = check_int("n_ctx", params.n_ctx, 0) or model.n_ctx_train
+    n_batch = min(n_ctx, check_int("n_batch", params.n_batch, 1))
+    n_ubatch = min(n_batch, check_int("n_ubatch", params.n_ubatch, 1))
+    n_seq_max = check_int("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
+    if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
+        raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
+    n_threads = thread_count("n_threads", params.n_threads)
+    return {
+        "n_ctx": n_ctx,
+        "n_batch": n_batch,
+        "n_ubatch": n_ubatch,
+        "n_seq_max": n_seq_max,
+        "n_threads": n_threads,
+        "n_threads_batch": thread_count("n_threads_batch", params.n_threads_batch or n_threads),
+    }
+
+
+def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, Any]:
+    """Check the types of the cache; quantized values turn flash attention on."""
+    flash_attn = params.flash_attn
+    heads = {"type_k": kind.head_k, "type_v": kind.head_v}
+    found: dict[str, Any] = {}
+    for field, head in heads.items():
+        name = getattr(params, field)
+        if name is None:
+            continue
+        if name not in _CACHE_TYPES:
+            raise ValidationError(f"{field}={name!r} is not one of {', '.join(_CACHE_TYPES)}")
+        # n_embd_head_k % ggml_blck_size(type_k) == 0
+        if name not in _FLOATS and (not head or head % _BLOCK):
+            raise ValidationError(
+                f"{field}={name!r} needs a head size that is a multiple of {_BLOCK}; the heads of "
+                f"{model.path.name} have {head or 'different sizes'}"
+            )
+        found[field] = _enum_value(model.library, "ggml_type", field, name)
+    if params.type_v not in (None, *_FLOATS):
+        if flash_attn is False:
+            raise ValidationError(f"type_v={params.type_v!r} needs flash_attn=True")
+        flash_attn = True
+    f32 = "f32" in (params.type_k, params.type_v) and (flash_attn or params.type_v == "f32")
+    if f32 and not compat.flash_attn_takes_f32(model.library):
+        raise ValidationError(
+            "this build does not support type_v='f32', nor type_k='f32' with flash attention; "
+            + compat.newer(model.library)
+        )
+    return {**found, "flash_attn": flash_attn}
+
+
+def _rope(params: ContextParams, library: Library) -> dict[str, Any]:
+    limits = {
+        "rope_freq_base": (0, 1e12),
+        "rope_freq_scale": (1e-4, 1e4),
+        "yarn_ext_factor": (0, 1e3),
+        "yarn_attn_factor": (0, 1e3),
+        "yarn_beta_fast": (0, 1e6),
+        "yarn_beta_slow": (0, 1e6),
+    }
+    found: dict[str, Any] = {
+        name: check_float(name, value, low, high, above=name == "rope_freq_base")
+        for name, (low, high) in limits.items()
+        if (value := getattr(params, name)) is not None
+    }
+    if params.yarn_orig_ctx is not None:
+        found["yarn_orig_ctx"] = check_int("yarn_orig_ctx", params.yarn_orig_ctx, 1)
+    found["rope_scaling_type"] = _enum_value(
+        library, "llama_rope_scaling_type", "rope_scaling", params.rope_scaling
+    )
+    return found
+
+
+def _enum_value(library: Library, enum: str, field: str, name: str | None) -> int | None:
+    """Return the value of the C constant of *enum* that *name* abbreviates."""
+    if name is None:
+        return None
+    constants: Mapping[str, int] = library.ffi.typeof(f"enum {enum}").relements
+    prefix = f"{enum.upper()}_"
+    known = {
+        constant.removeprefix(prefix).lower(): value
+        for constant, value in sorted(constants.items(), key=lambda item: item[1])
+        if value >= 0 and "MAX_VALUE" not in constant
+    }
+    if name not in known:
+        raise ValidationError(f"{field}={name!r} is not one of {', '.join(known)}")
+    return known[name]

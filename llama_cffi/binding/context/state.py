@@ -1,0 +1,242 @@
+"""Save the memory of a context, or of one sequence, and load it again.
+
+C checks little of what it reads, and some builds crash on it. So a state has a header of our own:
+what it was saved with, and a CRC-32 over everything, which finds damage before C sees it (at
+several GB/s) but not forgery. C trusts the counts in its bytes and crashes on some: load only
+states that you made, as with pickles.
+
+Format: magic, version, CRC-32 of what follows, length of the header; the header as JSON; C's
+bytes of each sequence that is not empty.
+
+A whole context is also saved sequence by sequence. C's own format for a context includes outputs,
+which old builds abort on after a failed decode, and b6673 restores only the last of several
+caches.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ...errors import LlamaError, ValidationError
+from ...validation import check_int
+from .. import compat
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["load", "load_file", "save", "save_file"]
+
+_MAGIC, _VERSION = b"llmcffi\0", 1
+_PREFIX = struct.Struct("<8sIIQ")  # magic, version, CRC-32, bytes of the header
+
+
+def save(context: Context, tokens: Sequence[int], seq_id: int | None) -> bytes:
+    """Return the state of *context*, or of one sequence. See `Context.save_state`."""
+    out = io.BytesIO()
+    _write(context, out, tokens, seq_id)
+    return out.getvalue()
+
+
+def save_file(
+    context: Context, path: str | os.PathLike[str], tokens: Sequence[int], seq_id: int | None
+) -> None:
+    """Write the state to a file, one sequence at a time, and move it into place at the end."""
+    path = Path(path).expanduser()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            _write(context, file, tokens, seq_id)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def load(context: Context, data: Any, seq_id: int | None) -> list[int]:
+    """Replace the memory of *context*, or of one sequence. See `Context.load_state`."""
+    header, payload = _parse(data)
+    _check_fits(context, header, seq_id)
+    memory = context.memory
+
+    def clear() -> None:
+        memory.clear() if seq_id is None else memory.seq_rm(seq_id)
+
+    clear()
+    try:
+        for saved_id, last, part in _parts(header, payload):
+            _set(context, saved_id if seq_id is None else seq_id, last, part)
+    except BaseException:
+        clear()
+        raise
+    return list(header["tokens"])
+
+
+def load_file(context: Context, path: str | os.PathLike[str], seq_id: int | None) -> list[int]:
+    """Load a state that `save_file` wrote; the file is read into memory."""
+    return load(context, Path(path).expanduser().read_bytes(), seq_id)
+
+
+def _write(context: Context, out: BinaryIO, tokens: Sequence[int], seq_id: int | None) -> None:
+    _check_no_pending_update(context)
+    tokens = [check_int("token", t, 0, context.n_vocab - 1) for t in tokens]
+    lib, memory = context.library.lib, context.memory
+    sequences = range(context.n_seq_max) if seq_id is None else (seq_id,)
+    last = {s: p for s in sequences if (p := memory.seq_pos_max(s)) >= 0}
+    sizes = {s: int(lib.llama_state_seq_get_size(context.ptr, s)) for s in last}
+    header = {
+        **_identity(context),
+        "n_ctx": context.n_ctx,
+        "whole": seq_id is None,
+        "parts": [[s, last[s], sizes[s]] for s in last],
+        "tokens": tokens,
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    out.write(_PREFIX.pack(_MAGIC, _VERSION, 0, len(text)))
+    out.write(text)
+    crc = zlib.crc32(text)
+    for s, size in sizes.items():
+        part = _get(context, s, size)
+        crc = zlib.crc32(part, crc)
+        out.write(part)
+    out.seek(0)
+    out.write(_PREFIX.pack(_MAGIC, _VERSION, crc, len(text)))
+
+
+def _get(context: Context, seq_id: int, size: int) -> bytearray:
+    """Return C's bytes of one sequence. C: llama_state_seq_get_data."""
+    library = context.library
+    part = bytearray(size)
+    mark = library.logs.count
+    buffer = library.ffi.from_buffer("uint8_t[]", part, require_writable=True)
+    ptr, held = context.ptr, context.hold()
+    written = library.lib.llama_state_seq_get_data(ptr, buffer, size, seq_id)
+    del held
+    if written != size:
+        reason = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"
+        raise LlamaError(
+            f"sequence {seq_id} was not saved: {written} bytes instead of {size}: {reason}"
+        )
+    return part
+
+
+def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
+    """Give C the bytes of one sequence, and check the result. C: llama_state_seq_set_data."""
+    library = context.library
+    mark = library.logs.count
+    buffer = library.ffi.from_buffer("uint8_t[]", part)
+    ptr, held = context.ptr, context.hold()
+    read = library.lib.llama_state_seq_set_data(ptr, buffer, len(part), seq_id)
+    del held
+    found = context.memory.seq_pos_max(seq_id)
+    if read != len(part) or found != last:
+        reason = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"
+        raise LlamaError(
+            f"the state of sequence {seq_id} was not loaded ({read} of {len(part)} bytes, last "
+            f"position {found} instead of {last}), and what it was to replace is empty now: "
+            f"{reason}. Use a context as large as the saved one and with the same type of cache, "
+            "or decode the tokens again."
+        )
+
+
+def _identity(context: Context) -> dict[str, Any]:
+    """Return what a state depends on, by the names that the error message uses."""
+    library, model = context.library, context.model
+    layout = compat.cache_layout(library, context.params)
+    # C writes one part for each cache, even of a single sequence.
+    layout["caches"] = "1" if context.kv_unified else str(context.n_seq_max)
+    if library.lib.llama_model_is_recurrent(model.ptr):
+        layout = {}  # it has neither keys nor values
+    return {
+        "build": library.build.tag or zlib.crc32(library.path.read_bytes()),
+        "abi": library.abi.name,
+        "model": f"{model.gguf.architecture} {model.fingerprint}",
+        **layout,
+    }
+
+
+def _check_no_pending_update(context: Context) -> None:
+    """Refuse while keys are still to be rotated or copied: C would save the old ones."""
+    if context.update_waits:
+        raise ValidationError(
+            "positions were shifted, divided or copied, which the next decode applies to the data; "
+            "decode a token before saving or loading a state"
+        )
+
+
+def _check_fits(context: Context, header: dict[str, Any], seq_id: int | None) -> None:
+    """Refuse a state that this context cannot load.
+
+    Raises:
+        ValidationError: With both values.
+    """
+    _check_no_pending_update(context)
+    for name, ours in _identity(context).items():
+        theirs = header.get(name)
+        if theirs != ours and not (name == "flash_attn" and "auto" in (theirs, ours)):
+            raise ValidationError(
+                f"the state was saved with {name} {theirs}; this context has {ours}"
+            )
+    if header["whole"] and seq_id is not None:
+        raise ValidationError("this is the state of a whole context; load it without seq_id")
+    if not header["whole"] and seq_id is None:
+        raise ValidationError(
+            "this is the state of one sequence; pass the sequence to replace as seq_id"
+        )
+    if seq_id is not None:
+        context.memory.seq_pos_max(seq_id)  # raises if it does not exist
+    else:
+        used = 1 + max((part[0] for part in header["parts"]), default=-1)
+        if used > context.n_seq_max:
+            raise ValidationError(
+                f"the state uses {used} sequences; the context has n_seq_max={context.n_seq_max}"
+            )
+
+
+def _parse(data: Any) -> tuple[dict[str, Any], memoryview]:
+    """Return header and payload of an undamaged state.
+
+    Raises:
+        ValidationError: It is not a state, has another format version, or is truncated or damaged.
+    """
+    try:
+        view = memoryview(data).cast("B")
+    except TypeError:
+        raise ValidationError(f"a state must be bytes, got {type(data).__name__}") from None
+    if len(view) < _PREFIX.size or bytes(view[: len(_MAGIC)]) != _MAGIC:
+        raise ValidationError(f"these {len(view)} bytes are not a state saved by llama_cffi")
+    _, version, crc, n_header = _PREFIX.unpack_from(view)
+    if version != _VERSION:
+        raise ValidationError(f"the state has format {version}; this llama_cffi reads {_VERSION}")
+    found = zlib.crc32(view[_PREFIX.size :])
+    if found != crc:
+        raise ValidationError(
+            f"the state is damaged or truncated: CRC-32 {found:08x} instead of {crc:08x}"
+        )
+    payload = view[_PREFIX.size + n_header :]
+    try:
+        header = json.loads(bytes(view[_PREFIX.size : _PREFIX.size + n_header]))
+        numbers = [n for part in header["parts"] for n in part] + header["tokens"]
+        if not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError("parts and tokens must be integers from 0")
+        if sum(size for _, _, size in header["parts"]) != len(payload):
+            raise ValueError("the sizes of the parts do not add up to the size of the state")
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValidationError(f"the state has an invalid header: {e}") from e
+    return header, payload
+
+
+def _parts(header: dict[str, Any], payload: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    start = 0
+    for seq_id, last, size in header["parts"]:
+        yield seq_id, last, payload[start : start + size]
+        start += size

@@ -1,0 +1,1 @@
+"""A model: its file, its weights, its vocabulary."""

@@ -1,0 +1,141 @@
+"""Ownership: every C object has one Python owner, which frees it once and its children first."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ClosedError, LlamaError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["FORKED", "NativeObject", "abandon"]
+
+FORKED = (
+    "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
+    "that; start it with multiprocessing's 'spawn', or load llama.cpp after the fork"
+)
+
+
+class NativeObject:
+    """The Python owner of one C object.
+
+    A child keeps its parent alive. `close` is idempotent and closes the children first; an object
+    that is never closed is freed when it is garbage-collected or at exit.
+
+    Args:
+        ptr: The C object, owned by this object from now on.
+        free: The C function that frees it.
+        parent: Closes this object when it closes; freed after it.
+        keeps: Also freed after this object.
+    """
+
+    def __init__(
+        self,
+        ptr: Any,
+        free: Callable[[Any], object],
+        *,
+        parent: NativeObject | None = None,
+        keeps: Iterable[NativeObject] = (),
+    ) -> None:
+        above = [*([parent] if parent else []), *keeps]
+        self._ptr = ptr
+        self._parent = parent
+        self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
+        # The collector calls finalizers in any order, so they free nothing themselves: each drops
+        # a reference, and a C object is freed once its owner and all objects below it are gone.
+        owned = _Owned(ptr, free, [owner.hold() for owner in above])
+        self._finalizer = weakref.finalize(self, _drop, owned)
+        self._owned = weakref.ref(owned)  # a strong reference would let the collector free it
+        _alive.add(self)
+        if parent is not None:
+            parent._children.add(self)
+
+    @property
+    def ptr(self) -> Any:
+        """The C pointer, owned by this object.
+
+        Raises:
+            ValidationError: The object is closed.
+            LlamaError: The process was forked after the object was made.
+        """
+        if self._ptr is None:
+            raise self._closed_error()
+        return self._ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._ptr is None
+
+    def close(self) -> None:
+        """Free the C object, its children first. A second call does nothing."""
+        for child in list(self._children):
+            child.close()
+        self._ptr = None
+        self._finalizer()
+
+    def _swap_kept(self, old: Iterable[NativeObject], new: Iterable[NativeObject]) -> None:
+        """Keep *new* alive until this object is freed, and *old* no longer."""
+        above = self.hold().above
+        for kept in old:
+            above.remove(kept.hold())
+        above.extend(kept.hold() for kept in new)
+
+    def hold(self) -> _Owned:
+        """Return a reference that defers freeing: while it exists, `close` frees nothing in C.
+
+        Hold it during C calls that run Python code or release the GIL: a callback or another
+        thread may close this object meanwhile.
+
+        Raises:
+            ValidationError: The object is closed.
+            LlamaError: The process was forked after the object was made.
+        """
+        owned = self._owned()
+        if self._ptr is None or owned is None:
+            raise self._closed_error()
+        return owned
+
+    def _closed_error(self) -> LlamaError:
+        if _abandoned:
+            return LlamaError(FORKED)
+        return ClosedError(f"this {type(self).__name__} is closed; open a new one")
+
+    def __enter__(self) -> Self:
+        _ = self.ptr  # raises if closed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Owned:
+    """A C object, freed with its last reference and before the objects above it."""
+
+    __slots__ = ("__weakref__", "above", "free", "ptr")
+
+    def __init__(self, ptr: Any, free: Callable[[Any], object], above: list[_Owned]) -> None:
+        self.ptr, self.free, self.above = ptr, free, above
+
+    def __del__(self) -> None:
+        if not _abandoned:
+            self.free(self.ptr)
+
+
+_alive: weakref.WeakSet[NativeObject] = weakref.WeakSet()
+_abandoned = False
+
+
+def abandon() -> None:
+    """Close every object without calling C, in a fork of the process that owns them."""
+    global _abandoned
+    _abandoned = True
+    for native in list(_alive):
+        native._ptr = None
+
+
+def _drop(_owned: _Owned) -> None:
+    """Drop the finalizer's reference, which is what frees the object."""

@@ -1,0 +1,1 @@
+"""Sampler chains, grammars and custom samplers."""

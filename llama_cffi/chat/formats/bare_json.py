@@ -1,0 +1,188 @@
+"""Calls that are JSON without a marker: recognised by their keys and by the function's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from ..scanner import Emit, Parser, Scanner, loads
+from .base import ToolFormat
+from .json_calls import call_elements, known_names, parse_call
+from .message import MessageBuilder
+from .name_then_json import parse_code
+from .syntax import Element, Tool, Tools
+
+__all__ = ["GenericFormat", "Llama3Format"]
+
+_WORD = re.compile(r"\w*")
+_INCOMPLETE_ESCAPE = re.compile(
+    r"\\(u[0-9a-fA-F]{0,3})?$|\\u[dD][89abAB][0-9a-fA-F]{2}(\\(u[0-9a-fA-F]{0,3})?)?$"
+)
+
+
+class Llama3Format(ToolFormat):
+    """Llama 3.1, 3.2, 3.3: JSON at the beginning is a call if its keys and its name fit.
+
+    After ``<|python_tag|>`` comes JSON, ``name.call(key=value)`` of a built-in tool, or Python
+    source code.
+    """
+
+    name = "llama3"
+    template_markers = ()
+    triggers = ('{"name"', "<|python_tag|>")
+    is_parallel = False
+
+    _TAG = "<|python_tag|>"
+
+    def detect(self, template: str) -> bool:
+        """Return whether a chat template, given as its source, uses this format."""
+        return "<|start_header_id|>" in template and (
+            self._TAG in template or "dictionary of argument name and its value" in template
+        )
+
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        names = known_names(tools)
+        space = yield from scanner.space()
+        while True:
+            scanner.checkpoint()
+            if not (yield from parse_call(scanner, out, names, is_bare=True)):
+                scanner.rollback()
+                break
+            scanner.commit()
+            yield from scanner.space()
+            yield from scanner.literal(";", ",")
+            yield from scanner.space()
+        out.content(space)
+        while (yield from scanner.until([self._TAG], out.content)):
+            yield from scanner.space()
+            scanner.checkpoint()
+            if (yield from parse_call(scanner, out)):
+                scanner.commit()
+                continue
+            scanner.rollback()
+            scanner.checkpoint()
+            if (yield from self._built_in(scanner, out)):
+                scanner.commit()
+                continue
+            scanner.rollback()
+            yield from parse_code(scanner, out, "python", "<|eom_id|>", "<|eot_id|>")
+
+    def _built_in(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+        """Parse ``name.call(key=value, ...)``."""
+        name = yield from scanner.match(_WORD)
+        if not name or not (yield from scanner.literal(".call(")):
+            return False
+        scanner.commit()
+        out.begin_call(name)
+        out.arguments("{")
+        separator = ""
+        while True:
+            yield from scanner.space()
+            if (yield from scanner.literal(")")):
+                out.arguments("}")
+                break
+            key = yield from scanner.match(_WORD)
+            yield from scanner.space()
+            if not key or not (yield from scanner.literal("=")):
+                break
+            yield from scanner.space()
+            out.arguments(f"{separator}{json.dumps(key)}: ")
+            if not (yield from scanner.json(out.arguments)):
+                break
+            separator = ", "
+            yield from scanner.space()
+            yield from scanner.literal(",")
+        out.end_call()
+        return True
+
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        return call_elements(tool, "parameters")
+
+
+class GenericFormat(ToolFormat):
+    """The format for models without one of their own: the whole answer is a JSON object.
+
+    ``{"tool_calls": [...]}``, ``{"tool_call": {...}}`` or ``{"response": "text"}``.
+    """
+
+    name = "generic"
+    template_markers = ()
+    triggers = ('{"tool_call',)
+    instructions = (
+        "You can call functions. To call some, answer only with JSON of this form: "
+        '{"tool_calls": [{"name": "the name", "arguments": {"the parameter": "the value"}}]}. '
+        'If no function is needed, answer with {"response": "your answer"}. '
+        "The functions, as JSON:"
+    )
+
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        names = known_names(tools)
+        scanner.checkpoint()
+        yield from scanner.space()
+        fence = yield from scanner.literal("```json", "```")
+        yield from scanner.space()
+        key = yield from self._key(scanner)
+        is_parsed = False
+        if key == "response" and (yield from scanner.available(1)) == '"':
+            scanner.commit()
+            yield from self._text(scanner, out.content)
+            is_parsed = True
+        elif key in ("tool_call", "tool_calls"):
+            yield from scanner.literal("[")
+            while (yield from self._parse_one(scanner, out, names)):
+                is_parsed = True
+        if is_parsed:
+            scanner.commit()
+            # The closing brackets and the closing fence are not content.
+            yield from scanner.space()
+            while (yield from scanner.literal("]", "}", *(["```"] if fence else []))):
+                yield from scanner.space()
+        else:
+            scanner.rollback()
+            if key is not None:
+                out.malformed()
+        yield from scanner.until((), out.content)
+
+    def _parse_one(
+        self, scanner: Scanner, out: MessageBuilder, names: set[str] | None
+    ) -> Parser[bool]:
+        yield from scanner.space()
+        if not (yield from parse_call(scanner, out, names, is_bare=True)):
+            return False
+        yield from scanner.space()
+        yield from scanner.literal(",")
+        return True
+
+    def _key(self, scanner: Scanner) -> Parser[str | None]:
+        """Parse the beginning of an object up to its first value; return the key if known."""
+        if not (yield from scanner.literal("{")):
+            return None
+        yield from scanner.space()
+        found = yield from scanner.literal('"tool_calls"', '"tool_call"', '"response"')
+        yield from scanner.space()
+        if found is None or not (yield from scanner.literal(":")):
+            return None
+        yield from scanner.space()
+        return found.strip('"')
+
+    def _text(self, scanner: Scanner, emit: Emit) -> Parser[None]:
+        """Emit the decoded content of a JSON string as it arrives."""
+        pending = ""
+
+        def decode(chunk: str) -> None:
+            nonlocal pending
+            pending += chunk
+            incomplete = _INCOMPLETE_ESCAPE.search(pending)
+            end = incomplete.start() if incomplete else len(pending)
+            text, pending = pending[:end], pending[end:]
+            emit(loads(f'"{text}"') or "")
+
+        scanner.take(1)
+        yield from scanner.string(lambda chunk: decode("" if chunk == '"' else chunk))
+
+    def _around(self) -> tuple[str, str, str]:
+        return '{"tool_calls": [', ", ", "]}"
+
+    def _call(self, tool: Tool) -> Sequence[Element]:
+        return call_elements(tool)

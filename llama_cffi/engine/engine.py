@@ -1,0 +1,699 @@
+"""Engine: text in, text out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+
+from ..binding import Batch, Context
+from ..errors import ClosedError, DecodeAbortedError, ValidationError
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
+from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
+from ..generation.loop import generate
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import (
+    CallOptions,
+    GenerationCall,
+    GenerationOptions,
+    MainOptions,
+    parse_options,
+)
+from ..generation.output import Detokenizer, StopChecker
+from ..generation.prompt import Prompt, tokenize_prompt
+from ..generation.sampler_chains import ChainCache
+from ..generation.sampling_params import MoreSamplingOptions
+from ..generation.sequence import Step
+from ..generation.slot import Slot
+from ..generation.stats import GenerationStats
+from . import environment, preset, stages
+from .lock import CallLock
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..binding.context.params import MoreContextOptions
+    from ..generation.sequence import ReasoningLimit
+    from ..grammars import LlamaGrammar
+    from ..progress import Progress
+
+    Messages = Sequence[Mapping[str, object]]
+    Tools = Sequence[Mapping[str, object] | Callable[..., object]]
+
+__all__ = ["Engine", "EngineOptions"]
+
+_log = logging.getLogger(__name__)
+
+
+class PolarisOptions(TypedDict, total=False):
+    """Polaris Core's names for `max_tokens`, the penalties, and `cache_prompt=False`."""
+
+    n_predict: int | None
+    penalty_freq: float | None
+    penalty_present: float | None
+    reset_kv: bool | None
+
+
+class MoreEngineOptions(
+    MoreSamplingOptions, CallOptions, MainOptions, ChatOptions, PolarisOptions, total=False
+):
+    """`EngineOptions` without those that `Engine.generate` takes by position."""
+
+
+class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False):
+    """`GenerationOptions`, `ChatOptions` and `PolarisOptions`."""
+
+
+class Engine:
+    """One model, one context, one conversation at a time.
+
+    Calls from several threads queue; each gets its whole answer. A stream that was begun holds the
+    engine until it is exhausted, closed or dropped. `close` does not wait: the generation that
+    runs ends with a ValidationError, and what it uses is freed then.
+
+    Arguments win over the environment: `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH`, `_UBATCH` count when
+    the engine is made; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
+    `_SUPPRESS_THINK` and `_STAGE` at every call. `POLARIS_X` is an alias of each.
+
+    Args:
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
+        n_ctx: Tokens of prompt and answer together; 0 = the model's own length. llama.cpp rounds
+            it up, mostly to a multiple of 256; the property `n_ctx` is what it is.
+        n_threads: 0 = physical cores.
+        n_gpu_layers: Layers on the GPU; -1 = all, which is the default.
+        n_batch: Most prompt tokens evaluated in one call; default 2048.
+        n_ubatch: Most tokens computed at once; default 512.
+        safety: Tokens of the context that stay free; default 16.
+        context_policy: What happens when the context is full: `error`, `truncate_left`,
+            `truncate_middle`, `shift`; see `context_policy.fit_prompt`.
+        chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
+            Jinja template; None: the model's own.
+        flush_bytes: A callback gets its text when this many bytes are there; default 64, 0 = off.
+        flush_tokens: Or this many tokens; default 1, 0 = off.
+        flush_ms: Or this much time has passed, milliseconds; default 100, 0 = off.
+        progress: Shows a bar while the model loads, or is called with 0.0 to 1.0.
+        **context_options: More arguments of `Context`.
+
+    Attributes:
+        model: The model.
+        context: Its context; use it in `idle` only.
+        owns_model: Whether `close` frees the model, too; False where one was given.
+        stats: Of the generation that runs, or ran last.
+        total_stats: Of all so far.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        ValidationError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        model_path: ModelSource,
+        n_ctx: int = 4096,
+        n_threads: int = 0,
+        n_gpu_layers: int | None = None,
+        *,
+        n_batch: int | None = None,
+        n_ubatch: int | None = None,
+        safety: int | None = None,
+        context_policy: str = "error",
+        chat_format: str | None = None,
+        flush_bytes: int | None = None,
+        flush_tokens: int | None = None,
+        flush_ms: int | None = None,
+        progress: Progress = None,
+        **context_options: Unpack[MoreContextOptions],
+    ) -> None:
+        self.context_policy = context_policy
+        self._chat_format = chat_format
+        self._safety = safety
+        self._flush = flush_bytes, flush_tokens, flush_ms
+        # Refuse what is wrong before a model is loaded.
+        parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
+        preset.make_flusher(len, self._flush)
+        n_batch = environment.number("BATCH", n_batch, 2048)
+        layers = environment.number("N_GPU_LAYERS", n_gpu_layers, -1)
+        self.model, self.owns_model = open_model(model_path, n_gpu_layers=layers, progress=progress)
+        try:
+            self.context = Context(
+                self.model,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_batch=n_batch,
+                n_ubatch=environment.number("UBATCH", n_ubatch, 512),
+                **context_options,
+            )
+        except BaseException:
+            if self.owns_model:
+                self.model.close()
+            raise
+        batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
+        self.stats = GenerationStats()
+        self.total_stats = GenerationStats()
+        self._slot = Slot(self.context, batch)
+        self._chains = ChainCache(self.model)
+        self._stop: CancelToken | None = None
+        self._lock = CallLock()
+        self._closed = False
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.context.n_ctx
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return ChatRenderer(self.model, self._chat_format)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the context holds now, a copy."""
+        return list(self._slot.tokens)
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids; see `Vocab.tokenize`."""
+        return self.model.vocab.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text; see `Vocab.detokenize`."""
+        return self.model.vocab.detokenize(tokens, special)
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        stream: Literal[False] = False,
+        **options: Unpack[MoreEngineOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        stream: Literal[True],
+        **options: Unpack[MoreEngineOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        raw: bool = False,
+        stream: bool = False,
+        **options: Unpack[MoreEngineOptions],
+    ) -> str | Iterator[str]:
+        """Answer *prompt* and return the whole text, or its pieces with *stream*.
+
+        The model's chat template is applied, unless *raw*; see `tokenize_chat`.
+
+        Args:
+            prompt: The user's message.
+            system_prompt: The system message, if any.
+            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+            temperature: See `SamplingParams` for the sampling options; None is 0.7 here.
+            top_p: None is 0.9 here.
+            repeat_penalty: None is 1.1 when sampling, and off when greedy, where a penalty would
+                corrupt copied text and numbers.
+            top_k: See `SamplingParams`.
+            min_p: See `SamplingParams`.
+            frequency_penalty: See `SamplingParams`.
+            presence_penalty: See `SamplingParams`.
+            seed: See `SamplingParams`.
+            grammar: The answer matches it: GBNF, or a `LlamaGrammar`.
+            callback: Called with the answer's bytes as they come; they may end inside a
+                character. What it raises ends the generation and reaches the caller.
+            raw: Use the prompt as it is, without the chat template.
+            stream: Return an iterator of pieces in whole characters. Leaving the iteration early
+                ends the generation; errors are raised by `next`.
+            **options: See `MoreEngineOptions`.
+
+        Raises:
+            ContextOverflowError: The prompt leaves no room for an answer.
+            CancelledError: `cancel` or `close` was called; its `text` is the text until then.
+            DeadlineExceededError: The deadline passed; likewise.
+            ValidationError: An argument is out of range, or the engine is busy in this thread.
+            GenerationError: Decoding failed.
+        """
+        single = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "repeat_penalty": repeat_penalty,
+            "top_k": top_k,
+            "min_p": min_p,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+            "seed": seed,
+            "grammar": grammar,
+        }
+        every = {**_given(single), **options}
+        if raw:
+            return self._answer(
+                partial(self._render_raw, prompt), max_tokens, every, callback, stream
+            )
+        messages = _messages(prompt, system_prompt)
+        return self._answer_chat(messages, max_tokens, every, callback, stream)
+
+    @overload
+    def generate_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[EngineOptions],
+    ) -> str: ...
+
+    @overload
+    def generate_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[EngineOptions],
+    ) -> Iterator[str]: ...
+
+    def generate_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        callback: Callable[[bytes], object] | None = None,
+        *,
+        stream: bool = False,
+        **options: Unpack[EngineOptions],
+    ) -> str | Iterator[str]:
+        """Answer a conversation and return the whole text, or its pieces with *stream*.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            max_tokens: See `generate`, also for the errors.
+            callback: See `generate`.
+            stream: See `generate`.
+            **options: See `EngineOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+        """
+        return self._answer_chat(messages, max_tokens, options, callback, stream)
+
+    def stream(
+        self,
+        prompt: str,
+        system_prompt: str = "",
+        max_tokens: int | None = 256,
+        *,
+        raw: bool = False,
+        **options: Unpack[EngineOptions],
+    ) -> Iterator[str]:
+        """Do `generate(..., stream=True)`.
+
+        Args:
+            prompt: See `generate` for the arguments and errors.
+            system_prompt: See `generate`.
+            max_tokens: See `generate`.
+            raw: See `generate`.
+            **options: See `EngineOptions`.
+        """
+        return self.generate(prompt, system_prompt, max_tokens, raw=raw, stream=True, **options)
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = 256,
+        **options: Unpack[EngineOptions],
+    ) -> Iterator[str]:
+        """Do `generate_chat(..., stream=True)`.
+
+        Args:
+            messages: See `generate_chat` for the arguments and errors.
+            max_tokens: See `generate_chat`.
+            **options: See `EngineOptions`.
+        """
+        return self.generate_chat(messages, max_tokens, stream=True, **options)
+
+    def generate_tokens(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        **options: Unpack[EngineOptions],
+    ) -> list[int]:
+        """Continue *tokens* and return the new ones, without the end-of-generation token.
+
+        Args:
+            tokens: At least one token id.
+            max_tokens: See `generate`, also for the errors.
+            **options: See `EngineOptions`.
+        """
+        call, vocab = self._call(max_tokens, options), self.model.vocab
+        output = StopChecker(vocab)
+        if options.keys() & {"stop", "json_stop"}:
+            output = Detokenizer(vocab, call.params)
+        with (
+            self._turn(call) as stop,
+            closing(self._tokens(tokens, call, stop, output)) as generated,
+        ):
+            return list(generated)
+
+    def steps(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> Generator[Step, None, GenerationStats]:
+        """Continue *tokens*: yield each new token with the text that it settled.
+
+        What was held back comes at the end, with None. The generator returns the statistics.
+
+        Args:
+            tokens: At least one token id.
+            max_tokens: See `generate`, also for the errors.
+            reasoning_limit: Makes the limit of the reasoning of this answer.
+            **options: See `EngineOptions`.
+        """
+        return self._steps(tokens, self._call(max_tokens, options, reasoning_limit))
+
+    def tokenize_chat(
+        self,
+        messages: Messages,
+        tools: Tools | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> list[int]:
+        """Return the tokens of a conversation that the model continues.
+
+        A model without a chat template gets the contents as plain text.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            tools: Definitions, or Python functions.
+            **options: See `ChatOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+            ValidationError: A message has the wrong shape, or the engine is closed.
+        """
+        self._check_open()
+        return self.renderer.render(messages, tools, **options).tokens
+
+    def format_chat(self, messages: Messages) -> list[int]:
+        """Do `tokenize_chat`, under its older name."""
+        return self.tokenize_chat(messages)
+
+    def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
+        """Do `tokenize_chat` with one message of the user, and a system message if there is one."""
+        return self.tokenize_chat(_messages(prompt, system_prompt))
+
+    @contextmanager
+    def idle(self) -> Iterator[Slot]:
+        """Wait until nothing runs and have the context and its slot in this block.
+
+        Raises:
+            ValidationError: The engine is closed.
+        """
+        with self._lock.take():
+            self._check_open()
+            yield self._slot
+
+    def cache_clear(self) -> None:
+        """Forget what was evaluated."""
+        with self.idle() as slot:
+            slot.clear()
+
+    def cancel(self) -> None:
+        """End the generation that runs now, if any, with a DecodeAbortedError; from any thread."""
+        stop = self._stop
+        if stop is not None:
+            stop.request(CANCEL)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Free context and model, at once or when the running generation has ended.
+
+        Calling it again does nothing.
+        """
+        self._closed = True
+        stop = self._stop
+        if stop is not None:
+            stop.request(CLOSE)
+        self._free_if_closed()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(
+        self,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        thinking: bool | None = None,
+    ) -> GenerationCall:
+        return parse_options(
+            max_tokens,
+            options,
+            self.n_ctx,
+            defaults=preset.complete(options, self.context_policy, self._safety),
+            recommended=lambda: self.renderer.recommended_sampling(thinking),
+            reasoning_limit=reasoning_limit,
+        )
+
+    def _render_raw(self, prompt: str, **chat: Any) -> RenderedChat:
+        if chat:
+            names = ", ".join(chat)
+            raise ValidationError(f"raw=True takes the prompt as it is; leave {names} out")
+        return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
+
+    def _answer_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None,
+        stream: bool,
+    ) -> str | Iterator[str]:
+        render = partial(self.renderer.render, messages)
+        options = self.renderer.with_stops(options)
+        return self._answer(render, max_tokens, options, callback, stream)
+
+    def _answer(
+        self,
+        render: Callable[..., RenderedChat],
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None,
+        stream: bool,
+    ) -> str | Iterator[str]:
+        rest = dict(options)
+        chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
+        call = self._call(max_tokens, rest, thinking=chat.get("thinking"))
+        flusher = None if callback is None else preset.make_flusher(callback, self._flush)
+        output = partial(Detokenizer, self.model.vocab, call.params, flusher)
+        run = self._pieces if stream else self._whole
+        return run(partial(render, **chat), call, output)
+
+    def _whole(
+        self,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        make_output: Callable[[], Detokenizer],
+    ) -> str:
+        with self._turn(call) as stop:
+            output = make_output()
+            with self._generated(render, call, stop, output) as generated:
+                for _ in generated:
+                    pass
+            return output.text
+
+    def _pieces(
+        self,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        make_output: Callable[[], Detokenizer],
+    ) -> Iterator[str]:
+        with self._turn(call) as stop:
+            output = make_output()
+            with self._generated(render, call, stop, output) as generated:
+                for _ in generated:
+                    if piece := output.take():
+                        yield piece
+                        self._lock.move_here()
+            if rest := output.take_rest():
+                yield rest
+
+    def _steps(
+        self, tokens: Sequence[int], call: GenerationCall
+    ) -> Generator[Step, None, GenerationStats]:
+        with self._turn(call) as stop:
+            stats, output = self.stats, Detokenizer(self.model.vocab, call.params)
+            with self._collected(tokens, call, stop, output) as generated:
+                for token in generated:
+                    yield Step(token, output.take(), output.logprob)
+                    self._lock.move_here()
+            if rest := output.take_rest():
+                yield Step(None, rest)
+                self._lock.move_here()
+        return stats
+
+    @contextmanager
+    def _generated(
+        self,
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
+        stop: CancelToken,
+        output: Detokenizer,
+    ) -> Iterator[Iterator[int]]:
+        """Give the tokens of the answer to a prompt, or a stage's report in their place."""
+        stage = stages.wanted()
+        if stage:
+            scratch = Detokenizer(self.model.vocab, call.params)
+            start = partial(self._tokens, call=call, stop=stop, output=scratch)
+            output.data += stages.report(self, stage, render(), start).encode()
+            yield iter(())
+            return
+        with self._collected(render().tokens, call, stop, output) as generated:
+            yield generated
+
+    @contextmanager
+    def _collected(
+        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: Detokenizer
+    ) -> Iterator[Iterator[int]]:
+        """Give the tokens whose text *output* collects; finish the text after them."""
+        try:
+            with closing(self._tokens(tokens, call, stop, output)) as generated:
+                yield generated
+            output.finish()
+            if output.stop:
+                self.stats.finish_reason, self.stats.stop = "stop", output.stop
+        except DecodeAbortedError as e:
+            output.finish()  # what was held back is part of the text, too
+            e.text = output.text
+            raise
+
+    def _tokens(
+        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: StopChecker
+    ) -> Generator[int, None, None]:
+        """Yield the tokens of the answer; the caller has the turn."""
+        vocab, stats, params = self.model.vocab, self.stats, call.params
+        prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
+        if not prompt:
+            raise ValidationError("the prompt is empty: there is nothing to continue")
+        chain = self._chains.take(params.sampling)
+        chain.output = output
+        stats.time_to_first_token_s = time.perf_counter() - self._started
+        try:
+            yield from generate(self._slot, chain, prompt, params, stop, stats, output)
+            stats.seed = None if params.sampling.greedy else chain.seed
+        finally:
+            self._chains.give(params.sampling, chain)
+
+    @contextmanager
+    def _turn(self, call: GenerationCall) -> Iterator[CancelToken]:
+        """Wait until the engine is free, and have it."""
+        started = time.perf_counter()
+        stop = CancelToken(self.context.abort_flag, call.timeout_s)
+        try:
+            with self._lock.take(call.timeout_s) as mine:
+                if not mine:
+                    stop.request(DEADLINE)
+                    raise stop.error()
+                self._check_open()
+                stop.check()  # it may have been cancelled while it waited
+                self._started, self._stop = started, stop
+                self.stats = GenerationStats(queue_s=time.perf_counter() - started)
+                try:
+                    with stop.running():
+                        yield stop
+                except DecodeAbortedError as e:
+                    self.stats.finish_reason = e.reason or ""
+                    if e.reason == CLOSE:
+                        self._check_open()
+                    raise
+                finally:
+                    self._stop = None
+                    self.total_stats.add(self.stats)
+                    _log.debug("%s", self.stats)
+        finally:
+            self._free_if_closed()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this Engine is closed; open a new one")
+
+    def _free_if_closed(self) -> None:
+        """Free everything, unless a generation runs: it does this when it has ended."""
+        if not self._closed:
+            return
+        with self._lock.take(wait=False) as mine:
+            if mine:
+                self._chains.close()
+                self.context.close()
+                if self.owns_model:
+                    self.model.close()
+
+
+def _messages(prompt: str, system_prompt: str) -> list[Mapping[str, object]]:
+    for name, value in (("prompt", prompt), ("system_prompt", system_prompt)):
+        if not isinstance(value, str):
+            raise ValidationError(f"{name} must be a str, got {value!r}")
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": prompt}]
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,62 @@
+"""The engine's environment variables; `POLARIS_X` is read where `LLAMA_CFFI_X` is not set.
+
+They are read when they are needed, so a change through `os.environ` counts from the next call on.
+Arguments win over them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ValidationError
+
+__all__ = ["flag", "number", "text"]
+
+_PREFIXES = ("LLAMA_CFFI_", "POLARIS_")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def text(name: str) -> tuple[str, str]:
+    """Return (variable, value) of the setting *name*; the value is empty when it is not set."""
+    for prefix in _PREFIXES:
+        value = os.environ.get(prefix + name, "").strip()
+        if value:
+            return prefix + name, value
+    return _PREFIXES[0] + name, ""
+
+
+def number(name: str, given: int | None, default: int) -> int:
+    """Return *given*, else the setting *name*, else *default*.
+
+    Raises:
+        ValidationError: The variable holds no whole number.
+    """
+    if given is not None:
+        return given
+    variable, value = text(name)
+    if not value:
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise ValidationError(f"{variable}={value!r} is no whole number") from None
+
+
+def flag(name: str, given: bool | None, default: bool) -> bool:
+    """Return *given*, else the setting *name* (1/0, true/false, yes/no, on/off), else *default*.
+
+    Raises:
+        ValidationError: The variable or *given* is something else.
+    """
+    if given is not None:
+        if given not in (True, False):
+            raise ValidationError(f"{name.lower()}={given!r} is neither True nor False")
+        return bool(given)
+    variable, value = text(name)
+    if not value:
+        return default
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise ValidationError(f"{variable}={value!r} is neither 1 nor 0")

@@ -1,0 +1,73 @@
+"""Polaris Core's contract: the defaults of `Engine`, and the variables that change them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import ValidationError
+from ..generation.aliases import canonical
+from ..generation.context_policy import SAFETY
+from ..generation.text import Flusher
+from ..validation import check_int
+from . import environment
+
+__all__ = ["complete", "make_flusher"]
+
+_JSON_STOP = ("done", "next_step")
+_SAMPLING = {"temperature": 0.7, "top_p": 0.9}
+_REPEAT_PENALTY = 1.1
+_FLUSH_RULES = (
+    ("flush_bytes", "FLUSH", 64),
+    ("flush_tokens", "TOKFLUSH", 1),
+    ("flush_ms", "MS_FLUSH", 100),
+)
+
+
+def complete(options: Mapping[str, Any], context_policy: str, safety: int | None) -> dict[str, Any]:
+    """Return the defaults that belong to *options*, some of them read from the environment.
+
+    Args:
+        options: As the caller gave them.
+        context_policy: The engine's.
+        safety: The engine's; None: the environment's.
+
+    Raises:
+        ValidationError: A variable has no fitting value.
+    """
+    given = canonical(options)
+    defaults: dict[str, Any] = {
+        "context_policy": context_policy,
+        "safety": environment.number("SAFETY", safety, SAFETY),
+        "cache_prompt": not environment.flag("RESET_KV", None, False),
+        "special": environment.flag("SPECIAL", None, False),
+        "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
+        "json_stop": _JSON_STOP,
+    }
+    if "sampling" in given:
+        return defaults
+    sampling = {**_SAMPLING, **given}
+    # A penalty would corrupt the text and numbers that a greedy answer copies.
+    penalty = 1.0 if sampling["temperature"] == 0 else _REPEAT_PENALTY
+    return {**defaults, **_SAMPLING, "repeat_penalty": penalty}
+
+
+def make_flusher(
+    callback: Callable[[bytes], object], flush: tuple[int | None, int | None, int | None]
+) -> Flusher:
+    """Return what calls *callback* with the bytes of an answer.
+
+    Args:
+        callback: Receives the bytes.
+        flush: Bytes, tokens and milliseconds of the flush rules; None: the environment's.
+
+    Raises:
+        ValidationError: It cannot be called, or a rule is out of range.
+    """
+    if not callable(callback):
+        raise ValidationError(f"callback must be a function, got {callback!r}")
+    max_bytes, max_tokens, max_ms = (
+        check_int(name, environment.number(variable, value, default), 0)
+        for (name, variable, default), value in zip(_FLUSH_RULES, flush, strict=True)
+    )
+    return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

@@ -1,0 +1,134 @@
+"""The tokens of one answer become text, and its end is found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
+
+if TYPE_CHECKING:
+    from ..binding import Vocab
+    from .logprobs import Logprob
+    from .sequence import GenerationParams
+
+__all__ = ["Detokenizer", "StopChecker"]
+
+
+class StopChecker:
+    """Watches the tokens of the answer for its end.
+
+    Attributes:
+        listening: Whether accepted tokens belong to the answer; those of the prompt do not.
+        finish_reason: Why the answer ended; empty before.
+        logprob: Of the token that came last, where it was asked for.
+    """
+
+    # Slots, here and in other objects of a request: in a batch they are cold when its turn comes,
+    # and each dict would be one more miss.
+    __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
+
+    def __init__(self, vocab: Vocab) -> None:
+        self.listening = False
+        self.finish_reason = ""
+        self.logprob: Logprob | None = None
+        self._is_eog = vocab.is_eog
+
+    def accept(self, token: int) -> None:
+        """Take a token that the chain accepted."""
+        if self.listening and self._is_eog(token):
+            self.finish_reason = "eog"
+
+
+class Detokenizer(StopChecker):
+    """Turns the tokens of the answer into text and finds its end.
+
+    Attributes:
+        data: The text so far, UTF-8, as far as it can be handed out.
+        stop: The stop string that was found.
+    """
+
+    __slots__ = (
+        "_flusher",
+        "_json",
+        "_pieces",
+        "_stops",
+        "_taken",
+        "_text",
+        "_think",
+        "data",
+        "stop",
+    )
+
+    def __init__(
+        self, vocab: Vocab, params: GenerationParams, flusher: Flusher | None = None
+    ) -> None:
+        super().__init__(vocab)
+        self.data = bytearray()
+        self.stop = ""
+        self._pieces = vocab.pieces(params.special)
+        self._json = JsonCompletion(params.json_stop) if params.json_stop else None
+        self._think = ThinkFilter() if params.suppress_think else None
+        self._stops = StopStrings(params.stop) if params.stop else None
+        self._flusher = flusher
+        self._text, self._taken = Utf8Stream(), 0
+
+    def accept(self, token: int) -> None:
+        """Take a token that the chain accepted. Hot: every generated token."""
+        if not self.listening:
+            return
+        piece = self._pieces[token]
+        if piece is None:
+            self.finish_reason = "eog"
+            return
+        json = self._json
+        if json is not None:
+            if not json.armed:
+                self._json = None
+            elif (end := json.push(piece)) is not None:
+                piece = piece[:end]
+                self.finish_reason = "json"
+        if self._think is not None:
+            piece = self._think.push(piece)
+        stops = self._stops
+        if stops is not None:
+            piece = stops.push(piece)
+            if stops.found is not None:
+                self._stopped(stops.found)
+        self.data += piece
+        if self._flusher is not None:
+            self._flusher.push(piece)
+
+    def finish(self) -> None:
+        """Hand out what was held back."""
+        rest = b"" if self._think is None else self._think.flush()
+        stops = self._stops
+        if stops is not None:
+            if stops.found is not None:
+                rest = b""
+            else:
+                rest = stops.push(rest) + stops.flush()
+                if stops.found is not None:
+                    self._stopped(stops.found)
+        self.data += rest
+        if self._flusher is not None:
+            self._flusher.push(rest)
+            self._flusher.flush()
+
+    def take(self) -> str:
+        """Return the text since the last call, in whole characters."""
+        new = bytes(self.data[self._taken :])
+        self._taken += len(new)
+        return self._text.push(new)
+
+    def take_rest(self) -> str:
+        """Return the rest of the text after `finish`."""
+        return self.take() + self._text.flush()
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.data.decode("utf-8", "replace")
+
+    def _stopped(self, found: str | bytes) -> None:
+        self.finish_reason = "stop"
+        self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")

@@ -1,0 +1,340 @@
+"""Sampling parameters: how the next token is chosen."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
+from ..errors import ValidationError
+from ..validation import as_callables, as_list, reject_unknown
+from .aliases import ALIASES, canonical
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..grammars import LlamaGrammar
+
+    LogitsProcessor: TypeAlias = Callable[
+        [NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32] | None
+    ]
+
+__all__ = [
+    "DEFAULT_SAMPLERS",
+    "LogitsProcessor",
+    "MoreSamplingOptions",
+    "SamplingOptions",
+    "SamplingParams",
+]
+
+# llama-cli's order, and the names that it takes for each sampler.
+DEFAULT_SAMPLERS = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
+_NAMES = {
+    "penalties": "penalties",
+    "dry": "dry",
+    "top_n_sigma": "top_n_sigma",
+    "top_k": "top_k",
+    "typ_p": "typ_p",
+    "typical": "typ_p",
+    "typical_p": "typ_p",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc": "xtc",
+    "temperature": "temperature",
+    "temp": "temperature",
+    "infill": "infill",
+    "adaptive_p": "adaptive_p",
+}
+
+
+class MoreSamplingOptions(TypedDict, total=False):
+    """`SamplingOptions` without those that `Engine.generate` takes by position."""
+
+    typical_p: float | None
+    top_n_sigma: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    mirostat_mode: int | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
+    adaptive_target: float | None
+    adaptive_decay: float | None
+    penalty_last_n: int | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
+    dry_sequence_breakers: Sequence[str] | None
+    min_keep: int | None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
+    grammar_root: str | None
+    grammar_triggers: Sequence[str] | None
+    structured: LlamaGrammar | None
+    structured_after: str | None
+    samplers: str | Sequence[str] | None
+
+
+class SamplingOptions(MoreSamplingOptions, total=False):
+    """The fields of `SamplingParams` as options of a call; None is the default of each."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    grammar: str | LlamaGrammar | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling parameters of one request; the defaults are llama-cli's.
+
+    Attributes:
+        temperature: 0 = greedy: the most probable token after penalties, biases and grammar.
+        top_k: Keep the k most probable tokens; 0 or less = all.
+        top_p: Keep the most probable tokens up to this total probability; 1.0 = all.
+        min_p: Keep tokens with at least this share of the best one's probability; 0.0 = all.
+        typical_p: Keep the tokens nearest to the expected surprise, up to this total
+            probability; 1.0 = all (https://arxiv.org/abs/2202.00666).
+        top_n_sigma: Keep tokens within n standard deviations of the largest logit; 0 or less =
+            all (https://arxiv.org/abs/2411.07641).
+        xtc_probability: How often XTC leaves out all but the least probable of the tokens above
+            *xtc_threshold*; 0.0 = never.
+        xtc_threshold: See *xtc_probability*; above 0.5 nothing is left out.
+        dynatemp_range: The temperature moves by this much with the entropy; 0.0 = fixed.
+        dynatemp_exponent: How entropy becomes temperature.
+        mirostat_mode: 1 or 2 keeps the surprise of the text constant, in place of all samplers but
+            the temperature; 0 = off (https://arxiv.org/abs/2007.14966).
+        mirostat_tau: Target surprise, bits.
+        mirostat_eta: Learning rate.
+        adaptive_target: Probability that the sampler `adaptive_p` aims at; below 0 = off.
+        adaptive_decay: How slowly it forgets, 0.0 to 0.99.
+        repeat_penalty: Above 1.0 tokens that occurred become less probable; 1.0 = off.
+        frequency_penalty: Subtracted from a token's logit per occurrence; 0.0 = off.
+        presence_penalty: Subtracted once for a token that occurred; 0.0 = off.
+        penalty_last_n: How many tokens back the penalties look; 0 = off.
+        dry_multiplier: Strength of the DRY penalty on repeated sequences; 0.0 = off.
+        dry_base: It grows by this factor with every token of the repetition.
+        dry_allowed_length: Repetitions up to this length are free.
+        dry_penalty_last_n: How many tokens back DRY looks; -1 = the model's whole context, 0 = off.
+        dry_sequence_breakers: Texts that end a sequence.
+        min_keep: Fewest tokens that a sampler must leave.
+        logit_bias: Added to the logits of these token ids; -inf forbids one.
+        logits_processor: Functions `(input_ids, scores)` that change *scores*, (n_vocab,)
+            float32, in place or return new ones; called before all samplers. *input_ids*,
+            (n,) int32, are prompt and answer so far.
+        grammar: The answer must match it: GBNF, or a `LlamaGrammar` (then it is moved to
+            *structured*); empty = free.
+        grammar_root: The grammar's start rule.
+        grammar_triggers: With these the grammar begins only where one of them appears.
+        structured: What the answer must look like: JSON Schema, regex, Lark, choices or GBNF.
+            *grammar_triggers* count for it too.
+        structured_after: The answer is free until this text has come, such as `</think>`.
+        samplers: The order of the samplers, as in llama-cli: names separated by `;`.
+        seed: -1 draws one; the same seed gives the same text.
+
+    Raises:
+        ValidationError: A value is out of range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat_mode: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    min_keep: int = 0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
+    grammar: str | LlamaGrammar = ""
+    grammar_root: str = "root"
+    grammar_triggers: Sequence[str] = ()
+    structured: LlamaGrammar | None = None
+    structured_after: str = ""
+    samplers: str | Sequence[str] = DEFAULT_SAMPLERS
+    seed: int = -1
+
+    def __post_init__(self) -> None:
+        self._number("temperature", 0, 1000)
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise ValidationError(
+                f"temperature={self.temperature!r} is neither 0 (greedy) nor at least "
+                f"{MIN_TEMPERATURE}"
+            )
+        self._number("top_k", -(2**31), 2**31 - 1, whole=True)
+        self._set("top_k", max(0, self.top_k))
+        self._number("top_p", 0, 1, open_low=True)
+        self._number("min_p", 0, 1)
+        self._number("typical_p", 0, 1, open_low=True)
+        self._number("top_n_sigma", -1000, 1000)
+        self._number("xtc_probability", 0, 1)
+        self._number("xtc_threshold", 0, 1)
+        self._number("dynatemp_range", 0, 1000)
+        self._number("dynatemp_exponent", 0, 1000)
+        self._number("mirostat_mode", 0, 2, whole=True)
+        self._number("mirostat_tau", 0, 1000)
+        self._number("mirostat_eta", 0, 1000)
+        self._number("adaptive_target", -1, 1)
+        self._number("adaptive_decay", 0, 0.99)
+        self._number("repeat_penalty", MIN_REPEAT, 1000)
+        self._number("frequency_penalty", -1000, 1000)
+        self._number("presence_penalty", -1000, 1000)
+        self._number("penalty_last_n", 0, MAX_LAST_N, whole=True)
+        self._number("dry_multiplier", 0, 1000)
+        self._number("dry_base", 0, 1000)
+        self._number("dry_allowed_length", 0, MAX_LAST_N, whole=True)
+        self._number("dry_penalty_last_n", -1, MAX_LAST_N, whole=True)
+        self._number("min_keep", 0, 2**31 - 1, whole=True)
+        self._number("seed", -1, 2**32 - 2, whole=True)
+        if hasattr(self.grammar, "kind") and self.structured is None:
+            self._set("structured", self.grammar)
+            self._set("grammar", "")
+        for name in ("grammar", "grammar_root", "structured_after"):
+            if not isinstance(getattr(self, name), str):
+                raise ValidationError(f"{name}={getattr(self, name)!r} is no text")
+        if self.structured is None:
+            if self.structured_after:
+                raise ValidationError("structured_after without structured")
+        elif not (hasattr(self.structured, "kind") and hasattr(self.structured, "text")):
+            raise ValidationError(
+                f"structured={self.structured!r} is no LlamaGrammar; make one, as with "
+                "LlamaGrammar.from_json_schema"
+            )
+        elif self.grammar:
+            raise ValidationError("grammar and structured cannot both hold; give one of them")
+        # Hashable from here on: chains are kept by their parameters.
+        self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
+        self._set("grammar_triggers", _texts("grammar_triggers", self))
+        self._set("logit_bias", _bias(self.logit_bias))
+        processors = as_callables("logits_processor", self.logits_processor)
+        self._set("logits_processor", processors)
+        self._set("samplers", _order(self.samplers))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ALIASES:
+                return getattr(self, ALIASES[name])
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether any penalty on single tokens applies."""
+        neutral = self.repeat_penalty == 1.0 and not (
+            self.frequency_penalty or self.presence_penalty
+        )
+        return "penalties" in self.samplers and self.penalty_last_n > 0 and not neutral
+
+    @property
+    def dry(self) -> bool:
+        """Whether the DRY penalty on repeated sequences applies."""
+        return "dry" in self.samplers and self.dry_multiplier > 0 and self.dry_penalty_last_n != 0
+
+    @property
+    def n_history(self) -> int | None:
+        """How many tokens of the prompt the chain must see; None = all of them."""
+        if self.logits_processor or (self.dry and self.dry_penalty_last_n == -1):
+            return None
+        penalties = self.penalty_last_n if self.penalises else 0
+        return max(penalties, self.dry_penalty_last_n if self.dry else 0)
+
+    def _number(
+        self, name: str, low: float, high: float, *, open_low: bool = False, whole: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        # numpy's numbers register with these; a Decimal or a text does not.
+        number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
+        # Comparisons with NaN are false.
+        if not low <= number <= high or (open_low and number == low):
+            raise ValidationError(
+                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+_checked_init = SamplingParams.__init__
+
+
+@functools.wraps(_checked_init)
+def _init(self: SamplingParams, *values: Any, **options: Any) -> None:
+    options = canonical(options)
+    reject_unknown(options, SamplingOptions.__annotations__, "SamplingParams")
+    _checked_init(self, *values, **options)
+
+
+if not TYPE_CHECKING:  # other names are for people who move over; types know the proper ones
+    SamplingParams.__init__ = _init
+
+
+def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
+    value = as_list(name, getattr(params, name))
+    if not all(isinstance(text, str) for text in value):
+        raise ValidationError(f"{name}={value!r} is no list of texts")
+    return tuple(value)
+
+
+def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
+    try:
+        # In JSON, and so in OpenAI's requests, keys are strings.
+        pairs = tuple(
+            (int(token) if isinstance(token, str) else token, bias)
+            for token, bias in dict(value).items()
+        )
+    except (TypeError, ValueError):
+        raise ValidationError(f"logit_bias={value!r} maps no token ids to numbers") from None
+    for token, bias in pairs:
+        known = isinstance(token, Integral) and isinstance(bias, Real)
+        if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
+            raise ValidationError(
+                f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}"
+            )
+    return pairs
+
+
+def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
+    given = samplers.split(";") if isinstance(samplers, str) else as_list("samplers", samplers)
+    order = []
+    for name in given:
+        known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None
+        if known is None:
+            raise ValidationError(
+                f"samplers: {name!r} is none of {', '.join(dict.fromkeys(_NAMES.values()))}"
+            )
+        order.append(known)
+    return tuple(order)

@@ -1,0 +1,372 @@
+"""Text that arrives in pieces, as bytes: a token may end inside a character, a stop string, a tag.
+
+Everything gives the same result however the bytes are split. UTF-8 is self-synchronising, so what
+is searched for is searched for in bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import ValidationError
+
+__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream", "several"]
+
+_NEVER = re.compile(rb"(?!)")
+_STRUCTURE = re.compile(rb'["{}\[\]:]')
+_STRING = re.compile(rb'["\\]')
+_ESCAPED_BYTES = 12  # most bytes that JSON needs for one character: two \uXXXX
+
+
+class Utf8Stream:
+    """Decodes UTF-8 that arrives split at any byte; bytes that are no UTF-8 become U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, data: bytes) -> str:
+        """Return the characters that *data* completes; an unfinished one is held back."""
+        return self._decoder.decode(data)
+
+    def flush(self) -> str:
+        """Return what is left at the end: U+FFFD for an unfinished character, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopStrings:
+    """Ends a text before the first of several strings.
+
+    The earliest in the text counts; of those that begin at the same place, the shortest. So while
+    a string that began earlier may still complete, one that is there already waits.
+
+    Args:
+        stops: Texts or UTF-8.
+
+    Attributes:
+        found: The one that ended the text, as it was given.
+
+    Raises:
+        ValidationError: One is empty, no text, or holds a NUL.
+    """
+
+    def __init__(self, stops: Sequence[str | bytes]) -> None:
+        self.found: str | bytes | None = None
+        self._given: dict[bytes, str | bytes] = {}
+        for stop in several("stop strings", stops):
+            self._given.setdefault(_stop_bytes(stop), stop)
+        # Sorted and without those that begin with another one: then only the neighbours of a
+        # text can begin it, or be begun by it.
+        self._stops: list[bytes] = []
+        for data in sorted(self._given):
+            if not self._stops or not data.startswith(self._stops[-1]):
+                self._stops.append(data)
+        self._longest = max(map(len, self._stops), default=0)
+        firsts = b"".join({re.escape(data[:1]) for data in self._stops})
+        self._first = re.compile(b"[" + firsts + b"]") if firsts else _NEVER
+        self._held = b""
+
+    def push(self, data: bytes) -> bytes:
+        """Return what can be handed out; what may begin a stop string is held back.
+
+        Hot: every generated token.
+        """
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if self._first.search(data) is None and self.found is None:
+            return data
+        return self._scan(data, final=False)
+
+    def flush(self) -> bytes:
+        """Return what was held back at the end; a stop string may be found in it."""
+        held, self._held = self._held, b""
+        return self._scan(held, final=True)
+
+    def _scan(self, text: bytes, final: bool) -> bytes:
+        """Return *text* up to a stop string or, unless *final*, to what may become one."""
+        if self.found is not None:
+            return b""
+        stops = self._stops
+        for match in self._first.finditer(text):
+            start = match.start()
+            tail = text[start : start + self._longest]
+            i = bisect_right(stops, tail)
+            if i and tail.startswith(stops[i - 1]):
+                self.found = self._given[stops[i - 1]]
+                return text[:start]
+            if not final and i < len(stops) and stops[i].startswith(tail):
+                self._held = text[start:]
+                return text[:start]
+        return text
+
+
+class JsonCompletion:
+    """Sees the moment when an answer that is one JSON object is complete.
+
+    The answer begins with `{`, after white space, <think> blocks and the line of a code fence. It
+    is complete when that object closes and has one of the keys at its top level.
+
+    Args:
+        keys: Any of them counts.
+
+    Attributes:
+        armed: Whether this can still happen; once False, there is nothing left to do.
+
+    Raises:
+        ValidationError: A key is no text.
+    """
+
+    def __init__(self, keys: Sequence[str] = ("done", "next_step")) -> None:
+        self._keys = {_utf8("JSON key", key) for key in several("JSON keys", keys)}
+        self.armed = bool(self._keys)
+        self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
+        self._head: bytes | None = b""  # what is not judged yet before the object
+        self._thinking = self._fenced = False
+        self._depth = 0
+        self._in_string = self._escaped = self._has_key = False
+        # The last string at depth 1, cut to a length that no key has.
+        self._string = b""
+
+    def push(self, data: bytes) -> int | None:
+        """Return how many bytes of *data* belong to the object when it is complete, else None.
+
+        Hot: every generated token while `armed`.
+        """
+        at: int | None = 0
+        if self._head is not None:
+            at = self._begin(self._head, data) if self.armed else None
+        while at is not None and self.armed:
+            at = self._read_string(data, at) if self._in_string else self._read(data, at)
+            if self._depth == 0:
+                self.armed = False
+                return at if self._has_key else None
+        return None
+
+    def _begin(self, head: bytes, data: bytes) -> int | None:
+        """Look for the `{` that begins the answer; return where it is in *data*."""
+        text = head + data
+        while True:
+            if self._thinking:
+                end = text.find(b"</think>")
+                if end < 0:
+                    self._head = text[-7:]
+                    return None
+                text, self._thinking = text[end + 8 :], False
+            text = text.lstrip()
+            if text.startswith(b"{"):
+                self._head = None
+                return len(data) - len(text)
+            if text.startswith(b"<think>") and not self._fenced:
+                self._thinking = True
+                text = text[7:]
+            elif text.startswith(b"```") and b"\n" in text and not self._fenced:
+                line, _, text = text[3:].partition(b"\n")
+                self._fenced = True
+                if line.strip() not in (b"", b"json"):
+                    self.armed = False
+                    return None
+            else:
+                self.armed = self._may_begin(text)
+                self._head = text
+                return None
+
+    def _may_begin(self, text: bytes) -> bool:
+        """Whether more bytes may make *text* the beginning of an answer."""
+        if self._fenced:
+            return not text
+        line = text[3:].strip()
+        fence = text.startswith(b"```") and b"json".startswith(line)
+        return fence or b"<think>".startswith(text) or b"```".startswith(text)
+
+    def _read(self, data: bytes, at: int) -> int | None:
+        """Go to what matters next outside of strings; return the place after it."""
+        match = _STRUCTURE.search(data, at)
+        if match is None:
+            return None
+        found = match.group()
+        if found == b'"':
+            self._in_string, self._string = True, b""
+        elif found == b":":
+            if self._depth == 1 and not self._has_key:
+                self._has_key = self._is_key(self._string)
+        elif found in b"{[":
+            self._depth += 1
+        else:
+            self._depth -= 1
+            if self._depth == 0 and found == b"]":
+                self._has_key = False  # closed by the wrong bracket: no JSON
+        return match.end()
+
+    def _read_string(self, data: bytes, at: int) -> int | None:
+        """Go to the end of a string, or of *data*; return the place after it."""
+        start = at
+        while True:
+            if self._escaped:
+                if at == len(data):
+                    break
+                self._escaped = False
+                at += 1
+            match = _STRING.search(data, at)
+            if match is None:
+                break
+            at = match.end()
+            if match.group() == b'"':
+                self._in_string = False
+                self._keep(data[start : at - 1])
+                return at
+            self._escaped = True
+        self._keep(data[start:])
+        return None
+
+    def _keep(self, part: bytes) -> None:
+        if self._depth == 1 and len(self._string) <= self._longest:
+            self._string += part
+
+    def _is_key(self, string: bytes) -> bool:
+        if b"\\" in string and len(string) <= self._longest:
+            try:
+                string = json.loads(b'"' + string + b'"', strict=False).encode()
+            except ValueError:  # no JSON, no UTF-8, or half a surrogate pair
+                return False
+        return string in self._keys
+
+
+class ThinkFilter:
+    """Leaves <think>...</think> blocks out, and the white space after each.
+
+    Args:
+        open: Begins a block; one that is not closed lasts to the end.
+        close: Ends it.
+
+    Raises:
+        ValidationError: A tag is empty or no text.
+    """
+
+    def __init__(self, open: str | bytes = "<think>", close: str | bytes = "</think>") -> None:
+        self._open, self._close = _stop_bytes(open), _stop_bytes(close)
+        self._open_parts, self._close_parts = _beginnings(self._open), _beginnings(self._close)
+        self._held = b""
+        self._inside = self._after = False
+
+    def push(self, data: bytes) -> bytes:
+        """Return what is outside of the blocks; what may begin a tag is held back.
+
+        Hot: every generated token.
+        """
+        text, out = self._held + data, b""
+        while True:
+            if self._inside:
+                _, close, rest = text.partition(self._close)
+                if not close:
+                    self._held = _tail(text, self._close_parts)
+                    return out
+                text, self._inside, self._after = rest, False, True
+            if self._after:
+                text = text.lstrip()
+                self._after = not text
+            before, open, text = text.partition(self._open)
+            if not open:
+                self._held = _tail(before, self._open_parts)
+                return out + before[: len(before) - len(self._held)]
+            out += before
+            self._inside = True
+
+    def flush(self) -> bytes:
+        """Return what was held back at the end."""
+        held, self._held = self._held, b""
+        return b"" if self._inside else held
+
+
+class Flusher:
+    """Collects pieces and hands them to a callback when enough is there; 0 turns a rule off.
+
+    Args:
+        callback: Receives what was collected, never nothing.
+        max_bytes: Hand over when this many bytes are there.
+        max_tokens: Or after this many pieces.
+        max_ms: Or when this many milliseconds have passed since the last time.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[[bytes], object],
+        max_bytes: int = 64,
+        max_tokens: int = 1,
+        max_ms: float = 100,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._callback, self._clock = callback, clock
+        self._max_bytes, self._max_tokens, self._max_s = max_bytes, max_tokens, max_ms / 1000
+        self._data = bytearray()
+        self._n_tokens = 0
+        self._last_s = clock()
+
+    def push(self, piece: bytes) -> None:
+        """Take the bytes of one token. Hot: every generated token."""
+        self._data += piece
+        self._n_tokens += 1
+        if (
+            0 < self._max_tokens <= self._n_tokens
+            or 0 < self._max_bytes <= len(self._data)
+            or (self._max_s and self._clock() - self._last_s >= self._max_s)
+        ):
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what is there."""
+        if self._data:
+            data = bytes(self._data)
+            self._data.clear()
+            self._n_tokens = 0
+            if self._max_s:
+                self._last_s = self._clock()
+            self._callback(data)
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """Return *values* as a list.
+
+    Raises:
+        ValidationError: They are one text, or no sequence.
+    """
+    if isinstance(values, (str, bytes)):
+        raise ValidationError(f"{name} are a list, not {values!r}; write [{values!r}]")
+    try:
+        return list(values)
+    except TypeError:
+        raise ValidationError(f"{name} are a list of texts, not {values!r}") from None
+
+
+def _utf8(name: str, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValidationError(f"{name} {text!r} is no text but {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as e:
+        raise ValidationError(f"{name} {text!r} is no text that UTF-8 can hold: {e}") from None
+
+
+def _stop_bytes(stop: object) -> bytes:
+    data = stop if isinstance(stop, bytes) else _utf8("stop string", stop)
+    if not data or b"\0" in data:
+        raise ValidationError(f"stop string {stop!r} is empty or holds a NUL")
+    return data
+
+
+def _beginnings(tag: bytes) -> tuple[bytes, ...]:
+    """Return the beginnings of *tag* that are not all of it, the longest first."""
+    return tuple(tag[:n] for n in range(len(tag) - 1, 0, -1))
+
+
+def _tail(text: bytes, beginnings: tuple[bytes, ...]) -> bytes:
+    """Return the longest end of *text* that is one of the *beginnings*."""
+    if not text.endswith(beginnings):
+        return b""
+    return next(part for part in beginnings if text.endswith(part))

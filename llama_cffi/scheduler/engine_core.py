@@ -1,0 +1,236 @@
+"""EngineCore: the steps of an engine. Only the engine's thread uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from ..binding import Context, LoraAdapter
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
+from ..generation.sampler_chains import ChainCache
+from ..generation.sequence import SequenceState, Step
+from .metrics import Metrics, StepStats
+from .model_runner import ModelRunner
+from .request import Request, RequestState
+from .request_handle import RequestHandle
+from .scheduler import Scheduler, SchedulerOutput, TokenResult
+from .speculative import Speculator
+
+__all__ = ["EngineCore"]
+
+_log = logging.getLogger("llama_cffi.scheduler")
+_REASONS = {
+    CANCEL: "it was cancelled",
+    DEADLINE: "its deadline has passed",
+    CLOSE: "the engine was closed",
+}
+_TIMELINE_STEPS = 10_000
+
+
+class EngineCore:
+    """Schedules, decodes and delivers, step by step.
+
+    Args:
+        context: Closed at the end.
+        scheduler: Selects the tokens of each step.
+        speculator: Drafts tokens; None = no speculative decoding.
+
+    Attributes:
+        handles: The handles of all requests that have not ended.
+        metrics: Counts and latencies.
+        timeline: The last 10,000 steps.
+    """
+
+    def __init__(
+        self, context: Context, scheduler: Scheduler, speculator: Speculator | None = None
+    ) -> None:
+        self.context, self.scheduler, self.cache = context, scheduler, scheduler.cache
+        self.handles: dict[Request, RequestHandle] = {}
+        self.metrics = Metrics()
+        self.timeline: deque[StepStats] = deque(maxlen=_TIMELINE_STEPS)
+        observe = None if speculator is None else speculator.observe
+        self._model_runner = ModelRunner(context, self.cache, scheduler.n_batch, observe)
+        import_module("numpy")  # speeds up sampling of small vocabularies too
+        self._chains = ChainCache(context.model, scheduler.max_running)
+        self._adapters: dict[str, LoraAdapter] = {}
+        self._lora_key: Hashable = None
+        self._speculator = self._opened = speculator
+
+    def add(self, handle: RequestHandle) -> None:
+        """Add a request to the scheduler."""
+        self.handles[handle.request] = handle
+        self.scheduler.add(handle.request)
+
+    def step(self) -> None:
+        """Do one step: schedule, decode, deliver."""
+        started = time.perf_counter()
+        for request in self.scheduler.expired():
+            self.abort(request, DEADLINE)
+        if self._speculator is not None:
+            self._draft(self._speculator)
+        output = self.scheduler.schedule()
+        for request in output.admitted:
+            if not self._prepare(request):
+                output.drop(request)
+        if not output.chunks or not self._set_adapters(output):
+            return
+        results = self._model_runner.run(output.chunks, self.handles)
+        self._deliver(results)
+        for request in self.scheduler.update(output, results):
+            self._end(request)
+        n_generated = sum([len(result.tokens) for result in results.values()])
+        seconds = time.perf_counter() - started
+        self.metrics.step(output.n_tokens, n_generated, seconds)
+        self.timeline.append(
+            StepStats(
+                time.monotonic(),
+                seconds,
+                len(self.scheduler.running),
+                self.scheduler.n_waiting,
+                output.n_tokens,
+                n_generated,
+                self.cache.n_blocks - self.cache.n_free_blocks,
+            )
+        )
+
+    def _draft(self, speculator: Speculator) -> None:
+        """Draft tokens; an error only ends speculative decoding."""
+        try:
+            speculator.draft(self.scheduler.running)
+        except Exception:
+            _log.warning("drafting failed; the engine continues without it", exc_info=True)
+            self._speculator = self._model_runner.observe = None
+            for request in self.scheduler.running:
+                request.draft = []
+
+    def _prepare(self, request: Request) -> bool:
+        """Load adapters and make the sampler chain; False = the request has failed."""
+        handle = self.handles[request]
+        if handle.answer is not None:
+            return True  # it was preempted
+        try:
+            adapters: Any = request.lora_key or ()
+            for path, _ in adapters:
+                if path not in self._adapters:
+                    self._adapters[path] = LoraAdapter(self.context.model, path)
+            chain = handle.chain = self._chains.take(request.sampling)
+            chain.output = output = handle.output
+            most, stats = request.max_tokens, request.stats
+            handle.answer = SequenceState(chain, handle.params, most, output, stats)
+            handle.answer.begin(request.prompt)
+        except Exception as error:
+            self._give_up(request, RequestState.FAILED, error)
+        return not request.finished
+
+    def _set_adapters(self, output: SchedulerOutput) -> bool:
+        """Apply the LoRA adapters of a step; False = all of its requests have failed."""
+        if output.lora_key != self._lora_key:
+            wanted: Any = output.lora_key or ()
+            try:
+                self.context.set_adapters({self._adapters[path]: scale for path, scale in wanted})
+            except Exception as error:
+                for chunk in output.chunks:
+                    self._give_up(chunk.request, RequestState.FAILED, error)
+                return False
+            self._lora_key = output.lora_key
+        return True
+
+    def _deliver(self, results: Mapping[Request, TokenResult]) -> None:
+        """Pass new tokens to iterators and callbacks; a callback that raises fails its request."""
+        loops: dict[asyncio.AbstractEventLoop, list[RequestHandle]] = {}
+        for request, result in results.items():
+            handle = self.handles[request]
+            if not request.stats.time_to_first_token_s and result.tokens:
+                request.stats.time_to_first_token_s = time.monotonic() - request.created_s
+            if result.finish_reason:
+                handle.output.finish()
+            if not handle.listens:
+                continue
+            text = "".join(step.text for step in handle.unsent)
+            for step in handle.unsent:
+                handle.put(step)
+            handle.unsent.clear()
+            if result.finish_reason and (rest := handle.output.take_rest()):
+                handle.put(Step(None, rest))
+                text += rest
+            if (loop := handle.loop) is not None:
+                loops.setdefault(loop, []).append(handle)
+            if request.callback is not None and text and result.error is None:
+                try:
+                    request.callback(text)
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                    result.error = error
+        for loop, handles in loops.items():
+            with suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(_wake, handles)
+
+    def abort(self, request: Request, reason: str) -> None:
+        """Cancel a request, unless it has ended."""
+        if not request.finished:
+            error = aborted(f"{request.id} has ended: {_REASONS[reason]}", reason)
+            request.stats.finish_reason = reason
+            self._give_up(request, RequestState.CANCELLED, error)
+
+    def _give_up(self, request: Request, state: RequestState, error: BaseException) -> None:
+        """End a request before its answer is complete."""
+        self.scheduler.remove(request, state, error)
+        self._end(request)
+
+    def _end(self, request: Request) -> None:
+        """Release what a request uses, and set its result."""
+        if self._speculator is not None:
+            self._speculator.forget(request)
+        handle, stats = self.handles.pop(request), request.stats
+        output, chain = handle.output, handle.chain
+        if request.state is not RequestState.FINISHED:
+            output.finish()
+        elif output.stop:
+            stats.finish_reason, stats.stop = "stop", output.stop
+        if stats.n_generated:
+            since = time.monotonic() - request.created_s
+            stats.decode_s = since - stats.time_to_first_token_s
+            stats.prefill_s = stats.time_to_first_token_s - stats.queue_s
+        if chain is not None:
+            if handle.answer is not None:
+                handle.answer.end()
+            stats.seed = None if request.sampling.greedy else chain.seed
+            if request.state is RequestState.FAILED:
+                chain.close()  # its state is unknown
+            else:
+                self._chains.give(request.sampling, chain)
+            handle.chain = handle.answer = None
+        self.metrics.end(request)
+        handle.end()
+
+    def fail_all(
+        self, others: Iterable[RequestHandle], make_error: Callable[[], BaseException]
+    ) -> None:
+        """Fail every request, and *others*."""
+        self.handles.update({handle.request: handle for handle in others})
+        for request in [*self.handles]:
+            request.error = make_error()
+            if not request.finished:
+                request.move(RequestState.FAILED)
+            self._end(request)
+
+    def close(self) -> None:
+        """Free everything except the model."""
+        if self._opened is not None:
+            self._opened.close()
+        self._chains.close()
+        self.context.close()
+        for adapter in self._adapters.values():
+            adapter.close()
+
+
+def _wake(handles: list[RequestHandle]) -> None:
+    for handle in handles:
+        handle.wake()

@@ -1,0 +1,227 @@
+"""EngineThread: runs an engine core, in its own thread or the caller's, until it is shut down."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ..errors import ClosedError, EngineDeadError, ValidationError
+from ..generation.cancellation import CANCEL, CLOSE
+from .engine_core import EngineCore
+from .request_handle import RequestHandle
+from .request_queue import RequestQueue
+
+__all__ = ["EngineThread"]
+
+_log = logging.getLogger("llama_cffi.scheduler")
+_EXIT_S = 10.0  # at exit, a longer callback is not waited for
+
+
+class EngineThread:
+    """Runs the steps of an engine core for the requests of its queue.
+
+    Args:
+        core: Closed at the end.
+
+    Attributes:
+        core: The same.
+        queue: Passes requests from other threads.
+    """
+
+    def __init__(self, core: EngineCore) -> None:
+        self.core, self.queue = core, RequestQueue()
+        self._closed = False
+        self._cause: BaseException | None = None  # of death
+        self._running, self._starting = threading.Lock(), threading.Lock()
+        self._ident: int | None = None  # the thread that runs the core now
+        self._thread: threading.Thread | None = None
+        _end_at_exit(self)
+
+    def start(self) -> None:
+        """Run in a new thread, unless the engine is already running.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self.check_open()
+        with self._starting:
+            if self._thread is None and not self._running.locked():
+                self._thread = threading.Thread(
+                    target=self._run_quietly, name="llama_cffi-engine", daemon=True
+                )
+                self._thread.start()
+
+    def run(self) -> None:
+        """Run in this thread until `shutdown`.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        with self._runs():
+            while self.core.scheduler.has_work or self.queue.wait():
+                self._step()
+
+    def step(self) -> bool:
+        """Do one step in this thread; return whether there is more to do.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        with self._runs():
+            self._step()
+            return self._has_work
+
+    def shutdown(self, drain: bool = True) -> None:
+        """Refuse new requests, end all others, and close the core.
+
+        Calling it again does nothing, or with drain=False cancels what another thread drains.
+
+        Args:
+            drain: Let the requests finish; otherwise cancel them.
+
+        Raises:
+            ValidationError: Called in the engine's own thread, which cannot wait for itself.
+        """
+        self.check_may_wait()
+        self.queue.close(drain)
+        if not drain:
+            self.core.context.abort_flag.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._running:
+            if self._closed:
+                return
+            self._ident = threading.get_ident()
+            try:
+                while self._has_work and self._cause is None:
+                    self._step()  # without a thread, the steps left are done here
+            except BaseException as error:
+                self._die(error)
+                raise
+            finally:
+                self._ident = None
+                self._closed = True
+                self.core.close()
+
+    def leave(self) -> None:
+        """Stop the thread soon and wait for it, without freeing anything."""
+        self.queue.close(drain=False)
+        if not self.core.context.closed:
+            self.core.context.abort_flag.set()
+        if self._thread is not None:
+            self._thread.join(_EXIT_S)
+
+    # For handles and the engine
+
+    def cancel(self, handle: RequestHandle, reason: str = CANCEL) -> None:
+        """End a request; see `RequestHandle.cancel`."""
+        self.queue.cancel(handle, reason)
+
+    def check_may_wait(self) -> None:
+        """Refuse the thread that runs the core now, such as in a callback.
+
+        Raises:
+            ValidationError: It would wait for itself.
+        """
+        if self._ident == threading.get_ident():
+            raise ValidationError(
+                "a callback runs in the engine's thread and cannot wait for the engine; call this "
+                "in another thread"
+            )
+
+    def check_open(self) -> None:
+        """Refuse calls to an engine that takes no more requests.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        if self._cause is not None:
+            raise self._dead_error()
+        if self.queue.closed:
+            raise ClosedError("this InferenceEngine is closed; open a new one")
+
+    # The engine's thread
+
+    @property
+    def _has_work(self) -> bool:
+        return self.core.scheduler.has_work or self.queue.has_requests
+
+    @contextmanager
+    def _runs(self) -> Iterator[None]:
+        """Make this thread the engine's; an error that belongs to no request ends the engine."""
+        if not self._running.acquire(blocking=False):
+            raise ValidationError("this engine is already running, in another thread")
+        try:
+            if self._cause is not None:
+                self.check_open()
+            self._ident = threading.get_ident()
+            yield
+        except BaseException as error:
+            if self._cause is None:
+                self._die(error)
+            raise
+        finally:
+            self._ident = None
+            self._running.release()
+
+    def _run_quietly(self) -> None:
+        with suppress(BaseException):  # logged, and set in every handle
+            self.run()
+
+    def _step(self) -> None:
+        """Apply the updates of the queue and do one step."""
+        core = self.core
+        if self.queue.has_updates:
+            with self.queue.take() as updates:
+                for handle in updates.submitted:
+                    core.add(handle)
+            for handle, reason in updates.cancelled:
+                core.abort(handle.request, reason)
+            if updates.cancel_all:
+                for request in [*core.handles]:
+                    core.abort(request, CLOSE)
+            if updates.clear_cache:
+                core.cache.clear()
+            self.queue.notify()
+        n_before = len(core.handles)
+        core.step()
+        if len(core.handles) < n_before:
+            self.queue.notify()
+
+    def _die(self, error: BaseException) -> None:
+        """Fail every request: the engine cannot continue."""
+        _log.error("the engine has stopped", exc_info=error)
+        self._cause = error
+        self.queue.close()
+        with self.queue.take() as updates:
+            self.core.fail_all(updates.submitted, self._dead_error)
+        self.queue.notify()
+
+    def _dead_error(self) -> EngineDeadError:
+        error = EngineDeadError(f"the engine has stopped: {self._cause!r}; open a new one")
+        error.__cause__ = self._cause
+        return error
+
+
+_alive: weakref.WeakSet[EngineThread] = weakref.WeakSet()
+
+
+def _end_at_exit(thread: EngineThread) -> None:
+    """Stop the engine's thread before the interpreter frees what it uses."""
+    if not _alive:  # registered after weakref's own function, to run before it
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+    _alive.add(thread)
+
+
+def _end_all() -> None:
+    for thread in [*_alive]:
+        thread.leave()

@@ -1,0 +1,480 @@
+"""InferenceEngine: continuous batching of many requests with one model in one context.
+
+One thread owns the context. In each step the scheduler selects tokens of several requests, one
+call decodes them, each request samples with its own chain, and the new tokens are delivered.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal, overload
+
+from ..binding import Context
+from ..errors import ValidationError
+from ..generation.cancellation import on_cancel
+from ..generation.chat_renderer import ChatOptions, ChatRenderer
+from ..generation.model_source import ModelSource, open_model
+from ..generation.options import GenerationOptions
+from ..generation.sequence import Step
+from ..validation import check_float, check_int
+from .engine_core import EngineCore
+from .engine_thread import EngineThread
+from .input_processor import check_options, make_handle
+from .kv_cache import KVCache
+from .metrics import EngineStats, StepStats
+from .renamed import renamed_arguments
+from .request import Request
+from .request_handle import RequestHandle
+from .scheduler import Scheduler
+from .speculative import Drafter, Speculator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..binding.context.params import MoreContextOptions
+    from ..generation.sequence import ReasoningLimit
+    from ..generation.slot import Slot
+    from ..generation.stats import GenerationStats
+
+__all__ = ["InferenceEngine", "SubmitOptions"]
+
+_MAX_SEQUENCES = 64  # of the oldest builds
+
+
+class SubmitOptions(GenerationOptions, total=False):
+    """`GenerationOptions` and the arguments of `InferenceEngine.submit` about one request."""
+
+    priority: int
+    callback: Callable[[str], object] | None
+    adapters: Mapping[str, float] | None
+    n_draft: int | None
+    wait: bool
+
+
+class InferenceEngine:
+    """Answers many requests at the same time with continuous batching.
+
+    `submit` returns immediately, from any thread; requests join and leave between any two steps.
+    By default each sequence has KV cache cells for `n_ctx` tokens of its own. With *n_kv_tokens*
+    all sequences share that many, which suits long shared prefixes and prompts of very different
+    lengths. A prefix shared with an earlier prompt is not evaluated again.
+
+    Args:
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which the engine does not
+            close.
+        n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
+            run requests of recurrent models one at a time.
+        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model.
+        n_threads: CPU threads; 0 = the number of physical cores.
+        n_gpu_layers: Layers on the GPU; -1 = all.
+        n_batch: Maximum number of tokens in a step.
+        n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
+            prefilling request. Smaller chunks lower the latency between tokens. None = 128 on a
+            CPU, n_batch on a GPU. Formerly `n_chunk`.
+        n_kv_tokens: Capacity of a KV cache that all requests share, in tokens. When it is full,
+            the request of the lowest priority is preempted and computed again later. None =
+            n_parallel times n_ctx, not shared. Formerly `n_cells`.
+        block_size: Tokens per block of the KV cache accounting.
+        max_waiting: Maximum number of waiting requests.
+        ageing_s: Waiting time in seconds that counts as much as one step of priority.
+        context_policy: Handling of prompts that are too long, see `context_policy.fit_prompt`;
+            `shift` is not supported here.
+        chat_format: See `Engine`.
+        draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
+            do not change.
+        start: Start a thread now; otherwise call `start`, `run` or `step`.
+        **context_options: Other arguments of `Context`.
+
+    Attributes:
+        model: The model.
+        context: The context; only the engine's thread may use it.
+        n_ctx: Maximum number of tokens of one request, as allocated.
+        scheduler: Selects the tokens of each step.
+        cache: Accounts for the KV cache and its prefixes.
+        owns_model: Whether the model is closed with the engine.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        ValidationError: A number is out of range.
+    """
+
+    @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
+    def __init__(
+        self,
+        model_path: ModelSource,
+        n_parallel: int = 8,
+        n_ctx: int = 4096,
+        *,
+        n_threads: int = 0,
+        n_gpu_layers: int = -1,
+        n_batch: int = 512,
+        n_prefill_chunk: int | None = None,
+        n_kv_tokens: int | None = None,
+        block_size: int = 32,
+        max_waiting: int = 1024,
+        ageing_s: float = 30.0,
+        context_policy: str = "error",
+        chat_format: str | None = None,
+        draft: Drafter | None = None,
+        start: bool = True,
+        **context_options: Unpack[MoreContextOptions],
+    ) -> None:
+        n_parallel = check_int("n_parallel", n_parallel, 1, 256)
+        n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
+        if n_prefill_chunk is not None:
+            n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
+        block_size = check_int("block_size", block_size, 1)
+        ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
+        self.max_waiting = check_int("max_waiting", max_waiting, 1)
+        self.context_policy = context_policy
+        self._chat_format = chat_format
+        check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded
+        reads_hidden = getattr(draft, "reads_hidden", False)
+        if reads_hidden:
+            context_options["embeddings"] = True
+        self.model, self.owns_model = open_model(
+            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden
+        )
+        context: Context | None = None
+        try:
+            n_ctx = n_ctx or self.model.n_ctx_train
+            unified = n_kv_tokens is not None
+            if unified:
+                context_options["kv_unified"] = True
+            n_seqs = n_parallel
+            if unified and not self.model.keeps_states:
+                n_seqs = max(n_parallel, min(2 * n_parallel, _MAX_SEQUENCES))  # to keep prefixes
+            self.context = context = Context(
+                self.model,
+                n_ctx=n_kv_tokens if n_kv_tokens is not None else n_ctx * n_parallel,
+                n_seq_max=n_seqs,
+                n_batch=n_batch,
+                n_threads=n_threads,
+                **context_options,
+            )
+            n_batch = min(n_batch, context.n_batch)
+            self.cache = KVCache(
+                context.n_seq_max if context.memory.takes_several else 1,
+                context.n_ctx,
+                block_size,
+                unified=context.kv_unified,
+                memory=context.memory,
+            )
+            if n_prefill_chunk is None:
+                n_prefill_chunk = n_batch if self.model.offloads else 128
+            self.scheduler = Scheduler(
+                self.cache,
+                max_running=n_parallel,
+                n_batch=n_batch,
+                n_prefill_chunk=n_prefill_chunk,
+                mix_prefill=context.kv_unified,
+                n_ctx=n_ctx,
+                ageing_s=ageing_s,
+            )
+            self.n_ctx = self.scheduler.n_ctx
+            speculator = Speculator(draft, self.model, n_parallel, self.n_ctx) if draft else None
+        except BaseException:
+            if context is not None:
+                context.close()
+            if self.owns_model:
+                self.model.close()
+            raise
+        self._core = EngineCore(self.context, self.scheduler, speculator)
+        self._thread = EngineThread(self._core)
+        self._queue = self._thread.queue
+        if start:
+            self.start()
+
+    # Life
+
+    def start(self) -> None:
+        """Run in a new thread, unless the engine is already running.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self._thread.start()
+
+    def run(self) -> None:
+        """Answer requests in this thread until `shutdown`.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        self._thread.run()
+
+    def step(self) -> bool:
+        """Do one step in this thread; return whether there is more to do.
+
+        Raises:
+            ValidationError: The engine is already running.
+            EngineDeadError: It has stopped on an error.
+        """
+        return self._thread.step()
+
+    def shutdown(self, drain: bool = True) -> None:
+        """Refuse new requests, end all others, and free everything.
+
+        Calling it again does nothing, or with drain=False cancels what another thread drains.
+
+        Args:
+            drain: Let the requests finish; otherwise cancel them.
+
+        Raises:
+            ValidationError: Called in the engine's own thread, which cannot wait for itself.
+        """
+        try:
+            self._thread.shutdown(drain)
+        finally:
+            if self.owns_model and self.context.closed:
+                self.model.close()
+
+    def close(self) -> None:
+        """Cancel all requests and free everything. Calling it again does nothing.
+
+        Raises:
+            ValidationError: As for `shutdown`.
+        """
+        self.shutdown(drain=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(drain=error is None)
+
+    # Requests
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """Renders conversations through the model's chat template; made when first used."""
+        return ChatRenderer(self.model, self._chat_format)
+
+    def tokenize_chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> list[int]:
+        """Return the tokens of a conversation, to submit; see `Engine.tokenize_chat`.
+
+        Args:
+            messages: OpenAI's shape, the oldest first.
+            tools: Definitions, or Python functions.
+            **options: See `ChatOptions`.
+
+        Raises:
+            TemplateError: The chat template fails, or refuses these messages.
+            ValidationError: A message has the wrong shape.
+        """
+        return self.renderer.render(messages, tools, **options).tokens
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into token ids; see `Vocab.tokenize`."""
+        return self.model.vocab.tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Turn token ids into text; see `Vocab.detokenize`."""
+        return self.model.vocab.detokenize(tokens, special)
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        priority: int = 0,
+        callback: Callable[[str], object] | None = None,
+        adapters: Mapping[str, float] | None = None,
+        n_draft: int | None = None,
+        wait: bool = False,
+        listens: bool = False,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> RequestHandle:
+        """Submit a prompt, from any thread.
+
+        Args:
+            prompt: Text or token ids; no chat template is applied.
+            max_tokens: Maximum number of tokens to generate; None: until the model ends or the
+                context is full.
+            priority: Requests of higher priority run first.
+            callback: Called with each piece of text, in the engine's thread. An exception fails
+                this request.
+            adapters: LoRA files and their scales, for this request.
+            n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
+                None = chosen by the acceptance rate.
+            wait: When the queue is full, wait until `timeout_s` instead of raising.
+            listens: Keep every token for `RequestHandle.steps` from the start.
+            reasoning_limit: Makes the limit of the reasoning of this answer.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            ContextOverflowError: The prompt fills the context, so no token can be generated.
+            QueueFullError: max_waiting requests are waiting already.
+            ValidationError: An argument is out of range; or *wait* was used in the engine's own
+                thread, such as in a callback.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error, which is the cause of this one.
+        """
+        thread = self._thread
+        thread.check_open()
+        if wait:
+            thread.check_may_wait()
+        handle = make_handle(
+            self.model,
+            self.n_ctx,
+            prompt,
+            check_options(
+                max_tokens,
+                options,
+                self.context_policy,
+                self.n_ctx,
+                lambda: self.renderer.recommended_sampling(),
+                reasoning_limit,
+            ),
+            thread,
+            priority=priority,
+            callback=callback,
+            adapters=adapters,
+            n_draft=n_draft,
+        )
+        handle.listens |= listens
+        if not self._queue.submit(handle, self._n_over_limit, wait):
+            thread.check_open()
+        on_cancel(partial(thread.cancel, handle))
+        return handle
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        stream: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> str | Iterator[str]:
+        """Submit a prompt and return the whole answer, or its pieces with *stream*.
+
+        Args:
+            prompt: As for `submit`, with its errors.
+            max_tokens: As for `submit`.
+            stream: Return an iterator; leaving it early cancels the request.
+            **options: The other arguments of `submit`; errors also as for `RequestHandle.result`.
+        """
+        handle = self.submit(prompt, max_tokens, **options)
+        return iter(handle) if stream else handle.result()
+
+    def steps(
+        self,
+        tokens: Sequence[int],
+        max_tokens: int | None = 256,
+        *,
+        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Step, None, GenerationStats]:
+        """Yield each token as `Engine.steps` does, concurrently with other requests.
+
+        The request starts before the first `next`, and is cancelled when the iterator is dropped.
+        When the queue is full, it waits.
+
+        Args:
+            tokens: At least one token id.
+            max_tokens: As for `submit`.
+            reasoning_limit: As for `submit`.
+            **options: The other arguments of `submit`, with its errors.
+        """
+        waiting: SubmitOptions = {"wait": True, **options}
+        handle = self.submit(
+            tokens, max_tokens, listens=True, reasoning_limit=reasoning_limit, **waiting
+        )
+        steps = handle.steps()
+        weakref.finalize(steps, handle.cancel).atexit = False
+        return steps
+
+    @contextmanager
+    def idle(self) -> Iterator[Slot]:
+        """Raise: unlike `Engine.idle`, the context cannot be lent to one caller.
+
+        Raises:
+            ValidationError: Always.
+        """
+        raise ValidationError(
+            "many requests share this context, so its state cannot be saved and its cache cannot "
+            "be edited; use a Llama without n_parallel, or adapters= of each request"
+        )
+        yield
+
+    def warm_up(self, n_tokens: int = 3) -> None:
+        """Answer a dummy prompt, which loads the weights into memory.
+
+        Raises:
+            QueueFullError: max_waiting requests are waiting already.
+            ValidationError: Called in the engine's own thread, such as in a callback.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self.submit([self.model.vocab.bos or 0], n_tokens, temperature=0).result()
+        self.cache_clear()
+
+    def cache_clear(self) -> None:
+        """Evict the prefixes of finished requests before the next step."""
+        self._queue.clear_cache()
+
+    def cancel(self, handle: RequestHandle) -> None:
+        """End a request; see `RequestHandle.cancel`."""
+        self._thread.cancel(handle)
+
+    @property
+    def active_requests(self) -> list[Request]:
+        """All running and waiting requests."""
+        return [h.request for h in [*self._core.handles.values(), *self._queue.submitted]]
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts, rates and latencies so far."""
+        return self._core.metrics.stats(
+            n_waiting=self._n_waiting,
+            n_running=len(self.scheduler.running),
+            n_preemptions=self.scheduler.n_preemptions,
+            cache=self.cache.stats,
+        )
+
+    @property
+    def timeline(self) -> list[StepStats]:
+        """The last 10,000 steps."""
+        return [*self._core.timeline]
+
+    @property
+    def _n_waiting(self) -> int:
+        return self.scheduler.n_waiting + self._queue.n_submitted
+
+    def _n_over_limit(self) -> int:
+        """Return how many requests must leave the queue before another one may enter it."""
+        n_free = self.scheduler.max_running - len(self.scheduler.running)
+        return self._n_waiting - max(0, n_free) - self.max_waiting + 1

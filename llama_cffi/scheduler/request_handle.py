@@ -1,0 +1,246 @@
+"""RequestHandle: a submitted request and its answer, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import DecodeAbortedError, ValidationError
+from ..generation.cancellation import CANCEL, on_cancel
+from ..generation.output import Detokenizer
+from ..generation.sequence import GenerationParams, SequenceState, Step
+from .request import Request
+
+if TYPE_CHECKING:
+    from ..generation.sampler_chains import Chain
+    from ..generation.stats import GenerationStats
+
+__all__ = ["Owner", "RequestHandle"]
+
+
+class Owner(Protocol):
+    """The part of the engine that a handle uses."""
+
+    def cancel(self, handle: RequestHandle, reason: str) -> None:
+        """End a request."""
+
+    def check_may_wait(self) -> None:
+        """Refuse the engine's own thread, which would deadlock."""
+
+
+class RequestHandle:
+    """A submitted request.
+
+    `for` and `async for` iterate over the text as it is generated, one iteration at a time;
+    leaving the loop early cancels the request. `result()` and `await handle` return the whole
+    text. Dropping a handle does not cancel its request.
+
+    Attributes:
+        request: The tokens, state and statistics.
+        params: The parameters of the generation.
+        output: The text of the answer.
+        future: Done when the request has ended; its result is the text, or the error.
+        listens: Whether each step is kept for iteration; otherwise only the end is signalled.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "_steps",
+        "_turn",
+        "_waiter",
+        "answer",
+        "chain",
+        "future",
+        "listens",
+        "output",
+        "params",
+        "request",
+        "unsent",
+    )
+
+    def __init__(
+        self, request: Request, params: GenerationParams, output: Detokenizer, owner: Owner
+    ) -> None:
+        self.request, self.params, self.output = request, params, output
+        self.future: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self.future.set_running_or_notify_cancel()
+        self.chain: Chain | None = None
+        self.answer: SequenceState | None = None
+        self.listens = request.callback is not None or params.logprobs is not None
+        self.unsent: list[Step] = []
+        self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._turn = threading.Lock()
+        self._owner = owner
+
+    @property
+    def done(self) -> bool:
+        """Whether the request has ended."""
+        return self.future.done()
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self.output.text
+
+    @property
+    def stats(self) -> GenerationStats:
+        """Counts and times so far."""
+        return self.request.stats
+
+    def cancel(self) -> None:
+        """End the request, from any thread; its `text` so far stays."""
+        self._owner.cancel(self, CANCEL)
+
+    def result(self, timeout_s: float | None = None) -> str:
+        """Wait for the end and return the whole text.
+
+        Raises:
+            TimeoutError: The request has not ended within *timeout_s* seconds; it continues.
+            DecodeAbortedError: It was cancelled, or its deadline passed; the error has its `text`.
+            GenerationError: It failed. Exceptions of callbacks and logits processors are raised
+                unchanged.
+            ValidationError: Called in the engine's own thread, such as in a callback.
+        """
+        self._check_may_wait()
+        try:
+            self.future.exception(timeout_s)
+        except concurrent.futures.TimeoutError:
+            raise TimeoutError(f"{self!r} has not ended after {timeout_s} s") from None
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return self.future.result()
+
+    def steps(self) -> Generator[Step, None, GenerationStats]:
+        """Yield each token with the text that it completed; return the statistics.
+
+        The text generated before the first `next` comes as one step, unless log-probabilities were
+        requested. Errors are those of `result`; leaving early cancels the request.
+        """
+        on_cancel(lambda reason: self._owner.cancel(self, reason))
+        with self._iteration():
+            self._check_may_wait()
+            while not self.done and (step := self._steps.get()) is not None:
+                yield step
+            yield from self._drain()
+            if rest := self.output.take_rest():
+                yield Step(None, rest)
+            self.future.result()
+            return self.request.stats
+
+    def __iter__(self) -> Iterator[str]:
+        with closing(self.steps()) as steps:
+            for step in steps:
+                if step.text:
+                    yield step.text
+
+    async def steps_async(self) -> AsyncGenerator[Step, None]:
+        """Yield each token in an event loop, as `steps` does; the statistics are in `stats`.
+
+        Raises:
+            ValidationError: The request is being iterated already.
+        """
+        with self._iteration():
+            changed = asyncio.Event()
+            self._waiter = asyncio.get_running_loop(), changed
+            ended = False
+            while not ended:
+                ended = self.done
+                for step in self._drain():
+                    yield step
+                if not ended:
+                    await changed.wait()
+                    changed.clear()
+            if rest := self.output.take_rest():
+                yield Step(None, rest)
+            self.future.result()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with aclosing(self.steps_async()) as steps:
+            async for step in steps:
+                if step.text:
+                    yield step.text
+
+    def __await__(self) -> Generator[object, None, str]:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def set_ended(_: object) -> None:
+            with suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(ended.set)
+
+        self.future.add_done_callback(set_ended)
+        try:
+            yield from ended.wait().__await__()
+            return self.future.result()
+        finally:
+            self._cancel_unless_done()
+
+    @contextmanager
+    def _iteration(self) -> Iterator[None]:
+        """Keep each step during the block; cancel the request if it is left early."""
+        if not self._turn.acquire(blocking=False):
+            raise ValidationError(
+                f"{self!r} is being iterated already; only one iteration at a time"
+            )
+        try:
+            self.listens = True
+            yield
+        finally:
+            self._waiter = None
+            self._turn.release()
+            self._cancel_unless_done()
+
+    def _drain(self) -> Iterator[Step]:
+        with suppress(queue.Empty):
+            while True:
+                if (step := self._steps.get_nowait()) is not None:
+                    yield step
+
+    def _check_may_wait(self) -> None:
+        if not self.done:
+            self._owner.check_may_wait()
+
+    def _cancel_unless_done(self) -> None:
+        if not self.done:
+            self.cancel()
+
+    # For the engine's thread
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of the coroutine that waits for steps, if any."""
+        waiter = self._waiter
+        return None if waiter is None else waiter[0]
+
+    def put(self, step: Step) -> None:
+        """Add a step for iteration."""
+        self._steps.put(step)
+
+    def wake(self) -> None:
+        """Wake the waiting coroutine; call this in its event loop."""
+        if self._waiter is not None:
+            self._waiter[1].set()
+
+    def end(self) -> None:
+        """Set the result or the error, and wake all that wait."""
+        request = self.request
+        if request.error is None:
+            self.future.set_result(self.output.text)
+        else:
+            if isinstance(request.error, DecodeAbortedError):
+                request.error.text = self.output.text
+            self.future.set_exception(request.error)
+        self._steps.put(None)
+        if (loop := self.loop) is not None:
+            with suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(self.wake)
+
+    def __repr__(self) -> str:
+        return f"<RequestHandle of {self.request!r}>"

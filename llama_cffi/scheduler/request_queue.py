@@ -1,0 +1,139 @@
+"""RequestQueue: passes requests and commands from other threads to the engine's thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..errors import QueueFullError
+from .request_handle import RequestHandle
+
+__all__ = ["PendingUpdates", "RequestQueue"]
+
+
+@dataclass
+class PendingUpdates:
+    """The changes to apply before the next step.
+
+    Attributes:
+        submitted: New requests.
+        cancelled: Requests to end, and the reasons.
+        cancel_all: Whether to end every request.
+        clear_cache: Whether to evict the prefixes of finished requests.
+    """
+
+    submitted: list[RequestHandle] = field(default_factory=list)
+    cancelled: list[tuple[RequestHandle, str]] = field(default_factory=list)
+    cancel_all: bool = False
+    clear_cache: bool = False
+
+
+class RequestQueue:
+    """Accepts requests and commands from any thread until it is closed.
+
+    Attributes:
+        closed: Whether new requests are refused.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: a signal handler may cancel a request that its own thread is submitting.
+        self._changed = threading.Condition(threading.RLock())
+        self._pending = PendingUpdates()
+        self.closed = False
+
+    @property
+    def submitted(self) -> list[RequestHandle]:
+        """The requests not taken yet, a copy."""
+        return [*self._pending.submitted]
+
+    @property
+    def n_submitted(self) -> int:
+        """Number of requests not taken yet."""
+        return len(self._pending.submitted)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether `take` has anything to yield."""
+        return self.has_requests or self._pending.clear_cache
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request was submitted or cancelled."""
+        pending = self._pending
+        return bool(pending.submitted or pending.cancelled or pending.cancel_all)
+
+    def submit(self, handle: RequestHandle, n_over_limit: Callable[[], int], wait: bool) -> bool:
+        """Add a request.
+
+        Args:
+            handle: The request.
+            n_over_limit: Returns how many requests must leave the queue first.
+            wait: Wait for them, until the deadline of the request.
+
+        Returns:
+            False when the queue is closed.
+
+        Raises:
+            QueueFullError: Too many requests are waiting.
+        """
+        deadline_s = handle.request.deadline_s
+        with self._changed:
+            while not self.closed and (n := n_over_limit()) > 0:
+                left = None if deadline_s is None else deadline_s - time.monotonic()
+                if not wait or (left is not None and left <= 0):
+                    advice = "the deadline has passed" if wait else "submit with wait=True"
+                    raise QueueFullError(
+                        f"the queue is full: {n} requests must leave it first; {advice}, try again "
+                        "later, or create the engine with a larger max_waiting"
+                    )
+                self._changed.wait(left)
+            if not self.closed:
+                self._pending.submitted.append(handle)
+                self._changed.notify_all()
+            return not self.closed
+
+    def cancel(self, handle: RequestHandle, reason: str) -> None:
+        """Request the end of a request."""
+        with self._changed:
+            if not handle.done:
+                self._pending.cancelled.append((handle, reason))
+                self._changed.notify_all()
+
+    def clear_cache(self) -> None:
+        """Request the eviction of the prefixes of finished requests."""
+        with self._changed:
+            self._pending.clear_cache = True
+
+    def close(self, drain: bool = True) -> None:
+        """Refuse new requests; without *drain* also request the end of all others."""
+        with self._changed:
+            self.closed = True
+            self._pending.cancel_all |= not drain
+            self._changed.notify_all()
+
+    # For the engine's thread
+
+    def wait(self) -> bool:
+        """Wait until a request is submitted or cancelled; False = the queue is closed and empty."""
+        with self._changed:
+            while not self.has_requests:
+                if self.closed:
+                    return False
+                self._changed.wait()
+        time.sleep(0)  # lets the submitting thread add more requests to the first step
+        return True
+
+    @contextmanager
+    def take(self) -> Iterator[PendingUpdates]:
+        """Yield the pending updates and remove them; other threads wait during the block."""
+        with self._changed:
+            pending, self._pending = self._pending, PendingUpdates()
+            yield pending
+
+    def notify(self) -> None:
+        """Wake the threads that wait in `submit`."""
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,25 @@
+"""Python types as JSON Schemas, and JSON read back as values of these types.
+
+The types are str, int, float, bool, None, Any, list, set, tuple, dict, Union, Literal, Enum,
+dates, UUID, Decimal, Path, dataclasses, TypedDict, NamedTuple and Annotated. Whatever pydantic
+defines or constrains is left to pydantic.
+"""
+
+from __future__ import annotations
+
+from .docstring import read_docstring
+from .fields import MISSING, Field
+from .from_json import parse_json
+from .keywords import without_unique_items
+from .to_schema import Schema, json_schema, object_schema
+
+__all__ = [
+    "MISSING",
+    "Field",
+    "Schema",
+    "json_schema",
+    "object_schema",
+    "parse_json",
+    "read_docstring",
+    "without_unique_items",
+]

@@ -1,0 +1,167 @@
+"""Text completions: gaps, several answers, streams, what is refused; and rerankers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from support.tiny_encoders import write_bert
+from support.tiny_gguf import write_tiny
+
+from llama_cffi import ContextOverflowError, Embedder, Llama, Model, ValidationError
+from llama_cffi.demo import model_path
+
+STORY = (
+    "<|im_start|>user\nTell me a story about a fox named Milo.<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    with Llama(model_path(), n_ctx=512, n_threads=1) as llm:
+        yield llm
+
+
+def texts(chunks: Any) -> dict[int, str]:
+    """The texts of a stream by index; each index ends with its reason."""
+    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        assert choice["index"] not in reasons
+        found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
+        if choice["finish_reason"] is not None:
+            reasons[choice["index"]] = choice["finish_reason"]
+    assert reasons.keys() == found.keys()
+    return found
+
+
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_a_gap_is_filled_between_prefix_and_suffix(tmp_path: Path, add_bos: bool) -> None:
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_uint32("tokenizer.ggml.fim_pre_token_id", 250)
+        writer.add_uint32("tokenizer.ggml.fim_suf_token_id", 251)
+        writer.add_uint32("tokenizer.ggml.fim_mid_token_id", 252)
+        writer.kv_data[0]["tokenizer.ggml.add_bos_token"].value = add_bos
+
+    path = write_tiny(tmp_path / "fim.gguf", edit=edit)
+    with Llama(path, n_ctx=128, n_threads=1) as llm:
+        options: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
+        tokens = [*([256] if add_bos else []), 250]
+        tokens += [*llm.tokenize("def f(", False), 251, *llm.tokenize("): pass", False), 252]
+        expected = llm(tokens, **options)["choices"][0]["text"]
+        answer = llm("def f(", suffix="): pass", **options)
+        assert answer["usage"]["prompt_tokens"] == len(tokens)
+        assert answer["choices"][0]["text"] == expected
+        # The names of special tokens in code stay text.
+        named = llm("<|im_end|>", suffix="", **options)
+        assert named["usage"]["prompt_tokens"] == add_bos + 3 + len("<|im_end|>")
+        echoed = llm("def f(", suffix="): pass", echo=True, **options)
+        assert echoed["choices"][0]["text"] == f"def f({expected}): pass"
+        streamed = texts(llm("def f(", suffix="): pass", stream=True, **options))
+        assert streamed == {0: expected}
+        with pytest.raises(ValidationError):
+            llm("a", suffix=5)  # type: ignore[arg-type]
+
+
+def test_several_answers_streamed_or_not(llm: Llama) -> None:
+    options: dict[str, Any] = {"max_tokens": 10, "temperature": 1.0, "seed": 5, "n": 3}
+    answer = llm(STORY, **options)
+    whole = {choice["index"]: choice["text"] for choice in answer["choices"]}
+    assert len(set(whole.values())) > 1
+    assert texts(llm(STORY, stream=True, **options)) == whole
+    assert llm(STORY, **options)["choices"] == answer["choices"]
+    assert 3 <= answer["usage"]["completion_tokens"] <= 30
+    first = llm(STORY, **{**options, "n": 1})["choices"][0]
+    assert first["text"] == whole[0]
+    # Left after its first piece, the second answer never begins.
+    stream = llm(STORY, stream=True, **options)
+    next(stream)
+    stream.close()
+    assert llm(STORY, **options)["choices"] == answer["choices"]
+
+
+def test_the_best_of_several_has_the_best_mean_log_probability(llm: Llama) -> None:
+    options: dict[str, Any] = {"max_tokens": 8, "temperature": 1.5, "seed": 2}
+    every = llm(STORY, n=5, logprobs=0, **options)["choices"]
+
+    def mean(choice: Any) -> float:
+        return float(np.mean(choice["logprobs"]["token_logprobs"]))
+
+    ranked = sorted(every, key=mean, reverse=True)
+    best = llm(STORY, n=2, best_of=5, **options)
+    assert [c["text"] for c in best["choices"]] == [c["text"] for c in ranked[:2]]
+    assert [c["index"] for c in best["choices"]] == [0, 1]
+    assert best["choices"][0]["logprobs"] is None
+    assert best["usage"]["completion_tokens"] > 16
+    assert llm(STORY, best_of=1, **options)["choices"][0]["text"] == every[0]["text"]
+    for wrong in ({"n": 2, "best_of": 1}, {"best_of": 0}, {"best_of": 3, "stream": True}):
+        with pytest.raises(ValidationError, match="best_of"):
+            llm(STORY, **wrong)
+
+
+def test_a_stop_over_several_tokens_and_pieces(llm: Llama) -> None:
+    text = llm(STORY, max_tokens=30, temperature=0)["choices"][0]["text"]
+    for start, end in ((3, 12), (10, 11), (0, 4), (17, 25)):
+        stop = text[start:end]
+        expected = text[: text.find(stop)]
+        for stops in (stop, [stop], ["never this", stop]):
+            answer = llm(STORY, max_tokens=30, temperature=0, stop=stops)["choices"][0]
+            assert (answer["text"], answer["finish_reason"]) == (expected, "stop")
+            stream = llm(STORY, max_tokens=30, temperature=0, stop=stops, stream=True)
+            assert texts(stream) == {0: expected}
+    many = [f"never {i}" for i in range(200)]
+    assert llm(STORY, max_tokens=30, temperature=0, stop=many)["choices"][0]["text"] == text
+
+
+def test_the_context_is_filled_and_overflow_says_the_numbers(llm: Llama) -> None:
+    no_end = dict.fromkeys(llm.model.vocab.eog_tokens, -float("inf"))
+    for limit in (None, -1, 10**6):
+        answer = llm(STORY, max_tokens=limit, temperature=0, logit_bias=no_end)
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["total_tokens"] in range(llm.n_ctx - 20, llm.n_ctx + 1)
+    long = "word " * 600
+    with pytest.raises(ContextOverflowError, match=r"\d+ tokens.*512"):
+        llm(long)
+    for policy in ("truncate_left", "truncate_middle"):
+        assert llm(long, max_tokens=3, context_policy=policy)["usage"]["prompt_tokens"] < 512
+
+
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rank")
+    return write_bert(folder / "rank.gguf", pooling=gguf.PoolingType.RANK, head=True)[0]
+
+
+def test_rerank(ranker: Path) -> None:
+    documents = ["a b", "c d e", "", "p o n", "a b"]
+    with Llama(ranker, n_ctx=64, n_threads=1, embeddings=True) as llm:
+        results = llm.rerank("a c", documents)
+        assert sorted(r.index for r in results) == list(range(5))
+        scores = [r.score for r in results]
+        assert scores == sorted(scores, reverse=True)
+        assert len(set(scores)) == 4
+        assert [r.document for r in results] == [documents[r.index] for r in results]
+        assert llm.rerank("a c", documents, top_n=2) == results[:2]
+        assert llm.rerank("a c", []) == []
+        with Model(ranker) as model, Embedder(model, pooling="rank") as embedder:
+            assert embedder.rerank("a c", documents) == results
+        with pytest.raises(ContextOverflowError):
+            llm.rerank("a", ["b " * 200])
+        for wrong in ("text", 5, None, [5]):
+            with pytest.raises((ValidationError, TypeError)):
+                llm.rerank("a", wrong)  # type: ignore[arg-type]
+    with (
+        Llama(ranker, n_ctx=64, n_threads=1) as bare,
+        pytest.raises(ValidationError, match="embeddings=True"),
+    ):
+        bare.rerank("a", ["b"])
+    with (
+        Llama(model_path(), n_ctx=64, n_threads=1, embeddings=True) as chat,
+        pytest.raises(ValidationError, match="rank"),
+    ):
+        chat.rerank("a", ["b"])

@@ -1,0 +1,98 @@
+"""Tool calling end to end: held-out requests through `Llama`; `nox -s tools` asks more of them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llama_cffi import Llama
+from llama_cffi.demo import model_path
+
+# tools/ is not part of the package. Last, so that the installed package stays before the checkout.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from tools import tool_calls
+from tools.train_demo.split import is_heldout
+from tools.train_demo.template import to_json
+
+PER_KIND = 20
+LEAST = 0.9
+
+
+@pytest.fixture(scope="module")
+def variants() -> Iterator[dict[str, tool_calls.Variant]]:
+    with Llama(model_path(), n_ctx=tool_calls.N_CTX, n_threads=1, n_gpu_layers=0) as llm:
+        yield {variant.name: variant for variant in tool_calls.measure(llm, PER_KIND, seed=5)}
+
+
+@pytest.mark.parametrize("stream", ["", ", streamed"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *(f"{kind}, {how}" for kind in tool_calls.OFFERED for how in ("auto", "required", "named")),
+        "tool_answer, auto",
+        "tool_plain, auto",
+    ],
+)
+def test_the_right_tool_with_the_right_arguments(
+    variants: dict[str, tool_calls.Variant], variant: str, stream: str
+) -> None:
+    found = variants[variant + stream]
+    assert found.n >= PER_KIND // tool_calls.NAMED_EVERY
+    assert found.accuracy >= LEAST, found.wrong
+
+
+@pytest.mark.parametrize("kind", tool_calls.OFFERED)
+def test_requests_are_held_out(kind: str) -> None:
+    for request in tool_calls.requests(kind, 50, seed=6):
+        assert len(request.tools) in tool_calls.OFFERED[kind]
+        name, arguments = request.calls[0]
+        key = f"tool:{name}:{to_json(arguments)}"
+        if len(request.calls) == 2:
+            key += f":{next(iter(request.calls[1][1].values()))}"
+        assert is_heldout(key)
+
+
+def test_wrong_answers_are_counted() -> None:
+    (request,) = tool_calls.requests("tool_call", 1, seed=7)
+    name, arguments = request.calls[0]
+
+    def judged(
+        name: str, arguments: str, reason: str = "tool_calls", times: int = 1
+    ) -> tuple[int, int, int]:
+        call = {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+        variant = tool_calls.Variant("")
+        answer = tool_calls.Answer({"content": None, "tool_calls": [call] * times}, reason)
+        variant.count(request, request.calls, answer)
+        return variant.tool, variant.arguments, variant.both
+
+    right = to_json(arguments)
+    assert judged(name, right) == (1, 1, 1)
+    assert judged("other", right) == (0, 1, 0)
+    assert judged(name, "{}") == (1, 0, 0)
+    assert judged(name, right[:-1]) == (1, 0, 0)
+    assert judged(name, right, "stop") == (1, 1, 0)
+    assert judged(name, right, times=2) == (0, 0, 0)
+
+
+def test_chunks_are_joined_however_they_are_split() -> None:
+    texts = ['{"city"', ': "Rome"}']
+    rng = random.Random(0)
+    parts = [
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}},
+        *({"index": 0, "function": {"arguments": text}} for text in texts),
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+    chunks = []
+    while parts:
+        together = [parts.pop(0) for _ in range(min(len(parts), rng.randrange(1, 3)))]
+        chunks.append({"choices": [{"delta": {"tool_calls": together}, "finish_reason": None}]})
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+    answer = tool_calls.collect(chunks)
+    assert answer.calls == [("f", {"city": "Rome"}), ("g", {})]
+    assert answer.finish_reason == "tool_calls"
+    assert [call["id"] for call in answer.message["tool_calls"]] == ["a", "b"]

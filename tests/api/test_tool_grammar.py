@@ -1,0 +1,93 @@
+"""The calls of every format, as a grammar that llguidance takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llama_cffi import Constraint, Model, ValidationError
+from llama_cffi.api.tool_grammar import call_grammar
+from llama_cffi.chat.formats import FORMATS, CallGrammar, GrammarParts, Text
+from llama_cffi.chat.tools import normalise_tools
+
+
+def move(city: str, speed: float, note: str = "", fast: bool = False) -> None:
+    """Move to a city."""
+
+
+def stay() -> None:
+    """Stay."""
+
+
+def tag(labels: set[str]) -> None:
+    """Tag with labels, each once: no grammar can enforce that."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("special", [{}, {"<tool_call>": 3, "[TOOL_CALLS]": 7}])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_every_format_has_a_grammar(name: str, special: dict[str, int], parallel: bool) -> None:
+    parts = FORMATS[name].grammar_parts(normalise_tools([move, stay, tag]), parallel, True)
+    assert call_grammar(parts, special).kind == "lark"
+
+
+def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path) -> None:
+    with Model(tiny_model) as model:
+        start = model.vocab.tokenize("<|im_start|>", False, True)
+        call = CallGrammar("f", ("<v>", Text("\n</v>"), "\n</v>"))
+        parts = GrammarParts("<|im_start|>", (call,), "", "", (), False, True)
+        constraint = Constraint(model, call_grammar(parts, {"<|im_start|>": start[0]}))
+        assert not constraint.allows(model.vocab.tokenize("<", False)[0])
+        constraint.accept(start[0])
+        for token in model.vocab.tokenize("<v>a\n<b\n</v>", False):
+            assert not constraint.complete
+            constraint.accept(token)
+        assert constraint.complete
+        assert not constraint.allows(model.vocab.tokenize("a", False)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "fits"),
+    [
+        ("stay", "{}", True),
+        ("stay", '{"city": "Rome"}', False),
+        ("move", '{"city": "Rome", "speed": 1}', True),
+        ("move", '{"city": "Rome", "speed": 1, "unit": "c"}', False),
+    ],
+)
+def test_a_function_is_called_with_its_own_parameters_only(
+    tiny_model: Path, name: str, arguments: str, fits: bool
+) -> None:
+    parts = FORMATS["hermes"].grammar_parts(normalise_tools([move, stay]), False, True)
+    call = f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        try:
+            for token in model.vocab.tokenize(call, False):
+                constraint.accept(token)
+        except ValidationError:
+            assert not fits
+        else:
+            assert constraint.complete
+            assert fits
+
+
+@pytest.mark.parametrize("day", ["28", "29"])
+def test_dates_in_arguments_are_on_the_calendar(tiny_model: Path, day: str) -> None:
+    dated = {"properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}
+    function = {"name": "f", "parameters": {"type": "object", **dated}}
+    tools = normalise_tools([{"type": "function", "function": function}])
+    parts = FORMATS["hermes"].grammar_parts(tools, False, True)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {{"day": "2023-02-{day}"}}}}\n</tool_call>'
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        try:
+            for token in model.vocab.tokenize(call, False):
+                constraint.accept(token)
+        except ValidationError:
+            assert day == "29"
+        else:
+            assert constraint.complete
+            assert day == "28"
+    assert dated["properties"] == {"day": {"type": "string", "format": "date"}}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from llama_cffi.engine import environment
+from llama_cffi.errors import ValidationError
+
+
+def test_argument_then_variable_then_alias_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.number("SAFETY", None, 16) == 16
+    monkeypatch.setenv("POLARIS_SAFETY", "3")
+    assert environment.number("SAFETY", None, 16) == 3
+    monkeypatch.setenv("LLAMA_CFFI_SAFETY", " 4 ")
+    assert environment.number("SAFETY", None, 16) == 4
+    assert environment.number("SAFETY", 5, 16) == 5
+    monkeypatch.setenv("LLAMA_CFFI_SAFETY", "")
+    assert environment.number("SAFETY", None, 16) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("on", True), ("YES", True), ("0", False), ("off", False)]
+)
+def test_flag(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
+    monkeypatch.setenv("POLARIS_RESET_KV", value)
+    assert environment.flag("RESET_KV", None, not expected) is expected
+    assert environment.flag("RESET_KV", not expected, expected) is (not expected)
+
+
+def test_nonsense_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLARIS_SAFETY", "many")
+    with pytest.raises(ValidationError, match="POLARIS_SAFETY='many'"):
+        environment.number("SAFETY", None, 16)
+    monkeypatch.setenv("LLAMA_CFFI_SPECIAL", "perhaps")
+    with pytest.raises(ValidationError, match="LLAMA_CFFI_SPECIAL='perhaps'"):
+        environment.flag("SPECIAL", None, False)

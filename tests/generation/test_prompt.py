@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_cffi.binding import Batch, Context, Model
+from llama_cffi.generation.cancellation import CancelToken
+from llama_cffi.generation.context_policy import fit_prompt
+from llama_cffi.generation.prompt import Prompt, common_prefix_length, media_cells
+from llama_cffi.generation.slot import Slot
+from llama_cffi.generation.stats import GenerationStats
+from llama_cffi.scheduler.kv_cache import KVCache
+from llama_cffi.scheduler.request import Request
+
+
+@dataclass
+class Picture:
+    """Stands for a picture: tokens that only its own decode knows."""
+
+    tokens: list[int]
+    n_positions: int = 0
+    decoded: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.key = hashlib.sha256(bytes(self.tokens)).digest()
+        self.n_cells = len(self.tokens)
+        self.n_positions = self.n_positions or self.n_cells
+
+    def decode(self, context: Context, seq_id: int, position: int) -> None:
+        self.decoded.append(position)
+        batch = Batch(self.n_cells, library=context.library)
+        batch.fill(self.tokens, position, seq_id, logits=False)
+        context.decode(batch)
+
+
+CAT, DOG = Picture([7, 8, 9, 10]), Picture([11, 12, 13], n_positions=1)
+
+
+def build(*parts: list[int] | Picture) -> Prompt:
+    prompt = Prompt()
+    for part in parts:
+        if isinstance(part, Picture):
+            prompt.add_media(part)
+        else:
+            prompt.add(part)
+    return prompt
+
+
+def test_a_prompt_of_text_is_the_list_of_its_tokens() -> None:
+    prompt = Prompt([1, 2, 3])
+    assert prompt == [1, 2, 3]
+    assert [*prompt.spans()] == []
+    assert [prompt.position(i) for i in range(4)] == [0, 1, 2, 3]
+    assert prompt.part(1) == [2, 3]
+    assert prompt.without(0, 2) == [3]
+
+
+def test_media_have_cells_of_their_content() -> None:
+    same = Picture([7, 8, 9, 10])
+    assert media_cells(CAT) == media_cells(same)
+    assert not set(media_cells(CAT)) & set(media_cells(DOG))
+    assert all(cell < 0 for cell in media_cells(CAT))
+    a, b = build([1], CAT, [2], DOG), build([1], same, [2], CAT)
+    assert common_prefix_length(a, b) == 6
+    assert [(s.start, s.end, s.media) for s in a.spans()] == [(1, 5, CAT), (6, 9, DOG)]
+
+
+def test_positions_behind_media_that_share_some() -> None:
+    prompt = build([1, 2], DOG, [3, 4], DOG, [5])
+    assert len(prompt) == 11
+    assert prompt.position(2) == 2
+    assert prompt.position(5) == 3  # after three cells with one position
+    assert prompt.position(11) == 7
+    request = Request(prompt, 4)
+    assert request.positions(5, 7) == [3, 4]
+    assert Request([1, 2, 3], 4).positions(0, 3) == range(3)
+
+
+def test_cuts_leave_media_whole() -> None:
+    prompt = build([1, 2], CAT, [3])
+    assert [prompt.boundary(i) for i in range(8)] == [0, 1, 2, 2, 2, 2, 6, 7]
+    assert prompt.without(3, 5) == [1, 2, 3]
+    assert Request(prompt, 4).part(0, 4) == [1, 2]
+    fitted = fit_prompt(build([1, 2, 3], CAT, [4, 5]), 2, 7, 0, "truncate_left", n_first=1)
+    assert (fitted.prompt, fitted.n_truncated) == ([1, 4, 5], 6)
+
+
+@given(st.lists(st.sampled_from([1, 2, 3, "cat", "dog"]), max_size=12), st.data())
+def test_parts_and_cuts_keep_whole_media(parts: list[int | str], data: st.DataObject) -> None:
+    pictures = {"cat": CAT, "dog": DOG}
+    prompt = build(*(pictures[p] if isinstance(p, str) else [p] for p in parts))
+    start = data.draw(st.integers(0, len(prompt)))
+    end = data.draw(st.integers(start, len(prompt)))
+    rest = prompt.without(start, end)
+    covered = sum(span.end - span.start for span in rest.spans())
+    assert covered == sum(cell < 0 for cell in rest)  # no part of a picture is left
+    assert rest.position(len(rest)) == len(rest) - sum(
+        2 for span in rest.spans() if span.media is DOG
+    )
+
+
+def test_a_slot_decodes_and_reuses_media(tiny_model: Path) -> None:
+    cat = Picture([7, 8, 9, 10])
+    with Model(tiny_model) as model, Context(model, n_ctx=64, n_threads=1) as context:
+        slot, stats = Slot(context, Batch(16)), GenerationStats()
+        stop = CancelToken(context.abort_flag)
+        slot.feed([1, 2, *cat.tokens, 3, 4], stop, stats)
+        expected = context.logits().copy()
+        slot.clear()
+        prompt = build([1, 2], cat, [3, 4])
+        assert slot.reuse(prompt) == 0
+        slot.feed(prompt, stop, stats)
+        assert slot.tokens == prompt
+        assert cat.decoded == [2]
+        assert abs(context.logits() - expected).max() < 1e-3
+        # The same picture again is not decoded again; another one in its place is.
+        assert slot.reuse(build([1, 2], Picture([7, 8, 9, 10]), [5])) == 6
+        assert slot.reuse(build([1, 2], Picture([7, 8, 9, 11]), [5])) == 2
+
+
+def test_the_kv_cache_finds_prefixes_with_media() -> None:
+    cache = KVCache(2, 64, block_size=4)
+    prompt = build([1, 2], CAT, [3, 4])
+    allocation = cache.acquire(prompt)
+    assert allocation is not None
+    cache.append(allocation.seq_id, prompt)
+    cache.release(allocation.seq_id)
+    assert cache.n_matched(build([1, 2], Picture([7, 8, 9, 10]), [9, 9])) == 6
+    assert cache.n_matched(build([1, 2], DOG, [3, 4])) == 2
+
+
+@pytest.mark.parametrize("index", [3, 4, 5])
+def test_a_cell_within_media_is_no_place_to_continue(index: int) -> None:
+    cache = KVCache(1, 64, block_size=4)
+    prompt = build([1, 2], CAT, [3])
+    allocation = cache.acquire(prompt)
+    assert allocation is not None
+    cache.append(allocation.seq_id, prompt)
+    cache.release(allocation.seq_id)
+    assert cache.n_matched([*prompt[:index], 99]) == 2

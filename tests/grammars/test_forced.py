@@ -1,0 +1,240 @@
+"""Tokens that a grammar leaves no choice about: skipped, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.builds import MIDDLE, NEWEST, OLD
+from support.children import Child
+from support.odd_models import write_recurrent, write_windowed
+
+from llama_cffi import DecodeAbortedError, Engine, Llama, LlamaGrammar, SamplingParams
+from llama_cffi.binding import Candidates
+from llama_cffi.demo import model_path
+from llama_cffi.grammars import Constraint
+
+PERSON = LlamaGrammar.from_json_schema(
+    {
+        "type": "object",
+        "properties": {
+            "given_name": {"type": "string", "maxLength": 8},
+            "year_of_birth": {"type": "integer", "minimum": 1900, "maximum": 2020},
+            "favourite_colour": {"enum": ["red", "green", "blue"]},
+        },
+        "required": ["given_name", "year_of_birth", "favourite_colour"],
+        "additionalProperties": False,
+    }
+)
+LINES = LlamaGrammar.from_regex(r"(the number is [0-9]{1,2}, not [a-z]{1,3}; ){3}")
+GRAMMARS = {
+    "schema": PERSON,
+    "regex": LINES,
+    "choices": LlamaGrammar.from_choices(["a fox in a box", "a fox with socks", "a box"]),
+    "lark": LlamaGrammar.from_lark('start: "on " day " in " month\nday: /[0-9]/\nmonth: /[a-f]x/'),
+    "gbnf": LlamaGrammar.from_string(
+        'root ::= "on " [0-9] " in " month ("(" root ")")?\nmonth ::= [a-f] "xyz"'
+    ),
+}
+SAMPLED: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 0, "repeat_penalty": 1.3},
+    {"temperature": 1.5, "seed": 1},
+    {"temperature": 1.2, "seed": 2, "xtc_probability": 0.5, "dry_multiplier": 0.8},
+    {"temperature": 1.2, "seed": 3, "mirostat_mode": 1},
+    {"temperature": 1.2, "seed": 4, "mirostat_mode": 2},
+    {"temperature": 1.2, "seed": 5, "samplers": "top_k;adaptive_p", "adaptive_target": 0.4},
+]
+
+
+class Counted:
+    """An engine of which the forward passes are counted."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.engine = Engine(path, **{"n_ctx": 512, "n_threads": 1, **options})
+        self.n_decodes = 0
+        decode = self.engine.context.decode
+
+        def counted(batch: Any) -> None:
+            self.n_decodes += 1
+            decode(batch)
+
+        monkeypatch.setattr(self.engine.context, "decode", counted)
+        self.prompt = self.engine.format_prompt("Who is Bob?")
+
+    def __call__(self, n_predict: int = 150, **options: Any) -> list[int]:
+        self.n_decodes = 0
+        return self.engine.generate_tokens(self.prompt, n_predict, **{"json_stop": (), **options})
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counted = Counted(model_path(), monkeypatch)
+    with counted.engine:
+        yield counted
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+@pytest.mark.parametrize("options", SAMPLED)
+def test_the_same_tokens_with_fewer_passes(
+    run: Counted, grammar: str, options: dict[str, Any]
+) -> None:
+    """Not only the same distribution: each sampler draws as if it had been asked."""
+    params = SamplingParams(structured=GRAMMARS[grammar], **options)
+    plain = run(sampling=params, skip_forced=False)
+    stats, n_plain = run.engine.stats, run.n_decodes
+    assert stats.n_forced == 0
+    assert n_plain == len(plain) + 1
+    assert run(sampling=params) == plain
+    skipped = run.engine.stats
+    assert skipped.n_forced > 0
+    assert run.n_decodes < n_plain
+    assert (skipped.finish_reason, skipped.n_generated) == (stats.finish_reason, len(plain))
+    # The first pass over the prompt is there for nothing if the first token is forced.
+    assert run.n_decodes <= 1 + skipped.n_generated - skipped.n_forced + 1
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_a_forced_token_is_the_only_one_allowed(run: Counted, grammar: str) -> None:
+    model, rng = run.engine.model, np.random.default_rng(0)
+    n_forced = 0
+    for _ in range(5):
+        constraint = Constraint(model, GRAMMARS[grammar])
+        while not constraint.ended:
+            forced = constraint.forced_tokens()
+            candidates = Candidates(model)
+            candidates.fill(np.zeros(model.vocab.n_tokens, np.float32))
+            constraint.apply(candidates)
+            array = candidates.array
+            allowed = array["id"][array["logit"] == 0].tolist()
+            if forced:
+                assert allowed == forced[:1]
+                n_forced += 1
+            allowed = [t for t in allowed if not model.vocab.is_eog(t)]
+            constraint.accept(int(rng.choice(allowed)))
+    assert n_forced > 10
+
+
+def test_nothing_is_decoded_where_nothing_is_left_to_choose(run: Counted) -> None:
+    text = "nobody expects it"
+    for n_predict, reason in ((100, "eog"), (3, "length")):
+        tokens = run(n_predict, structured=LlamaGrammar.from_choices([text]))
+        assert run.engine.stats.finish_reason == reason
+        # What a choice begins with may be more than its first token.
+        assert text.startswith(run.engine.detokenize(tokens))
+        assert run.engine.stats.n_forced >= len(tokens) - 1
+        assert run.n_decodes == 1 + len(tokens) - run.engine.stats.n_forced
+    tokens = run(grammar='root ::= "nobody"')
+    assert run.engine.stats.n_forced == len(tokens)
+
+
+def test_where_it_stops(run: Counted) -> None:
+    whole = run(structured=PERSON, temperature=0)
+    for n_predict in range(1, len(whole)):
+        assert run(n_predict, structured=PERSON, temperature=0) == whole[:n_predict]
+        assert run.engine.stats.finish_reason == "length"
+    engine, options = run.engine, {"structured": PERSON, "temperature": 0, "json_stop": ()}
+    text = engine.generate("Who is Bob?", **options)
+    assert "".join(engine.stream("Who is Bob?", **options)) == text
+    for stop in ("of_b", "year_of_birth", "ourite_c"):
+        stopped = engine.generate("Who is Bob?", stop=stop, **options)
+        assert stopped == text[: text.index(stop)]
+        assert engine.stats.finish_reason == "stop"
+    ended = engine.generate("Who is Bob?", **{**options, "json_stop": ("year_of_birth",)})
+    assert (ended, engine.stats.finish_reason) == (text, "json")
+
+
+def test_left_or_cancelled_in_the_middle_of_it(run: Counted) -> None:
+    engine, expected = run.engine, run(structured=PERSON, temperature=0)
+    for n in range(1, len(expected)):
+        steps = engine.steps(run.prompt, 100, structured=PERSON, temperature=0, reset_kv=False)
+        assert [next(steps)[0] for _ in range(n)] == expected[:n]
+        if n % 2:
+            steps.close()
+            continue
+        engine.cancel()
+        with pytest.raises(DecodeAbortedError):
+            list(steps)
+    assert run(structured=PERSON, temperature=0, reset_kv=False) == expected
+    assert engine.stats.n_reused == len(run.prompt) - 1
+
+
+@pytest.mark.parametrize("policy", ["shift", "error"])
+def test_at_the_end_of_the_context(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    run = Counted(model_path(), monkeypatch, n_ctx=256, safety=40)
+    grammar = LlamaGrammar.from_regex(r"(the number is [0-9]{1,2}, not [a-z]{1,3}; ){60}")
+    with run.engine:
+        for seed in range(3):
+            options = {"structured": grammar, "seed": seed, "context_policy": policy}
+            plain = run(400, skip_forced=False, **options)
+            shifted, reason = run.engine.stats.n_shifted, run.engine.stats.finish_reason
+            assert run(400, **options) == plain
+            assert run.engine.stats.n_shifted == shifted
+            assert run.engine.stats.finish_reason == reason
+            assert (shifted > 0, reason) == (
+                (True, "length") if policy == "shift" else (False, "context")
+            )
+
+
+def test_whoever_looks_at_the_logits_gets_those_of_every_token(run: Counted) -> None:
+    lengths: list[int] = []
+    processors = [lambda ids, scores: lengths.append(len(ids))]
+    tokens = run(structured=PERSON, temperature=0, logits_processor=processors)
+    n = len(run.prompt)
+    assert lengths == list(range(n, n + len(tokens) + 1))  # the end is chosen, too
+    with Llama(model_path(), n_ctx=512, n_threads=1) as llm:
+        options = {"grammar": PERSON, "temperature": 1.2, "seed": 7, "max_tokens": 150}
+        plain = llm("Who is Bob?", **options)["choices"][0]
+        assert llm.engine.stats.n_forced > 0
+        scored = llm("Who is Bob?", logprobs=1, **options)["choices"][0]
+        assert llm.engine.stats.n_forced == 0
+        assert scored["text"] == plain["text"]
+        assert "".join(scored["logprobs"]["tokens"]) == plain["text"]
+        assert (
+            len(set(scored["logprobs"]["token_logprobs"])) > len(scored["logprobs"]["tokens"]) // 2
+        )
+        seen: list[int] = []
+        criterion = lambda ids, logits: seen.append(len(ids))  # noqa: E731
+        judged = llm("Who is Bob?", stopping_criteria=criterion, **options)["choices"][0]
+        assert judged["text"] == plain["text"]
+        assert len(seen) >= len(scored["logprobs"]["tokens"])
+
+
+@pytest.mark.parametrize("write", [write_recurrent, write_windowed])
+def test_other_memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    """Nothing is ever taken back, so a recurrent model can do it too."""
+    run = Counted(write(tmp_path / "odd.gguf"), monkeypatch, n_ctx=256)
+    with run.engine:
+        for seed in range(3):
+            plain = run(structured=LINES, seed=seed, skip_forced=False)
+            assert run(structured=LINES, seed=seed) == plain
+            assert run.engine.stats.n_forced > len(plain) // 2
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_on_every_build(child: Child, build: str) -> None:
+    code = """
+        import sys
+        from llama_cffi import Engine, LlamaGrammar
+        grammar = LlamaGrammar.from_regex(r"(the number is [0-9]{1,2}, not [a-z]{1,3}; ){3}")
+        with Engine(sys.argv[1], n_ctx=512, n_threads=1) as engine:
+            for options in ({"temperature": 0}, {"seed": 1, "temperature": 1.5}):
+                options = {"structured": grammar, **options}
+                plain = engine.generate("Hi", skip_forced=False, **options)
+                assert engine.generate("Hi", **options) == plain
+                print(engine.stats.n_forced > 10)
+    """
+    result = child(code, model_path(), LLAMA_CFFI_BUILD=build)
+    assert (result.stderr, result.stdout) == ("", "True\nTrue\n")
+
+
+def test_several_answers_from_the_largest_seed() -> None:
+    """Each has a seed of its own, and all are seeds."""
+    with Llama(model_path(), n_ctx=256, n_threads=1) as llm:
+        options = {"max_tokens": 8, "temperature": 2.0, "n": 3}
+        largest = llm("A fox", seed=2**32 - 2, **options)["choices"]
+        first = llm("A fox", seed=0, **options)["choices"]
+    assert [choice["text"] for choice in largest[1:]] == [c["text"] for c in first[:2]]

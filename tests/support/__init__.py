@@ -1,0 +1,1 @@
+"""What the tests share: tiny models, child processes, state machines, the builds to run on."""
