@@ -1,13 +1,13 @@
 """What GBNF costs per token: llguidance beside llama.cpp's own engine.
 
-    python benchmarks/grammar.py [--models DIR] [--rounds N]
+    python benchmarks/grammar.py [--models DIR] [--tokens N]
 
-One thread, processor time in microseconds, a vocabulary of 151,936 tokens. The texts match the
-grammar and are fed token by token. "mask" leaves the candidates that may come, and is the median
-and the mean. A step is a mask and top-k, top-p, temperature and a draw, then going on by the token.
-llama.cpp's programs draw without a mask first ("free"), and again with one if the grammar does not
-allow that token ("again"); with llguidance there is a mask at each step. Steps are medians, and the
-ratios those to llguidance's.
+One thread, processor time in microseconds, a vocabulary of 151,936 tokens and random weights.
+"build" is once for a grammar and a model, in milliseconds. "mask" is what it takes to find the
+tokens that may come, at each token of a text that the grammar allows: the median and the mean.
+"sample" is the mean of `SamplerChain.sample` over tokens that are drawn from the logits of one
+output, with top-k, top-p, temperature and going on by the token. llama.cpp's way is to draw without
+a mask first and again with one if the grammar does not allow that token; "again" is how often.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 from mask import clock
 from models import DEFAULT_FOLDER, model_path
 
-from llama_cffi import Model, SamplerChain
-from llama_cffi.binding import Candidates, Grammar
-from llama_cffi.grammars import LlamaGrammar
+from llama_cffi import Engine, SamplerChain
+from llama_cffi.binding import Candidates, Context, Grammar, Model
+from llama_cffi.grammars import Constraint, LlamaGrammar
 from llama_cffi.grammars.matcher import Matcher
 from llama_cffi.llama_cpp.llama_grammar import JSON_GBNF
 
@@ -48,70 +48,71 @@ CASES = {
 }
 
 
-class Walker:
-    """Walks through a text with both engines.
-
-    Args:
-        model: Whose tokens they are.
-        grammar: GBNF.
-        text: One that it takes.
-    """
-
-    def __init__(self, model: Model, grammar: str, text: str) -> None:
-        self._matchers: list[Matcher] = []
-        make = LlamaGrammar.from_string(grammar)
-        self.built = clock(lambda: self._matchers.append(Matcher(model, make))) / 1e3
-        self._native = Grammar(model, grammar)
-        self._tokens = model.vocab.tokenize(text, add_special=False)
-        self._candidates = Candidates(model)
-        self._logits = np.random.default_rng(0).normal(size=len(model.vocab)).astype(np.float32)
-        self._chain = SamplerChain(model).add_top_k(40).add_top_p(0.95).add_temp(0.8).add_dist(1)
-
-    def walk(self, rounds: int) -> dict[str, list[float]]:
-        """Return the times of all tokens but those of a first round."""
-        times: dict[str, list[float]] = {}
-        (matcher,) = self._matchers
-        native, candidates, chain = self._native, self._candidates, self._chain
-        for i in range(rounds + 1):
-            matcher.reset()
-            native.reset()
-            for token in self._tokens:
-                parts = {
-                    "mask": self._timed(lambda: matcher.apply(candidates)),
-                    "draw": clock(lambda: chain.apply(candidates)),
-                    "accept": clock(lambda: matcher.accept(token)),  # noqa: B023
-                    "native draw": self._timed(lambda: chain.apply(candidates)),
-                    "native ask": clock(lambda: native.allows(token)),  # noqa: B023
-                    "native mask": self._timed(lambda: native.apply(candidates)),
-                    "native again": clock(lambda: chain.apply(candidates)),
-                    "native accept": clock(lambda: native.accept(token)),  # noqa: B023
-                }
-                for name, value in parts.items() if i else ():
-                    times.setdefault(name, []).append(value)
-        return times
-
-    def _timed(self, function: Callable[[], object]) -> float:
-        self._candidates.fill(self._logits)
-        return clock(function)
+def masks(model: Model, grammar: str, text: str) -> tuple[float, list[float], list[float]]:
+    """Return milliseconds to build, and the masks' times of llguidance and of llama.cpp."""
+    matchers: list[Matcher] = []
+    made = LlamaGrammar.from_string(grammar)
+    built = clock(lambda: matchers.append(Matcher(model, made))) / 1e3
+    matcher, native = matchers[0], Grammar(model, grammar)
+    candidates = Candidates(model)
+    logits = np.zeros(len(model.vocab), np.float32)
+    mine, other = [], []
+    for _ in range(2):
+        matcher.reset()
+        native.reset()
+        for token in model.vocab.tokenize(text, add_special=False):
+            mine.append(clock(matcher.allowed))
+            candidates.fill(logits)
+            other.append(clock(lambda: native.apply(candidates)))
+            matcher.accept(token)
+            native.accept(token)
+    native.close()
+    n = len(mine) // 2  # the first walk builds llguidance's lexer
+    return built, mine[n:], other[n:]
 
 
-def row(walker: Walker, rounds: int) -> str:
+class Counted:
+    """A grammar of llama.cpp's that counts how often it is applied."""
+
+    def __init__(self, model: Model, grammar: str) -> None:
+        self.n_applied = 0
+        self._grammar = Grammar(model, grammar)
+        self.model, self.allows = model, self._grammar.allows
+        self.accept, self.reset = self._grammar.accept, self._grammar.reset
+
+    def apply(self, candidates: Candidates) -> None:
+        """Count, and apply it."""
+        self.n_applied += 1
+        self._grammar.apply(candidates)
+
+
+def samples(context: Context, add: Callable[[SamplerChain], object], n: int) -> float:
+    """Return the mean time to sample *n* tokens; a text that ends begins anew."""
+    vocab = context.model.vocab
+    total = 0.0
+    with SamplerChain(context.model) as chain:
+        add(chain.add_top_k(40).add_top_p(0.95).add_temp(0.8).add_dist(1))
+        tokens: list[int] = []
+        for _ in range(n):
+            total += clock(lambda: tokens.append(chain.sample(context)))
+            if vocab.is_eog(tokens[-1]):
+                chain.reset()
+    return total / n
+
+
+def row(context: Context, grammar: str, text: str, n: int) -> str:
     """Return a line of numbers."""
-    times = walker.walk(rounds)
-    native, mine = times["native mask"], times["mask"]
-
-    def step(*names: str) -> float:
-        return statistics.median(map(sum, zip(*(times[name] for name in names), strict=True)))
-
-    masked = step("mask", "draw", "accept")
-    free = step("native draw", "native ask", "native accept")
-    again = step("native draw", "native ask", "native mask", "native again", "native accept")
+    model = context.model
+    built, mine, other = masks(model, grammar, text)
+    constraint = Constraint(model, LlamaGrammar.from_string(grammar))
+    counted = Counted(model, grammar)
+    masked = samples(context, lambda chain: chain.add_mask(constraint), n)
+    native = samples(context, lambda chain: chain.add_grammar(counted), n)
+    ratios = statistics.mean(other) / statistics.mean(mine), native / masked
     return (
-        f"{walker.built:6.0f}"
-        f" {statistics.median(mine):8.0f} {statistics.mean(mine):8.0f}"
-        f" {statistics.median(native):8.0f} {statistics.mean(native):8.0f}"
-        f" {masked:8.0f} {free:8.0f} {again:8.0f}"
-        f" {free / masked:7.1f} {again / masked:7.1f}"
+        f"{built:6.0f} {statistics.median(mine):7.0f} {statistics.mean(mine):7.0f}"
+        f" {statistics.median(other):7.0f} {statistics.mean(other):7.0f} {ratios[0]:6.1f}"
+        f" {masked:7.0f} {native:7.0f} {counted.n_applied / n:6.0%} {ratios[1]:6.1f}"
     )
 
 
@@ -119,15 +120,18 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=200, help="that are drawn")
     args = parser.parse_args()
-    print(f"{'':14} {'build':>6} {'mask':>8} {'mean':>8} {'C mask':>8} {'mean':>8}", end="")
-    print(f" {'step':>8} {'C free':>8} {'C again':>8} {'ratios':>15}")
-    print(f"{'':14} {'ms':>6}")
-    with Model(model_path("small", args.models), vocab_only=True) as model:
-        Matcher(model, LlamaGrammar.from_choices(["a"]))  # once per model
+    print(
+        f"{'':12} {'build':>6} {'mask':>7} {'mean':>7} {'C mask':>7} {'mean':>7} {'ratio':>6}",
+        end="",
+    )
+    print(f" {'sample':>7} {'C':>7} {'again':>6} {'ratio':>6}")
+    with Engine(model_path("small", args.models), n_ctx=64, n_threads=1) as engine:
+        engine.generate("a", max_tokens=1)
+        Matcher(engine.model, LlamaGrammar.from_choices(["a"]))  # once per model
         for name, (grammar, text) in CASES.items():
-            print(f"{name:14} {row(Walker(model, grammar, text), args.rounds)}", flush=True)
+            print(f"{name:12} {row(engine.context, grammar, text, args.tokens)}", flush=True)
 
 
 if __name__ == "__main__":

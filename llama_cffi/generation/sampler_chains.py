@@ -143,7 +143,10 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
             )
         if params.structured is not None or params.grammar:
             chain.constraint = _constraint(model, params)
-            chain.add_custom(chain.constraint.sampler())
+            if params.logits_processor:  # they may raise any logit
+                chain.add_custom(chain.constraint.sampler())
+            else:
+                chain.add_mask(chain.constraint)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:

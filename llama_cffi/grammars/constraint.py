@@ -88,9 +88,20 @@ class Constraint:
         """
         if len(candidates) == 1 and self.allows(int(candidates.array["id"][0])):
             return  # a forced token: no mask is needed
+        allowed = self.allowed()
+        if allowed is not None:
+            candidates.keep(allowed)
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Return whether each token may come next, shape (n_vocab,); None = all may.
+
+        Raises:
+            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
+        """
+        allowed = self._state.allowed()
         if self._must_start and self.waiting:
-            candidates.keep(self._no_end())
-        self._state.apply(candidates)
+            return self._no_end() if allowed is None else allowed & self._no_end()
+        return allowed
 
     def accept(self, token: int) -> None:
         """Go on by *token*.

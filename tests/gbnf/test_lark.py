@@ -56,7 +56,8 @@ def test_so_it_does_with_a_lexeme_for_each_character(
         assert mine == other, text
 
 
-@pytest.mark.parametrize("name", GRAMMARS)
+# llama.cpp's engine refuses tokens that it would read in too many ways.
+@pytest.mark.parametrize("name", sorted(GRAMMARS.keys() - {"begins alike"}))
 def test_masks_are_c_s(model: Model, name: str) -> None:
     """But for control tokens, and bytes within characters, which C takes where none can follow.
 
