@@ -538,17 +538,19 @@ class SamplerChain(NativeObject):
     def _choose_masked(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> int:
         import numpy as np
 
-        tokens = allowed.nonzero()[0]
-        if 2 * len(tokens) > len(allowed):
-            logits = np.where(allowed, logits, np.float32(-math.inf))
+        n_allowed = int(np.count_nonzero(allowed))
+        if 2 * n_allowed > len(allowed):
+            logits = logits.copy()
+            logits[~allowed] = -math.inf
             if self._preselection.is_argmax:
                 token = int(logits.argmax())
                 check_logits(float(logits[token]))
                 return token
             candidates = self._filled(logits, self._preselection.ids(logits, self._n_accepted))
-        elif not len(tokens):
+        elif not n_allowed:
             raise GenerationError("the mask allows no token")
         else:
+            tokens = allowed.nonzero()[0]
             best = int(tokens[logits[tokens].argmax()])
             check_logits(float(logits[best]))
             if self._preselection.is_argmax:
