@@ -57,7 +57,10 @@ def typing(session: nox.Session) -> None:
     (site,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
     session.chdir(session.create_tmp())
     session.run("mypy", "--config-file", str(config), "-p", "llama_cffi")
-    session.run("pyright", "--pythonpath", session.bin + "/python", str(site / "llama_cffi"))
+    python = session.bin + "/python"
+    session.run("pyright", "--pythonpath", python, str(site / "llama_cffi"))
+    # Users' scripts: right ones are clean, and each wrong line is an error.
+    session.run("pyright", "--pythonpath", python, "-p", str(config.parent / "tests" / "typing"))
 
 
 @nox.session

@@ -2,8 +2,8 @@
 
     python examples/simple_lowlevel.py [MODEL] [-p PROMPT] [-n N]
 
-The same steps as llama.cpp's examples/simple: load, tokenize, check the room, decode the prompt,
-then sample, print and decode one token at a time. Without a model it uses the demo model.
+The same steps as in llama.cpp's examples/simple: load, tokenize, check the context size, decode the
+prompt, then sample, print and decode one token at a time. The default model is the demo model.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ parser.add_argument("-n", "--n-predict", type=int, default=32)
 parser.add_argument("-c", "--n-ctx", type=int, default=256)
 args = parser.parse_args()
 
-# llama_backend_init and the backends of this machine
+# initialize llama.cpp and the backends of this machine
 library = get_library()
 
-# load the model, make a context
+# load the model, create a context
 model = Model(args.model)
 context = Context(model, n_ctx=args.n_ctx, n_threads=1)
 
@@ -55,10 +55,10 @@ n_cur, n_decode, result = len(tokens), 0, b""
 started = library.lib.ggml_time_us()  # every C function of the loaded build is in library.lib
 
 while n_cur < n_kv_req:
-    # sample the next token; the chain accepts it, too
+    # sample the next token; the chain also accepts it
     token = chain.sample(context, -1)
 
-    # is it an end of generation?
+    # is it an end-of-generation token?
     if model.vocab.is_eog(token):
         break
     result += model.vocab.token_to_piece(token)

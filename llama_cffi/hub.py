@@ -1,12 +1,12 @@
-"""Model names -> GGUF files: a path, or `hf:owner/repo` through the hub client and its cache.
+"""From model names to GGUF files: a path, or `hf:owner/repo` through huggingface_hub.
 
-    hf:owner/repo                     the only GGUF, else the best known quant (Q4_K_M first)
-    hf:owner/repo:Q8_0                the one with this quant in its name
-    hf:owner/repo:folder/file.gguf    this very file; of a split model any part
-    hf:owner/repo:*q8_0.gguf          the one whose name matches, as in a shell
+    hf:owner/repo                     the only GGUF, else the preferred quant (Q4_K_M first)
+    hf:owner/repo:Q8_0                the file with this quant in its name
+    hf:owner/repo:folder/file.gguf    this file; of a split model any part
+    hf:owner/repo:*q8_0.gguf          the file whose name matches the pattern
     hf:owner/repo@revision:Q8_0       from a branch, tag or commit
 
-Where the hub does not answer, or HF_HUB_OFFLINE is set, what is in the cache is used.
+If the hub does not answer, or HF_HUB_OFFLINE is set, the cache is used.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _PREFERRED = (
 )  # fmt: skip
 _SPEC = re.compile(r"hf:([^/:@\s]+/[^/:@\s]+)(?:@([^:\s]+))?(?::(.+))?")
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
-# GGUFs that are no language models: projectors of multimodal ones, calibration data.
+# GGUFs that are not language models: projectors of multimodal models, calibration data.
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
 _Folder = str | os.PathLike[str] | None
-_ASK_S = 20
-_SHOWN = 16
+_TIMEOUT_S = 20
+_MAX_LISTED = 16
 
 
 @dataclass(frozen=True)
 class HubSpec:
-    """What an `hf:` name says.
+    """A parsed `hf:` name.
 
     Attributes:
         repo: `owner/name`.
@@ -56,15 +56,15 @@ class HubSpec:
 
     @classmethod
     def parse(cls, spec: str) -> HubSpec:
-        """Read `hf:owner/repo[@revision][:file or quant]`.
+        """Parse `hf:owner/repo[@revision][:file or quant]`.
 
         Raises:
-            ValidationError: It reads otherwise.
+            ValidationError: It has another form.
         """
         found = _SPEC.fullmatch(spec.strip())
         if found is None or ".." in re.split(r"[/\\:@]", spec):
             raise ValidationError(
-                f"{spec!r} is no model on the hub; write hf:OWNER/REPO, hf:OWNER/REPO:Q4_K_M, "
+                f"{spec!r} is not a model on the hub; write hf:OWNER/REPO, hf:OWNER/REPO:Q4_K_M, "
                 "hf:OWNER/REPO:FILE.gguf or hf:OWNER/REPO@REVISION:…"
             )
         return cls(found[1], found[2], found[3])
@@ -84,15 +84,15 @@ def resolve_model(
     Args:
         spec: A path, or `hf:owner/repo[@revision][:file or quant]`. Without a file or quant, the
             only GGUF of the repository, else its Q4_K_M, Q4_K_S, Q5_K_M, Q8_0 and so on. All
-            parts of a split model are fetched and the first is returned.
-        cache_dir: The hub's cache; None = where the hub's client has it.
-        local_dir: A folder that gets the files in place of the cache.
+            parts of a split model are downloaded and the first is returned.
+        cache_dir: The cache; None = the default of huggingface_hub.
+        local_dir: A folder for the files, instead of the cache.
 
     Raises:
-        ModelLoadError: A path at which there is no file.
-        ValidationError: The name cannot be read, or the repository has no such file, or several.
-        FetchError: The repository does not exist, is not open to this user, cannot be reached, or
-            the download failed.
+        ModelLoadError: There is no file at the path.
+        ValidationError: The name is invalid, or no file or several files match.
+        FetchError: The repository does not exist, is not accessible to this user or cannot be
+            reached, or the download failed.
     """
     name = os.fspath(spec)
     if name.startswith("hf:"):
@@ -102,63 +102,65 @@ def resolve_model(
         inside = sorted(p.name for p in path.glob("*.gguf"))
         raise ModelLoadError(
             f"{path} is a folder; name a GGUF file"
-            + (f" in it: {_some(inside)}" if inside else ", it holds none")
+            + (f" in it: {_listed(inside)}" if inside else ", it has none")
         )
     if not path.exists():
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+(?::[^/\\]+)?", name)
-        hint = f". For the hub's repository write hf:{name}" if hub else ""
+        hint = f". For a repository on the hub write hf:{name}" if hub else ""
         raise ModelLoadError(f"no model file at {path}{hint}")
     return path
 
 
 def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
-    """Choose the files of one model among the *names* in a repository.
+    """Choose the files of one model from the file names of a repository.
 
     Returns:
-        All parts in order; one name where the model is not split.
+        All parts in order; one name if the model is not split.
 
     Raises:
-        ValidationError: None fits, several do, or parts are missing.
+        ValidationError: No file matches, several do, or parts are missing.
     """
     models = _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
     if spec.wanted is not None and re.search(r"\.gguf$|[*?]", spec.wanted, re.IGNORECASE):
-        several = _group(names)
-        fitting = [m for m in several if spec.wanted in m] or [
-            m for m in several if any(fnmatchcase(part, spec.wanted) for part in m)
+        every = _group(names)
+        matching = [m for m in every if spec.wanted in m] or [
+            m for m in every if any(fnmatchcase(part, spec.wanted) for part in m)
         ]
-        what = f"no file {spec.wanted}"
+        problem = f"no file {spec.wanted}"
     elif not models:
         raise ValidationError(
             f"{spec} has no GGUF file. Look for a repository with GGUF in its name, or convert "
             "the model with llama.cpp's convert_hf_to_gguf.py."
         )
     elif spec.wanted is not None:
-        fitting = [m for m in models if _has_quant(m[0], spec.wanted)]
-        what = f"no GGUF with {spec.wanted} in its name"
+        matching = [m for m in models if _has_quant(m[0], spec.wanted)]
+        problem = f"no GGUF with {spec.wanted} in its name"
     else:
-        fitting, what = models, "no quant that is known here"
+        matching, problem = models, "no known quant"
         if len(models) > 1:
             by_quant = ([m for m in models if _has_quant(m[0], q)] for q in _PREFERRED)
-            fitting = next((found for found in by_quant if found), models)
-    if not fitting:
-        raise ValidationError(f"{spec} has {what}. Its GGUF files: {_some(m[0] for m in models)}")
-    if len(fitting) > 1:
+            matching = next((found for found in by_quant if found), models)
+    if not matching:
         raise ValidationError(
-            f"several files of {spec} fit; name one of them, as in hf:{spec}:{fitting[0][0]}. "
-            f"They are: {_some(m[0] for m in fitting)}"
+            f"{spec} has {problem}. Its GGUF files: {_listed(m[0] for m in models)}"
         )
-    model = fitting[0]
+    if len(matching) > 1:
+        raise ValidationError(
+            f"several files of {spec} match; name one of them, as in hf:{spec}:{matching[0][0]}. "
+            f"They are: {_listed(m[0] for m in matching)}"
+        )
+    model = matching[0]
     split = _SPLIT.search(model[0])
     if split and len(model) != int(split[2]):
         raise ValidationError(
             f"{spec} has {len(model)} of the {int(split[2])} parts of {model[0]}; the model is "
-            "not whole there"
+            "incomplete there"
         )
     return model
 
 
 def _group(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Put the parts of split models together."""
+    """Group the parts of split models."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
         split = _SPLIT.search(name)
@@ -169,15 +171,15 @@ def _group(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _has_quant(name: str, quant: str) -> bool:
-    """Whether *quant* stands in the name as a whole: Q4_K is not in Q4_K_M."""
+    """Whether the name contains *quant* as a whole word: Q4_K is not in Q4_K_M."""
     pattern = rf"(?<![a-z0-9]){re.escape(quant)}(?![a-z0-9_])"
     return re.search(pattern, name.removesuffix(".gguf"), re.IGNORECASE) is not None
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return (", ".join(listed[:_SHOWN]) or "none") + more
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f", and {len(every) - _MAX_LISTED} more" if len(every) > _MAX_LISTED else ""
+    return (", ".join(every[:_MAX_LISTED]) or "none") + more
 
 
 class _NoAnswerError(FetchError):
@@ -193,10 +195,10 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
     try:
         with _hub_errors(spec):
             info = HfApi(library_name="llama_cffi").model_info(
-                spec.repo, revision=spec.revision, timeout=_ASK_S
+                spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
             )
     except _NoAnswerError as error:
-        _log.warning("%s; looking into the cache", error)
+        _log.warning("%s; trying the cache", error)
         return _from_cache(spec, cache, str(error))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     return _download(spec, choose(names, spec), cache, local_dir)
@@ -224,8 +226,8 @@ def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Fold
     return Path(paths[0])
 
 
-def _from_cache(spec: HubSpec, cache: Path, why: str) -> Path:
-    """Choose among the files that the hub's cache has of the repository."""
+def _from_cache(spec: HubSpec, cache: Path, reason: str) -> Path:
+    """Choose from the files of the repository that are in the cache."""
     from huggingface_hub import constants
 
     folder = cache / f"models--{spec.repo.replace('/', '--')}"
@@ -237,25 +239,29 @@ def _from_cache(spec: HubSpec, cache: Path, why: str) -> Path:
     snapshot = folder / "snapshots" / commit
     names = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*.gguf") if p.is_file()]
     if not names:
-        raise FetchError(f"{spec} is not in the cache {cache}, and {why}")
+        raise FetchError(f"{spec} is not in the cache {cache}, and {reason}")
     try:
         files = choose(names, spec)
     except ValidationError as error:
-        raise FetchError(f"in the cache {cache}, {error}. There is only the cache: {why}") from None
+        raise FetchError(
+            f"in the cache {cache}, {error}. Only the cache was searched: {reason}"
+        ) from None
     return snapshot / files[0]
 
 
 @contextmanager
 def _hub_errors(spec: HubSpec) -> Iterator[None]:
-    """Turn what the hub's client raises into our errors."""
+    """Turn the errors of huggingface_hub into ours."""
     from huggingface_hub import constants, errors
 
-    # What the HTTP library under this version of the client raises: requests, httpx or httpx2.
+    # The error of its HTTP library, which depends on its version: requests, httpx or httpx2.
     http_error = getattr(errors, "HTTPError", OSError)
     try:
         yield
     except errors.HFValidationError as error:
-        raise ValidationError(f"{spec} is no repository name: {_first_line(error)}") from error
+        raise ValidationError(
+            f"{spec} is not a valid repository name: {_first_line(error)}"
+        ) from error
     except errors.GatedRepoError as error:
         raise FetchError(
             f"{spec.repo} is gated: accept its terms on its page on the hub, then set HF_TOKEN "
@@ -277,10 +283,10 @@ def _hub_errors(spec: HubSpec) -> Iterator[None]:
             ) from error
         if status is not None:
             raise _NoAnswerError(f"the hub at {constants.ENDPOINT} answered {status}") from error
-        if isinstance(error, OSError) and error.errno is not None:  # of this machine's disk
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the local disk
             raise FetchError(
-                f"cannot write the hub's cache {constants.HF_HUB_CACHE}: {error}. HF_HUB_CACHE "
-                "names another folder"
+                f"cannot write the hub's cache {constants.HF_HUB_CACHE}: {error}. Set "
+                "HF_HUB_CACHE to use another folder"
             ) from error
         raise _NoAnswerError(
             f"the hub at {constants.ENDPOINT} cannot be reached "

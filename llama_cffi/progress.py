@@ -1,4 +1,4 @@
-"""Progress of long calls: a bar on stderr, the caller's function, or nothing."""
+"""Progress of long calls: a bar on stderr, a function of the caller, or nothing."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Progress = bool | Callable[[float], bool | None] | None
 
 
 @contextmanager
-def reporting(progress: Progress, what: str) -> Iterator[Callable[[float], bool]]:
-    """Give a function that takes 0.0 to 1.0 and returns False when the caller wants to stop.
+def reporting(progress: Progress, label: str) -> Iterator[Callable[[float], bool]]:
+    """Yield a function that takes 0.0 to 1.0 and returns False if the caller wants to stop.
 
     Args:
-        progress: True shows a bar on stderr; a function is called, and stops by returning False.
-        what: Label of the bar.
+        progress: True shows a bar on stderr; a function is called, and returns False to stop.
+        label: Label of the bar.
 
     Raises:
-        ValidationError: *progress* is none of these.
+        ValidationError: *progress* is neither a bool nor a function nor None.
     """
     if progress is None or progress is False:
         yield lambda done: True
     elif progress is True:
         from tqdm import tqdm
 
-        form = "{l_bar}{bar}| {elapsed}<{remaining}"
-        with tqdm(total=1.0, desc=what, bar_format=form) as bar:
+        layout = "{l_bar}{bar}| {elapsed}<{remaining}"
+        with tqdm(total=1.0, desc=label, bar_format=layout) as bar:
 
             def advance(done: float) -> bool:
                 bar.update(done - bar.n)
@@ -39,4 +39,4 @@ def reporting(progress: Progress, what: str) -> Iterator[Callable[[float], bool]
     elif callable(progress):
         yield lambda done: progress(done) is not False
     else:
-        raise ValidationError(f"progress={progress!r} is neither a bool nor a function")
+        raise ValidationError(f"progress={progress!r} must be a bool or a function")

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from llama_cffi.binding import Context, Model, SamplerChain
 
 _CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
-# Before anything loads a library: the user's own choices must not reach the tests.
-for _name in [n for n in os.environ if n.startswith("LLAMA_CFFI_")]:
-    if _name != "LLAMA_CFFI_TEST_CACHE":
-        del os.environ[_name]
+# Before anything loads a library: the user's own choices must not reach the tests. The kernels to
+# test with are chosen for them: LLAMA_CFFI_CPU_VARIANT=haswell pytest.
+_TAKEN = {"LLAMA_CFFI_TEST_CACHE", "LLAMA_CFFI_CPU_VARIANT"}
+for _name in {n for n in os.environ if n.startswith("LLAMA_CFFI_")} - _TAKEN:
+    del os.environ[_name]
 os.environ["LLAMA_CFFI_CACHE"] = _CACHE
 # A background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -83,6 +84,15 @@ def child() -> Child:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer llama with 259 tokens and a ChatML template."""
     return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def demo_f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with 32-bit weights; see `EXACT`."""
+    from llama_cffi import demo, quantize
+
+    target = tmp_path_factory.mktemp("models") / "demo.gguf"
+    return quantize(demo.model_path(), target, "F32", allow_requantize=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def test_integers() -> None:
             check_int("n", value, 0, 3)  # type: ignore[arg-type]
 
 
-def test_reals() -> None:
+def test_floats() -> None:
     assert check_float("x", np.float32(0.5), 0, 1) == 0.5
     assert check_float("x", 0, 0, 1) == 0.0
     for value in (-0.1, 1.1, math.nan, math.inf, None, "x", []):

@@ -15,7 +15,7 @@ from ..chat.tools import normalise_tool_choice, normalise_tools
 from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
-from ..generation.context_policy import DROP_TURNS, fit_turns
+from ..generation.context_policy import DROP_TURNS, drop_oldest_turns
 from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..grammars import LlamaGrammar
@@ -65,8 +65,8 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     alternatives. `thinking_budget`: reasoning longer than this many tokens is ended as the chat
     template would end it, and the answer goes on; 0: there is none. `n`: how many answers.
     `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
-    `context_policy.fit_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store` and
-    `service_tier` are accepted and not used.
+    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`,
+    `store` and `service_tier` are accepted and not used.
     """
 
     tools: Sequence[Tool] | None
@@ -214,7 +214,7 @@ class ChatPreparer:
         limit = own.get("max_tokens")
         policy = own.get("context_policy", self._policy)
         if policy == DROP_TURNS:
-            messages = fit_turns(
+            messages = drop_oldest_turns(
                 messages,
                 lambda some: len(render(some).tokens),
                 None if limit is None else check_int("max_tokens", limit, -1),

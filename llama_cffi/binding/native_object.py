@@ -11,6 +11,8 @@ from ..errors import ClosedError, LlamaError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .ffi_types import CData
+
 __all__ = ["FORKED", "NativeObject", "abandon"]
 
 FORKED = (
@@ -41,7 +43,7 @@ class NativeObject:
         keeps: Iterable[NativeObject] = (),
     ) -> None:
         above = [*([parent] if parent else []), *keeps]
-        self._ptr = ptr
+        self._ptr: CData | None = ptr
         self._parent = parent
         self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
@@ -54,11 +56,11 @@ class NativeObject:
             parent._children.add(self)
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The C pointer, owned by this object.
 
         Raises:
-            ValidationError: The object is closed.
+            ClosedError: The object is closed.
             LlamaError: The process was forked after the object was made.
         """
         if self._ptr is None:
@@ -91,7 +93,7 @@ class NativeObject:
         thread may close this object meanwhile.
 
         Raises:
-            ValidationError: The object is closed.
+            ClosedError: The object is closed.
             LlamaError: The process was forked after the object was made.
         """
         owned = self._owned()

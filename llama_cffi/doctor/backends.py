@@ -70,6 +70,8 @@ def backend_checks(
             )
         elif loaded:
             best = f", the best of {len(files)} for this CPU" if len(files) > 1 else ""
+            if best and os.environ.get("LLAMA_CFFI_CPU_VARIANT"):
+                best = f", chosen from {len(files)} by LLAMA_CFFI_CPU_VARIANT"
             name = loaded[0] if len(loaded) == 1 or mapped is None else ", ".join(loaded)
             yield Check(f"{family} backend", "ok", f"{name}{best}", data={"files": loaded})
         else:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..binding import Batch, Context, Model
 from ..errors import CancelledError, ContextOverflowError, ValidationError
+from ..generation.model_source import ModelSource, open_model
 from ..progress import Progress, reporting
 from ..validation import check_int
 from .resizable_context import ResizableContext
@@ -51,7 +52,7 @@ class Embedder:
     the model's training length. Any thread may call it; calls run one at a time.
 
     Args:
-        model: The model; closes this embedder's context when it closes.
+        model: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which stays open at the end.
         pooling: How the embeddings of the tokens are combined: `mean`, `cls` (the first), `last`,
             `rank` (the scores of a reranker) or `none`; None = the model's own, which is `none`
             for most decoders.
@@ -60,19 +61,35 @@ class Embedder:
 
     Attributes:
         model: The model.
+        owns_model: Whether `close` frees the model, too; False where one was given.
         pooling: The pooling in use.
         n_tokens_max: Most tokens of one input.
 
     Raises:
+        ModelLoadError: The model cannot be loaded.
         ValidationError: The model has no embeddings, or does not support this pooling.
         LlamaError: There is not enough memory.
     """
 
     def __init__(
-        self, model: Model, *, pooling: str | None = None, n_ctx: int = 512, n_threads: int = 0
+        self,
+        model: ModelSource,
+        *,
+        pooling: str | None = None,
+        n_ctx: int = 512,
+        n_threads: int = 0,
     ) -> None:
-        self.model = model
         self._n_ctx = check_int("n_ctx", n_ctx, 1)
+        self.model, self.owns_model = open_model(model)
+        try:
+            self._open(pooling, n_threads)
+        except BaseException:
+            if self.owns_model:
+                self.model.close()
+            raise
+
+    def _open(self, pooling: str | None, n_threads: int) -> None:
+        model = self.model
         self._pooling_option, self._n_threads = pooling, n_threads
         # A small first context finds options that the model does not support.
         self._context = ResizableContext(
@@ -84,8 +101,10 @@ class Embedder:
         self.n_tokens_max = min(model.n_ctx_train, n_positions or model.n_ctx_train)
 
     def close(self) -> None:
-        """Free the context. A second call does nothing."""
+        """Free the context, and a model that was opened here. A second call does nothing."""
         self._context.close()
+        if self.owns_model:
+            self.model.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..binding import Batch, Context, Model
+from ..binding import Batch, Context
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
+from ..generation.model_source import ModelSource, open_model
 from ..generation.prompt import common_prefix_length
 from ..validation import check_int
 from .resizable_context import ResizableContext
@@ -63,22 +64,34 @@ class Scorer:
     call it; calls run one at a time. The context grows to the longest call.
 
     Args:
-        model: The model; closes this scorer's context when it closes.
+        model: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which stays open at the end.
         n_ctx: Most tokens in one evaluation; 0 = the model's training length.
         n_threads: Number of threads; 0 = physical cores.
 
     Attributes:
         model: The model.
+        owns_model: Whether `close` frees the model, too; False where one was given.
         n_ctx: Most tokens in one evaluation.
 
     Raises:
+        ModelLoadError: The model cannot be loaded.
         ValidationError: The model is not a causal decoder.
         LlamaError: There is not enough memory.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int = 0, n_threads: int = 0) -> None:
-        self.model = model
-        self.n_ctx = check_int("n_ctx", n_ctx, 0) or model.n_ctx_train
+    def __init__(self, model: ModelSource, *, n_ctx: int = 0, n_threads: int = 0) -> None:
+        n_ctx = check_int("n_ctx", n_ctx, 0)
+        self.model, self.owns_model = open_model(model)
+        try:
+            self._open(n_ctx, n_threads)
+        except BaseException:
+            if self.owns_model:
+                self.model.close()
+            raise
+
+    def _open(self, n_ctx: int, n_threads: int) -> None:
+        model = self.model
+        self.n_ctx = n_ctx or model.n_ctx_train
         self._n_threads = n_threads
         self._n_batch = max(_MAX_SEQUENCES * 2, min(512, _LOGITS_BYTES // (4 * len(model.vocab))))
         # A small first context finds options that the model does not support.
@@ -94,8 +107,10 @@ class Scorer:
             )
 
     def close(self) -> None:
-        """Free the context. A second call does nothing."""
+        """Free the context, and a model that was opened here. A second call does nothing."""
         self._context.close()
+        if self.owns_model:
+            self.model.close()
 
     def __enter__(self) -> Self:
         return self

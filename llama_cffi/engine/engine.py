@@ -633,14 +633,14 @@ class Engine:
         prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
         if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
-        chain = self._chains.take(params.sampling)
+        chain = self._chains.acquire(params.sampling)
         chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
         try:
             yield from generate(self._slot, chain, prompt, params, stop, stats, output)
             stats.seed = None if params.sampling.greedy else chain.seed
         finally:
-            self._chains.give(params.sampling, chain)
+            self._chains.release(params.sampling, chain)
 
     @contextmanager
     def _turn(self, call: GenerationCall) -> Iterator[CancelToken]:

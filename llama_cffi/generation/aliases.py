@@ -1,4 +1,4 @@
-"""Other names of the options: those of other libraries, and our own older ones."""
+"""Aliases of the options: names from other libraries and from earlier releases."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _NEGATED = frozenset(("reset_kv", "reset_kv_cache"))
 
 
 def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *options* under their proper names, without those that are None.
+    """Return *options* under their canonical names, without those that are None.
 
     Raises:
-        ValidationError: One is given under two names.
+        ValidationError: An option is given under two names.
     """
     found: dict[str, Any] = {}
     spelt: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What follows a decode that C refused: the one policy of `Slot` and the scheduler."""
+"""Backing off after a refused decode: the one policy of `Slot` and the scheduler."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Backoff", "is_intact"]
 class Backoff:
     """Sizes of the batches to try while the KV cache has no slot.
 
-    The first time cells are freed and the same batch is tried again, as builds before b6301 need a
-    slot in one piece. After that batches are halved. A success doubles the size again.
+    After the first refusal cells are freed and the same batch is tried again, because builds before
+    b6301 need a contiguous slot. After that, batches are halved. A success doubles the size again.
 
     Args:
         n_tokens: Maximum size of the first batch.
@@ -33,7 +33,7 @@ class Backoff:
         self._freed = False
 
     def refused(self, n: int) -> bool:
-        """Adapt to a refused batch of *n* tokens; False = a smaller one makes no sense."""
+        """Adapt to a refused batch of *n* tokens; return whether to try again."""
         self.n_tokens = n
         if not self._freed:
             self._freed = True

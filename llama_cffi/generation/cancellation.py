@@ -1,8 +1,8 @@
-"""Stopping native code from outside: Ctrl-C, deadlines, `cancel()`.
+"""Stopping native code from the outside: Ctrl-C, deadlines, `cancel()`.
 
-While C computes, Python's own signal handlers wait. So one daemon thread watches: it is woken by
-the signal through `signal.set_wakeup_fd`, or by the time of a deadline, and sets the abort flag
-that C reads. The handler itself then runs in the main thread as usual.
+Python's signal handlers cannot run while C computes. A daemon thread therefore waits for signals,
+through `signal.set_wakeup_fd`, and for deadlines, and sets the abort flag that C polls. The handler
+itself then runs in the main thread as usual.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ _scope: ContextVar[CancelScope | None] = ContextVar("llama_cffi-cancel-scope", d
 
 
 class CancelScope:
-    """A block of code whose generations can be ended from any thread, also those to come."""
+    """A block whose generations, running and future, can be cancelled from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[str], None]] = []
         self._cancelled = False
         self._outer: Token[CancelScope | None]
 
     def cancel(self) -> None:
-        """End what runs or waits in the block with a DecodeAbortedError, and what begins there."""
+        """End the block's running, waiting and future generations with a DecodeAbortedError."""
         with self._lock:
             self._cancelled = True
-            requests, self._requests = self._requests, []
-        for request in requests:
-            request(CANCEL)
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(CANCEL)
 
-    def add(self, request: Callable[[str], None]) -> None:
-        """Let `cancel` call *request* with the reason."""
+    def add(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* with the reason on `cancel`, immediately if it was called before."""
         with self._lock:
-            self._requests.append(request)
+            self._callbacks.append(callback)
             cancelled = self._cancelled
         if cancelled:
-            request(CANCEL)
+            callback(CANCEL)
 
     def __enter__(self) -> None:
         self._outer = _scope.set(self)
@@ -72,23 +72,27 @@ class CancelScope:
         _scope.reset(self._outer)
 
 
-def on_cancel(request: Callable[[str], None]) -> None:
-    """Let the `CancelScope` that is open here, if any, call *request* when it is cancelled."""
+def on_cancel(callback: Callable[[str], None]) -> None:
+    """Call *callback* when the `CancelScope` open here, if any, is cancelled."""
     if (scope := _scope.get()) is not None:
-        scope.add(request)
+        scope.add(callback)
 
 
 class CancelToken:
-    """Why and when one generation must stop. Any thread may ask for it.
+    """The stop request and the deadline of one generation, usable from any thread.
 
     Args:
-        flag: Makes the running `decode` stop.
-        timeout_s: Seconds from now until the deadline; None = no deadline.
+        flag: Aborts the running `decode`.
+        timeout_s: Seconds from now until the deadline; None: no deadline.
+
+    Attributes:
+        reason: Why the generation must stop; None: it may continue.
+        deadline: On the clock of `time.monotonic`; None: no deadline.
     """
 
     def __init__(self, flag: AbortFlag, timeout_s: float | None = None) -> None:
         self._flag = flag
-        # Reentrant: a signal handler may cancel what its own thread is setting up.
+        # Reentrant: a signal handler may cancel a generation that its own thread is starting.
         self._lock = threading.RLock()
         self._running = False
         self.reason: str | None = None
@@ -97,7 +101,7 @@ class CancelToken:
         on_cancel(self.request)
 
     def request(self, reason: str) -> None:
-        """Ask the generation to stop; a Ctrl-C never hides another reason."""
+        """Request a stop; a Ctrl-C never replaces another reason."""
         with self._lock:
             if self.reason in (None, INTERRUPT):
                 self.reason = reason
@@ -106,7 +110,7 @@ class CancelToken:
 
     @contextmanager
     def running(self) -> Iterator[CancelToken]:
-        """Let the flag stop what runs in this block, and watch the deadline."""
+        """Let the flag abort decoding in this block, and watch the deadline."""
         try:
             with self._lock:
                 self._flag.clear()
@@ -117,7 +121,7 @@ class CancelToken:
                 _watcher().watch(self)
             yield self
         finally:
-            # First: a Ctrl-C may cut this short, and a late deadline must not stop the next call.
+            # First: Ctrl-C may interrupt this, and a late deadline must not stop the next call.
             with self._lock:
                 self._running = False
                 self._flag.clear()
@@ -126,7 +130,7 @@ class CancelToken:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C stop the native code of this block; for long calls on the main thread."""
+        """Let Ctrl-C abort the native code of this block; has an effect on the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -139,11 +143,11 @@ class CancelToken:
 
     @property
     def is_running(self) -> bool:
-        """Whether its generation has begun and not ended."""
+        """Whether the generation has started and not ended."""
         return self._running
 
     def resume_after_interrupt(self) -> bool:
-        """Return True when only a signal stopped the call and its handler did not raise."""
+        """Clear a stop by a signal whose handler did not raise; return whether it was one."""
         with self._lock:
             if self.reason != INTERRUPT:
                 return False
@@ -152,7 +156,7 @@ class CancelToken:
         return True
 
     def check(self) -> None:
-        """Raise when a stop was asked for; a signal's own handler raises for itself.
+        """Raise when a stop was requested; after a signal, its handler raises.
 
         Raises:
             DecodeAbortedError: With the reason.
@@ -161,17 +165,17 @@ class CancelToken:
             raise self.error()
 
     def error(self, text: str = "") -> DecodeAbortedError:
-        """Return the exception that says why; *text* is what was generated until then."""
-        what = {
+        """Return the exception for the reason; *text* is the text generated so far."""
+        message = {
             DEADLINE: f"the deadline of {self.timeout_s} s has passed",
             CANCEL: "the generation was cancelled",
             CLOSE: "the engine was closed",
         }.get(self.reason or "", "decoding was stopped")
-        return aborted(what, self.reason, text)
+        return aborted(message, self.reason, text)
 
 
 def aborted(message: str, reason: str | None, text: str = "") -> DecodeAbortedError:
-    """Return the exception for *reason*; *text* is the text generated until then."""
+    """Return the exception for *reason*; *text* is the text generated so far."""
     kind = {
         DEADLINE: DeadlineExceededError,
         CANCEL: CancelledError,
@@ -183,9 +187,8 @@ def aborted(message: str, reason: str | None, text: str = "") -> DecodeAbortedEr
 class _Watcher:
     """The thread that waits for signals and deadlines.
 
-    Ctrl-C may come between any two instructions of what the main thread does here. So a change
-    outside (the descriptor) and its record are made by one call into C, and what was cut short is
-    put right by the next `listen`.
+    Ctrl-C may interrupt the main thread between any two instructions here. So the wakeup descriptor
+    and its record change in one call into C, and the next `listen` repairs what was interrupted.
     """
 
     def __init__(self) -> None:
@@ -193,40 +196,40 @@ class _Watcher:
         self._write.setblocking(False)
         self._lock = threading.RLock()
         self._deadlines: set[CancelToken] = set()
-        # The main thread's: who listens, the newest last, and the descriptors that were before.
-        self._stops: list[CancelToken] = []
-        self._before: list[int] = []
+        # Main thread only: the listening tokens, newest last, and the descriptors they replaced.
+        self._listening: list[CancelToken] = []
+        self._replaced: list[int] = []
         threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
 
-    def watch(self, stop: CancelToken) -> None:
+    def watch(self, token: CancelToken) -> None:
         with self._lock:
-            self._deadlines.add(stop)
-        with suppress(BlockingIOError):  # full: it is awake anyway
+            self._deadlines.add(token)
+        with suppress(BlockingIOError):  # full: the thread is awake anyway
             self._write.send(_WAKE)
 
-    def forget(self, stop: CancelToken) -> None:
+    def forget(self, token: CancelToken) -> None:
         with self._lock:
-            self._deadlines.discard(stop)
+            self._deadlines.discard(token)
 
-    def listen(self, stop: CancelToken) -> None:
-        """Receive this process's signals; the main thread only."""
+    def listen(self, token: CancelToken) -> None:
+        """Receive the signals of this process for *token*; main thread only."""
         self._settle()
-        self._stops.append(stop)
-        self._before.extend(map(_set_wakeup_fd, (self._write.fileno(),)))
+        self._listening.append(token)
+        self._replaced.extend(map(_set_wakeup_fd, (self._write.fileno(),)))
 
-    def unlisten(self, stop: CancelToken) -> None:
-        """Give the signals back to who had them before *stop*."""
-        while stop in self._stops:
-            self._stops.pop()
+    def unlisten(self, token: CancelToken) -> None:
+        """Restore the descriptor that *token* replaced."""
+        while token in self._listening:
+            self._listening.pop()
         self._settle()
 
     def _settle(self) -> None:
-        """Give back what generations that ended have not."""
-        while self._stops and not self._stops[-1].is_running:
-            self._stops.pop()
-        while len(self._before) > len(self._stops):
-            (current,) = map(_set_wakeup_fd, map(self._before.pop, (-1,)))
-            if current != self._write.fileno():  # somebody else has taken it since
+        """Restore the descriptors of generations that ended without `unlisten`."""
+        while self._listening and not self._listening[-1].is_running:
+            self._listening.pop()
+        while len(self._replaced) > len(self._listening):
+            (current,) = map(_set_wakeup_fd, map(self._replaced.pop, (-1,)))
+            if current != self._write.fileno():  # another library has set its own since
                 _set_wakeup_fd(current)
 
     def _run(self) -> None:
@@ -239,27 +242,27 @@ class _Watcher:
             except OSError:  # closed at exit
                 return
             signals = numbers.replace(_WAKE, b"")
-            for stop in self._stops[-1:] if signal.SIGINT in signals else ():
-                stop.request(INTERRUPT)
+            for token in self._listening[-1:] if signal.SIGINT in signals else ():
+                token.request(INTERRUPT)
             self._pass_on(signals)
             now = time.monotonic()
             with self._lock:
-                due = [s for s in self._deadlines if s.deadline is not None and s.deadline <= now]
+                due = [t for t in self._deadlines if t.deadline is not None and t.deadline <= now]
                 self._deadlines.difference_update(due)
-            for stop in due:
-                stop.request(DEADLINE)
+            for token in due:
+                token.request(DEADLINE)
 
     def _until_next(self) -> float | None:
         with self._lock:
-            times = [s.deadline for s in self._deadlines if s.deadline is not None]
+            times = [t.deadline for t in self._deadlines if t.deadline is not None]
         return max(0.001, min(times) - time.monotonic()) if times else None
 
     def _pass_on(self, signals: bytes) -> None:
-        """Give the signals to whoever listened before, such as an asyncio loop."""
-        forward = next((fd for fd in self._before[:] if fd != self._write.fileno()), -1)
+        """Forward the signals to the replaced descriptor, such as an asyncio loop's."""
+        forward = next((fd for fd in self._replaced[:] if fd != self._write.fileno()), -1)
         if signals and forward != -1:
             with suppress(OSError):
-                if sys.platform == "win32":  # there it is a socket's number
+                if sys.platform == "win32":  # where it is the handle of a socket
                     listener = socket.socket(fileno=forward)
                     listener.send(signals)
                     listener.detach()

@@ -1,4 +1,4 @@
-"""What happens when prompt and answer do not fit into the context: pure functions."""
+"""Fitting prompt and answer into the context: pure functions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 from ..errors import ContextOverflowError
 from .prompt import Prompt
 
-__all__ = ["DROP_TURNS", "POLICIES", "SAFETY", "FittedPrompt", "fit_prompt", "fit_turns"]
+__all__ = [
+    "DEFAULT_SAFETY",
+    "DROP_TURNS",
+    "POLICIES",
+    "FittedPrompt",
+    "drop_oldest_turns",
+    "fit_prompt",
+]
 
 POLICIES = ("error", "truncate_left", "truncate_middle", "shift")
-DROP_TURNS = "drop_oldest_turns"  # of conversations
-SAFETY = 16  # tokens that stay free, unless somebody says otherwise
+DROP_TURNS = "drop_oldest_turns"  # for conversations
+DEFAULT_SAFETY = 16  # tokens of the context that stay free
 
 
 @dataclass(frozen=True)
@@ -40,23 +47,23 @@ def fit_prompt(
     *,
     n_first: int = 0,
 ) -> FittedPrompt:
-    """Make room for the answer.
+    """Fit a prompt into the context, with room for the answer.
 
-    `error` refuses a prompt that leaves no room; `truncate_left` drops its oldest tokens and
-    `truncate_middle` those in its middle, so that *max_tokens* tokens fit after it, or half of the
-    context if that is less; `shift` refuses like `error`, and the answer may then be longer than
-    the context.
+    `error` refuses a prompt that leaves no room. `truncate_left` drops the oldest tokens and
+    `truncate_middle` those in the middle, until *max_tokens* tokens, or half of the context if that
+    is less, are free for the answer. `shift` refuses like `error`, but the answer may be longer
+    than the context.
 
     Args:
         prompt: The prompt; media are left out whole.
         max_tokens: Most tokens to generate.
-        n_ctx: Tokens that the context holds.
-        safety: Tokens of it that stay free.
+        n_ctx: Context size, tokens.
+        safety: Tokens of the context that stay free.
         policy: One of `POLICIES`.
-        n_first: Tokens that `truncate_left` never drops, such as BOS.
+        n_first: Leading tokens that `truncate_left` never drops, such as BOS.
 
     Raises:
-        ContextOverflowError: There is no room, with the counts.
+        ContextOverflowError: The prompt leaves no room; the message has the counts.
     """
     capacity = n_ctx - safety
     n = len(prompt)
@@ -67,9 +74,9 @@ def fit_prompt(
             prompt = prompt.without(n_head, n - (limit - n_head))
     room = capacity - len(prompt)
     if room <= 0:
-        advice = f"Shorten the prompt, or make the engine with n_ctx > {n + safety}"
+        advice = f"Shorten the prompt, or create the engine with n_ctx > {n + safety}"
         if capacity <= n_first + 1:
-            advice = f"Make the engine with n_ctx > {n + safety}, or a smaller safety margin"
+            advice = f"Create the engine with n_ctx > {n + safety}, or a smaller safety margin"
         elif not policy.startswith("truncate"):
             advice += ", or choose context_policy='truncate_middle'"
         raise ContextOverflowError(
@@ -80,24 +87,24 @@ def fit_prompt(
     return FittedPrompt(prompt, n - len(prompt), most)
 
 
-def fit_turns(
+def drop_oldest_turns(
     messages: Sequence[Mapping[str, Any]],
-    length: Callable[[Sequence[Mapping[str, Any]]], int],
+    count_tokens: Callable[[Sequence[Mapping[str, Any]]], int],
     max_tokens: int | None,
     n_ctx: int,
 ) -> Sequence[Mapping[str, Any]]:
-    """Drop the oldest turns of a conversation, as few as make room for the answer.
+    """Drop as few of the oldest turns of a conversation as leave room for the answer.
 
-    A turn is a message of the user and all up to the next one. System messages at the beginning
-    and the last turn stay.
+    A turn is a user message with everything up to the next one. Leading system messages and the
+    last turn are kept.
 
     Args:
-        messages: OpenAI's shape.
-        length: Returns the tokens of a conversation.
-        max_tokens: Most tokens of the answer; None, and more than half of the context, is half.
-        n_ctx: Tokens that the context holds.
+        messages: In OpenAI's format.
+        count_tokens: Returns the number of tokens of a conversation.
+        max_tokens: Most tokens to generate, at most half of the context; None: half of it.
+        n_ctx: Context size, tokens.
     """
-    capacity = n_ctx - SAFETY
+    capacity = n_ctx - DEFAULT_SAFETY
     half = capacity // 2
     room = capacity - (half if max_tokens is None or max_tokens < 0 else min(max_tokens, half))
     n_system = 0
@@ -105,11 +112,11 @@ def fit_turns(
         n_system += 1
     users = [i for i, m in enumerate(messages) if m.get("role") == "user" and i > n_system]
     starts = [n_system, *users]
-    # The fewest that have to go, by bisection: rendering a long conversation takes its time.
+    # By bisection, because rendering a long conversation takes time.
     low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
-        if length([*messages[:n_system], *messages[starts[middle] :]]) <= room:
+        if count_tokens([*messages[:n_system], *messages[starts[middle] :]]) <= room:
             high = middle
         else:
             low = middle + 1

@@ -13,7 +13,7 @@ __all__ = ["Logprob", "log_softmax", "logprob"]
 
 
 class Logprob(NamedTuple):
-    """The log-probability of a token, and the most probable ones in its place."""
+    """The log-probability of a token, and the most probable alternatives."""
 
     token: int
     logprob: float
@@ -21,7 +21,7 @@ class Logprob(NamedTuple):
 
 
 def log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
-    """Return the log-probabilities of *tokens*, without a copy of all.
+    """Return the log-probabilities of *tokens*, without copying all logits.
 
     Args:
         logits: Shape (n_vocab,) float32.
@@ -35,12 +35,12 @@ def log_softmax(logits: NDArray[np.float32], tokens: Sequence[int]) -> list[floa
 
 
 def logprob(logits: NDArray[np.float32], token: int, n: int) -> Logprob:
-    """Return the log-probability of *token*, and of the *n* most probable ones.
+    """Return the log-probability of *token* and of the *n* most probable tokens.
 
     Args:
         logits: Shape (n_vocab,) float32.
         token: Token id.
-        n: From 0.
+        n: Number of alternatives, 0 or more.
     """
     import numpy as np
 

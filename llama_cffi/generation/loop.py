@@ -1,4 +1,4 @@
-"""One generation: prompt tokens in, answer tokens out."""
+"""The generation loop: prompt tokens in, answer tokens out."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def generate(
     chain: Chain,
     prompt: Prompt,
     params: GenerationParams,
-    stop: CancelToken,
+    cancel_token: CancelToken,
     stats: GenerationStats,
     output: StopChecker,
 ) -> Generator[int, None, None]:
     """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
-    A token is decoded only when the next one is asked for, and has to be sampled.
+    A token is decoded only when the next one is requested and has to be sampled.
 
     Args:
-        slot: Where the tokens are decoded.
-        chain: Chooses the tokens; accepts the prompt's last ones too.
-        prompt: At least one token.
+        slot: Decodes the tokens.
+        chain: Samples the tokens; accepts the last prompt tokens too.
+        prompt: Token ids, at least one.
         params: Parameters of the generation.
-        stop: Ends it from outside.
-        stats: Filled in while it runs.
-        output: Receives what the chain accepts, and says when the answer ends.
+        cancel_token: Stops the generation from the outside.
+        stats: Updated during the generation.
+        output: Receives accepted tokens, and finds the end of the answer.
 
     Raises:
-        ContextOverflowError: The prompt leaves no room.
-        DecodeAbortedError: *stop* was asked for.
+        ContextOverflowError: The prompt leaves no room for an answer.
+        DecodeAbortedError: *cancel_token* requested a stop.
         GenerationError: Decoding failed.
     """
     context = slot.context
@@ -62,40 +62,40 @@ def generate(
     if not params.cache_prompt:
         slot.clear()
     stats.n_reused = slot.reuse(fit.prompt)
-    answer = SequenceState(chain, params, fit.max_tokens, output, stats)
+    sequence = SequenceState(chain, params, fit.max_tokens, output, stats)
     started = time.perf_counter()
-    slot.feed(fit.prompt.part(stats.n_reused), stop, stats)
-    began = time.perf_counter()
-    stats.prefill_s = began - started
-    held: list[int] = []  # handed out, but not decoded
+    slot.feed(fit.prompt.part(stats.n_reused), cancel_token, stats)
+    decode_started = time.perf_counter()
+    stats.prefill_s = decode_started - started
+    pending: list[int] = []  # yielded, but not decoded
     try:
-        answer.begin(fit.prompt)
-        while (token := answer.next(context)) is not None:
-            handed_out = time.perf_counter()
+        sequence.begin(fit.prompt)
+        while (token := sequence.next(context)) is not None:
+            yielded = time.perf_counter()
             if stats.n_generated == 1:
-                stats.time_to_first_token_s += handed_out - started
+                stats.time_to_first_token_s += yielded - started
             yield token
-            began += time.perf_counter() - handed_out  # the caller's time
-            if answer.finish_reason:
+            decode_started += time.perf_counter() - yielded  # without the caller's time
+            if sequence.finish_reason:
                 break
-            held.append(token)
-            if answer.is_forced and len(slot.tokens) + len(held) < capacity:
+            pending.append(token)
+            if sequence.is_forced and len(slot.tokens) + len(pending) < capacity:
                 continue
             if shifts and len(slot.tokens) >= capacity:
                 n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
                 slot.shift(n_keep, n_discard)
                 stats.n_shifted += n_discard
-            if stop.reason is not None:
-                stop.check()
-            if len(held) > 1:
-                slot.feed(held, stop, stats)
+            if cancel_token.reason is not None:
+                cancel_token.check()
+            if len(pending) > 1:
+                slot.feed(pending, cancel_token, stats)
             else:
-                slot.step(token, stop, stats)
-            held.clear()
-        stats.finish_reason = answer.finish_reason
+                slot.step(token, cancel_token, stats)
+            pending.clear()
+        stats.finish_reason = sequence.finish_reason
     finally:
-        answer.end()
-        stats.decode_s = time.perf_counter() - began
+        sequence.end()
+        stats.decode_s = time.perf_counter() - decode_started
 
 
 def _check_shift(slot: Slot) -> bool:

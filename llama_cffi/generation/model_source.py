@@ -1,4 +1,4 @@
-"""The model argument of every class: a path, a name on the hub, or a loaded model."""
+"""The model argument of every class: a path, a name on the Hugging Face hub, or a loaded model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ModelSource: TypeAlias = "str | os.PathLike[str] | Model"
 
 
 class ModelOptions(TypedDict, total=False):
-    """How a model is loaded: arguments of `Model`."""
+    """Arguments of `Model`: how a model is loaded."""
 
     n_gpu_layers: int
     split_mode: str | None
@@ -37,10 +37,10 @@ class ModelOptions(TypedDict, total=False):
 
 
 def open_model(source: ModelSource, **options: Unpack[ModelOptions]) -> tuple[Model, bool]:
-    """Return the model, and whether it was loaded here, so that the caller closes it.
+    """Return the model, and whether it was loaded here and the caller must close it.
 
     Args:
-        source: A GGUF file, `hf:owner/repo[@revision][:file or quantisation]`, or a loaded `Model`.
+        source: A GGUF file, `hf:owner/repo[@revision][:file or quantization]`, or a loaded `Model`.
         **options: Arguments of `Model`; a loaded model keeps its own.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The options of a generation: declared, renamed, checked and completed in one place."""
+"""The options of a generation: their declaration, checks and defaults."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
-from ..validation import as_callables, check_float, check_int, reject_unknown
+from ..validation import as_callables, as_list, check_float, check_int, reject_unknown
 from .aliases import canonical
-from .context_policy import POLICIES, SAFETY
+from .context_policy import DEFAULT_SAFETY, POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
-from .text import several
 
 __all__ = [
     "CallOptions",
@@ -27,15 +26,15 @@ __all__ = [
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of a generation that are not about choosing tokens; None is the default of each.
+    """Options of a generation other than sampling options; None means the default.
 
-    `timeout_s` counts from the call. `context_policy` overrides the engine's.
-    `cache_prompt=False` evaluates the whole prompt, also what the cache holds of it. `special`
-    writes control tokens out; `suppress_think` leaves <think>...</think> out. `json_stop` are
-    keys: an answer that is a JSON object ends with the object when it has one of them.
-    `skip_forced=False` gives each token its logits, also where a grammar leaves only one.
-    `stopping_criteria` are functions of the tokens so far and the logits of the next; the answer
-    ends where one returns True.
+    `timeout_s`: deadline, in seconds from the call. `context_policy`: overrides the engine's.
+    `cache_prompt`: False decodes the whole prompt, even if the KV cache holds a prefix of it.
+    `special`: write control tokens as text. `suppress_think`: remove <think>...</think>.
+    `json_stop`: keys; an answer that is a JSON object with one of them ends with the object.
+    `skip_forced`: False computes logits for every token, even where a grammar allows only one.
+    `stopping_criteria`: functions of the tokens so far and the logits of the next token; one that
+    returns True ends the answer.
     """
 
     timeout_s: float | None
@@ -49,12 +48,12 @@ class CallOptions(TypedDict, total=False):
 
 
 class MainOptions(TypedDict, total=False):
-    """The options that most calls set; None is the default of each.
+    """The options that most calls set; None means the default.
 
-    `sampling` is a whole `SamplingParams`, or `"model"` for what the model's makers recommend;
-    single sampling options win over it. `stop` are strings that end the answer. `logprobs` returns
-    the log-probability of each token and of this many alternatives, the model's own, before
-    penalties and temperature.
+    `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
+    recommend; single sampling options override it. `stop`: strings that end the answer.
+    `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
+    token and of this many alternatives.
     """
 
     sampling: SamplingParams | Literal["model"] | None
@@ -63,7 +62,7 @@ class MainOptions(TypedDict, total=False):
 
 
 class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
-    """`GenerationOptions` without `MainOptions`."""
+    """`GenerationOptions` except `MainOptions`."""
 
 
 class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
@@ -72,11 +71,11 @@ class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class GenerationCall:
-    """One call: the parameters of its generation, and its deadline.
+    """The parsed options of one call.
 
     Attributes:
-        params: The parameters.
-        timeout_s: Seconds from the call to its deadline; None: no deadline.
+        params: Parameters of the generation.
+        timeout_s: Deadline, in seconds from the call; None: no deadline.
     """
 
     params: GenerationParams
@@ -92,19 +91,19 @@ def parse_options(
     recommended: Callable[[], Mapping[str, float]] | None = None,
     reasoning_limit: Callable[[], ReasoningLimit] | None = None,
 ) -> GenerationCall:
-    """Check the options of one call.
+    """Parse the options of one call.
 
     Args:
-        max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
-            full.
+        max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+            context is full.
         options: `GenerationOptions`, under any of their names.
-        n_ctx: Tokens that the context holds.
-        defaults: Values for options that are not given.
-        recommended: Returns the sampling that the model's makers recommend.
-        reasoning_limit: Makes the limit of the reasoning of one answer.
+        n_ctx: Context size, tokens.
+        defaults: Values of options that are not given.
+        recommended: Returns the sampling options that the model's authors recommend.
+        reasoning_limit: Creates the reasoning limit of one answer.
 
     Raises:
-        UnknownOptionError: There is no such option.
+        UnknownOptionError: An option does not exist.
         ValidationError: An option is out of range, or given under two names.
     """
     rest = canonical(options)
@@ -126,10 +125,10 @@ def parse_options(
         max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
-        safety=check_int("safety", rest.pop("safety", SAFETY), 0),
+        safety=check_int("safety", rest.pop("safety", DEFAULT_SAFETY), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(several("stop strings", stop)),
-        json_stop=tuple(several("JSON keys", rest.pop("json_stop", ()))),
+        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(as_list("stop", stop)),
+        json_stop=tuple(as_list("json_stop", rest.pop("json_stop", ()))),
         special=_flag("special", rest.pop("special", False)),
         suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
         skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
@@ -145,37 +144,37 @@ def parse_options(
 def resolve_sampling(
     options: Mapping[str, Any], recommended: Callable[[], Mapping[str, float]] | None = None
 ) -> SamplingParams:
-    """Return the `SamplingParams` of `sampling` and the single options, which win.
+    """Return the `SamplingParams` of `sampling` and single options, which override it.
 
     Args:
-        options: `SamplingOptions` and `sampling`, by their proper names.
-        recommended: Returns what `sampling="model"` stands for.
+        options: `SamplingOptions` and `sampling`, under their canonical names.
+        recommended: Returns the sampling options of `sampling="model"`.
 
     Raises:
-        ValidationError: A value is out of range, or the model recommends nothing.
+        ValidationError: A value is out of range, or there is no recommended sampling.
     """
     single = {name: value for name, value in options.items() if name != "sampling"}
-    whole = options.get("sampling")
-    if whole == "model":
+    sampling = options.get("sampling")
+    if sampling == "model":
         if recommended is None:
-            raise ValidationError("sampling='model' is not known here; give a SamplingParams")
+            raise ValidationError("sampling='model' is not supported here; give a SamplingParams")
         return SamplingParams(**{**recommended(), **single})
-    if whole is not None:
-        if not isinstance(whole, SamplingParams):
-            raise ValidationError(f"sampling must be a SamplingParams or 'model', got {whole!r}")
-        return dataclasses.replace(whole, **single) if single else whole
+    if sampling is not None:
+        if not isinstance(sampling, SamplingParams):
+            raise ValidationError(f"sampling must be a SamplingParams or 'model', got {sampling!r}")
+        return dataclasses.replace(sampling, **single) if single else sampling
     return (
-        _made(**single)
-        if _PLAIN.issuperset(map(type, single.values()))
+        _cached_params(**single)
+        if _HASHABLE.issuperset(map(type, single.values()))
         else SamplingParams(**single)
     )
 
 
 _SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 _NAMES = (*SamplingOptions.__annotations__, *GenerationOptions.__annotations__)
-# The same options come again and again, and checking all of them takes 20 us.
-_PLAIN = frozenset((int, float, bool, str))
-_made = lru_cache(64, typed=True)(SamplingParams)
+# Calls repeat the same options, and validating them takes 20 us.
+_HASHABLE = frozenset((int, float, bool, str))
+_cached_params = lru_cache(64, typed=True)(SamplingParams)
 
 
 def _flag(name: str, value: object) -> bool:

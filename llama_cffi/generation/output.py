@@ -1,4 +1,4 @@
-"""The tokens of one answer become text, and its end is found."""
+"""From the tokens of an answer to its text and its end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Detokenizer", "StopChecker"]
 
 
 class StopChecker:
-    """Watches the tokens of the answer for its end.
+    """Finds the end of an answer in its tokens.
 
     Attributes:
         listening: Whether accepted tokens belong to the answer; those of the prompt do not.
-        finish_reason: Why the answer ended; empty before.
-        logprob: Of the token that came last, where it was asked for.
+        finish_reason: Why the answer ended; empty until then.
+        logprob: Log-probability of the last token, if requested.
     """
 
-    # Slots, here and in other objects of a request: in a batch they are cold when its turn comes,
-    # and each dict would be one more miss.
+    # Slots, here and in the other objects of a request: in a batch they are cold at each step, and
+    # each dict would be one more cache miss.
     __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
 
     def __init__(self, vocab: Vocab) -> None:
@@ -34,17 +34,17 @@ class StopChecker:
         self._is_eog = vocab.is_eog
 
     def accept(self, token: int) -> None:
-        """Take a token that the chain accepted."""
+        """Receive a token that the chain accepted."""
         if self.listening and self._is_eog(token):
             self.finish_reason = "eog"
 
 
 class Detokenizer(StopChecker):
-    """Turns the tokens of the answer into text and finds its end.
+    """Turns the tokens of an answer into text and finds its end.
 
     Attributes:
-        data: The text so far, UTF-8, as far as it can be handed out.
-        stop: The stop string that was found.
+        data: The text so far, UTF-8, without what may still become a stop string.
+        stop: The stop string that ended the answer; empty: none.
     """
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Detokenizer(StopChecker):
         self._text, self._taken = Utf8Stream(), 0
 
     def accept(self, token: int) -> None:
-        """Take a token that the chain accepted. Hot: every generated token."""
+        """Receive a token that the chain accepted. Hot: every generated token."""
         if not self.listening:
             return
         piece = self._pieces[token]
@@ -93,13 +93,13 @@ class Detokenizer(StopChecker):
         if stops is not None:
             piece = stops.push(piece)
             if stops.found is not None:
-                self._stopped(stops.found)
+                self._end_at(stops.found)
         self.data += piece
         if self._flusher is not None:
             self._flusher.push(piece)
 
     def finish(self) -> None:
-        """Hand out what was held back."""
+        """Add the text that was held back."""
         rest = b"" if self._think is None else self._think.flush()
         stops = self._stops
         if stops is not None:
@@ -108,20 +108,20 @@ class Detokenizer(StopChecker):
             else:
                 rest = stops.push(rest) + stops.flush()
                 if stops.found is not None:
-                    self._stopped(stops.found)
+                    self._end_at(stops.found)
         self.data += rest
         if self._flusher is not None:
             self._flusher.push(rest)
             self._flusher.flush()
 
     def take(self) -> str:
-        """Return the text since the last call, in whole characters."""
+        """Return the new text since the last call, in whole characters."""
         new = bytes(self.data[self._taken :])
         self._taken += len(new)
         return self._text.push(new)
 
     def take_rest(self) -> str:
-        """Return the rest of the text after `finish`."""
+        """Return the remaining text, after `finish`."""
         return self.take() + self._text.flush()
 
     @property
@@ -129,6 +129,6 @@ class Detokenizer(StopChecker):
         """The whole text."""
         return self.data.decode("utf-8", "replace")
 
-    def _stopped(self, found: str | bytes) -> None:
+    def _end_at(self, found: str | bytes) -> None:
         self.finish_reason = "stop"
         self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")

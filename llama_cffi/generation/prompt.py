@@ -56,9 +56,8 @@ class Prompt(list[int]):
 
     def __init__(self, cells: Iterable[int] = (), media: Mapping[int, Media] | None = None) -> None:
         super().__init__(cells)
-        if media is None:
-            media = cells.media if isinstance(cells, Prompt) else {}
-        self.media = dict(media)
+        known: Mapping[int, Media] = cells.media if isinstance(cells, Prompt) else {}
+        self.media: dict[int, Media] = dict(known if media is None else media)
 
     def add_media(self, media: Media) -> None:
         """Append a picture or clip."""

@@ -1,4 +1,4 @@
-"""Sampling parameters -> sampler chains, built once and kept."""
+"""Sampler chains of `SamplingParams`, built once and reused."""
 
 from __future__ import annotations
 
@@ -20,71 +20,71 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "ChainCache", "build_chain"]
 
-_MIROSTAT_M = 100  # what llama-cli uses
-_ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws another one at each reset
-_KEPT = 16
+_MIROSTAT_M = 100  # llama-cli's value
+_ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws a new seed at each reset
+_N_IDLE = 16
 
 
 class Chain(SamplerChain):
-    """The chain of `SamplingParams`.
+    """The sampler chain of `SamplingParams`.
 
     Attributes:
-        constraint: The structured output that the answer is held to, if any.
-        output: Who receives the accepted tokens, if the chain is from a `ChainCache`.
+        constraint: The structured output that the answer must match, if any.
+        output: Receives accepted tokens, if the chain is from a `ChainCache`.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.constraint: Constraint | None = None
         self.output: StopChecker | None = None
-        self._one: tuple[Candidates, NDArray[np.float32]] | None = None
+        self._single: tuple[Candidates, NDArray[np.float32]] | None = None
 
-    def heard(self, token: int) -> None:
-        """Hand an accepted token on; the last link calls it. Hot: every generated token."""
+    def notify(self, token: int) -> None:
+        """Pass an accepted token to the output; the last sampler calls it. Hot: every token."""
         output = self.output
         if output is not None:
             output.accept(token)
 
     def force(self, token: int) -> None:
-        """Go on by *token*, which nobody had to choose.
+        """Accept a forced token.
 
-        The samplers choose among this one token, so each draws what it would have drawn where a
-        mask leaves one: the same seed goes on to the same text.
+        The samplers choose among this single candidate, so each makes the same draws as where a
+        mask leaves one token: the same seed gives the same text.
 
         Raises:
-            GenerationError: The constraint does not allow it.
-            ValidationError: No such token, or the grammar does not allow it.
+            GenerationError: The constraint does not allow the token.
+            ValidationError: The token does not exist, or the grammar does not allow it.
         """
         import numpy as np
 
         token = self.model.vocab.check(token)
-        if self._one is None:
+        if self._single is None:
             zeros = np.broadcast_to(np.float32(0), self.model.vocab.n_tokens)
-            self._one = Candidates(self.model), zeros
-        candidate, logits = self._one
+            self._single = Candidates(self.model), zeros
+        candidate, logits = self._single
         candidate.fill_some(logits, np.array([token]))
         self.apply(candidate)
         self.accept(token, grammar=True)
 
 
 class ChainCache:
-    """The chains that a model used last, by their parameters.
+    """The most recently used chains of a model, by their parameters.
 
     Args:
-        model: Closes them.
-        n_at_once: Answers that are made at once.
+        model: Closing it closes the chains.
+        n_parallel: Number of answers generated together.
     """
 
-    def __init__(self, model: Model, n_at_once: int = 1) -> None:
-        self._model, self._n_kept = model, max(_KEPT, n_at_once)
+    def __init__(self, model: Model, n_parallel: int = 1) -> None:
+        self._model, self._n_idle_max = model, max(_N_IDLE, n_parallel)
         self._idle: OrderedDict[SamplingParams, list[Chain]] = OrderedDict()
         self._n_idle = 0
 
-    def take(self, params: SamplingParams) -> Chain:
-        """Return a chain for *params* as if it were new: nothing accepted, the seed reset.
+    def acquire(self, params: SamplingParams) -> Chain:
+        """Return a new or reset chain for *params*.
 
         Raises:
-            ValidationError: The build lacks a sampler, or a bias names no token.
+            ValidationError: The build lacks a sampler, or a biased token does not exist.
             GrammarError: The grammar is not valid.
         """
         try:
@@ -93,7 +93,7 @@ class ChainCache:
             raise ValidationError(f"logits processors must be hashable: {e}") from None
         if not idle:
             chain = build_chain(self._model, params)
-            chain.add_custom(CustomSampler(self._model, name="tap", accept=chain.heard))
+            chain.add_custom(CustomSampler(self._model, name="tap", accept=chain.notify))
             return chain
         chain = idle.pop()
         self._n_idle -= 1
@@ -102,13 +102,13 @@ class ChainCache:
         chain.reset()
         return chain
 
-    def give(self, params: SamplingParams, chain: Chain) -> None:
-        """Take a chain back; it hears nothing more. Those unused for longest are freed."""
+    def release(self, params: SamplingParams, chain: Chain) -> None:
+        """Take back a chain; the least recently used ones are freed."""
         chain.output = None
         self._idle.setdefault(params, []).append(chain)
         self._idle.move_to_end(params)
         self._n_idle += 1
-        while self._n_idle > self._n_kept:
+        while self._n_idle > self._n_idle_max:
             oldest = next(iter(self._idle))
             self._idle[oldest].pop().close()
             self._n_idle -= 1
@@ -116,7 +116,7 @@ class ChainCache:
                 del self._idle[oldest]
 
     def close(self) -> None:
-        """Free the chains; the next `take` builds anew."""
+        """Free the idle chains; `acquire` builds new ones."""
         while self._idle:
             for chain in self._idle.popitem()[1]:
                 chain.close()
@@ -124,13 +124,14 @@ class ChainCache:
 
 
 def build_chain(model: Model, params: SamplingParams) -> Chain:
-    """Build the chain that *params* describe, in llama-cli's way.
+    """Build the chain of *params* as llama-cli does.
 
-    Biases and logits processors come first, then the mask of structured output, the samplers in
-    their order, and the one that selects. What changes nothing is left out.
+    The order: the mask of structured output, logit biases, the samplers of `samplers`, and the one
+    that selects. Samplers without effect are left out. Logits processors see the whole vocabulary:
+    with them the mask comes after the biases and the processors.
 
     Raises:
-        ValidationError: The loaded build lacks a sampler, or a bias names no token.
+        ValidationError: The loaded build lacks a sampler, or a biased token does not exist.
         GrammarError: The grammar is not valid.
     """
     chain = Chain(model)
@@ -152,7 +153,7 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
             for name in params.samplers:
                 _add_penalty(chain, name, params)
                 if "infill" in params.samplers and name == "top_k":
-                    _add_truncation(chain, name, params, seed)  # infill wants few candidates
+                    _add_truncation(chain, name, params, seed)  # infill expects few candidates
             chain.add_greedy()
         elif params.mirostat_mode:
             chain.add_temp(params.temperature)
@@ -182,7 +183,7 @@ def _constraint(model: Model, p: SamplingParams) -> Constraint:
 
 
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
-    """Add the sampler *name* if it changes which token is the most probable."""
+    """Add the sampler *name* if it can change which token is the most probable."""
     if name == "penalties" and p.penalises:
         chain.add_penalties(
             p.penalty_last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
@@ -196,7 +197,7 @@ def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:
 
 
 def _add_truncation(chain: SamplerChain, name: str, p: SamplingParams, seed: int) -> None:
-    """Add the sampler *name* if it leaves tokens out or changes the temperature."""
+    """Add the sampler *name* if it removes candidates or applies a temperature."""
     if name == "top_n_sigma" and p.top_n_sigma > 0:
         chain.add_top_n_sigma(p.top_n_sigma)
     elif name == "top_k" and p.top_k:
@@ -216,16 +217,16 @@ def _add_truncation(chain: SamplerChain, name: str, p: SamplingParams, seed: int
 
 
 def _processors(model: Model, processors: Sequence[LogitsProcessor]) -> CustomSampler:
-    """One sampler that calls *processors* with the tokens so far and the scores."""
+    """Return a sampler that calls *processors* with the tokens so far and the logits."""
     history: list[int] = []
 
     def apply(candidates: Any) -> None:
         import numpy as np
 
         if len(candidates) == 1:
-            return  # a forced token: there is nothing to choose
+            return  # a forced token
         ids = np.array(history, dtype=np.int32)
-        # Before any other sampler the candidates are the vocabulary, in its order.
+        # First in the chain, so the candidates are the whole vocabulary in order of token id.
         scores = np.array(candidates["logit"])
         for processor in processors:
             result = processor(ids, scores)

@@ -32,7 +32,7 @@ __all__ = [
     "SamplingParams",
 ]
 
-# llama-cli's order, and the names that it takes for each sampler.
+# llama-cli's order, and the names it accepts for each sampler.
 DEFAULT_SAMPLERS = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
 _NAMES = {
     "penalties": "penalties",
@@ -53,7 +53,7 @@ _NAMES = {
 
 
 class MoreSamplingOptions(TypedDict, total=False):
-    """`SamplingOptions` without those that `Engine.generate` takes by position."""
+    """`SamplingOptions` except the positional parameters of `Engine.generate`."""
 
     typical_p: float | None
     top_n_sigma: float | None
@@ -83,7 +83,7 @@ class MoreSamplingOptions(TypedDict, total=False):
 
 
 class SamplingOptions(MoreSamplingOptions, total=False):
-    """The fields of `SamplingParams` as options of a call; None is the default of each."""
+    """The fields of `SamplingParams` as options of a call; None means the default."""
 
     temperature: float | None
     top_k: int | None
@@ -98,51 +98,54 @@ class SamplingOptions(MoreSamplingOptions, total=False):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling parameters of one request; the defaults are llama-cli's.
+    """Sampling parameters of one generation; the defaults are llama-cli's.
 
     Attributes:
-        temperature: 0 = greedy: the most probable token after penalties, biases and grammar.
-        top_k: Keep the k most probable tokens; 0 or less = all.
-        top_p: Keep the most probable tokens up to this total probability; 1.0 = all.
-        min_p: Keep tokens with at least this share of the best one's probability; 0.0 = all.
-        typical_p: Keep the tokens nearest to the expected surprise, up to this total
-            probability; 1.0 = all (https://arxiv.org/abs/2202.00666).
-        top_n_sigma: Keep tokens within n standard deviations of the largest logit; 0 or less =
-            all (https://arxiv.org/abs/2411.07641).
-        xtc_probability: How often XTC leaves out all but the least probable of the tokens above
-            *xtc_threshold*; 0.0 = never.
-        xtc_threshold: See *xtc_probability*; above 0.5 nothing is left out.
-        dynatemp_range: The temperature moves by this much with the entropy; 0.0 = fixed.
-        dynatemp_exponent: How entropy becomes temperature.
-        mirostat_mode: 1 or 2 keeps the surprise of the text constant, in place of all samplers but
-            the temperature; 0 = off (https://arxiv.org/abs/2007.14966).
-        mirostat_tau: Target surprise, bits.
-        mirostat_eta: Learning rate.
-        adaptive_target: Probability that the sampler `adaptive_p` aims at; below 0 = off.
-        adaptive_decay: How slowly it forgets, 0.0 to 0.99.
-        repeat_penalty: Above 1.0 tokens that occurred become less probable; 1.0 = off.
-        frequency_penalty: Subtracted from a token's logit per occurrence; 0.0 = off.
-        presence_penalty: Subtracted once for a token that occurred; 0.0 = off.
-        penalty_last_n: How many tokens back the penalties look; 0 = off.
-        dry_multiplier: Strength of the DRY penalty on repeated sequences; 0.0 = off.
-        dry_base: It grows by this factor with every token of the repetition.
-        dry_allowed_length: Repetitions up to this length are free.
-        dry_penalty_last_n: How many tokens back DRY looks; -1 = the model's whole context, 0 = off.
-        dry_sequence_breakers: Texts that end a sequence.
-        min_keep: Fewest tokens that a sampler must leave.
-        logit_bias: Added to the logits of these token ids; -inf forbids one.
-        logits_processor: Functions `(input_ids, scores)` that change *scores*, (n_vocab,)
-            float32, in place or return new ones; called before all samplers. *input_ids*,
-            (n,) int32, are prompt and answer so far.
-        grammar: The answer must match it: GBNF, or a `LlamaGrammar` (then it is moved to
-            *structured*); empty = free.
-        grammar_root: The grammar's start rule.
-        grammar_triggers: With these the grammar begins only where one of them appears.
-        structured: What the answer must look like: JSON Schema, regex, Lark, choices or GBNF.
-            *grammar_triggers* count for it too.
-        structured_after: The answer is free until this text has come, such as `</think>`.
-        samplers: The order of the samplers, as in llama-cli: names separated by `;`.
-        seed: -1 draws one; the same seed gives the same text.
+        temperature: Randomness; 0: greedy, the most probable token after penalties, biases and
+            grammar.
+        top_k: Keep the k most probable tokens; 0 or less: all.
+        top_p: Keep the most probable tokens up to this total probability; 1.0: all.
+        min_p: Keep tokens with at least this fraction of the highest probability; 0.0: all.
+        typical_p: Locally typical sampling: keep the tokens whose information is nearest to the
+            entropy, up to this total probability; 1.0: all (https://arxiv.org/abs/2202.00666).
+        top_n_sigma: Keep tokens within n standard deviations of the largest logit; 0 or less: all
+            (https://arxiv.org/abs/2411.07641).
+        xtc_probability: Probability of removing all tokens above *xtc_threshold* except the least
+            probable one; 0.0: off.
+        xtc_threshold: Probability threshold of XTC; above 0.5 XTC has no effect.
+        dynatemp_range: Dynamic temperature: temperature ± this, by entropy; 0.0: off.
+        dynatemp_exponent: Exponent that maps entropy to temperature.
+        mirostat_mode: Mirostat 1 or 2, which replaces all samplers but the temperature; 0: off
+            (https://arxiv.org/abs/2007.14966).
+        mirostat_tau: Target surprise of Mirostat, bits.
+        mirostat_eta: Learning rate of Mirostat.
+        adaptive_target: Target probability of the sampler `adaptive_p`; below 0: off.
+        adaptive_decay: Decay of its moving average, 0.0 to 0.99.
+        repeat_penalty: Above 1.0, makes tokens that occurred less probable; 1.0: off.
+        frequency_penalty: Subtracted from a token's logit for each occurrence; 0.0: off.
+        presence_penalty: Subtracted once from the logits of tokens that occurred; 0.0: off.
+        penalty_last_n: Number of recent tokens that the penalties consider; 0: off.
+        dry_multiplier: Strength of the DRY penalty on repeated sequences; 0.0: off.
+        dry_base: Growth factor of the DRY penalty per repeated token.
+        dry_allowed_length: Longest repetition without a penalty.
+        dry_penalty_last_n: Number of recent tokens that DRY considers; -1: the model's context
+            size, 0: off.
+        dry_sequence_breakers: Strings at which a repeated sequence ends.
+        min_keep: Fewest tokens that a sampler keeps.
+        logit_bias: Added to the logits of these token ids; -inf forbids a token.
+        logits_processor: Functions `(input_ids, scores)`, called before all samplers, that modify
+            *scores*, (n_vocab,) float32, in place or return new ones. *input_ids*, (n,) int32, are
+            the tokens of prompt and answer so far.
+        grammar: The answer must match it: GBNF, or a `LlamaGrammar`, which is moved to
+            *structured*; empty: unconstrained.
+        grammar_root: Start rule of the grammar.
+        grammar_triggers: Strings that start the grammar; before the first of them the answer is
+            unconstrained.
+        structured: The answer must match it: JSON Schema, regex, Lark, choices or GBNF.
+            *grammar_triggers* apply to it too.
+        structured_after: The answer is unconstrained up to this string, such as `</think>`.
+        samplers: The samplers in order, as in llama-cli: names separated by `;`.
+        seed: The same seed gives the same text; -1: a random one.
 
     Raises:
         ValidationError: A value is out of range.
@@ -187,8 +190,7 @@ class SamplingParams:
         self._number("temperature", 0, 1000)
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise ValidationError(
-                f"temperature={self.temperature!r} is neither 0 (greedy) nor at least "
-                f"{MIN_TEMPERATURE}"
+                f"temperature={self.temperature!r} must be 0 (greedy) or at least {MIN_TEMPERATURE}"
             )
         self._number("top_k", -(2**31), 2**31 - 1, whole=True)
         self._set("top_k", max(0, self.top_k))
@@ -220,20 +222,20 @@ class SamplingParams:
             self._set("grammar", "")
         for name in ("grammar", "grammar_root", "structured_after"):
             if not isinstance(getattr(self, name), str):
-                raise ValidationError(f"{name}={getattr(self, name)!r} is no text")
+                raise ValidationError(f"{name}={getattr(self, name)!r} must be a str")
         if self.structured is None:
             if self.structured_after:
-                raise ValidationError("structured_after without structured")
+                raise ValidationError("structured_after needs structured")
         elif not (hasattr(self.structured, "kind") and hasattr(self.structured, "text")):
             raise ValidationError(
-                f"structured={self.structured!r} is no LlamaGrammar; make one, as with "
+                f"structured={self.structured!r} must be a LlamaGrammar, such as that of "
                 "LlamaGrammar.from_json_schema"
             )
         elif self.grammar:
-            raise ValidationError("grammar and structured cannot both hold; give one of them")
-        # Hashable from here on: chains are kept by their parameters.
-        self._set("dry_sequence_breakers", _texts("dry_sequence_breakers", self))
-        self._set("grammar_triggers", _texts("grammar_triggers", self))
+            raise ValidationError("grammar and structured exclude each other; give only one")
+        # Hashable from here on: chains are cached by their parameters.
+        self._set("dry_sequence_breakers", _strings("dry_sequence_breakers", self))
+        self._set("grammar_triggers", _strings("grammar_triggers", self))
         self._set("logit_bias", _bias(self.logit_bias))
         processors = as_callables("logits_processor", self.logits_processor)
         self._set("logits_processor", processors)
@@ -248,12 +250,12 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is always taken."""
+        """Whether decoding is greedy."""
         return self.temperature == 0
 
     @property
     def penalises(self) -> bool:
-        """Whether any penalty on single tokens applies."""
+        """Whether a repeat, frequency or presence penalty applies."""
         neutral = self.repeat_penalty == 1.0 and not (
             self.frequency_penalty or self.presence_penalty
         )
@@ -266,7 +268,7 @@ class SamplingParams:
 
     @property
     def n_history(self) -> int | None:
-        """How many tokens of the prompt the chain must see; None = all of them."""
+        """Number of last prompt tokens that the chain must accept; None: all."""
         if self.logits_processor or (self.dry and self.dry_penalty_last_n == -1):
             return None
         penalties = self.penalty_last_n if self.penalises else 0
@@ -276,7 +278,7 @@ class SamplingParams:
         self, name: str, low: float, high: float, *, open_low: bool = False, whole: bool = False
     ) -> None:
         value = getattr(self, name)
-        # numpy's numbers register with these; a Decimal or a text does not.
+        # numpy's numbers are registered with these; a Decimal or a str is not.
         number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
         # Comparisons with NaN are false.
         if not low <= number <= high or (open_low and number == low):
@@ -298,31 +300,32 @@ def _init(self: SamplingParams, *values: Any, **options: Any) -> None:
     _checked_init(self, *values, **options)
 
 
-if not TYPE_CHECKING:  # other names are for people who move over; types know the proper ones
+if not TYPE_CHECKING:  # aliases work at run time; type checkers know the canonical names
     SamplingParams.__init__ = _init
 
 
-def _texts(name: str, params: SamplingParams) -> tuple[str, ...]:
+def _strings(name: str, params: SamplingParams) -> tuple[str, ...]:
     value = as_list(name, getattr(params, name))
-    if not all(isinstance(text, str) for text in value):
-        raise ValidationError(f"{name}={value!r} is no list of texts")
+    if not all(isinstance(item, str) for item in value):
+        raise ValidationError(f"{name}={value!r} must be a list of str")
     return tuple(value)
 
 
 def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
     try:
-        # In JSON, and so in OpenAI's requests, keys are strings.
+        # Keys are strings in JSON, and so in OpenAI's requests.
         pairs = tuple(
             (int(token) if isinstance(token, str) else token, bias)
             for token, bias in dict(value).items()
         )
     except (TypeError, ValueError):
-        raise ValidationError(f"logit_bias={value!r} maps no token ids to numbers") from None
+        raise ValidationError(f"logit_bias={value!r} must map token ids to numbers") from None
     for token, bias in pairs:
         known = isinstance(token, Integral) and isinstance(bias, Real)
         if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
             raise ValidationError(
-                f"logit_bias: {token!r}: {bias!r} is no token id with a number up to {MAX_BIAS:g}"
+                f"logit_bias must map token ids to -inf or numbers from {-MAX_BIAS:g} to "
+                f"{MAX_BIAS:g}, got {token!r}: {bias!r}"
             )
     return pairs
 
@@ -334,7 +337,7 @@ def _order(samplers: str | Sequence[str]) -> tuple[str, ...]:
         known = _NAMES.get(name.strip().replace("-", "_")) if isinstance(name, str) else None
         if known is None:
             raise ValidationError(
-                f"samplers: {name!r} is none of {', '.join(dict.fromkeys(_NAMES.values()))}"
+                f"samplers: {name!r} must be one of {', '.join(dict.fromkeys(_NAMES.values()))}"
             )
         order.append(known)
     return tuple(order)

@@ -1,11 +1,10 @@
-"""One answer as it grows: tokens are chosen, forced or refused here; nothing is decoded.
+"""The state of one generated sequence: sampling, forced tokens and the end; nothing is decoded.
 
-The chain's last link, a sampler written in Python, hands every accepted token to the output; so
-whatever samples through the chain streams.
+The last sampler of the chain, written in Python, passes every accepted token to the output, so
+everything sampled through the chain streams.
 
-Some tokens need no choice: a grammar leaves one, or a thought has to end. They take the way of all
-others (chain, output, caller), but no forward pass waits for another: those in a row are decoded
-at once, like a prompt.
+Forced tokens are not sampled: a grammar allows only one, or reasoning has to end. They go through
+chain, output and caller like all others, but consecutive ones are decoded together, like a prompt.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ StoppingCriterion = Callable[[Any, Any], bool]
 
 
 class Step(NamedTuple):
-    """What one token gave.
+    """A generated token.
 
     Attributes:
-        token: Its id; None at the end, where only text is left that was held back.
-        text: The text that it settled.
-        logprob: Where it was asked for.
+        token: Token id; None for a last step with the text that was held back.
+        text: The new text in whole characters; empty while text is held back.
+        logprob: Its log-probability, if requested.
     """
 
     token: int | None
@@ -51,13 +50,16 @@ class Step(NamedTuple):
 
 
 class ReasoningLimit(Protocol):
-    """Watches one answer and ends a thought in it that grows too long."""
+    """Ends the reasoning of one answer when it exceeds its budget."""
 
     def after(self, token: int | None) -> Sequence[int] | None:
-        """Take a token of the answer, None before the first, and say what has to follow.
+        """Return the tokens that must follow *token*.
+
+        Args:
+            token: A generated token; None before the first.
 
         Returns:
-            Tokens, mostly none; None when there is no more to watch.
+            Token ids, usually none; None once the reasoning is over.
         """
 
 
@@ -67,19 +69,20 @@ class GenerationParams:
 
     Attributes:
         max_tokens: Most tokens to generate.
-        sampling: How tokens are chosen.
-        context_policy: What happens when the context is full; see `context_policy`.
+        sampling: Sampling parameters.
+        context_policy: What to do when the context is full; see `context_policy`.
         safety: Tokens of the context that stay free.
-        cache_prompt: Reuse what the cache holds of the prompt.
-        stop: Strings that end the answer, which does not contain them.
+        cache_prompt: Reuse the prefix of the prompt that is in the KV cache.
+        stop: Stop strings; they are not part of the answer.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
-        special: Whether control tokens have text.
-        suppress_think: Leave <think>...</think> out of the text.
-        skip_forced: Decode forced tokens together. Otherwise each token has its logits.
-        reasoning_limit: Makes the limit of the reasoning of one answer.
-        logprobs: Return the log-probability of each token and of this many alternatives; None: no.
-        stopping_criteria: Functions of the tokens so far, prompt included, (n,) int32, and the
-            logits of the next, (n_vocab,) float32; the answer ends where one returns True.
+        special: Whether control tokens become text.
+        suppress_think: Remove <think>...</think> from the text.
+        skip_forced: Decode consecutive forced tokens together, without logits for each.
+        reasoning_limit: Creates the reasoning limit of one answer.
+        logprobs: Return the log-probabilities of each token and of this many alternatives; None:
+            none.
+        stopping_criteria: Functions of the tokens of prompt and answer so far, (n,) int32, and the
+            logits of the next token, (n_vocab,) float32; one that returns True ends the answer.
     """
 
     max_tokens: int
@@ -98,42 +101,42 @@ class GenerationParams:
 
 
 class ForcedTokens:
-    """Which tokens follow for certain.
+    """Finds the forced tokens of one answer.
 
     Attributes:
-        skips: Whether those in a row are decoded at once.
+        skips_logits: Whether consecutive forced tokens are decoded together.
     """
 
-    def __init__(self, chain: Chain, request: GenerationParams) -> None:
-        # Whoever looks at the logits of every token gets them.
-        self.skips = (
-            request.skip_forced and request.logprobs is None and not request.stopping_criteria
+    def __init__(self, chain: Chain, params: GenerationParams) -> None:
+        # Log-probabilities and stopping criteria need the logits of every token.
+        self.skips_logits = (
+            params.skip_forced and params.logprobs is None and not params.stopping_criteria
         )
-        skips = self.skips and not request.sampling.logits_processor
-        self._constraint = chain.constraint if skips else None
-        self._thought = request.reasoning_limit() if request.reasoning_limit else None
+        uses_constraint = self.skips_logits and not params.sampling.logits_processor
+        self._constraint = chain.constraint if uses_constraint else None
+        self._limit = params.reasoning_limit() if params.reasoning_limit else None
 
     @property
-    def knows(self) -> bool:
-        """Whether there is anything to foresee."""
-        return self._constraint is not None or self._thought is not None
+    def is_active(self) -> bool:
+        """Whether any token can be forced."""
+        return self._constraint is not None or self._limit is not None
 
     @property
     def ended(self) -> bool:
-        """Whether the answer cannot go on."""
+        """Whether the constraint allows no further token."""
         return self._constraint is not None and self._constraint.ended
 
     def after(self, token: int | None, forced: list[int]) -> list[int]:
-        """Return the tokens that follow *token*, or begin the answer; empty where none is sure.
+        """Return the forced tokens after *token*; empty where the next one is sampled.
 
         Args:
-            token: The last one; None before the first.
-            forced: Those that are known already.
+            token: The last token; None before the first.
+            forced: Forced tokens that are already known.
         """
-        if self._thought is not None:
-            closing = self._thought.after(token)
+        if self._limit is not None:
+            closing = self._limit.after(token)
             if closing is None:
-                self._thought = None
+                self._limit = None
             elif closing:
                 return [*closing]
         if forced or self._constraint is None:
@@ -142,28 +145,28 @@ class ForcedTokens:
 
 
 class SequenceState:
-    """One answer as it grows.
+    """The state of one generated sequence.
 
     Args:
-        chain: Chooses the tokens; accepts the prompt's last ones too.
-        request: What to do.
-        n_predict: Most tokens that there is room for.
-        output: Receives what the chain accepts, and says when the answer ends.
-        stats: Filled in on the way.
+        chain: Samples the tokens; accepts the last prompt tokens too.
+        params: Parameters of the generation.
+        max_tokens: Most tokens to generate that fit into the context.
+        output: Receives accepted tokens, and finds the end of the answer.
+        stats: Updated during the generation.
 
     Attributes:
-        finish_reason: Why it ended; empty before.
+        finish_reason: Why the answer ended; empty until then.
     """
 
     __slots__ = (
         "_chain",
         "_forced",
-        "_foresight",
-        "_n_predict",
+        "_forced_tokens",
+        "_is_argmax",
+        "_max_tokens",
         "_output",
-        "_request",
+        "_params",
         "_stats",
-        "_takes_largest",
         "_tokens",
         "finish_reason",
     )
@@ -171,53 +174,54 @@ class SequenceState:
     def __init__(
         self,
         chain: Chain,
-        request: GenerationParams,
-        n_predict: int,
+        params: GenerationParams,
+        max_tokens: int,
         output: StopChecker,
         stats: GenerationStats,
     ) -> None:
-        self._chain, self._request, self._output, self._stats = chain, request, output, stats
-        self._n_predict = n_predict
+        self._chain, self._params, self._output, self._stats = chain, params, output, stats
+        self._max_tokens = max_tokens
         self.finish_reason = ""
         self._forced: list[int] = []
-        self._tokens: list[int] | None = None  # prompt and answer, where a criterion wants them
-        self._foresight: ForcedTokens | None = None
-        self._takes_largest = chain.takes_largest  # and nothing but the output hears of it
+        self._tokens: list[int] | None = None  # prompt and answer, for stopping criteria
+        self._forced_tokens: ForcedTokens | None = None
+        self._is_argmax = chain.takes_largest  # only the output needs to see the token then
 
     def begin(self, prompt: Sequence[int]) -> None:
-        """Take the prompt; what is chosen from now on is the answer."""
-        params, chain = self._request.sampling, self._chain
-        n_history = len(prompt) if params.n_history is None else params.n_history
+        """Accept the prompt; tokens from now on are the answer."""
+        chain, n_history = self._chain, self._params.sampling.n_history
+        if n_history is None:
+            n_history = len(prompt)
         for token in prompt[max(0, len(prompt) - n_history) :]:
             if token >= 0:  # a token, not a part of a picture
                 chain.accept(token)
-        if self._request.stopping_criteria:
+        if self._params.stopping_criteria:
             self._tokens = [*prompt]
-        foresight = ForcedTokens(chain, self._request)
-        if foresight.knows:
-            self._foresight = foresight
-            self._forced = foresight.after(None, [])
+        forced_tokens = ForcedTokens(chain, self._params)
+        if forced_tokens.is_active:
+            self._forced_tokens = forced_tokens
+            self._forced = forced_tokens.after(None, [])
         self._output.listening = True
 
     def next(self, context: Context, i: int = -1) -> int | None:
-        """Return the next token; None = the answer ended before one. Hot: every generated token.
+        """Return the next token; None: the answer has ended. Hot: every generated token.
 
         Args:
-            context: Where the last token was decoded, unless `is_forced`.
-            i: The output of that token.
+            context: The context in which the last token was decoded, unless `is_forced`.
+            i: Index of the last token's output.
 
         Raises:
-            GenerationError: No token can be chosen.
+            GenerationError: No token can be sampled.
         """
         stats, output = self._stats, self._output
-        if self._tokens is not None and self._is_met(context.logits(i)):
+        if self._tokens is not None and self._meets_criterion(context.logits(i)):
             self.finish_reason = "stop"
             return None
         if self._forced:
             token = self._forced.pop(0)
             self._chain.force(token)
             stats.n_forced += 1
-        elif self._takes_largest:
+        elif self._is_argmax:
             token = context.argmax(i)
             output.accept(token)
         else:
@@ -226,34 +230,35 @@ class SequenceState:
         if reason == "eog":
             self.finish_reason = reason
             return None
-        if self._request.logprobs is not None:
+        if self._params.logprobs is not None:
             logits = context.logits(i, copy=False)
-            output.logprob = logprob(logits, token, self._request.logprobs)
+            output.logprob = logprob(logits, token, self._params.logprobs)
         if self._tokens is not None:
             self._tokens.append(token)
         stats.n_generated = n = stats.n_generated + 1
         if reason:
             self.finish_reason = reason
-        elif n >= self._n_predict:
-            full = self._n_predict < self._request.max_tokens
+        elif n >= self._max_tokens:
+            full = self._max_tokens < self._params.max_tokens
             self.finish_reason = "context" if full else "length"
-        elif self._foresight is not None:
-            self._forced = self._foresight.after(token, self._forced)
-            if not self._forced and self._foresight.ended:
+        elif self._forced_tokens is not None:
+            self._forced = self._forced_tokens.after(token, self._forced)
+            if not self._forced and self._forced_tokens.ended:
                 self.finish_reason = "eog"
         return token
 
     @property
     def is_forced(self) -> bool:
-        """Whether `next` needs no logits: the last token need not be decoded yet."""
-        return bool(self._forced) and self._foresight is not None and self._foresight.skips
+        """Whether `next` needs no logits, so the last token can be decoded later."""
+        forced_tokens = self._forced_tokens
+        return bool(self._forced) and forced_tokens is not None and forced_tokens.skips_logits
 
     def end(self) -> None:
-        """Listen no longer."""
+        """Detach the output from the chain's tokens."""
         self._output.listening = False
 
-    def _is_met(self, logits: NDArray[np.float32]) -> bool:
+    def _meets_criterion(self, logits: NDArray[np.float32]) -> bool:
         import numpy as np
 
         ids = np.array(self._tokens, np.int32)
-        return any(met(ids, logits) for met in self._request.stopping_criteria)
+        return any(met(ids, logits) for met in self._params.stopping_criteria)

@@ -1,4 +1,4 @@
-"""What a generation did and how long it took."""
+"""Statistics of a generation."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ __all__ = ["GenerationStats"]
 
 @dataclass(slots=True)
 class GenerationStats:
-    """Counts in tokens, times in seconds.
+    """Counts in tokens and times in seconds of one generation, or totals of several.
 
     Attributes:
-        n_prompt: Tokens of the prompt as it was used.
-        n_truncated: Tokens of the prompt that were left out.
-        n_reused: Tokens of the prompt that the cache held already.
-        n_generated: Tokens of the answer.
-        n_forced: Those among them that nobody had to choose: they were the only way on.
-        n_shifted: Tokens that a context shift dropped.
-        n_drafted: Tokens that were guessed ahead (speculative decoding).
-        n_accepted: Guesses that were right.
-        n_preempted: How often a request gave up its room to another one.
-        n_backoffs: How often the cache had no slot and the chunk was halved.
-        n_retries: How often a decode was repeated after a signal.
-        queue_s: Waiting for the engine.
-        prefill_s: Evaluating the prompt.
-        decode_s: From the end of the prefill to the last token.
-        time_to_first_token_s: From the call to the first token, waiting included.
-        finish_reason: `eog`, `stop`, `json`, `length` (n_predict), `context` (full), `cancel`,
-            `deadline`; empty while it runs or when it failed.
-        stop: The stop string that was found.
-        seed: The seed of the draw; None when greedy.
+        n_prompt: Prompt tokens, after truncation.
+        n_truncated: Prompt tokens dropped by the context policy.
+        n_reused: Prompt tokens that were in the KV cache.
+        n_generated: Generated tokens.
+        n_forced: Generated tokens that were the only ones allowed, so nothing was sampled.
+        n_shifted: Tokens dropped by context shifts.
+        n_drafted: Draft tokens (speculative decoding).
+        n_accepted: Accepted draft tokens.
+        n_preempted: Number of times the request was preempted.
+        n_backoffs: Number of times the KV cache had no slot and the batch was halved.
+        n_retries: Number of decodes repeated, after a signal or after freeing cells.
+        queue_s: Time spent waiting for the engine.
+        prefill_s: Time of the prefill.
+        decode_s: Time from the end of the prefill to the last token.
+        time_to_first_token_s: Time from the call to the first token, waiting included.
+        finish_reason: `eog`, `stop`, `json`, `length` (max_tokens), `context` (full), `cancel`,
+            `deadline`; empty while it runs or after an error.
+        stop: The stop string that ended the answer.
+        seed: The seed that was used; None when greedy.
     """
 
     n_prompt: int = 0
@@ -54,17 +54,17 @@ class GenerationStats:
 
     @property
     def n_prefilled(self) -> int:
-        """Tokens of the prompt that were evaluated."""
+        """Prompt tokens that were decoded."""
         return self.n_prompt - self.n_reused
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Evaluated prompt tokens per second; 0.0 when nothing was measured."""
+        """Decoded prompt tokens per second; 0.0 without a measurement."""
         return self.n_prefilled / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Generated tokens per second; 0.0 when nothing was measured."""
+        """Generated tokens per second; 0.0 without a measurement."""
         return self.n_generated / self.decode_s if self.decode_s else 0.0
 
     def add(self, other: GenerationStats) -> None:

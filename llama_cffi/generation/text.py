@@ -1,7 +1,8 @@
-"""Text that arrives in pieces, as bytes: a token may end inside a character, a stop string, a tag.
+"""Streaming text: UTF-8, stop strings, JSON, <think> blocks and flush rules.
 
-Everything gives the same result however the bytes are split. UTF-8 is self-synchronising, so what
-is searched for is searched for in bytes.
+A token may end inside a character, a stop string or a tag, so text arrives as bytes, split
+anywhere. Every class gives the same result for every split. UTF-8 is self-synchronizing, so
+searching bytes finds the same matches as searching text.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..errors import ValidationError
+from ..validation import as_list
 
-__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream", "several"]
+__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream"]
 
 _NEVER = re.compile(rb"(?!)")
 _STRUCTURE = re.compile(rb'["{}\[\]:]')
@@ -25,43 +26,43 @@ _ESCAPED_BYTES = 12  # most bytes that JSON needs for one character: two \uXXXX
 
 
 class Utf8Stream:
-    """Decodes UTF-8 that arrives split at any byte; bytes that are no UTF-8 become U+FFFD."""
+    """Decodes UTF-8 split at any byte; invalid bytes become U+FFFD."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, data: bytes) -> str:
-        """Return the characters that *data* completes; an unfinished one is held back."""
+        """Return the characters that *data* completes; an incomplete one is held back."""
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """Return what is left at the end: U+FFFD for an unfinished character, else nothing."""
+        """Return the rest at the end: U+FFFD for an incomplete character, or nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 class StopStrings:
-    """Ends a text before the first of several strings.
+    """Ends a text before the first of several stop strings.
 
-    The earliest in the text counts; of those that begin at the same place, the shortest. So while
-    a string that began earlier may still complete, one that is there already waits.
+    The earliest match wins, and of several at the same position the shortest. A complete match is
+    therefore held back while one that began earlier may still complete.
 
     Args:
-        stops: Texts or UTF-8.
+        stops: The stop strings, as str or UTF-8.
 
     Attributes:
-        found: The one that ended the text, as it was given.
+        found: The stop string that ended the text, as it was given.
 
     Raises:
-        ValidationError: One is empty, no text, or holds a NUL.
+        ValidationError: A stop string is empty, contains a NUL, or is not a str or bytes.
     """
 
     def __init__(self, stops: Sequence[str | bytes]) -> None:
         self.found: str | bytes | None = None
         self._given: dict[bytes, str | bytes] = {}
-        for stop in several("stop strings", stops):
+        for stop in as_list("stop", stops):
             self._given.setdefault(_stop_bytes(stop), stop)
-        # Sorted and without those that begin with another one: then only the neighbours of a
-        # text can begin it, or be begun by it.
+        # Sorted, without those that have another one as a prefix: then only the neighbors of a
+        # string in sort order can be a prefix of it or have it as their prefix.
         self._stops: list[bytes] = []
         for data in sorted(self._given):
             if not self._stops or not data.startswith(self._stops[-1]):
@@ -72,7 +73,7 @@ class StopStrings:
         self._held = b""
 
     def push(self, data: bytes) -> bytes:
-        """Return what can be handed out; what may begin a stop string is held back.
+        """Return the text that cannot become a stop string; the rest is held back.
 
         Hot: every generated token.
         """
@@ -84,12 +85,12 @@ class StopStrings:
         return self._scan(data, final=False)
 
     def flush(self) -> bytes:
-        """Return what was held back at the end; a stop string may be found in it."""
+        """Return the held-back text at the end; it may contain a stop string."""
         held, self._held = self._held, b""
         return self._scan(held, final=True)
 
     def _scan(self, text: bytes, final: bool) -> bytes:
-        """Return *text* up to a stop string or, unless *final*, to what may become one."""
+        """Return *text* up to a stop string or, unless *final*, the beginning of one."""
         if self.found is not None:
             return b""
         stops = self._stops
@@ -107,34 +108,34 @@ class StopStrings:
 
 
 class JsonCompletion:
-    """Sees the moment when an answer that is one JSON object is complete.
+    """Finds the end of an answer that is one JSON object.
 
-    The answer begins with `{`, after white space, <think> blocks and the line of a code fence. It
-    is complete when that object closes and has one of the keys at its top level.
+    The object may follow white space, <think> blocks and the opening line of a code fence. The
+    answer is complete when the object closes and has one of the keys at its top level.
 
     Args:
-        keys: Any of them counts.
+        keys: The keys; one of them is enough.
 
     Attributes:
-        armed: Whether this can still happen; once False, there is nothing left to do.
+        armed: Whether the answer can still complete; once False, it stays False.
 
     Raises:
-        ValidationError: A key is no text.
+        ValidationError: A key is not a str.
     """
 
     def __init__(self, keys: Sequence[str] = ("done", "next_step")) -> None:
-        self._keys = {_utf8("JSON key", key) for key in several("JSON keys", keys)}
+        self._keys = {_utf8("JSON key", key) for key in as_list("json_stop", keys)}
         self.armed = bool(self._keys)
         self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
-        self._head: bytes | None = b""  # what is not judged yet before the object
+        self._head: bytes | None = b""  # unread text before the object
         self._thinking = self._fenced = False
         self._depth = 0
         self._in_string = self._escaped = self._has_key = False
-        # The last string at depth 1, cut to a length that no key has.
+        # The last string at depth 1, truncated to a length that no key has.
         self._string = b""
 
     def push(self, data: bytes) -> int | None:
-        """Return how many bytes of *data* belong to the object when it is complete, else None.
+        """Return the number of bytes of *data* up to the object's end; None: not complete.
 
         Hot: every generated token while `armed`.
         """
@@ -149,7 +150,7 @@ class JsonCompletion:
         return None
 
     def _begin(self, head: bytes, data: bytes) -> int | None:
-        """Look for the `{` that begins the answer; return where it is in *data*."""
+        """Find the `{` that begins the answer; return its index in *data*."""
         text = head + data
         while True:
             if self._thinking:
@@ -177,7 +178,7 @@ class JsonCompletion:
                 return None
 
     def _may_begin(self, text: bytes) -> bool:
-        """Whether more bytes may make *text* the beginning of an answer."""
+        """Whether *text* may become the beginning of an answer."""
         if self._fenced:
             return not text
         line = text[3:].strip()
@@ -185,7 +186,7 @@ class JsonCompletion:
         return fence or b"<think>".startswith(text) or b"```".startswith(text)
 
     def _read(self, data: bytes, at: int) -> int | None:
-        """Go to what matters next outside of strings; return the place after it."""
+        """Read the next structural character outside of strings; return the index after it."""
         match = _STRUCTURE.search(data, at)
         if match is None:
             return None
@@ -200,11 +201,11 @@ class JsonCompletion:
         else:
             self._depth -= 1
             if self._depth == 0 and found == b"]":
-                self._has_key = False  # closed by the wrong bracket: no JSON
+                self._has_key = False  # closed by the wrong bracket, so not JSON
         return match.end()
 
     def _read_string(self, data: bytes, at: int) -> int | None:
-        """Go to the end of a string, or of *data*; return the place after it."""
+        """Read to the end of a string; return the index after it, None: *data* ended."""
         start = at
         while True:
             if self._escaped:
@@ -232,30 +233,30 @@ class JsonCompletion:
         if b"\\" in string and len(string) <= self._longest:
             try:
                 string = json.loads(b'"' + string + b'"', strict=False).encode()
-            except ValueError:  # no JSON, no UTF-8, or half a surrogate pair
+            except ValueError:  # not JSON, not UTF-8, or half of a surrogate pair
                 return False
         return string in self._keys
 
 
 class ThinkFilter:
-    """Leaves <think>...</think> blocks out, and the white space after each.
+    """Removes <think>...</think> blocks and the white space after each.
 
     Args:
-        open: Begins a block; one that is not closed lasts to the end.
-        close: Ends it.
+        open: Opening tag; an unclosed block extends to the end.
+        close: Closing tag.
 
     Raises:
-        ValidationError: A tag is empty or no text.
+        ValidationError: A tag is empty, or not a str or bytes.
     """
 
     def __init__(self, open: str | bytes = "<think>", close: str | bytes = "</think>") -> None:
         self._open, self._close = _stop_bytes(open), _stop_bytes(close)
-        self._open_parts, self._close_parts = _beginnings(self._open), _beginnings(self._close)
+        self._open_prefixes, self._close_prefixes = _prefixes(self._open), _prefixes(self._close)
         self._held = b""
         self._inside = self._after = False
 
     def push(self, data: bytes) -> bytes:
-        """Return what is outside of the blocks; what may begin a tag is held back.
+        """Return the text outside of blocks; the beginning of a tag is held back.
 
         Hot: every generated token.
         """
@@ -264,7 +265,7 @@ class ThinkFilter:
             if self._inside:
                 _, close, rest = text.partition(self._close)
                 if not close:
-                    self._held = _tail(text, self._close_parts)
+                    self._held = _tail(text, self._close_prefixes)
                     return out
                 text, self._inside, self._after = rest, False, True
             if self._after:
@@ -272,26 +273,26 @@ class ThinkFilter:
                 self._after = not text
             before, open, text = text.partition(self._open)
             if not open:
-                self._held = _tail(before, self._open_parts)
+                self._held = _tail(before, self._open_prefixes)
                 return out + before[: len(before) - len(self._held)]
             out += before
             self._inside = True
 
     def flush(self) -> bytes:
-        """Return what was held back at the end."""
+        """Return the held-back text at the end."""
         held, self._held = self._held, b""
         return b"" if self._inside else held
 
 
 class Flusher:
-    """Collects pieces and hands them to a callback when enough is there; 0 turns a rule off.
+    """Buffers the bytes of tokens for a callback, until one of three limits; 0 disables a limit.
 
     Args:
-        callback: Receives what was collected, never nothing.
-        max_bytes: Hand over when this many bytes are there.
-        max_tokens: Or after this many pieces.
-        max_ms: Or when this many milliseconds have passed since the last time.
-        clock: Seconds.
+        callback: Receives the buffered bytes, never empty.
+        max_bytes: Flush at this many bytes.
+        max_tokens: Flush at this many tokens.
+        max_ms: Flush this many milliseconds after the last flush.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -309,7 +310,7 @@ class Flusher:
         self._last_s = clock()
 
     def push(self, piece: bytes) -> None:
-        """Take the bytes of one token. Hot: every generated token."""
+        """Add the bytes of one token. Hot: every generated token."""
         self._data += piece
         self._n_tokens += 1
         if (
@@ -320,7 +321,7 @@ class Flusher:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what is there."""
+        """Pass the buffered bytes to the callback, if there are any."""
         if self._data:
             data = bytes(self._data)
             self._data.clear()
@@ -330,43 +331,29 @@ class Flusher:
             self._callback(data)
 
 
-def several(name: str, values: Any) -> list[Any]:
-    """Return *values* as a list.
-
-    Raises:
-        ValidationError: They are one text, or no sequence.
-    """
-    if isinstance(values, (str, bytes)):
-        raise ValidationError(f"{name} are a list, not {values!r}; write [{values!r}]")
-    try:
-        return list(values)
-    except TypeError:
-        raise ValidationError(f"{name} are a list of texts, not {values!r}") from None
-
-
 def _utf8(name: str, text: object) -> bytes:
     if not isinstance(text, str):
-        raise ValidationError(f"{name} {text!r} is no text but {type(text).__name__}")
+        raise ValidationError(f"{name} must be a str, got {text!r}")
     try:
         return text.encode()
     except UnicodeEncodeError as e:
-        raise ValidationError(f"{name} {text!r} is no text that UTF-8 can hold: {e}") from None
+        raise ValidationError(f"{name} {text!r} cannot be encoded as UTF-8: {e}") from None
 
 
 def _stop_bytes(stop: object) -> bytes:
     data = stop if isinstance(stop, bytes) else _utf8("stop string", stop)
     if not data or b"\0" in data:
-        raise ValidationError(f"stop string {stop!r} is empty or holds a NUL")
+        raise ValidationError(f"stop string {stop!r} is empty or contains a NUL")
     return data
 
 
-def _beginnings(tag: bytes) -> tuple[bytes, ...]:
-    """Return the beginnings of *tag* that are not all of it, the longest first."""
+def _prefixes(tag: bytes) -> tuple[bytes, ...]:
+    """Return the proper prefixes of *tag*, longest first."""
     return tuple(tag[:n] for n in range(len(tag) - 1, 0, -1))
 
 
-def _tail(text: bytes, beginnings: tuple[bytes, ...]) -> bytes:
-    """Return the longest end of *text* that is one of the *beginnings*."""
-    if not text.endswith(beginnings):
+def _tail(text: bytes, prefixes: tuple[bytes, ...]) -> bytes:
+    """Return the longest suffix of *text* that is one of *prefixes*."""
+    if not text.endswith(prefixes):
         return b""
-    return next(part for part in beginnings if text.endswith(part))
+    return next(prefix for prefix in prefixes if text.endswith(prefix))

@@ -1,8 +1,8 @@
-"""Check a GGUF file's structure before C sees it.
+"""Check the structure of a GGUF file before C sees it.
 
-Old builds of llama.cpp abort or read past the end on damaged files. This walks the header of the
-file (metadata keys, tensor table) through a memory map, without building Python objects for
-arrays, and proves that every part lies inside the file.
+Old builds of llama.cpp abort or read past the end of damaged files. This walks through the header
+(metadata keys, tensor table) in a memory map, without creating Python objects for arrays, and
+proves that every part lies inside the file.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
-_KINDS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
-SCALARS: dict[int, str] = dict(zip(_KINDS, "BbHhIif?Qqd", strict=True))
+_SCALAR_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
+SCALARS: dict[int, str] = dict(zip(_SCALAR_TYPES, "BbHhIif?Qqd", strict=True))
 _UINT32, _INT32, STRING, _ARRAY = 4, 5, 8, 9
-# ggml maps the tensors where they lie in the file and wants this alignment of all of them.
+# ggml maps tensors directly from the file and needs this alignment for all of them.
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
@@ -42,15 +42,15 @@ _MAX_KEY_BYTES = 65535
 
 @dataclass(frozen=True)
 class GgufArray:
-    """An array of the metadata; its items are not kept.
+    """An array of the metadata, without its items.
 
     Attributes:
         kind: The GGUF value type of its items.
         count: Number of items.
-        offset: Where in the file they begin.
-        distinct: Number of different items; 0 unless it is `tokenizer.ggml.tokens`.
-        shortest: Bytes of the shortest string; 0 for other items.
-        values: The different items; empty unless it is `tokenizer.ggml.token_type`.
+        offset: Offset of the first item in the file.
+        distinct: Number of distinct items; 0 unless it is `tokenizer.ggml.tokens`.
+        shortest: Length in bytes of the shortest string; 0 for other items.
+        values: The distinct items; empty unless it is `tokenizer.ggml.token_type`.
     """
 
     kind: int
@@ -63,14 +63,14 @@ class GgufArray:
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A row of the tensor table.
+    """An entry of the tensor table.
 
     Attributes:
-        name: Such as `blk.0.attn_q.weight`.
-        shape: In ggml's order, the row length first.
-        kind: The number of its ggml type.
-        offset: Where in the file its data begins.
-        size_bytes: Bytes of its data; None when the type is not known here.
+        name: Name of the tensor, such as `blk.0.attn_q.weight`.
+        shape: Shape in ggml's order, the row length first.
+        kind: Number of the ggml type.
+        offset: Offset of its data in the file.
+        size_bytes: Size of its data in bytes; None if the type is unknown here.
     """
 
     name: str
@@ -81,22 +81,22 @@ class GgufTensor:
 
     @property
     def type_name(self) -> str:
-        """The ggml type, such as `F16` or `Q4_K`; of an unknown one its number."""
+        """The ggml type, such as `F16` or `Q4_K`; the number of an unknown one."""
         return _TENSOR_TYPES[self.kind][0] if self.kind in _TENSOR_TYPES else str(self.kind)
 
 
 @dataclass(frozen=True)
 class GgufSummary:
-    """What the header says.
+    """The parsed header of a GGUF file.
 
     Attributes:
         version: GGUF format version.
-        values: The scalar and text metadata.
-        arrays: What the metadata's arrays are.
+        values: The scalar and string metadata.
+        arrays: The arrays of the metadata, without their items.
         tensors: The tensor table of this file.
-        kinds: The GGUF value type of each scalar and text.
-        size_bytes: Bytes of this file.
-        header_bytes: Bytes before the tensors' data.
+        kinds: The GGUF value type of each scalar and string.
+        size_bytes: Size of this file in bytes.
+        header_bytes: Bytes before the data of the tensors.
         spellings: The tokens of a SentencePiece vocabulary that cannot spell every byte; empty
             for all others.
     """
@@ -112,7 +112,7 @@ class GgufSummary:
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, empty when absent."""
+        """`general.architecture`; empty if absent."""
         return str(self.values.get("general.architecture", ""))
 
     @property
@@ -127,14 +127,14 @@ class GgufSummary:
 
 
 def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = None) -> GgufSummary:
-    """Prove that *path* is a whole GGUF file.
+    """Prove that *path* is a complete GGUF file.
 
     Args:
         path: The file.
-        overrides: Metadata that counts instead of the file's.
+        overrides: Metadata that replaces the file's.
 
     Raises:
-        ModelLoadError: It is missing, a folder, empty, no GGUF, truncated or inconsistent.
+        ModelLoadError: It is missing, a folder, empty, not a GGUF, truncated or inconsistent.
     """
     try:
         if path.is_dir():
@@ -145,7 +145,7 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
         if size == 0:
             raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Walk(path, data, size).check(overrides or {})
+            return _HeaderParser(path, data, size).parse(overrides or {})
     except FileNotFoundError:
         raise ModelLoadError(f"no model file at {path}") from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
@@ -153,25 +153,26 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
 
 
 def tensor_bytes(tensors: Iterable[GgufTensor], ftype: str) -> int:
-    """Return the bytes that the tensors take at least when the matrices become *ftype*.
+    """Return the bytes that the tensors take at least after quantizing matrices to *ftype*.
 
     Args:
-        tensors: As they are.
-        ftype: Such as `Q4_K_M`; what no tensor type is the beginning of leaves them as they are.
+        tensors: The original tensors.
+        ftype: A file type such as `Q4_K_M`; they keep their size if its name does not begin with
+            a tensor type.
     """
-    fits = [t for t in _TENSOR_TYPES.values() if f"{ftype}_".startswith(f"{t[0]}_")]
+    types = [t for t in _TENSOR_TYPES.values() if f"{ftype}_".startswith(f"{t[0]}_")]
     total = 0
     for tensor in tensors:
         size = tensor.size_bytes or 0
-        if fits and len(tensor.shape) > 1:
-            _, block, block_bytes = fits[0]
+        if types and len(tensor.shape) > 1:
+            _, block, block_bytes = types[0]
             size = min(size, math.prod(tensor.shape) // block * block_bytes)
         total += size
     return total
 
 
-class _Walk:
-    """A cursor over the header; every step is checked against the file's size."""
+class _HeaderParser:
+    """A cursor over the header; every step is checked against the size of the file."""
 
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self.path, self.data, self.size, self.at = path, data, size, 0
@@ -181,23 +182,25 @@ class _Walk:
         self.tensors: list[GgufTensor] = []
         self.tokens: Strings | None = None
 
-    def check(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
+    def parse(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
         magic = self.data[:4]
         if magic != b"GGUF":
             raise ModelLoadError(
-                f"{self.path} is no GGUF file: it begins with {magic!r}, not b'GGUF'. Convert the "
-                "model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."
+                f"{self.path} is not a GGUF file: it begins with {magic!r}, not b'GGUF'. Convert "
+                "the model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."
             )
         self.at = 4
         version = self.number("<I", "the version")
         if version not in (2, 3):
             hint = " (a big-endian file?)" if version > 0xFFFF else ""
-            raise ModelLoadError(f"{self.path} is GGUF version {version}{hint}; 2 and 3 are known")
+            raise ModelLoadError(
+                f"{self.path} has GGUF version {version}{hint}; 2 and 3 are supported"
+            )
         n_tensors = self.number("<Q", "the tensor count")
         n_keys = self.number("<Q", "the key count")
         # A key takes at least 13 bytes and a tensor 24: absurd counts end here, not in a loop.
         if n_keys * 13 + n_tensors * 24 > self.size:
-            raise self.broken(f"{n_keys} keys and {n_tensors} tensors cannot lie in it")
+            raise self.broken(f"{n_keys} keys and {n_tensors} tensors do not fit into it")
         alignment = self.keys(n_keys)
         self.values |= overrides
         self.check_rwkv()
@@ -221,7 +224,7 @@ class _Walk:
         return frozenset() if whole else frozenset(self.tokens.up_to(self.size))
 
     def check_rwkv(self) -> None:
-        """Refuse an rwkv vocabulary without a token for each byte: C looks for one for ever."""
+        """Refuse an rwkv vocabulary without a token for each byte: C searches for it forever."""
         if self.values.get("tokenizer.ggml.model") != "rwkv" or self.tokens is None:
             return
         short = self.tokens.up_to(4) - {b"\\"}
@@ -230,12 +233,12 @@ class _Walk:
             raise self.broken(f"its rwkv vocabulary spells {len(bytes_seen)} of 256 bytes")
 
     def keys(self, count: int) -> int:
-        """Walk the metadata; return the alignment of the tensors."""
+        """Read the metadata; return the alignment of the tensors."""
         for i in range(count):
             where = f"key {i + 1} of {count}"
             key = self.string(where).decode("utf-8", "replace")
             if key in self.values or key in self.arrays:
-                raise self.broken(f"{key} is there twice")
+                raise self.broken(f"{key} occurs twice")
             kind = self.number("<I", where)
             if kind != _ARRAY:
                 self.kinds[key] = kind
@@ -279,7 +282,7 @@ class _Walk:
         return GgufArray(kind, count, start, distinct, found.shortest)
 
     def tensor_table(self, count: int, alignment: int) -> None:
-        """Walk the tensor table; every tensor must lie in the file."""
+        """Read the tensor table; every tensor must lie in the file."""
         rows = []
         for i in range(count):
             where = f"tensor {i + 1} of {count}"
@@ -295,7 +298,9 @@ class _Walk:
             if not 0 < elements < 2**63 or shape[0] % block:
                 raise self.broken(f"{where} ({name}) has the shape {shape} and type {kind}")
             if offset % alignment:
-                raise self.broken(f"{where} ({name}) begins at {offset}, not aligned")
+                raise self.broken(
+                    f"{where} ({name}) begins at {offset}, not a multiple of {alignment}"
+                )
             size = None if block_bytes is None else elements // block * block_bytes
             rows.append((name, shape, kind, offset, size))
         data = -(-self.at // alignment) * alignment
@@ -329,15 +334,15 @@ class _Walk:
             raise self.broken(f"it ends inside {where}")
         self.at += count
 
-    def broken(self, what: str) -> ModelLoadError:
+    def broken(self, problem: str) -> ModelLoadError:
         return ModelLoadError(
-            f"{self.path} is truncated or corrupt: {what}, and the file has {self.size} bytes "
+            f"{self.path} is truncated or corrupt: {problem}, and the file has {self.size} bytes "
             f"(at byte {self.at}). Download it again and compare its checksum."
         )
 
 
 def _unescape(token: bytes) -> bytes:
-    """Decode the escapes that rwkv vocabularies are written with, such as a backslash and x00."""
+    r"""Decode the escapes that rwkv vocabularies use, such as \x00."""
     try:
         return token.decode("utf-8").encode("latin-1").decode("unicode_escape").encode("latin-1")
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""Read what a GGUF file says of itself: metadata, tensor table, parts.
+"""Read the header of a GGUF file: metadata, tensor table, parts of a split model.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -31,6 +31,7 @@ __all__ = [
     "GgufFile",
     "GgufSummary",
     "GgufTensor",
+    "MetadataValue",
     "check_gguf",
     "check_parts",
     "fingerprint",
@@ -38,31 +39,33 @@ __all__ = [
     "tensor_bytes",
 ]
 
+MetadataValue = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
+
 _PART = re.compile(r"(?s)(.*)-(\d{5})-of-(\d{5})\.gguf")
 _ALIGNMENT = 32
 _EDGE, _PAGE, _PAGES = 64 * 1024, 4096, 64
 
 
 class GgufFile:
-    """A GGUF file, read without llama.cpp. Nothing stays open.
+    """The header of a GGUF file, read without llama.cpp. The file does not stay open.
 
     Attributes:
         path: The file.
         version: GGUF format version.
-        architecture: Such as `llama`; empty when the file does not say.
-        metadata: Key -> int, float, bool, str, or a list of those; an array is read from the
-            file when it is asked for.
+        architecture: Architecture of the model, such as `llama`; empty if the file has none.
+        metadata: Key -> int, float, bool, str, or a list of those. An array is read from the file
+            when it is first used.
         tensors: The tensor table of this file.
-        alignment: Of the tensors' data, in bytes.
-        size_bytes: Bytes of this file.
-        split: (number from 0, count) of a part of a split model, else None.
+        alignment: Alignment of the tensors' data in bytes.
+        size_bytes: Size of this file in bytes.
+        split: (number from 0, count) for a part of a split model, else None.
     """
 
     def __init__(self, path: Path, summary: GgufSummary) -> None:
         self.path = path
         self.version = summary.version
         self.architecture = summary.architecture
-        self.metadata: Mapping[str, Any] = _Metadata(path, summary)
+        self.metadata: Mapping[str, MetadataValue] = _Metadata(path, summary)
         self.tensors: tuple[GgufTensor, ...] = summary.tensors
         self.alignment = int(summary.values.get("general.alignment", _ALIGNMENT))
         self.size_bytes = summary.size_bytes
@@ -74,20 +77,20 @@ class GgufFile:
 
 
 def read_gguf(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> GgufFile:
-    """Read the header of a GGUF file; every part of it is checked.
+    """Read the header of a GGUF file and check every part of it.
 
     Raises:
-        ModelLoadError: It is missing, a folder, empty, no GGUF, truncated or inconsistent.
+        ModelLoadError: It is missing, a folder, empty, not a GGUF, truncated or inconsistent.
     """
     file = Path(os.fsdecode(path)).expanduser()
     return GgufFile(file, check_gguf(file))
 
 
 def check_parts(first: Path, summary: GgufSummary) -> list[Path]:
-    """Return the files of a model by llama.cpp's naming; just the first when it is not split.
+    """Return the files of a model by llama.cpp's naming; only the first if it is not split.
 
     Raises:
-        ModelLoadError: It is not the first part, or its name does not fit.
+        ModelLoadError: *first* is not the first part, or not named as llama.cpp does.
     """
     count = int(summary.values.get("split.count", 0))
     if count < 2:
@@ -101,19 +104,20 @@ def check_parts(first: Path, summary: GgufSummary) -> list[Path]:
     if first != names[0]:
         raise ModelLoadError(
             f"{first} is the first of {count} parts, but is not named NAME-00001-of-{count:05d}"
-            ".gguf, so the others cannot be found; rename them, or give a list of all parts"
+            ".gguf, so the others cannot be found; rename them, or pass a list of all parts"
         )
     return names
 
 
 def fingerprint(paths: Sequence[Path], summaries: Sequence[GgufSummary]) -> str:
-    """Return a SHA-256 that tells models apart, over a sample of at most 400 KiB of each file.
+    """Return a SHA-256 that identifies a model, over its headers and a sample of its data.
 
-    Size, header, the first and last 64 KiB of the tensors' data and 64 pages between them: the
-    same for a copy of the file anywhere, another for a fine-tune with the same header.
+    Of each file it covers the size, the header, the first and last 64 KiB of the data and 64 pages
+    in between. It is equal for copies of the files, and differs for a fine-tune with the same
+    header.
 
     Raises:
-        ModelLoadError: A file cannot be read any more.
+        ModelLoadError: A file can no longer be read.
     """
     digest = hashlib.sha256()
     for path, summary in zip(paths, summaries, strict=True):
@@ -134,14 +138,14 @@ def fingerprint(paths: Sequence[Path], summaries: Sequence[GgufSummary]) -> str:
     return digest.hexdigest()
 
 
-class _Metadata(Mapping[str, Any]):
-    """The metadata of a file; arrays are decoded when they are asked for, and kept."""
+class _Metadata(Mapping[str, MetadataValue]):
+    """The metadata of a file; arrays are decoded when they are first used, and kept."""
 
     def __init__(self, path: Path, summary: GgufSummary) -> None:
         self._path, self._summary = path, summary
         self._lists: dict[str, list[Any]] = {}
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> MetadataValue:
         if key in self._summary.values:
             return self._summary.values[key]
         if key not in self._lists:
@@ -159,12 +163,16 @@ class _Metadata(Mapping[str, Any]):
         with self._path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size != self._summary.size_bytes:
-                raise ModelLoadError(f"{self._path} has changed since it was read; read it again")
+                raise ModelLoadError(
+                    f"{self._path} was changed after its header was read; read it again"
+                )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 if array.kind != STRING:
                     form = f"<{array.count}{SCALARS[array.kind]}"
                     return list(struct.unpack_from(form, data, array.offset))
                 found = find_strings(data, array.offset, array.count, size)
                 if found is None:
-                    raise ModelLoadError(f"{self._path} has changed since it was read")
+                    raise ModelLoadError(
+                        f"{self._path} was changed after its header was read; read it again"
+                    )
                 return [string.decode("utf-8", "replace") for string in found]

@@ -1,9 +1,9 @@
-"""Find the strings of a GGUF array, many at once.
+"""Find the strings of a GGUF array, many at a time.
 
-A large vocabulary has 262,144 tokens and 514,000 merges, each behind its length in 8 bytes. One
-look at all offsets of a block finds the lengths below 256; those that form a chain from the first
-are the strings. What is longer, or has zero bytes of its own, is read one by one, and so are
-small arrays: they are read before numpy is imported.
+A large vocabulary has 262,144 tokens and 514,000 merges, each preceded by its length in 8 bytes.
+numpy finds every offset of a block where a length below 256 may be; those that form a chain from
+the first are the strings. Longer strings, and strings that contain zero bytes, are read one by
+one. So are small arrays, to not import numpy for them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _ODD = 0x9E3779B97F4A7C15  # spreads the bits of a word
 
 
 class Strings:
-    """The strings of an array, made when they are asked for.
+    """The strings of an array, created when they are used.
 
     Args:
         data: The file.
-        starts: Where each begins; a list, or of many strings an array (count,) int64.
-        lengths: Bytes of each, likewise.
+        starts: Offset of each; a list, or for many strings an array (count,) int64.
+        lengths: Length of each in bytes, likewise.
     """
 
     def __init__(self, data: mmap.mmap, starts: Any, lengths: Any) -> None:
@@ -48,26 +48,26 @@ class Strings:
 
     @property
     def end(self) -> int:
-        """Where the last one ends; there must be one."""
+        """Offset of the end of the last one, which must exist."""
         return int(self._starts[-1] + self._lengths[-1])
 
     @property
     def shortest(self) -> int:
-        """Bytes of the shortest; 0 without any."""
+        """Length in bytes of the shortest; 0 if there is none."""
         if not len(self):
             return 0
         return min(self._lengths) if isinstance(self._lengths, list) else int(self._lengths.min())
 
     def up_to(self, length: int) -> set[bytes]:
-        """Return those of at most *length* bytes."""
+        """Return the strings of at most *length* bytes."""
         if isinstance(self._lengths, list):
             return {string for string in self if len(string) <= length}
         some = self._lengths <= length
         return set(Strings(self._data, self._starts[some], self._lengths[some]))
 
     def count_distinct(self) -> int:
-        """Return how many differ."""
-        # Equal strings have equal hashes: as many hashes as strings prove that all differ.
+        """Return the number of distinct strings."""
+        # Equal strings have equal hashes: if all hashes differ, so do all strings.
         if not isinstance(self._lengths, list) and self._lengths.max() <= _LONGEST_HASHED:
             hashes = _hashes(self._data, self._starts, self._lengths)
             hashes.sort()
@@ -81,12 +81,12 @@ def find_strings(data: mmap.mmap, at: int, count: int, size: int) -> Strings | N
 
     Args:
         data: The file.
-        at: Where the length of the first string lies.
+        at: Offset of the length of the first string.
         count: Number of strings.
-        size: Bytes of the file.
+        size: Size of the file in bytes.
 
     Returns:
-        The strings, or None when one of them does not lie in the file.
+        The strings, or None if one of them does not lie in the file.
     """
     return (_many if count >= _MANY else _single)(data, at, count, size)
 
@@ -118,7 +118,7 @@ def _many(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:
             lengths.append(sizes)
             at = int(heads[-1] + 8 + sizes[-1])
             count -= len(heads)
-        # A file that defeats the chain is read alone, for longer each time.
+        # Where chains are short, more strings are read one by one each time.
         single = 1 if len(heads) >= _FEW else min(2 * single, _MOST_SINGLE)
         some = _single(data, at, min(single, count), size)
         if some is None:
@@ -136,7 +136,7 @@ def _many(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:
 def _chain(
     data: mmap.mmap, at: int, end: int, count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return offsets and values of up to *count* lengths below 256 that follow from *at*."""
+    """Return offsets and values of up to *count* lengths below 256, chained from *at*."""
     import numpy as np
 
     empty = np.empty(0, np.int64)
@@ -155,7 +155,7 @@ def _chain(
 def _hashes(
     data: mmap.mmap, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
-    """Hash the strings, eight bytes of all of them at a time."""
+    """Hash all strings together, eight bytes at a time."""
     import numpy as np
 
     begin, end = int(starts[0]), int(starts[-1] + lengths[-1])

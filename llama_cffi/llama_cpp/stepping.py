@@ -13,6 +13,7 @@ from ..binding import Batch
 from ..engine.engine import Engine
 from ..errors import ValidationError
 from ..generation.cancellation import CancelToken
+from ..generation.prompt import Prompt
 from ..generation.sampler_chains import build_chain
 from ..generation.sampling_params import SamplingParams
 from ..generation.stats import GenerationStats
@@ -71,7 +72,7 @@ class Stepping(llama.Llama):
     def n_tokens(self, n: int) -> None:
         with self.engine.idle() as slot:
             kept = slot.tokens[: check_int("n_tokens", n, 0, len(slot.tokens))]
-            slot.reuse([*kept, -1])  # all but the last are kept
+            slot.reuse(Prompt([*kept, -1]))  # all but the last are kept
 
     @property
     def input_ids(self) -> NDArray[np.int32]:
@@ -269,7 +270,7 @@ class Stepping(llama.Llama):
             while True:
                 # What others evaluated between two steps is evaluated anew.
                 with self.engine.idle() as slot:
-                    self._feed(slot, held[slot.reuse(held) :])
+                    self._feed(slot, held[slot.reuse(Prompt(held)) :])
                     token = chain.sample(self.engine.context)
                     if criteria and self._ends(held, criteria):
                         return
@@ -343,7 +344,7 @@ class Stepping(llama.Llama):
         self.config.seed = state.seed
         with self.engine.idle() as slot:
             tokens = list(slot.tokens)
-            self._feed(slot, tokens[slot.reuse(tokens) :])
+            self._feed(slot, tokens[slot.reuse(Prompt(tokens)) :])
         return None
 
 

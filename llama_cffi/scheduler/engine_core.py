@@ -119,7 +119,7 @@ class EngineCore:
             for path, _ in adapters:
                 if path not in self._adapters:
                     self._adapters[path] = LoraAdapter(self.context.model, path)
-            chain = handle.chain = self._chains.take(request.sampling)
+            chain = handle.chain = self._chains.acquire(request.sampling)
             chain.output = output = handle.output
             most, stats = request.max_tokens, request.stats
             handle.answer = SequenceState(chain, handle.params, most, output, stats)
@@ -205,7 +205,7 @@ class EngineCore:
             if request.state is RequestState.FAILED:
                 chain.close()  # its state is unknown
             else:
-                self._chains.give(request.sampling, chain)
+                self._chains.release(request.sampling, chain)
             handle.chain = handle.answer = None
         self.metrics.end(request)
         handle.end()

@@ -8,12 +8,12 @@ only decides whether the logits after it are already computed. So answers do not
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Batch, Context, Model
 from ..errors import LlamaError, ValidationError
+from ..generation.model_source import ModelSource, open_model
 from ..generation.prompt import common_prefix_length
 from ..validation import check_float, check_int
 from .mtp import MtpHead
@@ -118,7 +118,7 @@ class DraftModel:
     """Drafts with a smaller model of the same vocabulary.
 
     Args:
-        model_path: The GGUF file, or a `Model`, which is then not closed.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
         n_draft: Maximum number of draft tokens per step.
         p_min: A draft ends before a token of lower probability.
         n_threads: CPU threads; 0 = the number of physical cores.
@@ -130,7 +130,7 @@ class DraftModel:
 
     def __init__(
         self,
-        model_path: str | os.PathLike[str] | Model,
+        model_path: ModelSource,
         n_draft: int = 8,
         p_min: float = 0.5,
         *,
@@ -158,8 +158,7 @@ class DraftModel:
             ValidationError: The vocabularies differ, or the memory cannot remove rejected tokens.
             ModelLoadError: The draft model cannot be loaded.
         """
-        path = self._path
-        small = path if isinstance(path, Model) else Model(path, n_gpu_layers=self._n_gpu_layers)
+        small, self._owns_model = open_model(self._path, n_gpu_layers=self._n_gpu_layers)
         self._model = small
         _check_vocab(small.vocab, model.vocab, small.path.name)
         check_truncates(small)
@@ -196,7 +195,7 @@ class DraftModel:
         """Free the draft model, unless the caller owns it."""
         self._seq.clear()
         if self._model is not None:
-            if not isinstance(self._path, Model):
+            if self._owns_model:
                 self._model.close()
             self._model = None
 

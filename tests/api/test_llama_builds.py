@@ -13,15 +13,19 @@ from support.loras import make_pairs, write_lora
 from llama_cffi.demo import model_path
 
 CODE = """
-import asyncio, json, sys
+import asyncio, json, operator, sys
 from llama_cffi import Llama, LlamaGrammar, SamplingParams
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"enum": ["Ada", "Bo"]}, "n": {"type": "integer"}},
+    "properties": {
+        "name": {"enum": ["Ada", "Bo"]},
+        "n": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
     "required": ["name", "n"],
+    "additionalProperties": False,  # or a hot model goes on until the context is full
 }
 greedy = SamplingParams(temperature=0)
 found = {}
@@ -63,7 +67,7 @@ with Llama(demo, None, greedy, n_ctx=1024, n_threads=1, embeddings=True) as llm:
     prompt = llm.chat.renderer.render([{"role": "user", "content": "Tell me a story."}])[1]
     choice = llm(prompt, max_tokens=8, temperature=0, logprobs=1)["choices"][0]
     found["completion"] = choice["text"]
-    found["logprobs"] = [round(x, 1) for x in choice["logprobs"]["token_logprobs"]]
+    found["logprobs"] = choice["logprobs"]["token_logprobs"]
     found["several"] = len(llm(prompt, max_tokens=4, n=2, best_of=3, seed=1)["choices"])
     expected = llm.generate(prompt, 20)
     state = llm.get_state()
@@ -79,8 +83,9 @@ with Llama(demo, None, greedy, n_ctx=1024, n_threads=1, embeddings=True) as llm:
     assert llm.kv_cache_seq_pos_max(0) == n - 4
     assert llm.generate(prompt, 20, reset_kv_cache=False) == expected
     a, b, c = llm.embed(["a fox", "a fox", "17 + 25"])
-    assert a == b != c and len(a) == 192
-    found["embedding"] = [round(x, 2) for x in a[:8]]
+    alike = lambda x, y: sum(map(operator.mul, x, y))
+    assert alike(a, b) > 0.999 and alike(a, c) < 0.9 and len(a) == 192
+    found["embedding"] = a[:8]
 
     async def main():
         answers = await asyncio.gather(
@@ -141,4 +146,7 @@ def test_the_newest(newest: dict[str, object]) -> None:
 def test_others_answer_the_same(
     child: Child, newest: dict[str, object], tiny_model: Path, lora: Path, build: str
 ) -> None:
-    assert ask(child, build, tiny_model, lora) == newest
+    found = ask(child, build, tiny_model, lora)
+    for name, error in (("logprobs", 0.1), ("embedding", 0.02)):
+        found[name] = pytest.approx(found[name], abs=error)
+    assert newest == found

@@ -11,22 +11,22 @@ from llama_cffi.binding import compat, get_library
 EXPERTS = {OLD: 160, MIDDLE: 384, NEWEST: 1024}  # measured: more ends the process
 
 
-def test_a_function_that_no_build_has() -> None:
+def test_a_function_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="llama_nonsense"):
-        compat.call(get_library(), "llama_nonsense")
+        compat.c_function(get_library(), "llama_nonsense")
     with pytest.raises(AttributeError, match="nonsense"):
         compat.memory_call(get_library(), None, "nonsense")
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_every_build_answers_alike(child: Child, tiny_model: Path, build: str) -> None:
+def test_same_results_on_every_build(child: Child, tiny_model: Path, build: str) -> None:
     code = """
         import sys
         from llama_cffi.binding import Model, compat
         model = Model(sys.argv[1])
         library, vocab = model.library, model.vocab
         for name in compat.names._RENAMED:
-            assert callable(compat.call(library, name)), name
+            assert callable(compat.c_function(library, name)), name
         assert compat.max_experts(library) == int(sys.argv[2])
         types = compat.tensor_types(library)
         assert (types[0], types[1], types[8]) == ("F32", "F16", "Q8_0")

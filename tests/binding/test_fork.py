@@ -100,7 +100,7 @@ FORKS = {
 
 
 @pytest.mark.parametrize("how", FORKS)
-def test_a_forked_child_is_told(child: Child, tiny_model: Path, how: str) -> None:
+def test_a_forked_child_gets_an_error(child: Child, tiny_model: Path, how: str) -> None:
     after = """
         batch.fill([1], 1)
         context.decode(batch)  # the parent goes on
@@ -120,7 +120,7 @@ def test_every_build(child: Child, tiny_model: Path, build: str) -> None:
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
-def test_a_fork_before_loading_is_fine(child: Child, tiny_model: Path) -> None:
+def test_a_fork_before_loading_works(child: Child, tiny_model: Path) -> None:
     work = """
         def work():
             model = Model(sys.argv[1])
@@ -144,7 +144,7 @@ def test_a_fork_before_loading_is_fine(child: Child, tiny_model: Path) -> None:
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
-def test_a_lock_that_another_thread_holds(child: Child) -> None:
+def test_a_lock_held_by_another_thread(child: Child) -> None:
     """The child must not wait for a thread that it does not have."""
     work = """
         import threading

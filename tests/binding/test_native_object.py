@@ -17,7 +17,7 @@ def test_children_first() -> None:
     pool = NativeObject("pool", log.append)
     context = NativeObject("context", log.append, parent=model, keeps=[pool])
     pool.close()
-    assert log == []  # the context still runs on it
+    assert log == []  # the context still uses it
     model.close()
     assert log == ["context", "pool", "model"]
     assert context.closed
@@ -50,7 +50,7 @@ def test_closed_while_held() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_any_tree_collected_in_any_order(parents: list[int], rng: random.Random) -> None:
-    """Handles in cycles, dropped or closed in random order: each freed once, after its children."""
+    """Objects in cycles, dropped or closed in random order: each freed once, after its children."""
     log: list[int] = []
     handles: list[NativeObject] = []
     above: dict[int, int] = {}

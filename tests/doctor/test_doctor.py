@@ -113,13 +113,20 @@ def test_a_machine_without_problems(look: Any, build: InstalledBuild) -> None:
 
 
 @LINUX
-def test_which_cpu_file_is_in_use(look: Any, build: InstalledBuild) -> None:
-    _, checks = look()
-    check = checks["cpu backend"]
+def test_which_cpu_file_is_in_use(
+    look: Any, build: InstalledBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMA_CFFI_CPU_VARIANT", raising=False)
+    check = look()[1]["cpu backend"]
     assert check.status == "ok"
     (name,) = check.data["files"]
     assert (build.folder / name).is_file()
     assert "the best of" in check.detail
+    variant = Path(name).stem.removeprefix("libggml-cpu-")
+    monkeypatch.setenv("LLAMA_CFFI_CPU_VARIANT", variant)
+    check = look()[1]["cpu backend"]
+    assert (check.status, check.data["files"]) == ("ok", [name])
+    assert "by LLAMA_CFFI_CPU_VARIANT" in check.detail
 
 
 def test_wrong_tokens_fail(look: Any, recorded: dict[str, list[int]]) -> None:

@@ -515,7 +515,7 @@ def test_embeddings(llm: Llama) -> None:
         assert np.linalg.norm(mean.embed("a b c", normalize=True)) == pytest.approx(1, abs=1e-5)
         answer = mean.create_embedding(["a b c", "d"], model="me")
         assert [len(d["embedding"]) for d in answer["data"]] == [192, 192]
-        assert answer["data"][0]["embedding"] == row
+        assert answer["data"][0]["embedding"] == pytest.approx(row, abs=2e-2)
         assert (answer["model"], answer["usage"]["total_tokens"]) == ("me", n + 1)
         long = "1 " * 3000
         _, cut = mean.embed(long, return_count=True)

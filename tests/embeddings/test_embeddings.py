@@ -155,7 +155,7 @@ def test_non_causal_attention(llama: Model) -> None:
     context.set_causal_attn(False)
     context.memory.clear()
     context.decode(batch)
-    assert not np.allclose(context.logits(0), causal, atol=1e-2)  # it sees the others now
+    assert not np.allclose(context.logits(0), causal, atol=1e-2)  # it attends to the others now
     with pytest.raises(ValidationError, match="n_ubatch is 8"):
         context.decode(batch_of([1] * 9))
     made_so = Context(llama, n_ctx=256, n_ubatch=8, n_threads=1, attention="non_causal")
@@ -163,7 +163,7 @@ def test_non_causal_attention(llama: Model) -> None:
     assert np.allclose(made_so.logits(0), context.logits(0), atol=1e-4)
 
 
-def test_which_outputs_there_are(models: Path, llama: Model) -> None:
+def test_available_outputs(models: Path, llama: Model) -> None:
     with Model(models / "bert.gguf") as bert:
         context = Context(bert, n_threads=1)
         for call in (context.embedding, context.sequence_embedding, context.logits):
@@ -192,8 +192,8 @@ def test_which_outputs_there_are(models: Path, llama: Model) -> None:
                 call()
 
 
-def test_sequences_are_not_cut_apart(llama: Model) -> None:
-    """Without a shared cache C takes as many tokens of each: the mean would be of a part."""
+def test_sequences_are_not_split(llama: Model) -> None:
+    """Without a shared cache C splits the sequences, and the mean would be of a part."""
     for options in ({"pooling": "mean"}, {"attention": "non_causal"}):
         how = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1, "embeddings": True, **options}
         context = Context(llama, kv_unified=False, **how)  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ def test_contexts_that_are_refused(
 
 @pytest.mark.parametrize("build", [OLD, "npm:3.10.0", MIDDLE, NEWEST])
 def test_every_build_survives(child: Child, models: Path, tiny_model: Path, build: str) -> None:
-    """Everything that C aborts on in some build is refused in all; the rest works."""
+    """What C aborts on in some build is refused in all; the rest works."""
     code = f"""
         import itertools, sys
         from pathlib import Path

@@ -71,7 +71,7 @@ def test_logprobs(model: Model, n: int) -> None:
         got = made.logprobs(tokens)
         assert (got.shape, got.dtype) == ((n - 1,), np.float64)
         assert np.allclose(got, plain(model, tokens), atol=CLOSE)
-        assert np.array_equal(made.logprobs(tokens), got)  # nothing of the last call is left
+        assert np.array_equal(made.logprobs(tokens), got)  # nothing remains of the last call
 
 
 def test_continuations_share_the_prompt(model: Model) -> None:
@@ -86,7 +86,7 @@ def test_continuations_share_the_prompt(model: Model) -> None:
 
 
 def test_batch_borders(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch holds 32 tokens: prompt and continuations are cut in odd places."""
+    """A batch has 32 tokens: prompt and continuations are split at odd places."""
     monkeypatch.setattr("llama_cffi.embeddings.scorer._LOGITS_BYTES", 1)
     tokens, continuations = tokens_of(100), [tokens_of(n, n) for n in (31, 33, 1, 64, 17)]
     made = scorer(model)
@@ -97,7 +97,7 @@ def test_batch_borders(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.allclose(score.per_token, plain(model, tokens + more)[99:], atol=CLOSE)
 
 
-def test_a_group_makes_room_for_the_next(llama: Model) -> None:
+def test_sequences_are_freed_for_the_next_group(llama: Model) -> None:
     prompt = tokens_of(250)
     continuations = [tokens_of(n, n) for n in (*[35] * 15, 500)]
     made = scorer(llama, n_ctx=1024)
@@ -112,7 +112,7 @@ def test_perplexity_in_windows(model: Model) -> None:
     for n_ctx, stride in ((64, None), (64, 10), (64, 63), (150, 1), (149, None), (2, 1)):
         step = stride or n_ctx // 2
         logprobs, begin, done = [], 0, 1
-        while done < len(tokens):  # each window from nothing
+        while done < len(tokens):  # each window starts empty
             logprobs += plain(model, tokens[begin : begin + n_ctx])[done - begin - 1 :]
             done, begin = min(begin + n_ctx, len(tokens)), begin + step
         assert len(logprobs) == 149
@@ -120,7 +120,7 @@ def test_perplexity_in_windows(model: Model) -> None:
         assert math.isclose(got, math.exp(-np.mean(logprobs)), rel_tol=CLOSE), (n_ctx, stride)
 
 
-def test_every_window_begins_with_bos(tiny_model: Path) -> None:
+def test_every_window_starts_with_bos(tiny_model: Path) -> None:
     with Model(tiny_model, kv_overrides={"tokenizer.ggml.add_bos_token": True}) as model:
         bos, text = model.vocab.bos, "abcdefghijkl"
         assert bos is not None
@@ -129,7 +129,7 @@ def test_every_window_begins_with_bos(tiny_model: Path) -> None:
         expected = plain(model, [bos, *body[:8]]) + plain(model, [bos, *body[4:]])[4:]
         got = scorer(model, n_ctx=9).perplexity(text)
         assert math.isclose(got, math.exp(-np.mean(expected)), rel_tol=CLOSE)
-        assert scorer(model).perplexity("a") > 1  # BOS is before it
+        assert scorer(model).perplexity("a") > 1  # BOS precedes it
 
 
 def test_choices(llama: Model) -> None:
@@ -154,22 +154,22 @@ def write_merging(path: Path) -> Path:
     return write_tiny(path, edit=edit)
 
 
-def test_where_prompt_and_continuation_meet(tmp_path: Path) -> None:
+def test_tokens_across_the_end_of_the_prompt(tmp_path: Path) -> None:
     with Model(write_merging(tmp_path / "merging.gguf")) as model:
         vocab, made = model.vocab, scorer(model)
         lo, low, a = vocab.tokenize("lo"), vocab.tokenize("low"), vocab.tokenize("a")
         assert (len(lo), len(low)) == (1, 1)
-        # " x" alone leaves the prompt's tokens as they are.
+        # " x" alone does not change the tokens of the prompt.
         (score,) = made.score_continuations("alo", [" x"])
         assert score.n_tokens == 2
-        # "w" joins the prompt's last token: that one counts for both.
+        # "w" joins the last token of the prompt, which is then scored for both.
         joined, other = made.score_continuations("alo", ["w", " x"])
         assert np.allclose(joined.per_token, plain(model, a + low), atol=CLOSE)
         expected = plain(model, a + lo + vocab.tokenize(" x"))
         assert np.allclose(other.per_token, expected, atol=CLOSE)
         with pytest.raises(ValidationError, match="no token before"):
             made.score_continuations("lo", ["w"])
-        # Token ids stay what they are.
+        # Token ids are not changed.
         (score,) = made.score_continuations("alo", [vocab.tokenize("w")])
         assert score.n_tokens == 1
 
@@ -230,7 +230,7 @@ def test_bad_input(llama: Model, tmp_path: Path) -> None:
         made.logprobs([1, 2])
 
 
-def test_threads_queue(llama: Model) -> None:
+def test_concurrent_calls(llama: Model) -> None:
     made = scorer(llama)
     texts = [tokens_of(n, n) for n in (5, 50, 90)]
     expected = [made.logprobs(t) for t in texts]
@@ -257,13 +257,13 @@ def test_log_softmax(values: list[float]) -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 20), min_size=1), st.integers(1, 5))
-def test_packed(sizes: list[int], n_seqs: int) -> None:
+def test_groups(sizes: list[int], n_seqs: int) -> None:
     groups = list(_groups(sizes, 20, n_seqs))
     assert [i for group in groups for i in group] == list(range(len(sizes)))
     assert all(len(g) <= n_seqs and sum(sizes[i] for i in g) <= 20 for g in groups)
 
 
-def test_common() -> None:
+def test_common_prefix_length() -> None:
     assert [common_prefix_length([1, 2, 3], b) for b in ([], [1], [1, 3], [1, 2, 3, 4], [2])] == [
         0,
         1,

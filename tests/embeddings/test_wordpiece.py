@@ -34,7 +34,7 @@ def test_tokens_are_those_of_the_tokenizers_package(wordpiece: WordPiece) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(max_codepoint=0x17F, exclude_categories=["Cs", "Cc"]), max_size=80))
-def test_latin_text_is_as_in_c(minilm: Model, wordpiece: WordPiece, text: str) -> None:
+def test_latin_text_is_tokenized_as_in_c(minilm: Model, wordpiece: WordPiece, text: str) -> None:
     assert wordpiece.tokenize(text) == minilm.vocab.tokenize(text)
 
 
@@ -61,7 +61,7 @@ def test_pieces(wordpiece: WordPiece, text: str, pieces: list[int]) -> None:
     assert wordpiece.tokenize(text, add_special=False) == pieces
 
 
-def test_what_the_file_says_of_case_and_accents(tmp_path: Path) -> None:
+def test_case_and_accents_as_in_the_file(tmp_path: Path) -> None:
     path, _ = write_bert(tmp_path / "bert.gguf")
 
     def tokens(text: str, **normalizer: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""Backoff: which batch is tried after one that has no slot."""
+"""Backoff: the batch size to try after a refused batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llama_cffi.generation.backoff import Backoff
 
 
 @pytest.mark.parametrize("frees", [True, False])
-def test_cells_are_freed_once_then_batches_are_halved(frees: bool) -> None:
+def test_frees_cells_once_then_halves_batches(frees: bool) -> None:
     calls: list[bool] = []
     backoff = Backoff(100, 16, lambda: calls.append(frees) or frees)  # type: ignore[func-returns-value]
     sizes = [100]
@@ -18,7 +18,7 @@ def test_cells_are_freed_once_then_batches_are_halved(frees: bool) -> None:
     assert len(calls) == 1
 
 
-def test_a_success_doubles_up_to_the_limit() -> None:
+def test_success_doubles_the_size_up_to_the_limit() -> None:
     backoff = Backoff(100, 1, lambda: False)
     assert backoff.refused(40)
     sizes = []
@@ -28,7 +28,7 @@ def test_a_success_doubles_up_to_the_limit() -> None:
     assert sizes == [20, 40, 80, 100]
 
 
-def test_a_batch_that_is_small_already_is_given_up() -> None:
+def test_gives_up_at_the_smallest_batch() -> None:
     assert not Backoff(100, 16, lambda: False).refused(5)
     backoff = Backoff(100, 1, lambda: True)
     assert backoff.refused(1)

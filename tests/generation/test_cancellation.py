@@ -42,7 +42,7 @@ def flag() -> Flag:
 
 @pytest.fixture
 def handler() -> Iterator[list[int]]:
-    """A SIGINT handler that raises nothing."""
+    """A SIGINT handler that does not raise."""
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
     yield seen
@@ -53,40 +53,40 @@ def make(flag: Flag, timeout_s: float | None = None) -> CancelToken:
     return CancelToken(flag, timeout_s)  # type: ignore[arg-type]
 
 
-def test_a_request_counts_while_it_runs(flag: Flag) -> None:
-    stop = make(flag)
-    stop.request(CANCEL)
-    assert not flag.is_set  # nothing of this generation runs
-    with stop.running():
+def test_request_sets_the_flag_only_while_running(flag: Flag) -> None:
+    token = make(flag)
+    token.request(CANCEL)
+    assert not flag.is_set  # the generation is not running
+    with token.running():
         assert flag.is_set
         with pytest.raises(DecodeAbortedError, match="cancelled") as e:
-            stop.check()
+            token.check()
         assert e.value.reason == CANCEL
     assert not flag.is_set
-    stop.request(CLOSE)
-    assert stop.reason == CANCEL  # the first counts
+    token.request(CLOSE)
+    assert token.reason == CANCEL  # the first one wins
     assert not flag.is_set
     with make(flag).running():
         assert not flag.is_set
 
 
-def test_deadline(flag: Flag) -> None:
-    stops = [make(flag, seconds) for seconds in (0.05, 60)]
-    with stops[1].running(), stops[0].running():
+def test_deadline_stops_its_own_generation(flag: Flag) -> None:
+    tokens = [make(flag, seconds) for seconds in (0.05, 60)]
+    with tokens[1].running(), tokens[0].running():
         assert flag.event.wait(30)
-        assert [stop.reason for stop in stops] == [DEADLINE, None]
+        assert [token.reason for token in tokens] == [DEADLINE, None]
         with pytest.raises(DecodeAbortedError, match=r"0\.05 s"):
-            stops[0].check()
-        stops[1].check()
+            tokens[0].check()
+        tokens[1].check()
 
 
-def test_a_deadline_that_passed_already(flag: Flag) -> None:
-    stop = make(flag, 0)
-    with stop.running():
+def test_expired_deadline(flag: Flag) -> None:
+    token = make(flag, 0)
+    with token.running():
         assert flag.event.wait(30)
 
 
-def test_a_forgotten_deadline_sets_nothing(flag: Flag) -> None:
+def test_deadline_after_the_end_sets_nothing(flag: Flag) -> None:
     with make(flag, 0.05).running():
         pass
     with make(flag).running():
@@ -94,37 +94,37 @@ def test_a_forgotten_deadline_sets_nothing(flag: Flag) -> None:
 
 
 def test_signal_sets_the_flag(flag: Flag, handler: list[int]) -> None:
-    stop = make(flag)
-    with stop.running(), stop.interruptible():
+    token = make(flag)
+    with token.running(), token.interruptible():
         os.kill(os.getpid(), signal.SIGINT)
         assert flag.event.wait(30)
-        assert stop.reason == INTERRUPT
-        stop.check()  # the handler decides, and this one raised nothing
-        assert stop.resume_after_interrupt()
+        assert token.reason == INTERRUPT
+        token.check()  # the handler decides, and this one did not raise
+        assert token.resume_after_interrupt()
         assert not flag.is_set
-        assert stop.reason is None
-        assert not stop.resume_after_interrupt()
+        assert token.reason is None
+        assert not token.resume_after_interrupt()
     assert handler == [signal.SIGINT]
 
 
-def test_other_signals_do_not(flag: Flag) -> None:
+def test_other_signals_do_not_set_the_flag(flag: Flag) -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
-    stop = make(flag)
-    with stop.running(), stop.interruptible():
+    token = make(flag)
+    with token.running(), token.interruptible():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert not flag.event.wait(0.1)
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_the_previous_listener_still_hears(flag: Flag, handler: list[int]) -> None:
-    """An asyncio loop has its own wakeup descriptor; it gets the signals and gets it back."""
+def test_signals_are_forwarded_to_the_previous_descriptor(flag: Flag, handler: list[int]) -> None:
+    """An asyncio loop keeps receiving signals, and its descriptor is restored."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     reader.settimeout(30)
     before = signal.set_wakeup_fd(writer.fileno())
     try:
-        stop, inner = make(flag), make(Flag())
-        with stop.running(), stop.interruptible():
+        token, inner = make(flag), make(Flag())
+        with token.running(), token.interruptible():
             with inner.running(), inner.interruptible():
                 pass
             os.kill(os.getpid(), signal.SIGINT)
@@ -140,28 +140,28 @@ def test_the_previous_listener_still_hears(flag: Flag, handler: list[int]) -> No
     assert len(handler) == 2
 
 
-def test_other_threads_do_not_listen(flag: Flag) -> None:
-    stop = make(flag)
-    heard: list[int] = []
+def test_only_the_main_thread_listens(flag: Flag) -> None:
+    token = make(flag)
+    seen: list[int] = []
 
     def run() -> None:
-        with stop.running(), stop.interruptible():
+        with token.running(), token.interruptible():
             time.sleep(0.05)
-            heard.append(signal.SIGINT if stop.reason else 0)
+            seen.append(signal.SIGINT if token.reason else 0)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert heard == [0]
+    assert seen == [0]
 
 
-def test_nothing_is_left_at_exit(child: Child) -> None:
+def test_descriptor_is_restored_at_exit(child: Child) -> None:
     code = """
         import signal
         from llama_cffi.generation.cancellation import CancelToken
         class Flag:
             set = clear = lambda self: None
-        with CancelToken(Flag(), 60).running() as stop, stop.interruptible():
+        with CancelToken(Flag(), 60).running() as token, token.interruptible():
             pass
         assert signal.set_wakeup_fd(-1) == -1
     """
@@ -169,20 +169,20 @@ def test_nothing_is_left_at_exit(child: Child) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_ctrl_c_at_any_moment_gives_the_signals_back(flag: Flag) -> None:
+def test_ctrl_c_at_any_point_restores_the_descriptor(flag: Flag) -> None:
     watcher = cancellation._watcher()
 
     def run() -> None:
-        stop = make(flag)
-        with stop.running(), stop.interruptible():
+        token = make(flag)
+        with token.running(), token.interruptible():
             pass
 
     functions = (CancelToken.interruptible, *(getattr(type(watcher), n) for n in NAMES))
     n = 0
     for n in interrupted_everywhere(run, *functions):  # noqa: B007
-        run()  # what was cut short is put right now
+        run()  # repairs what was interrupted
         assert signal.set_wakeup_fd(-1) == -1
-        assert not watcher._stops
-        assert not watcher._before
+        assert not watcher._listening
+        assert not watcher._replaced
         assert not flag.is_set
     assert n > 10

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi.errors import ContextOverflowError
-from llama_cffi.generation.context_policy import POLICIES, SAFETY, fit_prompt, fit_turns
+from llama_cffi.generation.context_policy import (
+    DEFAULT_SAFETY,
+    POLICIES,
+    drop_oldest_turns,
+    fit_prompt,
+)
 from llama_cffi.generation.prompt import Prompt
 
 SIZE = st.integers(0, 300)
@@ -19,14 +24,14 @@ SIZE = st.integers(0, 300)
     policy=st.sampled_from(POLICIES),
     n_first=st.integers(0, 1),
 )
-def test_what_fits_leaves_room(
+def test_fitted_prompt_leaves_room_for_the_answer(
     n: int, max_tokens: int, n_ctx: int, safety: int, policy: str, n_first: int
 ) -> None:
     tokens = list(range(n))
     try:
         fit = fit_prompt(Prompt(tokens), max_tokens, n_ctx, safety, policy, n_first=n_first)
     except ContextOverflowError:
-        # Refused only where nothing can be cut, or the policy does not cut.
+        # Refused only where nothing can be dropped, or the policy drops nothing.
         assert not policy.startswith("truncate") or n_ctx - safety <= n_first + 1
         assert n + safety >= n_ctx
         return
@@ -40,7 +45,7 @@ def test_what_fits_leaves_room(
     if not fit.n_truncated:
         assert fit.prompt == tokens
         return
-    # The answer has what it asked for, or about half of the context.
+    # The answer has max_tokens, or about half of the context.
     assert fit.max_tokens >= min(max_tokens, (n_ctx - safety) // 2)
     assert fit.prompt[-1] == tokens[-1]
     gaps = [i for i in range(1, len(fit.prompt)) if fit.prompt[i] != fit.prompt[i - 1] + 1]
@@ -52,7 +57,7 @@ def test_what_fits_leaves_room(
         assert abs(gaps[0] - len(fit.prompt) / 2) <= 0.5
 
 
-def test_examples() -> None:
+def test_fit_prompt_examples() -> None:
     tokens = list(range(100))
     left = fit_prompt(Prompt(tokens), 10, 64, 4, "truncate_left", n_first=1)
     assert left.prompt == [0, *range(51, 100)]
@@ -64,7 +69,7 @@ def test_examples() -> None:
     assert fit_prompt(Prompt(tokens[:30]), 100, 64, 4, "shift").max_tokens == 100
 
 
-def test_the_error_has_the_counts() -> None:
+def test_overflow_error_has_the_counts() -> None:
     with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
         fit_prompt(Prompt(range(100)), 10, 64, 16, "error")
 
@@ -81,7 +86,7 @@ turn = st.lists(st.sampled_from(["assistant", "tool"]), max_size=2).map(
     st.one_of(st.none(), st.integers(-1, 300)),
     st.integers(40, 400),
 )
-def test_the_fewest_turns_go(
+def test_drops_the_fewest_turns(
     system: list[str], turns: list[list[str]], sizes: list[int], max_tokens: int | None, n_ctx: int
 ) -> None:
     roles = [*system, *(role for turn in turns for role in turn)]
@@ -90,10 +95,10 @@ def test_the_fewest_turns_go(
     def length(some: object) -> int:
         return sum(message["size"] for message in some)  # type: ignore[attr-defined]
 
-    kept = fit_turns(messages, length, max_tokens, n_ctx)
-    n, capacity = len(system), n_ctx - SAFETY
+    kept = drop_oldest_turns(messages, length, max_tokens, n_ctx)
+    n, capacity = len(system), n_ctx - DEFAULT_SAFETY
     wanted = capacity // 2 if max_tokens in (None, -1) else min(max_tokens, capacity // 2)  # type: ignore[type-var]
-    # What it could have kept: all turns, all but the first, ...
+    # Candidates: all turns, all but the first, ...
     choices = [
         [*messages[:n], *messages[n + sum(map(len, turns[:k])) :]] for k in range(len(turns))
     ]

@@ -25,7 +25,9 @@ NUMBERS = sorted(
 )
 
 
-class Heard:
+class Recorder:
+    """An output that records accepted tokens."""
+
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.accept = self.tokens.append
@@ -33,10 +35,10 @@ class Heard:
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NUMBERS), ANY, max_size=6))
-def test_valid_parameters_make_a_chain_that_draws(
+def test_valid_parameters_make_a_working_chain(
     model: Model, context: Context, options: dict[str, object]
 ) -> None:
-    """Whatever SamplingParams accepts, every sampler in C accepts too."""
+    """Every value that SamplingParams accepts is accepted by the samplers in C."""
     try:
         params = SamplingParams(**options)  # type: ignore[arg-type]
     except (ValidationError, TypeError):
@@ -46,7 +48,7 @@ def test_valid_parameters_make_a_chain_that_draws(
         assert 0 <= chain.sample(context) < model.vocab.n_tokens
 
 
-def test_names_and_order(model: Model) -> None:
+def test_samplers_and_their_order(model: Model) -> None:
     def names(**options: Any) -> list[str]:
         with build_chain(model, SamplingParams(**options)) as chain:
             return [name.lstrip("?+") for name in chain.names]
@@ -72,46 +74,46 @@ def test_names_and_order(model: Model) -> None:
     ]  # fmt: skip
 
 
-def test_a_chain_is_built_once(model: Model, context: Context) -> None:
-    cache, heard = ChainCache(model), Heard()
+def test_chains_are_reused(model: Model, context: Context) -> None:
+    cache, recorder = ChainCache(model), Recorder()
     params = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5)
-    chain = cache.take(params)
-    chain.output = heard  # type: ignore[assignment]
+    chain = cache.acquire(params)
+    chain.output = recorder  # type: ignore[assignment]
     first = [chain.sample(context) for _ in range(20)]
-    assert heard.tokens == first
+    assert recorder.tokens == first
     assert len(set(first)) > 5
-    cache.give(params, chain)
+    cache.release(params, chain)
     same = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5)
-    again = cache.take(same)
+    again = cache.acquire(same)
     assert again is chain
-    assert [again.sample(context) for _ in range(20)] == first  # as if it were new
-    assert heard.tokens == first  # it was given back
-    twin = cache.take(same)
+    assert [again.sample(context) for _ in range(20)] == first  # it was reset
+    assert recorder.tokens == first  # it was released
+    twin = cache.acquire(same)
     assert twin is not chain  # that one is in use
     assert [twin.sample(context) for _ in range(20)] == first
     others = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=6)
-    other = cache.take(others)
+    other = cache.acquire(others)
     assert [other.sample(context) for _ in range(20)] != first
-    cache.give(params, chain)
+    cache.release(params, chain)
     for k in range(1, 17):
-        cache.give(SamplingParams(top_k=k), cache.take(SamplingParams(top_k=k)))
+        cache.release(SamplingParams(top_k=k), cache.acquire(SamplingParams(top_k=k)))
     assert chain.closed
-    cache.give(others, other)
+    cache.release(others, other)
     cache.close()
     assert other.closed
 
 
-def test_no_seed_is_another_one_each_time(model: Model, context: Context) -> None:
+def test_random_seeds_differ(model: Model, context: Context) -> None:
     cache = ChainCache(model)
     params = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0)
     draws, seeds = [], []
     for _ in range(3):
-        chain = cache.take(params)
+        chain = cache.acquire(params)
         draws.append([chain.sample(context) for _ in range(20)])
         seeds.append(chain.seed)
-        cache.give(params, chain)
+        cache.release(params, chain)
     assert len({tuple(d) for d in draws}) == len(set(seeds)) == 3
-    # The seed that it tells repeats the draws.
+    # The reported seed reproduces the draws.
     assert seeds[1] is not None
     again = build_chain(model, SamplingParams(2.0, top_k=0, top_p=1.0, min_p=0.0, seed=seeds[1]))
     assert [again.sample(context) for _ in range(20)] == draws[1]
@@ -159,7 +161,7 @@ def test_errors_of_logits_processors_reach_the_caller(model: Model, context: Con
                     chain.sample(context)
 
 
-def test_what_is_wrong_leaves_no_chain_open(model: Model) -> None:
+def test_errors_close_the_chain(model: Model) -> None:
     with pytest.raises(ValidationError, match="259"):
         build_chain(model, SamplingParams(logit_bias={259: 1.0}))
     with pytest.raises(GrammarError):
@@ -179,7 +181,9 @@ def test_grammar(model: Model, context: Context) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_every_build_draws_with_what_it_has(child: Child, tiny_model: Path, build: str) -> None:
+def test_every_build_samples_with_the_samplers_it_has(
+    child: Child, tiny_model: Path, build: str
+) -> None:
     code = """
         import sys
         from llama_cffi import SamplingParams

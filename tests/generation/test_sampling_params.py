@@ -45,7 +45,7 @@ from llama_cffi.errors import ValidationError
         {"samplers": "top_k;top_q"},
         {"samplers": [3]},
         {"seed": 2**32},
-        {"seed": 2**32 - 1},  # what C takes for "another one each time"
+        {"seed": 2**32 - 1},  # C's value for a random seed
         {"seed": -2},
         {"seed": 0.5},
     ],
@@ -61,7 +61,7 @@ def test_numpy_numbers() -> None:
     assert params.top_k == 3
 
 
-def test_equal_parameters_are_one_key() -> None:
+def test_equal_parameters_have_equal_hashes() -> None:
     def processor(ids: object, scores: object) -> None: ...
 
     first, second = (
@@ -79,7 +79,7 @@ def test_equal_parameters_are_one_key() -> None:
     assert first != SamplingParams()
 
 
-def test_how_much_of_the_prompt_the_chain_must_see() -> None:
+def test_n_history() -> None:
     assert SamplingParams().n_history == 0
     assert SamplingParams(repeat_penalty=1.1).n_history == 64
     assert SamplingParams(repeat_penalty=1.1, penalty_last_n=0).n_history == 0

@@ -86,6 +86,7 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
 BACK_OFF = """
     import json, sys
     from llama_cffi.binding import Batch, Context, Model
+    from llama_cffi.generation.prompt import Prompt
     from llama_cffi.generation.slot import Slot
     from llama_cffi.errors import KvCacheFullError
     from llama_cffi.generation.cancellation import CancelToken
@@ -199,13 +200,14 @@ def test_chunks_where_c_cannot_be_stopped(
 ) -> None:
     """They grow while they are quick, shrink when one was slow, and cancel counts between them."""
     sizes: list[int] = []
-    decode, delays = context.decode, {64: 0.12}
+    decode, clock, seconds = context.decode, [0.0], {64: 0.12}
 
     def spy(batch: Batch) -> None:
         sizes.append(len(batch))
         decode(batch)
-        time.sleep(delays.get(len(batch), 0))
+        clock[0] += seconds.get(len(batch), 0.001)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(context, "abortable", False)
     monkeypatch.setattr(context, "decode", spy)
     slot, stats, stop = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.odd_models import write_hybrid, write_recurrent, write_windowed
+from support.rounding import EXACT
 
 from llama_cffi import Model
 from llama_cffi.demo import model_path
@@ -33,11 +34,10 @@ def test_every_request_ends_as_expected(seed: int) -> None:
 @pytest.mark.parametrize("write", [write_recurrent, write_windowed, write_hybrid])
 def test_other_memories(write: Callable[[Path], Path], tmp_path: Path) -> None:
     """Random models have nearly equal logits, so the arithmetic must be exact."""
-    exact = {"flash_attn": False, "type_k": "f32", "type_v": "f32"}
     with Model(write(tmp_path / "odd.gguf")) as model:
-        expected = chaos.answers(model, **exact)
+        expected = chaos.answers(model, **EXACT)
         for seed in (1, 2):
-            run = chaos.Chaos(model, seed, 60, expected, **exact)
+            run = chaos.Chaos(model, seed, 60, expected, **EXACT)
             assert run.run().total() + run.n_refused == 60
 
 

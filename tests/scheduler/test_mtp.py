@@ -11,6 +11,7 @@ import pytest
 from support.builds import MIDDLE, OLD
 from support.children import Child
 from support.odd_models import write_nextn
+from support.rounding import EXACT
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import (
@@ -27,10 +28,7 @@ from llama_cffi import (
 
 PROMPTS = [[65 + i + j for j in range(3 + 9 * i)] for i in range(8)]
 N = 40
-CONFIG: dict[str, Any] = {
-    "n_ctx": 256, "n_threads": 1, "n_batch": 32, "type_k": "f32", "type_v": "f32",
-    "flash_attn": False,
-}  # fmt: skip
+CONFIG: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_batch": 32, **EXACT}
 
 
 class Recorder(MtpHead):
@@ -87,7 +85,7 @@ def test_a_request_can_go_without(tmp_path: Path) -> None:
 
 def test_llama_loads_the_head(tmp_path: Path) -> None:
     path = write_nextn(tmp_path / "glm.gguf", "token")
-    options = {"n_ctx": 256, "n_threads": 1, "flash_attn": False, "type_k": "f32", "type_v": "f32"}
+    options = {"n_ctx": 256, "n_threads": 1, **EXACT}
     with Llama(path, **options) as llm:
         plain = llm.generate("Once", N, temperature=0)
     with Llama(path, draft=MtpHead(), **options) as llm:
@@ -139,7 +137,7 @@ def test_contexts_refuse_the_wrong_batches(tmp_path: Path) -> None:
 
 def test_models_without_a_head_are_refused(tmp_path: Path) -> None:
     llama = write_tiny(tmp_path / "llama.gguf")
-    with pytest.raises(ModelLoadError, match=r"is a llama; .* glm4moe only"):
+    with pytest.raises(ModelLoadError, match=r"is a llama model; .* glm4moe only"):
         InferenceEngine(llama, draft=MtpHead(), **CONFIG)
 
     def no_head(writer: Any) -> None:

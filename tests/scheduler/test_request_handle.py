@@ -265,7 +265,7 @@ def nan(ids: Any, scores: Any) -> Any:
         ({"stopping_criteria": raises(KeyError("mine"), 1)}, KeyError),
         ({"reasoning_limit": raises(KeyError("mine"))}, KeyError),
         ({"grammar": 'root ::= "a'}, ValidationError),
-        ({"grammar": 'root ::= "a"', "logit_bias": NOTHING}, GenerationError),
+        ({"grammar": 'root ::= "a" | "b"', "logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": {10**6: 1.0}}, ValidationError),
     ],
@@ -522,7 +522,7 @@ def test_errors_in_asyncio(engine: InferenceEngine) -> None:
 
 def test_an_event_loop_closed_early(child: Child) -> None:
     code = f"""
-        import asyncio, os
+        import asyncio, os, sys
         from llama_cffi import InferenceEngine
         from llama_cffi.demo import model_path
         engine = InferenceEngine(model_path(), 4, 512, n_threads=1)
@@ -547,6 +547,7 @@ def test_an_event_loop_closed_early(child: Child) -> None:
                 print(repr(error))
         print(engine.generate({SUM!r}, 8, temperature=0))
         engine.shutdown()
+        sys.stdout.flush()
         os._exit(0)  # otherwise asyncio complains about pending tasks
     """
     result = child(code)

@@ -38,6 +38,8 @@ def interrupted_everywhere(run: Callable[[], object], *functions: Any) -> Iterat
             return trace
 
         tracing = sys.gettrace()
+        # Python 3.12.1: `settrace` turns opcode events on only if a frame asked for them before.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(trace)
         try:
             run()

@@ -1,7 +1,7 @@
-"""One Python function for each C call whose name, arguments or struct fields moved between builds.
+"""One Python function for each C call whose name, arguments or struct fields differ between builds.
 
-Code above never asks which build it runs on: it calls these, or a C function that is the same in
-every class. Each entry names the build of the change.
+Other modules never check which build is loaded: they call these, or C functions that are the same
+in every ABI class. Each function names the build of the change.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from .adapter import max_graph_nodes, reuses_stale_graphs, set_adapters
 from .context import (
     context_params,
     embedding_width,
-    encode_pools,
-    flash_attn_takes_f32,
+    encode_supports_pooling,
+    flash_attn_supports_f32,
     has_memory,
     init_context,
     keys_shift,
@@ -19,18 +19,18 @@ from .context import (
     layer_counts,
     max_sequences,
     n_classes,
-    newer,
+    newer_build,
     pooling_name,
     pools_any_sequence,
 )
 from .grammar import grammar_sampler
 from .memory import (
-    breaks_states,
     can_shift,
     defrag,
-    has_pos_min,
     memory_call,
-    mixes_states,
+    mixes_up_states,
+    needs_clear_after_failure,
+    reports_pos_min,
     separates_hybrids,
     seq_pos_max,
 )
@@ -42,11 +42,11 @@ from .model import (
     model_number,
     model_params,
     rope_scaling_types,
-    takes_devices,
-    takes_mtp,
+    supports_devices,
+    supports_mtp,
     tensor_types,
 )
-from .names import call
+from .names import c_function
 from .quantize import file_types, quantize_model
 from .sampler import dist_needs_softmax, sampler_dry, sampler_penalties, sampler_with_interface
 from .state import cache_layout
@@ -63,9 +63,8 @@ from .vocab import (
 
 __all__ = [
     "add_sep",
-    "breaks_states",
+    "c_function",
     "cache_layout",
-    "call",
     "can_shift",
     "chat_apply_template",
     "chat_template",
@@ -74,12 +73,11 @@ __all__ = [
     "device_list",
     "dist_needs_softmax",
     "embedding_width",
-    "encode_pools",
+    "encode_supports_pooling",
     "file_types",
-    "flash_attn_takes_f32",
+    "flash_attn_supports_f32",
     "grammar_sampler",
     "has_memory",
-    "has_pos_min",
     "has_tokens",
     "init_context",
     "keys_shift",
@@ -91,14 +89,16 @@ __all__ = [
     "max_graph_nodes",
     "max_sequences",
     "memory_call",
-    "mixes_states",
+    "mixes_up_states",
     "model_number",
     "model_params",
     "n_classes",
-    "newer",
+    "needs_clear_after_failure",
+    "newer_build",
     "pooling_name",
     "pools_any_sequence",
     "quantize_model",
+    "reports_pos_min",
     "reuses_stale_graphs",
     "rope_scaling_types",
     "sampler_dry",
@@ -108,8 +108,8 @@ __all__ = [
     "seq_pos_max",
     "set_adapters",
     "special_token",
-    "takes_devices",
-    "takes_mtp",
+    "supports_devices",
+    "supports_mtp",
     "tensor_types",
     "token_attributes",
     "vocab_of",

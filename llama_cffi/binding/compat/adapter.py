@@ -12,10 +12,10 @@ __all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
 
 
 def set_adapters(library: Library, context: Any, adapters: Sequence[tuple[Any, float]]) -> bool:
-    """Make (adapter, scale) pairs the active ones; False when C refused, then there are none.
+    """Activate exactly these (adapter, scale) pairs; False if C refused, then none is active.
 
-    C: llama_set_adapters_lora since b8095; before it one call for each adapter, of other names
-    until b4529.
+    C: llama_set_adapters_lora since b8095; before it one call per adapter, with other names until
+    b4529.
     """
     lib, ffi = library.lib, library.ffi
     if library.has("llama_set_adapters_lora"):
@@ -34,9 +34,9 @@ def set_adapters(library: Library, context: Any, adapters: Sequence[tuple[Any, f
 
 
 def max_graph_nodes(library: Library, n_tensors: int) -> int | None:
-    """Return how many nodes a graph holds; None where it grows with the adapters.
+    """Return the number of nodes that a graph can hold; None if it grows with the adapters.
 
-    C ends the process on one more.
+    C aborts on one more.
     """
     if library.has("llama_set_adapters_lora"):
         return None
@@ -46,7 +46,7 @@ def max_graph_nodes(library: Library, n_tensors: int) -> int | None:
 
 
 def reuses_stale_graphs(library: Library) -> bool:
-    """Whether C reuses the last graph also after adapters or control vectors changed (measured)."""
-    # From b6122, which brought `kv_unified`, to b8390; b9842 is right.
+    """Whether C reuses the last graph even after adapters or control vectors changed (measured)."""
+    # From b6122, which added `kv_unified`, to b8390; b9842 is correct.
     params = library.lib.llama_context_default_params()
     return "kv_unified" in fields(library, params) and not library.has("llama_model_n_layer_nextn")

@@ -1,4 +1,4 @@
-"""Making a context."""
+"""Creating a context, and the limits of a build."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from ...errors import ValidationError
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import call
+from .names import c_function
 
 __all__ = [
     "context_params",
     "embedding_width",
-    "encode_pools",
-    "flash_attn_takes_f32",
+    "encode_supports_pooling",
+    "flash_attn_supports_f32",
     "has_memory",
     "init_context",
     "keys_shift",
@@ -21,7 +21,7 @@ __all__ = [
     "layer_counts",
     "max_sequences",
     "n_classes",
-    "newer",
+    "newer_build",
     "pooling_name",
     "pools_any_sequence",
 ]
@@ -34,13 +34,13 @@ def context_params(
     kv_unified: bool | None = None,
     **values: Any,
 ) -> Any:
-    """Build `llama_context_params` from the build's defaults; None leaves a default.
+    """Return `llama_context_params` from the build's defaults; None keeps a default.
 
-    `flash_attn` is an enum since b6431 (None: the build's own choice); `kv_unified` exists since
-    b6122, before it every cache was unified. `op_offload` and `swa_full` are younger than b4980.
+    `flash_attn` is an enum since b6431 (None: the build's own choice). `kv_unified` exists since
+    b6122; before, every cache was unified. `op_offload` and `swa_full` are newer than b4980.
 
     Raises:
-        ValidationError: A value for a field that this build does not have.
+        ValidationError: A value is for a field that this build does not have.
     """
     params = library.lib.llama_context_default_params()
     known = fields(library, params)
@@ -50,38 +50,38 @@ def context_params(
         values["kv_unified"] = kv_unified
     for name in ("op_offload", "swa_full"):
         if name not in known and values.pop(name, None) is not None:
-            raise ValidationError(f"this build has no {name}; {newer(library)}")
+            raise ValidationError(f"this build has no {name}; {newer_build(library)}")
     assign(params, values)
     return params
 
 
-def flash_attn_takes_f32(library: Library) -> bool:
-    """Whether flash attention works with a cache of F32: before b6431 it calls NULL."""
+def flash_attn_supports_f32(library: Library) -> bool:
+    """Whether flash attention works with an F32 cache; before b6431 it calls NULL."""
     return "flash_attn_type" in fields(library, library.lib.llama_context_default_params())
 
 
 def keys_shift(library: Library, type_k: str, head: int) -> bool:
-    """Whether C can rotate keys of this type: measured, it aborts or reads NULL elsewhere."""
+    """Whether C can rotate keys of this type; otherwise it aborts or reads NULL (measured)."""
     if type_k in ("f16", "f32"):
         return True
-    return type_k != "bf16" and flash_attn_takes_f32(library) and head % 64 == 0
+    return type_k != "bf16" and flash_attn_supports_f32(library) and head % 64 == 0
 
 
-def newer(library: Library) -> str:
-    """Return the advice to take a newer build."""
+def newer_build(library: Library) -> str:
+    """Return the advice to use a newer build, to put after the reason in a message."""
     return f"it is {library.build.tag or library.path.name}; a newer one: LLAMA_CFFI_BUILD=latest"
 
 
 def init_context(library: Library, model: Any, params: Any) -> Any:
-    """Create a context; NULL when it failed. C: llama_init_from_model."""
-    return call(library, "llama_init_from_model")(model, params)
+    """Create a context; NULL if it failed. C: llama_init_from_model."""
+    return c_function(library, "llama_init_from_model")(model, params)
 
 
 def max_sequences(library: Library) -> int:
-    """Return the most sequences of a context. C: llama_max_parallel_sequences, b6122."""
+    """Return the maximum of n_seq_max. C: llama_max_parallel_sequences, b6122."""
     if library.has("llama_max_parallel_sequences"):
         return int(library.lib.llama_max_parallel_sequences())
-    return 64  # LLAMA_MAX_SEQ; older builds have no limit of their own
+    return 64  # LLAMA_MAX_SEQ; older builds have no limit
 
 
 def kv_unified(library: Library, params: Any) -> bool:
@@ -90,16 +90,16 @@ def kv_unified(library: Library, params: Any) -> bool:
 
 
 def has_memory(library: Library, context: Any) -> bool:
-    """Whether a context remembers sequences. Before b5640 encoders had a memory too."""
+    """Whether a context has a memory. Before b5640 encoders had one too."""
     return not library.has("llama_get_memory") or bool(library.lib.llama_get_memory(context))
 
 
 def pools_any_sequence(library: Library) -> bool:
-    """Whether pooling takes any sequence id; before b6122 C asserts seq_id < n_tokens."""
+    """Whether pooling accepts any sequence id; before b6122 C asserts seq_id < n_tokens."""
     return "kv_unified" in fields(library, library.lib.llama_context_default_params())
 
 
-def encode_pools(library: Library) -> bool:
+def encode_supports_pooling(library: Library) -> bool:
     """Whether `llama_encode` pools; C asserts lctx.embd != nullptr in the oldest builds."""
     return library.has("llama_model_n_cls_out")  # b5640
 
@@ -108,11 +108,11 @@ def embedding_width(library: Library, model: Any) -> int:
     """Return the width of an embedding. C: llama_model_n_embd_out, b7698."""
     if library.has("llama_model_n_embd_out"):
         return int(library.lib.llama_model_n_embd_out(model))
-    return int(call(library, "llama_model_n_embd")(model))
+    return int(c_function(library, "llama_model_n_embd")(model))
 
 
 def n_classes(library: Library, model: Any) -> int:
-    """Return how many scores `rank` pooling makes. C: llama_model_n_cls_out, b5640."""
+    """Return the number of scores of `rank` pooling. C: llama_model_n_cls_out, b5640."""
     if library.has("llama_model_n_cls_out"):
         return int(library.lib.llama_model_n_cls_out(model))
     return 1
@@ -125,7 +125,7 @@ def pooling_name(library: Library, pooling: int) -> str:
 
 
 def layer_counts(library: Library, architecture: str) -> tuple[int, ...]:
-    """Return the numbers of layers that C knows the size of; for others it aborts. Empty = any."""
+    """Return the numbers of layers that C accepts; it aborts on others. Empty = any."""
     if architecture == "baichuan":
         return (32, 40)
     if architecture == "gemma2" and not library.has("llama_model_n_cls_out"):  # until b5640

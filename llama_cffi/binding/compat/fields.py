@@ -1,4 +1,4 @@
-"""Structs of parameters: their fields and values."""
+"""Fields of parameter structs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["assign", "fields"]
 
 
 def assign(params: Any, values: Mapping[str, Any]) -> None:
-    """Set the fields that have a value; None leaves the default."""
+    """Set the fields that have a value; None keeps the default."""
     for name, value in values.items():
         if value is not None:
             setattr(params, name, value)

@@ -11,9 +11,9 @@ __all__ = ["grammar_sampler"]
 
 
 def grammar_sampler(library: Library, model: Any, grammar: str) -> Any:
-    """Create the sampler for rules that begin with `root`; NULL when C refuses them.
+    """Create the sampler of a grammar with the start rule `root`; NULL if C refuses it.
 
-    C: llama_sampler_init_grammar, which took the model until b4529; b3889 makes a sampler that
+    C: llama_sampler_init_grammar, which took the model until b4529; b3889 returns a sampler that
     does nothing instead of NULL.
     """
     vocab = vocab_of(library, model)

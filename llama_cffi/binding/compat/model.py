@@ -1,4 +1,4 @@
-"""Loading a model, and what a build can load."""
+"""Loading a model, and what a build supports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import call
+from .names import c_function
 
 __all__ = [
     "device_list",
@@ -18,15 +18,15 @@ __all__ = [
     "model_number",
     "model_params",
     "rope_scaling_types",
-    "takes_devices",
+    "supports_devices",
     "tensor_types",
 ]
 
 
 def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values: Any) -> Any:
-    """Build `llama_model_params` from the build's defaults; None leaves a default.
+    """Return `llama_model_params` from the build's defaults; None keeps a default.
 
-    `use_mmap` and `use_mlock` became one `load_mode` at b10361.
+    `use_mmap` and `use_mlock` were replaced by `load_mode` in b10361.
     """
     params = library.lib.llama_model_default_params()
     if "use_mmap" in fields(library, params):
@@ -45,7 +45,7 @@ def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values:
 
 
 def kv_overrides(library: Library, values: Mapping[str, int | float | bool | str]) -> Any:
-    """Build the array of `struct llama_model_kv_override` that ends with an empty key."""
+    """Return an array of `struct llama_model_kv_override`, terminated by an empty key."""
     ffi = library.ffi
     tags = ffi.typeof("enum llama_model_kv_override_type").relements
     array = ffi.new("struct llama_model_kv_override[]", len(values) + 1)
@@ -62,47 +62,47 @@ def kv_overrides(library: Library, values: Mapping[str, int | float | bool | str
     return array
 
 
-def takes_devices(library: Library) -> bool:
-    """Whether a model can be told its devices: `llama_model_params.devices`, b4435."""
+def supports_devices(library: Library) -> bool:
+    """Whether the devices of a model can be chosen: `llama_model_params.devices`, b4435."""
     return "devices" in fields(library, library.lib.llama_model_default_params())
 
 
 def device_list(library: Library, indexes: Sequence[int]) -> Any:
-    """Build the array of devices, by their index, that ends with NULL."""
+    """Return an array of the devices with these indexes, terminated by NULL."""
     ffi, lib = library.ffi, library.lib
     found = [lib.ggml_backend_dev_get(i) for i in indexes]
     return ffi.new("ggml_backend_dev_t[]", [*found, ffi.NULL])
 
 
 def load_model(library: Library, paths: Sequence[bytes], params: Any, listed: bool = False) -> Any:
-    """Load a model from its first part, or from a list of parts; NULL when it failed.
+    """Load a model from its first part, or from a list of parts; NULL if it failed.
 
     C: llama_model_load_from_file, llama_model_load_from_splits (b4529)
     """
     if not listed:
-        return call(library, "llama_model_load_from_file")(paths[0], params)
+        return c_function(library, "llama_model_load_from_file")(paths[0], params)
     ffi = library.ffi
-    texts = [ffi.new("char[]", path) for path in paths]
-    array = ffi.new("const char *[]", texts)
-    return library.lib.llama_model_load_from_splits(array, len(texts), params)
+    strings = [ffi.new("char[]", path) for path in paths]
+    array = ffi.new("const char *[]", strings)
+    return library.lib.llama_model_load_from_splits(array, len(strings), params)
 
 
-def takes_mtp(library: Library) -> bool:
-    """Whether heads for the token after the next can be loaded and run: v0.5.0 at the latest."""
+def supports_mtp(library: Library) -> bool:
+    """Whether multi-token prediction heads can be loaded and run: v0.5.0 at the latest."""
     params = library.lib.llama_model_default_params()
     return "load_mtp" in fields(library, params) and hasattr(library.lib, "LLAMA_CONTEXT_TYPE_MTP")
 
 
 def model_number(library: Library, name: str, model: Any) -> int | None:
-    """Return what `llama_model_<name>` says; None where the build does not have it."""
+    """Return the result of `llama_model_<name>`; None if the build does not have it."""
     try:
-        return int(call(library, f"llama_model_{name}")(model))
+        return int(c_function(library, f"llama_model_{name}")(model))
     except AttributeError:
         return None
 
 
 def rope_scaling_types(library: Library) -> list[str]:
-    """Return the names that `rope.scaling.type` may have."""
+    """Return the values that `rope.scaling.type` may have."""
     names: Mapping[str, int] = library.ffi.typeof("enum llama_rope_scaling_type").relements
     prefix = "LLAMA_ROPE_SCALING_TYPE_"
     found = sorted((v, n) for n, v in names.items() if v >= 0 and "MAX" not in n)
@@ -110,7 +110,7 @@ def rope_scaling_types(library: Library) -> list[str]:
 
 
 def tensor_types(library: Library) -> dict[int, str]:
-    """Return the tensor types of the build, by number."""
+    """Return the tensor types of the build: number -> name."""
     names: Mapping[int, str] = library.ffi.typeof("enum ggml_type").elements
     return {
         number: name.removeprefix("GGML_TYPE_")
@@ -120,7 +120,7 @@ def tensor_types(library: Library) -> dict[int, str]:
 
 
 def max_experts(library: Library) -> int:
-    """Return LLAMA_MAX_EXPERTS, which no function tells: measured by loading models."""
+    """Return LLAMA_MAX_EXPERTS, which no function reports (measured by loading models)."""
     with contextlib.suppress(library.ffi.error):
         library.ffi.typeof("enum llama_lazy_mode")  # v0.4.0
         return 1024

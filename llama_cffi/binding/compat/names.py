@@ -6,9 +6,9 @@ from typing import Any
 
 from ..loading.library import Library
 
-__all__ = ["call"]
+__all__ = ["c_function"]
 
-# Today's name -> the older ones. Same arguments, or the same after `vocab_of` gave the handle.
+# Current name -> older names, with the same arguments (for vocab functions, see `vocab_of`).
 _RENAMED = {
     "llama_model_load_from_file": ("llama_load_model_from_file",),  # b4435
     "llama_model_free": ("llama_free_model",),  # b4435
@@ -22,7 +22,7 @@ _RENAMED = {
     "llama_adapter_lora_free": ("llama_lora_adapter_free",),
     # b8095, b4529
     "llama_set_adapter_cvec": ("llama_apply_adapter_cvec", "llama_control_vector_apply"),
-    "llama_vocab_n_tokens": ("llama_n_vocab",),  # b4529, with the handle: model -> vocab
+    "llama_vocab_n_tokens": ("llama_n_vocab",),  # b4529; before, they took the model
     "llama_vocab_get_text": ("llama_token_get_text",),
     "llama_vocab_get_score": ("llama_token_get_score",),
     "llama_vocab_get_attr": ("llama_token_get_attr",),
@@ -42,8 +42,8 @@ _RENAMED = {
 }
 
 
-def call(library: Library, name: str) -> Any:
-    """Return the C function *name* under whatever name this build has it."""
+def c_function(library: Library, name: str) -> Any:
+    """Return the C function *name* under the name that it has in this build."""
     for candidate in (name, *_RENAMED.get(name, ())):
         if library.has(candidate):
             return getattr(library.lib, candidate)

@@ -12,7 +12,7 @@ __all__ = ["file_types", "quantize_model"]
 
 
 def file_types(library: Library) -> dict[str, int]:
-    """Return what a model can be quantized to, such as `Q4_K_M`. C: enum llama_ftype."""
+    """Return the types for quantizing a model, such as `Q4_K_M`. C: enum llama_ftype."""
     names: Mapping[str, int] = library.ffi.typeof("enum llama_ftype").relements
     found = {
         name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): number
@@ -25,7 +25,7 @@ def file_types(library: Library) -> dict[str, int]:
 def quantize_model(
     library: Library, source: bytes, target: bytes, values: Mapping[str, Any]
 ) -> int:
-    """Write a quantized copy; 0 when it worked. It takes minutes, and nothing can stop it.
+    """Write a quantized copy; 0 on success. It takes minutes and cannot be stopped.
 
     C: llama_model_quantize
     """

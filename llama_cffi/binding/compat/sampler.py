@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..loading.library import Library
-from .names import call
+from .names import c_function
 from .vocab import vocab_of
 
 __all__ = ["dist_needs_softmax", "sampler_dry", "sampler_penalties", "sampler_with_interface"]
@@ -26,7 +26,7 @@ def sampler_penalties(
     if count == 4:
         return lib.llama_sampler_init_penalties(*numbers)
     vocab = vocab_of(library, model)
-    n_vocab = call(library, "llama_vocab_n_tokens")(vocab)
+    n_vocab = c_function(library, "llama_vocab_n_tokens")(vocab)
     if count == 5:
         return lib.llama_sampler_init_penalties(n_vocab, *numbers)
     eos, newline = lib.llama_token_eos(model), lib.llama_token_nl(model)
@@ -44,29 +44,29 @@ def sampler_dry(
 ) -> Any:
     """Create the DRY sampler; C copies the breakers.
 
-    C: llama_sampler_init_dry, since b3995; from b4529 to b10068 with n_ctx_train, which bounds
+    C: llama_sampler_init_dry, since b3995; from b4529 to b10068 with n_ctx_train, which limits
     the window.
     """
     ffi, lib = library.ffi, library.lib
-    texts = [ffi.new("char[]", breaker) for breaker in breakers]
-    bound = (last_n,) if len(ffi.typeof(lib.llama_sampler_init_dry).args) == 8 else ()
+    strings = [ffi.new("char[]", breaker) for breaker in breakers]
+    limit = (last_n,) if len(ffi.typeof(lib.llama_sampler_init_dry).args) == 8 else ()
     return lib.llama_sampler_init_dry(
         vocab_of(library, model),
-        *bound,
+        *limit,
         multiplier,
         base,
         allowed_length,
         last_n,
-        ffi.new("const char *[]", texts),
-        len(texts),
+        ffi.new("const char *[]", strings),
+        len(strings),
     )
 
 
 @lru_cache(maxsize=1)
 def dist_needs_softmax(library: Library) -> bool:
-    """Whether dist draws by the probabilities that it finds: until b3889 it computes none.
+    """Whether dist needs softmax before it: until b3889 it does not compute probabilities.
 
-    No symbol shows it, so a sampler is asked. C: llama_sampler_init_dist, llama_sampler_apply
+    No symbol shows it, so a sampler is tried. C: llama_sampler_init_dist, llama_sampler_apply
     """
     ffi, lib = library.ffi, library.lib
     data = ffi.new("llama_token_data[2]", [(0, 0.0, 0.25), (1, 0.0, 0.25)])
@@ -78,9 +78,9 @@ def dist_needs_softmax(library: Library) -> bool:
 
 
 def sampler_with_interface(library: Library, interface: Any) -> Any:
-    """Create a sampler that C frees, with the caller's functions and no context.
+    """Create a sampler with the caller's functions and no context; C frees it.
 
-    C: llama_sampler_init, since b4753; before that greedy, which holds nothing, is made over.
+    C: llama_sampler_init, since b4753; before, a greedy sampler, which has no state, is modified.
     """
     ffi, lib = library.ffi, library.lib
     if library.has("llama_sampler_init"):

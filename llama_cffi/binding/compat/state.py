@@ -1,4 +1,4 @@
-"""What the saved state of a context depends on."""
+"""The properties of a cache that a saved state depends on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["cache_layout"]
 
 
 def cache_layout(library: Library, params: Any) -> dict[str, str]:
-    """Return how a context of these parameters keeps keys and values: what C compares.
+    """Return how a context with these parameters stores keys and values, as C compares it.
 
-    `flash_attn` decides whether values lie transposed; `auto` is C's own choice (since b6431).
+    `flash_attn` decides whether values are transposed; `auto` is C's own choice (since b6431).
     """
     types = library.ffi.typeof("enum ggml_type").elements
     if "flash_attn" in fields(library, params):

@@ -7,9 +7,12 @@ tensor whose last dimension is 1 (scalar: stop) or 0 (not a scalar: run).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..loading.library import Library
+
+if TYPE_CHECKING:
+    from ..ffi_types import CData
 
 __all__ = ["AbortFlag"]
 
@@ -29,8 +32,8 @@ class AbortFlag:
         self._tensor.ne = [1, 1, 1, 0]
         self.is_set = False  # an attribute instead of a property, because every decode reads it
         # For llama_set_abort_callback; C keeps both, so the flag outlives the context.
-        self.callback: Any = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
-        self.data: Any = self._tensor
+        self.callback: CData = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
+        self.data: CData = self._tensor
 
     def set(self) -> None:
         """Stop the running decode and every later one until `clear`."""

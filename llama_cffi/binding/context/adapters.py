@@ -7,10 +7,10 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import LlamaError, ModelLoadError, ValidationError
-from ...gguf.reader import GgufSummary, GgufTensor, check_gguf, read_gguf
+from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, read_gguf
 from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
@@ -67,7 +67,7 @@ class LoraAdapter(NativeObject):
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
         with library.logs.capture() as lines:
-            init = compat.call(library, "llama_adapter_lora_init")
+            init = compat.c_function(library, "llama_adapter_lora_init")
             held = model.hold()
             ptr = init(model.ptr, os.fsencode(self.path))
             del held
@@ -76,14 +76,14 @@ class LoraAdapter(NativeObject):
             raise ModelLoadError(
                 f"{self.path} cannot be used with {model.path.name}: {reason or 'no reason given'}"
             )
-        super().__init__(ptr, compat.call(library, "llama_adapter_lora_free"), parent=model)
+        super().__init__(ptr, compat.c_function(library, "llama_adapter_lora_free"), parent=model)
         library.logs.raise_interrupt()
         self.model = model
         self.n_pairs = len(gguf.tensors) // 2
         self.active_in: weakref.WeakSet[Context] = weakref.WeakSet()
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, MetadataValue]:
         """The metadata of the file: key -> int, float, bool, str, or a list of those.
 
         Raises:
@@ -98,7 +98,8 @@ class LoraAdapter(NativeObject):
         Raises:
             ModelLoadError: As for `metadata`.
         """
-        return list(self.metadata.get(_INVOCATION, ()))
+        tokens = self.metadata.get(_INVOCATION)
+        return [int(token) for token in tokens] if isinstance(tokens, list) else []
 
     def close(self) -> None:
         """Switch the adapter off in its contexts, and free it. A second call does nothing."""
@@ -169,7 +170,7 @@ def _check_graph_size(model: Model, adapters: Iterable[LoraAdapter]) -> None:
     if nodes > max_nodes or nodes + leafs > 2 ** (max_nodes - 1).bit_length():
         raise ValidationError(
             f"these adapters change {n_pairs} tensors, which takes about {nodes} nodes, and a "
-            f"graph has {max_nodes}; use fewer adapters: {compat.newer(model.library)}"
+            f"graph has {max_nodes}; use fewer adapters: {compat.newer_build(model.library)}"
         )
 
 
@@ -178,7 +179,7 @@ def apply_control_vector(
 ) -> None:
     """Apply a control vector, or none. See `Context.set_control_vector`."""
     library, model = context.library, context.model
-    apply = compat.call(library, "llama_set_adapter_cvec")
+    apply = compat.c_function(library, "llama_set_adapter_cvec")
     if vector is None:
         apply(context.ptr, library.ffi.NULL, 0, model.n_embd, -1, -1)
         return

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..ffi_types import CData
+
 __all__ = ["Batch"]
 
 _MAX_TOKENS, _MAX_SEQUENCES = 2**22, 1024  # C has at most 256 sequences
@@ -69,7 +71,7 @@ class Batch:
         self.token_max = self.seq_max = 0
         self.single = False
         self._shares = False  # whether a token has more than one sequence
-        self.struct = ffi.new("struct llama_batch *")
+        self.struct: CData = ffi.new("struct llama_batch *")
         self.struct.token = self._token
         self.struct.pos = self._pos
         self.struct.n_seq_id = self._n_seq_id
@@ -80,7 +82,7 @@ class Batch:
             self._hidden = ffi.new("float[]", n_tokens_max * n_hidden)
             self._hidden_bytes = ffi.buffer(self._hidden)
             self.struct.embd = self._hidden
-        self.value = self.struct[0]
+        self.value: CData = self.struct[0]
 
     def __len__(self) -> int:
         return int(self.struct.n_tokens)

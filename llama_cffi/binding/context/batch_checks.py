@@ -68,9 +68,9 @@ def check_encode(context: Context, batch: Batch) -> None:
     _check_positions(context, batch)
     _check_whole(context, batch)
     if context.pooling != "none":
-        if context.embeddings and not compat.encode_pools(context.library):
+        if context.embeddings and not compat.encode_supports_pooling(context.library):
             raise ValidationError(
-                f"this build cannot pool what it encodes; {compat.newer(context.library)}"
+                f"this build cannot pool what it encodes; {compat.newer_build(context.library)}"
             )
         _check_small_ids(context, batch)  # C selects rows even if it computed no embeddings
     batch.want_all()
@@ -104,10 +104,10 @@ def _check_small_ids(context: Context, batch: Batch) -> None:
     if last >= len(batch):
         raise ValidationError(
             f"sequence {last} in a batch of {len(batch)} tokens: this build pools only sequences "
-            f"below the number of tokens; {compat.newer(library)}"
+            f"below the number of tokens; {compat.newer_build(library)}"
         )
     if len(starts) > 1 and context.model.keeps_states:
         raise ValidationError(  # C pools parts of equal length, and asserts seq_id < n_tokens
             f"{len(starts)} sequences in one batch: this build pools sequences of a recurrent "
-            f"model only one by one; {compat.newer(library)}"
+            f"model only one by one; {compat.newer_build(library)}"
         )

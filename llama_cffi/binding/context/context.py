@@ -11,10 +11,11 @@ from ...errors import LlamaError, ValidationError
 from ...validation import check_int
 from .. import compat
 from ..loading.library import Library
+from ..logits import check_logits
 from ..model.kind import ModelKind
 from ..model.model import Model
 from ..native_object import NativeObject
-from ..sampling.candidates import check_logits
+from ..processors import thread_count
 from . import state
 from .abort_flag import AbortFlag
 from .adapters import LoraAdapter, apply_control_vector, set_adapters
@@ -25,13 +26,14 @@ from .decode_errors import REFUSED, decode_error, roll_back
 from .memory import Memory
 from .params import ContextParams, check_embeddings, resolve
 from .perf import Perf
-from .threadpool import ThreadPool, thread_count
+from .threadpool import ThreadPool
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
+    from ..ffi_types import CData
     from .params import ContextOptions
 
 __all__ = ["Context"]
@@ -92,7 +94,8 @@ class Context(NativeObject):
             )
         super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools.values())
         library.logs.raise_interrupt()
-        self.model, self.library, self.params = model, library, params
+        self.model, self.library = model, library
+        self.params: CData = params
         lib = library.lib
         self.abort_flag = AbortFlag(library)
         lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
@@ -119,7 +122,7 @@ class Context(NativeObject):
         # One byte per token of the last batch, 1 = it has an output. C does not always check.
         self._wanted = b""
         self._has_embeddings = False  # whether the last outputs include embeddings
-        self._get_row: Callable[[Any, int], Any] = lib.llama_get_logits_ith
+        self._get_row: Callable[[CData, int], CData] = lib.llama_get_logits_ith
         self._views: dict[Any, NDArray[np.float32]] = {}  # arrays over logits, by address
         # Output -> token of its largest logit; None once the caller may have changed the logits.
         self._best: dict[int, int] | None = {}
@@ -311,7 +314,7 @@ class Context(NativeObject):
         embedding = self._array(row, width(self.library, self.model.ptr))
         return embedding.copy() if copy else embedding
 
-    def row(self, i: int) -> Any:
+    def row(self, i: int) -> CData:
         """Return the C pointer to the row that `logits` returns.
 
         Raises:

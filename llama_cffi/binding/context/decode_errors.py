@@ -21,7 +21,7 @@ _NO_SLOT, _ABORTED = 1, 2
 def roll_back(context: Context, batch: Batch) -> list[int]:
     """Remove a failed batch from the memory; return the sequences that were lost completely."""
     memory = context.memory
-    if context.model.keeps_states and compat.breaks_states(context.library):
+    if context.model.keeps_states and compat.needs_clear_after_failure(context.library):
         memory.clear()
         return list(range(context.n_seq_max))
     return [

@@ -131,9 +131,9 @@ class Memory:
         C: llama_memory_seq_pos_min
         """
         seq_id, library = self._seq(seq_id), self._context.library
-        if not compat.has_pos_min(library):
+        if not compat.reports_pos_min(library):
             raise ValidationError(
-                f"this build does not report the smallest position; {compat.newer(library)}"
+                f"this build does not report the smallest position; {compat.newer_build(library)}"
             )
         return int(self._call("seq_pos_min", seq_id))
 
@@ -163,7 +163,7 @@ class Memory:
             return True
         if model.keeps_states:
             return False
-        if not compat.has_pos_min(library):
+        if not compat.reports_pos_min(library):
             return True
         return self.seq_pos_min(seq_id) <= max(0, p0 - max(model.n_swa - 1, 1))
 
@@ -190,7 +190,7 @@ class Memory:
         False for recurrent models in builds before b5590, which mix up their states.
         """
         context = self._context
-        return not (context.model.keeps_states and compat.mixes_states(context.library))
+        return not (context.model.keeps_states and compat.mixes_up_states(context.library))
 
     @property
     def can_shift(self) -> bool:

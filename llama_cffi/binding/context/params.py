@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ...errors import LlamaError, ValidationError
 from ...validation import check_float, check_int
 from .. import compat
+from ..processors import thread_count
 from .memory_estimate import context_bytes, memory_bytes
-from .threadpool import thread_count
 
 if TYPE_CHECKING:
     from ..loading.library import Library
@@ -155,7 +155,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     if counts and model.n_layer not in counts:
         raise ValidationError(
             f"{name} has {model.n_layer} layers and this build supports this architecture only "
-            f"with {', '.join(map(str, counts))}; {compat.newer(library)}"
+            f"with {', '.join(map(str, counts))}; {compat.newer_build(library)}"
         )
     values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
@@ -179,7 +179,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         if kv_unified is False:
             raise ValidationError(
                 f"{name} is a hybrid of attention and recurrent layers; this build needs "
-                f"kv_unified=True for it; {compat.newer(library)}"
+                f"kv_unified=True for it; {compat.newer_build(library)}"
             )
         kv_unified = True
     values |= {
@@ -286,10 +286,10 @@ def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[s
             raise ValidationError(f"type_v={params.type_v!r} needs flash_attn=True")
         flash_attn = True
     f32 = "f32" in (params.type_k, params.type_v) and (flash_attn or params.type_v == "f32")
-    if f32 and not compat.flash_attn_takes_f32(model.library):
+    if f32 and not compat.flash_attn_supports_f32(model.library):
         raise ValidationError(
             "this build does not support type_v='f32', nor type_k='f32' with flash attention; "
-            + compat.newer(model.library)
+            + compat.newer_build(model.library)
         )
     return {**found, "flash_attn": flash_attn}
 

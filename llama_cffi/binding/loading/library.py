@@ -30,6 +30,7 @@ from .process_maps import is_mapped, refuse_other_build
 
 if TYPE_CHECKING:
     from ...libs_fetch import InstalledBuild
+    from ..ffi_types import FFI, CLibrary
 
 __all__ = ["Device", "Library", "get_library"]
 
@@ -71,8 +72,8 @@ class Library:
 
     def __init__(
         self,
-        ffi: Any,
-        lib: Any,
+        ffi: FFI,
+        lib: CLibrary,
         build: InstalledBuild,
         identity: abi.AbiIdentity,
         logs: LogBridge,
@@ -261,7 +262,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not load its CPU backend by itself, and some builds crash without it.
     if "ggml_backend_load_all_from_path" in exports:
-        boot.ggml_backend_load_all_from_path(os.fsencode(build.folder))
+        _load_backends(boot_ffi, boot, build.folder)
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
@@ -277,6 +278,33 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     lib.llama_backend_init()
     logs.raise_interrupt()
     return Library(ffi, lib, build, identity, logs, tuple(notes))
+
+
+_BACKEND = re.compile(r"(?:lib)?ggml-(?!base\.)(?:cpu-(?P<variant>.+)|.+)\.(?:so|dll)")
+
+
+def _load_backends(ffi: Any, boot: Any, folder: Path) -> None:
+    """Load every backend; of the CPU's variants the one in `LLAMA_CFFI_CPU_VARIANT`, else the best.
+
+    Raises:
+        LibraryLoadError: The build lacks that variant, or it does not run on this CPU.
+    """
+    backends = [m for m in map(_BACKEND.fullmatch, sorted(os.listdir(folder))) if m]
+    variants = {m["variant"]: m[0] for m in backends if m["variant"]}
+    wanted = os.environ.get("LLAMA_CFFI_CPU_VARIANT", "").strip()
+    if not (wanted and variants):  # some builds have one CPU backend for all
+        boot.ggml_backend_load_all_from_path(os.fsencode(folder))
+        return
+    others = f"Choose another or unset it; this build has {', '.join(variants)}."
+    if wanted not in variants:
+        raise LibraryLoadError(f"no CPU variant LLAMA_CFFI_CPU_VARIANT={wanted!r}. {others}")
+    # The CPU last, as ggml does.
+    for name in [*(m[0] for m in backends if not m["variant"]), variants[wanted]]:
+        loaded = boot.ggml_backend_load(os.fsencode(folder / name))
+    if loaded == ffi.NULL:
+        raise LibraryLoadError(
+            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} does not run on this CPU. {others}"
+        )
 
 
 def _require(build: InstalledBuild, prefix: str, exports: frozenset[str]) -> None:

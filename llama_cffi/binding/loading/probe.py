@@ -29,6 +29,7 @@ void llama_model_quantize_default_params(void);
 void llama_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_backend_load_all_from_path(const char *folder);
+void *ggml_backend_load(const char *file);
 const char *ggml_op_name(int op);
 size_t ggml_tensor_overhead(void);
 size_t ggml_backend_dev_count(void);

@@ -95,8 +95,8 @@ class Model(NativeObject):
         check_model(self.path, self.gguf, self.library)
         if self._files.listed and not self.library.has("llama_model_load_from_splits"):
             raise ValidationError(
-                f"this build cannot load a list of parts ({compat.newer(self.library)}); name "
-                "them as llama.cpp does and pass the first"
+                f"this build cannot load a list of parts ({compat.newer_build(self.library)}); "
+                "name them as llama.cpp does and pass the first"
             )
         self.vocab_only = bool(vocab_only)
         if load_mtp:
@@ -124,7 +124,7 @@ class Model(NativeObject):
                 else None
             ),
         )
-        ptr, free = ffi.NULL, compat.call(self.library, "llama_model_free")
+        ptr, free = ffi.NULL, compat.c_function(self.library, "llama_model_free")
         names = [os.fsencode(part) for part in self.paths]
         try:
             with (
@@ -166,17 +166,17 @@ class Model(NativeObject):
     @property
     def n_ctx_train(self) -> int:
         """Context length that the model was trained with. C: llama_model_n_ctx_train."""
-        return int(compat.call(self.library, "llama_model_n_ctx_train")(self.ptr))
+        return int(compat.c_function(self.library, "llama_model_n_ctx_train")(self.ptr))
 
     @property
     def n_embd(self) -> int:
         """Width of the hidden state. C: llama_model_n_embd."""
-        return int(compat.call(self.library, "llama_model_n_embd")(self.ptr))
+        return int(compat.c_function(self.library, "llama_model_n_embd")(self.ptr))
 
     @property
     def n_layer(self) -> int:
         """Number of layers. C: llama_model_n_layer."""
-        return int(compat.call(self.library, "llama_model_n_layer")(self.ptr))
+        return int(compat.c_function(self.library, "llama_model_n_layer")(self.ptr))
 
     @property
     def n_head(self) -> int:
@@ -186,7 +186,7 @@ class Model(NativeObject):
             ValidationError: The model was loaded with `vocab_only`.
         """
         self._need_layers("n_head")
-        return int(compat.call(self.library, "llama_model_n_head")(self.ptr))
+        return int(compat.c_function(self.library, "llama_model_n_head")(self.ptr))
 
     @property
     def n_head_kv(self) -> int:
@@ -219,7 +219,7 @@ class Model(NativeObject):
     @property
     def rope_freq_scale_train(self) -> float:
         """RoPE frequency scale used in training. C: llama_model_rope_freq_scale_train."""
-        return float(compat.call(self.library, "llama_model_rope_freq_scale_train")(self.ptr))
+        return float(compat.c_function(self.library, "llama_model_rope_freq_scale_train")(self.ptr))
 
     @property
     def has_encoder(self) -> bool:
@@ -275,7 +275,8 @@ class Model(NativeObject):
         key = f"{self.gguf.architecture}.classifier.output_labels"
         if key not in self.gguf.arrays:
             return ()
-        return tuple(map(str, read_gguf(self.path).metadata[key]))
+        labels = read_gguf(self.path).metadata[key]
+        return tuple(map(str, labels)) if isinstance(labels, list) else ()
 
     @property
     def fingerprint(self) -> str:
@@ -377,9 +378,10 @@ class Model(NativeObject):
     def _hparam(self, key: str, default: int) -> int:
         """Return a number of the metadata; of an array its first item."""
         name = f"{self.gguf.architecture}.{key}"
-        if name in self.gguf.arrays:
-            return int(read_gguf(self.path).metadata[name][0])
-        return int(self.gguf.values.get(name, default))
+        if name not in self.gguf.arrays:
+            return int(self.gguf.values.get(name, default))
+        items = read_gguf(self.path).metadata[name]
+        return int(items[0] if isinstance(items, list) else items)
 
     def _load_error(self, lines: Sequence[str]) -> str:
         """Turn what C logged into a message with advice."""
@@ -423,9 +425,9 @@ def _devices(library: Library, names: Sequence[str] | None) -> Any:
     """Return the devices as C reads them."""
     if names is None:
         return None
-    if not compat.takes_devices(library):
+    if not compat.supports_devices(library):
         raise ValidationError(
-            f"this build cannot choose devices ({compat.newer(library)}); n_gpu_layers=0 "
+            f"this build cannot choose devices ({compat.newer_build(library)}); n_gpu_layers=0 "
             "uses only the CPU"
         )
     index = {d.name: i for i, d in enumerate(library.devices) if d.type != "cpu"}

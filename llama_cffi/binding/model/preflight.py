@@ -61,10 +61,10 @@ def check_mtp(path: Path, gguf: GgufSummary, library: Library) -> None:
             build is too old.
     """
     name, prefix = path.name, gguf.architecture
-    if not compat.takes_mtp(library):
+    if not compat.supports_mtp(library):
         raise ModelLoadError(
             f"{name}: this build does not run multi-token prediction heads "
-            f"(LLAMA_CONTEXT_TYPE_MTP); {compat.newer(library)}"
+            f"(LLAMA_CONTEXT_TYPE_MTP); {compat.newer_build(library)}"
         )
     if prefix not in _MTP:
         raise ModelLoadError(

@@ -19,8 +19,8 @@ from ...errors import LlamaError, ValidationError
 from ...gguf.reader import tensor_bytes
 from ...progress import Progress, reporting
 from .. import compat
-from ..context.threadpool import thread_count
 from ..loading.library import Library, get_library
+from ..processors import thread_count
 from .files import AnyPath, ModelFiles, open_files
 from .preflight import check_model
 

@@ -38,10 +38,10 @@ class Vocab:
         self._model = model
         self._ffi, self._lib = library.ffi, library.lib
         self._handle = compat.vocab_of(library, model.ptr)  # borrowed until the model is freed
-        self.n_tokens: int = compat.call(library, "llama_vocab_n_tokens")(self._handle)
+        self.n_tokens: int = compat.c_function(library, "llama_vocab_n_tokens")(self._handle)
         self._has_text = compat.has_tokens(library, self._handle)
         self._spellings = model.gguf.spellings
-        self._is_eog = compat.call(library, "llama_vocab_is_eog")
+        self._is_eog = compat.c_function(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._piece_tables: dict[bool, _PieceTable] = {}
         self._eog: dict[int, bool] = {}
@@ -296,7 +296,7 @@ class Vocab:
         return self._call(name, self.check(token))
 
     def _call(self, name: str, *args: int) -> Any:
-        return compat.call(self._model.library, name)(self._live(), *args)
+        return compat.c_function(self._model.library, name)(self._live(), *args)
 
     def _live(self) -> Any:
         _ = self._model.ptr  # raises if the model is closed

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import GenerationError, ValidationError
+from ..logits import check_logits
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..ffi_types import CData
     from ..model.model import Model
 
-__all__ = ["Candidates", "check_logits"]
+__all__ = ["Candidates"]
 
 
 class Candidates:
@@ -36,13 +38,13 @@ class Candidates:
         self.model = model
         self.n_vocab = model.vocab.n_tokens
         self._all_ids = np.arange(self.n_vocab, dtype=np.int32)
-        self._memory: NDArray[Any] = np.zeros(
+        self._memory: NDArray[np.void] = np.zeros(
             self.n_vocab, [("id", np.int32), ("logit", np.float32), ("p", np.float32)]
         )
         self._ids, self._logits, self._p = (self._memory[f] for f in ("id", "logit", "p"))
         self._owner = ffi.from_buffer("llama_token_data[]", self._memory, require_writable=True)
         self._data = ffi.cast("llama_token_data *", self._owner)
-        self.struct = ffi.new("llama_token_data_array *")
+        self.struct: CData = ffi.new("llama_token_data_array *")
         self._start(0)
 
     def fill(self, logits: NDArray[np.float32]) -> None:
@@ -61,7 +63,7 @@ class Candidates:
         self._ids[:], self._logits[:], self._p[:] = self._all_ids, logits, 0
         self._start(self.n_vocab)
 
-    def fill_some(self, logits: NDArray[np.float32], ids: NDArray[Any]) -> None:
+    def fill_some(self, logits: NDArray[np.float32], ids: NDArray[np.integer]) -> None:
         """Start over with only the tokens *ids*, which are not checked.
 
         Args:
@@ -97,7 +99,7 @@ class Candidates:
         logits[~allowed[ids]] = -math.inf
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> NDArray[np.void]:
         """The candidates that are left.
 
         Shapes: (len,) of fields `id` int32, `logit` float32, `p` float32; borrowed: the next fill
@@ -156,21 +158,3 @@ class Candidates:
     def _start(self, n: int) -> None:
         struct = self.struct
         struct.data, struct.size, struct.selected, struct.sorted = self._data, n, -1, False
-
-
-def check_logits(largest: float) -> None:
-    """Check the largest logit, which numpy reports as NaN if any is NaN.
-
-    With NaN or +inf, C sorts beyond the end of the array and draws an arbitrary token.
-
-    Raises:
-        GenerationError: It is NaN or +inf, or -inf, which leaves no token.
-    """
-    if math.isfinite(largest):
-        return
-    if largest < 0:
-        raise GenerationError("every token is forbidden: all remaining logits are -inf")
-    raise GenerationError(
-        f"the logits contain {'NaN' if math.isnan(largest) else '+inf'}, so no token can be "
-        "chosen; the model file or its computation on this device is broken"
-    )

@@ -11,9 +11,10 @@ from ...errors import GenerationError, ValidationError
 from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..context.context import Context
+from ..logits import check_logits
 from ..model.model import Model
 from ..native_object import NativeObject
-from .candidates import Candidates, check_logits
+from .candidates import Candidates
 from .custom_sampler import CustomSampler
 from .samplers import (
     MAX_FLOAT,
@@ -50,18 +51,23 @@ class TokenConstraint(Protocol):
     @property
     def model(self) -> Model:
         """The model whose tokens it is about."""
+        ...
 
     def allows(self, token: int) -> bool:
         """Whether *token* may come next; changes nothing."""
+        ...
 
     def apply(self, candidates: Candidates) -> None:
         """Drop or forbid every candidate that may not come next."""
+        ...
 
     def accept(self, token: int) -> None:
         """Continue with *token*."""
+        ...
 
     def reset(self) -> None:
         """Start over."""
+        ...
 
 
 class TokenMask(Protocol):

@@ -13,9 +13,12 @@ from ..model.model import Model
 from .candidates import Candidates
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    Apply = Callable[[NDArray[Any]], int | None]
+    from ..ffi_types import CData
+
+    Apply = Callable[[NDArray[np.void]], int | None]
 
 __all__ = ["CustomSampler"]
 
@@ -87,9 +90,10 @@ class CustomSampler:
         for field, callback in self._callbacks.items():
             setattr(self._interface, field, callback)
 
-    def new_sampler(self) -> Any:
+    def new_sampler(self) -> CData:
         """Return a C sampler that calls these functions, owned by the caller."""
-        return compat.sampler_with_interface(self.model.library, self._interface)
+        sampler: CData = compat.sampler_with_interface(self.model.library, self._interface)
+        return sampler
 
     def _on_apply(self, _sampler: Any, _array: Any) -> None:
         candidates = self.candidates
@@ -107,7 +111,7 @@ class CustomSampler:
             candidates.struct.sorted = False
             raise
 
-    def _find(self, array: NDArray[Any], token: int) -> int:
+    def _find(self, array: NDArray[np.void], token: int) -> int:
         token = check_int(f"the token that {self.name!r} selects", token, 0)
         found = (array["id"] == token).nonzero()[0]
         if not len(found):

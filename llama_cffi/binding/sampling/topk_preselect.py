@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from .candidates import check_logits
+from ..logits import check_logits
 
 if TYPE_CHECKING:
     import numpy as np

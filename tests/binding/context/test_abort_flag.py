@@ -49,7 +49,7 @@ def test_flag_stays_until_it_is_cleared(context: Context) -> None:
     assert context.memory.seq_pos_max(0) == 2
 
 
-def test_what_was_there_before_stays(tiny_model: Path) -> None:
+def test_earlier_tokens_stay(tiny_model: Path) -> None:
     with Model(tiny_model) as model:
         context = Context(model, n_ctx=128, n_batch=64, n_ubatch=8, n_seq_max=3, n_threads=1)
         for seq_id in (0, 1, 2):
@@ -68,8 +68,8 @@ def test_what_was_there_before_stays(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_a_recurrent_memory_forgets_the_sequence(child: Child, tmp_path: Path, build: str) -> None:
-    """It cannot take tokens back, so it must not be continued as if nothing had happened."""
+def test_a_recurrent_memory_drops_the_sequence(child: Child, tmp_path: Path, build: str) -> None:
+    """It cannot drop tokens, so the sequence must not be continued as if nothing had happened."""
     model = write_recurrent(tmp_path / "mamba.gguf")
     script = """
         import sys
@@ -102,7 +102,7 @@ def test_a_recurrent_memory_forgets_the_sequence(child: Child, tmp_path: Path, b
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
-def test_it_works_at_once_where_the_cpu_computes(tiny_model: Path) -> None:
+def test_it_stops_immediately_on_the_cpu(tiny_model: Path) -> None:
     for options in ({"n_gpu_layers": 0}, {"devices": []}):
         with Model(tiny_model, **options) as model:  # type: ignore[arg-type]
             assert Context(model, n_ctx=64, n_threads=1).abortable
@@ -116,7 +116,7 @@ def test_one_flag_for_each_context(context: Context) -> None:
         feed(context, [1])
 
 
-def test_a_pending_shift_is_not_cut_short(context: Context) -> None:
+def test_a_pending_shift_is_not_aborted(context: Context) -> None:
     """C shifts before it decodes; stopped in between, it would shift some layers twice."""
     tokens = list(range(20))
     feed(context, tokens)
@@ -182,7 +182,7 @@ def test_a_long_prefill_is_stopped(child: Child, slow_model: Path, build: str, c
                 code = use()
                 assert code == expected, code
                 timer.join()
-                if code == 0:  # nothing tells it but what was not computed
+                if code == 0:  # the only sign is that outputs were not computed
                     row = stopped.library.lib.llama_get_logits_ith(stopped.ptr, -1)
                     partial = [row[i] for i in range(259)]
                 stopped.memory.clear()

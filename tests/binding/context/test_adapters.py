@@ -99,7 +99,7 @@ def test_an_adapter_is_the_merged_model(
 def test_an_adapter_of_the_token_embedding(
     child: Child, tiny_model: Path, tmp_path: Path, build: str
 ) -> None:
-    """Its A and B are the other way round; the oldest build refuses it."""
+    """Its A and B are swapped; the oldest build refuses it."""
     rng = np.random.default_rng(5)
     a = rng.normal(0, 0.5, (259, RANK)).astype(np.float32)
     b = rng.normal(0, 0.5, (N_EMBD, RANK)).astype(np.float32)
@@ -132,7 +132,7 @@ def test_two_adapters(model: Model, lora: Path, tmp_path: Path) -> None:
     expected = logits(context)
     context.set_adapters({LoraAdapter(model, lora): 1.0, LoraAdapter(model, other): -0.5})
     assert np.allclose(logits(context), expected, atol=1e-3)
-    gc.collect()  # nobody but the context holds them
+    gc.collect()  # only the context refers to them
     assert np.allclose(logits(context), expected, atol=1e-3)
 
 
@@ -270,7 +270,7 @@ def test_broken_adapters(child: Child, tiny_model: Path, tmp_path: Path, build: 
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_more_adapters_than_a_graph_has_room_for(child: Child, tmp_path: Path, build: str) -> None:
+def test_more_adapters_than_a_graph_can_hold(child: Child, tmp_path: Path, build: str) -> None:
     """The middle build sizes its graph without them and aborts on one node too many."""
     model = write_tiny(tmp_path / "deep.gguf", n_layer=40, n_embd=32)
     ones = {"attn_q": (32, 32), "attn_k": (32, 32), "attn_v": (32, 32), "attn_output": (32, 32)}
@@ -366,7 +366,7 @@ def test_control_vector(child: Child, tiny_model: Path, tmp_path: Path, build: s
 
 @pytest.mark.parametrize("build", ["npm:3.10.0", "npm:3.12.0"])
 def test_control_vector_of_a_context_that_pools(child: Child, tiny_model: Path, build: str) -> None:
-    """A decode that renews the graph must not pool: C aborts on few tokens, or without a head."""
+    """Rebuilding the graph must not pool: C aborts on few tokens or without a head."""
     code = """
         import sys
         import numpy as np

@@ -31,7 +31,7 @@ def test_fill_is_add_for_each(
     tokens: list[int], pos: int, seq_id: int, logits: bool, n_seq_max: int
 ) -> None:
     filled, added = (Batch(20, n_seq_max=n_seq_max) for _ in range(2))
-    for i in range(20):  # what was there before must not show
+    for i in range(20):  # earlier content must not remain
         filled.add(9, i, range(n_seq_max), logits=True)
     filled.fill(tokens, pos, seq_id, logits=logits)
     for i, token in enumerate(tokens):
@@ -83,7 +83,7 @@ def test_what_decode_relies_on(steps: list[tuple[str, int, list[int], bool, int]
             assert batch.seq_max >= max(ids)
 
 
-def test_integers_of_other_kinds() -> None:
+def test_other_integer_types() -> None:
     batch = Batch(4)
     batch.fill(np.array([1, 2, 3]), np.int64(5))
     assert [(t, p) for t, p, _, _ in content(batch)] == [(1, 5), (2, 6), (3, 7)]
@@ -93,7 +93,7 @@ def test_integers_of_other_kinds() -> None:
 
 
 @pytest.mark.parametrize("token", [1.0, "a", None, -1, 2**31, 2**40, np.float32(1)])
-def test_tokens_that_are_none(token: object) -> None:
+def test_invalid_tokens(token: object) -> None:
     batch = Batch(4)
     batch.fill([1, 2], 0)
     with pytest.raises(ValidationError):
@@ -118,12 +118,12 @@ def test_tokens_that_are_none(token: object) -> None:
         (0, ["a"]),
     ],
 )
-def test_places_that_are_none(pos: int, seq_ids: list[int]) -> None:
+def test_invalid_positions_and_sequences(pos: int, seq_ids: list[int]) -> None:
     with pytest.raises(ValidationError):
         Batch(4, n_seq_max=2).add(1, pos, seq_ids)
 
 
-def test_room() -> None:
+def test_capacity() -> None:
     for size in (0, -1, 1.5, 2**40):
         with pytest.raises(ValidationError):
             Batch(size)  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def test_shared_tokens_need_a_shared_cache() -> None:
 
 
 class Odd:
-    """A number that runs a function when it is read."""
+    """A number that runs a function when it is converted."""
 
     def __init__(self, run: Callable[[], object]) -> None:
         self.run = run
@@ -168,7 +168,7 @@ class Odd:
 
 @pytest.mark.parametrize("where", ["token", "pos", "seq", "logits", "fill", "last"])
 def test_numbers_that_change_the_batch(where: str) -> None:
-    """No token gets in unchecked."""
+    """No unchecked token gets into the batch."""
 
     def change() -> None:
         batch.clear()

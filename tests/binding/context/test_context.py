@@ -70,7 +70,7 @@ def test_argmax_of_several_outputs(context: Context) -> None:
         context.argmax()
 
 
-def test_argmax_sees_what_was_written_into_the_logits(context: Context) -> None:
+def test_argmax_sees_written_logits(context: Context) -> None:
     batch = Batch(3)
     batch.put([7, 8, 9], range(3), [0] * 3, b"\1\1\1")
     for earlier in (False, True):
@@ -86,7 +86,7 @@ def test_argmax_sees_what_was_written_into_the_logits(context: Context) -> None:
             context.argmax(2)
 
 
-def test_argmax_finds_what_is_no_number_among_many(context: Context) -> None:
+def test_argmax_finds_nan_among_many(context: Context) -> None:
     batch = Batch(3)
     batch.put([7, 8, 9], range(3), [0] * 3, b"\1\1\1")
     context.decode(batch)
@@ -161,7 +161,7 @@ HYBRID = """
 
 @pytest.mark.parametrize("build", [MIDDLE, NEWEST])
 def test_hybrids_keep_states_and_cells(child: Child, tmp_path: Path, build: str) -> None:
-    """b6673 would end the process where their sequences have caches of their own."""
+    """b6673 would abort if their sequences had separate caches."""
     result = child(HYBRID, write_hybrid(tmp_path / "hybrid.gguf"), LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     expected = ["None True", "True True", "False True"]
@@ -171,7 +171,7 @@ def test_hybrids_keep_states_and_cells(child: Child, tmp_path: Path, build: str)
 
 
 @pytest.mark.parametrize("i", [0, 1, 3, 99, -2, -9, -(2**31), 2**40, 1.0, None])
-def test_outputs_that_were_not_asked_for(context: Context, i: int) -> None:
+def test_outputs_that_were_not_requested(context: Context, i: int) -> None:
     feed(context, [1, 2, 3])
     with pytest.raises(ValidationError):
         context.logits(i)
@@ -347,7 +347,7 @@ def test_perf(model: Model) -> None:
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_cache_types(child: Child, tmp_path: Path, build: str) -> None:
-    """What a build cannot do with a type is refused: C aborts, or calls NULL."""
+    """Types that a build does not support are refused, where C aborts or calls NULL."""
     models = [write_tiny(tmp_path / f"head{n}.gguf", n_embd=2 * n, n_layer=1) for n in (32, 40, 64)]
     code = """
         import itertools, sys
@@ -427,8 +427,8 @@ def test_a_batch_that_fails_leaves_nothing(child: Child, tiny_model: Path, build
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
-def test_a_table_of_positions_ends(tmp_path: Path) -> None:
-    """C aborts on a position that the model has no row for (gpt2, BERT)."""
+def test_positions_beyond_the_position_table(tmp_path: Path) -> None:
+    """C aborts on a position without a row in the table (gpt2, BERT)."""
     path, _ = write_bert(tmp_path / "bert.gguf")
     with Model(path) as model, Context(model, n_ctx=256, n_threads=1) as context:
         batch = Batch(1)
@@ -440,7 +440,7 @@ def test_a_table_of_positions_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_sizes_that_a_build_does_not_know(child: Child, tmp_path: Path, build: str) -> None:
+def test_sizes_that_a_build_does_not_support(child: Child, tmp_path: Path, build: str) -> None:
     """The oldest build aborts on a gemma2 of two layers."""
     path = write_windowed(tmp_path / "gemma2.gguf")
     code = """
@@ -458,7 +458,7 @@ def test_sizes_that_a_build_does_not_know(child: Child, tmp_path: Path, build: s
 
 
 @pytest.mark.parametrize("field", ["op_offload", "swa_full"])
-def test_parameters_that_a_build_lacks(child: Child, tiny_model: Path, field: str) -> None:
+def test_parameters_that_a_build_does_not_have(child: Child, tiny_model: Path, field: str) -> None:
     code = """
         import sys
         from llama_cffi import ValidationError
@@ -537,7 +537,7 @@ def test_closed_with_its_model(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_every_build_survives(child: Child, tiny_model: Path, build: str) -> None:
-    """What newer builds refuse by themselves, older ones must not die of."""
+    """What newer builds refuse must not end the process in older ones."""
     code = """
         import sys
         from llama_cffi import LlamaError
@@ -590,7 +590,7 @@ CLOSED_MEANWHILE = """
     from llama_cffi.binding import Batch, Context, Model
     from llama_cffi.errors import LlamaError
 
-    class Closing:  # a number that closes the model when it is read
+    class Closing:  # a number that closes the model when it is converted
         def __index__(self):
             model.close()
             return 1
@@ -643,15 +643,15 @@ CLOSED_MEANWHILE = """
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_closed_while_it_is_used(build: str, child: Child, tiny_model: Path) -> None:
-    """C finishes first, whoever closes: another thread, or an argument."""
+def test_closed_while_in_use(build: str, child: Child, tiny_model: Path) -> None:
+    """C finishes first, whether another thread or an argument closes the context."""
     done = child(CLOSED_MEANWHILE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_threads_switched_between_decodes(build: str, child: Child, tiny_model: Path) -> None:
-    """C pauses the former pool at the next decode; freed memory looks locked with this filling."""
+    """C pauses the previous pool at the next decode; this fill makes freed memory look locked."""
     code = """
         import sys
         from llama_cffi.binding import Batch, Context, Model

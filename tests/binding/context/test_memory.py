@@ -51,7 +51,7 @@ def test_copy_and_keep(context: Context) -> None:
 
 
 def test_copy_twice(context: Context) -> None:
-    """b6673 counts a cell that is shared twice as two, and one of them stays when it is removed."""
+    """b6673 counts a cell that is shared twice double, and keeps one of them when it is removed."""
     context.memory.seq_cp(0, 1)
     context.memory.seq_cp(0, 1)
     context.memory.seq_rm(1)
@@ -85,7 +85,7 @@ def test_shift(context: Context) -> None:
 
 
 def test_shift_of_a_long_context(model: Model) -> None:
-    """Drop the middle and go on: nothing recomputes the tail, so only positions are as if new."""
+    """Remove the middle and continue: the tail is not recomputed, only its positions change."""
     with Context(model, n_ctx=256, n_threads=1) as context:
         memory = context.memory
         feed(context, TOKENS[:100])
@@ -101,7 +101,7 @@ def test_shift_of_a_long_context(model: Model) -> None:
 
 
 def test_shift_of_everything_is_exact(model: Model) -> None:
-    """Attention sees distances only: positions of all tokens may be any."""
+    """Attention depends only on distances, so all positions can be shifted."""
     with Context(model, n_ctx=256, n_threads=1) as context:
         memory = context.memory
         feed(context, TOKENS[:50])
@@ -144,7 +144,7 @@ def test_truncate(context: Context) -> None:
 
 @pytest.mark.parametrize("unified", [True, False])
 def test_sliding_window(tmp_path: Path, unified: bool) -> None:
-    """`seq_rm` says yes where the window lost what the rest needs; `can_truncate` does not."""
+    """`seq_rm` returns True even if the window lost needed positions; `can_truncate` does not."""
     how = {"n_batch": 1024, "n_ubatch": 16, "n_threads": 1, "n_seq_max": 2, "swa_full": False}
     with (
         Model(write_windowed(tmp_path / "m.gguf")) as model,
@@ -230,7 +230,7 @@ def test_positions_out_of_range(context: Context) -> None:
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_every_build(child: Child, tiny_model: Path, tmp_path: Path, build: str) -> None:
-    """The same story on each build, with a plain and a recurrent model."""
+    """The same operations on each build, with a plain and a recurrent model."""
     code = """
         import sys
         from llama_cffi import LlamaError
@@ -295,7 +295,7 @@ def test_every_build(child: Child, tiny_model: Path, tmp_path: Path, build: str)
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_defrag(child: Child, tiny_model: Path, build: str) -> None:
-    """b3889 has no room in a cache that is half empty, until the gaps are closed."""
+    """b3889 finds no slot in a cache that is half empty until the gaps are closed."""
     code = """
         import sys
         from llama_cffi.binding import Batch, Context, Model

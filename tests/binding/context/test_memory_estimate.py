@@ -29,7 +29,7 @@ def test_encoders_have_no_cache() -> None:
     assert context_bytes({**LLAMA, "llama.attention.causal": False}, 8192, 1) < 8192 * 100
 
 
-def test_what_is_not_known_counts_nothing() -> None:
+def test_unknown_sizes_count_as_zero() -> None:
     assert context_bytes({}, 10, 1) < 1000
     assert context_bytes({**LLAMA, "llama.attention.head_count": 0}, 10, 1) > 0
     assert context_bytes({**LLAMA, "llama.attention.sliding_window": 512}, 8192, 1) < (

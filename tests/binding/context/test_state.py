@@ -46,7 +46,7 @@ def last(context: Context) -> list[int]:
 
 
 def with_header(data: bytes, header: Any) -> bytes:
-    """Put another header before the bytes of C, under a right checksum."""
+    """Replace the header, with a valid checksum."""
     magic, version, _, n = _PREFIX.unpack_from(data)
     text = json.dumps(header).encode()
     body = text + data[_PREFIX.size + n :]
@@ -81,8 +81,8 @@ def test_one_sequence(context: Context) -> None:
     assert np.allclose(feed(context, [9], 40, 1), expected, atol=1e-3)
 
 
-def test_what_is_empty_becomes_empty(context: Context) -> None:
-    """b6673 would leave what was there."""
+def test_an_empty_sequence_replaces_a_full_one(context: Context) -> None:
+    """b6673 would keep the old sequence."""
     nothing = context.save_state(seq_id=1)
     assert context.load_state(nothing, seq_id=0) == []
     assert last(context) == [-1, -1]
@@ -102,7 +102,7 @@ def test_shared_cells(model: Model) -> None:
         assert np.allclose(feed(context, [9], 40), feed(context, [9], 40, 1), atol=1e-3)
 
 
-def test_another_size_of_context(model: Model, context: Context) -> None:
+def test_another_context_size(model: Model, context: Context) -> None:
     data = context.save_state(seq_id=0)
     for n_ctx in (128, 1024):
         with make(model, n_ctx=n_ctx, kv_unified=context.kv_unified) as other:
@@ -110,7 +110,7 @@ def test_another_size_of_context(model: Model, context: Context) -> None:
             assert last(other) == [-1, 39]
 
 
-def test_no_room(model: Model, context: Context) -> None:
+def test_a_cache_that_is_too_small(model: Model, context: Context) -> None:
     unified = context.kv_unified
     with make(model, n_ctx=1024, kv_unified=unified) as large:
         feed(large, [1] * 300)
@@ -125,7 +125,7 @@ def test_no_room(model: Model, context: Context) -> None:
             small.memory.clear()
 
 
-def test_outputs_are_forgotten(context: Context) -> None:
+def test_outputs_are_dropped(context: Context) -> None:
     data = context.save_state()
     assert context.logits().shape
     context.load_state(data)
@@ -150,7 +150,7 @@ def test_files(context: Context, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_whole_or_not_there(context: Context, tmp_path: Path) -> None:
+def test_files_are_written_atomically(context: Context, tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         context.save_state_file(tmp_path / "some.state", [259])
     assert not list(tmp_path.iterdir())
@@ -173,7 +173,7 @@ def test_damage(context: Context) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_state(model: Model, data: bytes) -> None:
+def test_bytes_that_are_not_a_state(model: Model, data: bytes) -> None:
     from llama_cffi.binding.context.state import _parse
 
     with pytest.raises(ValidationError, match="not a state"):
@@ -181,18 +181,18 @@ def test_what_is_no_state(model: Model, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [None, "text", 5, [1], object()])
-def test_what_is_not_even_bytes(context: Context, data: Any) -> None:
+def test_objects_that_are_not_bytes(context: Context, data: Any) -> None:
     with pytest.raises(ValidationError, match="bytes"):
         context.load_state(data)
 
 
-def test_any_bytes_will_do(context: Context) -> None:
+def test_any_bytes_like_object(context: Context) -> None:
     data = context.save_state([1])
     assert context.load_state(bytearray(data)) == [1]  # type: ignore[arg-type]
     assert context.load_state(memoryview(data)) == [1]  # type: ignore[arg-type]
 
 
-def test_kind_of_state(context: Context) -> None:
+def test_whole_context_or_one_sequence(context: Context) -> None:
     whole, one = context.save_state(), context.save_state(seq_id=0)
     with pytest.raises(ValidationError, match="without seq_id"):
         context.load_state(whole, seq_id=0)
@@ -248,7 +248,7 @@ def test_fewer_sequences(model: Model) -> None:
         assert last(two) == [-1, 39]
 
 
-def test_nothing_is_saved_while_data_has_to_move(context: Context) -> None:
+def test_nothing_is_saved_during_a_pending_update(context: Context) -> None:
     """C would save keys that are not rotated yet, and copy over what was loaded."""
     data = context.save_state()
     memory = context.memory
@@ -269,7 +269,7 @@ def test_nothing_is_saved_while_data_has_to_move(context: Context) -> None:
     assert last(context) == [39, -1]
 
 
-def test_a_shifted_state_is_right(model: Model) -> None:
+def test_state_of_shifted_positions(model: Model) -> None:
     with make(model) as context:
         feed(context, TOKENS)
         context.memory.seq_add(0, 0, -1, 20)

@@ -3,12 +3,8 @@ from __future__ import annotations
 import pytest
 
 from llama_cffi.binding import get_library
-from llama_cffi.binding.context.threadpool import (
-    ThreadPool,
-    physical_cores,
-    thread_count,
-    usable_cpus,
-)
+from llama_cffi.binding.context.threadpool import ThreadPool
+from llama_cffi.binding.processors import physical_cores, thread_count, usable_cpus
 from llama_cffi.errors import ValidationError
 
 

@@ -23,7 +23,7 @@ STRUCTS = (
 def measured(
     c: cdefs.AbiClass, tag: str | None = None, *, padding: bool = False
 ) -> abi.Measurement:
-    """What a perfect build of the class measures: all functions but the optional, all fields."""
+    """Measurements of a perfect build: all functions but the optional, all fields."""
     written = {}
     for name in STRUCTS:
         layout = c.layouts[name]
@@ -42,7 +42,9 @@ def test_a_known_build_is_exact(c: cdefs.AbiClass, padding: bool) -> None:
 
 
 @pytest.mark.parametrize("c", CLASSES, ids=lambda c: c.name)
-def test_without_a_tag_it_is_compatible_with_a_class_that_measures_alike(c: cdefs.AbiClass) -> None:
+def test_a_build_without_a_tag_is_compatible_with_a_class_of_equal_measurements(
+    c: cdefs.AbiClass,
+) -> None:
     identity = abi.identify(measured(c), CLASSES)
     assert identity.verdict == "compatible"
     assert identity.abi_class is not None
@@ -51,7 +53,7 @@ def test_without_a_tag_it_is_compatible_with_a_class_that_measures_alike(c: cdef
     assert identity.abi_class.functions - identity.abi_class.optional <= c.functions
 
 
-def test_every_other_class_forced_on_every_build_is_refused() -> None:
+def test_forcing_another_class_is_refused_for_every_build() -> None:
     tried = 0
     for c in CLASSES:
         for other in CLASSES:
@@ -62,7 +64,7 @@ def test_every_other_class_forced_on_every_build_is_refused() -> None:
     assert tried == len(CLASSES) * (len(CLASSES) - 1)
 
 
-def test_the_own_class_may_be_forced() -> None:
+def test_the_right_class_may_be_forced() -> None:
     c = CLASSES[-1]
     identity = abi.identify(measured(c), CLASSES, forced=c.name)
     assert identity.forced
@@ -70,7 +72,7 @@ def test_the_own_class_may_be_forced() -> None:
 
 
 def test_an_unknown_forced_class_names_the_known_ones() -> None:
-    with pytest.raises(AbiMismatchError, match=r"no known ABI class; known: b3889, .*b11549"):
+    with pytest.raises(AbiMismatchError, match=r"not a known ABI class; known: b3889, .*b11549"):
         abi.identify(measured(CLASSES[0]), CLASSES, forced="b1")
 
 
@@ -143,7 +145,7 @@ def test_evidence_is_plain_data() -> None:
 
 
 def test_bootstrap_functions_have_one_type_in_every_class() -> None:
-    """What is called before the verdict takes and returns the same in all classes."""
+    """Functions called before the verdict have the same types in all classes."""
     called = set(re.findall(r"(\w+)\(", BOOTSTRAP)) - {"void", "callback"}
     seen: dict[str, set[str]] = {}
     for name in cdefs.class_names():

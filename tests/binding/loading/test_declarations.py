@@ -41,14 +41,14 @@ def test_another_digest_is_another_module(tmp_path: Path) -> None:
     assert other.sizeof("struct point") == 1
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     ffi = load_ffi("inline", "d1", text, blocked / "declarations")
     assert ffi.sizeof("struct point") == 16
 
 
-def test_code_is_not_run_from_a_folder_that_others_may_write(tmp_path: Path) -> None:
+def test_no_code_runs_from_a_folder_that_others_can_write(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     load_ffi("planted", "d1", text, folder)
     (made,) = folder.glob("*.py")

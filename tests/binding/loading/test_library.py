@@ -53,6 +53,46 @@ def test_a_build_is_chosen_by_the_environment(child: Child, build: str, tag: str
     assert done.stderr == ""
 
 
+VARIANT = """
+    import json
+    import llama_cffi
+    try:
+        devices = [d.type for d in llama_cffi.get_library().devices]
+    except llama_cffi.LibraryLoadError as e:
+        print(json.dumps({"error": str(e)}))
+    else:
+        lines = [line for line in open("/proc/self/maps") if "ggml-cpu" in line]
+        files = sorted({line.split("/")[-1].strip() for line in lines})
+        print(json.dumps({"files": files, "devices": devices}))
+"""
+
+
+def test_a_cpu_variant_is_chosen_by_the_environment(child: Child) -> None:
+    files = [path.name for path in get_library().build.folder.glob("libggml-cpu-*.so")]
+    assert len(files) > 1
+    n_run = 0
+    for file in files:
+        name = file.removeprefix("libggml-cpu-").removesuffix(".so")
+        report = json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT=name).stdout)
+        if "error" in report:
+            assert f"{name!r} does not run on this CPU" in report["error"]
+        else:
+            assert report == {"files": [file], "devices": ["cpu"]}
+            n_run += 1
+    assert n_run > 0
+
+
+def test_a_cpu_variant_that_the_build_lacks(child: Child) -> None:
+    report = json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT="i386").stdout)
+    assert "'i386'" in report["error"]
+    assert all(
+        p.stem[12:] in report["error"] for p in get_library().build.folder.glob("*-cpu-*.so")
+    )
+    # One CPU backend for all: there is nothing to choose.
+    report = json.loads(child(VARIANT, LLAMA_CFFI_BUILD=OLD, LLAMA_CFFI_CPU_VARIANT="i386").stdout)
+    assert report["devices"] == ["cpu"]
+
+
 def test_a_foreign_library_is_loaded_by_path(child: Child, foreign_library: Path) -> None:
     done = child(REPORT, LLAMA_CFFI_LIB=str(foreign_library))
     report = json.loads(done.stdout)
@@ -67,7 +107,7 @@ def test_a_missing_library_says_so(child: Child, tmp_path: Path) -> None:
     assert str(tmp_path / "no.so") in report["message"]
 
 
-def test_a_library_that_is_no_llama_cpp_is_an_error(child: Child, tmp_path: Path) -> None:
+def test_a_library_that_is_not_llama_cpp_is_an_error(child: Child, tmp_path: Path) -> None:
     base = shutil.copy(get_library().build.folder / "libggml-base.so", tmp_path)
     report = json.loads(child(REPORT, LLAMA_CFFI_LIB=str(base)).stdout)
     assert report["error"] == "AbiMismatchError"
@@ -101,7 +141,7 @@ def test_a_truncated_backend_is_an_error(child: Child, tmp_path: Path) -> None:
     assert "libggml-cpu-zen4.so is a damaged ELF file" in report["message"]
 
 
-def test_a_wrong_class_forced_is_refused(child: Child) -> None:
+def test_forcing_a_wrong_class_is_refused(child: Child) -> None:
     report = json.loads(child(REPORT, LLAMA_CFFI_BUILD=NEWEST, LLAMA_CFFI_ABI="b3889").stdout)
     assert report["error"] == "AbiMismatchError"
     assert "LLAMA_CFFI_ABI=b3889 does not fit" in report["message"]
@@ -144,7 +184,7 @@ def test_another_llama_cpp_in_the_process_is_refused(child: Child, tmp_path: Pat
 
 
 def test_a_read_only_cache_works(child: Child, shared_cache: Path, tmp_path: Path) -> None:
-    """Nobody may write: declarations are parsed in line, the library is taken by path."""
+    """Without write access declarations are parsed in line and the library is loaded by path."""
     get_library()
     cache = tmp_path / "file"
     cache.write_text("a file where the cache should be")
@@ -153,7 +193,7 @@ def test_a_read_only_cache_works(child: Child, shared_cache: Path, tmp_path: Pat
     assert json.loads(done.stdout)["abi"]["verdict"] == "exact", done.stdout
 
 
-def test_a_refused_build_leaves_the_process_sound(child: Child) -> None:
+def test_after_a_refused_build_another_one_works(child: Child) -> None:
     """Its log callback stays valid, and exit prints nothing."""
     done = child(
         """
@@ -212,7 +252,7 @@ def test_nothing_is_printed_and_everything_is_logged(child: Child, tiny_model: P
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_log_lines_are_joined_and_wait_for_the_level_numbers(
+def test_log_lines_are_joined_and_kept_until_the_levels_are_known(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ffi = get_library().ffi
@@ -232,7 +272,7 @@ def test_log_lines_are_joined_and_wait_for_the_level_numbers(
 
 
 def test_functions_are_found_across_several_handles() -> None:
-    """As on Windows, where ggml's functions are found through ggml's own handles only."""
+    """As on Windows, where ggml's functions are found only through ggml's own handles."""
     library = get_library()
     base = library.ffi.dlopen(str(library.build.folder / "libggml-base.so"))
     joined = _JoinedLibraries([base, library.lib], library.ffi.error)

@@ -27,7 +27,9 @@ def say(bridge: LogBridge, level: int, text: bytes) -> None:
     bridge.callback(level, bridge._ffi.new("char[]", text), bridge._ffi.NULL)
 
 
-def test_lines_wait_for_the_levels(bridge: LogBridge, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_are_kept_until_the_levels_are_known(
+    bridge: LogBridge, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "llama_cffi.native")
     say(bridge, 4, b"bad\n")
     assert not caplog.records
@@ -61,7 +63,9 @@ def test_capture_and_since(bridge: LogBridge) -> None:
     assert bridge.since(mark) == ["5", "6", "7", "8"]
 
 
-def test_a_percent_sign_is_text(bridge: LogBridge, caplog: pytest.LogCaptureFixture) -> None:
+def test_percent_signs_are_not_formatted(
+    bridge: LogBridge, caplog: pytest.LogCaptureFixture
+) -> None:
     bridge.set_levels(LEVELS)
     say(bridge, 4, b"100 %s %d%n\n")
     assert caplog.records[-1].getMessage() == "100 %s %d%n"
@@ -93,7 +97,7 @@ def test_ctrl_c_in_a_log_line_is_not_lost(child: Child, tiny_model: Path) -> Non
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_levels_of_a_real_build(child: Child, tiny_model: Path, tmp_path: Path, build: str) -> None:
-    """The numbers of the levels moved at b4234."""
+    """The numbers of the levels changed in b4234."""
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(tiny_model.read_bytes().replace(b"blk.1.ffn_up", b"blk.1.ffn_xx"))
     code = """

@@ -43,7 +43,7 @@ def test_register_and_callback_probes_measure_the_same(child: Child, build: str)
 
 
 @pytest.mark.lib
-def test_operation_numbers_of_another_class_are_noticed(child: Child) -> None:
+def test_operation_numbers_of_another_class_are_detected(child: Child) -> None:
     """b6845's `enum ggml_op` on a b6673 build: found without reading outside the library."""
     done = child(
         """

@@ -61,7 +61,9 @@ print(json.dumps({name: use(path) for name, path in files.items()}))
 
 
 @BUILDS
-def test_cut_and_flipped_files(child: Child, tiny_model: Path, tmp_path: Path, build: str) -> None:
+def test_truncated_and_corrupt_files(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
     code = (
         TRY
         + """
@@ -84,15 +86,15 @@ print(json.dumps(answers))
     assert set(whole.values()) == {"ModelLoadError"}
 
 
-def test_files_that_are_no_models(tmp_path: Path) -> None:
+def test_files_that_are_not_models(tmp_path: Path) -> None:
     (tmp_path / "empty.gguf").touch()
     (tmp_path / "text.gguf").write_text("hello" * 100)
     (tmp_path / "sparse.gguf").touch()
     os.truncate(tmp_path / "sparse.gguf", 2**31)
     for name, reason in {
         "empty.gguf": "is empty",
-        "text.gguf": "no GGUF file",
-        "sparse.gguf": "no GGUF file",
+        "text.gguf": "not a GGUF file",
+        "sparse.gguf": "not a GGUF file",
         "missing.gguf": "no model file",
         ".": "is a folder",
         "a\0b": "null (byte|character)",
@@ -129,7 +131,7 @@ def test_file_without_permission(child: Child, tiny_model: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows paths are text")
-def test_paths_of_every_kind(tiny_model: Path, tmp_path: Path) -> None:
+def test_every_type_of_path(tiny_model: Path, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/\xff\xfe.gguf"
     with open(odd, "wb") as file:
         file.write(tiny_model.read_bytes())
@@ -140,7 +142,7 @@ def test_paths_of_every_kind(tiny_model: Path, tmp_path: Path) -> None:
             assert model.n_layer == 2
 
 
-def test_what_the_model_says(tiny_model: Path) -> None:
+def test_properties(tiny_model: Path) -> None:
     with Model(tiny_model) as model:
         assert (model.n_layer, model.n_embd, model.n_ctx_train) == (2, 64, 256)
         assert model.n_params == 115_136 or model.n_params > 100_000
@@ -178,12 +180,12 @@ def test_arguments_out_of_range(tiny_model: Path, arguments: dict[str, object]) 
 
 
 @pytest.mark.parametrize("arguments", [{"use_mmap": False}, {"check_tensors": True}])
-def test_ways_to_load(tiny_model: Path, arguments: dict[str, bool]) -> None:
+def test_load_options(tiny_model: Path, arguments: dict[str, bool]) -> None:
     with Model(tiny_model, **arguments) as model:  # type: ignore[arg-type]
         assert model.n_layer == 2
 
 
-def test_vocab_only_model_makes_no_context(tiny_model: Path) -> None:
+def test_a_vocab_only_model_cannot_create_a_context(tiny_model: Path) -> None:
     with Model(tiny_model, vocab_only=True) as model:
         assert model.vocab.tokenize("hi") == [104, 105]
         with pytest.raises(ValidationError, match="vocab_only"):

@@ -22,7 +22,7 @@ BUILDS = pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 
 @BUILDS
 def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
-    """C prints to stderr when it is told twice."""
+    """C prints to stderr if it is called twice."""
     code = """
         import sys
         from llama_cffi import Model, ValidationError, get_library
@@ -41,7 +41,7 @@ def test_numa_once(child: Child, tiny_model: Path, build: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     said = result.stdout.splitlines()
     assert len(said) == 4
-    assert all("'distribute' is in force" in line for line in said[:2])
+    assert all("'distribute' is set for the lifetime" in line for line in said[:2])
     assert all("disabled, distribute, isolate, mirror, numactl" in line for line in said[2:])
 
 
@@ -104,7 +104,7 @@ print(json.dumps([answers, [score(p) for p in wrongs]]))
         assert odd_list == whole
     assert "m-00002-of-00003.gguf is missing: part 2 of 3" in lonely[1]
     assert "load m-00001-of-00003.gguf" in second[1]
-    assert "give a list of all parts" in odd_first[1]
+    assert "pass a list of all parts" in odd_first[1]
     assert "in 3 parts; the list has 2" in few[1]
     assert "split.no is 1" in disorder[1]
     assert none[0] == "ValidationError"
@@ -170,7 +170,7 @@ HARMFUL: list[dict[str, Any]] = [
 
 @BUILDS
 def test_harmful_overrides(child: Child, tiny_model: Path, build: str) -> None:
-    """Whatever C asserts, Python sees an answer or a LlamaError."""
+    """Whatever C asserts, Python gets a result or a LlamaError."""
     code = (
         SCORES
         + """
@@ -212,7 +212,7 @@ for override in json.loads(sys.argv[2]):
         ({"general.alignment": 64}, "how the file is read"),
     ],
 )
-def test_overrides_that_are_none(tiny_model: Path, overrides: Any, reason: str) -> None:
+def test_invalid_overrides(tiny_model: Path, overrides: Any, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Model(tiny_model, kv_overrides=overrides)
 
@@ -230,10 +230,10 @@ def test_overrides_that_are_none(tiny_model: Path, overrides: Any, reason: str) 
         ({"devices": ["CPU"]}, "CPU is always used"),
         ({"devices": ["CUDA99"]}, "'CUDA99' is not one of"),
         ({"devices": "CUDA0"}, "is not one of"),
-        ({"progress": 5}, "neither a bool"),
+        ({"progress": 5}, "must be a bool or a function"),
     ],
 )
-def test_arguments_that_are_none(tiny_model: Path, arguments: Any, reason: str) -> None:
+def test_invalid_arguments(tiny_model: Path, arguments: Any, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Model(tiny_model, **arguments)
 
@@ -256,7 +256,7 @@ print(plain == answer or answer[1])
     assert alone == "True" if build != OLD else "cannot choose devices" in alone
 
 
-def test_what_the_model_says_of_itself(tmp_path: Path) -> None:
+def test_properties_from_the_file(tmp_path: Path) -> None:
     labels = "llama.classifier.output_labels"
     path = write_tiny(tmp_path / "a.gguf", edit=lambda w: w.add_array(labels, ["yes", "no"]))
     with Model(path) as model:
@@ -275,8 +275,8 @@ def test_what_the_model_says_of_itself(tmp_path: Path) -> None:
 
 
 @BUILDS
-def test_facts_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
-    """C aborts when it is asked for the heads of a model without layers."""
+def test_properties_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
+    """C aborts if asked for the heads of a model without layers."""
     heads = {"llama.attention.head_count_kv": GGUFValue([2, 2], Kind.ARRAY, Kind.INT32)}
     path = write_tiny(tmp_path / "gqa.gguf", edit=lambda w: w.kv_data[0].update(heads))
     code = """
@@ -309,7 +309,7 @@ def test_facts_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
 @BUILDS
 @pytest.mark.parametrize("place", ["progress", "log"])
 def test_ctrl_c_stops_the_load(child: Child, tmp_path: Path, build: str, place: str) -> None:
-    """C cancels the load: in the caller's function, and without one in the middle of a log line."""
+    """C cancels the load: in the caller's function or, without one, during a log line."""
     path = write_tiny(tmp_path / "deep.gguf", n_layer=12)
     code = """
         import logging, os, signal, sys
@@ -342,7 +342,7 @@ def test_ctrl_c_stops_the_load(child: Child, tmp_path: Path, build: str, place: 
     assert result.stdout.split() == ["interrupted", "True", "True", "fine"]
 
 
-def test_the_bar(child: Child, tiny_model: Path) -> None:
+def test_progress_bar(child: Child, tiny_model: Path) -> None:
     code = """
         import sys
         from llama_cffi.binding import Model

@@ -127,10 +127,10 @@ print((score(joined) == plain).all(), np.abs(score(kept) - plain).max() < 0.1)
         ({"output_tensor_type": "nonsense"}, "output_tensor_type='nonsense'"),
         ({"token_embedding_type": "COUNT"}, "token_embedding_type"),
         ({"n_threads": -1}, "n_threads"),
-        ({"progress": 3}, "neither a bool"),
+        ({"progress": 3}, "must be a bool or a function"),
     ],
 )
-def test_arguments_that_are_none(
+def test_invalid_arguments(
     tiny_model: Path, tmp_path: Path, arguments: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ValidationError, match=reason):
@@ -170,15 +170,15 @@ def test_damaged_sources(tmp_path: Path, name: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_that_are_not_models(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "missing.gguf"):
         with pytest.raises(ModelLoadError):
             quantize(source, tmp_path / "b.gguf")
 
 
 @BUILDS
-def test_what_c_refuses_or_dies_of(child: Child, tmp_path: Path, build: str) -> None:
-    """An abort in C ends its own process, and is told with its last words."""
+def test_failures_and_aborts_in_c(child: Child, tmp_path: Path, build: str) -> None:
+    """An abort in C ends only the child process, and its last message is reported."""
     good = write_tiny(tmp_path / "good.gguf", n_embd=256)
     sick = write_tiny(tmp_path / "sick.gguf", edit=SURVIVED["NaN weights"])
     code = (
@@ -246,7 +246,7 @@ def test_stopping(child: Child, wide: Path, tmp_path: Path, way: str) -> None:
     assert (files, rest) == ("[]", "alone")
 
 
-def test_least_size(wide: Path) -> None:
+def test_minimum_size(wide: Path) -> None:
     tensors = check_gguf(wide).tensors
     whole = sum(t.size_bytes or 0 for t in tensors)
     assert tensor_bytes(tensors, "") == tensor_bytes(tensors, "F32") == whole

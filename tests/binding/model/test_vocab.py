@@ -41,12 +41,12 @@ def test_bytes_and_text_are_the_same(vocab: Vocab) -> None:
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xc3", "\ud800", None, 5, ["a"]])
-def test_text_that_is_none(vocab: Vocab, text: object) -> None:
+def test_invalid_text(vocab: Vocab, text: object) -> None:
     with pytest.raises(ValidationError):
         vocab.tokenize(text)  # type: ignore[arg-type]
 
 
-def test_special_tokens_only_when_asked(vocab: Vocab) -> None:
+def test_special_tokens_only_on_request(vocab: Vocab) -> None:
     assert vocab.tokenize("<|im_end|>", parse_special=True) == [258]
     assert 258 not in vocab.tokenize("<|im_end|>")
     assert vocab.token_to_piece(258) == b""
@@ -67,7 +67,7 @@ def test_tokens_that_do_not_exist(vocab: Vocab, token: object) -> None:
         vocab.detokenize([1, token])  # type: ignore[list-item]
 
 
-def test_a_cached_answer_is_no_hole(vocab: Vocab) -> None:
+def test_cached_results_are_checked_too(vocab: Vocab) -> None:
     """1.0 and True have the hash of 1, and a closed model answers nothing."""
     assert not vocab.is_eog(1)
     with pytest.raises(ValidationError):
@@ -89,7 +89,7 @@ def test_closed(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_everything_about_tokens(child: Child, tmp_path: Path, build: str) -> None:
+def test_every_property_of_tokens(child: Child, tmp_path: Path, build: str) -> None:
     def edit(writer) -> None:  # type: ignore[no-untyped-def]
         writer.add_mask_token_id(7)
         writer.add_pad_token_id(9)
@@ -141,14 +141,14 @@ def test_everything_about_tokens(child: Child, tmp_path: Path, build: str) -> No
     assert none == ["none", 4, False, None, None]
 
 
-def test_integers_of_other_kinds(vocab: Vocab) -> None:
+def test_other_integer_types(vocab: Vocab) -> None:
     assert vocab.detokenize(np.array([65, 66])) == vocab.detokenize([65, 66])
     assert vocab.is_eog(np.int64(258))
     assert vocab.token_to_piece(True) == vocab.token_to_piece(1)
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_a_megabyte_without_a_space(child: Child, tiny_model: Path, build: str) -> None:
+def test_a_megabyte_without_spaces(child: Child, tiny_model: Path, build: str) -> None:
     """std::regex recurses for each character of a run; 20,000 overflow a common stack."""
     code = """
         import sys, threading
@@ -170,7 +170,7 @@ def test_a_megabyte_without_a_space(child: Child, tiny_model: Path, build: str) 
 
 
 def test_vocabulary_that_cannot_spell(tmp_path: Path) -> None:
-    """C looks up the token of a byte without checking that there is one."""
+    """C looks up the token of a byte without checking that it exists."""
 
     def letters(writer) -> None:  # type: ignore[no-untyped-def]
         keys = writer.kv_data[0]

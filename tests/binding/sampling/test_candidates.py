@@ -69,7 +69,7 @@ def test_other_shapes(candidates: Candidates, shape: tuple[int, ...]) -> None:
         candidates.fill(np.zeros(shape, np.float32))
 
 
-def test_what_c_must_not_see(model: Model, candidates: Candidates) -> None:
+def test_invalid_candidates(model: Model, candidates: Candidates) -> None:
     with SamplerChain(model).add_greedy() as chain:
         for value, message in ((np.nan, "NaN"), (np.inf, r"\+inf")):
             candidates.fill(np.zeros(259, np.float32))
@@ -104,7 +104,7 @@ def test_token_must_be_selected_and_possible(candidates: Candidates) -> None:
         candidates.token()
 
 
-def test_of_another_model(candidates: Candidates, tiny_model: Path) -> None:
+def test_another_model(candidates: Candidates, tiny_model: Path) -> None:
     with (
         Model(tiny_model, vocab_only=True) as other,
         SamplerChain(other).add_greedy() as chain,

@@ -18,7 +18,7 @@ from llama_cffi.errors import GenerationError, ValidationError
 
 
 class Watched(Grammar):
-    """Counts how often all tokens were put to it."""
+    """Counts how often it is applied to all tokens."""
 
     applied = 0
 
@@ -28,7 +28,7 @@ class Watched(Grammar):
 
 
 class DeadEnd(Grammar):
-    """Allows nothing, as a grammar whose characters the vocabulary cannot spell."""
+    """Allows nothing, like a grammar with characters that the vocabulary cannot spell."""
 
     def allows(self, token: int) -> bool:
         return False
@@ -45,7 +45,7 @@ def test_greedy_is_argmax(context: Context, chain: SamplerChain) -> None:
     ] * 3
 
 
-def test_greedy_without_numpy_is_as_with_it(
+def test_greedy_is_the_same_without_numpy(
     context: Context, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_numpy: list[int] = []
@@ -198,7 +198,7 @@ def test_numbers_out_of_range(chain: SamplerChain, add: Callable[[SamplerChain],
     assert len(chain) == 0
 
 
-def test_of_another_model(context: Context, tiny_model: Path) -> None:
+def test_another_model(context: Context, tiny_model: Path) -> None:
     with Model(tiny_model) as other:
         chain = SamplerChain(other).add_greedy()
         with pytest.raises(ValidationError, match="another model"):
@@ -252,7 +252,7 @@ def test_names_and_seed(model: Model, chain: SamplerChain) -> None:
     assert chain.add_dist(2**32 - 2).seed == 2**32 - 2
 
 
-def test_a_random_seed_is_another_at_each_reset(chain: SamplerChain) -> None:
+def test_a_random_seed_changes_at_each_reset(chain: SamplerChain) -> None:
     for seed in (None, -1, 2**32 - 1):
         seeds = set()
         for _ in range(4):
@@ -275,7 +275,7 @@ LATER = ["xtc", "dry", "infill"]
         (NEWEST, [*SAMPLERS, *LATER, "top_n_sigma", "adaptive_p"], []),
     ],
 )
-def test_what_a_build_lacks(
+def test_samplers_that_a_build_does_not_have(
     build: str, has: list[str], lacks: list[str], child: Child, tiny_model: Path
 ) -> None:
     done = child(
@@ -306,7 +306,7 @@ def test_what_a_build_lacks(
     assert set(refused) == set(lacks)
 
 
-def test_available_is_of_the_loaded_build(model: Model) -> None:
+def test_available_samplers(model: Model) -> None:
     assert available(model.library) >= {"top_k", "adaptive_p"}
 
 
@@ -405,7 +405,7 @@ def test_broken_logits_are_an_error_and_change_nothing(
     assert [line for line in lines if not line.endswith(" 10 True")] == []
 
 
-def test_dry_penalises_the_continuation_of_a_repetition(model: Model, chain: SamplerChain) -> None:
+def test_dry_penalizes_the_continuation_of_a_repetition(model: Model, chain: SamplerChain) -> None:
     candidates = Candidates(model)
     newline = model.vocab.tokenize("\n")[0]
 
@@ -465,14 +465,16 @@ def test_temp_ext_never_divides_by_almost_nothing(model: Model, gap: float) -> N
             assert chain.choose(candidates) == 50
 
 
-def test_a_grammar_chooses_again_only_when_it_must(context: Context, chain: SamplerChain) -> None:
+def test_a_grammar_is_applied_only_if_it_rejects_the_token(
+    context: Context, chain: SamplerChain
+) -> None:
     a, b, c = b"abc"  # byte tokens
     grammar = Watched(chain.model, 'root ::= "a" "b" [bc]+')
     chain.add_logit_bias({a: 100, c: 90}).add_greedy().add_grammar(grammar)
     assert (chain.sample(context), grammar.applied) == (a, 0)
     assert (chain.sample(context), grammar.applied) == (b, 1)
     assert (chain.sample(context), grammar.applied) == (c, 2)
-    chain.accept(100)  # of a prompt: not the grammar's business
+    chain.accept(100)  # a token of the prompt, which the grammar does not see
     with pytest.raises(ValidationError):
         chain.accept(a, grammar=True)
     chain.accept(b, grammar=True)
@@ -557,7 +559,7 @@ def test_a_grammar_against_a_bias(context: Context, chain: SamplerChain) -> None
         chain.sample(context)
 
 
-def test_sampling_small_vocabularies_needs_no_numpy(child: Child, tiny_model: Path) -> None:
+def test_small_vocabularies_are_sampled_without_numpy(child: Child, tiny_model: Path) -> None:
     done = child(
         """
         import sys

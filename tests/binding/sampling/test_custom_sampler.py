@@ -24,7 +24,7 @@ from llama_cffi.errors import GenerationError, ValidationError
 
 
 class Oops(BaseException):
-    """Not even an Exception."""
+    """Not a subclass of Exception."""
 
 
 def test_every_accepted_token_is_seen(context: Context, chain: SamplerChain) -> None:
@@ -42,7 +42,7 @@ def test_every_accepted_token_is_seen(context: Context, chain: SamplerChain) -> 
 
 
 def test_a_function_that_decodes_changes_no_choice(model: Model) -> None:
-    """The grammar looks at the logits again after it ran, and they must be the same."""
+    """The grammar reads the logits again after the function ran, and they must be unchanged."""
     batch, calls = Batch(1), []
 
     def decode_once(_: Any) -> None:
@@ -104,7 +104,7 @@ def test_selecting(context: Context, chain: SamplerChain) -> None:
 
 def test_selecting_after_greedy_wins(context: Context, chain: SamplerChain) -> None:
     chain.add_greedy().add_custom(CustomSampler(chain.model, apply=lambda a: 200))
-    assert chain.sample(context) == 200  # although greedy alone needs one token only
+    assert chain.sample(context) == 200  # although greedy alone needs only one token
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_selecting_after_greedy_wins(context: Context, chain: SamplerChain) -> N
         ("x", ValidationError),
     ],
 )
-def test_selecting_what_is_no_candidate(
+def test_selecting_a_token_that_is_not_a_candidate(
     context: Context, chain: SamplerChain, chosen: Any, error: type[Exception]
 ) -> None:
     sampler = CustomSampler(chain.model, name="odd", apply=lambda a: chosen)
@@ -133,7 +133,7 @@ def test_nothing_selected(context: Context, chain: SamplerChain) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("a"), KeyboardInterrupt(), Oops()])
 @pytest.mark.parametrize("hook", ["apply", "accept", "reset"])
-def test_exceptions_come_through(
+def test_exceptions_reach_the_caller(
     context: Context, chain: SamplerChain, hook: str, error: BaseException
 ) -> None:
     armed = True
@@ -150,11 +150,11 @@ def test_exceptions_come_through(
             call()
         assert caught.value is error
     armed = False
-    assert 0 <= chain.sample(context) < 259  # the chain is as good as before
+    assert 0 <= chain.sample(context) < 259  # the chain still works
     chain.reset()
 
 
-def test_the_first_of_two_exceptions_comes(context: Context, chain: SamplerChain) -> None:
+def test_the_first_of_two_exceptions_is_raised(context: Context, chain: SamplerChain) -> None:
     for name in ("first", "second"):
 
         def fail(_: object, name: str = name) -> None:
@@ -178,7 +178,7 @@ def test_an_exception_in_apply_accepts_nothing(context: Context, chain: SamplerC
     assert seen == []
 
 
-# Written by a Python sampler -> what must come instead of C's undefined behaviour.
+# Written by a custom sampler -> expected result instead of undefined behavior in C.
 BAD_WRITES = """
     import sys
     import numpy as np
@@ -252,7 +252,7 @@ def test_bad_arguments(model: Model, make: Callable[[Model], object]) -> None:
         make(model)
 
 
-def test_of_another_model(tiny_model: Path, chain: SamplerChain) -> None:
+def test_another_model(tiny_model: Path, chain: SamplerChain) -> None:
     with (
         Model(tiny_model, vocab_only=True) as other,
         pytest.raises(ValidationError, match="another model"),
@@ -289,7 +289,7 @@ def test_only_its_chain_applies_it(chain: SamplerChain, model: Model) -> None:
         sampler.relay.check()
 
 
-def test_unused_functions_are_no_python(model: Model) -> None:
+def test_unused_functions_do_not_call_python(model: Model) -> None:
     lib = model.library.lib
     with SamplerChain(model).add_custom(CustomSampler(model)) as chain:
         sampler = lib.llama_sampler_chain_get(chain.ptr, 0)
@@ -348,12 +348,12 @@ LIVES = """
     closed_with_model.add_custom(CustomSampler(closed_with_model.model, accept=seen.append))
     closed_with_model.model.close()
     closed_with_model.ring = open_chain.ring = [closed_with_model, open_chain]
-    # The rest is freed at exit, in whatever order.
+    # The rest is freed at exit, in any order.
 """
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_lives(build: str, child: Child, tiny_model: Path) -> None:
+def test_lifetimes(build: str, child: Child, tiny_model: Path) -> None:
     done = child(LIVES, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
     assert (done.stdout, done.stderr, done.returncode) == ("150 1\n", "", 0)
 
@@ -390,7 +390,7 @@ CLOSED_INSIDE = """
 def test_functions_that_close_or_change_their_chain(
     build: str, child: Child, tiny_model: Path
 ) -> None:
-    """What C works on is freed when it is done; it would walk through a vector that moved."""
+    """C objects are freed after the call, and no sampler is added while C iterates over them."""
     done = child(CLOSED_INSIDE, tiny_model, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
     closed, longer = "this %s is closed; open a new one", "samplers cannot be added while"
     assert (done.stderr, done.returncode) == ("", 0)
@@ -405,8 +405,8 @@ def test_functions_that_close_or_change_their_chain(
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_a_raw_call_may_be_the_first(build: str, child: Child) -> None:
-    # cffi 2.1 aborts when it meets these before the struct whose fields are of the same types.
+def test_raw_calls_before_any_object(build: str, child: Child) -> None:
+    # cffi 2.1 aborts if it sees these before the struct whose fields have the same types.
     done = child(
         """
         from llama_cffi.binding import get_library

@@ -1,4 +1,4 @@
-"""The few candidates that numpy finds are all that C could choose."""
+"""The preselected candidates include every token that C could choose."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_nothing_else_can_be_among_the_largest(
     seed: int, n_vocab: int, k: int, window: int, n_accepted: int, n_biased: int, digits: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    # Few digits make ties; the largest is the most interesting to lower.
+    # Few digits make ties. Lowering the largest logits is the hardest case.
     logits = rng.normal(0, 3, n_vocab).round(digits).astype(np.float32)
     biased = rng.choice(n_vocab, n_biased, replace=False).tolist()
     lowered = np.argsort(-logits)[: min(window, n_accepted)]
@@ -94,7 +94,7 @@ LOGITS = np.random.default_rng(0).normal(size=N_VOCAB).astype(np.float32)
         (lambda p: (p.add_top_k(5), p.add_greedy()), 10),
     ],
 )
-def test_few_are_left(add: Callable[[Preselection], object], at_most: int) -> None:
+def test_number_of_preselected_tokens(add: Callable[[Preselection], object], at_most: int) -> None:
     preselection = Preselection(N_VOCAB)
     add(preselection)
     ids = preselection.ids(LOGITS, 50)
@@ -123,7 +123,7 @@ def test_c_gets_the_whole_vocabulary(add: Callable[[Preselection], object]) -> N
     assert not preselection.is_argmax
 
 
-def test_a_reset_forgets_what_may_be_lowered(wide_model: Path) -> None:
+def test_reset_clears_the_penalty_window(wide_model: Path) -> None:
     with Model(wide_model, vocab_only=True) as model:
         chain = SamplerChain(model).add_penalties(1000, 1.5).add_top_k(10)
         for token in range(100):
@@ -153,7 +153,7 @@ TWINS = """
     row = context.logits()  # C's own memory
     sample = model.library.lib.llama_sampler_sample
     rng = np.random.default_rng(3)
-    # A few rows again and again, so that penalties have something to do.
+    # A few rows repeatedly, so that penalties have an effect.
     rows = [rng.normal(0, 3, len(row)).astype(np.float32) for _ in range(5)]
     for r in rows:
         r[rng.choice(len(row), 50)] = -np.inf
@@ -205,9 +205,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_the_same_draws_as_c_alone(
-    build: str, child: Child, wide_model: Path, tmp_path: Path
-) -> None:
+def test_same_draws_as_c_alone(build: str, child: Child, wide_model: Path, tmp_path: Path) -> None:
     (tmp_path / "recipes.json").write_text(json.dumps(RECIPES + WHOLE), encoding="utf-8")
     done = child(TWINS, wide_model, tmp_path / "recipes.json", LLAMA_CFFI_BUILD=build)
     assert done.stderr == ""

@@ -1,0 +1,97 @@
+"""How users call each class, for a strict type checker: `nox -s typing`. It is not run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from typing_extensions import assert_type
+
+from llama_cffi import (
+    CreateChatCompletionResponse,
+    CreateChatCompletionStreamResponse,
+    CreateCompletionResponse,
+    Embedder,
+    Engine,
+    InferenceEngine,
+    Llama,
+    LlamaGrammar,
+    LlamaPool,
+    Model,
+    RequestHandle,
+    SamplingParams,
+    Scorer,
+    Step,
+    UnifiedLLM,
+)
+from llama_cffi.llama_cpp import Llama as DropIn
+
+
+@dataclass
+class City:
+    """A city."""
+
+    name: str
+
+
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return city
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def engine() -> None:
+    with Engine("m.gguf", n_ctx=512, flash_attn=True) as engine:
+        assert_type(engine.generate("Hi", "Be brief.", 16, 0.7, seed=1), str)
+        assert_type(engine.generate("Hi", stream=True, thinking=False), Iterator[str])
+        engine.generate("Hi", n_predict=4, penalty_freq=0.1, reset_kv=True)
+        engine.generate("Hi", sampling=SamplingParams(top_k=10), grammar=LlamaGrammar.json_object())
+        assert_type(engine.generate_chat(MESSAGES, stop=["\n"], cache_prompt=False), str)
+        assert_type(engine.stream_chat(MESSAGES, reasoning_effort="low"), Iterator[str])
+        tokens = engine.tokenize_chat(MESSAGES, [get_weather])
+        assert_type(engine.generate_tokens(tokens, 8, logit_bias={1: -1.0}), list[int])
+        for step in engine.steps(tokens, logprobs=3):
+            assert_type(step, Step)
+
+
+def llama() -> None:
+    llm = Llama("hf:owner/repo:Q4_K_M", n_ctx=2048, n_parallel=4, seed=3)
+    assert_type(llm.generate("Once", 32, SamplingParams(), stop="."), str)
+    assert_type(llm.generate("Once", stream=True), Iterator[str])
+    assert_type(llm.create_completion("Once", max_tokens=4, n=2), CreateCompletionResponse)
+    answer = llm.create_chat_completion(MESSAGES, tools=[get_weather], max_completion_tokens=5)
+    assert_type(answer, CreateChatCompletionResponse)
+    print(answer["choices"][0]["message"].get("tool_calls"))
+    for chunk in llm.create_chat_completion(MESSAGES, stream=True, sampling="model"):
+        assert_type(chunk, CreateChatCompletionStreamResponse)
+    assert_type(llm.parse("Paris?", City, temperature=0), City)
+    assert_type(llm.embed("text"), list[float])
+
+
+async def pool() -> None:
+    async with LlamaPool("m.gguf", n_parallel=2, n_ctx=512) as pool:
+        assert_type(await pool.generate("Hi", temperature=0), str)
+        assert_type(await pool.generate("Hi", stream=True), AsyncIterator[str])
+        assert_type(await pool.generate_batch(["a", "b"], 8, min_p=0.1), list[str])
+        chunks = await pool.create_chat_completion(MESSAGES, stream=True)
+        async for chunk in chunks:
+            print(chunk["choices"][0]["delta"].get("content"))
+
+
+def inference_engine(model: Model) -> None:
+    with InferenceEngine(model, 4, 512) as engine:
+        handle = engine.submit("Hi", 16, priority=1, frequency_penalty=0.2, timeout_s=3.0)
+        assert_type(handle, RequestHandle)
+        assert_type(handle.result(), str)
+        assert_type(engine.generate("Hi", stream=True), Iterator[str])
+
+
+def others(model: Model) -> None:
+    unified = UnifiedLLM("m.gguf", n_ctx=512)
+    assert_type(unified.generate("Hi", thinking=True, thinking_budget=64), str)
+    with Embedder("m.gguf") as embedder, Scorer(model) as scorer:
+        print(embedder.embed(["a"]), scorer.perplexity("text"))
+    with DropIn("m.gguf", n_ctx=512, verbose=False) as drop_in:
+        print(drop_in.create_completion("Q:", max_tokens=3, temperature=0.1))
