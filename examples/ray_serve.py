@@ -1,8 +1,8 @@
 """A chat server on Ray Serve: `python examples/ray_serve.py`, or `serve run ray_serve:app` there.
 
-One replica has one copy of the weights and answers POOL_SIZE conversations in each step. It needs
-`pip install "llama-cffi[ray]"`. MODEL is a GGUF file or `hf:owner/repo:file`; without it the demo
-model answers:
+Needs `pip install "llama-cffi[ray]"`. Each replica has one copy of the weights and answers
+N_PARALLEL conversations together. The environment variable MODEL is a GGUF file or
+`hf:owner/repo:file`; by default the demo model answers:
 
     curl -N localhost:8000 -d '{"messages": [{"role": "user", "content": "What is 17 + 25?"}],
                                 "stream": true}'
@@ -22,24 +22,24 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from llama_cffi import LlamaPool, ValidationError
 from llama_cffi.demo import model_path
 
-POOL_SIZE = 8
-TAKEN = {"messages", "max_tokens", "temperature", "top_p", "seed", "stop", "response_format"}
+N_PARALLEL = 8
+OPTIONS = {"messages", "max_tokens", "temperature", "top_p", "seed", "stop", "response_format"}
 
 
-# More than the pool answers at once, so that the next one is there when a place is free.
-@serve.deployment(max_ongoing_requests=4 * POOL_SIZE)
+# More than the pool runs together, so that waiting requests fill free sequences immediately.
+@serve.deployment(max_ongoing_requests=4 * N_PARALLEL)
 class Chat:
-    """Answers conversations, whole or as server-sent events."""
+    """Answers conversations, as JSON or as server-sent events."""
 
     def __init__(self, model: str, **options: Any) -> None:
-        self.pool = LlamaPool(model, POOL_SIZE, warmup=True, **options)
+        self.pool = LlamaPool(model, N_PARALLEL, warmup=True, **options)
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one HTTP request in OpenAI's shape."""
+        """Answer one HTTP request in OpenAI's format."""
         try:
-            asked = await request.json()
-            options = {name: value for name, value in asked.items() if name in TAKEN}
-            if not asked.get("stream"):
+            body = await request.json()
+            options = {name: value for name, value in body.items() if name in OPTIONS}
+            if not body.get("stream"):
                 return JSONResponse(await self.pool.create_chat_completion(**options))
             chunks = await self.pool.create_chat_completion(**options, stream=True)
         except (ValidationError, json.JSONDecodeError, AttributeError, TypeError) as error:
@@ -47,17 +47,17 @@ class Chat:
         return StreamingResponse(self._events(chunks), media_type="text/event-stream")
 
     async def text(self, prompt: str, max_tokens: int = 128) -> AsyncIterator[str]:
-        """Continue a text piece by piece, for `handle.options(stream=True).text.remote(...)`."""
+        """Stream a continuation, for `handle.options(stream=True).text.remote(...)`."""
         async for piece in await self.pool.generate(prompt, max_tokens, stream=True):
             yield piece
 
     async def stats(self) -> Any:
-        """Return counts, rates and latencies of this replica."""
+        """Return the statistics of this replica's engine."""
         return self.pool.llm.engine.stats
 
     def check_health(self) -> None:
-        """Let Serve replace this replica if its engine has stopped."""
-        self.pool.llm.engine.start()  # type: ignore[union-attr]  # raises then, else does nothing
+        """Raise if the engine has stopped, so that Serve replaces the replica."""
+        self.pool.llm.engine.start()  # type: ignore[union-attr]  # no effect while it runs
 
     def __del__(self) -> None:
         if hasattr(self, "pool"):
@@ -65,7 +65,7 @@ class Chat:
 
     @staticmethod
     async def _events(chunks: AsyncIterator[Any]) -> AsyncIterator[str]:
-        # When the client goes away Serve cancels this, which ends the generation.
+        # When the client disconnects, Serve cancels this, which cancels the generation.
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk)}\n\n"
         yield "data: [DONE]\n\n"

@@ -1,6 +1,6 @@
-"""LlamaPredictor: batches of a Ray Data dataset, each answered at once.
+"""LlamaPredictor: batch inference on Ray Data datasets.
 
-Ray is never imported here: a predictor is an ordinary callable, and Ray makes one in each actor
+Ray is never imported here: a predictor is an ordinary callable, and Ray creates one in each actor
 (https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.map_batches.html).
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["LlamaPredictor"]
 
 _TASKS = {"generate": "text", "chat": "text", "embed": "embedding"}
-_NOT_OF_A_ROW = ("stream", "n", "tools", "callback", "listens", "wait", "progress")
+_UNSUPPORTED = ("stream", "n", "tools", "callback", "listens", "wait", "progress")
 
 
 class LlamaPredictor:
-    """Answers the rows of a batch at once; for `Dataset.map_batches`, which makes one per actor.
+    """Answers the rows of a batch together; a callable for `Dataset.map_batches`.
 
-    All rows of a batch go to one `InferenceEngine`, which runs *n_parallel* of them in one step, so
-    give it batches that are larger than that. The model is loaded once per actor.
+    All rows of a batch go to one `InferenceEngine`, which decodes *n_parallel* of them together, so
+    batches should be larger than that. Each actor loads the model once.
 
         ds.map_batches(
             LlamaPredictor,
@@ -42,29 +42,28 @@ class LlamaPredictor:
             compute=ray.data.ActorPoolStrategy(size=2),
         )
 
-    A batch is a dict of numpy arrays (Ray's default), a `pandas.DataFrame` or a `pyarrow.Table`;
-    it comes back in its format with new columns, its rows in their order.
+    A batch is a dict of numpy arrays (Ray's default), a `pandas.DataFrame` or a `pyarrow.Table`.
+    The result has the same format and row order, with new columns.
 
     Args:
-        model_path: The GGUF file, or `hf:owner/repo:file`; the same on every machine.
-        task: `generate` continues a text as it is, `chat` answers a conversation in OpenAI's shape
-            or a question, `embed` gives a text's vector.
-        input_column: Where the texts or conversations are.
-        output_column: Where the answers go; None = `text`, or `embedding`.
-        details: Add `finish_reason`, `prompt_tokens` and `completion_tokens`.
-        parse: The answers are JSON, as `response_format` among the options made them; give what
-            they say instead of the text.
-        on_error: `raise` what is wrong with a row, or put it into the `error` column: None where
-            nothing is. The answer of such a row is None, its vector NaN.
-        n_parallel: Rows in a step, 2 to 256; each has n_ctx tokens of its own.
-        options: How each row is answered: the arguments of `InferenceEngine.submit`, of
-            `Llama.create_chat_completion` or of `Llama.embed`. They are tried once before the first
-            batch. A `timeout_s` counts from the beginning of the batch.
-        **config: The fields of `LlamaConfig`, such as `n_ctx`. With `n_threads` ask Ray for as
-            many `num_cpus`: what it assigns is not looked at.
+        model_path: A GGUF file, or `hf:owner/repo:file`; the same on every machine.
+        task: `generate` continues text without a chat template, `chat` answers a user message or a
+            conversation in OpenAI's format, `embed` returns embeddings.
+        input_column: Column of the texts or conversations.
+        output_column: Column of the results; None: `text`, or `embedding`.
+        details: Add the columns `finish_reason`, `prompt_tokens` and `completion_tokens`.
+        parse: Return the parsed JSON instead of text; needs `response_format` in *options*.
+        on_error: `raise`, or `column`: put a row's error into the column `error`, which is None for
+            other rows. The row's answer is None then, its embedding NaN.
+        n_parallel: Number of rows that are decoded together, 2 to 256, each with n_ctx tokens.
+        options: Options for each row: arguments of `InferenceEngine.submit`,
+            `Llama.create_chat_completion` or `Llama.embed`. They are checked on a dummy row first.
+            `timeout_s` counts from the beginning of the batch.
+        **config: The fields of `LlamaConfig`, such as `n_ctx`. With `n_threads`, request as many
+            `num_cpus` from Ray, whose assignment is not read.
 
     Attributes:
-        llm: The `Llama` below.
+        llm: The underlying `Llama`.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
@@ -87,16 +86,18 @@ class LlamaPredictor:
     ) -> None:
         n_parallel = config.pop("parallel", n_parallel)
         if task not in _TASKS:
-            raise ValidationError(f"task={task!r} is none of {', '.join(_TASKS)}")
+            raise ValidationError(f"task={task!r} must be one of {', '.join(_TASKS)}")
         if on_error not in ("raise", "column"):
-            raise ValidationError(f"on_error={on_error!r} is neither 'raise' nor 'column'")
+            raise ValidationError(f"on_error={on_error!r} must be 'raise' or 'column'")
         self._options = dict(options or {})
-        if refused := sorted(self._options.keys() & set(_NOT_OF_A_ROW)):
-            raise ValidationError(f"options {refused}: a row has one answer, and it is whole")
+        if refused := sorted(self._options.keys() & set(_UNSUPPORTED)):
+            raise ValidationError(
+                f"options {refused} are not supported: each row has one complete answer"
+            )
         if parse and (task != "chat" or not self._options.get("response_format")):
             raise ValidationError("parse=True needs task='chat' and a response_format in options")
         if details and task == "embed":
-            raise ValidationError("details=True: a vector has none; leave it out with task='embed'")
+            raise ValidationError("details=True is not supported with task='embed'")
         self._task, self._input = task, input_column
         self._output = output_column or _TASKS[task]
         self._details, self._parse = details, parse
@@ -120,16 +121,16 @@ class LlamaPredictor:
             batch: A dict of numpy arrays, a `pandas.DataFrame` or a `pyarrow.Table`.
 
         Raises:
-            ValidationError: It is none of these, has no such column, or a row is no text and no
-                conversation (unless errors go into the column); or the predictor is closed.
-            GenerationError: The engine has stopped, whatever *on_error* says.
+            ValidationError: The batch has another type or lacks the column, a row is neither text
+                nor a conversation (unless errors go into the column), or the predictor is closed.
+            GenerationError: The engine has stopped, with any *on_error*.
         """
         cells = _cells(batch, self._input)
         rows = self._embed(cells) if self._task == "embed" else self._answers(cells)
         return _with_columns(batch, self._columns(rows))
 
     def close(self) -> None:
-        """End what runs and free everything. Calling it again does nothing."""
+        """End running generations and free everything. Calling it again does nothing."""
         self.llm.close()
 
     def __enter__(self) -> Self:
@@ -139,7 +140,7 @@ class LlamaPredictor:
         self.close()
 
     def __del__(self) -> None:
-        # Ray drops the object when its actor ends. Later the engine's thread would not answer.
+        # Ray drops the object when its actor ends. At interpreter exit the engine's thread is gone.
         if hasattr(self, "llm") and not sys.is_finalizing():
             self.close()
 
@@ -150,10 +151,10 @@ class LlamaPredictor:
         )
 
     def _try_options(self) -> None:
-        """Answer a dummy row: wrong options are to blame on no row, and the first finds all warm.
+        """Answer a dummy row, to check the options and warm up.
 
         Raises:
-            ValidationError: An option is wrong.
+            ValidationError: An option is out of range.
         """
         if self._task == "embed":
             self.llm.embed(["warm up"], **self._options)
@@ -164,67 +165,69 @@ class LlamaPredictor:
             options = {**options, "max_tokens": 1}
         try:
             self._begin("warm up", options, parse=False)()
-        except DecodeAbortedError:  # a short timeout_s, and everything was cold
+        except DecodeAbortedError:  # a short timeout_s, before the warm-up
             return
 
-    def _begin(self, cell: Any, options: Mapping[str, Any], *, parse: bool) -> Callable[[], _Row]:
-        """Let a row be answered; return what waits for it."""
+    def _begin(
+        self, cell: Any, options: Mapping[str, Any], *, parse: bool
+    ) -> Callable[[], _RowResult]:
+        """Start answering a row; return a function that waits for the answer."""
         if self._task == "generate":
             if not isinstance(cell, str):
-                raise ValidationError(f"{cell!r:.80} in {self._input!r} is no text")
+                raise ValidationError(f"{cell!r:.80} in column {self._input!r} must be a str")
             handle = self.llm.engine.submit(cell, wait=True, **options)  # type: ignore[union-attr]
-            return partial(_generated, handle)
+            return partial(_text_row, handle)
         prepared = self.llm.chat.prepare(_messages(cell), options, self.llm.model_path)
         runs = run(self.llm.engine, prepared.request)
-        return partial(_chatted, partial(chat_completions.whole, prepared, runs), parse)
+        return partial(_chat_row, partial(chat_completions.whole, prepared, runs), parse)
 
-    def _answers(self, cells: Sequence[Any]) -> list[_Row]:
-        """Answer all rows; when the error of one is raised the others are cancelled."""
+    def _answers(self, cells: Sequence[Any]) -> list[_RowResult]:
+        """Answer all rows; an error that is raised cancels the others."""
         scope = CancelScope()
         try:
             with scope:
-                begun = [
+                started = [
                     self._attempt(i, partial(self._begin, cell, self._options, parse=self._parse))
                     for i, cell in enumerate(cells)
                 ]
-            rows: list[_Row] = [
-                wait if isinstance(wait, _Row) else self._attempt(i, wait)
-                for i, wait in enumerate(begun)
+            rows: list[_RowResult] = [
+                wait if isinstance(wait, _RowResult) else self._attempt(i, wait)
+                for i, wait in enumerate(started)
             ]
         except BaseException:
             scope.cancel()
             raise
         if any(row.error for row in rows):
-            self.llm.engine.start()  # type: ignore[union-attr]  # raises if it is no row's fault
+            self.llm.engine.start()  # type: ignore[union-attr]  # raises if the engine itself failed
         return rows
 
     def _attempt(self, index: int, call: Callable[[], Any]) -> Any:
-        """Return what *call* returns, or its error as a row; what is raised names the row."""
+        """Return the result of *call*, or its error as a row; a raised error names the row."""
         try:
             return call()
         except self._caught as error:
-            return _Row(error=_said(error))
+            return _RowResult(error=_message(error))
         except LlamaError as error:
             error.args = (f"row {index} of the batch: {error}", *error.args[1:])
             raise
 
-    def _embed(self, cells: Sequence[Any]) -> list[_Row]:
-        """Embed all rows in few batches, and one by one only to find those that are wrong."""
+    def _embed(self, cells: Sequence[Any]) -> list[_RowResult]:
+        """Embed all rows together; one by one only after an error, to find its row."""
         try:
-            return [_Row(vector) for vector in self.llm.embed(cells, **self._options)]
+            return [_RowResult(vector) for vector in self.llm.embed(cells, **self._options)]
         except self._caught as error:
             if len(cells) == 1:
-                return [_Row(error=_said(error))]
+                return [_RowResult(error=_message(error))]
         return [row for cell in cells for row in self._embed([cell])]
 
-    def _columns(self, rows: Sequence[_Row]) -> dict[str, Any]:
+    def _columns(self, rows: Sequence[_RowResult]) -> dict[str, Any]:
         import numpy as np
 
         columns: dict[str, Any] = {}
         if self._task == "embed":
             width = next((len(row.value) for row in rows if row.value), self.llm.model.n_embd_out)
-            nothing = [np.nan] * width
-            vectors = np.array([row.value or nothing for row in rows], np.float32)
+            missing = [np.nan] * width
+            vectors = np.array([row.value or missing for row in rows], np.float32)
             columns[self._output] = vectors.reshape(len(rows), width)
         else:
             columns[self._output] = _objects([row.value for row in rows])
@@ -237,8 +240,8 @@ class LlamaPredictor:
         return columns
 
 
-class _Row(NamedTuple):
-    """The answer to a row, or why there is none."""
+class _RowResult(NamedTuple):
+    """The answer to one row, or its error."""
 
     value: Any = None
     finish_reason: str | None = None
@@ -247,12 +250,12 @@ class _Row(NamedTuple):
     error: str | None = None
 
 
-def _generated(handle: Any) -> _Row:
+def _text_row(handle: Any) -> _RowResult:
     text, stats = handle.result(), handle.stats
-    return _Row(text, finish_reason(stats), stats.n_prompt, stats.n_generated)
+    return _RowResult(text, finish_reason(stats), stats.n_prompt, stats.n_generated)
 
 
-def _chatted(wait: Callable[[], Any], parse: bool) -> _Row:
+def _chat_row(wait: Callable[[], Any], parse: bool) -> _RowResult:
     response = wait()
     choice, usage = response["choices"][0], response["usage"]
     value, reason = choice["message"]["content"], choice["finish_reason"]
@@ -264,25 +267,25 @@ def _chatted(wait: Callable[[], Any], parse: bool) -> _Row:
                 f"the answer ended ({reason}) after {usage['completion_tokens']} tokens, before "
                 f"its JSON did; raise max_tokens or n_ctx: {value!r:.200}"
             ) from None
-    return _Row(value, reason, usage["prompt_tokens"], usage["completion_tokens"])
+    return _RowResult(value, reason, usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def _said(error: LlamaError) -> str:
+def _message(error: LlamaError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def _messages(cell: Any) -> list[dict[str, Any]]:
-    """Return a cell as messages, as they were before Arrow made all of one shape."""
+    """Return the messages of a cell, without what Arrow added to give all the same keys."""
     if isinstance(cell, str):
         return [{"role": "user", "content": cell}]
     found = _plain(cell)
     if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
-        raise ValidationError(f"{cell!r:.80} is no text and no list of messages")
+        raise ValidationError(f"{cell!r:.80} must be a str or a list of messages")
     return found
 
 
 def _plain(value: Any) -> Any:
-    """Return numpy's arrays as lists, and dicts without the keys that only other rows have."""
+    """Return numpy arrays as lists, and dicts without None values, which are missing keys."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -290,7 +293,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-# Batches: the three formats have a method each that the others lack.
+# Each of the three batch formats is recognized by a method that the others lack.
 
 
 def _cells(batch: Any, column: str) -> list[Any]:
@@ -298,11 +301,12 @@ def _cells(batch: Any, column: str) -> list[Any]:
     is_arrow = hasattr(batch, "set_column")
     if not (isinstance(batch, Mapping) or is_arrow or hasattr(batch, "assign")):
         raise ValidationError(
-            f"a batch is a dict of numpy arrays, a DataFrame or a Table, no {type(batch).__name__}"
+            "a batch must be a dict of numpy arrays, a DataFrame or a Table, got "
+            f"{type(batch).__name__}"
         )
     names = list(batch.column_names if is_arrow else batch)
     if column not in names:
-        raise ValidationError(f"the batch has no column {column!r}, only {names}; see input_column")
+        raise ValidationError(f"the batch has no column {column!r}, only {names}; set input_column")
     cells = batch[column]
     if is_arrow:
         cells = cells.to_pylist()
@@ -310,7 +314,7 @@ def _cells(batch: Any, column: str) -> list[Any]:
 
 
 def _with_columns(batch: Any, columns: Mapping[str, Any]) -> Any:
-    """Return a batch of the same format with these columns, too."""
+    """Return *batch* with *columns* added, in the same format."""
     if isinstance(batch, Mapping):
         return {**batch, **columns}
     if hasattr(batch, "assign"):
@@ -323,7 +327,7 @@ def _with_columns(batch: Any, columns: Mapping[str, Any]) -> Any:
 
 
 def _objects(values: Sequence[Any]) -> Any:
-    """Return an array of objects, also where they are lists of one length."""
+    """Return an array of objects, even of lists of equal length."""
     import numpy as np
 
     found = np.empty(len(values), object)

@@ -1,4 +1,4 @@
-"""LlamaPredictor, called as Ray calls it, without Ray; see ray_cluster.py for a real cluster."""
+"""LlamaPredictor, called as Ray does but without Ray; ray_cluster.py uses a real cluster."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chat() -> Iterator[LlamaPredictor]:
         yield chat
 
 
-def test_a_batch_is_answered_at_once_in_order(chat: LlamaPredictor) -> None:
+def test_batch_is_answered_together_and_in_order(chat: LlamaPredictor) -> None:
     batch = {"prompt": np.array([question for question, _ in SUMS]), "id": np.arange(len(SUMS))}
     found = chat(batch)
     assert list(found) == [
@@ -70,26 +70,26 @@ def test_a_batch_is_answered_at_once_in_order(chat: LlamaPredictor) -> None:
     assert "text" not in batch
 
 
-def test_texts_are_continued_as_they_are() -> None:
+def test_generate_continues_text() -> None:
     prompts = ["The sun is", "One, two,", "A story", "Hello", "What"]
     with Llama(demo.model_path(), **CONFIG) as llm:
         alone = [llm.generate(prompt, 8, temperature=0) for prompt in prompts]
     columns = {"input_column": "question", "output_column": "answer"}
     with predictor("generate", options={"max_tokens": 8}, n_parallel=3, **columns) as generate:
-        found = generate({"question": prompts})  # lists do, too
+        found = generate({"question": prompts})  # lists are accepted too
         assert list(found) == ["question", "answer"]
         assert list(found["answer"]) == alone
         assert list(generate({"question": np.array([], object)})["answer"]) == []
 
 
-def test_conversations_come_as_arrow_made_them(chat: LlamaPredictor) -> None:
+def test_conversations_as_arrow_returns_them(chat: LlamaPredictor) -> None:
     system = {"role": "system", "content": "Be brief.", "name": None}
     user = {"role": "user", "content": SUMS[0][0], "name": None}
     cells = objects(objects(system, user), objects(user), [user], SUMS[0][0], (user,))
     assert list(chat({"prompt": cells})["text"]) == [SUMS[0][1]] * 5
 
 
-def test_errors_of_rows_are_a_column(chat: LlamaPredictor) -> None:
+def test_errors_of_rows_go_into_a_column(chat: LlamaPredictor) -> None:
     question, answer = SUMS[0]
     wrong = [None, 3, ["a"], [], [{"content": "a"}], "long " * 400, {"role": "user"}]
     found = chat({"prompt": objects(question, *wrong, question)})
@@ -99,7 +99,7 @@ def test_errors_of_rows_are_a_column(chat: LlamaPredictor) -> None:
     assert found["error"][0] is found["error"][-1] is None
     for error, said in zip(
         found["error"][1:-1],
-        ["no text", "no text", "no text", "empty", "role", "no room", "no text"],
+        ["a str or a list", "a str or", "a str or", "empty", "role", "no room", "a str or"],
         strict=True,
     ):
         assert error.startswith(("ValidationError: ", "TemplateError: ", "ContextOverflowError: "))
@@ -107,7 +107,7 @@ def test_errors_of_rows_are_a_column(chat: LlamaPredictor) -> None:
 
 
 @pytest.mark.parametrize("task", ["generate", "chat"])
-def test_the_first_error_is_raised_and_the_rest_is_cancelled(task: str) -> None:
+def test_first_error_is_raised_and_cancels_the_rest(task: str) -> None:
     question = [{"role": "user", "content": "A story"}] if task == "chat" else "A story"
     with Model(demo.model_path(), vocab_only=True) as model:
         ends = [t for t in range(model.vocab.n_tokens) if model.vocab.is_eog(t)]
@@ -115,18 +115,18 @@ def test_the_first_error_is_raised_and_the_rest_is_cancelled(task: str) -> None:
     with predictor(task, n_parallel=2, options=endless) as raising:
         with pytest.raises(ValidationError, match=r"^row 5 of the batch: .*no room"):
             raising({"prompt": objects(*[question] * 5, "long " * 400, question)})
-        with pytest.raises(ValidationError, match=r"^row 1 of the batch: None.* is no text"):
+        with pytest.raises(ValidationError, match=r"^row 1 of the batch: None.* must be a str"):
             raising({"prompt": objects(question, None)})
         assert len(raising({"prompt": objects(question)})["text"]) == 1
         engine: Any = raising.llm.engine
         assert engine.stats.n_cancelled >= 5
 
 
-def test_a_row_past_its_deadline_fails_alone() -> None:
+def test_deadline_of_a_batch() -> None:
     options = {"timeout_s": 1e-6}
     with predictor("generate", on_error="column", options=options) as late:
         found = late({"prompt": ["a", "b"]})
-        assert [error.split(":")[0] for error in found["error"]] == ["DecodeAbortedError"] * 2
+        assert [error.split(":")[0] for error in found["error"]] == ["DeadlineExceededError"] * 2
 
 
 def test_json_is_parsed() -> None:
@@ -141,7 +141,7 @@ def test_json_is_parsed() -> None:
         assert "ended (length) after 2 tokens" in found["error"][0]
 
 
-def test_vectors_are_those_of_the_embedder() -> None:
+def test_embeddings_equal_those_of_embedder() -> None:
     texts = ["One", "Two, three", "", "A longer text about nothing"]
     with Model(demo.model_path()) as model:
         expected = Embedder(model, pooling="mean", n_threads=1).embed(texts)
@@ -152,7 +152,7 @@ def test_vectors_are_those_of_the_embedder() -> None:
         assert found["embedding"].dtype == np.float32
         np.testing.assert_allclose(found["embedding"], np.asarray(expected), atol=1e-6)
         assert embed({"prompt": []})["embedding"].shape == (0, width)
-        with pytest.raises(ValidationError, match="no text"):
+        with pytest.raises(ValidationError, match="text must be str"):
             embed({"prompt": objects("a", None)})
     with predictor("embed", on_error="column", options={"normalize": False}) as embed:
         found = embed({"prompt": objects("a", None, "b")})
@@ -164,8 +164,8 @@ def test_vectors_are_those_of_the_embedder() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"task": "rank"}, "task='rank' is none of generate, chat, embed"),
-        ({"on_error": "ignore"}, "neither 'raise' nor 'column'"),
+        ({"task": "rank"}, "task='rank' must be one of generate, chat, embed"),
+        ({"on_error": "ignore"}, "must be 'raise' or 'column'"),
         ({"n_parallel": 1}, "n_parallel=1 is outside 2..256"),
         ({"n_parallel": 257}, "outside 2..256"),
         ({"parse": True}, "response_format"),
@@ -178,7 +178,7 @@ def test_vectors_are_those_of_the_embedder() -> None:
         ({"n_ctx": -1}, "n_ctx"),
     ],
 )
-def test_wrong_arguments_are_refused_before_the_first_batch(arguments: Any, said: str) -> None:
+def test_invalid_arguments_are_refused_by_the_constructor(arguments: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         LlamaPredictor(demo.model_path(), **{**CONFIG, **arguments})
 
@@ -192,15 +192,15 @@ def test_unknown_arguments_are_type_errors() -> None:
         LlamaPredictor("/nowhere.gguf")
 
 
-def test_wrong_batches_are_refused(chat: LlamaPredictor) -> None:
+def test_invalid_batches_are_refused(chat: LlamaPredictor) -> None:
     with pytest.raises(ValidationError, match=r"no column 'prompt', only \['text'\]"):
         chat({"text": ["a"]})
     for batch in (["a"], "a", None, np.array(["a"])):
-        with pytest.raises(ValidationError, match="a batch is a dict of numpy arrays"):
+        with pytest.raises(ValidationError, match="a batch must be a dict of numpy arrays"):
             chat(batch)
 
 
-def test_an_engine_that_stopped_is_no_rows_fault(monkeypatch: Any) -> None:
+def test_error_of_the_engine_is_raised(monkeypatch: Any) -> None:
     with predictor("generate", on_error="column") as broken:
 
         def fail() -> None:
@@ -222,7 +222,7 @@ class _Fails:
         return getattr(self._core, name)
 
 
-def test_options_can_be_sent_but_no_loaded_model(chat: LlamaPredictor) -> None:
+def test_options_can_be_pickled_but_not_a_loaded_model(chat: LlamaPredictor) -> None:
     arguments = {
         "options": {"sampling": SamplingParams(temperature=0, top_k=3), "stop": ["a"]},
         "config": LlamaConfig(n_ctx=256, n_threads=1),
@@ -238,7 +238,7 @@ def test_options_can_be_sent_but_no_loaded_model(chat: LlamaPredictor) -> None:
         pickle.dumps(chat)
 
 
-def test_it_closes() -> None:
+def test_close() -> None:
     closed = predictor("generate")
     closed.close()
     closed.close()
@@ -251,7 +251,7 @@ def test_it_closes() -> None:
         _ = model.chat_template
 
 
-def test_a_predictor_left_open_lets_the_process_end(child: Child, tmp_path: Path) -> None:
+def test_open_predictor_does_not_block_exit(child: Child, tmp_path: Path) -> None:
     done = child("""
         import sys
         from llama_cffi import demo

@@ -1,7 +1,7 @@
-"""Blocking calls beside an event loop, each in a thread of its own.
+"""Blocking calls from asyncio, each in a thread of its own.
 
-Not in the loop's executor: callers that wait for an engine would fill it, and the one that has the
-engine would find no thread to go on in.
+The event loop's executor could deadlock: calls that wait for an engine would fill it, and the call
+that holds the engine would find no free thread.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _END: Any = object()
 
 
 async def whole_async(call: Callable[[], T]) -> T:
-    """Return what *call* returns. Cancelling the task ends the generation that it runs."""
+    """Return the result of *call*. Cancelling the task cancels its generation."""
     async with aclosing(stream_async(lambda: (call(),))) as values:
-        # To the end: what it left under way, such as an iterator, is not to be cancelled.
-        (found,) = [value async for value in values]
-        return found
+        # Read to the end, so that an iterator that *call* returned is not cancelled.
+        (result,) = [value async for value in values]
+        return result
 
 
 async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, None]:
-    """Yield what the iterable gives that *start* returns; nothing runs before the first `anext`.
+    """Yield the items of the iterable that *start* returns; *start* is called by the first `anext`.
 
-    What comes faster than it is taken waits here. Leaving the iteration, or cancelling its task,
-    ends the generation behind it; neither waits for that.
+    Items are queued until they are consumed. Leaving the iteration, or cancelling its task, cancels
+    the generation without waiting for its end.
     """
     loop = asyncio.get_running_loop()
     items: asyncio.Queue[tuple[T, BaseException | None]] = asyncio.Queue()
     scope = CancelScope()
 
     def put(value: T, error: BaseException | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(items.put_nowait, (value, error))
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Chat completions in OpenAI's shapes: prepared, run by an engine, shaped."""
+"""Chat completions in OpenAI's format: preparing requests and shaping responses."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ __all__ = [
 
 
 class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
-    """`ChatCompletionOptions` without `max_tokens`; None is the default of each.
+    """`ChatCompletionOptions` without the length; None means the default.
 
-    `tools`: definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a dict
-    that names a function; with the last two the answer is constrained to calls that fit the
-    schemas. `parallel_tool_calls`: whether constrained answers may hold several calls.
-    `response_format`: `{"type": "json_object"}`, with a `schema` if wanted, or `{"type":
-    "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content matches it.
+    `tools`: tool definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a
+    dict that names a function; the last two constrain the answer to calls that match the schemas.
+    `parallel_tool_calls`: whether constrained answers may contain several calls.
+    `response_format`: `{"type": "json_object"}` with an optional `schema`, or `{"type":
+    "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content must match it.
     `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
-    alternatives. `thinking_budget`: reasoning longer than this many tokens is ended as the chat
-    template would end it, and the answer goes on; 0: there is none. `n`: how many answers.
+    alternatives. `thinking_budget`: end reasoning after this many tokens, as the chat template
+    would end it, and continue with the answer; 0: no reasoning. `n`: number of answers.
     `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
-    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`,
-    `store` and `service_tier` are accepted and not used.
+    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store`
+    and `service_tier` are accepted and not used.
     """
 
     tools: Sequence[Tool] | None
@@ -86,8 +86,8 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
 class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
     """The options of a chat completion: `MoreChatCompletionOptions` and the length.
 
-    `max_tokens`, in OpenAI's newer word `max_completion_tokens`: most tokens to generate; None:
-    until the model ends or the context is full.
+    `max_tokens`, or OpenAI's newer `max_completion_tokens`: most tokens to generate; None: until
+    the model ends the answer or the context is full.
     """
 
     max_tokens: int | None
@@ -104,13 +104,16 @@ _OWN = (
 
 @dataclass(frozen=True)
 class PreparedChat:
-    """A checked chat completion: the request, and what shapes its answers.
+    """A prepared chat completion.
 
     Attributes:
-        request: For the engine.
-        model: Its vocabulary shapes log-probabilities.
+        request: The request to the engine.
+        model: The model.
         name: The model's name in the response.
-        make_reader: Makes what tells reasoning, tool calls and content apart in one answer.
+        make_reader: Creates the parser that splits one answer into reasoning, tool calls and
+            content.
+        id: The response's id.
+        created: The response's time, Unix seconds.
     """
 
     request: PreparedRequest
@@ -121,21 +124,21 @@ class PreparedChat:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def assemblers(self) -> list[ChatAssembler]:
-        """Return what assembles each answer."""
+        """Return an assembler for each answer."""
         vocab = self.model.vocab
         return [ChatAssembler(i, self.make_reader(), vocab) for i in range(self.request.n)]
 
 
 class ChatPreparer:
-    """Prepares the chat completions of one model; pure but for the model's vocabulary.
+    """Prepares chat completions of one model; needs no engine.
 
     Args:
         model: The model.
         renderer: Renders its conversations.
-        n_ctx: Tokens of prompt and answer together.
-        context_policy: For requests that give none; None: the engine's.
-        default_sampling: How tokens are chosen where a request does not say.
-        seed: Of requests that give none; -1 draws one.
+        n_ctx: Context size, tokens.
+        context_policy: Default context policy; None: the engine's.
+        default_sampling: Default sampling parameters.
+        seed: Default seed; -1: a random one.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class ChatPreparer:
 
     @property
     def family(self) -> Family:
-        """The model's family."""
+        """The model family."""
         return self.renderer.family
 
     @cached_property
@@ -166,14 +169,14 @@ class ChatPreparer:
 
         Args:
             options: `SamplingOptions` and `sampling`.
-            thinking: Whether the model thinks first, for `sampling="model"`.
+            thinking: Whether the model reasons first, for `sampling="model"`.
 
         Raises:
             ValidationError: A value is out of range.
         """
         options = {"sampling": self._sampling, **options}
-        whole = options["sampling"]
-        if not isinstance(whole, SamplingParams) or whole.seed == -1:
+        sampling = options["sampling"]
+        if not isinstance(sampling, SamplingParams) or sampling.seed == -1:
             options = {"seed": self._seed, **options}
         return resolve_sampling(
             {name: value for name, value in options.items() if value is not None},
@@ -183,16 +186,16 @@ class ChatPreparer:
     def prepare(
         self, messages: Sequence[Message], options: Mapping[str, Any], name: str = ""
     ) -> PreparedChat:
-        """Check, render and tokenize one chat completion.
+        """Check the options of one chat completion, render and tokenize its messages.
 
         Args:
-            messages: OpenAI's shape, the oldest first.
+            messages: In OpenAI's format, oldest first.
             options: `ChatCompletionOptions`.
-            name: The model's name in the response, unless the options give one.
+            name: The model's name in the response, if the options have none.
 
         Raises:
             TemplateError: The chat template refuses the messages.
-            UnknownOptionError: There is no such option.
+            UnknownOptionError: An option does not exist.
             ValidationError: An option is out of range.
         """
         options = canonical(options)
@@ -228,7 +231,7 @@ class ChatPreparer:
         after = form.content_head if grammar is not None else ""
         if choice.mode == "required":
             if grammar is not None:
-                raise ValidationError("a required tool call and a grammar exclude each other")
+                raise ValidationError("tool_choice='required' and a grammar exclude each other")
             parallel = own.get("parallel_tool_calls", True)
             parts = form.grammar_parts(choice.allowed(tools), parallel, True)
             grammar = call_grammar(parts, self.renderer.special_tokens)
@@ -244,7 +247,7 @@ class ChatPreparer:
             **rest,
             "sampling": self.sampling(sampling, thinks),
             "logprobs": _n_logprobs(own),
-            "special": True,  # the reader needs the markers
+            "special": True,  # the parser needs the markers
             "suppress_think": False,
         }
         if policy is not None:
@@ -269,23 +272,23 @@ class ChatPreparer:
         is_words: bool,
         budget: int | None,
     ) -> tuple[Callable[[], ThinkingBudget] | None, str]:
-        """Return what limits the reasoning, and the text after which a grammar begins."""
+        """Return what creates the reasoning limit, and the text after which a grammar begins."""
         if not awaited and budget is None:
             return None, after
         markers = self._markers
         if markers.after.strip() and not is_words:
-            markers = markers._replace(after="")  # the head of a content
+            markers = markers._replace(after="")  # tool calls may follow instead of content
         limit = partial(
             ThinkingBudget, self.model.vocab, form.reasoning, markers, is_open, budget, awaited
         )
-        limit()  # refuses what is wrong now
+        limit()  # raises for an invalid budget
         return limit, form.reasoning[1].strip() + markers.after if awaited else after
 
 
 def whole(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> CreateChatCompletionResponse:
-    """Return OpenAI's response once all *runs* have ended."""
+    """Collect all *runs* and return OpenAI's response."""
     choices, stats = [], []
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
         with closing(run):
@@ -313,7 +316,7 @@ async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateCha
 def stream(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateChatCompletionStreamResponse]:
-    """Return OpenAI's chunks, one answer after the other."""
+    """Yield OpenAI's chunks, one answer after the other."""
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
         with closing(run):
             yield _chunk(prepared, assembler.first())
@@ -370,7 +373,7 @@ def _chunk(
 
 
 def _n_logprobs(own: Mapping[str, Any]) -> int | None:
-    """Return how many alternatives of each token are wanted; None: no log-probabilities."""
+    """Return the number of alternatives per token; None: no log-probabilities."""
     top = own.get("top_logprobs")
     if top is None and not own.get("logprobs"):
         return None
@@ -378,10 +381,10 @@ def _n_logprobs(own: Mapping[str, Any]) -> int | None:
 
 
 def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
-    """Return what the content has to match.
+    """Return the grammar that the content must match, if any.
 
     Raises:
-        ValidationError: The response format is not one of OpenAI's, or there is a grammar too.
+        ValidationError: The response format is invalid, or a grammar is given too.
         GrammarError: The schema cannot be enforced.
     """
     grammar = own.get("grammar", own.get("structured"))
@@ -398,19 +401,19 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     if kind == "text":
         return grammar
     if grammar is not None:
-        raise ValidationError("response_format and grammar exclude each other")
+        raise ValidationError("response_format and grammar exclude each other; give only one")
     if kind == "json_object":
         schema = form.get("schema")
-        return LlamaGrammar.json_object() if schema is None else _of_schema(schema)
+        return LlamaGrammar.json_object() if schema is None else _schema_grammar(schema)
     if kind == "json_schema":
         inner = form.get("json_schema") or form
-        return _of_schema(inner.get("schema") if isinstance(inner, Mapping) else None)
+        return _schema_grammar(inner.get("schema") if isinstance(inner, Mapping) else None)
     raise ValidationError(
         f"response_format type {kind!r} must be one of text, json_object, json_schema"
     )
 
 
-def _of_schema(schema: Any) -> LlamaGrammar:
+def _schema_grammar(schema: Any) -> LlamaGrammar:
     if schema is None:
         raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
     return LlamaGrammar.from_json_schema(schema)

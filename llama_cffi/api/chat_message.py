@@ -1,4 +1,4 @@
-"""The steps of one answer become OpenAI's message, whole or in deltas."""
+"""From the steps of one answer to OpenAI's message, whole or in deltas."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Delta = dict[str, Any]
 
 
 class PlainReader:
-    """Reads an answer to which no tools were offered: reasoning and content."""
+    """Splits an answer without tools into reasoning and content."""
 
     def __init__(self, splitter: ReasoningSplitter) -> None:
         self._splitter = splitter
 
     def push(self, text: str) -> list[Delta]:
-        """Take text and return what it settles."""
+        """Add text and return the new deltas."""
         return self._deltas(self._splitter.push(text))
 
     def finish(self) -> list[Delta]:
-        """Return what was held back."""
+        """Return the deltas of the text that was held back."""
         return self._deltas(self._splitter.finish())
 
     def _deltas(self, pieces: Any) -> list[Delta]:
@@ -45,12 +45,12 @@ class PlainReader:
 
 
 class ChatAssembler:
-    """One answer: either `add` its steps and take the `choice`, or `push` them for chunks.
+    """Assembles one answer: `add` and `choice` for a whole one, `push` and `last` for chunks.
 
     Args:
-        index: The answer's number.
-        reader: Tells reasoning, tool calls and content apart.
-        vocab: Of the model.
+        index: The answer's index.
+        reader: Splits text into reasoning, tool calls and content.
+        vocab: The model's vocabulary.
     """
 
     def __init__(self, index: int, reader: Any, vocab: Vocab) -> None:
@@ -61,14 +61,14 @@ class ChatAssembler:
         self._calls: list[Any] = []
 
     def add(self, step: Step) -> None:
-        """Take a step of the answer."""
+        """Add a step of the answer."""
         if step.logprob is not None:
             self._scores.append(step.logprob)
         for delta in self._reader.push(step.text):
             self._add(delta)
 
     def choice(self, stats: GenerationStats) -> ChatCompletionResponseChoice:
-        """Return OpenAI's choice, once the answer has ended."""
+        """Return OpenAI's choice, after the last step."""
         for delta in self._reader.finish():
             self._add(delta)
         message: dict[str, Any] = {"role": "assistant", "content": self._content}
@@ -85,18 +85,18 @@ class ChatAssembler:
         return choice  # type: ignore[no-any-return]
 
     def first(self) -> ChatCompletionStreamResponseChoice:
-        """Return the choice of the first chunk, which has the role."""
+        """Return the choice of the first chunk, with the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def push(self, step: Step) -> Iterator[ChatCompletionStreamResponseChoice]:
-        """Return the choices of the chunks of a step."""
+        """Yield the choices of the chunks of a step."""
         if step.logprob is not None:
             self._scores.append(step.logprob)
         for delta in self._reader.push(step.text):
             yield self._chunk(delta)
 
     def last(self, stats: GenerationStats) -> Iterator[ChatCompletionStreamResponseChoice]:
-        """Return the choices of the last chunks, once the answer has ended."""
+        """Yield the choices of the last chunks, after the last step."""
         for delta in self._reader.finish():
             yield self._chunk(delta)
         if self._scores:
@@ -145,7 +145,7 @@ class ChatAssembler:
 
 
 def _add_call(calls: list[Any], part: Mapping[str, Any]) -> None:
-    """Add a part of a call, as a delta has it, to those that were begun."""
+    """Merge a tool-call delta into the calls so far."""
     function = part.get("function", {})
     if part["index"] == len(calls):
         new = {"name": function.get("name", ""), "arguments": function.get("arguments", "")}

@@ -1,4 +1,4 @@
-"""Text completions in OpenAI's shapes: prepared, run by an engine, shaped."""
+"""Text completions in OpenAI's format: preparing requests and shaping responses."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PreparedCompletion:
-    """A checked completion: the request, and what shapes its answers.
+    """A prepared completion.
 
     Attributes:
-        request: For the engine.
-        model: Its vocabulary shapes log-probabilities.
+        request: The request to the engine.
+        model: The model.
         name: The model's name in the response.
-        head: Text before each answer: the prompt where it is echoed.
-        tail: Text after each answer.
-        n: Answers to return; of more that are generated, those with the best mean log-probability.
-        logprobs: Whether log-probabilities are shown.
+        head: Text before each answer: the prompt if it is echoed.
+        tail: Text after each answer: the suffix if the prompt is echoed.
+        n: Number of answers to return: of all generated, those with the best mean log-probability.
+        logprobs: Whether to return log-probabilities.
+        id: The response's id.
+        created: The response's time, Unix seconds.
     """
 
     request: PreparedRequest
@@ -86,17 +88,17 @@ def prepare(
     best_of = n if best_of is None else check_int("best_of", best_of, n)
     logprobs = options.get("logprobs")
     if stream and best_of > n:
-        raise ValidationError("best_of answers cannot be streamed: they are compared at the end")
+        raise ValidationError("best_of > n cannot be streamed: answers are compared at the end")
     if logprobs is not None:
         check_int("logprobs", logprobs, 0)
         if echo:
-            raise ValidationError("logprobs of an echoed prompt: use Scorer, which gives them")
+            raise ValidationError("echo=True has no logprobs of the prompt; use Scorer for them")
     tokens = prompt_tokens(model, prompt, suffix)
     head = ""
     if echo:
         head = prompt if isinstance(prompt, str) else model.vocab.detokenize(tokens)
     if best_of > n and logprobs is None:
-        options = {**options, "logprobs": 0}  # to compare them
+        options = {**options, "logprobs": 0}  # to compare answers
     return PreparedCompletion(
         PreparedRequest(tokens, max_tokens, options, best_of),
         model,
@@ -111,12 +113,12 @@ def prepare(
 def prompt_tokens(
     model: Model, prompt: str | Sequence[int], suffix: str | None, *, spm: bool = False
 ) -> list[int]:
-    """Return the tokens of a prompt, and of what follows the gap that is to be filled.
+    """Return the tokens of a prompt, or with a suffix those of a fill-in-the-middle prompt.
 
-    With *spm* the suffix stands first, as some models were trained.
+    *spm* puts the suffix first, as some models expect.
 
     Raises:
-        ValidationError: There is a suffix, and the model was not trained to fill gaps.
+        ValidationError: A suffix is given, but the model has no fill-in-the-middle tokens.
     """
     vocab = model.vocab
     if suffix is None:
@@ -126,7 +128,7 @@ def prompt_tokens(
     before, after, middle = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
     if before is None or after is None or middle is None:
         raise ValidationError(
-            f"{model.path.name} has no fill-in-the-middle tokens, so it takes no suffix"
+            f"{model.path.name} has no fill-in-the-middle tokens, so suffix is not supported"
         )
     first = vocab.tokenize(prompt, False) if isinstance(prompt, str) else as_list("prompt", prompt)
     bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
@@ -137,7 +139,7 @@ def prompt_tokens(
 def whole(
     prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> CreateCompletionResponse:
-    """Return OpenAI's response once all *runs* have ended."""
+    """Collect all *runs* and return OpenAI's response."""
     return _response(prepared, [_collect(run) for run in runs])
 
 
@@ -145,7 +147,7 @@ async def whole_async(
     prepared: PreparedCompletion, runs: Sequence[Runs]
 ) -> CreateCompletionResponse:
     """Do `whole` in an event loop."""
-    found = []
+    answers: list[_Answer] = []
     for run in runs:
         text: list[str] = []
         scores: list[Logprob] = []
@@ -154,14 +156,14 @@ async def whole_async(
                 text.append(step.text)
                 if step.logprob is not None:
                     scores.append(step.logprob)
-        found.append(("".join(text), scores, run.stats))
-    return _response(prepared, found)
+        answers.append(("".join(text), scores, run.stats))
+    return _response(prepared, answers)
 
 
 def stream(
     prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateCompletionStreamResponse]:
-    """Return OpenAI's chunks, one answer after the other."""
+    """Yield OpenAI's chunks, one answer after the other."""
     for index, run in enumerate(runs):
         chunks = _Chunks(prepared, index)
         while True:
@@ -186,10 +188,10 @@ async def stream_async(
         yield chunks.last(run.stats)
 
 
-_Found = tuple[str, "list[Logprob]", "GenerationStats"]
+_Answer = tuple[str, "list[Logprob]", "GenerationStats"]
 
 
-def _collect(run: Generator[Step, None, GenerationStats]) -> _Found:
+def _collect(run: Generator[Step, None, GenerationStats]) -> _Answer:
     text: list[str] = []
     scores: list[Logprob] = []
     while True:
@@ -202,10 +204,10 @@ def _collect(run: Generator[Step, None, GenerationStats]) -> _Found:
             scores.append(step.logprob)
 
 
-def _response(prepared: PreparedCompletion, found: Sequence[_Found]) -> CreateCompletionResponse:
-    order = found
-    if len(found) > prepared.n:
-        order = sorted(found, key=lambda answer: -_mean(answer[1]))[: prepared.n]
+def _response(prepared: PreparedCompletion, answers: Sequence[_Answer]) -> CreateCompletionResponse:
+    order = answers
+    if len(answers) > prepared.n:
+        order = sorted(answers, key=lambda answer: -_mean(answer[1]))[: prepared.n]
     vocab = prepared.model.vocab
     choices: list[CompletionChoice] = [
         {
@@ -216,7 +218,11 @@ def _response(prepared: PreparedCompletion, found: Sequence[_Found]) -> CreateCo
         }
         for i, (text, scores, stats) in enumerate(order)
     ]
-    return {**_base(prepared), "choices": choices, "usage": usage([f[2] for f in found])}
+    return {
+        **_base(prepared),
+        "choices": choices,
+        "usage": usage([answer[2] for answer in answers]),
+    }
 
 
 class _Chunks:
@@ -227,7 +233,7 @@ class _Chunks:
         self._offset, self._text = 0, prepared.head
 
     def push(self, step: Step) -> Iterator[CreateCompletionStreamResponse]:
-        """Return the chunk of a step, if it has text or log-probabilities."""
+        """Yield the chunk of a step, if it has text or log-probabilities."""
         scores: CompletionLogprobs | None = None
         self._text += step.text
         if self._prepared.logprobs and step.logprob is not None:
@@ -238,7 +244,7 @@ class _Chunks:
             self._text = ""
 
     def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
-        """Return the chunk that says why the answer ended."""
+        """Return the last chunk, with the finish reason."""
         return self._chunk(self._text, None, finish_reason(stats))
 
     def _chunk(
@@ -270,7 +276,7 @@ def _mean(scores: Sequence[Logprob]) -> float:
 def _logprobs(
     vocab: Vocab, scores: Sequence[Logprob], offset: int, end: int | None = None
 ) -> CompletionLogprobs:
-    """Return OpenAI's shape; tokens from *end* on belong to a stop string and are left out."""
+    """Return OpenAI's log-probabilities, without tokens from *end* on: those of a stop string."""
     found: CompletionLogprobs = {
         "text_offset": [],
         "token_logprobs": [],

@@ -1,4 +1,4 @@
-"""LlamaConfig: how a `Llama` is loaded."""
+"""LlamaConfig: the settings of a `Llama`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KINDS: dict[str, type] = {
 
 
 class MoreLlamaOptions(TypedDict, total=False):
-    """`LlamaOptions` without `n_parallel`."""
+    """`LlamaOptions` except `n_parallel`."""
 
     n_ctx: int
     n_batch: int
@@ -92,59 +92,60 @@ class LlamaOptions(MoreLlamaOptions, total=False):
 
 @dataclass
 class LlamaConfig:
-    """What `Llama` is made with; each field is an argument of `Llama`, too.
+    """Settings of a `Llama`; each field is an argument of `Llama` too.
 
     Attributes:
-        model_path: The GGUF file, or `hf:owner/repo:file`.
-        n_ctx: Tokens of prompt and answer together; 0 = the model's own length.
-        n_batch: Most prompt tokens evaluated in one call.
-        n_ubatch: Most tokens computed at once.
-        n_seq_max: Number of independent sequences in the cache; generation uses the first.
-        n_threads: 0 = physical cores.
-        n_threads_batch: Threads for prompts; 0 = n_threads.
-        n_gpu_layers: Layers on the GPU; -1 = all.
-        offload_kqv: Whether the cache and what reads it go to the GPU, too.
-        embeddings: Whether `embed` and `rerank` can be used.
-        pooling: See `Embedder`; None = the model's own, and `mean` where it has none, so that a
-            text has one vector.
-        chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
-            Jinja template; None = the model's own.
-        seed: For calls that give none; -1 draws one.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
+        n_batch: Most prompt tokens per decode.
+        n_ubatch: Most tokens computed together.
+        n_seq_max: Number of sequences in the KV cache; generation uses the first.
+        n_threads: Number of threads; 0: physical cores.
+        n_threads_batch: Number of threads for prompts; 0: n_threads.
+        n_gpu_layers: Layers on the GPU; -1: all.
+        offload_kqv: Keep the KV cache and attention on the GPU.
+        embeddings: Enable `embed` and `rerank`.
+        pooling: See `Embedder`; None: the model's, or `mean` if it has none, so that a text has one
+            vector.
+        chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
+            None: the model's own template.
+        seed: Default seed; -1: a random one.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         main_gpu: See `Model`.
         tensor_split: See `Model`.
         split_mode: See `Model`.
         kv_overrides: See `Model`.
-        flash_attn: See `ContextParams`; None = the build's choice.
+        flash_attn: See `ContextParams`; None: the build's choice.
         type_k: See `ContextParams`.
         type_v: See `ContextParams`.
         swa_full: See `ContextParams`.
         op_offload: See `ContextParams`.
         attention: See `ContextParams`.
         rope_scaling: See `ContextParams`.
-        rope_freq_base: See `ContextParams`; 0 = the model's.
-        rope_freq_scale: See `ContextParams`; 0 = the model's.
+        rope_freq_base: See `ContextParams`; 0: the model's.
+        rope_freq_scale: See `ContextParams`; 0: the model's.
         yarn_ext_factor: See `ContextParams`.
         yarn_attn_factor: See `ContextParams`.
         yarn_beta_fast: See `ContextParams`.
         yarn_beta_slow: See `ContextParams`.
         yarn_orig_ctx: See `ContextParams`.
-        no_perf: Do not measure what `perf` shows.
-        context_policy: What happens when the context is full; see `Engine`. With
-            `drop_oldest_turns` conversations lose their oldest turns; other prompts are refused.
-        n_parallel: How many answers are generated together, in one batch, each with n_ctx tokens;
-            see `InferenceEngine`. State and cache cannot be touched by hand then.
-        draft: Guesses ahead: `PromptLookup()` or `DraftModel(path)`. The same answers in fewer
-            steps; state and cache cannot be touched by hand then, either.
-        lora_path: An adapter that is on from the start.
-        lora_scale: Its strength.
-        logits_all: Accepted and not needed: log-probabilities are read token by token.
-        verbose: Accepted; messages of C always go to the logger `llama_cffi.native`, and nothing
-            is ever printed. See `set_log_level`.
+        no_perf: Do not measure the timings of `perf`.
+        context_policy: What to do when the context is full; see `Engine`. `drop_oldest_turns` drops
+            the oldest turns of conversations and refuses other prompts that are too long.
+        n_parallel: Number of answers generated together, in one batch, each with n_ctx tokens; see
+            `InferenceEngine`. Above 1, the methods for state and KV cache are not available.
+        draft: Speculative decoding: `PromptLookup()` or `DraftModel(path)` propose draft tokens,
+            for the same answers in fewer steps. The methods for state and KV cache are not
+            available then.
+        lora_path: A LoRA adapter to load.
+        lora_scale: Scale of the adapter.
+        logits_all: Accepted for compatibility; log-probabilities do not need it.
+        verbose: Accepted for compatibility. Messages of llama.cpp go to the logger
+            `llama_cffi.native`; nothing is printed. See `set_log_level`.
 
     Raises:
-        ValidationError: A field is of the wrong type.
+        ValidationError: A field has the wrong type.
     """
 
     model_path: ModelSource | None = None
@@ -191,11 +192,11 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, wanted = getattr(self, field.name), str(field.type)
-            kinds = tuple(_KINDS.get(kind, object) for kind in wanted.split(" | "))
+            value, declared = getattr(self, field.name), str(field.type)
+            kinds = tuple(_KINDS.get(kind, object) for kind in declared.split(" | "))
             fits = isinstance(value, kinds)
-            if not fits or (wanted.startswith("bool") and value not in (False, True, None)):
-                raise ValidationError(f"{field.name}={value!r} is not {wanted}")
+            if not fits or (declared.startswith("bool") and value not in (False, True, None)):
+                raise ValidationError(f"{field.name}={value!r} must be {declared}")
 
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
@@ -208,11 +209,11 @@ class LlamaConfig:
 
 
 def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaConfig:
-    """Return *config*, or the defaults, with *options* in place of its fields.
+    """Return *config*, or the defaults, with *options* overriding its fields.
 
     Raises:
-        UnknownOptionError: There is no such field; the message suggests the nearest one.
-        ValidationError: A field is of the wrong type.
+        UnknownOptionError: A field does not exist; the message suggests the nearest name.
+        ValidationError: A field has the wrong type.
     """
     if config is not None and not isinstance(config, LlamaConfig):
         raise ValidationError(f"config must be a LlamaConfig, got {config!r}")

@@ -15,7 +15,7 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions, MoreGenerationOptions
+from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
@@ -57,10 +57,10 @@ _open_lock = threading.Lock()
 
 
 class CompletionOptions(GenerationOptions, total=False):
-    """`GenerationOptions`, and the rest of OpenAI's options for a completion.
+    """`GenerationOptions` and OpenAI's other options of a completion.
 
-    `echo`: begin with the prompt. `n`: how many answers. `best_of`: this many are generated, and
-    the *n* with the best mean log-probability returned. `model`: the name in the response.
+    `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
+    the *n* with the best mean log-probability are returned. `model`: the name in the response.
     """
 
     echo: bool
@@ -70,22 +70,23 @@ class CompletionOptions(GenerationOptions, total=False):
 
 
 class Llama(Session):
-    """One model that completes, chats, embeds.
+    """One model for text completions, chat and embeddings.
 
-    Calls from several threads queue. What two prompts have in common at their beginning is
-    evaluated once. Nothing is printed; `llama_cffi.native` logs what C says.
+    Calls from several threads queue. A common prefix of consecutive prompts is computed once.
+    Nothing is printed; messages of llama.cpp go to the logger `llama_cffi.native`.
 
     Args:
-        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
-        config: How it is loaded; single options win over it.
-        sampling: How tokens are chosen where a call does not say.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
+            open.
+        config: The settings; single options override it.
+        sampling: Default sampling parameters.
         **options: The fields of `LlamaConfig`.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
         FetchError: The model, or a build of llama.cpp, cannot be fetched.
-        ValidationError: A number is out of range.
-        UnknownOptionError: There is no such option; it is a TypeError.
+        ValidationError: An argument is out of range.
+        UnknownOptionError: An option does not exist; a TypeError.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Llama(Session):
         self.sampling = sampling
         source = model_path if model_path is not None else config.model_path
         if source is None:
-            raise ValidationError("no model: give model_path, a GGUF file or hf:owner/repo:file")
+            raise ValidationError("no model: set model_path to a GGUF file or hf:owner/repo:file")
         if not isinstance(source, (str, Model)):
             source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
@@ -139,16 +140,16 @@ class Llama(Session):
 
         Args:
             repo_id: `owner/repo`, with `@revision` if wanted.
-            filename: The file, or a quantisation such as `Q4_K_M`.
-            **options: As for the class.
+            filename: The file, or a quantization such as `Q4_K_M`.
+            **options: See the class.
 
         Raises:
-            FetchError: It cannot be fetched.
+            FetchError: The model cannot be fetched.
         """
         return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""), **options)
 
     def close(self) -> None:
-        """End what runs and free everything. Calling it again does nothing."""
+        """End running generations and free everything. Calling it again does nothing."""
         if self._embedder is not None:
             self._embedder.close()
         self.engine.close()
@@ -161,12 +162,12 @@ class Llama(Session):
 
     @property
     def n_ctx(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Context size: tokens of prompt and answer together."""
         return self.engine.n_ctx
 
     @cached_property
     def renderer(self) -> ChatRenderer:
-        """Renders conversations through the model's chat template; made when first used."""
+        """Renders conversations through the model's chat template; created on first use."""
         return self.engine.renderer
 
     @cached_property
@@ -238,42 +239,43 @@ class Llama(Session):
         logprobs: int | None = None,
         **options: Unpack[MoreGenerationOptions],
     ) -> str | CompletionChoice | Iterator[str]:
-        """Continue *prompt*, as it is, without a chat template.
+        """Continue *prompt* without a chat template.
 
         Args:
             prompt: The text.
-            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
-            sampling: How tokens are chosen; None: the constructor's.
-            stream: Return an iterator of pieces; each comes when its token is there. Leaving the
-                iteration ends the generation.
-            stop: Strings that end the answer, which does not contain them.
+            max_tokens: Most tokens to generate; None: until the model ends the answer or the
+                context is full.
+            sampling: Sampling parameters; None: the constructor's.
+            stream: Return an iterator of text, token by token. Leaving the iteration ends the
+                generation.
+            stop: Strings that end the answer; they are not part of it.
             echo: Begin with the prompt.
-            logprobs: Return a choice as `create_completion` has it, with the log-probabilities of
-                the tokens and of this many alternatives of each, instead of the text.
-            **options: See `MoreGenerationOptions`; single sampling options win over *sampling*.
+            logprobs: Return a choice as of `create_completion`, with the log-probabilities of each
+                token and of this many alternatives, instead of the text.
+            **options: See `MoreGenerationOptions`; single sampling options override *sampling*.
 
         Raises:
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
-        every: Any = {"sampling": sampling, "stop": stop, **options}
+        merged: Any = {"sampling": sampling, "stop": stop, **options}
         if logprobs is not None:
             if stream:
                 raise ValidationError(
-                    "logprobs have no stream here; create_completion(stream=True) has one"
+                    "generate(stream=True) has no logprobs; use create_completion(stream=True)"
                 )
             answer: CreateCompletionResponse = self.create_completion(
-                prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **every
+                prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **merged
             )
             return answer["choices"][0]
-        request = self._request(prompt, max_tokens, every)
+        request = self._request(prompt, max_tokens, merged)
         pieces = _pieces(prompt if echo else "", run(self.engine, request)[0])
         return pieces if stream else "".join(pieces)
 
     def generate_stream(
         self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
     ) -> Iterator[str]:
-        """Do `generate(..., stream=True)`.
+        """Call `generate(..., stream=True)`.
 
         Args:
             prompt: See `generate` for the arguments.
@@ -364,13 +366,13 @@ class Llama(Session):
         stream: bool = False,
         **options: Unpack[CompletionOptions],
     ) -> CreateCompletionResponse | Iterator[CreateCompletionStreamResponse]:
-        """Continue *prompt* and return OpenAI's shape, or an iterator of chunks with *stream*.
+        """Continue *prompt*; return OpenAI's response, or with *stream* an iterator of chunks.
 
         Args:
             prompt: Text or token ids.
-            suffix: The text that follows; the model fills the gap.
-            max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
-                full.
+            suffix: Text after the answer; the model fills the gap.
+            max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+                context is full.
             stream: Return chunks.
             **options: See `CompletionOptions`.
 
@@ -453,10 +455,10 @@ class Llama(Session):
         stream: bool = False,
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]:
-        """Answer a conversation in OpenAI's shape, or chunk by chunk with *stream*.
+        """Answer a conversation; return OpenAI's response, or with *stream* an iterator of chunks.
 
         Args:
-            messages: Each with `role` and `content`, the oldest first.
+            messages: In OpenAI's format, oldest first.
             stream: Return chunks.
             **options: See `ChatCompletionOptions`.
 
@@ -513,44 +515,44 @@ class Llama(Session):
         type_: type[T],
         **options: Unpack[ChatCompletionOptions],
     ) -> T:
-        """Ask for a value of a Python type: a pydantic model, dataclass, TypedDict, int, ...
+        """Answer with a value of a Python type: a pydantic model, dataclass, TypedDict, int, ...
 
         Args:
-            prompt: The question, or a conversation.
+            prompt: The user's message, or a conversation.
             type_: The type of the answer.
             **options: See `ChatCompletionOptions`.
 
         Raises:
-            ValidationError: JSON has no such values, or the answer was cut off: by *max_tokens*,
-                or where the context was full.
+            ValidationError: The type has no JSON representation, or the answer was truncated by
+                *max_tokens* or the context size.
         """
         if options.get("response_format") or "stream" in options:
-            raise ValidationError("parse gives one whole value: no stream, no response_format")
+            raise ValidationError("parse does not support stream or response_format")
         schema = without_unique_items(json_schema(type_))
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
         form = {"type": "json_schema", "json_schema": {"schema": schema}}
-        every: ChatCompletionOptions = {**options, "response_format": form}
-        answer = self.create_chat_completion(messages, **every)
+        merged: ChatCompletionOptions = {**options, "response_format": form}
+        answer = self.create_chat_completion(messages, **merged)
         choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
         if choice["finish_reason"] == "length":
             raise ValidationError(
-                f"the answer was cut off after {n_tokens} tokens, before the JSON ended; raise "
-                "max_tokens or n_ctx, or give the type's strings and lists a longest length"
+                f"the answer was truncated after {n_tokens} tokens, before the JSON ended; raise "
+                "max_tokens or n_ctx, or limit the length of the type's strings and lists"
             )
         return parse_json(type_, choice["message"]["content"] or "")
 
     @property
     def _shared_engine(self) -> InferenceEngine | None:
-        """The engine, if it answers many requests at once: an event loop can wait for it."""
+        """The engine if it is an `InferenceEngine`, whose requests can be awaited."""
         engine: Any = self.engine
         return engine if hasattr(engine, "submit") else None
 
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        """Return *options* with this model's sampling in place of what they leave open."""
+        """Return *options* with complete sampling parameters."""
         rest = canonical(options)
-        reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
+        reject_unknown(rest, OPTION_NAMES, "a generation")
         single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
         found: Any = {**rest, "sampling": self.chat.sampling(single)}
         return found  # type: ignore[no-any-return]
@@ -588,10 +590,10 @@ class Llama(Session):
         Args:
             text: UTF-8.
             add_bos: Add BOS and EOS where the model wants them.
-            special: Read the names of special tokens as such.
+            special: Parse the text of special tokens.
 
         Raises:
-            ValidationError: The text is not valid.
+            ValidationError: The text is not valid UTF-8.
         """
         return self.engine.model.vocab.tokenize(text, add_bos, special)
 
@@ -601,10 +603,8 @@ class Llama(Session):
         return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
-        """Return the number of tokens of *text*, with the BOS where the model wants one."""
+        """Return the number of tokens of *text*, with BOS where the model wants it."""
         return len(self.engine.tokenize(text, add_special))
-
-    # Embeddings
 
     # Embeddings
 
@@ -636,11 +636,11 @@ class Llama(Session):
         truncate: bool = False,
         progress: Progress = None,
     ) -> list[float] | list[list[float]]:
-        """Return the embedding of a text, or of each of several, as lists of floats.
+        """Return the embedding of one text, or of each of several, as lists of floats.
 
         Args:
             text: One text: n_embd floats; several: a list of such lists.
-            normalize: Scale every vector to the length 1.
+            normalize: Scale each vector to length 1.
             truncate: See `Embedder.embed`, also for the errors.
             progress: See `Embedder.embed`.
 
@@ -657,7 +657,7 @@ class Llama(Session):
     def create_embedding(
         self, input: str | Sequence[str], model: str | None = None
     ) -> CreateEmbeddingResponse:
-        """Return embeddings in OpenAI's shape; see `embed`.
+        """Return embeddings as OpenAI's response; see `embed`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
@@ -687,13 +687,13 @@ class Llama(Session):
     async def embed_async(
         self, text: str | Sequence[str], normalize: bool = True
     ) -> list[float] | list[list[float]]:
-        """Do `embed` beside the event loop."""
+        """Do `embed` in an event loop."""
         return await whole_async(lambda: self.embed(text, normalize))
 
     async def create_embedding_async(
         self, input: str | Sequence[str], model: str | None = None
     ) -> CreateEmbeddingResponse:
-        """Do `create_embedding` beside the event loop."""
+        """Do `create_embedding` in an event loop."""
         return await whole_async(lambda: self.create_embedding(input, model))
 
     def rerank(
@@ -705,11 +705,11 @@ class Llama(Session):
         truncate: bool = False,
         progress: Progress = None,
     ) -> list[RerankResult]:
-        """Sort *documents* by how well they answer *query*; see `Embedder.rerank`.
+        """Rank *documents* by relevance to *query*; see `Embedder.rerank`.
 
         Args:
-            query: The question.
-            documents: Any number.
+            query: The query.
+            documents: The documents.
             top_n: See `Embedder.rerank`, also for the errors.
             truncate: See `Embedder.rerank`.
             progress: See `Embedder.rerank`.
@@ -773,17 +773,17 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
 
 
 def print_system_info() -> str:
-    """Return what the loaded build and its backends use; despite its name it prints nothing.
+    """Return the CPU features and backends of the loaded build; prints nothing.
 
-    It loads the build of `get_library()`, with its errors, where none is loaded yet.
+    Loads the build of `get_library()`, with its errors, if none is loaded.
     C: llama_print_system_info
     """
     return get_library().system_info
 
 
 def shutdown() -> None:
-    """Close every `Llama` that is open. Calling it again does nothing."""
+    """Close every open `Llama`. Calling it again does nothing."""
     with _open_lock:
-        every = list(_open)
-    for llm in every:
+        models = list(_open)
+    for llm in models:
         llm.close()

@@ -1,4 +1,4 @@
-"""LlamaPool: many requests at once, from asyncio."""
+"""LlamaPool: concurrent requests from asyncio."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _WARM_UP_TOKENS = 3
 
 
 class LlamaPool:
-    """Answers up to *n_parallel* requests at once, with one copy of the weights.
+    """Answers up to *n_parallel* requests together, with one copy of the weights.
 
-    All of them share a batch; see `InferenceEngine`. More wait for their turn, in order.
+    Running requests share batches; see `InferenceEngine`. Further requests wait, in order.
 
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
-        n_parallel: Requests at once, 1 to 256; `pool_size` is another name of it.
+        n_parallel: Number of requests that run together, 1 to 256; alias `pool_size`.
         warmup: Answer a dummy prompt first; a failure is only logged.
-        config: As for `Llama`.
-        pool_size: See *n_parallel*.
-        **options: As for `Llama`.
+        config: See `Llama`.
+        pool_size: Alias of *n_parallel*.
+        **options: See `Llama`.
 
     Attributes:
-        llm: The `Llama` below; its methods serve several threads at once.
+        llm: The underlying `Llama`; its methods can be called from several threads.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
@@ -59,20 +59,20 @@ class LlamaPool:
         pool_size: int | None = None,
         **options: Unpack[MoreLlamaOptions],
     ) -> None:
-        every: LlamaOptions = {
+        merged: LlamaOptions = {
             **options,
             "n_parallel": n_parallel if pool_size is None else pool_size,
         }
-        self.llm = Llama(model_path, config, **every)
+        self.llm = Llama(model_path, config, **merged)
         if warmup:
             try:
                 self.llm.generate("warm up", _WARM_UP_TOKENS)
             except LlamaError:
-                _log.warning("the pool could not be warmed up", exc_info=True)
+                _log.warning("warming up the pool failed", exc_info=True)
 
     @property
     def n_parallel(self) -> int:
-        """Requests at once."""
+        """Number of requests that run together."""
         return self.llm.config.n_parallel
 
     pool_size = n_parallel
@@ -108,10 +108,10 @@ class LlamaPool:
         """Continue a prompt; see `Llama.generate_async`.
 
         Args:
-            prompt: The text, as it is.
+            prompt: The text, without a chat template.
             max_tokens: Most tokens to generate.
-            stream: Return an async iterator of pieces.
-            **options: As for `Llama.generate`, with its errors.
+            stream: Return an async iterator of text.
+            **options: See `GenerationOptions`; errors as in `Llama.generate`.
         """
         if stream:
             return await self.llm.generate_async(prompt, max_tokens, stream=True, **options)
@@ -123,12 +123,14 @@ class LlamaPool:
         max_tokens: int | None = 256,
         **options: Unpack[GenerationOptions],
     ) -> list[str]:
-        """Continue several prompts; the answers come in their order.
+        """Continue several prompts; return the answers in order.
+
+        The first error cancels the other prompts and is raised.
 
         Args:
-            prompts: The texts, as they are.
-            max_tokens: Most tokens to generate for each.
-            **options: As for `Llama.generate`. The first error is raised, and the others end.
+            prompts: The texts, without a chat template.
+            max_tokens: Most tokens to generate for each prompt.
+            **options: See `GenerationOptions`.
         """
         return await _all([self.llm.generate_async(p, max_tokens, **options) for p in prompts])
 
@@ -160,9 +162,9 @@ class LlamaPool:
         """Answer a conversation; see `Llama.create_chat_completion_async`.
 
         Args:
-            messages: OpenAI's shape.
+            messages: In OpenAI's format.
             stream: Return an async iterator of chunks.
-            **options: See `ChatCompletionOptions`, with the errors of `Llama`.
+            **options: See `ChatCompletionOptions`; errors as in `Llama.create_chat_completion`.
         """
         if stream:
             return await self.llm.create_chat_completion_async(messages, stream=True, **options)
@@ -173,11 +175,13 @@ class LlamaPool:
         conversations: Sequence[Sequence[Message]],
         **options: Unpack[ChatCompletionOptions],
     ) -> list[CreateChatCompletionResponse]:
-        """Answer several conversations; the responses come in their order.
+        """Answer several conversations; return the responses in order.
+
+        The first error cancels the other conversations and is raised.
 
         Args:
-            conversations: Each in OpenAI's shape.
-            **options: See `ChatCompletionOptions`. The first error is raised, and the others end.
+            conversations: Each in OpenAI's format.
+            **options: See `ChatCompletionOptions`.
         """
         ask = self.llm.create_chat_completion_async
         return await _all([ask(messages, **options) for messages in conversations])
@@ -185,15 +189,15 @@ class LlamaPool:
     async def embed(
         self, texts: str | Sequence[str], normalize: bool = True
     ) -> list[float] | list[list[float]]:
-        """Return embeddings, many texts in a batch; see `Llama.embed`."""
+        """Return embeddings, with many texts per batch; see `Llama.embed`."""
         return await whole_async(lambda: self.llm.embed(texts, normalize))
 
     def kv_cache_clear(self) -> None:
-        """Forget the prefixes of finished requests."""
+        """Clear the cached prefixes of finished requests."""
         self.llm.kv_cache_clear()
 
     def close(self) -> None:
-        """End what runs and free everything. Calling it again does nothing."""
+        """End running generations and free everything. Calling it again does nothing."""
         self.llm.close()
 
     async def __aenter__(self) -> Self:
@@ -210,7 +214,7 @@ class LlamaPool:
 
 
 async def _all(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """Return the results in order; when one fails, the others are cancelled."""
+    """Return the results in order; the first error cancels the others."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

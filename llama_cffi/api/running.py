@@ -1,4 +1,4 @@
-"""What every request has in common: prepared once, run by either engine, shaped afterwards."""
+"""Prepared requests, and running them on either engine."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _SEEDS = 2**32 - 1
 
 
 class Runner(Protocol):
-    """What answers: `Engine`, or `InferenceEngine`."""
+    """An engine: `Engine` or `InferenceEngine`."""
 
     model: Model
 
     @property
     def n_ctx(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Context size, tokens."""
 
     def steps(
         self,
@@ -59,27 +59,27 @@ class Runner(Protocol):
 
 
 class Runs(Protocol):
-    """A request that runs beside an event loop: `RequestHandle`."""
+    """A submitted request that can be awaited: `RequestHandle`."""
 
     @property
     def stats(self) -> GenerationStats:
-        """Counts and times so far."""
+        """Statistics so far."""
 
     def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Give each new token with the text that it settled."""
+        """Yield each new token with the text that it completes."""
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A prompt and its options, checked as far as it goes without an engine.
+    """A prompt and its options, independent of the engine.
 
     Attributes:
-        tokens: The prompt.
-        max_tokens: Most tokens to generate; None or -1: until the model ends or the context is
-            full.
-        options: `GenerationOptions`; `sampling` is a whole `SamplingParams`.
-        n: How many answers to generate, each with another seed.
-        reasoning_limit: Makes the limit of the reasoning of one answer.
+        tokens: The tokens of the prompt.
+        max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+            context is full.
+        options: `GenerationOptions`, with a `SamplingParams` as `sampling`.
+        n: Number of answers, each with its own seed.
+        reasoning_limit: Creates the reasoning limit of one answer.
     """
 
     tokens: Sequence[int]
@@ -89,7 +89,7 @@ class PreparedRequest:
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
 
     def options_of(self, i: int) -> GenerationOptions:
-        """Return the options of answer number *i*: the seeds differ."""
+        """Return the options of answer *i*, with its own seed."""
         params = self.options.get("sampling")
         if i == 0 or not isinstance(params, SamplingParams) or params.seed == -1:
             return self.options
@@ -100,7 +100,7 @@ class PreparedRequest:
 
 
 def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:
-    """Begin the answers to a request.
+    """Start the answers to a request; each generator yields its steps.
 
     Raises:
         ContextOverflowError: The prompt leaves no room for an answer.
@@ -118,7 +118,7 @@ def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, 
 
 
 async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[Runs]:
-    """Do `run` in an event loop; where too many requests are waiting, this one waits too.
+    """Do `run` in an event loop, waiting while the queue is full.
 
     Raises:
         ContextOverflowError: The prompt leaves no room for an answer.
@@ -147,16 +147,16 @@ async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[R
 
 
 def finish_reason(stats: GenerationStats) -> FinishReason:
-    """Return OpenAI's word for why an answer ended."""
+    """Return OpenAI's finish reason of an answer."""
     return "length" if stats.finish_reason in ("length", "context") else "stop"
 
 
-def usage(every: Sequence[GenerationStats]) -> CompletionUsage:
-    """Return the tokens of answers to one prompt."""
-    prompt, generated = every[0].n_prompt, sum(stats.n_generated for stats in every)
+def usage(answers: Sequence[GenerationStats]) -> CompletionUsage:
+    """Return OpenAI's usage of the answers to one prompt."""
+    prompt, generated = answers[0].n_prompt, sum(stats.n_generated for stats in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": every[0].n_reused},
+        "prompt_tokens_details": {"cached_tokens": answers[0].n_reused},
     }

@@ -1,4 +1,4 @@
-"""Session: what an engine keeps between two answers, and the adapters over it."""
+"""Session: KV cache, state, adapters and counters of an engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Session"]
 
 
 class Session:
-    """The evaluated tokens, adapters and counters of an engine.
+    """The KV cache, state, adapters and counters of an engine.
 
     Args:
-        engine: Whose they are; each call waits until it is idle. One for many requests has no
-            single state, and refuses most of them.
+        engine: The engine; each call waits until it is idle. An `InferenceEngine` with several
+            sequences has no single state and refuses most calls.
 
     Attributes:
-        engine: The same.
+        engine: The engine.
         model: Its model.
     """
 
@@ -34,20 +34,20 @@ class Session:
         self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
 
     def get_state(self) -> bytes:
-        """Return what the cache holds, with its tokens; `set_state` goes on from there.
+        """Return the KV cache and its tokens, for `set_state`.
 
         Raises:
-            ValidationError: Positions were moved, and nothing decoded since then.
+            ValidationError: Positions were shifted, and nothing was decoded since.
         C: llama_state_seq_get_data
         """
         with self.engine.idle() as slot:
             return self.engine.context.save_state(slot.tokens)
 
     def set_state(self, state: bytes) -> int:
-        """Take back what `get_state` returned; return the number of tokens.
+        """Restore a state of `get_state`; return the number of tokens.
 
         Raises:
-            ValidationError: It is damaged, or of another model or context.
+            ValidationError: The state is damaged, or from another model or context.
         C: llama_state_seq_set_data
         """
         with self.engine.idle() as slot:
@@ -56,10 +56,10 @@ class Session:
             return len(slot.tokens)
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
-        """Write the state to a file, or return it where there is no *path*.
+        """Write the state to a file, or return it without a *path*.
 
         Raises:
-            ValidationError: Positions were moved, and nothing decoded since then.
+            ValidationError: Positions were shifted, and nothing was decoded since.
             OSError: The file cannot be written.
         """
         if path is None:
@@ -69,7 +69,7 @@ class Session:
         return None
 
     def load_state(self, state: bytes | str | os.PathLike[str]) -> int:
-        """Take back what `save_state` wrote to a file or returned; see `set_state`.
+        """Restore a state that `save_state` returned or wrote to a file; see `set_state`.
 
         Raises:
             OSError: The file cannot be read.
@@ -79,12 +79,12 @@ class Session:
         return self.set_state(state)
 
     def reset(self) -> None:
-        """Forget what was evaluated; adapters stay on."""
+        """Clear the KV cache; adapters stay active."""
         self.engine.cache_clear()
 
     kv_cache_clear = reset
 
-    # The cache by hand. Generation uses sequence 0: what these leave of its beginning is reused.
+    # Direct access to the KV cache. Generation uses sequence 0 and reuses the prefix left in it.
 
     def kv_cache_seq_rm(self, seq_id: int = 0, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions p0 to p1 - 1 of a sequence; see `Memory.seq_rm`."""
@@ -109,28 +109,28 @@ class Session:
                 slot.tokens.clear()
 
     def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
-        """Move positions p0 to p1 - 1 by *delta*; see `Memory.seq_add`."""
+        """Shift positions p0 to p1 - 1 by *delta*; see `Memory.seq_add`."""
         with self.engine.idle() as slot:
             self.engine.context.memory.seq_add(seq_id, p0, p1, delta)
             if seq_id == 0:
                 del slot.tokens[max(0, p0 + min(0, delta)) :]
 
     def kv_cache_seq_pos_max(self, seq_id: int = 0) -> int:
-        """Return the last position of a sequence, -1 when it is empty; see `Memory.seq_pos_max`."""
+        """Return the last position of a sequence, -1 if it is empty; see `Memory.seq_pos_max`."""
         with self.engine.idle():
             return self.engine.context.memory.seq_pos_max(seq_id)
 
     # Adapters and counters
 
     def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> str:
-        """Switch an adapter on; it stays on after `reset`. Again with another scale changes it.
+        """Activate a LoRA adapter, or change its scale; it stays active after `reset`.
 
         Returns:
-            What `remove_lora` takes: the path.
+            The path, for `remove_lora`.
 
         Raises:
-            ModelLoadError: It is damaged, or for another model.
-            ValidationError: *scale* is no finite number.
+            ModelLoadError: The adapter is damaged, or for another model.
+            ValidationError: *scale* is not a finite number.
         """
         path = as_path("path", path)
         name = str(path)
@@ -138,24 +138,24 @@ class Session:
             known = self._adapters.get(name)
             adapter = known[0] if known else LoraAdapter(self.model, path)
             self._set_adapters({**self._adapters, name: (adapter, scale)})
-            slot.clear()  # it was computed without
+            slot.clear()  # computed without the adapter
         return name
 
     def remove_lora(self, path: str | os.PathLike[str]) -> None:
-        """Switch an adapter off.
+        """Deactivate an adapter.
 
         Raises:
-            ValidationError: It is not on.
+            ValidationError: It is not active.
         """
         with self.engine.idle() as slot:
             rest = dict(self._adapters)
             if rest.pop(str(as_path("path", path)), None) is None:
-                raise ValidationError(f"no adapter {path} is loaded; there are {sorted(rest)}")
+                raise ValidationError(f"no adapter {path} is loaded; loaded are {sorted(rest)}")
             self._set_adapters(rest)
             slot.clear()
 
     def clear_lora(self) -> None:
-        """Switch all adapters off."""
+        """Deactivate all adapters."""
         with self.engine.idle() as slot:
             self._set_adapters({})
             slot.clear()
@@ -165,9 +165,9 @@ class Session:
         self._adapters = adapters
 
     def perf(self) -> Perf:
-        """Return C's counters of this context. C: llama_perf_context."""
+        """Return the performance counters of the context. C: llama_perf_context."""
         return self.engine.context.perf
 
     def perf_reset(self) -> None:
-        """Set the counters to zero. C: llama_perf_context_reset."""
+        """Reset the performance counters. C: llama_perf_context_reset."""
         self.engine.context.reset_perf()

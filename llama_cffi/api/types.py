@@ -1,7 +1,7 @@
-"""The shapes of requests and responses: OpenAI's, with llama-cpp-python's names.
+"""The types of responses: OpenAI's, under llama-cpp-python's names.
 
-https://platform.openai.com/docs/api-reference, chat, completions and embeddings. Fields that OpenAI
-does not have say so: `reasoning_content` (DeepSeek's and llama-server's name for the thinking).
+Source: https://platform.openai.com/docs/api-reference, chat, completions and embeddings. One field
+is not OpenAI's: `reasoning_content`, as DeepSeek and llama-server name the reasoning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class CompletionUsage(TypedDict):
-    """Tokens that a request took."""
+    """Token counts of a request."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -47,7 +47,7 @@ class CompletionUsage(TypedDict):
 
 
 class CompletionLogprobs(TypedDict):
-    """Natural logarithms of probabilities, one entry for each token."""
+    """Log-probabilities, one entry per token."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -65,7 +65,7 @@ class CompletionChoice(TypedDict):
 
 
 class CreateCompletionResponse(TypedDict):
-    """What `create_completion` returns."""
+    """The response of `create_completion`."""
 
     id: str
     object: Literal["text_completion"]
@@ -79,14 +79,14 @@ CreateCompletionStreamResponse = CreateCompletionResponse
 
 
 class ChatCompletionMessageToolCallFunction(TypedDict):
-    """A function that the model wants to call; the arguments are JSON."""
+    """The function of a tool call; the arguments are JSON."""
 
     name: str
     arguments: str
 
 
 class ChatCompletionMessageToolCall(TypedDict):
-    """One tool call; in a stream the first part has id and name, later ones more arguments."""
+    """One tool call; in a stream, the first delta has id and name, later ones more arguments."""
 
     id: str
     type: Literal["function"]
@@ -104,7 +104,7 @@ class ChatCompletionResponseMessage(TypedDict):
 
 
 class ChatCompletionTopLogprobToken(TypedDict):
-    """A token that could have come, and its log-probability."""
+    """A token and its log-probability."""
 
     token: str
     logprob: float
@@ -112,13 +112,13 @@ class ChatCompletionTopLogprobToken(TypedDict):
 
 
 class ChatCompletionLogprobToken(ChatCompletionTopLogprobToken):
-    """The token that came, and the most probable ones in its place."""
+    """A generated token, and the most probable alternatives."""
 
     top_logprobs: list[ChatCompletionTopLogprobToken]
 
 
 class ChatCompletionLogprobs(TypedDict):
-    """One entry for each token of the content."""
+    """Log-probabilities, one entry per generated token."""
 
     content: list[ChatCompletionLogprobToken] | None
     refusal: None
@@ -134,7 +134,7 @@ class ChatCompletionResponseChoice(TypedDict):
 
 
 class CreateChatCompletionResponse(TypedDict):
-    """What `create_chat_completion` returns."""
+    """The response of `create_chat_completion`."""
 
     id: str
     object: Literal["chat.completion"]
@@ -145,7 +145,7 @@ class CreateChatCompletionResponse(TypedDict):
 
 
 class ChatCompletionStreamResponseDelta(TypedDict, total=False):
-    """What a chunk adds to the message."""
+    """The part of the message in a chunk."""
 
     role: Literal["assistant"]
     content: str | None
@@ -174,7 +174,7 @@ class CreateChatCompletionStreamResponse(TypedDict):
 
 
 class EmbeddingUsage(TypedDict):
-    """Tokens of the input."""
+    """Token counts of the input."""
 
     prompt_tokens: int
     total_tokens: int
@@ -189,7 +189,7 @@ class Embedding(TypedDict):
 
 
 class CreateEmbeddingResponse(TypedDict):
-    """What `create_embedding` returns."""
+    """The response of `create_embedding`."""
 
     object: Literal["list"]
     model: str

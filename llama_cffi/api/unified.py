@@ -1,4 +1,4 @@
-"""UnifiedLLM: one way to ask models of any family."""
+"""UnifiedLLM: chat with models of any family."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["UnifiedLLM"]
 
 
 class UnifiedLLM:
-    """Answers with the chat template, the sampling and the stops that a model's family wants.
+    """Chat with the template, recommended sampling and stop strings of the model's family.
 
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
-        config: As for `Llama`.
-        **options: As for `Llama`.
+        config: See `Llama`.
+        **options: See `Llama`.
 
     Attributes:
-        llm: The `Llama` below.
+        llm: The underlying `Llama`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class UnifiedLLM:
 
     @property
     def family(self) -> Family:
-        """The model's family."""
+        """The model family."""
         return self.llm.renderer.family
 
     @overload
@@ -77,17 +77,18 @@ class UnifiedLLM:
         stream: bool = False,
         **options: Unpack[MoreChatCompletionOptions],
     ) -> str | Iterator[str]:
-        """Answer a message or a conversation; reasoning is left out.
+        """Answer a message or a conversation; return the content without reasoning.
 
         Args:
-            prompt: The user's message, or messages in OpenAI's shape.
-            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
+            prompt: The user's message, or messages in OpenAI's format.
+            max_tokens: Most tokens to generate; None: until the model ends the answer or the
+                context is full.
             system_prompt: The system message, if any.
-            stream: Return an iterator of pieces.
-            **options: See `MoreChatCompletionOptions`; they win over what is recommended.
+            stream: Return an iterator of text.
+            **options: See `MoreChatCompletionOptions`; they override the recommended sampling.
 
         Raises:
-            ValidationError: max_tokens is below 1, or thinking cannot be switched so.
+            ValidationError: An option is out of range, or the model does not support `thinking`.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
         if max_tokens is not None:
@@ -99,24 +100,24 @@ class UnifiedLLM:
         )
         if system_prompt:
             messages = [{"role": "system", "content": system_prompt}, *messages]
-        every: MoreChatCompletionOptions = {"sampling": "model", **options}
+        merged: MoreChatCompletionOptions = {"sampling": "model", **options}
         if stream:
             return _contents(
                 self.llm.create_chat_completion(
-                    messages, stream=True, max_tokens=max_tokens, **every
+                    messages, stream=True, max_tokens=max_tokens, **merged
                 )
             )
-        answer = self.llm.create_chat_completion(messages, max_tokens=max_tokens, **every)
+        answer = self.llm.create_chat_completion(messages, max_tokens=max_tokens, **merged)
         return answer["choices"][0]["message"]["content"] or ""
 
     def reset(self) -> None:
-        """Forget what was evaluated."""
+        """Clear the KV cache."""
         self.llm.reset()
 
     kv_cache_clear = reset
 
     def close(self) -> None:
-        """Free everything. Calling it again does nothing."""
+        """End running generations and free everything. Calling it again does nothing."""
         self.llm.close()
 
     def __enter__(self) -> Self:

@@ -76,7 +76,11 @@ class Family:
         return {} if thinking is None or self.switch is None else {self.switch: wanted}
 
     def tag(self, thinking: bool | None = None) -> str:
-        """Return the tag to append to the user's message; "" if none is needed."""
+        """Return the tag to append to the user's message; "" if none is needed.
+
+        Raises:
+            ValidationError: Thinking cannot be turned on, or off.
+        """
         wanted = self.thinks(thinking)
         if thinking is None or self.switch is not None or self.tags is None:
             return ""

@@ -141,14 +141,22 @@ class ChatTemplate:
 
     @cached_property
     def supports_system(self) -> bool:
-        """Whether the template renders system messages."""
+        """Whether the template renders system messages.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
         return _PROBE in self._probe(
             [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}]
         )
 
     @cached_property
     def supports_tools(self) -> bool:
-        """Whether the template renders tool definitions."""
+        """Whether the template renders tool definitions.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
         function = {"name": _PROBE, "description": "?", "parameters": {"type": "object"}}
         function["parameters"] = {"type": "object", "properties": {}}
         tools = [{"type": "function", "function": function}]
@@ -156,7 +164,11 @@ class ChatTemplate:
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the template begins prompts with `bos_token`."""
+        """Whether the template begins prompts with `bos_token`.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
         text = self._probe([{"role": "user", "content": "?"}])
         return bool(self.bos_token) and text.startswith(self.bos_token)
 

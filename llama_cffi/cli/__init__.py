@@ -1,8 +1,8 @@
 """The command line: `llama-cffi`, also `python -m llama_cffi`.
 
-A command is a function of its parsed arguments that returns an exit code; this module turns the
-exceptions it raises into messages and codes: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C,
-141 broken pipe.
+A command is a function of its parsed arguments that returns an exit code. This module turns
+exceptions into messages and exit codes: 0 success, 1 failure, 2 usage error, 130 Ctrl-C, 141 broken
+pipe.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from . import interrupt, output
 __all__ = ["main"]
 
 _EPILOG = """\
-new here?
+getting started:
   llama-cffi doctor                           check this machine
-  llama-cffi generate -p "What is 12 + 30?"   try the small model that is included
+  llama-cffi generate -p "What is 12 + 30?"   try the included demo model
 """
 _FAILED, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program name; None: those of this process.
 
     Raises:
-        SystemExit: On `--help`, `--version` and wrong usage.
+        SystemExit: After `--help`, `--version` and usage errors.
     """
     as_json = False
     try:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 code: int = args.func(args) or 0
             except LlamaError as e:
-                _log.debug("the command failed here", exc_info=True)
+                _log.debug("the command failed", exc_info=True)
                 code = _report(e, as_json)
         sys.stdout.flush()
         return code
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             output.say("\n" if sys.stdout.isatty() else "")
         return _INTERRUPTED
-    except OSError as e:  # stdout itself, such as a full disk; other failures are a LlamaError
+    except OSError as e:  # writing to stdout failed, for example because the disk is full
         output.silence_stdout()
         print(f"error: cannot write the output: {e.strerror or e}", file=sys.stderr)
         return _FAILED
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     parser.add_argument(
         "-v", "--verbose", action="count", default=0,
-        help="log to stderr; -vv logs more",
+        help="log to stderr; -vv: debug messages too",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (generate, doctor, libs):

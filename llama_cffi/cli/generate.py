@@ -1,4 +1,4 @@
-"""`llama-cffi generate`: one prompt in, the answer streamed out."""
+"""`llama-cffi generate`: answer a prompt, streaming."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ examples:
   git diff | llama-cffi generate -m model.gguf -s "Review this change."
 """
 
-# Sampling options that are left to the engine unless they are given: name, type, help.
+# Sampling options whose defaults are the engine's: name, type, help.
 _SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
-    ("top_k", int, "keep the K most probable tokens; 0 = all (default: 40)"),
-    ("top_p", float, "keep the most probable tokens up to this probability (default: 0.9)"),
-    ("min_p", float, "keep tokens with this share of the best's probability (default: 0.05)"),
-    ("repeat_penalty", float, "make repetitions less probable (default: 1.1, 1.0 when greedy)"),
-    ("seed", int, "the same seed gives the same text (default: another one each time)"),
+    ("top_k", int, "keep the K most probable tokens; 0: all (default: 40)"),
+    ("top_p", float, "keep the most probable tokens up to this total probability (default: 0.9)"),
+    ("min_p", float, "keep tokens with this fraction of the highest probability (default: 0.05)"),
+    (
+        "repeat_penalty",
+        float,
+        "penalize repeated tokens; 1.0: off (default: 1.1, or 1.0 when greedy)",
+    ),
+    ("seed", int, "the same seed gives the same text (default: random)"),
 )
 
 
@@ -45,7 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-m", "--model",
         help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT] from the Hugging Face hub; "
-        "without it the small demo model that comes along",
+        "default: the included demo model",
     )  # fmt: skip
     parser.add_argument(
         "-p", "--prompt", help="the prompt; `-`, or no -p at all with a pipe, reads stdin"
@@ -54,13 +58,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-n", "--max-tokens", "--n-predict", "--predict", type=_at_least(-1), default=256,
         metavar="N",
-        help="most tokens to generate (default: 256); -1 = until the model ends",
+        help="most tokens to generate (default: 256); -1: until the model ends the answer",
     )  # fmt: skip
-    sampling = parser.add_argument_group("choosing tokens")
+    sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--temperature", type=float, default=0.0, metavar="T",
-        help="0 (the default) takes the most probable token: the same answer each time; "
-        "0.7 varies it",
+        help="randomness; 0 (default): greedy, the same answer each time; 0.7: varied answers",
     )  # fmt: skip
     for name, kind, text in _SAMPLING:
         option = f"--{name.replace('_', '-')}"
@@ -68,24 +71,24 @@ def add_parser(commands: Any) -> None:
     thinking = parser.add_argument_group("reasoning models")
     thinking.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction,
-        help="think before answering, or not; default: as the model does",
+        help="reason before answering; default: the model's",
     )  # fmt: skip
     thinking.add_argument(
         "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
-        help="how much to think, for models that know it",
+        help="how much to reason, for models with such a setting",
     )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-c", "--ctx", type=_at_least(0), default=4096, metavar="N",
-        help="tokens of prompt and answer together; 0 = the model's own (default: 4096)",
+        help="context size: tokens of prompt and answer together; 0: the model's (default: 4096)",
     )  # fmt: skip
     running.add_argument(
         "-t", "--threads", type=_at_least(0), default=0, metavar="N",
-        help="default: one per physical core",
+        help="number of threads (default: physical cores)",
     )  # fmt: skip
     running.add_argument(
         "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",
-        help="layers to keep on the GPU; -1 (the default) = all, 0 = none",
+        help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
     running.add_argument("--raw", action="store_true", help="do not apply the chat template")
     running.add_argument(
@@ -99,9 +102,9 @@ def _at_least(low: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
         if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
         return value
 
     return parse
@@ -109,9 +112,9 @@ def _at_least(low: int) -> Callable[[str], int]:
 
 def _run(args: argparse.Namespace) -> int:
     if args.raw and args.system:
-        args.usage_error("--raw takes the prompt as it is, so --system has no place in it")
+        args.usage_error("--raw uses the prompt verbatim; leave out --system")
     prompt = _prompt(args)
-    # Wrong numbers must not wait for a model to load.
+    # Check the options before loading a model.
     from ..generation.options import parse_options
 
     names = ["temperature", *(name for name, _, _ in _SAMPLING)]
@@ -120,10 +123,10 @@ def _run(args: argparse.Namespace) -> int:
     chat = {name: value for name, value in chat.items() if value is not None}
     if args.raw and chat:
         args.usage_error(
-            f"--raw takes the prompt as it is; leave --{next(iter(chat)).replace('_', '-')} out"
+            f"--raw uses the prompt verbatim; leave out --{next(iter(chat)).replace('_', '-')}"
         )
     if args.max_tokens == 0:
-        args.usage_error("--max-tokens: 0 is no answer; give 1 or more, or -1")
+        args.usage_error("--max-tokens must be at least 1, or -1, got 0")
     parse_options(args.max_tokens, sampling, 1)
 
     from ..engine.engine import Engine
@@ -132,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
     with Engine(
         _model_path(args.model),
         n_ctx=args.ctx,
-        # ggml's threads wait by spinning: on a busy machine two make the tiny demo model crawl.
+        # ggml's threads spin while waiting; on a busy machine, two slow the demo model down.
         n_threads=args.threads or (0 if args.model else 1),
         n_gpu_layers=args.gpu_layers,
     ) as engine:
@@ -143,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
             else:
                 _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
-            raise ContextOverflowError(f"{error}. On the command line that is -c N") from error
+            raise ContextOverflowError(f"{error} On the command line, n_ctx is -c N.") from error
     return 0
 
 
@@ -171,7 +174,7 @@ def _read_stdin() -> str:
         raise ValidationError(
             f"stdin is not UTF-8 text: byte 0x{data[e.start]:02x} at offset {e.start}"
         ) from None
-    # `echo` ends its text with a newline that nobody meant.
+    # Remove the newline that `echo` appends.
     return text.removesuffix("\n").removesuffix("\r")
 
 

@@ -1,12 +1,12 @@
-"""A very small chat model that comes with the package, for first steps, tests and ``doctor``.
+"""A very small chat model, included in the package for first steps, tests and `doctor`.
 
-It has two million parameters and was really trained, from scratch, on synthetic English
-conversations (`tools/train_demo` in the repository makes the data, trains and exports it). It can
-add and subtract numbers below 100, multiply up to 12 x 12, count, repeat and reverse words or
-digits, work with dates, look up facts that were stated before, answer commands with a JSON object
-that ends in ``"done": true``, call tools in the Hermes format, tell a tiny story and make small
-talk; asked with ``/think`` at the end it shows a thought before a sum. It knows nothing about the
-world: everything else is answered with nonsense.
+It has two million parameters and was trained from scratch on synthetic English conversations;
+`tools/train_demo` in the repository generates the data, trains and exports it. It can add and
+subtract numbers below 100, multiply up to 12 x 12, count, repeat and reverse words or digits, work
+with dates, recall facts stated earlier, answer commands with a JSON object that ends in
+`"done": true`, call tools in the Hermes format, tell tiny stories and make small talk. With
+`/think` at the end of a sum it reasons first. It has no knowledge of the world: other questions get
+nonsense.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def model_path() -> Path:
 def recorded_path() -> Path:
     """Return the path of the recorded prompt: token ids and their greedy continuation, JSON.
 
-    Every build on every device has to give the same continuation; the lead of the chosen token at
-    each step is far larger than the differences between builds.
+    Every build on every device must generate the same continuation: at each step, the best token
+    leads by far more than builds differ.
     """
     return _HERE / "recorded.json"

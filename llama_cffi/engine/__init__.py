@@ -1,4 +1,4 @@
-"""One request at a time: `Engine`, its lock and its stages."""
+"""`Engine`: one generation at a time."""
 
 from .engine import Engine, EngineOptions
 

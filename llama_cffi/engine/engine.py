@@ -1,4 +1,4 @@
-"""Engine: text in, text out."""
+"""Engine: one model that generates text, one call at a time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PolarisOptions(TypedDict, total=False):
 class MoreEngineOptions(
     MoreSamplingOptions, CallOptions, MainOptions, ChatOptions, PolarisOptions, total=False
 ):
-    """`EngineOptions` without those that `Engine.generate` takes by position."""
+    """`EngineOptions` except the positional parameters of `Engine.generate`."""
 
 
 class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False):
@@ -68,45 +68,46 @@ class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False)
 
 
 class Engine:
-    """One model, one context, one conversation at a time.
+    """One model and one context that answer one call at a time.
 
-    Calls from several threads queue; each gets its whole answer. A stream that was begun holds the
-    engine until it is exhausted, closed or dropped. `close` does not wait: the generation that
-    runs ends with a ValidationError, and what it uses is freed then.
+    Calls from several threads queue. A started stream holds the engine until it is exhausted,
+    closed or dropped. `close` does not wait: a running generation ends with a ClosedError, and then
+    the engine's memory is freed.
 
-    Arguments win over the environment: `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH`, `_UBATCH` count when
-    the engine is made; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
-    `_SUPPRESS_THINK` and `_STAGE` at every call. `POLARIS_X` is an alias of each.
+    Arguments override the environment. `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH` and `_UBATCH` are read
+    by the constructor; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
+    `_SUPPRESS_THINK` and `_STAGE` by every call. `POLARIS_X` is an alias of each.
 
     Args:
-        model_path: A GGUF file, `hf:owner/repo:file`, or a `Model`, which stays open at the end.
-        n_ctx: Tokens of prompt and answer together; 0 = the model's own length. llama.cpp rounds
-            it up, mostly to a multiple of 256; the property `n_ctx` is what it is.
-        n_threads: 0 = physical cores.
-        n_gpu_layers: Layers on the GPU; -1 = all, which is the default.
-        n_batch: Most prompt tokens evaluated in one call; default 2048.
-        n_ubatch: Most tokens computed at once; default 512.
+        model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
+            open.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's. llama.cpp rounds
+            it up, usually to a multiple of 256; the property `n_ctx` is the actual size.
+        n_threads: Number of threads; 0: physical cores.
+        n_gpu_layers: Layers on the GPU; -1, the default: all.
+        n_batch: Most prompt tokens per decode; default 2048.
+        n_ubatch: Most tokens computed together; default 512.
         safety: Tokens of the context that stay free; default 16.
-        context_policy: What happens when the context is full: `error`, `truncate_left`,
-            `truncate_middle`, `shift`; see `context_policy.fit_prompt`.
-        chat_format: The name of one of llama.cpp's built-in chat templates, or the source of a
-            Jinja template; None: the model's own.
-        flush_bytes: A callback gets its text when this many bytes are there; default 64, 0 = off.
-        flush_tokens: Or this many tokens; default 1, 0 = off.
-        flush_ms: Or this much time has passed, milliseconds; default 100, 0 = off.
-        progress: Shows a bar while the model loads, or is called with 0.0 to 1.0.
-        **context_options: More arguments of `Context`.
+        context_policy: What to do when the context is full: `error`, `truncate_left`,
+            `truncate_middle` or `shift`; see `context_policy.fit_prompt`.
+        chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
+            None: the model's own template.
+        flush_bytes: Flush text to callbacks at this many bytes; default 64, 0: off.
+        flush_tokens: Or at this many tokens; default 1, 0: off.
+        flush_ms: Or after this many milliseconds; default 100, 0: off.
+        progress: True shows a progress bar while the model loads; a function receives 0.0 to 1.0.
+        **context_options: Further arguments of `Context`.
 
     Attributes:
         model: The model.
-        context: Its context; use it in `idle` only.
-        owns_model: Whether `close` frees the model, too; False where one was given.
-        stats: Of the generation that runs, or ran last.
-        total_stats: Of all so far.
+        context: The context; use it within `idle` only.
+        owns_model: Whether `close` frees the model; False if a loaded one was given.
+        stats: Statistics of the current or last generation.
+        total_stats: Totals of all generations.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
-        ValidationError: A number is out of range.
+        ValidationError: An argument is out of range.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Engine:
         self._chat_format = chat_format
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
-        # Refuse what is wrong before a model is loaded.
+        # Check the arguments before loading a model.
         parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048)
@@ -155,23 +156,23 @@ class Engine:
         self.total_stats = GenerationStats()
         self._slot = Slot(self.context, batch)
         self._chains = ChainCache(self.model)
-        self._stop: CancelToken | None = None
+        self._cancel_token: CancelToken | None = None
         self._lock = CallLock()
         self._closed = False
 
     @property
     def n_ctx(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Context size: tokens of prompt and answer together."""
         return self.context.n_ctx
 
     @cached_property
     def renderer(self) -> ChatRenderer:
-        """Renders conversations through the model's chat template; made when first used."""
+        """Renders conversations through the model's chat template; created on first use."""
         return ChatRenderer(self.model, self._chat_format)
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens that the context holds now, a copy."""
+        """A copy of the tokens in the KV cache."""
         return list(self._slot.tokens)
 
     def tokenize(
@@ -248,35 +249,37 @@ class Engine:
         stream: bool = False,
         **options: Unpack[MoreEngineOptions],
     ) -> str | Iterator[str]:
-        """Answer *prompt* and return the whole text, or its pieces with *stream*.
+        """Answer *prompt*; return the text, or with *stream* an iterator.
 
-        The model's chat template is applied, unless *raw*; see `tokenize_chat`.
+        The model's chat template is applied unless *raw*; see `tokenize_chat`.
 
         Args:
             prompt: The user's message.
             system_prompt: The system message, if any.
-            max_tokens: Most tokens to generate; None: until the model ends or the context is full.
-            temperature: See `SamplingParams` for the sampling options; None is 0.7 here.
-            top_p: None is 0.9 here.
-            repeat_penalty: None is 1.1 when sampling, and off when greedy, where a penalty would
-                corrupt copied text and numbers.
+            max_tokens: Most tokens to generate; None: until the model ends the answer or the
+                context is full.
+            temperature: See `SamplingParams` for the sampling options; None: 0.7.
+            top_p: See `SamplingParams`; None: 0.9.
+            repeat_penalty: See `SamplingParams`; None: 1.1, but 1.0 when greedy, where a penalty
+                would corrupt copied text and numbers.
             top_k: See `SamplingParams`.
             min_p: See `SamplingParams`.
             frequency_penalty: See `SamplingParams`.
             presence_penalty: See `SamplingParams`.
             seed: See `SamplingParams`.
-            grammar: The answer matches it: GBNF, or a `LlamaGrammar`.
-            callback: Called with the answer's bytes as they come; they may end inside a
-                character. What it raises ends the generation and reaches the caller.
-            raw: Use the prompt as it is, without the chat template.
-            stream: Return an iterator of pieces in whole characters. Leaving the iteration early
-                ends the generation; errors are raised by `next`.
+            grammar: GBNF or a `LlamaGrammar` that the answer must match.
+            callback: Receives the answer's bytes as they are generated; they may end inside a
+                character. An exception ends the generation and reaches the caller.
+            raw: Use the prompt verbatim, without the chat template.
+            stream: Return an iterator of text in whole characters. Leaving the iteration ends the
+                generation; errors are raised by `next`.
             **options: See `MoreEngineOptions`.
 
         Raises:
             ContextOverflowError: The prompt leaves no room for an answer.
-            CancelledError: `cancel` or `close` was called; its `text` is the text until then.
-            DeadlineExceededError: The deadline passed; likewise.
+            CancelledError: `cancel` was called; `text` holds the text generated so far.
+            DeadlineExceededError: The deadline passed; `text` holds the text generated so far.
+            ClosedError: The engine is or was closed.
             ValidationError: An argument is out of range, or the engine is busy in this thread.
             GenerationError: Decoding failed.
         """
@@ -291,13 +294,13 @@ class Engine:
             "seed": seed,
             "grammar": grammar,
         }
-        every = {**_given(single), **options}
+        merged = {**_given(single), **options}
         if raw:
             return self._answer(
-                partial(self._render_raw, prompt), max_tokens, every, callback, stream
+                partial(self._render_raw, prompt), max_tokens, merged, callback, stream
             )
         messages = _messages(prompt, system_prompt)
-        return self._answer_chat(messages, max_tokens, every, callback, stream)
+        return self._answer_chat(messages, max_tokens, merged, callback, stream)
 
     @overload
     def generate_chat(
@@ -330,10 +333,10 @@ class Engine:
         stream: bool = False,
         **options: Unpack[EngineOptions],
     ) -> str | Iterator[str]:
-        """Answer a conversation and return the whole text, or its pieces with *stream*.
+        """Answer a conversation; return the text, or with *stream* an iterator.
 
         Args:
-            messages: OpenAI's shape, the oldest first.
+            messages: In OpenAI's format, oldest first.
             max_tokens: See `generate`, also for the errors.
             callback: See `generate`.
             stream: See `generate`.
@@ -353,7 +356,7 @@ class Engine:
         raw: bool = False,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Do `generate(..., stream=True)`.
+        """Call `generate(..., stream=True)`.
 
         Args:
             prompt: See `generate` for the arguments and errors.
@@ -370,7 +373,7 @@ class Engine:
         max_tokens: int | None = 256,
         **options: Unpack[EngineOptions],
     ) -> Iterator[str]:
-        """Do `generate_chat(..., stream=True)`.
+        """Call `generate_chat(..., stream=True)`.
 
         Args:
             messages: See `generate_chat` for the arguments and errors.
@@ -385,7 +388,7 @@ class Engine:
         max_tokens: int | None = 256,
         **options: Unpack[EngineOptions],
     ) -> list[int]:
-        """Continue *tokens* and return the new ones, without the end-of-generation token.
+        """Continue *tokens*; return the new tokens, without the end-of-generation token.
 
         Args:
             tokens: At least one token id.
@@ -397,8 +400,8 @@ class Engine:
         if options.keys() & {"stop", "json_stop"}:
             output = Detokenizer(vocab, call.params)
         with (
-            self._turn(call) as stop,
-            closing(self._tokens(tokens, call, stop, output)) as generated,
+            self._exclusive(call) as cancel_token,
+            closing(self._tokens(tokens, call, cancel_token, output)) as generated,
         ):
             return list(generated)
 
@@ -410,14 +413,15 @@ class Engine:
         reasoning_limit: Callable[[], ReasoningLimit] | None = None,
         **options: Unpack[EngineOptions],
     ) -> Generator[Step, None, GenerationStats]:
-        """Continue *tokens*: yield each new token with the text that it settled.
+        """Continue *tokens*; yield each new token with the text that it completes.
 
-        What was held back comes at the end, with None. The generator returns the statistics.
+        A last step without a token has the text that was held back. The generator returns the
+        statistics.
 
         Args:
             tokens: At least one token id.
             max_tokens: See `generate`, also for the errors.
-            reasoning_limit: Makes the limit of the reasoning of this answer.
+            reasoning_limit: Creates the reasoning limit of the answer.
             **options: See `EngineOptions`.
         """
         return self._steps(tokens, self._call(max_tokens, options, reasoning_limit))
@@ -428,51 +432,52 @@ class Engine:
         tools: Tools | None = None,
         **options: Unpack[ChatOptions],
     ) -> list[int]:
-        """Return the tokens of a conversation that the model continues.
+        """Return the prompt tokens of a conversation.
 
         A model without a chat template gets the contents as plain text.
 
         Args:
-            messages: OpenAI's shape, the oldest first.
-            tools: Definitions, or Python functions.
+            messages: In OpenAI's format, oldest first.
+            tools: Tool definitions, or Python functions.
             **options: See `ChatOptions`.
 
         Raises:
             TemplateError: The chat template fails, or refuses these messages.
-            ValidationError: A message has the wrong shape, or the engine is closed.
+            ValidationError: A message is invalid.
+            ClosedError: The engine is closed.
         """
         self._check_open()
         return self.renderer.render(messages, tools, **options).tokens
 
     def format_chat(self, messages: Messages) -> list[int]:
-        """Do `tokenize_chat`, under its older name."""
+        """Call `tokenize_chat`; an older name."""
         return self.tokenize_chat(messages)
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
-        """Do `tokenize_chat` with one message of the user, and a system message if there is one."""
+        """Call `tokenize_chat` with one user message, and a system message if one is given."""
         return self.tokenize_chat(_messages(prompt, system_prompt))
 
     @contextmanager
     def idle(self) -> Iterator[Slot]:
-        """Wait until nothing runs and have the context and its slot in this block.
+        """Wait until no generation runs, and hold the context and its slot in this block.
 
         Raises:
-            ValidationError: The engine is closed.
+            ClosedError: The engine is closed.
         """
-        with self._lock.take():
+        with self._lock.acquire():
             self._check_open()
             yield self._slot
 
     def cache_clear(self) -> None:
-        """Forget what was evaluated."""
+        """Clear the KV cache."""
         with self.idle() as slot:
             slot.clear()
 
     def cancel(self) -> None:
-        """End the generation that runs now, if any, with a DecodeAbortedError; from any thread."""
-        stop = self._stop
-        if stop is not None:
-            stop.request(CANCEL)
+        """End the running generation, if any, with a CancelledError; callable from any thread."""
+        cancel_token = self._cancel_token
+        if cancel_token is not None:
+            cancel_token.request(CANCEL)
 
     @property
     def closed(self) -> bool:
@@ -480,14 +485,14 @@ class Engine:
         return self._closed
 
     def close(self) -> None:
-        """Free context and model, at once or when the running generation has ended.
+        """End the running generation and free context and model, without waiting for it.
 
         Calling it again does nothing.
         """
         self._closed = True
-        stop = self._stop
-        if stop is not None:
-            stop.request(CLOSE)
+        cancel_token = self._cancel_token
+        if cancel_token is not None:
+            cancel_token.request(CLOSE)
         self._free_if_closed()
 
     def __enter__(self) -> Self:
@@ -516,7 +521,7 @@ class Engine:
     def _render_raw(self, prompt: str, **chat: Any) -> RenderedChat:
         if chat:
             names = ", ".join(chat)
-            raise ValidationError(f"raw=True takes the prompt as it is; leave {names} out")
+            raise ValidationError(f"raw=True uses the prompt verbatim; leave out {names}")
         return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
 
     def _answer_chat(
@@ -544,50 +549,50 @@ class Engine:
         call = self._call(max_tokens, rest, thinking=chat.get("thinking"))
         flusher = None if callback is None else preset.make_flusher(callback, self._flush)
         output = partial(Detokenizer, self.model.vocab, call.params, flusher)
-        run = self._pieces if stream else self._whole
+        run = self._stream_text if stream else self._full_text
         return run(partial(render, **chat), call, output)
 
-    def _whole(
+    def _full_text(
         self,
         render: Callable[[], RenderedChat],
         call: GenerationCall,
         make_output: Callable[[], Detokenizer],
     ) -> str:
-        with self._turn(call) as stop:
+        with self._exclusive(call) as cancel_token:
             output = make_output()
-            with self._generated(render, call, stop, output) as generated:
+            with self._generated(render, call, cancel_token, output) as generated:
                 for _ in generated:
                     pass
             return output.text
 
-    def _pieces(
+    def _stream_text(
         self,
         render: Callable[[], RenderedChat],
         call: GenerationCall,
         make_output: Callable[[], Detokenizer],
     ) -> Iterator[str]:
-        with self._turn(call) as stop:
+        with self._exclusive(call) as cancel_token:
             output = make_output()
-            with self._generated(render, call, stop, output) as generated:
+            with self._generated(render, call, cancel_token, output) as generated:
                 for _ in generated:
                     if piece := output.take():
                         yield piece
-                        self._lock.move_here()
+                        self._lock.set_owner()
             if rest := output.take_rest():
                 yield rest
 
     def _steps(
         self, tokens: Sequence[int], call: GenerationCall
     ) -> Generator[Step, None, GenerationStats]:
-        with self._turn(call) as stop:
+        with self._exclusive(call) as cancel_token:
             stats, output = self.stats, Detokenizer(self.model.vocab, call.params)
-            with self._collected(tokens, call, stop, output) as generated:
+            with self._collected(tokens, call, cancel_token, output) as generated:
                 for token in generated:
                     yield Step(token, output.take(), output.logprob)
-                    self._lock.move_here()
+                    self._lock.set_owner()
             if rest := output.take_rest():
                 yield Step(None, rest)
-                self._lock.move_here()
+                self._lock.set_owner()
         return stats
 
     @contextmanager
@@ -595,77 +600,85 @@ class Engine:
         self,
         render: Callable[[], RenderedChat],
         call: GenerationCall,
-        stop: CancelToken,
+        cancel_token: CancelToken,
         output: Detokenizer,
     ) -> Iterator[Iterator[int]]:
-        """Give the tokens of the answer to a prompt, or a stage's report in their place."""
-        stage = stages.wanted()
+        """Provide the tokens of the answer to a prompt, or only the report of a stage."""
+        stage = stages.requested()
         if stage:
             scratch = Detokenizer(self.model.vocab, call.params)
-            start = partial(self._tokens, call=call, stop=stop, output=scratch)
+            start = partial(self._tokens, call=call, cancel_token=cancel_token, output=scratch)
             output.data += stages.report(self, stage, render(), start).encode()
             yield iter(())
             return
-        with self._collected(render().tokens, call, stop, output) as generated:
+        with self._collected(render().tokens, call, cancel_token, output) as generated:
             yield generated
 
     @contextmanager
     def _collected(
-        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: Detokenizer
+        self,
+        tokens: Sequence[int],
+        call: GenerationCall,
+        cancel_token: CancelToken,
+        output: Detokenizer,
     ) -> Iterator[Iterator[int]]:
-        """Give the tokens whose text *output* collects; finish the text after them."""
+        """Provide the tokens whose text *output* collects, and finish the text afterwards."""
         try:
-            with closing(self._tokens(tokens, call, stop, output)) as generated:
+            with closing(self._tokens(tokens, call, cancel_token, output)) as generated:
                 yield generated
             output.finish()
             if output.stop:
                 self.stats.finish_reason, self.stats.stop = "stop", output.stop
         except DecodeAbortedError as e:
-            output.finish()  # what was held back is part of the text, too
+            output.finish()  # the text that was held back is part of the result too
             e.text = output.text
             raise
 
     def _tokens(
-        self, tokens: Sequence[int], call: GenerationCall, stop: CancelToken, output: StopChecker
+        self,
+        tokens: Sequence[int],
+        call: GenerationCall,
+        cancel_token: CancelToken,
+        output: StopChecker,
     ) -> Generator[int, None, None]:
-        """Yield the tokens of the answer; the caller has the turn."""
+        """Yield the tokens of the answer; the caller holds the lock."""
         vocab, stats, params = self.model.vocab, self.stats, call.params
         prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
         if not prompt:
-            raise ValidationError("the prompt is empty: there is nothing to continue")
+            raise ValidationError("the prompt is empty; give at least one token")
         chain = self._chains.acquire(params.sampling)
         chain.output = output
         stats.time_to_first_token_s = time.perf_counter() - self._started
         try:
-            yield from generate(self._slot, chain, prompt, params, stop, stats, output)
+            yield from generate(self._slot, chain, prompt, params, cancel_token, stats, output)
             stats.seed = None if params.sampling.greedy else chain.seed
         finally:
             self._chains.release(params.sampling, chain)
 
     @contextmanager
-    def _turn(self, call: GenerationCall) -> Iterator[CancelToken]:
-        """Wait until the engine is free, and have it."""
+    def _exclusive(self, call: GenerationCall) -> Iterator[CancelToken]:
+        """Wait for the engine and hold it in this block."""
         started = time.perf_counter()
-        stop = CancelToken(self.context.abort_flag, call.timeout_s)
+        cancel_token = CancelToken(self.context.abort_flag, call.timeout_s)
         try:
-            with self._lock.take(call.timeout_s) as mine:
-                if not mine:
-                    stop.request(DEADLINE)
-                    raise stop.error()
+            with self._lock.acquire(call.timeout_s) as acquired:
+                if not acquired:
+                    cancel_token.request(DEADLINE)
+                    raise cancel_token.error()
                 self._check_open()
-                stop.check()  # it may have been cancelled while it waited
-                self._started, self._stop = started, stop
+                cancel_token.check()  # it may have been cancelled while waiting
+                self._started, self._cancel_token = started, cancel_token
                 self.stats = GenerationStats(queue_s=time.perf_counter() - started)
                 try:
-                    with stop.running():
-                        yield stop
+                    with cancel_token.running():
+                        yield cancel_token
                 except DecodeAbortedError as e:
                     self.stats.finish_reason = e.reason or ""
                     if e.reason == CLOSE:
                         self._check_open()
                     raise
                 finally:
-                    self._stop = None
+                    self._cancel_token = None
                     self.total_stats.add(self.stats)
                     _log.debug("%s", self.stats)
         finally:
@@ -676,11 +689,11 @@ class Engine:
             raise ClosedError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
-        """Free everything, unless a generation runs: it does this when it has ended."""
+        """Free everything after `close`, unless a generation runs, which calls this at its end."""
         if not self._closed:
             return
-        with self._lock.take(wait=False) as mine:
-            if mine:
+        with self._lock.acquire(wait=False) as acquired:
+            if acquired:
                 self._chains.close()
                 self.context.close()
                 if self.owns_model:

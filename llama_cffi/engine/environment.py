@@ -1,7 +1,7 @@
 """The engine's environment variables; `POLARIS_X` is read where `LLAMA_CFFI_X` is not set.
 
-They are read when they are needed, so a change through `os.environ` counts from the next call on.
-Arguments win over them.
+They are read on use, so a change of `os.environ` takes effect at the next call. Arguments override
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def text(name: str) -> tuple[str, str]:
-    """Return (variable, value) of the setting *name*; the value is empty when it is not set."""
+    """Return (variable, value) of the setting *name*; an empty value if it is not set."""
     for prefix in _PREFIXES:
         value = os.environ.get(prefix + name, "").strip()
         if value:
@@ -29,7 +29,7 @@ def number(name: str, given: int | None, default: int) -> int:
     """Return *given*, else the setting *name*, else *default*.
 
     Raises:
-        ValidationError: The variable holds no whole number.
+        ValidationError: The variable is not an integer.
     """
     if given is not None:
         return given
@@ -39,18 +39,18 @@ def number(name: str, given: int | None, default: int) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ValidationError(f"{variable}={value!r} is no whole number") from None
+        raise ValidationError(f"{variable}={value!r} must be an integer") from None
 
 
 def flag(name: str, given: bool | None, default: bool) -> bool:
     """Return *given*, else the setting *name* (1/0, true/false, yes/no, on/off), else *default*.
 
     Raises:
-        ValidationError: The variable or *given* is something else.
+        ValidationError: The variable or *given* has another value.
     """
     if given is not None:
         if given not in (True, False):
-            raise ValidationError(f"{name.lower()}={given!r} is neither True nor False")
+            raise ValidationError(f"{name.lower()}={given!r} must be True or False")
         return bool(given)
     variable, value = text(name)
     if not value:
@@ -59,4 +59,4 @@ def flag(name: str, given: bool | None, default: bool) -> bool:
         return True
     if value.lower() in _FALSE:
         return False
-    raise ValidationError(f"{variable}={value!r} is neither 1 nor 0")
+    raise ValidationError(f"{variable}={value!r} must be 1 or 0")

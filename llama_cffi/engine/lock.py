@@ -1,4 +1,4 @@
-"""One caller at a time, the others wait."""
+"""The lock that queues the calls of an engine."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ __all__ = ["CallLock"]
 
 
 class CallLock:
-    """A lock that a suspended generator may hold, and that refuses to wait for its own thread.
+    """A lock that a suspended stream may hold, and that never waits for its own thread.
 
     Attributes:
-        holder: The thread that has the turn, or left the stream waiting that has it.
+        owner: Id of the thread that holds the lock or last advanced the stream that holds it.
     """
 
     def __init__(self) -> None:
-        self.holder: int | None = None
+        self.owner: int | None = None
         self._lock = threading.Lock()
 
     @contextmanager
-    def take(self, timeout_s: float | None = None, *, wait: bool = True) -> Iterator[bool]:
-        """Wait for the turn and have it in this block; False = it did not come in time.
+    def acquire(self, timeout_s: float | None = None, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the lock in this block; yield whether it was acquired in time.
 
         Raises:
-            ValidationError: This very thread has it, so that waiting would never end.
+            ValidationError: This thread holds the lock already, so waiting would never end.
         """
-        # map takes the lock and the list notes it within C, where no Ctrl-C comes between.
-        taken: list[bool] = []
+        # `list +=` and `map` run in C, so Ctrl-C cannot separate acquiring from recording it.
+        acquired: list[bool] = []
         try:
-            taken += map(self._lock.acquire, (False,))
-            if True not in taken and wait:
-                if self.holder == threading.get_ident():
+            acquired += map(self._lock.acquire, (False,))
+            if True not in acquired and wait:
+                if self.owner == threading.get_ident():
                     raise ValidationError(
-                        "this engine is busy in this thread: a stream of it waits here (exhaust or "
-                        "close it first), or this is a callback of its own generation (use another "
-                        "engine there); waiting for it would never end"
+                        "this engine is busy in this thread, and waiting for it would never end: "
+                        "exhaust or close its stream first; in a callback of its generation, use "
+                        "another engine"
                     )
                 timeout = -1 if timeout_s is None else timeout_s
-                taken += map(self._lock.acquire, (True,), (timeout,))
-            if True in taken:
-                self.move_here()
-            yield True in taken
+                acquired += map(self._lock.acquire, (True,), (timeout,))
+            if True in acquired:
+                self.set_owner()
+            yield True in acquired
         finally:
-            if True in taken:
-                self.holder = None
+            if True in acquired:
+                self.owner = None
                 self._lock.release()
 
-    def move_here(self) -> None:
-        """Note that this thread goes on with what has the turn."""
-        self.holder = threading.get_ident()
+    def set_owner(self) -> None:
+        """Make this thread the owner; a stream may continue in another thread."""
+        self.owner = threading.get_ident()

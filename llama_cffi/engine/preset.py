@@ -1,4 +1,4 @@
-"""Polaris Core's contract: the defaults of `Engine`, and the variables that change them."""
+"""The contract of Polaris Core: defaults of `Engine`, and the variables that change them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["complete", "make_flusher"]
 _JSON_STOP = ("done", "next_step")
 _SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 _REPEAT_PENALTY = 1.1
-_FLUSH_RULES = (
+_FLUSH_LIMITS = (
     ("flush_bytes", "FLUSH", 64),
     ("flush_tokens", "TOKFLUSH", 1),
     ("flush_ms", "MS_FLUSH", 100),
@@ -25,15 +25,15 @@ _FLUSH_RULES = (
 
 
 def complete(options: Mapping[str, Any], context_policy: str, safety: int | None) -> dict[str, Any]:
-    """Return the defaults that belong to *options*, some of them read from the environment.
+    """Return the defaults for a call with *options*, some of them from the environment.
 
     Args:
-        options: As the caller gave them.
-        context_policy: The engine's.
-        safety: The engine's; None: the environment's.
+        options: The options of the call.
+        context_policy: The engine's context policy.
+        safety: The engine's safety margin, tokens; None: the environment's.
 
     Raises:
-        ValidationError: A variable has no fitting value.
+        ValidationError: An environment variable has an invalid value.
     """
     given = canonical(options)
     defaults: dict[str, Any] = {
@@ -47,7 +47,7 @@ def complete(options: Mapping[str, Any], context_policy: str, safety: int | None
     if "sampling" in given:
         return defaults
     sampling = {**_SAMPLING, **given}
-    # A penalty would corrupt the text and numbers that a greedy answer copies.
+    # With greedy decoding a penalty corrupts copied text and numbers.
     penalty = 1.0 if sampling["temperature"] == 0 else _REPEAT_PENALTY
     return {**defaults, **_SAMPLING, "repeat_penalty": penalty}
 
@@ -55,19 +55,19 @@ def complete(options: Mapping[str, Any], context_policy: str, safety: int | None
 def make_flusher(
     callback: Callable[[bytes], object], flush: tuple[int | None, int | None, int | None]
 ) -> Flusher:
-    """Return what calls *callback* with the bytes of an answer.
+    """Return the `Flusher` that passes an answer's bytes to *callback*.
 
     Args:
         callback: Receives the bytes.
-        flush: Bytes, tokens and milliseconds of the flush rules; None: the environment's.
+        flush: Limits in bytes, tokens and milliseconds; None: the environment's.
 
     Raises:
-        ValidationError: It cannot be called, or a rule is out of range.
+        ValidationError: *callback* is not callable, or a limit is out of range.
     """
     if not callable(callback):
         raise ValidationError(f"callback must be a function, got {callback!r}")
     max_bytes, max_tokens, max_ms = (
         check_int(name, environment.number(variable, value, default), 0)
-        for (name, variable, default), value in zip(_FLUSH_RULES, flush, strict=True)
+        for (name, variable, default), value in zip(_FLUSH_LIMITS, flush, strict=True)
     )
     return Flusher(callback, max_bytes=max_bytes, max_tokens=max_tokens, max_ms=max_ms)

@@ -1,4 +1,4 @@
-"""`LLAMA_CFFI_STAGE`: run a generation up to one stage and say how it went."""
+"""`LLAMA_CFFI_STAGE`: run a generation up to one stage and report on it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from ..generation.chat_renderer import RenderedChat
     from .engine import Engine
 
-__all__ = ["STAGES", "report", "wanted"]
+__all__ = ["STAGES", "report", "requested"]
 
 STAGES = ("prompt", "tokenize", "prefill", "sample", "piece", "push")
 
 
-def wanted() -> str:
-    """Return the stage that the environment asks for, or an empty text.
+def requested() -> str:
+    """Return the stage that the environment requests, or an empty str.
 
     Raises:
-        ValidationError: It is none.
+        ValidationError: The stage does not exist.
     """
     variable, stage = environment.text("STAGE")
     if stage and stage not in STAGES:
-        raise ValidationError(f"{variable}={stage!r} is none of {', '.join(STAGES)}")
+        raise ValidationError(f"{variable}={stage!r} must be one of {', '.join(STAGES)}")
     return stage
 
 
@@ -37,13 +37,13 @@ def report(
     prompt: RenderedChat,
     start: Callable[[list[int]], Generator[int, None, None]],
 ) -> str:
-    """Run up to *stage*; return the line that says how it went, and print it on stderr.
+    """Run up to *stage*; return the report, and print it to stderr.
 
     Args:
-        engine: Whose statistics say how long it took.
+        engine: The engine, for its statistics.
         stage: One of `STAGES`.
-        prompt: The chat template is applied.
-        start: Evaluates tokens and yields those of the answer.
+        prompt: The rendered prompt.
+        start: Starts the generation after a prompt and yields its tokens.
     """
     line = f"[OK] {_report(engine, stage, prompt, start)}"
     print(line, file=sys.stderr)
@@ -65,7 +65,7 @@ def _report(
     if stage == "prefill":
         return f"prefill in {engine.stats.prefill_s:.3f}s"
     if token is None:
-        return f"{stage}: end of generation at once"
+        return f"{stage}: end of generation"
     if stage == "sample":
         return f"sample: token {token} after {engine.stats.time_to_first_token_s:.3f}s"
     piece = engine.model.vocab.token_to_piece(token)

@@ -1,4 +1,4 @@
-"""Conversations as a model reads them: the one renderer of every class and command."""
+"""Rendering conversations into prompts, for every class and command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat"]
 
 _log = logging.getLogger(__name__)
-# Keys that llama.cpp reads since 2025-12 (gguf-py/gguf/constants.py) -> options.
+# Keys of general.sampling.* (gguf-py/gguf/constants.py, since 2025-12) -> options.
 _SAMPLING_KEYS = {
     "temp": "temperature",
     "top_k": "top_k",
@@ -36,15 +36,15 @@ _SAMPLING_KEYS = {
     "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta",
 }
-_WHOLE = frozenset(("top_k", "penalty_last_n", "mirostat_mode"))
+_INTEGERS = frozenset(("top_k", "penalty_last_n", "mirostat_mode"))
 
 
 class ChatOptions(TypedDict, total=False):
-    """How a conversation is rendered.
+    """Options of rendering a conversation.
 
-    `thinking`: whether the model thinks first; None: the model's default. `reasoning_effort`:
-    OpenAI's `none`, `minimal`, `low`, `medium`, `high`, in its place. `chat_template_kwargs`:
-    further variables of the chat template.
+    `thinking`: whether the model reasons first; None: the model's default. `reasoning_effort`:
+    OpenAI's `none`, `minimal`, `low`, `medium` or `high`, instead of `thinking`.
+    `chat_template_kwargs`: additional variables for the chat template.
     """
 
     thinking: bool | None
@@ -53,11 +53,11 @@ class ChatOptions(TypedDict, total=False):
 
 
 class RenderedChat(NamedTuple):
-    """A conversation as the model reads it.
+    """A rendered conversation.
 
     Attributes:
-        tokens: Token ids, BOS included where the template or the vocabulary adds it.
-        text: The same as text.
+        tokens: Token ids, with BOS where the template or the vocabulary adds it.
+        text: The rendered text.
     """
 
     tokens: list[int]
@@ -67,17 +67,17 @@ class RenderedChat(NamedTuple):
 class ChatRenderer:
     """Renders conversations through a model's own Jinja chat template.
 
-    Special tokens spelled out in messages, tools or arguments stay text: only the template itself
-    can write control tokens. A model without a template gets the contents as plain text, which is
-    logged once.
+    The text of special tokens in messages, tools or arguments stays text: only the template itself
+    can write control tokens. A model without a template gets the contents as plain text, with a
+    warning in the log.
 
     Args:
-        model: Its metadata tell template and family, its vocabulary tokenizes.
-        chat_format: The name of one of llama.cpp's built-in templates, or the source of a Jinja
-            template; None: the model's own.
+        model: The model.
+        chat_format: Name of a built-in template of llama.cpp, or source of a Jinja template; None:
+            the model's own template.
 
     Attributes:
-        family: The model's family: tool format, reasoning markers, recommended sampling.
+        family: The model family: tool format, reasoning markers, recommended sampling.
 
     Raises:
         ValidationError: *chat_format* is not a str.
@@ -86,7 +86,7 @@ class ChatRenderer:
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
         if chat_format is not None and not isinstance(chat_format, str):
             raise ValidationError(
-                f"chat_format must be the name or the source of a template, got {chat_format!r}"
+                f"chat_format must be the name or source of a template, got {chat_format!r}"
             )
         self._model = model
         is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
@@ -94,17 +94,17 @@ class ChatRenderer:
         source = chat_format if is_source else model.chat_template
         self._source = None if self._builtin else source
         self.family: Family = identify(model.metadata, model.path.name, self._source)
-        self._warned = False
+        self._has_warned = False
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
-        """The model's control tokens by their text."""
+        """Text of each control token -> token id."""
         vocab = self._model.vocab
         return {vocab.text(t): t for t in range(vocab.n_tokens) if vocab.is_control(t)}
 
     @cached_property
     def template(self) -> ChatTemplate | None:
-        """The Jinja template; None for one of llama.cpp's built-in templates and for none."""
+        """The Jinja template; None: a built-in template of llama.cpp is used, or none."""
         if self._source is None:
             return None
         vocab = self._model.vocab
@@ -113,9 +113,9 @@ class ChatRenderer:
 
     @cached_property
     def _guarded(self) -> list[str]:
-        """Token texts that no caller may inject.
+        """Token texts that messages may not inject.
 
-        llama.cpp takes some of GPT-OSS's control tokens for words; those are found by their form.
+        llama.cpp treats some of GPT-OSS's control tokens as words; these are found by their form.
         """
         vocab = self._model.vocab
         return [
@@ -131,18 +131,19 @@ class ChatRenderer:
     def resolve_thinking(
         self, thinking: bool | None, reasoning_effort: str | None
     ) -> tuple[bool | None, dict[str, str]]:
-        """Return whether to think, and the template's arguments; see `resolve_reasoning_effort`.
+        """Return whether to reason, and template variables; see `resolve_reasoning_effort`.
 
         Raises:
-            ValidationError: The effort is unknown, both are given, or the model cannot do so.
+            ValidationError: The effort is unknown, both are given, or the model does not support
+                it.
         """
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
     def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:
-        """Return *options* with the strings that end a turn of the family, which files may lack.
+        """Return *options* with the family's end-of-turn strings, which not every GGUF defines.
 
         Raises:
-            ValidationError: `stop` is neither a string nor a list of them.
+            ValidationError: `stop` is not a str or a list.
         """
         stops = self.family.stops
         if not stops:
@@ -152,15 +153,15 @@ class ChatRenderer:
         return {**options, "stop": [*own, *stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
-        """Return the sampling options that the model's makers recommend.
+        """Return the sampling options that the model's authors recommend.
 
-        Those in the GGUF (`general.sampling.*`) win over those known for the family.
+        Those in the GGUF (`general.sampling.*`) override those known for the family.
 
         Args:
-            thinking: Whether the model thinks first; None: its default.
+            thinking: Whether the model reasons first; None: the model's default.
 
         Raises:
-            ValidationError: Thinking cannot be switched so.
+            ValidationError: The model does not support this value of *thinking*.
         """
         metadata = self._model.metadata
         stored = {
@@ -169,7 +170,7 @@ class ChatRenderer:
             if f"general.sampling.{key}" in metadata
         }
         found = {**self.family.recommended(thinking), **stored}
-        return {name: int(v) if name in _WHOLE else v for name, v in found.items()}
+        return {name: int(v) if name in _INTEGERS else v for name, v in found.items()}
 
     def render(
         self,
@@ -180,18 +181,18 @@ class ChatRenderer:
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> RenderedChat:
-        """Return a conversation as tokens and as text.
+        """Render a conversation into tokens and text.
 
         Args:
-            messages: OpenAI's shape, the oldest first.
-            tools: Definitions, or Python functions, which become definitions.
-            thinking: Whether the model thinks first; None: the model's default.
-            reasoning_effort: OpenAI's `none` to `high`, in place of *thinking*.
-            chat_template_kwargs: Further variables of the template.
+            messages: In OpenAI's format, oldest first.
+            tools: Tool definitions, or Python functions to derive them from.
+            thinking: Whether the model reasons first; None: the model's default.
+            reasoning_effort: OpenAI's `none` to `high`, instead of *thinking*.
+            chat_template_kwargs: Additional variables for the template.
 
         Raises:
             TemplateError: The template does not compile, fails, or refuses these messages.
-            ValidationError: A message has the wrong shape, or thinking cannot be switched.
+            ValidationError: A message is invalid, or the model does not support *thinking*.
         """
         if not isinstance(chat_template_kwargs, (Mapping, type(None))):
             raise ValidationError(
@@ -213,7 +214,8 @@ class ChatRenderer:
         if self.template is None:
             if tools and self._builtin:
                 raise ValidationError(
-                    f"chat_format={self._builtin!r} takes no tools; use the model's own template"
+                    f"chat_format={self._builtin!r} does not support tools; use the model's own "
+                    "template"
                 )
             if tools:
                 messages = _instructed(
@@ -230,11 +232,11 @@ class ChatRenderer:
 
     def _plain(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the contents as plain text, for a model without a template."""
-        if not self._warned:
-            self._warned = True
+        if not self._has_warned:
+            self._has_warned = True
             _log.warning(
-                "%s has no chat template: the messages are given to it as plain text; "
-                "chat_format='chatml' or the source of a Jinja template chooses one",
+                "%s has no chat template: it gets the messages as plain text; set chat_format, "
+                "to 'chatml' or the source of a Jinja template",
                 self._model.path.name,
             )
         return [Segment("\n\n".join(filter(None, map(_text_of, messages))), False)]
@@ -253,12 +255,12 @@ class ChatRenderer:
         vocab = self._model.vocab
         if self.template is None and self._builtin is None:
             return vocab.tokenize("".join(segment.text for segment in segments))
-        # A Jinja template writes BOS itself; C's built-in ones leave it to the vocabulary.
+        # Jinja templates write BOS; llama.cpp's built-in ones leave it to the vocabulary.
         add_special = self.template is None
         tokens: list[int] = []
         for segment in segments:
             found = vocab.tokenize(segment.text, add_special, segment.is_template)
-            if not segment.is_template and len(found) == 1:  # a word to C, not to the template
+            if not segment.is_template and len(found) == 1:  # see `_guarded`
                 found = [t for part in segment.text for t in vocab.tokenize(part, False)]
             tokens += found
             add_special = False
@@ -275,12 +277,12 @@ def _text_of(message: Mapping[str, object]) -> str:
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         kinds = [part.get("type") for part in parts if isinstance(part, dict)]
-        raise ValidationError(f"without a Jinja template only text can be given, got {kinds}")
+        raise ValidationError(f"without a Jinja template, content must be text, got {kinds}")
     return "\n".join(map(str, texts))
 
 
 def _tagged(messages: Sequence[Mapping[str, object]], tag: str) -> Sequence[Mapping[str, object]]:
-    """Return *messages* with the word that switches thinking at the end of the last one."""
+    """Append *tag*, which switches reasoning on or off, to the last message."""
     if not tag or not messages or not isinstance(messages[-1].get("content"), str):
         return messages
     last = messages[-1]
@@ -290,10 +292,10 @@ def _tagged(messages: Sequence[Mapping[str, object]], tag: str) -> Sequence[Mapp
 def _instructed(
     messages: Sequence[Mapping[str, object]], text: str, has_system: bool
 ) -> list[Mapping[str, object]]:
-    """Return *messages* with *text* in the system prompt, or else in the first message."""
+    """Add *text* to the system prompt or, without support for one, to the first message."""
     first = dict(messages[0]) if messages else {}
-    said = first.get("content")
-    if isinstance(said, str) and (first.get("role") == "system" or not has_system):
-        parts = (said, text) if first.get("role") == "system" else (text, said)
+    content = first.get("content")
+    if isinstance(content, str) and (first.get("role") == "system" or not has_system):
+        parts = (content, text) if first.get("role") == "system" else (text, content)
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]

@@ -28,8 +28,8 @@ class FittedPrompt:
     """A prompt that leaves room for an answer.
 
     Attributes:
-        prompt: What is left of it.
-        n_truncated: Number of cells that were left out.
+        prompt: The part that was kept.
+        n_truncated: Number of cells that were dropped.
         max_tokens: Most tokens to generate.
     """
 
@@ -55,7 +55,7 @@ def fit_prompt(
     than the context.
 
     Args:
-        prompt: The prompt; media are left out whole.
+        prompt: The prompt; an image or clip is dropped as a whole.
         max_tokens: Most tokens to generate.
         n_ctx: Context size, tokens.
         safety: Tokens of the context that stay free.
@@ -83,8 +83,8 @@ def fit_prompt(
             f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
             f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
         )
-    most = max_tokens if policy == "shift" else min(max_tokens, room)
-    return FittedPrompt(prompt, n - len(prompt), most)
+    n_answer = max_tokens if policy == "shift" else min(max_tokens, room)
+    return FittedPrompt(prompt, n - len(prompt), n_answer)
 
 
 def drop_oldest_turns(

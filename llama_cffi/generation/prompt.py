@@ -1,4 +1,4 @@
-"""What a model is given: tokens, and later pictures and sound among them."""
+"""Prompts: token ids, with images and audio among them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ if TYPE_CHECKING:
 __all__ = ["Media", "MediaSpan", "Prompt", "common_prefix_length", "media_cells", "tokenize_prompt"]
 
 _STRIDE = 64
-_OFFSET_BITS = 22  # of a media cell: its place within the media; the bits above are the content's
+_OFFSET_BITS = (
+    22  # of a media cell: its offset within the media; the bits above identify the content
+)
 _CONTENT_BYTES = 5
 
 
 class Media(Protocol):
-    """A picture or clip that is encoded and can be decoded into a context.
+    """An encoded image or audio clip that can be decoded into a context.
 
     Attributes:
-        key: Hash of its content and of how it was encoded, at least 5 bytes.
-        n_cells: Cells of the KV cache that it takes.
-        n_positions: Positions that it advances: fewer than its cells under M-RoPE.
+        key: Hash of the content and its encoding, at least 5 bytes.
+        n_cells: Number of KV-cache cells.
+        n_positions: Number of positions; fewer than the cells under M-RoPE.
     """
 
     key: bytes
@@ -29,11 +31,11 @@ class Media(Protocol):
     n_positions: int
 
     def decode(self, context: Context, seq_id: int, position: int) -> None:
-        """Decode it at *position* of a sequence."""
+        """Decode the media at *position* of a sequence."""
 
 
 class MediaSpan(NamedTuple):
-    """Where a picture or clip lies in a prompt: cells *start* to *end* - 1."""
+    """An image or clip in a prompt: cells *start* to *end* - 1."""
 
     start: int
     end: int
@@ -41,15 +43,15 @@ class MediaSpan(NamedTuple):
 
 
 class Prompt(list[int]):
-    """The cells of the KV cache that a prompt fills: token ids, and media between them.
+    """The KV-cache cells of a prompt: token ids, and media between them.
 
-    A cell of a picture is a negative number made of the hash of its content and the offset within
-    it. So prompts with the same picture have equal cells, and prefixes, cache keys and lengths need
-    no other rule than for text. A prompt of text is simply the list of its tokens.
+    A media cell is a negative number made of the hash of the content and the offset within it. So
+    prompts with the same image have equal cells, and prefixes, cache keys and lengths follow the
+    same rules as for text. A prompt of text is simply the list of its tokens.
 
     Args:
         cells: Token ids and media cells.
-        media: The content of the media cells, by the number in their cells.
+        media: The media, by the content number in their cells.
     """
 
     __slots__ = ("media",)
@@ -60,12 +62,12 @@ class Prompt(list[int]):
         self.media: dict[int, Media] = dict(known if media is None else media)
 
     def add_media(self, media: Media) -> None:
-        """Append a picture or clip."""
-        self.media[_content(media)] = media
+        """Append an image or clip."""
+        self.media[_content_number(media)] = media
         self += media_cells(media)
 
     def add(self, other: Sequence[int]) -> None:
-        """Append another prompt, or tokens."""
+        """Append another prompt, or token ids."""
         self += other
         if isinstance(other, Prompt) and other.media:
             self.media.update(other.media)
@@ -75,14 +77,14 @@ class Prompt(list[int]):
         return Prompt(self[start:end], self.media)
 
     def without(self, start: int, end: int) -> Prompt:
-        """Return the prompt without cells *start* to *end* - 1, and without media that they cut."""
+        """Return the prompt without cells *start* to *end* - 1 and the media that these split."""
         head, tail = self.boundary(start), end
         while tail < len(self) and self.boundary(tail) != tail:
             tail += 1
         return Prompt(self[:head] + self[tail:], self.media)
 
     def spans(self) -> Iterator[MediaSpan]:
-        """Return where the media lie, in order; parts of media are left out."""
+        """Yield the complete media and their cells, in order."""
         i = 0 if self.media else len(self)
         while i < len(self):
             cell = self[i]
@@ -98,15 +100,15 @@ class Prompt(list[int]):
                 i += 1
 
     def boundary(self, index: int) -> int:
-        """Return *index*, or the start of the media that it lies within."""
+        """Return *index*, or the start of the media around it."""
         if not self.media or index >= len(self) or self[index] >= 0:
             return index
         return index - ((-1 - self[index]) & ((1 << _OFFSET_BITS) - 1))
 
     def position(self, index: int) -> int:
-        """Return the position of a cell, or with the length of the prompt the one after the last.
+        """Return the position of the cell at *index*; of the length: the position after the last.
 
-        Under M-RoPE the cells of a picture share positions.
+        Under M-RoPE the cells of an image share positions.
         """
         if not self.media:
             return index
@@ -121,20 +123,20 @@ class Prompt(list[int]):
 
 
 def media_cells(media: Media) -> list[int]:
-    """Return the cells that stand for *media*; equal for equal content only."""
-    base = _content(media) << _OFFSET_BITS
+    """Return the cells of *media*, which are equal only for equal content."""
+    base = _content_number(media) << _OFFSET_BITS
     return [-1 - (base | offset) for offset in range(media.n_cells)]
 
 
-def _content(media: Media) -> int:
+def _content_number(media: Media) -> int:
     return int.from_bytes(media.key[:_CONTENT_BYTES], "big")
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many cells two prompts have in common at their beginning."""
+    """Return the length of the common prefix of two prompts, in cells."""
     most = min(len(a), len(b))
     n = 0
-    # Lists and tuples of small parts are compared in C.
+    # Short slices, because lists are compared in C.
     while n < most and [*a[n : n + _STRIDE]] == [*b[n : n + _STRIDE]]:
         n += _STRIDE
     while n < most and a[n] == b[n]:
@@ -143,12 +145,12 @@ def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def tokenize_prompt(vocab: Vocab, text: str) -> list[int]:
-    """Return the tokens of a finished prompt, in which special tokens are spelled out.
+    """Return the tokens of a rendered prompt; the text of special tokens is parsed.
 
-    A prompt that a template made begins with BOS already, and models suffer from two of them.
+    BOS is added only if the prompt does not begin with it, because two degrade the answer.
 
     Raises:
-        ValidationError: The text is not valid.
+        ValidationError: The text is not valid UTF-8.
     """
     tokens = vocab.tokenize(text, True, True)
     return tokens[1:] if tokens[:2] == [vocab.bos] * 2 else tokens

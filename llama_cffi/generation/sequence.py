@@ -193,7 +193,7 @@ class SequenceState:
         if n_history is None:
             n_history = len(prompt)
         for token in prompt[max(0, len(prompt) - n_history) :]:
-            if token >= 0:  # a token, not a part of a picture
+            if token >= 0:  # not part of an image
                 chain.accept(token)
         if self._params.stopping_criteria:
             self._tokens = [*prompt]

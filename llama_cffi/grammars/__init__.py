@@ -1,4 +1,4 @@
-"""Structured output: JSON Schema, regex, Lark, choices and GBNF -> which tokens may come next."""
+"""Structured output: JSON Schema, regex, Lark, choices and GBNF as masks on tokens."""
 
 from .constraint import Constraint
 from .grammar import LlamaGrammar

@@ -1,4 +1,4 @@
-"""Texts after which, or from which on, a grammar holds."""
+"""Triggers: words in the text at which a grammar starts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Trigger"]
 
 @dataclass(frozen=True)
 class Trigger:
-    """Words in a text; the first that comes counts.
+    """Words that start a grammar; the first occurrence counts.
 
     Attributes:
-        words: UTF-8.
-        included: Whether the grammar is about the word too, or only about what follows.
+        words: The words, UTF-8.
+        included: Whether the grammar matches from the word on, or only the text after it.
     """
 
     words: tuple[bytes, ...]
@@ -26,24 +26,24 @@ class Trigger:
 
     @classmethod
     def of(cls, words: Sequence[str], *, included: bool) -> Trigger:
-        """Make one.
+        """Return a trigger for *words*.
 
         Raises:
-            ValidationError: A word is empty or no text.
+            ValidationError: A word is empty, or not a str.
         """
         if isinstance(words, str):
-            raise ValidationError(f"triggers are a list of texts: [{words!r}]")
-        texts = tuple(encode(word) for word in words)
-        if not all(texts):
-            raise ValidationError("a trigger is empty")
-        return cls(texts, included)
+            raise ValidationError(f"triggers={words!r} must be a list of str")
+        encoded = tuple(encode(word) for word in words)
+        if not all(encoded):
+            raise ValidationError("a trigger must not be empty")
+        return cls(encoded, included)
 
     def begins(self) -> Iterator[bytes]:
-        """Give what the grammar must be able to begin with."""
+        """Return the texts that the grammar must be able to begin with."""
         return iter(self.words if self.included else ())
 
     def find(self, text: bytes) -> bytes | None:
-        """Return the part of *text* that the grammar is about; None = no word is in it."""
+        """Return the part of *text* that the grammar must match; None: it has no word."""
         found = [(at, word) for word in self.words if (at := text.find(word)) >= 0]
         if not found:
             return None
@@ -51,7 +51,7 @@ class Trigger:
         return text[at if self.included else at + len(word) :]
 
     def begun(self, text: bytes) -> bytes:
-        """Return the longest end of *text* with which a word begins."""
+        """Return the longest suffix of *text* that is a proper prefix of a word."""
         for n in range(max(map(len, self.words)) - 1, 0, -1):
             end = text[-n:]
             if any(word.startswith(end) for word in self.words):
@@ -59,7 +59,7 @@ class Trigger:
         return b""
 
     def completed_by(self, recent: bytes, tokens: Tokens) -> Iterator[tuple[int, bytes]]:
-        """Give the tokens that complete a word after *recent*, with what `find` returns then."""
+        """Yield the tokens that complete a word after *recent*, with the result of `find`."""
         ids: set[int] = set()
         for word in self.words:
             ids.update(tokens.containing(word))

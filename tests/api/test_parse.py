@@ -106,7 +106,7 @@ def test_what_the_model_knows_arrives(llm: Llama) -> None:
 
 
 def test_an_answer_that_is_cut_off(llm: Llama) -> None:
-    with pytest.raises(ValidationError, match=r"cut off .*max_tokens"):
+    with pytest.raises(ValidationError, match=r"truncated .*max_tokens"):
         llm.parse("Turn on the lamp in the kitchen.", Command, max_tokens=3)
 
 
@@ -137,15 +137,15 @@ def test_what_cannot_be_enforced_is_refused_before_generation(
     ["json", {"type": "json"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 5}],
     ids=str,
 )
-def test_what_is_no_response_format(llm: Llama, response_format: Any) -> None:
+def test_invalid_response_formats(llm: Llama, response_format: Any) -> None:
     with pytest.raises(ValidationError, match="response_format"):
         llm.create_chat_completion(
             [{"role": "user", "content": "Answer"}], response_format=response_format
         )
 
 
-def test_a_value_cannot_be_streamed(llm: Llama) -> None:
-    with pytest.raises(ValidationError, match="no stream"):
+def test_parse_does_not_stream(llm: Llama) -> None:
+    with pytest.raises(ValidationError, match="does not support stream"):
         llm.parse("Answer", int, stream=True)
 
 

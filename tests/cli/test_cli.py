@@ -18,9 +18,9 @@ import llama_cffi
 from llama_cffi.cli import main, output
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "llama-cffi")
-# One thread: the tests share their cores with each other.
+# One thread, because tests run in parallel.
 GENERATE = ("generate", "-t", "1", "-c", "128", "-m")
-POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes and signals as POSIX has them")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and signals")
 
 
 def cli(
@@ -83,17 +83,20 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["fly"], "invalid choice"),
         (["generate", "--fly"], "unrecognized arguments: --fly"),
-        (["generate", "-p", "x", "-n", "0"], "--max-tokens: 0 is no answer"),
-        (["generate", "-p", "x", "-n", "-5"], "-n/--max-tokens/--n-predict/--predict: -5 is less than -1"),
-        (["generate", "-p", "x", "-n", "many"], "'many' is not a whole number"),
-        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: -1 is less than 0"),
-        (["generate", "-p", "x", "--gpu-layers", "-2"], "-2 is less than -1"),
+        (["generate", "-p", "x", "-n", "0"], "--max-tokens must be at least 1"),
+        (
+            ["generate", "-p", "x", "-n", "-5"],
+            "-n/--max-tokens/--n-predict/--predict: must be at least -1, got -5",
+        ),
+        (["generate", "-p", "x", "-n", "many"], "must be an integer, got 'many'"),
+        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: must be at least 0, got -1"),
+        (["generate", "-p", "x", "--gpu-layers", "-2"], "must be at least -1, got -2"),
         (["generate", "-p", "x", "--temperature", "hot"], "invalid float value: 'hot'"),
-        (["generate", "-p", "x", "--raw", "-s", "Be brief."], "--system has no place"),
+        (["generate", "-p", "x", "--raw", "-s", "Be brief."], "leave out --system"),
         (["doctor", "now"], "unrecognized arguments: now"),
     ],
 )
-def test_wrong_usage_is_2(
+def test_usage_errors_exit_with_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -102,7 +105,7 @@ def test_wrong_usage_is_2(
     assert message in capsys.readouterr().err
 
 
-def test_without_a_prompt_or_stdin_is_wrong_usage(
+def test_no_prompt_and_no_stdin_is_a_usage_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", None)
@@ -112,7 +115,7 @@ def test_without_a_prompt_or_stdin_is_wrong_usage(
     assert "give a prompt with -p, or pipe one in" in capsys.readouterr().err
 
 
-def test_help_imports_nothing_slow() -> None:
+def test_help_imports_no_slow_module() -> None:
     code = (
         "import sys, llama_cffi.cli\n"
         "try: llama_cffi.cli.main(sys.argv[1:])\n"
@@ -188,7 +191,7 @@ def test_stdin_that_is_not_utf8() -> None:
 # --- how things are written --------------------------------------------------------------------
 
 
-def test_json_keeps_lists_of_numbers_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_lists_of_numbers_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"ids": [1, 2, -3], "empty": [], "s": "[\n 1,\n 2\n]", "f": [1.5e-9], "l": ["a", 1]}
     output.print_json(value)
     shown = capsys.readouterr().out
@@ -205,7 +208,7 @@ def test_model_output_cannot_control_the_terminal() -> None:
 # --- with the library --------------------------------------------------------------------------
 
 
-def test_generate_streams_the_same_text_each_time(tiny_model: Path) -> None:
+def test_generate_is_reproducible(tiny_model: Path) -> None:
     arguments = (*GENERATE, tiny_model, "-p", "Héllo", "-n", 24)
     first = cli(*arguments)
     text = text_of(first)
@@ -222,11 +225,11 @@ def test_generate_streams_the_same_text_each_time(tiny_model: Path) -> None:
     assert facts["build"]["tag"]
     assert facts["abi"]["verdict"] == "exact"
     assert facts["timings"]["total_s"] >= facts["timings"]["generate_s"] > 0
-    # 5 letters are 6 bytes, one token each, and the chat template adds more.
+    # One token per byte: 6 for the 5 letters, and more for the chat template.
     assert facts["prompt_tokens"] > 6
 
 
-def test_json_has_exactly_the_engines_tokens(tiny_model: Path, child: Any) -> None:
+def test_json_has_the_tokens_of_the_engine(tiny_model: Path, child: Any) -> None:
     facts = json_of(cli(*GENERATE, tiny_model, "-p", "abc", "--raw", "-n", 16, "--json"))
     done = child(
         """
@@ -319,7 +322,7 @@ LONG = ("-p", "hi", "-c", "100000", "-n", "90000", "--temperature", "0")
 
 
 @POSIX
-def test_a_closed_pipe_ends_generation(tiny_model: Path) -> None:
+def test_closed_pipe_ends_the_generation(tiny_model: Path) -> None:
     command = [PROGRAM, *GENERATE, str(tiny_model), *LONG]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -376,7 +379,7 @@ def test_on_a_terminal(tiny_model: Path) -> None:
         while True:
             try:
                 data = os.read(terminal, 4096)
-            except OSError:  # Linux: the other side is closed
+            except OSError:  # Linux raises this when the other side is closed
                 break
             if not data:
                 break

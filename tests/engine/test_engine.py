@@ -27,8 +27,8 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
         yield engine
 
 
-def raw_greedy(engine: Engine, tokens: list[int], n_predict: int) -> list[int]:
-    """Greedy decoding with the C API alone."""
+def raw_greedy(engine: Engine, tokens: list[int], max_tokens: int) -> list[int]:
+    """Decode greedily with the C API only."""
     library, context = engine.model.library, engine.context
     ffi, lib = library.ffi, library.lib
     context.memory.clear()
@@ -50,7 +50,7 @@ def raw_greedy(engine: Engine, tokens: list[int], n_predict: int) -> list[int]:
             if engine.model.vocab.is_eog(token):
                 return found
             found.append(token)
-            if len(found) == n_predict:
+            if len(found) == max_tokens:
                 return found
             new = [token]
     finally:
@@ -66,7 +66,7 @@ def test_greedy_equals_the_c_api(engine: Engine, tiny_model: Path, tokens: list[
         assert chunked.generate_tokens(tokens, 24, temperature=0) == expected
 
 
-def test_text_equals_the_tokens(engine: Engine) -> None:
+def test_text_equals_detokenized_tokens(engine: Engine) -> None:
     for seed in range(5):
         tokens = engine.format_prompt("hé", "sys")
         options = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": seed}
@@ -82,17 +82,17 @@ def test_raw_prompt_and_models_without_template(engine: Engine, tmp_path: Path) 
     )
     with Engine(write_tiny(tmp_path / "bare.gguf", chat_template=None), n_ctx=64) as bare:
         assert bare.format_prompt("hi", "sys") == bare.tokenize("sys\n\nhi")
-        raw = "".join(bare.stream("hi", n_predict=5, raw=True, temperature=0))
-        assert raw == bare.generate("hi", n_predict=5, temperature=0)
+        raw = "".join(bare.stream("hi", max_tokens=5, raw=True, temperature=0))
+        assert raw == bare.generate("hi", max_tokens=5, temperature=0)
 
 
 def test_end_of_generation(tmp_path: Path) -> None:
-    """A model that always says its EOS stops at once."""
+    """A model that only generates EOS gives an empty answer."""
 
     def only_eos(writer: Any) -> None:
         tensors = writer.tensors[0]
         tensors["output_norm.weight"].tensor[:] = 1
-        # Every hidden state gets the sum of its squares as logit of EOS: rows follow the embedding.
+        # All hidden states are equal, and EOS gets their squared norm as its logit.
         for name in ("token_embd.weight", "output.weight"):
             tensors[name].tensor[:] = 0
         tensors["token_embd.weight"].tensor[:, 0] = 1
@@ -103,7 +103,9 @@ def test_end_of_generation(tmp_path: Path) -> None:
         assert engine.generate("x", temperature=0) == ""
 
 
-def test_context_is_filled_exactly(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generates_until_the_context_is_full(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLAMA_CFFI_SAFETY", "0")
     tokens = [5] * (engine.n_ctx - 3)
     assert len(engine.generate_tokens(tokens, 100, temperature=0)) <= 3
@@ -116,27 +118,27 @@ def test_context_is_filled_exactly(engine: Engine, monkeypatch: pytest.MonkeyPat
     assert engine.generate_tokens(PROMPTS[1], 4, temperature=0)
 
 
-@pytest.mark.parametrize("n_predict", [0, -2, 1.5, "3", 2**40])
-def test_n_predict_out_of_range(engine: Engine, n_predict: int) -> None:
+@pytest.mark.parametrize("max_tokens", [0, -2, 1.5, "3", 2**40])
+def test_max_tokens_out_of_range(engine: Engine, max_tokens: int) -> None:
     with pytest.raises(ValidationError):
-        engine.generate_tokens([1], n_predict)
+        engine.generate_tokens([1], max_tokens)
     with pytest.raises(ValidationError):
-        engine.generate("x", n_predict=n_predict)
+        engine.generate("x", n_predict=max_tokens)
 
 
 @pytest.mark.parametrize("tokens", [[], [259], [-1], [1.0], ["a"], [None], [2**40], np.array([])])
-def test_tokens_that_are_none(engine: Engine, tokens: list[int]) -> None:
+def test_invalid_tokens(engine: Engine, tokens: list[int]) -> None:
     with pytest.raises(ValidationError):
         engine.generate_tokens(tokens, 1)
 
 
 @pytest.mark.parametrize("prompt", [None, 5, "\ud800"])
-def test_prompts_that_are_refused(engine: Engine, prompt: str) -> None:
+def test_invalid_prompts(engine: Engine, prompt: str) -> None:
     with pytest.raises((ValidationError, TypeError)):
         engine.generate(prompt)
 
 
-def test_threads_get_the_serial_answers(engine: Engine) -> None:
+def test_threads_get_the_same_answers(engine: Engine) -> None:
     prompts = [[i, 2 * i, 7] for i in range(8)]
     options = {"temperature": 1.0, "seed": 3}
     serial = [engine.generate_tokens(p, 16, **options) for p in prompts]  # type: ignore[arg-type]
@@ -154,30 +156,30 @@ def test_threads_get_the_serial_answers(engine: Engine) -> None:
 
 
 def test_stream_left_early_frees_the_engine(engine: Engine) -> None:
-    expected = engine.generate("x", n_predict=4, temperature=0)
+    expected = engine.generate("x", max_tokens=4, temperature=0)
     engine.stream("never started")
-    for _ in engine.stream("x", n_predict=50, temperature=1.0, seed=1):
+    for _ in engine.stream("x", max_tokens=50, temperature=1.0, seed=1):
         break
     gc.collect()
-    assert engine.generate("x", n_predict=4, temperature=0) == expected
-    stream = engine.stream("x", n_predict=50, temperature=1.0, seed=1)
+    assert engine.generate("x", max_tokens=4, temperature=0) == expected
+    stream = engine.stream("x", max_tokens=50, temperature=1.0, seed=1)
     next(stream)
-    with pytest.raises(ValidationError, match="waits here"):
+    with pytest.raises(ValidationError, match="close its stream"):
         engine.generate("y")
-    with pytest.raises(ValidationError, match="waits here"):
+    with pytest.raises(ValidationError, match="close its stream"):
         next(engine.stream("y"))
     stream.close()  # type: ignore[attr-defined]
-    assert engine.generate("x", n_predict=4, temperature=0) == expected
+    assert engine.generate("x", max_tokens=4, temperature=0) == expected
 
 
 def test_another_thread_waits_for_a_stream(engine: Engine) -> None:
-    stream = engine.stream("x", n_predict=5, temperature=1.0, seed=1)
+    stream = engine.stream("x", max_tokens=5, temperature=1.0, seed=1)
     first = next(stream)
     done = threading.Event()
     answers: list[str] = []
 
     def run() -> None:
-        answers.append(engine.generate("x", n_predict=5, temperature=1.0, seed=1))
+        answers.append(engine.generate("x", max_tokens=5, temperature=1.0, seed=1))
         done.set()
 
     thread = threading.Thread(target=run)
@@ -189,9 +191,9 @@ def test_another_thread_waits_for_a_stream(engine: Engine) -> None:
     assert answers == [engine.detokenize(engine.tokenize(text))] == [text]
 
 
-def test_close_while_a_stream_waits(tiny_model: Path) -> None:
+def test_close_with_a_suspended_stream(tiny_model: Path) -> None:
     engine = Engine(tiny_model, n_ctx=64, n_threads=1)
-    stream = engine.stream("x", n_predict=50, temperature=1.0, seed=1)
+    stream = engine.stream("x", max_tokens=50, temperature=1.0, seed=1)
     next(stream)
     engine.close()
     assert engine.closed
@@ -202,9 +204,9 @@ def test_close_while_a_stream_waits(tiny_model: Path) -> None:
     engine.close()
 
 
-def test_close_and_drop_a_stream(tiny_model: Path) -> None:
+def test_close_then_drop_a_stream(tiny_model: Path) -> None:
     with Engine(tiny_model, n_ctx=64, n_threads=1) as engine:
-        stream = engine.stream("x", n_predict=50, temperature=1.0, seed=1)
+        stream = engine.stream("x", max_tokens=50, temperature=1.0, seed=1)
         next(stream)
     assert not engine.model.closed
     del stream
@@ -212,7 +214,7 @@ def test_close_and_drop_a_stream(tiny_model: Path) -> None:
     assert engine.model.closed
 
 
-def test_closed(tiny_model: Path) -> None:
+def test_calls_after_close(tiny_model: Path) -> None:
     engine = Engine(tiny_model, n_ctx=64, n_threads=1)
     engine.close()
     for call in (
@@ -250,21 +252,21 @@ def test_close_from_another_thread(tiny_model: Path) -> None:
     assert engine.model.closed
 
 
-def test_failed_engine_leaves_nothing_open(tiny_model: Path) -> None:
+def test_failed_constructor_leaves_nothing_open(tiny_model: Path) -> None:
     with pytest.raises(LlamaError):
         Engine(tiny_model, n_ctx=2**31 - 1)
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
 def test_silent_from_load_to_exit(child: Child, tiny_model: Path, build: str) -> None:
-    """Everything stays open at exit, a stream is half read: code 0 and nothing written."""
+    """Exiting with everything open and a half-read stream: code 0 and no output."""
     code = """
         import sys
         from llama_cffi import Engine
         from llama_cffi.binding import Context, Model, SamplerChain
         engines = [Engine(sys.argv[1], n_ctx=64, n_threads=2) for _ in range(2)]
-        engines[0].generate("h\\u00e9", n_predict=4)
-        stream = engines[1].stream("x", n_predict=40, temperature=1.0, seed=1)
+        engines[0].generate("h\\u00e9", max_tokens=4)
+        stream = engines[1].stream("x", max_tokens=40, temperature=1.0, seed=1)
         next(stream)
         model = Model(sys.argv[1])
         things = [Context(model, n_ctx=64), SamplerChain(model).add_greedy()]
@@ -287,7 +289,7 @@ def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path, b
             if i % 3 == 0:
                 engine.close()
             elif i % 3 == 1:
-                kept.append([engine, engine.stream("x", n_predict=9), engine.model.vocab])
+                kept.append([engine, engine.stream("x", max_tokens=9), engine.model.vocab])
                 kept[-1].append(kept[-1])
                 next(kept[-1][1])
             if len(kept) > 3:
@@ -303,6 +305,6 @@ def test_opening_and_closing_keeps_memory_flat(child: Child, tiny_model: Path, b
     result = child(MEASURE + textwrap.dedent(code), tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     growth = json.loads(result.stdout)
-    # Over 140 engines: one cache of each would be 18 MB. Freed buffers may stay with glibc.
+    # 140 engines; leaking one KV cache each would be 18 MB. glibc may keep freed buffers.
     assert growth["held"] < 2_000_000
     assert growth["rss_kb"] < 60_000

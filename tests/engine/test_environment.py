@@ -6,7 +6,7 @@ from llama_cffi.engine import environment
 from llama_cffi.errors import ValidationError
 
 
-def test_argument_then_variable_then_alias_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_argument_overrides_variable_overrides_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.number("SAFETY", None, 16) == 16
     monkeypatch.setenv("POLARIS_SAFETY", "3")
     assert environment.number("SAFETY", None, 16) == 3
@@ -26,7 +26,7 @@ def test_flag(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> No
     assert environment.flag("RESET_KV", not expected, expected) is (not expected)
 
 
-def test_nonsense_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARIS_SAFETY", "many")
     with pytest.raises(ValidationError, match="POLARIS_SAFETY='many'"):
         environment.number("SAFETY", None, 16)

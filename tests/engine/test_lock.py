@@ -9,20 +9,20 @@ from llama_cffi.engine.lock import CallLock
 from llama_cffi.errors import ValidationError
 
 
-def free(turns: CallLock) -> bool:
-    with turns.take(wait=False) as mine:
-        return mine
+def is_free(lock: CallLock) -> bool:
+    with lock.acquire(wait=False) as acquired:
+        return acquired
 
 
 def test_one_at_a_time() -> None:
-    turns, order = CallLock(), []
+    lock, order = CallLock(), []
 
-    def run(name: str, taken: threading.Event, go: threading.Event) -> None:
-        with turns.take() as mine:
-            assert mine
+    def run(name: str, entered: threading.Event, leave: threading.Event) -> None:
+        with lock.acquire() as acquired:
+            assert acquired
             order.append(name)
-            taken.set()
-            go.wait(30)
+            entered.set()
+            leave.wait(30)
             order.append(name)
 
     events = [(threading.Event(), threading.Event()) for _ in range(2)]
@@ -32,39 +32,39 @@ def test_one_at_a_time() -> None:
     assert events[0][0].wait(30)
     second.start()
     assert not events[1][0].wait(0.05)
-    assert not free(turns)
-    with turns.take(0.01) as mine:
-        assert not mine
+    assert not is_free(lock)
+    with lock.acquire(0.01) as acquired:
+        assert not acquired
     events[0][1].set()
     assert events[1][0].wait(30)
     events[1][1].set()
     first.join()
     second.join()
     assert order == ["a", "a", "b", "b"]
-    assert free(turns)
+    assert is_free(lock)
 
 
-def test_waiting_for_oneself() -> None:
-    turns = CallLock()
-    with turns.take():
-        with pytest.raises(ValidationError, match="busy in this thread"), turns.take():
+def test_refuses_to_wait_for_its_own_thread() -> None:
+    lock = CallLock()
+    with lock.acquire():
+        with pytest.raises(ValidationError, match="busy in this thread"), lock.acquire():
             pass
-        with turns.take(wait=False) as mine:
-            assert not mine
-        assert turns.holder == threading.get_ident()
-    assert turns.holder is None
+        with lock.acquire(wait=False) as acquired:
+            assert not acquired
+        assert lock.owner == threading.get_ident()
+    assert lock.owner is None
 
 
-def test_ctrl_c_at_any_moment_frees_it() -> None:
-    """Python looks for signals after each call: also after the one that takes the lock."""
-    turns = CallLock()
+def test_ctrl_c_at_any_point_releases_the_lock() -> None:
+    """Python checks for signals after each call, including the one that acquires the lock."""
+    lock = CallLock()
 
     def run() -> None:
-        with turns.take():
+        with lock.acquire():
             pass
 
     n = 0
-    for n in interrupted_everywhere(run, CallLock.take, CallLock.move_here):  # noqa: B007
-        assert not turns._lock.locked()
-        assert turns.holder is None
+    for n in interrupted_everywhere(run, CallLock.acquire, CallLock.set_owner):  # noqa: B007
+        assert not lock._lock.locked()
+        assert lock.owner is None
     assert n > 2

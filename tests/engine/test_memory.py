@@ -1,4 +1,4 @@
-"""Memory stays flat: bytes that malloc holds, Python's blocks, and what the process occupies."""
+"""Memory stays flat: bytes allocated by malloc, Python's blocks, and resident memory."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_ten_thousand_tokens(
     assert (result.returncode, result.stderr) == (0, "")
     first, last = json.loads(result.stdout)
     growth = {name: last[name] - first[name] for name in first}
-    # The answer itself grows by one byte per token; one small object for each would be 10,000
-    # blocks, and one malloc of 16 bytes 320,000 bytes.
+    # The answer grows by one byte per token. One leaked object per token would be 10,000 blocks,
+    # and one leaked malloc of 16 bytes 320,000 bytes.
     assert growth["held"] < 64_000, growth
     assert growth["blocks"] < 500, growth
     assert growth["rss_kb"] < 2_000, growth

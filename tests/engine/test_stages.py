@@ -27,7 +27,7 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
     ],
 )
 @pytest.mark.parametrize("prefix", ["LLAMA_CFFI_", "POLARIS_"])
-def test_the_run_ends_with_the_stage(
+def test_generation_ends_at_the_stage(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -48,7 +48,7 @@ def test_the_run_ends_with_the_stage(
     assert engine.generate("test", n_predict=3, temperature=0) == text
 
 
-def test_an_unknown_stage(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_stage(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARIS_STAGE", "all")
     with pytest.raises(ValidationError, match=r"POLARIS_STAGE='all'.*tokenize"):
         engine.generate("test")

@@ -1,4 +1,4 @@
-"""How generations end: stop strings, JSON, cancel, deadlines, Ctrl-C, full contexts."""
+"""How generations end: stop strings, JSON, cancel, deadlines, Ctrl-C, a full context."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose prefill of some thousand tokens takes seconds."""
+    """A model that takes seconds to prefill a few thousand tokens."""
     path = tmp_path_factory.mktemp("slow") / "slow.gguf"
     return write_tiny(path, n_layer=12, n_embd=768, n_ctx=8192)
 
 
 def says(text: str) -> str:
-    """A grammar that lets a model say *text* only."""
+    """Return a grammar that allows only *text*."""
     return f"root ::= {json.dumps(text)}"
 
 
@@ -41,7 +41,7 @@ def test_end_of_generation_and_length(engine: Engine) -> None:
     assert engine.generate("x", grammar=says("hello")) == "hello"
     assert engine.stats.finish_reason == "eog"
     assert engine.stats.n_generated == 5  # one token per byte
-    assert engine.generate("x", n_predict=3, grammar=says("hello")) == "hel"
+    assert engine.generate("x", max_tokens=3, grammar=says("hello")) == "hel"
     assert engine.stats.finish_reason == "length"
 
 
@@ -67,7 +67,7 @@ def test_stop_strings(engine: Engine) -> None:
             engine.generate("x", stop=wrong)
 
 
-def test_json_early_stop(engine: Engine) -> None:
+def test_json_stop(engine: Engine) -> None:
     answer = '{"text": "a } \\" {", "list": [{"done": 1}], "done": true}'
     for keys, tail, expected in (
         (None, " and more", answer),
@@ -86,7 +86,7 @@ def test_json_early_stop(engine: Engine) -> None:
     assert engine.generate("x", grammar=says(nested)) == nested
 
 
-def test_thinking_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suppress_think(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     grammar = says("<think>hm, {</think>\n\nYes <b>.")
     assert engine.generate("x", grammar=grammar) == "<think>hm, {</think>\n\nYes <b>."
     assert engine.generate("x", grammar=grammar, suppress_think=True) == "Yes <b>."
@@ -96,11 +96,11 @@ def test_thinking_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -
     assert b"".join(chunks) == b"Yes <b>."
     assert engine.generate("x", grammar=grammar, stop="hm") == "Yes <b>."
     assert engine.generate("x", grammar=grammar, suppress_think=False, stop="hm") == "<think>"
-    cut = engine.generate("x", n_predict=9, grammar=grammar)
+    cut = engine.generate("x", max_tokens=9, grammar=grammar)
     assert cut == ""
 
 
-def test_special_tokens_have_text_when_asked(tmp_path: Path) -> None:
+def test_special_writes_control_tokens(tmp_path: Path) -> None:
     def only_im_start(writer: Any) -> None:
         tensors = writer.tensors[0]
         for name in ("token_embd.weight", "output.weight"):
@@ -110,8 +110,8 @@ def test_special_tokens_have_text_when_asked(tmp_path: Path) -> None:
 
     path = write_tiny(tmp_path / "start.gguf", n_layer=1, edit=only_im_start)
     with Engine(path, n_ctx=64, n_threads=1) as engine:
-        assert engine.generate("x", n_predict=2, temperature=0) == ""
-        text = engine.generate("x", n_predict=2, temperature=0, special=True)
+        assert engine.generate("x", max_tokens=2, temperature=0) == ""
+        text = engine.generate("x", max_tokens=2, temperature=0, special=True)
         assert text == "<|im_start|>" * 2
 
 
@@ -128,7 +128,7 @@ def test_cancel_from_a_callback(engine: Engine) -> None:
     assert (e.value.reason, e.value.text) == ("cancel", "abc")
     assert engine.stats.finish_reason == "cancel"
     assert engine.generate("x", grammar=says("ok")) == "ok"
-    engine.cancel()  # nothing runs: nothing happens
+    engine.cancel()  # no effect while nothing runs
     assert engine.generate("x", grammar=says("ok")) == "ok"
 
 
@@ -205,7 +205,7 @@ CTRL_C = """
         engine.generate_tokens(tokens[sys.argv[2]], 3000, **options)
         sys.exit("finished")
     except KeyboardInterrupt:
-        # Of prefill nothing is left behind; what decode made stays in the cache.
+        # An interrupted prefill is undone; decoded tokens stay in the cache.
         print("interrupted", engine.stats.n_generated > 0, flush=True)
     assert engine.generate_tokens(tokens["decode"], 3, temperature=0) == expected
     print("usable")
@@ -234,8 +234,8 @@ def test_ctrl_c(slow_model: Path, build: str, where: str, monkeypatch: pytest.Mo
     assert out == f"interrupted {where == 'decode'}\nusable\n"
 
 
-def test_a_handler_that_does_not_raise_lets_it_go_on(slow_model: Path) -> None:
-    """The abort that a signal causes is undone, and the prefill repeated."""
+def test_generation_continues_if_the_handler_does_not_raise(slow_model: Path) -> None:
+    """The aborted prefill is repeated."""
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
     try:
@@ -252,7 +252,7 @@ def test_a_handler_that_does_not_raise_lets_it_go_on(slow_model: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_room_and_safety(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_and_safety_margin(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = [5] * (engine.n_ctx - 20)
     with pytest.raises(ContextOverflowError, match=r"room=-14.*254 tokens.*256.*16"):
         engine.generate_tokens([5] * 254, 1)
@@ -282,7 +282,7 @@ def test_truncation(engine: Engine) -> None:
         engine.generate_tokens(tokens, 10, context_policy="middle")
 
 
-def test_shift(tiny_model: Path) -> None:
+def test_context_shift(tiny_model: Path) -> None:
     with Engine(tiny_model, n_ctx=64, n_threads=1, context_policy="shift", safety=0) as engine:
         n_ctx = engine.n_ctx
         bias = {256: float("-inf"), 258: float("-inf")}
@@ -290,7 +290,7 @@ def test_shift(tiny_model: Path) -> None:
         assert len(found) == 3 * n_ctx
         assert engine.stats.finish_reason == "length"
         assert engine.stats.n_shifted > n_ctx
-        # As long as nothing was shifted it is what any policy gives.
+        # Up to the first shift, the answer equals that of any other policy.
         usual = engine.generate_tokens(
             [1, 2, 3], 3 * n_ctx, temperature=0, logit_bias=bias, context_policy="error"
         )
@@ -304,4 +304,4 @@ def test_shift(tiny_model: Path) -> None:
 @pytest.mark.parametrize("options", [{"stop": 5}, {"json_stop": "done"}])
 def test_stop_and_json_stop_must_be_lists(engine: Engine, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must be a list"):
-        engine.generate("a", n_predict=1, **options)
+        engine.generate("a", max_tokens=1, **options)

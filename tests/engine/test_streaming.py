@@ -1,4 +1,4 @@
-"""Callbacks, flush rules, streams, threads, the cache, statistics and the environment."""
+"""Callbacks, flush limits, streams, threads, prefix caching, statistics, environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_callback_gets_the_bytes(engine: Engine) -> None:
     result = engine.generate("x", grammar=GRAMMAR, callback=chunks.append)
     assert result == b"".join(chunks).decode() == TEXT
     assert all(type(chunk) is bytes and chunk for chunk in chunks)
-    assert len(chunks) == N_TOKENS  # each token, although characters are split
+    assert len(chunks) == N_TOKENS  # one per token, even inside characters
     assert engine.generate("x", grammar=GRAMMAR) == TEXT
 
 
@@ -44,7 +44,7 @@ def test_callback_gets_the_bytes(engine: Engine) -> None:
     ],
 )
 @pytest.mark.parametrize("by", ["LLAMA_CFFI_", "POLARIS_", "argument"])
-def test_flush_rules(
+def test_flush_limits(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     names: tuple[str, ...],
@@ -66,12 +66,12 @@ def test_flush_rules(
         assert len(chunks[-1]) <= max(sizes)
 
 
-def test_time_flushes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_by_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FLUSH", "0"), ("TOKFLUSH", "0"), ("MS_FLUSH", "1")):
         monkeypatch.setenv(f"LLAMA_CFFI_{name}", value)
     chunks: list[bytes] = []
     engine.generate(
-        "x", n_predict=200, seed=1, logit_bias={256: -99, 258: -99}, callback=chunks.append
+        "x", max_tokens=200, seed=1, logit_bias={256: -99, 258: -99}, callback=chunks.append
     )
     assert len(chunks) > 1
 
@@ -92,29 +92,29 @@ def test_exceptions_in_callbacks_reach_the_caller(engine: Engine, error: BaseExc
     assert engine.generate("x", grammar=GRAMMAR) == TEXT
 
 
-def test_what_is_no_callback(engine: Engine) -> None:
+def test_callback_must_be_callable(engine: Engine) -> None:
     with pytest.raises(ValidationError, match="callback"):
         engine.generate("x", callback=3)  # type: ignore[arg-type]
 
 
-def test_a_callback_that_calls_its_own_engine(engine: Engine) -> None:
+def test_callback_cannot_generate_with_its_own_engine(engine: Engine) -> None:
     calls: dict[str, Any] = {
         "generate": lambda: engine.generate("y"),
         "stream": lambda: next(engine.stream("y")),
         "tokens": lambda: engine.generate_tokens([1]),
     }
     for call in calls.values():
-        with pytest.raises(ValidationError, match="callback of its own"):
+        with pytest.raises(ValidationError, match="in a callback of its generation"):
             engine.generate("x", grammar=GRAMMAR, callback=lambda _data, call=call: call())
     lengths: list[int] = []
-    # What needs no turn is allowed.
+    # Tokenizing does not need the lock.
     engine.generate(
         "x", grammar=GRAMMAR, callback=lambda d: lengths.append(len(engine.tokenize("ab")))
     )
     assert set(lengths) == {2}
 
 
-def test_another_engine_in_a_callback(engine: Engine, tiny_model: Path) -> None:
+def test_callback_can_use_another_engine(engine: Engine, tiny_model: Path) -> None:
     with Engine(engine.model, n_ctx=64, n_threads=1) as other:
         texts: list[str] = []
 
@@ -123,7 +123,7 @@ def test_another_engine_in_a_callback(engine: Engine, tiny_model: Path) -> None:
 
         assert engine.generate("x", grammar=GRAMMAR, callback=ask) == TEXT
         assert texts == ["z"] * N_TOKENS
-    assert not engine.model.closed  # it was not the other's to close
+    assert not engine.model.closed  # the other engine does not own it
 
 
 def test_close_in_a_callback(tiny_model: Path) -> None:
@@ -133,13 +133,13 @@ def test_close_in_a_callback(tiny_model: Path) -> None:
     assert engine.model.closed
 
 
-def test_stream_is_whole_characters(engine: Engine) -> None:
+def test_stream_yields_whole_characters(engine: Engine) -> None:
     pieces = list(engine.stream("x", grammar=GRAMMAR))
     assert "".join(pieces) == TEXT
     assert len(pieces) == len(TEXT)
     assert "\ufffd" not in "".join(pieces)
-    cut = "".join(engine.stream("x", n_predict=2, grammar=GRAMMAR))
-    assert cut == "a\ufffd"  # half an ñ
+    cut = "".join(engine.stream("x", max_tokens=2, grammar=GRAMMAR))
+    assert cut == "a\ufffd"  # the first byte of ñ
 
 
 def test_chat(engine: Engine) -> None:
@@ -158,7 +158,7 @@ def test_chat(engine: Engine) -> None:
 
 def test_sampling_arguments(engine: Engine) -> None:
     params = SamplingParams(temperature=1.3, seed=9, repeat_penalty=1.0, top_p=0.9)
-    whole = engine.generate("x", n_predict=20, sampling=params)
+    whole = engine.generate("x", max_tokens=20, sampling=params)
     assert whole == engine.generate("x", "", 20, 1.3, repeat_penalty=1.0, seed=9)
     assert engine.stats.seed == 9
     assert engine.generate_tokens([1], 3, sampling=SamplingParams(temperature=0)) == (
@@ -172,16 +172,16 @@ def test_sampling_arguments(engine: Engine) -> None:
 
 
 def test_eight_engines_in_eight_threads(tiny_model: Path) -> None:
-    """Of one model; each gets what it gets alone, and the same seed gives the same text."""
+    """Engines that share a model give the same text as one alone."""
     options: dict[str, Any] = {"temperature": 1.5, "seed": 7, "top_k": 0}
     with Model(tiny_model) as model:
         engines = [Engine(model, n_ctx=128, n_threads=1) for _ in range(8)]
-        expected = engines[0].generate("x", n_predict=40, **options)
+        expected = engines[0].generate("x", max_tokens=40, **options)
         answers: list[str] = []
 
         def run(engine: Engine) -> None:
             for _ in range(3):
-                answers.append(engine.generate("x", n_predict=40, **options))
+                answers.append(engine.generate("x", max_tokens=40, **options))
 
         threads = [threading.Thread(target=run, args=(engine,)) for engine in engines]
         for thread in threads:
@@ -195,7 +195,7 @@ def test_eight_engines_in_eight_threads(tiny_model: Path) -> None:
 
 
 def test_other_threads_run_while_c_computes(child: Child, tmp_path: Path) -> None:
-    """The GIL is free in decode: a counter advances while one call prefills."""
+    """Decoding releases the GIL: a counter advances during a prefill."""
     from support.tiny_gguf import write_tiny
 
     path = write_tiny(tmp_path / "wide.gguf", n_layer=8, n_embd=768, n_ctx=1024)
@@ -225,15 +225,15 @@ def test_other_threads_run_while_c_computes(child: Child, tmp_path: Path) -> Non
     assert int(result.stdout) > 20
 
 
-def test_reuse_of_the_cache(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_caching(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = [i % 200 for i in range(100)]
-    options: dict[str, Any] = {"temperature": 0, "n_predict": 8}
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
     fresh = engine.generate_tokens(prompt, **options)
     assert engine.stats.n_reused == 0
     assert engine.stats.n_prefilled == 100
     again = engine.generate_tokens(prompt, reset_kv=False, **options)
     assert (again, engine.stats.n_reused, engine.stats.n_prefilled) == (fresh, 99, 1)
-    # A conversation goes on: prompt and answer are there already, but for the last token.
+    # A continued conversation: prompt and answer are cached, except the last token.
     longer = [*prompt, *fresh, 7, 8]
     held = len(prompt) + len(fresh) - 1
     monkeypatch.setenv("POLARIS_RESET_KV", "0")
@@ -247,7 +247,7 @@ def test_reuse_of_the_cache(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> 
     assert other == engine.generate_tokens([1, 2, 3], reset_kv=True, **options)
 
 
-def test_stats(tiny_model: Path) -> None:
+def test_statistics(tiny_model: Path) -> None:
     with Engine(tiny_model, n_ctx=256, n_threads=1) as engine:
         assert engine.stats == GenerationStats()
         engine.generate_tokens([1] * 50, 10, temperature=0, logit_bias={256: -1e5, 258: -1e5})
@@ -263,7 +263,7 @@ def test_stats(tiny_model: Path) -> None:
         assert total.prefill_s == pytest.approx(stats.prefill_s + engine.stats.prefill_s)
 
 
-def test_the_environment_makes_the_engine(
+def test_constructor_reads_the_environment(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLARIS_BATCH", "64")
@@ -278,7 +278,7 @@ def test_the_environment_makes_the_engine(
         Engine(tiny_model)
 
 
-def test_wrong_arguments_of_the_engine(tiny_model: Path) -> None:
+def test_invalid_constructor_arguments(tiny_model: Path) -> None:
     for options in ({"context_policy": "forget"}, {"safety": -1}, {"flush_ms": -1}, {"flavour": 1}):
         with pytest.raises((ValidationError, TypeError), match=next(iter(options))):
             Engine(tiny_model, n_ctx=64, **options)  # type: ignore[arg-type]

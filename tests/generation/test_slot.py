@@ -26,13 +26,13 @@ def context(model: Model) -> Iterator[Context]:
 
 def feed(slot: Slot, tokens: list[int]) -> GenerationStats:
     stats = GenerationStats()
-    stop = CancelToken(slot.context.abort_flag)
-    with stop.running():
-        slot.feed(tokens, stop, stats)
+    cancel_token = CancelToken(slot.context.abort_flag)
+    with cancel_token.running():
+        slot.feed(tokens, cancel_token, stats)
     return stats
 
 
-def test_chunks(context: Context) -> None:
+def test_logits_do_not_depend_on_the_chunk_size(context: Context) -> None:
     rows = []
     for size in (256, 16, 7):
         slot = Slot(context, Batch(size))
@@ -41,32 +41,32 @@ def test_chunks(context: Context) -> None:
         assert context.memory.seq_pos_max(0) == 99
         assert slot.tokens == list(range(100))
         rows.append(context.logits().copy())
-    # F16 cache: other chunks, other rounding.
+    # The cache is F16, so rounding depends on the chunks.
     assert np.allclose(rows[0], rows[1], atol=0.02)
     assert np.allclose(rows[0], rows[2], atol=0.02)
 
 
-def test_steps_equal_a_feed(context: Context) -> None:
+def test_steps_equal_feed(context: Context) -> None:
     slot, stats = Slot(context, Batch(64)), GenerationStats()
     feed(slot, list(range(20)))
     expected = context.logits().copy()
     slot.clear()
     assert context.memory.seq_pos_max(0) == -1
-    stop = CancelToken(context.abort_flag)
-    with stop.running():
+    cancel_token = CancelToken(context.abort_flag)
+    with cancel_token.running():
         for token in range(20):
-            slot.step(token, stop, stats)
+            slot.step(token, cancel_token, stats)
     assert slot.tokens == list(range(20))
     assert np.allclose(context.logits(), expected, atol=0.02)
 
 
-def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
+def test_reuse_of_the_longest_common_prefix(context: Context) -> None:
     slot = Slot(context, Batch(256))
     prompt = [5, 6, 7, 8, 9, 10, 11, 12]
     feed(slot, prompt)
     expected = context.logits().copy()
     for held, n in (
-        (prompt, 7),  # one is decoded again, for its logits
+        (prompt, 7),  # the last token is decoded again, for its logits
         ([*prompt, 1, 2, 3], 7),
         (prompt[:5], 5),
         ([*prompt[:4], 99, 98], 4),
@@ -83,7 +83,7 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
         assert np.allclose(context.logits(), expected, atol=0.02)
 
 
-BACK_OFF = """
+BACKOFF = """
     import json, sys
     from llama_cffi.binding import Batch, Context, Model
     from llama_cffi.generation.prompt import Prompt
@@ -96,10 +96,10 @@ BACK_OFF = """
     report = {}
 
     def feed(slot, tokens):
-        stats, stop = GenerationStats(), CancelToken(slot.context.abort_flag)
-        with stop.running():
+        stats, cancel_token = GenerationStats(), CancelToken(slot.context.abort_flag)
+        with cancel_token.running():
             try:
-                slot.feed(tokens, stop, stats)
+                slot.feed(tokens, cancel_token, stats)
             except KvCacheFullError as e:
                 return stats, str(e)
         return stats, ""
@@ -126,46 +126,46 @@ BACK_OFF = """
         assert error and stats.n_backoffs > 0, (error, stats)
         report[name] = [fitted.n_backoffs + fitted.n_retries, error]
 
-    # Free places in three runs, which the oldest builds fill one run at a time.
+    # Free cells in three runs, which the oldest builds fill one run at a time.
     holes = [(20, 84), (100, 132), (150, 176)]
     check("unified", True, 256, holes, 100, 150, 256)
     check("unified, small ubatch", True, 256, holes, 100, 150, 32)
-    # Places that only the oldest builds' defragmentation puts together.
-    crumbs = [(start, start + 8) for start in range(0, 256, 16)]
-    check("crumbs", True, 256, crumbs, 100, 150, 256)
+    # Cells that the oldest builds can use only after defragmenting.
+    fragments = [(start, start + 8) for start in range(0, 256, 16)]
+    check("fragments", True, 256, fragments, 100, 150, 256)
     check("own cache", False, 512, [], 200, 400, 512)
     print(json.dumps(report))
 """
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_back_off(child: Child, tiny_model: Path, build: str) -> None:
-    """A cache that another sequence nearly fills: what fits is decoded, no more."""
-    result = child(BACK_OFF, tiny_model, LLAMA_CFFI_BUILD=build)
+def test_backoff(child: Child, tiny_model: Path, build: str) -> None:
+    """In a nearly full cache, what fits is decoded; the rest is refused without a trace."""
+    result = child(BACKOFF, tiny_model, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout)
     for _, error in report.values():
         assert "of 150 tokens fitted" in error or "of 400 tokens fitted" in error
         assert "n_ctx=" in error
     if build == OLD:
-        assert report["unified"][0] > 0  # the retries are what made it fit
+        assert report["unified"][0] > 0  # it only fits after retries
 
 
-def test_cancelled_before_and_resumed_after_a_signal(context: Context) -> None:
+def test_resumes_after_a_signal_and_stops_when_cancelled(context: Context) -> None:
     slot, stats = Slot(context, Batch(256)), GenerationStats()
-    stop = CancelToken(context.abort_flag)
-    with stop.running():
-        slot.feed([1, 2, 3], stop, stats)
-        stop.request(INTERRUPT)  # a signal whose handler does not raise
-        slot.feed([4, 5], stop, stats)
-        stop.request(INTERRUPT)
-        slot.step(6, stop, stats)
+    cancel_token = CancelToken(context.abort_flag)
+    with cancel_token.running():
+        slot.feed([1, 2, 3], cancel_token, stats)
+        cancel_token.request(INTERRUPT)  # a signal whose handler does not raise
+        slot.feed([4, 5], cancel_token, stats)
+        cancel_token.request(INTERRUPT)
+        slot.step(6, cancel_token, stats)
         assert slot.tokens == [1, 2, 3, 4, 5, 6]
         assert stats.n_retries == 2
-        stop.request(CANCEL)
-        stop.request(INTERRUPT)  # hides nothing
+        cancel_token.request(CANCEL)
+        cancel_token.request(INTERRUPT)  # does not replace CANCEL
         with pytest.raises(DecodeAbortedError) as e:
-            slot.step(7, stop, stats)
+            slot.step(7, cancel_token, stats)
         assert e.value.reason == CANCEL
     assert slot.tokens == [1, 2, 3, 4, 5, 6]
     assert context.memory.seq_pos_max(0) == 5
@@ -182,7 +182,9 @@ def test_shift(context: Context) -> None:
     assert context.memory.seq_pos_max(0) == 36
 
 
-def test_the_floor_is_sixteen(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_batch_has_sixteen_tokens(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
 
     def full(batch: Batch) -> None:
@@ -195,10 +197,10 @@ def test_the_floor_is_sixteen(context: Context, monkeypatch: pytest.MonkeyPatch)
     assert sizes == [200, 100, 50, 25, 16]
 
 
-def test_chunks_where_c_cannot_be_stopped(
+def test_chunks_of_builds_that_cannot_be_aborted(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They grow while they are quick, shrink when one was slow, and cancel counts between them."""
+    """Fast chunks grow, slow ones shrink, and `cancel` acts between them."""
     sizes: list[int] = []
     decode, clock, seconds = context.decode, [0.0], {64: 0.12}
 
@@ -210,17 +212,17 @@ def test_chunks_where_c_cannot_be_stopped(
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(context, "abortable", False)
     monkeypatch.setattr(context, "decode", spy)
-    slot, stats, stop = (
+    slot, stats, cancel_token = (
         Slot(context, Batch(256)),
         GenerationStats(),
         CancelToken(context.abort_flag),
     )
-    with stop.running():
-        slot.feed([5] * 200, stop, stats)
+    with cancel_token.running():
+        slot.feed([5] * 200, cancel_token, stats)
         assert sizes[:3] == [32, 64, 32]
         assert set(sizes) <= {32, 64, 8}
-        monkeypatch.setattr(context, "decode", lambda b: (spy(b), stop.request(CANCEL)))
+        monkeypatch.setattr(context, "decode", lambda b: (spy(b), cancel_token.request(CANCEL)))
         with pytest.raises(DecodeAbortedError):
-            slot.feed([6] * 50, stop, stats)
+            slot.feed([6] * 50, cancel_token, stats)
     assert slot.tokens == [5] * 200
     assert context.memory.seq_pos_max(0) == 199
