@@ -93,7 +93,7 @@ class Constraint:
             candidates.keep(allowed)
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,); None = all may.
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
 
         Raises:
             GenerationError: Nothing may come next, or the grammar is too hard to follow here.

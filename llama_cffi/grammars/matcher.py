@@ -74,7 +74,7 @@ class Matcher:
         return bool(self._matcher.validate_tokens([token]) == 1)
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,); None = all may.
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
 
         Raises:
             GenerationError: None may, or the grammar is too hard to follow here.

@@ -76,15 +76,19 @@ class TokenMask(Protocol):
     @property
     def model(self) -> Model:
         """The model whose tokens it is about."""
+        ...
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,); None = all may."""
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may."""
+        ...
 
     def accept(self, token: int) -> None:
         """Continue with *token*."""
+        ...
 
     def reset(self) -> None:
         """Start over."""
+        ...
 
 
 class SamplerChain(NativeObject):
