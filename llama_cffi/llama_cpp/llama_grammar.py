@@ -36,9 +36,9 @@ class LlamaGrammar(grammars.LlamaGrammar):
     """A grammar that the output matches; see `llama_cffi.LlamaGrammar`."""
 
     @classmethod
-    def from_string(cls, grammar: str, verbose: bool = True) -> Self:
+    def from_string(cls, grammar: str, verbose: bool = True, *, root: str = "root") -> Self:
         """Make one from GBNF; *verbose* is ignored."""
-        return cls("gbnf", grammar)
+        return cls("gbnf", grammar, root)
 
     @classmethod
     def from_file(  # pyright: ignore[reportIncompatibleMethodOverride]  # the argument's name

@@ -104,7 +104,7 @@ def cases(model: Model, n: int) -> Iterator[Case]:
 
 def exact() -> dict[str, Any]:
     """Return the options of a context that computes as exactly as the build can."""
-    exact = compat.flash_attn_takes_f32(get_library())
+    exact = compat.flash_attn_supports_f32(get_library())
     return {"type_k": "f32", "type_v": "f32", "flash_attn": False} if exact else {}
 
 
