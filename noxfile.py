@@ -180,6 +180,14 @@ def templates(session: nox.Session) -> None:
 
 
 @nox.session
+def grammars(session: nox.Session) -> None:
+    """Ask llama.cpp's engine and llguidance about 2,000 texts of each grammar; compare."""
+    install_wheel(session, "test")
+    # Not SAFE: the script imports those beside it.
+    session.run("python", "tools/compare_grammars.py", *session.posargs)
+
+
+@nox.session
 def embeddings(session: nox.Session) -> None:
     """Compare all-MiniLM-L6-v2 with the same weights in PyTorch over 200 texts."""
     install_wheel(session, "test")
@@ -230,7 +238,7 @@ def bench(session: nox.Session) -> None:
     install_wheel(session, "test")
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
-    every = ["startup", "overhead", "memory", "gguf_open", "mask", "forced"]
+    every = ["startup", "overhead", "memory", "gguf_open", "mask", "grammar", "forced"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
 

@@ -1,4 +1,4 @@
-"""Run programs that were written for llama-cpp-python, unchanged, on the demo model.
+"""Run libraries written for llama-cpp-python, unchanged, on the demo model.
 
 LangChain, LlamaIndex, Outlines and Instructor import `llama_cpp`; here that is
 `llama_cffi.llama_cpp`. `nox -s adapters` installs them.
@@ -47,7 +47,7 @@ def langchain_llm() -> None:
 
 
 def langchain_chat() -> None:
-    """`ChatLlamaCpp`: whole, streamed, with tools, with a type for the answer."""
+    """`ChatLlamaCpp`: whole, streamed, with tools, with structured output."""
     from langchain_community.chat_models import ChatLlamaCpp
     from langchain_core.messages import HumanMessage, ToolMessage
     from langchain_core.tools import tool
@@ -81,7 +81,7 @@ def langchain_chat() -> None:
 
 
 def langchain_embeddings() -> None:
-    """`LlamaCppEmbeddings`: one vector for each text."""
+    """`LlamaCppEmbeddings`: one vector per document."""
     from langchain_community.embeddings import LlamaCppEmbeddings
 
     embeddings = LlamaCppEmbeddings(model_path=PATH)
@@ -112,7 +112,7 @@ def llama_index() -> None:
 
 
 def outlines() -> None:
-    """`outlines.from_llamacpp`: text, an integer, a choice, an object."""
+    """`outlines.from_llamacpp`: free text, an integer, a choice, an object."""
     import outlines
     from llama_cpp import Llama
     from pydantic import BaseModel

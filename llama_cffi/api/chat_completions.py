@@ -21,7 +21,7 @@ from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..grammars import LlamaGrammar
 from ..validation import check_int, reject_unknown
 from .chat_message import ChatAssembler, PlainReader
-from .running import PreparedRequest, Runs, usage
+from .running import PreparedRequest, Runs, openai_limit, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
 
@@ -175,6 +175,9 @@ class ChatPreparer:
             ValidationError: A value is out of range.
         """
         options = {"sampling": self._sampling, **options}
+        top_k = options.get("top_k")
+        if isinstance(top_k, int) and top_k < 0:  # "all tokens" in llama-cpp-python
+            options["top_k"] = 0
         sampling = options["sampling"]
         if not isinstance(sampling, SamplingParams) or sampling.seed == -1:
             options = {"seed": self._seed, **options}
@@ -214,13 +217,13 @@ class ChatPreparer:
             reasoning_effort=effort,
             chat_template_kwargs=own.get("chat_template_kwargs"),
         )
-        limit = own.get("max_tokens")
+        limit = openai_limit(own.get("max_tokens"))
         policy = own.get("context_policy", self._policy)
         if policy == DROP_TURNS:
             messages = drop_oldest_turns(
                 messages,
                 lambda some: len(render(some).tokens),
-                None if limit is None else check_int("max_tokens", limit, -1),
+                limit,
                 self.n_ctx,
             )
             policy = "error"

@@ -13,7 +13,7 @@ from ..errors import ValidationError
 from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
 from ..validation import as_list, check_int
-from .running import PreparedRequest, Runs, finish_reason, usage
+from .running import PreparedRequest, Runs, finish_reason, openai_limit, usage
 
 if TYPE_CHECKING:
     from ..binding import Model, Vocab
@@ -100,7 +100,7 @@ def prepare(
     if best_of > n and logprobs is None:
         options = {**options, "logprobs": 0}  # to compare answers
     return PreparedCompletion(
-        PreparedRequest(tokens, max_tokens, options, best_of),
+        PreparedRequest(tokens, openai_limit(max_tokens), options, best_of),
         model,
         name,
         head,

@@ -15,7 +15,7 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions, MoreGenerationOptions
+from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
@@ -552,7 +552,7 @@ class Llama(Session):
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options* with complete sampling parameters."""
         rest = canonical(options)
-        reject_unknown(rest, GenerationOptions.__annotations__, "a generation")
+        reject_unknown(rest, OPTION_NAMES, "a generation")
         single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
         found: Any = {**rest, "sampling": self.chat.sampling(single)}
         return found  # type: ignore[no-any-return]
@@ -648,9 +648,7 @@ class Llama(Session):
             ValidationError: The model was not loaded with `embeddings=True`.
         """
         texts = [text] if isinstance(text, str) else as_list("text", text)
-        rows = self._embeddings().embed(
-            texts, normalize=normalize, truncate=truncate, progress=progress
-        )
+        rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
         return found[0] if isinstance(text, str) else found
 
@@ -717,11 +715,17 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        return self._embeddings().rerank(
+        return self.embedder.rerank(
             query, documents, top_n=top_n, truncate=truncate, progress=progress
         )
 
-    def _embeddings(self) -> Embedder:
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of `embed` and `rerank`, created on first use.
+
+        Raises:
+            ValidationError: The model was not loaded with `embeddings=True`.
+        """
         if not self.config.embeddings:
             raise ValidationError("load the model with embeddings=True to embed or rerank")
         from ..embeddings.embedder import Embedder

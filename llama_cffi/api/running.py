@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from ..errors import QueueFullError
 from ..generation.options import GenerationOptions
 from ..generation.sampling_params import SamplingParams
+from ..validation import check_int
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,6 +31,7 @@ __all__ = [
     "Runner",
     "Runs",
     "finish_reason",
+    "openai_limit",
     "run",
     "run_async",
     "usage",
@@ -75,7 +77,7 @@ class PreparedRequest:
 
     Attributes:
         tokens: The tokens of the prompt.
-        max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+        max_tokens: Most tokens to generate; None: until the model ends the answer or the
             context is full.
         options: `GenerationOptions`, with a `SamplingParams` as `sampling`.
         n: Number of answers, each with its own seed.
@@ -144,6 +146,15 @@ async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[R
             handle.cancel()
         raise
     return [*handles]
+
+
+def openai_limit(max_tokens: int | None) -> int | None:
+    """Return the length limit of a request in OpenAI's shape, where llama.cpp's -1 is no limit.
+
+    Raises:
+        ValidationError: It is neither -1 nor at least 1.
+    """
+    return None if max_tokens in (None, -1) else check_int("max_tokens", max_tokens, 1)
 
 
 def finish_reason(stats: GenerationStats) -> FinishReason:

@@ -127,6 +127,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     if args.max_tokens == 0:
         args.usage_error("--max-tokens must be at least 1, or -1, got 0")
+    args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
 
     from ..engine.engine import Engine

@@ -79,14 +79,14 @@ def generate(
             if sequence.finish_reason:
                 break
             pending.append(token)
+            if cancel_token.reason is not None:
+                cancel_token.check()
             if sequence.is_forced and len(slot.tokens) + len(pending) < capacity:
                 continue
             if shifts and len(slot.tokens) >= capacity:
                 n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
                 slot.shift(n_keep, n_discard)
                 stats.n_shifted += n_discard
-            if cancel_token.reason is not None:
-                cancel_token.check()
             if len(pending) > 1:
                 slot.feed(pending, cancel_token, stats)
             else:

@@ -15,6 +15,7 @@ from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
 
 __all__ = [
+    "OPTION_NAMES",
     "CallOptions",
     "GenerationCall",
     "GenerationOptions",
@@ -94,7 +95,7 @@ def parse_options(
     """Parse the options of one call.
 
     Args:
-        max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
+        max_tokens: Most tokens to generate; None: until the model ends the answer or the
             context is full.
         options: `GenerationOptions`, under any of their names.
         n_ctx: Context size, tokens.
@@ -109,9 +110,9 @@ def parse_options(
     rest = canonical(options)
     if "max_tokens" in rest:
         max_tokens = rest.pop("max_tokens")
-    if max_tokens is None or max_tokens == -1:
+    if max_tokens is None:
         max_tokens = n_ctx
-    reject_unknown(rest, _NAMES, "a generation")
+    reject_unknown(rest, OPTION_NAMES, "a generation")
     rest = {**(defaults or {}), **rest}
     sampling = resolve_sampling(
         {name: rest.pop(name) for name in [*rest] if name in _SAMPLING_NAMES}, recommended
@@ -171,7 +172,7 @@ def resolve_sampling(
 
 
 _SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
-_NAMES = (*SamplingOptions.__annotations__, *GenerationOptions.__annotations__)
+OPTION_NAMES = ("max_tokens", *GenerationOptions.__annotations__)
 # Calls repeat the same options, and validating them takes 20 us.
 _HASHABLE = frozenset((int, float, bool, str))
 _cached_params = lru_cache(64, typed=True)(SamplingParams)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..binding import Candidates, CustomSampler, Grammar, Model, SamplerChain
+from ..binding import Candidates, CustomSampler, Model, SamplerChain
 from ..errors import ValidationError
 from ..validation import as_callables
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..grammars import Constraint, LlamaGrammar
+    from ..grammars import Constraint
     from .output import StopChecker
     from .sampling_params import LogitsProcessor, SamplingParams
 
@@ -126,9 +126,9 @@ class ChainCache:
 def build_chain(model: Model, params: SamplingParams) -> Chain:
     """Build the chain of *params* as llama-cli does.
 
-    The order: logit biases, logits processors, the mask of structured output, the samplers of
-    `samplers`, and the one that selects. Samplers without effect are left out. GBNF runs last: a
-    token is sampled freely, and again among the allowed ones if the grammar rejects it.
+    The order: the mask of structured output, logit biases, the samplers of `samplers`, and the one
+    that selects. Samplers without effect are left out. Logits processors see the whole vocabulary:
+    with them the mask comes after the biases and the processors.
 
     Raises:
         ValidationError: The loaded build lacks a sampler, or a biased token does not exist.
@@ -142,8 +142,12 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
             chain.add_custom(
                 _processors(model, as_callables("logits_processor", params.logits_processor))
             )
-        if params.structured is not None:
-            chain.constraint = _add_structured(chain, params, params.structured)
+        if params.structured is not None or params.grammar:
+            chain.constraint = _constraint(model, params)
+            if params.logits_processor:  # they may raise any logit
+                chain.add_custom(chain.constraint.sampler())
+            else:
+                chain.add_mask(chain.constraint)
         seed = _ANY_SEED if params.seed == -1 else int(params.seed)
         if params.greedy:
             for name in params.samplers:
@@ -165,26 +169,17 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
                 chain.add_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
             else:
                 chain.add_dist(seed)
-        if params.grammar:
-            triggers = params.grammar_triggers
-            grammar = Grammar(model, str(params.grammar), params.grammar_root, triggers=triggers)
-            chain.add_grammar(grammar)
     except BaseException:
         chain.close()
         raise
     return chain
 
 
-def _add_structured(chain: Chain, p: SamplingParams, grammar: LlamaGrammar) -> Constraint:
-    from ..grammars import Constraint
+def _constraint(model: Model, p: SamplingParams) -> Constraint:
+    from ..grammars import Constraint, LlamaGrammar
 
-    after, triggers = p.structured_after, p.grammar_triggers
-    constraint = Constraint(chain.model, grammar, after, triggers=triggers)
-    if grammar.kind == "gbnf":
-        chain.add_grammar(constraint)
-    else:
-        chain.add_custom(constraint.sampler())
-    return constraint
+    grammar = p.structured or LlamaGrammar.from_string(str(p.grammar), root=p.grammar_root)
+    return Constraint(model, grammar, p.structured_after, triggers=p.grammar_triggers)
 
 
 def _add_penalty(chain: SamplerChain, name: str, p: SamplingParams) -> None:

@@ -103,7 +103,7 @@ class SamplingParams:
     Attributes:
         temperature: Randomness; 0: greedy, the most probable token after penalties, biases and
             grammar.
-        top_k: Keep the k most probable tokens; 0 or less: all.
+        top_k: Keep the k most probable tokens; 0: all.
         top_p: Keep the most probable tokens up to this total probability; 1.0: all.
         min_p: Keep tokens with at least this fraction of the highest probability; 0.0: all.
         typical_p: Locally typical sampling: keep the tokens whose information is nearest to the
@@ -192,8 +192,7 @@ class SamplingParams:
             raise ValidationError(
                 f"temperature={self.temperature!r} must be 0 (greedy) or at least {MIN_TEMPERATURE}"
             )
-        self._number("top_k", -(2**31), 2**31 - 1, whole=True)
-        self._set("top_k", max(0, self.top_k))
+        self._number("top_k", 0, 2**31 - 1, whole=True)
         self._number("top_p", 0, 1, open_low=True)
         self._number("min_p", 0, 1)
         self._number("typical_p", 0, 1, open_low=True)

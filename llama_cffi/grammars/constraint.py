@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..binding import Candidates, CustomSampler, Grammar, Model
+from ..binding import Candidates, CustomSampler, Model
 from ..errors import ValidationError
 from .grammar import LlamaGrammar
 from .matcher import Matcher
@@ -48,15 +48,12 @@ class Constraint:
         self.model = model
         self._must_start = bool(start_after)
         self._pending = False  # whether a token was chosen among what `apply` left
-        self._state: Grammar | Matcher
-        if grammar.kind == "gbnf":
-            self._state = _native(model, grammar.text, start_after, triggers)
-        elif start_after:
-            self._state = Matcher(model, grammar, Trigger.of([start_after], included=False))
+        trigger = None
+        if start_after:
+            trigger = Trigger.of([start_after], included=False)
         elif triggers:
-            self._state = Matcher(model, grammar, Trigger.of(triggers, included=True))
-        else:
-            self._state = Matcher(model, grammar)
+            trigger = Trigger.of(triggers, included=True)
+        self._state = Matcher(model, grammar, trigger)
 
     @property
     def waiting(self) -> bool:
@@ -91,9 +88,20 @@ class Constraint:
         """
         if len(candidates) == 1 and self.allows(int(candidates.array["id"][0])):
             return  # a forced token: no mask is needed
+        allowed = self.allowed()
+        if allowed is not None:
+            candidates.keep(allowed)
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
+
+        Raises:
+            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
+        """
+        allowed = self._state.allowed()
         if self._must_start and self.waiting:
-            candidates.keep(self._no_end())
-        self._state.apply(candidates)
+            return self._no_end() if allowed is None else allowed & self._no_end()
+        return allowed
 
     def accept(self, token: int) -> None:
         """Go on by *token*.
@@ -111,10 +119,10 @@ class Constraint:
         Each of them is the only one that `apply` would leave at its place. Where the grammar
         leaves one text but several ways to cut it into tokens, llguidance's masks allow only the
         cut of the model's own tokenizer, and these are its tokens as far as what may follow the
-        text cannot change them. So to skip them changes no probability. With GBNF there are none.
+        text cannot change them. So to skip them changes no probability.
         `accept` each that was taken.
         """
-        return self._state.forced() if isinstance(self._state, Matcher) else []
+        return self._state.forced()
 
     def _no_end(self) -> NDArray[np.bool_]:
         """Return all tokens but those that end the text, shape (n_vocab,)."""
@@ -151,15 +159,3 @@ class Constraint:
             self.model, name="structured", apply=apply, accept=accept, reset=self.reset
         )
         return sampler
-
-
-def _native(model: Model, text: str, start_after: str | None, triggers: Sequence[str]) -> Grammar:
-    """Return C's engine for GBNF; its triggers belong to the grammar."""
-    if not start_after:
-        return Grammar(model, text, triggers=triggers)
-    escaped = "".join(f"\\U{ord(character):08X}" for character in start_after)
-    start = "root-after"
-    while start in text:
-        start += "-x"
-    text = f'{text}\n{start} ::= "{escaped}" root\n'
-    return Grammar(model, text, start, triggers=[start_after])

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..binding.gbnf import parse
-from ..binding.gbnf_normal import normalize
 from ..binding.model.deep_stack import call_deep
 from ..errors import GrammarError
+from ..gbnf.lark import check, to_lark
 from .dates import DATE_PATTERNS
 
 __all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]
@@ -37,13 +36,16 @@ class LlamaGrammar:
     Attributes:
         kind: `gbnf`, `json_schema`, `regex` or `lark`.
         text: The description itself.
+        root: The start rule, of GBNF.
 
     Raises:
         GrammarError: It is not valid, or asks for what cannot be enforced.
+        ValidationError: *root* is not a str.
     """
 
     kind: str
     text: str
+    root: str = "root"
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -57,20 +59,26 @@ class LlamaGrammar:
         if n_bytes > _MAX_BYTES:
             raise GrammarError(f"the grammar has {n_bytes} bytes; {_MAX_BYTES} is the limit")
         if self.kind == "gbnf":
-            normalize(self.text, *parse(self.text, "root"))
+            check(self.text, self.root)
         elif self.kind == "json_schema":
             _check_schema(self._schema())
         elif error := _error(self.compiled()):
             raise GrammarError(f"the {self.kind} grammar is not valid: {error}")
 
     @classmethod
-    def from_string(cls, grammar: str) -> LlamaGrammar:
-        """Make one from GBNF, llama.cpp's own notation, with the start rule `root`.
+    def from_string(cls, grammar: str, *, root: str = "root") -> LlamaGrammar:
+        """Make one from GBNF, llama.cpp's own notation, with *root* as the start rule.
+
+        It accepts the same texts as llama.cpp's own engine (`binding.Grammar`), but: text is
+        valid UTF-8, and tokens may split a character anywhere; a control token counts as text
+        only where a literal spells its name; text that could never be completed is rejected from
+        its first token on.
 
         Raises:
-            GrammarError: It does not parse, or is one that C would not survive.
+            GrammarError: It does not parse, would crash llama.cpp, or matches no text.
+            ValidationError: *root* is not a str.
         """
-        return cls("gbnf", grammar)
+        return cls("gbnf", grammar, root)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> LlamaGrammar:
@@ -146,16 +154,23 @@ class LlamaGrammar:
         """Make one for any JSON object."""
         return cls.from_json_schema({"type": "object"})
 
-    def compiled(self) -> str:
-        """Return what llguidance takes; not for GBNF.
+    def compiled(self, control_tokens: Mapping[str, int] | None = None) -> str:
+        """Return the grammar in llguidance's format.
+
+        Args:
+            control_tokens: Ids by name. Literals of GBNF may stand for them.
 
         Raises:
             GrammarError: A schema is no JSON.
+            ValidationError: *root* is not a str.
         """
         from llguidance import LLMatcher
 
         if self.kind == "regex":
             return str(LLMatcher.grammar_from_regex(self.text))
+        if self.kind == "gbnf":
+            lark = to_lark(self.text, self.root, control_tokens)
+            return str(LLMatcher.grammar_from_lark(lark))
         if self.kind == "lark":
             return str(LLMatcher.grammar_from_lark(self.text))
         return _for_llguidance(self._schema())

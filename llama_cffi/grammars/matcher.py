@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..binding import Candidates, Model
+from ..binding import Model
 from ..errors import GenerationError, GrammarError, ValidationError
 from .grammar import LlamaGrammar
 from .tokens import Tokens
@@ -18,7 +18,7 @@ __all__ = ["Matcher"]
 
 
 class Matcher:
-    """What `binding.Grammar` is for GBNF, for the other kinds.
+    """What `binding.Grammar` is with C's engine, with llguidance.
 
     Args:
         model: Whose tokens they are.
@@ -73,27 +73,17 @@ class Matcher:
             return self.complete
         return bool(self._matcher.validate_tokens([token]) == 1)
 
-    def apply(self, candidates: Candidates) -> None:
-        """Leave no candidate that may not come next.
-
-        Raises:
-            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
-        """
-        if self.waiting:
-            refused = self._refused_now()
-            if refused is not None:
-                candidates.keep(~refused)
-        else:
-            candidates.keep(self.allowed())
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """Return whether each token may come next, shape (n_vocab,).
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
 
         Raises:
             GenerationError: None may, or the grammar is too hard to follow here.
         """
         import numpy as np
 
+        if self.waiting:
+            refused = self._refused_now()
+            return None if refused is None else ~refused
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
         if self._matcher.is_error() or not self._bits.any():
             raise self._failure()

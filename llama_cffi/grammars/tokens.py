@@ -53,6 +53,10 @@ class Tokens:
         self.special |= vocab.eog_tokens
         for token in self.special:
             self.pieces[token] = vocab.token_to_piece(token, special=True)
+        self._names = {
+            self.pieces[token].decode(errors="replace"): token
+            for token in self.special - vocab.eog_tokens
+        }
         self._by_piece = {
             piece: token
             for token, piece in reversed([*enumerate(self.pieces)])
@@ -93,7 +97,7 @@ class Tokens:
         with _lock:
             first = self._compiled.pop(grammar, None)
             if first is None:
-                text = grammar.compiled()
+                text = grammar.compiled(self._names)
                 first = compiling(text, lambda: LLMatcher(self._tokenizer, text, log_level=0))
                 if first.is_error():
                     raise GrammarError(f"no matcher for the grammar: {first.get_error()}")

@@ -1,19 +1,18 @@
-"""llama-cpp-python's module `llama_cpp`, for programs that were written for it.
+"""A drop-in for llama-cpp-python's module `llama_cpp`.
 
     import llama_cffi.llama_cpp as llama_cpp
 
-or, for libraries that import it themselves, before they do:
+or, for libraries that import `llama_cpp` themselves, before they do:
 
     import sys, llama_cffi.llama_cpp
     sys.modules["llama_cpp"] = llama_cffi.llama_cpp
 
-What the C library has to be asked for (constants, `llama_supports_mmap()`, ...) loads it then.
+Constants and C functions (`llama_supports_mmap()`, ...) load the C library on first use.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from . import (
     llama,
@@ -58,7 +57,7 @@ from .llama_cpp import (
 )
 from .llama_tokenizer import LlamaHFTokenizer, LlamaTokenizer
 
-__version__ = "0.3.36"  # llama-cpp-python's with this interface
+__version__ = "0.3.36"  # llama-cpp-python's, of this interface
 
 __all__ = [
     "Llama",
@@ -101,8 +100,8 @@ __all__ = [
     "llama_vocab_n_tokens",
 ]
 
-sys.meta_path.insert(0, Alias())  # before the one that looks into folders
+sys.meta_path.insert(0, Alias())  # before the finder of files
 
 
-def __getattr__(name: str) -> Any:
-    return getattr(llama_cpp, name)
+def __getattr__(name: str) -> int:
+    return llama_cpp.__getattr__(name)

@@ -1,9 +1,9 @@
-"""The log-probabilities of an echoed prompt, before those of its answer."""
+"""Completions that echo the prompt with its log-probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..generation.logprobs import logprob
 
@@ -11,41 +11,47 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..api.types import CreateCompletionResponse
     from ..binding import Vocab
 
 __all__ = ["prepend"]
 
 
 def prepend(
-    answer: Any, vocab: Vocab, prompt: str, tokens: Sequence[int], rows: NDArray[np.float32], n: int
-) -> Any:
-    """Put the prompt and its log-probabilities before those of each answer.
+    answer: CreateCompletionResponse,
+    vocab: Vocab,
+    prompt: str,
+    tokens: Sequence[int],
+    logits: NDArray[np.float32],
+    n_top: int,
+) -> None:
+    """Put the prompt and its log-probabilities before each choice.
 
     Args:
-        answer: From `create_completion`, without echo.
+        answer: Made without echo, with log-probabilities; it is changed.
         vocab: The model's.
-        prompt: The text.
-        tokens: Its tokens; a BOS is left out. Nothing is known of the first one.
-        rows: (len(tokens), n_vocab); row i is of what follows token i.
-        n: So many of the most probable tokens in each place.
+        prompt: The prompt.
+        tokens: Its tokens; BOS is left out. The first one has no log-probability.
+        logits: (len(tokens), n_vocab) float32; row i: after token i.
+        n_top: Alternatives of each token.
     """
-    head = list(_scored(vocab, tokens, rows, n))
-    offsets, texts, values, tops = [list(column) for column in zip(*head, strict=True)]
+    scored = list(_scored(vocab, tokens, logits, n_top))
+    offset = len(prompt)
     for choice in answer["choices"]:
-        found = choice["logprobs"]
         choice["text"] = prompt + choice["text"]
-        choice["logprobs"] = {
-            "text_offset": offsets + [len(prompt) + offset for offset in found["text_offset"]],
-            "tokens": texts + found["tokens"],
-            "token_logprobs": values + found["token_logprobs"],
-            "top_logprobs": tops + found["top_logprobs"],
-        }
-    return answer
+        if (found := choice["logprobs"]) is not None:
+            choice["logprobs"] = {
+                "text_offset": [s[0] for s in scored] + [offset + n for n in found["text_offset"]],
+                "tokens": [s[1] for s in scored] + found["tokens"],
+                "token_logprobs": [s[2] for s in scored] + found["token_logprobs"],
+                "top_logprobs": [s[3] for s in scored] + found["top_logprobs"],
+            }
 
 
 def _scored(
-    vocab: Vocab, tokens: Sequence[int], rows: NDArray[np.float32], n: int
+    vocab: Vocab, tokens: Sequence[int], logits: NDArray[np.float32], n_top: int
 ) -> Iterator[tuple[int, str, float | None, dict[str, float] | None]]:
+    """Yield offset, token, log-probability and the most probable tokens, as OpenAI names them."""
     offset = 0
     for i, token in enumerate(tokens):
         if i == 0 and token == vocab.bos and len(tokens) > 1:
@@ -54,7 +60,7 @@ def _scored(
         if i == 0:
             yield offset, text, None, None
         else:
-            found = logprob(rows[i - 1], token, n)
+            found = logprob(logits[i - 1], token, n_top)
             top = {vocab.detokenize([t], True): value for t, value in found.top}
             yield offset, text, found.logprob, {**top, text: found.logprob}
         offset += len(text)

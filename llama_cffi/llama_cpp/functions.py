@@ -1,19 +1,31 @@
-"""OpenAI's older functions as tools, and tool calls as function calls."""
+"""OpenAI's deprecated functions: they become tools, and tool calls become function calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from ..api.chat_completions import Message, Tool
+    from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
+
+    ToolChoice: TypeAlias = str | Mapping[str, object]
+    ChatAnswer: TypeAlias = (
+        CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]
+    )
 
 __all__ = ["as_messages", "as_tools", "with_function_call"]
 
 
 def as_tools(
-    functions: Sequence[Any] | None, function_call: Any, tools: Any, tool_choice: Any
-) -> tuple[Any, Any]:
+    functions: Sequence[Mapping[str, object]] | None,
+    function_call: ToolChoice | None,
+    tools: Sequence[Tool] | None,
+    tool_choice: ToolChoice | None,
+) -> tuple[Sequence[Tool] | None, ToolChoice | None]:
     """Return tools and the choice among them.
 
-    A choice may also be a tool's name, as LangChain gives it.
+    A choice may also be a tool's name, as LangChain passes it.
     """
     if functions is not None:
         tools = [{"type": "function", "function": function} for function in functions]
@@ -26,9 +38,9 @@ def as_tools(
     return tools, tool_choice
 
 
-def as_messages(messages: Any) -> Any:
-    """Return messages in which function calls are tool calls, and their results tools' results."""
-    if not isinstance(messages, (list, tuple)) or not any(map(_is_older, messages)):
+def as_messages(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return *messages* with function calls as tool calls and results of functions as of tools."""
+    if not isinstance(messages, (list, tuple)) or not any(map(_is_deprecated, messages)):
         return messages
     found: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
@@ -43,14 +55,14 @@ def as_messages(messages: Any) -> Any:
     return found
 
 
-def _is_older(message: Any) -> bool:
+def _is_deprecated(message: object) -> bool:
     return isinstance(message, Mapping) and (
         message.get("role") == "function" or bool(message.get("function_call"))
     )
 
 
-def with_function_call(answer: Any) -> Any:
-    """Add `function_call` to what has `tool_calls`, in an answer or its chunks."""
+def with_function_call(answer: ChatAnswer) -> ChatAnswer:
+    """Add `function_call` to each message or delta that has `tool_calls`."""
     if isinstance(answer, Mapping):
         for choice in answer["choices"]:
             _add(choice["message"])
@@ -58,14 +70,16 @@ def with_function_call(answer: Any) -> Any:
     return _chunks(answer)
 
 
-def _chunks(chunks: Iterator[Any]) -> Iterator[Any]:
+def _chunks(
+    chunks: Iterator[CreateChatCompletionStreamResponse],
+) -> Iterator[CreateChatCompletionStreamResponse]:
     for chunk in chunks:
         for choice in chunk["choices"]:
             _add(choice["delta"])
         yield chunk
 
 
-def _add(message: dict[str, Any]) -> None:
+def _add(message: Any) -> None:
     calls = message.get("tool_calls")
     if calls:
         function = calls[0].get("function", {})

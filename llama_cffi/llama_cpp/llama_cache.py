@@ -1,6 +1,6 @@
-"""Caches of states: conversations that take turns need not be evaluated again.
+"""Caches of states, for several conversations that take turns.
 
-What a prompt has in common with the one before it is kept anyway; a cache is for more than one.
+A single conversation needs none: the common prefix of successive prompts is reused anyway.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["BaseLlamaCache", "LlamaCache", "LlamaDiskCache", "LlamaRAMCache", "L
 
 
 class LlamaState:
-    """What was evaluated; `Llama.save_state` makes it.
+    """The state of a context; `Llama.save_state` returns it.
 
     Attributes:
-        input_ids: The tokens, (n_tokens,) int32.
-        scores: Their logits, (n_tokens, n_vocab) float32 with `logits_all`, else no rows.
-        n_tokens: How many there are.
-        llama_state: The cache's bytes, as `Llama.get_state` gives them.
-        llama_state_size: How many bytes.
-        seed: The seed for calls that give none.
+        input_ids: The evaluated tokens, (n_tokens,) int32.
+        scores: Their logits, (n_tokens, n_vocab) float32; (0, 0) without `logits_all`.
+        n_tokens: Number of tokens.
+        llama_state: The KV cache, as `Llama.get_state` returns it.
+        llama_state_size: Its size in bytes.
+        seed: The seed of calls without one.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class LlamaState:
 
 
 class BaseLlamaCache(ABC):
-    """States by their tokens; asked for a prompt it gives the one that has most of it.
+    """Maps tokens to states; a lookup returns the state that shares the longest prefix.
 
     Args:
-        capacity_bytes: The states that were used longest ago make room above this.
+        capacity_bytes: Maximum size of all states; the least recently used are evicted first.
     """
 
     def __init__(self, capacity_bytes: int = 2 << 30) -> None:
@@ -64,7 +64,7 @@ class BaseLlamaCache(ABC):
     @property
     @abstractmethod
     def cache_size(self) -> int:
-        """Bytes of all states."""
+        """Size of all states in bytes."""
 
     @abstractmethod
     def __getitem__(self, key: Sequence[int]) -> LlamaState: ...
@@ -77,25 +77,23 @@ class BaseLlamaCache(ABC):
 
 
 def _longest(keys: Iterable[tuple[int, ...]], prompt: Sequence[int]) -> tuple[int, ...]:
-    """Return the key with the longest common beginning.
+    """Return the key that shares the longest prefix with *prompt*.
 
     Raises:
-        KeyError: None has one.
+        KeyError: No key shares one.
     """
-    best, n = max(
-        ((key, common_prefix_length(key, prompt)) for key in keys), key=_second, default=((), 0)
+    n, best = max(
+        ((common_prefix_length(key, prompt), key) for key in keys),
+        key=lambda pair: pair[0],
+        default=(0, ()),
     )
     if not n:
-        raise KeyError("no state begins as this prompt")
+        raise KeyError("no cached state shares a prefix with this prompt")
     return best
 
 
-def _second(pair: tuple[tuple[int, ...], int]) -> int:
-    return pair[1]
-
-
 class LlamaRAMCache(BaseLlamaCache):
-    """Keeps states in memory."""
+    """Stores states in memory."""
 
     def __init__(self, capacity_bytes: int = 2 << 30) -> None:
         super().__init__(capacity_bytes)
@@ -103,7 +101,7 @@ class LlamaRAMCache(BaseLlamaCache):
 
     @property
     def cache_size(self) -> int:
-        """Bytes of all states."""
+        """Size of all states in bytes."""
         return sum(state.llama_state_size for state in self.cache_state.values())
 
     def __getitem__(self, key: Sequence[int]) -> LlamaState:
@@ -125,10 +123,10 @@ LlamaCache = LlamaRAMCache
 
 
 class LlamaDiskCache(BaseLlamaCache):
-    """Keeps states in a folder, which outlives the process.
+    """Stores states in a folder that outlives the process.
 
     Args:
-        cache_dir: The folder. As with pickles, use only one that nobody else writes to.
+        cache_dir: The folder. As with pickles, nobody you do not trust may write to it.
         capacity_bytes: As for `BaseLlamaCache`.
     """
 
@@ -143,7 +141,7 @@ class LlamaDiskCache(BaseLlamaCache):
 
     @property
     def cache_size(self) -> int:
-        """Bytes of all states."""
+        """Size of all states in bytes."""
         return sum(path.stat().st_size for path in self._folder.glob("*.state"))
 
     def __getitem__(self, key: Sequence[int]) -> LlamaState:
@@ -169,10 +167,10 @@ class LlamaDiskCache(BaseLlamaCache):
         while states and self.cache_size > self.capacity_bytes:
             oldest = states.pop(0)
             for path in (oldest, oldest.with_suffix(".tokens")):
-                path.unlink(missing_ok=True)  # another process may have been faster
+                path.unlink(missing_ok=True)  # another process may have removed it
 
     def _known(self) -> dict[tuple[int, ...], Path]:
-        """Return the states that are whole by their tokens."""
+        """Return the complete states by their tokens."""
         known = {}
         for path in self._folder.glob("*.state"):
             with suppress(OSError):  # another process removed it
@@ -181,7 +179,7 @@ class LlamaDiskCache(BaseLlamaCache):
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file atomically."""
     number, name = tempfile.mkstemp(dir=path.parent)
     with open(number, "wb") as file:
         file.write(data)

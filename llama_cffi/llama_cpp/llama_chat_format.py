@@ -1,4 +1,4 @@
-"""Chat formats: templates, and the functions that programs register for their own."""
+"""Chat formats: built-in and Jinja templates, registered formatters and handlers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..api.chat_completions import ChatPreparer
 from ..chat.template import ChatTemplate
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer, RenderedChat
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..api.chat_completions import Message, Tool
     from ..binding import Model
+    from .functions import ChatAnswer, ToolChoice
     from .llama import Llama
+    from .processors import StoppingCriteria
 
 __all__ = [
     "CHATML_CHAT_TEMPLATE",
@@ -48,7 +53,7 @@ _BUILTIN = {
     "mistral-instruct": "mistral-v1",
     "qwen": "chatml",
 }
-# Formats of 2023 that llama.cpp has no template of.
+# Formats of 2023 without a template in llama.cpp.
 _GONE = {
     "alpaca", "baichuan", "baichuan-2", "functionary", "functionary-v1", "functionary-v2", "intel",
     "mistrallite", "oasst_llama", "open-orca", "openbuddy", "phind", "pygmalion",
@@ -58,15 +63,15 @@ _OWN = "chat_template.default"
 
 
 def template_of(name: str | None, metadata: Mapping[str, str]) -> str | None:
-    """Return what `chat_format` is for `llama_cffi.Llama`.
+    """Return the `chat_format` of `llama_cffi.Llama` for one of llama-cpp-python.
 
     Args:
         name: llama-cpp-python's or llama.cpp's name of a format, `chat_template.<name>` for one
             in the GGUF, or the source of a Jinja template.
-        metadata: The GGUF's.
+        metadata: The metadata of the GGUF.
 
     Raises:
-        ValidationError: llama.cpp has no such format.
+        ValidationError: The format does not exist.
     """
     if name is None or name == _OWN:
         return None
@@ -78,7 +83,7 @@ def template_of(name: str | None, metadata: Mapping[str, str]) -> str | None:
         return source
     if name in _GONE:
         raise ValidationError(
-            f"chat_format={name!r} is not here: leave it out for the model's own template, give "
+            f"chat_format={name!r} is not supported: omit it for the model's own template, pass "
             "the source of a Jinja template, or register a function with register_chat_format"
         )
     if name == "chatml-function-calling":
@@ -88,25 +93,25 @@ def template_of(name: str | None, metadata: Mapping[str, str]) -> str | None:
 
 @dataclass
 class ChatFormatterResponse:
-    """What a formatter makes of a conversation.
+    """A formatted conversation.
 
     Attributes:
-        prompt: The text that the model continues; names of special tokens are read as such.
-        stop: Texts that end the answer.
+        prompt: The prompt; control tokens spelled out are parsed.
+        stop: Strings that end the answer.
         stopping_criteria: As for `Llama.create_completion`.
-        added_special: Whether the prompt has BOS already.
+        added_special: Whether the prompt contains BOS already.
     """
 
     prompt: str
     stop: str | list[str] | None = None
-    stopping_criteria: Any = None
+    stopping_criteria: StoppingCriteria | Sequence[StoppingCriteria] | None = None
     added_special: bool = False
 
 
 class ChatFormatter(Protocol):
-    """Makes a prompt of a conversation."""
+    """Formats a conversation as a prompt."""
 
-    def __call__(self, *, messages: list[Any], **kwargs: Any) -> ChatFormatterResponse:
+    def __call__(self, *, messages: Sequence[Message], **kwargs: Any) -> ChatFormatterResponse:
         """Return the prompt."""
         ...
 
@@ -114,57 +119,58 @@ class ChatFormatter(Protocol):
 class LlamaChatCompletionHandler(Protocol):
     """Answers a conversation; called with the arguments of `Llama.create_chat_completion`."""
 
-    def __call__(self, *, llama: Any, messages: list[Any], **kwargs: Any) -> Any:
-        """Return the answer in OpenAI's shape, or an iterator of chunks."""
+    def __call__(self, *, llama: Llama, messages: Sequence[Message], **kwargs: Any) -> ChatAnswer:
+        """Return OpenAI's response, or an iterator of chunks."""
         ...
 
 
 class LlamaChatCompletionHandlerNotFoundException(Exception):  # noqa: N818
-    """There is no format of this name."""
+    """No handler of this name is registered."""
 
 
 class LlamaChatCompletionHandlerRegistry:
-    """The handlers that programs registered, by name; one for the whole process."""
+    """Registered handlers by name, shared by the whole process."""
 
     _handlers: dict[str, LlamaChatCompletionHandler] = {}  # noqa: RUF012
 
     def register_chat_completion_handler(
         self, name: str, chat_handler: LlamaChatCompletionHandler, overwrite: bool = False
     ) -> None:
-        """Add one.
+        """Register a handler.
 
         Raises:
-            ValidationError: There is one of that name.
+            ValidationError: The name is taken.
         """
         if not overwrite and name in self._handlers:
-            raise ValidationError(f"there is a handler {name!r} already; pass overwrite=True")
+            raise ValidationError(f"handler {name!r} exists already; pass overwrite=True")
         self._handlers[name] = chat_handler
 
     def unregister_chat_handler(self, name: str) -> None:
-        """Remove one.
+        """Remove a handler.
 
         Raises:
-            ValidationError: There is none of that name.
+            ValidationError: No handler of this name is registered.
         """
         if self._handlers.pop(name, None) is None:
-            raise ValidationError(f"there is no handler {name!r}; there are {list(self._handlers)}")
+            raise ValidationError(self._unknown(name))
 
     def get_chat_completion_handler_by_name(self, name: str) -> LlamaChatCompletionHandler:
-        """Return one.
+        """Return a handler.
 
         Raises:
-            LlamaChatCompletionHandlerNotFoundException: There is none of that name.
+            LlamaChatCompletionHandlerNotFoundException: No handler of this name is registered.
         """
         handler = self.get(name)
         if handler is None:
-            raise LlamaChatCompletionHandlerNotFoundException(
-                f"there is no handler {name!r}; registered are {list(self._handlers)}"
-            )
+            raise LlamaChatCompletionHandlerNotFoundException(self._unknown(name))
         return handler
 
     def get(self, name: str | None) -> LlamaChatCompletionHandler | None:
-        """Return the handler of that name, if there is one."""
+        """Return the handler of this name; None: not registered."""
         return self._handlers.get(name or "")
+
+    def _unknown(self, name: str) -> str:
+        return f"handler {name!r} is not registered; registered are {list(self._handlers)}"
 
 
 _registry = LlamaChatCompletionHandlerRegistry()
@@ -172,7 +178,7 @@ get_chat_completion_handler = _registry.get_chat_completion_handler_by_name
 
 
 def register_chat_completion_handler(name: str) -> Callable[[F], F]:
-    """Make a decorator that registers a handler under *name*, a value for `chat_format`."""
+    """Return a decorator that registers a handler as `chat_format` *name*."""
 
     def register(handler: F) -> F:
         _registry.register_chat_completion_handler(name, handler)
@@ -182,7 +188,7 @@ def register_chat_completion_handler(name: str) -> Callable[[F], F]:
 
 
 def register_chat_format(name: str) -> Callable[[F], F]:
-    """Make a decorator that registers a formatter under *name*, a value for `chat_format`."""
+    """Return a decorator that registers a formatter as `chat_format` *name*."""
 
     def register(formatter: F) -> F:
         handler = chat_formatter_to_chat_completion_handler(formatter)
@@ -196,11 +202,11 @@ class Jinja2ChatFormatter:
     """Formats with a Jinja template.
 
     Args:
-        template: Its source.
-        eos_token: The text that ends a message.
-        bos_token: The text that begins a prompt.
-        add_generation_prompt: End with what makes the model answer.
-        stop_token_ids: The answer ends at one of these.
+        template: The source.
+        eos_token: The template's variable; also ends the answer.
+        bos_token: The template's variable.
+        add_generation_prompt: End the prompt with the header of the answer.
+        stop_token_ids: Tokens that end the answer.
     """
 
     def __init__(
@@ -217,15 +223,15 @@ class Jinja2ChatFormatter:
         self._template = ChatTemplate(template, bos_token, eos_token)
 
     def __call__(
-        self, *, messages: list[Any], tools: Any = None, **kwargs: Any
+        self, *, messages: Sequence[Message], tools: Sequence[Tool] | None = None, **kwargs: Any
     ) -> ChatFormatterResponse:
         """Return the prompt."""
         prompt = self._template.render(messages, tools, self.add_generation_prompt, **kwargs)
-        criteria = None if self.stop_token_ids is None else [self._ends]
+        criteria = None if self.stop_token_ids is None else [self._is_stop]
         stop = [self.eos_token] if self.eos_token else None
         return ChatFormatterResponse(prompt, stop, criteria, added_special=True)
 
-    def _ends(self, tokens: Any, logits: Any) -> bool:
+    def _is_stop(self, tokens: NDArray[np.int32], logits: NDArray[np.float32]) -> bool:
         return int(tokens[-1]) in (self.stop_token_ids or ())
 
     def to_chat_handler(self) -> LlamaChatCompletionHandler:
@@ -233,15 +239,15 @@ class Jinja2ChatFormatter:
         return chat_formatter_to_chat_completion_handler(self)
 
 
-class _Formatted(ChatRenderer):
-    """Renders a conversation whose prompt is there already."""
+class _FormattedRenderer(ChatRenderer):
+    """Renders a conversation that a formatter formatted."""
 
     def __init__(self, model: Model, response: ChatFormatterResponse) -> None:
         super().__init__(model)
         self._response = response
 
-    def render(self, *_: Any, **__: Any) -> RenderedChat:
-        """Return the prompt as tokens and as text."""
+    def render(self, *_: object, **__: object) -> RenderedChat:
+        """Return the prompt as tokens and as a str."""
         text, adds_special = self._response.prompt, not self._response.added_special
         return RenderedChat(self._model.vocab.tokenize(text, adds_special, True), text)
 
@@ -249,19 +255,19 @@ class _Formatted(ChatRenderer):
 def chat_formatter_to_chat_completion_handler(
     chat_formatter: ChatFormatter,
 ) -> LlamaChatCompletionHandler:
-    """Return a handler that lets *chat_formatter* make the prompt."""
+    """Return a handler whose prompts *chat_formatter* formats."""
 
     def handler(
         *,
         llama: Llama,
-        messages: list[Any],
-        functions: Any = None,
-        function_call: Any = None,
-        tools: Any = None,
-        tool_choice: Any = None,
-        stop: Any = None,
+        messages: Sequence[Message],
+        functions: Sequence[Mapping[str, object]] | None = None,
+        function_call: ToolChoice | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: ToolChoice | None = None,
+        stop: str | Sequence[str] | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> ChatAnswer:
         response = chat_formatter(
             messages=messages,
             functions=functions,
@@ -269,17 +275,16 @@ def chat_formatter_to_chat_completion_handler(
             tools=tools,
             tool_choice=tool_choice,
         )
-        stops = [*_texts(stop), *_texts(response.stop)]
-        known, choice = as_tools(functions, function_call, tools, tool_choice)
-        answer = llama.answer(
-            ChatPreparer(llama.model, _Formatted(llama.model, response), llama.n_ctx),
-            messages,
-            tools=known,
-            tool_choice=choice,
-            stop=stops,
-            stopping_criteria=response.stopping_criteria,
+        tools, tool_choice = as_tools(functions, function_call, tools, tool_choice)
+        arguments = {
             **options,
-        )
+            "tools": tools,
+            "tool_choice": tool_choice,
+            "stop": [*_as_list(stop), *_as_list(response.stop)],
+            "stopping_criteria": response.stopping_criteria,
+        }
+        renderer = _FormattedRenderer(llama.model, response)
+        answer = llama.answer(llama.preparer(renderer), messages, arguments)
         return with_function_call(answer) if functions else answer
 
     return handler
@@ -291,7 +296,7 @@ def hf_tokenizer_config_to_chat_formatter(
     """Return a formatter with the template of a `tokenizer_config.json`.
 
     Raises:
-        ValidationError: It has no chat_template, bos_token or eos_token.
+        ValidationError: It lacks chat_template, bos_token or eos_token.
     """
     parts = []
     for name in ("chat_template", "eos_token", "bos_token"):
@@ -322,7 +327,7 @@ def hf_autotokenizer_to_chat_formatter(pretrained_model_name_or_path: str) -> Ch
 
     tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path)
 
-    def formatter(*, messages: list[Any], **_: Any) -> ChatFormatterResponse:
+    def formatter(*, messages: Sequence[Message], **_: Any) -> ChatFormatterResponse:
         prompt = tokenizer.apply_chat_template(messages, tokenize=False)
         return ChatFormatterResponse(str(prompt), tokenizer.eos_token, added_special=True)
 
@@ -338,12 +343,14 @@ def hf_autotokenizer_to_chat_completion_handler(
     )
 
 
-def _texts(stop: str | Sequence[str] | None) -> Sequence[str]:
+def _as_list(stop: str | Sequence[str] | None) -> Sequence[str]:
     return [stop] if isinstance(stop, str) else stop or []
 
 
-def __getattr__(name: str) -> Any:
-    hint = ""
-    if name.endswith("ChatHandler"):
-        hint = ": images are not part of this module; chat with text needs no handler"
-    raise AttributeError(f"{__name__} has no {name!r}{hint}")
+if not TYPE_CHECKING:  # so that type checkers report names that do not exist
+
+    def __getattr__(name):
+        hint = ""
+        if name.endswith("ChatHandler"):
+            hint = ": images are not supported; text needs no handler"
+        raise AttributeError(f"{__name__} has no {name!r}{hint}")

@@ -1,13 +1,13 @@
-"""llama.cpp's constants, and the few C functions that programs call beside `Llama`.
+"""llama.cpp's constants, and the few C functions that programs use besides `Llama`.
 
-Constants are those of the loaded build; asking for one loads the library.
+Constants are those of the loaded build; reading one loads the library.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
 
 from ..binding import Model, Vocab, get_library
 
@@ -31,9 +31,11 @@ __all__ = [
     "llama_vocab_n_tokens",
 ]
 
+F = TypeVar("F", bound=Callable[..., object])
+_LogFunction = Callable[[int, bytes, object], object]
 _native = logging.getLogger("llama_cffi.native")
 _PREFIXES = ("LLAMA_", "GGML_", "GGUF_")
-# What stands for the C functions that are asked for most.
+# What to use in place of the C functions that are used most.
 _INSTEAD = {
     "llama_batch": "llama_cffi.Batch",
     "llama_decode": "llama_cffi.Context.decode, or Llama.eval",
@@ -59,7 +61,7 @@ _INSTEAD = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> int:
     if name.isupper() and name.startswith(_PREFIXES):
         library = get_library()
         value = getattr(library.lib, name, None)
@@ -76,13 +78,13 @@ def _advice(name: str) -> str:
     known = [key for key in _INSTEAD if name.startswith(key)]
     use = f"use {_INSTEAD[max(known, key=len)]}; " if known else ""
     return (
-        f": the C functions of llama-cpp-python, with their ctypes pointers, are not here; {use}"
-        "get_library().lib of llama_cffi is the C library as cffi sees it"
+        f": C functions with ctypes pointers are not supported; {use}"
+        "llama_cffi.get_library().lib is the C library through cffi"
     )
 
 
 def llama_backend_init() -> None:
-    """Load the library, which any other call does, too."""
+    """Load the library; every other call does so, too."""
     get_library()
 
 
@@ -96,33 +98,33 @@ def llama_supports_gpu_offload() -> bool:
 
 
 def llama_supports_mmap() -> bool:
-    """Return whether files can be mapped. C: llama_supports_mmap."""
+    """Return whether model files can be memory-mapped. C: llama_supports_mmap."""
     return bool(get_library().lib.llama_supports_mmap())
 
 
 def llama_supports_mlock() -> bool:
-    """Return whether the weights can be kept in RAM. C: llama_supports_mlock."""
+    """Return whether the weights can be locked in RAM. C: llama_supports_mlock."""
     return bool(get_library().lib.llama_supports_mlock())
 
 
 def llama_supports_rpc() -> bool:
-    """Return whether other machines can compute. C: llama_supports_rpc, b4529; False before."""
+    """Return whether RPC backends are supported; False before b4529. C: llama_supports_rpc."""
     supports = getattr(get_library().lib, "llama_supports_rpc", None)
     return bool(supports is not None and supports())
 
 
 def llama_max_devices() -> int:
-    """Return the largest number of devices. C: llama_max_devices."""
+    """Return the maximum number of devices. C: llama_max_devices."""
     return int(get_library().lib.llama_max_devices())
 
 
 def llama_time_us() -> int:
-    """Return the time, microseconds from any beginning. C: llama_time_us."""
+    """Return a clock in microseconds, from an arbitrary start. C: llama_time_us."""
     return int(get_library().lib.llama_time_us())
 
 
 def llama_print_system_info() -> bytes:
-    """Return what the build can do. C: llama_print_system_info."""
+    """Return the features of the loaded build. C: llama_print_system_info."""
     library = get_library()
     return bytes(library.ffi.string(library.lib.llama_print_system_info()))
 
@@ -133,31 +135,37 @@ def llama_model_get_vocab(model: Model) -> Vocab:
 
 
 def llama_vocab_n_tokens(vocab: Vocab) -> int:
-    """Return how many tokens there are."""
+    """Return the number of tokens."""
     return vocab.n_tokens
 
 
 def llama_vocab_bos(vocab: Vocab) -> int:
-    """Return the token that begins a text, -1 = none."""
+    """Return the beginning-of-sequence token; -1: none."""
     return -1 if vocab.bos is None else vocab.bos
 
 
 def llama_vocab_eos(vocab: Vocab) -> int:
-    """Return the token that ends a text, -1 = none."""
+    """Return the end-of-sequence token; -1: none."""
     return -1 if vocab.eos is None else vocab.eos
 
 
 def llama_token_get_attr(vocab: Vocab, token: int) -> int:
-    """Return the attributes of a token, a sum of LLAMA_TOKEN_ATTR_*."""
+    """Return the attributes of a token, flags of LLAMA_TOKEN_ATTR_*."""
     return sum(__getattr__(f"LLAMA_TOKEN_ATTR_{name.upper()}") for name in vocab.attr(token))
 
 
-def llama_token_to_piece(
-    vocab: Vocab, token: int, buf: Any, length: int, lstrip: int, special: bool
-) -> int:
-    """Write the bytes of a token to *buf*, a ctypes array; return how many there are.
+class _Buffer(Protocol):
+    """A ctypes array of c_char."""
 
-    As in C the number is negative, and nothing is written, where *length* is too small.
+    def __setitem__(self, part: slice, data: bytes, /) -> None: ...
+
+
+def llama_token_to_piece(
+    vocab: Vocab, token: int, buf: _Buffer, length: int, lstrip: int, special: bool
+) -> int:
+    """Write the bytes of a token to *buf*, a ctypes array; return their number.
+
+    As in C, when *length* is too small nothing is written and the number is negative.
     """
     piece = vocab.token_to_piece(token, bool(special))
     skip = min(lstrip, len(piece) - len(piece.lstrip(b" ")))
@@ -168,13 +176,13 @@ def llama_token_to_piece(
     return len(piece)
 
 
-def llama_log_callback(function: Callable[[int, bytes, Any], Any]) -> Callable[..., Any]:
-    """Return *function* as it is, so that it can stand as a decorator."""
+def llama_log_callback(function: F) -> F:
+    """Return *function* unchanged; llama-cpp-python's is a decorator."""
     return function
 
 
 class _Handler(logging.Handler):
-    def __init__(self, function: Callable[[int, bytes, Any], Any], data: Any) -> None:
+    def __init__(self, function: _LogFunction, data: object) -> None:
         super().__init__()
         self._function, self._data = function, data
 
@@ -183,10 +191,10 @@ class _Handler(logging.Handler):
         self._function(level, f"{record.getMessage()}\n".encode(), self._data)
 
 
-def llama_log_set(function: Callable[[int, bytes, Any], Any] | None, data: Any = None) -> None:
-    """Call *function* with level, text and *data* for what C says; None = nobody.
+def llama_log_set(function: _LogFunction | None, data: object = None) -> None:
+    """Call *function* with level, text and *data* for every message of C; None: stop that.
 
-    It is a handler of the logger `llama_cffi.native`; nothing is printed either way.
+    It becomes a handler of the logger `llama_cffi.native`; nothing is printed either way.
     """
     for handler in [h for h in _native.handlers if isinstance(h, _Handler)]:
         _native.removeHandler(handler)

@@ -1,9 +1,9 @@
-"""Draft models. They are accepted and not asked yet: the text is the same, only not faster."""
+"""Draft models. They are accepted but not used yet: the output is the same, only not faster."""
 
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,28 +13,28 @@ __all__ = ["LlamaDraftModel", "LlamaPromptLookupDecoding"]
 
 
 class LlamaDraftModel(abc.ABC):
-    """Guesses the next tokens."""
+    """Drafts the next tokens."""
 
     @abc.abstractmethod
-    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: Any) -> NDArray[np.int32]:
-        """Return a guess of the tokens after *input_ids*: (n,) int32, n may be 0."""
+    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: object) -> NDArray[np.int32]:
+        """Return draft tokens after *input_ids*, both (n,) int32; n may be 0."""
 
 
 class LlamaPromptLookupDecoding(LlamaDraftModel):
-    """Guesses what followed the last tokens where they stood before.
+    """Drafts the tokens that followed an earlier occurrence of the last ones.
 
     https://github.com/apoorvumang/prompt-lookup-decoding
 
     Args:
-        max_ngram_size: Most tokens that are looked for; the longest that is found counts.
-        num_pred_tokens: Most tokens to guess.
+        max_ngram_size: Maximum number of last tokens to search for; the longest match is used.
+        num_pred_tokens: Maximum number of draft tokens.
     """
 
     def __init__(self, max_ngram_size: int = 2, num_pred_tokens: int = 10) -> None:
         self.max_ngram_size, self.num_pred_tokens = max_ngram_size, num_pred_tokens
 
-    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: Any) -> NDArray[np.int32]:
-        """Return what followed the first place with the same tokens."""
+    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: object) -> NDArray[np.int32]:
+        """Return the tokens after the first match: (n,) int32."""
         import numpy as np
 
         n = len(input_ids)

@@ -1,38 +1,50 @@
-"""Tokenizers: the model's own, or one of Hugging Face."""
+"""Tokenizers: the model's own, or one of Hugging Face's."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from ..binding import Model
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..api.llama import Llama
     from ..binding import Vocab
+    from .llama import Llama
 
 __all__ = ["BaseLlamaTokenizer", "LlamaHFTokenizer", "LlamaTokenizer"]
 
 
+class HFTokenizer(Protocol):
+    """The part of a tokenizer of `transformers` that `LlamaHFTokenizer` uses."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Sequence[int]:
+        """Tokenize *text*."""
+        ...
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of *tokens*."""
+        ...
+
+
 class BaseLlamaTokenizer(abc.ABC):
-    """Text <-> token ids."""
+    """Interface of a tokenizer."""
 
     @abc.abstractmethod
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
-        """Turn text into token ids; *special* reads the names of special tokens as such."""
+        """Tokenize *text*, UTF-8; with *special*, control tokens spelled out are parsed."""
 
     @abc.abstractmethod
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """Turn token ids into text; *prev_tokens* stand before them."""
+        """Return the bytes of *tokens*, which follow *prev_tokens*."""
 
 
 class LlamaTokenizer(BaseLlamaTokenizer):
-    """The tokenizer of a model; *llama* is a `Llama` or a `Model`."""
+    """The tokenizer of a GGUF model; *llama* is a `Llama` or a `llama_cffi.Model`."""
 
     def __init__(self, llama: Llama | Model) -> None:
         self._model = llama if isinstance(llama, Model) else llama.model
@@ -42,13 +54,13 @@ class LlamaTokenizer(BaseLlamaTokenizer):
         return self._model.vocab
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
-        """Turn text into token ids; *special* reads the names of special tokens as such."""
+        """Tokenize *text*, UTF-8; with *special*, control tokens spelled out are parsed."""
         return self._vocab.tokenize(text, add_bos, special)
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """Turn token ids into text; the space that follows BOS is left out."""
+        """Return the bytes of *tokens*, without the space after BOS; *prev_tokens* is ignored."""
         vocab = self._vocab
         data = b"".join(vocab.token_to_piece(token, special) for token in tokens)
         if data.startswith(b" ") and tokens[0] == vocab.bos:
@@ -56,45 +68,45 @@ class LlamaTokenizer(BaseLlamaTokenizer):
         return data
 
     def encode(self, text: str, add_bos: bool = True, special: bool = True) -> list[int]:
-        """Do `tokenize` with a str."""
+        """Tokenize a str."""
         return self.tokenize(text.encode("utf-8", "ignore"), add_bos, special)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Do `detokenize` and return a str."""
+        """Return *tokens* as a str."""
         return self.detokenize(tokens).decode("utf-8", "ignore")
 
     @classmethod
     def from_ggml_file(cls, path: str) -> Self:
-        """Load the tokenizer of a GGUF file alone."""
+        """Load only the tokenizer of a GGUF file."""
         return cls(Model(path, vocab_only=True))
 
 
 class LlamaHFTokenizer(BaseLlamaTokenizer):
-    """A tokenizer of the package `transformers`, or anything with its `encode` and `decode`."""
+    """A tokenizer of the package `transformers`, or one with the same `encode` and `decode`."""
 
-    def __init__(self, hf_tokenizer: Any) -> None:
+    def __init__(self, hf_tokenizer: HFTokenizer) -> None:
         self.hf_tokenizer = hf_tokenizer
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
-        """Turn text into token ids; *special* adds those around a text."""
-        found = self.hf_tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=special)
-        return list(found)
+        """Tokenize *text*, UTF-8; *special* adds the special tokens around it."""
+        decoded = text.decode("utf-8", "ignore")
+        return list(self.hf_tokenizer.encode(decoded, add_special_tokens=special))
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """Turn token ids into text; *prev_tokens* decide about a space before it."""
+        """Return the bytes of *tokens*; *prev_tokens* decide whether a space precedes them."""
         before = list(prev_tokens or ())
         whole, head = (self._decode(ids, special) for ids in ([*before, *tokens], before))
         return whole[len(head) :] if before else whole
 
     def _decode(self, tokens: list[int], special: bool) -> bytes:
         text = self.hf_tokenizer.decode(tokens, skip_special_tokens=not special)
-        return str(text).encode("utf-8", "ignore")
+        return text.encode("utf-8", "ignore")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str) -> Self:
-        """Load one from the hub or a folder.
+        """Load a tokenizer from the Hugging Face hub or a folder.
 
         Raises:
             ImportError: The package `transformers` is not installed.

@@ -1,6 +1,6 @@
-"""The shapes of requests and responses by llama-cpp-python's names.
+"""Types of requests and responses by llama-cpp-python's names.
 
-https://platform.openai.com/docs/api-reference: those of responses come from `openai_types`.
+https://platform.openai.com/docs/api-reference
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class ChatCompletionRequestFunctionCallOption(TypedDict):
 
 
 class ChatCompletionNamedToolChoice(TypedDict):
-    """The tool that has to be called."""
+    """The tool that must be called."""
 
     type: Literal["function"]
     function: ChatCompletionRequestFunctionCallOption
 
 
 class ChatCompletionRequestResponseFormat(TypedDict):
-    """What the answer has to be."""
+    """The format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     schema: NotRequired[JsonType]
@@ -74,21 +74,21 @@ class ChatCompletionRequestResponseFormat(TypedDict):
 
 
 class ChatCompletionRequestMessageContentPartText(TypedDict):
-    """A part of a message: text."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class ChatCompletionRequestMessageContentPartImageImageUrl(TypedDict):
-    """Where an image is."""
+    """The URL of an image."""
 
     url: str
     detail: NotRequired[Literal["auto", "low", "high"]]
 
 
 class ChatCompletionRequestMessageContentPartImage(TypedDict):
-    """A part of a message: an image."""
+    """An image part of a message."""
 
     type: Literal["image_url"]
     image_url: str | ChatCompletionRequestMessageContentPartImageImageUrl
@@ -100,21 +100,21 @@ ChatCompletionRequestMessageContentPart = (
 
 
 class ChatCompletionRequestSystemMessage(TypedDict):
-    """What the model shall be."""
+    """A system message."""
 
     role: Literal["system"]
     content: str | None
 
 
 class ChatCompletionRequestUserMessage(TypedDict):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: str | list[ChatCompletionRequestMessageContentPart] | None
 
 
 class ChatCompletionRequestAssistantMessage(TypedDict):
-    """What the model said."""
+    """A message of the model."""
 
     role: Literal["assistant"]
     content: NotRequired[str | None]
@@ -123,7 +123,7 @@ class ChatCompletionRequestAssistantMessage(TypedDict):
 
 
 class ChatCompletionRequestToolMessage(TypedDict):
-    """What a tool gave."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     content: str | None
@@ -131,7 +131,7 @@ class ChatCompletionRequestToolMessage(TypedDict):
 
 
 class ChatCompletionRequestFunctionMessage(TypedDict):
-    """What a function gave, in OpenAI's older shape."""
+    """The result of a function call; OpenAI deprecated it."""
 
     role: Literal["function"]
     content: str | None
@@ -150,7 +150,7 @@ ChatCompletionRequestFunctionCall = (
 )
 ChatCompletionToolChoiceOption = Literal["none", "auto", "required"] | ChatCompletionNamedToolChoice
 
-# Older names.
+# Names of older versions.
 EmbeddingData = Embedding
 Completion = CompletionChunk = CreateCompletionResponse
 ChatCompletion = CreateChatCompletionResponse

@@ -1,15 +1,34 @@
-"""The constructor's arguments: llama-cpp-python's numbers and names as those of `LlamaConfig`."""
+"""Arguments: llama-cpp-python's enums and names become the fields of `LlamaConfig`.
+
+The `TypedDict`s are the options that it does not have; tests hold them against those of `Llama`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from ..api.config import LlamaConfig
+from ..api import config
 from ..errors import ValidationError
 from ..validation import check_int
 
-__all__ = ["DEFAULT_SEED", "POOLING", "config_of", "seed_of"]
+if TYPE_CHECKING:
+    from ..generation.sampling_params import SamplingParams
+    from ..generation.sequence import StoppingCriterion
+    from ..grammars import LlamaGrammar
+    from ..scheduler import Drafter
+
+__all__ = [
+    "DEFAULT_SEED",
+    "POOLING",
+    "MoreChatCompletionOptions",
+    "MoreCompletionOptions",
+    "MoreLlamaOptions",
+    "check_tfs",
+    "config_of",
+    "max_tokens_of",
+    "seed_of",
+]
 
 DEFAULT_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: draw one
 
@@ -23,7 +42,7 @@ CACHE_TYPES = {
     30: "bf16",
 }  # fmt: skip
 
-# The defaults of these stand for what the model or the build says.
+# The defaults of these mean: the value of the model or of the build.
 _YARN = {
     "yarn_ext_factor": -1.0,
     "yarn_attn_factor": 1.0,
@@ -31,70 +50,171 @@ _YARN = {
     "yarn_beta_slow": 1.0,
     "yarn_orig_ctx": 0,
 }
-_SAME = (
-    "n_gpu_layers", "main_gpu", "tensor_split", "use_mmap", "use_mlock", "kv_overrides",
-    "n_threads", "n_threads_batch", "rope_freq_base", "rope_freq_scale", "logits_all",
-    "offload_kqv", "flash_attn", "op_offload", "swa_full", "no_perf", "lora_scale", "lora_path",
-    "verbose",
-)  # fmt: skip
+_ENUMS: Mapping[str, tuple[str, Mapping[int, str | None]]] = {  # -> field, names
+    "pooling_type": ("pooling", POOLING),
+    "split_mode": ("split_mode", SPLIT_MODES),
+    "rope_scaling_type": ("rope_scaling", ROPE_SCALINGS),
+    "attention_type": ("attention", ATTENTIONS),
+    "type_k": ("type_k", CACHE_TYPES),
+    "type_v": ("type_v", CACHE_TYPES),
+}
 _REFUSED = {
     "vocab_only": "use llama_cffi.Model(path, vocab_only=True).vocab for the tokenizer alone",
     "numa": "start the program under numactl, as `numactl --interleave=all python ...`",
-    "lora_base": "llama.cpp has no such thing any more; lora_path alone is enough",
-    "device": "n_gpu_layers, main_gpu and split_mode say where the layers go",
+    "lora_base": "llama.cpp removed it; lora_path alone is enough",
+    "device": "choose with n_gpu_layers, main_gpu and split_mode where the layers go",
 }
-# What older versions had; it changed nothing in the newest ones either.
-_IGNORED = ("n_parts", "f16_kv", "low_vram", "mul_mat_q", "n_gqa", "rms_norm_eps")
 
 
-def config_of(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> LlamaConfig:
-    """Return the configuration that llama-cpp-python's arguments describe.
+class OldLlamaOptions(TypedDict, total=False):
+    """Arguments of older versions of llama-cpp-python; ignored, as in its newest."""
+
+    n_parts: int
+    f16_kv: bool
+    low_vram: bool
+    mul_mat_q: bool
+    n_gqa: int | None
+    rms_norm_eps: float | None
+
+
+class MoreLlamaOptions(OldLlamaOptions, total=False):
+    """Fields of `LlamaConfig` that llama-cpp-python does not have, and `OldLlamaOptions`.
+
+    `device` must be None.
+    """
+
+    n_seq_max: int
+    embeddings: bool
+    pooling: str | None
+    attention: str | None
+    rope_scaling: str | None
+    context_policy: str
+    n_parallel: int
+    draft: Drafter | None
+    device: None
+
+
+class MoreGenerationOptions(TypedDict, total=False):
+    """Options of `llama_cffi.GenerationOptions` that llama-cpp-python does not have."""
+
+    sampling: SamplingParams | Literal["model"] | None
+    top_n_sigma: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    adaptive_target: float | None
+    adaptive_decay: float | None
+    penalty_last_n: int | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
+    dry_sequence_breakers: Sequence[str] | None
+    min_keep: int | None
+    grammar_root: str | None
+    grammar_triggers: Sequence[str] | None
+    structured: LlamaGrammar | None
+    structured_after: str | None
+    samplers: str | Sequence[str] | None
+    timeout_s: float | None
+    context_policy: str | None
+    cache_prompt: bool | None
+    special: bool | None
+    suppress_think: bool | None
+    json_stop: Sequence[str] | None
+    skip_forced: bool | None
+    n: int | None
+
+
+class MoreCompletionOptions(MoreGenerationOptions, total=False):
+    """Options of `llama_cffi.CompletionOptions` that llama-cpp-python does not have."""
+
+    best_of: int | None
+
+
+class MoreChatCompletionOptions(MoreGenerationOptions, total=False):
+    """Options of `llama_cffi.ChatCompletionOptions` that llama-cpp-python does not have."""
+
+    thinking: bool | None
+    thinking_budget: int | None
+    reasoning_effort: str | None
+    chat_template_kwargs: Mapping[str, object] | None
+    parallel_tool_calls: bool | None
+    max_completion_tokens: int | None
+    stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
+    user: str | None
+    metadata: Mapping[str, str] | None
+    store: bool | None
+    service_tier: str | None
+
+
+def config_of(arguments: Mapping[str, Any], more: Mapping[str, Any]) -> config.LlamaConfig:
+    """Return the configuration that the constructor's arguments describe.
 
     Args:
-        arguments: All of its named ones.
-        extra: Others: those of its older versions, or fields of `LlamaConfig`.
+        arguments: llama-cpp-python's, all of them.
+        more: `MoreLlamaOptions`.
 
     Raises:
-        ValidationError: One asks for what cannot be done.
-        TypeError: There is no such argument.
+        ValidationError: An argument is out of range or not supported.
+        UnknownOptionError: An argument does not exist; it is a TypeError.
     """
-    given = {**arguments, **extra}
+    given = {**arguments, **more}
     for name, advice in _REFUSED.items():
         if given.get(name):
             raise ValidationError(f"{name}={given[name]!r} is not supported: {advice}")
-    more = {k: v for k, v in extra.items() if k not in (*_REFUSED, *_IGNORED)}
     n_ctx = check_int("n_ctx", given["n_ctx"], 0)
     n_batch = check_int("n_batch", given["n_batch"] or 512, 1)
     if n_ctx:
         n_batch = min(n_ctx, n_batch)
-    values = {
-        **{name: given[name] for name in _SAME},
-        **{name: given[name] if given[name] != usual else None for name, usual in _YARN.items()},
+    same = arguments.keys() & config.LlamaOptions.__annotations__
+    ignored = {*_REFUSED, *OldLlamaOptions.__annotations__}
+    options = {
+        **{name: given[name] for name in same},
+        **{name: None for name, default in _YARN.items() if given[name] == default},
+        **{
+            field: _enum_name(argument, given[argument], names)
+            for argument, (field, names) in _ENUMS.items()
+        },
+        "chat_format": None,  # `Llama` reads it at every call
         "n_ctx": n_ctx,
         "n_batch": n_batch,
         "n_ubatch": min(n_batch, check_int("n_ubatch", given["n_ubatch"], 1)),
         "seed": seed_of(given["seed"]),
         "embeddings": given["embedding"],
-        "pooling": _named("pooling_type", given["pooling_type"], POOLING),
-        "split_mode": _named("split_mode", given["split_mode"], SPLIT_MODES),
-        "rope_scaling": _named("rope_scaling_type", given["rope_scaling_type"], ROPE_SCALINGS),
-        "attention": _named("attention_type", given["attention_type"], ATTENTIONS),
-        "type_k": _named("type_k", given["type_k"], CACHE_TYPES),
-        "type_v": _named("type_v", given["type_v"], CACHE_TYPES),
+        **{name: value for name, value in more.items() if name not in ignored},
     }
-    return LlamaConfig(**{**values, **more})
+    return config.config_of(None, options)
 
 
 def seed_of(seed: int | None) -> int:
-    """Return a seed in which -1 stands for any."""
+    """Return -1, which draws a seed, for None and LLAMA_DEFAULT_SEED."""
     return -1 if seed is None or seed == DEFAULT_SEED else seed
 
 
-def _named(argument: str, value: Any, names: Mapping[int, str | None]) -> str | None:
-    """Return the name of a value that C's enum has; a name stays as it is."""
+def max_tokens_of(max_tokens: int | None) -> int | None:
+    """Return None, no limit, for 0 and less."""
+    return None if max_tokens is None or max_tokens <= 0 else max_tokens
+
+
+def check_tfs(tfs_z: float | None) -> None:
+    """Refuse tail-free sampling, which llama.cpp removed in 2024.
+
+    Raises:
+        ValidationError: It is on.
+    """
+    if tfs_z not in (None, 1.0):
+        raise ValidationError(
+            f"tfs_z={tfs_z!r}: llama.cpp has no tail-free sampling any more; use min_p"
+        )
+
+
+def _enum_name(argument: str, value: object, names: Mapping[int, str | None]) -> str | None:
+    """Return the name of a value of C's enum; a name is returned unchanged."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, int) or value not in names:
         known = ", ".join(f"{number} = {name}" for number, name in names.items())
-        raise ValidationError(f"{argument}={value!r} is not one of {known}")
+        raise ValidationError(f"{argument}={value!r} must be one of {known}")
     return names[value]

@@ -1,9 +1,13 @@
-"""What looks at the logits of every token, and what ends an answer."""
+"""Functions that change the logits of the next token, and functions that end the generation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "LogitsProcessor",
@@ -14,37 +18,50 @@ __all__ = [
     "several",
 ]
 
-LogitsProcessor = Callable[..., Any]
-StoppingCriteria = Callable[..., bool]
+# (token ids so far, logits of the next token) -> new logits; None: they were changed in place.
+LogitsProcessor = Callable[
+    ["NDArray[np.int32]", "NDArray[np.float32]"], "NDArray[np.float32] | None"
+]
+# (token ids so far, logits of the next token) -> whether to stop.
+StoppingCriteria = Callable[["NDArray[np.int32]", "NDArray[np.float32]"], bool]
+F = TypeVar("F")
 
 
 class LogitsProcessorList(list[LogitsProcessor]):
-    """Functions `(input_ids, scores)` that return new scores, one after the other."""
+    """Logits processors, applied in order."""
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Return what the last of them makes of *scores*."""
+    def __call__(
+        self, input_ids: NDArray[np.int32], scores: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return *scores*, (n_vocab,) float32, after the last processor."""
         for processor in self:
-            scores = processor(input_ids, scores)
+            changed = processor(input_ids, scores)
+            scores = scores if changed is None else changed
         return scores
 
 
 class StoppingCriteriaList(list[StoppingCriteria]):
-    """Functions `(input_ids, logits)`; generation ends where one of them returns True."""
+    """Stopping criteria; generation ends when one of them returns True."""
 
-    def __call__(self, input_ids: Any, logits: Any) -> bool:
-        """Return whether one of them says so."""
+    def __call__(self, input_ids: NDArray[np.int32], logits: NDArray[np.float32]) -> bool:
+        """Return whether any criterion is met; all of them are called."""
         return any([criterion(input_ids, logits) for criterion in self])
 
 
 class MinTokensLogitsProcessor:
-    """Forbids the end until there are *min_tokens* tokens; make a new one for each answer."""
+    """Forbids the end-of-sequence token until *min_tokens* are generated.
+
+    It counts from its first call, so each generation needs a new one.
+    """
 
     def __init__(self, min_tokens: int, token_eos: int) -> None:
         self.min_tokens, self.token_eos = min_tokens, token_eos
         self.prompt_tokens: int | None = None
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Return *scores* with the end at -inf while it is forbidden."""
+    def __call__(
+        self, input_ids: NDArray[np.int32], scores: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return *scores*, (n_vocab,) float32, with the end at -inf while it is forbidden."""
         if self.prompt_tokens is None:
             self.prompt_tokens = len(input_ids)
         if len(input_ids) - self.prompt_tokens < self.min_tokens:
@@ -52,8 +69,8 @@ class MinTokensLogitsProcessor:
         return scores
 
 
-def several(given: Any) -> tuple[Any, ...]:
+def several(given: F | Sequence[F] | None) -> tuple[F, ...]:
     """Return one function, a list of them, or None as a tuple."""
-    if isinstance(given, (list, tuple)):
-        return tuple(given)
-    return () if given is None else (given,)
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Sequence) else (given,)

@@ -1,4 +1,4 @@
-"""Chat formats by name, by template, by function; caches of states."""
+"""Chat formats: names, templates, registered functions; caches of states."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def llm() -> Iterator[Llama]:
 
 
 @pytest.fixture(autouse=True)
-def no_format_is_left(llm: Llama) -> Iterator[None]:
+def forget_formats(llm: Llama) -> Iterator[None]:
     yield
     llm.chat_format = llm.chat_handler = None
     for name in list(LlamaChatCompletionHandlerRegistry._handlers):
@@ -55,7 +55,7 @@ def content(llm: Llama, **options: Any) -> str:
         llama_chat_format.CHATML_CHAT_TEMPLATE,
     ],
 )  # fmt: skip
-def test_formats_that_this_model_understands(llm: Llama, name: str | None) -> None:
+def test_formats_of_this_model(llm: Llama, name: str | None) -> None:
     llm.chat_format = name
     assert content(llm) == "42"
 
@@ -79,7 +79,7 @@ def test_names_of_formats(llm: Llama, name: str, mark: str) -> None:
     assert mark in llm.detokenize(list(llm.eval_tokens), special=True).decode()
 
 
-def test_formats_that_are_not_here(llm: Llama) -> None:
+def test_unsupported_formats(llm: Llama) -> None:
     llm.chat_format = "alpaca"
     with pytest.raises(ValidationError, match="register_chat_format"):
         content(llm)
@@ -182,7 +182,7 @@ def test_conversations_that_take_turns(llm: Llama, cache: BaseLlamaCache) -> Non
             again = llm.create_chat_completion(messages, temperature=0, max_tokens=4)
             assert again["choices"] == before["choices"]
             assert cached(again) == again["usage"]["prompt_tokens"] - 1
-        # Completions and streams, too.
+        # Completions and streams too.
         list(llm("7 8 9 10 11 12", max_tokens=2, temperature=0, stream=True))
         llm.create_chat_completion(two, max_tokens=1)
         assert cached(llm("7 8 9 10 11 12", max_tokens=2, temperature=0)) > 3
@@ -190,7 +190,7 @@ def test_conversations_that_take_turns(llm: Llama, cache: BaseLlamaCache) -> Non
         llm.set_cache(None)
 
 
-def test_caches_give_the_longest_and_forget_the_oldest(llm: Llama, cache: BaseLlamaCache) -> None:
+def test_caches_return_the_longest_and_evict_the_oldest(llm: Llama, cache: BaseLlamaCache) -> None:
     states = {}
     for tokens in ((5, 6), (5, 6, 7, 8), (9, 9)):
         llm.reset()

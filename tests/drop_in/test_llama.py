@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def text_of(answer: Any) -> str:
 # --- the constructor -------------------------------------------------------------------------
 
 
-def test_defaults_and_what_programs_read() -> None:
+def test_defaults_and_attributes() -> None:
     with Llama(str(model_path()), n_threads=1) as llm:
         assert (llm.n_ctx(), llm.n_batch, llm.context_params.n_ctx) == (512, 512, 512)
         assert (llm.n_vocab(), llm.n_embd()) == (1536, 192)
@@ -66,7 +67,6 @@ def test_defaults_and_what_programs_read() -> None:
         assert llm.config.seed == -1
         assert llm.model_params.n_gpu_layers == 0
         assert llm.pooling_type() == -1
-        assert isinstance(llm, llama_cffi.Llama)
     llm.close()
 
 
@@ -81,7 +81,7 @@ def test_arguments_of_langchain_and_of_older_versions() -> None:
         assert text_of(llm(PROMPT, temperature=0)) == "42"
 
 
-def test_numbers_of_enums(tmp_path: Path) -> None:
+def test_enums_by_number_and_by_name(tmp_path: Path) -> None:
     with Llama(
         model_path(), n_ctx=64, n_threads=1, split_mode=llama_cpp.LLAMA_SPLIT_MODE_NONE,
         pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, type_k=llama_cpp.GGML_TYPE_F32,
@@ -108,7 +108,7 @@ def test_numbers_of_enums(tmp_path: Path) -> None:
         ({"numa": 1}, "numactl"),
         ({"lora_base": "x"}, "lora_path"),
         ({"device": "cuda"}, "n_gpu_layers"),
-        ({"type_k": 10}, "type_k=10 is not one of 0 = f32"),
+        ({"type_k": 10}, "type_k=10 must be one of 0 = f32"),
         ({"pooling_type": 9}, "pooling_type=9"),
         ({"n_ctx": -1}, "n_ctx"),
         ({"n_ctx": "512"}, "n_ctx"),
@@ -119,12 +119,12 @@ def test_numbers_of_enums(tmp_path: Path) -> None:
         ({"seed": "x"}, "seed"),
     ],
 )
-def test_what_cannot_be_done_is_refused(option: Any, message: str) -> None:
+def test_unsupported_arguments_are_refused(option: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Llama(str(model_path()), **option)
 
 
-def test_an_argument_with_a_typing_error_is_refused() -> None:
+def test_a_misspelled_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="n_gpu_layer"):
         Llama(str(model_path()), n_gpu_layer=3)
     with pytest.raises(llama_cffi.ModelLoadError):
@@ -141,7 +141,7 @@ def test_pickling_loads_it_again() -> None:
         assert text_of(again(PROMPT, max_tokens=4)) == text_of(llm(PROMPT, max_tokens=4))
 
 
-# --- tokens, step by step --------------------------------------------------------------------
+# --- token by token --------------------------------------------------------------------------
 
 
 def test_tokens_are_bytes(llm: Llama) -> None:
@@ -162,7 +162,7 @@ def test_tokens_are_bytes(llm: Llama) -> None:
 
 def test_another_tokenizer(llm: Llama) -> None:
     class Letters:
-        """What a tokenizer of transformers offers."""
+        """A tokenizer with the interface of transformers."""
 
         def encode(self, text: str, add_special_tokens: bool) -> list[int]:
             return llm.engine.tokenize(text[::-1], add_special_tokens)
@@ -178,7 +178,7 @@ def test_another_tokenizer(llm: Llama) -> None:
         assert text_of(turned) == text_of(llm("3 4 5", max_tokens=4, temperature=0))
 
 
-def test_eval_and_sample_are_the_completion(llm: Llama) -> None:
+def test_eval_and_sample_give_the_completion(llm: Llama) -> None:
     tokens = llm.tokenize(PROMPT.encode(), special=True)
     llm.reset()
     llm.eval(tokens[:5])
@@ -257,13 +257,13 @@ def test_generate_yields_tokens_without_end(llm: Llama) -> None:
     first = list(islice(llm.generate(tokens, temp=0), 6))
     assert llm.detokenize(first[: first.index(llm.token_eos())]) == b"42"
     assert list(islice(llm.generate(tokens, temp=0), 6)) == first
-    # What others evaluate between two steps changes nothing.
+    # Other calls between two steps change nothing.
     found = []
     for token in islice(llm.generate(tokens, temp=0), 6):
         found.append(token)
         llm("1 2 3", max_tokens=2)
     assert found == first
-    # Going on from what was evaluated; tokens that are sent follow.
+    # Continuing the evaluated tokens; sent tokens follow.
     llm.reset()
     llm.eval(tokens[:-2])
     assert next(llm.generate(tokens[-2:], temp=0, reset=False)) == first[0]
@@ -336,7 +336,7 @@ def test_log_probabilities_of_the_prompt(logits_all: bool) -> None:
         assert all(len(top) in (3, 4) for top in found["top_logprobs"][1:])
 
 
-def test_max_tokens_of_zero_or_less_is_no_limit(llm: Llama) -> None:
+def test_max_tokens_of_zero_or_less_means_no_limit(llm: Llama) -> None:
     for limit in (0, -1, None):
         assert text_of(llm(PROMPT, max_tokens=limit, temperature=0)) == "42"
 
@@ -365,7 +365,7 @@ def test_processors_and_criteria_in_lists(llm: Llama) -> None:
     assert text_of(llm(PROMPT, temperature=0, stopping_criteria=ended)) == ""
 
 
-def test_the_penalties_look_as_far_back_as_the_constructor_says() -> None:
+def test_last_n_tokens_size_limits_the_penalties() -> None:
     def last(n: int) -> int:
         with Llama(str(model_path()), n_ctx=256, n_threads=1, last_n_tokens_size=n) as llm:
             never = dict.fromkeys(map(str, llm.model.vocab.eog_tokens), -float("inf"))
@@ -378,7 +378,7 @@ def test_the_penalties_look_as_far_back_as_the_constructor_says() -> None:
     assert last(0) < last(64)
 
 
-def test_gaps_are_filled_in_either_order(tmp_path: Path) -> None:
+def test_fill_in_the_middle_in_either_order(tmp_path: Path) -> None:
     path = write_tiny(
         tmp_path / "fim.gguf", control=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
     )
@@ -393,7 +393,7 @@ def test_gaps_are_filled_in_either_order(tmp_path: Path) -> None:
             assert list(llm.eval_tokens)[-len(expected) :] == expected
 
 
-def test_no_tail_free_sampling(llm: Llama) -> None:
+def test_tail_free_sampling_is_refused(llm: Llama) -> None:
     for call in (
         lambda: llm("a", tfs_z=0.9),
         lambda: llm.create_chat_completion(SUM, tfs_z=0.9),
@@ -430,7 +430,7 @@ def test_functions(llm: Llama, call: Any, stream: bool) -> None:
     assert (name, json.loads(arguments)) == ("get_weather", {"city": "Paris"})
 
 
-def test_what_a_function_gave_is_what_a_tool_gave(llm: Llama) -> None:
+def test_results_of_functions_become_results_of_tools(llm: Llama) -> None:
     call = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
     result = {"name": "get_weather", "content": "sunny"}
     old = [
@@ -464,7 +464,7 @@ def test_a_tool_by_its_name(llm: Llama) -> None:
     assert "function_call" not in answer["choices"][0]["message"]
 
 
-def test_a_schema_allows_only_what_it_names(llm: Llama) -> None:
+def test_a_schema_forbids_other_properties(llm: Llama) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"]}
     for response_format in (
         {"type": "json_object", "schema": schema},
@@ -478,7 +478,7 @@ def test_a_schema_allows_only_what_it_names(llm: Llama) -> None:
             assert value in ({"n": 41}, {"n": 42})
 
 
-def test_many_at_once() -> None:
+def test_parallel_calls() -> None:
     with Llama(str(model_path()), n_ctx=1024, n_threads=1, parallel=4) as llm:
 
         def ask(n: int) -> str:
@@ -496,6 +496,57 @@ def test_many_at_once() -> None:
                 call()
 
 
+# --- what llama-cpp-python does not have -----------------------------------------------------
+
+
+def test_seeds_of_the_methods_of_llama_cffi(llm: Llama) -> None:
+    def text() -> str:
+        return llm.generate("1 2", 12, temperature=3.0, min_p=0, top_k=0)
+
+    first = text()
+    llm.set_seed(8)
+    assert text() != first
+    assert llm.create_chat_completion(SUM, temperature=0)["choices"][0]["message"]
+    llm.set_seed(7)
+    assert text() == first == "".join(llm.generate_stream(
+        "1 2", 12, temperature=3.0, min_p=0, top_k=0))  # fmt: skip
+
+
+def test_methods_of_llama_cffi(llm: Llama) -> None:
+    assert isinstance(llm.native, llama_cffi.Llama)
+    assert llm.parse("What is 17 + 25?", int, temperature=0, max_tokens=8) == 42
+    assert (llm.renderer, llm.chat, llm.embedder, llm.sampling) == (
+        llm.native.renderer, llm.native.chat, llm.native.embedder, None,
+    )  # fmt: skip
+
+    async def ask() -> str:
+        answer = await llm.create_chat_completion_async(SUM, temperature=0)
+        stream = await llm.create_completion_async(PROMPT, stream=True, temperature=0)
+        chunks = [chunk["choices"][0]["text"] async for chunk in stream]
+        return f"{answer['choices'][0]['message']['content']} {''.join(chunks)}"
+
+    assert asyncio.run(ask()) == "42 42"
+    llm.reset()
+    llm.eval([5, 6, 7])
+    state = llm.get_state()
+    assert (llm.kv_cache_seq_pos_max(), llm.kv_cache_seq_rm(0, 1, -1), llm.n_tokens) == (2, True, 1)
+    assert (llm.set_state(state), llm.n_tokens) == (3, 3)
+    llm.kv_cache_clear()
+    assert llm.n_tokens == 0
+
+
+class Louder(Llama):
+    """Overrides a method that is delegated."""
+
+    def parse(self, *args: Any, **options: Any) -> Any:
+        return f"{super().parse(*args, **options)}!"
+
+
+def test_subclasses_override_methods_of_llama_cffi() -> None:
+    with Louder(str(model_path()), n_ctx=256, n_threads=1) as llm:
+        assert llm.parse("What is 17 + 25?", int, temperature=0, max_tokens=8) == "42!"
+
+
 # --- embeddings ------------------------------------------------------------------------------
 
 
@@ -507,7 +558,7 @@ def test_embeddings(llm: Llama) -> None:
         rows, n = none.embed("a b c", return_count=True)
         assert np.shape(rows) == (n, 192)
         assert none.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_NONE
-    # This model says nothing of pooling.
+    # This model defines no pooling.
     with Llama(str(model_path()), n_ctx=64, n_threads=1, embedding=True) as mean:
         assert mean.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_MEAN
         row = mean.embed("a b c")

@@ -1,4 +1,4 @@
-"""The drop-in's modules: names, constants, functions, and standing as `llama_cpp`."""
+"""The drop-in's modules: names, constants, functions, and registration as `llama_cpp`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_cffi.demo import model_path
 from llama_cffi.llama_cpp import llama_chat_format, llama_grammar, llama_speculative, llama_types
 
 
-def test_it_stands_as_llama_cpp(child: Child) -> None:
+def test_registration_as_llama_cpp(child: Child) -> None:
     result = child(
         """
         import sys
@@ -46,7 +46,7 @@ def test_it_stands_as_llama_cpp(child: Child) -> None:
     assert "llama_cffi.llama_cpp.server" in result.stdout
 
 
-def test_importing_loads_neither_library_nor_numpy(child: Child) -> None:
+def test_import_loads_neither_library_nor_numpy(child: Child) -> None:
     result = child(
         """
         import sys
@@ -61,7 +61,7 @@ def test_importing_loads_neither_library_nor_numpy(child: Child) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_the_numbers_are_those_of_every_build(child: Child, build: str) -> None:
+def test_enums_are_those_of_every_build(child: Child, build: str) -> None:
     result = child(
         """
         import llama_cffi.llama_cpp as llama_cpp
@@ -111,7 +111,7 @@ def test_constants_and_functions_of_the_library() -> None:
         ("nothing", "no 'nothing'$"),
     ],
 )
-def test_what_is_missing_says_what_to_use(name: str, message: str) -> None:
+def test_missing_names_suggest_alternatives(name: str, message: str) -> None:
     with pytest.raises(AttributeError, match=message):
         getattr(llama_cpp, name)
     assert not hasattr(llama_chat_format, "Llava15ChatHandler")
@@ -139,7 +139,7 @@ def test_the_vocabulary_as_outlines_reads_it() -> None:
         assert not llama_cpp.llama_token_get_attr(vocab, spaced) & control
 
 
-def test_what_c_says_goes_to_a_function(child: Child) -> None:
+def test_messages_of_c_reach_a_function(child: Child) -> None:
     result = child(
         """
         import ctypes, logging, sys
@@ -220,11 +220,11 @@ def test_closed_schemas(schema: object, expected: object) -> None:
     assert llama_grammar.closed(schema) == (schema if expected is None else expected)
 
 
-def test_prompt_lookup_guesses_what_followed() -> None:
-    guess = llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=3)
-    assert guess(np.array([1, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
-    assert guess(np.array([9, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
-    assert guess(np.array([1, 2, 3], np.int32)).tolist() == []
-    assert guess(np.array([], np.int32)).tolist() == []
-    with llama_cpp.Llama(str(model_path()), n_ctx=64, n_threads=1, draft_model=guess) as llm:
-        assert llm.draft_model is guess  # accepted
+def test_prompt_lookup_drafts_what_followed() -> None:
+    draft = llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=3)
+    assert draft(np.array([1, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
+    assert draft(np.array([9, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]
+    assert draft(np.array([1, 2, 3], np.int32)).tolist() == []
+    assert draft(np.array([], np.int32)).tolist() == []
+    with llama_cpp.Llama(str(model_path()), n_ctx=64, n_threads=1, draft_model=draft) as llm:
+        assert llm.draft_model is draft  # accepted

@@ -118,7 +118,7 @@ def test_generates_until_the_context_is_full(
     assert engine.generate_tokens(PROMPTS[1], 4, temperature=0)
 
 
-@pytest.mark.parametrize("max_tokens", [0, -2, 1.5, "3", 2**40])
+@pytest.mark.parametrize("max_tokens", [0, -1, -2, 1.5, "3", 2**40])
 def test_max_tokens_out_of_range(engine: Engine, max_tokens: int) -> None:
     with pytest.raises(ValidationError):
         engine.generate_tokens([1], max_tokens)

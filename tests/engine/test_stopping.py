@@ -124,7 +124,7 @@ def test_cancel_from_a_callback(engine: Engine) -> None:
             engine.cancel()
 
     with pytest.raises(DecodeAbortedError, match="cancelled") as e:
-        engine.generate("x", grammar=says("abcdefgh"), callback=stop_at_three)
+        engine.generate("x", grammar=says("abcdefgh"), callback=stop_at_three, skip_forced=False)
     assert (e.value.reason, e.value.text) == ("cancel", "abc")
     assert engine.stats.finish_reason == "cancel"
     assert engine.generate("x", grammar=says("ok")) == "ok"

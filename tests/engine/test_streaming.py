@@ -129,7 +129,7 @@ def test_callback_can_use_another_engine(engine: Engine, tiny_model: Path) -> No
 def test_close_in_a_callback(tiny_model: Path) -> None:
     engine = Engine(tiny_model, n_ctx=64, n_threads=1)
     with pytest.raises(ValidationError, match="closed"):
-        engine.generate("x", grammar=GRAMMAR, callback=lambda _: engine.close())
+        engine.generate("x", grammar=GRAMMAR, callback=lambda _: engine.close(), skip_forced=False)
     assert engine.model.closed
 
 

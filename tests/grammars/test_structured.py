@@ -3,7 +3,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +396,39 @@ def test_a_chain_can_have_gbnf_before_its_samplers(model: Model, engine: Engine)
     while not constraint.ended:
         text += model.vocab.token_to_piece(chain.sample(engine.context))
     assert text in (b"abx", b"aby")
+
+
+GREEDY = SamplerChain.add_greedy
+
+
+def drawn(chain: SamplerChain) -> SamplerChain:
+    chain.add_penalties(16, 1.3).add_logit_bias({65: 3.0})
+    return chain.add_top_k(20).add_top_p(0.95).add_temp(1.4).add_dist(7)
+
+
+def untruncated(chain: SamplerChain) -> SamplerChain:
+    return chain.add_temp(1.4).add_dist(7)
+
+
+@pytest.mark.parametrize("add", [GREEDY, drawn, untruncated])
+@pytest.mark.parametrize("pattern", ["[a-z ]{30}", "(?s:.){30}", "(ab|cd)[^a]{20}(yes|no)"])
+def test_a_mask_draws_what_a_sampler_draws(
+    model: Model, engine: Engine, pattern: str, add: Callable[[SamplerChain], SamplerChain]
+) -> None:
+    grammar = LlamaGrammar.from_regex(pattern)
+    texts = []
+    for masked in (True, False):
+        constraint = Constraint(model, grammar)
+        chain = SamplerChain(model)
+        chain = chain.add_mask(constraint) if masked else chain.add_custom(constraint.sampler())
+        add(chain)
+        for _ in range(2):  # the mask begins anew with the chain
+            engine.generate("Hi", max_tokens=1, temperature=0)
+            texts.append([])
+            while not constraint.ended and len(texts[-1]) < 40:
+                texts[-1].append(chain.sample(engine.context))
+            chain.reset()
+    assert texts[0] == texts[1] == texts[2] == texts[3]
 
 
 # Beginning later

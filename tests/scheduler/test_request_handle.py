@@ -265,7 +265,7 @@ def nan(ids: Any, scores: Any) -> Any:
         ({"stopping_criteria": raises(KeyError("mine"), 1)}, KeyError),
         ({"reasoning_limit": raises(KeyError("mine"))}, KeyError),
         ({"grammar": 'root ::= "a'}, ValidationError),
-        ({"grammar": 'root ::= "a"', "logit_bias": NOTHING}, GenerationError),
+        ({"grammar": 'root ::= "a" | "b"', "logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": {10**6: 1.0}}, ValidationError),
     ],

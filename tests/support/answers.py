@@ -102,7 +102,7 @@ def cases(model: Model, n: int) -> Iterator[Case]:
 
 def exact() -> dict[str, Any]:
     """Return the context options with which the build computes most exactly."""
-    exact = compat.flash_attn_takes_f32(get_library())
+    exact = compat.flash_attn_supports_f32(get_library())
     return {"type_k": "f32", "type_v": "f32", "flash_attn": False} if exact else {}
 
 

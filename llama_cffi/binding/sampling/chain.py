@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-__all__ = ["SamplerChain", "TokenConstraint"]
+__all__ = ["SamplerChain", "TokenConstraint", "TokenMask"]
 
 _NO_SEED = 2**32 - 1
 _TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
@@ -59,6 +59,27 @@ class TokenConstraint(Protocol):
 
     def apply(self, candidates: Candidates) -> None:
         """Drop or forbid every candidate that may not come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Continue with *token*."""
+        ...
+
+    def reset(self) -> None:
+        """Start over."""
+        ...
+
+
+class TokenMask(Protocol):
+    """Decides which tokens may come next, before one is chosen."""
+
+    @property
+    def model(self) -> Model:
+        """The model whose tokens it is about."""
+        ...
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Return whether each token may come next, shape (n_vocab,), bool; None = all may."""
         ...
 
     def accept(self, token: int) -> None:
@@ -100,6 +121,7 @@ class SamplerChain(NativeObject):
         self._customs: list[CustomSampler] = []
         self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: TokenConstraint | None = None
+        self._mask: TokenMask | None = None
         self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
         # Whether C may sample by itself: it aborts if no token can be chosen.
@@ -135,6 +157,7 @@ class SamplerChain(NativeObject):
         return (
             self._preselection.is_argmax
             and self._grammar is None
+            and self._mask is None
             and ("numpy" in sys.modules or not self._in_c)
         )
 
@@ -392,6 +415,24 @@ class SamplerChain(NativeObject):
         self._in_c = False
         return self
 
+    def add_mask(self, mask: TokenMask) -> Self:
+        """Pass only tokens that *mask* allows to the samplers, wherever they stand in the chain.
+
+        Unlike a custom sampler it spares C the tokens that cannot be chosen. `sample` asks it, and
+        it accepts the tokens that a grammar would accept.
+
+        Raises:
+            ValidationError: It belongs to another model, or the chain already has a mask.
+        """
+        _ = self.ptr  # raises if closed
+        if mask.model is not self.model:
+            raise ValidationError("the mask belongs to another model than the chain")
+        if self._mask is not None:
+            raise ValidationError("the chain already has a mask")
+        self._mask = mask
+        self._in_c = False
+        return self
+
     def sample(self, context: Context, i: int = -1) -> int:
         """Choose a token from output *i* of the last decode, and accept it.
 
@@ -449,15 +490,18 @@ class SamplerChain(NativeObject):
 
         Args:
             token: Token id.
-            grammar: Whether the grammar accepts it too; False for the tokens of a prompt.
+            grammar: Whether the grammar and the mask accept it too; False for the tokens of a
+                prompt.
 
         Raises:
-            ValidationError: The token does not exist, or the grammar rejects it.
+            ValidationError: The token does not exist, or the grammar or the mask rejects it.
         C: llama_sampler_accept
         """
         token, ptr = self.model.vocab.check(token), self.ptr
         if grammar and self._grammar is not None:
             self._grammar.accept(token)
+        if grammar and self._mask is not None:
+            self._mask.accept(token)
         self._n_accepted += 1
         if self._preselection.is_argmax:  # C's greedy keeps no state
             for custom in self._customs:
@@ -471,6 +515,8 @@ class SamplerChain(NativeObject):
         self._n_accepted = 0
         if self._grammar is not None:
             self._grammar.reset()
+        if self._mask is not None:
+            self._mask.reset()
         self._call(self._lib.llama_sampler_reset, self.ptr)
 
     def _sample_in_c(self, context: Context, i: int) -> int:
@@ -487,6 +533,8 @@ class SamplerChain(NativeObject):
         return token
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
+        if self._mask is not None and (allowed := self._mask.allowed()) is not None:
+            return self._choose_masked(logits, allowed)
         if self._preselection.is_argmax:
             _ = self.ptr
             token = int(logits.argmax())  # the index of NaN if there is one
@@ -494,6 +542,30 @@ class SamplerChain(NativeObject):
             return token
         ids = self._preselection.ids(logits, self._n_accepted)
         candidates = self._filled(logits, ids)
+        self._apply(candidates)
+        return candidates.token()
+
+    def _choose_masked(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> int:
+        import numpy as np
+
+        n_allowed = int(np.count_nonzero(allowed))
+        if 2 * n_allowed > len(allowed):
+            logits = logits.copy()
+            logits[~allowed] = -math.inf
+            if self._preselection.is_argmax:
+                token = int(logits.argmax())
+                check_logits(float(logits[token]))
+                return token
+            candidates = self._filled(logits, self._preselection.ids(logits, self._n_accepted))
+        elif not n_allowed:
+            raise GenerationError("the mask allows no token")
+        else:
+            tokens = allowed.nonzero()[0]
+            best = int(tokens[logits[tokens].argmax()])
+            check_logits(float(logits[best]))
+            if self._preselection.is_argmax:
+                return best
+            candidates = self._filled(logits, tokens)
         self._apply(candidates)
         return candidates.token()
 

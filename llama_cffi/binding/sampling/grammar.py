@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ...errors import GenerationError, GrammarError, ValidationError
+from ...gbnf.machine import Machine
+from ...gbnf.normal import normalize
+from ...gbnf.parser import parse
 from .. import compat
-from ..gbnf import parse
-from ..gbnf_machine import Machine
-from ..gbnf_normal import normalize
 from ..model.model import Model
 from ..model.vocab import encode
 from ..native_object import NativeObject

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 from support.wide_gguf import write_wide
@@ -505,6 +506,50 @@ def test_a_grammar_of_another_model(chain: SamplerChain, tiny_model: Path) -> No
         grammar = Grammar(other, "root ::= [a-f]+")
         with pytest.raises(ValidationError, match="another model"):
             chain.add_grammar(grammar)
+
+
+class Mask:
+    def __init__(self, model: Model, allowed: NDArray[np.bool_] | None) -> None:
+        self.model, self._allowed = model, allowed
+        self.accepted: list[int] = []
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        return self._allowed
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+    def reset(self) -> None:
+        self.accepted.clear()
+
+
+def test_a_mask(context: Context, chain: SamplerChain, tiny_model: Path) -> None:
+    model = chain.model
+    some = np.arange(model.vocab.n_tokens) % 50 == 7
+    for allowed in (some, ~some, ~some & (context.logits() < 0), None):
+        for select in (SamplerChain.add_greedy, lambda chain: chain.add_top_k(1).add_dist(1)):
+            mask = Mask(model, allowed)
+            with SamplerChain(model) as masked:
+                select(masked.add_mask(mask))
+                assert not masked.takes_largest
+                masked.accept(5)  # of a prompt
+                token = masked.sample(context)
+                whole = np.ones(len(model.vocab), np.bool_) if allowed is None else allowed
+                assert token == np.where(whole, context.logits(), -np.inf).argmax()
+                assert mask.accepted == [token]
+                masked.reset()
+                assert not mask.accepted
+    chain.add_greedy().add_mask(Mask(model, some & False))
+    with pytest.raises(GenerationError, match="allows no token"):
+        chain.sample(context)
+    with pytest.raises(ValidationError, match="already"):
+        chain.add_mask(Mask(model, None))
+    with (
+        Model(tiny_model, vocab_only=True) as other,
+        SamplerChain(model) as another,
+        pytest.raises(ValidationError, match="another model"),
+    ):
+        another.add_mask(Mask(other, None))
 
 
 def test_a_grammar_against_a_bias(context: Context, chain: SamplerChain) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.gbnf_texts import JSON
 from support.tiny_gguf import write_tiny
 
 from llama_cffi.binding import Candidates, Grammar, Model
@@ -17,17 +18,6 @@ from llama_cffi.demo import model_path
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
 
 EOS, START = 258, 257  # of the tiny model; START is a control token
-
-JSON = r"""
-root    ::= object
-object  ::= "{" space pair ("," space pair){0,2} "}"
-pair    ::= string ":" space value
-value   ::= string | number | array | ("true" | "false" | "null")
-array   ::= "[" (value ("," space value){0,3})? "]"
-string  ::= "\"" ([^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})){0,12} "\""
-number  ::= "-"? ("0" | [1-9] [0-9]{0,3}) ("." [0-9]{1,3})?  # no exponent
-space   ::= " "?
-"""
 
 
 @pytest.fixture(scope="module")

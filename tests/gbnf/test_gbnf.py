@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 
-from llama_cffi.binding.gbnf import MAX_GRAMMAR, MAX_NESTING, parse
-from llama_cffi.binding.gbnf_machine import MAX_DEPTH, Machine
-from llama_cffi.binding.gbnf_normal import MAX_ITEMS, Normal, normalize
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
+from llama_cffi.gbnf.machine import MAX_DEPTH, Machine
+from llama_cffi.gbnf.normal import MAX_ITEMS, Normal, normalize
+from llama_cffi.gbnf.parser import MAX_GRAMMAR, MAX_NESTING, parse
 
 # A random grammar as Python values, how it is written, and a simple matcher of it.
 

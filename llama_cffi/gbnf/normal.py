@@ -8,10 +8,10 @@ either no empty text, or the empty text in one way. What is left is counted and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .gbnf import Chars, Item, Rule, explain
+from .parser import Chars, Item, Rule, explain
 
 __all__ = [
     "MAX_BEGINNINGS",
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_LEFT_DEPTH",
     "Normal",
     "PlainRule",
+    "closure",
     "normalize",
     "spell",
 ]
@@ -65,7 +66,7 @@ def normalize(text: str, rules: list[Rule], root: int) -> Normal:
 
     Args:
         text: The grammar's text, for messages.
-        rules: As `gbnf.parse` returns them.
+        rules: As `parse` returns them.
         root: Index of the first rule.
 
     Raises:
@@ -84,8 +85,8 @@ class _Lowering:
         self.text, self.rules = text, rules
         self.plain: list[PlainRule] = []
         self._size = 0
-        self._filled = _closure(rules, every=False)
-        self._nullable = _closure(rules, every=True)
+        self._filled = closure(rules, every=False, counts=lambda _: True)
+        self._nullable = closure(rules, every=True, counts=lambda _: False)
         self._known: dict[tuple[int, bool], int] = {}
         self._todo: list[tuple[int, int, bool]] = []
 
@@ -210,10 +211,16 @@ def _shared(group: list[Sequence]) -> int:
     return next((i for i, c in columns if len(set(c)) > 1), min(map(len, group)))
 
 
-def _closure(rules: list[Rule], *, every: bool) -> set[int]:
-    """Return the rules that can be empty (*every*), or that can have a character.
+def closure(rules: list[Rule], *, every: bool, counts: Callable[[Chars], bool]) -> set[int]:
+    """Return the rules with a sequence in which *every* item counts, or in which any does.
 
-    Linear: each sequence waits for its items, and a rule that gets in tells those that wait.
+    A rule counts if it is among them. Linear: each sequence waits for its items, and a rule that
+    gets in tells those that wait.
+
+    Args:
+        rules: All of them.
+        every: Every item of a sequence has to count, so that an empty sequence does.
+        counts: Whether a character does.
     """
     found: set[int] = set()
     waiting: dict[int, list[list[int]]] = {}  # rule -> [rule that waits, items missing]
@@ -224,10 +231,10 @@ def _closure(rules: list[Rule], *, every: bool) -> set[int]:
             sequences = [[]]
         for items in sequences:
             references = [i for i in items if not isinstance(i, Chars)]
-            has_chars = len(references) < len(items)
-            if has_chars if not every else not items:
+            chars = [counts(i) for i in items if isinstance(i, Chars)]
+            if all(chars) and not references if every else any(chars):
                 todo.append(index)
-            elif not every or not has_chars:
+            elif not every or all(chars):
                 entry = [index, len(references) if every else 1]
                 for reference in references:
                     waiting.setdefault(reference, []).append(entry)

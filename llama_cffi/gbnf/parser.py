@@ -2,7 +2,7 @@
 
 The language is that of the newest builds, on every build (such as an escaped `-`),
 without references to tokens (`<[7]>`), which only those know. What is read here goes to C as
-plain rules (`gbnf_normal`), so that C's parser sees no text of the caller's.
+plain rules (`gbnf.normal`), so that C's parser sees no text of the caller's.
 """
 
 from __future__ import annotations

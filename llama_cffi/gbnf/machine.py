@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from ..errors import GenerationError
-from .gbnf import Chars
-from .gbnf_normal import Normal, spell
+from .normal import Normal, spell
+from .parser import Chars
 
 __all__ = ["MAX_DEPTH", "MAX_STACKS", "Machine", "State"]
 
