@@ -210,7 +210,7 @@ def _() -> None:
         assert np.abs(huge - [0.5, 0.5, 0]).max() < 0.05
         for wrong in (math.nan, math.inf):
             refused(Exception, lambda x=wrong: probabilities(model, [x, 0.0]))  # type: ignore[misc]
-        for wrong_params in ({"temperature": -1}, {"top_p": 0}, {"top_k": 1.5}, {"top_p": 1.5}):
+        for wrong_params in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"top_p": 1.5}):
             refused(ValidationError, lambda p=wrong_params: SamplingParams(**p))  # type: ignore[misc]
 
 
