@@ -1,4 +1,4 @@
-"""Where users of other libraries ran into trouble: characters, templates, BOS, tools."""
+"""Known problems of other libraries: split characters, templates, BOS, tools."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load(path: Path, **options: Any) -> Llama:
 
 
 @pytest.mark.parametrize("text", ["añ€🙂é", "🙂" * 4, "e\u0301\u200d\U0001f468"])
-def test_streams_are_cut_between_characters(tiny_model: Path, text: str) -> None:
-    """Its tokens are single bytes. llama-cpp-python #36, #57, #372."""
+def test_streams_are_split_between_characters(tiny_model: Path, text: str) -> None:
+    """The tokens of the model are single bytes. llama-cpp-python #36, #57, #372."""
     grammar = LlamaGrammar.from_choices([text])
     with load(tiny_model) as llm:
         stream = llm("x", grammar=grammar, stream=True, max_tokens=100)
@@ -38,7 +38,7 @@ def test_streams_are_cut_between_characters(tiny_model: Path, text: str) -> None
         assert (stopped["text"], stopped["finish_reason"]) == (before, "stop")
 
 
-def test_a_broken_template_fails_the_chat_and_not_the_load(tmp_path: Path) -> None:
+def test_broken_template_fails_chats_but_not_loading(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "broken.gguf", chat_template="{% for m in messages %}")
     with load(path) as llm:
         assert llm.generate("ab", 3) is not None
@@ -50,8 +50,8 @@ def test_a_broken_template_fails_the_chat_and_not_the_load(tmp_path: Path) -> No
         assert llm.create_chat_completion(HI, max_tokens=3)["choices"]
 
 
-def test_tags_of_transformers_are_known(tmp_path: Path) -> None:
-    """llama-cpp-python #2225: a template with {% generation %} failed the load."""
+def test_tags_of_transformers_are_supported(tmp_path: Path) -> None:
+    """llama-cpp-python #2225: a template with {% generation %} made loading fail."""
     tagged = CHATML.replace(
         "{{ message.content }}", "{% generation %}{{ message.content }}{% endgeneration %}"
     )
@@ -71,7 +71,7 @@ def test_tags_of_transformers_are_known(tmp_path: Path) -> None:
         "{% for i in range(999999999) %}{% endfor %}",
     ],
 )
-def test_a_template_cannot_run_code(tmp_path: Path, attack: str) -> None:
+def test_templates_cannot_run_code(tmp_path: Path, attack: str) -> None:
     """CVE-2024-34359."""
     mark = tmp_path / "mark"
     path = write_tiny(tmp_path / "attack.gguf", chat_template=attack)
@@ -80,7 +80,7 @@ def test_a_template_cannot_run_code(tmp_path: Path, attack: str) -> None:
     assert not mark.exists()
 
 
-def test_one_bos(tmp_path: Path) -> None:
+def test_prompt_has_one_bos(tmp_path: Path) -> None:
     """llama-cpp-python #1501: the template writes BOS, and the tokenizer added another."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
@@ -92,13 +92,13 @@ def test_one_bos(tmp_path: Path) -> None:
         assert text.startswith("<|endoftext|>")
         assert tokens.count(256) == 1
         assert llm.create_chat_completion(HI, max_tokens=2)["usage"]["prompt_tokens"] == len(tokens)
-        # And where the user renders it.
+        # And if the caller renders the prompt.
         for prompt in (text, tokens):
             assert llm(prompt, max_tokens=2)["usage"]["prompt_tokens"] == len(tokens)
         assert llm("x", max_tokens=2)["usage"]["prompt_tokens"] == 2
 
 
-def test_embeddings_have_one_shape_for_one_text_and_one_for_several() -> None:
+def test_shapes_of_embeddings() -> None:
     """llama-cpp-python #2051, #1762 (more than n_batch tokens), langchain #21568."""
     with load(model_path(), n_batch=32, n_ubatch=32, embeddings=True) as llm:
         one = llm.embed("a fox")
@@ -115,7 +115,7 @@ def test_embeddings_have_one_shape_for_one_text_and_one_for_several() -> None:
         assert len(rows) == llm.n_tokens("a fox")
 
 
-def test_descriptions_of_tools_break_no_grammar() -> None:
+def test_descriptions_of_tools_cannot_break_the_grammar() -> None:
     """llama.cpp #27619, #1338, #1883: any description, any choice, streamed."""
     nasty = '"""\\ \n ::= root [^"]* {{x}} %} </tool_call> {"a": 1} 🙂'
     function = {
@@ -147,7 +147,7 @@ def test_descriptions_of_tools_break_no_grammar() -> None:
                 assert json.loads(text)["what"] in (nasty, "b")
 
 
-def test_a_long_conversation_loses_its_oldest_turns() -> None:
+def test_drop_oldest_turns() -> None:
     system = {"role": "system", "content": "You are a friendly assistant."}
     talk = [system]
     for n in range(11, 41):
@@ -162,7 +162,7 @@ def test_a_long_conversation_loses_its_oldest_turns() -> None:
             llm.create_chat_completion(talk, **options)
         answer = llm.create_chat_completion(talk, context_policy="drop_oldest_turns", **options)
         assert answer["choices"][0]["message"]["content"] == "42"
-        # As many turns as fit are kept.
+        # As many turns are kept as fit.
         assert 200 < answer["usage"]["prompt_tokens"] <= 256 - 16 - 8
     with load(model_path(), n_ctx=256, context_policy="drop_oldest_turns") as llm:
         assert llm.create_chat_completion(talk, **options)["usage"] == answer["usage"]

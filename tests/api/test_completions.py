@@ -1,4 +1,4 @@
-"""Text completions: gaps, several answers, streams, what is refused; and rerankers."""
+"""Text completions: fill-in-the-middle, several answers, streams, errors; and rerankers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def llm() -> Iterator[Llama]:
 
 
 def texts(chunks: Any) -> dict[int, str]:
-    """The texts of a stream by index; each index ends with its reason."""
+    """Return the texts of a stream by index, after checking the finish reasons."""
     found: dict[int, str] = {}
     reasons: dict[int, str] = {}
     for chunk in chunks:
@@ -41,7 +41,7 @@ def texts(chunks: Any) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("add_bos", [False, True])
-def test_a_gap_is_filled_between_prefix_and_suffix(tmp_path: Path, add_bos: bool) -> None:
+def test_fill_in_the_middle(tmp_path: Path, add_bos: bool) -> None:
     def edit(writer: gguf.GGUFWriter) -> None:
         writer.add_uint32("tokenizer.ggml.fim_pre_token_id", 250)
         writer.add_uint32("tokenizer.ggml.fim_suf_token_id", 251)
@@ -57,7 +57,7 @@ def test_a_gap_is_filled_between_prefix_and_suffix(tmp_path: Path, add_bos: bool
         answer = llm("def f(", suffix="): pass", **options)
         assert answer["usage"]["prompt_tokens"] == len(tokens)
         assert answer["choices"][0]["text"] == expected
-        # The names of special tokens in code stay text.
+        # The text of special tokens in code stays text.
         named = llm("<|im_end|>", suffix="", **options)
         assert named["usage"]["prompt_tokens"] == add_bos + 3 + len("<|im_end|>")
         echoed = llm("def f(", suffix="): pass", echo=True, **options)
@@ -68,7 +68,7 @@ def test_a_gap_is_filled_between_prefix_and_suffix(tmp_path: Path, add_bos: bool
             llm("a", suffix=5)  # type: ignore[arg-type]
 
 
-def test_several_answers_streamed_or_not(llm: Llama) -> None:
+def test_several_answers_with_and_without_streaming(llm: Llama) -> None:
     options: dict[str, Any] = {"max_tokens": 10, "temperature": 1.0, "seed": 5, "n": 3}
     answer = llm(STORY, **options)
     whole = {choice["index"]: choice["text"] for choice in answer["choices"]}
@@ -78,14 +78,14 @@ def test_several_answers_streamed_or_not(llm: Llama) -> None:
     assert 3 <= answer["usage"]["completion_tokens"] <= 30
     first = llm(STORY, **{**options, "n": 1})["choices"][0]
     assert first["text"] == whole[0]
-    # Left after its first piece, the second answer never begins.
+    # If the stream is left after its first chunk, the second answer is never started.
     stream = llm(STORY, stream=True, **options)
     next(stream)
     stream.close()
     assert llm(STORY, **options)["choices"] == answer["choices"]
 
 
-def test_the_best_of_several_has_the_best_mean_log_probability(llm: Llama) -> None:
+def test_best_of_has_the_best_mean_log_probability(llm: Llama) -> None:
     options: dict[str, Any] = {"max_tokens": 8, "temperature": 1.5, "seed": 2}
     every = llm(STORY, n=5, logprobs=0, **options)["choices"]
 
@@ -104,7 +104,7 @@ def test_the_best_of_several_has_the_best_mean_log_probability(llm: Llama) -> No
             llm(STORY, **wrong)
 
 
-def test_a_stop_over_several_tokens_and_pieces(llm: Llama) -> None:
+def test_stop_string_over_several_tokens(llm: Llama) -> None:
     text = llm(STORY, max_tokens=30, temperature=0)["choices"][0]["text"]
     for start, end in ((3, 12), (10, 11), (0, 4), (17, 25)):
         stop = text[start:end]
@@ -118,7 +118,7 @@ def test_a_stop_over_several_tokens_and_pieces(llm: Llama) -> None:
     assert llm(STORY, max_tokens=30, temperature=0, stop=many)["choices"][0]["text"] == text
 
 
-def test_the_context_is_filled_and_overflow_says_the_numbers(llm: Llama) -> None:
+def test_full_context_and_overflow(llm: Llama) -> None:
     no_end = dict.fromkeys(llm.model.vocab.eog_tokens, -float("inf"))
     for limit in (None, -1, 10**6):
         answer = llm(STORY, max_tokens=limit, temperature=0, logit_bias=no_end)

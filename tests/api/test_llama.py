@@ -1,4 +1,4 @@
-"""Llama on the demo model: real questions, real answers."""
+"""Llama with the demo model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def llm() -> Iterator[Llama]:
 
 
 def no_end(llm: Llama) -> dict[int, float]:
-    """Biases with which an answer does not end."""
+    """Return logit biases with which an answer does not end."""
     return dict.fromkeys(llm.model.vocab.eog_tokens, -float("inf"))
 
 
@@ -55,7 +55,7 @@ def get_weather(city: str) -> str:
     return city
 
 
-def test_chat_answers_and_streams_the_same(llm: Llama) -> None:
+def test_chat_and_stream_give_the_same_answer(llm: Llama) -> None:
     whole = llm.create_chat_completion(SUM, temperature=0)
     choice = whole["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "42"}
@@ -69,7 +69,7 @@ def test_chat_answers_and_streams_the_same(llm: Llama) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_second_question_reuses_the_first_ones_beginning(llm: Llama) -> None:
+def test_common_prefix_is_reused(llm: Llama) -> None:
     llm.reset()
     assert llm.create_chat_completion(SUM, temperature=0)["usage"]["prompt_tokens_details"] == {
         "cached_tokens": 0
@@ -79,7 +79,7 @@ def test_a_second_question_reuses_the_first_ones_beginning(llm: Llama) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_thought_stands_apart(llm: Llama, stream: bool) -> None:
+def test_reasoning_is_separate_from_the_content(llm: Llama, stream: bool) -> None:
     answer = llm.create_chat_completion(SUM, temperature=0, thinking=True, stream=stream)
     if stream:
         deltas = [chunk["choices"][0]["delta"] for chunk in answer]
@@ -93,7 +93,7 @@ def test_the_thought_stands_apart(llm: Llama, stream: bool) -> None:
 
 @pytest.mark.parametrize("choice", ["auto", "required", "named"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_tool_is_called_with_the_right_arguments(llm: Llama, choice: Any, stream: bool) -> None:
+def test_tool_call_has_the_right_arguments(llm: Llama, choice: Any, stream: bool) -> None:
     if choice == "named":
         choice = {"type": "function", "function": {"name": "get_weather"}}
     answer = llm.create_chat_completion(
@@ -117,7 +117,7 @@ def test_the_tool_is_called_with_the_right_arguments(llm: Llama, choice: Any, st
     )
 
 
-def test_a_required_call_comes_where_the_model_would_not_call(llm: Llama) -> None:
+def test_required_tool_call_is_enforced(llm: Llama) -> None:
     answer = llm.create_chat_completion(
         SUM, tools=[get_weather], tool_choice="required", temperature=0, max_tokens=100
     )
@@ -126,7 +126,7 @@ def test_a_required_call_comes_where_the_model_would_not_call(llm: Llama) -> Non
     assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
 
 
-def test_schema_output_validates_at_high_temperature(llm: Llama) -> None:
+def test_schema_is_enforced_at_high_temperature(llm: Llama) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -146,7 +146,7 @@ def test_schema_output_validates_at_high_temperature(llm: Llama) -> None:
         jsonschema.validate(json.loads(answer["choices"][0]["message"]["content"]), schema)
 
 
-def test_parse_gives_the_type(llm: Llama) -> None:
+def test_parse_returns_the_type(llm: Llama) -> None:
     @dataclasses.dataclass
     class Answer:
         value: int
@@ -165,7 +165,7 @@ def test_grammar_of_a_completion(llm: Llama) -> None:
         assert text in ("yes", "no")
 
 
-def test_special_tokens_of_a_user_stay_text(llm: Llama) -> None:
+def test_special_tokens_in_messages_stay_text(llm: Llama) -> None:
     tokens, _ = llm.chat.renderer.render([{"role": "user", "content": "<|im_end|>"}])
     plain, _ = llm.chat.renderer.render([{"role": "user", "content": "x"}])
     end = llm.tokenize("<|im_end|>", False, True)
@@ -173,7 +173,7 @@ def test_special_tokens_of_a_user_stay_text(llm: Llama) -> None:
     assert tokens.count(end[0]) == plain.count(end[0])
 
 
-def test_logprobs_are_those_of_the_raw_logits(llm: Llama) -> None:
+def test_logprobs_are_computed_from_raw_logits(llm: Llama) -> None:
     answer = llm(STORY, max_tokens=4, temperature=0, logprobs=3)["choices"][0]
     found = answer["logprobs"]
     assert len(found["tokens"]) == 4
@@ -212,7 +212,7 @@ def test_completion_echo_n_stop_and_limits(llm: Llama) -> None:
             llm("a", **bad)
 
 
-def test_generate_streams_what_it_returns(llm: Llama) -> None:
+def test_generate_and_stream_give_the_same_text(llm: Llama) -> None:
     whole = llm.generate(STORY, 12, GREEDY)
     assert whole
     assert whole == "".join(llm.generate_stream(STORY, 12, sampling=GREEDY))
@@ -245,7 +245,7 @@ def test_async(llm: Llama) -> None:
     assert llm.generate(STORY, 2)
 
 
-def test_state_goes_on_where_it_was(llm: Llama, tmp_path: Path) -> None:
+def test_restored_state_continues_the_session(llm: Llama, tmp_path: Path) -> None:
     expected = llm.create_chat_completion(SUM, temperature=0)["choices"][0]["message"]
     held = list(llm.engine.format_chat(SUM))
     llm.save_state(tmp_path / "state")
@@ -278,7 +278,7 @@ def test_embeddings(llm: Llama) -> None:
         other.embed("a")
 
 
-def test_construction(tmp_path: Path) -> None:
+def test_constructor(tmp_path: Path) -> None:
     config = LlamaConfig(model_path=model_path(), n_ctx=64, n_threads=1, chat_format="chatml")
     with Llama(model_path(), config=config) as llm:
         assert "<|im_start|>" in llm.chat.renderer.render(SUM)[1]
@@ -300,7 +300,7 @@ def test_construction(tmp_path: Path) -> None:
         Llama()
 
 
-def test_a_model_without_template_gets_plain_text(
+def test_model_without_template_gets_plain_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_tiny(tmp_path / "tiny.gguf", chat_template=None)
@@ -315,7 +315,7 @@ def test_a_model_without_template_gets_plain_text(
     assert [r.message.split(":")[0] for r in caplog.records] == ["tiny.gguf has no chat template"]
 
 
-def test_an_adapter_changes_the_answer_and_stays_on(tmp_path: Path) -> None:
+def test_adapter_changes_the_answer_and_stays_active(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf")
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(4, 64)), rng.normal(size=(64, 4)))
@@ -349,7 +349,7 @@ def test_module_functions() -> None:
     llama_cffi.reset_logging()
 
 
-def test_shutdown_closes_all() -> None:
+def test_shutdown_closes_all_instances() -> None:
     other = Llama(model_path(), n_ctx=64, n_threads=1)
     other.close()
     from llama_cffi.api import llama

@@ -1,4 +1,4 @@
-"""Llama from threads and event loops: order, cancelling, closing, what callers' functions raise."""
+"""Llama from threads and event loops: order, cancellation, closing, errors in callbacks."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def llm() -> Iterator[Llama]:
 
 @pytest.fixture
 def endless(llm: Llama) -> dict[str, Any]:
-    """Options with which an answer goes on for seconds."""
+    """Return options with which an answer takes seconds."""
     bias = dict.fromkeys(llm.model.vocab.eog_tokens, -float("inf"))
     return {"logit_bias": bias, "max_tokens": 100_000, "context_policy": "shift"}
 
 
-def test_a_thread_for_each_call() -> None:
+def test_each_call_has_a_thread() -> None:
     async def main() -> None:
         assert await whole_async(lambda: 5) == 5
         assert [i async for i in stream_async(lambda: range(3))] == [0, 1, 2]
@@ -56,13 +56,13 @@ def test_a_thread_for_each_call() -> None:
         assert await anext(stream) == 1
         with pytest.raises(KeyError, match="mine"):
             await anext(stream)
-        # More waiting calls than the loop's executor has threads.
+        # More waiting calls than threads in the loop's executor.
         gate = threading.Event()
         waiting = [asyncio.ensure_future(whole_async(gate.wait)) for _ in range(40)]
         assert await whole_async(lambda: gate.set() or "free") == "free"
         assert await asyncio.gather(*waiting) == [True] * 40
         started: list[int] = []
-        stream_async(lambda: started)  # never begun
+        stream_async(lambda: started)  # never started
 
     asyncio.run(main())
 
@@ -120,7 +120,7 @@ def test_completions_and_embeddings(llm: Llama) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_wrong_is_said_by_await(llm: Llama, stream: bool) -> None:
+def test_await_raises_errors_of_arguments(llm: Llama, stream: bool) -> None:
     async def main() -> None:
         for call in (
             llm.generate_async("x", 0, stream=stream),
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_said_by_await(llm: Llama, stream: bool) -> None:
     asyncio.run(main())
 
 
-def test_a_cancelled_task_frees_the_engine(llm: Llama, endless: dict[str, Any]) -> None:
+def test_cancelled_task_releases_the_engine(llm: Llama, endless: dict[str, Any]) -> None:
     async def consume() -> None:
         async for _ in await llm.create_completion_async(STORY, stream=True, **endless):
             pass
@@ -147,7 +147,7 @@ def test_a_cancelled_task_frees_the_engine(llm: Llama, endless: dict[str, Any]) 
             consume(),
         ):
             running = asyncio.ensure_future(call)
-            # These wait for their turn, and leave while they wait.
+            # These wait for the engine and are cancelled while waiting.
             waiting = [
                 asyncio.ensure_future(llm.create_completion_async(STORY, **endless))
                 for _ in range(5)
@@ -166,7 +166,7 @@ def test_a_cancelled_task_frees_the_engine(llm: Llama, endless: dict[str, Any]) 
     asyncio.run(main())
 
 
-def test_cancelling_one_leaves_the_others(llm: Llama, endless: dict[str, Any]) -> None:
+def test_cancelling_one_task_does_not_affect_others(llm: Llama, endless: dict[str, Any]) -> None:
     async def main() -> None:
         good = [
             asyncio.ensure_future(llm.create_chat_completion_async(SUM, temperature=0))
@@ -204,8 +204,8 @@ def test_timeout_of_asyncio(llm: Llama, endless: dict[str, Any]) -> None:
     asyncio.run(main())
 
 
-def test_a_stream_inside_a_stream(llm: Llama) -> None:
-    """The first runs ahead in its thread, so the second needs not wait for its reader."""
+def test_nested_streams(llm: Llama) -> None:
+    """The first stream runs ahead in its thread, so the second does not wait for its reader."""
 
     async def main() -> None:
         async for _ in await llm.generate_async(STORY, 8, stream=True):
@@ -215,7 +215,7 @@ def test_a_stream_inside_a_stream(llm: Llama) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_functions_of_the_caller_raise_reaches_him(llm: Llama, stream: bool) -> None:
+def test_errors_in_callbacks_reach_the_caller(llm: Llama, stream: bool) -> None:
     class Oops(BaseException):
         pass
 
@@ -238,7 +238,7 @@ def test_what_functions_of_the_caller_raise_reaches_him(llm: Llama, stream: bool
         assert answer["choices"][0]["message"]["content"] == "42"
 
 
-def test_close_while_others_generate(endless: dict[str, Any]) -> None:
+def test_close_while_other_threads_generate(endless: dict[str, Any]) -> None:
     llm = Llama(model_path(), n_ctx=256, n_threads=1, embeddings=True)
     errors: list[Exception] = []
 
@@ -271,8 +271,8 @@ def test_close_while_others_generate(endless: dict[str, Any]) -> None:
         llm.embed("x")
 
 
-def test_exit_in_the_middle(child: Child) -> None:
-    """A task left running at the end of the program: it is cancelled, and nothing crashes."""
+def test_exit_during_a_generation(child: Child) -> None:
+    """A task that still runs at the end of the program is cancelled, without a crash."""
     done = child(
         """
         import asyncio, sys

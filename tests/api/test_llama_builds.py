@@ -1,4 +1,4 @@
-"""Llama on the oldest and a middle build: chat, tools, schemas, embeddings, state, adapters."""
+"""Llama with the oldest, a middle and the newest build: chat, tools, schemas, state, adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = {
         "n": {"type": "integer", "minimum": 0, "maximum": 99},
     },
     "required": ["name", "n"],
-    "additionalProperties": False,  # or a hot model goes on until the context is full
+    "additionalProperties": False,  # otherwise answers at high temperature fill the context
 }
 greedy = SamplingParams(temperature=0)
 found = {}
@@ -135,7 +135,7 @@ def ask(child: Child, build: str, tiny_model: Path, lora: Path) -> dict[str, obj
     return found
 
 
-def test_the_newest(newest: dict[str, object]) -> None:
+def test_newest_build(newest: dict[str, object]) -> None:
     assert newest["chat"] == "42"
     assert newest["thought"] == "17 + 25 = 30 + 12 = 42"
     assert newest["tools auto"] == newest["tools required"] == ["get_weather", '{"city": "Paris"}']
@@ -143,7 +143,7 @@ def test_the_newest(newest: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE])
-def test_others_answer_the_same(
+def test_other_builds_give_the_same_answers(
     child: Child, newest: dict[str, object], tiny_model: Path, lora: Path, build: str
 ) -> None:
     found = ask(child, build, tiny_model, lora)

@@ -1,4 +1,4 @@
-"""Wrong arguments of Llama: an error that names the argument, never a crash or a word from C."""
+"""Wrong arguments of Llama raise an error that names the argument, and never crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama.from_pretrained: the real client, a hub with the real one's shapes, models that load."""
+"""Llama.from_pretrained with the real client and a test server with the hub's API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ except LlamaError as error:
 
 
 class Loader:
-    """Runs `from_pretrained` in a process of its own: the client reads its settings on import."""
+    """Runs `from_pretrained` in a new process, because the client reads its settings on import."""
 
     def __init__(self, hub: Hub, home: Path) -> None:
         self.hub, self.home = hub, home
@@ -46,7 +46,7 @@ class Loader:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         self.stderr = done.stderr
-        return json.loads(done.stdout)  # and nothing else was written there
+        return json.loads(done.stdout)  # stdout has nothing else
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def load(hub: Hub, tmp_path: Path) -> Loader:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """One model in one file, another in three parts."""
+    """Return one model in one file, and another in three parts."""
     folder = tmp_path_factory.mktemp("repository")
     write_tiny(folder / "m-Q4_K_M.gguf", n_layer=1)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {"README.md": b"hello", **found}
 
 
-def test_file_quantisation_and_parts(hub: Hub, load: Loader, files: dict[str, bytes]) -> None:
+def test_file_quantization_and_split_models(
+    hub: Hub, load: Loader, files: dict[str, bytes]
+) -> None:
     hub.repos["owner/repo"] = {"main": files}
     one = load("owner/repo")
     assert load("owner/repo", "m-Q4_K_M.gguf") == {**one, "path": one["path"] + ":m-Q4_K_M.gguf"}
@@ -76,7 +78,7 @@ def test_file_quantisation_and_parts(hub: Hub, load: Loader, files: dict[str, by
     split = load("owner/repo", "Q8_0")
     assert split["n_params"] > one["n_params"]
     assert load("owner/repo", "m-Q8_0-00002-of-00003.gguf")["text"] == split["text"]
-    # What is there is not fetched again, and needs no hub.
+    # Cached files are not fetched again and need no hub.
     assert sum("cdn" in line for line in hub.asked) == 4
     hub.asked.clear()
     assert load("owner/repo", "Q8_0", env={"HF_HUB_OFFLINE": "1"}) == split
@@ -90,13 +92,11 @@ def test_revision(hub: Hub, load: Loader, files: dict[str, bytes]) -> None:
     assert load("owner/repo@old")["n_params"] > load("owner/repo")["n_params"]
 
 
-def test_progress_is_shown_in_terminals_once(
-    hub: Hub, load: Loader, files: dict[str, bytes]
-) -> None:
+def test_progress_bar_in_terminals(hub: Hub, load: Loader, files: dict[str, bytes]) -> None:
     hub.repos["owner/repo"] = {"main": files}
     load("owner/repo")
     assert load.stderr == ""  # a pipe
-    terminal = {"TQDM_POSITION": "-1"}  # the hub's client then takes it for one
+    terminal = {"TQDM_POSITION": "-1"}  # the hub's client treats stderr as a terminal then
     load("owner/repo", "Q8_0", env=terminal)
     assert "100%" in load.stderr
     load("owner/repo", "Q8_0", env=terminal)

@@ -1,4 +1,4 @@
-"""`Llama.parse`: values of Python types, judged by pydantic; `nox -s structured` does more."""
+"""`Llama.parse`: values of Python types, checked by pydantic; `nox -s structured` does more."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def llm() -> Iterator[Llama]:
 
 @pytest.fixture(scope="module")
 def with_tools() -> Iterator[Llama]:
-    with Llama(model_path(), n_ctx=1024, n_threads=1) as llm:  # definitions are long
+    with Llama(model_path(), n_ctx=1024, n_threads=1) as llm:  # tool definitions are long
         yield llm
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_value_is_what_pydantic_takes_it_for(llm: Llama, name: str) -> None:
+def test_values_equal_those_of_pydantic(llm: Llama, name: str) -> None:
     adapter = pydantic.TypeAdapter(TYPES[name])
     for seed, bias in enumerate(ever_shorter(llm.model.vocab)):
         try:
             value = llm.parse("Answer", TYPES[name], seed=seed, logit_bias=bias, **HOT)
         except ValidationError:
-            assert llm.engine.stats.finish_reason == "context"  # a list without end, for example
+            assert llm.engine.stats.finish_reason == "context"  # for example an endless list
             continue
         adapter.validate_python(value, strict=True)
         return
@@ -48,7 +48,7 @@ def test_a_value_is_what_pydantic_takes_it_for(llm: Llama, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_an_argument_is_a_value_of_the_type(with_tools: Llama, name: str) -> None:
+def test_tool_arguments_have_the_type(with_tools: Llama, name: str) -> None:
     def tool(x):  # type: ignore[no-untyped-def]
         """Answer."""
 
@@ -73,7 +73,7 @@ def test_an_argument_is_a_value_of_the_type(with_tools: Llama, name: str) -> Non
     pytest.fail("no answer came to an end")
 
 
-def test_an_answer_is_read_as_pydantic_reads_it(llm: Llama, monkeypatch: Any) -> None:
+def test_answers_are_parsed_like_pydantic(llm: Llama, monkeypatch: Any) -> None:
     documents: list[str] = []
     create = llm.create_chat_completion
 
@@ -97,7 +97,7 @@ class Command:
     done: bool
 
 
-def test_what_the_model_knows_arrives(llm: Llama) -> None:
+def test_parse_returns_the_right_answer(llm: Llama) -> None:
     value = llm.parse("Turn on the lamp in the kitchen.", Command, temperature=0)
     assert value == Command("turn_on", "lamp", "kitchen", True)
     assert llm.parse("What is 17 + 25?", int, temperature=0) == 42
@@ -105,12 +105,12 @@ def test_what_the_model_knows_arrives(llm: Llama) -> None:
     assert llm.parse(conversation, float, temperature=0) == 42.0
 
 
-def test_an_answer_that_is_cut_off(llm: Llama) -> None:
+def test_truncated_answer(llm: Llama) -> None:
     with pytest.raises(ValidationError, match=r"truncated .*max_tokens"):
         llm.parse("Turn on the lamp in the kitchen.", Command, max_tokens=3)
 
 
-def test_a_type_that_json_does_not_have_is_refused_before_generation(llm: Llama) -> None:
+def test_types_without_json_are_refused_before_generation(llm: Llama) -> None:
     before = llm.engine.stats
     with pytest.raises(ValidationError, match="complex"):
         llm.parse("Answer", complex)
@@ -119,7 +119,7 @@ def test_a_type_that_json_does_not_have_is_refused_before_generation(llm: Llama)
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("schema", "says"), REFUSED, ids=str)
-def test_what_cannot_be_enforced_is_refused_before_generation(
+def test_unenforceable_schemas_are_refused_before_generation(
     llm: Llama, schema: Any, says: str, stream: bool
 ) -> None:
     before = llm.engine.stats
@@ -149,7 +149,7 @@ def test_parse_does_not_stream(llm: Llama) -> None:
         llm.parse("Answer", int, stream=True)
 
 
-def test_an_object_for_response_format(llm: Llama) -> None:
+def test_json_object_response_format(llm: Llama) -> None:
     messages = [{"role": "user", "content": "Turn on the lamp in the kitchen."}]
     answer = llm.create_chat_completion(
         messages, response_format={"type": "json_object"}, temperature=0

@@ -1,4 +1,4 @@
-"""LlamaPool and Llama(n_parallel=...) on the demo model."""
+"""LlamaPool and Llama(n_parallel=...) with the demo model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def content(response: Any) -> str:
     return str(response["choices"][0]["message"]["content"])
 
 
-def test_batches_come_in_order_and_equal_single_answers() -> None:
+def test_batch_results_are_in_order_and_equal_single_answers() -> None:
     with Llama(demo.model_path(), **OPTIONS) as llm:
         prompts = ["The sun is", "One, two,", "A story", "Hello", "What"]
         alone = [llm.generate(prompt, 8, temperature=0) for prompt in prompts]
@@ -50,7 +50,7 @@ def test_batches_come_in_order_and_equal_single_answers() -> None:
     asyncio.run(main())
 
 
-def test_the_first_error_of_a_batch_is_raised_and_the_pool_goes_on() -> None:
+def test_first_error_of_a_batch_is_raised_and_the_pool_stays_usable() -> None:
     async def main() -> None:
         async with LlamaPool(demo.model_path(), pool_size=2, **OPTIONS) as pool:
             with pytest.raises(ValidationError, match="max_tokens"):
@@ -65,7 +65,7 @@ def test_the_first_error_of_a_batch_is_raised_and_the_pool_goes_on() -> None:
     asyncio.run(main())
 
 
-def test_a_pool_needs_a_model_and_a_size() -> None:
+def test_pool_needs_a_model_and_a_valid_size() -> None:
     with pytest.raises(ModelLoadError):
         LlamaPool("/nowhere.gguf")
     for size in (0, 257, "4"):
@@ -73,7 +73,7 @@ def test_a_pool_needs_a_model_and_a_size() -> None:
             LlamaPool(demo.model_path(), pool_size=size)  # type: ignore[arg-type]
 
 
-def test_a_failed_warm_up_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+def test_failed_warmup_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ValidationError("no")
 
@@ -128,7 +128,7 @@ def test_several_answers_and_formats_in_parallel() -> None:
         assert short["usage"]["completion_tokens"] == 2
 
 
-def test_state_cannot_be_had_of_many() -> None:
+def test_state_is_not_available_in_parallel() -> None:
     with Llama(demo.model_path(), n_parallel=2, **OPTIONS) as llm:
         for call in (llm.get_state, llm.kv_cache_seq_rm, llm.clear_lora, llm.save_state):
             with pytest.raises(ValidationError, match="many requests share"):
@@ -140,7 +140,7 @@ def test_state_cannot_be_had_of_many() -> None:
             llm.generate("a", context_policy="shift")
 
 
-def test_leaving_a_stream_frees_its_place() -> None:
+def test_leaving_a_stream_frees_its_sequence() -> None:
     with Llama(demo.model_path(), n_parallel=2, **OPTIONS) as llm:
         for _ in range(5):
             for _piece in llm.generate_stream("A story", 400, temperature=0, stop=["never"]):
@@ -170,7 +170,7 @@ def test_on_every_build(child: Child, build: str) -> None:
     assert run.stdout.strip() == str([str(n + 20) for n in range(11, 19)]), run.stderr
 
 
-def test_a_llama_that_guesses_ahead_says_the_same() -> None:
+def test_speculative_decoding_gives_the_same_answers() -> None:
     prompt = "Repeat: a fox and a dog and a fox and a dog and a"
     answers = []
     for draft in (None, PromptLookup(8, 2, 1)):

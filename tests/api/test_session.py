@@ -1,4 +1,4 @@
-"""State, cache and adapters of a Llama: what is reused is what was computed."""
+"""State, KV cache and adapters of a Llama: only matching cells are reused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from support.odd_models import write_recurrent, write_windowed
 from llama_cffi import Llama, ModelLoadError, SamplingParams, ValidationError
 
 GREEDY = SamplingParams(temperature=0)
-PROMPT = "The quick brown fox jumps over the lazy dog"  # 43 tokens of one byte
+PROMPT = "The quick brown fox jumps over the lazy dog"  # 43 tokens, one per byte
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2", "mamba"])
 def llm(
     request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Llama]:
-    """A cache that can cut and shift, one with a sliding window of 32, one that can do neither."""
+    """Return models whose cache can truncate and shift, has a sliding window, or can do neither."""
     folder = tmp_path_factory.mktemp("models")
     path = {
         "llama": lambda: tiny_model,
@@ -39,7 +39,7 @@ def plain(tiny_model: Path) -> Iterator[Llama]:
 
 
 def go_on(llm: Llama) -> tuple[str, int]:
-    """The continuation with what the cache holds, and how much of the prompt it held."""
+    """Return the continuation, and how many prompt tokens were cached."""
     text = llm.generate(PROMPT, 40, reset_kv_cache=False)
     return text, llm.engine.stats.n_reused
 
@@ -69,19 +69,19 @@ CHANGES: dict[str, Callable[[Llama], object]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_after_any_change_the_answer_is_that_of_an_empty_cache(llm: Llama, name: str) -> None:
+def test_answers_after_changes_equal_those_of_an_empty_cache(llm: Llama, name: str) -> None:
     llm.reset()
     expected = llm.generate(PROMPT, 40)
     try:
         CHANGES[name](llm)
     except ValidationError:
-        # It can do neither parts nor shifts.
+        # This memory can neither truncate nor shift.
         assert llm.model.metadata["general.architecture"] == "mamba"
     assert go_on(llm)[0] == expected
     assert go_on(llm)[0] == expected
 
 
-def test_what_is_left_of_the_beginning_is_reused(plain: Llama) -> None:
+def test_remaining_prefix_is_reused(plain: Llama) -> None:
     reused = {
         "rm the tail": 40,
         "rm the middle": 10,
@@ -102,9 +102,7 @@ def test_what_is_left_of_the_beginning_is_reused(plain: Llama) -> None:
         assert go_on(plain)[1] == n, name
 
 
-def test_a_state_that_does_not_fit_leaves_an_empty_cache(
-    plain: Llama, llm: Llama, tmp_path: Path
-) -> None:
+def test_invalid_state_leaves_an_empty_cache(plain: Llama, llm: Llama, tmp_path: Path) -> None:
     expected = plain.generate(PROMPT, 40)
     state = plain.get_state()
     if llm.model.metadata["general.architecture"] != "llama":
@@ -131,7 +129,7 @@ def test_a_state_that_does_not_fit_leaves_an_empty_cache(
         lambda llm: llm.kv_cache_seq_pos_max(7),
     ],
 )
-def test_what_is_refused_changes_nothing(plain: Llama, call: Callable[[Llama], object]) -> None:
+def test_refused_calls_change_nothing(plain: Llama, call: Callable[[Llama], object]) -> None:
     plain.generate(PROMPT, 40)
     with pytest.raises(ValidationError):
         call(plain)
@@ -159,7 +157,7 @@ def test_adapters(tiny_model: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(logits(born), half, atol=1e-4)
         born.remove_lora(one)
         np.testing.assert_allclose(logits(born), plain, atol=1e-4)
-        llm.load_lora(one, 1.0)  # another scale, not twice
+        llm.load_lora(one, 1.0)  # changes the scale, does not add it again
         llm.load_lora(str(two))
         both = logits(llm)
         llm.reset()

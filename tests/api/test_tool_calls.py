@@ -1,4 +1,4 @@
-"""Tool calling end to end: held-out requests through `Llama`; `nox -s tools` asks more of them."""
+"""Tool calling end to end with held-out requests; `nox -s tools` has more of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from llama_cffi import Llama
 from llama_cffi.demo import model_path
 
-# tools/ is not part of the package. Last, so that the installed package stays before the checkout.
+# tools/ is not part of the package. Last, so that the installed package precedes the checkout.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tools import tool_calls
@@ -38,7 +38,7 @@ def variants() -> Iterator[dict[str, tool_calls.Variant]]:
         "tool_plain, auto",
     ],
 )
-def test_the_right_tool_with_the_right_arguments(
+def test_tool_and_arguments_are_right(
     variants: dict[str, tool_calls.Variant], variant: str, stream: str
 ) -> None:
     found = variants[variant + stream]
@@ -79,7 +79,7 @@ def test_wrong_answers_are_counted() -> None:
     assert judged(name, right, times=2) == (0, 0, 0)
 
 
-def test_chunks_are_joined_however_they_are_split() -> None:
+def test_chunks_are_merged_however_they_are_split() -> None:
     texts = ['{"city"', ': "Rome"}']
     rng = random.Random(0)
     parts = [

@@ -1,4 +1,4 @@
-"""The calls of every format, as a grammar that llguidance takes."""
+"""The grammars of tool calls compile for every format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_format_has_a_grammar(name: str, special: dict[str, int], parallel
     assert call_grammar(parts, special).kind == "lark"
 
 
-def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path) -> None:
+def test_control_tokens_are_named_and_text_ends_at_its_stop(tiny_model: Path) -> None:
     with Model(tiny_model) as model:
         start = model.vocab.tokenize("<|im_start|>", False, True)
         call = CallGrammar("f", ("<v>", Text("\n</v>"), "\n</v>"))
@@ -56,7 +56,7 @@ def test_a_control_token_is_named_and_a_text_ends_where_it_must(tiny_model: Path
         ("move", '{"city": "Rome", "speed": 1, "unit": "c"}', False),
     ],
 )
-def test_a_function_is_called_with_its_own_parameters_only(
+def test_calls_have_parameters_of_the_function_only(
     tiny_model: Path, name: str, arguments: str, fits: bool
 ) -> None:
     parts = FORMATS["hermes"].grammar_parts(normalise_tools([move, stay]), False, True)
@@ -74,7 +74,7 @@ def test_a_function_is_called_with_its_own_parameters_only(
 
 
 @pytest.mark.parametrize("day", ["28", "29"])
-def test_dates_in_arguments_are_on_the_calendar(tiny_model: Path, day: str) -> None:
+def test_dates_in_arguments_exist(tiny_model: Path, day: str) -> None:
     dated = {"properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}
     function = {"name": "f", "parameters": {"type": "object", **dated}}
     tools = normalise_tools([{"type": "function", "function": function}])

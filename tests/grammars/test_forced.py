@@ -1,4 +1,4 @@
-"""Tokens that a grammar leaves no choice about: skipped, and nothing else changes."""
+"""Forced tokens, the only ones that a grammar allows: skipping them changes nothing else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SAMPLED: list[dict[str, Any]] = [
 
 
 class Counted:
-    """An engine of which the forward passes are counted."""
+    """An engine that counts its decodes."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.engine = Engine(path, **{"n_ctx": 512, "n_threads": 1, **EXACT, **options})
@@ -67,9 +67,9 @@ class Counted:
         monkeypatch.setattr(self.engine.context, "decode", counted)
         self.prompt = self.engine.format_prompt("Who is Bob?")
 
-    def __call__(self, n_predict: int = 150, **options: Any) -> list[int]:
+    def __call__(self, max_tokens: int = 150, **options: Any) -> list[int]:
         self.n_decodes = 0
-        return self.engine.generate_tokens(self.prompt, n_predict, **{"json_stop": (), **options})
+        return self.engine.generate_tokens(self.prompt, max_tokens, **{"json_stop": (), **options})
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def run(demo_f32: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
 
 @pytest.mark.parametrize("grammar", GRAMMARS)
 @pytest.mark.parametrize("options", SAMPLED)
-def test_the_same_tokens_with_fewer_passes(
+def test_same_tokens_with_fewer_decodes(
     run: Counted, grammar: str, options: dict[str, Any]
 ) -> None:
-    """Not only the same distribution: each sampler draws as if it had been asked."""
+    """The distribution is the same, and so are the draws of every sampler."""
     params = SamplingParams(structured=GRAMMARS[grammar], **options)
     plain = run(sampling=params, skip_forced=False)
     stats, n_plain = run.engine.stats, run.n_decodes
@@ -95,12 +95,12 @@ def test_the_same_tokens_with_fewer_passes(
     assert skipped.n_forced > 0
     assert run.n_decodes < n_plain
     assert (skipped.finish_reason, skipped.n_generated) == (stats.finish_reason, len(plain))
-    # The first pass over the prompt is there for nothing if the first token is forced.
+    # The prompt's decode is not needed if the first token is forced.
     assert run.n_decodes <= 1 + skipped.n_generated - skipped.n_forced + 1
 
 
 @pytest.mark.parametrize("grammar", GRAMMARS)
-def test_a_forced_token_is_the_only_one_allowed(run: Counted, grammar: str) -> None:
+def test_forced_token_is_the_only_one_allowed(run: Counted, grammar: str) -> None:
     model, rng = run.engine.model, np.random.default_rng(0)
     n_forced = 0
     for _ in range(5):
@@ -120,12 +120,12 @@ def test_a_forced_token_is_the_only_one_allowed(run: Counted, grammar: str) -> N
     assert n_forced > 10
 
 
-def test_nothing_is_decoded_where_nothing_is_left_to_choose(run: Counted) -> None:
+def test_forced_tokens_are_not_decoded_one_by_one(run: Counted) -> None:
     text = "nobody expects it"
-    for n_predict, reason in ((100, "eog"), (3, "length")):
-        tokens = run(n_predict, structured=LlamaGrammar.from_choices([text]))
+    for max_tokens, reason in ((100, "eog"), (3, "length")):
+        tokens = run(max_tokens, structured=LlamaGrammar.from_choices([text]))
         assert run.engine.stats.finish_reason == reason
-        # What a choice begins with may be more than its first token.
+        # A choice may begin with more than one token.
         assert text.startswith(run.engine.detokenize(tokens))
         assert run.engine.stats.n_forced >= len(tokens) - 1
         assert run.n_decodes == 1 + len(tokens) - run.engine.stats.n_forced
@@ -133,10 +133,10 @@ def test_nothing_is_decoded_where_nothing_is_left_to_choose(run: Counted) -> Non
     assert run.engine.stats.n_forced == len(tokens)
 
 
-def test_where_it_stops(run: Counted) -> None:
+def test_limits_and_stop_strings_within_forced_tokens(run: Counted) -> None:
     whole = run(structured=PERSON, temperature=0)
-    for n_predict in range(1, len(whole)):
-        assert run(n_predict, structured=PERSON, temperature=0) == whole[:n_predict]
+    for max_tokens in range(1, len(whole)):
+        assert run(max_tokens, structured=PERSON, temperature=0) == whole[:max_tokens]
         assert run.engine.stats.finish_reason == "length"
     engine, options = run.engine, {"structured": PERSON, "temperature": 0, "json_stop": ()}
     text = engine.generate("Who is Bob?", **options)
@@ -149,7 +149,7 @@ def test_where_it_stops(run: Counted) -> None:
     assert (ended, engine.stats.finish_reason) == (text, "json")
 
 
-def test_left_or_cancelled_in_the_middle_of_it(run: Counted) -> None:
+def test_leaving_or_cancelling_within_forced_tokens(run: Counted) -> None:
     engine, expected = run.engine, run(structured=PERSON, temperature=0)
     for n in range(1, len(expected)):
         steps = engine.steps(run.prompt, 100, structured=PERSON, temperature=0, reset_kv=False)
@@ -165,7 +165,7 @@ def test_left_or_cancelled_in_the_middle_of_it(run: Counted) -> None:
 
 
 @pytest.mark.parametrize("policy", ["shift", "error"])
-def test_at_the_end_of_the_context(
+def test_forced_tokens_at_the_end_of_the_context(
     demo_f32: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     run = Counted(demo_f32, monkeypatch, n_ctx=256, safety=40)
@@ -183,14 +183,12 @@ def test_at_the_end_of_the_context(
             )
 
 
-def test_whoever_looks_at_the_logits_gets_those_of_every_token(
-    run: Counted, demo_f32: Path
-) -> None:
+def test_logits_of_every_token_if_needed(run: Counted, demo_f32: Path) -> None:
     lengths: list[int] = []
     processors = [lambda ids, scores: lengths.append(len(ids))]
     tokens = run(structured=PERSON, temperature=0, logits_processor=processors)
     n = len(run.prompt)
-    assert lengths == list(range(n, n + len(tokens) + 1))  # the end is chosen, too
+    assert lengths == list(range(n, n + len(tokens) + 1))  # the end is sampled too
     with Llama(demo_f32, n_ctx=512, n_threads=1, **EXACT) as llm:
         options = {"grammar": PERSON, "temperature": 1.2, "seed": 7, "max_tokens": 150}
         plain = llm("Who is Bob?", **options)["choices"][0]
@@ -211,7 +209,7 @@ def test_whoever_looks_at_the_logits_gets_those_of_every_token(
 
 @pytest.mark.parametrize("write", [write_recurrent, write_windowed])
 def test_other_memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
-    """Nothing is ever taken back, so a recurrent model can do it too."""
+    """Tokens are never removed again, so recurrent models work too."""
     run = Counted(write(tmp_path / "odd.gguf"), monkeypatch, n_ctx=256)
     with run.engine:
         for seed in range(3):
@@ -233,15 +231,13 @@ def test_on_every_build(child: Child, demo_f32: Path, build: str) -> None:
                 assert engine.generate("Hi", **options) == plain
                 print(engine.stats.n_forced > 10)
     """
-    exact = (
-        {} if build == OLD else EXACT
-    )  # it has no such cache; it is compiled for one kind of CPU
+    exact = {} if build == OLD else EXACT  # without an F32 cache; compiled for one kind of CPU
     result = child(code, demo_f32, json.dumps(exact), LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.stdout) == ("", "True\nTrue\n")
 
 
-def test_several_answers_from_the_largest_seed() -> None:
-    """Each has a seed of its own, and all are seeds."""
+def test_seeds_of_several_answers_wrap_around() -> None:
+    """Each answer has its own valid seed."""
     with Llama(model_path(), n_ctx=256, n_threads=1) as llm:
         options = {"max_tokens": 8, "temperature": 2.0, "n": 3}
         largest = llm("A fox", seed=2**32 - 2, **options)["choices"]

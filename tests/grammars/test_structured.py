@@ -33,7 +33,7 @@ HOT: dict[str, Any] = {
     "top_p": 1.0,
     "min_p": 0.0,
     "json_stop": (),
-    # A small model repeats itself: recursive documents would never end.
+    # The small model repeats itself, so recursive documents would not end.
     "repeat_penalty": 1.0,
     "dry_multiplier": 1.0,
     "dry_sequence_breakers": (),
@@ -52,7 +52,7 @@ def model(engine: Engine) -> Model:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_only_valid_documents_come_out(engine: Engine, name: str) -> None:
+def test_documents_are_valid(engine: Engine, name: str) -> None:
     schema = SCHEMAS[name]
     grammar = LlamaGrammar.from_json_schema(schema)
     validator = jsonschema.Draft202012Validator(
@@ -74,7 +74,7 @@ def test_there_are_enough_schemas() -> None:
     assert len(SCHEMAS) >= 150
 
 
-def test_a_date_pattern_is_the_calendar() -> None:
+def test_date_pattern_equals_the_calendar() -> None:
     for year in range(10_000):
         for day in ("01-31", "02-28", "02-29", "10-01", "12-30"):
             text = f"{year:04d}-{day}"
@@ -99,7 +99,7 @@ def test_a_date_pattern_is_the_calendar() -> None:
         ("time", "10:00:60Z", False),
     ],
 )
-def test_dates_and_times_are_real(model: Model, name: str, text: str, is_real: bool) -> None:
+def test_dates_and_times_exist(model: Model, name: str, text: str, is_real: bool) -> None:
     schemas = [{"type": "string", "format": name}, {"type": "string", "format": name, "allOf": []}]
     for schema in schemas:
         constraint = Constraint(model, LlamaGrammar.from_json_schema({"properties": {"d": schema}}))
@@ -112,7 +112,7 @@ def test_dates_and_times_are_real(model: Model, name: str, text: str, is_real: b
             assert constraint.complete == is_real
 
 
-def test_a_constant_that_looks_like_a_date_stays(engine: Engine) -> None:
+def test_constants_that_look_like_dates(engine: Engine) -> None:
     constant = {"format": "date", "properties": {"x": {"format": "time"}}}
     for schema in ({"const": constant}, {"enum": [constant]}):
         grammar = LlamaGrammar.from_json_schema(schema)
@@ -121,12 +121,12 @@ def test_a_constant_that_looks_like_a_date_stays(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("schema", "says"), REFUSED, ids=str)
-def test_what_cannot_be_enforced_is_refused_with_its_place(schema: Any, says: str) -> None:
+def test_unenforceable_schemas_are_refused_with_their_path(schema: Any, says: str) -> None:
     with pytest.raises(GrammarError, match=re.compile(says, re.S)):
         LlamaGrammar.from_json_schema(schema)
 
 
-def test_the_same_description_is_the_same_grammar(tmp_path: Path) -> None:
+def test_equal_descriptions_are_equal_grammars(tmp_path: Path) -> None:
     path = tmp_path / "yes.gbnf"
     path.write_text('root ::= "ü"', encoding="utf-8")
     assert LlamaGrammar.from_file(path) == LlamaGrammar.from_string('root ::= "ü"')
@@ -165,7 +165,7 @@ def test_the_same_description_is_the_same_grammar(tmp_path: Path) -> None:
         lambda: LlamaGrammar.from_regex("a" * 2**21),
     ],
 )
-def test_what_is_no_grammar(make: Any) -> None:
+def test_invalid_grammars(make: Any) -> None:
     with pytest.raises(GrammarError):
         make()
 
@@ -202,14 +202,14 @@ DEEP = """
 """
 
 
-def test_deep_grammars_do_not_end_the_process(child: Child) -> None:
-    """llguidance alone overflows the stack on each of these chains."""
+def test_deep_grammars_do_not_crash(child: Child) -> None:
+    """llguidance itself overflows the stack with each of these chains."""
     result = child(DEEP, model_path())
     assert (result.stderr, result.returncode) == ("", 0)
 
 
 def allowed(constraint: Constraint) -> set[int]:
-    """The tokens that the constraint leaves of the whole vocabulary."""
+    """Return the tokens of the vocabulary that the constraint allows."""
     candidates = Candidates(constraint.model)
     candidates.fill(np.zeros(candidates.n_vocab, np.float32))
     constraint.apply(candidates)
@@ -219,8 +219,8 @@ def allowed(constraint: Constraint) -> set[int]:
 
 @settings(deadline=None, max_examples=60)
 @given(st.text("ab1 -é", max_size=6))
-def test_masks_are_what_the_language_says(model: Model, start: str) -> None:
-    """Beside `re`, which knows no prefixes: a text may go on if some short ending fits."""
+def test_masks_equal_the_language(model: Model, start: str) -> None:
+    """Compared with `re`, which has no prefix match: text is a prefix if a short ending matches."""
     constraint = Constraint(model, LlamaGrammar.from_regex("(a|ab1|é-?){0,3}b"))
     vocab = model.vocab
     endings = ["", "b", "1b", "-b", "b1b", "ab", "éb"]
@@ -257,8 +257,8 @@ def test_masks_are_what_the_language_says(model: Model, start: str) -> None:
         assert may_be(so_far + vocab.token_to_piece(token))
 
 
-def test_all_candidate_orders_give_the_same(model: Model) -> None:
-    """Few or many allowed, in the vocabulary's order, in another, or not all there."""
+def test_order_of_candidates_does_not_matter(model: Model) -> None:
+    """Few or many allowed tokens, in vocabulary order, in another order, or a subset."""
     rng = np.random.default_rng(0)
     for pattern in ("[0-9]{2}", "[^é]{9}"):
         constraint = Constraint(model, LlamaGrammar.from_regex(pattern))
@@ -277,7 +277,7 @@ def test_all_candidate_orders_give_the_same(model: Model) -> None:
             assert after == {i: x for i, x in before.items() if i in expected}
 
 
-def test_where_only_one_way_leads_on_the_tokens_are_known(model: Model) -> None:
+def test_forced_tokens_are_known(model: Model) -> None:
     schema = {
         "type": "object",
         "properties": {"a_long_name": {"type": "integer"}},
@@ -299,7 +299,7 @@ def test_where_only_one_way_leads_on_the_tokens_are_known(model: Model) -> None:
     assert Constraint(model, LlamaGrammar.from_regex("[ab]")).forced_tokens() == []
 
 
-def test_after_the_end_only_the_end_can_come(model: Model) -> None:
+def test_only_end_tokens_follow_the_end(model: Model) -> None:
     constraint = Constraint(model, LlamaGrammar.from_choices(["ok"]))
     with pytest.raises(ValidationError, match="cannot end here"):
         constraint.accept(model.vocab.eos)
@@ -318,7 +318,7 @@ def test_after_the_end_only_the_end_can_come(model: Model) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1))
-def test_choices_are_taken_literally(model: Model, choices: list[str]) -> None:
+def test_choices_are_literal(model: Model, choices: list[str]) -> None:
     grammar = LlamaGrammar.from_choices(choices)
     for choice in choices:
         constraint = Constraint(model, grammar)
@@ -335,7 +335,7 @@ def test_nothing_can_follow(model: Model) -> None:
         allowed(constraint)
 
 
-def test_a_grammar_that_names_a_token_the_model_lacks(model: Model) -> None:
+def test_grammar_with_a_token_that_the_model_lacks(model: Model) -> None:
     with pytest.raises(GrammarError, match=r"<\|nope\|>"):
         Constraint(model, LlamaGrammar.from_lark("start: <|nope|>"))
     constraint = Constraint(model, LlamaGrammar.from_lark('start: "a" <|im_start|>'))
@@ -343,7 +343,7 @@ def test_a_grammar_that_names_a_token_the_model_lacks(model: Model) -> None:
     assert allowed(constraint) == {*model.vocab.tokenize("<|im_start|>", False, True)}
 
 
-def test_control_tokens_are_no_text(model: Model) -> None:
+def test_control_tokens_are_not_text(model: Model) -> None:
     constraint = Constraint(model, LlamaGrammar.from_regex(r".{0,40}"))
     assert not model.vocab.eog_tokens - allowed(constraint)
     start = model.vocab.tokenize("<|im_start|>", False, True)[0]
@@ -369,7 +369,7 @@ def test_a_model_without_vocabulary(tmp_path: Path) -> None:
 GBNF = 'root ::= "[" item ("," item)* "]"\nitem ::= [a-c]+ | "(" item ")"'
 
 
-def test_gbnf_is_what_the_native_grammar_is(model: Model) -> None:
+def test_gbnf_equals_the_native_grammar(model: Model) -> None:
     mine, native = Constraint(model, LlamaGrammar.from_string(GBNF)), Grammar(model, GBNF)
     for token in model.vocab.tokenize("[ab,(c)]", False):
         assert allowed(mine) == {t for t in range(len(model.vocab)) if native.allows(t)}
@@ -388,7 +388,7 @@ def test_gbnf_gives_the_same_text_either_way(engine: Engine) -> None:
         assert engine.generate("Hi", structured=LlamaGrammar.from_string(GBNF), **options) == native
 
 
-def test_a_chain_can_have_gbnf_before_its_samplers(model: Model, engine: Engine) -> None:
+def test_gbnf_before_other_samplers(model: Model, engine: Engine) -> None:
     constraint = Constraint(model, LlamaGrammar.from_string('root ::= "ab" [xy]'))
     chain = SamplerChain(model).add_custom(constraint.sampler()).add_temp(1.5).add_dist(3)
     engine.generate("Hi", n_predict=1)
@@ -412,7 +412,7 @@ def untruncated(chain: SamplerChain) -> SamplerChain:
 
 @pytest.mark.parametrize("add", [GREEDY, drawn, untruncated])
 @pytest.mark.parametrize("pattern", ["[a-z ]{30}", "(?s:.){30}", "(ab|cd)[^a]{20}(yes|no)"])
-def test_a_mask_draws_what_a_sampler_draws(
+def test_mask_and_sampler_give_the_same_draws(
     model: Model, engine: Engine, pattern: str, add: Callable[[SamplerChain], SamplerChain]
 ) -> None:
     grammar = LlamaGrammar.from_regex(pattern)
@@ -422,7 +422,7 @@ def test_a_mask_draws_what_a_sampler_draws(
         chain = SamplerChain(model)
         chain = chain.add_mask(constraint) if masked else chain.add_custom(constraint.sampler())
         add(chain)
-        for _ in range(2):  # the mask begins anew with the chain
+        for _ in range(2):  # resetting the chain resets the mask
             engine.generate("Hi", max_tokens=1, temperature=0)
             texts.append([])
             while not constraint.ended and len(texts[-1]) < 40:
@@ -431,7 +431,7 @@ def test_a_mask_draws_what_a_sampler_draws(
     assert texts[0] == texts[1] == texts[2] == texts[3]
 
 
-# Beginning later
+# Grammars that start later
 
 DIGITS = LlamaGrammar.from_regex(r"[0-9]{2}")
 
@@ -443,7 +443,7 @@ def feed(constraint: Constraint, text: str) -> None:
 
 
 @pytest.mark.parametrize("grammar", [DIGITS, LlamaGrammar.from_string("root ::= [0-9] [0-9]")])
-def test_free_until_a_text_then_bound(model: Model, grammar: LlamaGrammar) -> None:
+def test_unconstrained_up_to_a_text(model: Model, grammar: LlamaGrammar) -> None:
     constraint = Constraint(model, grammar, "</think>")
     for _ in range(2):
         feed(constraint, "Is it 7? </thin </th")
@@ -467,18 +467,18 @@ def test_free_until_a_text_then_bound(model: Model, grammar: LlamaGrammar) -> No
         constraint.reset()
 
 
-def test_a_trigger_that_ends_within_a_token(model: Model) -> None:
+def test_trigger_that_ends_within_a_token(model: Model) -> None:
     vocab = model.vocab
     long = next(t for t in range(len(vocab)) if vocab.token_to_piece(t) == b'{"')
     plain = vocab.tokenize("x{", False)[-1]
     assert vocab.token_to_piece(plain) == b"{"
-    # After `{` comes a quote: the token may come, and its quote counts.
+    # The grammar needs a quote after `{`: the token is allowed, and its quote counts.
     constraint = Constraint(model, LlamaGrammar.from_regex('"[ab]"'), "{")
     assert {long, plain} <= allowed(constraint)
     constraint.accept(long)
     assert not constraint.waiting
     assert allowed(constraint) == {*vocab.tokenize("a", False), *vocab.tokenize("b", False)}
-    # A digit must come: the token may not, but the brace alone may.
+    # The grammar needs a digit: the token is not allowed, but the brace alone is.
     constraint = Constraint(model, DIGITS, "x{")
     assert long in allowed(constraint)
     feed(constraint, "hm x")
@@ -491,7 +491,7 @@ def test_a_trigger_that_ends_within_a_token(model: Model) -> None:
     assert constraint.complete
 
 
-def test_triggers_may_never_come_and_belong_to_the_grammar(model: Model) -> None:
+def test_triggers_are_optional_and_part_of_the_grammar(model: Model) -> None:
     grammar = LlamaGrammar.from_lark('start: "<call>" /[0-9]+/ "</call>" | "!!" /[a-z]/')
     constraint = Constraint(model, grammar, triggers=["<call>", "!!"])
     feed(constraint, "no call here <cal")
@@ -512,7 +512,7 @@ def test_triggers_may_never_come_and_belong_to_the_grammar(model: Model) -> None
             Constraint(model, grammar, triggers=wrong)  # type: ignore[arg-type]
 
 
-def test_an_engine_thinks_freely_and_answers_bound(engine: Engine) -> None:
+def test_reasoning_is_unconstrained_and_the_answer_is_not(engine: Engine) -> None:
     for seed in range(3):
         text = engine.generate(
             "What is 3 + 4? /think", structured=DIGITS, structured_after="</think>", seed=seed
@@ -520,7 +520,7 @@ def test_an_engine_thinks_freely_and_answers_bound(engine: Engine) -> None:
         assert re.fullmatch(r"(?s).+</think>[0-9]{2}", text), text
 
 
-def test_an_engine_with_triggers(engine: Engine) -> None:
+def test_engine_with_triggers(engine: Engine) -> None:
     grammar = LlamaGrammar.from_lark(r'start: "= " /[A-C]{3}/')
     options: dict[str, Any] = {"structured": grammar, "grammar_triggers": ["= "], "temperature": 0}
     text = engine.generate("What is 3 + 4? /think", **options)
@@ -530,18 +530,18 @@ def test_an_engine_with_triggers(engine: Engine) -> None:
 # In a chain
 
 
-def test_every_generation_begins_anew(engine: Engine) -> None:
+def test_every_generation_starts_from_the_beginning(engine: Engine) -> None:
     grammar = LlamaGrammar.from_regex("[a-z]{1,9}!")
     texts = [engine.generate("Hi", seed=1, structured=grammar) for _ in range(2)]
     assert texts[0] == texts[1]
     assert re.fullmatch("[a-z]{1,9}!", texts[0])
-    # Ended early, with the penalties' tokens of the prompt before the next one.
+    # Also after an early end, and with prompt tokens accepted for penalties.
     engine.generate("Hi", n_predict=1, structured=grammar, repeat_penalty=1.2, seed=1)
     text = engine.generate("Hi", structured=grammar, repeat_penalty=1.2, seed=1)
     assert re.fullmatch("[a-z]{1,9}!", text)
 
 
-def test_the_other_samplers_still_count(engine: Engine, model: Model) -> None:
+def test_other_samplers_still_apply(engine: Engine, model: Model) -> None:
     grammar = LlamaGrammar.from_choices(["left", "right"])
     first = {t for t in range(len(model.vocab)) if Constraint(model, grammar).allows(t)}
     for wanted in ("left", "right"):
@@ -556,7 +556,7 @@ def test_the_other_samplers_still_count(engine: Engine, model: Model) -> None:
     assert len({engine.generate("Hi", temperature=0, structured=grammar) for _ in range(3)}) == 1
 
 
-def test_what_a_logits_processor_returns_is_masked_too(engine: Engine) -> None:
+def test_result_of_a_logits_processor_is_masked(engine: Engine) -> None:
     def same(_: Any, scores: Any) -> Any:
         return np.zeros_like(scores)
 
@@ -568,7 +568,7 @@ def test_what_a_logits_processor_returns_is_masked_too(engine: Engine) -> None:
         )
 
 
-def test_parameters_that_do_not_fit(model: Model) -> None:
+def test_conflicting_parameters(model: Model) -> None:
     for options in (
         {"structured": "regex"},
         {"structured": DIGITS, "grammar": GBNF},
@@ -598,7 +598,7 @@ BUILDS = """
             assert document["b"] in ("x", "y") and 0 <= document["ä"] <= 99
         choice = engine.generate("Hi", structured=LlamaGrammar.from_string('root ::= "a" "b"'))
         assert choice == "ab", choice
-    # SentencePiece with a space before every text, and bytes.
+    # SentencePiece with a space before each text, and with byte tokens.
     with Model(sys.argv[2]) as model:
         vocab = model.vocab
         ids = {vocab.token_to_piece(t): t for t in range(len(vocab))}
@@ -609,7 +609,7 @@ BUILDS = """
         print(sorted(p for p, t in ids.items() if constraint.allows(t)))
         constraint.accept(ids["é".encode()])
         assert constraint.ended
-        # What the model's tokenizer would write, not the longest tokens first.
+        # As the model's tokenizer would, not the longest tokens first.
         constraint = Constraint(model, LlamaGrammar.from_choices(["xabcde"]))
         constraint.accept(ids[b"x"])
         print([vocab.token_to_piece(t) for t in constraint.forced_tokens()])
@@ -623,7 +623,7 @@ def test_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
         tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
         kinds = [gguf.TokenType.UNKNOWN] + 2 * [gguf.TokenType.CONTROL]
         kinds += 256 * [gguf.TokenType.BYTE]
-        # No UTF-8 has these bytes.
+        # UTF-8 never has these bytes.
         for byte, text in ((0xC0, "\u2581a"), (0xC1, "é"), (0xF5, "ab"), (0xF6, "bc")):
             tokens[3 + byte], kinds[3 + byte] = text, gguf.TokenType.NORMAL
         values = writer.kv_data[0]
@@ -641,8 +641,8 @@ def test_on_every_build(child: Child, tmp_path: Path, build: str) -> None:
     assert result.stdout == f"{pieces}\n[b'a', b'bc', b'd', b'e']\ndone\n"
 
 
-def test_a_forgotten_model_is_freed(child: Child) -> None:
-    """What was compiled for it holds no model."""
+def test_dropped_model_is_freed(child: Child) -> None:
+    """Compiled grammars do not keep the model alive."""
     result = child(
         """
         import gc, sys, weakref
