@@ -1,12 +1,12 @@
-"""What it saves to skip the tokens that a grammar leaves no choice about.
+"""How much decoding forced tokens together saves with structured output.
 
     python benchmarks/forced.py [--models DIR] [--threads N] [--rounds N]
 
-Documents of a schema with long keys, with skipping and without in turn on one context, from the
-same seeds. "calls" are those of llama_decode after the prompt. The time is the processor's for
-everything after the prompt, divided by the tokens of the document: the median, and the ratio of
-each pair, median and range. "same" counts the pairs of equal documents: several tokens at once are
-rounded otherwise than one by one, which tips a draw now and then.
+Generates documents of a schema with long keys, alternately with and without skipping, on one
+context and from the same seeds. "calls" are calls of llama_decode after the prompt. Times are
+processor time after the prompt per token: the median, and the median and range of the ratios of
+each pair. "same" counts the pairs of equal documents: decoding several tokens together rounds
+differently, which sometimes changes a draw.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Document(NamedTuple):
 
 
 class Writer:
-    """Writes documents and counts the forward passes."""
+    """Generates documents and counts the calls of llama_decode."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._decode = engine, engine.context.decode
         self._prompt = engine.tokenize("An order:")
-        self._n_calls, self._began = 0, 0.0
+        self._n_calls, self._started = 0, 0.0
         engine.context.decode = self._counted  # type: ignore[method-assign]
 
     def _counted(self, batch: Any) -> None:
@@ -60,20 +60,20 @@ class Writer:
         self._decode(batch)
         if self._n_calls == 1:  # the prompt
             self._engine.context.synchronize()
-            self._began = time.process_time()
+            self._started = time.process_time()
 
     def __call__(self, seed: int, skip: bool) -> Document:
-        """Write one."""
+        """Generate one document."""
         self._n_calls = 0
         tokens = self._engine.generate_tokens(
             self._prompt, 200, structured=ORDER, seed=seed, skip_forced=skip, json_stop=()
         )
-        us = (time.process_time() - self._began) * 1e6 / len(tokens)
+        us = (time.process_time() - self._started) * 1e6 / len(tokens)
         return Document(tokens, self._engine.stats.n_forced, self._n_calls - 1, us)
 
 
 def measure(engine: Engine, rounds: int) -> str:
-    """Return a line of numbers."""
+    """Return a row of the table."""
     write = Writer(engine)
     pairs = [(write(seed, False), write(seed, True)) for seed in range(rounds + 1)][1:]
     ratios = [fast.us / slow.us for slow, fast in pairs]
@@ -94,7 +94,7 @@ def measure(engine: Engine, rounds: int) -> str:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How long it takes to open a GGUF with a large vocabulary: ours and `gguf.GGUFReader`.
+"""How long opening a GGUF with a large vocabulary takes, here and with `gguf.GGUFReader`.
 
     python benchmarks/gguf_open.py [--reference]
 
 Writes a file with 262,144 tokens and 514,000 merges (a vocabulary as large as Gemma's) and
-prints the fastest of several runs. The reference reader takes some 20 s, so it is asked for.
+prints the fastest of several runs. The reference reader takes about 20 s, so it is optional.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ N_TOKENS, N_MERGES, RUNS = 262_144, 514_000, 7
 
 
 def write(path: Path) -> None:
-    """Write metadata alone: tokens of one to five characters, merges of two tokens."""
+    """Write a GGUF with metadata only: tokens of one to five characters, merges of two tokens."""
     words = itertools.chain.from_iterable(
         itertools.product(string.ascii_letters, repeat=n) for n in range(1, 6)
     )

@@ -1,10 +1,10 @@
-"""What structured output costs per token: the mask, applying it, and the rest of the chain.
+"""What structured output costs per token: computing the mask, applying it, and the other samplers.
 
     python benchmarks/mask.py [--models DIR] [--rounds N]
 
-One thread, processor time. The texts are documents that the grammar allows, fed token by token;
-at each the whole vocabulary is masked. "first" is the first walk through the text, in which
-llguidance builds its lexer; "mask" and "apply" are the medians and the largest of the later ones.
+One thread, processor time. Documents that match the grammar are accepted token by token, and the
+whole vocabulary is masked before each token. "first" is the first pass over a document, in which
+llguidance builds its lexer; "mask" and "apply" are median and maximum of the later passes.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ CASES = {
 
 
 def clock(function: Callable[[], object]) -> float:
-    """Return how long a call takes, in microseconds."""
+    """Return the processor time of a call, in microseconds."""
     start = time.process_time_ns()
     function()
     return (time.process_time_ns() - start) / 1e3
 
 
 def measure(model: Model, grammar: LlamaGrammar, text: str, rounds: int) -> str:
-    """Walk through *text* and return a line of numbers."""
+    """Accept *text* token by token and return a row of the table."""
     began = time.process_time()
     matcher = Matcher(model, grammar)
     compiled = (time.process_time() - began) * 1e3
@@ -94,7 +94,7 @@ def measure(model: Model, grammar: LlamaGrammar, text: str, rounds: int) -> str:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     paths = {"demo": demo.model_path(), "small": model_path("small", args.models)}

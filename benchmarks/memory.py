@@ -1,9 +1,9 @@
-"""Whether memory stays flat: over 10,000 tokens, over 200 engines, and per decoded token.
+"""Whether memory stays flat over 10,000 tokens, over 200 engines, and per decoded token.
 
     python benchmarks/memory.py [--tokens 10000] [--cycles 200]
 
-RSS is what the process holds of the machine's memory; "C in use" is what malloc has handed out and
-not got back (glibc's mallinfo2), where the leaks of native code show to the byte.
+RSS is the resident memory of the process. "C in use" is the memory allocated by malloc and not
+freed (glibc's mallinfo2), which shows leaks of native code to the byte.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _libc.mallinfo2.restype = Mallinfo2
 
 
 def in_use_bytes() -> int:
-    """What malloc has handed out, also by mmap."""
+    """Return the bytes allocated by malloc and not freed, including by mmap."""
     info = _libc.mallinfo2()
     return int(info.uordblks + info.hblkhd)
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process."""
+    """Return the resident memory of this process, bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Table:
-    """Rows of both numbers, as they are now, and against the first row."""
+    """A table of both numbers and their change since the first row."""
 
     def __init__(self, what: str) -> None:
         print(f"\n{what:>8} {'RSS MB':>9} {'change kB':>10} {'C in use MB':>12} {'change kB':>10}")
@@ -74,7 +74,7 @@ def measure_tokens(path: Path, n_tokens: int) -> None:
     with Engine(path, n_threads=1) as engine:
 
         def answer() -> None:
-            for _ in engine.stream(prompt(16), n_predict=PER_ANSWER, **options):
+            for _ in engine.stream(prompt(16), max_tokens=PER_ANSWER, **options):
                 pass
 
         answer()
@@ -91,7 +91,7 @@ def measure_cycles(path: Path, n_cycles: int) -> None:
 
     def cycle() -> None:
         with Engine(path, n_threads=1) as engine:
-            engine.generate(prompt(16), raw=True, n_predict=8, temperature=0.8, seed=1)
+            engine.generate(prompt(16), raw=True, max_tokens=8, temperature=0.8, seed=1)
 
     cycle()
     table = Table("engines")
@@ -103,9 +103,9 @@ def measure_cycles(path: Path, n_cycles: int) -> None:
 
 
 def measure_decode(path: Path, n_tokens: int = 1000) -> None:
-    """Print what decoding and reading the logits leave behind in C.
+    """Print what decoding and reading logits leave allocated in C.
 
-    C notes each position that it holds, in some 100 bytes; so look after clearing them.
+    C allocates about 100 bytes for each position in memory, so measure after clearing it too.
     """
     with Model(path) as model, Context(model, n_ctx=n_tokens, n_threads=1) as context:
         batch = Batch(1)
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--cycles", type=int, default=200)
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     args = parser.parse_args()
     path = model_path("tiny", args.models)
     measure_decode(path)

@@ -1,9 +1,10 @@
-"""The models of the benchmarks: random weights, made once and kept, the same bytes every time.
+"""The models of the benchmarks: random weights, generated once, always the same bytes.
 
     python benchmarks/models.py [--models DIR] [NAME ...]
 
-The text is meaningless, the work is real: what time and memory cost depends on shapes and types.
-No model ends its answer by itself, so that every run makes as many tokens as it was asked for.
+The text is meaningless, but time and memory are realistic, because they depend on shapes and types.
+The models never generate an end-of-generation token, so every run generates the requested number
+of tokens.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from tqdm import tqdm
 
 from llama_cffi.binding.model.quantize import quantize
 
-VERSION = 1  # in the names of the files; count up when their content changes
+VERSION = 1  # part of the file names; increase when the content changes
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 DEFAULT_FOLDER = Path(platformdirs.user_cache_dir("llama_cffi-benchmarks", appauthor=False))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured: the shape of a model, and the type of its weights."""
+    """The shape of a model, and the type of its weights."""
 
     architecture: str
     n_vocab: int
@@ -41,11 +42,11 @@ class Shape:
     n_head_kv: int
     head_dim: int
     tied: bool  # whether the output matrix is the embedding
-    quantized: str | None = None  # else F16
+    quantized: str | None = None  # None: F16
     n_ctx: int = 4096
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Name and shape of each tensor, output first as in the files of the converters."""
+        """Yield name and shape of each tensor, in the order of llama.cpp's converters."""
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         yield "token_embd.weight", (self.n_vocab, self.n_embd)
         if not self.tied:
@@ -67,7 +68,7 @@ class Shape:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers the model has."""
+        """The number of parameters."""
         return sum(int(np.prod(shape)) for _, shape in self.tensors())
 
 
@@ -79,7 +80,7 @@ SHAPES = {
 
 
 def model_path(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
-    """Return the file of the model *name*, made if it is not there yet."""
+    """Return the file of the model *name*, generating it if necessary."""
     shape = SHAPES[name]
     kind = shape.quantized or "F16"
     path = folder / f"{name}-{kind}-v{VERSION}.gguf"
@@ -101,7 +102,7 @@ def model_path(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
 def write(path: Path, shape: Shape) -> None:
     """Write *shape* with random weights, F16, one tensor in memory at a time."""
     tokens, merges = vocabulary(shape.n_vocab)
-    # Their rows are 0, and so their logits, far below the largest of so many: never chosen.
+    # Their rows are 0, and so are their logits, far below the largest: they are never sampled.
     silent = [i for i, token in enumerate(tokens) if not token.isascii() and len(token) == 1]
     silent += range(shape.n_vocab - len(SPECIAL), shape.n_vocab)
     writer = gguf.GGUFWriter(path, shape.architecture)
@@ -169,16 +170,16 @@ def vocabulary(n_tokens: int) -> tuple[list[str], list[str]]:
 
 
 def prompt(n_tokens: int) -> str:
-    """Return a text that has *n_tokens* tokens in each of the models."""
+    """Return a text of *n_tokens* tokens for each of the models."""
     letters = itertools.cycle("abcdefghijklmnopqrstuvwxyz")
     return " ".join(itertools.islice(letters, n_tokens))
 
 
 def main() -> None:
-    """Make the models and print where they are."""
+    """Generate the models and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     args = parser.parse_args()
     for name in args.names or SHAPES:
         path = model_path(name, args.models)

@@ -1,7 +1,7 @@
-"""The native sides of overhead.py and serving.py: C loops on the context of an engine.
+"""The native baselines of overhead.py and serving.py: C loops on the context of an engine.
 
-Context, thread pool and weights are those of the engine, so that only the host differs. The
-engine's abort callback is taken off while C runs: a native program would have none.
+They share context, thread pool and weights with the engine, so only the host code differs. The
+engine's abort callback is removed while C runs, because a native program has none.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FOLDER = Path(__file__).parent
 
 
 class Run(NamedTuple):
-    """What one generation took.
+    """The times of one generation.
 
     Attributes:
-        first_s: To the first token.
-        rest_s: From there to the last one.
-        cpu_s: Of that the processor time, of all threads.
-        text: The answer's bytes.
+        first_s: Time to the first token.
+        rest_s: Time from the first to the last token.
+        cpu_s: Processor time from the first to the last token, all threads.
+        text: The answer, UTF-8.
     """
 
     first_s: float
@@ -42,7 +42,7 @@ class NativeLoop:
     """`llama_decode` and `llama_sampler_sample` in turn, without Python.
 
     Attributes:
-        kind: What runs: compiled C, or a bare cffi loop where there is no compiler.
+        kind: Compiled C, or a bare cffi loop if there is no compiler.
     """
 
     def __init__(self, library: Library) -> None:
@@ -53,7 +53,7 @@ class NativeLoop:
         self._functions = _functions(library)
 
     def run(self, engine: Engine, chain: SamplerChain, tokens: Sequence[int], n: int) -> Run:
-        """Generate *n* tokens after *tokens* on the engine's context, from an empty memory."""
+        """Generate *n* tokens after *tokens* on the engine's context, after clearing its memory."""
         ffi, context = self._library.ffi, engine.context
         prompt, one = Batch(len(tokens)), Batch(1)
         prompt.fill(tokens, 0)
@@ -98,7 +98,7 @@ class NativeLoop:
 
 
 class NativeBatch:
-    """Several requests at once, without Python.
+    """Several requests in one batch, without Python.
 
     Raises:
         SystemExit: There is no C compiler.
@@ -107,16 +107,16 @@ class NativeBatch:
     def __init__(self, library: Library) -> None:
         compiler = _compiler()
         if compiler is None:
-            raise SystemExit("there is no C compiler (cc, gcc, clang) for the native side")
+            raise SystemExit("no C compiler (cc, gcc, clang) found for the native baseline")
         self._library = library
         self._loop = _compiled(compiler, library, "native_batch")
         self._functions = _functions(library)
 
     def run(self, context: Context, prompts: Sequence[Sequence[int]], n: int) -> list[list[float]]:
-        """Generate *n* tokens, the most probable ones, after each of *prompts*, equally long.
+        """Generate *n* tokens greedily after each of *prompts*, which have the same length.
 
         Returns:
-            For each prompt the seconds from the beginning to each token.
+            For each prompt, the seconds from the start to each token.
         """
         ffi, n_seqs, n_prompt = self._library.ffi, len(prompts), len(prompts[0])
         n_batch = context.n_batch
@@ -154,7 +154,7 @@ def _compiler() -> str | None:
 
 
 def _functions(library: Library) -> Any:
-    """Return the addresses that the C sources call `struct functions`."""
+    """Return the addresses for `struct functions` of the C sources."""
     addresses = (
         library.ffi.cast("uintptr_t", library.ffi.addressof(library.lib, name))
         for name in ("llama_decode", "llama_sampler_sample", "llama_time_us")
@@ -163,7 +163,7 @@ def _functions(library: Library) -> Any:
 
 
 def _plain(library: Library, arguments: Sequence[Any]) -> list[Any]:
-    """Return the arguments of a C function as ctypes takes them."""
+    """Return cffi arguments as ctypes arguments."""
     cast = library.ffi.cast
     return [
         a if isinstance(a, int) else ctypes.c_void_p(int(cast("uintptr_t", a))) for a in arguments
@@ -178,6 +178,6 @@ def _compiled(compiler: str, library: Library, name: str) -> Any:
         out = Path(folder, f"{name}.so")
         command = [compiler, "-O2", "-shared", "-fPIC", "-I", folder]
         subprocess.run([*command, str(FOLDER / f"{name}.c"), "-o", str(out)], check=True)
-        function = getattr(ctypes.CDLL(str(out)), name)  # loaded: the file may go
+        function = getattr(ctypes.CDLL(str(out)), name)  # loaded, so the file can be deleted
     function.restype = ctypes.c_int32
     return function

@@ -1,7 +1,7 @@
-/* The native side of serving.py: what a careful C program does for several requests at once.
+/* The native side of serving.py: what a careful C program does for several requests in a batch.
  *
- * Compiled at run time by native.py, as native_loop.c is. Prompts are decoded one after the other
- * in batches as full as they get, then each call of decode has one token of each sequence.
+ * Compiled at run time by native.py, like native_loop.c. Prompts are decoded one after the other in
+ * full batches; then each call of decode has one token of each sequence.
  */
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,13 +1,12 @@
-"""What Python costs: `Engine` beside a C loop on the same context, in turn, in one process.
+"""The overhead of Python: `Engine` compared with a C loop on the same context, in one process.
 
     python benchmarks/overhead.py [--only NAME ...] [--rounds 9] [--threads N] [--profile]
 
-Each run of the engine stands between two of the native loop, and is compared with their mean.
-Printed are the median of these ratios, the smallest and the largest; the ratio of the fastest runs;
-and the median of the ratios of processor time, which other processes disturb least (with --threads
-1: threads that wait for each other burn it). The engine takes text and streams text with stop
-strings on; both sides must give the same answer. The models have random weights and are made on
-the first run.
+Runs alternate; each run of the engine is compared with the mean of the two native runs around it.
+Prints the median and range of these ratios, the ratio of the fastest runs, and the median ratio of
+processor time, which other processes affect least (use --threads 1, because waiting threads spin).
+The engine takes text and streams text, with stop strings; both must generate the same answer. The
+models have random weights and are generated on the first run.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ CHAIN: dict[str, Any] = {
     "seed": 42,
 }
 COMMON: dict[str, Any] = {"raw": True, "stop": ["\n\n###"], "json_stop": ()}
-# Tokens of one run, and runs for each round that was asked for: short ones need more.
+# Tokens per run, and runs per round: short runs need more.
 PLANS = {"tiny": (128, 16), "small": (48, 4), "0.6B": (24, 1)}
 TARGETS = {"tiny": 1.05, "small": 0.90, "0.6B": 1.02}
 N_PROMPT, N_LONG_PROMPT = 16, 512
@@ -63,7 +62,7 @@ def stream(engine: Engine, options: dict[str, Any], n_prompt: int, n: int) -> Ru
     """Run `Engine.stream`."""
     text, pieces = prompt(n_prompt), []
     start = time.perf_counter()
-    answer = engine.stream(text, n_predict=n, **COMMON, **options)
+    answer = engine.stream(text, max_tokens=n, **COMMON, **options)
     pieces.append(next(answer))
     first, cpu = time.perf_counter(), time.process_time()
     for piece in answer:
@@ -82,7 +81,7 @@ def callback(engine: Engine, options: dict[str, Any], n_prompt: int, n: int) -> 
         pieces.append(piece)
 
     start = time.perf_counter()
-    engine.generate(text, n_predict=n, callback=receive, **COMMON, **options)
+    engine.generate(text, max_tokens=n, callback=receive, **COMMON, **options)
     first, cpu, end, cpu_end = *times, time.perf_counter(), time.process_time()
     return Run(first - start, end - first, cpu_end - cpu, b"".join(pieces))
 
@@ -97,7 +96,7 @@ def bracketed(
     rounds: int,
     name: str,
 ) -> tuple[list[Run], list[Run]]:
-    """Return the runs of the native loop, one more than of the engine, and those."""
+    """Return the runs of the native loop and those of the engine, one less."""
     before = [native(loop, engine, options, n_prompt, n)]
     ours: list[Run] = []
     for _ in tqdm(range(rounds), desc=name, leave=False):
@@ -105,19 +104,19 @@ def bracketed(
         before.append(native(loop, engine, options, n_prompt, n))
         if ours[-1].text != before[-1].text:
             raise SystemExit(f"{name}: the answers differ:\n{before[-1].text!r}\n{ours[-1].text!r}")
-    # The first runs of each side touch memory for the first time.
+    # Without the first runs, which touch memory for the first time.
     return before[1:], ours[1:]
 
 
 def ratios(theirs: list[float], ours: list[float]) -> list[float]:
-    """Return each of *ours* by the mean of those of *theirs* around it."""
+    """Return the ratio of each of *ours* to the mean of the two of *theirs* around it."""
     return [2 * o / (a + b) for a, o, b in zip(theirs, ours, theirs[1:], strict=False)]
 
 
 def print_row(
     what: str, unit: str, n: int, target: float | None, theirs: list[Run], ours: list[Run]
 ) -> None:
-    """Print one row, per token after the first of *n*, or of the first where there is no other."""
+    """Print one row: times per token after the first, or of the first token if *n* is 1."""
     scale = {"us": 1e6, "ms": 1e3}[unit] / max(n - 1, 1)
     a, b = ([(r.rest_s if n > 1 else r.first_s) * scale for r in runs] for runs in (theirs, ours))
     wall = ratios(a, b)
@@ -153,9 +152,9 @@ def measure_ratios(name: str, engine: Engine, loop: NativeLoop, rounds: int) -> 
 
 
 def measure_host(path: Path, loop: NativeLoop, rounds: int) -> None:
-    """Print what the host costs per token at several lengths.
+    """Print the host time per token for several lengths.
 
-    Processor time on one thread: other processes then count only by what they do to the caches.
+    Processor time on one thread: other processes affect it only through the caches.
     """
     print("\nHost time per token, tiny, 1 thread: processor time of the engine less the native's")
     with Engine(path, n_threads=1) as engine:
@@ -179,9 +178,9 @@ def measure_host(path: Path, loop: NativeLoop, rounds: int) -> None:
 
 
 def profile(path: Path, options: dict[str, Any], n: int = 1024, runs: int = 5) -> None:
-    """Print where the time of Python functions goes; the profiler itself adds to each call.
+    """Print a profile of Python functions; the profiler itself adds to each call.
 
-    What C computes counts as time of the function that calls it.
+    Time in C counts for the calling function.
     """
     with Engine(path, n_threads=1) as engine:
         stream(engine, options, N_PROMPT, n)
@@ -205,7 +204,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0 = what the engine takes")
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     parser.add_argument("--profile", action="store_true", help="only show where the time goes")
     args = parser.parse_args()
     if args.profile:

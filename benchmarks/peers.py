@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py NAME MODEL N_PARALLEL N_CTX N_THREADS
 
-`xllamacpp` is its server, called without HTTP. `llama_cpp` is llama-cpp-python, which serves one
-request after the other; its tokens are counted as its loop yields them, before they are text.
+`xllamacpp` is its server, called without HTTP. `llama_cpp` is llama-cpp-python, which answers one
+request after the other; its tokens are counted as its loop yields them, before detokenization.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Serve = Callable[[Sequence[Sequence[int]], int], Any]
 
 
 def xllamacpp(*arguments: Any) -> Serve:
-    """Return what lets its server answer all prompts at once."""
+    """Return a function that answers all prompts together on its server."""
     server = _server(*arguments)
     return lambda prompts, n_new: _stream_all(server, prompts, n_new)
 
 
 def llama_cpp(model: str, _n_parallel: int, n_ctx: int, n_threads: int) -> Serve:
-    """Return what lets llama-cpp-python answer prompts one after the other."""
+    """Return a function that answers prompts one after the other with llama-cpp-python."""
     from llama_cpp import Llama
 
     llm = Llama(model, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, verbose=False)
@@ -47,7 +47,7 @@ def llama_cpp(model: str, _n_parallel: int, n_ctx: int, n_threads: int) -> Serve
 
 
 def _server(model: str, n_parallel: int, n_ctx: int, n_threads: int) -> Any:
-    """Start a server whose context is that of the other sides."""
+    """Start a server with the same context parameters as the other sides."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -81,7 +81,7 @@ def _stream_all(server: Any, prompts: Sequence[Sequence[int]], n_new: int) -> An
                 "n_predict": n_new,
                 "stream": True,
                 "temperature": 0,
-                "samplers": ["top_k"],  # of one: what its other samplers cost is left out
+                "samplers": ["top_k"],  # without the cost of its other samplers
                 "top_k": 1,
                 "cache_prompt": False,
             },
@@ -102,7 +102,7 @@ def _stream_all(server: Any, prompts: Sequence[Sequence[int]], n_new: int) -> An
 def main() -> None:
     """Serve until stdin ends."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what C prints goes elsewhere
+    os.dup2(2, 1)  # keep C's output out of the results
     name, model, *numbers = sys.argv[1:]
     serve = {"xllamacpp": xllamacpp, "llama_cpp": llama_cpp}[name](model, *map(int, numbers))
     print("ready", file=out, flush=True)

@@ -1,14 +1,15 @@
-"""Many requests at once: `InferenceEngine` beside a C loop and other packages, in turn.
+"""Parallel requests: `InferenceEngine` compared with a C loop and other packages.
 
     python benchmarks/serving.py [--only NAME ...] [--parts throughput prefix mixed]
-        [--at-once 1 8 32] [--rounds 3] [--threads 2] [--plot docs/images/serving.png]
+        [--parallel 1 8 32] [--rounds 3] [--threads 2] [--plot docs/images/serving.png]
 
-All sides get the same prompts (64 random tokens each, none alike), generate the same number of
-tokens greedily, with the same threads, cells and batch. They take turns in any order, with a rest
-between them; each run is compared with the mean of the two native ones around it. Printed are
-medians and the range of the ratios; `cpu` is the ratio of tokens per second of processor time,
-which other processes disturb least (with --threads 1). The native side decodes all prompts before
-any answer goes on.
+All sides get the same prompts (64 random tokens each, without common prefixes) and generate the
+same number of tokens greedily, with the same threads, KV cells and batch size. Runs alternate in
+random order with a pause between them; each is compared with the mean of the two native runs around
+it.
+Prints medians and the range of the ratios; `cpu` is the ratio of tokens per second of processor
+time, which other processes affect least (with --threads 1). The native side decodes all prompts
+before it continues any answer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tqdm import tqdm
 from llama_cffi import InferenceEngine
 
 N_PROMPT, N_SYSTEM, N_USERS, N_QUESTION = 64, 1000, 50, 20
-SETTLE_S = 0.3  # threads of the last side spin so long for more work
+SETTLE_S = 0.3  # the threads of the previous side spin for about this long
 N_NEW = {"tiny": 64, "0.6B": 32}
 PEERS = {"xllamacpp": "xllamacpp", "llama-cpp": "llama_cpp"}
 NATIVE_TARGETS = {"tiny": 0.90, "0.6B": 0.95}
@@ -46,17 +47,16 @@ class Row(NamedTuple):
     """Medians of one side's runs.
 
     Attributes:
-        model: Whose.
-        n: Requests at once.
-        side: Who served them.
-        rate: Tokens per second, all requests together.
-        first_s: Mean time to the first token, and the time that 95 of 100 do not exceed.
-        gap_s: Time between tokens that half and 95 of 100 do not exceed; none where only the end
-            is seen.
-        to_native: Rate by that of the native side: each run's.
-        to_peer: Rate by that of xllamacpp's server: each run's.
-        first_ratio: Mean time to the first token by the native side's: each run's.
-        cpu_ratio: Tokens per processor time by the native side's: each run's.
+        model: Name of the model.
+        n: Number of parallel requests.
+        side: Name of the side.
+        rate: Tokens per second of all requests together.
+        first_s: Time to the first token, mean and 95th percentile.
+        gap_s: Time between tokens, median and 95th percentile; None where only the end is seen.
+        to_native: Rate relative to the native side, per run.
+        to_peer: Rate relative to xllamacpp's server, per run.
+        first_ratio: Mean time to the first token relative to the native side, per run.
+        cpu_ratio: Tokens per processor time relative to the native side, per run.
     """
 
     model: str
@@ -77,20 +77,20 @@ def load(rng: np.random.Generator, n: int, n_prompt: int, n_new: int) -> Load:
 
 
 def share(values: Sequence[float], part: float) -> float:
-    """Return what so large a part of the values does not exceed."""
+    """Return the quantile *part* of *values*."""
     return sorted(values)[round((len(values) - 1) * part)]
 
 
 @contextmanager
 def sides(path: Path, n: int, n_ctx: int, n_threads: int) -> Iterator[dict[str, Serve]]:
-    """Give everybody who serves *n* requests at once; the native one first."""
+    """Provide every side for *n* parallel requests, the native one first."""
     with InferenceEngine(path, n, n_ctx, n_threads=n_threads) as engine:
         every: dict[str, Serve] = {
             "native": native(engine),
             "result": ours_result(engine),
             "threads": ours_threads(engine),
             "asyncio": ours_asyncio(engine),
-            # Nobody waits for prompts less than with the native side, and streams stop for them.
+            # As on the native side, prompts are decoded in full batches while streams wait.
             "chunk 512": ours_result(engine, 512),
         }
         with ExitStack() as stack:
@@ -103,16 +103,16 @@ def sides(path: Path, n: int, n_ctx: int, n_threads: int) -> Iterator[dict[str, 
 
 
 def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> list[Row]:
-    """Let all sides serve *n* requests at once, in turn."""
+    """Run *n* parallel requests on all sides alternately."""
     n_new, rng = N_NEW[model], np.random.default_rng(0)
     runs: dict[str, list[Served]] = {}
     with sides(path, n, 256, n_threads) as every:
-        for serve in every.values():  # memory is touched for the first time
+        for serve in every.values():  # warm up
             serve(load(rng, n, N_PROMPT, 2))
         native, *others = every
         for _ in tqdm(range(rounds), desc=f"{model} {n}", leave=False):
             work = load(rng, n, N_PROMPT, n_new)
-            # In any order: who comes after the C loop, say, finds all of Python cold.
+            # In random order: after the C loop, for example, Python's code is out of the caches.
             for side in (native, *rng.permutation(others)):
                 time.sleep(SETTLE_S)
                 runs.setdefault(side, []).append(every[side](work))
@@ -122,7 +122,7 @@ def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> list
 
 
 def row(model: str, n: int, side: str, n_tokens: int, runs: dict[str, list[Served]]) -> Row:
-    """Sum up the runs of one side."""
+    """Summarize the runs of one side."""
     ours, theirs, peer = runs[side], runs["native"], runs.get("xllamacpp", [])
     around = list(zip(ours, theirs, theirs[1:], strict=False))
 
@@ -163,7 +163,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def print_row(row: Row) -> None:
-    """Print one line of the table."""
+    """Print one row of the table."""
     gaps = "             -"
     if row.gap_s is not None:
         gaps = f"{row.gap_s[0] * 1e3:6.1f} {row.gap_s[1] * 1e3:7.1f}"
@@ -176,17 +176,17 @@ def print_row(row: Row) -> None:
     )
 
 
-def measure_prefix(model: str, path: Path, n_threads: int, at_once: int = 8) -> None:
-    """Print what the cache saves where many prompts begin alike."""
+def measure_prefix(model: str, path: Path, n_threads: int, n_parallel: int = 8) -> None:
+    """Print what prefix caching saves with a common prefix."""
     rng = np.random.default_rng(1)
     system = rng.integers(256, 900, N_SYSTEM).tolist()
     shared = [system + rng.integers(256, 900, N_QUESTION).tolist() for _ in range(N_USERS)]
-    # As much of another kind: no two begin alike. With the large model it would take minutes.
+    # The same number of tokens without common prefixes. Takes minutes with the large model.
     apart = load(rng, N_USERS, N_SYSTEM + N_QUESTION, 1).prompts
     for name, prompts in [("shared", shared), ("apart", apart)][: 1 if model == "0.6B" else 2]:
         for cells in (None, 8192):
             with InferenceEngine(
-                path, at_once, 1280, n_threads=n_threads, n_kv_tokens=cells
+                path, n_parallel, 1280, n_threads=n_threads, n_kv_tokens=cells
             ) as engine:
                 serve = ours_result(engine)
                 served = serve(Load(prompts, 16))
@@ -201,10 +201,10 @@ def measure_prefix(model: str, path: Path, n_threads: int, at_once: int = 8) -> 
 
 
 def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[int, list[float]]:
-    """Print how fluent 7 streams stay while long prompts arrive one after another.
+    """Print the gaps between tokens of 7 streams while long prompts arrive one after another.
 
     Returns:
-        The gaps between their tokens in seconds, for each n_prefill_chunk.
+        The gaps between tokens in seconds, for each n_prefill_chunk.
     """
     rng = np.random.default_rng(2)
     n_new = {"tiny": 256, "0.6B": 16}[model]
@@ -240,7 +240,7 @@ def measure_mixed(model: str, path: Path, n_threads: int, rounds: int) -> dict[i
 
 
 def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]]]) -> None:
-    """Draw throughput, time to the first token, and fluency under mixed load."""
+    """Plot throughput, time to the first token, and gaps between tokens under mixed load."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -265,7 +265,7 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
         for axis, title in zip(line, ("tokens/s", "mean ms to first token"), strict=False):
             axis.set_title(f"{model}: {title}")
             axis.set_xticks(range(len(counts)), [str(n) for n in counts])
-            axis.set_xlabel("requests at once")
+            axis.set_xlabel("parallel requests")
             axis.grid(axis="y", alpha=0.3)
         line[1].set_yscale("log")
         line[2].set_visible(model in mixed)
@@ -274,7 +274,7 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
             line[2].plot(ordered, np.linspace(0, 100, len(ordered)), label=f"n_chunk={n_chunk}")
         line[2].set_title(f"{model}: 7 streams while long prompts arrive")
         line[2].set_xlabel("ms between tokens")
-        line[2].set_ylabel("% that take no longer")
+        line[2].set_ylabel("% of gaps up to this")
         line[2].set_xscale("log")
         line[2].grid(alpha=0.3)
         if model in mixed:
@@ -289,14 +289,14 @@ def plot(file: Path, rows: Sequence[Row], mixed: dict[str, dict[int, list[float]
 def main() -> None:
     """Measure the chosen parts on the chosen models."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
     parser.add_argument("--only", nargs="+", choices=[*N_NEW], default=[*N_NEW])
     parts = ["throughput", "prefix", "mixed"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--at-once", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--parallel", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--plot", type=Path, help="where the picture goes, made by matplotlib")
+    parser.add_argument("--plot", type=Path, help="file of the plot (needs matplotlib)")
     args = parser.parse_args()
     paths = {name: model_path(name, args.models) for name in args.only}
     average = ", ".join(f"{x:.1f}" for x in os.getloadavg())
@@ -308,7 +308,7 @@ def main() -> None:
     rows: list[Row] = []
     mixed: dict[str, dict[int, list[float]]] = {}
     for name, path in paths.items():
-        # Short runs are many.
+        # Short runs need more rounds.
         rounds = args.rounds * (6 if name == "tiny" else 1)
         if "throughput" in args.parts:
             print(
@@ -316,7 +316,7 @@ def main() -> None:
                 f"{'gap ms':>6} {'p95':>7}  {'by native, target':>23}  {'first token':>23}  "
                 f"{'cpu':>18}  by xllamacpp, target"
             )
-            for n in args.at_once:
+            for n in args.parallel:
                 rows += (new := measure(name, path, n, rounds, args.threads))
                 for one in new:
                     print_row(one)

@@ -1,4 +1,4 @@
-"""Who serves the requests of serving.py: a C loop, `InferenceEngine` in three ways, and peers."""
+"""The sides of serving.py: a C loop, `InferenceEngine` used in three ways, and other packages."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FOLDER = Path(__file__).parent
 
 
 class Load(NamedTuple):
-    """Prompts that come at once, and how many tokens each wants."""
+    """Prompts submitted together, and the number of tokens to generate for each."""
 
     prompts: Sequence[Sequence[int]]
     n_new: int
 
 
 class Served(NamedTuple):
-    """What became of a load.
+    """The times of a load.
 
     Attributes:
-        stamps: For each request the seconds from the beginning to each piece of its answer.
+        stamps: For each request, the seconds from the start to each part of its answer.
         cpu_s: Processor time of the serving process, all threads.
     """
 
@@ -40,17 +40,17 @@ class Served(NamedTuple):
 
     @property
     def total_s(self) -> float:
-        """Seconds from the beginning to the last token."""
+        """Seconds from the start to the last token."""
         return max(times[-1] for times in self.stamps)
 
     @property
     def first_s(self) -> list[float]:
-        """Seconds to the first token, of each request."""
+        """Seconds to the first token of each request."""
         return [times[0] for times in self.stamps]
 
     @property
     def gaps_s(self) -> list[float]:
-        """Seconds from one token to the next, of all requests."""
+        """Seconds between consecutive tokens of all requests."""
         return [b - a for times in self.stamps for a, b in pairwise(times)]
 
 
@@ -58,7 +58,7 @@ Serve = Callable[[Load], Served]
 
 
 def native(engine: InferenceEngine) -> Serve:
-    """Return a C loop on the engine's context, for moments when the engine has nothing to do."""
+    """Return a C loop on the context of an idle engine."""
     loop = NativeBatch(engine.model.library)
 
     def serve(load: Load) -> Served:
@@ -71,12 +71,12 @@ def native(engine: InferenceEngine) -> Serve:
 
 
 def ours_result(engine: InferenceEngine, n_chunk: int | None = None) -> Serve:
-    """Submit everything, then wait for the whole answers; only their ends are seen."""
-    usual = engine.scheduler.n_prefill_chunk
+    """Submit all requests, then wait for the complete answers."""
+    default = engine.scheduler.n_prefill_chunk
 
     def serve(load: Load) -> Served:
         engine.cache_clear()
-        engine.scheduler.n_prefill_chunk = n_chunk or usual
+        engine.scheduler.n_prefill_chunk = n_chunk or default
         start, cpu = time.monotonic(), time.process_time()
         handles = [engine.submit(p, load.n_new, temperature=0) for p in load.prompts]
         stamps = []
@@ -84,7 +84,7 @@ def ours_result(engine: InferenceEngine, n_chunk: int | None = None) -> Serve:
             handle.result()
             first = handle.request.created_s + handle.stats.time_to_first_token_s - start
             stamps.append([first, time.monotonic() - start])
-        engine.scheduler.n_prefill_chunk = usual
+        engine.scheduler.n_prefill_chunk = default
         return Served(stamps, time.process_time() - cpu)
 
     return serve
@@ -137,9 +137,9 @@ def ours_asyncio(engine: InferenceEngine) -> Serve:
 
 
 class Peer:
-    """Another package in a process of its own, see peers.py.
+    """Another package in a process of its own; see peers.py.
 
-    It gets the same context: cells, batch, threads. Loads and times go through pipes.
+    It gets the same KV cells, batch size and threads. Loads and times go through pipes.
     """
 
     def __init__(self, name: str, model: Path, n_parallel: int, n_ctx: int, n_threads: int) -> None:

@@ -1,9 +1,9 @@
-"""Time what a user waits for before the first token: import, load and identify.
+"""Startup time before the first token: importing the package and loading the library.
 
     python benchmarks/startup.py [--runs 21]
 
-Each run is a fresh process; `import llama_cffi` alternates with an empty Python, so that the
-machine's changes of speed meet both. Prints medians and the modules that must not be imported.
+Each run is a new process; `import llama_cffi` alternates with an empty program, so that changes of
+the machine's speed affect both. Prints medians, and which heavy modules the import loads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAVY = ("numpy", "jinja2", "cffi", "_cffi_backend", "huggingface_hub", "tqdm", 
 
 
 def process_ms(code: str) -> float:
-    """Wall time of one Python process that runs *code*, in ms."""
+    """Return the wall time of a Python process that runs *code*, in ms."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return (time.perf_counter() - start) * 1000

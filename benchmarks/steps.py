@@ -1,7 +1,7 @@
-"""Which layer costs what: greedy loops on the context of an `Engine`, each with one layer more.
+"""The cost of each layer: greedy loops on the context of an `Engine`, each with one more layer.
 
-Shown by `overhead.py --profile`. One thread, processor time; the loops take turns, so the steps
-between them are good to a few tenths of a microsecond even on a busy machine.
+Printed by `overhead.py --profile`. One thread, processor time. The loops alternate, so differences
+are accurate to a few tenths of a microsecond even on a busy machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ N_PROMPT = 16
 
 
 class Steps:
-    """The loops; each returns the processor time of the tokens after the first, in seconds."""
+    """The loops; each returns the processor time of all tokens after the first, in seconds."""
 
     def __init__(self, engine: Engine, n: int) -> None:
         self.engine, self.n = engine, n
@@ -32,11 +32,11 @@ class Steps:
         self._lib = engine.model.library.lib
 
     def native_c(self) -> float:
-        """The C loop."""
+        """Run the C loop."""
         return self._native.run(self.engine, self._chain, self._tokens, self.n).cpu_s
 
     def bare_cffi(self) -> float:
-        """The same two calls from Python."""
+        """Make the same two calls from Python."""
         one, lib = Batch(1), self._lib
         one.fill((0,), 0)
         batch, context = one.struct[0], self.engine.context.ptr
@@ -50,7 +50,7 @@ class Steps:
         return self._loop(step, sample)
 
     def batch(self) -> float:
-        """With `Batch.advance`."""
+        """Add `Batch.advance`."""
         one, decode, context = Batch(1), self._lib.llama_decode, self.engine.context.ptr
         one.fill((0,), 0)
         sample = self._sample_c()
@@ -63,7 +63,7 @@ class Steps:
         return self._loop(step, sample)
 
     def context(self) -> float:
-        """With `Context.decode`."""
+        """Add `Context.decode`."""
         one, context, sample = Batch(1), self.engine.context, self._sample_c()
         one.fill((0,), 0)
 
@@ -75,7 +75,7 @@ class Steps:
         return self._loop(step, sample)
 
     def chain(self) -> float:
-        """With `SamplerChain.sample`."""
+        """Add `SamplerChain.sample`."""
         one, context, chain = Batch(1), self.engine.context, self._chain
         one.fill((0,), 0)
 
@@ -87,7 +87,7 @@ class Steps:
         return self._loop(step, lambda: chain.sample(context))
 
     def engine_tokens(self) -> float:
-        """`Engine.generate_tokens`: the tap, the generation's bookkeeping, no text."""
+        """Run `Engine.generate_tokens`: the tap and the generation's bookkeeping, without text."""
         times = []
         for n in (1, self.n):
             start = time.process_time()
@@ -96,9 +96,9 @@ class Steps:
         return times[1] - times[0]
 
     def engine_stream(self) -> float:
-        """`Engine.stream`, with stop strings."""
+        """Run `Engine.stream` with stop strings."""
         options = {"raw": True, "stop": ["\n\n###"], "json_stop": (), "temperature": 0}
-        stream = self.engine.stream(self._text, n_predict=self.n, **options)
+        stream = self.engine.stream(self._text, max_tokens=self.n, **options)
         next(stream)
         start = time.process_time()
         for _ in stream:
@@ -111,7 +111,7 @@ class Steps:
         return lambda: sample(chain_ptr, context_ptr, -1)
 
     def _loop(self, step: Callable[[int, int], int], sample: Callable[[], int]) -> float:
-        """Time *step* for the tokens after the first; being called is part of bare_cffi."""
+        """Time *step* for the tokens after the first; the call itself is part of bare_cffi."""
         context = self.engine.context
         context.memory.clear()
         self._batch.fill(self._tokens, 0)

@@ -22,7 +22,7 @@ SHAPE = re.compile(r"\((?:[\w.()+* -]+,)+(?:[\w.()+* -]+)?\)|\(len,\)")
 DTYPE = re.compile(r"\b(?:float32|float64|int32|bool)\b")
 # "Do `embed` with token ids", "None = `get_library()`, with its errors", "see `Memory.seq_add`".
 REFERENCE = re.compile(
-    r"\b(?:[Dd]o|[Ss]ee|[Aa]s for|as|of|by) `([\w.]+)`"
+    r"\b(?:[Dd]o|[Cc]all|[Ss]ee|[Aa]s for|as|of|by) `([\w.]+)`"
     r"|`([\w.]+)(?:\(\))?`(?:, with its errors|\s+raise)"
 )
 # They call functions that raise, but with valid arguments.

@@ -1,16 +1,20 @@
-"""Tables and drawings of the documentation against the code that they are about."""
+"""Tables and drawings of the documentation match the code."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
-from llama_cffi import SamplingParams
+import llama_cffi
+from llama_cffi import SamplingParams, UnifiedLLM
+from llama_cffi.cli import generate
 from llama_cffi.engine.preset import complete
 from llama_cffi.generation.aliases import ALIASES
 from llama_cffi.generation.options import GenerationOptions
@@ -20,7 +24,7 @@ CODE = ("llama_cffi", "libs_fetch", "cdefs")
 
 
 def strings(tree: ast.Module) -> set[str]:
-    """Return the string constants of a module, those of `__all__` left out."""
+    """Return the string constants of a module, except those in `__all__`."""
     body = [node for node in tree.body if "__all__" not in ast.unparse(node).split(" = ")[0]]
     return {
         node.value
@@ -31,7 +35,7 @@ def strings(tree: ast.Module) -> set[str]:
 
 
 def variables_read() -> Iterator[str]:
-    """Yield each LLAMA_CFFI_ variable that a module names, whole or by its end."""
+    """Yield each LLAMA_CFFI_ variable that a module names, in full or without the prefix."""
     for folder in CODE:
         for path in (ROOT / folder).rglob("*.py"):
             tree = ast.parse(path.read_text("utf-8"))
@@ -54,8 +58,9 @@ def test_every_environment_variable_is_documented() -> None:
 
 
 def documented_options() -> dict[str, tuple[str, str, set[str]]]:
-    """Return option -> (default, default of Engine, other names) of the table of sampling."""
-    page = (ROOT / "docs" / "options.md").read_text("utf-8").split("## Sampling")[1]
+    """Return option -> (default, default of Engine, aliases) of the sampling table."""
+    page = (ROOT / "docs" / "options.md").read_text("utf-8")
+    page = page.split("## Sampling")[1].split("## Defaults")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\| (.*?) ?\|", page, re.M)
     return {
         name: (default.strip("`"), engine, set(re.findall(r"`(\w+)`", names)))
@@ -97,6 +102,63 @@ def test_every_other_option_of_a_generation_is_documented() -> None:
     for name, names in rows.items():
         known = {alias for alias, option in ALIASES.items() if option == name}
         assert set(re.findall(r"`(\w+)`", names)) == known, name
+
+
+def documented_defaults() -> dict[str, tuple[str, str]]:
+    """Return function -> (max_tokens, sampling) of the table of defaults by class."""
+    page = (ROOT / "docs" / "options.md").read_text("utf-8").split("## Defaults by class")[1]
+    return {
+        name: (max_tokens, sampling)
+        for name, max_tokens, sampling in re.findall(
+            r"^\| `(.*?)` \| (.*?) \| (.*?) \|$", page, re.M
+        )
+    }
+
+
+def cli_default(option: str) -> object:
+    """Return the default of an option of `llama-cffi generate`."""
+    parser = argparse.ArgumentParser()
+    generate.add_parser(parser.add_subparsers())
+    return getattr(parser.parse_args(["generate"]), option)
+
+
+def test_max_tokens_of_every_class_is_documented() -> None:
+    documented = {name: max_tokens for name, (max_tokens, _) in documented_defaults().items()}
+    assert documented.pop("llama-cffi generate") == str(cli_default("max_tokens"))
+    assert len(documented) == 7
+    for name, max_tokens in documented.items():
+        class_name, method = name.split(".")
+        parameters = signature(getattr(getattr(llama_cffi, class_name), method)).parameters
+        default = (
+            str(parameters["max_tokens"].default) if "max_tokens" in parameters else "no limit"
+        )
+        assert max_tokens.removesuffix(", as OpenAI") == default, name
+
+
+def test_sampling_of_every_class_is_documented() -> None:
+    documented = {name: sampling for name, (_, sampling) in documented_defaults().items()}
+    sampled, greedy = complete({}, "error", None), complete({"temperature": 0}, "error", None)
+    assert documented["Engine.generate"] == (
+        f"`temperature` {sampled['temperature']}, `top_p` {sampled['top_p']}, "
+        f"`repeat_penalty` {sampled['repeat_penalty']} ({greedy['repeat_penalty']} when greedy)"
+    )
+    assert documented["llama-cffi generate"].startswith(
+        f"`temperature` {cli_default('temperature'):g},"
+    )
+    for option in ("top_k", "top_p", "min_p", "repeat_penalty"):
+        assert cli_default(option) is None, option  # the engine's
+
+    asked: dict[str, object] = {}
+
+    class Recorder:
+        def create_chat_completion(self, messages: object, **options: object) -> Iterator[object]:
+            asked.update(options)
+            return iter(())
+
+    unified = UnifiedLLM.__new__(UnifiedLLM)
+    unified.llm = Recorder()  # type: ignore[assignment]
+    assert list(unified.generate("Hello", stream=True)) == []
+    assert documented["UnifiedLLM.generate"] == f'`sampling="{asked["sampling"]}"`'
 
 
 def test_the_drawing_of_the_layers_is_current() -> None:

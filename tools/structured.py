@@ -1,13 +1,14 @@
-"""Ask the demo model for documents of many schemas and types, very hot, and validate every one.
+"""Generate documents of many schemas and types at a high temperature, and validate each.
 
-``python tools/structured.py [--seeds 5]``; the exit code is 1 when a document is invalid, a schema
-never came to an end, or one that cannot be enforced was not refused before generation.
+`python tools/structured.py [--seeds 5]`; the exit code is 1 if a document is invalid, no document
+of a schema ended, or a schema that cannot be enforced was not refused before the generation.
 
-At temperature 1.5 with no other filter a tiny model writes any token that the schema allows; each
-further document of a schema favours its end more, so that some end however a CPU's kernels round.
-Answers may fill the context of 1,024 tokens (`max_tokens=None`): what has not ended by then, as a
-number with ever more digits or a list in a list, is counted as cut off, neither valid nor invalid.
-Validation is `jsonschema`'s, formats included, and for Python types pydantic's `TypeAdapter`.
+At temperature 1.5 without other samplers, the demo model generates any token that the schema
+allows. Each further document of a schema has a stronger bias towards ending, so that some end with
+any CPU's rounding. Answers may fill the context of 1,024 tokens (`max_tokens=None`). Documents that
+have not ended by then, such as numbers with ever more digits or nested lists, count as truncated,
+neither valid nor invalid. `jsonschema` validates documents, including formats; pydantic's
+`TypeAdapter` validates Python values.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
 
 def document(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[str, str]:
-    """Ask for a document; return it and why it ended."""
+    """Generate a document; return it and its finish reason."""
     answer = llm.create_chat_completion(
         [{"role": "user", "content": QUESTION}],
         response_format={"type": "json_schema", "json_schema": {"schema": schema}},
@@ -54,11 +55,11 @@ def document(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[str, s
     return answer["message"]["content"], answer["finish_reason"]
 
 
-def judge_schema(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[str, str]:
-    """Return `valid`, `invalid` or `cut off`, and what is wrong."""
+def check_schema(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[str, str]:
+    """Return `valid`, `invalid` or `truncated`, and the error."""
     text, finish_reason = document(llm, schema, seed, **options)
     if finish_reason == "length":
-        return "cut off", text
+        return "truncated", text
     validator = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
     try:
         validator.validate(json.loads(text))
@@ -67,25 +68,25 @@ def judge_schema(llm: Llama, schema: Any, seed: int, **options: Any) -> tuple[st
     return "valid", ""
 
 
-class Recorded(Llama):
-    """Keeps the last answer, for a look at what `parse` has read."""
+class RecordingLlama(Llama):
+    """Keeps the last response, which `parse` does not return."""
 
     answer: Any = None
 
     def create_chat_completion(self, messages: Any, **options: Any) -> Any:
-        """Do it and keep what comes."""
+        """Call the base class and keep the response."""
         self.answer = None
         self.answer = super().create_chat_completion(messages, **options)
         return self.answer
 
 
-def judge_type(llm: Recorded, type_: Any, seed: int, **options: Any) -> tuple[str, str]:
-    """Ask for a value; pydantic has to read the same from the JSON, and take it as it is."""
+def check_type(llm: RecordingLlama, type_: Any, seed: int, **options: Any) -> tuple[str, str]:
+    """Generate a value; pydantic must accept it and parse the JSON to the same value."""
     try:
         value: Any = llm.parse(QUESTION, type_, seed=seed, **HOT, **options)
     except LlamaError as e:
-        is_cut = llm.answer and llm.answer["choices"][0]["finish_reason"] == "length"
-        return ("cut off" if is_cut else "invalid"), repr(e)
+        is_truncated = llm.answer and llm.answer["choices"][0]["finish_reason"] == "length"
+        return ("truncated" if is_truncated else "invalid"), repr(e)
     text = llm.answer["choices"][0]["message"]["content"]
     adapter = pydantic.TypeAdapter(type_)
     try:
@@ -97,8 +98,8 @@ def judge_type(llm: Recorded, type_: Any, seed: int, **options: Any) -> tuple[st
     return ("valid", "") if same else ("invalid", f"{text!r} is not {value!r}")
 
 
-def judge_refused(llm: Llama, schema: Any) -> tuple[str, str]:
-    """Return `valid` where the schema is refused before a generation begins."""
+def check_refused(llm: Llama, schema: Any) -> tuple[str, str]:
+    """Return `valid` if the schema is refused before the generation starts."""
     before = llm.engine.stats
     for stream in (False, True):
         try:
@@ -110,11 +111,11 @@ def judge_refused(llm: Llama, schema: Any) -> tuple[str, str]:
         except GrammarError:
             continue
         return "invalid", f"{schema} was not refused"
-    return ("valid", "") if llm.engine.stats is before else ("invalid", "it was generated")
+    return ("valid", "") if llm.engine.stats is before else ("invalid", "a document was generated")
 
 
 def main() -> int:
-    """Parse the command line, ask, print a table; return the exit code."""
+    """Generate and validate documents, print a table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="documents of each schema and type")
     parser.add_argument("--only", choices=("schemas", "types", "refused"), nargs="*")
@@ -125,49 +126,49 @@ def main() -> int:
         print(f"jsonschema does not check {unchecked}: install jsonschema[format-nongpl]")
         return 1
     results: list[tuple[str, str, str, str]] = []
-    with Recorded(model_path(), n_ctx=1024, n_threads=1, n_gpu_layers=0) as llm:
+    with RecordingLlama(model_path(), n_ctx=1024, n_threads=1, n_gpu_layers=0) as llm:
         biases = list(itertools.islice(itertools.cycle(ever_shorter(llm.model.vocab)), args.seeds))
         if "schemas" in only:
             schemas = [(g, n, s) for g, group in GROUPS.items() for n, s in group.items()]
             for group, name, schema in tqdm(schemas, "schemas"):
                 results += [
-                    (group, name, *judge_schema(llm, schema, seed, logit_bias=bias))
+                    (group, name, *check_schema(llm, schema, seed, logit_bias=bias))
                     for seed, bias in enumerate(biases)
                 ]
         if "types" in only:
             for name, type_ in tqdm(TYPES.items(), "types"):
                 results += [
-                    ("Python types", name, *judge_type(llm, type_, seed, logit_bias=bias))
+                    ("Python types", name, *check_type(llm, type_, seed, logit_bias=bias))
                     for seed, bias in enumerate(biases)
                 ]
         if "refused" in only:
             for schema, _ in tqdm(REFUSED, "refused"):
-                results.append(("refused", str(schema), *judge_refused(llm, schema)))
+                results.append(("refused", str(schema), *check_refused(llm, schema)))
     return report(results)
 
 
 def report(results: list[tuple[str, str, str, str]]) -> int:
     """Print the table; return the exit code."""
-    print(f"{'group':<16}{'schemas':>8}{'answers':>9}{'valid':>7}{'cut off':>9}{'invalid':>9}")
+    print(f"{'group':<16}{'schemas':>8}{'answers':>9}{'valid':>7}{'truncated':>11}{'invalid':>9}")
     groups = dict.fromkeys(group for group, *_ in results)
     for group in groups:
         _line(group, [result for result in results if result[0] == group])
     _line("all", results)
     ended = {result[:2] for result in results if result[2] == "valid"}
-    endless = {result[:2] for result in results} - ended
+    never_ended = {result[:2] for result in results} - ended
     for group, name, outcome, why in results:
         if outcome == "invalid":
             print(f"invalid: {group}, {name}: {why}")
-    for group, name in sorted(endless):
+    for group, name in sorted(never_ended):
         print(f"never valid: {group}, {name}")
-    return 1 if endless or any(result[2] == "invalid" for result in results) else 0
+    return 1 if never_ended or any(result[2] == "invalid" for result in results) else 0
 
 
 def _line(group: str, results: list[tuple[str, str, str, str]]) -> None:
     names = {result[:2] for result in results}
     count = Counter(result[2] for result in results)
     print(
-        f"{group:<16}{len(names):>8}{len(results):>9}{count['valid']:>7}{count['cut off']:>9}"
+        f"{group:<16}{len(names):>8}{len(results):>9}{count['valid']:>7}{count['truncated']:>11}"
         f"{count['invalid']:>9}"
     )
 

@@ -306,7 +306,7 @@ def whole(
 
 
 async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateChatCompletionResponse:
-    """Do `whole` in an event loop."""
+    """Call `whole` in an event loop."""
     choices = []
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
         async with aclosing(run.steps_async()) as steps:
@@ -337,7 +337,7 @@ def stream(
 async def stream_async(
     prepared: PreparedChat, runs: Sequence[Runs]
 ) -> AsyncIterator[CreateChatCompletionStreamResponse]:
-    """Do `stream` in an event loop."""
+    """Call `stream` in an event loop."""
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
         yield _chunk(prepared, assembler.first())
         async with aclosing(run.steps_async()) as steps:

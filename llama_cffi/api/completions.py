@@ -146,7 +146,7 @@ def whole(
 async def whole_async(
     prepared: PreparedCompletion, runs: Sequence[Runs]
 ) -> CreateCompletionResponse:
-    """Do `whole` in an event loop."""
+    """Call `whole` in an event loop."""
     answers: list[_Answer] = []
     for run in runs:
         text: list[str] = []
@@ -178,7 +178,7 @@ def stream(
 async def stream_async(
     prepared: PreparedCompletion, runs: Sequence[Runs]
 ) -> AsyncIterator[CreateCompletionStreamResponse]:
-    """Do `stream` in an event loop."""
+    """Call `stream` in an event loop."""
     for index, run in enumerate(runs):
         chunks = _Chunks(prepared, index)
         async with aclosing(run.steps_async()) as steps:

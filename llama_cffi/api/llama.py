@@ -319,7 +319,7 @@ class Llama(Session):
         echo: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> str | AsyncIterator[str]:
-        """Do `generate` in an event loop; with *stream* return an async iterator.
+        """Call `generate` in an event loop; *stream* gives an async iterator.
 
         Cancelling the task ends the generation.
         """
@@ -417,7 +417,7 @@ class Llama(Session):
         stream: bool = False,
         **options: Unpack[CompletionOptions],
     ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
-        """Do `create_completion` in an event loop; with *stream* return an async iterator."""
+        """Call `create_completion` in an event loop; *stream* gives an async iterator."""
         prepared = self._completion(prompt, suffix, max_tokens, options, stream)
         engine = self._shared_engine
         if engine is not None:
@@ -496,7 +496,7 @@ class Llama(Session):
         stream: bool = False,
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
-        """Do `create_chat_completion` in an event loop; with *stream* return an async iterator."""
+        """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
         prepared = self.chat.prepare(messages, options, self.model_path)
         engine = self._shared_engine
         if engine is not None:
@@ -685,13 +685,13 @@ class Llama(Session):
     async def embed_async(
         self, text: str | Sequence[str], normalize: bool = True
     ) -> list[float] | list[list[float]]:
-        """Do `embed` in an event loop."""
+        """Call `embed` in an event loop."""
         return await whole_async(lambda: self.embed(text, normalize))
 
     async def create_embedding_async(
         self, input: str | Sequence[str], model: str | None = None
     ) -> CreateEmbeddingResponse:
-        """Do `create_embedding` in an event loop."""
+        """Call `create_embedding` in an event loop."""
         return await whole_async(lambda: self.create_embedding(input, model))
 
     def rerank(

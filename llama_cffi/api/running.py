@@ -120,7 +120,7 @@ def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, 
 
 
 async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[Runs]:
-    """Do `run` in an event loop, waiting while the queue is full.
+    """Call `run` in an event loop, waiting while the queue is full.
 
     Raises:
         ContextOverflowError: The prompt leaves no room for an answer.
@@ -149,10 +149,10 @@ async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[R
 
 
 def openai_limit(max_tokens: int | None) -> int | None:
-    """Return the length limit of a request in OpenAI's shape, where llama.cpp's -1 is no limit.
+    """Return `max_tokens` of a request in OpenAI's format, where -1, as in llama.cpp, means None.
 
     Raises:
-        ValidationError: It is neither -1 nor at least 1.
+        ValidationError: *max_tokens* is neither -1 nor at least 1.
     """
     return None if max_tokens in (None, -1) else check_int("max_tokens", max_tokens, 1)
 

@@ -450,7 +450,7 @@ class Engine:
         return self.renderer.render(messages, tools, **options).tokens
 
     def format_chat(self, messages: Messages) -> list[int]:
-        """Call `tokenize_chat`; an older name."""
+        """Call `tokenize_chat`, under an older name."""
         return self.tokenize_chat(messages)
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:

@@ -1,4 +1,4 @@
-"""Slot: feeds tokens to one sequence of a context and tracks what its memory holds."""
+"""Slot: decodes into one sequence of a context and tracks the content of its memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Slot"]
 
 _MIN_CHUNK = 16
 _CHUNK_S = 0.1
-_SLOW_STEP_S = 0.02  # in faster steps, Ctrl-C waits for the end of the step
+_SLOW_STEP_S = 0.02  # Ctrl-C does not interrupt faster steps
 
 
 class Slot:
-    """One sequence of a context, and what its memory holds.
+    """One sequence of a context, and the cells in its memory.
 
     Attributes:
-        tokens: Cell i of the memory holds `tokens[i]`, at position `tokens.position(i)`.
+        tokens: The cells: `tokens[i]` is at position `tokens.position(i)`.
     """
 
     def __init__(self, context: Context, batch: Batch, seq_id: int = 0) -> None:
@@ -45,7 +45,7 @@ class Slot:
     def reuse(self, prompt: Prompt) -> int:
         """Keep the longest common prefix of *prompt* and the memory; return its length.
 
-        At least one token is left to decode: only decoding gives logits.
+        At least one token remains to be decoded, for its logits.
         """
         n = self.tokens.boundary(common_prefix_length(self.tokens, prompt[:-1]))
         n = prompt.boundary(n)
@@ -54,35 +54,37 @@ class Slot:
         self._drop(n)
         return len(self.tokens)
 
-    def feed(self, prompt: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
-        """Decode *prompt* after the memory, in chunks of n_batch; keep the last one's output.
+    def feed(
+        self, prompt: Sequence[int], cancel_token: CancelToken, stats: GenerationStats
+    ) -> None:
+        """Decode *prompt* in chunks of n_batch, with logits of the last token.
 
-        When the KV cache has no slot, old builds first defragment it; then chunks are halved, down
-        to 16 tokens, and grow back after a success. After an error the memory is as before.
+        If the KV cache has no slot, old builds first defragment it; then chunks are halved, down to
+        16 tokens, and grow again after a success. After an error the memory is as before.
 
         Raises:
             KvCacheFullError: Not even 16 tokens fit.
-            DecodeAbortedError: *stop* was requested.
+            DecodeAbortedError: *cancel_token* requested a stop.
             GenerationError: Decoding failed.
         """
         start = len(self.tokens)
         try:
-            with stop.interruptible():
+            with cancel_token.interruptible():
                 if isinstance(prompt, Prompt) and prompt.media:
-                    self._feed_media(prompt, stop, stats)
+                    self._feed_media(prompt, cancel_token, stats)
                 else:
-                    self._feed(prompt, stop, stats)
+                    self._feed(prompt, cancel_token, stats)
         except BaseException:
             self._drop(start)
             raise
 
-    def step(self, token: int, stop: CancelToken, stats: GenerationStats) -> None:
-        """Decode one token; raises as `feed` does. Hot: every generated token."""
+    def step(self, token: int, cancel_token: CancelToken, stats: GenerationStats) -> None:
+        """Decode one token; errors as of `feed`. Hot: every generated token."""
         try:
             self._one.advance(token, self.tokens.position(len(self.tokens)))
             if self._slow:
                 started = time.perf_counter()
-                with stop.interruptible():
+                with cancel_token.interruptible():
                     self.context.decode(self._one)
                 self._slow = time.perf_counter() - started > _SLOW_STEP_S
             else:
@@ -90,7 +92,7 @@ class Slot:
             self.tokens.append(token)
         except (KvCacheFullError, DecodeAbortedError):
             self._slow = True
-            self.feed((token,), stop, stats)
+            self.feed((token,), cancel_token, stats)
         except BaseException:
             self._drop(len(self.tokens))
             raise
@@ -112,17 +114,21 @@ class Slot:
         memory.seq_add(self.seq_id, p1, -1, p0 - p1)
         self.tokens = rest
 
-    def _feed_media(self, prompt: Prompt, stop: CancelToken, stats: GenerationStats) -> None:
+    def _feed_media(
+        self, prompt: Prompt, cancel_token: CancelToken, stats: GenerationStats
+    ) -> None:
         done = 0
         for start, end, media in prompt.spans():
-            self._feed(prompt[done:start], stop, stats)
-            stop.check()
+            self._feed(prompt[done:start], cancel_token, stats)
+            cancel_token.check()
             media.decode(self.context, self.seq_id, self.tokens.position(len(self.tokens)))
             self.tokens.add(prompt.part(start, end))
             done = end
-        self._feed(prompt[done:], stop, stats)
+        self._feed(prompt[done:], cancel_token, stats)
 
-    def _feed(self, tokens: Sequence[int], stop: CancelToken, stats: GenerationStats) -> None:
+    def _feed(
+        self, tokens: Sequence[int], cancel_token: CancelToken, stats: GenerationStats
+    ) -> None:
         context, n, done = self.context, len(tokens), 0
         limit = self._batch.n_tokens_max if context.abortable else self._paced
         backoff = Backoff(limit, _MIN_CHUNK, context.memory.defrag)
@@ -136,14 +142,14 @@ class Slot:
                 if not context.abortable:
                     context.synchronize()
                     limit = self._pace(len(part), time.perf_counter() - started)
-                    stop.check()
+                    cancel_token.check()
             except KvCacheFullError as e:
-                held = is_intact(context.memory, self.seq_id, position - 1)
-                if not held or not backoff.refused(len(part)):
+                intact = is_intact(context.memory, self.seq_id, position - 1)
+                if not intact or not backoff.refused(len(part)):
                     raise KvCacheFullError(
                         f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "
                         f"at position {position}: {done} of {n} tokens fitted. Free "
-                        "sequences or make the context larger."
+                        "sequences or create the context with a larger n_ctx."
                     ) from e
                 if backoff.n_tokens < len(part):
                     stats.n_backoffs += 1
@@ -151,10 +157,10 @@ class Slot:
                     stats.n_retries += 1
                 continue
             except DecodeAbortedError as e:
-                n_held = len(self.tokens)
-                self._drop(n_held)
-                if len(self.tokens) < n_held or not stop.resume_after_interrupt():
-                    raise stop.error() from e
+                n_before = len(self.tokens)
+                self._drop(n_before)
+                if len(self.tokens) < n_before or not cancel_token.resume_after_interrupt():
+                    raise cancel_token.error() from e
                 stats.n_retries += 1
                 continue
             self.tokens += part
@@ -162,10 +168,10 @@ class Slot:
             backoff.accepted(limit)
 
     def _pace(self, n: int, seconds: float) -> int:
-        """Return the size of the next chunk where C cannot be aborted.
+        """Return the size of the next chunk for backends that cannot be aborted.
 
-        There Ctrl-C and cancel only act between chunks, so a chunk should take about a tenth of a
-        second.
+        There Ctrl-C and `cancel` take effect only between chunks, so a chunk should take about a
+        tenth of a second.
         """
         if seconds < _CHUNK_S / 2 and n == self._paced:
             self._paced = min(2 * n, self.context.n_ubatch, self._batch.n_tokens_max)
@@ -174,9 +180,9 @@ class Slot:
         return self._paced
 
     def _drop(self, n: int) -> None:
-        """Keep the first *n* tokens, or none where the memory lost or cannot remove a part."""
+        """Keep the first *n* cells, or none if the memory lost or cannot remove a part."""
         memory, position = self.context.memory, self.tokens.position(n)
-        # The list first: if Ctrl-C interrupts this it is too short, and the next call removes more.
+        # The list first: if Ctrl-C interrupts this, it is too short and the next call removes more.
         del self.tokens[n:]
         removed = memory.seq_rm(self.seq_id, position, -1)
         if not removed or not is_intact(memory, self.seq_id, position - 1):

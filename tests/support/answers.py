@@ -1,9 +1,9 @@
-"""What many requests at once have to give: the answers that each gets alone.
+"""Parallel requests must give the same answers as each request alone.
 
-    python tests/support/answers.py N model.gguf…      on the build of LLAMA_CFFI_BUILD
+    python tests/support/answers.py N model.gguf…      with the build of LLAMA_CFFI_BUILD
 
-Compared without flash attention, with weights and a cache of 32 bits: others round depending on
-who shares the batch and the cells, and now and then that chooses another token.
+Compared without flash attention, with 32-bit weights and cache: otherwise rounding depends on the
+other requests in the batch, which sometimes changes a token.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ DIGITS = LlamaGrammar.from_regex(r"([0-9]{2}, ){3}end")
 
 
 def no_e(ids: Any, scores: Any) -> None:
-    """Forbid a token that depends on how many there are: it shows whether the history is right."""
+    """Forbid a token that depends on the number of tokens, which shows a wrong history."""
     scores[len(ids) % 64 + 40] = -float("inf")
 
 
 def long_enough(ids: Any, logits: Any) -> bool:
-    """End an answer by a criterion."""
+    """End the answer at certain lengths."""
     return len(ids) % 29 == 0
 
 
@@ -48,14 +48,12 @@ class Case(NamedTuple):
     """A request."""
 
     prompt: Sequence[int]
-    n_predict: int
+    max_tokens: int
     options: dict[str, Any]
 
 
-# `Engine` has defaults of its own.
-SAMPLING: dict[str, Any] = {"temperature": 0, "top_p": 0.95, "repeat_penalty": 1.0}
-# What a request may want; the prompt is another one each time.
-WANTED: list[dict[str, Any]] = [
+# Options of the requests, each with another prompt.
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"repeat_penalty": 1.3},
     {"temperature": 1.2, "seed": 5},
@@ -77,18 +75,18 @@ WANTED: list[dict[str, Any]] = [
 ]
 
 
-# The defaults of Engine differ from those of InferenceEngine.
+# The defaults of `Engine` differ from those of `InferenceEngine`.
 SAMPLING: dict[str, Any] = {"temperature": 0, "top_p": 0.9, "repeat_penalty": 1.1}
 
 
 def cases(model: Model, n: int) -> Iterator[Case]:
-    """Give *n* requests with prompts of 1 to 90 tokens, some of which begin alike."""
+    """Yield *n* requests with prompts of 1 to 90 tokens, some with a common prefix."""
     common = model.vocab.tokenize("You are a friendly assistant who answers in few words. " * 3)
     lacks = {name for name in ("dry", "xtc") if not model.library.has(f"llama_sampler_init_{name}")}
     exactly = bool(exact())
     known = [
         w
-        for w in WANTED
+        for w in OPTIONS
         if not any(k.split("_")[0] in lacks for k in w) and (exactly or "seed" not in w)
     ]
     for i in range(n):
@@ -103,16 +101,16 @@ def cases(model: Model, n: int) -> Iterator[Case]:
 
 
 def exact() -> dict[str, Any]:
-    """Return the options of a context that computes as exactly as the build can."""
+    """Return the context options with which the build computes most exactly."""
     exact = compat.flash_attn_supports_f32(get_library())
     return {"type_k": "f32", "type_v": "f32", "flash_attn": False} if exact else {}
 
 
 def alone(model: Model, cases: Sequence[Case], **options: Any) -> list[list[Step]]:
-    """Answer one after the other, each in an empty context."""
+    """Answer the requests one after the other, each in an empty context."""
     with Engine(model, n_ctx=256, n_threads=1, safety=0, **exact(), **options) as engine:
         return [
-            list(engine.steps(case.prompt, case.n_predict, json_stop=(), **case.options))
+            list(engine.steps(case.prompt, case.max_tokens, json_stop=(), **case.options))
             for case in cases
         ]
 
@@ -120,12 +118,12 @@ def alone(model: Model, cases: Sequence[Case], **options: Any) -> list[list[Step
 def together(
     model: Model, cases: Sequence[Case], n_parallel: int = 16, **options: Any
 ) -> tuple[list[list[Step]], Any]:
-    """Answer all at once; return the answers and the engine's statistics."""
+    """Answer the requests together; return the answers and the engine's statistics."""
     settings: dict[str, Any] = {"n_threads": 1, **exact(), **options}
     n_ctx = settings.pop("n_ctx", 256)
     with InferenceEngine(model, n_parallel, n_ctx, start=False, **settings) as engine:
         handles = [
-            engine.submit(c.prompt, c.n_predict, listens=True, json_stop=(), **c.options)
+            engine.submit(c.prompt, c.max_tokens, listens=True, json_stop=(), **c.options)
             for c in cases
         ]
         engine.start()

@@ -1,4 +1,4 @@
-"""Child processes: whatever could end the interpreter is tested in one."""
+"""Child processes, for code that could crash the interpreter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Child"]
 
 
 class Child(Protocol):
-    """The fixture `child`: runs Python code in a child process; fails when a signal killed it."""
+    """The fixture `child`: runs Python code in a child process; fails if a signal killed it."""
 
     def __call__(
         self, code: str, *args: object, timeout: float = 120, **env: str

@@ -1,4 +1,4 @@
-"""Damaged models: files that C must never be given, or must refuse."""
+"""Damaged models: files that must be refused, by the checks here or by C."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Edit = Callable[[gguf.GGUFWriter], object]
 
 
 def put(key: str, value: Any, kind: Kind | None = None, items: Kind | None = None) -> Edit:
-    """Set a key of the metadata; its kind stays unless given."""
+    """Set a metadata key, with its previous type unless *kind* is given."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         keys = writer.kv_data[0]
@@ -32,7 +32,7 @@ def drop(key: str) -> Edit:
 
 
 def tokens(change: Callable[[list[Any]], list[Any]], key: str = "tokens") -> Edit:
-    """Change one of the vocabulary's arrays."""
+    """Change an array of the vocabulary."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         value = writer.kv_data[0][f"tokenizer.ggml.{key}"]
@@ -42,7 +42,7 @@ def tokens(change: Callable[[list[Any]], list[Any]], key: str = "tokens") -> Edi
 
 
 def tensor(name: str, **fields: Any) -> Edit:
-    """Change what the tensor table says, not the data."""
+    """Change an entry of the tensor table, but not the data."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         for field, value in fields.items():
@@ -52,7 +52,7 @@ def tensor(name: str, **fields: Any) -> Edit:
 
 
 def as_type(name: str, numpy_type: type, kind: int) -> Edit:
-    """Store a tensor in another type, consistently."""
+    """Convert a tensor to another type, consistently."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         info = writer.tensors[0][name]
@@ -66,7 +66,7 @@ Q = "blk.0.attn_q.weight"
 HEADS = "llama.attention.head_count"
 EPSILON = "llama.attention.layer_norm_rms_epsilon"
 
-# Every one must be refused with ModelLoadError, by every build.
+# Refused with ModelLoadError by every build.
 REFUSED: dict[str, Edit] = {
     "no block_count": drop("llama.block_count"),
     "no vocabulary": drop("tokenizer.ggml.tokens"),
@@ -116,7 +116,7 @@ REFUSED: dict[str, Edit] = {
     "a norm of F16": as_type("output_norm.weight", np.float16, 1),
 }
 
-# These may load; whatever happens, Python sees an answer or a LlamaError.
+# May load; every call either works or raises a LlamaError.
 SURVIVED: dict[str, Edit] = {
     "0 heads": put(HEADS, 0),
     "3 heads": put(HEADS, 3),
@@ -147,7 +147,7 @@ def write_edits(folder: Path, edits: dict[str, Edit]) -> dict[str, Path]:
 
 
 def cut_and_flipped(data: bytes, seed: int, flips: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes): broken as a whole, cut at 20 places, then with one byte changed."""
+    """Yield (name, bytes): invalid files, truncated files, and files with one byte changed."""
     rng = random.Random(seed)
     header = data.index(b"blk.1.ffn_down.weight") + 64
     yield "random bytes", rng.randbytes(5000)

@@ -1,4 +1,4 @@
-"""A fake of C's memory that records how each cell was computed, and a fake model."""
+"""A fake of llama.cpp's memory that records how each cell was computed, and a fake model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ KINDS = ("unified", "streams", "recurrent", "windowed")
 class FakeMemory:
     """Cells by sequence and position.
 
-    A cell remembers the tokens that it was computed from, so that a wrong reuse is found by the
-    next decode.
+    A cell records the tokens that it was computed from, so the next decode detects wrong reuse.
 
     Args:
-        kind: `unified`: sequences share all cells. `streams`: each has its own, and a copy takes
-            all of a sequence. `recurrent`: a sequence can only go on at its end. `windowed`:
-            positions that left the window are dropped at once.
-        n_seqs: Sequences.
-        n_cells: Cells of all together.
+        kind: `unified`: sequences share all cells. `streams`: each has its own cells and only whole
+            sequences are copied. `recurrent`: a sequence can only continue at its end. `windowed`:
+            positions outside of the window are dropped immediately.
+        n_seqs: Number of sequences.
+        n_cells: Number of cells of all sequences together.
     """
 
     def __init__(self, kind: str, n_seqs: int, n_cells: int) -> None:
@@ -40,7 +39,7 @@ class FakeMemory:
         assert p1 == -1
         for s in range(self.n_seqs) if seq_id < 0 else (seq_id,):
             if p0 > 0:
-                assert self.can_truncate(s, p0), "removed a part that cannot be"
+                assert self.can_truncate(s, p0), "removed a part that cannot be removed"
                 self.tokens[s] = self.tokens[s][:p0]
                 self.cells[s] = {p: c for p, c in self.cells[s].items() if p < p0}
             else:
@@ -50,7 +49,7 @@ class FakeMemory:
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         self.n_calls += 1
         assert source != target
-        assert not self.cells[target], "a copy over something"
+        assert not self.cells[target], "a copy over another sequence"
         n = len(self.tokens[source])
         whole = p0 <= 0 and not 0 <= p1 < n
         assert whole or self.kind in ("unified", "windowed"), "a copy of a part"
@@ -74,13 +73,13 @@ class FakeMemory:
         request, seq_id = chunk.request, chunk.seq_id
         tokens = self.tokens[seq_id]
         assert chunk.start == len(tokens), "a gap"
-        assert request.tokens[: chunk.start] == tokens, "another's tokens"
+        assert request.tokens[: chunk.start] == tokens, "tokens of another request"
         chain = [hash(request.lora_key)]  # of the tokens up to each position
         for token in tokens:
             chain.append(hash((chain[-1], token)))
         reach = {"windowed": WINDOW - 1, "recurrent": 1}.get(self.kind, chunk.start)
         for p in range(max(0, chunk.start - reach), chunk.start):
-            assert self.cells[seq_id][p][1] == chain[p + 1], "computed from something else"
+            assert self.cells[seq_id][p][1] == chain[p + 1], "computed from other tokens"
         for token in chunk.tokens:
             chain.append(hash((chain[-1], token)))
             cell = next(self._numbers), chain[-1]
@@ -89,9 +88,9 @@ class FakeMemory:
             self.cells[seq_id].pop(len(tokens) - WINDOW if self.kind == "windowed" else -1, None)
             self.cells[seq_id][len(tokens)] = cell
             tokens.append(token)
-        self.check_room()
+        self.check_cells()
 
-    def check_room(self) -> None:
+    def check_cells(self) -> None:
         """Check that no more cells are used than exist."""
         if self.kind == "streams":
             assert max(map(len, self.cells)) <= self.n_cells // self.n_seqs
@@ -100,7 +99,7 @@ class FakeMemory:
 
 
 def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
-    """Check the invariants of the accounting."""
+    """Check the invariants of the cache's accounting."""
     held = [cache.blocks_of(s) for s in range(cache.n_seqs)]
     in_use = {block for blocks in held for block in blocks}
     assert len(in_use) + cache.n_free_blocks == cache.n_blocks
@@ -123,12 +122,12 @@ def check_cache(cache: KVCache, memory: FakeMemory, busy: set[int]) -> None:
             content = memory.tokens[s][: (i + 1) * size]
             if every.count(block) > 1:
                 assert cache.unified
-                assert len(content) == (i + 1) * size, "a shared block is full"
+                assert len(content) == (i + 1) * size, "a shared block is not full"
                 assert where.setdefault(block, (i, content)) == (i, content)
     if not cache.unified:
         assert all(owners.count(s) * size <= cache.max_tokens for s in owners)
     cells = {number for cells in memory.cells for number, _ in cells.values()}
-    assert len(cells) <= len(in_use) * size, "more in use than accounted for"
+    assert len(cells) <= len(in_use) * size, "more cells in use than accounted for"
 
 
 def answer(lora_key: Hashable, tokens: Sequence[int]) -> int:
@@ -137,7 +136,7 @@ def answer(lora_key: Hashable, tokens: Sequence[int]) -> int:
 
 
 def alone(request: Request, n: int) -> list[int]:
-    """Return the *n* tokens that a request gets alone."""
+    """Return the first *n* tokens of a request without others."""
     tokens = list(request.prompt_tokens)
     for _ in range(n):
         tokens.append(answer(request.lora_key, tokens))
@@ -145,7 +144,7 @@ def alone(request: Request, n: int) -> list[int]:
 
 
 def decode(memory: FakeMemory, chunk: ScheduledTokens) -> TokenResult:
-    """Decode a chunk and sample as the engine does, accepting right draft tokens."""
+    """Decode a chunk and sample as the engine does, accepting correct draft tokens."""
     memory.decode(chunk)
     if not chunk.samples:
         return TokenResult()

@@ -1,4 +1,4 @@
-"""Shared objects of other packages' wheels, fetched with pip and unpacked outside site-packages."""
+"""Shared libraries from wheels of other packages, fetched with pip, outside site-packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fetch_foreign(package: str, cache: Path) -> Path:
         found = list(folder.glob(f"{member}*"))
         if not found:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            # The wheel of llama-cpp-cffi exists for CPython 3.11 only; its library needs no Python.
+            # The wheel of llama-cpp-cffi is for CPython 3.11; its library does not use Python.
             tags = ["--only-binary=:all:", "--python-version=3.11"]
             subprocess.run([*pip, *tags, "-d", str(folder), requirement], check=True)
             (wheel,) = folder.glob("*.whl")

@@ -1,4 +1,4 @@
-"""A server in the shapes of the Hugging Face hub, for the real client."""
+"""A server with the API of the Hugging Face hub, for the real client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 
 @dataclass
 class Hub:
-    """What the server has, what it does wrong, and what it was asked."""
+    """The content of the server, its errors, and the requests it received."""
 
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.send(
             302,
             {
-                # On another host, as the real one: the client follows redirects within the hub.
+                # On another host, like the real hub: the client follows redirects within one host.
                 "Location": f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}",
                 "X-Repo-Commit": commit,
                 "X-Linked-Size": str(len(data)),

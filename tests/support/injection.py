@@ -1,4 +1,4 @@
-"""Ctrl-C at every place of some functions where Python looks for signals, one after the other."""
+"""Ctrl-C at each point of some functions where Python checks for signals."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 
 __all__ = ["interrupted_everywhere"]
 
-# The interpreter looks after these instructions, and in no other place.
-_LOOKS = ("CALL", "RESUME", "GEN_START", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
+# The interpreter checks for signals after these instructions only.
+_CHECKS = ("CALL", "RESUME", "GEN_START", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
 
 
 def interrupted_everywhere(run: Callable[[], object], *functions: Any) -> Iterator[int]:
-    """Call *run* again and again with a KeyboardInterrupt one place further on.
+    """Call *run* repeatedly, raising KeyboardInterrupt one point later each time.
 
-    Yields the number of the place after each call that was interrupted, and ends when *run* came
-    through without. Only places in *functions* count.
+    Yields the index of the point after each interrupted call, and ends when a call completes. Only
+    points in *functions* count.
     """
     codes: set[CodeType] = {getattr(f, "__wrapped__", f).__code__ for f in functions}
-    for wanted in range(1, 10_000):
+    for target in range(1, 10_000):
         seen, last = 0, ""
 
-        def trace(frame: FrameType, event: str, _: object, wanted: int = wanted) -> Any:
+        def trace(frame: FrameType, event: str, _: object, target: int = target) -> Any:
             nonlocal seen, last
             if frame.f_code not in codes:
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode":
                 before, last = last, dis.opname[frame.f_code.co_code[frame.f_lasti]]
-                if before.startswith(_LOOKS):
+                if before.startswith(_CHECKS):
                     seen += 1
-                    if seen == wanted:
+                    if seen == target:
                         raise KeyboardInterrupt
             return trace
 
         tracing = sys.gettrace()
-        # Python 3.12.1: `settrace` turns opcode events on only if a frame asked for them before.
+        # Python 3.12.1: `settrace` enables opcode events only if a frame requested them before.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(trace)
         try:
@@ -47,6 +47,6 @@ def interrupted_everywhere(run: Callable[[], object], *functions: Any) -> Iterat
             pass
         finally:
             sys.settrace(tracing)
-        if seen < wanted:
+        if seen < target:
             return
-        yield wanted
+        yield target

@@ -1,4 +1,4 @@
-"""Wrong arguments for every method of Llama and UnifiedLLM, run as a process that may die.
+"""Wrong arguments for every method of Llama and UnifiedLLM, in a process that may crash.
 
 Usage: llama_machine.py MODEL. Prints how many calls were made; what must not happen is raised.
 """
@@ -22,13 +22,13 @@ from llama_cffi.generation.options import GenerationOptions
 
 
 class Odd:
-    """Nothing that any argument could be."""
+    """A value of no valid type."""
 
     def __repr__(self) -> str:
         return "<odd>"
 
 
-# No text is a file's name here, and no number makes a call that would run for minutes.
+# No str is a file name, and no number makes a call run for minutes.
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -48,20 +48,20 @@ VALUES = st.recursive(
     ),
     max_leaves=4,
 )
-UNTRIED = {"n", "best_of", "progress"}  # 2**31 answers, and a bar on stderr, are no errors
-# What the documentation says an argument is in `SamplingParams` and the engine.
+UNTRIED = {"n", "best_of", "progress"}  # 2**31 answers and a progress bar are valid
+# The types that `SamplingParams` and the engine document.
 ALIASES = {"max_completion_tokens": "max_tokens", "structured": "grammar"}
 
 
 def arguments(function: Callable[..., Any], *more: str) -> list[str]:
-    """The names that a function takes."""
+    """Return the names of the parameters of a function."""
     names = inspect.signature(function).parameters
     own = [n for n in names if n not in ("self", "options", "args", "kwargs")]
     return [*dict.fromkeys((*own, *more))]
 
 
 def main(path: str) -> None:
-    """Call everything with everything."""
+    """Call every method with every value."""
     llm = Llama(path, n_ctx=256, n_threads=1, embeddings=True)
     unified = UnifiedLLM(path, n_ctx=256, n_threads=1)
     chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}

@@ -18,7 +18,7 @@ Pairs = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 def make_pairs(seed: int = 3) -> Pairs:
-    """A and B as convert_lora_to_gguf.py writes them: (rank, in) and (out, rank)."""
+    """Return A and B in the layout of convert_lora_to_gguf.py: (rank, in) and (out, rank)."""
     rng = np.random.default_rng(seed)
     shapes = {"blk.0.attn_q.weight": (64, 64), "blk.1.ffn_down.weight": (64, 128)}
     shapes["output.weight"] = (259, 64)
@@ -55,7 +55,7 @@ def write_lora(
 
 
 def write_merged(path: Path, pairs: Pairs, scale: float) -> Path:
-    """The tiny model with W + scale * alpha / rank * B @ A."""
+    """Write the tiny model with W + scale * alpha / rank * B @ A."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         for name, (a, b) in pairs.items():

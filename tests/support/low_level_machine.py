@@ -1,4 +1,4 @@
-"""Random use of the low-level API, run as a process that may die.
+"""Random use of the low-level API, in a process that may crash.
 
 Usage: low_level_machine.py SEED STEPS LOG LORA MODEL... Every step is written to LOG before it is
 taken, so that the last line tells what killed the process.
@@ -54,7 +54,7 @@ class Machine:
         self.steps = [getattr(self, n) for n in sorted(dir(self)) if n.startswith("do_")]
 
     def step(self) -> None:
-        """Take one step; an error of the package is no failure."""
+        """Take one step; errors of the package are expected."""
         step = self.rng.choice(self.steps)
         self.log(step.__name__)
         try:
@@ -64,7 +64,7 @@ class Machine:
             self.errors[name] = self.errors.get(name, 0) + 1
 
     def any(self, kind: type, make: Callable[[], Any] | None = None) -> Any:
-        """Return some object of a kind, at times a closed one."""
+        """Return an object of a kind, sometimes a closed one."""
         have = self.objects.setdefault(kind, [])
         if make is not None and (not have or self.rng.random() < 0.04):
             have.append(make())
@@ -79,7 +79,7 @@ class Machine:
         return found
 
     def odd(self, *likely: object) -> Any:
-        """Return one of *likely*, or now and then a number that is out of place."""
+        """Return one of *likely*, or sometimes an invalid number."""
         found = self.rng.choice(likely) if self.rng.random() < 0.85 else self.rng.choice(ODD)
         self.log(f"    {found!r}")
         return found
@@ -393,7 +393,7 @@ class Machine:
 
 
 def main() -> None:
-    """Take the steps that the command line asks for."""
+    """Take the steps requested on the command line."""
     seed, steps, log, lora, *models = sys.argv[1:]
     with Path(log).open("w", encoding="utf-8", errors="replace") as file:
 

@@ -1,4 +1,4 @@
-"""Text for child processes that measure their own memory."""
+"""Code for child processes that measure their own memory."""
 
 from __future__ import annotations
 

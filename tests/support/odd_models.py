@@ -1,4 +1,4 @@
-"""Tiny random models whose memory is no plain KV cache."""
+"""Tiny random models with a memory other than a plain KV cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 32
 
 
 def write_windowed(path: Path) -> Path:
-    """A gemma2 whose first layer of two sees only the last `WINDOW` tokens."""
+    """Write a gemma2 of two layers, the first with a sliding window of `WINDOW` tokens."""
 
     def edit(writer: gguf.GGUFWriter) -> None:
         writer.add_sliding_window(WINDOW)
@@ -28,7 +28,7 @@ def write_windowed(path: Path) -> Path:
 
 
 def write_recurrent(path: Path) -> Path:
-    """A mamba of two layers."""
+    """Write a mamba of two layers."""
     n_embd, n_inner, n_state, n_conv, rank = 64, 128, 16, 4, 4
     rng = np.random.default_rng(1)
 
@@ -63,7 +63,7 @@ def write_recurrent(path: Path) -> Path:
 
 
 def write_hybrid(path: Path) -> Path:
-    """An LFM2 of two layers: a short convolution, which is recurrent, and attention."""
+    """Write an LFM2 of two layers: a short convolution, which is recurrent, and attention."""
     n_embd, n_conv = 64, 3
     rng = np.random.default_rng(3)
 

@@ -1,4 +1,4 @@
-"""Python types that a model can be asked for, as programs have them."""
+"""Python types for `parse` and tools, as in real programs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Song(TypedDict):
 
 @dataclass
 class Person:
-    """Somebody."""
+    """A person."""
 
     name: str
     age: int
@@ -152,7 +152,7 @@ class Labels(pydantic.RootModel[list[Literal["a", "b"]]]):
 
 
 class Bag(pydantic.BaseModel):
-    """Types that pydantic writes in its own way."""
+    """Types with a JSON form of their own in pydantic."""
 
     colors: set[Color] = Field(max_length=3)
     weight: decimal.Decimal = Field(ge=0, le=100)

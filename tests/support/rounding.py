@@ -1,4 +1,4 @@
-"""For tests that have to hold however the kernels of a processor round."""
+"""Helpers for tests that must pass with any processor's rounding."""
 
 from __future__ import annotations
 

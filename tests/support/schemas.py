@@ -1,4 +1,4 @@
-"""JSON Schemas whose documents are all finite, and ones that cannot be enforced."""
+"""JSON Schemas that can be enforced, and others that cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALL: Schema = {"type": "integer", "minimum": 0, "maximum": 99}
 
 
 def obj(properties: dict[str, Any] | None = None, *, optional: tuple[str, ...] = (), **more: Any):
-    """An object of exactly these properties."""
+    """Return the schema of an object with exactly these properties."""
     properties = properties or {}
     return {
         "type": "object",

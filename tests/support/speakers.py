@@ -30,7 +30,7 @@ def deepseek_calls(call: str) -> str:
 
 
 def gemma(quote: str) -> str:
-    """Return Jinja of arguments in Gemma's notation."""
+    """Return Jinja that writes arguments in Gemma's notation."""
     return (
         "{% macro g(v) %}{% if v is mapping %}{{ '{' }}{% for k, w in v.items() %}"
         "{{ ',' if not loop.first }}{{ k }}:{{ g(w) }}{% endfor %}{{ '}' }}"
@@ -220,7 +220,7 @@ DSML = "\uff5cDSML\uff5c"
 
 
 def tagged(calls: str) -> Speaker:
-    """Return DeepSeek from V3.2 on, whose *calls* is one tag or the other."""
+    """Return the speaker of DeepSeek V3.2 and later, with *calls* as the tag of calls."""
     kind = "{{ 'true' if v is string else 'false' }}"
     return Speaker(
         "DeepSeek V3.2",

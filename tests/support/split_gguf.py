@@ -1,4 +1,4 @@
-"""A tiny model in parts."""
+"""A tiny split model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tiny_gguf import write_tiny
 def write_split(
     folder: Path, n_parts: int = 3, name: str = "m", wrong: dict[str, Any] | None = None
 ) -> list[Path]:
-    """Write a tiny model in parts; *wrong* replaces keys of the second one."""
+    """Write a tiny split model; *wrong* replaces keys of the second part."""
     whole: list[str] = []
     write_tiny(folder / "whole.gguf", edit=lambda w: whole.extend(w.tensors[0]))
     paths = []

@@ -102,7 +102,7 @@ SCHEMAS = {t["function"]["name"]: t["function"]["parameters"] for t in TOOLS}
 
 
 def collected(chunks: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
-    """Join a streamed answer as a client does; return the message and the finish reason."""
+    """Merge a streamed answer like a client; return the message and the finish reason."""
     message: dict[str, Any] = {"role": "", "content": ""}
     reasons = []
     for chunk in chunks:
@@ -145,7 +145,7 @@ def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 class Script:
-    """A logits processor that makes the model write a given text.
+    """A logits processor that makes the model generate a given text.
 
     Args:
         llm: The model.
@@ -169,6 +169,6 @@ class Script:
 
 
 def likely(llm: Llama, texts: Iterable[str], bias: float = 6.0) -> dict[int, float]:
-    """Return logit biases with which random weights complete the structures that they begin."""
+    """Return logit biases with which random weights complete the structures they begin."""
     single = [llm.tokenize(text, add_bos=False, special=True) for text in texts]
     return {tokens[0]: bias for tokens in single if len(tokens) == 1}

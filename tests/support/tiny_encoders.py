@@ -96,7 +96,7 @@ def write_bert(
 
 
 def write_t5(path: Path, *, decoder: bool = True) -> tuple[Path, Weights]:
-    """Write a T5 whose attention knows no positions, or the encoder of one."""
+    """Write a T5 without positions in its attention, or only its encoder."""
     tokens = [*byte_alphabet(), "<|endoftext|>"]
     n = _N_EMBD
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), n)}
@@ -155,7 +155,7 @@ def _attend(
 
 
 def bert_embeddings(w: Weights, tokens: list[int]) -> NDArray[np.float32]:
-    """The embedding of each token: (len(tokens), n_embd)."""
+    """Return the embedding of each token, (len(tokens), n_embd)."""
 
     def norm(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + _EPS)
@@ -200,10 +200,10 @@ def _t5(
 
 
 def t5_encoded(w: Weights, tokens: list[int]) -> NDArray[np.float32]:
-    """What the encoder makes of *tokens*: (len(tokens), n_embd)."""
+    """Return the encoder's output for *tokens*, (len(tokens), n_embd)."""
     return _t5(w, "enc", tokens, None)
 
 
 def t5_logits(w: Weights, encoded_tokens: list[int], tokens: list[int]) -> NDArray[np.float32]:
-    """The decoder's logits for each of *tokens*: (len(tokens), n_vocab)."""
+    """Return the decoder's logits for each of *tokens*, (len(tokens), n_vocab)."""
     return _t5(w, "dec", tokens, t5_encoded(w, encoded_tokens)) @ w["output.weight"].T

@@ -15,7 +15,7 @@ CHATML = (
 
 
 def byte_alphabet() -> list[str]:
-    """The printable character that byte-level BPE uses for each byte."""
+    """Return the printable character of byte-level BPE for each byte."""
     keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = iter(range(256, 512))
     return [chr(b) if b in keep else chr(next(extra)) for b in range(256)]
@@ -64,7 +64,7 @@ def write_tiny(
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(["! !"])  # llama.cpp wants a list; this one never applies
+    writer.add_token_merges(["! !"])  # llama.cpp needs a list; this merge never applies
     writer.add_bos_token_id(256)
     writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)

@@ -1,4 +1,4 @@
-"""A tiny random model with as many tokens as a test wants."""
+"""A tiny random model with a vocabulary of any size."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Run every line of what other libraries promise their users, on the demo model.
+"""Check the documented features of other libraries with llama_cffi, on the demo model.
 
-    python tools/acceptance              prints a line per promise; status 1 if one is not kept
+    python tools/acceptance              prints a line per feature; exit code 1 if one fails
     LLAMA_CFFI_BUILD=npm:3.1.1 python tools/acceptance polaris nanobind
 
-Greedy ids are compared with the same steps through the raw C API of the loaded build.
+Greedy token ids are compared with those of the raw C API of the loaded build.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-import cortexstream  # noqa: F401  (they fill LINES)
+import cortexstream  # noqa: F401  (these modules fill LINES)
 import cyllama  # noqa: F401
 import nanobind  # noqa: F401
 import nanobind_pool  # noqa: F401
@@ -23,19 +23,19 @@ from llama_cffi import get_library
 
 
 def main() -> int:
-    """Run the lines of the sources that the command line names."""
+    """Run the checks of the libraries named on the command line, or of all."""
     failed = 0
     build = get_library().build
-    for source in sys.argv[1:] or sorted(LINES):
-        print(f"{source} on {build.tag or build.library} ({build.variant})")
-        for promise, check in LINES[source]:
+    for library in sys.argv[1:] or sorted(LINES):
+        print(f"{library} on {build.tag or build.library} ({build.variant})")
+        for feature, check in LINES[library]:
             try:
                 check()
-                print(f"  [OK] {promise}", flush=True)
+                print(f"  [OK] {feature}", flush=True)
             except Exception:
                 failed += 1
-                print(f"  [FAILED] {promise}\n{traceback.format_exc()}", flush=True)
-    print(f"{failed} failed" if failed else "all kept")
+                print(f"  [FAILED] {feature}\n{traceback.format_exc()}", flush=True)
+    print(f"{failed} failed" if failed else "all passed")
     return 1 if failed else 0
 
 

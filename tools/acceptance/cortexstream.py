@@ -1,4 +1,4 @@
-"""What CortexStream promises, and its list of tests that are still to be written there."""
+"""The features of CortexStream, and its list of planned tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serve(n_parallel: int = 4, n_ctx: int = 256, **options: Any) -> InferenceEng
 
 
 def probabilities(model: Model, logits: list[float], **params: Any) -> np.ndarray[Any, Any]:
-    """Return what the samplers make of *logits*; the other tokens are forbidden."""
+    """Return the sampled frequencies of tokens with *logits*; other tokens are forbidden."""
     scores = np.full(model.vocab.n_tokens, -math.inf, np.float32)
     scores[: len(logits)] = logits
     settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1, **params}
@@ -52,7 +52,7 @@ def probabilities(model: Model, logits: list[float], **params: Any) -> np.ndarra
     return np.array([found[token] / 2000 for token in range(len(logits))])
 
 
-@line("cortexstream", "Request: id, prompt fixed, answer grows, own sampling, callback, times")
+@line("cortexstream", "Request: id, fixed prompt, growing answer, own sampling, callback, times")
 def _() -> None:
     pieces: list[str] = []
     with serve() as engine:
@@ -76,7 +76,7 @@ def _() -> None:
 def _() -> None:
     legal = {
         ("pending", "prefilling"), ("prefilling", "decoding"), ("decoding", "finished"),
-        ("prefilling", "pending"), ("decoding", "pending"),  # put back
+        ("prefilling", "pending"), ("decoding", "pending"),  # preempted
     }  # fmt: skip
     legal |= {
         (a, b) for a in ("pending", "prefilling", "decoding") for b in ("failed", "cancelled")
@@ -91,7 +91,9 @@ def _() -> None:
             assert a.value in refused(ValidationError, lambda r=request, b=b: r.move(b))  # type: ignore[misc]
 
 
-@line("cortexstream", "Scheduler: submit, accept, batches, hasWork, FIFO; most at once 1 to 256")
+@line(
+    "cortexstream", "Scheduler: submit, accept, batches, hasWork, FIFO; 1 to 256 running requests"
+)
 def _() -> None:
     for most in (1, 4, 32, 256):
         scheduler = Scheduler(KVCache(most, most * 64), max_running=most, n_batch=512)
@@ -114,7 +116,7 @@ def _() -> None:
         refused(ValidationError, lambda n=wrong: serve(n))  # type: ignore[misc]
 
 
-@line("cortexstream", "submit from many threads; a queue that is full says so")
+@line("cortexstream", "submit from many threads; an error if the queue is full")
 def _() -> None:
     with serve(max_waiting=500) as engine:
         texts: list[str] = []
@@ -158,9 +160,7 @@ def _() -> None:
         assert engine.stats.n_finished == 1
 
 
-@line(
-    "cortexstream", "no room left: requests are put back, none is lost; blocks are all free after"
-)
+@line("cortexstream", "full cache: requests are preempted, none is lost; all blocks are freed")
 def _() -> None:
     with serve(8, n_kv_tokens=256, block_size=8) as engine:
         handles = [engine.submit([30 + i, 40, 50], 50, **ENDLESS) for i in range(8)]
@@ -173,7 +173,7 @@ def _() -> None:
         assert cache.n_cached <= 1
 
 
-@line("cortexstream", "ModelBackend: prefill and decode in one batch give what each gives alone")
+@line("cortexstream", "ModelBackend: prefill and decode in one batch give the same tokens as alone")
 def _() -> None:
     prompts = [
         f"<|im_start|>user\nWhat is {i} + {2 * i}?<|im_end|>\n<|im_start|>assistant\n"
@@ -214,7 +214,7 @@ def _() -> None:
             refused(ValidationError, lambda p=wrong_params: SamplingParams(**p))  # type: ignore[misc]
 
 
-@line("cortexstream", "determinism: the same seed, the same text, in whatever company")
+@line("cortexstream", "determinism: the same seed gives the same text, with any other requests")
 def _() -> None:
     with serve() as engine:
         options = {"temperature": 1.5, "seed": 5}
@@ -226,7 +226,7 @@ def _() -> None:
         assert len({other.result() for other in others}) > 1
 
 
-@line("cortexstream", "InferenceEngine: run, shutdown, statistics, active requests, by hand or not")
+@line("cortexstream", "InferenceEngine: run, step, shutdown, statistics, active requests")
 def _() -> None:
     engine = serve(start=False)
     handle = engine.submit(PROMPT, 8, temperature=0)
@@ -244,7 +244,7 @@ def _() -> None:
     refused(ValidationError, lambda: engine.submit(PROMPT))
 
 
-@line("cortexstream", "errors: a stuck, late or broken request fails alone, the others go on")
+@line("cortexstream", "errors: a stuck, late or failing request does not affect the others")
 def _() -> None:
     cancelled = threading.Event()
 
@@ -276,7 +276,7 @@ def _() -> None:
         assert (stats.n_finished, stats.n_failed, stats.n_cancelled) == (4, 2, 2)
 
 
-@line("cortexstream", "leaks: after 500 requests no handle, no block, no chain is left")
+@line("cortexstream", "leaks: no handle, block or chain is left after 500 requests")
 def _() -> None:
     with serve(8, 64) as engine:
         for _ in range(5):
@@ -288,7 +288,7 @@ def _() -> None:
         assert cache.n_free + cache.n_cached == cache.n_blocks
 
 
-@line("cortexstream", "fairness: in order of arrival, priorities first, long ones starve nobody")
+@line("cortexstream", "fairness: in order of arrival, by priority, no starvation by long requests")
 def _() -> None:
     order: list[str] = []
     with serve(2, start=False) as engine:
@@ -300,7 +300,9 @@ def _() -> None:
     assert order == ["first", "a", "b", "long"]
 
 
-@line("cortexstream", "streaming: pieces as they come, whole characters, together the answer")
+@line(
+    "cortexstream", "streaming: text token by token, in whole characters, that joins to the answer"
+)
 def _() -> None:
     text = "añ€🙂" * 3
     with serve() as engine:

@@ -1,4 +1,4 @@
-"""What cyllama promises."""
+"""The features of cyllama."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lines import MODEL, QUESTION, line, raw_greedy
 from llama_cffi import Batch, Context, Model, SamplerChain, get_library
 
 
-@line("cyllama", "the low-level names: model, context, batch, chain, tokenize, piece, time")
+@line("cyllama", "the low-level API: model, context, batch, chain, tokenize, piece, time")
 def _() -> None:
     library = get_library()
     with Model(MODEL, n_gpu_layers=0) as model, Context(model, n_ctx=256, n_threads=4) as context:
@@ -60,7 +60,7 @@ def _() -> None:
     assert "either reduce n_predict or increase n_ctx" in str(status)
 
 
-@line("cyllama", "its ids equal those of llama-simple's steps in the raw C API")
+@line("cyllama", "token ids equal those of llama-simple's steps in the raw C API")
 def _() -> None:
     with Model(MODEL) as model, Context(model, n_ctx=256, n_threads=1) as context:
         tokens = model.vocab.tokenize("The sun is", add_special=True)

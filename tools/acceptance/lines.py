@@ -1,4 +1,4 @@
-"""The list of promises, and what several checks need."""
+"""The list of checks, and helpers for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ QUESTION = "What is 17 + 25?"
 LINES: dict[str, list[tuple[str, Callable[[], None]]]] = {}
 
 
-def line(source: str, promise: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Register a check of one promise."""
+def line(library: str, feature: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register the check of one feature of a library."""
 
     def register(check: Callable[[], None]) -> Callable[[], None]:
-        LINES.setdefault(source, []).append((promise, check))
+        LINES.setdefault(library, []).append((feature, check))
         return check
 
     return register
@@ -25,7 +25,7 @@ def line(source: str, promise: str) -> Callable[[Callable[[], None]], Callable[[
 
 @contextlib.contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Set variables for a block."""
+    """Set environment variables in a block."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -35,8 +35,8 @@ def environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def raw_greedy(model: Model, tokens: list[int], n_predict: int) -> list[int]:
-    """The greedy ids by llama_decode and llama_sampler_sample alone."""
+def raw_greedy(model: Model, tokens: list[int], n_tokens: int) -> list[int]:
+    """Return the greedy continuation, by llama_decode and llama_sampler_sample only."""
     library = model.library
     lib = library.lib
     context = Context(model, n_ctx=256, n_threads=1)
@@ -45,7 +45,7 @@ def raw_greedy(model: Model, tokens: list[int], n_predict: int) -> list[int]:
     batch = lib.llama_batch_init(256, 0, 1)
     found: list[int] = []
     new, pos = tokens, 0
-    while len(found) < n_predict:
+    while len(found) < n_tokens:
         for i, token in enumerate(new):
             batch.token[i], batch.pos[i] = token, pos + i
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
@@ -65,14 +65,14 @@ def raw_greedy(model: Model, tokens: list[int], n_predict: int) -> list[int]:
 
 
 def refused(error: type[Exception], call: Callable[[], object]) -> str:
-    """The message of the error that *call* must raise."""
+    """Return the message of the error that *call* must raise."""
     try:
         call()
     except error as e:
         return str(e)
-    raise AssertionError(f"no {error.__name__}")
+    raise AssertionError(f"{error.__name__} was not raised")
 
 
 def says(text: str) -> str:
-    """A grammar that lets the model say *text* only."""
+    """Return a grammar that allows only *text*."""
     return 'root ::= "' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,7 +1,7 @@
-"""What llama-cpp-nanobind promises: loading, generation, chat. The rest is in nanobind_sessions.
+"""The features of llama-cpp-nanobind: loading, generation, chat.
 
-Where ours differs on purpose the line says so. LlamaPool's line belongs here; it comes with
-continuous batching.
+nanobind_sessions.py and nanobind_pool.py have the others. Deliberate differences are named in the
+features.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llama_cffi import (
     SamplingParams,
     ValidationError,
 )
-from llama_cffi.generation import sequence as answer_module
+from llama_cffi.generation import sequence
 from llama_cffi.grammars import tokens as structured_tokens
 
 GREEDY = SamplingParams(temperature=0)
@@ -43,24 +43,24 @@ STORY = [{"role": "user", "content": "Tell me a story about a fox named Milo."}]
 
 
 def load(**options: Any) -> Llama:
-    """The demo model, small."""
+    """Return the demo model with a small context."""
     return Llama(MODEL, **{"n_ctx": 512, "n_threads": 1, **options})
 
 
 def story(llm: Llama) -> str:
-    """A prompt that the model continues for long."""
+    """Return a prompt with a long answer."""
     return llm.chat.renderer.render(STORY)[1]
 
 
 def content(answer: Any) -> str:
-    """The text of a chat completion."""
+    """Return the text of a chat completion."""
     text: str = answer["choices"][0]["message"]["content"]
     return text
 
 
 @contextmanager
 def counting(owner: Any, name: str) -> Iterator[list[None]]:
-    """Count the calls of a method or function for a block."""
+    """Count the calls of a method or function in a block."""
     calls: list[None] = []
     original = getattr(owner, name)
 
@@ -117,7 +117,7 @@ def _() -> None:
         assert "<start_of_turn>user" in llm.chat.renderer.render(SUM)[1]
 
 
-@line("nanobind", "verbose=False is quiet; ours changes nothing for other instances, so no warning")
+@line("nanobind", "verbose=False is quiet; here it does not affect other instances, so no warning")
 def _() -> None:
     with warnings.catch_warnings(), load(verbose=True) as loud:
         warnings.simplefilter("error")
@@ -132,7 +132,7 @@ def _() -> None:
             assert (out.getvalue(), err.getvalue()) == ("", "")
 
 
-@line("nanobind", "SamplingParams(temperature, top_k, top_p, repeat_penalty, ...), checked")
+@line("nanobind", "SamplingParams(temperature, top_k, top_p, repeat_penalty, ...), validated")
 def _() -> None:
     with load() as llm:
         tokens, text = llm.chat.renderer.render(STORY)
@@ -163,7 +163,7 @@ def _() -> None:
         assert all(len(top) >= 2 for top in choice["logprobs"]["top_logprobs"])
 
 
-@line("nanobind", "stream=True buffers there; ours hands each piece out when its token is there")
+@line("nanobind", "stream=True yields text token by token; theirs buffers it")
 def _() -> None:
     with load(sampling=GREEDY) as llm:
         pieces = llm.generate(story(llm), max_tokens=100, stream=True)
@@ -172,7 +172,7 @@ def _() -> None:
         pieces.close()
 
 
-@line("nanobind", "generate_stream: as decoded, through a queue too; left early; errors arrive")
+@line("nanobind", "generate_stream: token by token, from a thread too; leaving early; errors")
 def _() -> None:
     with load(sampling=GREEDY) as llm:
         prompt = story(llm)
@@ -190,7 +190,7 @@ def _() -> None:
         thread.join()
         for _ in llm.generate_stream(prompt, max_tokens=400):
             break
-        assert llm.generate(prompt, 24) == whole  # at once: nothing runs any more
+        assert llm.generate(prompt, 24) == whole  # immediately: the stream has ended
         refused(ValidationError, lambda: llm.generate_stream(prompt, max_tokens=0))
 
         def fails(_ids: Any, _scores: Any) -> None:
@@ -223,7 +223,7 @@ def _() -> None:
         asyncio.run(main(llm))
 
 
-@line("nanobind", "calls on one instance queue; not thread-safe there, from any thread in ours")
+@line("nanobind", "calls on one instance queue, from any thread; theirs is not thread-safe")
 def _() -> None:
     async def main(llm: Llama) -> list[str]:
         return await asyncio.gather(
@@ -247,7 +247,7 @@ def _() -> None:
         assert [found[i] for i in range(20)] == expected
 
 
-@line("nanobind", "create_chat_completion: OpenAI's shape")
+@line("nanobind", "create_chat_completion: OpenAI's format")
 def _() -> None:
     with load() as llm:
         answer = llm.create_chat_completion(SUM, max_tokens=8, temperature=0)
@@ -331,7 +331,7 @@ def _() -> None:
         assert llm.generate(prompt, 20, grammar=says("never this"), temperature=1.5) == "never this"
 
 
-@line("nanobind", "a grammar is compiled once per schema, whatever else a call says")
+@line("nanobind", "a grammar is compiled once per schema, with any other options")
 def _() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     with load() as llm, counting(structured_tokens, "compiling") as compiled:
@@ -348,7 +348,7 @@ def _() -> None:
 
 @line(
     "nanobind",
-    "stop sequences of several tokens; log-probabilities only where asked for",
+    "stop sequences of several tokens; log-probabilities only on request",
 )
 def _() -> None:
     with load(sampling=GREEDY) as llm:
@@ -356,7 +356,7 @@ def _() -> None:
         whole = llm.generate(prompt, 30)
         stop = whole[10:22]
         assert len(llm.tokenize(stop, False)) > 2
-        with counting(answer_module, "logprob") as computed:
+        with counting(sequence, "logprob") as computed:
             assert llm.generate(prompt, 30, stop=[stop, "never this"]) == whole[:10]
             assert "".join(llm.generate_stream(prompt, 30, stop=stop)) == whole[:10]
             assert len(computed) == 0
@@ -366,7 +366,7 @@ def _() -> None:
         assert content(answer) == whole[:10]
 
 
-@line("nanobind", "tokenize, detokenize, n_tokens; a chat's count is what is evaluated")
+@line("nanobind", "tokenize, detokenize, n_tokens; usage has the tokens that were decoded")
 def _() -> None:
     with load() as llm:
         text = "Hello <|im_end|> añ🙂"
@@ -398,7 +398,7 @@ def _() -> None:
         assert during > 3
 
 
-@line("nanobind", "no batch is made for a token: one is used again and again")
+@line("nanobind", "one batch is reused for all tokens")
 def _() -> None:
     with load(sampling=GREEDY) as llm, counting(llama_cffi.Batch, "__init__") as made:
         assert llm.generate(story(llm), 40)

@@ -1,4 +1,4 @@
-"""What llama-cpp-nanobind promises about LlamaPool."""
+"""The features of llama-cpp-nanobind: LlamaPool."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
 
 
 def conversation(question: str) -> list[dict[str, str]]:
-    """A conversation of one message."""
+    """Return a conversation of one message."""
     return [{"role": "user", "content": question}]
 
 
-@line(
-    "nanobind", "async with LlamaPool(path, pool_size=4, warmup=True): batches in the inputs' order"
-)
+@line("nanobind", "async with LlamaPool(path, pool_size=4, warmup=True): results in input order")
 def _() -> None:
     prompts = ["Once upon", "The sun is", "One, two,", "Hello", "What", "A fox"]
     with Llama(MODEL, **OPTIONS) as llm:
@@ -40,7 +38,7 @@ def _() -> None:
     asyncio.run(main())
 
 
-@line("nanobind", "asyncio.gather(pool.generate(...), ...): at once; no more than pool_size run")
+@line("nanobind", "asyncio.gather(pool.generate(...), ...): in parallel, at most pool_size")
 def _() -> None:
     pool = LlamaPool(MODEL, pool_size=3, **OPTIONS)
 
@@ -57,7 +55,7 @@ def _() -> None:
 
 @line(
     "nanobind",
-    "a model and a worker for each place there; ours: one model, one context, one thread",
+    "one model, one context and one thread; theirs: one model and one worker per request",
 )
 def _() -> None:
     loaded, init = [], Model.__init__

@@ -1,4 +1,4 @@
-"""What llama-cpp-nanobind promises: state, cache, adapters, embeddings, families, utilities."""
+"""The features of llama-cpp-nanobind: state, cache, adapters, embeddings, families, utilities."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ import llama_cffi
 from llama_cffi import ContextOverflowError, Llama, LlamaConfig, UnifiedLLM, ValidationError
 
 
-def go_on(llm: Llama, prompt: str) -> tuple[str, int]:
-    """The greedy continuation with what the cache holds, and how many tokens it held."""
+def continue_cached(llm: Llama, prompt: str) -> tuple[str, int]:
+    """Return the greedy continuation, and how many prompt tokens were cached."""
     text = llm.generate(prompt, 24, reset_kv_cache=False)
     return text, llm.engine.stats.n_reused
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder that goes away."""
+    """Provide a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own."""
+    """Run Python code in a new process."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **env},
@@ -49,7 +49,7 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@line("nanobind", "save_state, load_state, get_state, set_state: positions are right after a load")
+@line("nanobind", "save_state, load_state, get_state, set_state: correct positions after loading")
 def _() -> None:
     with load(sampling=GREEDY) as llm, folder() as where:
         prompt = story(llm)
@@ -68,14 +68,14 @@ def _() -> None:
             assert back() == last + 1  # its number of tokens
             assert llm.kv_cache_seq_pos_max(0) == last
             n_prompt = llm.n_tokens(prompt) and len(llm.tokenize(prompt, special=True))
-            assert go_on(llm, prompt) == (expected, n_prompt - 1)
+            assert continue_cached(llm, prompt) == (expected, n_prompt - 1)
         with load(sampling=GREEDY) as other:
             assert other.set_state(state) == last + 1
             assert other.generate(prompt, 24, reset_kv_cache=False) == expected
             assert other.engine.stats.n_reused > 0
 
 
-@line("nanobind", "positions are right after kv_cache_seq_rm, keep, add, cp on sequence 0")
+@line("nanobind", "correct positions after kv_cache_seq_rm, keep, add, cp on sequence 0")
 def _() -> None:
     with load(sampling=GREEDY, n_seq_max=2) as llm:
         prompt = story(llm)
@@ -83,7 +83,7 @@ def _() -> None:
         n_prompt = len(llm.tokenize(prompt, special=True))
         last = llm.kv_cache_seq_pos_max(0)
 
-        def shift() -> None:  # a piece is cut out and the rest moved up
+        def shift() -> None:  # remove some positions and shift the rest
             llm.kv_cache_seq_rm(0, 5, 9)
             llm.kv_cache_seq_add(0, 9, -1, -4)
             assert llm.kv_cache_seq_pos_max(0) == last - 4
@@ -104,10 +104,10 @@ def _() -> None:
             llm.kv_cache_clear()
             assert llm.generate(prompt, 24) == expected
             change()
-            assert go_on(llm, prompt) == (expected, reused)
+            assert continue_cached(llm, prompt) == (expected, reused)
 
 
-@line("nanobind", "reset_kv_cache=False goes on with the session: fewer prompt tokens evaluated")
+@line("nanobind", "reset_kv_cache=False continues the session: fewer prompt tokens are decoded")
 def _() -> None:
     with load(sampling=GREEDY) as llm:
         prompt = story(llm)
@@ -118,7 +118,7 @@ def _() -> None:
         stats = llm.engine.stats
         assert stats.n_reused > len(llm.tokenize(prompt, special=True))
         assert stats.n_prefilled < 8
-        # Turns of a chat do so by themselves.
+        # Conversations do so by default.
         turns = [*STORY, {"role": "assistant", "content": "No."}, *SUM]
         for messages in (STORY, turns):
             answer = llm.create_chat_completion(messages, max_tokens=4, temperature=0)
@@ -136,7 +136,7 @@ def _() -> None:
             assert llm.llm.kv_cache_seq_pos_max(0) == -1
 
 
-@line("nanobind", "load_lora, remove_lora, clear_lora; adapters stay on over reset()")
+@line("nanobind", "load_lora, remove_lora, clear_lora; adapters stay active after reset()")
 def _() -> None:
     def write_lora(path: Path, seed: int) -> Path:
         rng = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def _() -> None:
         np.testing.assert_allclose(logits(), plain, atol=1e-4)
 
 
-@line("nanobind", "embed, create_embedding[_async]; without embeddings=True an error says so")
+@line("nanobind", "embed, create_embedding[_async]; an error without embeddings=True")
 def _() -> None:
     with Llama(MODEL, LlamaConfig(embeddings=True, n_ctx=512, n_threads=1)) as llm:
         vector = llm.embed("embedding me softly")
@@ -209,7 +209,7 @@ def _() -> None:
     assert " = 1" in llama_cffi.print_system_info()
 
 
-@line("nanobind", "set_log_level, disable_logging, reset_logging; C's messages go to `logging`")
+@line("nanobind", "set_log_level, disable_logging, reset_logging; llama.cpp logs to `logging`")
 def _() -> None:
     native, seen = logging.getLogger("llama_cffi.native"), []
     handler = logging.Handler()
@@ -217,28 +217,30 @@ def _() -> None:
     native.addHandler(handler)
     try:
 
-        def heard() -> int:
+        def n_messages() -> int:
             seen.clear()
             load().close()
             return len(seen)
 
         llama_cffi.set_log_level("debug")
-        assert heard() > 10
+        assert n_messages() > 10
         llama_cffi.set_log_level("error")
-        assert heard() == 0
+        assert n_messages() == 0
         llama_cffi.set_log_level(logging.DEBUG)
         llama_cffi.disable_logging()
-        assert heard() == 0
+        assert n_messages() == 0
         llama_cffi.reset_logging()
         native.parent.setLevel("INFO")  # type: ignore[union-attr]
-        assert heard() > 10
+        assert n_messages() > 10
     finally:
         native.parent.setLevel("NOTSET")  # type: ignore[union-attr]
         llama_cffi.reset_logging()
         native.removeHandler(handler)
 
 
-@line("nanobind", "shutdown(): closes all, twice is once, no race with running work")
+@line(
+    "nanobind", "shutdown(): closes all instances, can be called twice, no race with running calls"
+)
 def _() -> None:
     code = f"""
 import threading, time
@@ -276,11 +278,11 @@ assert again.generate("x", 2) is not None
     assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", ""), done
 
 
-@line("nanobind", "UnifiedLLM(path).family.name from the file's name (ours: qwen, and version 3)")
+@line("nanobind", "UnifiedLLM(path).family.name from the file name (here qwen with version 3)")
 def _() -> None:
     data = MODEL.read_bytes()
     assert data.count(b"general.name") == 1
-    nameless = data.replace(b"general.name", b"general.eman")  # so that the file's name counts
+    nameless = data.replace(b"general.name", b"general.eman")  # so that the file name decides
     names = {
         "Qwen3-8B-Q6_K.gguf": ("qwen", "3"),
         "Qwen3-30B-A3B-Instruct-2507-Q4_K_S.gguf": ("qwen", "3-instruct"),
@@ -303,13 +305,13 @@ def _() -> None:
             (where / name).unlink()
 
 
-@line("nanobind", "UnifiedLLM.generate(..., thinking=True), where the model can")
+@line("nanobind", "UnifiedLLM.generate(..., thinking=True), if the model supports it")
 def _() -> None:
     with UnifiedLLM(MODEL, n_ctx=512, n_threads=1) as llm:
         assert llm.generate(QUESTION, temperature=0, thinking=True) == "42"
-        thought = llm.llm.engine.stats.n_generated
+        n_thinking = llm.llm.engine.stats.n_generated
         assert llm.generate(QUESTION, temperature=0) == "42"
-        assert thought > 2 * llm.llm.engine.stats.n_generated
+        assert n_thinking > 2 * llm.llm.engine.stats.n_generated
     data = MODEL.read_bytes().replace(b"general.name", b"general.eman")
     with folder() as where:
         path = where / "Qwen3-30B-A3B-Instruct-2507-Q4_K_S.gguf"
@@ -327,7 +329,7 @@ def _() -> None:
         assert "n_ctx" in error
 
 
-@line("nanobind", "libraries are preloaded RTLD_GLOBAL there; ours stay local to the package")
+@line("nanobind", "libraries stay local to the package; theirs are preloaded with RTLD_GLOBAL")
 def _() -> None:
     code = (
         "import ctypes, llama_cffi\n"
@@ -339,7 +341,7 @@ def _() -> None:
     assert done.stdout.splitlines()[1] == "False"
 
 
-@line("nanobind", "LLAMA_LIB_DIR at build time is LLAMA_CFFI_LIB at run time; nothing is compiled")
+@line("nanobind", "LLAMA_CFFI_LIB at run time instead of LLAMA_LIB_DIR at build time; no compiling")
 def _() -> None:
     library = Path(llama_cffi.get_library().path)
     code = "import llama_cffi; print(llama_cffi.get_library().path)"
@@ -348,7 +350,7 @@ def _() -> None:
     for lib in (library, library.parent):
         done = run(code, LLAMA_CFFI_LIB=str(lib), **compiled)
         assert (done.returncode, Path(done.stdout.strip())) == (0, library), done
-    # A folder with a copy of the same build is as good.
+    # A folder with a copy of the same build works too.
     with folder() as where:
         for file in library.parent.glob("*.so*"):
             shutil.copy(file, where)
@@ -356,7 +358,7 @@ def _() -> None:
         assert Path(done.stdout.strip()).parent == where, done
 
 
-@line("nanobind", "close while another thread generates: an error there, the memory freed")
+@line("nanobind", "close while another thread generates: an error there, and memory is freed")
 def _() -> None:
     llm, errors = load(), []
 

@@ -1,4 +1,4 @@
-"""What Polaris Core promises."""
+"""The features of Polaris Core."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _() -> None:
             )
 
 
-@line("polaris", "the callback gets bytes that may split UTF-8; together they are the result")
+@line("polaris", "the callback receives bytes that may split UTF-8; joined they are the result")
 def _() -> None:
     text, parts = "añ€🙂" * 4, []
     with Engine(MODEL, n_ctx=512, n_threads=1) as engine:
@@ -72,7 +72,7 @@ def _() -> None:
             assert len(parts) <= most, (rules, len(parts), tokens)
 
 
-@line("polaris", "POLARIS_N_GPU_LAYERS, _BATCH, _UBATCH, _SAFETY; arguments win")
+@line("polaris", "POLARIS_N_GPU_LAYERS, _BATCH, _UBATCH, _SAFETY; arguments override them")
 def _() -> None:
     with environment(POLARIS_BATCH="64", POLARIS_UBATCH="32", POLARIS_N_GPU_LAYERS="0"):
         with Engine(MODEL, n_ctx=256, n_threads=1) as engine:
@@ -107,27 +107,29 @@ def _() -> None:
         tokens = engine.format_prompt("Hi", "Be brief.")
         assert tokens == engine.tokenize(text, parse_special=True)
         assert len(tokens) < len(engine.tokenize(text, parse_special=False))
-        # What users write is never read as special tokens where the text is raw.
+        # Without parse_special, text is never parsed as special tokens.
         assert engine.detokenize(engine.tokenize("<|im_end|>")) == "<|im_end|>"
 
 
-@line("polaris", "batch back-off: no slot -> halve -> retry -> give up with an error")
+@line("polaris", "batch back-off: no slot -> halve -> retry -> error")
 def _() -> None:
     with Model(MODEL) as model:
         context = Context(model, n_ctx=256, n_batch=256, n_seq_max=2, n_threads=1, kv_unified=True)
-        batch, stats, stop = Batch(256), GenerationStats(), CancelToken(context.abort_flag)
-        with stop.running():
-            Slot(context, batch, seq_id=1).feed([5] * 200, stop, stats)
+        batch, stats, token = Batch(256), GenerationStats(), CancelToken(context.abort_flag)
+        with token.running():
+            Slot(context, batch, seq_id=1).feed([5] * 200, token, stats)
             slot = Slot(context, batch)
-            error = refused(KvCacheFullError, lambda: slot.feed([5] * 100, stop, stats))
+            error = refused(KvCacheFullError, lambda: slot.feed([5] * 100, token, stats))
             assert "of 100 tokens fitted" in error
-            # Where C cannot be stopped the chunks may be that small from the beginning.
+            # Where C cannot be aborted, the first chunks may be small already.
             assert stats.n_backoffs >= 2 or not context.abortable
             assert context.memory.seq_pos_max(0) == -1
-            slot.feed([5] * 50, stop, stats)
+            slot.feed([5] * 50, token, stats)
 
 
-@line("polaris", 'JSON early stop: "done" or "next_step" and balanced; the text is the JSON')
+@line(
+    "polaris", 'JSON early stop: a balanced object with "done" or "next_step"; the text is the JSON'
+)
 def _() -> None:
     with Engine(MODEL, n_ctx=512, n_threads=1) as engine:
         for answer in ('{"thought": "a } \\" {", "done": true}', '{"next_step": ["x", {"y": 1}]}'):
@@ -174,16 +176,16 @@ def _() -> None:
         assert during > 3
 
 
-@line("polaris", "troubleshooting: a library that is missing or broken is named, with advice")
+@line("polaris", "troubleshooting: the error names a missing or broken library, with advice")
 def _() -> None:
     code = "import llama_cffi; llama_cffi.get_library()"
-    for lib, says_what in (("nowhere/libllama.so", "nowhere"), (str(MODEL), MODEL.name)):
+    for lib, named in (("nowhere/libllama.so", "nowhere"), (str(MODEL), MODEL.name)):
         env = {**os.environ, "LLAMA_CFFI_LIB": lib}
         run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         last = run.stderr.strip().splitlines()[-1]
         assert run.returncode == 1
         assert last.startswith("llama_cffi.errors."), last
-        assert says_what in last, last
+        assert named in last, last
 
 
 @line("polaris", "a generic command line")
