@@ -23,6 +23,15 @@ examples:
   git diff | llama-cffi generate -m model.gguf -s "Review this change."
 """
 
+# Sampling options that are left to the engine unless they are given: name, type, help.
+_SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    ("top_k", int, "keep the K most probable tokens; 0 = all (default: 40)"),
+    ("top_p", float, "keep the most probable tokens up to this probability (default: 0.9)"),
+    ("min_p", float, "keep tokens with this share of the best's probability (default: 0.05)"),
+    ("repeat_penalty", float, "make repetitions less probable (default: 1.1, 1.0 when greedy)"),
+    ("seed", int, "the same seed gives the same text (default: another one each time)"),
+)
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers *commands*."""
@@ -43,8 +52,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("-s", "--system", default="", help="the system prompt")
     parser.add_argument(
-        "-n", "--n-predict", type=_at_least(1), default=256, metavar="N",
-        help="most tokens to generate (default: 256)",
+        "-n", "--max-tokens", "--n-predict", "--predict", type=_at_least(-1), default=256,
+        metavar="N",
+        help="most tokens to generate (default: 256); -1 = until the model ends",
     )  # fmt: skip
     sampling = parser.add_argument_group("choosing tokens")
     sampling.add_argument(
@@ -52,14 +62,18 @@ def add_parser(commands: Any) -> None:
         help="0 (the default) takes the most probable token: the same answer each time; "
         "0.7 varies it",
     )  # fmt: skip
-    sampling.add_argument("--top-k", type=int, default=40, metavar="K", help="default: 40")
-    sampling.add_argument("--top-p", type=float, default=0.9, metavar="P", help="default: 0.9")
-    sampling.add_argument("--min-p", type=float, default=0.05, metavar="P", help="default: 0.05")
-    sampling.add_argument(
-        "--repeat-penalty", type=float, metavar="R",
-        help="default: 1.1, and off (1.0) at temperature 0",
+    for name, kind, text in _SAMPLING:
+        option = f"--{name.replace('_', '-')}"
+        sampling.add_argument(option, type=kind, metavar=name[-1].upper(), help=text)
+    thinking = parser.add_argument_group("reasoning models")
+    thinking.add_argument(
+        "--thinking", action=argparse.BooleanOptionalAction,
+        help="think before answering, or not; default: as the model does",
     )  # fmt: skip
-    sampling.add_argument("--seed", type=int, default=-1, help="default: -1, another one each time")
+    thinking.add_argument(
+        "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
+        help="how much to think, for models that know it",
+    )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-c", "--ctx", type=_at_least(0), default=4096, metavar="N",
@@ -100,11 +114,17 @@ def _run(args: argparse.Namespace) -> int:
     # Wrong numbers must not wait for a model to load.
     from ..generation.options import parse_options
 
-    sampling = {
-        name: getattr(args, name)
-        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
-    }
-    parse_options(args.n_predict, sampling, 1)
+    names = ["temperature", *(name for name, _, _ in _SAMPLING)]
+    sampling = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
+    chat = {name: value for name, value in chat.items() if value is not None}
+    if args.raw and chat:
+        args.usage_error(
+            f"--raw takes the prompt as it is; leave --{next(iter(chat)).replace('_', '-')} out"
+        )
+    if args.max_tokens == 0:
+        args.usage_error("--max-tokens: 0 is no answer; give 1 or more, or -1")
+    parse_options(args.max_tokens, sampling, 1)
 
     from ..engine.engine import Engine
 
@@ -119,9 +139,9 @@ def _run(args: argparse.Namespace) -> int:
         interrupt.check()
         try:
             if args.json:
-                _print_result(engine, args, prompt, sampling, started)
+                _print_result(engine, args, prompt, sampling, chat, started)
             else:
-                _stream(engine, args, prompt, sampling)
+                _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
             raise ContextOverflowError(f"{error}. On the command line that is -c N") from error
     return 0
@@ -170,7 +190,7 @@ def _stream(
 ) -> None:
     clean = output.printable if sys.stdout.isatty() else str
     last = ""
-    for piece in engine.stream(prompt, args.system, args.n_predict, raw=args.raw, **sampling):
+    for piece in engine.stream(prompt, args.system, args.max_tokens, raw=args.raw, **sampling):
         output.say(clean(piece))
         interrupt.check()
         last = piece
@@ -183,11 +203,20 @@ def _print_result(
     args: argparse.Namespace,
     prompt: str,
     sampling: dict[str, Any],
+    chat: dict[str, Any],
     started: float,
 ) -> None:
+    from ..generation.prompt import tokenize_prompt
+
     loaded = time.perf_counter()
-    given = engine.tokenize(prompt) if args.raw else engine.format_prompt(prompt, args.system)
-    tokens = engine.generate_tokens(given, args.n_predict, **sampling)
+    if args.raw:
+        given = tokenize_prompt(engine.model.vocab, prompt)
+    else:
+        system = [{"role": "system", "content": args.system}] if args.system else []
+        given = engine.tokenize_chat([*system, {"role": "user", "content": prompt}], **chat)
+        sampling = engine.renderer.with_stops(sampling)
+    steps = [*engine.steps(given, args.max_tokens, **sampling)]
+    tokens = [step.token for step in steps if step.token is not None]
     interrupt.check()
     done = time.perf_counter()
     library = engine.model.library
@@ -195,10 +224,10 @@ def _print_result(
     stats = engine.stats
     output.print_json(
         {
-            "text": engine.detokenize(tokens),
+            "text": "".join(step.text for step in steps),
             "tokens": tokens,
             "prompt_tokens": len(given),
-            "finish_reason": "stop" if stats.finish_reason == "eog" else "length",
+            "finish_reason": "length" if stats.finish_reason in ("length", "context") else "stop",
             "model": str(engine.model.path),
             "build": {
                 "tag": build.tag,

@@ -83,8 +83,8 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["fly"], "invalid choice"),
         (["generate", "--fly"], "unrecognized arguments: --fly"),
-        (["generate", "-p", "x", "-n", "0"], "-n/--n-predict: 0 is less than 1"),
-        (["generate", "-p", "x", "-n", "-5"], "-n/--n-predict: -5 is less than 1"),
+        (["generate", "-p", "x", "-n", "0"], "--max-tokens: 0 is no answer"),
+        (["generate", "-p", "x", "-n", "-5"], "-n/--max-tokens/--n-predict/--predict: -5 is less than -1"),
         (["generate", "-p", "x", "-n", "many"], "'many' is not a whole number"),
         (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: -1 is less than 0"),
         (["generate", "-p", "x", "--gpu-layers", "-2"], "-2 is less than -1"),

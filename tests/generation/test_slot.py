@@ -86,6 +86,7 @@ def test_reuse_of_the_longest_common_beginning(context: Context) -> None:
 BACK_OFF = """
     import json, sys
     from llama_cffi.binding import Batch, Context, Model
+    from llama_cffi.generation.prompt import Prompt
     from llama_cffi.generation.slot import Slot
     from llama_cffi.errors import KvCacheFullError
     from llama_cffi.generation.cancellation import CancelToken

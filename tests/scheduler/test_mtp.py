@@ -137,7 +137,7 @@ def test_contexts_refuse_the_wrong_batches(tmp_path: Path) -> None:
 
 def test_models_without_a_head_are_refused(tmp_path: Path) -> None:
     llama = write_tiny(tmp_path / "llama.gguf")
-    with pytest.raises(ModelLoadError, match=r"is a llama; .* glm4moe only"):
+    with pytest.raises(ModelLoadError, match=r"is a llama model; .* glm4moe only"):
         InferenceEngine(llama, draft=MtpHead(), **CONFIG)
 
     def no_head(writer: Any) -> None:

@@ -91,7 +91,7 @@ def write_hybrid(path: Path) -> Path:
 
 
 def write_nextn(path: Path, head: str = "random", architecture: str = "glm4moe") -> Path:
-    """A GLM-4.5 of two layers, one of experts, and a head for the token after the next.
+    """A GLM-4.5 of two layers, one of experts, and a multi-token prediction head.
 
     The head is random, or says what the model says after the same token (`token`, which is always
     right: the model then looks at nothing else) or after the hidden state that it is given
