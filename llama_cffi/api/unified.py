@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
+from ..generation.chat_renderer import as_messages
 from ..generation.model_source import ModelSource
 from ..validation import as_list, check_int
 from .chat_completions import MoreChatCompletionOptions
@@ -94,12 +95,10 @@ class UnifiedLLM:
         if max_tokens is not None:
             check_int("max_tokens", max_tokens, 1)
         messages: list[Message] = (
-            [{"role": "user", "content": prompt}]
+            as_messages(prompt, system_prompt)
             if isinstance(prompt, str)
-            else as_list("prompt", prompt)
+            else [*as_messages("", system_prompt)[:-1], *as_list("prompt", prompt)]
         )
-        if system_prompt:
-            messages = [{"role": "system", "content": system_prompt}, *messages]
         merged: MoreChatCompletionOptions = {"sampling": "model", **options}
         if stream:
             return _contents(

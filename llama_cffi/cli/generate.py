@@ -210,14 +210,14 @@ def _print_result(
     chat: dict[str, Any],
     started: float,
 ) -> None:
+    from ..generation.chat_renderer import as_messages
     from ..generation.prompt import tokenize_prompt
 
     loaded = time.perf_counter()
     if args.raw:
         given = tokenize_prompt(engine.model.vocab, prompt)
     else:
-        system = [{"role": "system", "content": args.system}] if args.system else []
-        given = engine.tokenize_chat([*system, {"role": "user", "content": prompt}], **chat)
+        given = engine.tokenize_chat(as_messages(prompt, args.system), **chat)
         sampling = engine.renderer.with_stops(sampling)
     steps = [*engine.steps(given, args.max_tokens, **sampling)]
     tokens = [step.token for step in steps if step.token is not None]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 from ..binding import Batch, Context
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
-from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat
+from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat, as_messages
 from ..generation.loop import generate
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import (
@@ -299,7 +299,7 @@ class Engine:
             return self._answer(
                 partial(self._render_raw, prompt), max_tokens, merged, callback, stream
             )
-        messages = _messages(prompt, system_prompt)
+        messages = as_messages(prompt, system_prompt)
         return self._answer_chat(messages, max_tokens, merged, callback, stream)
 
     @overload
@@ -455,7 +455,7 @@ class Engine:
 
     def format_prompt(self, prompt: str, system_prompt: str = "") -> list[int]:
         """Call `tokenize_chat` with one user message, and a system message if one is given."""
-        return self.tokenize_chat(_messages(prompt, system_prompt))
+        return self.tokenize_chat(as_messages(prompt, system_prompt))
 
     @contextmanager
     def idle(self) -> Iterator[Slot]:
@@ -698,14 +698,6 @@ class Engine:
                 self.context.close()
                 if self.owns_model:
                     self.model.close()
-
-
-def _messages(prompt: str, system_prompt: str) -> list[Mapping[str, object]]:
-    for name, value in (("prompt", prompt), ("system_prompt", system_prompt)):
-        if not isinstance(value, str):
-            raise ValidationError(f"{name} must be a str, got {value!r}")
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": prompt}]
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..binding import Model
     from ..chat.messages import Message
 
-__all__ = ["ChatOptions", "ChatRenderer", "RenderedChat"]
+__all__ = ["ChatOptions", "ChatRenderer", "RenderedChat", "as_messages"]
 
 _log = logging.getLogger(__name__)
 # Keys of general.sampling.* (gguf-py/gguf/constants.py, since 2025-12) -> options.
@@ -299,3 +299,16 @@ def _instructed(
         parts = (content, text) if first.get("role") == "system" else (text, content)
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def as_messages(prompt: str, system_prompt: str = "") -> list[Mapping[str, object]]:
+    """Return a conversation of one message of the user, after a system message if there is one.
+
+    Raises:
+        ValidationError: An argument is not a str.
+    """
+    for name, value in (("prompt", prompt), ("system_prompt", system_prompt)):
+        if not isinstance(value, str):
+            raise ValidationError(f"{name} must be a str, got {value!r}")
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": prompt}]

@@ -54,7 +54,7 @@ def test_tool_arguments_have_the_type(with_tools: Llama, name: str) -> None:
 
     tool.__annotations__["x"] = TYPES[name]
     arguments = dataclasses.make_dataclass("arguments", [("x", TYPES[name])])
-    for seed in range(8):
+    for seed, bias in enumerate(ever_shorter(with_tools.model.vocab)):
         choice = with_tools.create_chat_completion(
             [{"role": "user", "content": "Answer"}],
             tools=[tool],
@@ -62,6 +62,7 @@ def test_tool_arguments_have_the_type(with_tools: Llama, name: str) -> None:
             parallel_tool_calls=False,
             max_tokens=400,
             seed=seed,
+            logit_bias=bias,
             **HOT,
         )["choices"][0]
         if choice["finish_reason"] == "length":

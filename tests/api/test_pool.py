@@ -57,7 +57,8 @@ def test_first_error_of_a_batch_is_raised_and_the_pool_stays_usable() -> None:
                 await pool.generate_batch(["a", "b"], max_tokens=0)
             with pytest.raises(ValidationError, match="no room"):
                 await pool.generate_batch(["a", "b " * 600, "c"], max_tokens=5)
-            assert content(await pool.create_chat_completion(conversation(SUMS[0][0]))) == "31"
+            asked = pool.create_chat_completion(conversation(SUMS[0][0]), temperature=0)
+            assert content(await asked) == "31"
         with pytest.raises(ValidationError, match="closed"):
             await pool.generate("a")
         pool.close()
@@ -79,7 +80,7 @@ def test_failed_warmup_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: 
 
     monkeypatch.setattr(Llama, "generate", fail)
     with LlamaPool(demo.model_path(), warmup=True, **OPTIONS):
-        assert "could not be warmed up" in caplog.text
+        assert "warming up the pool failed" in caplog.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -135,7 +136,7 @@ def test_state_is_not_available_in_parallel() -> None:
                 call()
         llm.kv_cache_clear()
         llm.reset()
-        assert content(llm.create_chat_completion(conversation(SUMS[0][0]))) == "31"
+        assert content(llm.create_chat_completion(conversation(SUMS[0][0]), temperature=0)) == "31"
         with pytest.raises(ValidationError, match="shift"):
             llm.generate("a", context_policy="shift")
 
@@ -180,3 +181,19 @@ def test_speculative_decoding_gives_the_same_answers() -> None:
                 engine: Any = llm.engine
                 assert engine.stats.n_steps < 41
     assert answers[0] == answers[1]
+
+
+def test_asynchronous_calls_start_no_threads() -> None:
+    async def main(pool: LlamaPool) -> None:
+        before = threading.active_count()
+        chunks = await pool.create_chat_completion(
+            conversation(SUMS[0][0]), stream=True, temperature=0
+        )
+        asked = [asyncio.ensure_future(pool.generate("x", 8)) for _ in range(6)]
+        async for _ in chunks:
+            assert threading.active_count() == before
+        await asyncio.gather(*asked)
+        assert threading.active_count() == before
+
+    with LlamaPool(demo.model_path(), 2, n_ctx=256, n_threads=1) as pool:
+        asyncio.run(main(pool))
