@@ -1,13 +1,13 @@
-"""What GBNF costs per token: llguidance beside llama.cpp's own engine.
+"""What GBNF costs per token: llguidance compared with llama.cpp's own engine.
 
     python benchmarks/grammar.py [--models DIR] [--tokens N]
 
 One thread, processor time in microseconds, a vocabulary of 151,936 tokens and random weights.
-"build" is once for a grammar and a model, in milliseconds. "mask" is what it takes to find the
-tokens that may come, at each token of a text that the grammar allows: the median and the mean.
-"sample" is the mean of `SamplerChain.sample` over tokens that are drawn from the logits of one
-output, with top-k, top-p, temperature and going on by the token. llama.cpp's way is to draw without
-a mask first and again with one if the grammar does not allow that token; "again" is how often.
+"build" is the time to compile a grammar for a model, in milliseconds. "mask" is the time to compute
+the allowed tokens, at each token of a text that matches: median and mean. "sample" is the mean of
+`SamplerChain.sample` for tokens sampled from the logits of one output, with top-k, top-p,
+temperature and accepting the token. llama.cpp samples without a mask first, and again with one if
+the grammar rejects the token; "again" is the fraction of such tokens.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ CASES = {
     ),
     "choices": ("root ::= " + " | ".join(f'"item {i}"' for i in range(1000)), "item 777"),
     "letters": (
-        'root ::= "(" root ")" | letter+\nletter ::= [a-z ] ("(" root ")")?',  # not in one lexeme
+        'root ::= "(" root ")" | letter+\nletter ::= [a-z ] ("(" root ")")?',  # not a single lexeme
         f"{WORDS}({WORDS}(a b))",
     ),
 }
 
 
 def masks(model: Model, grammar: str, text: str) -> tuple[float, list[float], list[float]]:
-    """Return milliseconds to build, and the masks' times of llguidance and of llama.cpp."""
+    """Return the milliseconds to build, and the mask times of llguidance and of llama.cpp."""
     matchers: list[Matcher] = []
     made = LlamaGrammar.from_string(grammar)
     built = clock(lambda: matchers.append(Matcher(model, made))) / 1e3
@@ -67,12 +67,12 @@ def masks(model: Model, grammar: str, text: str) -> tuple[float, list[float], li
             matcher.accept(token)
             native.accept(token)
     native.close()
-    n = len(mine) // 2  # the first walk builds llguidance's lexer
+    n = len(mine) // 2  # the first pass builds llguidance's lexer
     return built, mine[n:], other[n:]
 
 
-class Counted:
-    """A grammar of llama.cpp's that counts how often it is applied."""
+class CountingGrammar:
+    """A grammar of llama.cpp that counts how often it is applied."""
 
     def __init__(self, model: Model, grammar: str) -> None:
         self.n_applied = 0
@@ -81,13 +81,13 @@ class Counted:
         self.accept, self.reset = self._grammar.accept, self._grammar.reset
 
     def apply(self, candidates: Candidates) -> None:
-        """Count, and apply it."""
+        """Count the call and apply the grammar."""
         self.n_applied += 1
         self._grammar.apply(candidates)
 
 
 def samples(context: Context, add: Callable[[SamplerChain], object], n: int) -> float:
-    """Return the mean time to sample *n* tokens; a text that ends begins anew."""
+    """Return the mean time to sample *n* tokens, starting again after the end of a text."""
     vocab = context.model.vocab
     total = 0.0
     with SamplerChain(context.model) as chain:
@@ -101,11 +101,11 @@ def samples(context: Context, add: Callable[[SamplerChain], object], n: int) -> 
 
 
 def row(context: Context, grammar: str, text: str, n: int) -> str:
-    """Return a line of numbers."""
+    """Return a row of the table."""
     model = context.model
     built, mine, other = masks(model, grammar, text)
     constraint = Constraint(model, LlamaGrammar.from_string(grammar))
-    counted = Counted(model, grammar)
+    counted = CountingGrammar(model, grammar)
     masked = samples(context, lambda chain: chain.add_mask(constraint), n)
     native = samples(context, lambda chain: chain.add_grammar(counted), n)
     ratios = statistics.mean(other) / statistics.mean(mine), native / masked
@@ -119,8 +119,8 @@ def row(context: Context, grammar: str, text: str, n: int) -> str:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="where they are kept")
-    parser.add_argument("--tokens", type=int, default=200, help="that are drawn")
+    parser.add_argument("--models", type=Path, default=DEFAULT_FOLDER, help="folder of the models")
+    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to sample")
     args = parser.parse_args()
     print(
         f"{'':12} {'build':>6} {'mask':>7} {'mean':>7} {'C mask':>7} {'mean':>7} {'ratio':>6}",

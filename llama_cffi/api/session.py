@@ -150,7 +150,7 @@ class Session:
         with self.engine.idle() as slot:
             rest = dict(self._adapters)
             if rest.pop(str(as_path("path", path)), None) is None:
-                raise ValidationError(f"no adapter {path} is loaded; loaded are {sorted(rest)}")
+                raise ValidationError(f"no adapter {path} is loaded; loaded: {sorted(rest)}")
             self._set_adapters(rest)
             slot.clear()
 

@@ -1,4 +1,4 @@
-"""One generation held to a grammar."""
+"""Constraint: holds one generation to a grammar."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["Constraint"]
 
 
 class Constraint:
-    """Which tokens may come next in one text, as a grammar says.
+    """Restricts the tokens of one text to a grammar.
 
     Args:
-        model: Whose tokens they are.
-        grammar: What the text must look like.
-        start_after: The text is free until this has come, which it must; the grammar is about
-            what follows.
-        triggers: The text is free until one of these comes, if any does; the grammar is about the
-            trigger and what follows.
+        model: The model whose tokens are restricted.
+        grammar: The grammar.
+        start_after: A required string; text up to it is unconstrained, and text after it must match
+            the grammar.
+        triggers: Optional strings; text before the first of them is unconstrained, and text from
+            the trigger on must match the grammar.
 
     Raises:
-        GrammarError: The grammar asks for what the model lacks, or refuses a trigger.
+        GrammarError: The model lacks a token of the grammar, or the grammar rejects a trigger.
         ValidationError: The model has no vocabulary, or both *start_after* and *triggers* are
             given.
     """
@@ -44,10 +44,10 @@ class Constraint:
         triggers: Sequence[str] = (),
     ) -> None:
         if start_after and triggers:
-            raise ValidationError("a constraint has either start_after or triggers")
+            raise ValidationError("start_after and triggers exclude each other; give only one")
         self.model = model
         self._must_start = bool(start_after)
-        self._pending = False  # whether a token was chosen among what `apply` left
+        self._pending = False  # whether the next token is sampled from a mask of `apply`
         trigger = None
         if start_after:
             trigger = Trigger.of([start_after], included=False)
@@ -57,7 +57,7 @@ class Constraint:
 
     @property
     def waiting(self) -> bool:
-        """Whether the text is still free."""
+        """Whether the text is still unconstrained."""
         return self._state.waiting
 
     @property
@@ -67,24 +67,24 @@ class Constraint:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether only the end can follow."""
         return self._state.ended
 
     def allows(self, token: int) -> bool:
-        """Whether *token* may come next; nothing changes.
+        """Return whether *token* is allowed next, without accepting it.
 
         Raises:
-            ValidationError: No such token.
+            ValidationError: The token does not exist.
         """
         if self._must_start and self.waiting and self.model.vocab.is_eog(token):
             return False
         return self._state.allows(token)
 
     def apply(self, candidates: Candidates) -> None:
-        """Leave no candidate that may not come next.
+        """Remove the candidates that are not allowed next.
 
         Raises:
-            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
+            GenerationError: No token is allowed, or the grammar is too complex here.
         """
         if len(candidates) == 1 and self.allows(int(candidates.array["id"][0])):
             return  # a forced token: no mask is needed
@@ -93,10 +93,10 @@ class Constraint:
             candidates.keep(allowed)
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
+        """Return whether each token is allowed next, shape (n_vocab,), bool; None: all are.
 
         Raises:
-            GenerationError: Nothing may come next, or the grammar is too hard to follow here.
+            GenerationError: No token is allowed, or the grammar is too complex here.
         """
         allowed = self._state.allowed()
         if self._must_start and self.waiting:
@@ -104,28 +104,27 @@ class Constraint:
         return allowed
 
     def accept(self, token: int) -> None:
-        """Go on by *token*.
+        """Accept *token*.
 
         Raises:
-            ValidationError: It may not come next; nothing changed.
+            ValidationError: The token is not allowed; nothing has changed.
         """
         if not self.complete and self.model.vocab.is_eog(token):
             raise ValidationError(f"the text cannot end here (token {token})")
         self._state.accept(token)
 
     def forced_tokens(self) -> list[int]:
-        """Return tokens that are the only way on, so that none of them need be sampled.
+        """Return the forced tokens, which need not be sampled; `accept` each that is used.
 
-        Each of them is the only one that `apply` would leave at its place. Where the grammar
-        leaves one text but several ways to cut it into tokens, llguidance's masks allow only the
-        cut of the model's own tokenizer, and these are its tokens as far as what may follow the
-        text cannot change them. So to skip them changes no probability.
-        `accept` each that was taken.
+        Each is the only token that `apply` would allow at its position. Where the grammar allows a
+        single text that has several tokenizations, llguidance's masks allow only that of the
+        model's tokenizer, and these are its tokens as far as later text cannot change them. So
+        skipping the sampling changes no probability.
         """
         return self._state.forced()
 
     def _no_end(self) -> NDArray[np.bool_]:
-        """Return all tokens but those that end the text, shape (n_vocab,)."""
+        """Return a mask of all tokens except end tokens, shape (n_vocab,), bool."""
         import numpy as np
 
         allowed = np.ones(self.model.vocab.n_tokens, np.bool_)
@@ -133,16 +132,15 @@ class Constraint:
         return allowed
 
     def reset(self) -> None:
-        """Begin again."""
+        """Return to the beginning."""
         self._pending = False
         self._state.reset()
 
     def sampler(self) -> CustomSampler:
-        """Return a link for one `SamplerChain`, to stand before the samplers that choose.
+        """Return a sampler for one `SamplerChain`, to be added before the samplers that select.
 
-        Tokens that the chain accepts count when the sampler was applied before, so those of a
-        prompt do not. One chain at a time may have it. In the chain it raises what `apply` and
-        `accept` raise.
+        Accepted tokens count only if the sampler was applied before, so prompt tokens do not. Only
+        one chain at a time may use it. The chain raises the errors of `apply` and `accept`.
         """
 
         def apply(_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a text must look like, checked before anything is generated."""
+"""LlamaGrammar: descriptions of answers, validated before any generation."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from .dates import DATE_PATTERNS
 __all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]
 
 _KINDS = ("gbnf", "json_schema", "regex", "lark")
-# llguidance recurses over rules and schemas, up to 4 KiB of stack for a byte: a chain of 1,000
-# $refs overflows 8 MiB.
+# llguidance recurses over rules and schemas and needs up to 4 KiB of stack per byte: a chain of
+# 1,000 $refs overflows 8 MiB.
 _STACK = 4
 _MAX_BYTES = 2**20
-_MAX_SEARCHED = 2**20  # bytes of schemas that are tried to find which part is refused
-# Between two tokens of JSON at most one line break with its indentation, or one space: without
-# a limit a model can go on with white space for ever.
+_MAX_SEARCHED = 2**20  # bytes of schemas to try when locating an error
+# Between two tokens of JSON: at most one line break with indentation, or one space. Without a limit
+# a model may generate white space endlessly.
 SPACE = r"\n[ \t]{0,32}| "
 
 
 @dataclass(frozen=True)
 class LlamaGrammar:
-    """A description of the texts that a model may answer with.
+    """A grammar that an answer must match.
 
-    Make one with a `from_...`; equal ones have equal hashes, and are compiled once per model.
+    Create one with a `from_...` method. Equal grammars have equal hashes and are compiled once per
+    model.
 
     Attributes:
         kind: `gbnf`, `json_schema`, `regex` or `lark`.
-        text: The description itself.
-        root: The start rule, of GBNF.
+        text: The source of the grammar.
+        root: The start rule, for GBNF.
 
     Raises:
-        GrammarError: It is not valid, or asks for what cannot be enforced.
+        GrammarError: The grammar is not valid, or cannot be enforced.
         ValidationError: *root* is not a str.
     """
 
@@ -49,15 +50,15 @@ class LlamaGrammar:
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
-            raise GrammarError(f"kind={self.kind!r} is none of {', '.join(_KINDS)}")
+            raise GrammarError(f"kind={self.kind!r} must be one of {', '.join(_KINDS)}")
         if not isinstance(self.text, str):
-            raise GrammarError(f"a grammar is a text, not {type(self.text).__name__}")
+            raise GrammarError(f"a grammar must be a str, got {type(self.text).__name__}")
         try:
             n_bytes = len(self.text.encode())
         except UnicodeEncodeError as e:
             raise GrammarError(f"the grammar cannot be encoded as UTF-8: {e}") from None
         if n_bytes > _MAX_BYTES:
-            raise GrammarError(f"the grammar has {n_bytes} bytes; {_MAX_BYTES} is the limit")
+            raise GrammarError(f"the grammar has {n_bytes} bytes; the limit is {_MAX_BYTES}")
         if self.kind == "gbnf":
             check(self.text, self.root)
         elif self.kind == "json_schema":
@@ -67,101 +68,100 @@ class LlamaGrammar:
 
     @classmethod
     def from_string(cls, grammar: str, *, root: str = "root") -> LlamaGrammar:
-        """Make one from GBNF, llama.cpp's own notation, with *root* as the start rule.
+        """Return a grammar from GBNF, llama.cpp's notation, with *root* as the start rule.
 
-        It accepts the same texts as llama.cpp's own engine (`binding.Grammar`), but: text is
-        valid UTF-8, and tokens may split a character anywhere; a control token counts as text
-        only where a literal spells its name; text that could never be completed is rejected from
-        its first token on.
+        It matches the same strings as llama.cpp's own engine (`binding.Grammar`), with these
+        differences: text is valid UTF-8, and tokens may split a character anywhere; a control token
+        counts as text only where a literal spells its name; text that can never be completed is
+        rejected from its first token on.
 
         Raises:
-            GrammarError: It does not parse, would crash llama.cpp, or matches no text.
+            GrammarError: The grammar does not parse, would crash llama.cpp, or matches no string.
             ValidationError: *root* is not a str.
         """
         return cls("gbnf", grammar, root)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> LlamaGrammar:
-        """Make one from a file of GBNF, UTF-8.
+        """Return a grammar from a GBNF file, UTF-8.
 
         Raises:
-            GrammarError: It is no UTF-8 or not valid.
-            OSError: It cannot be read.
+            GrammarError: The file is not UTF-8, or the grammar is not valid.
+            OSError: The file cannot be read.
         """
         try:
             return cls("gbnf", Path(path).read_text(encoding="utf-8"))
         except UnicodeDecodeError as e:
-            raise GrammarError(f"{os.fspath(path)} is no UTF-8 text: {e}") from None
+            raise GrammarError(f"{os.fspath(path)} is not UTF-8 text: {e}") from None
 
     @classmethod
     def from_json_schema(cls, schema: str | Mapping[str, object] | bool) -> LlamaGrammar:
-        """Make one for JSON documents that a JSON Schema describes.
+        """Return a grammar for the JSON documents of a JSON Schema.
 
-        Properties come in the schema's order. Between tokens stands at most a space, or a line
-        break with up to 32 characters of indentation. A schema may say otherwise in `x-guidance`,
-        as llguidance documents it. Dates and times are real ones: 29 February in leap years only,
-        no second 60.
+        Properties are in the schema's order. Between tokens there is at most a space, or a line
+        break with up to 32 characters of indentation; a schema can change this in `x-guidance`, as
+        llguidance documents. Dates and times exist: 29 February only in leap years, no second 60.
 
         Raises:
-            GrammarError: A keyword is not supported (the message names it and its place), or
-                nothing can match.
+            GrammarError: A keyword is not supported (the message has its path), or no document
+                matches.
         """
         if isinstance(schema, str):
             return cls("json_schema", schema)
         try:
             text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as e:
-            raise GrammarError(f"the schema is no JSON: {e}") from None
+            raise GrammarError(f"the schema is not JSON: {e}") from None
         return cls("json_schema", text)
 
     @classmethod
     def from_regex(cls, pattern: str) -> LlamaGrammar:
-        """Make one from a regular expression for the whole text, without look-around.
+        """Return a grammar from a regular expression for the whole answer, without look-around.
 
-        The syntax is that of Rust's crate `regex`, which llguidance has.
+        The syntax is that of the Rust crate `regex`, which llguidance uses.
 
         Raises:
-            GrammarError: It is not valid.
+            GrammarError: The pattern is not valid.
         """
         return cls("regex", pattern)
 
     @classmethod
     def from_lark(cls, grammar: str) -> LlamaGrammar:
-        """Make one from llguidance's variant of Lark, with the start rule `start`.
+        """Return a grammar from llguidance's variant of Lark, with the start rule `start`.
 
-        A terminal takes as much text as it can, as in Lark. `%json {...}` is a JSON Schema.
+        Terminals are greedy, as in Lark. `%json {...}` is a JSON Schema.
 
         Raises:
-            GrammarError: It is not valid.
+            GrammarError: The grammar is not valid.
         """
         return cls("lark", grammar)
 
     @classmethod
     def from_choices(cls, choices: Sequence[str]) -> LlamaGrammar:
-        """Make one for exactly one of these texts.
+        """Return a grammar for exactly one of several strings.
 
         Raises:
-            GrammarError: There are none, or one is no text.
+            GrammarError: There are no choices, or one is not a str.
         """
         if isinstance(choices, str) or not all(isinstance(c, str) for c in choices):
-            raise GrammarError(f"choices={choices!r} is no list of texts")
+            raise GrammarError(f"choices={choices!r} must be a list of str")
         if not choices:
-            raise GrammarError("there are no choices")
-        return cls("regex", "|".join(map(_literally, choices)))
+            raise GrammarError("choices must not be empty")
+        return cls("regex", "|".join(map(_escape, choices)))
 
     @classmethod
     def json_object(cls) -> LlamaGrammar:
-        """Make one for any JSON object."""
+        """Return a grammar for any JSON object."""
         return cls.from_json_schema({"type": "object"})
 
     def compiled(self, control_tokens: Mapping[str, int] | None = None) -> str:
         """Return the grammar in llguidance's format.
 
         Args:
-            control_tokens: Ids by name. Literals of GBNF may stand for them.
+            control_tokens: Ids of control tokens by name, for literals of GBNF.
 
         Raises:
-            GrammarError: A schema is no JSON.
+            GrammarError: The schema is not JSON.
             ValidationError: *root* is not a str.
         """
         from llguidance import LLMatcher
@@ -179,17 +179,17 @@ class LlamaGrammar:
         try:
             schema = json.loads(self.text, parse_constant=_no_json)
         except (ValueError, RecursionError) as e:
-            raise GrammarError(f"the schema is no JSON: {e}") from None
+            raise GrammarError(f"the schema is not JSON: {e}") from None
         narrow_dates(schema)
         return schema
 
 
 def narrow_dates(schema: Any) -> None:
-    """Add to each date and time in *schema* the pattern that real ones match."""
-    left = [schema]
-    while left:
-        part = left.pop()
-        left += [inner for _, inner in _inner(part)]
+    """Restrict the dates and times in *schema* to those that exist."""
+    pending = [schema]
+    while pending:
+        part = pending.pop()
+        pending += [inner for _, inner in _inner(part)]
         name = part.get("format") if isinstance(part, dict) else None
         if isinstance(name, str) and name in DATE_PATTERNS:
             others = part.get("allOf", [])
@@ -198,24 +198,24 @@ def narrow_dates(schema: Any) -> None:
 
 
 def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
-    """Call *compile_*, which must not raise, with the stack that llguidance needs."""
+    """Call *compile_*, which must not raise, with enough stack for llguidance."""
     return call_deep(compile_, _STACK * len(grammar.encode()))
 
 
-def _literally(text: str) -> str:
-    """Return a regular expression for *text* alone."""
+def _escape(text: str) -> str:
+    """Return a regular expression that matches exactly *text*."""
     return "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 def _no_json(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _for_llguidance(schema: Any) -> str:
     from llguidance import LLMatcher
 
     if not isinstance(schema, (dict, bool)):
-        raise GrammarError(f"a schema is an object or a boolean, not {schema!r:.80}")
+        raise GrammarError(f"a schema must be an object or a boolean, got {schema!r:.80}")
     document = {"allOf": [schema]} if isinstance(schema, bool) else schema
     try:
         text = json.dumps(document, ensure_ascii=False)
@@ -225,7 +225,7 @@ def _for_llguidance(schema: Any) -> str:
 
 
 def _error(grammar: str) -> str:
-    """Return why llguidance refuses *grammar*; empty = it does not."""
+    """Return llguidance's error for *grammar*; empty: it is valid."""
     from llguidance import LLMatcher
 
     refused, messages = compiling(
@@ -237,12 +237,12 @@ def _error(grammar: str) -> str:
 def _check_schema(schema: Any) -> None:
     error = _error(_for_llguidance(schema))
     if error:
-        place = "/".join(["#", *_place(schema, error)])
-        raise GrammarError(f"the JSON schema cannot be enforced at {place}: {error}")
+        path = "/".join(["#", *_locate(schema, error)])
+        raise GrammarError(f"the JSON schema cannot be enforced at {path}: {error}")
 
 
-def _place(schema: Any, error: str) -> list[str]:
-    """Find the smallest part of *schema* that alone gives *error*."""
+def _locate(schema: Any, error: str) -> list[str]:
+    """Return the path of the smallest part of *schema* that causes *error* by itself."""
     names = ("$schema", "$defs", "definitions")
     shared = {n: schema[n] for n in names if isinstance(schema, dict) and n in schema}
     part, left = schema, _MAX_SEARCHED
@@ -261,7 +261,7 @@ def _place(schema: Any, error: str) -> list[str]:
 
 
 def _inner(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the schemas directly within *schema* with their places."""
+    """Yield the schemas directly within *schema* with their paths."""
     if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
@@ -273,7 +273,7 @@ def _inner(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             parts = [(f"{keyword}/{i}", inner) for i, inner in enumerate(value)]
         else:
             parts = [(keyword, value)]
-        yield from ((place, inner) for place, inner in parts if isinstance(inner, dict))
+        yield from ((path, inner) for path, inner in parts if isinstance(inner, dict))
 
 
 _MAPS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}

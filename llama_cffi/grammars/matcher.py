@@ -1,4 +1,4 @@
-"""Where a text stands in a grammar of llguidance's, and the tokens that may come next."""
+"""Matcher: the state of a text in a grammar, and the tokens allowed next; with llguidance."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Matcher"]
 
 
 class Matcher:
-    """What `binding.Grammar` is with C's engine, with llguidance.
+    """The state of a text in a grammar: llguidance's counterpart of `binding.Grammar`.
 
     Args:
-        model: Whose tokens they are.
-        grammar: What the text must look like.
-        trigger: Before it comes, everything is allowed; None = the grammar begins at once.
+        model: The model whose tokens are matched.
+        grammar: The grammar.
+        trigger: Everything is allowed before it; None: the grammar starts immediately.
 
     Raises:
-        GrammarError: The grammar asks for what the model lacks, or refuses its trigger.
+        GrammarError: The model lacks a token of the grammar, or the grammar rejects its trigger.
         ValidationError: The model has no vocabulary.
     """
 
@@ -42,28 +42,30 @@ class Matcher:
         self._address = self._bits.ctypes.data
         self._trigger = trigger
         self._refused: dict[bytes, NDArray[np.bool_] | None] = {}
-        self._recent = b""  # the end of the free text, in which a trigger may have begun
+        self._recent = (
+            b""  # the end of the unconstrained text, which may contain the beginning of a trigger
+        )
         self.waiting = trigger is not None
         if trigger is not None:
             for text in trigger.begins():
-                if not self._takes(text):
+                if not self._matches_start(text):
                     raise GrammarError(f"the grammar refuses its trigger {text!r}")
 
     @property
     def complete(self) -> bool:
-        """Whether the text may end here; always as long as it waits for a trigger."""
+        """Whether the text may end here; always True while waiting for a trigger."""
         return self.waiting or bool(self._matcher.is_accepting())
 
     @property
     def ended(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether only the end can follow."""
         return not self.waiting and bool(self._matcher.is_stopped())
 
     def allows(self, token: int) -> bool:
-        """Whether *token* may come next; nothing changes.
+        """Return whether *token* is allowed next, without accepting it.
 
         Raises:
-            ValidationError: No such token.
+            ValidationError: The token does not exist.
         """
         token = self._vocab.check(token)
         if self.waiting:
@@ -74,10 +76,10 @@ class Matcher:
         return bool(self._matcher.validate_tokens([token]) == 1)
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,), bool; None = all may.
+        """Return whether each token is allowed next, shape (n_vocab,), bool; None: all are.
 
         Raises:
-            GenerationError: None may, or the grammar is too hard to follow here.
+            GenerationError: No token is allowed, or the grammar is too complex here.
         """
         import numpy as np
 
@@ -91,11 +93,11 @@ class Matcher:
         return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """Go on by *token*. The end is accepted where `complete`, and changes nothing.
+        """Accept *token*. An end token is accepted if `complete`, and changes nothing.
 
         Raises:
-            ValidationError: It may not come next; nothing changed.
-            GenerationError: The grammar is too hard to follow here.
+            ValidationError: The token is not allowed; nothing has changed.
+            GenerationError: The grammar is too complex here.
         """
         token = self._vocab.check(token)
         if self._vocab.is_eog(token):
@@ -110,11 +112,11 @@ class Matcher:
             raise ValidationError(f"the grammar does not allow token {token} ({piece!r}) here")
 
     def forced(self) -> list[int]:
-        """Return the tokens that are the only way on; empty where there is a choice."""
+        """Return the forced tokens, the only continuation; empty if there are several."""
         return [] if self.waiting else list(self._matcher.compute_ff_tokens())
 
     def reset(self) -> None:
-        """Begin again."""
+        """Return to the beginning."""
         self._matcher = self._tokens.matcher(self._grammar)
         self.waiting, self._recent = self._trigger is not None, b""
 
@@ -131,7 +133,7 @@ class Matcher:
         self.waiting, self._recent = False, b""
 
     def _refused_now(self) -> NDArray[np.bool_] | None:
-        """Return which tokens hold a trigger's end and then what the grammar refuses."""
+        """Return which tokens complete a trigger followed by text that the grammar rejects."""
         import numpy as np
 
         assert self._trigger is not None
@@ -140,14 +142,14 @@ class Matcher:
             tokens = [
                 token
                 for token, text in self._trigger.completed_by(begun, self._tokens)
-                if not self._takes(text)
+                if not self._matches_start(text)
             ]
             refused = np.zeros(self._n_vocab, np.bool_)
             refused[tokens] = True
             self._refused[begun] = refused if tokens else None
         return self._refused[begun]
 
-    def _takes(self, text: bytes) -> bool:
+    def _matches_start(self, text: bytes) -> bool:
         try:
             tokens = self._tokens.spell(text)
         except ValidationError:
@@ -156,5 +158,5 @@ class Matcher:
         return bool(first.try_consume_tokens(tokens) == len(tokens))
 
     def _failure(self) -> GenerationError:
-        reason = str(self._matcher.get_error()).split("\n<state>")[0] or "no token fits"
+        reason = str(self._matcher.get_error()).split("\n<state>")[0] or "no token matches"
         return GenerationError(f"nothing can follow in the {self._grammar.kind} grammar: {reason}")

@@ -1,4 +1,4 @@
-"""llguidance's view of a model's vocabulary: made once for each model, with what it compiled."""
+"""Tokens: a model's vocabulary for llguidance, with the grammars compiled for it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokens"]
 
-_KEPT = 32
+_N_COMPILED = 32
 _MARK = b"\x02"
-# Sets of tokens that are masked as a whole where a grammar takes them all, beside llguidance's
-# own, which are made for JSON strings. Regular expressions over words are 60 times faster so.
+# Sets of tokens that are allowed as a whole if a grammar allows all of them, in addition to
+# llguidance's own for JSON strings. They make regular expressions over words 60 times faster.
 _WORDS = ["[A-Za-z ]{1,8}", "[a-z ]{1,8}", "[a-z]{1,8}"]
 _known: weakref.WeakKeyDictionary[Model, Tokens] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -30,14 +30,13 @@ _lock = threading.Lock()
 class Tokens:
     """The tokens of a model as bytes.
 
-    A token without text in an answer (control tokens) never counts as text: a grammar can only
-    name it.
+    Control tokens, which have no text in an answer, never match text: a grammar must name them.
 
     Args:
-        model: It is not held.
+        model: The model; no reference is kept.
 
     Attributes:
-        pieces: The bytes of each token, for control tokens those of its name.
+        pieces: The bytes of each token; for control tokens, those of its name.
         special: Tokens without text.
 
     Raises:
@@ -79,7 +78,7 @@ class Tokens:
 
     @classmethod
     def of(cls, model: Model) -> Tokens:
-        """Return the one of *model*, made when it is first asked for."""
+        """Return the instance of *model*, created on first use."""
         with _lock:
             known = _known.get(model)
             if known is None:
@@ -90,7 +89,7 @@ class Tokens:
         """Return a matcher at the beginning of *grammar*, which is compiled once.
 
         Raises:
-            GrammarError: It names a token that the model lacks, or is too large.
+            GrammarError: The grammar names a token that the model lacks, or is too large.
         """
         from llguidance import LLMatcher
 
@@ -100,17 +99,17 @@ class Tokens:
                 text = grammar.compiled(self._names)
                 first = compiling(text, lambda: LLMatcher(self._tokenizer, text, log_level=0))
                 if first.is_error():
-                    raise GrammarError(f"no matcher for the grammar: {first.get_error()}")
+                    raise GrammarError(f"the grammar cannot be compiled: {first.get_error()}")
             self._compiled[grammar] = first
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > _N_COMPILED:
                 self._compiled.popitem(last=False)
             return first.deep_copy()
 
     def spell(self, text: bytes) -> list[int]:
-        """Return tokens whose bytes are *text*, the longest first; it may be part of a character.
+        """Return tokens that spell *text*, longest match first; it may split characters.
 
         Raises:
-            ValidationError: There are none.
+            ValidationError: The vocabulary cannot spell *text*.
         """
         tokens, at = [], 0
         while at < len(text):
@@ -125,21 +124,21 @@ class Tokens:
         return tokens
 
     def encode(self, text: bytes) -> list[int]:
-        """Return the tokens that the model would use for *text* within a text."""
+        """Return the model's tokens for *text* in the middle of a text."""
         try:
             vocab = self._vocab()
             if vocab is None:
                 return self.spell(text)
             mark = _MARK if self._marks else b""
             tokens = vocab.tokenize(mark + text, add_special=False)
-            if mark:  # behind it there is no space that the tokenizer adds to a beginning
+            if mark:  # after it, the tokenizer does not add its leading space
                 before = b""
                 while tokens and not before.endswith(mark):
                     before += self.pieces[tokens.pop(0)]
             if b"".join(self.pieces[token] for token in tokens) == text:
                 return tokens
         except LlamaError:
-            pass  # no UTF-8, or closed meanwhile
+            pass  # not UTF-8, or closed meanwhile
         return self.spell(text)
 
     def beginning(self, text: bytes) -> list[int]:
@@ -153,12 +152,12 @@ class Tokens:
         ]
 
     def containing(self, text: bytes) -> list[int]:
-        """Return the tokens that have *text* in them."""
+        """Return the tokens that contain *text*."""
         return [token for token, piece in enumerate(self.pieces) if text in piece]
 
 
 class _Tokenizer:
-    """What llguidance asks for."""
+    """The tokenizer interface that llguidance expects."""
 
     def __init__(self, tokens: Tokens, end: int) -> None:
         self.tokens, self.special_token_ids = tokens.pieces, sorted(tokens.special)
