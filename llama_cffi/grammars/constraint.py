@@ -140,7 +140,7 @@ class Constraint:
         """Return a sampler for one `SamplerChain`, to be added before the samplers that select.
 
         Accepted tokens count only if the sampler was applied before, so prompt tokens do not. Only
-        one chain at a time may use it. The chain raises the errors of `apply` and `accept`.
+        one chain at a time may use it. The chain raises the errors of `apply` and of `accept`.
         """
 
         def apply(_: Any) -> None:

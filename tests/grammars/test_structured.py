@@ -505,7 +505,7 @@ def test_triggers_are_optional_and_part_of_the_grammar(model: Model) -> None:
     assert constraint.ended
     with pytest.raises(GrammarError, match="refuses its trigger b'other'"):
         Constraint(model, grammar, triggers=["other"])
-    with pytest.raises(ValidationError, match="either"):
+    with pytest.raises(ValidationError, match="start_after and triggers exclude each other"):
         Constraint(model, grammar, "a", triggers=["b"])
     for wrong in ([""], "word", [5]):
         with pytest.raises(ValidationError):
