@@ -48,7 +48,7 @@ class Backoff:
 
 
 def is_intact(memory: Memory, seq_id: int, last: int) -> bool:
-    """Whether a sequence still ends at position *last* (-1 = empty) after a decode failed.
+    """Whether a sequence still ends at position *last* (-1: empty) after a decode failed.
 
     Recurrent memories cannot remove a part of a sequence and lose all of it.
     """

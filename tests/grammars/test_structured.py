@@ -578,7 +578,7 @@ def test_conflicting_parameters(model: Model) -> None:
         with pytest.raises(ValidationError):
             SamplingParams(**options)  # type: ignore[arg-type]
     params = SamplingParams(structured=DIGITS, structured_after="x", grammar_triggers=["y"])
-    with pytest.raises(ValidationError, match="either"):
+    with pytest.raises(ValidationError, match="start_after and triggers exclude each other"):
         build_chain(model, params)
 
 
