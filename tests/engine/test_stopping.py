@@ -244,9 +244,9 @@ def test_generation_continues_if_the_handler_does_not_raise(slow_model: Path) ->
             expected = engine.generate_tokens(tokens, 3, temperature=0)
             timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
             timer.start()
-            found = engine.generate_tokens(tokens, 3, temperature=0, cache_prompt=False)
-            assert found == expected
+            again = engine.generate_tokens(tokens, 3, temperature=0, cache_prompt=False)
             timer.join()
+            assert again == expected
             assert seen == [signal.SIGINT]
             assert engine.stats.n_retries > 0
     finally:
