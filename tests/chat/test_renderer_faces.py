@@ -17,7 +17,7 @@ import pytest
 from support.chat_templates import NAMES, control_tokens, fetch_templates
 from support.tiny_gguf import write_tiny
 
-from llama_cffi import Engine, Llama, LlamaPool, SamplingParams, TemplateError
+from llama_cffi import Engine, InferenceEngine, Llama, LlamaPool, SamplingParams, TemplateError
 from llama_cffi.binding import Model
 from llama_cffi.chat import template as template_module
 from llama_cffi.chat.template import ChatTemplate
@@ -141,12 +141,14 @@ def test_every_face_feeds_the_same_tokens(
     with Engine(path, **options) as engine:
         assert engine.tokenize_chat(messages, **prompt.needs) == prompt.tokens
         if "tools" not in prompt.needs:
-            sampling = SamplingParams(logits_processors=[record])
+            sampling = SamplingParams(logits_processor=[record])
             engine.generate_chat(messages, 1, sampling=sampling, **prompt.needs)
     asked = {**prompt.needs, "max_tokens": 1, "logits_processor": record}
     with Llama(path, **options) as llm:
         assert llm.chat.renderer.render(messages, **prompt.needs).tokens == prompt.tokens
         llm.create_chat_completion(messages, **asked)
+    with InferenceEngine(path, 2, **{**options, "n_ctx": N_CTX}) as shared:
+        assert shared.tokenize_chat(messages, **prompt.needs) == prompt.tokens
     with LlamaPool(path, 2, **{**options, "n_ctx": 2 * N_CTX}) as pool:
         pool.llm.create_chat_completion(messages, **asked)
         asyncio.run(pool.create_chat_completion(messages, **asked))
@@ -154,12 +156,12 @@ def test_every_face_feeds_the_same_tokens(
 
     given: list[list[int]] = []
 
-    def generate_tokens(self: Engine, tokens: list[int], *args: Any, **kwargs: Any) -> list[int]:
+    def steps(self: Engine, tokens: list[int], *args: Any, **kwargs: Any) -> Any:
         given.append(tokens)
         return original(self, tokens, *args, **kwargs)
 
-    original = Engine.generate_tokens
-    monkeypatch.setattr(Engine, "generate_tokens", generate_tokens)
+    original = Engine.steps
+    monkeypatch.setattr(Engine, "steps", steps)
     by_role = {message["role"]: message["content"] for message in messages}
     system = ["-s", SYSTEM] if "system" in by_role else []
     arguments = ["generate", "--json", "-m", str(path), *system, "-p", USER, "-n", "1"]
