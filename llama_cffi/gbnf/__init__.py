@@ -1,1 +1,1 @@
-"""GBNF, llama.cpp's grammar notation: the parser, and what can be said of a grammar without C."""
+"""GBNF, llama.cpp's grammar notation: parsing, analysis and conversion in pure Python."""

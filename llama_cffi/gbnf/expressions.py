@@ -1,8 +1,8 @@
-"""The rules of a grammar as expressions, with loops in place of rules that end with themselves.
+"""Grammar rules as expressions, with right recursion turned into loops.
 
 An Earley parser keeps an item for every step of a right recursion (`list ::= "a" list | "b"`), so
-these become repetitions. Rules that need no recursion are then put in place of their names: such a
-part is a regular expression, which a lexer can read.
+right-recursive rules become repetitions. Rules without recursion are then inlined: the result is a
+regular expression, which a lexer can match.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ __all__ = [
     "seq",
 ]
 
-_MAX_SIZE = 4_000  # nodes of a rule that is put in place of its name
+_MAX_SIZE = 4_000  # nodes of a rule that is inlined
 _MAX_DEPTH = 60
 _MAX_TAIL = 16  # rules that end with one another
 _MAX_TOTAL = 100_000  # nodes of all rules together
-_NEVER = [(0, 0), (0xD800, 0xDFFF), (0x110000, 0x110000)]  # C's texts end at a NUL
+_NEVER = [(0, 0), (0xD800, 0xDFFF), (0x110000, 0x110000)]  # C strings end at a NUL
 
 
 @dataclass(frozen=True, eq=False)
 class Seq:
-    """One after the other; the empty text if there are none."""
+    """Concatenation of expressions; the empty string if there are none."""
 
     items: tuple[Node, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Alt:
-    """One of several."""
+    """Choice between expressions."""
 
     ways: tuple[Node, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """From *low* to *high* times; None = without a limit."""
+    """Repetition, *low* to *high* times; None: unbounded."""
 
     item: Node
     low: int
@@ -62,21 +62,21 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Ref:
-    """A rule by its index."""
+    """Reference to a rule by its index."""
 
     rule: int
 
 
 @dataclass(frozen=True)
 class Token:
-    """A control token by its id."""
+    """Control token by its id."""
 
     id: int
 
 
 @dataclass(frozen=True, eq=False)
 class Lexeme:
-    """A part without `Ref` and `Token` that the lexer reads as one."""
+    """Expression without `Ref` and `Token` that the lexer matches as a whole."""
 
     node: Node
 
@@ -85,7 +85,7 @@ Node = Seq | Alt | Repeat | Ref | Token | Lexeme | Chars
 
 
 def seq(items: Iterable[Node]) -> Node:
-    """Put expressions one after the other."""
+    """Concatenate expressions."""
     flat: list[Node] = []
     for item in items:
         flat.extend(item.items if isinstance(item, Seq) else [item])
@@ -93,7 +93,7 @@ def seq(items: Iterable[Node]) -> Node:
 
 
 def alt(ways: Iterable[Node]) -> Node:
-    """Leave the choice between expressions."""
+    """Build the choice between expressions, without duplicates."""
     flat: dict[Node, None] = {}
     for way in ways:
         flat.update(dict.fromkeys(way.ways if isinstance(way, Alt) else [way]))
@@ -101,32 +101,32 @@ def alt(ways: Iterable[Node]) -> Node:
 
 
 def build(text: str, rules: list[Rule], root: int, tokens: Mapping[str, int]) -> dict[int, Node]:
-    """Return the expressions of *root*, which comes first, and of the rules that it refers to.
+    """Return the expressions of *root*, which comes first, and of all rules reachable from it.
 
     Args:
-        text: The grammar, for messages.
-        rules: Without left recursion.
-        root: Index of the first rule.
-        tokens: Names of control tokens. Where a literal spells one, the token may stand, too.
+        text: Source of the grammar, for error messages.
+        rules: Rules without left recursion.
+        root: Index of the root rule.
+        tokens: Ids of control tokens by name. A literal that spells a name also matches the token.
 
     Raises:
-        GrammarError: No text matches the grammar.
+        GrammarError: No finite string matches the grammar.
     """
-    productive = closure(rules, every=True, counts=_has_text)
+    productive = closure(rules, every=True, counts=_is_possible)
     if root not in productive:
-        what = f"no finite text matches {rules[root].name!r}; give it an alternative that ends"
+        what = f"no finite string matches {rules[root].name!r}; add an alternative that ends"
         raise explain(text, rules[root].at, what)
     reader = _Reader(rules, productive, tokens)
     ends = {index: reader.ends(index) for index in sorted(productive)}
     for group in components({i: [t for t in e if t is not None] for i, e in ends.items()}):
-        if len(group) <= _MAX_TAIL:  # a rule alone may end with itself
+        if len(group) <= _MAX_TAIL:  # a single rule may end with itself
             _solve(group, ends)
     nodes = {index: alt(_joined(ways)) for index, ways in ends.items()}
     return _inlined(nodes, root)
 
 
 class _Reader:
-    """Turns rules into expressions that are grouped by the rule they end with."""
+    """Converts rules into expressions grouped by the rule that they end with."""
 
     def __init__(self, rules: list[Rule], productive: set[int], tokens: Mapping[str, int]) -> None:
         self._rules, self._productive = rules, productive
@@ -134,7 +134,7 @@ class _Reader:
         self._longest = max(map(len, self._tokens), default=0)
 
     def ends(self, index: int) -> dict[int | None, Node]:
-        """Return what rule *index* consists of but for the rule at its end."""
+        """Return the alternatives of rule *index* by the rule that ends them, without that rule."""
         rule = self._rules[index]
         if rule.repeat is None:
             ways: Sequence[Sequence[Item]] = rule.alternatives
@@ -156,13 +156,13 @@ class _Reader:
     def _matches(self, item: Item) -> bool:
         if isinstance(item, int):
             return item in self._productive
-        return _has_text(item)
+        return _is_possible(item)
 
     def _node(self, item: Item) -> Node:
         return Ref(item) if isinstance(item, int) else _positive(item)
 
     def _sequence(self, items: Sequence[Item]) -> Iterator[Node]:
-        """Give the expressions of *items*, with the control tokens that they spell."""
+        """Yield the expressions of *items*, with the control tokens that they spell."""
         at = 0
         codes = tuple(_only(item) for item in items)
         while at < len(items):
@@ -177,9 +177,9 @@ class _Reader:
 
 
 def _solve(group: list[int], ends: dict[int, dict[int | None, Node]]) -> None:
-    """Turn rules that end with one another into loops, as Gauss solves equations.
+    """Turn mutually right-recursive rules into loops by Gaussian elimination.
 
-    `a ::= x a | y` is `x* y`; what is known of `a` then takes its place at the end of others.
+    `a ::= x a | y` is `x* y`, which then replaces `a` at the end of the other rules.
     """
     solved = {index: dict(ends[index]) for index in group}
     for index in group:
@@ -204,7 +204,7 @@ def _joined(ends: Mapping[int | None, Node]) -> Iterator[Node]:
 
 
 def _inlined(nodes: dict[int, Node], root: int) -> dict[int, Node]:
-    """Put regular rules in place of their names, and leave out what is not used then."""
+    """Inline regular rules and drop the rules that are no longer used."""
     found: dict[int, Node] = {}
     regular: dict[int, Node] = {}
     sizes: dict[Node, tuple[int, int]] = {}
@@ -228,7 +228,7 @@ def _inlined(nodes: dict[int, Node], root: int) -> dict[int, Node]:
 
 
 def inner(node: Node) -> tuple[Node, ...]:
-    """Return the expressions directly in *node*."""
+    """Return the direct children of *node*."""
     if isinstance(node, Seq):
         return node.items
     if isinstance(node, Alt):
@@ -237,7 +237,7 @@ def inner(node: Node) -> tuple[Node, ...]:
 
 
 def replaced(node: Node, parts: Iterable[Node]) -> Node:
-    """Return *node* with other expressions directly in it."""
+    """Return *node* with its direct children replaced."""
     if isinstance(node, Seq):
         return seq(parts)
     if isinstance(node, Alt):
@@ -249,7 +249,7 @@ def replaced(node: Node, parts: Iterable[Node]) -> Node:
 
 
 def is_regular(node: Node) -> bool:
-    """Whether there is neither a rule nor a token in it."""
+    """Whether *node* contains neither a rule nor a token."""
     return not isinstance(node, (Ref, Token)) and all(map(is_regular, inner(node)))
 
 
@@ -261,14 +261,14 @@ def _refs(node: Node) -> Iterator[int]:
 
 
 def _with(node: Node, known: Mapping[int, Node]) -> Node:
-    """Put what is known of rules in place of their names."""
+    """Replace references by the *known* expressions."""
     if isinstance(node, Ref):
         return known.get(node.rule, node)
     return replaced(node, [_with(part, known) for part in inner(node)])
 
 
 def _measure(node: Node, known: dict[Node, tuple[int, int]]) -> tuple[int, int]:
-    """Return the size and depth of *node*, whose parts may be shared."""
+    """Return the size and depth of *node*, whose subexpressions may be shared."""
     if node not in known:
         parts = [_measure(part, known) for part in inner(node)]
         size = 1 + sum(size for size, _ in parts)
@@ -283,11 +283,11 @@ def _fits(node: Node, known: dict[Node, tuple[int, int]]) -> bool:
 
 @functools.lru_cache(4096)
 def _positive(chars: Chars) -> Chars:
-    """Return the characters of a class that text can have, in order."""
+    """Return the characters of a class that can occur in UTF-8 text, as sorted ranges."""
     found: list[tuple[int, int]] = []
     given = [*_NEVER, *chars.ranges] if chars.negated else _NEVER
     at = 0
-    for low, high in sorted(given):  # what is between them
+    for low, high in sorted(given):  # the gaps between them
         found += [(at, low - 1)] if at < low else []
         at = max(at, high + 1)
     if chars.negated:
@@ -296,7 +296,7 @@ def _positive(chars: Chars) -> Chars:
     return Chars(_merged((low, high) for low, high in cut if low <= high))
 
 
-def _has_text(chars: Chars) -> bool:
+def _is_possible(chars: Chars) -> bool:
     return bool(_positive(chars).ranges)
 
 
@@ -311,7 +311,7 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _only(item: Item) -> int:
-    """Return the one character that *item* may be; -1 = there are more."""
+    """Return the single character that *item* matches; -1 if it is not a single character."""
     if isinstance(item, int) or item.negated or len(item.ranges) != 1:
         return -1
     low, high = item.ranges[0]
@@ -319,7 +319,7 @@ def _only(item: Item) -> int:
 
 
 def components(graph: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
-    """Give the groups of nodes that reach each other, after all that they reach (Tarjan's way)."""
+    """Yield the strongly connected components in reverse topological order (Tarjan)."""
     number: dict[int, int] = {}
     lowest: dict[int, int] = {}
     path: list[int] = []

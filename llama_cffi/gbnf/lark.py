@@ -1,4 +1,4 @@
-"""GBNF in llguidance's notation, a variant of Lark, which matches the same texts."""
+"""Conversion of GBNF to llguidance's variant of Lark, matching the same strings."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from .parser import Chars, parse
 
 __all__ = ["check", "to_lark"]
 
-_MAX_DEPTH = 20  # of parentheses; llguidance takes 30
+_MAX_DEPTH = 20  # nested parentheses; llguidance's limit is 30
 
 
 def to_lark(text: str, root: str = "root", tokens: Mapping[str, int] | None = None) -> str:
-    """Return a grammar of llguidance's for the texts that GBNF matches.
+    """Convert GBNF to an llguidance grammar that matches the same strings.
 
-    Text is valid UTF-8 without NUL, as C reads it. Control tokens, which C takes for their names
-    anywhere, stand only where a literal spells the name.
+    Strings are valid UTF-8 without NUL, as in C. Control tokens, which C accepts in place of their
+    names anywhere, are accepted only where a literal spells the name.
 
     Args:
-        text: GBNF.
-        root: The rule that texts follow.
-        tokens: Control tokens by name.
+        text: GBNF source.
+        root: Name of the start rule.
+        tokens: Ids of control tokens by name.
+
+    Returns:
+        The grammar in llguidance's variant of Lark.
 
     Raises:
-        GrammarError: The grammar does not parse, is one that C does not survive, or matches no
-            text.
-        ValidationError: The text is no str.
+        GrammarError: The grammar does not parse, exceeds what llama.cpp's engine can handle, or
+            matches no finite string.
+        ValidationError: *text* or *root* is not a str.
     """
     nodes, index = _expressions(text, root, tokens or {})
     return _Writer(cut(nodes, index), index).text()
 
 
 def check(text: str, root: str = "root") -> None:
-    """Raise what `to_lark` raises."""
+    """Validate a grammar without converting it; raises the same errors as `to_lark`."""
     _expressions(text, root, {})
 
 
@@ -46,7 +49,7 @@ def _expressions(text: str, root: str, tokens: Mapping[str, int]) -> tuple[dict[
 
 
 class _Writer:
-    """Writes rules and numbers lexemes."""
+    """Serializes rules and numbers their lexemes."""
 
     def __init__(self, nodes: Mapping[int, Node], root: int) -> None:
         self._nodes, self._root = nodes, root
@@ -54,7 +57,7 @@ class _Writer:
         self._groups: list[str] = []
 
     def text(self) -> str:
-        """Return the grammar."""
+        """Return the grammar in Lark notation."""
         rules = [f"{self._name(index)}: {self._rule(node)}" for index, node in self._nodes.items()]
         lexemes = [f"{name}: /{pattern}/" for pattern, name in self._lexemes.items()]
         return "\n".join([*rules, *self._groups, *lexemes, ""])
@@ -84,7 +87,7 @@ class _Writer:
 
 
 def _pattern(node: Node) -> str:
-    """Write a regular expression."""
+    """Return *node* as a regular expression."""
     if isinstance(node, Seq):
         return "".join(map(_pattern, node.items))
     if isinstance(node, Alt):

@@ -154,7 +154,7 @@ def test_large_grammars_are_compiled_in_time(model: Model, grammar: str) -> None
 
 def test_what_never_ends_is_refused() -> None:
     for grammar in ('root ::= "a" root', 'root ::= "a" "\\x00"', "root ::= [\\uD800-\\uDFFF]"):
-        with pytest.raises(GrammarError, match="line 1:1: no finite text matches 'root'"):
+        with pytest.raises(GrammarError, match="line 1:1: no finite string matches 'root'"):
             LlamaGrammar.from_string(grammar)
 
 
