@@ -72,8 +72,8 @@ def function_schema(function: Callable[..., Any]) -> Tool:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValidationError(
-                f"{name}() takes *{parameter.name}, but a model gives arguments by name; name every "
-                "parameter of a tool"
+                f"{name}() takes *{parameter.name}, but a model gives arguments by name; "
+                "name every parameter of a tool"
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ValidationError(
