@@ -183,7 +183,7 @@ def test_literals_match_control_tokens(tmp_path: Path) -> None:
             for token in [*model.vocab.tokenize("a"), *before]:
                 assert constraint.allows(token)
                 constraint.accept(token)
-            assert not constraint.allows(start[0])  # inside the tag, plain characters must follow
+            assert not constraint.allows(start[0])  # a control token does not match [^<]+
             assert not constraint.allows(end[0])
             constraint.accept(model.vocab.tokenize("x")[0])
             assert constraint.allows(end[0])
