@@ -1,15 +1,16 @@
-"""Ask llama.cpp's engine and llguidance about the same texts of many grammars; compare answers.
+"""Compare the verdicts of llama.cpp's engine and llguidance on strings of many grammars.
 
-The grammars lie in llama.cpp's own sources, which the npm package `node-llama-cpp` carries, and in
-the tests. Half of the texts match, a quarter nearly do, the rest is the grammar's characters.
+The grammars come from llama.cpp's own sources, which the npm package `node-llama-cpp` contains,
+and from the tests. Half of the strings are sentences of the grammar, a quarter are sentences with
+errors, and the rest are random characters of the grammar.
 
     python tools/compare_grammars.py                        # fetch the newest known sources
-    python tools/compare_grammars.py --grammars FOLDER      # *.gbnf that are here already
+    python tools/compare_grammars.py --grammars FOLDER      # use local *.gbnf files
     python tools/compare_grammars.py --texts 100 --only json
 
-Columns: what llama.cpp says, "given up" where it would read a text in too many ways; how many
-answers differ; the share of tokens in matching texts that need not be sampled. Exit status 1 when
-an answer differs.
+Columns: llama.cpp's verdicts ("given up" where a string has too many parses); the number of
+verdicts that differ; the share of tokens in matching strings that need not be sampled. The exit
+status is 1 if a verdict differs.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def fetch(folder: Path) -> list[Path]:
 
 
 def is_grammar(path: str) -> bool:
-    """Tell whether *path* in a llama.cpp tree is one of its grammars."""
+    """Whether *path* in a llama.cpp tree is one of its grammars."""
     return path.startswith("grammars/") and path.endswith(".gbnf")
 
 
 def compare(model: Model, name: str, grammar: str, known: list[str]) -> int:
-    """Print a line; return how many answers differ."""
+    """Print a row of the table; return the number of verdicts that differ."""
     judges = Judges(model, grammar)
     counts: Counter[str] = Counter()
     for text in tqdm(known, desc=name, leave=False):
@@ -69,9 +70,18 @@ def compare(model: Model, name: str, grammar: str, known: list[str]) -> int:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--grammars", type=Path, help="a folder with *.gbnf instead of fetching")
-    parser.add_argument("--only", metavar="NAME", default="", help="only grammars with NAME")
-    parser.add_argument("--texts", type=int, default=2_000, help="of each grammar")
+    parser.add_argument(
+        "--grammars", type=Path, help="use the *.gbnf in this folder instead of fetching"
+    )
+    parser.add_argument(
+        "--only", metavar="NAME", default="", help="only grammars whose name contains NAME"
+    )
+    parser.add_argument(
+        "--texts",
+        type=int,
+        default=2_000,
+        help="number of strings per grammar (default: %(default)s)",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -82,11 +92,11 @@ def main() -> int:
         known = {name: [*texts(g, args.texts, random.Random(name))] for name, g in every.items()}
         lines = [text for some in known.values() for text in some]
         path = write_vocabulary(folder / "words.gguf", lines, random.Random(0))
-        print(f"{len(every)} grammars, {len(lines):,} texts")
+        print(f"{len(every)} grammars, {len(lines):,} strings")
         print(" " * 20 + "".join(f"{kind:>11}" for kind in KINDS) + f"{'forced':>9}")
         with Model(path, vocab_only=True) as model:
             n = sum(compare(model, name, every[name], known[name]) for name in every)
-    print(f"{n} answers differ")
+    print(f"{n} verdicts differ")
     return 1 if n else 0
 
 

@@ -1,7 +1,7 @@
-"""Tools as callers give them: dicts in OpenAI's shape or plain Python functions.
+"""Tool definitions, given as dicts in OpenAI's format or as plain Python functions.
 
-A function becomes a definition through its type hints and its Google-style docstring, the way
-transformers' ``get_json_schema`` reads them; what JSON Schema has no word for is refused.
+A function is described by its type hints and its Google-style docstring, as transformers'
+``get_json_schema`` does; types that JSON Schema cannot express are rejected.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """What the model may do with the tools.
+    """Which tools the model may call.
 
     Attributes:
-        mode: `auto` (it decides), `none` (no call) or `required` (at least one call).
+        mode: `auto` (the model decides), `none` (no call) or `required` (at least one call).
         name: The only function that may be called, or None for any.
     """
 
@@ -37,7 +37,7 @@ class ToolChoice:
     name: str | None = None
 
     def allowed(self, tools: Sequence[Tool]) -> list[Tool]:
-        """Return those of *tools* that may be called."""
+        """Return the *tools* that may be called."""
         if self.mode == "none":
             return []
         return [tool for tool in tools if self.name in (None, tool["function"]["name"])]
@@ -46,9 +46,9 @@ class ToolChoice:
 def function_schema(function: Callable[..., Any]) -> Tool:
     """Describe a Python function as a tool.
 
-    The first paragraphs of the docstring are the description, its ``Args:`` section describes the
-    parameters; ``Annotated[int, "text"]`` does so too. Descriptions may be missing, types may not.
-    Parameters without a default are required; no others than its parameters are allowed.
+    The description is the part of the docstring before its sections. Parameters are described by
+    the ``Args:`` section or ``Annotated[int, "description"]``. Descriptions are optional, types are
+    required. Parameters without a default are required; additional ones are not allowed.
 
     Args:
         function: A function, a bound method or a class's constructor; sync or async.
@@ -57,13 +57,14 @@ def function_schema(function: Callable[..., Any]) -> Tool:
         ``{"type": "function", "function": {"name", "description", "parameters"}}``.
 
     Raises:
-        ValidationError: A parameter has no type hint, one that JSON has no word for, or takes any
-            number of values (``*args``, ``**kwargs``); or it is no function with a name.
+        ValidationError: A parameter has no type hint, has one that JSON Schema cannot express, is
+            positional-only or variadic (``*args``, ``**kwargs``); or *function* is not a function
+            with a name.
     """
     name = getattr(function, "__name__", None)
     if not callable(function) or not isinstance(name, str):
         raise ValidationError(
-            f"a tool has to be a dict or a function with a name, not {function!r}; wrap it in a def"
+            f"a tool must be a dict or a function with a name, got {function!r}; wrap it in a def"
         )
     about, described = read_docstring(inspect.getdoc(function) or "")
     fields: dict[str, Field] = {}
@@ -71,8 +72,8 @@ def function_schema(function: Callable[..., Any]) -> Tool:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValidationError(
-                f"{name}() takes *{parameter.name}, for which a model gets no names; name every "
-                "parameter of a tool"
+                f"{name}() takes *{parameter.name}, but a model gives arguments by name; "
+                "name every parameter of a tool"
             )
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ValidationError(
@@ -99,13 +100,13 @@ def function_schema(function: Callable[..., Any]) -> Tool:
 
 
 def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[Tool]:
-    """Check tool definitions and turn functions into them.
+    """Validate tool definitions and convert functions to them.
 
     Args:
-        tools: Dicts in OpenAI's shape, Python functions, or both; None is none.
+        tools: Dicts in OpenAI's format, Python functions, or both; None: no tools.
 
     Returns:
-        New dicts, each with ``parameters``; those that were given are left as they are.
+        New dicts, each with ``parameters``; the given ones are not modified.
 
     Raises:
         ValidationError: A definition is malformed, or two tools have the same name.
@@ -113,7 +114,7 @@ def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[T
     if tools is None:
         return []
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
-        raise ValidationError(f"tools has to be a list, not {type(tools).__name__}")
+        raise ValidationError(f"tools must be a list, got {type(tools).__name__}")
     found: dict[str, Tool] = {}
     for given in tools:
         if isinstance(given, Mapping):
@@ -122,21 +123,21 @@ def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[T
             tool = function_schema(given)
         name = tool["function"]["name"]
         if name in found:
-            raise ValidationError(f"two tools are called {name!r}; rename one of them")
+            raise ValidationError(f"two tools are named {name!r}; rename one of them")
         found[name] = tool
     return list(found.values())
 
 
 def normalise_tool_choice(choice: object, tools: Sequence[Tool]) -> ToolChoice:
-    """Read OpenAI's ``tool_choice``.
+    """Parse OpenAI's ``tool_choice``.
 
     Args:
         choice: ``"auto"``, ``"none"``, ``"required"``, a dict that names a function, or None:
-            `auto` where there are tools.
+            `auto` if there are tools, otherwise `none`.
         tools: Normalised tools.
 
     Raises:
-        ValidationError: It is none of these, or asks for a call that no tool can serve.
+        ValidationError: *choice* is invalid, or requires a call to a tool that is not given.
     """
     names = [tool["function"]["name"] for tool in tools]
     if choice is None:
@@ -153,8 +154,8 @@ def normalise_tool_choice(choice: object, tools: Sequence[Tool]) -> ToolChoice:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
         raise ValidationError(
-            f'tool_choice has to be "auto", "none", "required" or {{"type": "function", '
-            f'"function": {{"name": ...}}}}, not {choice!r}'
+            f'tool_choice must be "auto", "none", "required" or {{"type": "function", '
+            f'"function": {{"name": ...}}}}, got {choice!r}'
         )
     if name not in names:
         raise ValidationError(f"tool_choice names {name!r}, but the tools are {names}")
@@ -162,33 +163,36 @@ def normalise_tool_choice(choice: object, tools: Sequence[Tool]) -> ToolChoice:
 
 
 def _checked(tool: Tool) -> Tool:
-    """Return *tool* with parameters, or say what OpenAI's shape lacks in it."""
+    """Return *tool* with ``parameters``, validated against OpenAI's format."""
     function = tool.get("function")
     if tool.get("type") != "function" or not isinstance(function, Mapping):
         raise ValidationError(
-            'a tool has to be {"type": "function", "function": {"name": ..., "parameters": ...}}, '
-            f"not a dict with {sorted(map(str, tool))}"
+            'a tool must be {"type": "function", "function": {"name": ..., "parameters": ...}}, '
+            f"got a dict with {sorted(map(str, tool))}"
         )
     function = dict(function)
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValidationError(
-            f"a tool's name has to be 1 to 64 letters, digits, '_', '-' or '.', not {name!r}"
+            f"a tool's name must be 1 to 64 letters, digits, '_', '-' or '.', got {name!r}"
         )
     if not isinstance(function.get("description", ""), str):
-        raise ValidationError(f"the description of tool {name!r} has to be a text")
+        raise ValidationError(
+            f"the description of tool {name!r} must be a string, "
+            f"got {type(function['description']).__name__}"
+        )
     given = function.get("parameters")
     parameters = dict(given) if isinstance(given, Mapping) else {"type": given or "object"}
     if parameters.setdefault("type", "object") != "object":
         raise ValidationError(
-            f"the parameters of tool {name!r} have to be a JSON schema of type 'object', "
-            f"not {parameters['type']!r}"
+            f"the parameters of tool {name!r} must be a JSON schema of type 'object', "
+            f"got {parameters['type']!r}"
         )
     parameters.setdefault("properties", {})
     try:
         json.dumps(parameters)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"the parameters of tool {name!r} are no JSON: {error}") from None
+        raise ValidationError(f"the parameters of tool {name!r} must be JSON: {error}") from None
     return {**tool, "function": {**function, "parameters": parameters}}
 
 

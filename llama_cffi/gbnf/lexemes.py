@@ -1,12 +1,13 @@
-"""Which parts of a grammar a lexer may read as one, so that it reads what the grammar says.
+"""Partition of a grammar into lexemes that a greedy lexer matches correctly.
 
-llguidance's lexer is greedy: of the lexemes that may stand at a place it goes on as long as one of
-them can, and the parser hears of those that end there. Lexemes of one character change nothing, as
-all end together, but longer ones are 50 times faster, as the lexer alone tries most of the
-vocabulary. So each part without recursion is a lexeme at first. Then all texts are read as the
-lexer would read them, in sets of places; a rule may return to wherever it is used, so these are
-more texts than the grammar has. Where a lexeme may end while another goes on with what may follow
-the first, the other is cut in front of that, until there is no such place.
+llguidance's lexer is greedy: it continues as long as any lexeme allowed at the current position
+can continue, and reports to the parser those that end there. Single-character lexemes are always
+correct, as all end together, but longer ones are 50 times faster, as the lexer alone rejects most
+of the vocabulary. So each part without recursion starts as one lexeme. Then all strings are
+traversed as the lexer would read them, as sets of positions; a rule may return to any of its uses,
+so this covers more strings than the grammar matches. Where one lexeme may end while another can
+continue with a character that may follow the first, the other is cut before that character. This
+repeats until there are no conflicts.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from .parser import Chars
 
 __all__ = ["cut"]
 
-_WORK = 1_000_000  # steps of all searches; a second or less
-# Of UTF-8: the last character with so many bytes, and what its first byte is made of.
+_WORK = 1_000_000  # steps of all searches together; takes a second or less
+# UTF-8 by length: the last code point, the shift and the marker bits of the first byte.
 _LENGTHS = [(0x7F, 0, 0), (0x7FF, 6, 0xC0), (0xFFFF, 12, 0xE0), (0x10FFFF, 18, 0xF0)]
-_TOKEN_BYTE = 0xFF  # in llguidance's texts it stands in front of a token's id
+_TOKEN_BYTE = 0xFF  # llguidance writes it before a token's id
 
 
 def cut(nodes: Mapping[int, Node], root: int) -> dict[int, Node]:
-    """Return *nodes* with all that is regular in lexemes.
+    """Return *nodes* with all regular parts wrapped in lexemes.
 
     Args:
         nodes: Expressions by rule.
-        root: The rule that texts follow.
+        root: Index of the root rule.
     """
     found = {index: _lexed(node) for index, node in nodes.items()}
     work = _WORK
@@ -62,7 +63,7 @@ def cut(nodes: Mapping[int, Node], root: int) -> dict[int, Node]:
 
 
 def _lexed(node: Node) -> Node:
-    """Put the largest parts without recursion in lexemes."""
+    """Wrap the largest parts without recursion in lexemes."""
     if isinstance(node, Seq) and not node.items:
         return node
     if is_regular(node):
@@ -80,7 +81,7 @@ def _lexed(node: Node) -> Node:
 
 
 def _split(node: Node, conflicts: Mapping[Lexeme, int]) -> Node:
-    """Cut lexemes in front of a part, or into their parts if it is the first."""
+    """Cut conflicting lexemes before the given part, or into their parts if it is the first."""
     if isinstance(node, Lexeme):
         if node not in conflicts:
             return node
@@ -92,20 +93,20 @@ def _split(node: Node, conflicts: Mapping[Lexeme, int]) -> Node:
 
 
 def _single(node: Node) -> Node:
-    """Make each character a lexeme."""
+    """Make each character a lexeme of its own."""
     return Lexeme(node) if isinstance(node, Chars) else replaced(node, map(_single, inner(node)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """A character of a lexeme, as an edge of a graph.
+class _Position:
+    """A position in a lexeme: one character class, as an edge between states.
 
     Attributes:
-        codes: Which characters, as bits of the `_Alphabet`.
-        first: Their first bytes, as bits.
-        after: The state behind it.
-        lexeme: The lexeme around it.
-        part: The part of the lexeme in which it is.
+        codes: The characters, as a bit set over the `_Alphabet`.
+        first: Their first bytes, as a bit set.
+        after: The state after the character.
+        lexeme: The lexeme that contains it.
+        part: Index of the lexeme's part that contains it.
     """
 
     codes: int
@@ -116,29 +117,31 @@ class _Place:
 
 
 class _Search:
-    """Reads all texts.
+    """Searches all strings, as the lexer reads them, for conflicts between lexemes.
 
     Args:
         nodes: Expressions by rule, with lexemes.
 
     Attributes:
-        conflicts: Lexemes to cut, and in front of which part.
-        work: Steps so far.
+        conflicts: Lexemes to cut, with the index of the part to cut before.
+        work: Number of steps so far.
     """
 
     def __init__(self, nodes: Mapping[int, Node]) -> None:
         self.conflicts: dict[Lexeme, int] = {}
         self.work = 0
-        # By state: states that follow without a character, the characters that may come, and the
-        # first states of the lexemes that may come.
+        # By state: epsilon transitions, the characters that may follow, and the start states of
+        # the lexemes that may follow.
         self._steps: list[list[int]] = []
-        self._places: list[list[_Place]] = []
+        self._positions: list[list[_Position]] = []
         self._starts: list[list[int]] = []
-        self._end: dict[Lexeme, int] = {}  # its last state
+        self._end: dict[Lexeme, int] = {}  # its final state
         self._behind: dict[Lexeme, int] = {}  # the state after it
         self._known_states: dict[int, frozenset[int]] = {}
-        self._known_places: dict[_Place, tuple[frozenset[_Place], bool]] = {}
-        self._known_behind: dict[frozenset[Lexeme], tuple[int, frozenset[frozenset[_Place]]]] = {}
+        self._known_positions: dict[_Position, tuple[frozenset[_Position], bool]] = {}
+        self._known_behind: dict[
+            frozenset[Lexeme], tuple[int, frozenset[frozenset[_Position]]]
+        ] = {}
         self._alphabet = _Alphabet(nodes.values())
         self._rules = {index: (self._state(), self._state()) for index in nodes}
         for index, node in nodes.items():
@@ -146,36 +149,38 @@ class _Search:
 
     def run(self, root: int, limit: int) -> None:
         """Find conflicts; give up after *limit* steps."""
-        todo = [*_texts(self._beginnings(self._rules[root][0]))]
+        todo = [*_by_character(self._beginnings(self._rules[root][0]))]
         seen = set(todo)
         while todo and self.work < limit:
-            places = todo.pop()
-            going = {inside for place in places for inside in self._inside(place)[0]}
-            ended = frozenset(place.lexeme for place in places if self._inside(place)[1])
-            first_bytes, texts = self._following(ended)
-            self.work += 1 + len(going) + len(texts)
-            wrong = [place for place in going if place.first & first_bytes]
-            for place in wrong:
-                part = self.conflicts.get(place.lexeme, place.part)
-                self.conflicts[place.lexeme] = min(part, place.part)
-            if not wrong:  # and so no character goes on and begins a lexeme
-                new = (texts | {*_texts(going)}) - seen
+            positions = todo.pop()
+            going = {inside for position in positions for inside in self._inside(position)[0]}
+            ended = frozenset(
+                position.lexeme for position in positions if self._inside(position)[1]
+            )
+            first_bytes, reachable = self._following(ended)
+            self.work += 1 + len(going) + len(reachable)
+            wrong = [position for position in going if position.first & first_bytes]
+            for position in wrong:
+                part = self.conflicts.get(position.lexeme, position.part)
+                self.conflicts[position.lexeme] = min(part, position.part)
+            if not wrong:  # so no character both continues a lexeme and begins another
+                new = (reachable | {*_by_character(going)}) - seen
                 seen |= new
                 todo += new
 
     def _state(self) -> int:
         self._steps.append([])
-        self._places.append([])
+        self._positions.append([])
         self._starts.append([])
         return len(self._steps) - 1
 
     def _connect(
         self, node: Node, before: int, after: int, lexeme: Lexeme | None = None, part: int = 0
     ) -> None:
-        """Put *node* between two states; what repeats may do so without a limit."""
+        """Connect two states by *node*; counted repetitions are treated as unbounded."""
         if isinstance(node, (Chars, Token)) and lexeme is not None:
             codes, first = self._alphabet.bits(node)
-            self._places[before].append(_Place(codes, first, after, lexeme, part))
+            self._positions[before].append(_Position(codes, first, after, lexeme, part))
         elif isinstance(node, (Lexeme, Token)):
             self._connect_lexeme(node if isinstance(node, Lexeme) else Lexeme(node), before, after)
         elif isinstance(node, Ref):
@@ -209,31 +214,33 @@ class _Search:
         if state in self._reach(start):
             self._steps[before].append(after)
 
-    def _inside(self, place: _Place) -> tuple[frozenset[_Place], bool]:
-        """Return what may follow in the lexeme, and whether it may end."""
-        if place not in self._known_places:
-            states = self._reach(place.after)
-            inside = frozenset(p for state in states for p in self._places[state])
-            self._known_places[place] = inside, self._end[place.lexeme] in states
-        return self._known_places[place]
+    def _inside(self, position: _Position) -> tuple[frozenset[_Position], bool]:
+        """Return the positions that may follow in the lexeme, and whether it may end."""
+        if position not in self._known_positions:
+            states = self._reach(position.after)
+            inside = frozenset(p for state in states for p in self._positions[state])
+            self._known_positions[position] = inside, self._end[position.lexeme] in states
+        return self._known_positions[position]
 
-    def _following(self, ended: frozenset[Lexeme]) -> tuple[int, frozenset[frozenset[_Place]]]:
-        """Return what may follow lexemes: the first bytes, and what each text comes to."""
+    def _following(self, ended: frozenset[Lexeme]) -> tuple[int, frozenset[frozenset[_Position]]]:
+        """Return the first bytes that may follow lexemes, and the sets of positions reached."""
         if ended not in self._known_behind:
-            places = {p for lexeme in ended for p in self._beginnings(self._behind[lexeme])}
-            self.work += len(places)
-            first_bytes = functools.reduce(operator.or_, (place.first for place in places), 0)
-            self._known_behind[ended] = first_bytes, frozenset(_texts(places))
+            positions = {p for lexeme in ended for p in self._beginnings(self._behind[lexeme])}
+            self.work += len(positions)
+            first_bytes = functools.reduce(
+                operator.or_, (position.first for position in positions), 0
+            )
+            self._known_behind[ended] = first_bytes, frozenset(_by_character(positions))
         return self._known_behind[ended]
 
-    def _beginnings(self, state: int) -> frozenset[_Place]:
-        """Return what lexemes may begin with behind *state*."""
+    def _beginnings(self, state: int) -> frozenset[_Position]:
+        """Return the first positions of the lexemes that may follow *state*."""
         starts = {start for s in self._reach(state) for start in self._starts[s]}
         states = {s for start in starts for s in self._reach(start)}
-        return frozenset(place for s in states for place in self._places[s])
+        return frozenset(position for s in states for position in self._positions[s])
 
     def _reach(self, state: int) -> frozenset[int]:
-        """Return the states that follow without a character."""
+        """Return the epsilon closure of *state*."""
         if state not in self._known_states:
             found, todo = {state}, [state]
             while todo:
@@ -246,7 +253,7 @@ class _Search:
 
 
 class _Alphabet:
-    """Characters as bits: one for those that no class tells apart, and one for each token."""
+    """Bit sets: one bit per class of equivalent characters, and one per token."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         bounds: set[int] = set()
@@ -264,7 +271,7 @@ class _Alphabet:
         self._known: dict[Chars, tuple[int, int]] = {}
 
     def bits(self, node: Chars | Token) -> tuple[int, int]:
-        """Return the characters and their first bytes."""
+        """Return the characters and their first bytes, each as a bit set."""
         if isinstance(node, Token):
             return self._tokens[node], 1 << _TOKEN_BYTE
         if node not in self._known:
@@ -276,12 +283,12 @@ class _Alphabet:
         return self._known[node]
 
 
-def _texts(places: Iterable[_Place]) -> Iterator[frozenset[_Place]]:
-    """Give the sets of places that one more character may come to."""
-    by_codes: dict[int, set[_Place]] = {}
-    for place in places:
-        by_codes.setdefault(place.codes, set()).add(place)
-    found: list[tuple[int, set[_Place]]] = []
+def _by_character(positions: Iterable[_Position]) -> Iterator[frozenset[_Position]]:
+    """Return the sets of positions that can be reached by the same character."""
+    by_codes: dict[int, set[_Position]] = {}
+    for position in positions:
+        by_codes.setdefault(position.codes, set()).add(position)
+    found: list[tuple[int, set[_Position]]] = []
     for codes, alike in by_codes.items():
         known, found = found, []
         for others, reached in known:

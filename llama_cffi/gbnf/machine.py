@@ -1,6 +1,6 @@
-"""The stacks of C's grammar engine, kept beside it: what C would do, and how big it would get.
+"""Model of the stacks of llama.cpp's grammar engine, to bound its cost in advance.
 
-C tries all ways to read the text at once, one stack for each, and has no bounds: a grammar such
+C follows all parses of the text in parallel, one stack for each, and has no bounds: a grammar such
 as `r ::= "-" r "a" | "-" r "b" | ""` doubles the stacks with every character. Stacks are shared
 here (each node knows its parent and its continuations), so a step costs a few look-ups.
 """
@@ -18,19 +18,20 @@ from .parser import Chars
 
 __all__ = ["MAX_DEPTH", "MAX_STACKS", "Machine", "State"]
 
-# For each stack C expands what follows, copies the stacks on the way, and compares them with each
-# other: with these limits a call stays below a second or two, usually far below a millisecond.
-MAX_STACKS = 500  # ways to read the text at once
-MAX_DEPTH = 1_000  # rules in rules
-_MAX_TOTAL = 30_000  # depths of all stacks together
-_MAX_VISITS = 2_000  # stacks on the way to the next characters; old builds recurse that deep
+# C expands each stack, copies the intermediate stacks, and compares them with each other: with
+# these limits a call takes less than a second or two, usually far less than a millisecond.
+MAX_STACKS = 500  # parallel parses of the text
+MAX_DEPTH = 1_000  # nested rules
+_MAX_TOTAL = 30_000  # sum of the depths of all stacks
+_MAX_VISITS = 2_000  # intermediate stacks before the next characters; old builds recurse that deep
 _SHOWN = 6
-# Of `explodes`: steps, ways, repetitions of a character, characters and states of other texts.
+# Limits of `explodes`: steps, parses, repetitions of a character; length and states of other
+# strings; characters and stacks tried.
 _WORK, _MANY_WAYS, _RUN, _ANY, _ANY_SEEN, _SOME = 6_000, 4_096, 64, 16, 64, 16
 
 
 class _Place:
-    """A place in a sequence: an item and the place after it."""
+    """A position in a sequence: an item and the position after it."""
 
     __slots__ = ("_known", "chars", "following", "rule")
 
@@ -41,7 +42,7 @@ class _Place:
         self._known: dict[int, bool] = {}
 
     def matches(self, c: int) -> bool:
-        """Whether the character here may be code point *c*."""
+        """Whether the item matches code point *c*."""
         known = self._known.get(c)
         if known is None:
             assert self.chars
@@ -50,14 +51,14 @@ class _Place:
         return known
 
     def may_become(self, low: int, high: int) -> bool:
-        """Whether C takes the beginning of a character from *low* to *high*."""
+        """Whether C accepts an incomplete character whose code point is in *low* to *high*."""
         assert self.chars
         meets = any(a <= high and low <= b for a, b in self.chars.ranges)
         return meets != self.chars.negated
 
 
 class _Stack:
-    """Places to go on at, the innermost first; the stack without a place is the end."""
+    """Positions to continue at, innermost first; the stack without a position is the end."""
 
     __slots__ = ("after", "depth", "parent", "place", "pushed")
 
@@ -68,7 +69,7 @@ class _Stack:
         self.after: tuple[_Stack, ...] | None = None
 
     def push(self, place: _Place | None) -> _Stack:
-        """Return this stack with *place* on top; the same object for the same place."""
+        """Return this stack with *place* on top; the same object for the same position."""
         if place is None:
             return self
         stack = self.pushed.get(place)
@@ -83,12 +84,12 @@ class _Stack:
 
 
 class State(NamedTuple):
-    """Where reading stands; immutable.
+    """Parser state; immutable.
 
     Attributes:
-        stacks: All ways to go on.
-        value: Bits of a character whose bytes have not all come.
-        missing: How many of its bytes are missing.
+        stacks: All ways to continue.
+        value: Bits so far of an incomplete UTF-8 character.
+        missing: Number of bytes that it lacks.
     """
 
     stacks: tuple[_Stack, ...]
@@ -97,13 +98,13 @@ class State(NamedTuple):
 
 
 class Machine:
-    """Reads bytes as C does.
+    """Parses bytes exactly as llama.cpp's grammar engine does.
 
     Args:
-        normal: The rules.
+        normal: The normalized grammar.
 
     Raises:
-        GenerationError: They begin in too many ways.
+        GenerationError: The grammar can begin in too many ways.
     """
 
     def __init__(self, normal: Normal) -> None:
@@ -120,23 +121,23 @@ class Machine:
         self.start = State(self._characters(self._end.push(_Place(0, None))))
 
     def explodes(self) -> bool:
-        """Whether C could hang on a token: some short text is read in very many ways.
+        """Whether C could hang on a token because a short string has very many parses.
 
-        C bounds nothing within a token, and follows each way on its own: on `("a"+)+` they double
-        with every character. From each rule's beginning this tries what long tokens are (one
-        character many times) and, greedily and with a budget, short texts of any kind.
+        C has no bounds within a token, and follows each parse separately: for `("a"+)+` they double
+        with every character. From the start of each rule this tries the form of long tokens (one
+        character repeated) and, greedily and within a budget, other short strings.
         """
         work = _WORK
         for rule in range(len(self._heads)):
             try:
                 start = self._characters(_Stack(None, None).push(_Place(rule, None)))
-                work = self._try_texts(dict.fromkeys(start, 1), work)
+                work = self._try_strings(dict.fromkeys(start, 1), work)
             except GenerationError:
                 return True
         return False
 
-    def _try_texts(self, start: dict[_Stack, int], work: int) -> int:
-        """Raise GenerationError for a text in very many ways; return what is left of *work*."""
+    def _try_strings(self, start: dict[_Stack, int], work: int) -> int:
+        """Raise GenerationError if a string has very many parses; return the *work* left."""
         for c in _typical(start):
             before: dict[_Stack, int] = {}
             ways = start
@@ -147,7 +148,7 @@ class Machine:
                 work -= 1 + len(ways) // 8
         todo, seen = [(0, 0, 0, start)], set()
         while todo and work > 0:
-            *_, length, ways = heapq.heappop(todo)  # the most ways first
+            *_, length, ways = heapq.heappop(todo)  # the most parses first
             for c in _typical(ways):
                 following = self._count(ways, c)
                 work -= 1 + len(following) // 8
@@ -161,7 +162,7 @@ class Machine:
         return work
 
     def _count(self, ways: dict[_Stack, int], c: int) -> dict[_Stack, int]:
-        """Return the stacks after *c* and in how many ways each is reached."""
+        """Return the stacks after *c* and the number of parses that reach each."""
         found: dict[_Stack, int] = {}
         for stack, n in ways.items():
             if stack.place is not None and stack.place.matches(c):
@@ -169,7 +170,9 @@ class Machine:
                     found[following] = found.get(following, 0) + n
         _check_size(found)
         if sum(found.values()) > _MANY_WAYS:
-            raise GenerationError("the grammar reads a short text in very many ways")
+            raise GenerationError(
+                f"the grammar parses a short string in more than {_MANY_WAYS} ways"
+            )
         return found
 
     def complete(self, state: State) -> bool:
@@ -181,10 +184,10 @@ class Machine:
         return state.stacks == (self._end,)
 
     def feed(self, state: State, piece: bytes) -> State | None:
-        """Return the state after *piece*, None when the grammar refuses it.
+        """Return the state after *piece*, or None if the grammar rejects it.
 
         Raises:
-            GenerationError: The text can be read in too many ways, or is nested too deeply.
+            GenerationError: The text has too many parses, or is nested too deeply.
         """
         stacks = state.stacks
         if not piece or not piece[0]:
@@ -199,7 +202,7 @@ class Machine:
         return State(stacks, value, missing)
 
     def fits(self, state: State) -> bool:
-        """Whether C can try tokens here: it expands all that may follow the next character."""
+        """Whether C can test tokens here, as it expands all continuations of the next character."""
         try:
             for stack in state.stacks:
                 self._after(stack)
@@ -208,7 +211,7 @@ class Machine:
         return True
 
     def describe(self, state: State) -> str:
-        """Say in GBNF what may come next."""
+        """Describe in GBNF which characters may come next."""
         ways = dict.fromkeys(
             spell(s.place.chars) if s.place and s.place.chars else "the end" for s in state.stacks
         )
@@ -235,7 +238,7 @@ class Machine:
         return stack.after
 
     def _characters(self, stack: _Stack) -> tuple[_Stack, ...]:
-        """Return the stacks with a character (or the end) on top that *stack* leads to."""
+        """Expand *stack* to the stacks with a character (or the end) on top."""
         todo, seen, found = [stack], {stack}, []
         while todo:
             top = todo.pop()
@@ -252,8 +255,8 @@ class Machine:
                     todo.append(following)
             if len(seen) > _MAX_VISITS:
                 raise GenerationError(
-                    f"the grammar can go on in more than {_MAX_VISITS} ways; let its alternatives "
-                    "differ in their first characters"
+                    f"the grammar can continue in more than {_MAX_VISITS} ways; make its "
+                    "alternatives differ in their first characters"
                 )
         _check_size(found)
         return tuple(found)
@@ -263,13 +266,13 @@ def _check_size(stacks: Collection[_Stack]) -> None:
     n = len(stacks)
     if n > MAX_STACKS or n * MAX_DEPTH > _MAX_TOTAL < sum(s.depth for s in stacks):
         raise GenerationError(
-            f"the grammar reads the text in {n} ways at once, which is too slow in llama.cpp; let "
-            "its alternatives differ in their first characters"
+            f"the grammar parses the text in {n} parallel ways, which is too slow in llama.cpp; "
+            "make its alternatives differ in their first characters"
         )
 
 
 def _typical(stacks: Iterable[_Stack]) -> list[int]:
-    """Return characters that show all overlaps between classes, most of the time."""
+    """Return characters that usually reveal all overlaps between classes."""
     found: dict[int, None] = {}
     for stack in itertools.islice(stacks, _SOME):
         if stack.place is not None and (chars := stack.place.chars):
@@ -281,7 +284,7 @@ def _typical(stacks: Iterable[_Stack]) -> list[int]:
 
 
 def _may_go_on(stacks: tuple[_Stack, ...], value: int, missing: int) -> bool:
-    """Whether C takes a piece that ends within a character."""
+    """Whether C accepts a piece that ends within a character."""
     if missing < 0 or (missing == 1 and value < 2):
         return False
     low = value << 6 * missing
@@ -292,11 +295,11 @@ def _may_go_on(stacks: tuple[_Stack, ...], value: int, missing: int) -> bool:
 
 
 def _decode(piece: bytes, value: int, missing: int) -> tuple[list[int], int, int]:
-    """Decode as C does, which checks only some of the bytes; a NUL ends the piece.
+    """Decode UTF-8 as C does, which validates only some of the bytes; a NUL ends the piece.
 
     Returns:
-        Code points, then the bits of a character that is not whole and its missing bytes; -1
-        when the bytes are refused.
+        The code points, the bits of a trailing incomplete character, and its number of missing
+        bytes; -1 missing bytes if the input is rejected.
     """
     piece = piece.partition(b"\0")[0]
     at, codes = 0, []

@@ -1,9 +1,10 @@
-"""Grammars as C survives them: plain rules in which nothing is empty twice or loops.
+"""Normalization of grammars to plain rules that llama.cpp's engine can handle safely.
 
-C's engine has no bounds of its own. It ends only if no rule reaches itself without a character
-(builds before 2026 overflow the stack on `("a"?)*`), and it expands every way to match nothing
-(those builds: 2^n for n optional parts in a row). So the rules are rewritten: a rule matches
-either no empty text, or the empty text in one way. What is left is counted and bounded.
+C's engine has no bounds of its own. It terminates only if no rule reaches itself without a
+character (builds before 2026 overflow the stack on `("a"?)*`), and it expands every derivation of
+the empty string (those builds: 2^n for n optional parts in a row). So the rules are rewritten: a
+rule either does not match the empty string, or derives it in exactly one way. The size of the
+result is bounded.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ __all__ = [
     "spell",
 ]
 
-MAX_ITEMS = 100_000  # characters and references in all rules together
+MAX_ITEMS = 100_000  # characters and references in all rules
 MAX_LEFT_DEPTH = 250  # rules that begin with one another; C recurses that deep
-MAX_BEGINNINGS = 2_000  # ways in which a rule can begin; C tries each
+MAX_BEGINNINGS = 2_000  # leading derivations of a rule; C tries each
 _ALL_BEGINNINGS = 1_000_000
 
 Sequence = tuple[Item, ...]
@@ -34,11 +35,11 @@ Sequence = tuple[Item, ...]
 
 @dataclass
 class PlainRule:
-    """Alternatives of sequences; at most one of them can match the empty text.
+    """Alternatives of sequences; at most one of them can match the empty string.
 
     Attributes:
-        source: The rule of the caller's grammar that it comes from.
-        nullable: Whether one alternative matches the empty text.
+        source: The rule of the caller's grammar that it stems from.
+        nullable: Whether one alternative matches the empty string.
     """
 
     source: Rule
@@ -48,12 +49,12 @@ class PlainRule:
 
 @dataclass(frozen=True)
 class Normal:
-    """Rules that C survives; the first is the root."""
+    """Rules that are safe for C; the first is the root."""
 
     rules: list[PlainRule]
 
     def text(self) -> str:
-        """Write the rules as GBNF that every build reads the same."""
+        """Return the rules as GBNF that every build parses identically."""
         lines = []
         for i, rule in enumerate(self.rules):
             ways = " | ".join(map(_write, rule.alternatives))
@@ -62,15 +63,16 @@ class Normal:
 
 
 def normalize(text: str, rules: list[Rule], root: int) -> Normal:
-    """Rewrite the rules that *root* reaches.
+    """Normalize the rules reachable from *root*.
 
     Args:
-        text: The grammar's text, for messages.
-        rules: As `parse` returns them.
-        root: Index of the first rule.
+        text: Source of the grammar, for error messages.
+        rules: The rules that `parse` returns.
+        root: Index of the root rule.
 
     Raises:
-        GrammarError: Left recursion, or more of something than C can take in reasonable time.
+        GrammarError: The grammar is left-recursive, or too large for C to process in reasonable
+            time.
     """
     lowering = _Lowering(text, rules)
     lowering.run(root)
@@ -79,7 +81,7 @@ def normalize(text: str, rules: list[Rule], root: int) -> Normal:
 
 
 class _Lowering:
-    """Makes plain rules, each on its first use."""
+    """Creates plain rules, each on its first use."""
 
     def __init__(self, text: str, rules: list[Rule]) -> None:
         self.text, self.rules = text, rules
@@ -91,10 +93,10 @@ class _Lowering:
         self._todo: list[tuple[int, int, bool]] = []
 
     def run(self, root: int) -> None:
-        """Make the rules that *root* needs."""
+        """Create the rules that *root* needs."""
         for index, rule in enumerate(self.rules):
             if index not in self._filled and index not in self._nullable:
-                what = f"left recursion: {rule.name} comes to no character"
+                what = f"left recursion: {rule.name} never reaches a character"
                 raise explain(self.text, rule.at, what)
         if root in self._filled:
             self._use(root, empty=root in self._nullable)
@@ -107,7 +109,7 @@ class _Lowering:
             self._set(target, ways, nullable=empty)
 
     def _use(self, index: int, *, empty: bool) -> int:
-        """Return the plain rule for rule *index*, with or without the empty text."""
+        """Return the plain rule for rule *index*, with or without the empty string."""
         key = index, empty
         if key not in self._known:
             self._known[key] = self._add(self.rules[index], [], nullable=empty)
@@ -115,11 +117,11 @@ class _Lowering:
         return self._known[key]
 
     def _full(self, item: Item) -> Item:
-        """Return an item that never matches the empty text."""
+        """Return an item that matches what *item* does except the empty string."""
         return item if isinstance(item, Chars) else self._use(item, empty=False)
 
     def _maybe(self, item: Item) -> Item:
-        """Return an item that matches what *item* does."""
+        """Return an item that matches exactly what *item* does."""
         if isinstance(item, Chars):
             return item
         return self._use(item, empty=item in self._nullable)
@@ -135,7 +137,7 @@ class _Lowering:
         return ways
 
     def _some_of(self, rule: Rule, items: list[Item]) -> list[Sequence]:
-        """Return the ways in which optional items in a row match at least one character."""
+        """Return alternatives for optional items in a row that match at least one character."""
         ways: list[Sequence] = [(self._full(items[-1]),)]
         rest = self._maybe(items[-1])
         for item in reversed(items[:-1]):
@@ -145,7 +147,7 @@ class _Lowering:
         return ways
 
     def _repeat(self, rule: Rule) -> list[Sequence]:
-        """Return the ways of a repetition; one that may be empty repeats items that are not."""
+        """Return the alternatives of a repetition; its items are made non-empty."""
         assert rule.repeat
         item, low, high = rule.repeat
         if not isinstance(item, Chars) and item in self._nullable:
@@ -168,9 +170,9 @@ class _Lowering:
         return len(self.plain) - 1
 
     def _set(self, target: int, ways: list[Sequence], *, nullable: bool) -> None:
-        """Give a rule its alternatives; those that begin alike share their beginning.
+        """Set the alternatives of a rule, factoring out common prefixes.
 
-        Without that C would follow each of them, and read everything behind as often.
+        Otherwise C would follow each alternative, and parse everything after it once for each.
         """
         todo = [(target, ways, nullable)]
         while todo:
@@ -197,8 +199,8 @@ class _Lowering:
                 raise explain(
                     self.text,
                     plain.source.at,
-                    f"the grammar comes to more than {MAX_ITEMS} characters and references here; "
-                    "lower the counts of repetitions",
+                    f"the grammar expands to more than {MAX_ITEMS} characters and references here; "
+                    "lower its repetition counts",
                 )
 
     def _is_optional(self, way: Sequence) -> bool:
@@ -206,7 +208,7 @@ class _Lowering:
 
 
 def _shared(group: list[Sequence]) -> int:
-    """Return how many items all sequences begin with."""
+    """Return the length of the longest common prefix of the sequences."""
     columns = enumerate(zip(*group, strict=False))
     return next((i for i, c in columns if len(set(c)) > 1), min(map(len, group)))
 
@@ -214,16 +216,19 @@ def _shared(group: list[Sequence]) -> int:
 def closure(rules: list[Rule], *, every: bool, counts: Callable[[Chars], bool]) -> set[int]:
     """Return the rules with a sequence in which *every* item counts, or in which any does.
 
-    A rule counts if it is among them. Linear: each sequence waits for its items, and a rule that
-    gets in tells those that wait.
+    A reference counts if its rule is in the result. Takes linear time: each sequence keeps the
+    number of its items that are still missing, and a rule that is added decrements it.
 
     Args:
-        rules: All of them.
-        every: Every item of a sequence has to count, so that an empty sequence does.
-        counts: Whether a character does.
+        rules: All rules of the grammar.
+        every: Whether every item of a sequence must count (an empty sequence then qualifies).
+        counts: Whether a character counts.
+
+    Returns:
+        Indices of the rules.
     """
     found: set[int] = set()
-    waiting: dict[int, list[list[int]]] = {}  # rule -> [rule that waits, items missing]
+    waiting: dict[int, list[list[int]]] = {}  # rule -> [dependent rule, items missing]
     todo = []
     for index, rule in enumerate(rules):
         sequences = [[rule.repeat[0]]] if rule.repeat else rule.alternatives
@@ -251,7 +256,7 @@ def closure(rules: list[Rule], *, every: bool, counts: Callable[[Chars], bool]) 
 
 
 def _check_left(text: str, rules: list[PlainRule]) -> None:
-    """Refuse rules that begin with themselves, too deeply, or in too many ways."""
+    """Reject left recursion, and rules that begin too deeply or in too many ways."""
     ways: dict[int, int] = {}  # rule -> ways to begin
     depth: dict[int, int] = {}
     for start in range(len(rules)):
@@ -276,14 +281,18 @@ def _check_left(text: str, rules: list[PlainRule]) -> None:
                 raise explain(
                     text,
                     rules[following].source.at,
-                    f"left recursion: {' -> '.join(names)} without a character between; put the "
-                    "rule's own name after something, or repeat with *",
+                    f"left recursion: {' -> '.join(names)} without a character in between; put "
+                    "something before the rule's own name, or repeat with *",
                 )
             else:
                 on_path[following] = None
                 path.append((following, iter(_left(rules, following))))
     if sum(ways.values()) > _ALL_BEGINNINGS:
-        raise explain(text, rules[0].source.at, "the rules can begin in too many ways together")
+        raise explain(
+            text,
+            rules[0].source.at,
+            f"all rules together can begin in more than {_ALL_BEGINNINGS} ways",
+        )
 
 
 def _check_counts(text: str, rule: PlainRule, ways: int, depth: int) -> None:
@@ -292,17 +301,17 @@ def _check_counts(text: str, rule: PlainRule, ways: int, depth: int) -> None:
         raise explain(
             text,
             at,
-            f"{name!r} can begin in {ways} ways, {MAX_BEGINNINGS} is the limit; alternatives must "
-            "not begin with the same rule again and again",
+            f"{name!r} can begin in {ways} ways, the limit is {MAX_BEGINNINGS}; avoid alternatives "
+            "that begin with the same rule",
         )
     if depth > MAX_LEFT_DEPTH:
         raise explain(
-            text, at, f"{depth} rules begin with one another here; {MAX_LEFT_DEPTH} is the limit"
+            text, at, f"{depth} rules begin with one another here; the limit is {MAX_LEFT_DEPTH}"
         )
 
 
 def _left(rules: list[PlainRule], index: int) -> list[int]:
-    """Return the rules that rule *index* may begin with, as often as they do."""
+    """Return the rules that rule *index* may begin with, once for each occurrence."""
     found = []
     for way in rules[index].alternatives:
         for item in way:
@@ -319,7 +328,7 @@ def _name(index: int) -> str:
 
 
 def spell(chars: Chars) -> str:
-    """Write one character or class; literals and classes have the same escapes."""
+    """Return a character or class as GBNF; literals and classes use the same escapes."""
     if not chars.ranges:
         return "."
     low, high = chars.ranges[0]
@@ -335,7 +344,7 @@ def _write(items: Sequence) -> str:
 
 
 def _escape(c: int) -> str:
-    """Spell a code point; most signs mean something, in a class or in a literal."""
+    """Escape a code point unless it is alphanumeric, as most punctuation has a meaning."""
     if chr(c).isascii() and chr(c).isalnum():
         return chr(c)
     return f"\\x{c:02X}" if c < 256 else f"\\u{c:04X}" if c < 65536 else f"\\U{c:08X}"

@@ -1,8 +1,8 @@
-"""GBNF, read in Python: llama.cpp's own parser recurses on its input and prints its errors.
+"""GBNF parser in Python: llama.cpp's own recurses on its input and prints its errors.
 
-The language is that of the newest builds, on every build (such as an escaped `-`),
-without references to tokens (`<[7]>`), which only those know. What is read here goes to C as
-plain rules (`gbnf.normal`), so that C's parser sees no text of the caller's.
+It accepts the syntax of the newest builds on every build (such as an escaped `-`), except token
+references (`<[7]>`), which older builds do not support. C receives the result as plain rules
+(`gbnf.normal`), so its parser never sees the caller's input.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..errors import GrammarError, ValidationError
 
 __all__ = ["MAX_GRAMMAR", "MAX_NESTING", "MAX_REPEAT", "Chars", "Item", "Rule", "explain", "parse"]
 
-MAX_GRAMMAR = 2**20  # characters of the text
-MAX_NESTING = 200  # parentheses in parentheses
+MAX_GRAMMAR = 2**20  # characters
+MAX_NESTING = 200  # nested parentheses
 MAX_REPEAT = 10_000  # the m and n of {m,n}
 _CONTEXT = 60  # characters of a line around an error
 _LAST_CHARACTER = 0x10FFFF
@@ -35,7 +35,7 @@ _TIMES = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 @dataclass(frozen=True)
 class Chars:
-    """One character out of the ranges (code points, inclusive), or out of all others."""
+    """Character class: inclusive ranges of code points, or all characters outside them."""
 
     ranges: tuple[tuple[int, int], ...]
     negated: bool = False
@@ -49,10 +49,10 @@ class Rule:
     """Alternatives of sequences, or one item repeated.
 
     Attributes:
-        name: As in the text; a group has the name of the rule around it.
-        at: Offset in the text.
-        alternatives: Of a rule that is no repetition.
-        repeat: Item, fewest times and most times (None = any number).
+        name: Name in the source; a group has the name of the enclosing rule.
+        at: Offset in the source, in characters.
+        alternatives: Sequences of items; not used by a repetition.
+        repeat: Item, minimum and maximum count (None: unbounded).
     """
 
     name: str
@@ -62,17 +62,24 @@ class Rule:
 
 
 def parse(text: str, root: str = "root") -> tuple[list[Rule], int]:
-    """Return the rules of a grammar and the index of the one named *root*.
+    """Parse a grammar.
+
+    Args:
+        text: GBNF source.
+        root: Name of the root rule.
+
+    Returns:
+        The rules and the index of the root rule.
 
     Raises:
-        GrammarError: With line, column, the line itself and what to do.
-        ValidationError: The text is no str.
+        GrammarError: The source is not valid GBNF; gives line, column, excerpt and remedy.
+        ValidationError: *text* or *root* is not a str.
     """
     if not isinstance(text, str) or not isinstance(root, str):
         wrong = text if not isinstance(text, str) else root
-        raise ValidationError(f"a grammar and its root are str, not {type(wrong).__name__}")
+        raise ValidationError(f"a grammar and its root must be str, got {type(wrong).__name__}")
     if len(text) > MAX_GRAMMAR:
-        raise GrammarError(f"the grammar has {len(text)} characters; {MAX_GRAMMAR} is the limit")
+        raise GrammarError(f"the grammar has {len(text)} characters; the limit is {MAX_GRAMMAR}")
     parser = _Parser(text)
     parser.run()
     index = parser.defined.get(root)
@@ -86,7 +93,7 @@ def parse(text: str, root: str = "root") -> tuple[list[Rule], int]:
 
 
 def explain(text: str, at: int, what: str) -> GrammarError:
-    """Build the error for offset *at*: line, column, the line, and a caret below it."""
+    """Return the error for offset *at*: line, column, excerpt, and a caret below it."""
     start = max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
     number = len(re.findall(r"\r\n|\r|\n", text[:start])) + 1
     line = re.match(r"[^\r\n]*", text[start:])
@@ -99,11 +106,11 @@ def explain(text: str, at: int, what: str) -> GrammarError:
 
 
 class _Open:
-    """A rule or group that is being read."""
+    """A rule or group that is being parsed."""
 
     def __init__(self, index: int, rule: Rule) -> None:
         self.index, self.rule = index, rule
-        self.last = 0  # where the item that a repetition applies to begins
+        self.last = 0  # start of the item that a repetition applies to
 
     @property
     def sequence(self) -> list[Item]:
@@ -124,12 +131,12 @@ class _Parser:
         self.rules: list[Rule] = []
         self.defined: dict[str, int] = {}
         self._singles: dict[int, Chars] = {}
-        self._referenced: dict[str, tuple[int, int]] = {}  # name -> (rule, where first)
+        self._referenced: dict[str, tuple[int, int]] = {}  # name -> (rule, first offset)
 
     def run(self) -> None:
-        """Read all rules."""
+        """Parse all rules."""
         if bad := re.search("[\0\ud800-\udfff]", self.text):
-            self._fail(f"{bad.group()!r} cannot stand in a grammar; write an escape", bad.start())
+            self._fail(f"{bad.group()!r} is not allowed in a grammar; write an escape", bad.start())
         self._skip(_BLANK_LINES)
         while self.at < len(self.text):
             self._rule()
@@ -137,14 +144,14 @@ class _Parser:
             if name not in self.defined:
                 close = difflib.get_close_matches(name, self.defined, 1)
                 hint = f"did you mean {close[0]!r}?" if close else f"add `{name} ::= ...`"
-                self._fail(f"there is no rule {name!r}; {hint}", where)
+                self._fail(f"rule {name!r} is not defined; {hint}", where)
 
     def _rule(self) -> None:
         start, name = self.at, self._name("the name of a rule (letters, digits, -)")
         if name in self.defined:
             first = self.rules[self.defined[name]].at
             line = len(re.findall(r"\r\n|\r|\n", self.text[:first])) + 1
-            self._fail(f"a second rule {name!r} (the first is on line {line}); rename one", start)
+            self._fail(f"rule {name!r} is already defined on line {line}; rename one", start)
         index = self.defined[name] = self._index(name, start)
         self.rules[index].at = start
         self._skip(_BLANK)
@@ -161,16 +168,16 @@ class _Parser:
         c = self.text[self.at]
         if c in "<!":
             self._fail(
-                "references to tokens are for some builds only; write the token's text as a "
+                "token references are not supported on all builds; write the token's text as a "
                 'literal: "<think>"'
             )
         if c == "_":
-            self._fail("`_` cannot stand in a name; use `-`")
+            self._fail("`_` is not allowed in a name; use `-`")
         if c not in "\r\n":
-            self._fail(f"unexpected {c!r}; literals stand in double quotes, a rule ends its line")
+            self._fail(f"unexpected {c!r}; literals need double quotes, and each rule its own line")
 
     def _body(self, index: int) -> None:
-        """Read alternatives, groups in groups on an explicit stack."""
+        """Parse alternatives, with nested groups on an explicit stack."""
         stack = [_Open(index, self.rules[index])]
         while self.at < len(self.text):
             top, start, c = stack[-1], self.at, self.text[self.at]
@@ -183,7 +190,9 @@ class _Parser:
                 top.add([Chars((), negated=True)])
             elif c == "(":
                 if len(stack) > MAX_NESTING:
-                    self._fail(f"more than {MAX_NESTING} parentheses in each other; name a part")
+                    self._fail(
+                        f"more than {MAX_NESTING} nested parentheses; move a part to its own rule"
+                    )
                 self.at += 1
                 inner = self._new(Rule(top.rule.name, start))
                 stack.append(_Open(inner, self.rules[inner]))
@@ -204,7 +213,9 @@ class _Parser:
                 if _HEAD.match(self.text, self.at):
                     if len(stack) > 1:
                         self._fail("this `(` is not closed; add `)`", stack[-1].rule.at)
-                    self._fail("a rule begins on its own line, and no line before ends with `|`")
+                    self._fail(
+                        "a rule must begin on its own line, after a line that does not end with `|`"
+                    )
                 self.at = name.end()
                 top.add([self._index(name.group(), start)])
             else:
@@ -216,11 +227,11 @@ class _Parser:
     def _repeat(self, top: _Open, low: int, high: int | None, where: int) -> None:
         items = top.sequence[top.last :]
         if not items:
-            self._fail("there is nothing before this to repeat", where)
+            self._fail("nothing before this to repeat", where)
         if high is not None and high < low:
-            self._fail(f"at most {high} is less than at least {low}", where)
+            self._fail(f"the maximum {high} is less than the minimum {low}", where)
         if max(low, high or 0) > MAX_REPEAT:
-            self._fail(f"at most {MAX_REPEAT} repetitions can be counted; use * or +", where)
+            self._fail(f"repetition counts are limited to {MAX_REPEAT}; use * or +", where)
         item = items[0]
         if len(items) > 1:
             item = self._new(Rule(top.rule.name, where, [items]))
@@ -234,10 +245,10 @@ class _Parser:
             return _TIMES[c]
         counts = _COUNTS.match(self.text, self.at)
         if counts is None:
-            self._fail("repetitions are {3}, {3,} or {3,5}")
+            self._fail("a repetition must be {3}, {3,} or {3,5}")
         low, comma, high = counts.groups()
         if max(len(low), len(high or "")) > len(str(MAX_REPEAT)):
-            self._fail(f"at most {MAX_REPEAT} repetitions can be counted; use * or +")
+            self._fail(f"repetition counts are limited to {MAX_REPEAT}; use * or +")
         self.at = counts.end()
         if comma is None:
             return int(low), int(low)
@@ -250,7 +261,9 @@ class _Parser:
         while self.text[self.at : self.at + 1] != '"':
             c = self._character(start, "string")
             if 0xD800 <= c < 0xE000:
-                self._fail(f"U+{c:04X} is half a character; write \\U0001F600 for one beyond FFFF")
+                self._fail(
+                    f"U+{c:04X} is a surrogate; write \\U0001F600 for a character above U+FFFF"
+                )
             items.append(self._singles.setdefault(c, Chars(((c, c),))))
         self.at += 1
         return items
@@ -268,15 +281,15 @@ class _Parser:
                 self.at += 1
                 high = self._character(start, "class")
             if high < low:
-                self._fail("this range is the wrong way round", where)
+                self._fail("this range is reversed", where)
             ranges.append((low, high))
         if not ranges:
-            self._fail("this class has no characters; a `]` in it is written \\]", start)
+            self._fail("this class is empty; write a literal `]` as \\]", start)
         self.at += 1
         return Chars(tuple(ranges), negated)
 
     def _character(self, start: int, kind: str) -> int:
-        """Read one character or escape of a literal or class that began at *start*."""
+        """Parse one character or escape of a literal or class that began at *start*."""
         if self.at >= len(self.text):
             end = '"' if kind == "string" else "]"
             self._fail(f"this {kind} is not closed; add `{end}`", start)
@@ -295,19 +308,23 @@ class _Parser:
             self.at += length
             value = int(digits.group(), 16)
             if value > _LAST_CHARACTER:
-                self._fail(f"U+{value:X} is beyond U+10FFFF", where)
+                self._fail(f"U+{value:X} is above U+10FFFF", where)
             return value
         if escape not in _ESCAPES:
             known = r"\n \r \t \\ \" \[ \] \- \x41 \u00e9 \U0001F600"
-            self._fail(f"unknown escape \\{escape}; there are {known}", where)
+            self._fail(f"unknown escape \\{escape}; the escapes are {known}", where)
         return _ESCAPES[escape]
 
     def _name(self, wanted: str) -> str:
         name = _NAME.match(self.text, self.at)
         if name is None:
             c = self.text[self.at]
-            hint = "; end the line before with it, or put the rule in ( )" if c == "|" else ""
-            self._fail(f"{wanted} is expected here, not {c!r}{hint}")
+            hint = (
+                "; move it to the end of the line before, or put the rule in ( )"
+                if c == "|"
+                else ""
+            )
+            self._fail(f"expected {wanted}, got {c!r}{hint}")
         self.at = name.end()
         return name.group()
 

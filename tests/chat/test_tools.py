@@ -148,10 +148,13 @@ def test_dicts_are_completed_and_left_alone() -> None:
     ("tools", "says"),
     [
         ({"type": "function"}, "list"),
-        (["x"], "not 'x'"),
+        (["x"], "got 'x'"),
         ([{"name": "f"}], "name"),
         ([{"type": "function", "function": {"name": "a b"}}], "a b"),
-        ([{"type": "function", "function": {"name": "f", "description": 1}}], "description"),
+        (
+            [{"type": "function", "function": {"name": "f", "description": 1}}],
+            "description.*got int",
+        ),
         ([{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}], "arr"),
         ([{"type": "function", "function": {"name": "f", "parameters": {"x": {1}}}}], "JSON"),
         ([{"type": "function", "function": {"name": "f", "parameters": 3}}], "object"),

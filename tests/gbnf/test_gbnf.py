@@ -17,7 +17,7 @@ from llama_cffi.gbnf.machine import MAX_DEPTH, Machine
 from llama_cffi.gbnf.normal import MAX_ITEMS, Normal, normalize
 from llama_cffi.gbnf.parser import MAX_GRAMMAR, MAX_NESTING, parse
 
-# A random grammar as Python values, how it is written, and a simple matcher of it.
+# Random grammars as Python values, their GBNF, and a simple reference matcher.
 
 Node = tuple[Any, ...]  # ("lit", text) ("class", ranges, negated) ("alt", [[Node]]) ("rep", ...)
 ALPHABET = 'ab"é\n𝄞'
@@ -98,7 +98,7 @@ def write_grammar(grammar: list[Node], rng: random.Random) -> str:
 
 
 class Reference:
-    """Where in a text a node can end: sets of offsets, nothing clever."""
+    """Naive matcher: the set of offsets at which a node can end."""
 
     def __init__(self, grammar: list[Node], text: str) -> None:
         self.grammar, self.text = grammar, text
@@ -133,7 +133,7 @@ class Reference:
         return starts
 
 
-def random_texts(grammar: list[Node], rng: random.Random, n: int) -> Iterator[tuple[str, bool]]:
+def random_strings(grammar: list[Node], rng: random.Random, n: int) -> Iterator[tuple[str, bool]]:
     for _ in range(n):
         text = "".join(rng.choices(ALPHABET, k=rng.randint(0, 6)))
         yield text, Reference(grammar, text).matches()
@@ -144,7 +144,7 @@ def machine_of(text: str, root: str = "root") -> Machine:
 
 
 def empty_ways_agree(normal: Normal) -> bool:
-    """Whether each rule matches the empty text in one way, or not at all."""
+    """Whether each rule matches the empty string in one way, or not at all."""
     for rule in normal.rules:
         empty = [
             way
@@ -173,15 +173,15 @@ def reads(text: str, *inputs: str) -> list[bool]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_machine_is_the_reference(rng: random.Random) -> None:
+def test_machine_matches_the_reference(rng: random.Random) -> None:
     grammar = random_grammar(rng)
     text = write_grammar(grammar, rng)
     normal = normalize(text, *parse(text))
     assert empty_ways_agree(normal), text
     machine = Machine(normal)
-    for line, expected in random_texts(grammar, rng, 10):
+    for line, expected in random_strings(grammar, rng, 10):
         assert accepts(machine, line) is expected, (text, line)
-    # A piece at a time is the same as a byte at a time.
+    # Feeding a whole piece gives the same result as single bytes.
     line = "".join(rng.choices(ALPHABET, k=4))
     state = machine.feed(machine.start, line.encode())
     assert (state is not None and machine.complete(state)) is accepts(machine, line)
@@ -189,7 +189,7 @@ def test_machine_is_the_reference(rng: random.Random) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet='root:= "[]()^-|*+?{},.0123ab\\xuU\n\r\t#<>!_é\0\ud800'), st.booleans())
-def test_any_text_is_read_or_refused(text: str, as_rule: bool) -> None:
+def test_any_string_is_parsed_or_rejected(text: str, as_rule: bool) -> None:
     if as_rule:
         text = "root ::= " + text
     try:
@@ -233,21 +233,21 @@ SILENT = """
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
-def test_c_takes_every_grammar_silently_and_agrees(
+def test_c_accepts_every_grammar_silently_and_agrees(
     child: Child, tiny_model: Path, tmp_path: Path, build: str
 ) -> None:
     rng = random.Random(build)
     cases = []
     for _ in range(150):
         grammar = random_grammar(rng)
-        cases.append((write_grammar(grammar, rng), list(random_texts(grammar, rng, 4))))
+        cases.append((write_grammar(grammar, rng), list(random_strings(grammar, rng, 4))))
     for text in ('root ::= "\\x00"', 'root ::= [^\\x00-\\x1F"-\\[\\]]', "root ::= .{0,10000}"):
         cases.append((text, []))
     path = tmp_path / "cases.json"
     path.write_text(json.dumps(cases), encoding="utf-8")
     result = child(SILENT, tiny_model, path, LLAMA_CFFI_BUILD=build)
     assert (result.stderr, result.returncode) == ("", 0)
-    assert int(result.stdout) > 450, "too many random grammars are not for C"
+    assert int(result.stdout) > 450, "too few random grammars were checked by C"
 
 
 def test_syntax() -> None:
@@ -267,12 +267,12 @@ def test_syntax() -> None:
     "text",
     ['root ::= ("a"?)*', 'root ::= (("a" | "b"?)* "a"?)+', 'root ::= x* "a"\nx ::= "a"? "b"?'],
 )
-def test_repeating_what_may_be_empty(text: str) -> None:
-    """Old builds overflow their stack on these."""
+def test_repetition_of_nullable_items(text: str) -> None:
+    """Old builds overflow their stack on these grammars."""
     assert reads(text, "aba", "aaa")[1]
 
 
-def test_beginnings_are_shared() -> None:
+def test_common_prefixes_are_shared() -> None:
     words = " | ".join(f'"{i * 7919}"' for i in range(1, 3000))
     machine = machine_of(f"root ::= {words}")
     assert len(machine.start.stacks) < 10
@@ -294,36 +294,36 @@ def test_beginnings_are_shared() -> None:
         ("root ::= [a", "1:10", "not closed; add `]`"),
         ('root ::= ("a"\nx ::= "b"', "1:10", "not closed"),
         ('root ::= "a")', "1:13", "unexpected"),
-        ("root ::= []", "1:10", "no characters"),
-        ("root ::= [z-a]", "1:11", "wrong way round"),
+        ("root ::= []", "1:10", "class is empty"),
+        ("root ::= [z-a]", "1:11", "range is reversed"),
         ('root ::= "\\d"', "1:11", "unknown escape"),
         ('root ::= "\\x4"', "1:11", "2 hexadecimal digits"),
-        ('root ::= "\\U00110000"', "1:11", "beyond"),
-        ('root ::= "\\ud83d\\ude00"', "1:17", "half a character"),
+        ('root ::= "\\U00110000"', "1:11", "above U+10FFFF"),
+        ('root ::= "\\ud83d\\ude00"', "1:17", "is a surrogate"),
         ("root ::= 'a'", "1:10", "double quotes"),
         ('root = "a"', "1:6", "::="),
-        ('root ::= "a"\n  | "b"', "2:3", "end the line before"),
+        ('root ::= "a"\n  | "b"', "2:3", "end of the line before"),
         ('root ::= "a" x ::= "b"', "1:14", "its own line"),
         ("root ::= itme\nitem ::= [a]", "1:10", "did you mean 'item'"),
         ("root ::= my_item", "1:12", "`_`"),
         ('root ::= "a"\r\nroot ::= "b"', "2:1", "line 1"),
         ("root ::= *", "1:10", "nothing before"),
         ('root ::= ""*', "1:12", "nothing before"),
-        ('root ::= "a"{3,1}', "1:13", "less than"),
+        ('root ::= "a"{3,1}', "1:13", "less than the minimum"),
         ('root ::= "a"{x}', "1:13", "{3,5}"),
         ('root ::= "a"{0,100000}', "1:13", "10000"),
         ('root ::= "a"{10001}', "1:13", "10000"),
         ('root ::= "a"{٣}', "1:13", "{3,5}"),
-        ("root ::= <[7]>", "1:10", "tokens"),
-        ("root ::= !<think>", "1:10", "tokens"),
+        ("root ::= <[7]>", "1:10", "token references"),
+        ("root ::= !<think>", "1:10", "token references"),
         ('root ::= root "a" | "b"', "1:1", "left recursion: root -> root"),
         ('root ::= a\na ::= "x"? b "y"\nb ::= a', "2:1", "left recursion: a -> b -> a"),
         ('root ::= n root "a" | "b"\nn ::= m\nm ::= "c"*', "1:1", "left recursion"),
-        ('root ::= "a\0"', "1:12", "cannot stand"),
-        ('root ::= "\ud800"', "1:11", "cannot stand"),
+        ('root ::= "a\0"', "1:12", "not allowed in a grammar"),
+        ('root ::= "\ud800"', "1:11", "not allowed in a grammar"),
         ("root ::= root", "1:1", "left recursion"),
         ('root ::= "a" | x\nx ::= y\ny ::= x', "2:1", "left recursion"),
-        ("root ::= " + "(" * 60_000, "1:210", f"{MAX_NESTING} parentheses"),
+        ("root ::= " + "(" * 60_000, "1:210", f"{MAX_NESTING} nested parentheses"),
         ("root ::= " + '"a"' + "*" * 5000, None, "begin with one another"),
         ("root ::= [a]{10000}{10000} " * 4, None, "::="),
         ("root ::= " + "[a]{10000} " * 11, None, f"{MAX_ITEMS}"),
@@ -331,7 +331,7 @@ def test_beginnings_are_shared() -> None:
         (" " * (MAX_GRAMMAR + 1), None, f"{MAX_GRAMMAR}"),
     ],
 )
-def test_refused(text: str, where: str | None, what: str) -> None:
+def test_invalid_grammars(text: str, where: str | None, what: str) -> None:
     with pytest.raises(GrammarError) as caught:
         normalize(text, *parse(text))
     message = str(caught.value)
@@ -347,15 +347,15 @@ def test_refused(text: str, where: str | None, what: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 7, b'root ::= "a"', ["root"]])
-def test_no_text(text: Any) -> None:
+def test_grammar_must_be_str(text: Any) -> None:
     with pytest.raises(ValidationError, match="str"):
         parse(text)
     with pytest.raises(ValidationError, match="str"):
         parse('root ::= "a"', text)
 
 
-def test_too_many_ways_to_begin() -> None:
-    """C's check for left recursion takes 2^60 steps on these, which are not alike in front."""
+def test_too_many_leading_derivations() -> None:
+    """C's left recursion check takes 2^60 steps here, as no prefixes can be shared."""
     rules = "".join(f'r{i} ::= r{i + 1} "x" | "y"? r{i + 1}\n' for i in range(60))
     text = f"root ::= r0\n{rules}r60 ::= [a]"
     with pytest.raises(GrammarError, match="can begin in"):
@@ -371,7 +371,7 @@ def test_too_many_ways_to_begin() -> None:
         '("a" | [ab] | "aa" | "ab"? "a")* "\\n"',
     ],
 )
-def test_growth_is_found(rules: str) -> None:
+def test_exponential_growth_is_detected(rules: str) -> None:
     assert machine_of(f"root ::= {rules}").explodes()
 
 
@@ -385,13 +385,13 @@ def test_growth_is_found(rules: str) -> None:
         '[a-z]{0,500} "."{3}',
     ],
 )
-def test_usual_grammars_do_not_grow(rules: str) -> None:
+def test_ordinary_grammars_do_not_grow(rules: str) -> None:
     assert not machine_of(f"root ::= {rules}").explodes()
 
 
-def test_ways_are_bounded() -> None:
+def test_parallel_parses_are_bounded() -> None:
     machine = machine_of('root ::= "-" root "b" | [-+] root "c" | "d"')
-    with pytest.raises(GenerationError, match="ways at once"):
+    with pytest.raises(GenerationError, match="parallel ways"):
         accepts(machine, "-" * 50)
 
 
@@ -400,11 +400,11 @@ def test_depth_is_bounded() -> None:
     assert accepts(machine, "(" * 900 + "a" + ")" * 900)
     with pytest.raises(GenerationError, match="deep"):
         accepts(machine, "(" * (MAX_DEPTH + 1))
-    # A list that continues at its end is not deep.
+    # Right recursion does not add depth.
     assert accepts(machine_of('root ::= "a" root?'), "a" * 3 * MAX_DEPTH)
 
 
-def test_what_may_come() -> None:
+def test_description_of_next_characters() -> None:
     machine = machine_of('root ::= "a" [0-9]? | . "\\n"')
     assert machine.describe(machine.start) in ('"a", .', '., "a"')
     state = machine.feed(machine.start, b"a")

@@ -34,7 +34,7 @@ def lexemes_of(grammar: str) -> int:
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_llguidance_takes_what_c_takes(model: Model, name: str) -> None:
+def test_llguidance_agrees_with_c(model: Model, name: str) -> None:
     judges = Judges(model, GRAMMARS[name])
     verdicts = [judges.verdicts(text) for text in TEXTS[name]]
     assert [(mine, text) for (mine, _), text in zip(verdicts, TEXTS[name], strict=True)] == [
@@ -44,24 +44,24 @@ def test_llguidance_takes_what_c_takes(model: Model, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
-def test_so_it_does_with_a_lexeme_for_each_character(
+def test_llguidance_agrees_with_single_character_lexemes(
     model: Model, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way for grammars in which it would take too long to find larger ones."""
+    """The fallback for grammars in which finding longer lexemes would take too long."""
     monkeypatch.setattr(lexemes, "_WORK", 0)
-    # A grammar of its own: those of equal texts are compiled once for a model.
+    # A distinct source: equal ones are compiled only once per model.
     judges = Judges(model, f"{GRAMMARS[name]}\n# single")
     for text in TEXTS[name]:
         mine, other = judges.verdicts(text)
         assert mine == other, text
 
 
-# llama.cpp's engine refuses tokens that it would read in too many ways.
+# llama.cpp's engine rejects tokens that it would parse in too many ways.
 @pytest.mark.parametrize("name", sorted(GRAMMARS.keys() - {"begins alike"}))
-def test_masks_are_c_s(model: Model, name: str) -> None:
-    """But for control tokens, and bytes within characters, which C takes where none can follow.
+def test_masks_equal_those_of_c(model: Model, name: str) -> None:
+    """Except control tokens, and partial characters, which C accepts where none can follow.
 
-    Where a text is forced, only the model's own tokens for it are left.
+    Where the continuation is forced, only the model's own tokenization of it is allowed.
     """
     native = Grammar(model, GRAMMARS[name])
     matcher = Matcher(model, LlamaGrammar.from_string(GRAMMARS[name]))
@@ -95,24 +95,24 @@ def is_text(piece: bytes) -> bool:
 @pytest.mark.parametrize(
     ("grammar", "n"),
     [
-        ('root ::= [a-z]+ (", " [a-z]+)* "."', 1),  # nothing but a lexeme
+        ('root ::= [a-z]+ (", " [a-z]+)* "."', 1),  # a single lexeme
         ('root ::= "(" root ")" | [a-z]+', 3),
-        ('root ::= "(" root ")" [a-z]+ | [a-z]+', 3),  # none goes on with what follows
+        ('root ::= "(" root ")" [a-z]+ | [a-z]+', 3),  # no lexeme continues with what follows
         ('root ::= "(" root ")" | [a-z]+ root?', 3),  # a letter ends one and begins another
         ('root ::= "<" root ">" | "<<" root ">>" | "a"', 3),
     ],
 )
-def test_lexemes_are_as_long_as_they_may_be(grammar: str, n: int) -> None:
+def test_lexemes_are_maximal(grammar: str, n: int) -> None:
     assert lexemes_of(grammar) == n
 
 
 def test_a_lexeme_is_cut_where_another_ends() -> None:
-    # `[é]+` may end before è, whose first byte it would take for an é.
+    # `[é]+` may end before è, whose first byte is the same as that of é.
     assert "(?:\\x{e9})+" not in to_lark('root ::= "." | [é]+ x\nx ::= "è" root "!"')
     assert "(?:\\x{e9})+" in to_lark('root ::= "." | [é]+ x\nx ::= "—" root "!"')
 
 
-def test_lists_that_end_with_themselves_may_be_long(model: Model) -> None:
+def test_right_recursive_lists_may_be_long(model: Model) -> None:
     """An Earley parser keeps an item for each step of a right recursion."""
     for grammar in (
         'root ::= "a" root | "b" x\nx ::= "(" root ")" | ""',
@@ -149,16 +149,16 @@ def test_large_grammars_are_compiled_in_time(model: Model, grammar: str) -> None
     assert time.process_time() - start < 20
 
 
-# What C's engine does otherwise
+# Differences from C's engine
 
 
-def test_what_never_ends_is_refused() -> None:
+def test_grammars_without_finite_strings_are_rejected() -> None:
     for grammar in ('root ::= "a" root', 'root ::= "a" "\\x00"', "root ::= [\\uD800-\\uDFFF]"):
         with pytest.raises(GrammarError, match="line 1:1: no finite string matches 'root'"):
             LlamaGrammar.from_string(grammar)
 
 
-def test_dead_ends_are_seen_before(model: Model) -> None:
+def test_dead_ends_are_avoided(model: Model) -> None:
     grammar = (
         'root ::= "a" ("\\x00" | [\\uD800-\\uDFFF] "b" | root never)? | "c"\nnever ::= "\\x00"'
     )
@@ -171,7 +171,7 @@ def test_dead_ends_are_seen_before(model: Model) -> None:
     assert not matcher.allows(c)
 
 
-def test_control_tokens_are_their_literals(tmp_path: Path) -> None:
+def test_literals_match_control_tokens(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tool.gguf", control=["<tool>", "</tool>"])
     with Model(path, vocab_only=True) as model:
         grammar = LlamaGrammar.from_string('root ::= "a<tool>" [^<]+ "</tool>"?')
@@ -183,7 +183,7 @@ def test_control_tokens_are_their_literals(tmp_path: Path) -> None:
             for token in [*model.vocab.tokenize("a"), *before]:
                 assert constraint.allows(token)
                 constraint.accept(token)
-            assert not constraint.allows(start[0])  # no text
+            assert not constraint.allows(start[0])  # a control token does not match [^<]+
             assert not constraint.allows(end[0])
             constraint.accept(model.vocab.tokenize("x")[0])
             assert constraint.allows(end[0])

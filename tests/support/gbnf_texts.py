@@ -1,4 +1,4 @@
-"""Texts that a grammar takes, nearly takes, and does not, judged by C's engine and llguidance."""
+"""Strings in, near and outside a grammar's language, judged by C's engine and llguidance."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from llama_cffi.llama_cpp.llama_grammar import JSON_ARR_GBNF, JSON_GBNF
 
 from .tiny_gguf import byte_alphabet, write_tiny
 
-LONGEST = 300  # characters of a text
-DEEPEST = 12  # rules in rules, before a member takes the shortest way to its end
+LONGEST = 300  # characters of a string
+DEEPEST = 12  # nested rules, after which a sentence takes the shortest derivation
 
 JSON = r"""
 root    ::= object
@@ -33,7 +33,7 @@ number  ::= "-"? ("0" | [1-9] [0-9]{0,3}) ("." [0-9]{1,3})?  # no exponent
 space   ::= " "?
 """
 
-#: Grammars of which each has something that is easily read otherwise.
+#: Grammars that each have a feature that is easy to get wrong.
 GRAMMARS = {
     "list": 'root ::= "[" item ("," item)* "]"\nitem ::= [a-c]+ | "(" item ")"',
     "one more": 'root ::= "(" root ")" | [a-z]* "z" [a-z]',
@@ -60,13 +60,13 @@ GRAMMARS = {
 }
 
 
-class Members:
-    """Writes texts that rules take.
+class Sentences:
+    """Generates random sentences of a grammar.
 
     Args:
-        rules: As `parse` returns them.
-        root: Index of the first rule.
-        rng: What to choose by.
+        rules: The rules that `parse` returns.
+        root: Index of the root rule.
+        rng: Source of randomness.
     """
 
     def __init__(self, rules: list[Rule], root: int, rng: random.Random) -> None:
@@ -79,7 +79,7 @@ class Members:
                 self._heights[index] = 1 + min(map(self._height, self._ways(index, 0)), default=0)
 
     def text(self) -> str:
-        """Return one, which may have been cut off."""
+        """Return a sentence, which may be truncated."""
         found: list[str] = []
         todo: list[tuple[Item, int]] = [(self._root, 0)]
         while todo and len(found) < LONGEST:
@@ -125,9 +125,9 @@ def _possible(chars: Chars) -> bool:
 
 
 def texts(grammar: str, n: int, rng: random.Random) -> Iterator[str]:
-    """Give *n* texts: members, members with mistakes, and the grammar's characters at random."""
-    members = Members(*parse(grammar), rng)
-    known = [members.text() for _ in range(n // 2)]
+    """Yield *n* strings: sentences, sentences with errors, and random characters of the grammar."""
+    sentences = Sentences(*parse(grammar), rng)
+    known = [sentences.text() for _ in range(n // 2)]
     yield from known
     alphabet = sorted({*"".join(known), "a", " "})
     for _ in range(n // 4):
@@ -141,9 +141,9 @@ def texts(grammar: str, n: int, rng: random.Random) -> Iterator[str]:
 
 
 def write_vocabulary(path: Path, known: Iterable[str], rng: random.Random) -> Path:
-    """Write a model whose tokens are bytes, the characters of texts, and some of their words.
+    """Write a model whose tokens are bytes, and characters and substrings of *known*.
 
-    Whole characters, as C's engine refuses the first byte of some that `[^...]` takes.
+    Whole characters, as C's engine rejects the first byte of some that `[^...]` accepts.
     """
     lines = [line for line in known if line]
     words = {character for line in lines for character in line if not character.isascii()}
@@ -162,11 +162,11 @@ def write_vocabulary(path: Path, known: Iterable[str], rng: random.Random) -> Pa
 
 
 class Judges:
-    """C's engine and llguidance, asked about the same texts.
+    """C's engine and llguidance, applied to the same strings.
 
     Args:
-        model: Whose tokens they see.
-        grammar: GBNF.
+        model: The model whose tokens they use.
+        grammar: GBNF source.
     """
 
     def __init__(self, model: Model, grammar: str) -> None:
@@ -175,15 +175,15 @@ class Judges:
         self._spell = Tokens.of(model).spell
 
     def verdicts(self, text: str) -> tuple[str, str]:
-        """Return what each says of *text*: `yes`, `unfinished`, or which token it refuses.
+        """Return both verdicts on *text*: `yes`, `unfinished`, or the token that is rejected.
 
-        `given up` is a text that has too many readings.
+        `given up`: the text has too many parses.
         """
         tokens = self._spell(text.encode())
         return _verdict(self.native, tokens), _verdict(self.matcher, tokens)
 
     def forced(self, text: str) -> tuple[int, int]:
-        """Return how many tokens of *text*, which they take, are forced, and how many it has."""
+        """Return the numbers of forced tokens and of all tokens in *text*, which both accept."""
         tokens = self._spell(text.encode())
         self.matcher.reset()
         self.native.reset()
