@@ -126,7 +126,7 @@ class SamplingParams:
         presence_penalty: Subtracted once from the logits of tokens that occurred; 0.0: off.
         penalty_last_n: Number of recent tokens that the penalties consider; 0: off.
         dry_multiplier: Strength of the DRY penalty on repeated sequences; 0.0: off.
-        dry_base: Growth factor of the DRY penalty per repeated token.
+        dry_base: Growth factor of the DRY penalty per repeated token, from 1.
         dry_allowed_length: Longest repetition without a penalty.
         dry_penalty_last_n: Number of recent tokens that DRY considers; -1: the model's context
             size, 0: off.
@@ -211,7 +211,7 @@ class SamplingParams:
         self._number("presence_penalty", -1000, 1000)
         self._number("penalty_last_n", 0, MAX_LAST_N, whole=True)
         self._number("dry_multiplier", 0, 1000)
-        self._number("dry_base", 0, 1000)
+        self._number("dry_base", 1, 1000)
         self._number("dry_allowed_length", 0, MAX_LAST_N, whole=True)
         self._number("dry_penalty_last_n", -1, MAX_LAST_N, whole=True)
         self._number("min_keep", 0, 2**31 - 1, whole=True)

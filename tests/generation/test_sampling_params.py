@@ -36,6 +36,7 @@ from llama_cffi.errors import ValidationError
         {"dry_sequence_breakers": "ab"},
         {"dry_sequence_breakers": [1]},
         {"min_keep": -1},
+        {"dry_base": 0.5},
         {"logit_bias": {1: math.nan}},
         {"logit_bias": {1: math.inf}},
         {"logit_bias": {"x": 2.0}},

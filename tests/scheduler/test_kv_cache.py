@@ -539,7 +539,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def account(self) -> None:
         if hasattr(self, "cache"):
-            self.memory.check_room()
+            self.memory.check_cells()
             check_cache(self.cache, self.memory, set(self.prompts))
 
 
