@@ -37,7 +37,12 @@ CHAIN: dict[str, Any] = {
     "repeat_penalty": 1.0,
     "seed": 42,
 }
-COMMON: dict[str, Any] = {"raw": True, "stop": ["\n\n###"], "json_stop": ()}
+COMMON: dict[str, Any] = {
+    "raw": True,
+    "stop": ["\n\n###"],
+    "json_stop": (),
+    "cache_prompt": False,
+}
 # Tokens per run, and runs per round: short runs need more.
 PLANS = {"tiny": (128, 16), "small": (48, 4), "0.6B": (24, 1)}
 TARGETS = {"tiny": 1.05, "small": 0.90, "0.6B": 1.02}

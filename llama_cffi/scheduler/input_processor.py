@@ -110,6 +110,7 @@ def make_handle(
         priority=check_int("priority", priority, -INT32_MAX),
         timeout_s=call.timeout_s,
         callback=callback,
+        cache_prompt=params.cache_prompt,
         lora_key=_lora_key(adapters) if adapters else None,
         n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
     )

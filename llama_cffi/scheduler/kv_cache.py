@@ -134,7 +134,12 @@ class KVCache:
     # Requests
 
     def acquire(
-        self, tokens: Sequence[int], lora_key: Hashable = None, n_spare: int = 0
+        self,
+        tokens: Sequence[int],
+        lora_key: Hashable = None,
+        n_spare: int = 0,
+        *,
+        cache_prompt: bool = True,
     ) -> Allocation | None:
         """Allocate a sequence and the blocks for *tokens* and one more.
 
@@ -145,13 +150,14 @@ class KVCache:
             tokens: The tokens to hold.
             lora_key: See `Request`.
             n_spare: Blocks that must remain free or idle.
+            cache_prompt: Reuse a prefix; False: all tokens are decoded.
 
         Returns:
             None when there are too few blocks or no idle sequence; nothing has changed then.
         """
         if all(s.busy for s in self._sequences):
             return None
-        source, n = self._match(tokens, lora_key)
+        source, n = self._match(tokens, lora_key) if cache_prompt else (None, 0)
         target = self._target(source, n)
         if source is not target and n < self.min_prefix:
             source, n = None, 0

@@ -59,6 +59,7 @@ class Request:
         callback: Called with each piece of text, in the engine's thread.
         lora_key: Identifies the LoRA adapters. Only requests with equal keys share a batch and
             cached prefixes. Formerly `group`.
+        cache_prompt: Reuse what the KV cache holds of the prompt; False: decode all of it.
         n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
             None = chosen by the acceptance rate.
         id: Name of the request; None = a numbered one.
@@ -79,6 +80,7 @@ class Request:
 
     __slots__ = (
         "_state",
+        "cache_prompt",
         "callback",
         "created_s",
         "deadline_s",
@@ -111,6 +113,7 @@ class Request:
         timeout_s: float | None = None,
         callback: Callable[[str], object] | None = None,
         lora_key: Hashable = None,
+        cache_prompt: bool = True,
         n_draft: int | None = None,
         id: str | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class Request:
         self.priority = priority
         self.callback = callback
         self.lora_key = lora_key
+        self.cache_prompt = cache_prompt
         self.n_draft = n_draft
         self.tokens = Prompt(prompt)
         self.num_computed_tokens = 0

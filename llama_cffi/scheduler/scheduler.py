@@ -293,7 +293,9 @@ class Scheduler:
             if len(self.running) < self.max_running:
                 # Spare a block per running request, or they would soon preempt this one.
                 n_spare = len(self.running)
-                allocation = self.cache.acquire(request.tokens, request.lora_key, n_spare)
+                allocation = self.cache.acquire(
+                    request.tokens, request.lora_key, n_spare, cache_prompt=request.cache_prompt
+                )
                 if allocation is not None:
                     return allocation
             victim = self._victim(request)
@@ -319,7 +321,8 @@ class Scheduler:
         """Return the prefilling request whose prefix is worth waiting for, and its length."""
         n_min = max(2 * self.cache.block_size, self.cache.min_prefix)
         n_cached: int | None = None
-        for other in self.running if len(request.tokens) >= n_min else ():
+        may_wait = request.cache_prompt and len(request.tokens) >= n_min
+        for other in self.running if may_wait else ():
             if other.state is not _PREFILLING or other.lora_key != request.lora_key:
                 continue
             if len(other.tokens) < n_min or other.tokens[n_min - 1] != request.tokens[n_min - 1]:

@@ -337,3 +337,19 @@ def test_a_full_queue(model: Model) -> None:
 def test_idle_is_refused(engine: InferenceEngine) -> None:
     with pytest.raises(ValidationError, match="share this context"), engine.idle():
         pass
+
+
+def test_cache_prompt_false_decodes_the_whole_prompt(model: Model) -> None:
+    with InferenceEngine(model, 2, 512, n_threads=1) as engine:
+        prompt = ask("Tell me a long story. " * 20)
+        reused = []
+        for cache_prompt in (True, True, False):
+            handle = engine.submit(prompt, 4, temperature=0, cache_prompt=cache_prompt)
+            handle.result()
+            reused.append(handle.stats.n_reused)
+        n_prompt = handle.stats.n_prompt
+        assert reused == [0, n_prompt - 1, 0]
+        # Two at once: the second does not wait for the first one's prefix.
+        both = [engine.submit(prompt, 4, temperature=0, cache_prompt=False) for _ in range(2)]
+        assert len({handle.result() for handle in both}) == 1
+        assert [handle.stats.n_reused for handle in both] == [0, 0]
