@@ -550,10 +550,10 @@ class Llama(Session):
         return engine if hasattr(engine, "submit") else None
 
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
-        """Return *options* with complete sampling parameters."""
-        rest = canonical(options)
-        reject_unknown(rest, OPTION_NAMES, "a generation")
-        single = {name: rest.pop(name) for name in [*rest] if name in _SAMPLING}
+        """Return *options*, under their canonical names, with complete sampling parameters."""
+        reject_unknown(options, OPTION_NAMES, "a generation")
+        rest = dict(options)
+        single = {name: rest.pop(name) for name in options if name in _SAMPLING}
         found: Any = {**rest, "sampling": self.chat.sampling(single)}
         return found  # type: ignore[no-any-return]
 
