@@ -8,7 +8,7 @@ is detected from its chat template.
 from __future__ import annotations
 
 from ...errors import ValidationError
-from .bare_json import GenericFormat, Llama3Format
+from .bare_json import GenericFormat, Llama3Format, Llama4Format
 from .bare_keys import BareKeysFormat
 from .base import ToolFormat, ToolStream
 from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
@@ -65,8 +65,8 @@ FORMATS: dict[str, ToolFormat] = {
             before=("<|tool_call_begin|>",),
             between="<|tool_call_argument_begin|>",
             after="<|tool_call_end|>",
-            begin=("<|tool_calls_section_begin|>",),
-            end="<|tool_calls_section_end|>",
+            begin=("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>"),
+            end=("<|tool_calls_section_end|>", "<|tool_call_section_end|>"),
         ),
         MuseFormat(),
         KimiK3Format(),
@@ -168,9 +168,10 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         PythonFormat(
             "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
-            templates=(("<|tool_list_start|>",), ("List of tools: [",)),
+            templates=(("<|tool_list_start|>",), ("List of tools: [",)), is_bare=True,
         ),
         HermesFormat(),
+        Llama4Format(),
         Llama3Format(),
         PythonFormat(
             "gemma-tool-code", (), "```tool_code\n", "```",

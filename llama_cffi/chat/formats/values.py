@@ -11,14 +11,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from ..scanner import Emit, Parser, Scanner, is_json, quoted
 from .syntax import Schema, is_string, subschema
 
-__all__ = ["ValueReader", "scalar"]
+__all__ = ["ValueReader", "normalised", "scalar"]
 
 _KEY = re.compile(r"[^\s:=,{}\[\]()\"'<>]*")
 _KEYWORD = re.compile(r"[\w.-]+\s*=(?!=)")
@@ -60,6 +60,22 @@ def scalar(text: str, schema: Schema) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def normalised(text: str) -> str | None:
+    """Return a value that was written in nearly JSON as JSON; None if *text* is not one value."""
+    scanner = Scanner()
+    scanner.feed(text.strip())
+    scanner.is_final = True
+    parts: list[str] = []
+    ended: list[bool] = []
+
+    def read() -> Parser[None]:
+        ended.append((yield from ValueReader(scanner, parts.append, {}).value({})))
+        ended.append(not (yield from scanner.available(1)))
+
+    next(read(), None)
+    return "".join(parts) if all(ended) else None
+
+
 @dataclass
 class _Open:
     """A container that is being read.
@@ -76,7 +92,7 @@ class _Open:
     closer: str
     schema: Schema
     head: str
-    names: list[str] = field(default_factory=list)
+    names: list[str]
 
 
 class _Lookahead(NamedTuple):
@@ -139,8 +155,14 @@ class ValueReader:
             names: The names of the arguments, for those that are given by position.
             closer: The closing bracket.
         """
-        self._open.append(_Open("call", closer, schema, "{", list(names)))
+        self._begin("call" if closer == ")" else "object", closer, schema, list(names))
         return (yield from self._members())
+
+    def _begin(self, kind: str, closer: str, schema: Schema, names: list[str]) -> None:
+        bracket = "[" if kind == "list" else "{"
+        if not self._is_python:  # else it may be a set
+            self._emit(bracket)
+        self._open.append(_Open(kind, closer, schema, bracket * self._is_python, names))
 
     def _members(self) -> Parser[bool]:
         """Read the members or items of what is open; return whether all of it was closed."""
@@ -170,7 +192,8 @@ class ValueReader:
         scanner = self._scanner
         if top.kind == "list":
             return (yield from self._item(top, "", None))
-        if top.kind == "call" and not (yield from self._ahead(_KEYWORDS)):
+        is_named = top.kind != "call" or not self._is_python or (yield from self._ahead(_KEYWORDS))
+        if not is_named:
             if not top.names:
                 return False
             name = top.names.pop(0)
@@ -210,15 +233,8 @@ class ValueReader:
         scanner = self._scanner
         opener = yield from scanner.literal("{", "[", *("(" * self._is_python))
         if opener:
-            is_object = opener == "{"
-            self._open.append(
-                _Open(
-                    "object" if is_object else "list",
-                    {"{": "}", "[": "]", "(": ")"}[opener],
-                    schema,
-                    "{" if is_object else "[",
-                )
-            )
+            kind = "object" if opener == "{" else "list"
+            self._begin(kind, {"{": "}", "[": "]", "(": ")"}[opener], schema, [])
             return len(self._open) <= _MAX_DEPTH
         prefix = _PREFIX.match((yield from scanner.available(3))) if self._is_python else None
         if prefix:
@@ -369,9 +385,9 @@ def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
     if kind == "key":
         whole, start = r"[:=,}]", ""
     elif kind == "call":
-        after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*=(?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
+        after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
         whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\])}};\n]|{end})"
-        start = rf",\s*[\w.-]*\s*=?|\)[ \t]*(?:{ending})?"
+        start = rf",\s*[\w.-]*\s*[:=]?|\)[ \t]*(?:{ending})?"
     elif kind == "object":
         whole, start = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])", r",\s*[\w.-]*\s*"
     else:
