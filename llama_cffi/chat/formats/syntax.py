@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union, cast
 
+from ...schema import allowed_types, resolved
+
 __all__ = [
     "LINE",
     "Alternatives",
@@ -201,11 +203,7 @@ def is_string(schema: Schema) -> bool:
 
 def is_integer(schema: Schema) -> bool:
     """Return whether *schema* allows integers and no other numbers."""
-    types: set[str] = set()
-    for part in branches(schema, schema):
-        given = part.get("type") or ()
-        types.update([given] if isinstance(given, str) else given)
-    return "integer" in types and "number" not in types
+    return allowed_types(schema) & {"integer", "number"} == {"integer"}
 
 
 def branches(schema: object, root: Schema, depth: int = 8) -> Iterator[Schema]:
@@ -221,10 +219,8 @@ def branches(schema: object, root: Schema, depth: int = 8) -> Iterator[Schema]:
     yield schema
     if depth == 0:
         return
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        place, _, name = reference.removeprefix("#/").partition("/")
-        yield from branches((root.get(place) or {}).get(name), root, depth - 1)
+    if "$ref" in schema:
+        yield from branches(resolved(str(schema["$ref"]), root), root, depth - 1)
     for key in ("anyOf", "oneOf", "allOf"):
         for part in schema.get(key) or ():
             yield from branches(part, root, depth - 1)
