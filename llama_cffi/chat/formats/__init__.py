@@ -137,8 +137,8 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         JsonListFormat(
             "command-r-plus", ("Action:", "```json", "tool_name"),
-            ("Action:\n```json\n", "Action: ```json\n"), "```", brackets=("[\n    ", "\n]"),
-            separator=",\n    ",
+            ("Action:\n```json\n", "Action: ```json\n", "Action:```json\n"), "```",
+            brackets=("[\n    ", "\n]"), separator=",\n    ",
             layout=('{\n        "tool_name": ', ',\n        "parameters": ', "\n    }"),
         ),
         NameKeyFormat(
@@ -159,7 +159,10 @@ FORMATS: dict[str, ToolFormat] = {
             "minimax-m1", ("<tool_calls>", "beginning_of_sentence"), ("<tool_calls>",),
             "</tool_calls>", brackets=("\n", "\n"), separator="\n",
         ),
-        JsonListFormat("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
+        JsonListFormat(
+            "granite", ("<|tool_call|>",), ("<|tool_call|>", "<tool_call>"),
+            other_ends=("</tool_call>",),
+        ),
         JsonListFormat("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>",), "</TOOLCALL>"),
         JsonListFormat(
             "apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>",

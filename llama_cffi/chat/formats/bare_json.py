@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from ..scanner import Emit, Parser, Scanner, loads
 from .base import ToolFormat
-from .json_calls import call_elements, parse_call
+from .json_calls import call_elements, parse_call, parse_calls
 from .lines import parse_lines
 from .message import MessageBuilder
 from .name_then_json import parse_code
@@ -16,6 +17,7 @@ from .syntax import Element, Tool, Tools
 
 __all__ = ["GenericFormat", "Llama3Format", "Llama4Format"]
 
+_CALL_KEYS = ("tool_calls", "tool_call")
 _INCOMPLETE_ESCAPE = re.compile(
     r"\\(u[0-9a-fA-F]{0,3})?$|\\u[dD][89abAB][0-9a-fA-F]{2}(\\(u[0-9a-fA-F]{0,3})?)?$"
 )
@@ -34,6 +36,7 @@ class Llama3Format(ToolFormat):
     is_parallel = False
 
     _TAG = "<|python_tag|>"
+    _ENDS = ("<|eom_id|>", "<|eot_id|>")
     _HEADER = "<|start_header_id|>"
 
     def detect(self, template: str) -> bool:
@@ -63,11 +66,12 @@ class Llama3Format(ToolFormat):
         """Parse the call after the tag; return whether there is one."""
         if (yield from scanner.available(1)) in ("{", "["):
             return (yield from parse_python_calls(scanner, out, tools))
-        return (yield from parse_python_call(scanner, out, tools, is_built_in=True))
+        ends = (self._TAG, *self._ENDS)
+        return (yield from parse_python_call(scanner, out, tools, ends, is_built_in=True))
 
     def _parse_other(self, scanner: Scanner, out: MessageBuilder) -> Parser[None]:
         """Parse what follows the tag if it is not a call."""
-        yield from parse_code(scanner, out, "python", "<|eom_id|>", "<|eot_id|>")
+        yield from parse_code(scanner, out, "python", *self._ENDS)
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         return call_elements(tool, "parameters")
@@ -117,16 +121,18 @@ class GenericFormat(ToolFormat):
         yield from scanner.space()
         fence = yield from scanner.literal("```json", "```")
         yield from scanner.space()
+        scanner.checkpoint()
         key = yield from self._key(scanner)
-        is_parsed = False
-        if key == "response" and (yield from scanner.available(1)) == '"':
+        is_parsed = key == "response" and (yield from scanner.available(1)) == '"'
+        if is_parsed:
             scanner.commit()
             yield from self._text(scanner, out.content)
-            is_parsed = True
-        elif key in ("tool_call", "tool_calls"):
-            yield from scanner.literal("[")
-            while (yield from self._parse_one(scanner, out, tools)):
-                is_parsed = True
+        elif key in _CALL_KEYS or tools:
+            if key not in _CALL_KEYS:
+                scanner.rollback()  # calls as in other formats
+            parse_one = partial(parse_call, scanner, out, tools, is_bare=True)
+            yield from parse_calls(scanner, out, parse_one)
+            is_parsed = bool(out.calls)
         if is_parsed:
             scanner.commit()
             # The closing brackets and the closing fence are not content.
@@ -139,22 +145,12 @@ class GenericFormat(ToolFormat):
                 out.malformed()
         yield from scanner.until((), out.content)
 
-    def _parse_one(
-        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
-    ) -> Parser[bool]:
-        yield from scanner.space()
-        if not (yield from parse_call(scanner, out, tools, is_bare=True)):
-            return False
-        yield from scanner.space()
-        yield from scanner.literal(",")
-        return True
-
     def _key(self, scanner: Scanner) -> Parser[str | None]:
         """Parse the beginning of an object up to its first value; return the key if known."""
         if not (yield from scanner.literal("{")):
             return None
         yield from scanner.space()
-        found = yield from scanner.literal('"tool_calls"', '"tool_call"', '"response"')
+        found = yield from scanner.literal(*(f'"{key}"' for key in (*_CALL_KEYS, "response")))
         yield from scanner.space()
         if found is None or not (yield from scanner.literal(":")):
             return None

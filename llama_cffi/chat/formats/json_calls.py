@@ -29,7 +29,7 @@ _IDS = ("id", "tool_call_id")
 _ARGUMENTS = ("arguments", "parameters")
 _BARE_KEYS = ("type", "name", "id", "function", *_ARGUMENTS)
 _WORD = re.compile(r"\w*")
-_EXTRA = re.compile(r"[\s}\]`]*")
+_EXTRA = re.compile(r"[\s}\]]*")
 _FENCES = ("```json", "```")
 
 
@@ -41,10 +41,9 @@ def offered_name(name: str, tools: Tools | None) -> str:
     """
     names = [function_name(tool) for tool in tools or ()]
     bare = re.sub(r"[:.]\d+$", "", name)
-    for shorter in (name, bare, re.sub(r"^functions[.:_]?", "", bare), re.split("[:.]", bare)[-1]):
-        if shorter in names:
-            return shorter
-    return name
+    without_prefix = re.sub(r"^functions[.:_]?", "", bare)
+    shorter = (bare, without_prefix, bare.rpartition(":")[2], bare.rpartition(".")[2])
+    return next((known for known in (name, *shorter) if known in names), name)
 
 
 def parse_arguments(
@@ -282,6 +281,8 @@ def parse_end(scanner: Scanner, *ends: str) -> Parser[None]:
         return
     scanner.checkpoint()
     yield from scanner.match(_EXTRA)
+    if "```" not in ends and (yield from scanner.literal("```")):
+        yield from scanner.space()
     if not (yield from scanner.literal(*ends)) and (yield from scanner.available(1)):
         scanner.rollback()
     scanner.commit()
@@ -321,6 +322,7 @@ class JsonListFormat(MarkedFormat):
         template_markers: See `ToolFormat`.
         triggers: The markers; grammars use the first.
         end: The end marker, or "".
+        other_ends: End markers that models write instead.
         brackets: The text before and after the list.
         separator: The text between two calls.
         layout: The text of a call before its name, between name and arguments, and at its end.
@@ -337,6 +339,7 @@ class JsonListFormat(MarkedFormat):
         triggers: tuple[str, ...],
         end: str = "",
         *,
+        other_ends: tuple[str, ...] = (),
         brackets: tuple[str, str] = ("[", "]"),
         separator: str = ", ",
         layout: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}"),
@@ -353,6 +356,7 @@ class JsonListFormat(MarkedFormat):
         self.content_head = content[0] if content else ""
         self.is_parallel = is_parallel
         self._end = end
+        self._ends = tuple(filter(None, (end, *other_ends)))
         self._brackets = brackets
         self._separator = separator
         self._layout = layout
@@ -362,14 +366,14 @@ class JsonListFormat(MarkedFormat):
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
         yield from parse_calls(
-            scanner, out, lambda: self._parse_one(scanner, out, tools), *filter(None, [self._end])
+            scanner, out, lambda: self._parse_one(scanner, out, tools), *self._ends
         )
 
     def _parse_one(
         self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[bool]:
         """Parse one call; return whether one began."""
-        return (yield from parse_call(scanner, out, tools, [self._end]))
+        return (yield from parse_call(scanner, out, tools, self._ends))
 
     def _around(self) -> tuple[str, str, str]:
         before, after = self._brackets
@@ -396,7 +400,7 @@ class NameKeyFormat(JsonListFormat):
         name = yield from _key(scanner)
         if not name or (yield from scanner.available(1)) != "{":
             return False
-        is_call = yield from parse_arguments(scanner, out, name, None, tools, [self._end])
+        is_call = yield from parse_arguments(scanner, out, name, None, tools, self._ends)
         yield from scanner.space()
         yield from scanner.literal("}")
         return is_call

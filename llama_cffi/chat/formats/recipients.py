@@ -118,8 +118,8 @@ class HarmonyFormat(ToolFormat):
     ) -> Parser[str | None]:
         """Parse a message; return the marker after it."""
         channels = self._CHANNEL.findall(header)
-        recipient = self._RECIPIENT.search(header)
-        name = (recipient[1] or recipient[2]).strip(".") if recipient else "assistant"
+        recipients = ["assistant", *map("".join, self._RECIPIENT.findall(header))]
+        name = recipients[-1].strip(".")
         if name not in self._NO_FUNCTIONS:
             name = offered_name(name.removeprefix("functions."), tools)
             schema = call_schema(name, tools)

@@ -329,7 +329,8 @@ class ValueReader:
             text = yield from scanner.match(_WORD)
             self._emit(scalar(text, schema) if text else "")
             return bool(text)
-        comma = _after_string(self._open[-1].kind if self._open else "value", self._ends, "")
+        kind = self._open[-1].kind if self._open else "value"
+        comma = _after_string(kind, self._ends, self._quote)
         parts: list[str] = []
         depth = 0
         while (yield from scanner.emit_match(_BARE, parts.append)):
@@ -379,21 +380,23 @@ def _ending(ends: tuple[str, ...]) -> _Lookahead:
 @lru_cache(maxsize=256)
 def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
     """Return what may follow a string or a word in a container."""
-    quotes = "".join(("[\"']", *(f"|{re.escape(q)}" for q in filter(None, [quote]))))
+    quotes = "|".join(["[\"']", *map(re.escape, filter(None, [quote]))])
     end = "|".join(map(re.escape, ends)) or "(?!)"
     ending = _beginnings(ends) or "(?!)"
+    opening = _beginnings([quote]) or "(?!)"
     if kind == "key":
         whole, start = r"[:=,}]", ""
     elif kind == "call":
         after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
         whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\])}};\n]|{end})"
-        start = rf",\s*[\w.-]*\s*[:=]?|\)[ \t]*(?:{ending})?"
+        start = rf",\s*(?:[\w.-]*\s*[:=]?|{opening})|\)[ \t]*(?:{ending})?"
     elif kind == "object":
-        whole, start = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])", r",\s*[\w.-]*\s*"
+        whole = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])"
+        start = rf",\s*(?:[\w.-]*\s*|{opening})"
     else:
         whole, start = r"[,}\])]", ""
     whole = rf"\s*(?:{whole}|{quotes}|{end})"
-    return _Lookahead(re.compile(whole), re.compile(rf"\s*(?:{start}|{ending})?"))
+    return _Lookahead(re.compile(whole), re.compile(rf"\s*(?:{start}|{opening}|{ending})?"))
 
 
 _KEYWORDS = _Lookahead(_KEYWORD, _KEYWORD_START)
