@@ -61,16 +61,48 @@ class Scanner:
         self.is_final = False
         self._text = ""
         self._at = 0
+        self._n_dropped = 0  # characters before the text that is kept
         self._checkpoints: list[int] = []
+        self._n_peeks = 0
+
+    @property
+    def position(self) -> int:
+        """The number of characters that were consumed."""
+        return self._n_dropped + self._at
 
     def feed(self, text: str) -> None:
         """Append text."""
-        self._trim()
+        self._drop()
         self._text += text
+
+    def _drop(self) -> None:
+        if not self._checkpoints and not self._n_peeks:
+            self._n_dropped += self._at
+            self._text = self._text[self._at :]
+            self._at = 0
+
+    def peek(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*, go back to this position, and return its result."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        self._at = start
+        return result
+
+    def attempt(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*; go back to this position if it returns None."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        if result is None:
+            self._at = start
+        return result
 
     def checkpoint(self) -> None:
         """Remember the position for `rollback`; checkpoints can be nested."""
-        self._trim()
+        self._drop()
         self._checkpoints.append(self._at)
 
     def commit(self) -> None:
@@ -80,11 +112,6 @@ class Scanner:
     def rollback(self) -> None:
         """Return to the last checkpoint and drop it."""
         self._at = self._checkpoints.pop()
-
-    def _trim(self) -> None:
-        if not self._checkpoints:
-            self._text = self._text[self._at :]
-            self._at = 0
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
@@ -115,7 +142,13 @@ class Scanner:
         return (yield from self.match(_SPACE))
 
     def until(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
-        """Emit the text before the earliest of *markers*, and consume that marker.
+        """Emit the text before the earliest of *markers*, and consume that marker; see `before`."""
+        marker = yield from self.before(markers, emit)
+        self.take(len(marker or ""))
+        return marker
+
+    def before(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
+        """Emit the text before the earliest of *markers*, which stays where it is.
 
         Of markers that begin at the same position, the longest wins.
 
@@ -134,7 +167,7 @@ class Scanner:
             if found and pending is None:
                 if end > self._at:
                     emit(self.take(end - self._at))
-                return self.take(len(found[0]))
+                return found[0]
             if pending is None:
                 if self._at < len(self._text):
                     emit(self.take(len(self._text) - self._at))

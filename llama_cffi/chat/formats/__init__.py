@@ -49,6 +49,7 @@ _TAGS = ("<tool_call>", "</tool_call>")
 _KEY_TAGS = ("<arg_key>", "</arg_key>")
 _VALUE_TAGS = ("<arg_value>", "</arg_value>")
 _DSML = "\uff5cDSML\uff5c"
+_DSML_CALLS = ("function_calls", "tool_calls", "toolcalls")  # of V3.2, of V4, and a mistake
 _HY = ":opensource>"
 _PARAMETER = ("<parameter=", ">")
 
@@ -78,6 +79,7 @@ FORMATS: dict[str, ToolFormat] = {
                 (f'<{_DSML}parameter name="', '" string="true">', '" string="false">'),
                 ("", f"</{_DSML}parameter>"), f"</{_DSML}invoke>", f"</{_DSML}{calls}>",
                 is_shared=True,
+                variants=tuple((f"<{_DSML}{c}>", f"</{_DSML}{c}>") for c in _DSML_CALLS),
             )
             for name, calls in (("deepseek-v3.2", "function_calls"), ("deepseek-v4", "tool_calls"))
         ),

@@ -116,17 +116,21 @@ def _text_value(text: str, schema: Schema) -> Any:
 def _members(schema: Schema, shared: Schema) -> list[Element]:
     elements: list[Element] = []
     for key, part in (schema.get("properties") or {}).items():
-        element = (f"{_TAG}<{key}>", *_pieces(part, shared), f"{_TAG}</{key}>")
+        element = _element(key, part, shared)
         elements += element if key in schema.get("required", ()) else [Maybe(element)]
     return elements
 
 
-def _pieces(schema: Schema, shared: Schema) -> list[Element]:
-    """Return the syntax of a value; JSON for what elements cannot express."""
+def _element(key: str, schema: Schema, shared: Schema) -> tuple[Element, ...]:
+    return f"{_TAG}<{key}>", *_value(schema, shared, f"{_TAG}</{key}>")
+
+
+def _value(schema: Schema, shared: Schema, end: str) -> list[Element]:
+    """Return the syntax of a value and its end; JSON for what elements cannot express."""
     if schema.get("type") == "array" and not schema.keys() - {*_ANNOTATIONS, "items"}:
-        item = (f"{_TAG}<item>", *_pieces(schema.get("items") or {}, shared), f"{_TAG}</item>")
-        return [Repeat(item, "")]
+        item = _element("item", schema.get("items") or {}, shared)
+        return [Repeat(item, ""), end]
     known = {*_ANNOTATIONS, "properties", "required", "additionalProperties"}
     if schema.get("type") == "object" and not schema.keys() - known:
-        return _members(schema, shared)
-    return [raw_value({**shared, **schema}, _TAG)]
+        return [*_members(schema, shared), end]
+    return [*raw_value({**shared, **schema}, end)]
