@@ -121,15 +121,12 @@ class GenericFormat(ToolFormat):
         yield from scanner.space()
         fence = yield from scanner.literal("```json", "```")
         yield from scanner.space()
-        scanner.checkpoint()
-        key = yield from self._key(scanner)
+        key = yield from scanner.attempt(self._key(scanner))
         is_parsed = key == "response" and (yield from scanner.available(1)) == '"'
         if is_parsed:
             scanner.commit()
             yield from self._text(scanner, out.content)
-        elif key in _CALL_KEYS or tools:
-            if key not in _CALL_KEYS:
-                scanner.rollback()  # calls as in other formats
+        elif key != "response" and (key or tools):
             parse_one = partial(parse_call, scanner, out, tools, is_bare=True)
             yield from parse_calls(scanner, out, parse_one)
             is_parsed = bool(out.calls)

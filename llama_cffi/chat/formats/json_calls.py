@@ -17,6 +17,7 @@ __all__ = [
     "JsonListFormat",
     "NameKeyFormat",
     "call_elements",
+    "known_names",
     "offered_name",
     "parse_arguments",
     "parse_call",
@@ -33,13 +34,18 @@ _EXTRA = re.compile(r"[\s}\]]*")
 _FENCES = ("```json", "```")
 
 
+def known_names(tools: Tools | None) -> set[str] | None:
+    """Return the names of the tools that were offered; None if unknown."""
+    return None if tools is None else {function_name(tool) for tool in tools}
+
+
 def offered_name(name: str, tools: Tools | None) -> str:
     """Return the name of the function that a model means by *name*.
 
     Models add or omit namespaces (`functions.f`, `server:f`) and numbers (`f:0`). If no offered
     name fits, *name* stays as it is.
     """
-    names = [function_name(tool) for tool in tools or ()]
+    names = known_names(tools) or ()
     bare = re.sub(r"[:.]\d+$", "", name)
     without_prefix = re.sub(r"^functions[.:_]?", "", bare)
     shorter = (bare, without_prefix, bare.rpartition(":")[2], bare.rpartition(".")[2])
@@ -81,10 +87,9 @@ def parse_arguments(
         out.content(reader.unread)
         return True
     text = "{}"
-    if not (yield from scanner.literal("null", "None")) and not (
-        yield from _follows(scanner, "}", ",", *ends)
-    ):
-        text = (yield from _value(scanner, ends)) or ""
+    if not (yield from scanner.literal("null", "None")):
+        is_missing = yield from scanner.peek(scanner.literal("}", ",", *ends))
+        text = "{}" if is_missing else (yield from _value(scanner, ends)) or ""
     arguments = _as_object(text)
     if arguments is None:
         return False
@@ -116,13 +121,6 @@ def _value(scanner: Scanner, ends: Sequence[str] = ()) -> Parser[str | None]:
     parts: list[str] = []
     ended = yield from ValueReader(scanner, parts.append, {}, ends=ends).value({})
     return "".join(parts) if ended else None
-
-
-def _follows(scanner: Scanner, *options: str) -> Parser[bool]:
-    scanner.checkpoint()
-    found = yield from scanner.literal(*options)
-    scanner.rollback()
-    return found is not None
 
 
 def parse_call(
@@ -209,18 +207,17 @@ def _key(scanner: Scanner) -> Parser[str | None]:
 
 def _skip_members(scanner: Scanner, ends: Sequence[str]) -> Parser[None]:
     """Consume the rest of the object of a call whose arguments were parsed."""
-    while True:
-        yield from scanner.space()
-        scanner.checkpoint()
-        if (yield from scanner.literal("}")):
-            break
-        yield from scanner.literal(",")
-        yield from scanner.space()
-        if (yield from _key(scanner)) is None or (yield from _value(scanner, ends)) is None:
-            scanner.rollback()
-            break
-        scanner.commit()
-    scanner.commit()
+    while (yield from scanner.attempt(_skip_member(scanner, ends))):
+        pass
+    yield from scanner.space()
+    yield from scanner.literal("}")
+
+
+def _skip_member(scanner: Scanner, ends: Sequence[str]) -> Parser[str | None]:
+    yield from scanner.space()
+    yield from scanner.literal(",")
+    yield from scanner.space()
+    return None if (yield from _key(scanner)) is None else (yield from _value(scanner, ends))
 
 
 def parse_calls(
@@ -277,15 +274,17 @@ def _skip_object(scanner: Scanner) -> Parser[str]:
 
 def parse_end(scanner: Scanner, *ends: str) -> Parser[None]:
     """Consume the marker after a call, with brackets and code fences before it."""
-    if not ends:
-        return
-    scanner.checkpoint()
+    if ends:
+        yield from scanner.attempt(_end(scanner, ends))
+
+
+def _end(scanner: Scanner, ends: Sequence[str]) -> Parser[str | None]:
     yield from scanner.match(_EXTRA)
     if "```" not in ends and (yield from scanner.literal("```")):
         yield from scanner.space()
-    if not (yield from scanner.literal(*ends)) and (yield from scanner.available(1)):
-        scanner.rollback()
-    scanner.commit()
+    found = yield from scanner.literal(*ends)
+    # Brackets too many at the end of the answer are no content.
+    return found if found or (yield from scanner.available(1)) else ""
 
 
 def call_elements(tool: Tool, arguments: str = "arguments") -> Sequence[Element]:

@@ -53,10 +53,7 @@ def _parse_line_start(
     """Parse the calls that begin a line."""
     while True:
         space = yield from scanner.space()
-        scanner.checkpoint()
-        start = yield from scanner.literal(*starts)
-        scanner.rollback()
-        if not start:
+        if not (yield from scanner.peek(scanner.literal(*starts))):
             break
         scanner.checkpoint()
         if not (yield from parse_bare()):

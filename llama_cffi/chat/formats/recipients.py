@@ -62,17 +62,13 @@ class HarmonyFormat(ToolFormat):
         while stop is not None:
             header = None
             for parse_header in (self._header, self._short_header):
-                scanner.checkpoint()
-                header = yield from parse_header(stop, scanner)
-                if header is not None:
-                    break
-                scanner.rollback()
+                if header is None:
+                    header = yield from scanner.attempt(parse_header(stop, scanner))
             if header is None:
                 if stop in self._STARTS:
                     out.malformed(stop)
                 stop = yield from scanner.until(self._BOUNDARIES, out.content)
             else:
-                scanner.commit()
                 stop = yield from self._body(header, scanner, out, tools)
 
     def _header(self, start: str, scanner: Scanner) -> Parser[str | None]:
@@ -124,7 +120,7 @@ class HarmonyFormat(ToolFormat):
             name = offered_name(name.removeprefix("functions."), tools)
             schema = call_schema(name, tools)
             takes_code = not schema or "code" in (schema.get("properties") or {})
-            if takes_code and (yield from self._is_code(scanner)):
+            if takes_code and (yield from scanner.peek(self._is_code(scanner))):
                 return (yield from parse_code(scanner, out, name, *self._BOUNDARIES))
             scanner.checkpoint()
             yield from self._open_fence(scanner)
@@ -141,11 +137,8 @@ class HarmonyFormat(ToolFormat):
 
     def _is_code(self, scanner: Scanner) -> Parser[bool]:
         """Return whether source code follows, not JSON."""
-        scanner.checkpoint()
         yield from self._open_fence(scanner)
-        first = yield from scanner.available(1)
-        scanner.rollback()
-        return first not in ("{", "<", "")
+        return (yield from scanner.available(1)) not in ("{", "<", "")
 
     def _open_fence(self, scanner: Scanner) -> Parser[None]:
         yield from scanner.space()
