@@ -9,7 +9,7 @@ from functools import partial
 
 from ..scanner import Parser, Scanner
 from .base import MarkedFormat
-from .json_calls import offered_name, parse_end
+from .json_calls import offered_name, parse_call, parse_calls, parse_end
 from .lines import parse_lines
 from .message import MessageBuilder
 from .syntax import (
@@ -73,7 +73,13 @@ class BareKeysFormat(MarkedFormat):
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
         yield from scanner.match(_BEFORE)
-        yield from self._parse_one(scanner, out, tools)
+        if (yield from scanner.available(1)) == "{":  # JSON
+            ends = (self.close,)
+            yield from parse_calls(
+                scanner, out, partial(parse_call, scanner, out, tools, ends), *ends
+            )
+        else:
+            yield from self._parse_one(scanner, out, tools)
 
     def _parse_one(
         self, scanner: Scanner, out: MessageBuilder, tools: Tools | None, is_bare: bool = False
@@ -86,12 +92,16 @@ class BareKeysFormat(MarkedFormat):
         schema = call_schema(name, tools)
         yield from scanner.space()
         opened = yield from scanner.literal("({", "{", "(")
-        if not name or not opened or (is_bare and not schema):
+        is_empty = not opened and bool((yield from scanner.peek(scanner.literal(self.close))))
+        if not name or not (opened or is_empty) or (is_bare and not schema):
             return False
         scanner.commit()
         out.begin_call(name)
         reader = ValueReader(scanner, out.arguments, schema, ends=[self.close], quote=self.quote)
-        yield from reader.call(schema, (), ")" if opened == "(" else "}")
+        if is_empty:
+            out.arguments("{}")
+        else:
+            yield from reader.call(schema, (), ")" if opened == "(" else "}")
         out.end_call()
         out.content(reader.unread)
         if opened == "({":

@@ -148,6 +148,7 @@ def parse_call(
     name: str | None = None
     call_id: str | None = None
     arguments: str | None = None  # those that precede the name
+    others: dict[str, object] = {}
     ended = False
     while True:
         yield from scanner.space()
@@ -179,13 +180,23 @@ def parse_call(
             arguments = text
         elif key in _IDS and value is not None:
             call_id = str(value)
+        elif key != "type":
+            others[key] = value
         yield from scanner.space()
         yield from scanner.literal(",")
+    if not name or not (arguments or (ended and not is_bare)):
+        return False
+    name = offered_name(name, tools)
+    if others and arguments is None:
+        # Some models write the arguments beside the name.
+        if not others.keys() <= (call_schema(name, tools).get("properties") or {}).keys():
+            return False
+        arguments = json.dumps(others, ensure_ascii=False)
     given = _as_object(arguments or "{}")
-    if not (name and given and (arguments or (ended and not is_bare))):
+    if given is None:
         return False
     scanner.commit()
-    out.begin_call(offered_name(name, tools), call_id)
+    out.begin_call(name, call_id)
     out.arguments(given)
     out.end_call()
     return True
@@ -225,7 +236,7 @@ def parse_calls(
     out: MessageBuilder,
     parse_one: Callable[[], Parser[bool]],
     *ends: str,
-    skip: Callable[[Scanner], Parser[str]] | None = None,
+    skip: Callable[[Scanner], Parser[str | None]] | None = None,
 ) -> Parser[None]:
     """Parse one call or a list of calls, also in a code fence, and the marker after them.
 
@@ -236,9 +247,9 @@ def parse_calls(
         out: Receives the calls.
         parse_one: Parses a call; returns whether one began.
         ends: The markers after the calls.
-        skip: Consumes an item that is not a call and returns its text, "" if there is none; None:
-            for objects.
+        skip: Consumes an item that is not a call and returns its text; None: an object.
     """
+    skip = skip or _skip_object
     before = len(out.calls)
     yield from scanner.space()
     is_fenced = bool((yield from scanner.literal(*_FENCES)))
@@ -250,8 +261,8 @@ def parse_calls(
         scanner.checkpoint()
         if not (yield from parse_one()):
             scanner.rollback()
-            other = (yield from (skip or _skip_object)(scanner)) if is_list else ""
-            if not other:
+            other = (yield from scanner.attempt(skip(scanner))) if is_list else None
+            if other is None:
                 break
             others.append(other)
         yield from scanner.space()
@@ -265,11 +276,10 @@ def parse_calls(
             out.malformed(other)
 
 
-def _skip_object(scanner: Scanner) -> Parser[str]:
-    """Consume an object; return its text, or "" if none begins or it does not end."""
-    if (yield from scanner.available(1)) != "{":
-        return ""
-    return (yield from scanner.json_text()) or ""
+def _skip_object(scanner: Scanner) -> Parser[str | None]:
+    """Consume an object; return its text, or None if none begins or it does not end."""
+    is_object = (yield from scanner.available(1)) == "{"
+    return (yield from scanner.json_text()) if is_object else None
 
 
 def parse_end(scanner: Scanner, *ends: str) -> Parser[None]:

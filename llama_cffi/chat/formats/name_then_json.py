@@ -10,7 +10,17 @@ from ..scanner import Parser, Scanner, quoted
 from .base import MarkedFormat
 from .json_calls import JsonListFormat, parse_arguments, parse_call, parse_end
 from .message import MessageBuilder
-from .syntax import Element, Json, Maybe, Text, Tool, Tools, arguments_schema, function_name
+from .syntax import (
+    Element,
+    Json,
+    Maybe,
+    Text,
+    Tool,
+    Tools,
+    arguments_schema,
+    call_schema,
+    function_name,
+)
 
 __all__ = [
     "DeepSeekFormat",
@@ -20,6 +30,7 @@ __all__ = [
     "NameThenJsonFormat",
     "SolarFormat",
     "parse_code",
+    "takes_code",
 ]
 
 _NAME = re.compile(r"[\w.-]*")
@@ -80,7 +91,7 @@ class NameThenJsonFormat(MarkedFormat):
         yield from scanner.space()
         yield from scanner.literal("```json", "```")
         yield from scanner.space()
-        ends = tuple(filter(None, (self.after, *self.before, *self.end)))
+        ends = tuple(filter(None, (self.after, *self.before, *self.end, "```")))
         if not (yield from parse_arguments(scanner, out, *header, tools, ends)):
             return False
         yield from parse_end(scanner, *filter(None, [self.after]))
@@ -246,6 +257,12 @@ class FunctionaryV31Format(NameThenJsonFormat):
         if not (yield from parse_call(scanner, out, tools)):
             scanner.rollback()
             yield from parse_code(scanner, out, "python")
+
+
+def takes_code(name: str, tools: Tools | None) -> bool:
+    """Return whether source code can be the argument of a function; a built-in tool takes it."""
+    schema = call_schema(name, tools)
+    return not schema or "code" in (schema.get("properties") or {})
 
 
 def parse_code(scanner: Scanner, out: MessageBuilder, name: str, *stops: str) -> Parser[str | None]:

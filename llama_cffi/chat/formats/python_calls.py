@@ -154,18 +154,20 @@ def parse_python_call(
     return True
 
 
-def _skip_call(scanner: Scanner) -> Parser[str]:
-    """Consume a call that cannot be parsed; return its text, or "" if it does not end."""
+def _skip_call(scanner: Scanner) -> Parser[str | None]:
+    """Consume a call that cannot be parsed; return its text, or None if none ends."""
     parts = [(yield from scanner.match(_NAME))]
+    if (yield from scanner.available(1)) != "(":
+        return None
     depth = 0
     while (yield from scanner.emit_match(_OUTSIDE, parts.append)):
         char = scanner.take(1)
         parts.append(char)
         depth += {"(": 1, ")": -1}.get(char, 0)
-        if depth <= 0:
-            return "".join(parts) if depth == 0 and char == ")" else ""
+        if depth == 0:
+            return "".join(parts)
         while char in _STRING and (yield from scanner.emit_match(_STRING[char], parts.append)):
             parts.append(scanner.take(2 if (yield from scanner.available(1)) == "\\" else 1))
             if parts[-1] == char:
                 break
-    return ""
+    return None

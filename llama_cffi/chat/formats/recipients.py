@@ -9,7 +9,7 @@ from ..scanner import Parser, Scanner
 from .base import ToolFormat
 from .json_calls import offered_name, parse_arguments
 from .message import MessageBuilder
-from .name_then_json import parse_code
+from .name_then_json import parse_code, takes_code
 from .syntax import (
     Alternatives,
     Element,
@@ -19,7 +19,6 @@ from .syntax import (
     Tool,
     Tools,
     arguments_schema,
-    call_schema,
     function_name,
 )
 from .tagged_arguments import TaggedArgumentsFormat
@@ -118,9 +117,7 @@ class HarmonyFormat(ToolFormat):
         name = recipients[-1].strip(".")
         if name not in self._NO_FUNCTIONS:
             name = offered_name(name.removeprefix("functions."), tools)
-            schema = call_schema(name, tools)
-            takes_code = not schema or "code" in (schema.get("properties") or {})
-            if takes_code and (yield from scanner.peek(self._is_code(scanner))):
+            if takes_code(name, tools) and (yield from scanner.peek(self._is_code(scanner))):
                 return (yield from parse_code(scanner, out, name, *self._BOUNDARIES))
             scanner.checkpoint()
             yield from self._open_fence(scanner)
@@ -192,10 +189,12 @@ class FunctionaryV32Format(ToolFormat):
     ) -> Parser[str | None]:
         """Parse a call from its arguments on; return the next marker if it was consumed."""
         yield from scanner.space()
-        if (yield from scanner.available(1)) != "{":
-            # Source code for the interpreter.
+        if takes_code(name, tools) and (yield from scanner.available(1)) != "{":
             return (yield from parse_code(scanner, out, name, self._MARKER))
-        yield from parse_arguments(scanner, out, name, None, tools, [self._MARKER])
+        scanner.checkpoint()
+        if not (yield from parse_arguments(scanner, out, name, None, tools, [self._MARKER])):
+            scanner.rollback()
+            out.malformed(f"{self._MARKER}{name}\n")
         return None
 
     def _before(self) -> tuple[Element, ...]:

@@ -23,12 +23,14 @@ __all__ = ["ValueReader", "normalised", "scalar"]
 _KEY = re.compile(r"[^\s:=,{}\[\]()\"'<>]*")
 _KEYWORD = re.compile(r"[\w.-]+\s*=(?!=)")
 _KEYWORD_START = re.compile(r"[\w.-]*\s*=?")
-_WORD = re.compile(r"[\w.+:/-]*")
+_WORD = re.compile(r"[\w.+:-]*")
+_NAME = re.compile(r"-?[\w.:-]+")  # in Python: a name that stands for a string, a date, a number
 _BARE = re.compile(r"[^,{}\[\]()<\"]*")
 _NESTING = {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}
 _PLAIN = {quote: re.compile(rf"[^\\{quote}]*") for quote in "'\""}
 _PREFIX = re.compile(r"([rRbBuUfF]{1,2})['\"]")
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_BASED = re.compile(r"[+-]?0([xX][0-9a-fA-F]{1,99}|[oO][0-7]{1,99}|[bB][01]{1,99})")
 _CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null",
               "nan": "null", "infinity": "null", "-infinity": "null"}  # fmt: skip
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
@@ -49,6 +51,8 @@ def scalar(text: str, schema: Schema) -> str:
     constant = _CONSTANTS.get(text.lower())
     if constant or is_json(text):
         return constant or text
+    if _BASED.fullmatch(text):
+        return str(int(text, 0))
     if _NUMBER.fullmatch(text):
         for convert in (int, float):
             try:
@@ -96,10 +100,17 @@ class _Open:
 
 
 class _Lookahead(NamedTuple):
-    """What text must follow; `start` matches every beginning of what `whole` matches."""
+    """What text must follow.
+
+    Attributes:
+        whole: Matches the text.
+        start: Matches every beginning of it.
+        is_end: Whether the end of the answer can stand for the rest of it.
+    """
 
     whole: re.Pattern[str]
     start: re.Pattern[str]
+    is_end: bool = True
 
 
 class ValueReader:
@@ -272,8 +283,13 @@ class ValueReader:
 
         while True:
             if quote == self._quote:
-                if not (yield from scanner.until([quote], write)):
-                    return False
+                stop = yield from scanner.before([quote, ","], write)
+                if stop == "," and not (yield from self._ahead(_missing_quote(quote))):
+                    write(scanner.take(1))
+                    continue
+                if stop != quote:
+                    return bool(stop)
+                scanner.take(len(quote))
             else:
                 if not (yield from scanner.emit_match(_PLAIN[quote[0]], write)):
                     return False
@@ -283,7 +299,7 @@ class ValueReader:
                 if not (yield from scanner.literal(quote)):
                     write(scanner.take(1))
                     continue
-            if len(quote) == 3 and quote != self._quote:
+            if kind == "key" or (len(quote) == 3 and quote != self._quote):
                 return True
             if (yield from self._ahead(_after_string(kind, self._ends, self._quote))):
                 return True
@@ -327,8 +343,9 @@ class ValueReader:
         scanner = self._scanner
         if self._is_python:
             text = yield from scanner.match(_WORD)
-            self._emit(scalar(text, schema) if text else "")
-            return bool(text)
+            is_literal = bool(_NAME.fullmatch(text) or _NUMBER.fullmatch(text))
+            self._emit(scalar(text, schema) if is_literal else "")
+            return is_literal
         kind = self._open[-1].kind if self._open else "value"
         comma = _after_string(kind, self._ends, self._quote)
         parts: list[str] = []
@@ -353,7 +370,7 @@ class ValueReader:
         return bool(text) or (yield from scanner.available(1)) in (",", "}", "]", ")")
 
     def _ahead(self, lookahead: _Lookahead) -> Parser[bool]:
-        """Return whether the text follows, or can still follow at the end of the answer."""
+        """Return whether the text follows, or its beginning at the end of the answer."""
         length = 1
         while True:
             text = yield from self._scanner.available(length)
@@ -362,7 +379,7 @@ class ValueReader:
             if not lookahead.start.fullmatch(text):
                 return False
             if len(text) < length:
-                return True
+                return lookahead.is_end
             length += 1
 
 
@@ -377,6 +394,17 @@ def _ending(ends: tuple[str, ...]) -> _Lookahead:
     return _Lookahead(re.compile(whole), re.compile(_beginnings(ends)))
 
 
+@lru_cache(maxsize=8)
+def _missing_quote(quote: str) -> _Lookahead:
+    """Return a key and a quote that can only open its value: the one before it is missing."""
+    key = r",\s*[\w.-]+\s*[:=]\s*"
+    return _Lookahead(
+        re.compile(rf"{key}{re.escape(quote)}(?!\s*[,}}\]]|\s*$)"),
+        re.compile(rf",\s*[\w.-]*\s*[:=]?\s*(?:{_beginnings([quote])})?\s*"),
+        is_end=False,
+    )
+
+
 @lru_cache(maxsize=256)
 def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
     """Return what may follow a string or a word in a container."""
@@ -384,15 +412,15 @@ def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
     end = "|".join(map(re.escape, ends)) or "(?!)"
     ending = _beginnings(ends) or "(?!)"
     opening = _beginnings([quote]) or "(?!)"
-    if kind == "key":
-        whole, start = r"[:=,}]", ""
-    elif kind == "call":
+    if kind == "call":
         after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
-        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\])}};\n]|{end})"
+        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\]}};\n]|{end})"
         start = rf",\s*(?:[\w.-]*\s*[:=]?|{opening})|\)[ \t]*(?:{ending})?"
     elif kind == "object":
         whole = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])"
         start = rf",\s*(?:[\w.-]*\s*|{opening})"
+        if quote:  # the comma may be missing
+            whole, start = rf"{whole}|[\w.-]+\s*[:=]", rf"{start}|[\w.-]+\s*"
     else:
         whole, start = r"[,}\])]", ""
     whole = rf"\s*(?:{whole}|{quotes}|{end})"
