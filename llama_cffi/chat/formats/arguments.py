@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
 
-from ..scanner import Parser, Scanner, is_json
+from ...schema import types_within
+from ..scanner import Parser, Scanner, is_json, loads
 
 __all__ = ["ArgumentsWriter"]
 
 _SCALAR = re.compile(r'[^\s,:{}\[\]"]*')
+_NOT_INTEGER = re.compile(r"-?\d+[.eE].*")
+_MAX_DIGITS = 30  # of an integer that is written as a decimal number
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
 _JUNK = re.compile(r'[^,{}\[\]"]*')
 _CLOSERS = {"{": "}", "[": "]"}
 _MAX_DEPTH = 200  # levels of objects and lists; json.loads fails at about 1,000
@@ -23,13 +30,21 @@ class ArgumentsWriter:
     stay. So the arguments of every call are valid JSON, wherever the model stops, and the deltas
     that were sent before remain right.
 
+    Numbers such as ``140.0`` become integers where *schema* allows no others, and Python's
+    ``True``, ``False`` and ``None`` become JSON's.
+
+    Args:
+        schema: The JSON schema of the arguments; None: unknown.
+
     Attributes:
         is_complete: Whether the text was a whole object, and only white space and trailing commas
             were dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schema: Mapping[str, Any] | None = None) -> None:
         self.is_complete = True
+        self._schema = schema
+        self._path: list[str | None] = []  # to the value that is written
         self._scanner = Scanner()
         self._written: list[str] = []
         self._open: list[str] = []  # the brackets that will close what is open
@@ -90,14 +105,23 @@ class ArgumentsWriter:
     def _item(self, head: str, has_key: bool) -> Parser[bool]:
         """Write *head*, a key and a value; without a value, write nothing and return False."""
         scanner = self._scanner
+        name = None
         if has_key:
             key = (yield from scanner.json_text()) if (yield from self._follows('"')) else None
-            if key is None:
+            name = loads(key or "")
+            if key is None or name is None:
                 return False
             head += key + (yield from scanner.space())
             if not (yield from scanner.literal(":")):
                 return False
             head += ":" + (yield from scanner.space())
+        self._path.append(name)
+        is_written = yield from self._value(head)
+        self._path.pop()
+        return is_written
+
+    def _value(self, head: str) -> Parser[bool]:
+        scanner = self._scanner
         if (yield from self._follows('"')):
             self._written.append(head + scanner.take(1))
             if not (yield from scanner.string(self._written.append)):
@@ -110,9 +134,21 @@ class ArgumentsWriter:
             yield from self._container(head + scanner.take(1))
             return True
         scalar = yield from scanner.match(_SCALAR)
-        if is_json(scalar):
-            self._written.append(head + scalar)
-        return is_json(scalar)
+        scalar = _PYTHON.get(scalar, scalar)
+        if not is_json(scalar):
+            return False
+        self._written.append(head + self._as_integer(scalar))
+        return True
+
+    def _as_integer(self, scalar: str) -> str:
+        if self._schema is None or not _NOT_INTEGER.fullmatch(scalar):
+            return scalar
+        types = types_within(self._schema, self._path)
+        if "integer" not in types or "number" in types:
+            return scalar
+        number = Decimal(scalar)
+        is_integer = number.adjusted() < _MAX_DIGITS and number == int(number)
+        return str(int(number)) if is_integer else scalar
 
     def _follows(self, *characters: str) -> Parser[bool]:
         return (yield from self._scanner.available(1)) in characters
