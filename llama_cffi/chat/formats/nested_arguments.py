@@ -134,8 +134,8 @@ class _Arguments:
         """Return the name of the element that begins here; None: none does."""
         scanner = self._scanner
         if (yield from scanner.literal(f"{_TAG}<")):
-            key = yield from scanner.match(_KEY)
-            return key if key and (yield from scanner.literal(">")) else None
+            name = yield from scanner.match(_KEY)
+            return name if name and (yield from scanner.literal(">")) else None
         # Some models forget the name in the first tag.
         yield from scanner.literal(_TAG)
         key = yield from scanner.peek(self._key_at_end())
