@@ -101,7 +101,7 @@ class BareKeysFormat(MarkedFormat):
         if is_empty:
             out.arguments("{}")
         else:
-            yield from reader.call(schema, (), ")" if opened == "(" else "}")
+            yield from reader.call((), ")" if opened == "(" else "}")
         out.end_call()
         out.content(reader.unread)
         if opened == "({":

@@ -82,7 +82,7 @@ def parse_arguments(
         scanner.commit()
         out.begin_call(name, call_id)
         reader = ValueReader(scanner, out.arguments, schema, ends=ends)
-        yield from reader.value(schema)
+        yield from reader.value()
         out.end_call()
         out.content(reader.unread)
         return True
@@ -119,7 +119,7 @@ def _as_object(text: str) -> str | None:
 def _value(scanner: Scanner, ends: Sequence[str] = ()) -> Parser[str | None]:
     """Return a value as JSON; None if it does not end."""
     parts: list[str] = []
-    ended = yield from ValueReader(scanner, parts.append, {}, ends=ends).value({})
+    ended = yield from ValueReader(scanner, parts.append, ends=ends).value()
     return "".join(parts) if ended else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import ArgumentsWriter
-from .syntax import Tools, call_schema
+from .syntax import Tools, arguments_schema, function_name
 
 __all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
 
@@ -81,7 +81,7 @@ class MessageBuilder:
     """
 
     def __init__(self, tools: Tools | None = None) -> None:
-        self._tools = tools
+        self._schemas = {function_name(tool): arguments_schema(tool) for tool in tools or ()}
         self.calls: list[ToolCall] = []
         self.has_content = False
         self.has_reasoning = False
@@ -138,7 +138,7 @@ class MessageBuilder:
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
         self._call({"id": call.id, "type": "function", "function": function})
-        self._writer = ArgumentsWriter(call_schema(name, self._tools))
+        self._writer = ArgumentsWriter(self._schemas.get(name))
 
     def arguments(self, text: str) -> None:
         """Append what the model wrote to the arguments of the last call."""

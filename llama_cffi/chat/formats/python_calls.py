@@ -143,7 +143,7 @@ def parse_python_call(
     arguments: list[str] = []
     ends = (*ends, ")") if is_printed else ends
     reader = ValueReader(scanner, arguments.append, schema, ends=ends, is_python=True)
-    if not (yield from reader.call(schema, list(schema.get("properties") or ()))):
+    if not (yield from reader.call(tuple(schema.get("properties") or ()))):
         return False
     if is_printed:
         yield from scanner.literal(")")

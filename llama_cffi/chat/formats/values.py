@@ -11,12 +11,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from ...schema import ANY_TYPE, types_within
 from ..scanner import Emit, Parser, Scanner, is_json, quoted
-from .syntax import Schema, is_string, subschema
+from .syntax import Schema
+from .unquoted import is_text
 
 __all__ = ["ValueReader", "normalised", "scalar"]
 
@@ -39,16 +41,20 @@ _CODES = {"x": (4, 16), "U": (10, 16), **dict.fromkeys("01234567", (4, 8))}
 _MAX_DEPTH = 200  # levels of objects and lists, as in `ArgumentsWriter`
 
 
-def scalar(text: str, schema: Schema) -> str:
+def scalar(text: str, types: frozenset[str] = ANY_TYPE) -> str:
     """Return a word that was written without quotes as JSON.
 
-    Where the schema has only strings it is one, whatever it looks like, unless it is null.
+    Where only text is allowed it is text, whatever it looks like, unless it is null.
+
+    Args:
+        text: The word.
+        types: The JSON types that its schema allows; see `allowed_types`.
     """
-    if text in ("null", "None") and text not in (schema.get("enum") or ()):
+    if text in ("null", "None"):
         return "null"
-    if is_string(schema):
-        return json.dumps(text, ensure_ascii=False)
     constant = _CONSTANTS.get(text.lower())
+    if is_text(types):
+        return f'"{quoted(text)}"'
     if constant or is_json(text):
         return constant or text
     if _BASED.fullmatch(text):
@@ -61,7 +67,7 @@ def scalar(text: str, schema: Schema) -> str:
                 continue
             if math.isfinite(number):
                 return str(number)
-    return json.dumps(text, ensure_ascii=False)
+    return f'"{quoted(text)}"'
 
 
 def normalised(text: str) -> str | None:
@@ -73,7 +79,7 @@ def normalised(text: str) -> str | None:
     ended: list[bool] = []
 
     def read() -> Parser[None]:
-        ended.append((yield from ValueReader(scanner, parts.append, {}).value({})))
+        ended.append((yield from ValueReader(scanner, parts.append).value()))
         ended.append(not (yield from scanner.available(1)))
 
     next(read(), None)
@@ -87,16 +93,16 @@ class _Open:
     Attributes:
         kind: `object`, `list`, or `call`: the arguments of a call, in parentheses.
         closer: The bracket that closes it.
-        schema: Its schema.
         head: What precedes its next member and is not written yet.
+        name: The name of the member that is being read; None: an item.
         names: The names of the arguments of a call that may be given by position.
     """
 
     kind: str
     closer: str
-    schema: Schema
     head: str
-    names: list[str]
+    name: str | None = None
+    names: list[str] = field(default_factory=list)
 
 
 class _Lookahead(NamedTuple):
@@ -126,7 +132,7 @@ class ValueReader:
     Args:
         scanner: At the position of the value.
         emit: Receives the JSON text.
-        root: The schema that holds the definitions.
+        schema: The JSON schema of the value; None: unknown.
         ends: The markers after a call, which end a word and may follow a string.
         quote: A token that stands around strings, besides the quotes of JSON and Python.
         is_python: Whether the notation is Python's: with tuples, sets, prefixes and all escapes,
@@ -137,7 +143,7 @@ class ValueReader:
         self,
         scanner: Scanner,
         emit: Emit,
-        root: Schema,
+        schema: Schema | None = None,
         *,
         ends: Sequence[str] = (),
         quote: str = "",
@@ -145,35 +151,34 @@ class ValueReader:
     ) -> None:
         self._scanner = scanner
         self._emit = emit
-        self._root = root
+        self._schema = schema
         self._ends = tuple(filter(None, ends))
         self._quote = quote
         self._is_python = is_python
         self._open: list[_Open] = []
         self.unread = ""
 
-    def value(self, schema: Schema) -> Parser[bool]:
-        """Read a value of *schema*; return whether it ended."""
-        if not (yield from self._value(schema)):
+    def value(self) -> Parser[bool]:
+        """Read a value; return whether it ended."""
+        if not (yield from self._value()):
             return False
         return not self._open or (yield from self._members())
 
-    def call(self, schema: Schema, names: Sequence[str], closer: str = ")") -> Parser[bool]:
+    def call(self, names: Sequence[str] = (), closer: str = ")") -> Parser[bool]:
         """Read the arguments of a call up to its closing bracket, written as an object.
 
         Args:
-            schema: The schema of the arguments.
             names: The names of the arguments, for those that are given by position.
             closer: The closing bracket.
         """
-        self._begin("call" if closer == ")" else "object", closer, schema, list(names))
+        self._begin("call" if closer == ")" else "object", closer, list(names))
         return (yield from self._members())
 
-    def _begin(self, kind: str, closer: str, schema: Schema, names: list[str]) -> None:
+    def _begin(self, kind: str, closer: str, names: Sequence[str] = ()) -> None:
         bracket = "[" if kind == "list" else "{"
         if not self._is_python:  # else it may be a set
             self._emit(bracket)
-        self._open.append(_Open(kind, closer, schema, bracket * self._is_python, names))
+        self._open.append(_Open(kind, closer, bracket * self._is_python, names=list(names)))
 
     def _members(self) -> Parser[bool]:
         """Read the members or items of what is open; return whether all of it was closed."""
@@ -232,27 +237,26 @@ class ValueReader:
 
     def _item(self, top: _Open, key: str, name: str | None) -> Parser[bool]:
         """Read a value after its key."""
-        schema = subschema(top.schema, name, self._root)
         self._emit(top.head + key)
-        top.head = ""
+        top.head, top.name = "", name
         if name in top.names:
             top.names.remove(name)
-        return (yield from self._value(schema))
+        return (yield from self._value())
 
-    def _value(self, schema: Schema) -> Parser[bool]:
+    def _value(self) -> Parser[bool]:
         """Read a value without parts, or the opening bracket of another."""
         scanner = self._scanner
         opener = yield from scanner.literal("{", "[", *("(" * self._is_python))
         if opener:
             kind = "object" if opener == "{" else "list"
-            self._begin(kind, {"{": "}", "[": "]", "(": ")"}[opener], schema, [])
+            self._begin(kind, {"{": "}", "[": "]", "(": ")"}[opener])
             return len(self._open) <= _MAX_DEPTH
         prefix = _PREFIX.match((yield from scanner.available(3))) if self._is_python else None
         if prefix:
             scanner.take(len(prefix[1]))
         quote = yield from self._opening_quote()
         if not quote:
-            return (yield from self._word(schema))
+            return (yield from self._word())
         self._emit('"')
         ended = True
         while quote and ended:
@@ -338,13 +342,13 @@ class ValueReader:
                     return quoted(rf"\N{{{name}}}")
         return quoted(scanner.take(1))
 
-    def _word(self, schema: Schema) -> Parser[bool]:
+    def _word(self) -> Parser[bool]:
         """Read a value without quotes."""
         scanner = self._scanner
         if self._is_python:
             text = yield from scanner.match(_WORD)
             is_literal = bool(_NAME.fullmatch(text) or _NUMBER.fullmatch(text))
-            self._emit(scalar(text, schema) if is_literal else "")
+            self._emit(scalar(text, self._types()) if is_literal else "")
             return is_literal
         kind = self._open[-1].kind if self._open else "value"
         comma = _after_string(kind, self._ends, self._quote)
@@ -365,9 +369,13 @@ class ValueReader:
             parts.append(scanner.take(1))
         text = "".join(parts).strip()
         if text:
-            self._emit(scalar(text, schema))
+            self._emit(scalar(text, self._types()))
         # A member without a value is dropped.
         return bool(text) or (yield from scanner.available(1)) in (",", "}", "]", ")")
+
+    def _types(self) -> frozenset[str]:
+        """Return the types that the schema allows here."""
+        return types_within(self._schema, [container.name for container in self._open])
 
     def _ahead(self, lookahead: _Lookahead) -> Parser[bool]:
         """Return whether the text follows, or its beginning at the end of the answer."""
