@@ -11,8 +11,9 @@ reasoning and content from the turn that the template renders.
 A row counts the turns (one call or two, with and without text and reasoning) that are the `same`,
 and names the parts of other turns that differ; `none` means that the template renders no calls or
 fails on them. Then it counts the calls that come back equal, of calls with values that look like
-other types or like the format's own tags, parsed whole and character by character. The exit
-status is 1 if a turn or a call differs.
+other types or like the format's own tags, parsed whole and character by character; a call is
+`ambiguous` if the template writes what comes back exactly like the call. The exit status is 1 if a
+turn or a call differs.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _TEXTS = (
     "a \"b\" 'c' \\d",
     "\n\nline\n\n",
     " \t spaces ",
-    "é中😀\u2028\ufffd",
+    "é中😀\ufffd",  # not U+2028, which Jinja's filter `indent` replaces
     "}]{[,:",
     "<b>x</b> &amp; <br/>",
     "a=1, b='2')",
@@ -207,8 +208,8 @@ def _shared(a: str, b: str) -> str:
     return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
 
 
-def calls_that_differ(template: ChatTemplate, family: Family) -> Iterator[tuple[Any, str, Any]]:
-    """Yield (value, rendered turn, parsed) for each value; the last is None if it comes back."""
+def called(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Any, str]]:
+    """Yield (verdict, arguments, rendered turn and parsed calls) for each value."""
     form = family.tool_format
     example = rendered(template, family, _message(CALLS[:1], None, ""), TOOLS)
     if example is None or "note" not in example[1]:
@@ -220,16 +221,20 @@ def calls_that_differ(template: ChatTemplate, family: Family) -> Iterator[tuple[
             tools = [_tool("put", types), *TOOLS]
             found = rendered(template, family, _message([("put", arguments)], None, ""), tools)
             if found is None:
-                yield arguments, "", "not rendered"
                 continue
             is_open, text = found
             parsed = _parsed(form, text, tools, is_open)
-            is_same = parsed == [("put", json.dumps(arguments, sort_keys=True))]
-            yield arguments, text, None if is_same else parsed
+            wanted = [("put", json.dumps(arguments, sort_keys=True))]
+            if [(name, json.dumps(read, sort_keys=True)) for name, read in parsed] == wanted:
+                kind = "equal calls"
+            else:
+                again = rendered(template, family, _message(parsed, None, ""), tools)
+                kind = "ambiguous calls" if again == found else "other calls"
+            yield kind, arguments, f"{text!r}\n    {parsed}"
 
 
-def _parsed(form: ToolFormat, text: str, tools: Any, is_open: bool) -> Any:
-    """Return the calls in a turn, parsed whole and by characters; a text if these differ."""
+def _parsed(form: ToolFormat, text: str, tools: Any, is_open: bool) -> list[tuple[str, Any]]:
+    """Return the calls in a turn; none if they depend on how the turn is split, or are broken."""
     results = []
     for pieces in ([text], text):
         stream = form.stream(tools, starts_open=is_open)
@@ -239,12 +244,10 @@ def _parsed(form: ToolFormat, text: str, tools: Any, is_open: bool) -> Any:
         for delta in deltas:
             for part in delta.get("tool_calls", ()):
                 arguments[part["index"]] += part["function"]["arguments"]
-        if arguments != [call.arguments for call in calls]:
-            return f"deltas differ: {deltas}"
-        results.append(
-            [(c.name, json.dumps(json.loads(c.arguments), sort_keys=True)) for c in calls]
-        )
-    return results[0] if results[0] == results[1] else f"depends on splitting: {results}"
+        if stream.message.is_malformed or arguments != [call.arguments for call in calls]:
+            return []
+        results.append([(call.name, json.loads(call.arguments)) for call in calls])
+    return results[0] if results[0] == results[1] else []
 
 
 def verdict(family: Family, turn: Turn) -> tuple[str, str]:
@@ -280,10 +283,10 @@ def check(path: Path, show: bool) -> tuple[str, Counter[str]]:
             print(f"    {turn.text!r}\n    {parsed}")
     if not counts:
         counts["none"] += 1
-    for arguments, text, parsed in calls_that_differ(template, family):
-        counts["equal calls" if parsed is None else "other calls"] += 1
-        if parsed is not None:
-            print(f"    call: {path.stem}: {arguments}\n    {text!r}\n    {parsed}")
+    for kind, arguments, details in called(template, family):
+        counts[kind] += 1
+        if kind == "other calls":
+            print(f"    call: {path.stem}: {arguments}\n    {details}")
     name = f"{family.name} {family.version}".strip()
     row = f"{path.stem:46.46} {name:22.22} {family.thinking:8} {family.tool_format.name:17}"
     return row + " " + ", ".join(f"{n} {kind}" for kind, n in counts.items()), counts
@@ -305,7 +308,7 @@ def main() -> int:
         total += counts
     print("\n".join(rows))
     print(f"{len(found)} templates, {dict(total)}")
-    return 1 if total.keys() - {"same", "none", "equal calls"} else 0
+    return 1 if total.keys() - {"same", "none", "equal calls", "ambiguous calls"} else 0
 
 
 if __name__ == "__main__":

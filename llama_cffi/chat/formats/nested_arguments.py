@@ -107,7 +107,9 @@ class _Arguments:
                 ended = found == self._open[-1]
                 scanner.take(len(found) if ended else 0)
                 break
-            key = None if found is None else (yield from scanner.attempt(self._key(path)))
+            key = None
+            if found == _TAG:
+                key = yield from scanner.attempt(self._key(path))
             if key is None:
                 # A broken element ends where the next one begins.
                 scanner.take(1)
@@ -172,12 +174,25 @@ class _Arguments:
         """Emit a text and consume its end tag; return False if the answer ends before."""
         scanner = self._scanner
         while (yield from scanner.before((_TAG,), emit)):
+            length = yield from scanner.peek(self._nested_length(end))
+            if length:
+                emit(scanner.take(length))
+                continue
             is_end = yield from scanner.peek(self._is_end(end))
             if is_end is not False:
                 scanner.take(len(end) if is_end else 0)
                 return True
             emit(scanner.take(len(_TAG)))
         return False
+
+    def _nested_length(self, end: str) -> Parser[int]:
+        """Return the length of a whole call that is part of a text; 0: there is none."""
+        start = self._scanner.position
+        if not (yield from self._scanner.literal(_CALL)):
+            return 0
+        yield from self._scanner.text_until(f"{_TAG}</invoke>")
+        length = self._scanner.position - start
+        return length if (yield from self._scanner.before((end,), lambda _: None)) else 0
 
     def _is_end(self, end: str) -> Parser[bool | None]:
         """Return whether the end tag follows, and ends a text; None: it is missing before a tag."""

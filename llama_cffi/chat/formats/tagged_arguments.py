@@ -264,7 +264,11 @@ class TaggedArgumentsFormat(MarkedFormat):
             is_end = False if is_end is False else None
         else:
             nested = yield from scanner.peek(self._nested(scanner))
-            is_end = None if nested and is_at_start and call.may_call(nested) else False
+            if nested is None:
+                return None
+            is_next = is_at_start and call.may_call(nested)
+            later = yield from self._later_end(scanner, call, ends)
+            return here if later is None and is_next else later
         if is_end is not None:
             return here if is_end else None
         later = yield from self._later_end(scanner, call, ends)
