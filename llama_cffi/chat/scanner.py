@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
+__all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
+
+#: See `Scanner.n_vain`.
+MAX_VAIN = 32
 
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
@@ -55,6 +58,8 @@ class Scanner:
 
     Attributes:
         is_final: Whether the text is complete.
+        n_vain: How often the parser went back to a checkpoint from the end of the complete text.
+            Parsers stop trying at `MAX_VAIN`: each time takes as long as the text.
     """
 
     def __init__(self) -> None:
@@ -64,6 +69,8 @@ class Scanner:
         self._n_dropped = 0  # characters before the text that is kept
         self._checkpoints: list[int] = []
         self._n_peeks = 0
+        self.n_vain = 0
+        self._met_end = False  # since the last checkpoint
 
     @property
     def position(self) -> int:
@@ -104,6 +111,7 @@ class Scanner:
         """Remember the position for `rollback`; checkpoints can be nested."""
         self._drop()
         self._checkpoints.append(self._at)
+        self._met_end = False
 
     def commit(self) -> None:
         """Drop all checkpoints and stay at the current position."""
@@ -112,12 +120,15 @@ class Scanner:
     def rollback(self) -> None:
         """Return to the last checkpoint and drop it."""
         self._at = self._checkpoints.pop()
+        self.n_vain += self._met_end
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
         while len(self._text) - self._at < length and not self.is_final:
             yield
-        return self._text[self._at : self._at + length]
+        text = self._text[self._at : self._at + length]
+        self._met_end |= len(text) < length
+        return text
 
     def take(self, length: int) -> str:
         """Consume up to *length* characters that were received."""
@@ -172,6 +183,7 @@ class Scanner:
                 if self._at < len(self._text):
                     emit(self.take(len(self._text) - self._at))
                 if self.is_final:
+                    self._met_end = True
                     return None
             yield
 
@@ -283,5 +295,6 @@ class Scanner:
             if self._at < len(self._text):
                 return True
             if self.is_final:
+                self._met_end = True
                 return False
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..scanner import Parser, Scanner
+from ..scanner import MAX_VAIN, Parser, Scanner
 from .message import MessageBuilder
 
 __all__ = ["parse_lines"]
@@ -53,7 +53,8 @@ def _parse_line_start(
     """Parse the calls that begin a line."""
     while True:
         space = yield from scanner.space()
-        if not (yield from scanner.peek(scanner.literal(*starts))):
+        is_start = scanner.n_vain < MAX_VAIN and (yield from scanner.peek(scanner.literal(*starts)))
+        if not is_start:
             break
         scanner.checkpoint()
         if not (yield from parse_bare()):

@@ -50,6 +50,7 @@ class HarmonyFormat(ToolFormat):
     _CHANNEL_WORD = re.compile(r"(analysis|commentary|final)(?![a-z0-9_])")
     _HEADER_TEXT = re.compile(r"[^<\n]*")
     _EXTRA = re.compile(r"[\s}\]`]*")
+    _MAX_HEADER = 200  # characters
     _STARTS = ("<|start|>", "<|channel|>", "<|message|>", " to=", "to=")
     _ROLES = ("assistant", "analysis", "commentary", "final")
     _IN_HEADER = ("<|channel|>", "<|constrain|>", "<|message|>")
@@ -83,7 +84,7 @@ class HarmonyFormat(ToolFormat):
         while not header.endswith("<|message|>"):
             header += yield from scanner.match(self._HEADER_TEXT)
             found = yield from scanner.literal(*self._IN_HEADER)
-            if found is None:
+            if found is None or len(header) > self._MAX_HEADER:
                 return None
             header += found
         return header

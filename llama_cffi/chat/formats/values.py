@@ -313,10 +313,10 @@ class ValueReader:
         """Read an escape sequence; return it as JSON has it, or as it is if it is not one."""
         scanner = self._scanner
         text = yield from scanner.available(2)
-        if len(text) < 2 or text[1] == "u":
-            return scanner.take(2)
         if is_raw:
             return quoted(scanner.take(2))
+        if len(text) < 2 or text[1] == "u":
+            return scanner.take(2)
         if not self._is_python and quote == '"':
             scanner.take(2)
             return "'" if text[1] == "'" else text
