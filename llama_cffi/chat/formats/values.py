@@ -315,11 +315,9 @@ class ValueReader:
         text = yield from scanner.available(2)
         if is_raw:
             return quoted(scanner.take(2))
-        if len(text) < 2 or text[1] == "u":
-            return scanner.take(2)
-        if not self._is_python and quote == '"':
-            scanner.take(2)
-            return "'" if text[1] == "'" else text
+        is_json = not self._is_python and quote == '"' and text != "\\'"
+        if is_json or len(text) < 2 or text[1] == "u":
+            return (yield from scanner.escape())
         if text[1] in _ESCAPES:
             scanner.take(2)
             return quoted(_ESCAPES[text[1]])
