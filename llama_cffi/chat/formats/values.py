@@ -369,7 +369,8 @@ class ValueReader:
         if text:
             self._emit(scalar(text, self._types()))
         # A member without a value is dropped.
-        return bool(text) or (yield from scanner.available(1)) in (",", "}", "]", ")")
+        following = (",", *(container.closer for container in self._open[-1:]))
+        return bool(text) or (yield from scanner.available(1)) in following
 
     def _types(self) -> frozenset[str]:
         """Return the types that the schema allows here."""
