@@ -121,6 +121,7 @@ class TaggedArgumentsFormat(MarkedFormat):
                 # Fine-tuned models write Hermes calls with these templates.
                 if len(out.calls) == n_calls:
                     yield from parse_call(scanner, out)
+                    yield from self._follow(scanner, *self._ends)
                 break
             scanner.commit()
             if not (yield from self._parse_one(scanner, out, call)):
@@ -176,7 +177,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         """Parse a value and its end tag; emit strings as they arrive, others when complete."""
         separator = ", " if call.given else ""
         name = json.dumps(key, ensure_ascii=False)
-        is_wrapper = call.is_wrapper(key)
+        is_wrapper = call.is_wrapper(key) and not call.given
         call.given.add(key)
         ends = self._value_ends(key)
         if self.frame:
@@ -202,8 +203,8 @@ class TaggedArgumentsFormat(MarkedFormat):
                 # What can be completed is.
                 out.arguments(f"{separator}{name}: {text}")
                 return
-        member = f"{name}: {read_unquoted(text, types)}"
-        out.arguments(separator + call.unwrapped(f"{{{member}}}")[1:-1])
+        member = f"{{{name}: {read_unquoted(text, types)}}}"
+        out.arguments(separator + (call.unwrapped(member) if is_wrapper else member)[1:-1])
 
     def _json_value(
         self, scanner: Scanner, types: frozenset[str], ends: tuple[str, ...]
@@ -437,6 +438,8 @@ class TaggedArgumentsFormat(MarkedFormat):
 
     def _broken_length(self, scanner: Scanner) -> Parser[int | None]:
         start = scanner.position
+        if (yield from scanner.peek(self._nested(scanner))):
+            return None
         scanner.take(1)
         found = yield from scanner.before(self._tags, lambda _: None)
         is_ours = found is not None and found not in self.triggers
@@ -555,13 +558,12 @@ class _Call:
 
     def is_wrapper(self, key: str) -> bool:
         """Return whether a parameter that the function does not have contains all arguments."""
-        is_unknown = self._types is not None and key not in self._types
-        return is_unknown and key in _WRAPPERS and not self.given
+        return bool(self._types) and not self.has(key) and key in _WRAPPERS
 
     def unwrapped(self, text: str) -> str:
         """Return arguments as JSON without a wrapper around them."""
         value = loads(text)
-        if not isinstance(value, dict) or len(value) != 1 or not self._types:
+        if not isinstance(value, dict) or len(value) != 1 or self._types is None:
             return text
         [(key, inner)] = value.items()
         if not self.is_wrapper(key):
