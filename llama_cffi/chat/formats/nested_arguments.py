@@ -200,8 +200,10 @@ class _Arguments:
         """Return whether the end tag follows, and ends a text; None: it is missing before a tag."""
         scanner = self._scanner
         found = yield from scanner.literal(end, self._open[-1], _END, _CALL, f"{_TAG}<")
-        if found in (None, _CALL):
-            return False if found is None else None
+        if found is None:
+            return False
+        if found == _CALL:
+            return None if (yield from _head(scanner, is_inside=True)) else False
         if found == f"{_TAG}<":
             name = yield from scanner.match(_KEY)
             is_next = len(self._open) == 1 and name not in self._given
