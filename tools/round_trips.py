@@ -85,7 +85,7 @@ def values(form: ToolFormat, call: str) -> Iterator[tuple[dict[str, Any], Any]]:
         form: The format in which calls are written; its tags are among the texts.
         call: A whole call, as the template renders it.
     """
-    texts = [*_TEXTS, call, f"See:\n{call}\n"]
+    texts = [*_TEXTS, call, f"See:\n{call}\n", "\n".join(tags(form)), " ".join(tags(form)[::-1])]
     for tag in tags(form):
         texts += [f"a {tag} b", f"\n{tag}\n", tag, f"a{tag}"]
     for text in (*_LOOKALIKES, *texts):

@@ -210,7 +210,8 @@ class _Arguments:
             is_known = types_within(self._schema, [name]) != ANY_TYPE
             return None if is_next and is_known and (yield from scanner.literal(">")) else False
         yield from scanner.space()
-        if (yield from scanner.available(1)) and not (yield from scanner.literal(_TAG)):
+        is_last = not (yield from scanner.available(1))
+        if not is_last and not (yield from scanner.peek(scanner.literal(_TAG))):
             return False
         if found == end:
             return True
