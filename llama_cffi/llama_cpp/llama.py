@@ -20,7 +20,7 @@ from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
 from .delegate import Delegate
 from .echo import prepend
-from .functions import as_messages, as_tools, with_function_call
+from .functions import as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
 from .llama_grammar import LlamaGrammar, closed_format
@@ -605,7 +605,7 @@ class Llama:
         arguments["tools"], arguments["tool_choice"] = as_tools(
             functions, function_call, tools, tool_choice
         )
-        answer = self.answer(self._preparer(), as_messages(messages), arguments)
+        answer = self.answer(self._preparer(), messages, arguments)
         return with_function_call(answer) if functions else answer
 
     def create_chat_completion_openai_v1(
