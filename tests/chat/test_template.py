@@ -133,7 +133,10 @@ def test_a_failure_names_the_line() -> None:
             [{"role": "user", "content": 5}],
             r"messages\[0\]\['content'\] must be a str, None or a list of parts, got int",
         ),
-        ([{"role": "user", "content": [5]}], r"\['content'\]\[0\] must be a str or a dict, got int"),
+        (
+            [{"role": "user", "content": [5]}],
+            r"\['content'\]\[0\] must be a str or a dict, got int",
+        ),
         ([{"role": "user", "content": [{"type": "text"}]}], "'text' must be a str"),
         ([{"role": "user", "content": "\ud800"}], "unpaired surrogate at position 0"),
         ([{"role": "user", "content": b"Hi"}], "got bytes"),
