@@ -61,29 +61,30 @@ class Scanner:
         self.is_final = False
         self._text = ""
         self._at = 0
-        self._has_checkpoint = False
+        self._checkpoints: list[int] = []
 
     def feed(self, text: str) -> None:
         """Append text."""
-        if not self._has_checkpoint:
-            self._text = self._text[self._at :]
-            self._at = 0
+        self._trim()
         self._text += text
 
     def checkpoint(self) -> None:
-        """Remember the position for `rollback`."""
-        self._text = self._text[self._at :]
-        self._at = 0
-        self._has_checkpoint = True
+        """Remember the position for `rollback`; checkpoints can be nested."""
+        self._trim()
+        self._checkpoints.append(self._at)
 
     def commit(self) -> None:
-        """Drop the checkpoint and stay at the current position."""
-        self._has_checkpoint = False
+        """Drop all checkpoints and stay at the current position."""
+        self._checkpoints.clear()
 
     def rollback(self) -> None:
-        """Return to the checkpoint and drop it."""
-        self._at = 0
-        self._has_checkpoint = False
+        """Return to the last checkpoint and drop it."""
+        self._at = self._checkpoints.pop()
+
+    def _trim(self) -> None:
+        if not self._checkpoints:
+            self._text = self._text[self._at :]
+            self._at = 0
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""

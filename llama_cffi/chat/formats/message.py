@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import ArgumentsWriter
+from .syntax import Tools, call_schema
 
 __all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
 
@@ -69,13 +70,17 @@ class ParsedMessage:
 class MessageBuilder:
     """Collects a message and its pending deltas.
 
+    Args:
+        tools: The tools that were offered; None: unknown.
+
     Attributes:
         calls: The calls so far.
         has_content: Whether there is content so far.
         has_reasoning: Whether there is reasoning so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Tools | None = None) -> None:
+        self._tools = tools
         self.calls: list[ToolCall] = []
         self.has_content = False
         self.has_reasoning = False
@@ -132,7 +137,7 @@ class MessageBuilder:
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
         self._call({"id": call.id, "type": "function", "function": function})
-        self._writer = ArgumentsWriter()
+        self._writer = ArgumentsWriter(call_schema(name, self._tools))
 
     def arguments(self, text: str) -> None:
         """Append what the model wrote to the arguments of the last call."""
