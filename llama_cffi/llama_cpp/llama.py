@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -13,6 +14,8 @@ from ..api import chat_completions, completions
 from ..api.chat_completions import ChatPreparer
 from ..api.llama import Llama as NativeLlama
 from ..api.running import run
+from ..binding import Model
+from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.options import resolve_sampling
@@ -20,9 +23,12 @@ from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
 from .delegate import Delegate
 from .echo import prepend
-from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, LlamaState
-from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
+from .llama_chat_format import (
+    LlamaChatCompletionHandlerRegistry,
+    TemplateChatHandler,
+    template_of,
+)
 from .llama_grammar import LlamaGrammar, closed_format
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, check_tfs, config_of, max_tokens_of, seed_of
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from .. import grammars
     from ..api.chat_completions import Message, Tool
     from ..api.llama import CompletionOptions
+    from ..api.running import AnyEngine
     from ..api.types import (
         CreateChatCompletionResponse,
         CreateChatCompletionStreamResponse,
@@ -90,7 +97,7 @@ class Llama:
         split_mode: How several GPUs share the model, one of LLAMA_SPLIT_MODE_*.
         main_gpu: See `llama_cffi.Model`.
         tensor_split: See `llama_cffi.Model`.
-        vocab_only: Not supported; see `LlamaTokenizer.from_ggml_file`.
+        vocab_only: Load the vocabulary and the metadata without the weights: to tokenize.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         kv_overrides: See `llama_cffi.Model`.
@@ -135,10 +142,8 @@ class Llama:
         **more: See `MoreLlamaOptions`.
 
     Attributes:
-        native: The `llama_cffi.Llama` below.
-        engine: Its engine.
-        model: Its model.
-        config: Its configuration.
+        model: The model.
+        config: The configuration.
         chat_format: As above; can be set.
         chat_handler: As above; can be set.
         cache: See `set_cache`.
@@ -203,10 +208,16 @@ class Llama:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "more")}
         self._arguments: dict[str, Any] = {**arguments, **more}
         del arguments["model_path"]
-        self.native = NativeLlama(model_path, config_of(arguments, more))
-        self.engine, self.model = self.native.engine, self.native.model
-        self.config, self.model_path = self.native.config, self.native.model_path
-        self._stepper = TokenStepper(self.engine, logits_all)
+        config = config_of(arguments, more)
+        self._native: NativeLlama | None = None
+        if vocab_only:
+            path = resolve_model(model_path)
+            self.model = Model(path, vocab_only=True, kv_overrides=kv_overrides)
+            self.config, self.model_path = config, str(path)
+        else:
+            self._native = native = NativeLlama(model_path, config)
+            self.model, self.config = native.model, native.config
+            self.model_path = native.model_path
         self._preparers: dict[str, ChatPreparer] = {}
         self.chat_format, self.chat_handler = chat_format, chat_handler
         self.draft_model, self.spm_infill, self.verbose = draft_model, spm_infill, verbose
@@ -215,22 +226,38 @@ class Llama:
         self.tokenizer_: BaseLlamaTokenizer = tokenizer or LlamaTokenizer(self)
         self.cache: BaseLlamaCache | None = None
         self.metadata = self.model.metadata
-        context = self.engine.context
-        self.n_batch, self.n_threads = context.n_batch, context.n_threads
-        self.n_threads_batch = context.n_threads_batch
         self.model_params = SimpleNamespace(**arguments)
-        self.context_params = SimpleNamespace(
-            **{
-                **arguments,
-                "n_ctx": self.engine.n_ctx,
-                "n_batch": context.n_batch,
-                "n_ubatch": context.n_ubatch,
-                "n_seq_max": context.n_seq_max,
-                "n_threads": context.n_threads,
-                "n_threads_batch": context.n_threads_batch,
-                "embeddings": embedding,
-            }
-        )
+        self.context_params = SimpleNamespace(**arguments, embeddings=embedding)
+        if not vocab_only:
+            self.context_params.n_ctx = self.engine.n_ctx
+            for name in ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch"):
+                setattr(self.context_params, name, getattr(self.engine.context, name))
+        self.n_batch: int = self.context_params.n_batch
+        self.n_threads: int = self.context_params.n_threads
+        self.n_threads_batch: int = self.context_params.n_threads_batch
+
+    @property
+    def native(self) -> NativeLlama:
+        """The `llama_cffi.Llama` below.
+
+        Raises:
+            ValidationError: The model was loaded with `vocab_only`.
+        """
+        if self._native is None:
+            raise ValidationError(
+                f"{self.model.path.name} was loaded with vocab_only=True, without its weights: it "
+                "can tokenize and detokenize; load it without vocab_only for anything else"
+            )
+        return self._native
+
+    @property
+    def engine(self) -> AnyEngine:
+        """The engine of `native`, with its error."""
+        return self.native.engine
+
+    @cached_property
+    def _stepper(self) -> TokenStepper:
+        return TokenStepper(self.engine, self.logits_all)
 
     @classmethod
     def from_pretrained(
@@ -276,7 +303,7 @@ class Llama:
 
     def close(self) -> None:
         """Stop what runs and free everything. A second call does nothing."""
-        self.native.close()
+        (self._native or self.model).close()
 
     def __enter__(self) -> Self:
         return self
@@ -288,7 +315,7 @@ class Llama:
 
     def n_ctx(self) -> int:
         """Return the context size: the maximum number of tokens of prompt and answer together."""
-        return self.engine.n_ctx
+        return int(self.context_params.n_ctx)
 
     def n_vocab(self) -> int:
         """Return the number of tokens in the vocabulary."""
@@ -597,16 +624,11 @@ class Llama:
             k: v for k, v in locals().items() if k not in ("self", "options")
         }
         arguments |= options
-        handler = self.chat_handler or LlamaChatCompletionHandlerRegistry().get(self.chat_format)
-        if handler is not None:
-            return handler(llama=self, **arguments)
-        for name in ("messages", "functions", "function_call"):
-            del arguments[name]
-        arguments["tools"], arguments["tool_choice"] = as_tools(
-            functions, function_call, tools, tool_choice
-        )
-        answer = self.answer(self._preparer(), as_messages(messages), arguments)
-        return with_function_call(answer) if functions else answer
+        return self._handler()(llama=self, **arguments)
+
+    def _handler(self) -> LlamaChatCompletionHandler:
+        registered = LlamaChatCompletionHandlerRegistry().get(self.chat_format)
+        return self.chat_handler or registered or TemplateChatHandler(self.chat_format)
 
     def create_chat_completion_openai_v1(
         self, *args: Any, **options: Any
@@ -641,7 +663,11 @@ class Llama:
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room for an answer.
         """
-        options: dict[str, Any] = {"penalty_last_n": self.last_n_tokens_size, **arguments}
+        options: dict[str, Any] = {
+            "temperature": 0.2,
+            "penalty_last_n": self.last_n_tokens_size,
+            **arguments,
+        }
         check_tfs(options.pop("tfs_z", None))
         stream, seed = options.pop("stream", False), options.get("seed")
         options |= {
@@ -657,9 +683,13 @@ class Llama:
             return self._remember_after(chat_completions.stream(prepared, runs))
         return self._remember(chat_completions.whole(prepared, runs))
 
-    def _preparer(self) -> ChatPreparer:
-        """Return what prepares the conversations of `chat_format`."""
-        source = template_of(self.chat_format, self.metadata)
+    def preparer_of(self, chat_format: str | None) -> ChatPreparer:
+        """Return a preparer of chat completions in a format; chat handlers call it.
+
+        Raises:
+            ValidationError: The format does not exist.
+        """
+        source = template_of(chat_format, self.metadata)
         if source is None:
             return self.native.chat
         if source not in self._preparers:
