@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..api import chat_completions, completions
 from ..api.chat_completions import ChatPreparer
+from ..api.embedding_inputs import as_inputs
 from ..api.llama import Llama as NativeLlama
 from ..api.running import run
 from ..binding import Model
@@ -729,7 +730,7 @@ class Llama:
     @overload
     def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
-        input: str,
+        input: str | Sequence[int],
         normalize: bool = ...,
         truncate: bool = ...,
         return_count: Literal[False] = ...,
@@ -740,7 +741,7 @@ class Llama:
     @overload
     def embed(
         self,
-        input: Sequence[str],
+        input: Sequence[str | Sequence[int]],
         normalize: bool = ...,
         truncate: bool = ...,
         return_count: Literal[False] = ...,
@@ -751,7 +752,7 @@ class Llama:
     @overload
     def embed(
         self,
-        input: str | Sequence[str],
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = ...,
         truncate: bool = ...,
         *,
@@ -761,19 +762,19 @@ class Llama:
 
     def embed(
         self,
-        input: str | Sequence[str],
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = False,
         truncate: bool = True,
         return_count: bool = False,
         *,
         progress: Progress = None,
     ) -> list[float] | list[list[float]] | tuple[list[float] | list[list[float]], int]:
-        """Return the embedding of a str, or of each of several, as lists of floats.
+        """Return the embedding of a text, or of each of several, as lists of floats.
 
         With LLAMA_POOLING_TYPE_NONE each embedding is a list with one vector per token.
 
         Args:
-            input: One str, or several.
+            input: One text, or its token ids; or a list of texts or lists of token ids.
             normalize: Scale every vector to length 1.
             truncate: Cut inputs that are longer than the model supports.
             return_count: Also return the number of tokens.
@@ -784,14 +785,16 @@ class Llama:
             ValidationError: The model was not loaded with `embedding=True`.
         """
         found = self.native.embed(input, normalize, truncate=truncate, progress=progress)
-        inputs = [input] if isinstance(input, str) else input
+        inputs, _ = as_inputs("input", input)
         return (found, self._n_embedded(inputs)) if return_count else found
 
     def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Return embeddings in OpenAI's shape; see `embed` for the errors."""
-        inputs = [input] if isinstance(input, str) else list(input)
+        inputs, _ = as_inputs("input", input)
         rows, n = self.embed(inputs), self._n_embedded(inputs)
         return {
             "object": "list",
@@ -802,10 +805,10 @@ class Llama:
             "usage": {"prompt_tokens": n, "total_tokens": n},
         }
 
-    def _n_embedded(self, inputs: Sequence[str]) -> int:
+    def _n_embedded(self, inputs: Sequence[str | Sequence[int]]) -> int:
         """Return the number of tokens of *inputs*, each cut at the model's limit."""
-        limit = self.native.embedder.n_tokens_max
-        return sum(min(limit, self.native.n_tokens(text)) for text in inputs)
+        count, limit = self.native.n_tokens, self.native.embedder.n_tokens_max
+        return sum(min(limit, count(x) if isinstance(x, str) else len(x)) for x in inputs)
 
     # Token by token
 
@@ -881,11 +884,12 @@ class Llama:
     ) -> int:
         """Choose the token after the evaluated ones, without evaluating it.
 
-        The arguments are those of `create_completion`, but *penalize_nl* is ignored. Each call
-        starts the grammar anew.
+        The arguments are those of `create_completion`, but *penalize_nl* is ignored. With *idx* it
+        is the token after the evaluated one of that index; all but the last need `logits_all`. Each
+        call starts the grammar anew.
 
         Raises:
-            ValidationError: No tokens are evaluated, or *idx* is not the last one.
+            ValidationError: No tokens are evaluated, or the logits after *idx* are not kept.
         """
         check_tfs(tfs_z)
         params = self._sampling(
