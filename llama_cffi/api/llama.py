@@ -23,6 +23,7 @@ from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
+from .embedding_inputs import as_inputs
 from .running import PreparedRequest, run, run_async
 from .session import Session
 
@@ -611,7 +612,7 @@ class Llama(Session):
     @overload
     def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
-        text: str,
+        text: str | Sequence[int],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -621,7 +622,7 @@ class Llama(Session):
     @overload
     def embed(
         self,
-        text: Sequence[str],
+        text: Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -630,7 +631,7 @@ class Llama(Session):
 
     def embed(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -639,7 +640,7 @@ class Llama(Session):
         """Return the embedding of one text, or of each of several, as lists of floats.
 
         Args:
-            text: One text: n_embd floats; several: a list of such lists.
+            text: One text, or its token ids: n_embd floats; several: a list of such lists.
             normalize: Scale each vector to length 1.
             truncate: See `Embedder.embed`, also for the errors.
             progress: See `Embedder.embed`.
@@ -647,22 +648,24 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else as_list("text", text)
+        texts, is_one = as_inputs("text", text)
         rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
-        return found[0] if isinstance(text, str) else found
+        return found[0] if is_one else found
 
     def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Return embeddings as OpenAI's response; see `embed`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else as_list("input", input)
+        texts, _ = as_inputs("input", input)
         rows = self.embed(texts)
-        n = sum(map(self.n_tokens, texts))
+        n = sum(self.n_tokens(text) if isinstance(text, str) else len(text) for text in texts)
         return {
             "object": "list",
             "model": model or self.model_path,
@@ -674,22 +677,26 @@ class Llama(Session):
 
     @overload
     async def embed_async(  # type: ignore[overload-overlap]
-        self, text: str, normalize: bool = True
+        self, text: str | Sequence[int], normalize: bool = True
     ) -> list[float]: ...
 
     @overload
     async def embed_async(
-        self, text: Sequence[str], normalize: bool = True
+        self, text: Sequence[str | Sequence[int]], normalize: bool = True
     ) -> list[list[float]]: ...
 
     async def embed_async(
-        self, text: str | Sequence[str], normalize: bool = True
+        self,
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
+        normalize: bool = True,
     ) -> list[float] | list[list[float]]:
         """Call `embed` in an event loop."""
         return await whole_async(lambda: self.embed(text, normalize))
 
     async def create_embedding_async(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Call `create_embedding` in an event loop."""
         return await whole_async(lambda: self.create_embedding(input, model))
