@@ -73,6 +73,7 @@ class MoreSamplingOptions(TypedDict, total=False):
     dry_penalty_last_n: int | None
     dry_sequence_breakers: Sequence[str] | None
     min_keep: int | None
+    ignore_eos: bool | None
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
     grammar_root: str | None
@@ -132,6 +133,8 @@ class SamplingParams:
             size, 0: off.
         dry_sequence_breakers: Strings at which a repeated sequence ends.
         min_keep: Fewest tokens that a sampler keeps.
+        ignore_eos: Forbid the tokens that end an answer, as llama-cli's --ignore-eos: it goes on to
+            max_tokens or a stop string. Not with a grammar, which decides where the answer ends.
         logit_bias: Added to the logits of these token ids; -inf forbids a token.
         logits_processor: Functions `(input_ids, scores)`, called before all samplers, that modify
             *scores*, (n_vocab,) float32, in place or return new ones. *input_ids*, (n,) int32, are
@@ -176,6 +179,7 @@ class SamplingParams:
     dry_penalty_last_n: int = 64
     dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
     min_keep: int = 0
+    ignore_eos: bool = False
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
     grammar: str | LlamaGrammar = ""
@@ -232,6 +236,12 @@ class SamplingParams:
             )
         elif self.grammar:
             raise ValidationError("grammar and structured exclude each other; give only one")
+        if self.ignore_eos not in (False, True):
+            raise ValidationError(f"ignore_eos={self.ignore_eos!r} must be True or False")
+        if self.ignore_eos and (self.grammar or self.structured is not None):
+            raise ValidationError(
+                "ignore_eos forbids the end that a grammar needs; leave out one of the two"
+            )
         # Hashable from here on: chains are cached by their parameters.
         self._set("dry_sequence_breakers", _strings("dry_sequence_breakers", self))
         self._set("grammar_triggers", _strings("grammar_triggers", self))

@@ -112,6 +112,7 @@ class MoreGenerationOptions(TypedDict, total=False):
     dry_penalty_last_n: int | None
     dry_sequence_breakers: Sequence[str] | None
     min_keep: int | None
+    ignore_eos: bool | None
     grammar_root: str | None
     grammar_triggers: Sequence[str] | None
     structured: LlamaGrammar | None
