@@ -53,8 +53,8 @@ class MainOptions(TypedDict, total=False):
     """The options that most calls set; None means the default.
 
     `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
-    recommend; single sampling options override it. `stop`: strings and token ids that end the answer;
-    they are not part of it.
+    recommend; single sampling options override it. `stop`: strings and token ids that end the
+    answer; they are not part of it.
     `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
     token and of this many alternatives.
     """
