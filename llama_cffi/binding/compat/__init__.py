@@ -44,6 +44,8 @@ from .model import (
     rope_scaling_types,
     supports_devices,
     supports_mtp,
+    supports_tensor_overrides,
+    tensor_overrides,
     tensor_types,
 )
 from .names import c_function
@@ -110,6 +112,8 @@ __all__ = [
     "special_token",
     "supports_devices",
     "supports_mtp",
+    "supports_tensor_overrides",
+    "tensor_overrides",
     "tensor_types",
     "token_attributes",
     "vocab_of",
