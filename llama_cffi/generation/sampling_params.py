@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
+from ..binding.sampling.triggers import TriggerLike, check_triggers
 from ..errors import ValidationError
 from ..validation import as_callables, as_list, reject_unknown
 from .aliases import ALIASES, canonical
@@ -77,7 +78,7 @@ class MoreSamplingOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
     grammar_root: str | None
-    grammar_triggers: Sequence[str] | None
+    grammar_triggers: Sequence[TriggerLike] | None
     structured: LlamaGrammar | None
     structured_after: str | None
     samplers: str | Sequence[str] | None
@@ -142,8 +143,9 @@ class SamplingParams:
         grammar: The answer must match it: GBNF, or a `LlamaGrammar`, which is moved to
             *structured*; empty: unconstrained.
         grammar_root: Start rule of the grammar.
-        grammar_triggers: Strings that start the grammar; before the first of them the answer is
-            unconstrained.
+        grammar_triggers: Strings, token ids and compiled patterns that start the grammar; before
+            the first of them the answer is unconstrained. A pattern is searched in the answer so
+            far, and the grammar starts at its first group, or at its match.
         structured: The answer must match it: JSON Schema, regex, Lark, choices or GBNF.
             *grammar_triggers* apply to it too.
         structured_after: The answer is unconstrained up to this string, such as `</think>`.
@@ -184,7 +186,7 @@ class SamplingParams:
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
     grammar: str | LlamaGrammar = ""
     grammar_root: str = "root"
-    grammar_triggers: Sequence[str] = ()
+    grammar_triggers: Sequence[TriggerLike] = ()
     structured: LlamaGrammar | None = None
     structured_after: str = ""
     samplers: str | Sequence[str] = DEFAULT_SAMPLERS
@@ -244,7 +246,7 @@ class SamplingParams:
             )
         # Hashable from here on: chains are cached by their parameters.
         self._set("dry_sequence_breakers", _strings("dry_sequence_breakers", self))
-        self._set("grammar_triggers", _strings("grammar_triggers", self))
+        self._set("grammar_triggers", check_triggers("grammar_triggers", self.grammar_triggers))
         self._set("logit_bias", _bias(self.logit_bias))
         processors = as_callables("logits_processor", self.logits_processor)
         self._set("logits_processor", processors)

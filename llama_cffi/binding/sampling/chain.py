@@ -453,11 +453,13 @@ class SamplerChain(NativeObject):
         if self._in_c and not self.takes_largest:
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar needs the logits again.
-        again = self._grammar is not None and bool(self._appliers)
+        again = (self._grammar is not None or self._mask is not None) and bool(self._appliers)
         logits = context.logits(i, copy=again)
         token = self._choose(logits)
         if self._grammar is not None and not self._grammar.allows(token):
             token = self._choose_allowed(logits, self._grammar)
+        while self._mask is not None and self._mask.rejects(token):
+            token = self._choose(logits)
         self.accept(token, grammar=True)
         return token
 

@@ -51,6 +51,13 @@ class TokenMask(Protocol):
         """Return whether each token may come next, shape (n_vocab,), bool; None = all may."""
         ...
 
+    def rejects(self, token: int) -> bool:
+        """Whether *token*, which was chosen, may not come next after all.
+
+        Then `allowed` leaves it out, and another one is chosen.
+        """
+        ...
+
     def accept(self, token: int) -> None:
         """Continue with *token*."""
         ...
