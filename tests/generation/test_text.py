@@ -146,7 +146,7 @@ values = st.recursive(
     max_leaves=8,
 )
 reasoning = st.sampled_from(
-    ["", " \n", "\n<think>\n</think>", "<think> {\"done\": 1} </thin </think>\n<think></think>"]
+    ["", " \n", "\n<think>\n</think>", '<think> {"done": 1} </thin </think>\n<think></think>']
 )
 prose = st.sampled_from(
     [
@@ -311,6 +311,14 @@ def test_thinking_is_left_out(text: str, cuts: list[int]) -> None:
     expected = re.sub(rb"<think>.*?(</think>\s*|\Z)", b"", data, flags=re.DOTALL)
     for parts in splits(data, cuts):
         assert through(ThinkFilter(), parts) == expected
+
+
+@given(st.lists(pieces, max_size=12).map("".join), cuts)
+def test_text_that_begins_inside_thinking(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    opened = splits(b"<think>" + data, [])[1]
+    for parts in splits(data, cuts):
+        assert through(ThinkFilter(is_inside=True), parts) == through(ThinkFilter(), opened)
 
 
 @given(st.lists(st.sampled_from(["[", "]", "a", " "]), max_size=12).map("".join), cuts)
