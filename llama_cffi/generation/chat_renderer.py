@@ -217,13 +217,16 @@ class ChatRenderer:
     ) -> RenderedChat:
         """Render a conversation so that the model answers without reasoning.
 
-        A model whose reasoning cannot be switched off is given an empty <think> block, if it writes
-        these; see `render` for arguments and errors.
+        A model that reasons by default, with a template that has no switch, is given an empty
+        <think> block, if it writes these; see `render` for arguments and errors.
         """
-        thinking = False if self.family.thinking in ("default", "request") else None
+        family = self.family
+        thinking = False if family.thinking in ("default", "request") else None
         chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
-        reasoning = self.family.reasoning
-        if self.family.thinking != "always" or reasoning is None or reasoning[0] != "<think>":
+        reasons = family.thinking == "always" or (
+            family.thinking == "default" and not family.switch
+        )
+        if not reasons or family.reasoning is None or family.reasoning[0] != "<think>":
             return chat
         vocab, tokens, text = self._model.vocab, chat.tokens, chat.text
         block = "<think>\n\n</think>\n\n"

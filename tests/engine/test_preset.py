@@ -104,6 +104,7 @@ def test_jinja_off_writes_chatml_as_polaris_does(
         ("QwQ 32B", THINKS, TURN + "<think>\n\n</think>\n\n"),  # always thinks
         ("QwQ 32B", CHATML, TURN + "<think>\n\n</think>\n\n"),
         ("Qwen3 8B", SWITCHED, TURN + "<think>\n\n</think>\n\n"),  # by default
+        ("MiniCPM4.1 8B", CHATML, TURN.replace("hi", "hi /no_think") + "<think>\n\n</think>\n\n"),
         ("llama", CHATML, TURN),  # never: an empty block would end its answer
     ],
 )
@@ -128,7 +129,7 @@ def test_suppress_think_gives_a_prompt_after_which_the_model_does_not_think(
         assert engine.generate("hi") == usual
         if name != "llama":  # what the call says wins
             monkeypatch.setenv("POLARIS_SUPPRESS_THINK", "1")
-            assert engine.generate("hi", thinking=True) == usual
+            assert "</think>" not in engine.generate("hi", thinking=True)
 
 
 def test_a_prompt_that_is_too_long_loses_its_beginning_and_the_log_says_so(
