@@ -466,7 +466,7 @@ class Engine:
             **options: See `EngineOptions`.
         """
         call, vocab = self._call(max_tokens, options), self.model.vocab
-        output = StopChecker(vocab)
+        output = StopChecker(vocab, call.params)
         if options.keys() & {"stop", "json_stop"}:
             output = Detokenizer(vocab, call.params)
         with (

@@ -13,7 +13,7 @@ from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
-from ..validation import as_list
+from .text import stop_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -153,8 +153,8 @@ class ChatRenderer:
         stops = self.family.stops
         if not stops:
             return dict(options)
-        given = options.get("stop") or ()
-        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
+        given = options.get("stop")
+        own = [] if given is None else stop_list(given)
         return {**options, "stop": [*own, *stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:

@@ -13,11 +13,24 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import TypeAlias, TypeGuard
 
 from ..errors import ValidationError
-from ..validation import as_list
+from ..validation import as_list, check_int
 
-__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream"]
+__all__ = [
+    "Flusher",
+    "JsonCompletion",
+    "Stop",
+    "StopStrings",
+    "ThinkFilter",
+    "Utf8Stream",
+    "split_stops",
+    "stop_list",
+]
+
+Stop: TypeAlias = "str | bytes | int"
 
 _NEVER = re.compile(rb"(?!)")
 _STRUCTURE = re.compile(rb'["{}\[\]:]')
@@ -40,6 +53,39 @@ class Utf8Stream:
     def flush(self) -> str:
         """Return the rest at the end: U+FFFD for an incomplete character, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def stop_list(value: object) -> list[Stop]:
+    """Return the option `stop`, one or several strings and token ids, as a list.
+
+    Raises:
+        ValidationError: It is neither.
+    """
+    if isinstance(value, (str, bytes)) or _is_token(value):
+        return [value]
+    return as_list("stop", value)
+
+
+def split_stops(value: object) -> tuple[list[str | bytes], list[int]]:
+    """Return the strings and the token ids of the option `stop`.
+
+    Raises:
+        ValidationError: It is neither.
+    """
+    strings: list[str | bytes] = []
+    tokens: list[int] = []
+    for stop in stop_list(value):
+        if _is_token(stop):
+            tokens.append(check_int("a stop token", stop, 0))
+        elif isinstance(stop, (str, bytes)):
+            strings.append(stop)
+        else:
+            raise ValidationError(f"stop: {stop!r} must be a string or a token id")
+    return strings, tokens
+
+
+def _is_token(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 class StopStrings:

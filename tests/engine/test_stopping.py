@@ -62,7 +62,30 @@ def test_stop_strings(engine: Engine) -> None:
         assert engine.stats.finish_reason == ("stop" if found else "eog")
         if found:
             assert engine.stats.stop == (stop if isinstance(stop, str) else stop[-1])
-    for wrong in ([""], [3], "a\0b"):
+    for wrong in ([""], [True], [1.5], "a\0b"):
+        with pytest.raises(ValidationError):
+            engine.generate("x", stop=wrong)
+
+
+def test_stop_tokens_end_the_answer_and_are_not_part_of_it(engine: Engine) -> None:
+    text = "one two"
+    t, w = (engine.tokenize(letter, add_special=False)[0] for letter in "tw")
+    for stop, expected in (
+        (t, "one "),
+        ([w], "one t"),
+        ([t, w], "one "),
+        (["wo", t], "one "),  # whichever comes first
+        (["e", t], "on"),
+        ([w, "e tw"], "one t"),  # text held back for a stop string is kept
+        ([], text),
+    ):
+        assert engine.generate("x", grammar=says(text), stop=stop) == expected
+        assert "".join(engine.stream("x", grammar=says(text), stop=stop)) == expected
+        assert engine.stats.finish_reason == ("stop" if expected != text else "eog")
+        assert engine.stats.stop in ("", "e")
+        tokens = engine.generate_tokens([65], grammar=says(text), stop=stop)
+        assert tokens[: len(expected)] == engine.tokenize(expected, add_special=False)
+    for wrong in (-1, engine.model.vocab.n_tokens, [2**40]):
         with pytest.raises(ValidationError):
             engine.generate("x", stop=wrong)
 
@@ -319,7 +342,7 @@ def test_context_shift(tiny_model: Path) -> None:
             engine.generate_tokens([1] * n_ctx, 1)
 
 
-@pytest.mark.parametrize("options", [{"stop": 5}, {"json_stop": "done"}])
+@pytest.mark.parametrize("options", [{"stop": 1.5}, {"json_stop": "done"}])
 def test_stop_and_json_stop_must_be_lists(engine: Engine, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must be a list"):
         engine.generate("a", max_tokens=1, **options)
