@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
 from ..chat.messages import plain_messages, plain_tools
-from ..chat.reasoning import resolve_reasoning_effort
+from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
@@ -62,6 +62,11 @@ class RenderedChat(NamedTuple):
 
     tokens: list[int]
     text: str
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer begins inside <think>."""
+        return opens_thinking(self.text, "<think>")
 
 
 class ChatRenderer:
@@ -225,6 +230,36 @@ class ChatRenderer:
         variables = {**effort, **(chat_template_kwargs or {})}
         segments = list(self._segments(messages, tools or None, thinking, variables))
         return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+
+    def render_without_reasoning(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> RenderedChat:
+        """Render a conversation so that the model answers without reasoning.
+
+        A model that reasons by default, with a template that has no switch, is given an empty
+        <think> block, if it writes these; see `render` for arguments and errors.
+        """
+        family = self.family
+        thinking = False if family.thinking in ("default", "request") else None
+        chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        reasons = family.thinking == "always" or (
+            family.thinking == "default" and not family.switch
+        )
+        if not reasons or family.reasoning is None or family.reasoning[0] != "<think>":
+            return chat
+        vocab, tokens, text = self._model.vocab, chat.tokens, chat.text
+        block = "<think>\n\n</think>\n\n"
+        if chat.is_thinking:
+            # Replace the line break after the marker, since two of them may be one token.
+            space = vocab.tokenize(text[len(text.rstrip()) :], False)
+            if tokens[len(tokens) - len(space) :] == space:
+                tokens, text = tokens[: len(tokens) - len(space)], text.rstrip()
+            block = block.removeprefix("<think>")
+        return RenderedChat([*tokens, *vocab.tokenize(block, False, True)], text + block)
 
     def _segments(
         self,
