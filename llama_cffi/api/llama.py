@@ -597,10 +597,13 @@ class Llama(Session):
         """
         return self.engine.model.vocab.tokenize(text, add_bos, special)
 
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+    def detokenize(
+        self, tokens: Sequence[int], special: bool = False, *, keep_space: bool = False
+    ) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
-        check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
+        vocab = self.model.vocab
+        checked = [vocab.check(t) for t in as_list("tokens", tokens)]
+        return vocab.detokenize(checked, bool(special), keep_space=keep_space)
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with BOS where the model wants it."""
@@ -769,7 +772,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     if n_parallel == 1 and config.draft is None:
         from ..engine import Engine
 
-        return Engine(model, **options)
+        return Engine(model, safety=0, **options)
     from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]

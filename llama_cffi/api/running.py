@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import QueueFullError
-from ..generation.options import GenerationOptions
+from ..generation.options import CALL_DEFAULTS, GenerationOptions
 from ..generation.sampling_params import SamplingParams
 from ..validation import check_int
 
@@ -91,14 +91,12 @@ class PreparedRequest:
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
 
     def options_of(self, i: int) -> GenerationOptions:
-        """Return the options of answer *i*, with its own seed."""
-        params = self.options.get("sampling")
-        if i == 0 or not isinstance(params, SamplingParams) or params.seed == -1:
-            return self.options
-        return {
-            **self.options,
-            "sampling": dataclasses.replace(params, seed=(params.seed + i) % _SEEDS),
-        }
+        """Return the options of answer *i*: complete, and with its own seed."""
+        given: Any = {name: value for name, value in self.options.items() if value is not None}
+        params = given.get("sampling")
+        if i and isinstance(params, SamplingParams) and params.seed != -1:
+            given["sampling"] = dataclasses.replace(params, seed=(params.seed + i) % _SEEDS)
+        return {**CALL_DEFAULTS, **given}
 
 
 def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:

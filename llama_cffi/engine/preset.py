@@ -7,13 +7,13 @@ from typing import Any
 
 from ..errors import ValidationError
 from ..generation.aliases import canonical
-from ..generation.context_policy import DEFAULT_SAFETY
 from ..generation.text import Flusher
 from ..validation import check_int
 from . import environment
 
 __all__ = ["complete", "make_flusher"]
 
+_SAFETY = 16
 _JSON_STOP = ("done", "next_step")
 _SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 _REPEAT_PENALTY = 1.1
@@ -38,7 +38,7 @@ def complete(options: Mapping[str, Any], context_policy: str, safety: int | None
     given = canonical(options)
     defaults: dict[str, Any] = {
         "context_policy": context_policy,
-        "safety": environment.number("SAFETY", safety, DEFAULT_SAFETY),
+        "safety": environment.number("SAFETY", safety, _SAFETY),
         "cache_prompt": not environment.flag("RESET_KV", None, False),
         "special": environment.flag("SPECIAL", None, False),
         "suppress_think": environment.flag("SUPPRESS_THINK", None, False),

@@ -17,7 +17,14 @@ from collections.abc import Callable, Sequence
 from ..errors import ValidationError
 from ..validation import as_list
 
-__all__ = ["Flusher", "JsonCompletion", "StopStrings", "ThinkFilter", "Utf8Stream"]
+__all__ = [
+    "CharacterOffsets",
+    "Flusher",
+    "JsonCompletion",
+    "StopStrings",
+    "ThinkFilter",
+    "Utf8Stream",
+]
 
 _NEVER = re.compile(rb"(?!)")
 _STRUCTURE = re.compile(rb'["{}\[\]:]')
@@ -38,6 +45,25 @@ class Utf8Stream:
     def flush(self) -> str:
         """Return the rest at the end: U+FFFD for an incomplete character, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+class CharacterOffsets:
+    """Counts the characters before each token of a text.
+
+    A token that ends inside a character does not count it; the token that completes it does.
+
+    Args:
+        start: Number of characters before the first token.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._text, self._n = Utf8Stream(), start
+
+    def push(self, piece: bytes) -> int:
+        """Add the bytes of a token; return the number of characters before it."""
+        before = self._n
+        self._n += len(self._text.push(piece))
+        return before
 
 
 class StopStrings:

@@ -336,6 +336,25 @@ def test_log_probabilities_of_the_prompt(logits_all: bool) -> None:
         assert all(len(top) in (3, 4) for top in found["top_logprobs"][1:])
 
 
+@pytest.mark.parametrize("prompt", [PROMPT, "é 😀 ☃ 17", "<|im_start|>user\né"])
+def test_text_offset_with_and_without_echo(prompt: str) -> None:
+    with Llama(str(model_path()), n_ctx=256, n_threads=1) as llm:
+        for grammar in (None, llama_cffi.LlamaGrammar.from_string('root ::= "é😀1"')):
+            options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "grammar": grammar}
+            plain = llm(prompt, logprobs=1, **options)["choices"][0]
+            echoed = llm(prompt, logprobs=1, echo=True, **options)["choices"][0]
+            assert echoed["text"] == prompt + plain["text"]
+            offsets = plain["logprobs"]["text_offset"]
+            assert offsets[0] == len(prompt)
+            assert echoed["logprobs"]["text_offset"][-len(offsets) :] == offsets
+            # Each token is at the characters that are complete before it.
+            vocab, text = llm.model.vocab, echoed["text"].encode()
+            tokens = [*llm.tokenize(prompt.encode(), special=True)]
+            ends = np.cumsum([len(vocab.token_to_piece(t, True)) for t in tokens])
+            expected = [len(text[:n].decode("utf-8", "ignore")) for n in [0, *ends[:-1]]]
+            assert echoed["logprobs"]["text_offset"][: len(tokens)] == expected
+
+
 def test_max_tokens_of_zero_or_less_means_no_limit(llm: Llama) -> None:
     for limit in (0, -1, None):
         assert text_of(llm(PROMPT, max_tokens=limit, temperature=0)) == "42"
