@@ -17,6 +17,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..generation.seeds import SeedSequence
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
@@ -100,6 +101,7 @@ class Llama(Session):
         if sampling is not None and not isinstance(sampling, SamplingParams):
             raise ValidationError(f"sampling must be a SamplingParams, got {sampling!r}")
         self.sampling = sampling
+        self.seeds = SeedSequence(config.seed)
         source = model_path if model_path is not None else config.model_path
         if source is None:
             raise ValidationError("no model: set model_path to a GGUF file or hf:owner/repo:file")
@@ -180,7 +182,7 @@ class Llama(Session):
             self.n_ctx,
             DROP_TURNS if policy == DROP_TURNS else None,
             self.sampling,
-            self.config.seed,
+            self.seeds,
         )
 
     # Text

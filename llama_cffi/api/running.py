@@ -92,11 +92,14 @@ class PreparedRequest:
 
     def options_of(self, i: int) -> GenerationOptions:
         """Return the options of answer *i*: complete, and with its own seed."""
-        given: Any = {name: value for name, value in self.options.items() if value is not None}
-        params = given.get("sampling")
+        found: Any = {
+            **CALL_DEFAULTS,
+            **{name: value for name, value in self.options.items() if value is not None},
+        }
+        params = found.get("sampling")
         if i and isinstance(params, SamplingParams) and params.seed != -1:
-            given["sampling"] = dataclasses.replace(params, seed=(params.seed + i) % _SEEDS)
-        return {**CALL_DEFAULTS, **given}
+            found["sampling"] = dataclasses.replace(params, seed=(params.seed + i) % _SEEDS)
+        return found  # type: ignore[no-any-return]
 
 
 def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:

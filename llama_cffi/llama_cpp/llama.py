@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -94,7 +93,8 @@ class Llama:
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         kv_overrides: See `llama_cffi.Model`.
-        seed: For calls without one; -1 and LLAMA_DEFAULT_SEED draw one.
+        seed: Makes the answers reproducible: calls without a seed draw the next of a sequence; -1
+            and LLAMA_DEFAULT_SEED: a random one.
         n_ctx: Context size, tokens; 0: the model's own.
         n_batch: Maximum number of prompt tokens per decode call.
         n_ubatch: Maximum number of tokens computed together.
@@ -317,12 +317,9 @@ class Llama:
         return {name: number for number, name in POOLING.items()}[pooling]
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of calls without one."""
-        self.config.seed = seed_of(seed)
-        # Those that exist have the seed of before.
-        self._preparers.clear()
-        with suppress(AttributeError):
-            del self.native.chat
+        """Start the sequence of seeds, from which calls without one draw theirs, anew."""
+        self.native.seeds.restart(seed_of(seed))
+        self.config.seed = self.native.seeds.seed
 
     def set_cache(self, cache: BaseLlamaCache | None) -> None:
         """Store the state after each answer in *cache*; start from the one that fits best."""
@@ -669,7 +666,9 @@ class Llama:
     def preparer(self, renderer: ChatRenderer) -> ChatPreparer:
         """Return a preparer of chat completions that uses *renderer*; chat handlers call it."""
         policy = DROP_TURNS if self.config.context_policy == DROP_TURNS else None
-        return ChatPreparer(self.model, renderer, self.engine.n_ctx, policy, seed=self.config.seed)
+        return ChatPreparer(
+            self.model, renderer, self.engine.n_ctx, policy, seeds=self.native.seeds
+        )
 
     def _recall(self, prompt: Sequence[int]) -> None:
         """Load the cached state that shares more of *prompt* than what is evaluated."""
@@ -969,7 +968,7 @@ class Llama:
     def _sampling(self, **options: Unpack[SamplingOptions]) -> SamplingParams:
         own: SamplingOptions = {
             "penalty_last_n": self.last_n_tokens_size,
-            "seed": self.config.seed,
+            "seed": self.native.seeds.draw(),
         }
         return resolve_sampling({**own, **options})
 
@@ -1007,7 +1006,7 @@ class Llama:
         tokens, state = np.array(self._stepper.tokens, np.int32), self.native.get_state()
         n = len(tokens)
         rows = self.scores[:n].copy() if self.logits_all else np.empty((0, 0), np.float32)
-        return LlamaState(tokens, rows, n, state, len(state), self.config.seed)
+        return LlamaState(tokens, rows, n, state, len(state), self.native.seeds.seed)
 
     @overload
     def load_state(self, state: LlamaState) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -362,14 +363,60 @@ def test_max_tokens_of_zero_or_less_means_no_limit(llm: Llama) -> None:
 
 def test_seeds(llm: Llama) -> None:
     def text(**options: Any) -> str:
-        return text_of(llm("1 2", max_tokens=12, temperature=3.0, min_p=0, top_k=0, **options))
+        return text_of(
+            llm("1 2", max_tokens=12, temperature=50.0, min_p=0, top_k=0, top_p=1.0, **options)
+        )
 
-    assert text() == text(seed=7) != text(seed=8)
-    llm.set_seed(8)
-    assert text() == text(seed=8)
+    llm.set_seed(7)
+    first = [text() for _ in range(3)]
+    assert len(set(first)) == 3
+    llm.set_seed(7)
+    assert [text(), text(), text(seed=8)] == [*first[:2], text(seed=8)]
+    assert text() == first[2]  # a call's own seed is not of the sequence
+    # The seeds are those that llama-cpp-python draws.
+    seed = 7
+    for expected in first:
+        seed = random.Random(seed).randint(0, 2**32)
+        assert text(seed=seed) == expected
     llm.set_seed(llama_cpp.LLAMA_DEFAULT_SEED)
     assert len({text() for _ in range(3)}) > 1
+    for wrong in (-2, 2**32, 1.5, "x"):
+        with pytest.raises(ValidationError, match="seed"):
+            llm.set_seed(wrong)  # type: ignore[arg-type]
     llm.set_seed(7)
+
+
+def test_a_state_continues_its_sequence_of_seeds(llm: Llama) -> None:
+    def text() -> str:
+        return text_of(llm("1 2", max_tokens=12, temperature=50.0, min_p=0, top_k=0, top_p=1.0))
+
+    llm.set_seed(7)
+    text()
+    state = llm.save_state()
+    expected = text()
+    llm.set_seed(1)
+    llm.load_state(state)
+    assert text() == expected
+
+
+def test_token_by_token_draws_from_the_sequence(llm: Llama) -> None:
+    def sampled() -> list[int]:
+        llm.reset()
+        llm.eval(llm.tokenize(b"1 2"))
+        return [llm.sample(temp=50.0, min_p=0, top_k=0, top_p=1.0) for _ in range(8)]
+
+    def generated() -> list[int]:
+        return [
+            *islice(llm.generate(llm.tokenize(b"1 2"), temp=50.0, min_p=0, top_k=0, top_p=1.0), 8)
+        ]
+
+    for draw in (sampled, generated):
+        llm.set_seed(7)
+        first = [draw() for _ in range(2)]
+        assert first[0] != first[1]
+        llm.set_seed(7)
+        assert [draw() for _ in range(2)] == first
+    assert len(set(sampled())) > 1
 
 
 def test_processors_and_criteria_in_lists(llm: Llama) -> None:
@@ -520,15 +567,19 @@ def test_parallel_calls() -> None:
 
 def test_seeds_of_the_methods_of_llama_cffi(llm: Llama) -> None:
     def text() -> str:
-        return llm.generate("1 2", 12, temperature=3.0, min_p=0, top_k=0)
+        return llm.generate("1 2", 12, temperature=50.0, min_p=0, top_k=0, top_p=1.0)
 
+    llm.set_seed(7)
     first = text()
+    assert text() != first
     llm.set_seed(8)
     assert text() != first
     assert llm.create_chat_completion(SUM, temperature=0)["choices"][0]["message"]
     llm.set_seed(7)
-    assert text() == first == "".join(llm.generate_stream(
-        "1 2", 12, temperature=3.0, min_p=0, top_k=0))  # fmt: skip
+    assert text() == first
+    llm.set_seed(7)
+    stream = llm.generate_stream("1 2", 12, temperature=50.0, min_p=0, top_k=0, top_p=1.0)
+    assert "".join(stream) == first
 
 
 def test_methods_of_llama_cffi(llm: Llama) -> None:
