@@ -124,7 +124,7 @@ class ChatTemplate:
             text, values, lambda marked: self._render(marked, continue_final_message, now)
         )
 
-    def plain_messages(self, messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+    def plain_messages(self, messages: Sequence[Mapping[str, object]]) -> list[Message]:
         """Return *messages* in the plain form that is rendered, whatever their shape.
 
         Parts of text are joined by what the template itself writes between them, or by a line

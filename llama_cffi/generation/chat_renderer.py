@@ -83,7 +83,8 @@ class ChatRenderer:
         family: The model family: tool format, reasoning markers, recommended sampling.
 
     Raises:
-        ValidationError: *chat_format* is not a str.
+        ValidationError: *chat_format* is not a str; or it is None, and the GGUF has several
+            templates without a default one.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -116,7 +117,11 @@ class ChatRenderer:
 
     @property
     def template(self) -> ChatTemplate | None:
-        """The Jinja template; None: a built-in template of llama.cpp is used, or none."""
+        """The Jinja template; None: a built-in template of llama.cpp is used, or none.
+
+        Raises:
+            ValidationError: The GGUF has several templates, and none of them is the default.
+        """
         return self._template(tools=False)
 
     def _source(self, tools: bool = False) -> str | None:
