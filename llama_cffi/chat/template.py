@@ -169,6 +169,24 @@ class ChatTemplate:
         """
         return self._caps.supports_tools
 
+    @property
+    def drops_calls(self) -> bool:
+        """Whether the template renders messages with tool calls, but not the calls.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.drops_calls
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether the template renders results of tools.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.shows_results
+
     @cached_property
     def adds_bos(self) -> bool:
         """Whether the template begins prompts with `bos_token`.
