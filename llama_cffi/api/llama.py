@@ -25,6 +25,7 @@ from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
 from .embedding_inputs import as_inputs
+from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, run, run_async
 from .session import Session
 
@@ -58,8 +59,8 @@ _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
 
-class CompletionOptions(GenerationOptions, total=False):
-    """`GenerationOptions` and OpenAI's other options of a completion.
+class CompletionOptions(GenerationOptions, OpenAIOptions, total=False):
+    """`GenerationOptions` and OpenAI's other options of a completion, see `OpenAIOptions`.
 
     `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
     the *n* with the best mean log-probability are returned. `model`: the name in the response.
@@ -472,7 +473,7 @@ class Llama(Session):
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room for an answer.
         """
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         runs = run(self.engine, prepared.request)
         return (chat_completions.stream if stream else chat_completions.whole)(prepared, runs)
 
@@ -502,7 +503,7 @@ class Llama(Session):
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -579,12 +580,14 @@ class Llama(Session):
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
+        includes_usage = take_openai_options(rest, stream)
         name = rest.pop("model", None) or self.model_path
         own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
         max_tokens = rest.pop("max_tokens", max_tokens)
         return completions.prepare(
             self.model, name, prompt, self._run_options(rest),
-            suffix=suffix, max_tokens=max_tokens, stream=stream, **own,
+            suffix=suffix, max_tokens=max_tokens, stream=stream,
+            includes_usage=includes_usage, **own,
         )  # fmt: skip
 
     # Tokens

@@ -675,7 +675,7 @@ class Llama:
             "logits_processor": several(options.get("logits_processor")),
             "response_format": closed_format(options.get("response_format")),
         }
-        prepared = preparer.prepare(messages, options, self.model_path)
+        prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)
         runs = run(self.engine, prepared.request)
         if stream:
