@@ -117,6 +117,8 @@ class Llama(Session):
             main_gpu=config.main_gpu,
             tensor_split=config.tensor_split,
             split_mode=config.split_mode,
+            n_cpu_moe=config.n_cpu_moe,
+            override_tensors=config.override_tensors,
             kv_overrides=config.kv_overrides,
             load_mtp=getattr(config.draft, "reads_hidden", False),
         )

@@ -13,6 +13,7 @@ from .aliases import canonical
 from .context_policy import DEFAULT_SAFETY, POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
+from .text import Stop, split_stops
 
 __all__ = [
     "OPTION_NAMES",
@@ -52,13 +53,14 @@ class MainOptions(TypedDict, total=False):
     """The options that most calls set; None means the default.
 
     `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
-    recommend; single sampling options override it. `stop`: strings that end the answer.
+    recommend; single sampling options override it. `stop`: strings and token ids that end the
+    answer; they are not part of it.
     `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
     token and of this many alternatives.
     """
 
     sampling: SamplingParams | Literal["model"] | None
-    stop: str | bytes | Sequence[str | bytes] | None
+    stop: Stop | Sequence[Stop] | None
     logprobs: int | None
 
 
@@ -121,14 +123,15 @@ def parse_options(
     if policy not in POLICIES:
         raise ValidationError(f"context_policy={policy!r} must be one of {', '.join(POLICIES)}")
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
-    stop = rest.pop("stop", ())
+    stops, stop_tokens = split_stops(rest.pop("stop", ()))
     params = GenerationParams(
         max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
         safety=check_int("safety", rest.pop("safety", DEFAULT_SAFETY), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(as_list("stop", stop)),
+        stop=stops,
+        stop_tokens=stop_tokens,
         json_stop=tuple(as_list("json_stop", rest.pop("json_stop", ()))),
         special=_flag("special", rest.pop("special", False)),
         suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..chat.template import ChatTemplate
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer, RenderedChat
-from .functions import as_messages, as_tools, with_function_call
+from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +179,7 @@ class TemplateChatHandler:
         tools, tool_choice = as_tools(functions, function_call, tools, tool_choice)
         arguments = {**options, "tools": tools, "tool_choice": tool_choice}
         preparer = llama.preparer_of(self.chat_format)
-        answer = llama.answer(preparer, as_messages(messages), arguments)
+        answer = llama.answer(preparer, messages, arguments)
         return with_function_call(answer) if functions else answer
 
 

@@ -13,6 +13,7 @@ from ..errors import ValidationError
 from ..validation import check_int
 
 if TYPE_CHECKING:
+    from ..binding.sampling.triggers import TriggerLike
     from ..generation.sampling_params import SamplingParams
     from ..generation.sequence import StoppingCriterion
     from ..grammars import LlamaGrammar
@@ -116,8 +117,9 @@ class MoreGenerationOptions(TypedDict, total=False):
     dry_penalty_last_n: int | None
     dry_sequence_breakers: Sequence[str] | None
     min_keep: int | None
+    ignore_eos: bool | None
     grammar_root: str | None
-    grammar_triggers: Sequence[str] | None
+    grammar_triggers: Sequence[TriggerLike] | None
     structured: LlamaGrammar | None
     structured_after: str | None
     samplers: str | Sequence[str] | None
