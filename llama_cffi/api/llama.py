@@ -17,6 +17,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
 from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..generation.seeds import SeedSequence
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
@@ -101,6 +102,7 @@ class Llama(Session):
         if sampling is not None and not isinstance(sampling, SamplingParams):
             raise ValidationError(f"sampling must be a SamplingParams, got {sampling!r}")
         self.sampling = sampling
+        self.seeds = SeedSequence(config.seed)
         source = model_path if model_path is not None else config.model_path
         if source is None:
             raise ValidationError("no model: set model_path to a GGUF file or hf:owner/repo:file")
@@ -183,7 +185,7 @@ class Llama(Session):
             self.n_ctx,
             DROP_TURNS if policy == DROP_TURNS else None,
             self.sampling,
-            self.config.seed,
+            self.seeds,
         )
 
     # Text
@@ -600,10 +602,13 @@ class Llama(Session):
         """
         return self.engine.model.vocab.tokenize(text, add_bos, special)
 
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+    def detokenize(
+        self, tokens: Sequence[int], special: bool = False, *, keep_space: bool = False
+    ) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
-        check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
+        vocab = self.model.vocab
+        checked = [vocab.check(t) for t in as_list("tokens", tokens)]
+        return vocab.detokenize(checked, bool(special), keep_space=keep_space)
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with BOS where the model wants it."""
@@ -778,7 +783,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     if n_parallel == 1 and config.draft is None:
         from ..engine import Engine
 
-        return Engine(model, **options)
+        return Engine(model, safety=0, **options)
     from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from ..binding.model.files import Override
     from ..generation.options import GenerationOptions
     from ..generation.sampling_params import SamplingOptions, SamplingParams
+    from ..generation.text import Stop
     from ..progress import Progress
     from .functions import ChatAnswer, ToolChoice
     from .llama_chat_format import LlamaChatCompletionHandler
@@ -102,7 +102,8 @@ class Llama:
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         kv_overrides: See `llama_cffi.Model`.
-        seed: For calls without one; -1 and LLAMA_DEFAULT_SEED draw one.
+        seed: Makes the answers reproducible: calls without a seed draw the next of a sequence; -1
+            and LLAMA_DEFAULT_SEED: a random one.
         n_ctx: Context size, tokens; 0: the model's own.
         n_batch: Maximum number of prompt tokens per decode call.
         n_ubatch: Maximum number of tokens computed together.
@@ -345,12 +346,9 @@ class Llama:
         return {name: number for number, name in POOLING.items()}[pooling]
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of calls without one."""
-        self.config.seed = seed_of(seed)
-        # Those that exist have the seed of before.
-        self._preparers.clear()
-        with suppress(AttributeError):
-            del self.native.chat
+        """Start the sequence of seeds, from which calls without one draw theirs, anew."""
+        self.native.seeds.restart(seed_of(seed))
+        self.config.seed = self.native.seeds.seed
 
     def set_cache(self, cache: BaseLlamaCache | None) -> None:
         """Store the state after each answer in *cache*; start from the one that fits best."""
@@ -387,7 +385,7 @@ class Llama:
         typical_p: float = ...,
         logprobs: int | None = ...,
         echo: bool = ...,
-        stop: str | Sequence[str] | None = ...,
+        stop: Stop | Sequence[Stop] | None = ...,
         frequency_penalty: float = ...,
         presence_penalty: float = ...,
         repeat_penalty: float = ...,
@@ -442,7 +440,7 @@ class Llama:
         typical_p: float | None = 1.0,
         logprobs: int | None = None,
         echo: bool = False,
-        stop: str | bytes | Sequence[str | bytes] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         frequency_penalty: float | None = 0.0,
         presence_penalty: float | None = 0.0,
         repeat_penalty: float | None = 1.0,
@@ -533,7 +531,7 @@ class Llama:
         min_p: float = ...,
         typical_p: float = ...,
         stream: Literal[False] = ...,
-        stop: str | Sequence[str] | None = ...,
+        stop: Stop | Sequence[Stop] | None = ...,
         seed: int | None = ...,
         response_format: Mapping[str, object] | None = ...,
         max_tokens: int | None = ...,
@@ -591,7 +589,7 @@ class Llama:
         min_p: float | None = 0.05,
         typical_p: float | None = 1.0,
         stream: bool = False,
-        stop: str | bytes | Sequence[str | bytes] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         seed: int | None = None,
         response_format: Mapping[str, object] | None = None,
         max_tokens: int | None = None,
@@ -700,7 +698,9 @@ class Llama:
     def preparer(self, renderer: ChatRenderer) -> ChatPreparer:
         """Return a preparer of chat completions that uses *renderer*; chat handlers call it."""
         policy = DROP_TURNS if self.config.context_policy == DROP_TURNS else None
-        return ChatPreparer(self.model, renderer, self.engine.n_ctx, policy, seed=self.config.seed)
+        return ChatPreparer(
+            self.model, renderer, self.engine.n_ctx, policy, seeds=self.native.seeds
+        )
 
     def _recall(self, prompt: Sequence[int]) -> None:
         """Load the cached state that shares more of *prompt* than what is evaluated."""
@@ -1003,7 +1003,7 @@ class Llama:
     def _sampling(self, **options: Unpack[SamplingOptions]) -> SamplingParams:
         own: SamplingOptions = {
             "penalty_last_n": self.last_n_tokens_size,
-            "seed": self.config.seed,
+            "seed": self.native.seeds.draw(),
         }
         return resolve_sampling({**own, **options})
 
@@ -1041,7 +1041,7 @@ class Llama:
         tokens, state = np.array(self._stepper.tokens, np.int32), self.native.get_state()
         n = len(tokens)
         rows = self.scores[:n].copy() if self.logits_all else np.empty((0, 0), np.float32)
-        return LlamaState(tokens, rows, n, state, len(state), self.config.seed)
+        return LlamaState(tokens, rows, n, state, len(state), self.native.seeds.seed)
 
     @overload
     def load_state(self, state: LlamaState) -> None: ...

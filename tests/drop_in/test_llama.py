@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -414,6 +415,25 @@ def test_log_probabilities_of_the_prompt(logits_all: bool) -> None:
         assert all(len(top) in (3, 4) for top in found["top_logprobs"][1:])
 
 
+@pytest.mark.parametrize("prompt", [PROMPT, "é 😀 ☃ 17", "<|im_start|>user\né"])
+def test_text_offset_with_and_without_echo(prompt: str) -> None:
+    with Llama(str(model_path()), n_ctx=256, n_threads=1) as llm:
+        for grammar in (None, llama_cffi.LlamaGrammar.from_string('root ::= "é😀1"')):
+            options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "grammar": grammar}
+            plain = llm(prompt, logprobs=1, **options)["choices"][0]
+            echoed = llm(prompt, logprobs=1, echo=True, **options)["choices"][0]
+            assert echoed["text"] == prompt + plain["text"]
+            offsets = plain["logprobs"]["text_offset"]
+            assert offsets[0] == len(prompt)
+            assert echoed["logprobs"]["text_offset"][-len(offsets) :] == offsets
+            # Each token is at the characters that are complete before it.
+            vocab, text = llm.model.vocab, echoed["text"].encode()
+            tokens = [*llm.tokenize(prompt.encode(), special=True)]
+            ends = np.cumsum([len(vocab.token_to_piece(t, True)) for t in tokens])
+            expected = [len(text[:n].decode("utf-8", "ignore")) for n in [0, *ends[:-1]]]
+            assert echoed["logprobs"]["text_offset"][: len(tokens)] == expected
+
+
 def test_max_tokens_of_zero_or_less_means_no_limit(llm: Llama) -> None:
     for limit in (0, -1, None):
         assert text_of(llm(PROMPT, max_tokens=limit, temperature=0)) == "42"
@@ -421,14 +441,60 @@ def test_max_tokens_of_zero_or_less_means_no_limit(llm: Llama) -> None:
 
 def test_seeds(llm: Llama) -> None:
     def text(**options: Any) -> str:
-        return text_of(llm("1 2", max_tokens=12, temperature=3.0, min_p=0, top_k=0, **options))
+        return text_of(
+            llm("1 2", max_tokens=12, temperature=50.0, min_p=0, top_k=0, top_p=1.0, **options)
+        )
 
-    assert text() == text(seed=7) != text(seed=8)
-    llm.set_seed(8)
-    assert text() == text(seed=8)
+    llm.set_seed(7)
+    first = [text() for _ in range(3)]
+    assert len(set(first)) == 3
+    llm.set_seed(7)
+    assert [text(), text(), text(seed=8)] == [*first[:2], text(seed=8)]
+    assert text() == first[2]  # a call's own seed is not of the sequence
+    # The seeds are those that llama-cpp-python draws.
+    seed = 7
+    for expected in first:
+        seed = random.Random(seed).randint(0, 2**32)
+        assert text(seed=seed) == expected
     llm.set_seed(llama_cpp.LLAMA_DEFAULT_SEED)
     assert len({text() for _ in range(3)}) > 1
+    for wrong in (-2, 2**32, 1.5, "x"):
+        with pytest.raises(ValidationError, match="seed"):
+            llm.set_seed(wrong)  # type: ignore[arg-type]
     llm.set_seed(7)
+
+
+def test_a_state_continues_its_sequence_of_seeds(llm: Llama) -> None:
+    def text() -> str:
+        return text_of(llm("1 2", max_tokens=12, temperature=50.0, min_p=0, top_k=0, top_p=1.0))
+
+    llm.set_seed(7)
+    text()
+    state = llm.save_state()
+    expected = text()
+    llm.set_seed(1)
+    llm.load_state(state)
+    assert text() == expected
+
+
+def test_token_by_token_draws_from_the_sequence(llm: Llama) -> None:
+    def sampled() -> list[int]:
+        llm.reset()
+        llm.eval(llm.tokenize(b"1 2"))
+        return [llm.sample(temp=50.0, min_p=0, top_k=0, top_p=1.0) for _ in range(8)]
+
+    def generated() -> list[int]:
+        return [
+            *islice(llm.generate(llm.tokenize(b"1 2"), temp=50.0, min_p=0, top_k=0, top_p=1.0), 8)
+        ]
+
+    for draw in (sampled, generated):
+        llm.set_seed(7)
+        first = [draw() for _ in range(2)]
+        assert first[0] != first[1]
+        llm.set_seed(7)
+        assert [draw() for _ in range(2)] == first
+    assert len(set(sampled())) > 1
 
 
 def test_processors_and_criteria_in_lists(llm: Llama) -> None:
@@ -578,15 +644,19 @@ def test_parallel_calls() -> None:
 
 def test_seeds_of_the_methods_of_llama_cffi(llm: Llama) -> None:
     def text() -> str:
-        return llm.generate("1 2", 12, temperature=3.0, min_p=0, top_k=0)
+        return llm.generate("1 2", 12, temperature=50.0, min_p=0, top_k=0, top_p=1.0)
 
+    llm.set_seed(7)
     first = text()
+    assert text() != first
     llm.set_seed(8)
     assert text() != first
     assert llm.create_chat_completion(SUM, temperature=0)["choices"][0]["message"]
     llm.set_seed(7)
-    assert text() == first == "".join(llm.generate_stream(
-        "1 2", 12, temperature=3.0, min_p=0, top_k=0))  # fmt: skip
+    assert text() == first
+    llm.set_seed(7)
+    stream = llm.generate_stream("1 2", 12, temperature=50.0, min_p=0, top_k=0, top_p=1.0)
+    assert "".join(stream) == first
 
 
 def test_methods_of_llama_cffi(llm: Llama) -> None:
