@@ -202,12 +202,23 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """Run LangChain, LlamaIndex, Outlines and Instructor over the drop-in for llama-cpp-python."""
+    """Run ten programs written for llama-cpp-python over the drop-in: frameworks and its server."""
     install_wheel(session)
-    session.install("langchain-community", "llama-index-core", "outlines", "numba", "instructor")
-    # It requires llama-cpp-python, which compiles llama.cpp.
-    session.install("--no-deps", "llama-index-llms-llama-cpp")
-    session.run("python", "tools/adapters.py", env=SAFE)
+    folder = session.create_tmp()
+    session.run("llama-cffi", "stand-in", folder, env=SAFE)
+    session.install(*map(str, Path(folder).glob("llama_cpp_python-*.whl")))
+    session.install(
+        "langchain-community", "llama-index-llms-llama-cpp", "outlines", "numba", "instructor",
+        "llama-cpp-haystack", "autogen-agentchat", "autogen-ext[llama-cpp]",
+        "fastapi", "httpx", "pydantic-settings", "sse-starlette", "starlette-context",
+    )  # fmt: skip
+    python = session.run(
+        "python", "-c", "import llama_cffi.llama_cpp as l; print(l.__version__)", silent=True
+    )
+    version = f"llama-cpp-python=={str(python).strip()}"
+    session.run("pip", "download", "--no-deps", "--no-binary=:all:", "-d", folder, version)
+    (sdist,) = Path(folder).glob("llama_cpp_python-*.tar.gz")
+    session.run("python", "tools/adapters.py", str(sdist), env=SAFE)
 
 
 @nox.session
