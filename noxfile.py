@@ -212,11 +212,10 @@ def adapters(session: nox.Session) -> None:
         "llama-cpp-haystack", "autogen-agentchat", "autogen-ext[llama-cpp]",
         "fastapi", "httpx", "pydantic-settings", "sse-starlette", "starlette-context",
     )  # fmt: skip
-    python = session.run(
-        "python", "-c", "import llama_cffi.llama_cpp as l; print(l.__version__)", silent=True
-    )
-    version = f"llama-cpp-python=={str(python).strip()}"
-    session.run("pip", "download", "--no-deps", "--no-binary=:all:", "-d", folder, version)
+    # The source of its server, of the version that the stand-in has.
+    version = next(Path(folder).glob("llama_cpp_python-*.whl")).name.split("-")[1].split("+")[0]
+    wanted = f"llama-cpp-python=={version}"
+    session.run("pip", "download", "--no-deps", "--no-binary=:all:", "-d", folder, wanted)
     (sdist,) = Path(folder).glob("llama_cpp_python-*.tar.gz")
     session.run("python", "tools/adapters.py", str(sdist), env=SAFE)
 
