@@ -97,6 +97,8 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     context_policy: str
     n_parallel: int
     draft: Drafter | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     device: None
 
 
