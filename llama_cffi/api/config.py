@@ -112,7 +112,8 @@ class LlamaConfig:
             vector.
         chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
             None: the model's own template.
-        seed: Default seed; -1: a random one.
+        seed: Makes the answers reproducible: each call without a seed draws the next one of the
+            sequence that begins here; -1: a random one.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         main_gpu: See `Model`.

@@ -135,8 +135,11 @@ def _run(args: argparse.Namespace) -> int:
     args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
 
+    from ..engine import environment, preset
     from ..engine.engine import Engine
 
+    text = {**preset.text_defaults("error"), "special": environment.flag("SPECIAL", None, False)}
+    sampling = {**text, **sampling}
     started = time.perf_counter()
     with Engine(
         _model_path(args.model),
@@ -144,6 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         # ggml's threads spin while waiting; on a busy machine, two slow the demo model down.
         n_threads=args.threads or (0 if args.model else 1),
         n_gpu_layers=args.gpu_layers,
+        context_policy="error",
     ) as engine:
         interrupt.check()
         try:

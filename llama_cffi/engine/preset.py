@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ValidationError
 from ..generation.aliases import canonical
-from ..generation.context_policy import DEFAULT_SAFETY
 from ..generation.text import Flusher
-from ..validation import check_int
+from ..validation import as_list, check_int
 from . import environment
 
-__all__ = ["complete", "make_flusher"]
+__all__ = ["as_dicts", "chatml", "defaults", "make_flusher", "text_defaults"]
 
+_SAFETY = 16
 _JSON_STOP = ("done", "next_step")
 _SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 _REPEAT_PENALTY = 1.1
@@ -22,34 +22,87 @@ _FLUSH_LIMITS = (
     ("flush_tokens", "TOKFLUSH", 1),
     ("flush_ms", "MS_FLUSH", 100),
 )
+_ROLES = ("system", "user", "assistant")
+# What Polaris Core writes, and what it appends to suppress reasoning.
+_CHATML = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}\n<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n{% endif %}{% endif %}"
+)
 
 
-def complete(options: Mapping[str, Any], context_policy: str, safety: int | None) -> dict[str, Any]:
+def defaults(
+    options: Mapping[str, Any], context_policy: str | None, safety: int | None
+) -> dict[str, Any]:
     """Return the defaults for a call with *options*, some of them from the environment.
 
     Args:
         options: The options of the call.
-        context_policy: The engine's context policy.
+        context_policy: The engine's context policy; None: `error`.
         safety: The engine's safety margin, tokens; None: the environment's.
 
     Raises:
         ValidationError: An environment variable has an invalid value.
     """
     given = canonical(options)
-    defaults: dict[str, Any] = {
-        "context_policy": context_policy,
-        "safety": environment.number("SAFETY", safety, DEFAULT_SAFETY),
+    found: dict[str, Any] = {
+        "context_policy": context_policy or "error",
+        "safety": environment.number("SAFETY", safety, _SAFETY),
         "cache_prompt": not environment.flag("RESET_KV", None, False),
-        "special": environment.flag("SPECIAL", None, False),
-        "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
-        "json_stop": _JSON_STOP,
     }
     if "sampling" in given:
-        return defaults
+        return found
     sampling = {**_SAMPLING, **given}
     # With greedy decoding a penalty corrupts copied text and numbers.
     penalty = 1.0 if sampling["temperature"] == 0 else _REPEAT_PENALTY
-    return {**defaults, **_SAMPLING, "repeat_penalty": penalty}
+    return {**found, **_SAMPLING, "repeat_penalty": penalty}
+
+
+def text_defaults(context_policy: str | None = None) -> dict[str, Any]:
+    """Return the further defaults of a call that takes and returns text.
+
+    Args:
+        context_policy: The engine's context policy; None: `truncate_left`.
+
+    Raises:
+        ValidationError: An environment variable has an invalid value.
+    """
+    return {
+        "context_policy": context_policy or "truncate_left",
+        "special": environment.flag("SPECIAL", None, True),
+        "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
+        "json_stop": _JSON_STOP,
+    }
+
+
+def chatml(add_bos: bool) -> str:
+    """Return Polaris Core's prompt format as a chat template, with BOS if *add_bos*."""
+    return ("{{ bos_token }}" if add_bos else "") + _CHATML
+
+
+def as_dicts(
+    messages: Sequence[Mapping[str, object] | tuple[str, str]],
+) -> Sequence[Mapping[str, object]]:
+    """Return *messages* with the pairs `(role, content)` among them as Polaris Core reads them.
+
+    Raises:
+        ValidationError: A pair is not two strings.
+    """
+    found: list[Mapping[str, object]] = []
+    for message in as_list("messages", messages):
+        if not isinstance(message, (tuple, list)):
+            found.append(message)
+            continue
+        if len(message) != 2 or not all(isinstance(part, str) for part in message):
+            raise ValidationError(
+                f"a message must be a dict or a pair (role, content) of str, got {message!r}"
+            )
+        role, content = message
+        if content:
+            found.append({"role": role if role in _ROLES else "user", "content": content})
+    return found
 
 
 def make_flusher(

@@ -61,6 +61,12 @@ class StopChecker:
 class Detokenizer(StopChecker):
     """Turns the tokens of an answer into text and finds its end.
 
+    Args:
+        vocab: The model's vocabulary.
+        params: Parameters of the generation.
+        flusher: Receives the text as it is generated.
+        is_thinking: Whether the prompt ended inside <think>.
+
     Attributes:
         data: The text so far, UTF-8, without what may still become a stop string.
         stop: The stop string that ended the answer; empty: none.
@@ -79,14 +85,21 @@ class Detokenizer(StopChecker):
     )
 
     def __init__(
-        self, vocab: Vocab, params: GenerationParams, flusher: Flusher | None = None
+        self,
+        vocab: Vocab,
+        params: GenerationParams,
+        flusher: Flusher | None = None,
+        *,
+        is_thinking: bool = False,
     ) -> None:
         super().__init__(vocab, params)
         self.data = bytearray()
         self.stop = ""
         self._pieces = vocab.pieces(params.special)
-        self._json = JsonCompletion(params.json_stop) if params.json_stop else None
-        self._think = ThinkFilter() if params.suppress_think else None
+        self._json: JsonCompletion | None = None
+        if params.json_stop:
+            self._json = JsonCompletion(params.json_stop, is_thinking=is_thinking)
+        self._think = ThinkFilter(is_inside=is_thinking) if params.suppress_think else None
         self._stops = StopStrings(params.stop) if params.stop else None
         self._flusher = flusher
         self._text, self._taken = Utf8Stream(), 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -322,17 +323,22 @@ def _strings(name: str, params: SamplingParams) -> tuple[str, ...]:
     return tuple(value)
 
 
+_TOKEN_ID = r"[0-9]{1,10}"  # as JSON writes it: no sign, space or underscore
+
+
 def _bias(value: Mapping[int, float] | Sequence[tuple[int, float]]) -> tuple[Any, ...]:
     try:
-        # Keys are strings in JSON, and so in OpenAI's requests.
-        pairs = tuple(
-            (int(token) if isinstance(token, str) else token, bias)
-            for token, bias in dict(value).items()
-        )
+        items = dict(value).items()
     except (TypeError, ValueError):
         raise ValidationError(f"logit_bias={value!r} must map token ids to numbers") from None
+    # Keys are strings in JSON, and so in OpenAI's requests.
+    pairs = tuple(
+        (int(token) if isinstance(token, str) and re.fullmatch(_TOKEN_ID, token) else token, bias)
+        for token, bias in items
+    )
     for token, bias in pairs:
-        known = isinstance(token, Integral) and isinstance(bias, Real)
+        is_id = isinstance(token, Integral) and not isinstance(token, bool)
+        known = is_id and isinstance(bias, Real)
         if not (known and (float(bias) == -math.inf or -MAX_BIAS <= bias <= MAX_BIAS)):
             raise ValidationError(
                 f"logit_bias must map token ids to -inf or numbers from {-MAX_BIAS:g} to "

@@ -60,15 +60,18 @@ _ENUMS: Mapping[str, tuple[str, Mapping[int, str | None]]] = {  # -> field, name
     "type_v": ("type_v", CACHE_TYPES),
 }
 _REFUSED = {
-    "vocab_only": "use llama_cffi.Model(path, vocab_only=True).vocab for the tokenizer alone",
     "numa": "start the program under numactl, as `numactl --interleave=all python ...`",
     "lora_base": "llama.cpp removed it; lora_path alone is enough",
+    "rpc_servers": "the layers of a model cannot be on other machines",
     "device": "choose with n_gpu_layers, main_gpu and split_mode where the layers go",
 }
 
 
 class OldLlamaOptions(TypedDict, total=False):
-    """Arguments of older versions of llama-cpp-python; ignored, as in its newest."""
+    """Arguments of older versions of llama-cpp-python; ignored, as in its newest.
+
+    `rpc_servers` must be None.
+    """
 
     n_parts: int
     f16_kv: bool
@@ -76,6 +79,7 @@ class OldLlamaOptions(TypedDict, total=False):
     mul_mat_q: bool
     n_gqa: int | None
     rms_norm_eps: float | None
+    rpc_servers: str | None
 
 
 class MoreLlamaOptions(OldLlamaOptions, total=False):

@@ -103,10 +103,27 @@ def test_json_stop(engine: Engine) -> None:
         options: dict[str, Any] = {} if keys is None else {"json_stop": keys}
         assert engine.generate("x", grammar=says(answer + tail), **options) == expected
         assert engine.stats.finish_reason == ("json" if expected == answer else "eog")
-    prose = 'Write {"done": true} and go on.'
-    assert engine.generate("x", grammar=says(prose)) == prose
-    nested = '{"a": {"done": 1}} more'
-    assert engine.generate("x", grammar=says(nested)) == nested
+    for text, end in (
+        ('So: {"done": true}', " more"),
+        ('[{"a": {"done": 1}}]', "]"),
+        ('<think>{"done": 0}</think>{"x": [{"next_step": ""}]}', "\n```"),
+    ):
+        assert engine.generate("x", grammar=says(text + end)) == text
+
+
+def test_json_in_reasoning_does_not_end_an_answer_that_begins_inside_it(engine: Engine) -> None:
+    text = '{"done": 0}</think>{"done": 1}'
+    ask: dict[str, Any] = {"raw": True, "grammar": says(text + " more")}
+    assert engine.generate("Go on.<think>\n", **ask) == text
+    assert engine.generate("Go on.", **ask) == '{"done": 0}'
+    ask["suppress_think"] = True
+    assert engine.generate("<think>", **ask) == '{"done": 1}'
+
+
+def test_token_ids_are_continued_without_the_defaults_for_text(engine: Engine) -> None:
+    text = '{"done": 0}<|im_end|> more'
+    steps = [step.text for step in engine.steps([65], grammar=says(text))]
+    assert "".join(steps) == text
 
 
 def test_suppress_think(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +150,7 @@ def test_special_writes_control_tokens(tmp_path: Path) -> None:
 
     path = write_tiny(tmp_path / "start.gguf", n_layer=1, edit=only_im_start)
     with Engine(path, n_ctx=64, n_threads=1) as engine:
-        assert engine.generate("x", max_tokens=2, temperature=0) == ""
+        assert engine.generate("x", max_tokens=2, temperature=0, special=False) == ""
         text = engine.generate("x", max_tokens=2, temperature=0, special=True)
         assert text == "<|im_start|>" * 2
 

@@ -330,7 +330,7 @@ class Model(NativeObject):
 
     def apply_chat_template(
         self,
-        messages: Sequence[tuple[str, str]],
+        messages: Sequence[tuple[str, str] | Mapping[str, object]],
         *,
         add_generation_prompt: bool = True,
         template: str | None = None,
@@ -341,24 +341,23 @@ class Model(NativeObject):
         `llama_cffi.chat` renders with the model's own Jinja template.
 
         Args:
-            messages: (role, content) pairs.
+            messages: (role, content) pairs, or dicts with `role` and `content`, both str. C gets
+                nothing else of a message. OpenAI's role `developer` is `system`.
             add_generation_prompt: End with the start of an assistant message.
             template: Name of a built-in template, such as `chatml`; None = the model's own.
 
         Raises:
             TemplateError: The model has no template, or llama.cpp does not know it.
-            ValidationError: A role or content is not a valid string for C.
+            ValidationError: A message is neither a pair nor a dict, has tool calls or parts, or has
+                a role or content that is not a valid string for C.
         C: llama_chat_apply_template
         """
+        pairs = _pairs(messages)
         name, template = template, template or self.chat_template
         if template is None:
             raise TemplateError(f"{self.path.name} has no chat template; pass a rendered prompt")
-        for role, content in messages:
-            for part in (role, content):
-                if b"\0" in encode(part):  # encode refuses lone surrogates
-                    raise ValidationError("a message contains NUL, which C strings cannot hold")
         text = compat.chat_apply_template(
-            self.library, self.ptr, template, messages, add_generation_prompt
+            self.library, self.ptr, template, pairs, add_generation_prompt
         )
         if text is None and name is not None:
             raise TemplateError(
@@ -410,3 +409,39 @@ class Model(NativeObject):
 
     def __repr__(self) -> str:
         return f"<Model {self.path.name}{' closed' if self.closed else ''}>"
+
+
+def _pairs(messages: object) -> list[tuple[str, str]]:
+    """Return the role and content of each message, checked for C."""
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise ValidationError(
+            f"messages must be a list of (role, content) pairs or dicts, got {messages!r}"
+        )
+    pairs = []
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if isinstance(message, Mapping):
+            if message.get("tool_calls") or message.get("function_call"):
+                raise ValidationError(
+                    f"{where} has tool calls, which llama.cpp's built-in templates cannot show; "
+                    "use ChatRenderer"
+                )
+            pair: Sequence[object] = (message.get("role"), message.get("content"))
+        elif isinstance(message, (tuple, list)) and len(message) == 2:
+            pair = message
+        else:
+            raise ValidationError(
+                f'{where} must be a pair such as ("user", "Hi"), or '
+                f'{{"role": "user", "content": "Hi"}}, got {message!r}'
+            )
+        for name, text in zip(("role", "content"), pair, strict=True):
+            if not isinstance(text, str):
+                raise ValidationError(
+                    f"the {name} of {where} must be a str, got {text!r}"
+                    + ("; ChatRenderer takes parts" if isinstance(text, list) else "")
+                )
+            if b"\0" in encode(text):  # encode refuses lone surrogates
+                raise ValidationError(f"{where} contains NUL, which C strings cannot hold")
+        role, content = map(str, pair)
+        pairs.append(("system" if role == "developer" else role, content))
+    return pairs

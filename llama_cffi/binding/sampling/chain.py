@@ -454,7 +454,23 @@ class SamplerChain(NativeObject):
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar needs the logits again.
         again = (self._grammar is not None or self._mask is not None) and bool(self._appliers)
-        logits = context.logits(i, copy=again)
+        return self._sample_from(context.logits(i, copy=again))
+
+    def sample_logits(self, logits: NDArray[np.float32]) -> int:
+        """Choose a token from *logits*, (n_vocab,) float32, and accept it; see `sample`.
+
+        Raises:
+            ValidationError: The shape is another, or the chain does not end with a sampler that
+                selects.
+            GenerationError: As `sample`.
+        """
+        self._check_selects()
+        n_vocab = len(self.model.vocab)
+        if logits.shape != (n_vocab,):
+            raise ValidationError(f"logits must have the shape ({n_vocab},), got {logits.shape}")
+        return self._sample_from(logits)
+
+    def _sample_from(self, logits: NDArray[np.float32]) -> int:
         token = self._choose(logits)
         if self._grammar is not None and not self._grammar.allows(token):
             token = self._choose_allowed(logits, self._grammar)
