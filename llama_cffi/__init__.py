@@ -129,6 +129,9 @@ if TYPE_CHECKING:
         GgufFile,
         read_gguf,
     )
+    from .gguf.writer import (
+        copy_gguf,
+    )
     from .grammars import (
         Constraint,
         LlamaGrammar,
@@ -251,6 +254,7 @@ _HOME = {
         "GgufFile",
         "read_gguf",
     ),
+    "gguf.writer": ("copy_gguf",),
     "grammars": (
         "Constraint",
         "LlamaGrammar",
@@ -359,6 +363,7 @@ __all__ = [
     "ValidationError",
     "Vocab",
     "__version__",
+    "copy_gguf",
     "disable_logging",
     "get_library",
     "load_control_vector",
