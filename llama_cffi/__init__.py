@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         get_library,
         load_control_vector,
     )
+    from .binding.context.params import (
+        estimate_context_bytes,
+    )
     from .binding.loading.logs import (
         disable_logging,
         reset_logging,
@@ -200,6 +203,7 @@ _HOME = {
         "reset_logging",
         "set_log_level",
     ),
+    "binding.context.params": ("estimate_context_bytes",),
     "binding.model.quantize": ("quantize",),
     "chat.families": ("Family",),
     "chat.template": ("ChatTemplate",),
@@ -365,6 +369,7 @@ __all__ = [
     "__version__",
     "copy_gguf",
     "disable_logging",
+    "estimate_context_bytes",
     "get_library",
     "load_control_vector",
     "print_system_info",
