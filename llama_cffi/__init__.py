@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .api.pool import (
         LlamaPool,
     )
+    from .api.shortcuts import (
+        ask,
+        complete,
+    )
     from .api.types import (
         ChatCompletionMessageToolCall,
         CompletionUsage,
@@ -172,6 +176,10 @@ _HOME = {
         "shutdown",
     ),
     "api.pool": ("LlamaPool",),
+    "api.shortcuts": (
+        "ask",
+        "complete",
+    ),
     "api.types": (
         "ChatCompletionMessageToolCall",
         "CompletionUsage",
@@ -367,6 +375,8 @@ __all__ = [
     "ValidationError",
     "Vocab",
     "__version__",
+    "ask",
+    "complete",
     "copy_gguf",
     "disable_logging",
     "estimate_context_bytes",
