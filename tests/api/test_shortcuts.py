@@ -104,18 +104,18 @@ def test_threads_get_their_own_answers(tiny_model: Path) -> None:
     answers: list[str] = []
 
     def work(i: int) -> None:
-        for _ in range(3):
+        for _ in range(2):
             if i % 2:
                 complete("Hi", tiny_model, 2, **SMALL)
             else:
                 answers.append(ask(QUESTION, model_path(), temperature=0, **SMALL))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == ["42"] * 6
+    assert answers == ["42"] * 4
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
