@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .api.pool import (
         LlamaPool,
     )
+    from .api.response_cache import (
+        ResponseCache,
+        ResponseCacheInfo,
+    )
     from .api.shortcuts import (
         ask,
         complete,
@@ -176,6 +180,10 @@ _HOME = {
         "shutdown",
     ),
     "api.pool": ("LlamaPool",),
+    "api.response_cache": (
+        "ResponseCache",
+        "ResponseCacheInfo",
+    ),
     "api.shortcuts": (
         "ask",
         "complete",
@@ -360,6 +368,8 @@ __all__ = [
     "RequestHandle",
     "RequestState",
     "RerankResult",
+    "ResponseCache",
+    "ResponseCacheInfo",
     "SamplerChain",
     "SamplingOptions",
     "SamplingParams",
