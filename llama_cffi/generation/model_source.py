@@ -31,6 +31,7 @@ class ModelOptions(TypedDict, total=False):
     devices: Sequence[str] | None
     use_mmap: bool
     use_mlock: bool
+    check_tensors: bool
     kv_overrides: Mapping[str, Override] | None
     load_mtp: bool
     progress: Progress
