@@ -36,6 +36,8 @@ class UnifiedLLM:
         llm: The underlying `Llama`.
     """
 
+    _reasoning_effort: str | None = None
+
     def __init__(
         self,
         model_path: ModelSource,
@@ -43,7 +45,6 @@ class UnifiedLLM:
         **options: Unpack[LlamaOptions],
     ) -> None:
         self.llm = Llama(model_path, config, **options)
-        self._reasoning_effort: str | None = None
 
     def __repr__(self) -> str:
         return f"UnifiedLLM({self.llm.model_path!r}, family={self.family.name!r})"

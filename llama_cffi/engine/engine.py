@@ -135,7 +135,7 @@ class Engine:
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
         # Check the arguments before loading a model.
-        parse_options(1, {}, 1, defaults=preset.defaults({}, context_policy, safety))
+        parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048)
         given = None if n_gpu_layers == -1 else n_gpu_layers
@@ -587,7 +587,7 @@ class Engine:
             max_tokens,
             options,
             self.n_ctx,
-            defaults={**preset.defaults(options, self.context_policy, self._safety), **defaults},
+            defaults={**preset.complete(options, self.context_policy, self._safety), **defaults},
             recommended=lambda: self.renderer.recommended_sampling(thinking),
             reasoning_limit=reasoning_limit,
         )

@@ -12,7 +12,7 @@ from ..generation.text import Flusher
 from ..validation import as_list, check_int
 from . import environment
 
-__all__ = ["as_dicts", "chatml", "defaults", "make_flusher", "text_defaults"]
+__all__ = ["as_dicts", "chatml", "complete", "make_flusher", "text_defaults"]
 
 _JSON_STOP = ("done", "next_step")
 _SAMPLING = {"temperature": 0.7, "top_p": 0.9}
@@ -33,7 +33,7 @@ _CHATML = (
 )
 
 
-def defaults(
+def complete(
     options: Mapping[str, Any], context_policy: str | None, safety: int | None
 ) -> dict[str, Any]:
     """Return the defaults for a call with *options*, some of them from the environment.
