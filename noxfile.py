@@ -194,6 +194,13 @@ def embeddings(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Check what the tests of the libraries that llama_cffi can replace check (tests/peers)."""
+    install_wheel(session, "test")
+    session.run("pytest", "tests/peers", *session.posargs, env=SAFE)
+
+
+@nox.session
 def adapters(session: nox.Session) -> None:
     """Run LangChain, LlamaIndex, Outlines and Instructor over the drop-in for llama-cpp-python."""
     install_wheel(session)

@@ -37,6 +37,7 @@ _KINDS: dict[str, type] = {
     "os.PathLike[str]": os.PathLike,
     "Sequence[float]": Sequence,
     "Mapping[str, Override]": Mapping,
+    "Mapping[str, str]": Mapping,
     "None": type(None),
 }
 
@@ -62,6 +63,8 @@ class MoreLlamaOptions(TypedDict, total=False):
     main_gpu: int
     tensor_split: Sequence[float] | None
     split_mode: str | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     kv_overrides: Mapping[str, Override] | None
     flash_attn: bool | None
     type_k: str | None
@@ -111,13 +114,16 @@ class LlamaConfig:
             vector.
         chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
             None: the model's own template.
-        seed: Default seed; -1: a random one.
+        seed: Makes the answers reproducible: each call without a seed draws the next one of the
+            sequence that begins here; -1: a random one.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         check_tensors: See `Model`.
         main_gpu: See `Model`.
         tensor_split: See `Model`.
         split_mode: See `Model`.
+        n_cpu_moe: See `Model`.
+        override_tensors: See `Model`.
         kv_overrides: See `Model`.
         flash_attn: See `ContextParams`; None: the build's choice.
         type_k: See `ContextParams`.
@@ -170,6 +176,8 @@ class LlamaConfig:
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
     split_mode: str | None = None
+    n_cpu_moe: int = 0
+    override_tensors: Mapping[str, str] | None = None
     kv_overrides: Mapping[str, Override] | None = None
     flash_attn: bool | None = None
     type_k: str | None = None

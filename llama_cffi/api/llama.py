@@ -22,12 +22,14 @@ from ..generation.options import (
     TextOptions,
 )
 from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..generation.seeds import SeedSequence
 from ..schema import json_schema, parse_json, without_unique_items
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
+from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
 from .running import PreparedRequest, run, run_async
 from .session import Session
@@ -108,6 +110,7 @@ class Llama(Session, ModelFacts):
         if sampling is not None and not isinstance(sampling, SamplingParams):
             raise ValidationError(f"sampling must be a SamplingParams, got {sampling!r}")
         self.sampling = sampling
+        self.seeds = SeedSequence(config.seed)
         source = model_path if model_path is not None else config.model_path
         if source is None:
             raise ValidationError("no model: set model_path to a GGUF file or hf:owner/repo:file")
@@ -125,6 +128,8 @@ class Llama(Session, ModelFacts):
             main_gpu=config.main_gpu,
             tensor_split=config.tensor_split,
             split_mode=config.split_mode,
+            n_cpu_moe=config.n_cpu_moe,
+            override_tensors=config.override_tensors,
             kv_overrides=config.kv_overrides,
             load_mtp=getattr(config.draft, "reads_hidden", False),
         )
@@ -192,7 +197,7 @@ class Llama(Session, ModelFacts):
             self.n_ctx,
             DROP_TURNS if policy == DROP_TURNS else None,
             self.sampling,
-            self.config.seed,
+            self.seeds,
         )
 
     # Text
@@ -653,10 +658,13 @@ class Llama(Session, ModelFacts):
             parse_special if special is None else special,
         )
 
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+    def detokenize(
+        self, tokens: Sequence[int], special: bool = False, *, keep_space: bool = False
+    ) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
-        check = self.model.vocab.check
-        return self.engine.detokenize([check(t) for t in as_list("tokens", tokens)], bool(special))
+        vocab = self.model.vocab
+        checked = [vocab.check(t) for t in as_list("tokens", tokens)]
+        return vocab.detokenize(checked, bool(special), keep_space=keep_space)
 
     def n_tokens(self, text: str, add_special: bool = True) -> int:
         """Return the number of tokens of *text*, with BOS where the model wants it."""
@@ -667,7 +675,7 @@ class Llama(Session, ModelFacts):
     @overload
     def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
-        text: str,
+        text: str | Sequence[int],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -677,7 +685,7 @@ class Llama(Session, ModelFacts):
     @overload
     def embed(
         self,
-        text: Sequence[str],
+        text: Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -686,7 +694,7 @@ class Llama(Session, ModelFacts):
 
     def embed(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -695,7 +703,7 @@ class Llama(Session, ModelFacts):
         """Return the embedding of one text, or of each of several, as lists of floats.
 
         Args:
-            text: One text: n_embd floats; several: a list of such lists.
+            text: One text, or its token ids: n_embd floats; several: a list of such lists.
             normalize: Scale each vector to length 1.
             truncate: See `Embedder.embed`, also for the errors.
             progress: See `Embedder.embed`.
@@ -703,22 +711,24 @@ class Llama(Session, ModelFacts):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else as_list("text", text)
+        texts, is_one = as_inputs("text", text)
         rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
-        return found[0] if isinstance(text, str) else found
+        return found[0] if is_one else found
 
     def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Return embeddings as OpenAI's response; see `embed`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else as_list("input", input)
+        texts, _ = as_inputs("input", input)
         rows = self.embed(texts)
-        n = sum(map(self.n_tokens, texts))
+        n = sum(self.n_tokens(text) if isinstance(text, str) else len(text) for text in texts)
         return {
             "object": "list",
             "model": model or self.model_path,
@@ -730,22 +740,26 @@ class Llama(Session, ModelFacts):
 
     @overload
     async def embed_async(  # type: ignore[overload-overlap]
-        self, text: str, normalize: bool = True
+        self, text: str | Sequence[int], normalize: bool = True
     ) -> list[float]: ...
 
     @overload
     async def embed_async(
-        self, text: Sequence[str], normalize: bool = True
+        self, text: Sequence[str | Sequence[int]], normalize: bool = True
     ) -> list[list[float]]: ...
 
     async def embed_async(
-        self, text: str | Sequence[str], normalize: bool = True
+        self,
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
+        normalize: bool = True,
     ) -> list[float] | list[list[float]]:
         """Call `embed` in an event loop."""
         return await whole_async(lambda: self.embed(text, normalize))
 
     async def create_embedding_async(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Call `create_embedding` in an event loop."""
         return await whole_async(lambda: self.create_embedding(input, model))
@@ -825,7 +839,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     if n_parallel == 1 and config.draft is None:
         from ..engine import Engine
 
-        return Engine(model, **options)
+        return Engine(model, safety=0, **options)
     from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]

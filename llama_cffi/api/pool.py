@@ -200,7 +200,9 @@ class LlamaPool:
         return await _all([ask(messages, **options) for messages in conversations])
 
     async def embed(
-        self, texts: str | Sequence[str], normalize: bool = True
+        self,
+        texts: str | Sequence[int] | Sequence[str | Sequence[int]],
+        normalize: bool = True,
     ) -> list[float] | list[list[float]]:
         """Return embeddings, with many texts per batch; see `Llama.embed`."""
         return await whole_async(lambda: self.llm.embed(texts, normalize))

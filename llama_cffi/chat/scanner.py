@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Emit", "Parser", "Scanner", "loads", "quoted"]
+__all__ = ["Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
@@ -21,6 +21,10 @@ Emit = Callable[[str], object]
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_CUT_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?")
 _STRUCTURE = re.compile(r'[^"{}\[\]]*')
 
 
@@ -30,6 +34,11 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return None
+
+
+def is_json(text: str) -> bool:
+    """Return whether *text* is JSON."""
+    return text.strip() == "null" or loads(text) is not None
 
 
 def _reject_constant(name: str) -> None:
@@ -52,29 +61,30 @@ class Scanner:
         self.is_final = False
         self._text = ""
         self._at = 0
-        self._has_checkpoint = False
+        self._checkpoints: list[int] = []
 
     def feed(self, text: str) -> None:
         """Append text."""
-        if not self._has_checkpoint:
-            self._text = self._text[self._at :]
-            self._at = 0
+        self._trim()
         self._text += text
 
     def checkpoint(self) -> None:
-        """Remember the position for `rollback`."""
-        self._text = self._text[self._at :]
-        self._at = 0
-        self._has_checkpoint = True
+        """Remember the position for `rollback`; checkpoints can be nested."""
+        self._trim()
+        self._checkpoints.append(self._at)
 
     def commit(self) -> None:
-        """Drop the checkpoint and stay at the current position."""
-        self._has_checkpoint = False
+        """Drop all checkpoints and stay at the current position."""
+        self._checkpoints.clear()
 
     def rollback(self) -> None:
-        """Return to the checkpoint and drop it."""
-        self._at = 0
-        self._has_checkpoint = False
+        """Return to the last checkpoint and drop it."""
+        self._at = self._checkpoints.pop()
+
+    def _trim(self) -> None:
+        if not self._checkpoints:
+            self._text = self._text[self._at :]
+            self._at = 0
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
@@ -179,19 +189,45 @@ class Scanner:
                 return True
 
     def string(self, emit: Emit) -> Parser[bool]:
-        """Emit the rest of a JSON string including its closing quote; return whether it ended."""
+        """Emit the rest of a JSON string including its closing quote; return whether it ended.
+
+        What is emitted is valid between quotes: see `_escape`; control characters are escaped.
+        """
         while True:
             if not (yield from self.emit_match(_PLAIN, emit)):
                 return False
+            if (yield from self.available(1)) == "\\":
+                emit((yield from self._escape()))
+                continue
             char = self.take(1)
-            if char == "\\":
-                char += yield from self.available(1)
-                self.take(1)
-                if len(char) == 1:
-                    return False
             emit(json.dumps(char)[1:-1] if char < " " else char)
             if char == '"':
                 return True
+
+    def _escape(self) -> Parser[str]:
+        """Consume an escape sequence and return it, whole.
+
+        A backslash that escapes nothing is doubled, except before a single quote, where it is
+        dropped as in Python; half a surrogate pair is replaced; a sequence that the end of the
+        text cuts off is dropped.
+        """
+        escape = yield from self.available(2)
+        if escape[1:] == "u":
+            escape = yield from self.available(6)
+        if _CUT_ESCAPE.fullmatch(escape):
+            self.take(6)
+            return ""
+        if _HALF.fullmatch(escape):
+            pair = yield from self.available(12)
+            is_pair = bool(_PAIR.fullmatch(pair))
+            self.take(12 if is_pair else 6)
+            return pair if is_pair else r"\ufffd"
+        if _UNICODE.fullmatch(escape):
+            return self.take(6)
+        if escape[1] in '"\\/bfnrt':
+            return self.take(2)
+        self.take(1)
+        return "" if escape[1] == "'" else r"\\"
 
     def json_text(self) -> Parser[str | None]:
         """Return the source of one JSON value, or None if none ends."""

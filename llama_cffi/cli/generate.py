@@ -68,6 +68,10 @@ def add_parser(commands: Any) -> None:
     for name, kind, text in _SAMPLING:
         option = f"--{name.replace('_', '-')}"
         sampling.add_argument(option, type=kind, metavar=name[-1].upper(), help=text)
+    sampling.add_argument(
+        "--ignore-eos", action="store_true",
+        help="go on to --max-tokens even where the model would end the answer",
+    )  # fmt: skip
     thinking = parser.add_argument_group("reasoning models")
     thinking.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction,
@@ -119,6 +123,7 @@ def _run(args: argparse.Namespace) -> int:
 
     names = ["temperature", *(name for name, _, _ in _SAMPLING)]
     sampling = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    sampling["ignore_eos"] = args.ignore_eos
     chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
     chat = {name: value for name, value in chat.items() if value is not None}
     if args.raw and chat:

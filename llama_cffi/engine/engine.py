@@ -203,9 +203,11 @@ class Engine:
         """Turn text into token ids; see `Vocab.tokenize`."""
         return self.model.vocab.tokenize(text, add_special, parse_special)
 
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+    def detokenize(
+        self, tokens: Sequence[int], special: bool = False, *, keep_space: bool = False
+    ) -> str:
         """Turn token ids into text; see `Vocab.detokenize`."""
-        return self.model.vocab.detokenize(tokens, special)
+        return self.model.vocab.detokenize(tokens, special, keep_space=keep_space)
 
     @overload
     def generate(

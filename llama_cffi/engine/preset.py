@@ -7,13 +7,13 @@ from typing import Any
 
 from ..errors import ValidationError
 from ..generation.aliases import canonical
-from ..generation.context_policy import DEFAULT_SAFETY
 from ..generation.text import Flusher
 from ..validation import as_list, check_int
 from . import environment
 
 __all__ = ["as_dicts", "chatml", "complete", "make_flusher", "text_defaults"]
 
+_SAFETY = 16
 _JSON_STOP = ("done", "next_step")
 _SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 _REPEAT_PENALTY = 1.1
@@ -49,7 +49,7 @@ def complete(
     given = canonical(options)
     found: dict[str, Any] = {
         "context_policy": context_policy or "error",
-        "safety": environment.number("SAFETY", safety, DEFAULT_SAFETY),
+        "safety": environment.number("SAFETY", safety, _SAFETY),
         "cache_prompt": not environment.flag("RESET_KV", None, False),
     }
     if "sampling" in given:

@@ -10,12 +10,13 @@ from typing import Any, Literal, TypedDict
 from ..errors import ValidationError
 from ..validation import as_callables, as_list, check_float, check_int, reject_unknown
 from .aliases import canonical
-from .context_policy import DEFAULT_SAFETY, POLICIES
+from .context_policy import POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
 from .text import Stop, split_stops
 
 __all__ = [
+    "CALL_DEFAULTS",
     "OPTION_NAMES",
     "CallOptions",
     "GenerationCall",
@@ -127,7 +128,7 @@ def parse_options(
     if max_tokens is None:
         max_tokens = n_ctx
     reject_unknown(rest, OPTION_NAMES, "a generation")
-    rest = {**(defaults or {}), **rest}
+    rest = {**CALL_DEFAULTS, **(defaults or {}), **rest}
     sampling = resolve_sampling(
         {name: rest.pop(name) for name in [*rest] if name in _SAMPLING_NAMES}, recommended
     )
@@ -140,14 +141,14 @@ def parse_options(
         max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
-        safety=check_int("safety", rest.pop("safety", DEFAULT_SAFETY), 0),
-        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
+        safety=check_int("safety", rest.pop("safety", 0), 0),
+        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt")),
         stop=stops,
         stop_tokens=stop_tokens,
-        json_stop=tuple(as_list("json_stop", rest.pop("json_stop", ()))),
-        special=_flag("special", rest.pop("special", False)),
-        suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
-        skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
+        json_stop=tuple(as_list("json_stop", rest.pop("json_stop"))),
+        special=_flag("special", rest.pop("special")),
+        suppress_think=_flag("suppress_think", rest.pop("suppress_think")),
+        skip_forced=_flag("skip_forced", rest.pop("skip_forced")),
         reasoning_limit=reasoning_limit,
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
@@ -186,6 +187,14 @@ def resolve_sampling(
     )
 
 
+# `Engine` has other defaults, some of them from the environment.
+CALL_DEFAULTS: CallOptions = {
+    "cache_prompt": True,
+    "special": False,
+    "suppress_think": False,
+    "json_stop": (),
+    "skip_forced": True,
+}
 _SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 OPTION_NAMES = ("max_tokens", *GenerationOptions.__annotations__)
 # Calls repeat the same options, and validating them takes 20 us.

@@ -20,6 +20,7 @@ from ..errors import ValidationError
 from ..validation import as_list, check_int
 
 __all__ = [
+    "CharacterOffsets",
     "Flusher",
     "JsonCompletion",
     "Stop",
@@ -53,6 +54,25 @@ class Utf8Stream:
     def flush(self) -> str:
         """Return the rest at the end: U+FFFD for an incomplete character, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+class CharacterOffsets:
+    """Counts the characters before each token of a text.
+
+    A token that ends inside a character does not count it; the token that completes it does.
+
+    Args:
+        start: Number of characters before the first token.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._text, self._n = Utf8Stream(), start
+
+    def push(self, piece: bytes) -> int:
+        """Add the bytes of a token; return the number of characters before it."""
+        before = self._n
+        self._n += len(self._text.push(piece))
+        return before
 
 
 def stop_list(value: object) -> list[Stop]:

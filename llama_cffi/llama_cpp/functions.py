@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from ..api.chat_completions import Message, Tool
+    from ..api.chat_completions import Tool
     from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
     ToolChoice: TypeAlias = str | Mapping[str, object]
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]
     )
 
-__all__ = ["as_messages", "as_tools", "with_function_call"]
+__all__ = ["as_tools", "with_function_call"]
 
 
 def as_tools(
@@ -36,29 +36,6 @@ def as_tools(
     if isinstance(tool_choice, Mapping) and "function" not in tool_choice:
         tool_choice = {"type": "function", "function": tool_choice}
     return tools, tool_choice
-
-
-def as_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return *messages* with function calls as tool calls and results of functions as of tools."""
-    if not isinstance(messages, (list, tuple)) or not any(map(_is_deprecated, messages)):
-        return messages
-    found: list[dict[str, Any]] = []
-    for i, message in enumerate(messages):
-        new = dict(message)
-        call = new.pop("function_call", None)
-        if call and not new.get("tool_calls"):
-            new["tool_calls"] = [{"id": f"call_{i}", "type": "function", "function": call}]
-        if new.get("role") == "function":
-            before = found[-1].get("tool_calls") if found else None
-            new |= {"role": "tool", "tool_call_id": before[0]["id"] if before else f"call_{i}"}
-        found.append(new)
-    return found
-
-
-def _is_deprecated(message: object) -> bool:
-    return isinstance(message, Mapping) and (
-        message.get("role") == "function" or bool(message.get("function_call"))
-    )
 
 
 def with_function_call(answer: ChatAnswer) -> ChatAnswer:

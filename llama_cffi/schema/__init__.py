@@ -7,6 +7,7 @@ defines or constrains is left to pydantic.
 
 from __future__ import annotations
 
+from .allowed_types import ANY_TYPE, allowed_types, json_type, resolved
 from .docstring import read_docstring
 from .fields import MISSING, Field
 from .from_json import parse_json
@@ -14,12 +15,16 @@ from .keywords import without_unique_items
 from .to_schema import Schema, json_schema, object_schema
 
 __all__ = [
+    "ANY_TYPE",
     "MISSING",
     "Field",
     "Schema",
+    "allowed_types",
     "json_schema",
+    "json_type",
     "object_schema",
     "parse_json",
     "read_docstring",
+    "resolved",
     "without_unique_items",
 ]

@@ -204,7 +204,7 @@ class ToolStream:
         self, form: ToolFormat, tools: Tools | None, splitter: ReasoningSplitter | None
     ) -> None:
         self.splitter = splitter
-        self._out = MessageBuilder()
+        self._out = MessageBuilder(tools)
         self._scanner = Scanner()
         self._parser = form._parse(self._scanner, self._out, tools)
 
