@@ -227,7 +227,6 @@ class Llama:
         self.logits_all, self.last_n_tokens_size = logits_all, last_n_tokens_size
         self.tokenizer_: BaseLlamaTokenizer = tokenizer or LlamaTokenizer(self)
         self.cache: BaseLlamaCache | None = None
-        self.metadata = self.model.metadata
         self.model_params = SimpleNamespace(**arguments)
         self.context_params = SimpleNamespace(**arguments, embeddings=embedding)
         if not vocab_only:
@@ -314,6 +313,11 @@ class Llama:
         self.close()
 
     # The model
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as strings."""
+        return self.model.metadata
 
     def n_ctx(self) -> int:
         """Return the context size: the maximum number of tokens of prompt and answer together."""
