@@ -17,6 +17,9 @@ SWITCHED = CHATML.replace(
     "assistant\n{% endif %}",
     "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
 )
+# A switch that the template names, but does not obey; and markers that are words.
+STUBBORN = "{% if enable_thinking %}{% endif %}" + THINKS
+STEPS = THINKS.replace("<think>\n", "Here are my reasoning steps:\n")
 MARKERS = ("<think>", "</think>")
 
 
@@ -103,6 +106,12 @@ def test_jinja_off_writes_chatml_as_polaris_does(
         ("QwQ 32B", CHATML, TURN + "<think>\n\n</think>\n\n"),
         ("Qwen3 8B", SWITCHED, TURN + "<think>\n\n</think>\n\n"),  # by default
         ("MiniCPM4.1 8B", CHATML, TURN.replace("hi", "hi /no_think") + "<think>\n\n</think>\n\n"),
+        ("Nemotron Nano v2", STUBBORN, TURN + "<think>\n\n</think>\n\n"),
+        (
+            "Apriel 1.5",
+            STEPS,
+            TURN + "Here are my reasoning steps:\n[BEGIN FINAL RESPONSE]",
+        ),
         ("llama", CHATML, TURN),  # never: an empty block would end its answer
     ],
 )
