@@ -384,6 +384,14 @@ def test_adapters_survive_reset(llm: Llama) -> None:
 # test_optimizations
 
 
+def test_a_continued_session_fills_the_cache(llm: Llama) -> None:
+    llm.generate("Hello", max_tokens=5, reset_kv_cache=True)
+    before = llm.kv_cache_seq_pos_max()
+    assert before > 0
+    llm.generate(" and good morning to you", max_tokens=5, reset_kv_cache=False)
+    assert llm.kv_cache_seq_pos_max() > before
+
+
 def test_embeddings(llm: Llama) -> None:
     response = llm.create_embedding(["test 1", "test 2", "test 3"])
     assert [len(item["embedding"]) for item in response["data"]] == [llm.n_embd()] * 3
