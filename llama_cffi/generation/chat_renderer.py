@@ -246,26 +246,34 @@ class ChatRenderer:
     ) -> RenderedChat:
         """Render a conversation so that the model answers without reasoning.
 
-        A model that reasons by default, with a template that has no switch, is given an empty
-        <think> block, if it writes these; see `render` for arguments and errors.
+        Where the template cannot switch reasoning off, reasoning that it opened is closed, and a
+        model that reasons anyway, within <think>, is given an empty block; see `render` for
+        arguments and errors.
         """
         family = self.family
         thinking = False if family.thinking in ("default", "request") else None
         chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        if family.reasoning is None:
+            return chat
+        begin, end = family.reasoning
+        is_open = opens_thinking(chat.text, begin)
         reasons = family.thinking == "always" or (
             family.thinking == "default" and not family.switch
         )
-        if not reasons or family.reasoning is None or family.reasoning[0] != "<think>":
-            return chat
-        vocab, tokens, text = self._model.vocab, chat.tokens, chat.text
-        block = "<think>\n\n</think>\n\n"
-        if chat.is_thinking:
-            # Replace the line break after the marker, since two of them may be one token.
-            space = vocab.tokenize(text[len(text.rstrip()) :], False)
+        if begin != "<think>":
+            return self._extended(chat, end) if is_open else chat
+        if is_open:
+            return self._extended(chat, "\n\n</think>\n\n")
+        return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
+
+    def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
+        """Append *text*, which replaces white space at the end where it begins with such."""
+        vocab, tokens, before = self._model.vocab, chat.tokens, chat.text
+        if text[0].isspace():  # two line breaks may be one token
+            space = vocab.tokenize(before[len(before.rstrip()) :], False)
             if tokens[len(tokens) - len(space) :] == space:
-                tokens, text = tokens[: len(tokens) - len(space)], text.rstrip()
-            block = block.removeprefix("<think>")
-        return RenderedChat([*tokens, *vocab.tokenize(block, False, True)], text + block)
+                tokens, before = tokens[: len(tokens) - len(space)], before.rstrip()
+        return RenderedChat([*tokens, *vocab.tokenize(text, False, True)], before + text)
 
     def _segments(
         self,

@@ -90,6 +90,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     """
 
     n_seq_max: int
+    check_tensors: bool
     embeddings: bool
     pooling: str | None
     attention: str | None
