@@ -23,7 +23,7 @@ from .echo import prepend
 from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
-from .llama_grammar import LlamaGrammar, closed_format
+from .llama_grammar import LlamaGrammar
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, check_tfs, config_of, max_tokens_of, seed_of
 from .processors import (
@@ -648,7 +648,6 @@ class Llama:
             "seed": None if seed is None else seed_of(seed),
             "max_tokens": max_tokens_of(options.get("max_tokens")),
             "logits_processor": several(options.get("logits_processor")),
-            "response_format": closed_format(options.get("response_format")),
         }
         prepared = preparer.prepare(messages, options, self.model_path)
         self._recall(prepared.request.tokens)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from .docstring import read_docstring
 from .fields import MISSING, Field
 from .from_json import parse_json
-from .keywords import without_unique_items
+from .keywords import closed
 from .to_schema import Schema, json_schema, object_schema
 
 __all__ = [
     "MISSING",
     "Field",
     "Schema",
+    "closed",
     "json_schema",
     "object_schema",
     "parse_json",
     "read_docstring",
-    "without_unique_items",
 ]
