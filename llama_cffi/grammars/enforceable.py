@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import combinations, permutations
 from typing import Any
 
@@ -30,7 +31,7 @@ SPACE = r"\n[ \t]{0,32}| "
 _ESCAPES = 'nrbtf\\"'
 _MAX_OPTIONS = 100  # of a keyword that is written as a choice
 _EXACT = 2**53  # integers up to it are exact in llguidance, which computes with floats
-_LARGEST = 2**63  # its integers have 64 bits
+_BOUNDS = ("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum")
 
 
 def enforceable(schema: Any) -> Any:
@@ -71,13 +72,11 @@ class _Writer:
         result = dict(schema)
         extra: list[Any] = []
         for rule in _RULES:
-            try:
+            # Where it is malformed or inexact, llguidance refuses the keyword.
+            with suppress(InexactError, AttributeError, KeyError, TypeError, ValueError):
                 extra += rule(self, result)
-            except (InexactError, AttributeError, KeyError, TypeError, ValueError):
-                pass  # malformed or inexact: llguidance refuses the keyword
-        if extra and isinstance(result.setdefault("allOf", []), list):
-            result["allOf"] = [*result["allOf"], *extra]
-        result = mapped(self.schema, result)
+        result = mapped(self.schema, _with_all(result, extra))
+        result = _with_all(result, _number_ranges(result))
         self._note_open_object(result)
         if isinstance(result.get("pattern"), str):
             result["pattern"] = rewritten(result["pattern"]).text
@@ -226,6 +225,64 @@ _RULES: tuple[Callable[[_Writer, Schema], Iterator[Any]], ...] = (
     _Writer.unique,
     _Writer.exclusive,
 )
+
+
+def _number_ranges(schema: Schema) -> list[Any]:
+    """Replace bounds in *schema* by those for which llguidance's ranges of numbers are right.
+
+    It allows 2 for 2 < x < 2.5, and forbids 0.5 for x <= 0.55.
+
+    Returns:
+        What the value has to match besides.
+    """
+    bounds = {key: schema[key] for key in _BOUNDS if key in schema}
+    if not all(type(bound) in (int, float) for bound in bounds.values()):
+        return []
+    low, high = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
+    if low is not None and low >= 0 and low == int(low):
+        del bounds["exclusiveMinimum"]
+        bounds["minimum"] = max(_above(low), bounds.get("minimum", low))
+    if high is not None and high <= 0 and high == int(high):
+        del bounds["exclusiveMaximum"]
+        bounds["maximum"] = min(-_above(-high), bounds.get("maximum", high))
+    options = [bounds]
+    if schema.get("type") != "integer":
+        for sign, keys, inclusive in ((1, _BOUNDS[:2], "maximum"), (-1, _BOUNDS[2:], "minimum")):
+            for key in bounds.keys() & set(keys):
+                rest = {k: v for k, v in bounds.items() if k not in keys}
+                options += [{**rest, inclusive: sign * n} for n in _shorter(sign * bounds[key])]
+    options = [bounds, *filter(_is_range, options[1:])]
+    for key in _BOUNDS:
+        schema.pop(key, None)
+    if len(options) == 1:
+        schema.update(bounds)
+        return []
+    return [{"anyOf": [{"type": "number", **option} for option in options]}]
+
+
+def _above(number: float) -> float:
+    """Return the next number of 15 digits; llguidance reads no more exactly."""
+    return float(f"{number + 10.0 ** (len(str(int(number))) - 15):.15g}")
+
+
+def _shorter(number: float) -> list[float]:
+    """Return the positive numbers that the first decimals of *number* stand for."""
+    whole, _, decimals = str(number).partition(".")
+    if number <= 0 or "e" in decimals or len(decimals) > 9:
+        return []
+    return [float(f"{whole}.{decimals[:n]}") for n in range(1, len(decimals))]
+
+
+def _is_range(bounds: Schema) -> bool:
+    low = max(bounds.get("minimum", -math.inf), bounds.get("exclusiveMinimum", -math.inf))
+    high = min(bounds.get("maximum", math.inf), bounds.get("exclusiveMaximum", math.inf))
+    return low < high
+
+
+def _with_all(schema: Schema, more: list[Any]) -> Schema:
+    """Return *schema* with *more* that the value must match."""
+    given = schema.get("allOf", [])
+    return {**schema, "allOf": [*given, *more]} if more and isinstance(given, list) else schema
 
 
 def _both(*schemas: Any) -> Any:
