@@ -7,7 +7,7 @@ from typing import Any
 
 from .formats import FORMATS
 from .patterns import other_than
-from .schemas import ALL_TYPES, NOTES, InexactError, Schemas, joined
+from .schemas import ALL_TYPES, InexactError, Schemas, joined
 
 __all__ = ["complement"]
 

@@ -198,9 +198,8 @@ class _Writer:
                 if other is not one and not schemas.are_disjoint(one, other)
             ]
             alone.append(_both(one, *others))
-        if alone != options:  # else llguidance sees it, too
-            del schema["oneOf"]
-            yield joined(alone)
+        del schema["oneOf"]
+        yield joined(alone)
 
     def unevaluated(self, schema: Schema) -> Iterator[Any]:
         if schema.keys() & IN_PLACE:

@@ -144,7 +144,7 @@ class _Scanner:
             self._at += 3
             return "(?:"
         looks = self._pattern.startswith(("(?=", "(?!", "(?<=", "(?<!"), self._at)
-        raise self._error("look-around" if looks else f"{self._pattern[self._at:][:3]!r}")
+        raise self._error("look-around" if looks else f"{self._pattern[self._at :][:3]!r}")
 
     def _class(self) -> _Set:
         """Read a class behind its bracket."""

@@ -1,6 +1,6 @@
 """Python types as JSON Schemas, and JSON read back as values of these types.
 
-The types are str, int, float, bool, None, Any, list, set, tuple, dict, Union, Literal, Enum,
+The types are str, int, float, bool, None, Any, bytes, list, set, tuple, dict, Union, Literal, Enum,
 dates, UUID, Decimal, Path, dataclasses, TypedDict, NamedTuple and Annotated. Whatever pydantic
 defines or constrains is left to pydantic.
 """
