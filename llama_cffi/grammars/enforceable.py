@@ -151,25 +151,10 @@ class _Writer:
         if "contains" in schema and (least > 0 or most is not None):
             if not self._has_prefix_items:
                 raise InexactError("contains")
-            n_max = int(schema["maxItems"])
-            inner = schema["contains"]
-            options = []
-            if most is None:
-                if math.comb(n_max, least) > _MAX_OPTIONS:
-                    raise InexactError("contains")
-                for places in combinations(range(n_max), least):
-                    items = [inner if i in places else True for i in range(max(places) + 1)]
-                    options.append({"prefixItems": items, "minItems": len(items)})
-            else:
-                if 2**n_max > _MAX_OPTIONS:
-                    raise InexactError("contains")
+            inner, other = schema["contains"], None
+            if most is not None:
                 other = complement(self._schemas, inner, schema.get("items", True))
-                for n in range(n_max + 1):
-                    for k in range(least, min(most, n) + 1):
-                        for places in combinations(range(n), k):
-                            items = [inner if i in places else other for i in range(n)]
-                            options.append({"prefixItems": items, "minItems": n, "maxItems": n})
-            yield joined([_all_but("array"), *({"type": "array", **o} for o in options)])
+            yield joined([_all_but("array"), *_containing(inner, other, least, most, schema)])
         for keyword in ("contains", "minContains", "maxContains"):
             schema.pop(keyword, None)
 
@@ -273,9 +258,43 @@ def _shorter(number: float) -> list[float]:
 
 
 def _is_range(bounds: Schema) -> bool:
-    low = max(bounds.get("minimum", -math.inf), bounds.get("exclusiveMinimum", -math.inf))
-    high = min(bounds.get("maximum", math.inf), bounds.get("exclusiveMaximum", math.inf))
+    low: float = max(bounds.get("minimum", -math.inf), bounds.get("exclusiveMinimum", -math.inf))
+    high: float = min(bounds.get("maximum", math.inf), bounds.get("exclusiveMaximum", math.inf))
     return low < high
+
+
+def _containing(
+    inner: Any, other: Any, least: int, most: int | None, array: Schema
+) -> list[Schema]:
+    """Return schemas of the arrays with *least* to *most* items that fit *inner*.
+
+    Args:
+        inner: What the items fit.
+        other: Its complement; not used where *most* is None.
+        least: How many items must fit.
+        most: How many may; None: any number.
+        array: The schema of the array, which has `maxItems`.
+    """
+    n_max = array["maxItems"]
+    if (math.comb(n_max, least) if most is None else 2**n_max) > _MAX_OPTIONS:
+        raise InexactError("contains")
+    if most is None:
+        found = [
+            [inner if i in places else True for i in range(max(places) + 1)]
+            for places in combinations(range(n_max), least)
+        ]
+        return [{"type": "array", "prefixItems": i, "minItems": len(i)} for i in found]
+    found = [
+        [inner if i in places else other for i in range(n)]
+        for n in range(n_max + 1)
+        for k in range(least, min(most, n) + 1)
+        for places in combinations(range(n), k)
+    ]
+    lengths = [{"minItems": len(items), "maxItems": len(items)} for items in found]
+    return [
+        {"type": "array", "prefixItems": items, **length}
+        for items, length in zip(found, lengths, strict=True)
+    ]
 
 
 def _with_all(schema: Schema, more: list[Any]) -> Schema:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import GrammarError
@@ -55,7 +56,8 @@ def _other_than(texts: list[str]) -> str:
     return "|".join(options + [""] * ("" not in texts))
 
 
-class _Set(NamedTuple):
+@dataclass(frozen=True)
+class _Set:
     """A set of characters.
 
     Attributes:
@@ -95,7 +97,9 @@ class _Scanner:
         self._is_quantified = False
 
     def read(self) -> Pattern:
-        parts = list(iter(self._part, None))
+        parts: list[_Set | str] = []
+        while (part := self._part()) is not None:
+            parts.append(part)
         sets = [part for part in parts if isinstance(part, _Set)]
         incomplete = [s for s in sets if s.ascii is None or not s.ascii >= _QUOTED]
         # llguidance unites the sets of alternatives, so what counts is what they have together.
@@ -107,7 +111,7 @@ class _Scanner:
             if isinstance(part, str):
                 text += part
             elif part in incomplete and (part.ascii is None or 0 in part.ascii):
-                text += _NEVER if part.ascii == {0} else f"[{part.text}--\\x00]"
+                text += _NEVER if part.ascii == frozenset([0]) else f"[{part.text}--\\x00]"
             else:
                 text += part.text
         return Pattern(text, False)
@@ -162,8 +166,8 @@ class _Scanner:
                 if isinstance(end, str):
                     if end < one:
                         raise self._error(f"a range that ends before it begins, {one}-{end}")
-                    members = frozenset(c for c in _ASCII if one <= chr(c) <= end)
-                    items.append(_Set(f"{_escaped(one)}-{_escaped(end)}", members))
+                    between = frozenset(c for c in _ASCII if one <= chr(c) <= end)
+                    items.append(_Set(f"{_escaped(one)}-{_escaped(end)}", between))
                     continue
                 self._at = start
             items.append(_char(one) if isinstance(one, str) else one)

@@ -113,6 +113,7 @@ class Schemas:
         if schema is False:
             return []
         keys = schema.keys() if isinstance(schema, Mapping) else {"true"}
+        found: list[Any]
         if keys and keys <= {"const", "enum", "type"} and keys != {"type"}:
             given = [schema["const"]] if "const" in schema else _listed(schema["enum"])
             allowed = _listed(schema["enum"]) if "enum" in schema else given
@@ -126,7 +127,7 @@ class Schemas:
         elif keys == {"anyOf"}:
             found = [value for option in schema["anyOf"] for value in self.values(option)]
         elif keys == {"type"} and set(_listed(schema["type"])) <= {"null", "boolean"}:
-            listed = {"null": [None], "boolean": [False, True]}
+            listed: dict[str, list[Any]] = {"null": [None], "boolean": [False, True]}
             found = [value for name in _listed(schema["type"]) for value in listed[name]]
         elif keys == {"type", "minimum", "maximum"} and schema["type"] == "integer":
             low, high = schema["minimum"], schema["maximum"]
