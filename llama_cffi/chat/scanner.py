@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
+__all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
+
+#: See `Scanner.n_vain`.
+MAX_VAIN = 32
 
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
@@ -55,6 +58,8 @@ class Scanner:
 
     Attributes:
         is_final: Whether the text is complete.
+        n_vain: How often the parser went back to a checkpoint from the end of the complete text.
+            Parsers stop trying at `MAX_VAIN`: each time takes as long as the text.
     """
 
     def __init__(self) -> None:
@@ -62,8 +67,10 @@ class Scanner:
         self._text = ""
         self._at = 0
         self._n_dropped = 0  # characters before the text that is kept
-        self._has_checkpoint = False
+        self._checkpoints: list[int] = []
         self._n_peeks = 0
+        self.n_vain = 0
+        self._met_end = False  # since the last checkpoint
 
     @property
     def position(self) -> int:
@@ -72,17 +79,17 @@ class Scanner:
 
     def feed(self, text: str) -> None:
         """Append text."""
-        if not self._has_checkpoint and not self._n_peeks:
-            self._drop()
+        self._drop()
         self._text += text
 
     def _drop(self) -> None:
-        self._n_dropped += self._at
-        self._text = self._text[self._at :]
-        self._at = 0
+        if not self._checkpoints and not self._n_peeks:
+            self._n_dropped += self._at
+            self._text = self._text[self._at :]
+            self._at = 0
 
     def peek(self, parser: Parser[T]) -> Parser[T]:
-        """Run *parser*, which sets no checkpoint, go back to this position, return its result."""
+        """Run *parser*, go back to this position, and return its result."""
         start = self._at
         self._n_peeks += 1
         result = yield from parser
@@ -91,7 +98,7 @@ class Scanner:
         return result
 
     def attempt(self, parser: Parser[T]) -> Parser[T]:
-        """Run *parser*, which sets no checkpoint; go back to this position if it returns None."""
+        """Run *parser*; go back to this position if it returns None."""
         start = self._at
         self._n_peeks += 1
         result = yield from parser
@@ -101,24 +108,27 @@ class Scanner:
         return result
 
     def checkpoint(self) -> None:
-        """Remember the position for `rollback`."""
+        """Remember the position for `rollback`; checkpoints can be nested."""
         self._drop()
-        self._has_checkpoint = True
+        self._checkpoints.append(self._at)
+        self._met_end = False
 
     def commit(self) -> None:
-        """Drop the checkpoint and stay at the current position."""
-        self._has_checkpoint = False
+        """Drop all checkpoints and stay at the current position."""
+        self._checkpoints.clear()
 
     def rollback(self) -> None:
-        """Return to the checkpoint and drop it."""
-        self._at = 0
-        self._has_checkpoint = False
+        """Return to the last checkpoint and drop it."""
+        self._at = self._checkpoints.pop()
+        self.n_vain += self._met_end
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
         while len(self._text) - self._at < length and not self.is_final:
             yield
-        return self._text[self._at : self._at + length]
+        text = self._text[self._at : self._at + length]
+        self._met_end |= len(text) < length
+        return text
 
     def take(self, length: int) -> str:
         """Consume up to *length* characters that were received."""
@@ -173,6 +183,7 @@ class Scanner:
                 if self._at < len(self._text):
                     emit(self.take(len(self._text) - self._at))
                 if self.is_final:
+                    self._met_end = True
                     return None
             yield
 
@@ -284,5 +295,6 @@ class Scanner:
             if self._at < len(self._text):
                 return True
             if self.is_final:
+                self._met_end = True
                 return False
             yield

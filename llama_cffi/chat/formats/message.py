@@ -44,7 +44,8 @@ class ParsedMessage:
     """A whole answer.
 
     Attributes:
-        content: The text, without white space next to calls.
+        content: The text, without white space next to calls; a line break stands between text
+            before and after a call.
         reasoning_content: The reasoning before it.
         tool_calls: The calls in order.
         is_malformed: Whether a call began that could not be parsed. Its text is part of the
@@ -132,7 +133,7 @@ class MessageBuilder:
         if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
-        self._space = ""
+        self._space = "\n" if self.has_content else ""
         self._after_call = True
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
@@ -166,7 +167,7 @@ class MessageBuilder:
     def finish(self) -> None:
         """End a call that has not ended, and emit the white space at the end of the content."""
         self.end_call()
-        if self._space:
+        if self._space and not self._after_call:
             self._text("content", self._space)
             self._space = ""
 
