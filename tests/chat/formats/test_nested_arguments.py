@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.tool_calls import read, tool
+from support.parsed_answers import Call, read, tool
 
 from llama_cffi.chat.formats import get_format
 
@@ -27,6 +27,12 @@ TOOLS = [
     ),
     tool("now"),
 ]
+
+
+def parsed(form: str, text: str, tools: Any) -> tuple[str, list[Call]]:
+    """Return the content and the calls of an answer."""
+    answer = read(form, text, tools)
+    return answer.content, answer.calls
 
 
 def element(key: str, *inner: str) -> str:
@@ -85,24 +91,24 @@ _CUT = f'{_T}<tool_call>\n{_T}<invoke name="save">'
         (call(NAME, f"{_T}</oops>", TEXT), BOTH),
     ],
 )
-def test_what_is_read(text: str, arguments: dict[str, Any]) -> None:
-    assert read("minimax-m3", text, TOOLS) == ("", [("save", arguments)])
+def test_what_is_parsed(text: str, arguments: dict[str, Any]) -> None:
+    assert parsed("minimax-m3", text, TOOLS) == ("", [("save", arguments)])
     next_call = call(name="now")
     both = [("save", arguments), ("now", {})]
     if text.endswith("</tool_call>"):
-        assert read("minimax-m3", f"{text}\n{next_call}", TOOLS) == ("", both)
+        assert parsed("minimax-m3", f"{text}\n{next_call}", TOOLS) == ("", both)
 
 
 def test_a_call_without_any_end_does_not_take_the_next() -> None:
     text = f"{_CUT}{_T}<name>a{call(TEXT)}"
-    [first, second] = read("minimax-m3", text, TOOLS)[1]
+    [first, second] = parsed("minimax-m3", text, TOOLS)[1]
     assert first[0] == second[0] == "save"
     assert second[1] == {"text": "b"}
 
 
 def test_without_schemas_elements_are_objects_and_items_are_lists() -> None:
     text = call(element("a", element("b", "1"), element("c", element("item", "x"))))
-    assert read("minimax-m3", text, None)[1] == [("save", {"a": {"b": 1, "c": ["x"]}})]
+    assert parsed("minimax-m3", text, None)[1] == [("save", {"a": {"b": 1, "c": ["x"]}})]
 
 
 def test_arguments_are_json_wherever_the_answer_ends() -> None:
@@ -123,4 +129,4 @@ def test_arguments_arrive_with_their_elements() -> None:
 
 def test_deep_nesting_ends() -> None:
     text = call(*[f"{_T}<x>"] * 500)
-    assert read("minimax-m3", text, None)[1][0][0] == "save"
+    assert parsed("minimax-m3", text, None)[1][0][0] == "save"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.tool_calls import read, tool
+from support.parsed_answers import Call, read, tool
 
 from llama_cffi.chat.formats import FORMATS, Alternatives, Element, Json, Text, get_format
 from llama_cffi.chat.formats.tagged_arguments import TaggedArgumentsFormat, raw_value
@@ -23,6 +23,12 @@ EDIT = [
     tool("now"),
 ]
 A, B = ("edit", {"path": "a.py"}), ("edit", {"path": "b.py"})
+
+
+def parsed(form: str, text: str, tools: Any) -> tuple[str, list[Call]]:
+    """Return the content and the calls of an answer."""
+    answer = read(form, text, tools)
+    return answer.content, answer.calls
 
 
 class Writer:
@@ -58,7 +64,7 @@ class Writer:
     def calls(self, text: str, **schemas: Any) -> list[tuple[str, dict[str, Any]]]:
         """Return the calls that are read in a text."""
         tools = [tool("put", **(schemas or {"value": STRING, "count": INTEGER}))]
-        return read(self.form.name, self.head + text, tools)[1]
+        return parsed(self.form.name, self.head + text, tools)[1]
 
 
 @pytest.fixture(params=TAGGED)
@@ -106,7 +112,7 @@ def test_references_of_a_parameter_are_followed(writer: Writer) -> None:
     put["function"]["parameters"]["$defs"] = {"Zip": {"$ref": "#/$defs/T"}, "T": NULLABLE}
     for value in ("90210", "true", None):
         text = writer.head + writer.call(writer.parameter("value", value))
-        assert read(writer.form.name, text, [put]) == ("", [("put", {"value": value})])
+        assert parsed(writer.form.name, text, [put]) == ("", [("put", {"value": value})])
 
 
 def test_integers_are_integers(writer: Writer) -> None:
@@ -213,9 +219,9 @@ def test_arguments_are_json_wherever_the_answer_ends(writer: Writer) -> None:
 
 def test_a_mention_of_a_tag_is_no_call() -> None:
     text = "I will use <function=edit> now."
-    assert read("qwen3-coder", text, EDIT) == (text, [])
+    assert parsed("qwen3-coder", text, EDIT) == (text, [])
     whole = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
-    assert read("qwen3-coder", f"{text}\n{whole}", EDIT) == (text, [("now", {})])
+    assert parsed("qwen3-coder", f"{text}\n{whole}", EDIT) == (text, [("now", {})])
 
 
 def test_a_name_that_only_begins_a_value_is_null_only_where_it_is_all_of_it() -> None:
@@ -247,7 +253,7 @@ def _coder(body: str, name: str = "<function=edit>") -> str:
 def test_qwen3_coder(body: str, name: str) -> None:
     if name.endswith(">") or body.startswith("<"):
         good = _coder("<parameter=path>\nb.py\n</parameter>\n")
-        assert read("qwen3-coder", f"{_coder(body, name)}\n{good}", EDIT) == ("", [A, B])
+        assert parsed("qwen3-coder", f"{_coder(body, name)}\n{good}", EDIT) == ("", [A, B])
 
 
 def test_values_that_quote_the_format() -> None:
@@ -258,7 +264,7 @@ def test_values_that_quote_the_format() -> None:
         "<command>ls</command>\n",
     ):
         call = f"<function=run>\n<parameter=command>\n{text}\n</parameter>\n</function>"
-        assert read("qwen3-coder", f"<tool_call>\n{call}\n</tool_call>", EDIT) == (
+        assert parsed("qwen3-coder", f"<tool_call>\n{call}\n</tool_call>", EDIT) == (
             "",
             [("run", {"command": text})],
         )
@@ -270,7 +276,7 @@ def test_hermes_calls_of_models_with_other_templates() -> None:
         '<tool_call>\n{"name": "run", "arguments": {"command": "x"}}\n</tool_call>',
     )
     for form in ("qwen3-coder", "glm"):
-        assert read(form, f"{now}\n{run}", EDIT) == ("", [("now", {}), ("run", {"command": "x"})])
+        assert parsed(form, f"{now}\n{run}", EDIT) == ("", [("now", {}), ("run", {"command": "x"})])
 
 
 _VALUE = "<arg_value>a.py</arg_value>"
@@ -293,7 +299,7 @@ _VALUE = "<arg_value>a.py</arg_value>"
 )
 def test_glm(text: str) -> None:
     good = "<tool_call>edit<arg_key>path</arg_key><arg_value>b.py</arg_value></tool_call>"
-    assert read("glm", f"{text}\n{good}", EDIT) == ("", [A, B])
+    assert parsed("glm", f"{text}\n{good}", EDIT) == ("", [A, B])
 
 
 _D = "｜DSML｜"
@@ -322,24 +328,24 @@ _MISTAKES: list[Callable[[str], str]] = [
 @pytest.mark.parametrize("calls", ["function_calls", "tool_calls", "toolcalls"])
 @pytest.mark.parametrize("form", ["deepseek-v3.2", "deepseek-v4"])
 def test_dsml(form: str, calls: str, mistake: Callable[[str], str]) -> None:
-    assert read(form, mistake(calls), EDIT) == ("", [A])
+    assert parsed(form, mistake(calls), EDIT) == ("", [A])
 
 
 def test_the_attribute_of_dsml_says_what_is_text_where_the_schema_allows_it() -> None:
     def of(value: str, attribute: str) -> Any:
         body = f'<{_D}parameter name="x" string="{attribute}">{value}</{_D}parameter>'
         tools = [tool("edit", x={"type": ["string", "integer"]})]
-        return read("deepseek-v3.2", _dsml(body), tools)[1][0][1]["x"]
+        return parsed("deepseek-v3.2", _dsml(body), tools)[1][0][1]["x"]
 
     assert of("90210", "true") == "90210"
     assert of("90210", "false") == 90210
     number = f'<{_D}parameter name="n" string="true">5</{_D}parameter>'
-    assert read("deepseek-v3.2", _dsml(number), EDIT)[1] == [("edit", {"n": 5})]
+    assert parsed("deepseek-v3.2", _dsml(number), EDIT)[1] == [("edit", {"n": 5})]
 
 
 def test_a_malformed_call_does_not_take_its_sibling() -> None:
     text = _dsml(f'</{_D}invoke>\n<{_D}invoke name="edit">\n{_PATH}').replace("edit", "???\n", 1)
-    assert read("deepseek-v4", text, EDIT)[1] == [A]
+    assert parsed("deepseek-v4", text, EDIT)[1] == [A]
 
 
 def test_kimi_k3_with_a_json_block() -> None:
@@ -348,7 +354,7 @@ def test_kimi_k3_with_a_json_block() -> None:
         f'<|open|>tools<|sep|><|open|>call tool="edit" index="1"<|sep|>{block}'
         "<|close|>call<|sep|><|close|>tools<|sep|>"
     )
-    assert read("kimi-k3", text, EDIT) == ("", [A])
+    assert parsed("kimi-k3", text, EDIT) == ("", [A])
 
 
 # Grammars
