@@ -33,6 +33,7 @@ __all__ = ["KimiK3Format", "TaggedArgumentsFormat", "raw_value"]
 
 _NAME = re.compile(r"[\w.-]*")
 _KEY = re.compile(r"[^<>\"\n]*")
+_ATTRIBUTES = re.compile(r"[^<>\n]*")
 _TYPES = {"integer": "number", "number": "number", "boolean": "boolean", "null": "null",
           "array": "array", "object": "object"}  # fmt: skip
 _STRING = frozenset({"string"})
@@ -55,7 +56,7 @@ class TaggedArgumentsFormat(MarkedFormat):
       writes them.
     - If the end of the call and other text follow, and the same end again, the last one counts.
     - Complete calls within a value are part of it.
-    - If the end tag is missing, the value ends before the next parameter on a line of its own,
+    - If the end tag is missing, the value ends before the next parameter that the function has,
       before the end of the call, or before the next call.
     - A line break next to a missing tag is not part of the value.
 
@@ -73,6 +74,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         after: The text after a call.
         close: The marker that closes `open`; may be empty.
         is_shared: Whether one `open` and `close` enclose all calls.
+        is_inline: Whether a key's tag may follow a value on the same line.
         frame: White space around a value that belongs to its tags.
         raw: The text around a string that contains special characters; may be empty.
         body: The text around arguments that are written as a JSON object instead; may be empty.
@@ -91,6 +93,7 @@ class TaggedArgumentsFormat(MarkedFormat):
     after: str
     close: str
     is_shared: bool = False
+    is_inline: bool = False
     frame: str = ""
     raw: tuple[str, str] = ("", "")
     body: tuple[str, str] = ("", "")
@@ -120,6 +123,7 @@ class TaggedArgumentsFormat(MarkedFormat):
                 # Fine-tuned models write Hermes calls with these templates.
                 if len(out.calls) == n_calls:
                     yield from parse_call(scanner, out)
+                    yield from self._follow(scanner, *self._ends)
                 break
             scanner.commit()
             if not (yield from self._parse_one(scanner, out, call)):
@@ -175,7 +179,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         """Parse a value and its end tag; emit strings as they arrive, others when complete."""
         separator = ", " if call.given else ""
         name = json.dumps(key, ensure_ascii=False)
-        is_wrapper = call.is_wrapper(key)
+        is_wrapper = call.is_wrapper(key) and not call.given
         call.given.add(key)
         ends = self._value_ends(key)
         if self.frame:
@@ -201,8 +205,8 @@ class TaggedArgumentsFormat(MarkedFormat):
                 # What can be completed is.
                 out.arguments(f"{separator}{name}: {text}")
                 return
-        member = f"{name}: {read_unquoted(text, types)}"
-        out.arguments(separator + call.unwrapped(f"{{{member}}}")[1:-1])
+        member = f"{{{name}: {read_unquoted(text, types)}}}"
+        out.arguments(separator + (call.unwrapped(member) if is_wrapper else member)[1:-1])
 
     def _json_value(
         self, scanner: Scanner, types: frozenset[str], ends: tuple[str, ...]
@@ -226,7 +230,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         while True:
             found = yield from scanner.before(tags, lines.push)
             if found is None:
-                lines.end(self.frame)
+                lines.end("\n")
                 return False
             here = scanner.position
             end = yield from scanner.peek(self._end(scanner, call, found, ends, lines.is_at_start))
@@ -257,8 +261,11 @@ class TaggedArgumentsFormat(MarkedFormat):
             is_end = yield from self._is_end(scanner, call, is_at_start)
         elif found == self.key[0]:
             key = yield from self._key(scanner, call)
-            is_alone = is_at_start or self.value[0]
-            return here if key and is_alone and call.expects(key[0], True) else None
+            if key is None or not (is_at_start or self.is_inline):
+                return None
+            if not call.expects(key[0], False) or (yield from self._follows(scanner, ends, key[0])):
+                return None
+            return here
         elif found in self._ends:
             is_end = yield from scanner.peek(self._is_end_of_call(scanner, call))
             is_end = False if is_end is False else None
@@ -266,13 +273,20 @@ class TaggedArgumentsFormat(MarkedFormat):
             nested = yield from scanner.peek(self._nested(scanner))
             if nested is None:
                 return None
-            is_next = is_at_start and call.may_call(nested)
+            is_whole = found in self._opens or self.is_shared or not call.has_close
+            is_next = is_whole and is_at_start and call.may_call(nested)
             later = yield from self._later_end(scanner, call, ends)
             return here if later is None and is_next else later
         if is_end is not None:
             return here if is_end else None
         later = yield from self._later_end(scanner, call, ends)
         return here if later is None else later
+
+    def _follows(self, scanner: Scanner, ends: tuple[str, ...], key: str) -> Parser[bool]:
+        """Return whether the parameter *key* begins after the next end tag."""
+        yield from scanner.text_until(*ends)
+        before, *after = self.key
+        return bool((yield from self._follow(scanner, *(f"{before}{key}{tag}" for tag in after))))
 
     def _is_end(self, scanner: Scanner, call: _Call, is_framed: bool) -> Parser[bool | None]:
         """Return whether the end tag before ends the value; None: if it is the last one."""
@@ -312,8 +326,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         name = yield from scanner.match(_NAME)
         if not name or not (yield from self._after_name(scanner)):
             return None
-        tags = (self.key[0], *self._ends)
-        return name if self.after_name or (yield from self._follow(scanner, *tags)) else None
+        return name if (yield from self._follow(scanner, self.key[0], *self._ends)) else None
 
     def _later_end(
         self, scanner: Scanner, call: _Call, ends: tuple[str, ...]
@@ -368,7 +381,8 @@ class TaggedArgumentsFormat(MarkedFormat):
         return bool((yield from scanner.peek(self._follow(scanner, self.key[0], *self._ends))))
 
     def _has_arguments(self, scanner: Scanner, call: _Call) -> Parser[bool]:
-        if (yield from self._follow(scanner, "{", *_filled(self.body[0]), *self._ends)):
+        tags = ("{", self.key[0], *_filled(self.body[0]), *self._ends)
+        if (yield from scanner.peek(self._follow(scanner, *tags))):
             return True
         if (yield from self._key(scanner, call)):
             return True
@@ -405,7 +419,8 @@ class TaggedArgumentsFormat(MarkedFormat):
             while (yield from scanner.literal(after)):
                 pass
             yield from scanner.space()
-            yield from scanner.literal(self.value[0])
+            if not (yield from scanner.literal(self.value[0])) and not call.has(key):
+                return None
         types = call.types_of(key)
         if others and found == after:  # the tag says that it is a string
             types = types & _STRING or types
@@ -426,6 +441,8 @@ class TaggedArgumentsFormat(MarkedFormat):
 
     def _broken_length(self, scanner: Scanner) -> Parser[int | None]:
         start = scanner.position
+        if (yield from scanner.peek(self._nested(scanner))):
+            return None
         scanner.take(1)
         found = yield from scanner.before(self._tags, lambda _: None)
         is_ours = found is not None and found not in self.triggers
@@ -477,7 +494,8 @@ class KimiK3Format(TaggedArgumentsFormat):
             '<|open|>call tool="', '"',
             ('<|open|>argument key="', *(f'" type="{value_type}"<|sep|>' for value_type in types)),
             ("", "<|close|>argument<|sep|>"), "<|close|>call<|sep|>", "<|close|>tools<|sep|>",
-            is_shared=True, body=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
+            is_shared=True, is_inline=True,
+            body=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
             reasoning=("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
             content=(
                 "<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>",
@@ -486,8 +504,8 @@ class KimiK3Format(TaggedArgumentsFormat):
         )  # fmt: skip
 
     def _after_name(self, scanner: Scanner) -> Parser[bool]:
-        _, found = yield from scanner.text_until("<|sep|>")
-        return found is not None
+        yield from scanner.match(_ATTRIBUTES)
+        return bool((yield from scanner.literal("<|sep|>")))
 
     def _header(self, name: str) -> list[Element]:
         return [f'{self.before}{name}" index="', Json({"enum": [*range(1, 100)]}), '"<|sep|>']
@@ -544,13 +562,12 @@ class _Call:
 
     def is_wrapper(self, key: str) -> bool:
         """Return whether a parameter that the function does not have contains all arguments."""
-        is_unknown = self._types is not None and key not in self._types
-        return is_unknown and key in _WRAPPERS and not self.given
+        return bool(self._types) and not self.has(key) and key in _WRAPPERS
 
     def unwrapped(self, text: str) -> str:
         """Return arguments as JSON without a wrapper around them."""
         value = loads(text)
-        if not isinstance(value, dict) or len(value) != 1 or not self._types:
+        if not isinstance(value, dict) or len(value) != 1 or self._types is None:
             return text
         [(key, inner)] = value.items()
         if not self.is_wrapper(key):
