@@ -23,7 +23,7 @@ from ..generation.options import (
 )
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
-from ..schema import json_schema, parse_json, without_unique_items
+from ..schema import json_schema, parse_json
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
@@ -31,6 +31,7 @@ from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
 from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
+from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, run, run_async
 from .session import Session
 
@@ -66,8 +67,8 @@ _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
 
-class CompletionOptions(GenerationOptions, total=False):
-    """`GenerationOptions` and OpenAI's other options of a completion.
+class CompletionOptions(GenerationOptions, OpenAIOptions, total=False):
+    """`GenerationOptions` and OpenAI's other options of a completion, see `OpenAIOptions`.
 
     `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
     the *n* with the best mean log-probability are returned. `model`: the name in the response.
@@ -498,7 +499,7 @@ class Llama(Session, ModelFacts):
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room for an answer.
         """
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         runs = run(self.engine, prepared.request)
         return (chat_completions.stream if stream else chat_completions.whole)(prepared, runs)
 
@@ -528,7 +529,7 @@ class Llama(Session, ModelFacts):
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -559,7 +560,7 @@ class Llama(Session, ModelFacts):
         """
         if options.get("response_format") or "stream" in options:
             raise ValidationError("parse does not support stream or response_format")
-        schema = without_unique_items(json_schema(type_))
+        schema = json_schema(type_)
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
@@ -621,12 +622,14 @@ class Llama(Session, ModelFacts):
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
+        includes_usage = take_openai_options(rest, stream)
         name = rest.pop("model", None) or self.model_path
         own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
         max_tokens = rest.pop("max_tokens", max_tokens)
         return completions.prepare(
             self.model, name, prompt, self._run_options(rest),
-            suffix=suffix, max_tokens=max_tokens, stream=stream, **own,
+            suffix=suffix, max_tokens=max_tokens, stream=stream,
+            includes_usage=includes_usage, **own,
         )  # fmt: skip
 
     # Tokens

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 from ..errors import LlamaError
 from ..generation.model_source import ModelSource
 from ..generation.options import TextOptions
+from ..validation import as_list
 from .aio import whole_async
 from .chat_completions import ChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
@@ -144,8 +145,12 @@ class LlamaPool:
             prompts: The texts, without a chat template.
             max_tokens: Most tokens to generate for each prompt.
             **options: See `TextOptions`.
+
+        Raises:
+            ValidationError: *prompts* is not a list, or as `Llama.generate`.
         """
-        return await _all([self.llm.generate_async(p, max_tokens, **options) for p in prompts])
+        texts = as_list("prompts", prompts)
+        return await _all([self.llm.generate_async(p, max_tokens, **options) for p in texts])
 
     @overload
     async def create_chat_completion(
@@ -195,9 +200,13 @@ class LlamaPool:
         Args:
             conversations: Each in OpenAI's format.
             **options: See `ChatCompletionOptions`.
+
+        Raises:
+            ValidationError: *conversations* is not a list, or as `create_chat_completion`.
         """
         ask = self.llm.create_chat_completion_async
-        return await _all([ask(messages, **options) for messages in conversations])
+        asked = as_list("conversations", conversations)
+        return await _all([ask(messages, **options) for messages in asked])
 
     async def embed(
         self,

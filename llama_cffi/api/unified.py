@@ -214,5 +214,6 @@ class UnifiedLLM:
 
 def _contents(chunks: Iterator[CreateChatCompletionStreamResponse]) -> Iterator[str]:
     for chunk in chunks:
-        if text := chunk["choices"][0]["delta"].get("content"):
-            yield text
+        for choice in chunk["choices"]:  # none in the chunk with the usage
+            if text := choice["delta"].get("content"):
+                yield text

@@ -17,6 +17,7 @@ from .text import stop_list
 
 if TYPE_CHECKING:
     from ..binding import Model
+    from ..chat.formats import ToolFormat
     from ..chat.messages import Message
 
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat", "as_messages"]
@@ -88,7 +89,8 @@ class ChatRenderer:
         family: The model family: tool format, reasoning markers, recommended sampling.
 
     Raises:
-        ValidationError: *chat_format* is not a str.
+        ValidationError: *chat_format* is not a str; or it is None, and the GGUF has several
+            templates without a default one.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -121,7 +123,11 @@ class ChatRenderer:
 
     @property
     def template(self) -> ChatTemplate | None:
-        """The Jinja template; None: a built-in template of llama.cpp is used, or none."""
+        """The Jinja template; None: a built-in template of llama.cpp is used, or none.
+
+        Raises:
+            ValidationError: The GGUF has several templates, and none of them is the default.
+        """
         return self._template(tools=False)
 
     def _source(self, tools: bool = False) -> str | None:
@@ -290,6 +296,10 @@ class ChatRenderer:
             text = self.family.tool_format.explain(plain_tools(tools) or [])
             chat = _instructed(chat, text, template is None or template.supports_system)
             tools = None
+        if any("tool_calls" in m for m in chat) and (template is None or template.drops_calls):
+            chat = [_written(message, self.family.tool_format) for message in chat]
+        if any(m["role"] == "tool" for m in chat) and not (template and template.shows_results):
+            chat = _results_as_user(chat)
         if template is None:
             return self._plain(chat) if self._builtin is None else self._built_in(chat)
         kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
@@ -360,6 +370,33 @@ def _instructed(messages: list[Message], text: str, has_system: bool) -> list[Me
         parts = (first["content"], text) if first["role"] == "system" else (text, first["content"])
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def _written(message: Message, form: ToolFormat) -> Message:
+    """Return *message* with its tool calls as text, as the model writes them."""
+    if "tool_calls" not in message:
+        return message
+    text = form.write(message["tool_calls"])
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return {**rest, "content": "\n".join(filter(None, (message["content"], text)))}
+
+
+def _results_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Return *messages* with the results of tools in user messages, one for adjacent results."""
+    found: list[Message] = []
+    is_result = False
+    for message in messages:
+        if message["role"] != "tool":
+            found.append(message)
+            is_result = False
+            continue
+        text = f"Result of {message.get('name', 'the function')}: {message['content']}"
+        if is_result:
+            found[-1]["content"] += f"\n{text}"
+        else:
+            found.append({"role": "user", "content": text})
+        is_result = True
+    return found
 
 
 def as_messages(prompt: str, system_prompt: str = "") -> list[Mapping[str, object]]:

@@ -200,6 +200,32 @@ def test_plug_ins_call_llama_tokenize_by_its_address(caplog: pytest.LogCaptureFi
         _ = llama_cpp.llama_cpp._lib.llama_decode
 
 
+def test_llguidances_tokenizer_of_a_llama(child: Child) -> None:
+    result = child(
+        """
+        import sys
+        import llama_cffi.llama_cpp
+        sys.modules["llama_cpp"] = llama_cffi.llama_cpp
+        import llguidance, llguidance.llamacpp, llama_cpp
+        with llama_cpp.Llama(sys.argv[1], vocab_only=True) as llm:
+            vocab = llama_cpp.llama_model_get_vocab(llm.model)
+            tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(vocab)
+            assert (tokenizer.vocab_size, tokenizer.eos_token) == (llm.n_vocab(), llm.token_eos())
+            for text in ("What is 17 + 25?", "\u65e5\u672c x", "", "<|im_end|>", "1, 2"):
+                tokens = llm.tokenize(text.encode(), add_bos=False)
+                assert tokenizer.tokenize_str(text) == tokens, text
+            grammar = llguidance.grammar_from("lark", 'start: "What is " /[0-9]+/ "."')
+            matcher = llguidance.LLMatcher(tokenizer, grammar)
+            forced = matcher.compute_ff_tokens()
+            assert b"What is ".startswith(llm.detokenize(forced)) and forced
+            assert matcher.consume_tokens(llm.tokenize(b"What is 17.", add_bos=False))
+            assert matcher.is_accepting()
+        """,
+        model_path(),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_what_plug_ins_import_from_private_modules(child: Child) -> None:
     result = child(
         """
@@ -276,35 +302,6 @@ def test_grammars_of_json() -> None:
             grammar = llama_cpp.LlamaGrammar.from_string(text)
             answer = llm("Any JSON: ", grammar=grammar, max_tokens=20, temperature=1, seed=1)
             assert answer["choices"][0]["text"].startswith(first)
-
-
-@pytest.mark.parametrize(
-    ("schema", "expected"),
-    [
-        (
-            {"properties": {"a": {"properties": {}}, "b": {"items": {"properties": {"c": {}}}}}},
-            {
-                "properties": {
-                    "a": {"properties": {}, "additionalProperties": False},
-                    "b": {"items": {"properties": {"c": {}}, "additionalProperties": False}},
-                },
-                "additionalProperties": False,
-            },
-        ),
-        ({"properties": {"a": {}}, "additionalProperties": True}, None),
-        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}, None),
-        ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, None),
-        ({"const": {"properties": {}}}, None),
-        ({"properties": {"properties": {"type": "integer"}}, "additionalProperties": False}, None),
-        (True, None),
-        (
-            {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
-            {"anyOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"type": "null"}]},
-        ),
-    ],
-)
-def test_closed_schemas(schema: object, expected: object) -> None:
-    assert llama_grammar.closed(schema) == (schema if expected is None else expected)
 
 
 def test_prompt_lookup_drafts_what_followed() -> None:
