@@ -18,7 +18,9 @@ from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_policy import DROP_TURNS, drop_oldest_turns
 from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
+from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
+from ..schema import closed
 from ..validation import check_int, reject_unknown
 from .chat_message import ChatAssembler, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
@@ -59,8 +61,9 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, OpenAIOptions, t
     """`ChatCompletionOptions` without the length; None means the default.
 
     `tools`: tool definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a
-    dict that names a function; the last two constrain the answer to calls that match the schemas.
-    `parallel_tool_calls`: False: at most one call, any further one is dropped.
+    dict that names a function; the last two constrain the answer to calls that match the schemas:
+    at least one, and exactly one of a named function. `parallel_tool_calls`: False: at most one
+    call, any further one is dropped.
     `response_format`: `{"type": "json_object"}` with an optional `schema`, or `{"type":
     "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content must match it.
     `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
@@ -142,7 +145,7 @@ class ChatPreparer:
         n_ctx: Context size, tokens.
         context_policy: Default context policy; None: the engine's.
         default_sampling: Default sampling parameters.
-        seed: Default seed; -1: a random one.
+        seeds: Draws the seeds of requests without one; None: random ones.
     """
 
     def __init__(
@@ -152,10 +155,11 @@ class ChatPreparer:
         n_ctx: int,
         context_policy: str | None = None,
         default_sampling: SamplingParams | None = None,
-        seed: int = -1,
+        seeds: SeedSequence | None = None,
     ) -> None:
         self.model, self.renderer, self.n_ctx = model, renderer, n_ctx
-        self._policy, self._sampling, self._seed = context_policy, default_sampling, seed
+        self._policy, self._sampling = context_policy, default_sampling
+        self._seeds = seeds or SeedSequence()
 
     @property
     def family(self) -> Family:
@@ -183,8 +187,9 @@ class ChatPreparer:
         if isinstance(top_k, int) and top_k < 0:  # "all tokens" in llama-cpp-python
             options["top_k"] = 0
         sampling = options["sampling"]
-        if not isinstance(sampling, SamplingParams) or sampling.seed == -1:
-            options = {"seed": self._seed, **options}
+        has_seed = isinstance(sampling, SamplingParams) and sampling.seed != -1
+        if options.get("seed") is None and not has_seed:
+            options["seed"] = self._seeds.draw()
         return resolve_sampling(
             {name: value for name, value in options.items() if value is not None},
             lambda: self.renderer.recommended_sampling(thinking),
@@ -224,7 +229,8 @@ class ChatPreparer:
         )
         tools = normalise_tools(given)
         choice = normalise_tool_choice(asked, tools)
-        parallel = own.get("parallel_tool_calls", True)
+        # Naming a function asks for one call of it, as with OpenAI.
+        parallel = choice.name is None and own.get("parallel_tool_calls", True)
         grammar = _grammar(own)
         offered = tools if choice.mode != "none" else []
         render = partial(
@@ -452,7 +458,7 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
 def _schema_grammar(schema: Any) -> LlamaGrammar:
     if schema is None:
         raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
-    return LlamaGrammar.from_json_schema(schema)
+    return LlamaGrammar.from_json_schema(closed(schema))
 
 
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}

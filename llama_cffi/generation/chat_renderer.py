@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
 from ..chat.messages import plain_messages, plain_tools
-from ..chat.reasoning import resolve_reasoning_effort
+from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
-from ..validation import as_list
+from .text import stop_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -63,6 +63,11 @@ class RenderedChat(NamedTuple):
 
     tokens: list[int]
     text: str
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer begins inside <think>."""
+        return opens_thinking(self.text, "<think>")
 
 
 class ChatRenderer:
@@ -177,8 +182,8 @@ class ChatRenderer:
         stops = self.family.stops
         if not stops:
             return dict(options)
-        given = options.get("stop") or ()
-        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
+        given = options.get("stop")
+        own = [] if given is None else stop_list(given)
         return {**options, "stop": [*own, *stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
@@ -231,6 +236,44 @@ class ChatRenderer:
         variables = {**effort, **(chat_template_kwargs or {})}
         segments = list(self._segments(messages, tools or None, thinking, variables))
         return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+
+    def render_without_reasoning(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> RenderedChat:
+        """Render a conversation so that the model answers without reasoning.
+
+        Where the template cannot switch reasoning off, reasoning that it opened is closed, and a
+        model that reasons anyway, within <think>, is given an empty block; see `render` for
+        arguments and errors.
+        """
+        family = self.family
+        thinking = False if family.thinking in ("default", "request") else None
+        chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        if family.reasoning is None:
+            return chat
+        begin, end = family.reasoning
+        is_open = opens_thinking(chat.text, begin)
+        reasons = family.thinking == "always" or (
+            family.thinking == "default" and not family.switch
+        )
+        if begin != "<think>":
+            return self._extended(chat, end) if is_open else chat
+        if is_open:
+            return self._extended(chat, "\n\n</think>\n\n")
+        return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
+
+    def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
+        """Append *text*, which replaces white space at the end where it begins with such."""
+        vocab, tokens, before = self._model.vocab, chat.tokens, chat.text
+        if text[0].isspace():  # two line breaks may be one token
+            space = vocab.tokenize(before[len(before.rstrip()) :], False)
+            if tokens[len(tokens) - len(space) :] == space:
+                tokens, before = tokens[: len(tokens) - len(space)], before.rstrip()
+        return RenderedChat([*tokens, *vocab.tokenize(text, False, True)], before + text)
 
     def _segments(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reasoning import ReasoningSplitter
-from ..scanner import Parser, Scanner
+from ..scanner import MAX_VAIN, Parser, Scanner
 from .message import Delta, MessageBuilder, ParsedMessage
 from .syntax import (
     LINE,
@@ -199,7 +199,8 @@ class MarkedFormat(ToolFormat):
         """Parse the calls after a marker; without any, the marker is content."""
         before = len(out.calls)
         scanner.checkpoint()
-        yield from self._parse_calls(marker, scanner, out, tools)
+        if scanner.n_vain < MAX_VAIN:
+            yield from self._parse_calls(marker, scanner, out, tools)
         if len(out.calls) > before:
             scanner.commit()
         else:
@@ -225,7 +226,7 @@ class ToolStream:
         self, form: ToolFormat, tools: Tools | None, splitter: ReasoningSplitter | None
     ) -> None:
         self.splitter = splitter
-        self._out = MessageBuilder()
+        self._out = MessageBuilder(tools)
         self._scanner = Scanner()
         self._parser = form._parse(self._scanner, self._out, tools)
 
