@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["Model"]
 
 # Metadata keys that only recurrent and hybrid models have.
 _STATE_KEYS = ("ssm.state_size", "shortconv.l_cache")
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _ALL_LAYERS = 999  # a negative count means "all" only since b6122
 
 
@@ -311,6 +313,19 @@ class Model(NativeObject):
     def size_bytes(self) -> int:
         """Size of all tensors in bytes. C: llama_model_size."""
         return int(self.library.lib.llama_model_size(self.ptr))
+
+    @cached_property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Size of the weights of each layer in the file, in bytes, with a multi-token head last.
+
+        `n_gpu_layers=n` puts the last n layers on the GPU, and more than there are also the output.
+        """
+        sizes: dict[int, int] = {}
+        for tensor in self.gguf.tensors:
+            if match := _LAYER.match(tensor.name):
+                layer = int(match[1])
+                sizes[layer] = sizes.get(layer, 0) + (tensor.size_bytes or 0)
+        return tuple(size for _, size in sorted(sizes.items()))
 
     @property
     def metadata(self) -> dict[str, str]:
