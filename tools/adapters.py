@@ -331,6 +331,15 @@ def server() -> None:
         assert ("function_call" in choice["message"]) == ("functions" in more)
     scored = post(chat, **question, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]
     assert [len(token["top_logprobs"]) for token in scored["content"]] == [2, 2]
+    long = "a " * 3000
+    bodies: dict[str, Any] = {
+        text: {"prompt": long},
+        chat: {"messages": [{"role": "user", "content": long}]},
+    }
+    for path, body in bodies.items():
+        refused = client.post(path, json=body)
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
     found = post("/v1/embeddings", input=["a b c", "d"])
     assert [len(item["embedding"]) for item in found["data"]] == [192, 192]
     tokens = post("/extras/tokenize", input="a b c")["tokens"]
