@@ -77,7 +77,15 @@ class CreateCompletionResponse(TypedDict):
     usage: NotRequired[CompletionUsage]
 
 
-CreateCompletionStreamResponse = CreateCompletionResponse
+class CreateCompletionStreamResponse(TypedDict):
+    """A chunk of a streamed completion; `usage` as in `CreateChatCompletionStreamResponse`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[CompletionUsage | None]
 
 
 class ChatCompletionMessageToolCallFunction(TypedDict):
@@ -185,14 +193,18 @@ class ChatCompletionStreamResponseChoice(TypedDict):
 
 
 class CreateChatCompletionStreamResponse(TypedDict):
-    """A chunk of a streamed chat completion."""
+    """A chunk of a streamed chat completion.
+
+    With `stream_options={"include_usage": True}`, `usage` is None in all chunks but the last, which
+    has no choices.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChatCompletionStreamResponseChoice]
-    usage: NotRequired[CompletionUsage]
+    usage: NotRequired[CompletionUsage | None]
 
 
 class EmbeddingUsage(TypedDict):

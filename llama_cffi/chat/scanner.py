@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
+__all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
+
+#: See `Scanner.n_vain`.
+MAX_VAIN = 32
 
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
@@ -55,23 +58,60 @@ class Scanner:
 
     Attributes:
         is_final: Whether the text is complete.
+        n_vain: How often the parser went back to a checkpoint from the end of the complete text.
+            Parsers stop trying at `MAX_VAIN`: each time takes as long as the text.
     """
 
     def __init__(self) -> None:
         self.is_final = False
         self._text = ""
         self._at = 0
+        self._n_dropped = 0  # characters before the text that is kept
         self._checkpoints: list[int] = []
+        self._n_peeks = 0
+        self.n_vain = 0
+        self._met_end = False  # since the last checkpoint
+
+    @property
+    def position(self) -> int:
+        """The number of characters that were consumed."""
+        return self._n_dropped + self._at
 
     def feed(self, text: str) -> None:
         """Append text."""
-        self._trim()
+        self._drop()
         self._text += text
+
+    def _drop(self) -> None:
+        if not self._checkpoints and not self._n_peeks:
+            self._n_dropped += self._at
+            self._text = self._text[self._at :]
+            self._at = 0
+
+    def peek(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*, go back to this position, and return its result."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        self._at = start
+        return result
+
+    def attempt(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*; go back to this position if it returns None."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        if result is None:
+            self._at = start
+        return result
 
     def checkpoint(self) -> None:
         """Remember the position for `rollback`; checkpoints can be nested."""
-        self._trim()
+        self._drop()
         self._checkpoints.append(self._at)
+        self._met_end = False
 
     def commit(self) -> None:
         """Drop all checkpoints and stay at the current position."""
@@ -80,17 +120,15 @@ class Scanner:
     def rollback(self) -> None:
         """Return to the last checkpoint and drop it."""
         self._at = self._checkpoints.pop()
-
-    def _trim(self) -> None:
-        if not self._checkpoints:
-            self._text = self._text[self._at :]
-            self._at = 0
+        self.n_vain += self._met_end
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
         while len(self._text) - self._at < length and not self.is_final:
             yield
-        return self._text[self._at : self._at + length]
+        text = self._text[self._at : self._at + length]
+        self._met_end |= len(text) < length
+        return text
 
     def take(self, length: int) -> str:
         """Consume up to *length* characters that were received."""
@@ -115,7 +153,13 @@ class Scanner:
         return (yield from self.match(_SPACE))
 
     def until(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
-        """Emit the text before the earliest of *markers*, and consume that marker.
+        """Emit the text before the earliest of *markers*, and consume that marker; see `before`."""
+        marker = yield from self.before(markers, emit)
+        self.take(len(marker or ""))
+        return marker
+
+    def before(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
+        """Emit the text before the earliest of *markers*, which stays where it is.
 
         Of markers that begin at the same position, the longest wins.
 
@@ -134,11 +178,12 @@ class Scanner:
             if found and pending is None:
                 if end > self._at:
                     emit(self.take(end - self._at))
-                return self.take(len(found[0]))
+                return found[0]
             if pending is None:
                 if self._at < len(self._text):
                     emit(self.take(len(self._text) - self._at))
                 if self.is_final:
+                    self._met_end = True
                     return None
             yield
 
@@ -250,5 +295,6 @@ class Scanner:
             if self._at < len(self._text):
                 return True
             if self.is_final:
+                self._met_end = True
                 return False
             yield

@@ -124,7 +124,7 @@ class ChatTemplate:
             text, values, lambda marked: self._render(marked, continue_final_message, now)
         )
 
-    def plain_messages(self, messages: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+    def plain_messages(self, messages: Sequence[Mapping[str, object]]) -> list[Message]:
         """Return *messages* in the plain form that is rendered, whatever their shape.
 
         Parts of text are joined by what the template itself writes between them, or by a line
@@ -168,6 +168,24 @@ class ChatTemplate:
             TemplateError: The template does not compile.
         """
         return self._caps.supports_tools
+
+    @property
+    def drops_calls(self) -> bool:
+        """Whether the template renders messages with tool calls, but not the calls.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.drops_calls
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether the template renders results of tools.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.shows_results
 
     @cached_property
     def adds_bos(self) -> bool:

@@ -17,8 +17,9 @@ from .messages import REASONING, Message
 
 __all__ = ["CallForm", "TemplateCaps"]
 
-_PROBE = "llama_cffi_probe"
+_PROBE, _RESULT_PROBE = "llama_cffi_probe", "llama_cffi_result"
 _USER: Message = {"role": "user", "content": "?"}
+_RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
 _SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 
 
@@ -54,9 +55,7 @@ class TemplateCaps:
     @cached_property
     def supports_tools(self) -> bool:
         """Whether the template shows tool definitions."""
-        parameters = {"type": "object", "properties": {}}
-        function = {"name": _PROBE, "description": "?", "parameters": parameters}
-        return _PROBE in self._render([_USER], [{"type": "function", "function": function}])
+        return _PROBE in self._render([_USER], [_tool(_PROBE)])
 
     @cached_property
     def separator(self) -> str:
@@ -88,12 +87,29 @@ class TemplateCaps:
         return CallForm(False, "", False)
 
     @cached_property
+    def drops_calls(self) -> bool:
+        """Whether the template renders messages with tool calls, but not the calls."""
+        if self.call_form.is_shown:
+            return False
+        return any(self._try(_call(CallForm(False, c), "call00001")) for c in ("", None))
+
+    @cached_property
+    def shows_results(self) -> bool:
+        """Whether the template shows messages of the role `tool`, or fails without any, too."""
+        result = {**_RESULT, "content": _RESULT_PROBE}
+        answer: list[Message] = [_USER, {"role": "assistant", "content": "?"}]
+        for before in (_call(self.call_form, "call00001"), answer):
+            if _RESULT_PROBE in self._try([*before, result]):
+                return True
+        return not self._try(answer)
+
+    @cached_property
     def takes_any_id(self) -> bool:
         """Whether tool calls may have ids of any length; Mistral's have nine characters."""
         first, second = (
             _call(self.call_form, call_id) for call_id in ("call_" + _PROBE, "call00001")
         )
-        return bool(self._render(first, None)) or not self._render(second, None)
+        return bool(self._try(first)) or not self._try(second)
 
     @cached_property
     def needs_reasoning_parts(self) -> bool:
@@ -105,7 +121,7 @@ class TemplateCaps:
         text = self._render(
             [_USER, _with_reasoning_part({**answer, "reasoning_content": _PROBE})], None
         )
-        return _PROBE in text and "'thinking'" not in text
+        return _PROBE in text and not re.search("""["']thinking["']""", text)
 
     def fit(self, messages: list[Message]) -> list[Message]:
         """Return messages in the plain form as this template takes them.
@@ -144,13 +160,22 @@ class TemplateCaps:
             call_id = _short_id(call_id)
         return {**call, "id": call_id, "function": function}
 
+    def _try(self, messages: list[Message]) -> str:
+        """Render messages without tools, or with one if the template needs some."""
+        return self._render(messages, None) or self._render(messages, [_tool("f")])
+
     def _shows_call(self, form: CallForm) -> bool:
         """Whether name and arguments of a call appear, and not as Python or as JSON in JSON."""
         call = _call(form, "call00001")
-        result = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
         # Some fail only if a result follows, others if none does.
-        text = self._render([*call, result], None) or self._render(call, None)
+        text = self._try([*call, _RESULT]) or self._try(call)
         return _PROBE in text and "{'" not in text and rf"\"{_PROBE}" not in text
+
+
+def _tool(name: str) -> Message:
+    parameters = {"type": "object", "properties": {}}
+    function = {"name": name, "description": "?", "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 def _call(form: CallForm, call_id: str) -> list[Message]:

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..binding import Batch, Context
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
-from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat, as_messages
+from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
 from ..generation.loop import generate
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import (
@@ -30,18 +30,19 @@ from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
 from . import environment, preset, stages
+from .chat_prompts import ChatPrompts
 from .lock import CallLock
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..binding.context.params import MoreContextOptions
+    from ..generation.chat_renderer import ChatRenderer
     from ..generation.sequence import ReasoningLimit
     from ..grammars import LlamaGrammar
     from ..progress import Progress
+    from .chat_prompts import Messages, Tools
 
-    Messages = Sequence[Mapping[str, object] | tuple[str, str]]
-    Tools = Sequence[Mapping[str, object] | Callable[..., object]]
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -131,11 +132,10 @@ class Engine:
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
-        self._chat_format = chat_format
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
         # Check the arguments before loading a model.
-        parse_options(1, {}, 1, defaults=preset.defaults({}, context_policy, safety))
+        parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048)
         given = None if n_gpu_layers == -1 else n_gpu_layers
@@ -154,6 +154,7 @@ class Engine:
             if self.owns_model:
                 self.model.close()
             raise
+        self._prompts = ChatPrompts(self.model, chat_format)
         batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
@@ -168,29 +169,10 @@ class Engine:
         """Context size: tokens of prompt and answer together."""
         return self.context.n_ctx
 
-    @cached_property
+    @property
     def renderer(self) -> ChatRenderer:
         """Renders conversations through the model's chat template; created on first use."""
-        return ChatRenderer(self.model, self._chat_format)
-
-    @cached_property
-    def _chatml(self) -> ChatRenderer:
-        return ChatRenderer(self.model, preset.chatml(self.model.vocab.add_bos))
-
-    def _render(
-        self,
-        messages: Messages,
-        tools: Tools | None,
-        options: Mapping[str, Any],
-        suppress_think: bool,
-    ) -> RenderedChat:
-        """Render with the template that the environment chooses, unless `chat_format` did."""
-        uses_own = self._chat_format is not None or environment.flag("JINJA", None, True)
-        renderer, dicts = self.renderer if uses_own else self._chatml, preset.as_dicts(messages)
-        rest = _given(options)
-        if suppress_think and not rest.keys() & {"thinking", "reasoning_effort"}:
-            return renderer.render_without_reasoning(dicts, tools, **rest)
-        return renderer.render(dicts, tools, **rest)
+        return self._prompts.renderer
 
     @property
     def tokens(self) -> list[int]:
@@ -519,8 +501,7 @@ class Engine:
             ClosedError: The engine is closed.
         """
         self._check_open()
-        suppresses = environment.flag("SUPPRESS_THINK", None, False)
-        return self._render(messages, tools, options, suppresses).tokens
+        return self._prompts.render(messages, tools, options).tokens
 
     def format_chat(self, messages: Messages) -> list[int]:
         """Call `tokenize_chat`, under an older name."""
@@ -589,7 +570,7 @@ class Engine:
             max_tokens,
             options,
             self.n_ctx,
-            defaults={**preset.defaults(options, self.context_policy, self._safety), **defaults},
+            defaults={**preset.complete(options, self.context_policy, self._safety), **defaults},
             recommended=lambda: self.renderer.recommended_sampling(thinking),
             reasoning_limit=reasoning_limit,
         )
@@ -622,7 +603,8 @@ class Engine:
         rest: dict[str, Any] = self.renderer.with_stops(options)
         chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
         call = self._call(max_tokens, rest, thinking=chat.get("thinking"), is_text=True)
-        render = partial(self._render, messages, None, chat, call.params.suppress_think)
+        suppresses = call.params.suppress_think
+        render = partial(self._prompts.render, messages, None, chat, suppresses)
         return self._answer(render, call, callback, stream)
 
     def _answer(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.text import Flusher
-from ..validation import as_list, check_int
+from ..validation import check_int
 from . import environment
 
-__all__ = ["as_dicts", "chatml", "defaults", "make_flusher", "text_defaults"]
+__all__ = ["complete", "make_flusher", "text_defaults"]
 
 _SAFETY = 16
 _JSON_STOP = ("done", "next_step")
@@ -22,18 +22,9 @@ _FLUSH_LIMITS = (
     ("flush_tokens", "TOKFLUSH", 1),
     ("flush_ms", "MS_FLUSH", 100),
 )
-_ROLES = ("system", "user", "assistant")
-# What Polaris Core writes, and what it appends to suppress reasoning.
-_CHATML = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}\n<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is false %}<think>\n\n</think>\n{% endif %}{% endif %}"
-)
 
 
-def defaults(
+def complete(
     options: Mapping[str, Any], context_policy: str | None, safety: int | None
 ) -> dict[str, Any]:
     """Return the defaults for a call with *options*, some of them from the environment.
@@ -75,34 +66,6 @@ def text_defaults(context_policy: str | None = None) -> dict[str, Any]:
         "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
         "json_stop": _JSON_STOP,
     }
-
-
-def chatml(add_bos: bool) -> str:
-    """Return Polaris Core's prompt format as a chat template, with BOS if *add_bos*."""
-    return ("{{ bos_token }}" if add_bos else "") + _CHATML
-
-
-def as_dicts(
-    messages: Sequence[Mapping[str, object] | tuple[str, str]],
-) -> Sequence[Mapping[str, object]]:
-    """Return *messages* with the pairs `(role, content)` among them as Polaris Core reads them.
-
-    Raises:
-        ValidationError: A pair is not two strings.
-    """
-    found: list[Mapping[str, object]] = []
-    for message in as_list("messages", messages):
-        if not isinstance(message, (tuple, list)):
-            found.append(message)
-            continue
-        if len(message) != 2 or not all(isinstance(part, str) for part in message):
-            raise ValidationError(
-                f"a message must be a dict or a pair (role, content) of str, got {message!r}"
-            )
-        role, content = message
-        if content:
-            found.append({"role": role if role in _ROLES else "user", "content": content})
-    return found
 
 
 def make_flusher(

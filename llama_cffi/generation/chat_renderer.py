@@ -17,6 +17,7 @@ from .text import stop_list
 
 if TYPE_CHECKING:
     from ..binding import Model
+    from ..chat.formats import ToolFormat
     from ..chat.messages import Message
 
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat", "as_messages"]
@@ -88,7 +89,8 @@ class ChatRenderer:
         family: The model family: tool format, reasoning markers, recommended sampling.
 
     Raises:
-        ValidationError: *chat_format* is not a str.
+        ValidationError: *chat_format* is not a str; or it is None, and the GGUF has several
+            templates without a default one.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -121,7 +123,11 @@ class ChatRenderer:
 
     @property
     def template(self) -> ChatTemplate | None:
-        """The Jinja template; None: a built-in template of llama.cpp is used, or none."""
+        """The Jinja template; None: a built-in template of llama.cpp is used, or none.
+
+        Raises:
+            ValidationError: The GGUF has several templates, and none of them is the default.
+        """
         return self._template(tools=False)
 
     def _source(self, tools: bool = False) -> str | None:
@@ -240,26 +246,34 @@ class ChatRenderer:
     ) -> RenderedChat:
         """Render a conversation so that the model answers without reasoning.
 
-        A model that reasons by default, with a template that has no switch, is given an empty
-        <think> block, if it writes these; see `render` for arguments and errors.
+        Where the template cannot switch reasoning off, reasoning that it opened is closed, and a
+        model that reasons anyway, within <think>, is given an empty block; see `render` for
+        arguments and errors.
         """
         family = self.family
         thinking = False if family.thinking in ("default", "request") else None
         chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        if family.reasoning is None:
+            return chat
+        begin, end = family.reasoning
+        is_open = opens_thinking(chat.text, begin)
         reasons = family.thinking == "always" or (
             family.thinking == "default" and not family.switch
         )
-        if not reasons or family.reasoning is None or family.reasoning[0] != "<think>":
-            return chat
-        vocab, tokens, text = self._model.vocab, chat.tokens, chat.text
-        block = "<think>\n\n</think>\n\n"
-        if chat.is_thinking:
-            # Replace the line break after the marker, since two of them may be one token.
-            space = vocab.tokenize(text[len(text.rstrip()) :], False)
+        if begin != "<think>":
+            return self._extended(chat, end) if is_open else chat
+        if is_open:
+            return self._extended(chat, "\n\n</think>\n\n")
+        return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
+
+    def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
+        """Append *text*, which replaces white space at the end where it begins with such."""
+        vocab, tokens, before = self._model.vocab, chat.tokens, chat.text
+        if text[0].isspace():  # two line breaks may be one token
+            space = vocab.tokenize(before[len(before.rstrip()) :], False)
             if tokens[len(tokens) - len(space) :] == space:
-                tokens, text = tokens[: len(tokens) - len(space)], text.rstrip()
-            block = block.removeprefix("<think>")
-        return RenderedChat([*tokens, *vocab.tokenize(block, False, True)], text + block)
+                tokens, before = tokens[: len(tokens) - len(space)], before.rstrip()
+        return RenderedChat([*tokens, *vocab.tokenize(text, False, True)], before + text)
 
     def _segments(
         self,
@@ -282,6 +296,10 @@ class ChatRenderer:
             text = self.family.tool_format.explain(plain_tools(tools) or [])
             chat = _instructed(chat, text, template is None or template.supports_system)
             tools = None
+        if any("tool_calls" in m for m in chat) and (template is None or template.drops_calls):
+            chat = [_written(message, self.family.tool_format) for message in chat]
+        if any(m["role"] == "tool" for m in chat) and not (template and template.shows_results):
+            chat = _results_as_user(chat)
         if template is None:
             return self._plain(chat) if self._builtin is None else self._built_in(chat)
         kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
@@ -352,6 +370,33 @@ def _instructed(messages: list[Message], text: str, has_system: bool) -> list[Me
         parts = (first["content"], text) if first["role"] == "system" else (text, first["content"])
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def _written(message: Message, form: ToolFormat) -> Message:
+    """Return *message* with its tool calls as text, as the model writes them."""
+    if "tool_calls" not in message:
+        return message
+    text = form.write(message["tool_calls"])
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return {**rest, "content": "\n".join(filter(None, (message["content"], text)))}
+
+
+def _results_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Return *messages* with the results of tools in user messages, one for adjacent results."""
+    found: list[Message] = []
+    is_result = False
+    for message in messages:
+        if message["role"] != "tool":
+            found.append(message)
+            is_result = False
+            continue
+        text = f"Result of {message.get('name', 'the function')}: {message['content']}"
+        if is_result:
+            found[-1]["content"] += f"\n{text}"
+        else:
+            found.append({"role": "user", "content": text})
+        is_result = True
+    return found
 
 
 def as_messages(prompt: str, system_prompt: str = "") -> list[Mapping[str, object]]:

@@ -33,6 +33,7 @@ class ModelOptions(TypedDict, total=False):
     override_tensors: Mapping[str, str] | None
     use_mmap: bool
     use_mlock: bool
+    check_tensors: bool
     kv_overrides: Mapping[str, Override] | None
     load_mtp: bool
     progress: Progress

@@ -23,6 +23,7 @@ __all__ = [
     "GenerationOptions",
     "MainOptions",
     "MoreGenerationOptions",
+    "TextOptions",
     "parse_options",
     "resolve_sampling",
 ]
@@ -50,23 +51,34 @@ class CallOptions(TypedDict, total=False):
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
-class MainOptions(TypedDict, total=False):
-    """The options that most calls set; None means the default.
+class MoreMainOptions(TypedDict, total=False):
+    """`MainOptions` except `logprobs`.
 
     `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
     recommend; single sampling options override it. `stop`: strings and token ids that end the
     answer; they are not part of it.
-    `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
-    token and of this many alternatives.
     """
 
     sampling: SamplingParams | Literal["model"] | None
     stop: Stop | Sequence[Stop] | None
+
+
+class MainOptions(MoreMainOptions, total=False):
+    """The options that most calls set; None means the default.
+
+    `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
+    token and of this many alternatives.
+    """
+
     logprobs: int | None
 
 
 class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
     """`GenerationOptions` except `MainOptions`."""
+
+
+class TextOptions(MoreGenerationOptions, MoreMainOptions, total=False):
+    """`GenerationOptions` except `logprobs`, for calls that return only text."""
 
 
 class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):

@@ -227,7 +227,6 @@ class Llama:
         self.logits_all, self.last_n_tokens_size = logits_all, last_n_tokens_size
         self.tokenizer_: BaseLlamaTokenizer = tokenizer or LlamaTokenizer(self)
         self.cache: BaseLlamaCache | None = None
-        self.metadata = self.model.metadata
         self.model_params = SimpleNamespace(**arguments)
         self.context_params = SimpleNamespace(**arguments, embeddings=embedding)
         if not vocab_only:
@@ -314,6 +313,11 @@ class Llama:
         self.close()
 
     # The model
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as strings."""
+        return self.model.metadata
 
     def n_ctx(self) -> int:
         """Return the context size: the maximum number of tokens of prompt and answer together."""
@@ -675,7 +679,7 @@ class Llama:
             "logits_processor": several(options.get("logits_processor")),
             "response_format": closed_format(options.get("response_format")),
         }
-        prepared = preparer.prepare(messages, options, self.model_path)
+        prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)
         runs = run(self.engine, prepared.request)
         if stream:
@@ -1080,6 +1084,12 @@ class Llama:
     create_chat_completion_async = Delegate(lambda native: native.create_chat_completion_async)
     embed_async = Delegate(lambda native: native.embed_async)
     create_embedding_async = Delegate(lambda native: native.create_embedding_async)
+    n_layer = Delegate(lambda native: native.n_layer)
+    n_params = Delegate(lambda native: native.n_params)
+    model_size = Delegate(lambda native: native.model_size)
+    token_eot = Delegate(lambda native: native.token_eot)
+    token_to_piece = Delegate(lambda native: native.token_to_piece)
+    get_chat_template = Delegate(lambda native: native.get_chat_template)
     get_state = Delegate(lambda native: native.get_state)
     set_state = Delegate(lambda native: native.set_state)
     kv_cache_clear = Delegate(lambda native: native.kv_cache_clear)

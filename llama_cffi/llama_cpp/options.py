@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..api import config
+from ..api.openai_options import OpenAIOptions
 from ..errors import ValidationError
 from ..validation import check_int
 
@@ -89,6 +90,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     """
 
     n_seq_max: int
+    check_tensors: bool
     embeddings: bool
     pooling: str | None
     attention: str | None
@@ -96,6 +98,8 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     context_policy: str
     n_parallel: int
     draft: Drafter | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     device: None
 
 
@@ -133,13 +137,13 @@ class MoreGenerationOptions(TypedDict, total=False):
     n: int | None
 
 
-class MoreCompletionOptions(MoreGenerationOptions, total=False):
+class MoreCompletionOptions(MoreGenerationOptions, OpenAIOptions, total=False):
     """Options of `llama_cffi.CompletionOptions` that llama-cpp-python does not have."""
 
     best_of: int | None
 
 
-class MoreChatCompletionOptions(MoreGenerationOptions, total=False):
+class MoreChatCompletionOptions(MoreGenerationOptions, OpenAIOptions, total=False):
     """Options of `llama_cffi.ChatCompletionOptions` that llama-cpp-python does not have."""
 
     thinking: bool | None
@@ -149,10 +153,8 @@ class MoreChatCompletionOptions(MoreGenerationOptions, total=False):
     parallel_tool_calls: bool | None
     max_completion_tokens: int | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
-    user: str | None
-    metadata: Mapping[str, str] | None
-    store: bool | None
-    service_tier: str | None
+    modalities: Sequence[str] | None
+    verbosity: str | None
 
 
 def config_of(arguments: Mapping[str, Any], more: Mapping[str, Any]) -> config.LlamaConfig:

@@ -7,7 +7,7 @@ defines or constrains is left to pydantic.
 
 from __future__ import annotations
 
-from .allowed_types import ANY_TYPE, allowed_types, json_type, resolved
+from .allowed_types import ANY_TYPE, allowed_types, json_type, resolved, types_within
 from .docstring import read_docstring
 from .fields import MISSING, Field
 from .from_json import parse_json
@@ -26,5 +26,6 @@ __all__ = [
     "parse_json",
     "read_docstring",
     "resolved",
+    "types_within",
     "without_unique_items",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-__all__ = ["ANY_TYPE", "allowed_types", "json_type", "resolved"]
+__all__ = ["ANY_TYPE", "allowed_types", "json_type", "resolved", "types_within"]
 
 #: All JSON types; a number without a fraction is an integer, too.
 ANY_TYPE = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
@@ -30,6 +30,20 @@ def allowed_types(schema: object, root: Mapping[str, Any] | None = None) -> froz
     if root is None:
         root = schema if isinstance(schema, Mapping) else {}
     return _Reader(root).types(schema)
+
+
+def types_within(schema: object, path: Sequence[str | None]) -> frozenset[str]:
+    """Return the JSON types of what is somewhere within the values that *schema* may allow.
+
+    Args:
+        schema: A JSON Schema.
+        path: The way to it: the name of a member, or None for an item, at each level.
+    """
+    reader = _Reader(schema if isinstance(schema, Mapping) else {})
+    found: list[object] = [schema]
+    for name in path:
+        found = [inner for outer in found for inner in reader.within(outer, name)]
+    return frozenset().union(*map(reader.types, found)) if found else ANY_TYPE
 
 
 def json_type(value: object) -> str:
@@ -87,6 +101,29 @@ class _Reader:
                 types &= frozenset().union(*map(self.types, options))
         self._depth -= 1
         return types
+
+    def within(self, schema: object, name: str | None) -> Iterator[object]:
+        """Yield the schemas of a member of *schema*, or of its items."""
+        yield from self._within(schema, name, set())
+
+    def _within(self, schema: object, name: str | None, seen: set[str]) -> Iterator[object]:
+        if not isinstance(schema, Mapping):
+            return
+        properties = schema.get("properties")
+        if name is None:
+            yield from [schema["items"]] if "items" in schema else ()
+            yield from _list(schema, "prefixItems")
+        elif isinstance(properties, Mapping) and name in properties:
+            yield properties[name]
+        elif "additionalProperties" in schema:
+            yield schema["additionalProperties"]
+        reference = str(schema.get("$ref", ""))
+        if reference and reference not in seen:
+            seen.add(reference)
+            yield from self._within(resolved(reference, self._root), name, seen)
+        for key in ("allOf", "anyOf", "oneOf"):
+            for inner in _list(schema, key):
+                yield from self._within(inner, name, seen)
 
     def _reference(self, reference: str) -> frozenset[str]:
         if reference not in self._referenced:

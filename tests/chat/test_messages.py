@@ -103,7 +103,7 @@ class Reference:
 
 
 def _shown(rendered: str | None) -> set[str]:
-    if rendered is None or "{'" in rendered:
+    if rendered is None or re.search("""{'|["']thinking["']""", rendered):
         return set()
     return {word for word in WORDS if word in rendered}
 

@@ -267,7 +267,8 @@ def test_plain_text_is_content(name: str) -> None:
         ("hermes", '<tool_call>\n{"name": "ad'),
         ("mistral", "[TOOL_CALLS] nothing"),
         ("qwen3-coder", "<tool_call>\n<function>\n</tool_call>"),
-        ("deepseek-v3.1", f"{_CALLS}{_CALL}add{{}}"),
+        ("hermes", '<tool_call>{"name": "add", "arguments": [1]}</tool_call>'),
+        ("deepseek-v3.1", f"{_CALLS}{_CALL}add[]"),
         ("gemma4", "<|tool_call>add{}<tool_call|>"),
         ("gemma-tool-code", "```tool_code\nx = 1\n```"),
         ("kimi-k2", "<|tool_calls_section_begin|>hello"),
@@ -292,9 +293,6 @@ def test_a_call_after_one_that_cannot_be_parsed() -> None:
     [
         ('{"a": 1', '{"a": 1}'),
         ('{"a": "on', '{"a": "on"}'),
-        ('{"a": oops}', "{}"),
-        ("[1]", "{}"),
-        ('{"a": NaN}', "{}"),
         ('{"a": 1]]', '{"a": 1}'),
     ],
 )

@@ -200,6 +200,32 @@ def test_plug_ins_call_llama_tokenize_by_its_address(caplog: pytest.LogCaptureFi
         _ = llama_cpp.llama_cpp._lib.llama_decode
 
 
+def test_llguidances_tokenizer_of_a_llama(child: Child) -> None:
+    result = child(
+        """
+        import sys
+        import llama_cffi.llama_cpp
+        sys.modules["llama_cpp"] = llama_cffi.llama_cpp
+        import llguidance, llguidance.llamacpp, llama_cpp
+        with llama_cpp.Llama(sys.argv[1], vocab_only=True) as llm:
+            vocab = llama_cpp.llama_model_get_vocab(llm.model)
+            tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(vocab)
+            assert (tokenizer.vocab_size, tokenizer.eos_token) == (llm.n_vocab(), llm.token_eos())
+            for text in ("What is 17 + 25?", "\u65e5\u672c x", "", "<|im_end|>", "1, 2"):
+                tokens = llm.tokenize(text.encode(), add_bos=False)
+                assert tokenizer.tokenize_str(text) == tokens, text
+            grammar = llguidance.grammar_from("lark", 'start: "What is " /[0-9]+/ "."')
+            matcher = llguidance.LLMatcher(tokenizer, grammar)
+            forced = matcher.compute_ff_tokens()
+            assert b"What is ".startswith(llm.detokenize(forced)) and forced
+            assert matcher.consume_tokens(llm.tokenize(b"What is 17.", add_bos=False))
+            assert matcher.is_accepting()
+        """,
+        model_path(),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_what_plug_ins_import_from_private_modules(child: Child) -> None:
     result = child(
         """

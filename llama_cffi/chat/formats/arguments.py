@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
+from ...schema import types_within
 from ..scanner import Parser, Scanner, is_json, loads
-from .syntax import Schema, is_integer, subschema
 
 __all__ = ["ArgumentsWriter"]
 
 _SCALAR = re.compile(r'[^\s,:{}\[\]"]*')
+_NOT_INTEGER = re.compile(r"-?\d+[.eE].*")
+_MAX_DIGITS = 30  # of an integer that is written as a decimal number
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
 _JUNK = re.compile(r'[^,{}\[\]"]*')
-_FLOAT = re.compile(r"\d[.eE]")
 _CLOSERS = {"{": "}", "[": "]"}
 _MAX_DEPTH = 200  # levels of objects and lists; json.loads fails at about 1,000
 
@@ -24,20 +28,23 @@ class ArgumentsWriter:
     and `close` adds them. A key is written with the beginning of its value. A member or an item
     that is not JSON is dropped, with what follows it up to the next comma or bracket; the others
     stay. So the arguments of every call are valid JSON, wherever the model stops, and the deltas
-    that were sent before remain right. A whole number such as 140.0 is written as an integer where
-    the schema asks for one.
+    that were sent before remain right.
+
+    Numbers such as ``140.0`` become integers where *schema* allows no others, and Python's
+    ``True``, ``False`` and ``None`` become JSON's.
 
     Args:
-        schema: The schema of the arguments, with the definitions that it refers to.
+        schema: The JSON schema of the arguments; None: unknown.
 
     Attributes:
         is_complete: Whether the text was a whole object, and only white space and trailing commas
             were dropped.
     """
 
-    def __init__(self, schema: Schema | None = None) -> None:
+    def __init__(self, schema: Mapping[str, Any] | None = None) -> None:
         self.is_complete = True
-        self._schema: Schema = schema or {}
+        self._schema = schema
+        self._path: list[str | None] = []  # to the value that is written
         self._scanner = Scanner()
         self._written: list[str] = []
         self._open: list[str] = []  # the brackets that will close what is open
@@ -62,7 +69,7 @@ class ArgumentsWriter:
     def _whole(self) -> Parser[None]:
         yield from self._scanner.space()
         if (yield from self._scanner.literal("{")):
-            yield from self._container("{", self._schema)
+            yield from self._container("{")
         else:
             self._written.append("{}")
             self.is_complete = False
@@ -70,7 +77,7 @@ class ArgumentsWriter:
         if (yield from self._scanner.available(1)):
             self.is_complete = False
 
-    def _container(self, head: str, schema: Schema) -> Parser[None]:
+    def _container(self, head: str) -> Parser[None]:
         """Write an object or a list; *head* ends with its bracket, which was consumed."""
         scanner, closer = self._scanner, _CLOSERS[head[-1]]
         self._written.append(head)
@@ -83,7 +90,7 @@ class ArgumentsWriter:
                 break
             if not expects_item and (yield from scanner.literal(",")):
                 expects_item = True
-            elif expects_item and (yield from self._item(separator + space, schema, closer == "}")):
+            elif expects_item and (yield from self._item(separator + space, closer == "}")):
                 separator, expects_item = ",", False
             else:
                 self.is_complete = expects_item = False
@@ -95,19 +102,26 @@ class ArgumentsWriter:
             self._written.append(closer)
             self.is_complete = False
 
-    def _item(self, head: str, schema: Schema, has_key: bool) -> Parser[bool]:
+    def _item(self, head: str, has_key: bool) -> Parser[bool]:
         """Write *head*, a key and a value; without a value, write nothing and return False."""
         scanner = self._scanner
         name = None
         if has_key:
             key = (yield from scanner.json_text()) if (yield from self._follows('"')) else None
-            if key is None:
+            name = loads(key or "")
+            if key is None or name is None:
                 return False
-            name = str(loads(key))
             head += key + (yield from scanner.space())
             if not (yield from scanner.literal(":")):
                 return False
             head += ":" + (yield from scanner.space())
+        self._path.append(name)
+        is_written = yield from self._value(head)
+        self._path.pop()
+        return is_written
+
+    def _value(self, head: str) -> Parser[bool]:
+        scanner = self._scanner
         if (yield from self._follows('"')):
             self._written.append(head + scanner.take(1))
             if not (yield from scanner.string(self._written.append)):
@@ -117,16 +131,24 @@ class ArgumentsWriter:
         if (yield from self._follows("{", "[")):
             if len(self._open) == _MAX_DEPTH:
                 return False
-            inner = subschema(schema, name, self._schema)
-            yield from self._container(head + scanner.take(1), inner)
+            yield from self._container(head + scanner.take(1))
             return True
         scalar = yield from scanner.match(_SCALAR)
+        scalar = _PYTHON.get(scalar, scalar)
         if not is_json(scalar):
             return False
-        if _FLOAT.search(scalar) and is_integer(subschema(schema, name, self._schema)):
-            scalar = _whole(scalar)
-        self._written.append(head + scalar)
+        self._written.append(head + self._as_integer(scalar))
         return True
+
+    def _as_integer(self, scalar: str) -> str:
+        if self._schema is None or not _NOT_INTEGER.fullmatch(scalar):
+            return scalar
+        types = types_within(self._schema, self._path)
+        if "integer" not in types or "number" in types:
+            return scalar
+        number = Decimal(scalar)
+        is_integer = number.adjusted() < _MAX_DIGITS and number == int(number)
+        return str(int(number)) if is_integer else scalar
 
     def _follows(self, *characters: str) -> Parser[bool]:
         return (yield from self._scanner.available(1)) in characters
@@ -143,10 +165,3 @@ class ArgumentsWriter:
             if char == '"':
                 yield from scanner.string(lambda _: None)
             depth += (char in "{[") - (char in "}]" and depth > 0)
-
-
-def _whole(number: str) -> str:
-    """Return a JSON number as an integer if it is whole and a float can hold it."""
-    value = Decimal(number)
-    is_whole = abs(value) < Decimal(2) ** 1024 and value == value.to_integral_value()
-    return str(int(value)) if is_whole else number

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import ArgumentsWriter
-from .syntax import Tools, call_schema
+from .syntax import Tools, arguments_schema, function_name
 
 __all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
 
@@ -44,7 +44,8 @@ class ParsedMessage:
     """A whole answer.
 
     Attributes:
-        content: The text, without white space next to calls.
+        content: The text, without white space next to calls; a line break stands between text
+            before and after a call.
         reasoning_content: The reasoning before it.
         tool_calls: The calls in order.
         is_malformed: Whether a call began that could not be parsed. Its text is part of the
@@ -80,7 +81,7 @@ class MessageBuilder:
     """
 
     def __init__(self, tools: Tools | None = None) -> None:
-        self._tools = tools
+        self._schemas = {function_name(tool): arguments_schema(tool) for tool in tools or ()}
         self.calls: list[ToolCall] = []
         self.has_content = False
         self.has_reasoning = False
@@ -132,12 +133,12 @@ class MessageBuilder:
         if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
-        self._space = ""
+        self._space = "\n" if self.has_content else ""
         self._after_call = True
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
         self._call({"id": call.id, "type": "function", "function": function})
-        self._writer = ArgumentsWriter(call_schema(name, self._tools))
+        self._writer = ArgumentsWriter(self._schemas.get(name))
 
     def arguments(self, text: str) -> None:
         """Append what the model wrote to the arguments of the last call."""
@@ -166,7 +167,7 @@ class MessageBuilder:
     def finish(self) -> None:
         """End a call that has not ended, and emit the white space at the end of the content."""
         self.end_call()
-        if self._space:
+        if self._space and not self._after_call:
             self._text("content", self._space)
             self._space = ""
 

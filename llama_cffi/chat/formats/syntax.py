@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union, cast
 
@@ -21,15 +21,12 @@ __all__ = [
     "Tool",
     "Tools",
     "arguments_schema",
-    "branches",
     "call_schema",
     "example",
     "function_name",
-    "is_integer",
     "is_string",
     "parameter_schemas",
     "shared_definitions",
-    "subschema",
 ]
 
 #: A JSON schema.
@@ -197,51 +194,3 @@ def is_string(schema: Schema) -> bool:
         return True
     values: Sequence[object] = schema.get("enum") or ()
     return bool(values) and all(isinstance(value, str) for value in values)
-
-
-def is_integer(schema: Schema) -> bool:
-    """Return whether *schema* allows integers and no other numbers."""
-    types: set[str] = set()
-    for part in branches(schema, schema):
-        given = part.get("type") or ()
-        types.update([given] if isinstance(given, str) else given)
-    return "integer" in types and "number" not in types
-
-
-def branches(schema: object, root: Schema, depth: int = 8) -> Iterator[Schema]:
-    """Yield *schema* and the schemas that it refers to or combines.
-
-    Args:
-        schema: A schema; other values yield nothing.
-        root: The schema that holds the definitions.
-        depth: How many references and combinations to follow.
-    """
-    if not isinstance(schema, Mapping):
-        return
-    yield schema
-    if depth == 0:
-        return
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        place, _, name = reference.removeprefix("#/").partition("/")
-        yield from branches((root.get(place) or {}).get(name), root, depth - 1)
-    for key in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(key) or ():
-            yield from branches(part, root, depth - 1)
-
-
-def subschema(schema: Schema, key: str | None, root: Schema) -> Schema:
-    """Return the schema of a member of an object, or of the items of a list; {} if unknown.
-
-    Args:
-        schema: The schema of the object or the list.
-        key: The member's name; None: an item.
-        root: The schema that holds the definitions.
-    """
-    for part in branches(schema, root):
-        found = part.get("items")
-        if key is not None:
-            found = (part.get("properties") or {}).get(key, part.get("additionalProperties"))
-        if isinstance(found, Mapping):
-            return {**shared_definitions(root), **found}
-    return {}

@@ -15,20 +15,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from ...schema import ANY_TYPE, types_within
 from ..scanner import Emit, Parser, Scanner, is_json, quoted
-from .syntax import Schema, is_string, subschema
+from .syntax import Schema
+from .unquoted import is_text
 
-__all__ = ["ValueReader", "scalar"]
+__all__ = ["ValueReader", "normalised", "scalar"]
 
 _KEY = re.compile(r"[^\s:=,{}\[\]()\"'<>]*")
 _KEYWORD = re.compile(r"[\w.-]+\s*=(?!=)")
 _KEYWORD_START = re.compile(r"[\w.-]*\s*=?")
-_WORD = re.compile(r"[\w.+:/-]*")
+_WORD = re.compile(r"[\w.+:-]*")
+_NAME = re.compile(r"-?[\w.:-]+")  # in Python: a name that stands for a string, a date, a number
 _BARE = re.compile(r"[^,{}\[\]()<\"]*")
 _NESTING = {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}
 _PLAIN = {quote: re.compile(rf"[^\\{quote}]*") for quote in "'\""}
 _PREFIX = re.compile(r"([rRbBuUfF]{1,2})['\"]")
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_BASED = re.compile(r"[+-]?0([xX][0-9a-fA-F]{1,99}|[oO][0-7]{1,99}|[bB][01]{1,99})")
 _CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null",
               "nan": "null", "infinity": "null", "-infinity": "null"}  # fmt: skip
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
@@ -37,18 +41,24 @@ _CODES = {"x": (4, 16), "U": (10, 16), **dict.fromkeys("01234567", (4, 8))}
 _MAX_DEPTH = 200  # levels of objects and lists, as in `ArgumentsWriter`
 
 
-def scalar(text: str, schema: Schema) -> str:
+def scalar(text: str, types: frozenset[str] = ANY_TYPE) -> str:
     """Return a word that was written without quotes as JSON.
 
-    Where the schema has only strings it is one, whatever it looks like, unless it is null.
+    Where only text is allowed it is text, whatever it looks like, unless it is null.
+
+    Args:
+        text: The word.
+        types: The JSON types that its schema allows; see `allowed_types`.
     """
-    if text in ("null", "None") and text not in (schema.get("enum") or ()):
+    if text in ("null", "None"):
         return "null"
-    if is_string(schema):
-        return json.dumps(text, ensure_ascii=False)
     constant = _CONSTANTS.get(text.lower())
+    if is_text(types):
+        return f'"{quoted(text)}"'
     if constant or is_json(text):
         return constant or text
+    if _BASED.fullmatch(text):
+        return str(int(text, 0))
     if _NUMBER.fullmatch(text):
         for convert in (int, float):
             try:
@@ -57,7 +67,23 @@ def scalar(text: str, schema: Schema) -> str:
                 continue
             if math.isfinite(number):
                 return str(number)
-    return json.dumps(text, ensure_ascii=False)
+    return f'"{quoted(text)}"'
+
+
+def normalised(text: str) -> str | None:
+    """Return a value that was written in nearly JSON as JSON; None if *text* is not one value."""
+    scanner = Scanner()
+    scanner.feed(text.strip())
+    scanner.is_final = True
+    parts: list[str] = []
+    ended: list[bool] = []
+
+    def read() -> Parser[None]:
+        ended.append((yield from ValueReader(scanner, parts.append).value()))
+        ended.append(not (yield from scanner.available(1)))
+
+    next(read(), None)
+    return "".join(parts) if all(ended) else None
 
 
 @dataclass
@@ -67,23 +93,30 @@ class _Open:
     Attributes:
         kind: `object`, `list`, or `call`: the arguments of a call, in parentheses.
         closer: The bracket that closes it.
-        schema: Its schema.
         head: What precedes its next member and is not written yet.
+        name: The name of the member that is being read; None: an item.
         names: The names of the arguments of a call that may be given by position.
     """
 
     kind: str
     closer: str
-    schema: Schema
     head: str
+    name: str | None = None
     names: list[str] = field(default_factory=list)
 
 
 class _Lookahead(NamedTuple):
-    """What text must follow; `start` matches every beginning of what `whole` matches."""
+    """What text must follow.
+
+    Attributes:
+        whole: Matches the text.
+        start: Matches every beginning of it.
+        is_end: Whether the end of the answer can stand for the rest of it.
+    """
 
     whole: re.Pattern[str]
     start: re.Pattern[str]
+    is_end: bool = True
 
 
 class ValueReader:
@@ -99,7 +132,7 @@ class ValueReader:
     Args:
         scanner: At the position of the value.
         emit: Receives the JSON text.
-        root: The schema that holds the definitions.
+        schema: The JSON schema of the value; None: unknown.
         ends: The markers after a call, which end a word and may follow a string.
         quote: A token that stands around strings, besides the quotes of JSON and Python.
         is_python: Whether the notation is Python's: with tuples, sets, prefixes and all escapes,
@@ -110,7 +143,7 @@ class ValueReader:
         self,
         scanner: Scanner,
         emit: Emit,
-        root: Schema,
+        schema: Schema | None = None,
         *,
         ends: Sequence[str] = (),
         quote: str = "",
@@ -118,29 +151,34 @@ class ValueReader:
     ) -> None:
         self._scanner = scanner
         self._emit = emit
-        self._root = root
+        self._schema = schema
         self._ends = tuple(filter(None, ends))
         self._quote = quote
         self._is_python = is_python
         self._open: list[_Open] = []
         self.unread = ""
 
-    def value(self, schema: Schema) -> Parser[bool]:
-        """Read a value of *schema*; return whether it ended."""
-        if not (yield from self._value(schema)):
+    def value(self) -> Parser[bool]:
+        """Read a value; return whether it ended."""
+        if not (yield from self._value()):
             return False
         return not self._open or (yield from self._members())
 
-    def call(self, schema: Schema, names: Sequence[str], closer: str = ")") -> Parser[bool]:
+    def call(self, names: Sequence[str] = (), closer: str = ")") -> Parser[bool]:
         """Read the arguments of a call up to its closing bracket, written as an object.
 
         Args:
-            schema: The schema of the arguments.
             names: The names of the arguments, for those that are given by position.
             closer: The closing bracket.
         """
-        self._open.append(_Open("call", closer, schema, "{", list(names)))
+        self._begin("call" if closer == ")" else "object", closer, list(names))
         return (yield from self._members())
+
+    def _begin(self, kind: str, closer: str, names: Sequence[str] = ()) -> None:
+        bracket = "[" if kind == "list" else "{"
+        if not self._is_python:  # else it may be a set
+            self._emit(bracket)
+        self._open.append(_Open(kind, closer, bracket * self._is_python, names=list(names)))
 
     def _members(self) -> Parser[bool]:
         """Read the members or items of what is open; return whether all of it was closed."""
@@ -170,7 +208,8 @@ class ValueReader:
         scanner = self._scanner
         if top.kind == "list":
             return (yield from self._item(top, "", None))
-        if top.kind == "call" and not (yield from self._ahead(_KEYWORDS)):
+        is_named = top.kind != "call" or not self._is_python or (yield from self._ahead(_KEYWORDS))
+        if not is_named:
             if not top.names:
                 return False
             name = top.names.pop(0)
@@ -198,34 +237,26 @@ class ValueReader:
 
     def _item(self, top: _Open, key: str, name: str | None) -> Parser[bool]:
         """Read a value after its key."""
-        schema = subschema(top.schema, name, self._root)
         self._emit(top.head + key)
-        top.head = ""
+        top.head, top.name = "", name
         if name in top.names:
             top.names.remove(name)
-        return (yield from self._value(schema))
+        return (yield from self._value())
 
-    def _value(self, schema: Schema) -> Parser[bool]:
+    def _value(self) -> Parser[bool]:
         """Read a value without parts, or the opening bracket of another."""
         scanner = self._scanner
         opener = yield from scanner.literal("{", "[", *("(" * self._is_python))
         if opener:
-            is_object = opener == "{"
-            self._open.append(
-                _Open(
-                    "object" if is_object else "list",
-                    {"{": "}", "[": "]", "(": ")"}[opener],
-                    schema,
-                    "{" if is_object else "[",
-                )
-            )
+            kind = "object" if opener == "{" else "list"
+            self._begin(kind, {"{": "}", "[": "]", "(": ")"}[opener])
             return len(self._open) <= _MAX_DEPTH
         prefix = _PREFIX.match((yield from scanner.available(3))) if self._is_python else None
         if prefix:
             scanner.take(len(prefix[1]))
         quote = yield from self._opening_quote()
         if not quote:
-            return (yield from self._word(schema))
+            return (yield from self._word())
         self._emit('"')
         ended = True
         while quote and ended:
@@ -256,8 +287,13 @@ class ValueReader:
 
         while True:
             if quote == self._quote:
-                if not (yield from scanner.until([quote], write)):
-                    return False
+                stop = yield from scanner.before([quote, ","], write)
+                if stop == "," and not (yield from self._ahead(_missing_quote(quote))):
+                    write(scanner.take(1))
+                    continue
+                if stop != quote:
+                    return bool(stop)
+                scanner.take(len(quote))
             else:
                 if not (yield from scanner.emit_match(_PLAIN[quote[0]], write)):
                     return False
@@ -267,7 +303,7 @@ class ValueReader:
                 if not (yield from scanner.literal(quote)):
                     write(scanner.take(1))
                     continue
-            if len(quote) == 3 and quote != self._quote:
+            if kind == "key" or (len(quote) == 3 and quote != self._quote):
                 return True
             if (yield from self._ahead(_after_string(kind, self._ends, self._quote))):
                 return True
@@ -277,10 +313,10 @@ class ValueReader:
         """Read an escape sequence; return it as JSON has it, or as it is if it is not one."""
         scanner = self._scanner
         text = yield from scanner.available(2)
-        if len(text) < 2 or text[1] == "u":
-            return scanner.take(2)
         if is_raw:
             return quoted(scanner.take(2))
+        if len(text) < 2 or text[1] == "u":
+            return scanner.take(2)
         if not self._is_python and quote == '"':
             scanner.take(2)
             return "'" if text[1] == "'" else text
@@ -306,14 +342,16 @@ class ValueReader:
                     return quoted(rf"\N{{{name}}}")
         return quoted(scanner.take(1))
 
-    def _word(self, schema: Schema) -> Parser[bool]:
+    def _word(self) -> Parser[bool]:
         """Read a value without quotes."""
         scanner = self._scanner
         if self._is_python:
             text = yield from scanner.match(_WORD)
-            self._emit(scalar(text, schema) if text else "")
-            return bool(text)
-        comma = _after_string(self._open[-1].kind if self._open else "value", self._ends, "")
+            is_literal = bool(_NAME.fullmatch(text) or _NUMBER.fullmatch(text))
+            self._emit(scalar(text, self._types()) if is_literal else "")
+            return is_literal
+        kind = self._open[-1].kind if self._open else "value"
+        comma = _after_string(kind, self._ends, self._quote)
         parts: list[str] = []
         depth = 0
         while (yield from scanner.emit_match(_BARE, parts.append)):
@@ -331,12 +369,16 @@ class ValueReader:
             parts.append(scanner.take(1))
         text = "".join(parts).strip()
         if text:
-            self._emit(scalar(text, schema))
+            self._emit(scalar(text, self._types()))
         # A member without a value is dropped.
         return bool(text) or (yield from scanner.available(1)) in (",", "}", "]", ")")
 
+    def _types(self) -> frozenset[str]:
+        """Return the types that the schema allows here."""
+        return types_within(self._schema, [container.name for container in self._open])
+
     def _ahead(self, lookahead: _Lookahead) -> Parser[bool]:
-        """Return whether the text follows, or can still follow at the end of the answer."""
+        """Return whether the text follows, or its beginning at the end of the answer."""
         length = 1
         while True:
             text = yield from self._scanner.available(length)
@@ -345,7 +387,7 @@ class ValueReader:
             if not lookahead.start.fullmatch(text):
                 return False
             if len(text) < length:
-                return True
+                return lookahead.is_end
             length += 1
 
 
@@ -360,24 +402,37 @@ def _ending(ends: tuple[str, ...]) -> _Lookahead:
     return _Lookahead(re.compile(whole), re.compile(_beginnings(ends)))
 
 
+@lru_cache(maxsize=8)
+def _missing_quote(quote: str) -> _Lookahead:
+    """Return a key and a quote that can only open its value: the one before it is missing."""
+    key = r",\s*[\w.-]+\s*[:=]\s*"
+    return _Lookahead(
+        re.compile(rf"{key}{re.escape(quote)}(?!\s*[,}}\]]|\s*$)"),
+        re.compile(rf",\s*[\w.-]*\s*[:=]?\s*(?:{_beginnings([quote])})?\s*"),
+        is_end=False,
+    )
+
+
 @lru_cache(maxsize=256)
 def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
     """Return what may follow a string or a word in a container."""
-    quotes = "".join(("[\"']", *(f"|{re.escape(q)}" for q in filter(None, [quote]))))
+    quotes = "|".join(["[\"']", *map(re.escape, filter(None, [quote]))])
     end = "|".join(map(re.escape, ends)) or "(?!)"
     ending = _beginnings(ends) or "(?!)"
-    if kind == "key":
-        whole, start = r"[:=,}]", ""
-    elif kind == "call":
-        after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*=(?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
-        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\])}};\n]|{end})"
-        start = rf",\s*[\w.-]*\s*=?|\)[ \t]*(?:{ending})?"
+    opening = _beginnings([quote]) or "(?!)"
+    if kind == "call":
+        after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
+        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\]}};\n]|{end})"
+        start = rf",\s*(?:[\w.-]*\s*[:=]?|{opening})|\)[ \t]*(?:{ending})?"
     elif kind == "object":
-        whole, start = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])", r",\s*[\w.-]*\s*"
+        whole = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])"
+        start = rf",\s*(?:[\w.-]*\s*|{opening})"
+        if quote:  # the comma may be missing
+            whole, start = rf"{whole}|[\w.-]+\s*[:=]", rf"{start}|[\w.-]+\s*"
     else:
         whole, start = r"[,}\])]", ""
     whole = rf"\s*(?:{whole}|{quotes}|{end})"
-    return _Lookahead(re.compile(whole), re.compile(rf"\s*(?:{start}|{ending})?"))
+    return _Lookahead(re.compile(whole), re.compile(rf"\s*(?:{start}|{opening}|{ending})?"))
 
 
 _KEYWORDS = _Lookahead(_KEYWORD, _KEYWORD_START)
