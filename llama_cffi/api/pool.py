@@ -145,6 +145,9 @@ class LlamaPool:
             prompts: The texts, without a chat template.
             max_tokens: Most tokens to generate for each prompt.
             **options: See `TextOptions`.
+
+        Raises:
+            ValidationError: *prompts* is not a list, or an option is out of range.
         """
         texts = as_list("prompts", prompts)
         return await _all([self.llm.generate_async(p, max_tokens, **options) for p in texts])
@@ -197,6 +200,9 @@ class LlamaPool:
         Args:
             conversations: Each in OpenAI's format.
             **options: See `ChatCompletionOptions`.
+
+        Raises:
+            ValidationError: *conversations* is not a list, or an option is out of range.
         """
         ask = self.llm.create_chat_completion_async
         asked = as_list("conversations", conversations)

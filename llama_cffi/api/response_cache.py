@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ValidationError
 from ..generation.aliases import canonical
-from ..generation.options import GenerationOptions
+from ..generation.options import TextOptions
 from ..generation.sampling_params import SamplingParams
 from ..validation import check_float, check_int
 from .chat_completions import ChatCompletionOptions
@@ -71,20 +71,18 @@ class ResponseCache:
         self._hits = self._misses = self._bypassed = 0
 
     def generate(
-        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
+        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[TextOptions]
     ) -> str:
         """Call `Llama.generate`, if its answer is not in memory.
 
         Args:
             prompt: See `Llama.generate`.
             max_tokens: See `Llama.generate`.
-            **options: See `GenerationOptions`.
+            **options: See `TextOptions`.
 
         Raises:
             ValidationError: An argument is out of range.
         """
-        if options.get("logprobs") is not None:
-            raise ValidationError("generate returns text; for logprobs use create_completion")
         return self._answer(
             "generate",
             (prompt, max_tokens),

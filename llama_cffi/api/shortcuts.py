@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..errors import ValidationError
-from ..generation.options import GenerationOptions
+from ..generation.options import TextOptions
 from .unified import UnifiedLLM
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def complete(
     n_ctx: int = 4096,
     n_gpu_layers: int = -1,
     stream: Literal[False] = False,
-    **options: Unpack[GenerationOptions],
+    **options: Unpack[TextOptions],
 ) -> str: ...
 
 
@@ -73,7 +73,7 @@ def complete(
     n_ctx: int = 4096,
     n_gpu_layers: int = -1,
     stream: Literal[True],
-    **options: Unpack[GenerationOptions],
+    **options: Unpack[TextOptions],
 ) -> Iterator[str]: ...
 
 
@@ -85,7 +85,7 @@ def complete(
     n_ctx: int = 4096,
     n_gpu_layers: int = -1,
     stream: bool = False,
-    **options: Unpack[GenerationOptions],
+    **options: Unpack[TextOptions],
 ) -> str | Iterator[str]:
     """Continue *prompt*, without a chat template; `Llama.generate` in one line.
 
@@ -99,15 +99,13 @@ def complete(
         n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
         n_gpu_layers: Layers on the GPU; -1: all.
         stream: Return an iterator of text.
-        **options: See `GenerationOptions`.
+        **options: See `TextOptions`.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
         FetchError: The model, or a build of llama.cpp, cannot be fetched.
         ValidationError: An argument is out of range.
     """
-    if options.get("logprobs") is not None:
-        raise ValidationError("complete returns text; for logprobs use Llama.create_completion")
     llm = _last.get(model_path, n_ctx, n_gpu_layers).llm
     pieces = llm.generate_stream(prompt, max_tokens, **options)
     if stream:
@@ -175,5 +173,5 @@ def ask(
     """
     llm = _last.get(model_path, n_ctx, n_gpu_layers)
     if stream:
-        return llm.generate(prompt, max_tokens, system_prompt=system_prompt, stream=True, **options)
-    return llm.generate(prompt, max_tokens, system_prompt=system_prompt, **options)
+        return llm.generate(prompt, system_prompt, max_tokens, stream=True, **options)
+    return llm.generate(prompt, system_prompt, max_tokens, **options)

@@ -110,6 +110,7 @@ class NgramCache:
 
         Raises:
             OSError: The file cannot be written.
+            ValidationError: *path* is not a path.
         """
         import numpy as np
 
