@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cffi
 from llama_cffi import SamplingParams, UnifiedLLM
 from llama_cffi.cli import generate
-from llama_cffi.engine.preset import defaults
+from llama_cffi.engine.preset import complete
 from llama_cffi.generation.aliases import ALIASES
 from llama_cffi.generation.options import GenerationOptions
 
@@ -85,13 +85,13 @@ def test_every_sampling_option_is_documented_with_its_default_and_names() -> Non
 
 def test_the_defaults_of_the_engine_are_documented() -> None:
     documented = {name: own for name, (_, own, _) in documented_options().items() if own}
-    sampled = defaults({}, "error", None)
+    sampled = complete({}, "error", None)
     assert documented == {
         "temperature": str(sampled["temperature"]),
         "top_p": str(sampled["top_p"]),
         "repeat_penalty": f"{sampled['repeat_penalty']}; 1.0 when greedy",
     }
-    assert defaults({"temperature": 0}, "error", None)["repeat_penalty"] == 1.0
+    assert complete({"temperature": 0}, "error", None)["repeat_penalty"] == 1.0
 
 
 def test_every_other_option_of_a_generation_is_documented() -> None:
@@ -137,7 +137,7 @@ def test_max_tokens_of_every_class_is_documented() -> None:
 
 def test_sampling_of_every_class_is_documented() -> None:
     documented = {name: sampling for name, (_, sampling) in documented_defaults().items()}
-    sampled, greedy = defaults({}, "error", None), defaults({"temperature": 0}, "error", None)
+    sampled, greedy = complete({}, "error", None), complete({"temperature": 0}, "error", None)
     assert documented["Engine.generate"] == (
         f"`temperature` {sampled['temperature']}, `top_p` {sampled['top_p']}, "
         f"`repeat_penalty` {sampled['repeat_penalty']} ({greedy['repeat_penalty']} when greedy)"

@@ -23,7 +23,7 @@ from ..generation.options import (
 )
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
-from ..schema import json_schema, parse_json, without_unique_items
+from ..schema import json_schema, parse_json
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
@@ -560,7 +560,7 @@ class Llama(Session, ModelFacts):
         """
         if options.get("response_format") or "stream" in options:
             raise ValidationError("parse does not support stream or response_format")
-        schema = without_unique_items(json_schema(type_))
+        schema = json_schema(type_)
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )

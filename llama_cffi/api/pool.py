@@ -147,7 +147,7 @@ class LlamaPool:
             **options: See `TextOptions`.
 
         Raises:
-            ValidationError: *prompts* is not a list, or an option is out of range.
+            ValidationError: *prompts* is not a list, or as `Llama.generate`.
         """
         texts = as_list("prompts", prompts)
         return await _all([self.llm.generate_async(p, max_tokens, **options) for p in texts])
@@ -202,7 +202,7 @@ class LlamaPool:
             **options: See `ChatCompletionOptions`.
 
         Raises:
-            ValidationError: *conversations* is not a list, or an option is out of range.
+            ValidationError: *conversations* is not a list, or as `create_chat_completion`.
         """
         ask = self.llm.create_chat_completion_async
         asked = as_list("conversations", conversations)

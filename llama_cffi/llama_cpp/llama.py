@@ -29,7 +29,7 @@ from .llama_chat_format import (
     TemplateChatHandler,
     template_of,
 )
-from .llama_grammar import LlamaGrammar, closed_format
+from .llama_grammar import LlamaGrammar
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, check_tfs, config_of, max_tokens_of, seed_of
 from .processors import (
@@ -677,7 +677,6 @@ class Llama:
             "seed": None if seed is None else seed_of(seed),
             "max_tokens": max_tokens_of(options.get("max_tokens")),
             "logits_processor": several(options.get("logits_processor")),
-            "response_format": closed_format(options.get("response_format")),
         }
         prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)

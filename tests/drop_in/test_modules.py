@@ -304,35 +304,6 @@ def test_grammars_of_json() -> None:
             assert answer["choices"][0]["text"].startswith(first)
 
 
-@pytest.mark.parametrize(
-    ("schema", "expected"),
-    [
-        (
-            {"properties": {"a": {"properties": {}}, "b": {"items": {"properties": {"c": {}}}}}},
-            {
-                "properties": {
-                    "a": {"properties": {}, "additionalProperties": False},
-                    "b": {"items": {"properties": {"c": {}}, "additionalProperties": False}},
-                },
-                "additionalProperties": False,
-            },
-        ),
-        ({"properties": {"a": {}}, "additionalProperties": True}, None),
-        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}, None),
-        ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, None),
-        ({"const": {"properties": {}}}, None),
-        ({"properties": {"properties": {"type": "integer"}}, "additionalProperties": False}, None),
-        (True, None),
-        (
-            {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
-            {"anyOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"type": "null"}]},
-        ),
-    ],
-)
-def test_closed_schemas(schema: object, expected: object) -> None:
-    assert llama_grammar.closed(schema) == (schema if expected is None else expected)
-
-
 def test_prompt_lookup_drafts_what_followed() -> None:
     draft = llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=3)
     assert draft(np.array([1, 2, 3, 4, 5, 1, 2], np.int32)).tolist() == [3, 4, 5]

@@ -1,7 +1,7 @@
 """What CortexStream's headers promise, through llama_cffi. Differences: docs/cyllama.md.
 
-https://github.com/pythongiant/CortexStream. Its test files are empty. Its list of planned tests is
-gone through by tools/acceptance/cortexstream.py; this is the rest.
+https://github.com/pythongiant/CortexStream. Its own test files are empty. Its list of planned tests
+is gone through by tools/acceptance/cortexstream.py; this is the rest.
 """
 
 from __future__ import annotations
