@@ -37,7 +37,7 @@ _BOUNDS = ("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum")
 def enforceable(schema: Any) -> Any:
     """Return a schema for llguidance whose documents are those of *schema*.
 
-    `uniqueItems` is relaxed where items cannot be listed; see docs/llama.md.
+    `uniqueItems` is relaxed where items cannot be listed; see docs/structured-output.md.
 
     Raises:
         GrammarError: A pattern or number cannot be enforced, or the schema is nested too deeply.
@@ -176,11 +176,11 @@ class _Writer:
         options, schemas = schema["oneOf"], self._schemas
         base = {key: value for key, value in schema.items() if key != "oneOf"}
         alone = []
-        for one in options:
+        for i, one in enumerate(options):
             others = [
                 complement(schemas, other, {"allOf": [base, one]})
-                for other in options
-                if other is not one and not schemas.are_disjoint(one, other)
+                for other in (*options[:i], *options[i + 1 :])
+                if not schemas.are_disjoint(one, other)
             ]
             alone.append(_both(one, *others))
         del schema["oneOf"]
@@ -222,6 +222,9 @@ def _number_ranges(schema: Schema) -> list[Any]:
     bounds = {key: schema[key] for key in _BOUNDS if key in schema}
     if not all(type(bound) in (int, float) for bound in bounds.values()):
         return []
+    is_integer = schema.get("type") == "integer"
+    if is_integer:
+        bounds = _integer_bounds(bounds)
     low, high = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
     if low is not None and low >= 0 and low == int(low):
         del bounds["exclusiveMinimum"]
@@ -230,7 +233,7 @@ def _number_ranges(schema: Schema) -> list[Any]:
         del bounds["exclusiveMaximum"]
         bounds["maximum"] = min(-_above(-high), bounds.get("maximum", high))
     options = [bounds]
-    if schema.get("type") != "integer":
+    if not is_integer:
         for sign, keys, inclusive in ((1, _BOUNDS[:2], "maximum"), (-1, _BOUNDS[2:], "minimum")):
             for key in bounds.keys() & set(keys):
                 rest = {k: v for k, v in bounds.items() if k not in keys}
@@ -242,6 +245,18 @@ def _number_ranges(schema: Schema) -> list[Any]:
         schema.update(bounds)
         return []
     return [{"anyOf": [{"type": "number", **option} for option in options]}]
+
+
+def _integer_bounds(bounds: Schema) -> Schema:
+    """Return inclusive bounds of integers."""
+    lows = [math.ceil(bounds[k]) for k in ("minimum",) if k in bounds]
+    lows += [math.floor(bounds[k]) + 1 for k in ("exclusiveMinimum",) if k in bounds]
+    highs = [math.floor(bounds[k]) for k in ("maximum",) if k in bounds]
+    highs += [math.ceil(bounds[k]) - 1 for k in ("exclusiveMaximum",) if k in bounds]
+    return {
+        **({"minimum": max(lows)} if lows else {}),
+        **({"maximum": min(highs)} if highs else {}),
+    }
 
 
 def _above(number: float) -> float:

@@ -13,6 +13,7 @@ from ..binding.model.deep_stack import call_deep
 from ..errors import GrammarError
 from ..gbnf.lark import check, to_lark
 from .enforceable import enforceable
+from .integers import written
 
 __all__ = ["LlamaGrammar", "compiling"]
 
@@ -197,8 +198,13 @@ def _for_llguidance(schema: Any) -> str:
     from llguidance import LLMatcher
 
     try:
-        text = json.dumps(enforceable(schema), ensure_ascii=False)
-        return str(LLMatcher.grammar_from_json_schema(text))
+        rules: list[str] = []
+        root = written(enforceable(schema), rules)
+        if root.startswith("%json "):
+            return str(LLMatcher.grammar_from_json_schema(root.removeprefix("%json ")))
+        return str(LLMatcher.grammar_from_lark("\n".join([f"start: {root}", *rules])))
+    except GrammarError:
+        raise
     except (RecursionError, ValueError) as e:  # nested too deeply, or a lone surrogate
         raise GrammarError(f"the schema cannot be read: {e}") from None
 

@@ -165,6 +165,7 @@ def test_random_ranges_of_numbers_are_exact() -> None:
             ["b", "d"],
         ),
         ({"oneOf": [{"type": "string"}, {"type": "string"}, {"type": "null"}]}, [None], ["a"]),
+        ({"anyOf": [{"oneOf": [True, True]}, {"const": 1}]}, [1], [2, "a"]),
         (
             {"$defs": {"s": {"type": "string"}}, "oneOf": [{"$ref": "#/$defs/s"}, {"const": 1}]},
             ["a", 1],
@@ -198,7 +199,7 @@ def test_items_that_cannot_be_listed_may_repeat_up_to_their_number() -> None:
         LlamaGrammar.from_json_schema({"items": {"type": "string"}, "uniqueItems": True})
     ).takes
     assert takes(["a", "b"])
-    assert takes(["a", "a"])  # docs/llama.md says so
+    assert takes(["a", "a"])  # docs/structured-output.md says so
     many = {"type": "array", "items": {"enum": [*"abcdefgh"]}, "uniqueItems": True}
     takes = Taker(LlamaGrammar.from_json_schema(many)).takes
     assert takes([*"hgfedcba"])
