@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from llama_cffi import GrammarError, Llama, LlamaError, LlamaGrammar
 from llama_cffi.demo import model_path
-from llama_cffi.grammars.formats import FORMATS as ENFORCED
 from llama_cffi.grammars.patterns import rewritten
+from llama_cffi.schema.keywords import FORMATS as ENFORCED
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.python_types import TYPES

@@ -10,7 +10,7 @@ from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Rep
 from ..grammars import LlamaGrammar
 from ..grammars.enforceable import enforceable
 from ..grammars.integers import written
-from ..schema import closed
+from ..schema import close_objects
 
 __all__ = ["call_grammar"]
 
@@ -91,7 +91,7 @@ class _Writer:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            return written(enforceable(closed(piece.schema)), self.rules)
+            return written(enforceable(close_objects(piece.schema)), self.rules)
         if isinstance(piece, Text):
             return self.text(piece)
         if isinstance(piece, Maybe):

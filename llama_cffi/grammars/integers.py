@@ -17,6 +17,10 @@ Schema = dict[str, Any]
 
 _EXACT = 2**53
 _LARGEST = 2**63 - 1024  # the largest float whose integer llguidance can hold
+_WHERE = (
+    "beyond 2^53, integers are exact only within anyOf, arrays and objects with "
+    "additionalProperties: false"
+)
 _BOUNDS = {"maximum", "minimum"}
 _OBJECT = {"additionalProperties", "properties", "required", "type"}
 _ARRAY = {"items", "maxItems", "minItems", "type"}
@@ -69,31 +73,27 @@ def integer_range(low: int | None, high: int | None) -> str:
 def _rounded(schema: Schema) -> Schema:
     """Return *schema* with the bounds that llguidance reads exactly."""
     result = mapped(_rounded, schema)
-    for keyword, limit, direction in (
-        ("minimum", -_LARGEST, math.inf),
-        ("maximum", _LARGEST, -math.inf),
-    ):
+    for keyword, sign in (("minimum", -1), ("maximum", 1)):
         if has_large_integers(result.get(keyword)):
-            bound = result[keyword]
-            rounded = float(bound)
-            if (rounded - bound) * direction < 0:
-                rounded = math.nextafter(rounded, direction)
-            clamp = max if keyword == "minimum" else min
-            result[keyword] = clamp(int(rounded), limit)
+            result[keyword] = sign * _rounded_down(sign * result[keyword])
     for keyword in ("const", "enum"):
         _check_constants(result.get(keyword))
     return result
+
+
+def _rounded_down(bound: int) -> int:
+    if bound < -_LARGEST:
+        raise GrammarError(f"integers beyond {bound} cannot be enforced here; {_WHERE}")
+    rounded = float(min(bound, _LARGEST))
+    return int(rounded if rounded <= bound else math.nextafter(rounded, -math.inf))
 
 
 def _check_constants(value: Any) -> None:
     if isinstance(value, (list, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
             _check_constants(item)
-    elif has_large_integers(value) and (float(value) != value or abs(value) > _LARGEST):
-        raise GrammarError(
-            f"the constant {value} cannot be enforced here: beyond 2^53, integers are exact only "
-            "within anyOf, arrays and objects with additionalProperties: false"
-        )
+    elif has_large_integers(value) and (abs(value) > _LARGEST or float(value) != value):
+        raise GrammarError(f"the constant {value} cannot be enforced here; {_WHERE}")
 
 
 def _naturals(low: int, high: int | None) -> list[str]:
@@ -127,7 +127,6 @@ def _of_one_length(low: str, high: str) -> list[str]:
 
 
 _ANNOTATIONS = NOTES - {"$defs", "definitions"}
-_SPACE = r"[ \n\r\t]+"  # llguidance's own
 
 
 class _Writer:
@@ -137,9 +136,8 @@ class _Writer:
         self._rules, self._n_before = rules, n_before
         self._names: dict[str, str] = {}  # reference -> rule
         options = root.get("x-guidance", {})
-        pattern = options.get("whitespace_pattern", _SPACE).replace("/", "\\/")
-        is_used = "whitespace_pattern" in options or options.get("whitespace_flexible", True)
-        self._space = self._rule(f"/{pattern}/?") if is_used else '""'
+        pattern = options.get("whitespace_pattern", "").replace("/", "\\/")
+        self._space = self._rule(f"/{pattern}/?") if pattern else '""'
 
     def expression(self, schema: Any) -> str:
         """Write the schema of one value."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["ALL_TYPES", "IN_PLACE", "NOTES", "InexactError", "Schemas", "different", "joined"]
@@ -25,6 +26,8 @@ NOTES = frozenset(
 )  # fmt: skip
 _MAX_REFERENCES = 32
 _MAX_VALUES = 64
+_MAX_DEPTH = 40
+_MAX_VISITS = 20_000
 
 
 class InexactError(Exception):
@@ -40,7 +43,24 @@ class Schemas:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._n_followed = 0
+        self._types_of: dict[str, frozenset[str]] = {}  # reference -> types
+        self._depth = self._n_visits = 0
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Enter one more schema; references may lead in circles, and to ever more schemas.
+
+        Raises:
+            InexactError: There were too many.
+        """
+        self._depth += 1
+        self._n_visits += 1
+        try:
+            if self._depth > _MAX_DEPTH or self._n_visits > _MAX_VISITS:
+                raise InexactError
+            yield
+        finally:
+            self._depth -= 1
 
     def resolved(self, reference: Any) -> Any:
         """Return the schema that a `$ref` points to.
@@ -93,15 +113,16 @@ class Schemas:
             if isinstance(schema.get(keyword), list):
                 options = [self.types(inner) for inner in schema[keyword]]
                 found = _common(found, frozenset[str]().union(*options))
-        if "$ref" in schema and self._n_followed < _MAX_REFERENCES:
-            self._n_followed += 1
-            try:
-                found = _common(found, self.types(self.resolved(schema["$ref"])))
-            except InexactError:
-                pass
-            finally:
-                self._n_followed -= 1
+        if "$ref" in schema:
+            found = _common(found, self._types_behind(str(schema["$ref"])))
         return found
+
+    def _types_behind(self, reference: str) -> frozenset[str]:
+        if reference not in self._types_of:
+            self._types_of[reference] = frozenset(ALL_TYPES)  # as long as it is read
+            with suppress(InexactError):
+                self._types_of[reference] = self.types(self.resolved(reference))
+        return self._types_of[reference]
 
     def values(self, schema: Any) -> list[Any]:
         """Return all values that fit.
@@ -109,7 +130,10 @@ class Schemas:
         Raises:
             InexactError: There are many, or they are not easy to list.
         """
-        schema = self.plain(schema)
+        with self.visit():
+            return self._values(self.plain(schema))
+
+    def _values(self, schema: Any) -> list[Any]:
         if schema is False:
             return []
         keys = schema.keys() if isinstance(schema, Mapping) else {"true"}
@@ -142,7 +166,11 @@ class Schemas:
         return found
 
     def are_disjoint(self, one: Any, other: Any) -> bool:
-        """Tell whether no value fits both schemas, as far as that is easy to see."""
+        """Tell whether no value fits both schemas, as far as that is easy to see.
+
+        Raises:
+            InexactError: The schemas contain themselves.
+        """
         if not _common(self.types(one), self.types(other)):
             return True
         try:
@@ -156,11 +184,11 @@ class Schemas:
         if not self.types(one) == self.types(other) == {"object"}:
             return False
         properties = [s.get("properties", {}) for s in (one, other)]
-        return any(
-            self.are_disjoint(*(p.get(name, True) for p in properties))
-            for name in {*_listed(one.get("required", [])), *_listed(other.get("required", []))}
-            if isinstance(name, str)
-        )
+        names = {*_listed(one.get("required", [])), *_listed(other.get("required", []))}
+        with self.visit():
+            return any(
+                self.are_disjoint(*(p.get(name, True) for p in properties)) for name in names
+            )
 
 
 def different(value: Any) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from .docstring import read_docstring
 from .fields import MISSING, Field
 from .from_json import parse_json
-from .keywords import closed
+from .keywords import close_objects
 from .to_schema import Schema, json_schema, object_schema
 
 __all__ = [
     "MISSING",
     "Field",
     "Schema",
-    "closed",
+    "close_objects",
     "json_schema",
     "object_schema",
     "parse_json",
