@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ChatCompletionTopLogprobToken,
     )
 
-__all__ = ["ChatAssembler", "PlainReader"]
+__all__ = ["ChatAssembler", "FirstCall", "PlainReader"]
 
 Delta = dict[str, Any]
 
@@ -42,6 +42,35 @@ class PlainReader:
     def _deltas(self, pieces: Any) -> list[Delta]:
         names = {"reasoning": "reasoning_content", "content": "content"}
         return [{names[piece.kind]: piece.text} for piece in pieces]
+
+
+class FirstCall:
+    """Drops all tool calls but the first.
+
+    Args:
+        reader: Splits text into reasoning, tool calls and content.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def push(self, text: str) -> list[Delta]:
+        """Add text and return the new deltas."""
+        return self._kept(self._reader.push(text))
+
+    def finish(self) -> list[Delta]:
+        """Return the deltas of the text that was held back."""
+        return self._kept(self._reader.finish())
+
+    def _kept(self, deltas: list[Delta]) -> list[Delta]:
+        return [delta for delta in map(self._with_first, deltas) if delta]
+
+    def _with_first(self, delta: Delta) -> Delta:
+        if "tool_calls" not in delta:
+            return delta
+        first = [part for part in delta["tool_calls"] if part["index"] == 0]
+        rest = {name: value for name, value in delta.items() if name != "tool_calls"}
+        return {**rest, "tool_calls": first} if first else rest
 
 
 class ChatAssembler:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from ..errors import ValidationError
 from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
+from ..generation.text import CharacterOffsets
 from ..validation import as_list, check_int
 from .running import PreparedRequest, Runs, finish_reason, openai_limit, usage
 
 if TYPE_CHECKING:
-    from ..binding import Model, Vocab
+    from ..binding import Model
     from ..generation.logprobs import Logprob
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
@@ -51,6 +52,8 @@ class PreparedCompletion:
         tail: Text after each answer: the suffix if the prompt is echoed.
         n: Number of answers to return: of all generated, those with the best mean log-probability.
         logprobs: Whether to return log-probabilities.
+        offset: Number of characters of the prompt, from which `text_offset` counts.
+        includes_usage: Whether a stream ends with a chunk that has the usage.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -62,6 +65,8 @@ class PreparedCompletion:
     tail: str = ""
     n: int = 1
     logprobs: bool = False
+    offset: int = 0
+    includes_usage: bool = False
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -78,6 +83,7 @@ def prepare(
     n: int = 1,
     best_of: int | None = None,
     stream: bool = False,
+    includes_usage: bool = False,
 ) -> PreparedCompletion:
     """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
 
@@ -94,19 +100,21 @@ def prepare(
         if echo:
             raise ValidationError("echo=True has no logprobs of the prompt; use Scorer for them")
     tokens = prompt_tokens(model, prompt, suffix)
-    head = ""
-    if echo:
-        head = prompt if isinstance(prompt, str) else model.vocab.detokenize(tokens)
+    text = ""
+    if echo or logprobs is not None:
+        text = prompt if isinstance(prompt, str) else model.vocab.detokenize(tokens)
     if best_of > n and logprobs is None:
         options = {**options, "logprobs": 0}  # to compare answers
     return PreparedCompletion(
         PreparedRequest(tokens, openai_limit(max_tokens), options, best_of),
         model,
         name,
-        head,
+        text if echo else "",
         (suffix or "") if echo else "",
         n,
         logprobs is not None,
+        len(text),
+        includes_usage=includes_usage,
     )
 
 
@@ -164,6 +172,7 @@ def stream(
     prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
+    stats = []
     for index, run in enumerate(runs):
         chunks = _Chunks(prepared, index)
         while True:
@@ -171,8 +180,11 @@ def stream(
                 step = next(run)
             except StopIteration as e:
                 yield chunks.last(e.value)
+                stats.append(e.value)
                 break
             yield from chunks.push(step)
+    if prepared.includes_usage:
+        yield {**_base_chunk(prepared), "usage": usage(stats)}
 
 
 async def stream_async(
@@ -186,6 +198,8 @@ async def stream_async(
                 for chunk in chunks.push(step):
                     yield chunk
         yield chunks.last(run.stats)
+    if prepared.includes_usage:
+        yield {**_base_chunk(prepared), "usage": usage([run.stats for run in runs])}
 
 
 _Answer = tuple[str, "list[Logprob]", "GenerationStats"]
@@ -208,12 +222,11 @@ def _response(prepared: PreparedCompletion, answers: Sequence[_Answer]) -> Creat
     order = answers
     if len(answers) > prepared.n:
         order = sorted(answers, key=lambda answer: -_mean(answer[1]))[: prepared.n]
-    vocab = prepared.model.vocab
     choices: list[CompletionChoice] = [
         {
             "text": prepared.head + text + prepared.tail,
             "index": i,
-            "logprobs": _logprobs(vocab, scores, 0, len(text)) if prepared.logprobs else None,
+            "logprobs": _Logprobs(prepared).add(scores, len(text)) if prepared.logprobs else None,
             "finish_reason": finish_reason(stats),
         }
         for i, (text, scores, stats) in enumerate(order)
@@ -230,15 +243,14 @@ class _Chunks:
 
     def __init__(self, prepared: PreparedCompletion, index: int) -> None:
         self._prepared, self._index = prepared, index
-        self._offset, self._text = 0, prepared.head
+        self._logprobs, self._text = _Logprobs(prepared), prepared.head
 
     def push(self, step: Step) -> Iterator[CreateCompletionStreamResponse]:
         """Yield the chunk of a step, if it has text or log-probabilities."""
         scores: CompletionLogprobs | None = None
         self._text += step.text
         if self._prepared.logprobs and step.logprob is not None:
-            scores = _logprobs(self._prepared.model.vocab, [step.logprob], self._offset)
-            self._offset += len(scores["tokens"][0])
+            scores = self._logprobs.add([step.logprob])
         if self._text or scores:
             yield self._chunk(self._text, scores, None)
             self._text = ""
@@ -256,7 +268,14 @@ class _Chunks:
             "logprobs": logprobs,
             "finish_reason": reason,
         }
-        return {**_base(self._prepared), "choices": [choice]}
+        return {**_base_chunk(self._prepared), "choices": [choice]}
+
+
+def _base_chunk(prepared: PreparedCompletion) -> CreateCompletionStreamResponse:
+    chunk: CreateCompletionStreamResponse = {**_base(prepared)}
+    if prepared.includes_usage:
+        chunk["usage"] = None
+    return chunk
 
 
 def _base(prepared: PreparedCompletion) -> CreateCompletionResponse:
@@ -273,25 +292,37 @@ def _mean(scores: Sequence[Logprob]) -> float:
     return sum(s.logprob for s in scores) / max(1, len(scores))
 
 
-def _logprobs(
-    vocab: Vocab, scores: Sequence[Logprob], offset: int, end: int | None = None
-) -> CompletionLogprobs:
-    """Return OpenAI's log-probabilities, without tokens from *end* on: those of a stop string."""
-    found: CompletionLogprobs = {
-        "text_offset": [],
-        "token_logprobs": [],
-        "tokens": [],
-        "top_logprobs": [],
-    }
-    for token, logprob, top in scores:
-        if end is not None and offset >= end:
-            break
-        text = vocab.detokenize([token], True)
-        best = {vocab.detokenize([t], True): value for t, value in top}
-        best.setdefault(text, logprob)
-        found["text_offset"].append(offset)
-        found["token_logprobs"].append(logprob)
-        found["tokens"].append(text)
-        found["top_logprobs"].append(best)
-        offset += len(text)
-    return found
+class _Logprobs:
+    """Writes the log-probabilities of one answer in OpenAI's format."""
+
+    def __init__(self, prepared: PreparedCompletion) -> None:
+        self._vocab, self._start = prepared.model.vocab, prepared.offset
+        self._special = bool(prepared.request.options.get("special"))
+        self._offsets = CharacterOffsets(self._start)
+
+    def add(self, scores: Sequence[Logprob], n: int | None = None) -> CompletionLogprobs:
+        """Return the log-probabilities of tokens that begin in the first *n* characters.
+
+        Later ones belong to a stop string; None: there is none.
+        """
+        found: CompletionLogprobs = {
+            "text_offset": [],
+            "token_logprobs": [],
+            "tokens": [],
+            "top_logprobs": [],
+        }
+        for token, logprob, top in scores:
+            offset = self._offsets.push(self._vocab.token_to_piece(token, self._special))
+            if n is not None and offset >= self._start + n:
+                break
+            text = self._text(token)
+            best = {self._text(t): value for t, value in top}
+            best.setdefault(text, logprob)
+            found["text_offset"].append(offset)
+            found["token_logprobs"].append(logprob)
+            found["tokens"].append(text)
+            found["top_logprobs"].append(best)
+        return found
+
+    def _text(self, token: int) -> str:
+        return self._vocab.token_to_piece(token, True).decode("utf-8", "replace")

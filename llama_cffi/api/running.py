@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import QueueFullError
-from ..generation.options import GenerationOptions
+from ..generation.options import CALL_DEFAULTS, GenerationOptions
 from ..generation.sampling_params import SamplingParams
 from ..validation import check_int
 
@@ -91,14 +91,15 @@ class PreparedRequest:
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
 
     def options_of(self, i: int) -> GenerationOptions:
-        """Return the options of answer *i*, with its own seed."""
-        params = self.options.get("sampling")
-        if i == 0 or not isinstance(params, SamplingParams) or params.seed == -1:
-            return self.options
-        return {
-            **self.options,
-            "sampling": dataclasses.replace(params, seed=(params.seed + i) % _SEEDS),
+        """Return the options of answer *i*: complete, and with its own seed."""
+        found: Any = {
+            **CALL_DEFAULTS,
+            **{name: value for name, value in self.options.items() if value is not None},
         }
+        params = found.get("sampling")
+        if i and isinstance(params, SamplingParams) and params.seed != -1:
+            found["sampling"] = dataclasses.replace(params, seed=(params.seed + i) % _SEEDS)
+        return found  # type: ignore[no-any-return]
 
 
 def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:

@@ -10,7 +10,6 @@ from ..errors import ContextOverflowError
 from .prompt import Prompt
 
 __all__ = [
-    "DEFAULT_SAFETY",
     "DROP_TURNS",
     "POLICIES",
     "FittedPrompt",
@@ -20,7 +19,6 @@ __all__ = [
 
 POLICIES = ("error", "truncate_left", "truncate_middle", "shift")
 DROP_TURNS = "drop_oldest_turns"  # for conversations
-DEFAULT_SAFETY = 16  # tokens of the context that stay free
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,14 @@ def fit_prompt(
     room = capacity - len(prompt)
     if room <= 0:
         advice = f"Shorten the prompt, or create the engine with n_ctx > {n + safety}"
-        if capacity <= n_first + 1:
+        if safety and capacity <= n_first + 1:
             advice = f"Create the engine with n_ctx > {n + safety}, or a smaller safety margin"
         elif not policy.startswith("truncate"):
             advice += ", or choose context_policy='truncate_middle'"
+        margin = f", and {safety} of them are a safety margin" if safety else ""
         raise ContextOverflowError(
             f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
-            f"{n_ctx}, and {safety} of them are a safety margin. {advice}."
+            f"{n_ctx}{margin}. {advice}."
         )
     n_answer = max_tokens if policy == "shift" else min(max_tokens, room)
     return FittedPrompt(prompt, n - len(prompt), n_answer)
@@ -104,9 +103,8 @@ def drop_oldest_turns(
         max_tokens: Most tokens to generate, at most half of the context; None: half of it.
         n_ctx: Context size, tokens.
     """
-    capacity = n_ctx - DEFAULT_SAFETY
-    half = capacity // 2
-    room = capacity - (half if max_tokens is None or max_tokens < 0 else min(max_tokens, half))
+    half = n_ctx // 2
+    room = n_ctx - (half if max_tokens is None or max_tokens < 0 else min(max_tokens, half))
     n_system = 0
     while n_system < len(messages) and messages[n_system].get("role") in ("system", "developer"):
         n_system += 1

@@ -10,17 +10,20 @@ from typing import Any, Literal, TypedDict
 from ..errors import ValidationError
 from ..validation import as_callables, as_list, check_float, check_int, reject_unknown
 from .aliases import canonical
-from .context_policy import DEFAULT_SAFETY, POLICIES
+from .context_policy import POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
+from .text import Stop, split_stops
 
 __all__ = [
+    "CALL_DEFAULTS",
     "OPTION_NAMES",
     "CallOptions",
     "GenerationCall",
     "GenerationOptions",
     "MainOptions",
     "MoreGenerationOptions",
+    "TextOptions",
     "parse_options",
     "resolve_sampling",
 ]
@@ -48,22 +51,34 @@ class CallOptions(TypedDict, total=False):
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
-class MainOptions(TypedDict, total=False):
-    """The options that most calls set; None means the default.
+class MoreMainOptions(TypedDict, total=False):
+    """`MainOptions` except `logprobs`.
 
     `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
-    recommend; single sampling options override it. `stop`: strings that end the answer.
+    recommend; single sampling options override it. `stop`: strings and token ids that end the
+    answer; they are not part of it.
+    """
+
+    sampling: SamplingParams | Literal["model"] | None
+    stop: Stop | Sequence[Stop] | None
+
+
+class MainOptions(MoreMainOptions, total=False):
+    """The options that most calls set; None means the default.
+
     `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
     token and of this many alternatives.
     """
 
-    sampling: SamplingParams | Literal["model"] | None
-    stop: str | bytes | Sequence[str | bytes] | None
     logprobs: int | None
 
 
 class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
     """`GenerationOptions` except `MainOptions`."""
+
+
+class TextOptions(MoreGenerationOptions, MoreMainOptions, total=False):
+    """`GenerationOptions` except `logprobs`, for calls that return only text."""
 
 
 class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
@@ -113,7 +128,7 @@ def parse_options(
     if max_tokens is None:
         max_tokens = n_ctx
     reject_unknown(rest, OPTION_NAMES, "a generation")
-    rest = {**(defaults or {}), **rest}
+    rest = {**CALL_DEFAULTS, **(defaults or {}), **rest}
     sampling = resolve_sampling(
         {name: rest.pop(name) for name in [*rest] if name in _SAMPLING_NAMES}, recommended
     )
@@ -121,18 +136,19 @@ def parse_options(
     if policy not in POLICIES:
         raise ValidationError(f"context_policy={policy!r} must be one of {', '.join(POLICIES)}")
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
-    stop = rest.pop("stop", ())
+    stops, stop_tokens = split_stops(rest.pop("stop", ()))
     params = GenerationParams(
         max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
         context_policy=policy,
-        safety=check_int("safety", rest.pop("safety", DEFAULT_SAFETY), 0),
-        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt", True)),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(as_list("stop", stop)),
-        json_stop=tuple(as_list("json_stop", rest.pop("json_stop", ()))),
-        special=_flag("special", rest.pop("special", False)),
-        suppress_think=_flag("suppress_think", rest.pop("suppress_think", False)),
-        skip_forced=_flag("skip_forced", rest.pop("skip_forced", True)),
+        safety=check_int("safety", rest.pop("safety", 0), 0),
+        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt")),
+        stop=stops,
+        stop_tokens=stop_tokens,
+        json_stop=tuple(as_list("json_stop", rest.pop("json_stop"))),
+        special=_flag("special", rest.pop("special")),
+        suppress_think=_flag("suppress_think", rest.pop("suppress_think")),
+        skip_forced=_flag("skip_forced", rest.pop("skip_forced")),
         reasoning_limit=reasoning_limit,
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
@@ -171,6 +187,14 @@ def resolve_sampling(
     )
 
 
+# `Engine` has other defaults, some of them from the environment.
+CALL_DEFAULTS: CallOptions = {
+    "cache_prompt": True,
+    "special": False,
+    "suppress_think": False,
+    "json_stop": (),
+    "skip_forced": True,
+}
 _SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 OPTION_NAMES = ("max_tokens", *GenerationOptions.__annotations__)
 # Calls repeat the same options, and validating them takes 20 us.

@@ -74,6 +74,7 @@ class GenerationParams:
         safety: Tokens of the context that stay free.
         cache_prompt: Reuse the prefix of the prompt that is in the KV cache.
         stop: Stop strings; they are not part of the answer.
+        stop_tokens: Token ids that end the answer, and are not part of it either.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens become text.
         suppress_think: Remove <think>...</think> from the text.
@@ -91,6 +92,7 @@ class GenerationParams:
     safety: int
     cache_prompt: bool
     stop: Sequence[str | bytes] = ()
+    stop_tokens: Sequence[int] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
@@ -227,7 +229,7 @@ class SequenceState:
         else:
             token = self._chain.sample(context, i)
         reason = output.finish_reason
-        if reason == "eog":
+        if output.drops_token:
             self.finish_reason = reason
             return None
         if self._params.logprobs is not None:

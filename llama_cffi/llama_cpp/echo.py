@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..generation.logprobs import logprob
+from ..generation.text import CharacterOffsets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,12 +37,13 @@ def prepend(
         n_top: Alternatives of each token.
     """
     scored = list(_scored(vocab, tokens, logits, n_top))
-    offset = len(prompt)
     for choice in answer["choices"]:
         choice["text"] = prompt + choice["text"]
         if (found := choice["logprobs"]) is not None:
+            offsets = found["text_offset"]  # they begin with the length of the detokenized prompt
+            shift = len(prompt) - min(offsets, default=0)
             choice["logprobs"] = {
-                "text_offset": [s[0] for s in scored] + [offset + n for n in found["text_offset"]],
+                "text_offset": [s[0] for s in scored] + [n + shift for n in offsets],
                 "tokens": [s[1] for s in scored] + found["tokens"],
                 "token_logprobs": [s[2] for s in scored] + found["token_logprobs"],
                 "top_logprobs": [s[3] for s in scored] + found["top_logprobs"],
@@ -52,15 +54,15 @@ def _scored(
     vocab: Vocab, tokens: Sequence[int], logits: NDArray[np.float32], n_top: int
 ) -> Iterator[tuple[int, str, float | None, dict[str, float] | None]]:
     """Yield offset, token, log-probability and the most probable tokens, as OpenAI names them."""
-    offset = 0
-    for i, token in enumerate(tokens):
-        if i == 0 and token == vocab.bos and len(tokens) > 1:
-            continue
-        text = vocab.detokenize([token], True)
+    first = int(len(tokens) > 1 and tokens[0] == vocab.bos)
+    has_space = vocab.adds_space and vocab.token_to_piece(tokens[first]).startswith(b" ")
+    offsets = CharacterOffsets(-1 if has_space else 0)  # the tokenizer's space is not in the prompt
+    for i, token in enumerate(tokens[first:], first):
+        piece = vocab.token_to_piece(token, True)
+        offset, text = max(0, offsets.push(piece)), piece.decode("utf-8", "replace")
         if i == 0:
             yield offset, text, None, None
         else:
             found = logprob(logits[i - 1], token, n_top)
-            top = {vocab.detokenize([t], True): value for t, value in found.top}
+            top = {vocab.detokenize([t], True, keep_space=True): value for t, value in found.top}
             yield offset, text, found.logprob, {**top, text: found.logprob}
-        offset += len(text)

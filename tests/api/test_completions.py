@@ -12,7 +12,14 @@ import pytest
 from support.tiny_encoders import write_bert
 from support.tiny_gguf import write_tiny
 
-from llama_cffi import ContextOverflowError, Embedder, Llama, Model, ValidationError
+from llama_cffi import (
+    ContextOverflowError,
+    Embedder,
+    Llama,
+    LlamaGrammar,
+    Model,
+    ValidationError,
+)
 from llama_cffi.demo import model_path
 
 STORY = (
@@ -165,3 +172,58 @@ def test_rerank(ranker: Path) -> None:
         pytest.raises(ValidationError, match="rank"),
     ):
         chat.rerank("a", ["b"])
+
+
+def test_text_offset_counts_from_the_beginning_of_the_prompt(llm: Llama) -> None:
+    for prompt in (STORY, "é😀 x", llm.tokenize("é😀 x")):
+        n = len(prompt) if isinstance(prompt, str) else 4
+        options: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "logprobs": 2}
+        found = llm(prompt, **options)["choices"][0]["logprobs"]
+        lengths = [len(token) for token in found["tokens"]]
+        assert found["text_offset"] == [n + sum(lengths[:i]) for i in range(len(lengths))]
+        chunks = [chunk["choices"][0] for chunk in llm(prompt, stream=True, **options)]
+        streamed = [n for c in chunks if c["logprobs"] for n in c["logprobs"]["text_offset"]]
+        assert streamed == found["text_offset"]
+
+
+@pytest.mark.parametrize("text", ["😀é", "é", "a😀b", "日本", "x"])
+def test_text_offset_of_tokens_inside_characters(tiny_model: Path, text: str) -> None:
+    """One token per byte: each is at the character that it belongs to."""
+    with Llama(tiny_model, n_ctx=64, n_threads=1) as llm:
+        grammar = LlamaGrammar.from_choices([text])
+        options: dict[str, Any] = {"max_tokens": 20, "logprobs": 0, "grammar": grammar}
+        expected = [2 + i for i, character in enumerate(text) for _ in character.encode()]
+        answer = llm("zé", **options)["choices"][0]
+        assert answer["text"] == text
+        assert answer["logprobs"]["text_offset"] == expected
+        chunks = [chunk["choices"][0]["logprobs"] for chunk in llm("zé", stream=True, **options)]
+        assert [n for c in chunks if c for n in c["text_offset"]] == expected
+
+
+def test_the_whole_context_can_be_used(tiny_model: Path) -> None:
+    """As with llama-cpp-python: prompt and answer fill the context to its last token."""
+    bias = {256: float("-inf"), 258: float("-inf")}
+    for options in ({}, {"n_parallel": 2}):
+        with Llama(tiny_model, n_ctx=256, n_threads=1, **options) as llm:
+            n = 250 if options else 240
+            answer = llm([5] * n, max_tokens=None, temperature=0, logit_bias=bias)
+            assert answer["usage"]["total_tokens"] == llm.n_ctx
+            assert answer["choices"][0]["finish_reason"] == "length"
+            one = llm([5] * (llm.n_ctx - 1), max_tokens=9, temperature=0, logit_bias=bias)
+            assert one["usage"]["completion_tokens"] == 1
+            with pytest.raises(ContextOverflowError, match=r"room=0.*context holds 256\."):
+                llm([5] * llm.n_ctx, max_tokens=1)
+
+
+def test_the_options_of_engine_do_not_reach_llama(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SAFETY", "200"), ("SUPPRESS_THINK", "1"), ("SPECIAL", "1")):
+        monkeypatch.setenv(f"LLAMA_CFFI_{name}", value)
+    text = '{"done": 1} <think> x</think> y'
+    with Llama(tiny_model, n_ctx=256, n_threads=1) as llm:
+        grammar = LlamaGrammar.from_choices([text])
+        assert llm.generate("x" * 100, grammar=grammar) == text
+        assert "".join(llm.generate_stream("x", json_stop=None, grammar=grammar)) == text
+        answer = llm.create_chat_completion([{"role": "user", "content": "x"}], grammar=grammar)
+        assert answer["choices"][0]["message"]["content"] == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Llama
+from llama_cffi.chat.formats import FORMATS
 from llama_cffi.demo import model_path
 
 # tools/ is not part of the package. Last, so that the installed package precedes the checkout.
@@ -27,6 +29,12 @@ LEAST = 0.9
 def variants() -> Iterator[dict[str, tool_calls.Variant]]:
     with Llama(model_path(), n_ctx=tool_calls.N_CTX, n_threads=1, n_gpu_layers=0) as llm:
         yield {variant.name: variant for variant in tool_calls.measure(llm, PER_KIND, seed=5)}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Llama]:
+    with Llama(model_path(), n_ctx=1024, n_threads=1) as llm:
+        yield llm
 
 
 @pytest.mark.parametrize("stream", ["", ", streamed"])
@@ -96,3 +104,59 @@ def test_chunks_are_merged_however_they_are_split() -> None:
     assert answer.calls == [("f", {"city": "Rome"}), ("g", {})]
     assert answer.finish_reason == "tool_calls"
     assert [call["id"] for call in answer.message["tool_calls"]] == ["a", "b"]
+
+
+CITY = {"type": "string", "enum": ["Paris", "Rome"]}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": CITY},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("look_up", "forecast")
+]
+NAMED = {"type": "function", "function": {"name": "forecast"}}
+
+
+@pytest.mark.parametrize(
+    "name", ["hermes", "llama3", "generic", "mistral", "deepseek-v3.1", "glm", "harmony", "gemma4"]
+)
+def test_how_many_calls_a_choice_gives(demo: Llama, name: str) -> None:
+    """A model that never ends by itself: a named call is one, `required` is one or more."""
+    demo.renderer.family = dataclasses.replace(
+        demo.chat.family, tool_format=FORMATS[name], stops=()
+    )
+    never_ends = {token: float("-inf") for token in demo.model.vocab.eog_tokens}
+    counts = {}
+    for what, choice, parallel in (
+        ("named", NAMED, None),
+        ("named, parallel", NAMED, True),
+        ("required, not parallel", "required", False),
+        ("required", "required", None),
+    ):
+        for stream in (False, True):
+            answer = demo.create_chat_completion(
+                [{"role": "user", "content": "x"}],
+                tools=TOOLS, tool_choice=choice, parallel_tool_calls=parallel, stream=stream,
+                logit_bias=never_ends, max_tokens=160, temperature=0,
+            )  # fmt: skip
+            if stream:
+                parts = [p for c in answer for p in c["choices"][0]["delta"].get("tool_calls", ())]
+                named = [part["function"]["name"] for part in parts if "id" in part]
+            else:
+                calls = answer["choices"][0]["message"].get("tool_calls", [])
+                named = [call["function"]["name"] for call in calls]
+            if choice == NAMED:
+                assert {*named} == {"forecast"}
+            counts[what, stream] = len(named)
+    for stream in (False, True):
+        assert counts["named", stream] == counts["named, parallel", stream] == 1
+        assert counts["required, not parallel", stream] == 1
+        assert (counts["required", stream] > 1) == FORMATS[name].is_parallel

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from llama_cffi.errors import ContextOverflowError
 from llama_cffi.generation.context_policy import (
-    DEFAULT_SAFETY,
     POLICIES,
     drop_oldest_turns,
     fit_prompt,
@@ -96,7 +95,7 @@ def test_drops_the_fewest_turns(
         return sum(message["size"] for message in some)  # type: ignore[attr-defined]
 
     kept = drop_oldest_turns(messages, length, max_tokens, n_ctx)
-    n, capacity = len(system), n_ctx - DEFAULT_SAFETY
+    n, capacity = len(system), n_ctx
     wanted = capacity // 2 if max_tokens in (None, -1) else min(max_tokens, capacity // 2)  # type: ignore[type-var]
     # Candidates: all turns, all but the first, ...
     choices = [

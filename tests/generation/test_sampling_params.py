@@ -40,9 +40,15 @@ from llama_cffi.errors import ValidationError
         {"logit_bias": {1: math.nan}},
         {"logit_bias": {1: math.inf}},
         {"logit_bias": {"x": 2.0}},
+        *(
+            {"logit_bias": {key: 2.0}}
+            for key in (1.5, "1.5", True, None, "", "-1", "1_0", " 1", "²")
+        ),
         {"logits_processor": [3]},
         {"grammar": b"root ::= 1"},
         {"grammar_triggers": "word"},
+        {"grammar_triggers": [b"word"]},
+        {"grammar_triggers": [True]},
         {"samplers": "top_k;top_q"},
         {"samplers": [3]},
         {"seed": 2**32},

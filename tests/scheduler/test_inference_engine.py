@@ -126,7 +126,7 @@ def test_thinking_is_limited_per_request(engine: InferenceEngine) -> None:
 def test_a_long_answer_ends_with_the_context_or_its_own_limit(model: Model) -> None:
     bias = {vocab: -100.0 for vocab in range(5)}  # it does not end by itself
     with InferenceEngine(model, 2, 256, n_threads=1) as engine:
-        n = engine.n_ctx - 16
+        n = engine.n_ctx
         long = engine.submit([30] * 100, 1000, temperature=0, logit_bias=bias)
         short = engine.submit([30] * 100, 5, temperature=0, logit_bias=bias)
         last = engine.submit([30] * (n - 1), 1000, temperature=0, logit_bias=bias)

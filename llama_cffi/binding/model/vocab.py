@@ -46,6 +46,7 @@ class Vocab:
         self._piece_tables: dict[bool, _PieceTable] = {}
         self._eog: dict[int, bool] = {}
         self._eog_tokens: frozenset[int] | None = None
+        self._adds_space: bool | None = None
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -101,13 +102,38 @@ class Vocab:
         """
         return self._piece_tables.setdefault(special, _PieceTable(self, special))
 
-    def detokenize(self, tokens: Iterable[int], special: bool = False) -> str:
+    def detokenize(
+        self, tokens: Iterable[int], special: bool = False, *, keep_space: bool = False
+    ) -> str:
         """Turn token ids into text; invalid UTF-8 becomes U+FFFD.
+
+        SentencePiece vocabularies put a space before a text (see `adds_space`). It is removed, also
+        after BOS, so `detokenize(tokenize(text))` is *text*. Answers continue a text and keep their
+        space: the pieces of a stream joined are those of `keep_space=True`.
+
+        Args:
+            tokens: Token ids.
+            special: Render control tokens by name instead of as nothing.
+            keep_space: Keep the space at the beginning.
 
         Raises:
             ValidationError: A token does not exist.
         """
-        return b"".join(self.token_to_piece(t, special) for t in tokens).decode("utf-8", "replace")
+        data = b"".join(self.token_to_piece(t, special) for t in tokens)
+        if not keep_space and data.startswith(b" ") and self.adds_space:
+            data = data[1:]
+        return data.decode("utf-8", "replace")
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether `tokenize` puts a space before the text, as SentencePiece does."""
+        if self._adds_space is None:
+            try:
+                tokens = self.tokenize("a", add_special=False)
+            except ValidationError:  # it cannot spell the letter
+                tokens = []
+            self._adds_space = bool(tokens) and self.token_to_piece(tokens[0]).startswith(b" ")
+        return self._adds_space
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation (EOS, EOT, ...). C: llama_vocab_is_eog."""

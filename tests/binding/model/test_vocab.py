@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 from support.tiny_gguf import write_tiny
 
+from llama_cffi import Engine
 from llama_cffi.binding import Model, Vocab
 from llama_cffi.errors import ValidationError
 
@@ -198,3 +201,69 @@ def test_model_without_vocabulary(tmp_path: Path) -> None:
         ):
             with pytest.raises(ValidationError, match="no vocabulary"):
                 call()
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A model with a vocabulary of SentencePiece: `▁` for spaces, bytes as <0x..>."""
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        keys = writer.kv_data[0]
+        words = ["▁", "▁▁", "▁a", "▁the", "he", "th", "a", "b", "t", "h", "e", "é"]
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
+        tokens[3 : 3 + len(words)] = words  # bytes 0 to 11 never occur in the texts below
+        keys["tokenizer.ggml.model"].value = "llama"
+        keys["tokenizer.ggml.tokens"].value = tokens
+        kinds = [2, 3, 3, *[6] * 256]
+        kinds[3 : 3 + len(words)] = [1] * len(words)
+        keys["tokenizer.ggml.token_type"].value = kinds
+        writer.add_token_scores([0.0] * 3 + [-float(i) for i in range(256)])
+        for name, token in (("bos", 1), ("eos", 2)):
+            keys[f"tokenizer.ggml.{name}_token_id"].value = token
+
+    path = write_tiny(tmp_path_factory.mktemp("spm") / "spm.gguf", edit=edit)
+    with Model(path) as model:
+        assert (model.vocab.type, model.vocab.bos, model.vocab.adds_space) == ("spm", 1, True)
+        yield model
+
+
+SPACED = ("a", " a", "  a", "a ", "the the", " ", "   ", "é", "日本", "ab ☃", "", "</s>", "x" * 40)
+
+
+@pytest.mark.parametrize("text", SPACED)
+def test_detokenize_removes_the_space_of_sentencepiece(sentencepiece: Model, text: str) -> None:
+    vocab, library = sentencepiece.vocab, sentencepiece.library
+    tokens = vocab.tokenize(text, add_special=False)
+    buffer = library.ffi.new("char[]", 256)
+    n = library.lib.llama_detokenize(vocab._live(), tokens, len(tokens), buffer, 256, False, False)
+    assert vocab.detokenize(tokens) == library.ffi.buffer(buffer, n)[:].decode() == text
+    assert vocab.detokenize(tokens, keep_space=True) == (f" {text}" if text else "")
+    assert vocab.detokenize([1, *tokens]) == text  # BOS, as transformers skips it
+    assert vocab.detokenize([1, *tokens], special=True).startswith("<s> " if text else "<s>")
+
+
+def test_streamed_text_is_the_detokenized_answer(sentencepiece: Model) -> None:
+    """An answer continues its prompt, so its first space is part of it."""
+    with Engine(sentencepiece, n_ctx=64, n_threads=1) as engine:
+        prompt = engine.tokenize("the")
+        for text in (" a the", "b é", "   h", " é☃"):
+            for skip_forced in (True, False):
+                options = {"grammar": f'root ::= "{text}"', "skip_forced": skip_forced}
+                steps = [*engine.steps(prompt, 40, **options)]
+                tokens = [step.token for step in steps if step.token is not None]
+                assert "".join(step.text for step in steps) == text
+                assert engine.detokenize(tokens, keep_space=True) == text
+                assert engine.detokenize(tokens) == text.removeprefix(" ")
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_a_byte_pair_vocabulary_adds_no_space(child: Child, tiny_model: Path, build: str) -> None:
+    code = """
+        import sys
+        from llama_cffi.binding import Model
+        vocab = Model(sys.argv[1]).vocab
+        assert not vocab.adds_space
+        assert vocab.detokenize(vocab.tokenize(" a")) == " a"
+    """
+    result = child(code, tiny_model, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
