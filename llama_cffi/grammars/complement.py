@@ -71,9 +71,8 @@ def complement(schemas: Schemas, schema: Any, base: Any) -> Any:
     with schemas.visit():
         for keyword, value in schema.items():
             restricted = _RESTRICTS.get(keyword)
-            if restricted == "number" and "integer" in types:
-                restricted = "integer"
-            if restricted is None or restricted in types:
+            is_number = restricted == "number" and "integer" in types
+            if restricted is None or restricted in types or is_number:
                 options += _violating(schemas, keyword, value, base, types)
     return joined(options)
 

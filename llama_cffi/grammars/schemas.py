@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
+
+from ..schema import allowed_types, json_type
+from ..schema.keywords import target
 
 __all__ = ["ALL_TYPES", "IN_PLACE", "NOTES", "InexactError", "Schemas", "different", "joined"]
 
@@ -43,7 +46,6 @@ class Schemas:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._types_of: dict[str, frozenset[str]] = {}  # reference -> types
         self._depth = self._n_visits = 0
 
     @contextmanager
@@ -68,18 +70,10 @@ class Schemas:
         Raises:
             InexactError: It does not point into the document.
         """
-        if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
-            raise InexactError(f"$ref: {reference}")
-        part = self._root
-        for name in reference.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
-                part = part[int(name)]
-            elif isinstance(part, Mapping) and name in part:
-                part = part[name]
-            else:
-                raise InexactError(f"$ref: {reference}")
-        return part
+        try:
+            return target(self._root, reference)
+        except LookupError:
+            raise InexactError(f"$ref: {reference}") from None
 
     def plain(self, schema: Any) -> Any:
         """Return *schema* without annotations, and in place of a mere `$ref` what it points to.
@@ -97,32 +91,8 @@ class Schemas:
         raise InexactError("$ref")
 
     def types(self, schema: Any) -> frozenset[str]:
-        """Return the types of values that fit; `integer` where no other numbers fit."""
-        found = frozenset(ALL_TYPES)
-        if not isinstance(schema, Mapping):
-            return found if schema is True else frozenset()
-        if "type" in schema:
-            found = _common(found, frozenset(map(str, _listed(schema["type"]))))
-        if isinstance(schema.get("enum"), list):
-            found = _common(found, frozenset(map(_type_of, schema["enum"])))
-        if "const" in schema:
-            found = _common(found, frozenset([_type_of(schema["const"])]))
-        for inner in _listed(schema.get("allOf", [])):
-            found = _common(found, self.types(inner))
-        for keyword in ("anyOf", "oneOf"):
-            if isinstance(schema.get(keyword), list):
-                options = [self.types(inner) for inner in schema[keyword]]
-                found = _common(found, frozenset[str]().union(*options))
-        if "$ref" in schema:
-            found = _common(found, self._types_behind(str(schema["$ref"])))
-        return found
-
-    def _types_behind(self, reference: str) -> frozenset[str]:
-        if reference not in self._types_of:
-            self._types_of[reference] = frozenset(ALL_TYPES)  # as long as it is read
-            with suppress(InexactError):
-                self._types_of[reference] = self.types(self.resolved(reference))
-        return self._types_of[reference]
+        """Return the types that values may have; see `allowed_types`."""
+        return allowed_types(schema, self._root)
 
     def values(self, schema: Any) -> list[Any]:
         """Return all values that fit.
@@ -141,12 +111,10 @@ class Schemas:
         if keys and keys <= {"const", "enum", "type"} and keys != {"type"}:
             given = [schema["const"]] if "const" in schema else _listed(schema["enum"])
             allowed = _listed(schema["enum"]) if "enum" in schema else given
-            types = self.types({"type": schema["type"]}) if "type" in schema else ALL_TYPES
+            types = self.types({"type": schema["type"]} if "type" in schema else {})
             known = {different(value) for value in allowed}
             found = [
-                value
-                for value in given
-                if different(value) in known and _common(frozenset([_type_of(value)]), types)
+                value for value in given if different(value) in known and json_type(value) in types
             ]
         elif keys == {"anyOf"}:
             found = [value for option in schema["anyOf"] for value in self.values(option)]
@@ -171,7 +139,7 @@ class Schemas:
         Raises:
             InexactError: The schemas contain themselves.
         """
-        if not _common(self.types(one), self.types(other)):
+        if not self.types(one) & self.types(other):
             return True
         try:
             one, other = self.plain(one), self.plain(other)
@@ -212,22 +180,3 @@ def joined(options: Iterable[Any]) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _common(one: Iterable[str], other: Iterable[str]) -> frozenset[str]:
-    one, other = frozenset(one), frozenset(other)
-    found = one & other
-    if "number" in one | other and "integer" in one | other:
-        found |= {"integer"}
-    return found - {"integer"} if "number" in found else found
-
-
-def _type_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    for kind, name in ((bool, "boolean"), (int, "integer"), (str, "string"), (list, "array")):
-        if isinstance(value, kind):
-            return name
-    if isinstance(value, float):
-        return "integer" if value.is_integer() else "number"
-    return "object"

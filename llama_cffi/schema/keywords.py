@@ -6,8 +6,9 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
-__all__ = ["FORMATS", "Schema", "close_objects", "inlined", "mapped", "renamed"]
+__all__ = ["FORMATS", "Schema", "close_objects", "inlined", "mapped", "renamed", "target"]
 
 Schema = dict[str, Any]
 
@@ -203,20 +204,29 @@ class _Closer:
         return parts
 
     def _target(self, reference: Any) -> Schema:
-        """Return the schema within the document that a reference points to.
+        found = target(self._root, reference)
+        if not isinstance(found, dict):
+            raise LookupError(reference)
+        return {key: value for key, value in found.items() if key not in ("$defs", "definitions")}
 
-        Raises:
-            LookupError: There is none.
-        """
-        part: Any = self._root
-        if not f"{reference}/".startswith("#/"):
+
+def target(root: Any, reference: Any) -> Any:
+    """Return what a `$ref` within the document *root* points to.
+
+    Raises:
+        LookupError: It is not a JSON pointer (RFC 6901), or points to nothing.
+    """
+    if not f"{reference}/".startswith("#/"):
+        raise LookupError(reference)
+    for name in unquote(reference).split("/")[1:]:
+        name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and name.isdecimal():
+            root = root[int(name)]
+        elif isinstance(root, Mapping):
+            root = root[name]
+        else:
             raise LookupError(reference)
-        for name in reference.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            part = part[int(name) if isinstance(part, list) else name]
-        if not isinstance(part, dict):
-            raise LookupError(reference)
-        return {key: value for key, value in part.items() if key not in ("$defs", "definitions")}
+    return root
 
 
 def _with_names(schema: Schema, parts: list[Schema]) -> Schema:
