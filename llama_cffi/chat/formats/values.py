@@ -38,6 +38,7 @@ _CONSTANTS = {"true": "true", "false": "false", "null": "null", "none": "null",
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
             "\\": "\\", "'": "'", '"': '"', "\n": ""}  # fmt: skip
 _CODES = {"x": (4, 16), "U": (10, 16), **dict.fromkeys("01234567", (4, 8))}
+_MAX_AHEAD = 500  # characters
 _MAX_DEPTH = 200  # levels of objects and lists, as in `ArgumentsWriter`
 
 
@@ -257,6 +258,7 @@ class ValueReader:
             return (yield from self._word())
         self._emit('"')
         ended = True
+        is_token = quote == self._quote
         while quote and ended:
             is_raw = bool(prefix and "r" in prefix[1].lower())
             kind = self._open[-1].kind if self._open else "value"
@@ -268,7 +270,7 @@ class ValueReader:
             quote = (yield from self._opening_quote()) if joins else None
         if ended:
             self._emit('"')
-            if self._quote:
+            if self._quote and not is_token:
                 yield from scanner.literal(self._quote)  # one too many
         return ended
 
@@ -286,7 +288,8 @@ class ValueReader:
         while True:
             if quote == self._quote:
                 stop = yield from scanner.before([quote, ","], write)
-                if stop == "," and not (yield from self._ahead(_missing_quote(quote))):
+                missing = _missing_quote(quote, self._names())
+                if stop == "," and not (yield from self._ahead(missing)):
                     write(scanner.take(1))
                     continue
                 if stop != quote:
@@ -303,7 +306,10 @@ class ValueReader:
                     continue
             if kind == "key" or (len(quote) == 3 and quote != self._quote):
                 return True
-            if (yield from self._ahead(_after_string(kind, self._ends, self._quote))):
+            # Twice, and then the string can end: the first is part of it.
+            if not (yield from self._ahead(self._doubled(kind, quote))) and (
+                yield from self._ahead(self._after(kind, quote))
+            ):
                 return True
             write(quote)
 
@@ -346,8 +352,7 @@ class ValueReader:
             is_literal = bool(_NAME.fullmatch(text) or _NUMBER.fullmatch(text))
             self._emit(scalar(text, self._types()) if is_literal else "")
             return is_literal
-        kind = self._open[-1].kind if self._open else "value"
-        comma = _after_string(kind, self._ends, self._quote)
+        comma = self._after(self._open[-1].kind if self._open else "value", self._quote)
         parts: list[str] = []
         depth = 0
         while (yield from scanner.emit_match(_BARE, parts.append)):
@@ -370,6 +375,27 @@ class ValueReader:
         following = (",", *(container.closer for container in self._open[-1:]))
         return bool(text) or (yield from scanner.available(1)) in following
 
+    def _after(self, kind: str, quote: str = "") -> _Lookahead:
+        """Return what may follow a word, or a string in *quote*."""
+        # After a string in other quotes, the token is one too many.
+        ends = self._ends if quote == self._quote else (*self._ends, *filter(None, [self._quote]))
+        closers = "".join(dict.fromkeys(container.closer for container in self._open)) or ")]}"
+        return _after_string(kind, closers, ends, self._quote, self._names())
+
+    def _doubled(self, kind: str, quote: str) -> _Lookahead:
+        whole, start, _ = self._after(kind, quote)
+        mark = re.escape(quote)
+        return _Lookahead(
+            re.compile(rf"{mark}(?!\s*[\"']){whole.pattern}", re.DOTALL),
+            re.compile(rf"(?:{_beginnings([quote])})|{mark}{start.pattern}", re.DOTALL),
+            is_end=False,
+        )
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the names that a key can have here; empty: any."""
+        known = (self._schema or {}).get("properties") if len(self._open) == 1 else None
+        return tuple(known or ())
+
     def _types(self) -> frozenset[str]:
         """Return the types that the schema allows here."""
         return types_within(self._schema, [container.name for container in self._open])
@@ -383,7 +409,7 @@ class ValueReader:
                 return True
             if not lookahead.start.fullmatch(text):
                 return False
-            if len(text) < length:
+            if len(text) < length or length == _MAX_AHEAD:
                 return lookahead.is_end
             length += 1
 
@@ -399,37 +425,71 @@ def _ending(ends: tuple[str, ...]) -> _Lookahead:
     return _Lookahead(re.compile(whole), re.compile(_beginnings(ends)))
 
 
-@lru_cache(maxsize=8)
-def _missing_quote(quote: str) -> _Lookahead:
+@lru_cache(maxsize=64)
+def _missing_quote(quote: str, names: tuple[str, ...]) -> _Lookahead:
     """Return a key and a quote that can only open its value: the one before it is missing."""
-    key = r",\s*[\w.-]+\s*[:=]\s*"
     return _Lookahead(
-        re.compile(rf"{key}{re.escape(quote)}(?!\s*[,}}\]]|\s*$)"),
+        re.compile(rf",\s*{_any_of(names)}\s*[:=]\s*{re.escape(quote)}(?!\s*[,}}\]]|\s*$)"),
         re.compile(rf",\s*[\w.-]*\s*[:=]?\s*(?:{_beginnings([quote])})?\s*"),
         is_end=False,
     )
 
 
 @lru_cache(maxsize=256)
-def _after_string(kind: str, ends: tuple[str, ...], quote: str) -> _Lookahead:
-    """Return what may follow a string or a word in a container."""
-    quotes = "|".join(["[\"']", *map(re.escape, filter(None, [quote]))])
+def _after_string(
+    kind: str, closers: str, ends: tuple[str, ...], quote: str, names: tuple[str, ...]
+) -> _Lookahead:
+    """Return what may follow a string or a word.
+
+    Args:
+        kind: The kind of container.
+        closers: The brackets that may close it, or the containers around it.
+        ends: The markers that may follow.
+        quote: The token around strings, if there is one; keys may then follow without a comma.
+        names: The names of such keys; empty: any.
+    """
     end = "|".join(map(re.escape, ends)) or "(?!)"
     ending = _beginnings(ends) or "(?!)"
-    opening = _beginnings([quote]) or "(?!)"
+    closer = f"[{re.escape(closers)}]"
     if kind == "call":
-        after = rf"{quotes}|[\[{{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
-        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\]}};\n]|{end})"
-        start = rf",\s*(?:[\w.-]*\s*[:=]?|{opening})|\)[ \t]*(?:{ending})?"
+        after = r"[\"'\[{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
+        whole = rf",\s*(?:{after})|\)[ \t]*(?:[,\]}};\n]|{end})|[\"']"
+        start = rf",\s*(?:[\w.-]*\s*[:=]?)|\)[ \t]*(?:{ending})?"
     elif kind == "object":
-        whole = rf"[}}\]]|,\s*(?:[}}\]]|{quotes}|[\w.-]+\s*[:=])"
-        start = rf",\s*(?:[\w.-]*\s*|{opening})"
-        if quote:  # the comma may be missing
-            whole, start = rf"{whole}|[\w.-]+\s*[:=]", rf"{start}|[\w.-]+\s*"
+        key = "|".join([r"[\w.-]+", *map(_quoted, filter(None, ['"', "'", quote]))])
+        cut = "|".join([r"[\w.-]*\s*", *map(_cut, filter(None, ['"', "'", quote]))])
+        after = rf"(?:{key})\s*(?:[:=]|{end})"
+        whole = rf"{closer}|,\s*(?:{closer}|{after})"
+        start = rf"(?:,\s*)?(?:{cut})(?:{ending})?"
+        # The comma may be missing.
+        whole += f"|{_quoted(chr(34))}" + r"\s*:"
+        if quote:
+            whole += rf"|{_any_of(names)}\s*[:=]"
     else:
-        whole, start = r"[,}\])]", ""
-    whole = rf"\s*(?:{whole}|{quotes}|{end})"
-    return _Lookahead(re.compile(whole), re.compile(rf"\s*(?:{start}|{opening}|{ending})?"))
+        whole, start = rf",|{closer}|[\"']", ""
+    return _Lookahead(
+        re.compile(rf"\s*(?:{whole}|{end})", re.DOTALL),
+        re.compile(rf"\s*(?:{start}|{ending})?", re.DOTALL),
+    )
+
+
+def _any_of(names: tuple[str, ...]) -> str:
+    return rf"(?:{'|'.join(map(re.escape, names))})" if names else r"[\w.-]+"
+
+
+def _quoted(quote: str) -> str:
+    """Return a pattern for a string."""
+    if len(quote) > 1:
+        return rf"{re.escape(quote)}[\w. -]*{re.escape(quote)}"
+    return rf"{quote}(?:[^{quote}\\]|\\.)*{quote}"
+
+
+def _cut(quote: str) -> str:
+    """Return a pattern for the beginnings of a string."""
+    if len(quote) > 1:
+        begun = _beginnings([quote])
+        return rf"(?:{begun})|{re.escape(quote)}[\w. -]*(?:{begun})?\s*"
+    return rf"{quote}(?:[^{quote}\\]|\\.)*(?:\\|{quote}\s*)?"
 
 
 _KEYWORDS = _Lookahead(_KEYWORD, _KEYWORD_START)
