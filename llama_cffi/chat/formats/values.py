@@ -450,6 +450,10 @@ def _after_string(
     """
     end = "|".join(map(re.escape, ends)) or "(?!)"
     ending = _beginnings(ends) or "(?!)"
+    if quote:  # a marker before a quote is part of the string
+        begun = _beginnings([quote])
+        end = rf"(?:{end})\s*(?!(?:{begun})$)(?!{re.escape(quote)})\S"
+        ending = rf"(?:{ending})\s*(?:{begun})?"
     closer = f"[{re.escape(closers)}]"
     if kind == "call":
         after = r"[\"'\[{(\d)-]|[\w.-]+\s*[:=](?!=)|(?:True|False|None)\b|[rbuf]+[\"']"
