@@ -97,7 +97,14 @@ class BareKeysFormat(MarkedFormat):
             return False
         scanner.commit()
         out.begin_call(name)
-        reader = ValueReader(scanner, out.arguments, schema, ends=[self.close], quote=self.quote)
+        reader = ValueReader(
+            scanner,
+            out.arguments,
+            schema,
+            begin=f"{self.open}{_START}",
+            ends=[self.close],
+            quote=self.quote,
+        )
         if is_empty:
             out.arguments("{}")
         else:

@@ -65,7 +65,7 @@ class PythonFormat(MarkedFormat):
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
-        yield from parse_python_calls(scanner, out, tools, self.end)
+        yield from parse_python_calls(scanner, out, tools, self.end, begin=f"{self.begin}[")
 
     def _around(self) -> tuple[str, str, str]:
         line = "\n" if self.begin.endswith("\n") else ""
@@ -86,6 +86,7 @@ def parse_python_calls(
     out: MessageBuilder,
     tools: Tools | None,
     *ends: str,
+    begin: str = "",
     is_bare: bool = False,
 ) -> Parser[bool]:
     """Parse one call in Python or a list of them, or calls in JSON.
@@ -95,6 +96,7 @@ def parse_python_calls(
         out: Receives each call when it ends.
         tools: The tools that were offered; None: unknown.
         ends: The markers after the calls.
+        begin: What begins calls; see `ValueReader`.
         is_bare: Whether no marker precedes them, so that a list of calls of offered functions
             identifies them.
 
@@ -106,7 +108,7 @@ def parse_python_calls(
     def parse_one() -> Parser[bool]:
         if (yield from scanner.available(1)) == "{":
             return (yield from parse_call(scanner, out, tools, ends, is_bare))
-        return (yield from parse_python_call(scanner, out, tools, ends, is_bare))
+        return (yield from parse_python_call(scanner, out, tools, ends, begin, is_bare))
 
     yield from parse_calls(scanner, out, parse_one, *ends, skip=_skip_call)
     return len(out.calls) > before
@@ -117,6 +119,7 @@ def parse_python_call(
     out: MessageBuilder,
     tools: Tools | None,
     ends: Sequence[str] = (),
+    begin: str = "",
     is_bare: bool = False,
     is_built_in: bool = False,
 ) -> Parser[bool]:
@@ -129,6 +132,7 @@ def parse_python_call(
         out: Receives the call when it ends.
         tools: The tools that were offered; None: unknown.
         ends: The markers after the call.
+        begin: What begins calls; see `ValueReader`.
         is_bare: Whether only an offered function's name identifies it.
         is_built_in: Whether it must be ``name.call(...)``, as Llama 3 calls built-in tools.
     """
@@ -142,7 +146,7 @@ def parse_python_call(
         return False
     arguments: list[str] = []
     ends = (*ends, ")") if is_printed else ends
-    reader = ValueReader(scanner, arguments.append, schema, ends=ends, is_python=True)
+    reader = ValueReader(scanner, arguments.append, schema, begin=begin, ends=ends, is_python=True)
     if not (yield from reader.call(tuple(schema.get("properties") or ()))):
         return False
     if is_printed:

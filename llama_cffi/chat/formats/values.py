@@ -29,7 +29,6 @@ _WORD = re.compile(r"[\w.+:-]*")
 _NAME = re.compile(r"-?[\w.:-]+")  # in Python: a name that stands for a string, a date, a number
 _BARE = re.compile(r"[^,{}\[\]()<\"]*")
 _NESTING = {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}
-_PLAIN = {quote: re.compile(rf"[^\\{quote}]*") for quote in "'\""}
 _PREFIX = re.compile(r"([rRbBuUfF]{1,2})['\"]")
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _BASED = re.compile(r"[+-]?0([xX][0-9a-fA-F]{1,99}|[oO][0-7]{1,99}|[bB][01]{1,99})")
@@ -131,6 +130,7 @@ class ValueReader:
         scanner: At the position of the value.
         emit: Receives the JSON text.
         schema: The JSON schema of the value; None: unknown.
+        begin: What begins a call. In a string, a whole call is text.
         ends: The markers after a call, which end a word and may follow a string.
         quote: A token that stands around strings, besides the quotes of JSON and Python.
         is_python: Whether the notation is Python's: with tuples, sets, prefixes and all escapes,
@@ -143,6 +143,7 @@ class ValueReader:
         emit: Emit,
         schema: Schema | None = None,
         *,
+        begin: str = "",
         ends: Sequence[str] = (),
         quote: str = "",
         is_python: bool = False,
@@ -150,6 +151,7 @@ class ValueReader:
         self._scanner = scanner
         self._emit = emit
         self._schema = schema
+        self._begins = tuple(filter(None, [begin]))
         self._ends = tuple(filter(None, ends))
         self._quote = quote
         self._is_python = is_python
@@ -286,24 +288,23 @@ class ValueReader:
             emit(quoted(text))
 
         while True:
-            if quote == self._quote:
-                stop = yield from scanner.before([quote, ","], write)
-                missing = _missing_quote(quote, self._names())
-                if stop == "," and not (yield from self._ahead(missing)):
-                    write(scanner.take(1))
-                    continue
-                if stop != quote:
-                    return bool(stop)
-                scanner.take(len(quote))
-            else:
-                if not (yield from scanner.emit_match(_PLAIN[quote[0]], write)):
-                    return False
-                if (yield from scanner.available(1)) == "\\":
-                    emit((yield from self._escape(quote, is_raw)))
-                    continue
-                if not (yield from scanner.literal(quote)):
-                    write(scanner.take(1))
-                    continue
+            marks = (",",) if quote == self._quote else ("\\",)
+            stop = yield from scanner.before((quote, *marks, *self._begins), write)
+            if stop is None:
+                return False
+            if stop in self._begins:
+                write(scanner.take(len(stop)))
+                write((yield from scanner.until(self._ends[:1], write)) or "")
+                continue
+            if stop == "\\":
+                emit((yield from self._escape(quote, is_raw)))
+                continue
+            if stop == ",":
+                if (yield from self._ahead(_missing_quote(quote, self._names()))):
+                    return True
+                write(scanner.take(1))
+                continue
+            scanner.take(len(quote))
             if kind == "key" or (len(quote) == 3 and quote != self._quote):
                 return True
             # Twice, and then the string can end: the first is part of it.
