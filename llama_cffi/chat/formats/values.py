@@ -287,22 +287,22 @@ class ValueReader:
         def write(text: str) -> None:
             emit(quoted(text))
 
+        others = (",",) if quote == self._quote else ("\\",)
+        is_nested = False  # in a whole call
         while True:
-            marks = (",",) if quote == self._quote else ("\\",)
-            stop = yield from scanner.before((quote, *marks, *self._begins), write)
+            marks = self._ends[:1] if is_nested else self._begins
+            stop = yield from scanner.before((quote, *others, *marks), write)
             if stop is None:
                 return False
-            if stop in self._begins:
-                write(scanner.take(len(stop)))
-                write((yield from scanner.until(self._ends[:1], write)) or "")
-                continue
             if stop == "\\":
                 emit((yield from self._escape(quote, is_raw)))
                 continue
-            if stop == ",":
-                if (yield from self._ahead(_missing_quote(quote, self._names()))):
-                    return True
-                write(scanner.take(1))
+            missing = _missing_quote(quote, self._names())
+            if stop == "," and not is_nested and (yield from self._ahead(missing)):
+                return True
+            if is_nested or stop != quote:
+                is_nested ^= stop in marks
+                write(scanner.take(len(stop)))
                 continue
             scanner.take(len(quote))
             if kind == "key" or (len(quote) == 3 and quote != self._quote):
