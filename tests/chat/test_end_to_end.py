@@ -108,7 +108,7 @@ def test_what_the_template_renders_is_allowed_and_parsed(
     asked = [(None, text, True)]
     if choice == "auto":
         asked.append((None, text, False))
-        if llm.chat.family.tool_format.name not in ("llama3", "generic"):
+        if llm.chat.family.tool_format.name not in ("llama3", "llama4", "generic"):
             asked.append(("Let me see.", speaker.said.format("Let me see.") + text, True))
     for content, text, stream in asked:
         answer = llm.create_chat_completion(

@@ -206,6 +206,14 @@ SPEAKERS = {
         prompt=LLAMA_PROMPT,
         is_parallel=False,
     ),
+    "llama4": Speaker(
+        "Llama 4 Scout 17B 16E Instruct", f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}',
+        ("<|python_start|>", "<|python_end|>"),
+        before="<|python_start|>",
+        turns=("<|header_start|>", "<|header_end|>\n\n", "<|eot|>"),
+        prompt="<|header_start|>assistant<|header_end|>\n\n",
+        is_parallel=False,
+    ),
     "gemma-tool-code": Speaker(
         "gemma 3 27b it", f"```tool_code\n{PYTHON}\n```", words=("```",),
         turns=("<start_of_turn>", "\n", "<end_of_turn>"),
