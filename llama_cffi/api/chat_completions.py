@@ -20,8 +20,8 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
-from ..validation import check_int, reject_unknown
-from .chat_message import ChatAssembler, PlainReader
+from ..validation import as_list, check_int, reject_unknown
+from .chat_message import ChatAssembler, DocumentReader, PlainReader
 from .running import PreparedRequest, Runs, openai_limit, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
@@ -262,9 +262,13 @@ class ChatPreparer:
         n = check_int("n", own.get("n", 1), 1)
 
         def make_reader() -> Any:
+            reader: Any = PlainReader(ReasoningSplitter(*form.reasoning, is_open))
             if offered or form.content_head:
-                return form.stream(offered, starts_open=is_open)
-            return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
+                reader = form.stream(offered, starts_open=is_open)
+            if grammar is None or choice.mode == "required":
+                return reader
+            triggers = as_list("grammar_triggers", sampling.get("grammar_triggers") or ())
+            return DocumentReader(reader, [after] if after else triggers, is_included=not after)
 
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)

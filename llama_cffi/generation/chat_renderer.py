@@ -143,14 +143,10 @@ class ChatRenderer:
         """Return *options* with the family's end-of-turn strings, which not every GGUF defines.
 
         Raises:
-            ValidationError: `stop` is not a str or a list.
+            ValidationError: `turn_stops` is not a list.
         """
-        stops = self.family.stops
-        if not stops:
-            return dict(options)
-        given = options.get("stop") or ()
-        own = [given] if isinstance(given, (str, bytes)) else as_list("stop", given)
-        return {**options, "stop": [*own, *stops]}
+        given = as_list("turn_stops", options.get("turn_stops") or ())
+        return {**options, "turn_stops": [*given, *self.family.stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
         """Return the sampling options that the model's authors recommend.

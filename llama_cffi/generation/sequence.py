@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..grammars import Constraint
+
 __all__ = [
     "GenerationParams",
     "ReasoningLimit",
@@ -74,6 +76,7 @@ class GenerationParams:
         safety: Tokens of the context that stay free.
         cache_prompt: Reuse the prefix of the prompt that is in the KV cache.
         stop: Stop strings; they are not part of the answer.
+        turn_stops: Stop strings that have no effect inside a grammar.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens become text.
         suppress_think: Remove <think>...</think> from the text.
@@ -91,6 +94,7 @@ class GenerationParams:
     safety: int
     cache_prompt: bool
     stop: Sequence[str | bytes] = ()
+    turn_stops: Sequence[str | bytes] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
@@ -168,6 +172,7 @@ class SequenceState:
         "_params",
         "_stats",
         "_tokens",
+        "_waiting",
         "finish_reason",
     )
 
@@ -185,6 +190,7 @@ class SequenceState:
         self._forced: list[int] = []
         self._tokens: list[int] | None = None  # prompt and answer, for stopping criteria
         self._forced_tokens: ForcedTokens | None = None
+        self._waiting: Constraint | None = None  # until it begins
         self._is_argmax = chain.takes_largest  # only the output needs to see the token then
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -202,6 +208,8 @@ class SequenceState:
             self._forced_tokens = forced_tokens
             self._forced = forced_tokens.after(None, [])
         self._output.listening = True
+        self._waiting = chain.constraint
+        self._notice_constraint()
 
     def next(self, context: Context, i: int = -1) -> int | None:
         """Return the next token; None: the answer has ended. Hot: every generated token.
@@ -226,6 +234,8 @@ class SequenceState:
             output.accept(token)
         else:
             token = self._chain.sample(context, i)
+        if self._waiting is not None:
+            self._notice_constraint()
         reason = output.finish_reason
         if reason == "eog":
             self.finish_reason = reason
@@ -256,6 +266,11 @@ class SequenceState:
     def end(self) -> None:
         """Detach the output from the chain's tokens."""
         self._output.listening = False
+
+    def _notice_constraint(self) -> None:
+        if self._waiting is not None and not self._waiting.waiting:
+            self._output.begin_constraint()
+            self._waiting = None
 
     def _meets_criterion(self, logits: NDArray[np.float32]) -> bool:
         import numpy as np

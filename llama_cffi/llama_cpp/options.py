@@ -122,6 +122,7 @@ class MoreGenerationOptions(TypedDict, total=False):
     cache_prompt: bool | None
     special: bool | None
     suppress_think: bool | None
+    turn_stops: Sequence[str | bytes] | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
     n: int | None
