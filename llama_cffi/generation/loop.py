@@ -29,7 +29,9 @@ def generate(
 ) -> Generator[int, None, None]:
     """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
-    A token is decoded only when the next one is requested and has to be sampled.
+    A token is decoded only when the next one is requested and has to be sampled. If other calls
+    have used the slot since the last token, which leaves `slot.tokens` another list, what the memory
+    lost is decoded again.
 
     Args:
         slot: Decodes the tokens.
@@ -68,6 +70,7 @@ def generate(
     decode_started = time.perf_counter()
     stats.prefill_s = decode_started - started
     pending: list[int] = []  # yielded, but not decoded
+    cells = slot.tokens
     try:
         sequence.begin(fit.prompt)
         while (token := sequence.next(context)) is not None:
@@ -81,10 +84,13 @@ def generate(
             pending.append(token)
             if cancel_token.reason is not None:
                 cancel_token.check()
-            if sequence.is_forced and len(slot.tokens) + len(pending) < capacity:
+            if sequence.is_forced and len(cells) + len(pending) < capacity:
                 continue
-            if shifts and len(slot.tokens) >= capacity:
-                n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
+            if cells is not slot.tokens:
+                slot.feed(cells.part(slot.reuse(cells)), cancel_token, stats)
+                cells = slot.tokens
+            if shifts and len(cells) >= capacity:
+                n_discard = max(1, (len(cells) - n_keep) // 2)
                 slot.shift(n_keep, n_discard)
                 stats.n_shifted += n_discard
             if len(pending) > 1:
@@ -92,6 +98,7 @@ def generate(
             else:
                 slot.step(token, cancel_token, stats)
             pending.clear()
+            cells = slot.tokens
         stats.finish_reason = sequence.finish_reason
     finally:
         sequence.end()

@@ -42,6 +42,10 @@ class Slot:
         """Remove all tokens."""
         self._drop(0)
 
+    def detach(self) -> None:
+        """Leave the list of cells to the stream that was using it, and continue with a copy."""
+        self.tokens = Prompt(self.tokens)
+
     def reuse(self, prompt: Prompt) -> int:
         """Keep the longest common prefix of *prompt* and the memory; return its length.
 

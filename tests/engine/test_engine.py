@@ -164,10 +164,7 @@ def test_stream_left_early_frees_the_engine(engine: Engine) -> None:
     assert engine.generate("x", max_tokens=4, temperature=0) == expected
     stream = engine.stream("x", max_tokens=50, temperature=1.0, seed=1)
     next(stream)
-    with pytest.raises(ValidationError, match="close its stream"):
-        engine.generate("y")
-    with pytest.raises(ValidationError, match="close its stream"):
-        next(engine.stream("y"))
+    assert engine.generate("x", max_tokens=4, temperature=0) == expected
     stream.close()  # type: ignore[attr-defined]
     assert engine.generate("x", max_tokens=4, temperature=0) == expected
 
