@@ -72,9 +72,9 @@ class Engine:
 
     Calls from several threads queue. A call that meets a stream which is not being read takes the
     context from it: immediately while only one thread uses the engine, else once the stream has not
-    been continued for half a second. The stream can still be continued; it waits for that call, and
-    decodes again what the KV cache lost. `close` does not wait: a running generation ends with a
-    ClosedError, and then the engine's memory is freed.
+    been continued for as long as decoding its prompt took (0.1 to 5 s). The stream can still be
+    continued; it waits for that call, and decodes again what the KV cache lost. `close` does not
+    wait: a running generation ends with a ClosedError, and then the engine's memory is freed.
 
     Arguments override the environment. `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH` and `_UBATCH` are read
     by the constructor; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
@@ -748,7 +748,7 @@ class _Run:
         self._begin_turn = begin_turn
 
     def __enter__(self) -> None:
-        self.turn.pause()
+        self.turn.pause(self.stats.prefill_s)
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Continue; a stream that is left does not wait. Hot: every streamed token."""

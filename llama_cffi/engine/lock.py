@@ -11,31 +11,34 @@ from ..errors import ValidationError
 
 __all__ = ["CallLock", "Turn"]
 
-_PATIENCE_S = 0.5
+_LEAST_S, _MOST_S = 0.1, 5.0  # for which a paused stream keeps the lock
 
 
 class Turn:
     """One call's turn with a `CallLock`.
 
     Attributes:
-        paused_s: When the turn was last paused, on the clock of `time.monotonic`.
         displaces: Whether it took the lock from a paused stream.
+        held: Not empty while it holds the lock and is not paused.
     """
 
-    __slots__ = ("_lock", "displaces", "held", "paused_s")
+    __slots__ = ("_cost_s", "_lock", "_paused_s", "displaces", "held")
 
     def __init__(self, lock: CallLock) -> None:
         self._lock = lock
-        self.paused_s = 0.0
+        self._paused_s = self._cost_s = 0.0
         self.displaces = False
-        # Something while the turn holds the lock. It comes and goes, from the lock and to its list
-        # of paused turns, in one call into C each, which neither Ctrl-C nor a thread can divide.
+        # Filled and emptied in one call into C each, which Ctrl-C cannot divide.
         self.held: list[object] = []
 
-    def pause(self) -> None:
-        """Let newer calls take the lock, until the turn continues. Hot: every streamed token."""
-        lock = self._lock
-        self.paused_s = time.monotonic()
+    def pause(self, cost_s: float = 0.0) -> None:
+        """Let newer calls take the lock, until the turn continues. Hot: every streamed token.
+
+        Args:
+            cost_s: What the turn would have to do again, seconds; calls wait that long first.
+        """
+        lock, self._cost_s = self._lock, cost_s
+        self._paused_s = time.monotonic()
         lock.owner = None
         lock.paused += map(self.held.pop, (-1,))
 
@@ -44,13 +47,19 @@ class Turn:
 
         Hot: every streamed token.
         """
+        lock = self._lock
         try:
-            self.held += map(self._lock.paused.remove, (self,))
+            self.held += map(lock.paused.remove, (self,))
         except ValueError:  # another call has the lock
             return False
         self.held = [self]
-        self._lock.set_owner()
+        lock.set_owner()
         return True
+
+    def left_s(self) -> float:
+        """Return for how long the pause may still last before other threads take the lock."""
+        patience_s = max(_LEAST_S, min(self._cost_s, _MOST_S))
+        return self._paused_s + patience_s - time.monotonic()
 
     def wait(self, timeout_s: float | None = None, *, blocks: bool = True) -> bool:
         """Wait for the lock; return whether the turn holds it.
@@ -65,8 +74,8 @@ class Turn:
             self.held += filter(None, map(lock.lock.acquire, (False,)))
             if self.held:
                 break
-            idle_s = lock.idle_s()
-            if idle_s is not None and (not blocks or idle_s >= lock.patience_s):
+            left_s = lock.pause_left_s()
+            if left_s is not None and (left_s <= 0 or not blocks):
                 with suppress(IndexError):  # it has just continued
                     self.held += map(lock.paused.pop, (-1,))
                 if self.held:
@@ -79,7 +88,7 @@ class Turn:
                     "this engine is busy in this thread, and waiting for it would never end: in a "
                     "callback of its generation, use another engine"
                 )
-            seconds = _PATIENCE_S if idle_s is None else max(0.001, _PATIENCE_S - idle_s)
+            seconds = left_s if left_s and left_s > 0 else _LEAST_S
             if deadline is not None:
                 seconds = min(seconds, deadline - time.monotonic())
                 if seconds <= 0:
@@ -97,8 +106,9 @@ class CallLock:
 
     Waiting calls queue. A call that meets a paused stream takes the lock from it: immediately while
     only one thread has used the lock, because that thread cannot continue the stream and wait;
-    else once the stream has not been continued for half a second, because another thread
-    may be about to. The stream waits for the lock again when it is continued.
+    else once the stream has not been continued for as long as it took to decode its prompt (0.1 to
+    5 s), because another thread may be about to. The stream waits for the lock again when it is
+    continued.
 
     Attributes:
         owner: Id of the thread in which a turn runs; None: none runs.
@@ -114,7 +124,9 @@ class CallLock:
         self._is_shared = False
 
     @contextmanager
-    def acquire(self, timeout_s: float | None = None, *, wait: bool = True) -> Iterator[Turn | None]:
+    def acquire(
+        self, timeout_s: float | None = None, *, wait: bool = True
+    ) -> Iterator[Turn | None]:
         """Hold the lock in this block; yield the turn, or None if it was not acquired in time.
 
         Without *wait* the lock of a paused stream is taken in any case.
@@ -128,7 +140,7 @@ class CallLock:
         finally:
             # No call into Python, at whose beginning Ctrl-C could prevent the release.
             if not turn.held:
-                try:
+                try:  # noqa: SIM105
                     turn.held += map(self.paused.remove, (turn,))
                 except ValueError:  # another call has the lock
                     pass
@@ -137,22 +149,17 @@ class CallLock:
                 self.lock.release()
                 turn.held = []
 
-    @property
-    def patience_s(self) -> float:
-        """Seconds for which a paused stream keeps the lock."""
-        return _PATIENCE_S if self._is_shared else 0.0
-
-    def idle_s(self) -> float | None:
-        """Return for how long the stream that holds the lock has been paused; None: it runs."""
+    def pause_left_s(self) -> float | None:
+        """Return for how long the paused stream still keeps the lock; None: a turn runs."""
         for turn in self.paused[-1:]:
             if isinstance(turn, Turn):
-                return time.monotonic() - turn.paused_s
+                return turn.left_s() if self._is_shared else 0.0
         return None
 
     def set_owner(self) -> None:
         """Make this thread the owner; a stream may continue in another thread."""
-        self.owner = threading.get_ident()
-        if self.owner != self._thread:
+        self.owner = thread = threading.get_ident()
+        if thread != self._thread:
             self.note_thread()
 
     def note_thread(self) -> None:

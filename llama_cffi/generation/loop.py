@@ -30,7 +30,7 @@ def generate(
     """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
     A token is decoded only when the next one is requested and has to be sampled. If other calls
-    have used the slot since the last token, which leaves `slot.tokens` another list, what the memory
+    have used the slot since the last token, so that `slot.tokens` is another list, what the memory
     lost is decoded again.
 
     Args:

@@ -21,7 +21,8 @@ from llama_cffi.demo import model_path
 WORDS = (
     "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "</s>", "<tool_call>",
     '<tool_call>{"name": "f", "arguments": {}}</tool_call>', "<|channel|>final<|message|>",
-    "<|end|>", "[TOOL_CALLS]", "```tool_code\nf()```", '{"name": "f", "parameters": {}}', ">>>f\n{}",
+    "<|end|>", "[TOOL_CALLS]", "```tool_code\nf()```", '{"name": "f", "parameters": {}}',
+    ">>>f\n{}",
 )  # fmt: skip
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ASK = [{"role": "user", "content": "x"}]
