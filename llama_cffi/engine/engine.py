@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class PolarisOptions(TypedDict, total=False):
-    """Polaris Core's names for `max_tokens`, the penalties, and `cache_prompt=False`."""
+    """Polaris Core's names for `max_tokens`, the penalties, and `reset_kv_cache`."""
 
     n_predict: int | None
     penalty_freq: float | None

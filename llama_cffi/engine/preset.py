@@ -39,7 +39,7 @@ def complete(options: Mapping[str, Any], context_policy: str, safety: int | None
     defaults: dict[str, Any] = {
         "context_policy": context_policy,
         "safety": environment.number("SAFETY", safety, _SAFETY),
-        "cache_prompt": not environment.flag("RESET_KV", None, False),
+        "reset_kv_cache": environment.flag("RESET_KV", None, True),
         "special": environment.flag("SPECIAL", None, False),
         "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
         "json_stop": _JSON_STOP,

@@ -48,7 +48,10 @@ def generate(
         GenerationError: Decoding failed.
     """
     context = slot.context
-    n_first = int(context.model.vocab.add_bos)
+    vocab = context.model.vocab
+    n_first = int(vocab.add_bos)
+    if not params.reset_kv_cache:
+        prompt = slot.continued(prompt, vocab.bos)
     fit = fit_prompt(
         prompt,
         params.max_tokens,
@@ -77,11 +80,11 @@ def generate(
             yielded = time.perf_counter()
             if stats.n_generated == 1:
                 stats.time_to_first_token_s += yielded - started
+            pending.append(token)
             yield token
             decode_started += time.perf_counter() - yielded  # without the caller's time
             if sequence.finish_reason:
                 break
-            pending.append(token)
             if cancel_token.reason is not None:
                 cancel_token.check()
             if sequence.is_forced and len(cells) + len(pending) < capacity:
@@ -102,6 +105,8 @@ def generate(
         stats.finish_reason = sequence.finish_reason
     finally:
         sequence.end()
+        if cells is slot.tokens:
+            slot.end_with(pending)
         stats.decode_s = time.perf_counter() - decode_started
 
 

@@ -75,6 +75,7 @@ class GenerationParams:
         context_policy: What to do when the context is full; see `context_policy`.
         safety: Tokens of the context that stay free.
         cache_prompt: Reuse the prefix of the prompt that is in the KV cache.
+        reset_kv_cache: Start anew; False: the prompt follows what the KV cache holds.
         stop: Stop strings; they are not part of the answer.
         turn_stops: Stop strings that have no effect inside a grammar.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
@@ -93,6 +94,7 @@ class GenerationParams:
     context_policy: str
     safety: int
     cache_prompt: bool
+    reset_kv_cache: bool = True
     stop: Sequence[str | bytes] = ()
     turn_stops: Sequence[str | bytes] = ()
     json_stop: Sequence[str] = ()
