@@ -169,9 +169,7 @@ def test_stream_left_early_frees_the_engine(engine: Engine) -> None:
     assert engine.generate("x", max_tokens=4, temperature=0) == expected
 
 
-def test_another_thread_waits_for_a_stream(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_thread_waits_for_a_stream(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llama_cffi.engine.lock._LEAST_S", 1000)
     stream = engine.stream("x", max_tokens=5, temperature=1.0, seed=1)
     first = next(stream)

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,28 @@ def test_the_other_classes_follow_the_same_rule() -> None:
         assert "".join(deltas) == expected
         assert "".join(chunk["choices"][0]["text"] for chunk in chunks[1]) == story
         llm.close()
+
+
+def test_a_dropped_stream_of_any_kind_frees_the_engine() -> None:
+    """Without the garbage collector."""
+    ask = [{"role": "user", "content": "Tell me a story."}]
+    gc.collect()
+    gc.disable()
+    try:
+        for kind in (Llama, llama_cpp.Llama):
+            llm: Any = kind(str(model_path()), n_ctx=256, n_threads=1)
+            for make in (
+                partial(llm.create_chat_completion, ask),
+                partial(llm.create_completion, "Once"),
+                partial(llm.create_completion, "Once", n=2),
+                partial(llm.generate, "Once", 30),
+            ):
+                stream = make(stream=True)
+                next(stream)
+                next(stream)
+                assert llm.engine._lock.lock.locked()
+                del stream
+                assert not llm.engine._lock.lock.locked()
+            llm.close()
+    finally:
+        gc.enable()

@@ -48,9 +48,7 @@ def test_without_reset_the_same_prompt_is_asked_twice(engine: Engine) -> None:
     assert engine.stats.n_prompt == 3
     second = engine.generate_tokens([1, 2, 3], 4, reset_kv_cache=False, **OPTIONS)
     assert engine.stats.n_prompt == 3 + 4 + 3
-    uncached = engine.generate_tokens(
-        [1, 2, 3, *first, 1, 2, 3], 4, cache_prompt=False, **OPTIONS
-    )
+    uncached = engine.generate_tokens([1, 2, 3, *first, 1, 2, 3], 4, cache_prompt=False, **OPTIONS)
     assert uncached == second
 
 
@@ -75,7 +73,8 @@ def test_bos_is_not_repeated(tmp_path: Path) -> None:
         engine.generate("ab", max_tokens=2, raw=True, **OPTIONS)
         engine.generate("cd", max_tokens=2, raw=True, reset_kv=False, **OPTIONS)
         tokens = engine.tokens
-        assert tokens[0] == 256 and tokens.count(256) == 1
+        assert tokens[0] == 256
+        assert tokens.count(256) == 1
         assert engine.detokenize(tokens[:3]) == "ab"
         assert engine.detokenize(tokens[5:7]) == "cd"
 
@@ -116,9 +115,7 @@ def test_a_session_of_other_calls(tiny_model: Path) -> None:
                 list(answer)
             assert llm.engine.stats.n_prompt == n + 2
             n += 2 + 4
-        chat: Any = llm.create_chat_completion(
-            ask, max_tokens=4, reset_kv_cache=False, **OPTIONS
-        )
+        chat: Any = llm.create_chat_completion(ask, max_tokens=4, reset_kv_cache=False, **OPTIONS)
         n_chat = len(llm.renderer.render(ask).tokens)
         assert chat["usage"]["prompt_tokens"] == n + n_chat
         assert llm.kv_cache_seq_pos_max() + 1 == n + n_chat + 4 - 1
