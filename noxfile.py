@@ -194,13 +194,30 @@ def embeddings(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Check what the tests of the libraries that llama_cffi can replace check (tests/peers)."""
+    install_wheel(session, "test")
+    session.run("pytest", "tests/peers", *session.posargs, env=SAFE)
+
+
+@nox.session
 def adapters(session: nox.Session) -> None:
-    """Run LangChain, LlamaIndex, Outlines and Instructor over the drop-in for llama-cpp-python."""
+    """Run ten programs written for llama-cpp-python over the drop-in: frameworks and its server."""
     install_wheel(session)
-    session.install("langchain-community", "llama-index-core", "outlines", "numba", "instructor")
-    # It requires llama-cpp-python, which compiles llama.cpp.
-    session.install("--no-deps", "llama-index-llms-llama-cpp")
-    session.run("python", "tools/adapters.py", env=SAFE)
+    folder = session.create_tmp()
+    session.run("llama-cffi", "stand-in", folder, env=SAFE)
+    session.install(*map(str, Path(folder).glob("llama_cpp_python-*.whl")))
+    session.install(
+        "langchain-community", "llama-index-llms-llama-cpp", "outlines", "numba", "instructor",
+        "llama-cpp-haystack", "autogen-agentchat", "autogen-ext[llama-cpp]",
+        "fastapi", "httpx", "pydantic-settings", "sse-starlette", "starlette-context",
+    )  # fmt: skip
+    # The source of its server, of the version that the stand-in has.
+    version = next(Path(folder).glob("llama_cpp_python-*.whl")).name.split("-")[1].split("+")[0]
+    wanted = f"llama-cpp-python=={version}"
+    session.run("pip", "download", "--no-deps", "--no-binary=:all:", "-d", folder, wanted)
+    (sdist,) = Path(folder).glob("llama_cpp_python-*.tar.gz")
+    session.run("python", "tools/adapters.py", str(sdist), env=SAFE)
 
 
 @nox.session

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from .api.pool import (
         LlamaPool,
     )
+    from .api.response_cache import (
+        ResponseCache,
+        ResponseCacheInfo,
+    )
+    from .api.shortcuts import (
+        ask,
+        complete,
+    )
     from .api.types import (
         ChatCompletionMessageToolCall,
         CompletionUsage,
@@ -55,6 +63,9 @@ if TYPE_CHECKING:
         Vocab,
         get_library,
         load_control_vector,
+    )
+    from .binding.context.params import (
+        estimate_context_bytes,
     )
     from .binding.loading.logs import (
         disable_logging,
@@ -129,6 +140,9 @@ if TYPE_CHECKING:
         GgufFile,
         read_gguf,
     )
+    from .gguf.writer import (
+        copy_gguf,
+    )
     from .grammars import (
         Constraint,
         LlamaGrammar,
@@ -142,6 +156,7 @@ if TYPE_CHECKING:
         InferenceEngine,
         KVCache,
         MtpHead,
+        NgramCache,
         PromptLookup,
         Request,
         RequestHandle,
@@ -165,6 +180,14 @@ _HOME = {
         "shutdown",
     ),
     "api.pool": ("LlamaPool",),
+    "api.response_cache": (
+        "ResponseCache",
+        "ResponseCacheInfo",
+    ),
+    "api.shortcuts": (
+        "ask",
+        "complete",
+    ),
     "api.types": (
         "ChatCompletionMessageToolCall",
         "CompletionUsage",
@@ -196,6 +219,7 @@ _HOME = {
         "reset_logging",
         "set_log_level",
     ),
+    "binding.context.params": ("estimate_context_bytes",),
     "binding.model.quantize": ("quantize",),
     "chat.families": ("Family",),
     "chat.template": ("ChatTemplate",),
@@ -250,6 +274,7 @@ _HOME = {
         "GgufFile",
         "read_gguf",
     ),
+    "gguf.writer": ("copy_gguf",),
     "grammars": (
         "Constraint",
         "LlamaGrammar",
@@ -263,6 +288,7 @@ _HOME = {
         "InferenceEngine",
         "KVCache",
         "MtpHead",
+        "NgramCache",
         "PromptLookup",
         "Request",
         "RequestHandle",
@@ -334,6 +360,7 @@ __all__ = [
     "Model",
     "ModelLoadError",
     "MtpHead",
+    "NgramCache",
     "PromptLookup",
     "QueueFullError",
     "RenderedChat",
@@ -341,6 +368,8 @@ __all__ = [
     "RequestHandle",
     "RequestState",
     "RerankResult",
+    "ResponseCache",
+    "ResponseCacheInfo",
     "SamplerChain",
     "SamplingOptions",
     "SamplingParams",
@@ -356,7 +385,11 @@ __all__ = [
     "ValidationError",
     "Vocab",
     "__version__",
+    "ask",
+    "complete",
+    "copy_gguf",
     "disable_logging",
+    "estimate_context_bytes",
     "get_library",
     "load_control_vector",
     "print_system_info",

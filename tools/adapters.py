@@ -1,23 +1,30 @@
-"""Run libraries written for llama-cpp-python, unchanged, on the demo model.
+"""Run programs written for llama-cpp-python, unchanged, on the demo model.
 
-LangChain, LlamaIndex, Outlines and Instructor import `llama_cpp`; here that is
-`llama_cffi.llama_cpp`. `nox -s adapters` installs them.
+LangChain, LlamaIndex, Outlines, Instructor, Haystack, AutoGen and llama-cpp-python's own server
+import `llama_cpp`; here that is `llama_cffi.llama_cpp`. `nox -s adapters` installs them, and
+llama_cffi's stand-in for llama-cpp-python, which they require.
+
+Usage: python tools/adapters.py llama_cpp_python-0.3.36.tar.gz
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import sys
+import tarfile
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
-import llama_cffi.llama_cpp
+import llama_cpp
+
 from llama_cffi.demo import model_path
 
-sys.modules["llama_cpp"] = llama_cffi.llama_cpp
 warnings.simplefilter("ignore")  # theirs
 
 PATH = str(model_path())
@@ -128,6 +135,32 @@ def outlines() -> None:
     assert "".join(model.stream(QUESTION, int, temperature=0, max_tokens=8)) == ANSWER
 
 
+def outlines_backends() -> None:
+    """A context-free grammar, and each backend: a pattern, an object, streamed."""
+    import outlines
+    from llama_cpp import Llama
+    from outlines.types import CFG, JsonSchema, Regex
+
+    schema = JsonSchema({
+        "type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"],
+        "additionalProperties": False,
+    })  # fmt: skip
+    grammar = CFG('start: "yes" | "no" | NUMBER\nNUMBER: /[0-9]+/')
+    with Llama(PATH, verbose=False) as llm:
+        model: Any = outlines.from_llamacpp(llm)
+        options = {"temperature": 0, "max_tokens": 40}
+        assert model(QUESTION, grammar, **options) == ANSWER
+        assert "".join(model.stream(QUESTION, grammar, **options)) == ANSWER
+        assert model("Is it?", CFG('start: "yes" | "no"'), **options) in ("yes", "no")
+        for backend in ("llguidance", "outlines_core"):
+            of_pattern = outlines.Generator(model, Regex("[0-9]{3}"), backend=backend)
+            assert of_pattern(QUESTION, **options).startswith(ANSWER)
+            of_schema = outlines.Generator(model, schema, backend=backend)
+            # White space has no limit in a grammar of theirs; a penalty ends it.
+            text = of_schema(QUESTION, frequency_penalty=1.0, **options)
+            assert json.loads(text)["n"] in (41, 42), text
+
+
 def instructor() -> None:
     """`instructor.patch` over `create_chat_completion_openai_v1`: a schema, a tool."""
     import instructor
@@ -145,25 +178,183 @@ def instructor() -> None:
         assert found.n in (41, 42)
 
 
+def haystack() -> None:
+    """`LlamaCppChatGenerator`: streamed, asynchronous, in a pipeline, with a tool, a schema."""
+    from haystack import Pipeline
+    from haystack.dataclasses import ChatMessage, StreamingChunk
+    from haystack.tools import create_tool_from_function
+    from haystack_integrations.components.generators.llama_cpp import LlamaCppChatGenerator
+
+    options = {"temperature": 0, "max_tokens": 64}
+    generator = LlamaCppChatGenerator(PATH, n_ctx=1024, generation_kwargs=options)
+    question, weather = [ChatMessage.from_user(QUESTION)], [ChatMessage.from_user(WEATHER)]
+    (reply,) = generator.run(question)["replies"]
+    assert (reply.text, reply.meta["finish_reason"]) == (ANSWER, "stop")
+    assert reply.meta["usage"]["completion_tokens"] == 2
+    chunks: list[StreamingChunk] = []
+    (reply,) = generator.run(question, streaming_callback=chunks.append)["replies"]
+    assert reply.text == "".join(chunk.content for chunk in chunks) == ANSWER
+    (reply,) = asyncio.run(generator.run_async(question))["replies"]
+    assert reply.text == ANSWER
+    tool = create_tool_from_function(get_weather)
+    for callback in (None, chunks.append):
+        (reply,) = generator.run(weather, tools=[tool], streaming_callback=callback)["replies"]
+        (call,) = reply.tool_calls
+        assert (call.tool_name, call.arguments) == ("get_weather", {"city": "Paris"})
+        result = ChatMessage.from_tool(tool.invoke(**call.arguments), origin=call)
+        (after,) = generator.run([*weather, reply, result], tools=[tool])["replies"]
+        assert after.text
+    schema = {"type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"]}
+    wanted = {"response_format": {"type": "json_object", "schema": schema}, "max_tokens": 100}
+    (reply,) = generator.run(question, generation_kwargs=wanted)["replies"]
+    assert json.loads(reply.text or "")["n"] in (41, 42)
+    generator.close()
+    pipeline = Pipeline()
+    again = LlamaCppChatGenerator.from_dict(generator.to_dict())
+    pipeline.add_component("llm", again)
+    (reply,) = pipeline.run({"llm": {"messages": question}})["llm"]["replies"]
+    assert reply.text == ANSWER
+    again.close()
+    name = "Llava15ChatHandler"
+    eyes = LlamaCppChatGenerator(PATH, chat_handler_name=name, model_clip_path="clip.gguf")
+    message = ""
+    try:
+        eyes.warm_up()
+    except ValueError as e:
+        message = str(e)
+    assert "images are not supported" in message
+
+
+def autogen() -> None:
+    """`LlamaCppChatCompletionClient`: alone, with a schema, in an agent.
+
+    Its client looks for tool calls beside the message, where no version of llama-cpp-python has
+    them, so that it returns none.
+    """
+    from autogen_agentchat.agents import AssistantAgent
+    from autogen_agentchat.messages import TextMessage
+    from autogen_core.models import UserMessage
+    from autogen_ext.models.llama_cpp import LlamaCppChatCompletionClient
+    from pydantic import BaseModel
+
+    class Number(BaseModel):
+        n: Literal[41, 42]
+
+    async def use() -> None:
+        client = LlamaCppChatCompletionClient(
+            model_path=PATH, n_ctx=1024, verbose=False, rpc_servers=None, chat_format="chatml"
+        )
+        question = [UserMessage(content=QUESTION, source="user")]
+        options = {"temperature": 0, "max_tokens": 100}
+        result = await client.create(question, extra_create_args=options)
+        assert (result.content, result.finish_reason) == (ANSWER, "stop")
+        assert result.usage.completion_tokens == 2
+        result = await client.create(question, json_output=Number, extra_create_args=options)
+        assert isinstance(result.content, str)
+        assert Number.model_validate_json(result.content).n in (41, 42)
+        words = [UserMessage(content="a b c", source="user")]
+        assert (client.count_tokens(words), client.remaining_tokens(words)) == (3, 1021)
+        agent = AssistantAgent("agent", model_client=client, system_message=None)
+        answer = (await agent.run(task=QUESTION)).messages[-1]
+        assert isinstance(answer, TextMessage)
+        assert answer.content == ANSWER
+        await client.close()
+
+    asyncio.run(use())
+
+
+def server() -> None:
+    """llama-cpp-python's own server: completions, chats, tools, embeddings, tokens."""
+    from llama_cpp.server.app import create_app  # type: ignore[import-not-found]
+    from llama_cpp.server.settings import (  # type: ignore[import-not-found]
+        ModelSettings,
+        ServerSettings,
+    )
+    from starlette.testclient import TestClient
+
+    settings = ModelSettings(model=PATH, n_ctx=1024, embedding=True, verbose=False)
+    app = create_app(server_settings=ServerSettings(), model_settings=[settings])
+    client = TestClient(app)
+
+    def post(path: str, **body: Any) -> Any:
+        response = client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def stream(path: str, **body: Any) -> list[Any]:
+        lines = client.post(path, json={**body, "stream": True}).text.split("\n")
+        *data, end = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert end == "[DONE]"
+        return [json.loads(line)["choices"][0] for line in data]
+
+    chat, text = "/v1/chat/completions", "/v1/completions"
+    question = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
+    weather = {"messages": [{"role": "user", "content": WEATHER}], "temperature": 0}
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [PATH]
+    assert post(chat, **question)["choices"][0]["message"]["content"] == ANSWER
+    deltas = [choice["delta"] for choice in stream(chat, **question)]
+    assert "".join(delta.get("content") or "" for delta in deltas) == ANSWER
+    completion = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8}
+    assert post(text, **completion)["choices"][0]["text"] == ANSWER
+    assert "".join(choice["text"] for choice in stream(text, **completion)) == ANSWER
+    limited = {"grammar": 'root ::= "yes" | "no"', "min_tokens": 1, "logit_bias": {"5": -1.0}}
+    answer = post(chat, **question, **limited, seed=3, stop=["x"])
+    assert answer["choices"][0]["message"]["content"] in ("yes", "no")
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "parameters": city}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for more in (
+        {"tools": [{"type": "function", "function": function}]},
+        {"tools": [{"type": "function", "function": function}], "tool_choice": named},
+        {"functions": [function]},
+        {"functions": [function], "function_call": {"name": "get_weather"}},
+    ):
+        choice = post(chat, **weather, **more)["choices"][0]
+        (call,) = choice["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
+        assert choice["finish_reason"] == "tool_calls"
+        assert ("function_call" in choice["message"]) == ("functions" in more)
+    scored = post(chat, **question, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]
+    assert [len(token["top_logprobs"]) for token in scored["content"]] == [2, 2]
+    found = post("/v1/embeddings", input=["a b c", "d"])
+    assert [len(item["embedding"]) for item in found["data"]] == [192, 192]
+    tokens = post("/extras/tokenize", input="a b c")["tokens"]
+    assert post("/extras/tokenize/count", input="a b c")["count"] == len(tokens) == 3
+    assert post("/extras/detokenize", tokens=tokens)["text"] == "a b c"
+
+
 CHECKS: list[tuple[Callable[[], None], str]] = [
     (langchain_llm, "langchain-community"),
     (langchain_chat, "langchain-community"),
     (langchain_embeddings, "langchain-community"),
     (llama_index, "llama-index-llms-llama-cpp"),
     (outlines, "outlines"),
+    (outlines_backends, "outlines"),
     (instructor, "instructor"),
+    (haystack, "llama-cpp-haystack"),
+    (autogen, "autogen-ext"),
+    (server, "llama-cpp-python"),
 ]
 
 
-def main() -> None:
-    """Run all checks."""
-    for check, package in CHECKS:
-        started = time.perf_counter()
-        check()
-        took = time.perf_counter() - started
-        version = importlib.metadata.version(package)
-        print(f"{check.__name__}: works ({package} {version}, {took:.1f} s)")
+def main(sdist: str) -> None:
+    """Run all checks.
+
+    Args:
+        sdist: llama-cpp-python's, for its server, which is Python alone.
+    """
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist) as archive:
+        members = [m for m in archive if "/llama_cpp/server/" in m.name]
+        archive.extractall(folder, members, filter="data")
+        (package,) = Path(folder).glob("*/llama_cpp")
+        llama_cpp.__path__.append(str(package))
+        for check, name in CHECKS:
+            started = time.perf_counter()
+            check()
+            took = time.perf_counter() - started
+            version = importlib.metadata.version(name)
+            print(f"{check.__name__}: works ({name} {version}, {took:.1f} s)", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

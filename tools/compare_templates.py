@@ -236,20 +236,13 @@ def conversations() -> Iterator[tuple[str, dict[str, Any]]]:
 def theirs(source: str, template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:
     """Render as transformers does; return None if it rejects the conversation.
 
-    Three of OpenAI's shapes, which transformers does not convert, are converted first: text parts
-    for a template that prints lists, JSON strings for one that needs dicts, and None next to tool
-    calls for one that fails on it.
+    Shapes that transformers does not convert are converted first, see `plain`. A role that neither
+    OpenAI nor the template has is rejected.
     """
     messages = given["messages"]
-    if not template._takes_parts:
-        messages = [_joined(m) for m in messages]
-    if not template._takes_none:
-        messages = [
-            {**m, "content": ""} if m.get("tool_calls") and m.get("content") is None else m
-            for m in messages
-        ]
-    if not template._takes_json_arguments:
-        messages = ours.parse_arguments(messages)
+    if any(m["role"] == "wizard" for m in messages):
+        return None
+    messages = template._caps.fit([plain(m, template._caps.separator) for m in messages])
     given = {"bos_token": BOS, "eos_token": EOS, **given}
     del given["messages"]
     try:
@@ -261,10 +254,29 @@ def theirs(source: str, template: ours.ChatTemplate, given: dict[str, Any]) -> s
     return str(text)
 
 
-def _joined(message: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(message.get("content"), list):
-        return message
-    return {**message, "content": "\n".join(part["text"] for part in message["content"])}
+def plain(message: dict[str, Any], separator: str) -> dict[str, Any]:
+    """Return *message* in the form of transformers' documentation."""
+    message = dict(message)
+    if message["role"] == "developer":
+        message["role"] = "system"
+    if message.get("content") is None:
+        message["content"] = ""
+    if isinstance(message["content"], list):
+        message["content"] = separator.join(part["text"] for part in message["content"])
+    if "tool_calls" in message:
+        message["tool_calls"] = [_with_dict(call) for call in message["tool_calls"]]
+    names = ("reasoning_content", "thinking", "reasoning")
+    if reasoning := next((message[name] for name in names if name in message), None):
+        message |= dict.fromkeys(names, reasoning)
+    return message
+
+
+def _with_dict(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def own(template: ours.ChatTemplate, given: dict[str, Any]) -> str | None:

@@ -10,7 +10,10 @@ reasoning and content from the turn that the template renders.
 
 A row counts the turns (one call or two, with and without text and reasoning) that are the `same`,
 and names the parts of other turns that differ; `none` means that the template renders no calls or
-fails on them. The exit status is 1 if a turn differs.
+fails on them. Then it counts the calls that come back equal, of calls with values that look like
+other types or like the format's own tags, parsed whole and character by character; a call is
+`ambiguous` if the template writes what comes back exactly like the call. The exit status is 1 if a
+turn or a call differs.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any, NamedTuple
 from template_sources import fetch
 
 from llama_cffi.chat.families import Family, identify
+from llama_cffi.chat.formats import ToolFormat
 from llama_cffi.chat.reasoning import opens_thinking
 from llama_cffi.chat.template import ChatTemplate
 from llama_cffi.errors import LlamaError
@@ -37,21 +41,77 @@ CALLS = [
     ("note", {"text": 'a "b"\n<c>', "n": 3, "b": True, "tags": ["x", "y"], "at": {"k": 1.5}}),
     ("now", {}),
 ]
-_KINDS = {"text": "string", "n": "integer", "b": "boolean", "tags": "array", "at": "object"}
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "n": {"type": "integer"},
+    "b": {"type": "boolean"},
+    "tags": {"type": "array"},
+    "at": {"type": "object", "additionalProperties": {"type": "number"}},
+}
 
 
-def _tool(name: str, types: dict[str, str]) -> dict[str, Any]:
+def _tool(name: str, schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
     properties: dict[str, Any] = {
-        key: {"type": kind, "description": "Any."} for key, kind in types.items()
+        key: {**schema, "description": "Any."} for key, schema in schemas.items()
     }
-    if "at" in properties:
-        properties["at"]["additionalProperties"] = {"type": "number"}
     parameters = {"type": "object", "properties": properties, "required": [*properties]}
     function = {"name": name, "description": f"To {name}.", "parameters": parameters}
     return {"type": "function", "function": function}
 
 
-TOOLS = [_tool("note", _KINDS), _tool("now", {})]
+TOOLS = [_tool("note", _SCHEMAS), _tool("now", {})]
+
+
+STRING: dict[str, Any] = {"type": "string"}
+NULLABLE: dict[str, Any] = {"anyOf": [STRING, {"type": "null"}]}
+_LOOKALIKES = ("90210", "true", "null", "None", "1e5", "-0", "[1]", '{"a": 1}', '"a"', "'a'", "")
+_TEXTS = (
+    "a \"b\" 'c' \\d",
+    "\n\nline\n\n",
+    " \t spaces ",
+    "é中😀\ufffd",  # not U+2028, which Jinja's filter `indent` replaces
+    "}]{[,:",
+    "<b>x</b> &amp; <br/>",
+    "a=1, b='2')",
+    "```json\n{}\n```",
+    "]]>",
+)
+
+
+def values(form: ToolFormat, call: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield schemas and values that fit them, for the parameter of a call.
+
+    Args:
+        form: The format in which calls are written; its tags are among the texts.
+        call: A whole call, as the template renders it.
+    """
+    texts = [*_TEXTS, call, f"See:\n{call}\n"]
+    for tag in tags(form):
+        texts += [f"a {tag} b", f"\n{tag}\n", tag, f"a{tag}"]
+    for text in (*_LOOKALIKES, *texts):
+        yield STRING, text
+    for text in ("90210", "true", "1e5", "[1]", '{"a": 1}', "x", None):
+        yield NULLABLE, text
+    for text in texts:
+        yield {"type": "array", "items": STRING}, [text, "b"]
+        yield {"type": "object", "additionalProperties": STRING}, {"k": text}
+    yield {"type": "integer"}, -(2**53) - 1
+    yield {"type": "number"}, 1e-7
+    yield {"type": "boolean"}, False
+    yield {"type": "array", "items": {"type": "array", "items": NULLABLE}}, [["90210", None], []]
+    nested = {"type": "object", "properties": {"b": {"type": "array", "items": STRING}}}
+    yield {"type": "object", "properties": {"a": nested}}, {"a": {"b": ["1", "true", ""]}}
+
+
+def tags(form: ToolFormat) -> list[str]:
+    """Return the tags of a format."""
+    found = [*form.triggers, *form.template_markers]
+    for name in ("open", "close", "after", "before", "between", "end", "quote"):
+        found.append(getattr(form, name, ""))
+    for name in ("key", "value", "raw"):
+        found += getattr(form, name, ())
+    known = (tag.strip() for tag in found if isinstance(tag, str))
+    return sorted({tag for tag in known if len(tag) > 1})
 
 
 class Turn(NamedTuple):
@@ -80,7 +140,7 @@ def turns(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Turn]]:
             for reasoning in (REASONING, "") if thinks else ("",):
                 message = _message(CALLS[:number], content, reasoning)
                 parts = (f"{number} calls", "text" * bool(content), "reasoning" * bool(reasoning))
-                found = rendered(template, family, message)
+                found = rendered(template, family, message, TOOLS)
                 if found is None or "note" not in found[1]:
                     continue
                 is_open, text = found
@@ -113,19 +173,19 @@ def _message(calls: Any, content: str | None, reasoning: str) -> dict[str, Any]:
 
 
 def rendered(
-    template: ChatTemplate, family: Family, message: dict[str, Any]
+    template: ChatTemplate, family: Family, message: dict[str, Any], tools: list[dict[str, Any]]
 ) -> tuple[bool, str] | None:
     """Return whether the prompt ends inside reasoning, and the text rendered after the prompt."""
     has_reasoning = bool(message.get("reasoning_content"))
     more: dict[str, Any] = {}
     if "functions" in template.variables:
-        more = {"functions": json.dumps(TOOLS), "datetime": "2025-07-04"}
+        more = {"functions": json.dumps(tools), "datetime": "2025-07-04"}
     if family.switch:
         more[family.switch] = has_reasoning
     try:
-        prompt = template.render([USER], TOOLS, **more)
-        before = template.render([USER], TOOLS, False, **more)
-        whole = template.render([USER, message], TOOLS, False, **more)
+        prompt = template.render([USER], tools, **more)
+        before = template.render([USER], tools, False, **more)
+        whole = template.render([USER, message], tools, False, **more)
     except LlamaError:
         return None
     start, end = family.tool_format.reasoning
@@ -146,6 +206,48 @@ def _shared(a: str, b: str) -> str:
     """Return the common prefix of two strings."""
     pairs = enumerate(zip(a, b, strict=False))
     return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
+
+
+def called(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Any, str]]:
+    """Yield (verdict, arguments, rendered turn and parsed calls) for each value."""
+    form = family.tool_format
+    example = rendered(template, family, _message(CALLS[:1], None, ""), TOOLS)
+    if example is None or "note" not in example[1]:
+        return
+    for schema, value in values(form, example[1]):
+        other = {"type": "integer"}
+        for arguments in ({"value": value, "count": 7}, {"count": 7, "value": value}):
+            types = {key: schema if key == "value" else other for key in arguments}
+            tools = [_tool("put", types), *TOOLS]
+            found = rendered(template, family, _message([("put", arguments)], None, ""), tools)
+            if found is None:
+                continue
+            is_open, text = found
+            parsed = _parsed(form, text, tools, is_open)
+            wanted = [("put", json.dumps(arguments, sort_keys=True))]
+            if [(name, json.dumps(read, sort_keys=True)) for name, read in parsed] == wanted:
+                kind = "equal calls"
+            else:
+                again = rendered(template, family, _message(parsed, None, ""), tools)
+                kind = "ambiguous calls" if again == found else "other calls"
+            yield kind, arguments, f"{text!r}\n    {parsed}"
+
+
+def _parsed(form: ToolFormat, text: str, tools: Any, is_open: bool) -> list[tuple[str, Any]]:
+    """Return the calls in a turn; none if they depend on how the turn is split, or are broken."""
+    results = []
+    for pieces in ([text], text):
+        stream = form.stream(tools, starts_open=is_open)
+        deltas = [delta for piece in pieces for delta in stream.push(piece)] + stream.finish()
+        calls = stream.message.tool_calls
+        arguments = [""] * len(calls)
+        for delta in deltas:
+            for part in delta.get("tool_calls", ()):
+                arguments[part["index"]] += part["function"]["arguments"]
+        if stream.message.is_malformed or arguments != [call.arguments for call in calls]:
+            return []
+        results.append([(call.name, json.loads(call.arguments)) for call in calls])
+    return results[0] if results[0] == results[1] else []
 
 
 def verdict(family: Family, turn: Turn) -> tuple[str, str]:
@@ -181,6 +283,10 @@ def check(path: Path, show: bool) -> tuple[str, Counter[str]]:
             print(f"    {turn.text!r}\n    {parsed}")
     if not counts:
         counts["none"] += 1
+    for kind, arguments, details in called(template, family):
+        counts[kind] += 1
+        if kind == "other calls":
+            print(f"    call: {path.stem}: {arguments}\n    {details}")
     name = f"{family.name} {family.version}".strip()
     row = f"{path.stem:46.46} {name:22.22} {family.thinking:8} {family.tool_format.name:17}"
     return row + " " + ", ".join(f"{n} {kind}" for kind, n in counts.items()), counts
@@ -201,8 +307,8 @@ def main() -> int:
         rows.append(row)
         total += counts
     print("\n".join(rows))
-    print(f"{len(found)} templates, {sum(total.values())} turns: {dict(total)}")
-    return 1 if total.keys() - {"same", "none"} else 0
+    print(f"{len(found)} templates, {dict(total)}")
+    return 1 if total.keys() - {"same", "none", "equal calls", "ambiguous calls"} else 0
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
+from ..schema import closed
 from ..validation import as_list, check_int, reject_unknown
-from .chat_message import ChatAssembler, DocumentReader, PlainReader
+from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
+from .functions import add_function_call, as_tools
+from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, Runs, openai_limit, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
@@ -54,20 +57,22 @@ __all__ = [
 ]
 
 
-class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
+class MoreChatCompletionOptions(GenerationOptions, ChatOptions, OpenAIOptions, total=False):
     """`ChatCompletionOptions` without the length; None means the default.
 
     `tools`: tool definitions, or Python functions. `tool_choice`: `auto`, `none`, `required`, or a
     dict that names a function; the last two constrain the answer to calls that match the schemas:
-    at least one, and exactly one of a named function. `parallel_tool_calls`: False: exactly one.
+    at least one, and exactly one of a named function. `parallel_tool_calls`: False: at most one
+    call, any further one is dropped.
     `response_format`: `{"type": "json_object"}` with an optional `schema`, or `{"type":
     "json_schema", "json_schema": {"schema": ...}}`. `grammar`: the content must match it.
     `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
     alternatives. `thinking_budget`: end reasoning after this many tokens, as the chat template
     would end it, and continue with the answer; 0: no reasoning. `n`: number of answers.
     `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
-    `context_policy.drop_oldest_turns`, or one of the engine's. OpenAI's `user`, `metadata`, `store`
-    and `service_tier` are accepted and not used.
+    `context_policy.drop_oldest_turns`, or one of the engine's. `modalities`: `["text"]`.
+    `verbosity`: `medium`. OpenAI's other options: see `OpenAIOptions`; its deprecated `functions`
+    and `function_call` mean `tools` and `tool_choice`.
     """
 
     tools: Sequence[Tool] | None
@@ -78,10 +83,8 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, total=False):
     thinking_budget: int | None
     n: int | None
     model: str | None
-    user: str | None
-    metadata: Mapping[str, str] | None
-    store: bool | None
-    service_tier: str | None
+    modalities: Sequence[str] | None
+    verbosity: str | None
 
 
 class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
@@ -95,11 +98,10 @@ class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
     max_completion_tokens: int | None
 
 
-_IGNORED = ("user", "metadata", "store", "service_tier")
 _OWN = (
     "tools", "tool_choice", "parallel_tool_calls", "response_format", "top_logprobs", "logprobs",
     "thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs", "n", "model",
-    "max_tokens", "context_policy", "grammar", "structured",
+    "max_tokens", "context_policy", "grammar", "structured", "functions", "function_call",
 )  # fmt: skip
 
 
@@ -113,6 +115,8 @@ class PreparedChat:
         name: The model's name in the response.
         make_reader: Creates the parser that splits one answer into reasoning, tool calls and
             content.
+        has_functions: Whether calls are also given in OpenAI's deprecated form.
+        includes_usage: Whether a stream ends with a chunk that has the usage.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -121,6 +125,8 @@ class PreparedChat:
     model: Model
     name: str
     make_reader: Callable[[], Any]
+    has_functions: bool = False
+    includes_usage: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -190,7 +196,12 @@ class ChatPreparer:
         )
 
     def prepare(
-        self, messages: Sequence[Message], options: Mapping[str, Any], name: str = ""
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, Any],
+        name: str = "",
+        *,
+        stream: bool = False,
     ) -> PreparedChat:
         """Check the options of one chat completion, render and tokenize its messages.
 
@@ -198,6 +209,7 @@ class ChatPreparer:
             messages: In OpenAI's format, oldest first.
             options: `ChatCompletionOptions`.
             name: The model's name in the response, if the options have none.
+            stream: Whether the answer is streamed.
 
         Raises:
             TemplateError: The chat template refuses the messages.
@@ -205,12 +217,20 @@ class ChatPreparer:
             ValidationError: An option is out of range.
         """
         options = canonical(options)
+        includes_usage = take_openai_options(options, stream)
         reject_unknown(options, _NAMES, "a chat completion")
         own = {key: options[key] for key in _OWN if key in options}
-        rest = {k: v for k, v in options.items() if k not in own and k not in _IGNORED}
+        rest = {k: v for k, v in options.items() if k not in own}
         thinking, effort = own.get("thinking"), own.get("reasoning_effort")
-        tools = normalise_tools(own.get("tools"))
-        choice = normalise_tool_choice(own.get("tool_choice"), tools)
+        functions = own.get("functions")
+        given: Any
+        given, asked = as_tools(
+            functions, own.get("function_call"), own.get("tools"), own.get("tool_choice")
+        )
+        tools = normalise_tools(given)
+        choice = normalise_tool_choice(asked, tools)
+        # Naming a function asks for one call of it, as with OpenAI.
+        parallel = choice.name is None and own.get("parallel_tool_calls", True)
         grammar = _grammar(own)
         offered = tools if choice.mode != "none" else []
         render = partial(
@@ -224,7 +244,7 @@ class ChatPreparer:
         policy = own.get("context_policy", self._policy)
         if policy == DROP_TURNS:
             messages = drop_oldest_turns(
-                messages,
+                self.renderer.plain_messages(messages, bool(offered)),
                 lambda some: len(render(some).tokens),
                 limit,
                 self.n_ctx,
@@ -238,8 +258,6 @@ class ChatPreparer:
         if choice.mode == "required":
             if grammar is not None:
                 raise ValidationError("tool_choice='required' and a grammar exclude each other")
-            # Naming a function asks for one call of it, as with OpenAI.
-            parallel = choice.name is None and own.get("parallel_tool_calls", True)
             parts = form.grammar_parts(choice.allowed(tools), parallel, True)
             grammar = call_grammar(parts, self.renderer.special_tokens)
         thinks, _ = self.renderer.resolve_thinking(thinking, effort)
@@ -265,6 +283,7 @@ class ChatPreparer:
             reader: Any = PlainReader(ReasoningSplitter(*form.reasoning, is_open))
             if offered or form.content_head:
                 reader = form.stream(offered, starts_open=is_open)
+                reader = reader if parallel else FirstCall(reader)
             if grammar is None or choice.mode == "required":
                 return reader
             triggers = as_list("grammar_triggers", sampling.get("grammar_triggers") or ())
@@ -272,7 +291,8 @@ class ChatPreparer:
 
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
-        return PreparedChat(request, self.model, own.get("model") or name, make_reader)
+        name = own.get("model") or name
+        return PreparedChat(request, self.model, name, make_reader, bool(functions), includes_usage)
 
     def _reasoning_limit(
         self,
@@ -328,6 +348,7 @@ def stream(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
+    stats = []
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
         with closing(run):
             yield _chunk(prepared, assembler.first())
@@ -337,9 +358,12 @@ def stream(
                 except StopIteration as e:
                     for choice in assembler.last(e.value):
                         yield _chunk(prepared, choice)
+                    stats.append(e.value)
                     break
                 for choice in assembler.push(step):
                     yield _chunk(prepared, choice)
+    if prepared.includes_usage:
+        yield {**_chunk(prepared), "usage": usage(stats)}
 
 
 async def stream_async(
@@ -354,6 +378,8 @@ async def stream_async(
                     yield _chunk(prepared, choice)
         for choice in assembler.last(run.stats):
             yield _chunk(prepared, choice)
+    if prepared.includes_usage:
+        yield {**_chunk(prepared), "usage": usage([run.stats for run in runs])}
 
 
 def _response(
@@ -361,6 +387,9 @@ def _response(
     choices: list[ChatCompletionResponseChoice],
     stats: Sequence[GenerationStats],
 ) -> CreateChatCompletionResponse:
+    if prepared.has_functions:
+        for choice in choices:
+            add_function_call(choice["message"])
     return {
         "id": prepared.id,
         "object": "chat.completion",
@@ -372,15 +401,21 @@ def _response(
 
 
 def _chunk(
-    prepared: PreparedChat, choice: ChatCompletionStreamResponseChoice
+    prepared: PreparedChat, *choices: ChatCompletionStreamResponseChoice
 ) -> CreateChatCompletionStreamResponse:
-    return {
+    if prepared.has_functions:
+        for choice in choices:
+            add_function_call(choice["delta"])
+    chunk: CreateChatCompletionStreamResponse = {
         "id": prepared.id,
         "object": "chat.completion.chunk",
         "created": prepared.created,
         "model": prepared.name,
-        "choices": [choice],
+        "choices": [*choices],
     }
+    if prepared.includes_usage:
+        chunk["usage"] = None
+    return chunk
 
 
 def _n_logprobs(own: Mapping[str, Any]) -> int | None:
@@ -427,8 +462,8 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
 def _schema_grammar(schema: Any) -> LlamaGrammar:
     if schema is None:
         raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
-    return LlamaGrammar.from_json_schema(schema)
+    return LlamaGrammar.from_json_schema(closed(schema))
 
 
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
-_NAMES = tuple(dict.fromkeys((*_OWN, *_IGNORED, *GenerationOptions.__annotations__)))
+_NAMES = tuple(dict.fromkeys((*_OWN, *GenerationOptions.__annotations__)))

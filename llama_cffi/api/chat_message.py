@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ChatCompletionTopLogprobToken,
     )
 
-__all__ = ["ChatAssembler", "DocumentReader", "PlainReader"]
+__all__ = ["ChatAssembler", "DocumentReader", "FirstCall", "PlainReader"]
 
 Delta = dict[str, Any]
 
@@ -80,6 +80,35 @@ class DocumentReader:
         if self._head is None:
             return []
         return [*self._head.push(self._held), *self._head.finish()]
+
+
+class FirstCall:
+    """Drops all tool calls but the first.
+
+    Args:
+        reader: Splits text into reasoning, tool calls and content.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def push(self, text: str) -> list[Delta]:
+        """Add text and return the new deltas."""
+        return self._kept(self._reader.push(text))
+
+    def finish(self) -> list[Delta]:
+        """Return the deltas of the text that was held back."""
+        return self._kept(self._reader.finish())
+
+    def _kept(self, deltas: list[Delta]) -> list[Delta]:
+        return [delta for delta in map(self._with_first, deltas) if delta]
+
+    def _with_first(self, delta: Delta) -> Delta:
+        if "tool_calls" not in delta:
+            return delta
+        first = [part for part in delta["tool_calls"] if part["index"] == 0]
+        rest = {name: value for name, value in delta.items() if name != "tool_calls"}
+        return {**rest, "tool_calls": first} if first else rest
 
 
 class ChatAssembler:

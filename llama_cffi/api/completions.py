@@ -53,6 +53,7 @@ class PreparedCompletion:
         n: Number of answers to return: of all generated, those with the best mean log-probability.
         logprobs: Whether to return log-probabilities.
         offset: Number of characters of the prompt, from which `text_offset` counts.
+        includes_usage: Whether a stream ends with a chunk that has the usage.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -65,6 +66,7 @@ class PreparedCompletion:
     n: int = 1
     logprobs: bool = False
     offset: int = 0
+    includes_usage: bool = False
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -81,6 +83,7 @@ def prepare(
     n: int = 1,
     best_of: int | None = None,
     stream: bool = False,
+    includes_usage: bool = False,
 ) -> PreparedCompletion:
     """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
 
@@ -111,6 +114,7 @@ def prepare(
         n,
         logprobs is not None,
         len(text),
+        includes_usage=includes_usage,
     )
 
 
@@ -168,6 +172,7 @@ def stream(
     prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
+    stats = []
     for index, run in enumerate(runs):
         chunks = _Chunks(prepared, index)
         while True:
@@ -175,8 +180,11 @@ def stream(
                 step = next(run)
             except StopIteration as e:
                 yield chunks.last(e.value)
+                stats.append(e.value)
                 break
             yield from chunks.push(step)
+    if prepared.includes_usage:
+        yield {**_base_chunk(prepared), "usage": usage(stats)}
 
 
 async def stream_async(
@@ -190,6 +198,8 @@ async def stream_async(
                 for chunk in chunks.push(step):
                     yield chunk
         yield chunks.last(run.stats)
+    if prepared.includes_usage:
+        yield {**_base_chunk(prepared), "usage": usage([run.stats for run in runs])}
 
 
 _Answer = tuple[str, "list[Logprob]", "GenerationStats"]
@@ -258,7 +268,14 @@ class _Chunks:
             "logprobs": logprobs,
             "finish_reason": reason,
         }
-        return {**_base(self._prepared), "choices": [choice]}
+        return {**_base_chunk(self._prepared), "choices": [choice]}
+
+
+def _base_chunk(prepared: PreparedCompletion) -> CreateCompletionStreamResponse:
+    chunk: CreateCompletionStreamResponse = {**_base(prepared)}
+    if prepared.includes_usage:
+        chunk["usage"] = None
+    return chunk
 
 
 def _base(prepared: PreparedCompletion) -> CreateCompletionResponse:

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
-from ..validation import reject_unknown
+from ..validation import check_int, reject_unknown
 
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
@@ -28,6 +28,7 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+_LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
 _KINDS: dict[str, type] = {
     "int": Integral,
     "bool": Integral,
@@ -36,6 +37,7 @@ _KINDS: dict[str, type] = {
     "os.PathLike[str]": os.PathLike,
     "Sequence[float]": Sequence,
     "Mapping[str, Override]": Mapping,
+    "Mapping[str, str]": Mapping,
     "None": type(None),
 }
 
@@ -57,9 +59,12 @@ class MoreLlamaOptions(TypedDict, total=False):
     seed: int
     use_mmap: bool
     use_mlock: bool
+    check_tensors: bool
     main_gpu: int
     tensor_split: Sequence[float] | None
     split_mode: str | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     kv_overrides: Mapping[str, Override] | None
     flash_attn: bool | None
     type_k: str | None
@@ -113,9 +118,12 @@ class LlamaConfig:
             sequence that begins here; -1: a random one.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
+        check_tensors: See `Model`.
         main_gpu: See `Model`.
         tensor_split: See `Model`.
         split_mode: See `Model`.
+        n_cpu_moe: See `Model`.
+        override_tensors: See `Model`.
         kv_overrides: See `Model`.
         flash_attn: See `ContextParams`; None: the build's choice.
         type_k: See `ContextParams`.
@@ -146,7 +154,7 @@ class LlamaConfig:
             `llama_cffi.native`; nothing is printed. See `set_log_level`.
 
     Raises:
-        ValidationError: A field has the wrong type.
+        ValidationError: A field has the wrong type, or a count is too small.
     """
 
     model_path: ModelSource | None = None
@@ -164,9 +172,12 @@ class LlamaConfig:
     seed: int = -1
     use_mmap: bool = True
     use_mlock: bool = False
+    check_tensors: bool = False
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
     split_mode: str | None = None
+    n_cpu_moe: int = 0
+    override_tensors: Mapping[str, str] | None = None
     kv_overrides: Mapping[str, Override] | None = None
     flash_attn: bool | None = None
     type_k: str | None = None
@@ -198,6 +209,8 @@ class LlamaConfig:
             fits = isinstance(value, kinds)
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} must be {declared}")
+        for name, low in _LEAST.items():
+            check_int(name, getattr(self, name), low)
 
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""

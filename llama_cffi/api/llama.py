@@ -15,15 +15,23 @@ from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
-from ..generation.options import OPTION_NAMES, GenerationOptions, MoreGenerationOptions
+from ..generation.options import (
+    OPTION_NAMES,
+    GenerationOptions,
+    MoreGenerationOptions,
+    TextOptions,
+)
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
-from ..schema import json_schema, parse_json, without_unique_items
+from ..schema import json_schema, parse_json
 from ..validation import as_list, as_path, check_int, reject_unknown
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
+from .embedding_inputs import as_inputs
+from .model_facts import ContextSize, ModelFacts
+from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, run, run_async
 from .session import Session
 
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 
     from ..embeddings.embedder import Embedder, RerankResult
     from ..generation.sequence import Step
+    from ..generation.text import Stop
     from ..progress import Progress
     from ..scheduler import InferenceEngine
     from .chat_completions import Message
@@ -53,12 +62,13 @@ __all__ = [
 
 T = TypeVar("T")
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
+_NO_LOGPROBS = "a stream of text has no logprobs; use create_completion(stream=True)"
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
 
-class CompletionOptions(GenerationOptions, total=False):
-    """`GenerationOptions` and OpenAI's other options of a completion.
+class CompletionOptions(GenerationOptions, OpenAIOptions, total=False):
+    """`GenerationOptions` and OpenAI's other options of a completion, see `OpenAIOptions`.
 
     `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
     the *n* with the best mean log-probability are returned. `model`: the name in the response.
@@ -70,7 +80,7 @@ class CompletionOptions(GenerationOptions, total=False):
     model: str | None
 
 
-class Llama(Session):
+class Llama(Session, ModelFacts):
     """One model for text completions, chat and embeddings.
 
     Calls from several threads queue. A common prefix of consecutive prompts is computed once.
@@ -115,9 +125,12 @@ class Llama(Session):
             n_gpu_layers=config.n_gpu_layers,
             use_mmap=config.use_mmap,
             use_mlock=config.use_mlock,
+            check_tensors=config.check_tensors,
             main_gpu=config.main_gpu,
             tensor_split=config.tensor_split,
             split_mode=config.split_mode,
+            n_cpu_moe=config.n_cpu_moe,
+            override_tensors=config.override_tensors,
             kv_overrides=config.kv_overrides,
             load_mtp=getattr(config.draft, "reads_hidden", False),
         )
@@ -162,10 +175,13 @@ class Llama(Session):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"Llama({self.model_path!r}, n_ctx={self.config.n_ctx})"
+
     @property
-    def n_ctx(self) -> int:
-        """Context size: tokens of prompt and answer together."""
-        return self.engine.n_ctx
+    def n_ctx(self) -> ContextSize:
+        """Context size: tokens of prompt and answer together; `n_ctx()` is the same."""
+        return ContextSize(self.engine.n_ctx)
 
     @cached_property
     def renderer(self) -> ChatRenderer:
@@ -194,7 +210,7 @@ class Llama(Session):
         max_tokens: int | None = 256,
         sampling: SamplingParams | Literal["model"] | None = None,
         stream: Literal[False] = False,
-        stop: str | Sequence[str] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         echo: bool = False,
         *,
         logprobs: None = None,
@@ -208,7 +224,7 @@ class Llama(Session):
         max_tokens: int | None = 256,
         sampling: SamplingParams | Literal["model"] | None = None,
         stream: Literal[False] = False,
-        stop: str | Sequence[str] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         echo: bool = False,
         *,
         logprobs: int,
@@ -223,7 +239,7 @@ class Llama(Session):
         sampling: SamplingParams | Literal["model"] | None = None,
         *,
         stream: Literal[True],
-        stop: str | Sequence[str] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         echo: bool = False,
         logprobs: None = None,
         **options: Unpack[MoreGenerationOptions],
@@ -235,7 +251,7 @@ class Llama(Session):
         max_tokens: int | None = 256,
         sampling: SamplingParams | Literal["model"] | None = None,
         stream: bool = False,
-        stop: str | Sequence[str] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         echo: bool = False,
         *,
         logprobs: int | None = None,
@@ -250,7 +266,7 @@ class Llama(Session):
             sampling: Sampling parameters; None: the constructor's.
             stream: Return an iterator of text, token by token. Leaving the iteration ends the
                 generation.
-            stop: Strings that end the answer; they are not part of it.
+            stop: Strings and token ids that end the answer; they are not part of it.
             echo: Begin with the prompt.
             logprobs: Return a choice as of `create_completion`, with the log-probabilities of each
                 token and of this many alternatives, instead of the text.
@@ -262,27 +278,22 @@ class Llama(Session):
         """
         merged: Any = {"sampling": sampling, "stop": stop, **options}
         if logprobs is not None:
-            if stream:
-                raise ValidationError(
-                    "generate(stream=True) has no logprobs; use create_completion(stream=True)"
-                )
-            answer: CreateCompletionResponse = self.create_completion(
-                prompt, max_tokens=max_tokens, logprobs=logprobs, echo=echo, **merged
-            )
+            merged = self._choice_options(max_tokens, logprobs, echo, stream, merged)
+            answer: CreateCompletionResponse = self.create_completion(prompt, **merged)
             return answer["choices"][0]
         request = self._request(prompt, max_tokens, merged)
         pieces = _pieces(prompt if echo else "", run(self.engine, request)[0])
         return pieces if stream else "".join(pieces)
 
     def generate_stream(
-        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[GenerationOptions]
+        self, prompt: str, max_tokens: int | None = 256, **options: Unpack[TextOptions]
     ) -> Iterator[str]:
         """Call `generate(..., stream=True)`.
 
         Args:
             prompt: See `generate` for the arguments.
             max_tokens: See `generate`.
-            **options: See `GenerationOptions`.
+            **options: See `TextOptions`.
 
         Raises:
             ValidationError: An argument is out of range.
@@ -298,8 +309,21 @@ class Llama(Session):
         *,
         stream: Literal[False] = False,
         echo: bool = False,
-        **options: Unpack[GenerationOptions],
+        logprobs: None = None,
+        **options: Unpack[TextOptions],
     ) -> str: ...
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str,
+        max_tokens: int | None = 256,
+        *,
+        stream: Literal[False] = False,
+        echo: bool = False,
+        logprobs: int,
+        **options: Unpack[TextOptions],
+    ) -> CompletionChoice: ...
 
     @overload
     async def generate_async(
@@ -309,7 +333,8 @@ class Llama(Session):
         *,
         stream: Literal[True],
         echo: bool = False,
-        **options: Unpack[GenerationOptions],
+        logprobs: None = None,
+        **options: Unpack[TextOptions],
     ) -> AsyncIterator[str]: ...
 
     async def generate_async(
@@ -319,12 +344,17 @@ class Llama(Session):
         *,
         stream: bool = False,
         echo: bool = False,
-        **options: Unpack[GenerationOptions],
-    ) -> str | AsyncIterator[str]:
+        logprobs: int | None = None,
+        **options: Unpack[TextOptions],
+    ) -> str | CompletionChoice | AsyncIterator[str]:
         """Call `generate` in an event loop; *stream* gives an async iterator.
 
         Cancelling the task ends the generation.
         """
+        if logprobs is not None:
+            merged: Any = self._choice_options(max_tokens, logprobs, echo, stream, options)
+            answer: CreateCompletionResponse = await self.create_completion_async(prompt, **merged)
+            return answer["choices"][0]
         first = prompt if echo else ""
         request = self._request(prompt, max_tokens, options)
         engine = self._shared_engine
@@ -469,7 +499,7 @@ class Llama(Session):
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room for an answer.
         """
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         runs = run(self.engine, prepared.request)
         return (chat_completions.stream if stream else chat_completions.whole)(prepared, runs)
 
@@ -499,7 +529,7 @@ class Llama(Session):
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self.chat.prepare(messages, options, self.model_path)
+        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -530,7 +560,7 @@ class Llama(Session):
         """
         if options.get("response_format") or "stream" in options:
             raise ValidationError("parse does not support stream or response_format")
-        schema = without_unique_items(json_schema(type_))
+        schema = json_schema(type_)
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
@@ -559,11 +589,27 @@ class Llama(Session):
         found: Any = {**rest, "sampling": self.chat.sampling(single)}
         return found  # type: ignore[no-any-return]
 
+    def _choice_options(
+        self,
+        max_tokens: int | None,
+        logprobs: int,
+        echo: bool,
+        stream: bool,
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the arguments of the completion whose choice `generate` returns."""
+        if stream:
+            raise ValidationError(_NO_LOGPROBS)
+        return {"max_tokens": max_tokens, "logprobs": logprobs, "echo": echo, **options}
+
     def _request(
         self, prompt: str | Sequence[int], max_tokens: int | None, options: Mapping[str, Any]
     ) -> PreparedRequest:
+        """Prepare a request of which only the text is returned."""
         tokens = completions.prompt_tokens(self.model, prompt, None)
         rest = canonical(options)
+        if "logprobs" in rest:
+            raise ValidationError(_NO_LOGPROBS)
         max_tokens = rest.pop("max_tokens", max_tokens)
         return PreparedRequest(tokens, max_tokens, self._run_options(rest))
 
@@ -576,28 +622,44 @@ class Llama(Session):
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
+        includes_usage = take_openai_options(rest, stream)
         name = rest.pop("model", None) or self.model_path
         own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
         max_tokens = rest.pop("max_tokens", max_tokens)
         return completions.prepare(
             self.model, name, prompt, self._run_options(rest),
-            suffix=suffix, max_tokens=max_tokens, stream=stream, **own,
+            suffix=suffix, max_tokens=max_tokens, stream=stream,
+            includes_usage=includes_usage, **own,
         )  # fmt: skip
 
     # Tokens
 
-    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+    def tokenize(
+        self,
+        text: str | bytes,
+        add_special: bool = True,
+        parse_special: bool = False,
+        *,
+        add_bos: bool | None = None,
+        special: bool | None = None,
+    ) -> list[int]:
         """Turn text into token ids; see `Vocab.tokenize`.
 
         Args:
             text: UTF-8.
-            add_bos: Add BOS and EOS where the model wants them.
-            special: Parse the text of special tokens.
+            add_special: Add BOS and EOS where the model wants them.
+            parse_special: Parse the text of special tokens.
+            add_bos: llama-cpp-python's name of *add_special*.
+            special: llama-cpp-python's name of *parse_special*.
 
         Raises:
             ValidationError: The text is not valid UTF-8.
         """
-        return self.engine.model.vocab.tokenize(text, add_bos, special)
+        return self.model.vocab.tokenize(
+            text,
+            add_special if add_bos is None else add_bos,
+            parse_special if special is None else special,
+        )
 
     def detokenize(
         self, tokens: Sequence[int], special: bool = False, *, keep_space: bool = False
@@ -616,7 +678,7 @@ class Llama(Session):
     @overload
     def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
-        text: str,
+        text: str | Sequence[int],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -626,7 +688,7 @@ class Llama(Session):
     @overload
     def embed(
         self,
-        text: Sequence[str],
+        text: Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -635,7 +697,7 @@ class Llama(Session):
 
     def embed(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = True,
         *,
         truncate: bool = False,
@@ -644,7 +706,7 @@ class Llama(Session):
         """Return the embedding of one text, or of each of several, as lists of floats.
 
         Args:
-            text: One text: n_embd floats; several: a list of such lists.
+            text: One text, or its token ids: n_embd floats; several: a list of such lists.
             normalize: Scale each vector to length 1.
             truncate: See `Embedder.embed`, also for the errors.
             progress: See `Embedder.embed`.
@@ -652,22 +714,24 @@ class Llama(Session):
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [text] if isinstance(text, str) else as_list("text", text)
+        texts, is_one = as_inputs("text", text)
         rows = self.embedder.embed(texts, normalize=normalize, truncate=truncate, progress=progress)
         found: list[Any] = [row.tolist() for row in rows]
-        return found[0] if isinstance(text, str) else found
+        return found[0] if is_one else found
 
     def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Return embeddings as OpenAI's response; see `embed`.
 
         Raises:
             ValidationError: The model was not loaded with `embeddings=True`.
         """
-        texts = [input] if isinstance(input, str) else as_list("input", input)
+        texts, _ = as_inputs("input", input)
         rows = self.embed(texts)
-        n = sum(map(self.n_tokens, texts))
+        n = sum(self.n_tokens(text) if isinstance(text, str) else len(text) for text in texts)
         return {
             "object": "list",
             "model": model or self.model_path,
@@ -679,22 +743,26 @@ class Llama(Session):
 
     @overload
     async def embed_async(  # type: ignore[overload-overlap]
-        self, text: str, normalize: bool = True
+        self, text: str | Sequence[int], normalize: bool = True
     ) -> list[float]: ...
 
     @overload
     async def embed_async(
-        self, text: Sequence[str], normalize: bool = True
+        self, text: Sequence[str | Sequence[int]], normalize: bool = True
     ) -> list[list[float]]: ...
 
     async def embed_async(
-        self, text: str | Sequence[str], normalize: bool = True
+        self,
+        text: str | Sequence[int] | Sequence[str | Sequence[int]],
+        normalize: bool = True,
     ) -> list[float] | list[list[float]]:
         """Call `embed` in an event loop."""
         return await whole_async(lambda: self.embed(text, normalize))
 
     async def create_embedding_async(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Call `create_embedding` in an event loop."""
         return await whole_async(lambda: self.create_embedding(input, model))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from ..errors import LlamaError
 from ..generation.model_source import ModelSource
-from ..generation.options import GenerationOptions
+from ..generation.options import TextOptions
+from ..validation import as_list
 from .aio import whole_async
 from .chat_completions import ChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
@@ -36,8 +37,8 @@ class LlamaPool:
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
         n_parallel: Number of requests that run together, 1 to 256; alias `pool_size`.
-        warmup: Answer a dummy prompt first; a failure is only logged.
         config: See `Llama`.
+        warmup: Answer a dummy prompt first; a failure is only logged.
         pool_size: Alias of *n_parallel*.
         **options: See `Llama`.
 
@@ -53,8 +54,8 @@ class LlamaPool:
         self,
         model_path: ModelSource,
         n_parallel: int = 4,
-        warmup: bool = False,
         config: LlamaConfig | None = None,
+        warmup: bool = False,
         *,
         pool_size: int | None = None,
         **options: Unpack[MoreLlamaOptions],
@@ -77,6 +78,19 @@ class LlamaPool:
 
     pool_size = n_parallel
 
+    @property
+    def model_path(self) -> str:
+        """The model, as it was given."""
+        return self.llm.model_path
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The settings."""
+        return self.llm.config
+
+    def __repr__(self) -> str:
+        return f"LlamaPool({self.model_path!r}, n_parallel={self.n_parallel})"
+
     @overload
     async def generate(
         self,
@@ -84,7 +98,7 @@ class LlamaPool:
         max_tokens: int | None = 256,
         *,
         stream: Literal[False] = False,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[TextOptions],
     ) -> str: ...
 
     @overload
@@ -94,7 +108,7 @@ class LlamaPool:
         max_tokens: int | None = 256,
         *,
         stream: Literal[True],
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[TextOptions],
     ) -> AsyncIterator[str]: ...
 
     async def generate(
@@ -103,7 +117,7 @@ class LlamaPool:
         max_tokens: int | None = 256,
         *,
         stream: bool = False,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[TextOptions],
     ) -> str | AsyncIterator[str]:
         """Continue a prompt; see `Llama.generate_async`.
 
@@ -111,7 +125,7 @@ class LlamaPool:
             prompt: The text, without a chat template.
             max_tokens: Most tokens to generate.
             stream: Return an async iterator of text.
-            **options: See `GenerationOptions`; errors as in `Llama.generate`.
+            **options: See `TextOptions`; errors as in `Llama.generate`.
         """
         if stream:
             return await self.llm.generate_async(prompt, max_tokens, stream=True, **options)
@@ -121,7 +135,7 @@ class LlamaPool:
         self,
         prompts: Sequence[str],
         max_tokens: int | None = 256,
-        **options: Unpack[GenerationOptions],
+        **options: Unpack[TextOptions],
     ) -> list[str]:
         """Continue several prompts; return the answers in order.
 
@@ -130,9 +144,13 @@ class LlamaPool:
         Args:
             prompts: The texts, without a chat template.
             max_tokens: Most tokens to generate for each prompt.
-            **options: See `GenerationOptions`.
+            **options: See `TextOptions`.
+
+        Raises:
+            ValidationError: *prompts* is not a list, or as `Llama.generate`.
         """
-        return await _all([self.llm.generate_async(p, max_tokens, **options) for p in prompts])
+        texts = as_list("prompts", prompts)
+        return await _all([self.llm.generate_async(p, max_tokens, **options) for p in texts])
 
     @overload
     async def create_chat_completion(
@@ -182,12 +200,18 @@ class LlamaPool:
         Args:
             conversations: Each in OpenAI's format.
             **options: See `ChatCompletionOptions`.
+
+        Raises:
+            ValidationError: *conversations* is not a list, or as `create_chat_completion`.
         """
         ask = self.llm.create_chat_completion_async
-        return await _all([ask(messages, **options) for messages in conversations])
+        asked = as_list("conversations", conversations)
+        return await _all([ask(messages, **options) for messages in asked])
 
     async def embed(
-        self, texts: str | Sequence[str], normalize: bool = True
+        self,
+        texts: str | Sequence[int] | Sequence[str | Sequence[int]],
+        normalize: bool = True,
     ) -> list[float] | list[list[float]]:
         """Return embeddings, with many texts per batch; see `Llama.embed`."""
         return await whole_async(lambda: self.llm.embed(texts, normalize))

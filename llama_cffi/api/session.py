@@ -94,11 +94,11 @@ class Session:
                 slot.forget(max(0, p0))
             return removed
 
-    def kv_cache_seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
-        """Copy a sequence to another; see `Memory.seq_cp`."""
+    def kv_cache_seq_cp(self, seq_id_src: int, seq_id_dst: int, p0: int = -1, p1: int = -1) -> None:
+        """Copy positions p0 to p1 - 1 of *seq_id_src* to *seq_id_dst*; see `Memory.seq_cp`."""
         with self.engine.idle() as slot:
-            self.engine.context.memory.seq_cp(source, target, p0, p1)
-            if target == 0 != source:
+            self.engine.context.memory.seq_cp(seq_id_src, seq_id_dst, p0, p1)
+            if seq_id_dst == 0 != seq_id_src:
                 slot.forget(max(0, p0))
 
     def kv_cache_seq_keep(self, seq_id: int = 0) -> None:

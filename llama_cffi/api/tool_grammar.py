@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
 
 from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Repeat, Text
 from ..grammars import LlamaGrammar
-from ..grammars.grammar import SPACE, narrow_dates
-from ..schema import without_unique_items
+from ..grammars.enforceable import enforceable
+from ..schema import closed
 
 __all__ = ["call_grammar"]
 
@@ -91,10 +90,7 @@ class _Writer:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            schema = copy.deepcopy(without_unique_items(piece.schema))
-            rule = {"x-guidance": {"whitespace_pattern": SPACE}, **schema}
-            narrow_dates(rule)
-            return f"%json {json.dumps(rule)}"
+            return f"%json {json.dumps(enforceable(closed(piece.schema)))}"
         if isinstance(piece, Text):
             return self.text(piece)
         if isinstance(piece, Maybe):

@@ -2,19 +2,21 @@
 
 Source: https://platform.openai.com/docs/api-reference, chat, completions and embeddings. One field
 is not OpenAI's: `reasoning_content`, as DeepSeek and llama-server name the reasoning.
+
+Pydantic and `typing.get_type_hints` read them, on Python 3.10, too: annotations are not postponed,
+and `TypedDict` is that of typing_extensions.
 """
 
-from __future__ import annotations
+from typing import Literal
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-if TYPE_CHECKING:
-    from typing_extensions import NotRequired
+from typing_extensions import NotRequired, TypedDict
 
 __all__ = [
     "ChatCompletionLogprobToken",
     "ChatCompletionLogprobs",
     "ChatCompletionMessageToolCall",
+    "ChatCompletionMessageToolCallChunk",
+    "ChatCompletionMessageToolCallChunkFunction",
     "ChatCompletionMessageToolCallFunction",
     "ChatCompletionResponseChoice",
     "ChatCompletionResponseMessage",
@@ -75,7 +77,15 @@ class CreateCompletionResponse(TypedDict):
     usage: NotRequired[CompletionUsage]
 
 
-CreateCompletionStreamResponse = CreateCompletionResponse
+class CreateCompletionStreamResponse(TypedDict):
+    """A chunk of a streamed completion; `usage` as in `CreateChatCompletionStreamResponse`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[CompletionUsage | None]
 
 
 class ChatCompletionMessageToolCallFunction(TypedDict):
@@ -86,21 +96,40 @@ class ChatCompletionMessageToolCallFunction(TypedDict):
 
 
 class ChatCompletionMessageToolCall(TypedDict):
-    """One tool call; in a stream, the first delta has id and name, later ones more arguments."""
+    """One tool call."""
 
     id: str
     type: Literal["function"]
     function: ChatCompletionMessageToolCallFunction
-    index: NotRequired[int]
+
+
+class ChatCompletionMessageToolCallChunkFunction(TypedDict, total=False):
+    """The part of a tool call's function in a chunk."""
+
+    name: str | None
+    arguments: str
+
+
+class ChatCompletionMessageToolCallChunk(TypedDict):
+    """The part of a tool call in a chunk: the first has id and name, later ones more arguments."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: ChatCompletionMessageToolCallChunkFunction
 
 
 class ChatCompletionResponseMessage(TypedDict):
-    """The assistant's message."""
+    """The assistant's message.
+
+    `function_call` is OpenAI's deprecated form of `tool_calls`; only the drop-in returns it.
+    """
 
     role: Literal["assistant"]
     content: str | None
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ChatCompletionMessageToolCall]]
+    function_call: NotRequired[ChatCompletionMessageToolCallFunction]
 
 
 class ChatCompletionTopLogprobToken(TypedDict):
@@ -145,12 +174,13 @@ class CreateChatCompletionResponse(TypedDict):
 
 
 class ChatCompletionStreamResponseDelta(TypedDict, total=False):
-    """The part of the message in a chunk."""
+    """The part of the message in a chunk; `function_call` as in the whole message."""
 
     role: Literal["assistant"]
     content: str | None
     reasoning_content: str
-    tool_calls: list[dict[str, Any]]
+    tool_calls: list[ChatCompletionMessageToolCallChunk]
+    function_call: ChatCompletionMessageToolCallChunkFunction
 
 
 class ChatCompletionStreamResponseChoice(TypedDict):
@@ -163,14 +193,18 @@ class ChatCompletionStreamResponseChoice(TypedDict):
 
 
 class CreateChatCompletionStreamResponse(TypedDict):
-    """A chunk of a streamed chat completion."""
+    """A chunk of a streamed chat completion.
+
+    With `stream_options={"include_usage": True}`, `usage` is None in all chunks but the last, which
+    has no choices.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChatCompletionStreamResponseChoice]
-    usage: NotRequired[CompletionUsage]
+    usage: NotRequired[CompletionUsage | None]
 
 
 class EmbeddingUsage(TypedDict):

@@ -91,7 +91,13 @@ class Family:
         return self.thinking_sampling if self.thinks(thinking) else self.sampling
 
 
-def identify(metadata: Mapping[str, str], file_name: str, template: str | None = None) -> Family:
+def identify(
+    metadata: Mapping[str, str],
+    file_name: str,
+    template: str | None = None,
+    *,
+    tool_template: str | None = None,
+) -> Family:
     """Identify a model's family.
 
     The names in the metadata are matched first, then the file name, then the architecture. The chat
@@ -102,9 +108,10 @@ def identify(metadata: Mapping[str, str], file_name: str, template: str | None =
             `general.base_model.0.name`, `general.quantized_by` and `general.architecture` are read.
         file_name: Name or path of the file.
         template: Source of the chat template; None if there is none.
+        tool_template: Source of the chat template for conversations with tools; None: *template*.
     """
     row = _row(metadata, file_name)
-    detected = detect_format(template)
+    detected = detect_format(tool_template or template)
     tool_format = detected if detected.name != "generic" else get_format(row.tool_format)
     thinking, switch = _thinking(row, template)
     tags = row.tags

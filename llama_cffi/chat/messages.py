@@ -1,4 +1,4 @@
-"""The inputs of a chat template, copied into plain JSON types.
+"""The inputs of a chat template: messages in one plain form, tools, all in plain JSON types.
 
 Templates are untrusted code. They never get the caller's objects, only copies made of dict, list,
 str, int, float, bool and None.
@@ -7,18 +7,23 @@ str, int, float, bool and None.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import count
 from typing import Any
 
 from ..errors import ValidationError
+from .content import refuse_media, split_content
 from .tools import function_schema
 
-__all__ = ["Message", "parse_arguments", "plain", "plain_messages", "plain_tools"]
+__all__ = ["REASONING", "ROLES", "Message", "plain", "plain_messages", "plain_tools"]
 
 Message = dict[str, Any]
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+ROLES = ("system", "user", "assistant", "tool")
+REASONING = ("reasoning_content", "thinking", "reasoning")
+_SAME_ROLE = {"developer": "system", "function": "tool"}
+_MEDIA = ("audio", "image", "images", "video", "videos", "file", "files")
 _MAX_DEPTH = 100
 
 
@@ -66,18 +71,33 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
     )
 
 
-def plain_messages(messages: object) -> list[Message]:
-    """Return a copy of *messages* in plain types, with their shape checked.
+def plain_messages(
+    messages: object, roles: Container[str] = (), separator: str = "\n"
+) -> list[Message]:
+    """Return *messages* in the plain form: one form for everything that means the same.
 
-    Reasoning, which callers may give as `reasoning_content`, `thinking` or `reasoning`, is copied
-    to the first two names, which templates read.
+    - The roles are `system`, `user`, `assistant`, `tool`, and those in *roles*. OpenAI's
+      `developer` becomes `system`, its deprecated `function` becomes `tool`.
+    - Content is a str, "" instead of None. Parts of text are joined; a refusal is text, too.
+    - Fields that are None are absent, and so are empty `tool_calls`.
+    - A call is `{"id", "type": "function", "function": {"name", "arguments"}}`, where the arguments
+      are a dict, or the str that a model wrote if that is not a JSON object. `function_call`
+      becomes a call.
+    - Calls without an id get one; results without one get that of the call they answer, in order.
+    - Reasoning, given as `reasoning_content`, `thinking`, `reasoning` or parts of these types, is
+      under all three names, of which templates read different ones.
+
+    The plain form of the plain form is itself.
 
     Args:
-        messages: OpenAI's shape: a role; content that is a str, None or a list of parts;
-            tool_calls with a function each.
+        messages: OpenAI's shape; dicts, dataclasses, or objects of the package `openai`.
+        roles: Additional roles, which the chat template handles.
+        separator: Written between parts of text; a line break, as in llama.cpp and vLLM, unless
+            the template writes something else.
 
     Raises:
-        ValidationError: There are no messages, or one has the wrong shape; the error names it.
+        ValidationError: There are no messages, a role is unknown, a part is not text, or a message
+            has the wrong shape; the error names it.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ValidationError(
@@ -86,7 +106,12 @@ def plain_messages(messages: object) -> list[Message]:
         )
     if not messages:
         raise ValidationError("messages must not be empty; give at least one message")
-    return [_message(plain(m, f"messages[{i}]"), f"messages[{i}]") for i, m in enumerate(messages)]
+    found = []
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        found.append(_message(plain(message, where), where, roles, separator))
+    _pair_calls(found)
+    return found
 
 
 def plain_tools(
@@ -118,19 +143,6 @@ def plain_tools(
     return done
 
 
-def parse_arguments(messages: list[Message]) -> list[Message]:
-    """Return copies in which the arguments of tool calls are dicts instead of JSON strings.
-
-    A string that is not a JSON object is kept, because a model may have written it.
-    """
-    return [
-        {**m, "tool_calls": [_parsed(call) for call in m["tool_calls"]]}
-        if m.get("tool_calls")
-        else m
-        for m in messages
-    ]
-
-
 def _text(text: str, where: str) -> str:
     if not text.isascii():
         try:
@@ -149,63 +161,110 @@ def _key(key: object, where: str) -> str:
     return _text(str.__str__(key), f"a key of {where}")
 
 
-def _message(message: object, where: str) -> Message:
+def _message(message: object, where: str, roles: Container[str], separator: str) -> Message:
     if not isinstance(message, dict):
         raise ValidationError(f"{where} must be a dict, got {type(message).__name__}")
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise ValidationError(
-            f'{where} has the role {role!r}; use "system", "user", "assistant" or "tool"'
-        )
-    content = message.get("content")
-    if content is None and role in ("user", "system", "developer"):
+    found = {key: value for key, value in message.items() if value is not None}
+    role = found["role"] = _role(found.get("role"), where, roles)
+    content = found.get("content")
+    if content is None and role in ("user", "system"):
         raise ValidationError(f"{where} has no content; a message with the role {role!r} needs it")
-    if not isinstance(content, (str, list, dict, type(None))):
-        raise ValidationError(
-            f"{where}['content'] must be a str, None or a list of parts, "
-            f"got {type(content).__name__}"
-        )
-    for i, part in enumerate(content if isinstance(content, list) else ()):
-        _check_part(part, f"{where}['content'][{i}]")
-    _check_calls(message.get("tool_calls"), f"{where}['tool_calls']")
-    reasoning = next((message[name] for name in _REASONING if message.get(name) is not None), None)
-    if reasoning is not None:
-        message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
-    return message
+    if refusal := found.pop("refusal", None):
+        parts = content if isinstance(content, list) else [content] if content else []
+        content = [*parts, {"type": "refusal", "refusal": refusal}]
+    found["content"], reasoning = split_content(content, f"{where}['content']", separator)
+    for field in _MEDIA:
+        if found.get(field):
+            refuse_media(field, f"{where}[{field!r}]")
+    reasoning = next((found[name] for name in REASONING if found.get(name)), reasoning)
+    if not isinstance(reasoning, str):
+        raise ValidationError(f"{where}: the reasoning must be a str, got {reasoning!r}")
+    for name in REASONING:
+        found.pop(name, None)
+        if reasoning:
+            found[name] = reasoning
+    calls = _calls(found.pop("tool_calls", None), f"{where}['tool_calls']")
+    if function := found.pop("function_call", None):
+        calls = calls or [_call(function, f"{where}['function_call']")]  # often given twice
+    if calls:
+        if role in ("user", "system", "tool"):
+            raise ValidationError(f"{where} has tool calls, but the role {role!r}")
+        found["tool_calls"] = calls
+    return found
 
 
-def _check_part(part: object, where: str) -> None:
-    if isinstance(part, str):
-        return
-    if not isinstance(part, dict):
-        raise ValidationError(f"{where} must be a dict, got {type(part).__name__}")
-    if part.get("type") == "text" and not isinstance(part.get("text"), str):
-        raise ValidationError(f"{where} has the type 'text', so its 'text' must be a str")
+def _role(role: object, where: str, roles: Container[str]) -> str:
+    if isinstance(role, str):
+        role = _SAME_ROLE.get(role, role)
+        if role in ROLES or role in roles:
+            return role
+    raise ValidationError(
+        f"{where} has the role {role!r}; use 'system' or 'developer', 'user', 'assistant', "
+        "'tool' or 'function', or a role that the model's chat template compares with"
+    )
 
 
-def _check_calls(calls: object, where: str) -> None:
+def _calls(calls: object, where: str) -> list[Message]:
     if calls is None:
-        return
+        return []
     if not isinstance(calls, list):
         raise ValidationError(f"{where} must be a list of calls, got {type(calls).__name__}")
-    for i, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise ValidationError(
-                f"{where}[{i}] does not name a function; write "
-                '{"type": "function", "function": {"name": "...", "arguments": {...}}}'
-            )
+    return [_call(call, f"{where}[{i}]") for i, call in enumerate(calls)]
 
 
-def _parsed(call: Message) -> Message:
-    if "function" in call:
-        return {**call, "function": _parsed(call["function"])}
-    arguments = call.get("arguments")
+def _call(call: object, where: str) -> Message:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValidationError(
+            f"{where} does not name a function; write "
+            '{"type": "function", "function": {"name": "...", "arguments": {...}}}'
+        )
+    if "arguments" not in function:
+        odd = [name for name in ("args", "input", "parameters") if function.get(name)]
+        if odd:
+            raise ValidationError(f"{where} has {odd[0]!r}, but no 'arguments'; rename it")
+    done = {"name": function["name"], "arguments": _arguments(function.get("arguments"), where)}
+    found: Message = {"type": "function", "function": done}
+    call_id = call.get("id") if isinstance(call, dict) else None
+    return found if call_id is None else {"id": str(call_id), **found}
+
+
+def _arguments(arguments: object, where: str) -> object:
+    """Return arguments as a dict; a str that is not a JSON object stays: a model wrote it."""
+    if arguments is None:
+        return {}
+    if isinstance(arguments, dict):
+        return arguments
     if not isinstance(arguments, str):
-        return call
+        raise ValidationError(
+            f"{where} has arguments that are neither a dict nor a str, but {arguments!r}"
+        )
     try:
-        value = json.loads(arguments or "{}")
-        value = plain(value, "arguments") if isinstance(value, dict) else arguments
+        value = json.loads(arguments) if arguments.strip() else {}
+        return (
+            {} if value is None else plain(value, where) if isinstance(value, dict) else arguments
+        )
     except (ValueError, RecursionError):
-        value = arguments
-    return {**call, "arguments": value}
+        return arguments
+
+
+def _pair_calls(messages: list[Message]) -> None:
+    """Give ids to calls without one, and to results the id and name of the call they answer."""
+    taken = {call["id"] for m in messages for call in m.get("tool_calls", ()) if "id" in call}
+    new = (f"call{n:05d}" for n in count(1))  # nine characters, as Mistral's templates need
+    pending: list[Message] = []
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            for i, call in enumerate(calls):
+                if "id" not in call:
+                    calls[i] = {"id": next(n for n in new if n not in taken), **call}
+            pending = [*calls]
+        elif message["role"] == "tool" and pending:
+            call_id, name = message.get("tool_call_id"), message.get("name")
+            for call in pending:
+                called = call["function"]["name"]
+                if call["id"] == call_id if call_id is not None else name in (None, called):
+                    message["tool_call_id"] = call["id"]
+                    message.setdefault("name", called)
+                    pending.remove(call)
+                    break

@@ -11,16 +11,23 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Emit", "Parser", "Scanner", "loads", "quoted"]
+__all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
 
+#: See `Scanner.n_vain`.
+MAX_VAIN = 32
+
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_CUT_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?")
 _STRUCTURE = re.compile(r'[^"{}\[\]]*')
 
 
@@ -30,6 +37,11 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return None
+
+
+def is_json(text: str) -> bool:
+    """Return whether *text* is JSON."""
+    return text.strip() == "null" or loads(text) is not None
 
 
 def _reject_constant(name: str) -> None:
@@ -46,41 +58,77 @@ class Scanner:
 
     Attributes:
         is_final: Whether the text is complete.
+        n_vain: How often the parser went back to a checkpoint from the end of the complete text.
+            Parsers stop trying at `MAX_VAIN`: each time takes as long as the text.
     """
 
     def __init__(self) -> None:
         self.is_final = False
         self._text = ""
         self._at = 0
-        self._has_checkpoint = False
+        self._n_dropped = 0  # characters before the text that is kept
+        self._checkpoints: list[int] = []
+        self._n_peeks = 0
+        self.n_vain = 0
+        self._met_end = False  # since the last checkpoint
+
+    @property
+    def position(self) -> int:
+        """The number of characters that were consumed."""
+        return self._n_dropped + self._at
 
     def feed(self, text: str) -> None:
         """Append text."""
-        if not self._has_checkpoint:
-            self._text = self._text[self._at :]
-            self._at = 0
+        self._drop()
         self._text += text
 
+    def _drop(self) -> None:
+        if not self._checkpoints and not self._n_peeks:
+            self._n_dropped += self._at
+            self._text = self._text[self._at :]
+            self._at = 0
+
+    def peek(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*, go back to this position, and return its result."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        self._at = start
+        return result
+
+    def attempt(self, parser: Parser[T]) -> Parser[T]:
+        """Run *parser*; go back to this position if it returns None."""
+        start = self._at
+        self._n_peeks += 1
+        result = yield from parser
+        self._n_peeks -= 1
+        if result is None:
+            self._at = start
+        return result
+
     def checkpoint(self) -> None:
-        """Remember the position for `rollback`."""
-        self._text = self._text[self._at :]
-        self._at = 0
-        self._has_checkpoint = True
+        """Remember the position for `rollback`; checkpoints can be nested."""
+        self._drop()
+        self._checkpoints.append(self._at)
+        self._met_end = False
 
     def commit(self) -> None:
-        """Drop the checkpoint and stay at the current position."""
-        self._has_checkpoint = False
+        """Drop all checkpoints and stay at the current position."""
+        self._checkpoints.clear()
 
     def rollback(self) -> None:
-        """Return to the checkpoint and drop it."""
-        self._at = 0
-        self._has_checkpoint = False
+        """Return to the last checkpoint and drop it."""
+        self._at = self._checkpoints.pop()
+        self.n_vain += self._met_end
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
         while len(self._text) - self._at < length and not self.is_final:
             yield
-        return self._text[self._at : self._at + length]
+        text = self._text[self._at : self._at + length]
+        self._met_end |= len(text) < length
+        return text
 
     def take(self, length: int) -> str:
         """Consume up to *length* characters that were received."""
@@ -105,7 +153,13 @@ class Scanner:
         return (yield from self.match(_SPACE))
 
     def until(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
-        """Emit the text before the earliest of *markers*, and consume that marker.
+        """Emit the text before the earliest of *markers*, and consume that marker; see `before`."""
+        marker = yield from self.before(markers, emit)
+        self.take(len(marker or ""))
+        return marker
+
+    def before(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
+        """Emit the text before the earliest of *markers*, which stays where it is.
 
         Of markers that begin at the same position, the longest wins.
 
@@ -124,11 +178,12 @@ class Scanner:
             if found and pending is None:
                 if end > self._at:
                     emit(self.take(end - self._at))
-                return self.take(len(found[0]))
+                return found[0]
             if pending is None:
                 if self._at < len(self._text):
                     emit(self.take(len(self._text) - self._at))
                 if self.is_final:
+                    self._met_end = True
                     return None
             yield
 
@@ -179,19 +234,45 @@ class Scanner:
                 return True
 
     def string(self, emit: Emit) -> Parser[bool]:
-        """Emit the rest of a JSON string including its closing quote; return whether it ended."""
+        """Emit the rest of a JSON string including its closing quote; return whether it ended.
+
+        What is emitted is valid between quotes: see `_escape`; control characters are escaped.
+        """
         while True:
             if not (yield from self.emit_match(_PLAIN, emit)):
                 return False
+            if (yield from self.available(1)) == "\\":
+                emit((yield from self._escape()))
+                continue
             char = self.take(1)
-            if char == "\\":
-                char += yield from self.available(1)
-                self.take(1)
-                if len(char) == 1:
-                    return False
             emit(json.dumps(char)[1:-1] if char < " " else char)
             if char == '"':
                 return True
+
+    def _escape(self) -> Parser[str]:
+        """Consume an escape sequence and return it, whole.
+
+        A backslash that escapes nothing is doubled, except before a single quote, where it is
+        dropped as in Python; half a surrogate pair is replaced; a sequence that the end of the
+        text cuts off is dropped.
+        """
+        escape = yield from self.available(2)
+        if escape[1:] == "u":
+            escape = yield from self.available(6)
+        if _CUT_ESCAPE.fullmatch(escape):
+            self.take(6)
+            return ""
+        if _HALF.fullmatch(escape):
+            pair = yield from self.available(12)
+            is_pair = bool(_PAIR.fullmatch(pair))
+            self.take(12 if is_pair else 6)
+            return pair if is_pair else r"\ufffd"
+        if _UNICODE.fullmatch(escape):
+            return self.take(6)
+        if escape[1] in '"\\/bfnrt':
+            return self.take(2)
+        self.take(1)
+        return "" if escape[1] == "'" else r"\\"
 
     def json_text(self) -> Parser[str | None]:
         """Return the source of one JSON value, or None if none ends."""
@@ -214,5 +295,6 @@ class Scanner:
             if self._at < len(self._text):
                 return True
             if self.is_final:
+                self._met_end = True
                 return False
             yield

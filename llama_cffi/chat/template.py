@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError, ValidationError
-from .messages import Message, parse_arguments, plain, plain_messages, plain_tools
+from .messages import REASONING, Message, plain, plain_messages, plain_tools
+from .template_caps import TemplateCaps
 from .token_injection import Segment, TokenInjection
 
 if TYPE_CHECKING:
@@ -16,12 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatTemplate", "Segment", "pick_template"]
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 # Its trailing space shows whether the template trims.
 _CONTINUE = "LLAMA_CFFI_CONTINUES_HERE "
-_PROBE = "llama_cffi_probe"
-_JSON = '{"llama_cffi_probe": "?"}'
-_RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
 
 
 class ChatTemplate:
@@ -127,6 +124,21 @@ class ChatTemplate:
             text, values, lambda marked: self._render(marked, continue_final_message, now)
         )
 
+    def plain_messages(self, messages: Sequence[Mapping[str, object]]) -> list[Message]:
+        """Return *messages* in the plain form that is rendered, whatever their shape.
+
+        Parts of text are joined by what the template itself writes between them, or by a line
+        break if it takes no parts. See `llama_cffi.chat.messages.plain_messages`.
+
+        Args:
+            messages: OpenAI's shape.
+
+        Raises:
+            TemplateError: The template does not compile.
+            ValidationError: A message has the wrong shape.
+        """
+        return plain_messages(messages, self._roles, self._caps.separator)
+
     @cached_property
     def variables(self) -> frozenset[str]:
         """The names of further variables that the template reads, such as `enable_thinking`.
@@ -139,28 +151,41 @@ class ChatTemplate:
 
         return template_env.variables(self.source)
 
-    @cached_property
+    @property
     def supports_system(self) -> bool:
         """Whether the template renders system messages.
 
         Raises:
             TemplateError: The template does not compile.
         """
-        return _PROBE in self._probe(
-            [{"role": "system", "content": _PROBE}, {"role": "user", "content": "?"}]
-        )
+        return self._caps.supports_system
 
-    @cached_property
+    @property
     def supports_tools(self) -> bool:
         """Whether the template renders tool definitions.
 
         Raises:
             TemplateError: The template does not compile.
         """
-        function = {"name": _PROBE, "description": "?", "parameters": {"type": "object"}}
-        function["parameters"] = {"type": "object", "properties": {}}
-        tools = [{"type": "function", "function": function}]
-        return _PROBE in self._probe([{"role": "user", "content": "?"}], tools)
+        return self._caps.supports_tools
+
+    @property
+    def drops_calls(self) -> bool:
+        """Whether the template renders messages with tool calls, but not the calls.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.drops_calls
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether the template renders results of tools.
+
+        Raises:
+            TemplateError: The template does not compile.
+        """
+        return self._caps.shows_results
 
     @cached_property
     def adds_bos(self) -> bool:
@@ -169,7 +194,7 @@ class ChatTemplate:
         Raises:
             TemplateError: The template does not compile.
         """
-        text = self._probe([{"role": "user", "content": "?"}])
+        text = self._probe([{"role": "user", "content": "?"}], None)
         return bool(self.bos_token) and text.startswith(self.bos_token)
 
     @cached_property
@@ -186,30 +211,17 @@ class ChatTemplate:
         return TokenInjection(tokens, template_env.inspected(self.source))
 
     @cached_property
-    def _takes_parts(self) -> bool:
-        """Whether content may be a list of parts; False if the template prints the list itself."""
-        text = self._probe([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
-        return _PROBE in text and "'text'" not in text and '"text"' not in text
+    def _caps(self) -> TemplateCaps:
+        return TemplateCaps(self._probe)
 
     @cached_property
-    def _takes_json_arguments(self) -> bool:
-        """Whether the arguments of tool calls must be JSON strings."""
-        for content in ("", None):  # some render calls only in messages without content
-            text = self._probe(_call({_PROBE: "?"}, content))
-            if _PROBE in text and "{'" not in text:
-                return False
-        return any(_PROBE in self._probe(_call(_JSON, content)) for content in ("", None))
+    def _roles(self) -> frozenset[str]:
+        _ = self._compiled
+        from . import template_env
 
-    @cached_property
-    def _takes_none(self) -> bool:
-        """Whether a message with tool calls may have the content None, as in OpenAI's API."""
-        for arguments in ({_PROBE: "?"}, _JSON):
-            none, empty = _call(arguments, None), _call(arguments, "")
-            if self._probe(none):  # some fail only if messages follow
-                return bool(self._probe([*none, _RESULT])) or not self._probe([*empty, _RESULT])
-        return False
+        return template_env.roles(self.source)
 
-    def _probe(self, messages: list[Message], tools: list[Message] | None = None) -> str:
+    def _probe(self, messages: list[Message], tools: list[Message] | None) -> str:
         """Return a prompt, or "" if the template refuses the messages."""
         _ = self._compiled  # raises if the template does not compile
         values = {
@@ -235,13 +247,7 @@ class ChatTemplate:
         kwargs: Mapping[str, object],
     ) -> dict[str, Any]:
         """Return the template's variables, in plain types."""
-        chat = plain_messages(messages)
-        if _any_json_arguments(chat) and not self._takes_json_arguments:
-            chat = parse_arguments(chat)
-        if _any_empty_calls(chat) and not self._takes_none:
-            chat = [{**m, "content": ""} if _is_empty_call(m) else m for m in chat]
-        if _any_text_parts(chat) and not self._takes_parts:
-            chat = [_flattened(message) for message in chat]
+        chat = self._caps.fit(self.plain_messages(messages))
         return {
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
@@ -312,7 +318,7 @@ def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Mess
     if final is None:
         raise ValidationError(f"the last message has no {field!r} to continue")
     # Reasoning has several names; the template reads one of them.
-    names = [n for n in _REASONING if message.get(n) == final] if field in _REASONING else [field]
+    names = [n for n in REASONING if message.get(n) == final] if field in REASONING else [field]
     if not any(name in source for name in names):
         raise TemplateError(f"the chat template never reads {field!r}, so it cannot be continued")
     if isinstance(final, list):
@@ -335,46 +341,3 @@ def _tagged(messages: list[Message], field: str, source: str) -> tuple[list[Mess
     else:
         raise ValidationError(f"the last message's {field!r} must be text to be continued")
     return [*messages[:-1], message], final
-
-
-def _call(arguments: object, content: str | None) -> list[Message]:
-    call = {"name": "f", "arguments": arguments}
-    return [
-        {"role": "user", "content": "?"},
-        {
-            "role": "assistant",
-            "content": content,
-            "tool_calls": [{"id": "call00001", "type": "function", "function": call}],
-        },
-    ]
-
-
-def _any_json_arguments(messages: list[Message]) -> bool:
-    return any(
-        isinstance(call.get("function", call).get("arguments"), str)
-        for message in messages
-        for call in message.get("tool_calls") or ()
-    )
-
-
-def _is_empty_call(message: Message) -> bool:
-    return bool(message.get("tool_calls")) and message.get("content") is None
-
-
-def _any_empty_calls(messages: list[Message]) -> bool:
-    return any(map(_is_empty_call, messages))
-
-
-def _any_text_parts(messages: list[Message]) -> bool:
-    return any(isinstance(message.get("content"), list) for message in messages)
-
-
-def _flattened(message: Message) -> Message:
-    """Return *message* with its text parts joined, if all parts are text."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    texts = [part if isinstance(part, str) else part.get("text") for part in content]
-    if not all(isinstance(text, str) for text in texts):
-        return message
-    return {**message, "content": "\n".join(map(str, texts))}

@@ -6,7 +6,7 @@ Templates come from untrusted files: they run in Jinja's sandbox on copies of pl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
@@ -22,7 +22,7 @@ from jinja2.utils import Namespace
 from ..errors import TemplateError
 from .template_limits import JOINED, STEP, LimitedEnvironment, check_format, limited, limits, size
 
-__all__ = ["compile_template", "inspected", "render", "variables"]
+__all__ = ["compile_template", "inspected", "render", "roles", "variables"]
 
 _FILE = "<chat template>"
 _MAX_MESSAGE = 2000  # characters of a template's error message
@@ -94,6 +94,36 @@ def inspected(source: str) -> frozenset[str]:
             continue
         elif isinstance(node, (nodes.Call, nodes.Filter, nodes.Test)):
             found += node.args
+    return _strings(found)
+
+
+def roles(source: str) -> frozenset[str]:
+    """Return the strings that a template compares a role with: `message.role == "ipython"`."""
+    found: set[str] = set()
+    for node in _environment().parse(source).find_all(nodes.Compare):
+        operands = [node.expr, *(operand.expr for operand in node.ops)]
+        if any(map(_is_role, operands)):
+            found.update(_strings(operands))
+    return frozenset(found)
+
+
+def _is_role(node: nodes.Node | None) -> bool:
+    """Whether an expression is `role`, `x.role`, `x["role"]`, `x.get("role")`, or filters it."""
+    if isinstance(node, nodes.Filter):
+        return _is_role(node.node)
+    if isinstance(node, nodes.Name):
+        return node.name == "role"
+    if isinstance(node, nodes.Getattr):
+        return node.attr == "role"
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Const) and node.arg.value == "role"
+    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+        return node.node.attr == "get" and "role" in _strings(node.args[:1])
+    return False
+
+
+def _strings(found: Iterable[nodes.Node]) -> frozenset[str]:
+    """Return the constant strings among expressions, and in lists of them."""
     constants = (
         const
         for node in found

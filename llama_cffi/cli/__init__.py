@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import doctor, generate, libs
+    from . import doctor, generate, libs, stand_in
 
     parser = argparse.ArgumentParser(
         prog="llama-cffi",
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="log to stderr; -vv: debug messages too",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (generate, doctor, libs):
+    for command in (generate, doctor, libs, stand_in):
         command.add_parser(commands)
     return parser
 

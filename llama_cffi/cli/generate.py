@@ -68,6 +68,10 @@ def add_parser(commands: Any) -> None:
     for name, kind, text in _SAMPLING:
         option = f"--{name.replace('_', '-')}"
         sampling.add_argument(option, type=kind, metavar=name[-1].upper(), help=text)
+    sampling.add_argument(
+        "--ignore-eos", action="store_true",
+        help="go on to --max-tokens even where the model would end the answer",
+    )  # fmt: skip
     thinking = parser.add_argument_group("reasoning models")
     thinking.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction,
@@ -119,6 +123,7 @@ def _run(args: argparse.Namespace) -> int:
 
     names = ["temperature", *(name for name, _, _ in _SAMPLING)]
     sampling = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    sampling["ignore_eos"] = args.ignore_eos
     chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
     chat = {name: value for name, value in chat.items() if value is not None}
     if args.raw and chat:
@@ -130,8 +135,11 @@ def _run(args: argparse.Namespace) -> int:
     args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
 
+    from ..engine import environment, preset
     from ..engine.engine import Engine
 
+    text = {**preset.text_defaults("error"), "special": environment.flag("SPECIAL", None, False)}
+    sampling = {**text, **sampling}
     started = time.perf_counter()
     with Engine(
         _model_path(args.model),
@@ -139,6 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         # ggml's threads spin while waiting; on a busy machine, two slow the demo model down.
         n_threads=args.threads or (0 if args.model else 1),
         n_gpu_layers=args.gpu_layers,
+        context_policy="error",
     ) as engine:
         interrupt.check()
         try:

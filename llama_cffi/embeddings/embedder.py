@@ -114,7 +114,7 @@ class Embedder:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[int]],
         *,
         normalize: bool = True,
         truncate: bool = False,
@@ -126,8 +126,9 @@ class Embedder:
         with pooling `none` a list of (tokens of the input, n_embd).
 
         Args:
-            texts: Any number of strings of any length. The empty string consists of the special
-                tokens that the model adds, else of BOS or EOS.
+            texts: Any number of strings of any length, or of lists of token ids, including
+                special ones. The empty string consists of the special tokens that the model adds,
+                else of BOS or EOS.
             normalize: Scale every embedding to length 1, except zeros; scores are not scaled.
             truncate: Cut inputs to `n_tokens_max` tokens, keeping the final special token.
             progress: True shows a bar; a function is called with 0.0 to 1.0 and may return False
@@ -135,11 +136,15 @@ class Embedder:
 
         Raises:
             ContextOverflowError: An input is longer than the model supports, without *truncate*.
-            ValidationError: *texts* is a str instead of a list, or an item is not a str.
+            ValidationError: *texts* is a str instead of a list, an item is neither a str nor a
+                list of tokens, a list is empty, or a token does not exist.
             CancelledError: *progress* returned False.
             LlamaError: There is not enough memory.
         """
-        tokens = [self._tokenize(text) for text in _as_list("texts", texts)]
+        tokens = [
+            self._tokenize(text) if isinstance(text, str) else text
+            for text in _as_list("texts", texts)
+        ]
         return self.embed_tokens(tokens, normalize=normalize, truncate=truncate, progress=progress)
 
     def embed_tokens(

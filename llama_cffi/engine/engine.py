@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..binding import Batch, Context
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
-from ..generation.chat_renderer import ChatOptions, ChatRenderer, RenderedChat, as_messages
+from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
 from ..generation.loop import generate
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import (
@@ -30,18 +30,19 @@ from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
 from . import environment, preset, stages
+from .chat_prompts import ChatPrompts
 from .lock import CallLock, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..binding.context.params import MoreContextOptions
+    from ..generation.chat_renderer import ChatRenderer
     from ..generation.sequence import ReasoningLimit
     from ..grammars import LlamaGrammar
     from ..progress import Progress
+    from .chat_prompts import Messages, Tools
 
-    Messages = Sequence[Mapping[str, object]]
-    Tools = Sequence[Mapping[str, object] | Callable[..., object]]
 
 __all__ = ["Engine", "EngineOptions"]
 
@@ -77,8 +78,9 @@ class Engine:
     wait: a running generation ends with a ClosedError, and then the engine's memory is freed.
 
     Arguments override the environment. `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH` and `_UBATCH` are read
-    by the constructor; `_SAFETY`, `_FLUSH`, `_TOKFLUSH`, `_MS_FLUSH`, `_RESET_KV`, `_SPECIAL`,
-    `_SUPPRESS_THINK` and `_STAGE` by every call. `POLARIS_X` is an alias of each.
+    by the constructor; `_SAFETY`, `_RESET_KV` and `_JINJA` by every call, and `_FLUSH`,
+    `_TOKFLUSH`, `_MS_FLUSH`, `_SPECIAL`, `_SUPPRESS_THINK` and `_STAGE` by those that return text.
+    `POLARIS_X` is an alias of each.
 
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
@@ -86,12 +88,13 @@ class Engine:
         n_ctx: Context size: tokens of prompt and answer together; 0: the model's. llama.cpp rounds
             it up, usually to a multiple of 256; the property `n_ctx` is the actual size.
         n_threads: Number of threads; 0: physical cores.
-        n_gpu_layers: Layers on the GPU; -1, the default: all.
+        n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all.
         n_batch: Most prompt tokens per decode; default 2048.
         n_ubatch: Most tokens computed together; default 512.
         safety: Tokens of the context that stay free; default 16.
         context_policy: What to do when the context is full: `error`, `truncate_left`,
-            `truncate_middle` or `shift`; see `context_policy.fit_prompt`.
+            `truncate_middle` or `shift`; see `context_policy.fit_prompt`. None: `error` for token
+            ids; `truncate_left` for text, with a warning in the log.
         chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
             None: the model's own template.
         flush_bytes: Flush text to callbacks at this many bytes; default 64, 0: off.
@@ -117,12 +120,12 @@ class Engine:
         model_path: ModelSource,
         n_ctx: int = 4096,
         n_threads: int = 0,
-        n_gpu_layers: int | None = None,
+        n_gpu_layers: int = -1,
         *,
         n_batch: int | None = None,
         n_ubatch: int | None = None,
         safety: int | None = None,
-        context_policy: str = "error",
+        context_policy: str | None = None,
         chat_format: str | None = None,
         flush_bytes: int | None = None,
         flush_tokens: int | None = None,
@@ -131,14 +134,14 @@ class Engine:
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
-        self._chat_format = chat_format
         self._safety = safety
         self._flush = flush_bytes, flush_tokens, flush_ms
         # Check the arguments before loading a model.
         parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048)
-        layers = environment.number("N_GPU_LAYERS", n_gpu_layers, -1)
+        given = None if n_gpu_layers == -1 else n_gpu_layers
+        layers = environment.number("N_GPU_LAYERS", given, -1)
         self.model, self.owns_model = open_model(model_path, n_gpu_layers=layers, progress=progress)
         try:
             self.context = Context(
@@ -153,6 +156,7 @@ class Engine:
             if self.owns_model:
                 self.model.close()
             raise
+        self._prompts = ChatPrompts(self.model, chat_format)
         batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
@@ -167,10 +171,10 @@ class Engine:
         """Context size: tokens of prompt and answer together."""
         return self.context.n_ctx
 
-    @cached_property
+    @property
     def renderer(self) -> ChatRenderer:
         """Renders conversations through the model's chat template; created on first use."""
-        return ChatRenderer(self.model, self._chat_format)
+        return self._prompts.renderer
 
     @property
     def tokens(self) -> list[int]:
@@ -301,9 +305,7 @@ class Engine:
         }
         merged = {**_given(single), **options}
         if raw:
-            return self._answer(
-                partial(self._render_raw, prompt), max_tokens, merged, callback, stream
-            )
+            return self._answer_raw(prompt, max_tokens, merged, callback, stream)
         messages = as_messages(prompt, system_prompt)
         return self._answer_chat(messages, max_tokens, merged, callback, stream)
 
@@ -312,10 +314,19 @@ class Engine:
         self,
         messages: Messages,
         max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
         callback: Callable[[bytes], object] | None = None,
         *,
         stream: Literal[False] = False,
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> str: ...
 
     @overload
@@ -323,34 +334,75 @@ class Engine:
         self,
         messages: Messages,
         max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
         callback: Callable[[bytes], object] | None = None,
         *,
         stream: Literal[True],
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
     def generate_chat(
         self,
         messages: Messages,
         max_tokens: int | None = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        repeat_penalty: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = None,
+        grammar: str | LlamaGrammar | None = None,
         callback: Callable[[bytes], object] | None = None,
         *,
         stream: bool = False,
-        **options: Unpack[EngineOptions],
+        **options: Unpack[MoreEngineOptions],
     ) -> str | Iterator[str]:
         """Answer a conversation; return the text, or with *stream* an iterator.
 
         Args:
-            messages: In OpenAI's format, oldest first.
-            max_tokens: See `generate`, also for the errors.
+            messages: In OpenAI's format, oldest first, or Polaris Core's pairs `(role, content)`.
+                Of pairs, those without content are left out, and a role other than `system`,
+                `user` and `assistant` is `user`.
+            max_tokens: See `generate`, also for the other arguments and the errors.
+            temperature: See `generate`.
+            top_p: See `generate`.
+            repeat_penalty: See `generate`.
+            top_k: See `generate`.
+            min_p: See `generate`.
+            frequency_penalty: See `generate`.
+            presence_penalty: See `generate`.
+            seed: See `generate`.
+            grammar: See `generate`.
             callback: See `generate`.
             stream: See `generate`.
-            **options: See `EngineOptions`.
+            **options: See `MoreEngineOptions`.
 
         Raises:
             TemplateError: The chat template fails, or refuses these messages.
         """
-        return self._answer_chat(messages, max_tokens, options, callback, stream)
+        single = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "repeat_penalty": repeat_penalty,
+            "top_k": top_k,
+            "min_p": min_p,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+            "seed": seed,
+            "grammar": grammar,
+        }
+        merged = {**_given(single), **options}
+        return self._answer_chat(messages, max_tokens, merged, callback, stream)
 
     def stream(
         self,
@@ -401,7 +453,7 @@ class Engine:
             **options: See `EngineOptions`.
         """
         call, vocab = self._call(max_tokens, options), self.model.vocab
-        output = StopChecker(vocab)
+        output = StopChecker(vocab, call.params)
         if options.keys() & {"stop", "json_stop"}:
             output = Detokenizer(vocab, call.params)
         with (
@@ -442,7 +494,7 @@ class Engine:
         A model without a chat template gets the contents as plain text.
 
         Args:
-            messages: In OpenAI's format, oldest first.
+            messages: See `generate_chat`.
             tools: Tool definitions, or Python functions.
             **options: See `ChatOptions`.
 
@@ -452,7 +504,7 @@ class Engine:
             ClosedError: The engine is closed.
         """
         self._check_open()
-        return self.renderer.render(messages, tools, **options).tokens
+        return self._prompts.render(messages, tools, options).tokens
 
     def format_chat(self, messages: Messages) -> list[int]:
         """Call `tokenize_chat`, under an older name."""
@@ -514,22 +566,36 @@ class Engine:
         max_tokens: int | None,
         options: Mapping[str, Any],
         reasoning_limit: Callable[[], ReasoningLimit] | None = None,
+        *,
         thinking: bool | None = None,
+        is_text: bool = False,
     ) -> GenerationCall:
+        defaults = preset.text_defaults(self.context_policy) if is_text else {}
         return parse_options(
             max_tokens,
             options,
             self.n_ctx,
-            defaults=preset.complete(options, self.context_policy, self._safety),
+            defaults={**preset.complete(options, self.context_policy, self._safety), **defaults},
             recommended=lambda: self.renderer.recommended_sampling(thinking),
             reasoning_limit=reasoning_limit,
         )
 
-    def _render_raw(self, prompt: str, **chat: Any) -> RenderedChat:
-        if chat:
-            names = ", ".join(chat)
-            raise ValidationError(f"raw=True uses the prompt verbatim; leave out {names}")
-        return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
+    def _answer_raw(
+        self,
+        prompt: str,
+        max_tokens: int | None,
+        options: Mapping[str, Any],
+        callback: Callable[[bytes], object] | None,
+        stream: bool,
+    ) -> str | Iterator[str]:
+        if chat := [name for name in ChatOptions.__annotations__ if name in options]:
+            raise ValidationError(f"raw=True uses the prompt verbatim; leave out {', '.join(chat)}")
+        call = self._call(max_tokens, options, is_text=True)
+
+        def render() -> RenderedChat:
+            return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
+
+        return self._answer(render, call, callback, stream)
 
     def _answer_chat(
         self,
@@ -539,35 +605,35 @@ class Engine:
         callback: Callable[[bytes], object] | None,
         stream: bool,
     ) -> str | Iterator[str]:
-        render = partial(self.renderer.render, messages)
-        options = self.renderer.with_stops(options)
-        return self._answer(render, max_tokens, options, callback, stream)
+        rest: dict[str, Any] = self.renderer.with_stops(options)
+        chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
+        call = self._call(max_tokens, rest, thinking=chat.get("thinking"), is_text=True)
+        suppresses = call.params.suppress_think
+        render = partial(self._prompts.render, messages, None, chat, suppresses)
+        return self._answer(render, call, callback, stream)
 
     def _answer(
         self,
-        render: Callable[..., RenderedChat],
-        max_tokens: int | None,
-        options: Mapping[str, Any],
+        render: Callable[[], RenderedChat],
+        call: GenerationCall,
         callback: Callable[[bytes], object] | None,
         stream: bool,
     ) -> str | Iterator[str]:
-        rest = dict(options)
-        chat = {name: rest.pop(name) for name in ChatOptions.__annotations__ if name in rest}
-        call = self._call(max_tokens, rest, thinking=chat.get("thinking"))
         flusher = None if callback is None else preset.make_flusher(callback, self._flush)
         output = partial(Detokenizer, self.model.vocab, call.params, flusher)
         run = self._stream_text if stream else self._full_text
-        return run(partial(render, **chat), call, output)
+        return run(render, call, output)
 
     def _full_text(
         self,
         render: Callable[[], RenderedChat],
         call: GenerationCall,
-        make_output: Callable[[], Detokenizer],
+        make_output: Callable[..., Detokenizer],
     ) -> str:
         with self._exclusive(call) as run:
-            output = make_output()
-            with self._generated(render, call, run, output) as generated:
+            prompt = render()
+            output = make_output(is_thinking=prompt.is_thinking)
+            with self._generated(prompt, call, run, output) as generated:
                 for _ in generated:
                     pass
             return output.text
@@ -576,11 +642,12 @@ class Engine:
         self,
         render: Callable[[], RenderedChat],
         call: GenerationCall,
-        make_output: Callable[[], Detokenizer],
+        make_output: Callable[..., Detokenizer],
     ) -> Iterator[str]:
         with self._exclusive(call) as run:
-            output = make_output()
-            with self._generated(render, call, run, output) as generated:
+            prompt = render()
+            output = make_output(is_thinking=prompt.is_thinking)
+            with self._generated(prompt, call, run, output) as generated:
                 for _ in generated:
                     if piece := output.take():
                         with run:
@@ -607,7 +674,7 @@ class Engine:
     @contextmanager
     def _generated(
         self,
-        render: Callable[[], RenderedChat],
+        prompt: RenderedChat,
         call: GenerationCall,
         run: _Run,
         output: Detokenizer,
@@ -617,10 +684,10 @@ class Engine:
         if stage:
             scratch = Detokenizer(self.model.vocab, call.params)
             start = partial(self._tokens, call=call, run=run, output=scratch)
-            output.data += stages.report(self, stage, render(), start).encode()
+            output.data += stages.report(self, stage, prompt, start).encode()
             yield iter(())
             return
-        with self._collected(render().tokens, call, run, output) as generated:
+        with self._collected(prompt.tokens, call, run, output) as generated:
             yield generated
 
     @contextmanager
@@ -693,6 +760,14 @@ class Engine:
                         self._cancel_token = None
                     self.total_stats.add(stats)
                     _log.debug("%s", stats)
+                    if stats.n_truncated and self.context_policy is None:
+                        _log.warning(
+                            "the prompt was too long for n_ctx=%d: its oldest %d tokens were "
+                            "dropped, %d are left; raise n_ctx, or choose a context_policy",
+                            self.n_ctx,
+                            stats.n_truncated,
+                            stats.n_prompt,
+                        )
         finally:
             self._free_if_closed()
 

@@ -11,7 +11,7 @@ from ..generation.text import Flusher
 from ..validation import check_int
 from . import environment
 
-__all__ = ["complete", "make_flusher"]
+__all__ = ["complete", "make_flusher", "text_defaults"]
 
 _SAFETY = 16
 _JSON_STOP = ("done", "next_step")
@@ -24,32 +24,48 @@ _FLUSH_LIMITS = (
 )
 
 
-def complete(options: Mapping[str, Any], context_policy: str, safety: int | None) -> dict[str, Any]:
+def complete(
+    options: Mapping[str, Any], context_policy: str | None, safety: int | None
+) -> dict[str, Any]:
     """Return the defaults for a call with *options*, some of them from the environment.
 
     Args:
         options: The options of the call.
-        context_policy: The engine's context policy.
+        context_policy: The engine's context policy; None: `error`.
         safety: The engine's safety margin, tokens; None: the environment's.
 
     Raises:
         ValidationError: An environment variable has an invalid value.
     """
     given = canonical(options)
-    defaults: dict[str, Any] = {
-        "context_policy": context_policy,
+    found: dict[str, Any] = {
+        "context_policy": context_policy or "error",
         "safety": environment.number("SAFETY", safety, _SAFETY),
         "reset_kv_cache": environment.flag("RESET_KV", None, True),
-        "special": environment.flag("SPECIAL", None, False),
-        "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
-        "json_stop": _JSON_STOP,
     }
     if "sampling" in given:
-        return defaults
+        return found
     sampling = {**_SAMPLING, **given}
     # With greedy decoding a penalty corrupts copied text and numbers.
     penalty = 1.0 if sampling["temperature"] == 0 else _REPEAT_PENALTY
-    return {**defaults, **_SAMPLING, "repeat_penalty": penalty}
+    return {**found, **_SAMPLING, "repeat_penalty": penalty}
+
+
+def text_defaults(context_policy: str | None = None) -> dict[str, Any]:
+    """Return the further defaults of a call that takes and returns text.
+
+    Args:
+        context_policy: The engine's context policy; None: `truncate_left`.
+
+    Raises:
+        ValidationError: An environment variable has an invalid value.
+    """
+    return {
+        "context_policy": context_policy or "truncate_left",
+        "special": environment.flag("SPECIAL", None, True),
+        "suppress_think": environment.flag("SUPPRESS_THINK", None, False),
+        "json_stop": _JSON_STOP,
+    }
 
 
 def make_flusher(

@@ -39,13 +39,15 @@ def report(
 ) -> str:
     """Run up to *stage*; return the report, and print it to stderr.
 
+    The report of `prompt` is the rendered prompt.
+
     Args:
         engine: The engine, for its statistics.
         stage: One of `STAGES`.
         prompt: The rendered prompt.
         start: Starts the generation after a prompt and yields its tokens.
     """
-    line = f"[OK] {_report(engine, stage, prompt, start)}"
+    line = prompt.text if stage == "prompt" else f"[OK] {_report(engine, stage, prompt, start)}"
     print(line, file=sys.stderr)
     return line
 
@@ -56,8 +58,6 @@ def _report(
     prompt: RenderedChat,
     start: Callable[[list[int]], Generator[int, None, None]],
 ) -> str:
-    if stage == "prompt":
-        return f"prompt: {len(prompt.text)} chars"
     if stage == "tokenize":
         return f"tokenize: {len(prompt.tokens)} toks"
     with closing(start(prompt.tokens)) as generated:

@@ -19,6 +19,7 @@ ALIASES: Mapping[str, str] = {
     "repetition_penalty": "repeat_penalty",  # transformers, vLLM
     "penalty_repeat": "repeat_penalty",
     "penalty_freq": "frequency_penalty",
+    "freq_penalty": "frequency_penalty",
     "penalty_present": "presence_penalty",
     "repeat_last_n": "penalty_last_n",
     "mirostat": "mirostat_mode",

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
 from ..chat.messages import plain_messages, plain_tools
-from ..chat.reasoning import resolve_reasoning_effort
-from ..chat.template import ChatTemplate
+from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
+from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
 from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
+    from ..chat.formats import ToolFormat
     from ..chat.messages import Message
 
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat", "as_messages"]
@@ -63,6 +64,11 @@ class RenderedChat(NamedTuple):
     tokens: list[int]
     text: str
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer begins inside <think>."""
+        return opens_thinking(self.text, "<think>")
+
 
 class ChatRenderer:
     """Renders conversations through a model's own Jinja chat template.
@@ -71,16 +77,20 @@ class ChatRenderer:
     can write control tokens. A model without a template gets the contents as plain text, with a
     warning in the log.
 
+    With tools, a model's template `tool_use` is used, if its GGUF has one.
+
     Args:
         model: The model.
-        chat_format: Name of a built-in template of llama.cpp, or source of a Jinja template; None:
-            the model's own template.
+        chat_format: Name of another template in the GGUF, such as `rag` for
+            `tokenizer.chat_template.rag`, or of a built-in template of llama.cpp, or the source of
+            a Jinja template; None: the model's own templates.
 
     Attributes:
         family: The model family: tool format, reasoning markers, recommended sampling.
 
     Raises:
-        ValidationError: *chat_format* is not a str.
+        ValidationError: *chat_format* is not a str; or it is None, and the GGUF has several
+            templates without a default one.
     """
 
     def __init__(self, model: Model, chat_format: str | None = None) -> None:
@@ -89,11 +99,20 @@ class ChatRenderer:
                 f"chat_format must be the name or source of a template, got {chat_format!r}"
             )
         self._model = model
-        is_source = chat_format is not None and ("{{" in chat_format or "{%" in chat_format)
-        self._builtin = None if is_source else chat_format
-        source = chat_format if is_source else model.chat_template
-        self._source = None if self._builtin else source
-        self.family: Family = identify(model.metadata, model.path.name, self._source)
+        metadata = model.metadata
+        self._sources = _sources(model.chat_template, metadata)
+        self._builtin: str | None = None
+        if chat_format is not None:
+            if "{{" in chat_format or "{%" in chat_format:
+                self._sources = {"default": chat_format}
+            elif chat_format in self._sources:
+                self._sources = {"default": self._sources[chat_format]}
+            else:
+                self._sources, self._builtin = {}, chat_format
+        self.family: Family = identify(
+            metadata, model.path.name, self._source(), tool_template=self._source(tools=True)
+        )
+        self._templates: dict[str, ChatTemplate] = {}
         self._has_warned = False
 
     @cached_property
@@ -102,14 +121,29 @@ class ChatRenderer:
         vocab = self._model.vocab
         return {vocab.text(t): t for t in range(vocab.n_tokens) if vocab.is_control(t)}
 
-    @cached_property
+    @property
     def template(self) -> ChatTemplate | None:
-        """The Jinja template; None: a built-in template of llama.cpp is used, or none."""
-        if self._source is None:
+        """The Jinja template; None: a built-in template of llama.cpp is used, or none.
+
+        Raises:
+            ValidationError: The GGUF has several templates, and none of them is the default.
+        """
+        return self._template(tools=False)
+
+    def _source(self, tools: bool = False) -> str | None:
+        return pick_template(self._sources, tools=tools) if self._sources else None
+
+    def _template(self, tools: bool) -> ChatTemplate | None:
+        """Return the Jinja template for conversations with, or without, tools."""
+        source = self._source(tools)
+        if source is None:
             return None
-        vocab = self._model.vocab
-        bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
-        return ChatTemplate(self._source, bos, eos, special_tokens=self._guarded)
+        if source not in self._templates:
+            vocab = self._model.vocab
+            bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
+            template = ChatTemplate(source, bos, eos, special_tokens=self._guarded)
+            self._templates[source] = template
+        return self._templates[source]
 
     @cached_property
     def _guarded(self) -> list[str]:
@@ -199,6 +233,44 @@ class ChatRenderer:
         segments = list(self._segments(messages, tools or None, thinking, variables))
         return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
 
+    def render_without_reasoning(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> RenderedChat:
+        """Render a conversation so that the model answers without reasoning.
+
+        Where the template cannot switch reasoning off, reasoning that it opened is closed, and a
+        model that reasons anyway, within <think>, is given an empty block; see `render` for
+        arguments and errors.
+        """
+        family = self.family
+        thinking = False if family.thinking in ("default", "request") else None
+        chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        if family.reasoning is None:
+            return chat
+        begin, end = family.reasoning
+        is_open = opens_thinking(chat.text, begin)
+        reasons = family.thinking == "always" or (
+            family.thinking == "default" and not family.switch
+        )
+        if begin != "<think>":
+            return self._extended(chat, end) if is_open else chat
+        if is_open:
+            return self._extended(chat, "\n\n</think>\n\n")
+        return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
+
+    def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
+        """Append *text*, which replaces white space at the end where it begins with such."""
+        vocab, tokens, before = self._model.vocab, chat.tokens, chat.text
+        if text[0].isspace():  # two line breaks may be one token
+            space = vocab.tokenize(before[len(before.rstrip()) :], False)
+            if tokens[len(tokens) - len(space) :] == space:
+                tokens, before = tokens[: len(tokens) - len(space)], before.rstrip()
+        return RenderedChat([*tokens, *vocab.tokenize(text, False, True)], before + text)
+
     def _segments(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -206,25 +278,43 @@ class ChatRenderer:
         thinking: bool | None,
         variables: Mapping[str, object],
     ) -> Sequence[Segment]:
-        messages = _tagged(messages, self.family.tag(thinking))
-        if self.template is None:
-            if tools and self._builtin:
+        template = self._template(bool(tools))
+        chat = self.plain_messages(messages, bool(tools))
+        tag = self.family.tag(thinking)
+        if tag:  # switches reasoning on or off
+            chat[-1]["content"] += f" {tag}"
+        if tools and (template is None or not template.supports_tools):
+            if self._builtin:
                 raise ValidationError(
                     f"chat_format={self._builtin!r} does not support tools; use the model's own "
                     "template"
                 )
-            if tools:
-                messages = _instructed(
-                    messages, self.family.tool_format.explain(plain_tools(tools) or []), True
-                )
-            chat = plain_messages(messages)
-            return self._plain(chat) if self._builtin is None else self._built_in(chat)
-        if tools and not self.template.supports_tools:
             text = self.family.tool_format.explain(plain_tools(tools) or [])
-            messages = _instructed(messages, text, self.template.supports_system)
+            chat = _instructed(chat, text, template is None or template.supports_system)
             tools = None
+        if any("tool_calls" in m for m in chat) and (template is None or template.drops_calls):
+            chat = [_written(message, self.family.tool_format) for message in chat]
+        if any(m["role"] == "tool" for m in chat) and not (template and template.shows_results):
+            chat = _results_as_user(chat)
+        if template is None:
+            return self._plain(chat) if self._builtin is None else self._built_in(chat)
         kwargs: dict[str, Any] = {**self.family.template_kwargs(thinking), **variables}
-        return self.template.render_segments(messages, tools, **kwargs)
+        return template.render_segments(chat, tools, **kwargs)
+
+    def plain_messages(
+        self, messages: Sequence[Mapping[str, object]], tools: bool = False
+    ) -> list[Message]:
+        """Return *messages* in the plain form that is rendered; see `ChatTemplate.plain_messages`.
+
+        Args:
+            messages: In OpenAI's format.
+            tools: Whether there are tools.
+
+        Raises:
+            ValidationError: A message is invalid.
+        """
+        template = self._template(tools)
+        return plain_messages(messages) if template is None else template.plain_messages(messages)
 
     def _plain(self, messages: Sequence[Message]) -> list[Segment]:
         """Return the contents as plain text, for a model without a template."""
@@ -235,16 +325,15 @@ class ChatRenderer:
                 "to 'chatml' or the source of a Jinja template",
                 self._model.path.name,
             )
-        return [Segment("\n\n".join(filter(None, map(_text_of, messages))), False)]
+        return [Segment("\n\n".join(m["content"] for m in messages if m["content"]), False)]
 
     def _built_in(self, messages: Sequence[Message]) -> list[Segment]:
         """Render with one of llama.cpp's built-in templates."""
 
         def render(values: Mapping[str, Sequence[Message]]) -> str:
-            pairs = [(m["role"], _text_of(m)) for m in values["messages"]]
-            return self._model.apply_chat_template(pairs, template=self._builtin)
+            return self._model.apply_chat_template(values["messages"], template=self._builtin)
 
-        values = {"messages": [{"role": m["role"], "content": _text_of(m)} for m in messages]}
+        values = {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}
         return self._injection.segments(render(values), values, render)
 
     def _tokenize(self, segments: Sequence[Segment]) -> list[int]:
@@ -263,38 +352,47 @@ class ChatRenderer:
         return tokens
 
 
-def _text_of(message: Mapping[str, object]) -> str:
-    content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        kinds = [part.get("type") for part in parts if isinstance(part, dict)]
-        raise ValidationError(f"without a Jinja template, content must be text, got {kinds}")
-    return "\n".join(map(str, texts))
+def _sources(default: str | None, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the sources of a model's templates by name."""
+    key = "tokenizer.chat_template."
+    named = {name[len(key) :]: text for name, text in metadata.items() if name.startswith(key)}
+    return {**named, **({} if default is None else {"default": default})}
 
 
-def _tagged(messages: Sequence[Mapping[str, object]], tag: str) -> Sequence[Mapping[str, object]]:
-    """Append *tag*, which switches reasoning on or off, to the last message."""
-    if not tag or not messages or not isinstance(messages[-1].get("content"), str):
-        return messages
-    last = messages[-1]
-    return [*messages[:-1], {**last, "content": f"{last['content']} {tag}"}]
-
-
-def _instructed(
-    messages: Sequence[Mapping[str, object]], text: str, has_system: bool
-) -> list[Mapping[str, object]]:
+def _instructed(messages: list[Message], text: str, has_system: bool) -> list[Message]:
     """Add *text* to the system prompt or, without support for one, to the first message."""
-    first = dict(messages[0]) if messages else {}
-    content = first.get("content")
-    if isinstance(content, str) and (first.get("role") == "system" or not has_system):
-        parts = (content, text) if first.get("role") == "system" else (text, content)
+    first = messages[0]
+    if first["role"] == "system" or not has_system:
+        parts = (first["content"], text) if first["role"] == "system" else (text, first["content"])
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def _written(message: Message, form: ToolFormat) -> Message:
+    """Return *message* with its tool calls as text, as the model writes them."""
+    if "tool_calls" not in message:
+        return message
+    text = form.write(message["tool_calls"])
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return {**rest, "content": "\n".join(filter(None, (message["content"], text)))}
+
+
+def _results_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Return *messages* with the results of tools in user messages, one for adjacent results."""
+    found: list[Message] = []
+    is_result = False
+    for message in messages:
+        if message["role"] != "tool":
+            found.append(message)
+            is_result = False
+            continue
+        text = f"Result of {message.get('name', 'the function')}: {message['content']}"
+        if is_result:
+            found[-1]["content"] += f"\n{text}"
+        else:
+            found.append({"role": "user", "content": text})
+        is_result = True
+    return found
 
 
 def as_messages(prompt: str, system_prompt: str = "") -> list[Mapping[str, object]]:

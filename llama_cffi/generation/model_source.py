@@ -29,8 +29,11 @@ class ModelOptions(TypedDict, total=False):
     main_gpu: int
     tensor_split: Sequence[float] | None
     devices: Sequence[str] | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     use_mmap: bool
     use_mlock: bool
+    check_tensors: bool
     kv_overrides: Mapping[str, Override] | None
     load_mtp: bool
     progress: Progress

@@ -13,6 +13,7 @@ from .aliases import canonical
 from .context_policy import POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
+from .text import Stop, split_stops
 
 __all__ = [
     "CALL_DEFAULTS",
@@ -22,6 +23,7 @@ __all__ = [
     "GenerationOptions",
     "MainOptions",
     "MoreGenerationOptions",
+    "TextOptions",
     "parse_options",
     "resolve_sampling",
 ]
@@ -55,22 +57,34 @@ class CallOptions(TypedDict, total=False):
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
-class MainOptions(TypedDict, total=False):
-    """The options that most calls set; None means the default.
+class MoreMainOptions(TypedDict, total=False):
+    """`MainOptions` except `logprobs`.
 
     `sampling`: a `SamplingParams`, or `"model"` for the sampling that the model's authors
-    recommend; single sampling options override it. `stop`: strings that end the answer.
+    recommend; single sampling options override it. `stop`: strings and token ids that end the
+    answer; they are not part of it.
+    """
+
+    sampling: SamplingParams | Literal["model"] | None
+    stop: Stop | Sequence[Stop] | None
+
+
+class MainOptions(MoreMainOptions, total=False):
+    """The options that most calls set; None means the default.
+
     `logprobs`: return the model's log-probabilities, before penalties and temperature, of each
     token and of this many alternatives.
     """
 
-    sampling: SamplingParams | Literal["model"] | None
-    stop: str | bytes | Sequence[str | bytes] | None
     logprobs: int | None
 
 
 class MoreGenerationOptions(SamplingOptions, CallOptions, total=False):
     """`GenerationOptions` except `MainOptions`."""
+
+
+class TextOptions(MoreGenerationOptions, MoreMainOptions, total=False):
+    """`GenerationOptions` except `logprobs`, for calls that return only text."""
 
 
 class GenerationOptions(MoreGenerationOptions, MainOptions, total=False):
@@ -128,7 +142,7 @@ def parse_options(
     if policy not in POLICIES:
         raise ValidationError(f"context_policy={policy!r} must be one of {', '.join(POLICIES)}")
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
-    stop = rest.pop("stop", ())
+    stops, stop_tokens = split_stops(rest.pop("stop", ()))
     params = GenerationParams(
         max_tokens=check_int("max_tokens", max_tokens, 1),
         sampling=sampling,
@@ -136,7 +150,8 @@ def parse_options(
         safety=check_int("safety", rest.pop("safety", 0), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt")),
         reset_kv_cache=_flag("reset_kv_cache", rest.pop("reset_kv_cache")),
-        stop=(stop,) if isinstance(stop, (str, bytes)) else tuple(as_list("stop", stop)),
+        stop=stops,
+        stop_tokens=stop_tokens,
         turn_stops=tuple(as_list("turn_stops", rest.pop("turn_stops"))),
         json_stop=tuple(as_list("json_stop", rest.pop("json_stop"))),
         special=_flag("special", rest.pop("special")),

@@ -21,23 +21,42 @@ class StopChecker:
     Attributes:
         listening: Whether accepted tokens belong to the answer; those of the prompt do not.
         finish_reason: Why the answer ended; empty until then.
+        drops_token: Whether the token that ended the answer is not part of it.
         logprob: Log-probability of the last token, if requested.
+
+    Raises:
+        ValidationError: A stop token does not exist.
     """
 
     # Slots, here and in the other objects of a request: in a batch they are cold at each step, and
     # each dict would be one more cache miss.
-    __slots__ = ("_is_eog", "finish_reason", "listening", "logprob")
+    __slots__ = (
+        "_is_eog",
+        "_stop_tokens",
+        "drops_token",
+        "finish_reason",
+        "listening",
+        "logprob",
+    )
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocab, params: GenerationParams) -> None:
         self.listening = False
         self.finish_reason = ""
+        self.drops_token = False
         self.logprob: Logprob | None = None
         self._is_eog = vocab.is_eog
+        self._stop_tokens = frozenset(map(vocab.check, params.stop_tokens))
 
     def accept(self, token: int) -> None:
         """Receive a token that the chain accepted."""
         if self.listening and self._is_eog(token):
-            self.finish_reason = "eog"
+            self._end_before("eog")
+        elif self.listening and token in self._stop_tokens:
+            self._end_before("stop")
+
+    def _end_before(self, reason: str) -> None:
+        """End the answer before the last token."""
+        self.finish_reason, self.drops_token = reason, True
 
     def begin_constraint(self) -> None:
         """Take the text from here on as a grammar's: it has no markup."""
@@ -45,6 +64,12 @@ class StopChecker:
 
 class Detokenizer(StopChecker):
     """Turns the tokens of an answer into text and finds its end.
+
+    Args:
+        vocab: The model's vocabulary.
+        params: Parameters of the generation.
+        flusher: Receives the text as it is generated.
+        is_thinking: Whether the prompt ended inside <think>.
 
     Attributes:
         data: The text so far, UTF-8, without what may still become a stop string.
@@ -65,14 +90,21 @@ class Detokenizer(StopChecker):
     )
 
     def __init__(
-        self, vocab: Vocab, params: GenerationParams, flusher: Flusher | None = None
+        self,
+        vocab: Vocab,
+        params: GenerationParams,
+        flusher: Flusher | None = None,
+        *,
+        is_thinking: bool = False,
     ) -> None:
-        super().__init__(vocab)
+        super().__init__(vocab, params)
         self.data = bytearray()
         self.stop = ""
         self._pieces = vocab.pieces(params.special)
-        self._json = JsonCompletion(params.json_stop) if params.json_stop else None
-        self._think = ThinkFilter() if params.suppress_think else None
+        self._json: JsonCompletion | None = None
+        if params.json_stop:
+            self._json = JsonCompletion(params.json_stop, is_thinking=is_thinking)
+        self._think = ThinkFilter(is_inside=is_thinking) if params.suppress_think else None
         self._stop = params.stop
         self._stops = _stop_strings((*params.stop, *params.turn_stops))
         self._flusher = flusher
@@ -84,7 +116,10 @@ class Detokenizer(StopChecker):
             return
         piece = self._pieces[token]
         if piece is None:
-            self.finish_reason = "eog"
+            self._end_before("eog")
+            return
+        if token in self._stop_tokens:
+            self._end_before("stop")
             return
         json = self._json
         if json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -136,8 +137,11 @@ def build_chain(model: Model, params: SamplingParams) -> Chain:
     """
     chain = Chain(model)
     try:
-        if params.logit_bias:
-            chain.add_logit_bias(dict(params.logit_bias))
+        bias = dict(params.logit_bias)
+        if params.ignore_eos:
+            bias |= dict.fromkeys(model.vocab.eog_tokens, -math.inf)
+        if bias:
+            chain.add_logit_bias(bias)
         if params.logits_processor:
             chain.add_custom(
                 _processors(model, as_callables("logits_processor", params.logits_processor))

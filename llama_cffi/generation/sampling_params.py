@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
+from ..binding.sampling.triggers import TriggerLike, check_triggers
 from ..errors import ValidationError
 from ..validation import as_callables, as_list, reject_unknown
 from .aliases import ALIASES, canonical
@@ -74,10 +75,11 @@ class MoreSamplingOptions(TypedDict, total=False):
     dry_penalty_last_n: int | None
     dry_sequence_breakers: Sequence[str] | None
     min_keep: int | None
+    ignore_eos: bool | None
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None
     grammar_root: str | None
-    grammar_triggers: Sequence[str] | None
+    grammar_triggers: Sequence[TriggerLike] | None
     structured: LlamaGrammar | None
     structured_after: str | None
     samplers: str | Sequence[str] | None
@@ -133,6 +135,8 @@ class SamplingParams:
             size, 0: off.
         dry_sequence_breakers: Strings at which a repeated sequence ends.
         min_keep: Fewest tokens that a sampler keeps.
+        ignore_eos: Forbid the tokens that end an answer, as llama-cli's --ignore-eos: it goes on to
+            max_tokens or a stop string. Not with a grammar, which decides where the answer ends.
         logit_bias: Added to the logits of these token ids; -inf forbids a token.
         logits_processor: Functions `(input_ids, scores)`, called before all samplers, that modify
             *scores*, (n_vocab,) float32, in place or return new ones. *input_ids*, (n,) int32, are
@@ -140,8 +144,9 @@ class SamplingParams:
         grammar: The answer must match it: GBNF, or a `LlamaGrammar`, which is moved to
             *structured*; empty: unconstrained.
         grammar_root: Start rule of the grammar.
-        grammar_triggers: Strings that start the grammar; before the first of them the answer is
-            unconstrained.
+        grammar_triggers: Strings, token ids and compiled patterns that start the grammar; before
+            the first of them the answer is unconstrained. A pattern is searched in the answer so
+            far, and the grammar starts at its first group, or at its match.
         structured: The answer must match it: JSON Schema, regex, Lark, choices or GBNF.
             *grammar_triggers* apply to it too.
         structured_after: The answer is unconstrained up to this string, such as `</think>`.
@@ -177,11 +182,12 @@ class SamplingParams:
     dry_penalty_last_n: int = 64
     dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
     min_keep: int = 0
+    ignore_eos: bool = False
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = ()
     grammar: str | LlamaGrammar = ""
     grammar_root: str = "root"
-    grammar_triggers: Sequence[str] = ()
+    grammar_triggers: Sequence[TriggerLike] = ()
     structured: LlamaGrammar | None = None
     structured_after: str = ""
     samplers: str | Sequence[str] = DEFAULT_SAMPLERS
@@ -233,9 +239,15 @@ class SamplingParams:
             )
         elif self.grammar:
             raise ValidationError("grammar and structured exclude each other; give only one")
+        if self.ignore_eos not in (False, True):
+            raise ValidationError(f"ignore_eos={self.ignore_eos!r} must be True or False")
+        if self.ignore_eos and (self.grammar or self.structured is not None):
+            raise ValidationError(
+                "ignore_eos forbids the end that a grammar needs; leave out one of the two"
+            )
         # Hashable from here on: chains are cached by their parameters.
         self._set("dry_sequence_breakers", _strings("dry_sequence_breakers", self))
-        self._set("grammar_triggers", _strings("grammar_triggers", self))
+        self._set("grammar_triggers", check_triggers("grammar_triggers", self.grammar_triggers))
         self._set("logit_bias", _bias(self.logit_bias))
         processors = as_callables("logits_processor", self.logits_processor)
         self._set("logits_processor", processors)

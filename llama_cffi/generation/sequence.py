@@ -78,6 +78,7 @@ class GenerationParams:
         reset_kv_cache: Start anew; False: the prompt follows what the KV cache holds.
         stop: Stop strings; they are not part of the answer.
         turn_stops: Stop strings that have no effect inside a grammar.
+        stop_tokens: Token ids that end the answer, and are not part of it either.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens become text.
         suppress_think: Remove <think>...</think> from the text.
@@ -97,6 +98,7 @@ class GenerationParams:
     reset_kv_cache: bool = True
     stop: Sequence[str | bytes] = ()
     turn_stops: Sequence[str | bytes] = ()
+    stop_tokens: Sequence[int] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
     suppress_think: bool = False
@@ -239,7 +241,7 @@ class SequenceState:
         if self._waiting is not None:
             self._notice_constraint()
         reason = output.finish_reason
-        if reason == "eog":
+        if output.drops_token:
             self.finish_reason = reason
             return None
         if self._params.logprobs is not None:

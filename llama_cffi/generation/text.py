@@ -13,21 +13,30 @@ import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import TypeAlias, TypeGuard
 
 from ..errors import ValidationError
-from ..validation import as_list
+from ..validation import as_list, check_int
 
 __all__ = [
     "CharacterOffsets",
     "Flusher",
     "JsonCompletion",
+    "Stop",
     "StopStrings",
     "ThinkFilter",
     "Utf8Stream",
+    "split_stops",
+    "stop_list",
 ]
+
+Stop: TypeAlias = "str | bytes | int"
 
 _NEVER = re.compile(rb"(?!)")
 _STRUCTURE = re.compile(rb'["{}\[\]:]')
+_OPENING = re.compile(rb"[{\[]")
+_OPENING_OF = {b"}": ord("{"), b"]": ord("[")}
 _STRING = re.compile(rb'["\\]')
 _ESCAPED_BYTES = 12  # most bytes that JSON needs for one character: two \uXXXX
 
@@ -64,6 +73,39 @@ class CharacterOffsets:
         before = self._n
         self._n += len(self._text.push(piece))
         return before
+
+
+def stop_list(value: object) -> list[Stop]:
+    """Return the option `stop`, one or several strings and token ids, as a list.
+
+    Raises:
+        ValidationError: It is neither.
+    """
+    if isinstance(value, (str, bytes)) or _is_token(value):
+        return [value]
+    return as_list("stop", value)
+
+
+def split_stops(value: object) -> tuple[list[str | bytes], list[int]]:
+    """Return the strings and the token ids of the option `stop`.
+
+    Raises:
+        ValidationError: It is neither.
+    """
+    strings: list[str | bytes] = []
+    tokens: list[int] = []
+    for stop in stop_list(value):
+        if _is_token(stop):
+            tokens.append(check_int("a stop token", stop, 0))
+        elif isinstance(stop, (str, bytes)):
+            strings.append(stop)
+        else:
+            raise ValidationError(f"stop: {stop!r} must be a string or a token id")
+    return strings, tokens
+
+
+def _is_token(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 class StopStrings:
@@ -138,13 +180,15 @@ class StopStrings:
 
 
 class JsonCompletion:
-    """Finds the end of an answer that is one JSON object.
+    """Finds the end of an answer that is, or ends with, JSON.
 
-    The object may follow white space, <think> blocks and the opening line of a code fence. The
-    answer is complete when the object closes and has one of the keys at its top level.
+    The answer is complete when an object or array closes in which an object, at any depth, has one
+    of the keys. Text may precede it. Reasoning at the beginning, between <think> and </think>, does
+    not count.
 
     Args:
         keys: The keys; one of them is enough.
+        is_thinking: Whether the answer begins inside reasoning.
 
     Attributes:
         armed: Whether the answer can still complete; once False, it stays False.
@@ -153,85 +197,70 @@ class JsonCompletion:
         ValidationError: A key is not a str.
     """
 
-    def __init__(self, keys: Sequence[str] = ("done", "next_step")) -> None:
+    def __init__(
+        self, keys: Sequence[str] = ("done", "next_step"), *, is_thinking: bool = False
+    ) -> None:
         self._keys = {_utf8("JSON key", key) for key in as_list("json_stop", keys)}
         self.armed = bool(self._keys)
         self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
-        self._head: bytes | None = b""  # unread text before the object
-        self._thinking = self._fenced = False
-        self._depth = 0
+        self._head: bytes | None = b""  # unread text while reasoning may begin
+        self._is_thinking = is_thinking
+        self._open = bytearray()  # the brackets that are not closed
         self._in_string = self._escaped = self._has_key = False
-        # The last string at depth 1, truncated to a length that no key has.
-        self._string = b""
+        self._string = b""  # the last string, truncated to a length that no key has
 
     def push(self, data: bytes) -> int | None:
-        """Return the number of bytes of *data* up to the object's end; None: not complete.
+        """Return the number of bytes of *data* up to the JSON's end; None: not complete.
 
         Hot: every generated token while `armed`.
         """
-        at: int | None = 0
-        if self._head is not None:
-            at = self._begin(self._head, data) if self.armed else None
-        while at is not None and self.armed:
+        if not self.armed:
+            return None
+        at = 0 if self._head is None else self._after_reasoning(self._head, data)
+        while at is not None:
             at = self._read_string(data, at) if self._in_string else self._read(data, at)
-            if self._depth == 0:
-                self.armed = False
-                return at if self._has_key else None
+            if not self.armed:
+                return at
         return None
 
-    def _begin(self, head: bytes, data: bytes) -> int | None:
-        """Find the `{` that begins the answer; return its index in *data*."""
+    def _after_reasoning(self, head: bytes, data: bytes) -> int | None:
+        """Return the index in *data* at which the answer begins, None: not yet known."""
         text = head + data
         while True:
-            if self._thinking:
+            if self._is_thinking:
                 end = text.find(b"</think>")
                 if end < 0:
                     self._head = text[-7:]
                     return None
-                text, self._thinking = text[end + 8 :], False
+                text, self._is_thinking = text[end + 8 :], False
             text = text.lstrip()
-            if text.startswith(b"{"):
-                self._head = None
-                return len(data) - len(text)
-            if text.startswith(b"<think>") and not self._fenced:
-                self._thinking = True
-                text = text[7:]
-            elif text.startswith(b"```") and b"\n" in text and not self._fenced:
-                line, _, text = text[3:].partition(b"\n")
-                self._fenced = True
-                if line.strip() not in (b"", b"json"):
-                    self.armed = False
-                    return None
-            else:
-                self.armed = self._may_begin(text)
+            if text.startswith(b"<think>"):
+                text, self._is_thinking = text[7:], True
+            elif b"<think>".startswith(text):
                 self._head = text
                 return None
-
-    def _may_begin(self, text: bytes) -> bool:
-        """Whether *text* may become the beginning of an answer."""
-        if self._fenced:
-            return not text
-        line = text[3:].strip()
-        fence = text.startswith(b"```") and b"json".startswith(line)
-        return fence or b"<think>".startswith(text) or b"```".startswith(text)
+            else:
+                self._head = None
+                return max(0, len(data) - len(text))
 
     def _read(self, data: bytes, at: int) -> int | None:
         """Read the next structural character outside of strings; return the index after it."""
-        match = _STRUCTURE.search(data, at)
+        match = (_STRUCTURE if self._open else _OPENING).search(data, at)
         if match is None:
             return None
         found = match.group()
         if found == b'"':
             self._in_string, self._string = True, b""
         elif found == b":":
-            if self._depth == 1 and not self._has_key:
+            if not self._has_key and self._open.endswith(b"{"):
                 self._has_key = self._is_key(self._string)
         elif found in b"{[":
-            self._depth += 1
-        else:
-            self._depth -= 1
-            if self._depth == 0 and found == b"]":
-                self._has_key = False  # closed by the wrong bracket, so not JSON
+            self._open += found
+        elif self._open.pop() != _OPENING_OF[found]:  # not JSON
+            self._open.clear()
+            self._has_key = False
+        elif not self._open and self._has_key:
+            self.armed = False
         return match.end()
 
     def _read_string(self, data: bytes, at: int) -> int | None:
@@ -256,7 +285,7 @@ class JsonCompletion:
         return None
 
     def _keep(self, part: bytes) -> None:
-        if self._depth == 1 and len(self._string) <= self._longest:
+        if len(self._string) <= self._longest:
             self._string += part
 
     def _is_key(self, string: bytes) -> bool:
@@ -274,6 +303,7 @@ class ThinkFilter:
     Args:
         open: Opening tag; an unclosed block extends to the end.
         close: Closing tag.
+        is_inside: Whether the text begins inside a block.
 
     Attributes:
         is_leading_only: Whether only blocks before all other text are removed.
@@ -282,11 +312,17 @@ class ThinkFilter:
         ValidationError: A tag is empty, or not a str or bytes.
     """
 
-    def __init__(self, open: str | bytes = "<think>", close: str | bytes = "</think>") -> None:
+    def __init__(
+        self,
+        open: str | bytes = "<think>",
+        close: str | bytes = "</think>",
+        *,
+        is_inside: bool = False,
+    ) -> None:
         self._open, self._close = _stop_bytes(open), _stop_bytes(close)
         self._open_prefixes, self._close_prefixes = _prefixes(self._open), _prefixes(self._close)
         self._held = b""
-        self._inside = self._after = False
+        self._inside, self._after = is_inside, False
         self.is_leading_only = self._has_text = False
 
     def push(self, data: bytes) -> bytes:

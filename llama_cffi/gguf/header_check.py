@@ -21,6 +21,7 @@ from ..errors import ModelLoadError
 from .strings import Strings, find_strings
 
 __all__ = [
+    "ARRAY",
     "SCALARS",
     "STRING",
     "GgufArray",
@@ -33,7 +34,7 @@ __all__ = [
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
 _SCALAR_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
 SCALARS: dict[int, str] = dict(zip(_SCALAR_TYPES, "BbHhIif?Qqd", strict=True))
-_UINT32, _INT32, STRING, _ARRAY = 4, 5, 8, 9
+_UINT32, _INT32, STRING, ARRAY = 4, 5, 8, 9
 # ggml maps tensors directly from the file and needs this alignment for all of them.
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
@@ -240,11 +241,11 @@ class _HeaderParser:
             if key in self.values or key in self.arrays:
                 raise self.broken(f"{key} occurs twice")
             kind = self.number("<I", where)
-            if kind != _ARRAY:
+            if kind != ARRAY:
                 self.kinds[key] = kind
             if kind == STRING:
                 self.values[key] = self.string(where).decode("utf-8", "replace")
-            elif kind == _ARRAY:
+            elif kind == ARRAY:
                 self.arrays[key] = self.array(where, key)
             else:
                 self.values[key] = self.number("<" + self.scalar(kind, where), where)

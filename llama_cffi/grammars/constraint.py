@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..binding import Candidates, CustomSampler, Model
+from ..binding.sampling.triggers import TriggerLike
 from ..errors import ValidationError
 from .grammar import LlamaGrammar
 from .matcher import Matcher
@@ -26,8 +27,9 @@ class Constraint:
         grammar: The grammar.
         start_after: A required string; text up to it is unconstrained, and text after it must match
             the grammar.
-        triggers: Optional strings; text before the first of them is unconstrained, and text from
-            the trigger on must match the grammar.
+        triggers: Strings, token ids and compiled patterns; text before the first of them is
+            unconstrained, and text from there on must match the grammar. With a pattern it must
+            match from the first group on, or the whole match if it has none.
 
     Raises:
         GrammarError: The model lacks a token of the grammar, or the grammar rejects a trigger.
@@ -41,7 +43,7 @@ class Constraint:
         grammar: LlamaGrammar,
         start_after: str | None = None,
         *,
-        triggers: Sequence[str] = (),
+        triggers: Sequence[TriggerLike] = (),
     ) -> None:
         if start_after and triggers:
             raise ValidationError("start_after and triggers exclude each other; give only one")
@@ -102,6 +104,13 @@ class Constraint:
         if self._must_start and self.waiting:
             return self._no_end() if allowed is None else allowed & self._no_end()
         return allowed
+
+    def rejects(self, token: int) -> bool:
+        """Whether *token* completes a pattern with text that the grammar refuses.
+
+        Which tokens do is not known before one is chosen. `allowed` leaves it out from then on.
+        """
+        return self._state.rejects(token)
 
     def accept(self, token: int) -> None:
         """Accept *token*.

@@ -12,9 +12,9 @@ from typing import Any
 from ..binding.model.deep_stack import call_deep
 from ..errors import GrammarError
 from ..gbnf.lark import check, to_lark
-from .dates import DATE_PATTERNS
+from .enforceable import enforceable
 
-__all__ = ["SPACE", "LlamaGrammar", "compiling", "narrow_dates"]
+__all__ = ["LlamaGrammar", "compiling"]
 
 _KINDS = ("gbnf", "json_schema", "regex", "lark")
 # llguidance recurses over rules and schemas and needs up to 4 KiB of stack per byte: a chain of
@@ -22,9 +22,6 @@ _KINDS = ("gbnf", "json_schema", "regex", "lark")
 _STACK = 4
 _MAX_BYTES = 2**20
 _MAX_SEARCHED = 2**20  # bytes of schemas to try when locating an error
-# Between two tokens of JSON: at most one line break with indentation, or one space. Without a limit
-# a model may generate white space endlessly.
-SPACE = r"\n[ \t]{0,32}| "
 
 
 @dataclass(frozen=True)
@@ -177,24 +174,9 @@ class LlamaGrammar:
 
     def _schema(self) -> Any:
         try:
-            schema = json.loads(self.text, parse_constant=_no_json)
+            return json.loads(self.text, parse_constant=_no_json)
         except (ValueError, RecursionError) as e:
             raise GrammarError(f"the schema is not JSON: {e}") from None
-        narrow_dates(schema)
-        return schema
-
-
-def narrow_dates(schema: Any) -> None:
-    """Restrict the dates and times in *schema* to those that exist."""
-    pending = [schema]
-    while pending:
-        part = pending.pop()
-        pending += [inner for _, inner in _inner(part)]
-        name = part.get("format") if isinstance(part, dict) else None
-        if isinstance(name, str) and name in DATE_PATTERNS:
-            others = part.get("allOf", [])
-            if isinstance(others, list):
-                part["allOf"] = [*others, {"pattern": DATE_PATTERNS[name]}]
 
 
 def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
@@ -214,13 +196,10 @@ def _no_json(constant: str) -> None:
 def _for_llguidance(schema: Any) -> str:
     from llguidance import LLMatcher
 
-    if not isinstance(schema, (dict, bool)):
-        raise GrammarError(f"a schema must be an object or a boolean, got {schema!r:.80}")
-    document = {"allOf": [schema]} if isinstance(schema, bool) else schema
     try:
-        text = json.dumps(document, ensure_ascii=False)
-        return str(LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE}))
-    except ValueError as e:  # nested too deeply, or a lone surrogate
+        text = json.dumps(enforceable(schema), ensure_ascii=False)
+        return str(LLMatcher.grammar_from_json_schema(text))
+    except (RecursionError, ValueError) as e:  # nested too deeply, or a lone surrogate
         raise GrammarError(f"the schema cannot be read: {e}") from None
 
 
@@ -235,10 +214,18 @@ def _error(grammar: str) -> str:
 
 
 def _check_schema(schema: Any) -> None:
-    error = _error(_for_llguidance(schema))
+    error = _schema_error(schema)
     if error:
         path = "/".join(["#", *_locate(schema, error)])
         raise GrammarError(f"the JSON schema cannot be enforced at {path}: {error}")
+
+
+def _schema_error(schema: Any) -> str:
+    """Return why *schema* cannot be enforced; empty: it can."""
+    try:
+        return _error(_for_llguidance(schema))
+    except GrammarError as e:
+        return str(e)
 
 
 def _locate(schema: Any, error: str) -> list[str]:
@@ -249,11 +236,11 @@ def _locate(schema: Any, error: str) -> list[str]:
     path: list[str] = []
     while True:
         for name, inner in _inner(part):
-            alone = _for_llguidance({**shared, **inner})
-            left -= len(alone)
+            alone = {**shared, **inner}
+            left -= len(json.dumps(alone))
             if left < 0:
                 return path
-            if _error(alone) == error:
+            if _schema_error(alone) == error:
                 path, part = [*path, name], inner
                 break
         else:

@@ -45,11 +45,14 @@ class Matcher:
         self._recent = (
             b""  # the end of the unconstrained text, which may contain the beginning of a trigger
         )
+        self._rejected: list[int] = []  # tokens that were chosen next, and cannot come
         self.waiting = trigger is not None
         if trigger is not None:
             for text in trigger.begins():
                 if not self._matches_start(text):
                     raise GrammarError(f"the grammar refuses its trigger {text!r}")
+            for token in trigger.tokens:
+                self._check_token(token)
 
     @property
     def complete(self) -> bool:
@@ -70,7 +73,7 @@ class Matcher:
         token = self._vocab.check(token)
         if self.waiting:
             refused = self._refused_now()
-            return refused is None or not refused[token]
+            return (refused is None or not refused[token]) and not self._breaks(token)
         if self._vocab.is_eog(token):
             return self.complete
         return bool(self._matcher.validate_tokens([token]) == 1)
@@ -85,12 +88,23 @@ class Matcher:
 
         if self.waiting:
             refused = self._refused_now()
-            return None if refused is None else ~refused
+            allowed = None if refused is None else ~refused
+            if self._rejected:
+                allowed = np.ones(self._n_vocab, np.bool_) if allowed is None else allowed
+                allowed[self._rejected] = False
+            return allowed
         self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
         if self._matcher.is_error() or not self._bits.any():
             raise self._failure()
         bits = np.unpackbits(self._bits, count=self._n_vocab, bitorder="little")
         return bits.view(np.bool_)
+
+    def rejects(self, token: int) -> bool:
+        """Whether *token* completes a pattern with text that the grammar refuses; remembers it."""
+        if not self._breaks(token):
+            return False
+        self._rejected.append(token)
+        return True
 
     def accept(self, token: int) -> None:
         """Accept *token*. An end token is accepted if `complete`, and changes nothing.
@@ -117,16 +131,22 @@ class Matcher:
 
     def reset(self) -> None:
         """Return to the beginning."""
+        self._rejected.clear()
         self._matcher = self._tokens.matcher(self._grammar)
         self.waiting, self._recent = self._trigger is not None, b""
 
     def _watch(self, trigger: Trigger, token: int) -> None:
-        text = self._recent + self._tokens.pieces[token]
-        begun = trigger.find(text)
-        if begun is None:
-            self._recent = trigger.begun(text)
-            return
-        tokens = self._tokens.spell(begun)
+        begun: bytes | None
+        if token in trigger.tokens:
+            begun, tokens = self._tokens.pieces[token], [token]
+        else:
+            text = self._recent + self._tokens.pieces[token]
+            begun = trigger.find(text)
+            if begun is None:
+                self._rejected.clear()
+                self._recent = trigger.kept(text)
+                return
+            tokens = self._tokens.spell(begun)
         if self._matcher.try_consume_tokens(tokens) != len(tokens):
             self._matcher = self._tokens.matcher(self._grammar)
             raise ValidationError(f"the grammar cannot begin with {begun!r}")
@@ -137,7 +157,7 @@ class Matcher:
         import numpy as np
 
         assert self._trigger is not None
-        begun = self._recent
+        begun = self._trigger.begun(self._recent)
         if begun not in self._refused:
             tokens = [
                 token
@@ -148,6 +168,24 @@ class Matcher:
             refused[tokens] = True
             self._refused[begun] = refused if tokens else None
         return self._refused[begun]
+
+    def _breaks(self, token: int) -> bool:
+        """Whether *token* completes a pattern with text that the grammar refuses."""
+        trigger = self._trigger
+        if not self.waiting or trigger is None or not trigger.patterns or token in trigger.tokens:
+            return False
+        if self._vocab.is_eog(token):
+            return False
+        begun = trigger.find(self._recent + self._tokens.pieces[token])
+        return begun is not None and not self._matches_start(begun)
+
+    def _check_token(self, token: int) -> None:
+        """Refuse a trigger token that ends the text, or that the grammar cannot begin with."""
+        if self._vocab.is_eog(self._vocab.check(token)):
+            raise ValidationError(f"the trigger token {token} ends the text")
+        if self._tokens.matcher(self._grammar).try_consume_tokens([token]) != 1:
+            piece = self._tokens.pieces[token]
+            raise GrammarError(f"the grammar refuses its trigger token {token} ({piece!r})")
 
     def _matches_start(self, text: bytes) -> bool:
         try:

@@ -35,7 +35,7 @@ from .llama import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from .llama_cache import LlamaCache, LlamaDiskCache, LlamaRAMCache
+from .llama_cache import BaseLlamaCache, LlamaCache, LlamaDiskCache, LlamaRAMCache
 from .llama_cpp import (
     llama_backend_free,
     llama_backend_init,
@@ -54,15 +54,21 @@ from .llama_cpp import (
     llama_vocab_bos,
     llama_vocab_eos,
     llama_vocab_n_tokens,
+    llama_vocab_p,
 )
-from .llama_tokenizer import LlamaHFTokenizer, LlamaTokenizer
+from .llama_speculative import LlamaDraftModel
+from .llama_tokenizer import BaseLlamaTokenizer, LlamaHFTokenizer, LlamaTokenizer
+from .llama_types import *  # noqa: F403  # as llama-cpp-python does
 
 __version__ = "0.3.36"  # llama-cpp-python's, of this interface
 
 __all__ = [
+    "BaseLlamaCache",
+    "BaseLlamaTokenizer",
     "Llama",
     "LlamaCache",
     "LlamaDiskCache",
+    "LlamaDraftModel",
     "LlamaGrammar",
     "LlamaHFTokenizer",
     "LlamaRAMCache",
@@ -98,7 +104,9 @@ __all__ = [
     "llama_vocab_bos",
     "llama_vocab_eos",
     "llama_vocab_n_tokens",
+    "llama_vocab_p",
 ]
+__all__ += llama_types.__all__
 
 sys.meta_path.insert(0, Alias())  # before the finder of files
 

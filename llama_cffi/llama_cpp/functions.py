@@ -1,86 +1,13 @@
-"""OpenAI's deprecated functions: they become tools, and tool calls become function calls."""
+"""OpenAI's deprecated functions, as `llama_cffi.api` has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
+
+from ..api.functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
-    from ..api.chat_completions import Message, Tool
-    from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
+    from ..api.functions import ChatAnswer as ChatAnswer
+    from ..api.functions import ToolChoice as ToolChoice
 
-    ToolChoice: TypeAlias = str | Mapping[str, object]
-    ChatAnswer: TypeAlias = (
-        CreateChatCompletionResponse | Iterator[CreateChatCompletionStreamResponse]
-    )
-
-__all__ = ["as_messages", "as_tools", "with_function_call"]
-
-
-def as_tools(
-    functions: Sequence[Mapping[str, object]] | None,
-    function_call: ToolChoice | None,
-    tools: Sequence[Tool] | None,
-    tool_choice: ToolChoice | None,
-) -> tuple[Sequence[Tool] | None, ToolChoice | None]:
-    """Return tools and the choice among them.
-
-    A choice may also be a tool's name, as LangChain passes it.
-    """
-    if functions is not None:
-        tools = [{"type": "function", "function": function} for function in functions]
-    if function_call is not None:
-        tool_choice = function_call
-    if isinstance(tool_choice, str) and tool_choice not in ("auto", "none", "required"):
-        tool_choice = {"name": tool_choice}
-    if isinstance(tool_choice, Mapping) and "function" not in tool_choice:
-        tool_choice = {"type": "function", "function": tool_choice}
-    return tools, tool_choice
-
-
-def as_messages(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return *messages* with function calls as tool calls and results of functions as of tools."""
-    if not isinstance(messages, (list, tuple)) or not any(map(_is_deprecated, messages)):
-        return messages
-    found: list[dict[str, Any]] = []
-    for i, message in enumerate(messages):
-        new = dict(message)
-        call = new.pop("function_call", None)
-        if call and not new.get("tool_calls"):
-            new["tool_calls"] = [{"id": f"call_{i}", "type": "function", "function": call}]
-        if new.get("role") == "function":
-            before = found[-1].get("tool_calls") if found else None
-            new |= {"role": "tool", "tool_call_id": before[0]["id"] if before else f"call_{i}"}
-        found.append(new)
-    return found
-
-
-def _is_deprecated(message: object) -> bool:
-    return isinstance(message, Mapping) and (
-        message.get("role") == "function" or bool(message.get("function_call"))
-    )
-
-
-def with_function_call(answer: ChatAnswer) -> ChatAnswer:
-    """Add `function_call` to each message or delta that has `tool_calls`."""
-    if isinstance(answer, Mapping):
-        for choice in answer["choices"]:
-            _add(choice["message"])
-        return answer
-    return _chunks(answer)
-
-
-def _chunks(
-    chunks: Iterator[CreateChatCompletionStreamResponse],
-) -> Iterator[CreateChatCompletionStreamResponse]:
-    for chunk in chunks:
-        for choice in chunk["choices"]:
-            _add(choice["delta"])
-        yield chunk
-
-
-def _add(message: Any) -> None:
-    calls = message.get("tool_calls")
-    if calls:
-        function = calls[0].get("function", {})
-        message["function_call"] = {"name": "", "arguments": "", **function}
+__all__ = ["as_tools", "with_function_call"]

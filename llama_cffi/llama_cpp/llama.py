@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..api import chat_completions, completions
 from ..api.chat_completions import ChatPreparer
+from ..api.embedding_inputs import as_inputs
 from ..api.llama import Llama as NativeLlama
 from ..api.running import run
+from ..binding import Model
+from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.options import resolve_sampling
@@ -19,10 +23,13 @@ from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
 from .delegate import Delegate
 from .echo import prepend
-from .functions import as_messages, as_tools, with_function_call
 from .llama_cache import BaseLlamaCache, LlamaState
-from .llama_chat_format import LlamaChatCompletionHandlerRegistry, template_of
-from .llama_grammar import LlamaGrammar, closed_format
+from .llama_chat_format import (
+    LlamaChatCompletionHandlerRegistry,
+    TemplateChatHandler,
+    template_of,
+)
+from .llama_grammar import LlamaGrammar
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, check_tfs, config_of, max_tokens_of, seed_of
 from .processors import (
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
     from .. import grammars
     from ..api.chat_completions import Message, Tool
     from ..api.llama import CompletionOptions
+    from ..api.running import AnyEngine
     from ..api.types import (
         CreateChatCompletionResponse,
         CreateChatCompletionStreamResponse,
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
     from ..binding.model.files import Override
     from ..generation.options import GenerationOptions
     from ..generation.sampling_params import SamplingOptions, SamplingParams
+    from ..generation.text import Stop
     from ..progress import Progress
     from .functions import ChatAnswer, ToolChoice
     from .llama_chat_format import LlamaChatCompletionHandler
@@ -89,7 +98,7 @@ class Llama:
         split_mode: How several GPUs share the model, one of LLAMA_SPLIT_MODE_*.
         main_gpu: See `llama_cffi.Model`.
         tensor_split: See `llama_cffi.Model`.
-        vocab_only: Not supported; see `LlamaTokenizer.from_ggml_file`.
+        vocab_only: Load the vocabulary and the metadata without the weights: to tokenize.
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         kv_overrides: See `llama_cffi.Model`.
@@ -135,10 +144,8 @@ class Llama:
         **more: See `MoreLlamaOptions`.
 
     Attributes:
-        native: The `llama_cffi.Llama` below.
-        engine: Its engine.
-        model: Its model.
-        config: Its configuration.
+        model: The model.
+        config: The configuration.
         chat_format: As above; can be set.
         chat_handler: As above; can be set.
         cache: See `set_cache`.
@@ -203,10 +210,16 @@ class Llama:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "more")}
         self._arguments: dict[str, Any] = {**arguments, **more}
         del arguments["model_path"]
-        self.native = NativeLlama(model_path, config_of(arguments, more))
-        self.engine, self.model = self.native.engine, self.native.model
-        self.config, self.model_path = self.native.config, self.native.model_path
-        self._stepper = TokenStepper(self.engine, logits_all)
+        config = config_of(arguments, more)
+        self._native: NativeLlama | None = None
+        if vocab_only:
+            path = resolve_model(model_path)
+            self.model = Model(path, vocab_only=True, kv_overrides=kv_overrides)
+            self.config, self.model_path = config, str(path)
+        else:
+            self._native = native = NativeLlama(model_path, config)
+            self.model, self.config = native.model, native.config
+            self.model_path = native.model_path
         self._preparers: dict[str, ChatPreparer] = {}
         self.chat_format, self.chat_handler = chat_format, chat_handler
         self.draft_model, self.spm_infill, self.verbose = draft_model, spm_infill, verbose
@@ -214,23 +227,38 @@ class Llama:
         self.logits_all, self.last_n_tokens_size = logits_all, last_n_tokens_size
         self.tokenizer_: BaseLlamaTokenizer = tokenizer or LlamaTokenizer(self)
         self.cache: BaseLlamaCache | None = None
-        self.metadata = self.model.metadata
-        context = self.engine.context
-        self.n_batch, self.n_threads = context.n_batch, context.n_threads
-        self.n_threads_batch = context.n_threads_batch
         self.model_params = SimpleNamespace(**arguments)
-        self.context_params = SimpleNamespace(
-            **{
-                **arguments,
-                "n_ctx": self.engine.n_ctx,
-                "n_batch": context.n_batch,
-                "n_ubatch": context.n_ubatch,
-                "n_seq_max": context.n_seq_max,
-                "n_threads": context.n_threads,
-                "n_threads_batch": context.n_threads_batch,
-                "embeddings": embedding,
-            }
-        )
+        self.context_params = SimpleNamespace(**arguments, embeddings=embedding)
+        if not vocab_only:
+            self.context_params.n_ctx = self.engine.n_ctx
+            for name in ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch"):
+                setattr(self.context_params, name, getattr(self.engine.context, name))
+        self.n_batch: int = self.context_params.n_batch
+        self.n_threads: int = self.context_params.n_threads
+        self.n_threads_batch: int = self.context_params.n_threads_batch
+
+    @property
+    def native(self) -> NativeLlama:
+        """The `llama_cffi.Llama` below.
+
+        Raises:
+            ValidationError: The model was loaded with `vocab_only`.
+        """
+        if self._native is None:
+            raise ValidationError(
+                f"{self.model.path.name} was loaded with vocab_only=True, without its weights: it "
+                "can tokenize and detokenize; load it without vocab_only for anything else"
+            )
+        return self._native
+
+    @property
+    def engine(self) -> AnyEngine:
+        """The engine of `native`, with its error."""
+        return self.native.engine
+
+    @cached_property
+    def _stepper(self) -> TokenStepper:
+        return TokenStepper(self.engine, self.logits_all)
 
     @classmethod
     def from_pretrained(
@@ -276,7 +304,7 @@ class Llama:
 
     def close(self) -> None:
         """Stop what runs and free everything. A second call does nothing."""
-        self.native.close()
+        (self._native or self.model).close()
 
     def __enter__(self) -> Self:
         return self
@@ -286,9 +314,14 @@ class Llama:
 
     # The model
 
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as strings."""
+        return self.model.metadata
+
     def n_ctx(self) -> int:
         """Return the context size: the maximum number of tokens of prompt and answer together."""
-        return self.engine.n_ctx
+        return int(self.context_params.n_ctx)
 
     def n_vocab(self) -> int:
         """Return the number of tokens in the vocabulary."""
@@ -356,7 +389,7 @@ class Llama:
         typical_p: float = ...,
         logprobs: int | None = ...,
         echo: bool = ...,
-        stop: str | Sequence[str] | None = ...,
+        stop: Stop | Sequence[Stop] | None = ...,
         frequency_penalty: float = ...,
         presence_penalty: float = ...,
         repeat_penalty: float = ...,
@@ -411,7 +444,7 @@ class Llama:
         typical_p: float | None = 1.0,
         logprobs: int | None = None,
         echo: bool = False,
-        stop: str | bytes | Sequence[str | bytes] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         frequency_penalty: float | None = 0.0,
         presence_penalty: float | None = 0.0,
         repeat_penalty: float | None = 1.0,
@@ -502,7 +535,7 @@ class Llama:
         min_p: float = ...,
         typical_p: float = ...,
         stream: Literal[False] = ...,
-        stop: str | Sequence[str] | None = ...,
+        stop: Stop | Sequence[Stop] | None = ...,
         seed: int | None = ...,
         response_format: Mapping[str, object] | None = ...,
         max_tokens: int | None = ...,
@@ -560,7 +593,7 @@ class Llama:
         min_p: float | None = 0.05,
         typical_p: float | None = 1.0,
         stream: bool = False,
-        stop: str | bytes | Sequence[str | bytes] | None = None,
+        stop: Stop | Sequence[Stop] | None = None,
         seed: int | None = None,
         response_format: Mapping[str, object] | None = None,
         max_tokens: int | None = None,
@@ -594,16 +627,11 @@ class Llama:
             k: v for k, v in locals().items() if k not in ("self", "options")
         }
         arguments |= options
-        handler = self.chat_handler or LlamaChatCompletionHandlerRegistry().get(self.chat_format)
-        if handler is not None:
-            return handler(llama=self, **arguments)
-        for name in ("messages", "functions", "function_call"):
-            del arguments[name]
-        arguments["tools"], arguments["tool_choice"] = as_tools(
-            functions, function_call, tools, tool_choice
-        )
-        answer = self.answer(self._preparer(), as_messages(messages), arguments)
-        return with_function_call(answer) if functions else answer
+        return self._handler()(llama=self, **arguments)
+
+    def _handler(self) -> LlamaChatCompletionHandler:
+        registered = LlamaChatCompletionHandlerRegistry().get(self.chat_format)
+        return self.chat_handler or registered or TemplateChatHandler(self.chat_format)
 
     def create_chat_completion_openai_v1(
         self, *args: Any, **options: Any
@@ -638,25 +666,32 @@ class Llama:
             ValidationError: An argument is out of range.
             ContextOverflowError: The conversation leaves no room for an answer.
         """
-        options: dict[str, Any] = {"penalty_last_n": self.last_n_tokens_size, **arguments}
+        options: dict[str, Any] = {
+            "temperature": 0.2,
+            "penalty_last_n": self.last_n_tokens_size,
+            **arguments,
+        }
         check_tfs(options.pop("tfs_z", None))
         stream, seed = options.pop("stream", False), options.get("seed")
         options |= {
             "seed": None if seed is None else seed_of(seed),
             "max_tokens": max_tokens_of(options.get("max_tokens")),
             "logits_processor": several(options.get("logits_processor")),
-            "response_format": closed_format(options.get("response_format")),
         }
-        prepared = preparer.prepare(messages, options, self.model_path)
+        prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)
         runs = run(self.engine, prepared.request)
         if stream:
             return self._remember_after(chat_completions.stream(prepared, runs))
         return self._remember(chat_completions.whole(prepared, runs))
 
-    def _preparer(self) -> ChatPreparer:
-        """Return what prepares the conversations of `chat_format`."""
-        source = template_of(self.chat_format, self.metadata)
+    def preparer_of(self, chat_format: str | None) -> ChatPreparer:
+        """Return a preparer of chat completions in a format; chat handlers call it.
+
+        Raises:
+            ValidationError: The format does not exist.
+        """
+        source = template_of(chat_format, self.metadata)
         if source is None:
             return self.native.chat
         if source not in self._preparers:
@@ -698,7 +733,7 @@ class Llama:
     @overload
     def embed(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
         self,
-        input: str,
+        input: str | Sequence[int],
         normalize: bool = ...,
         truncate: bool = ...,
         return_count: Literal[False] = ...,
@@ -709,7 +744,7 @@ class Llama:
     @overload
     def embed(
         self,
-        input: Sequence[str],
+        input: Sequence[str | Sequence[int]],
         normalize: bool = ...,
         truncate: bool = ...,
         return_count: Literal[False] = ...,
@@ -720,7 +755,7 @@ class Llama:
     @overload
     def embed(
         self,
-        input: str | Sequence[str],
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = ...,
         truncate: bool = ...,
         *,
@@ -730,19 +765,19 @@ class Llama:
 
     def embed(
         self,
-        input: str | Sequence[str],
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
         normalize: bool = False,
         truncate: bool = True,
         return_count: bool = False,
         *,
         progress: Progress = None,
     ) -> list[float] | list[list[float]] | tuple[list[float] | list[list[float]], int]:
-        """Return the embedding of a str, or of each of several, as lists of floats.
+        """Return the embedding of a text, or of each of several, as lists of floats.
 
         With LLAMA_POOLING_TYPE_NONE each embedding is a list with one vector per token.
 
         Args:
-            input: One str, or several.
+            input: One text, or its token ids; or a list of texts or lists of token ids.
             normalize: Scale every vector to length 1.
             truncate: Cut inputs that are longer than the model supports.
             return_count: Also return the number of tokens.
@@ -753,14 +788,16 @@ class Llama:
             ValidationError: The model was not loaded with `embedding=True`.
         """
         found = self.native.embed(input, normalize, truncate=truncate, progress=progress)
-        inputs = [input] if isinstance(input, str) else input
+        inputs, _ = as_inputs("input", input)
         return (found, self._n_embedded(inputs)) if return_count else found
 
     def create_embedding(
-        self, input: str | Sequence[str], model: str | None = None
+        self,
+        input: str | Sequence[int] | Sequence[str | Sequence[int]],
+        model: str | None = None,
     ) -> CreateEmbeddingResponse:
         """Return embeddings in OpenAI's shape; see `embed` for the errors."""
-        inputs = [input] if isinstance(input, str) else list(input)
+        inputs, _ = as_inputs("input", input)
         rows, n = self.embed(inputs), self._n_embedded(inputs)
         return {
             "object": "list",
@@ -771,10 +808,10 @@ class Llama:
             "usage": {"prompt_tokens": n, "total_tokens": n},
         }
 
-    def _n_embedded(self, inputs: Sequence[str]) -> int:
+    def _n_embedded(self, inputs: Sequence[str | Sequence[int]]) -> int:
         """Return the number of tokens of *inputs*, each cut at the model's limit."""
-        limit = self.native.embedder.n_tokens_max
-        return sum(min(limit, self.native.n_tokens(text)) for text in inputs)
+        count, limit = self.native.n_tokens, self.native.embedder.n_tokens_max
+        return sum(min(limit, count(x) if isinstance(x, str) else len(x)) for x in inputs)
 
     # Token by token
 
@@ -850,11 +887,12 @@ class Llama:
     ) -> int:
         """Choose the token after the evaluated ones, without evaluating it.
 
-        The arguments are those of `create_completion`, but *penalize_nl* is ignored. Each call
-        starts the grammar anew.
+        The arguments are those of `create_completion`, but *penalize_nl* is ignored. With *idx* it
+        is the token after the evaluated one of that index; all but the last need `logits_all`. Each
+        call starts the grammar anew.
 
         Raises:
-            ValidationError: No tokens are evaluated, or *idx* is not the last one.
+            ValidationError: No tokens are evaluated, or the logits after *idx* are not kept.
         """
         check_tfs(tfs_z)
         params = self._sampling(
@@ -1045,6 +1083,12 @@ class Llama:
     create_chat_completion_async = Delegate(lambda native: native.create_chat_completion_async)
     embed_async = Delegate(lambda native: native.embed_async)
     create_embedding_async = Delegate(lambda native: native.create_embedding_async)
+    n_layer = Delegate(lambda native: native.n_layer)
+    n_params = Delegate(lambda native: native.n_params)
+    model_size = Delegate(lambda native: native.model_size)
+    token_eot = Delegate(lambda native: native.token_eot)
+    token_to_piece = Delegate(lambda native: native.token_to_piece)
+    get_chat_template = Delegate(lambda native: native.get_chat_template)
     get_state = Delegate(lambda native: native.get_state)
     set_state = Delegate(lambda native: native.set_state)
     kv_cache_clear = Delegate(lambda native: native.kv_cache_clear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,12 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHATML_CHAT_TEMPLATE",
+    "MISTRAL_INSTRUCT_CHAT_TEMPLATE",
     "ChatFormatter",
     "ChatFormatterResponse",
+    "Gemma4ChatHandler",
     "Jinja2ChatFormatter",
+    "Llama3VisionAlpha",
+    "Llama3VisionAlphaChatHandler",
     "LlamaChatCompletionHandler",
     "LlamaChatCompletionHandlerNotFoundException",
     "LlamaChatCompletionHandlerRegistry",
+    "Llava15ChatHandler",
+    "Llava16ChatHandler",
+    "MTMDChatHandler",
+    "MiniCPMv26ChatHandler",
+    "MoondreamChatHandler",
+    "NanoLlavaChatHandler",
+    "ObsidianChatHandler",
+    "Qwen25VLChatHandler",
+    "TemplateChatHandler",
     "chat_formatter_to_chat_completion_handler",
     "get_chat_completion_handler",
     "hf_autotokenizer_to_chat_completion_handler",
@@ -46,12 +60,26 @@ CHATML_CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# llama-cpp-python's names -> llama.cpp's built-in templates.
+MISTRAL_INSTRUCT_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}"
+    "{% if message.role == 'system' %}{% set ns.system = message.content + '\n\n' %}"
+    "{% elif message.role == 'assistant' %}{{ message.content }}{{ eos_token }}"
+    "{% else %}[INST] {{ ns.system }}{{ message.content }} [/INST]{% set ns.system = '' %}"
+    "{% endif %}{% endfor %}"
+)
+# llama-cpp-python's names -> llama.cpp's names of built-in templates, or templates.
 _BUILTIN = {
+    "chatglm3": "chatglm3",
+    "chatml": "chatml",
+    "chatml-function-calling": CHATML_CHAT_TEMPLATE,
+    "gemma": "gemma",
     "llama-2": "llama2-sys",
     "llama-3": "llama3",
-    "mistral-instruct": "mistral-v1",
+    "mistral-instruct": MISTRAL_INSTRUCT_CHAT_TEMPLATE,
+    "openchat": "openchat",
     "qwen": "chatml",
+    "vicuna": "vicuna",
+    "zephyr": "zephyr",
 }
 # Formats of 2023 without a template in llama.cpp.
 _GONE = {
@@ -86,8 +114,6 @@ def template_of(name: str | None, metadata: Mapping[str, str]) -> str | None:
             f"chat_format={name!r} is not supported: omit it for the model's own template, pass "
             "the source of a Jinja template, or register a function with register_chat_format"
         )
-    if name == "chatml-function-calling":
-        return CHATML_CHAT_TEMPLATE
     return _BUILTIN.get(name, name)
 
 
@@ -124,6 +150,39 @@ class LlamaChatCompletionHandler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TemplateChatHandler:
+    """Answers conversations in a chat format.
+
+    Attributes:
+        chat_format: As for `Llama`.
+    """
+
+    chat_format: str | None
+
+    def __call__(
+        self,
+        *,
+        llama: Llama,
+        messages: Sequence[Message],
+        functions: Sequence[Mapping[str, object]] | None = None,
+        function_call: ToolChoice | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Any,
+    ) -> ChatAnswer:
+        """Return OpenAI's response, or an iterator of chunks.
+
+        Raises:
+            ValidationError: The format does not exist, or an argument is out of range.
+        """
+        tools, tool_choice = as_tools(functions, function_call, tools, tool_choice)
+        arguments = {**options, "tools": tools, "tool_choice": tool_choice}
+        preparer = llama.preparer_of(self.chat_format)
+        answer = llama.answer(preparer, messages, arguments)
+        return with_function_call(answer) if functions else answer
+
+
 class LlamaChatCompletionHandlerNotFoundException(Exception):  # noqa: N818
     """No handler of this name is registered."""
 
@@ -155,14 +214,16 @@ class LlamaChatCompletionHandlerRegistry:
             raise ValidationError(self._unknown(name))
 
     def get_chat_completion_handler_by_name(self, name: str) -> LlamaChatCompletionHandler:
-        """Return a handler.
+        """Return a registered handler, or that of a format of llama-cpp-python.
 
         Raises:
-            LlamaChatCompletionHandlerNotFoundException: No handler of this name is registered.
+            LlamaChatCompletionHandlerNotFoundException: There is none of this name.
         """
-        handler = self.get(name)
+        handler = self.get(name) or (TemplateChatHandler(name) if name in _BUILTIN else None)
         if handler is None:
-            raise LlamaChatCompletionHandlerNotFoundException(self._unknown(name))
+            raise LlamaChatCompletionHandlerNotFoundException(
+                f"{self._unknown(name)}; formats are {list(_BUILTIN)}"
+            )
         return handler
 
     def get(self, name: str | None) -> LlamaChatCompletionHandler | None:
@@ -345,6 +406,80 @@ def hf_autotokenizer_to_chat_completion_handler(
 
 def _as_list(stop: str | Sequence[str] | None) -> Sequence[str]:
     return [stop] if isinstance(stop, str) else stop or []
+
+
+class Llava15ChatHandler:
+    """Would answer conversations with images, which are not supported yet.
+
+    Args:
+        clip_model_path: The projector, a GGUF file.
+        verbose: Print messages.
+        **options: Others, of the handler of one model.
+
+    Raises:
+        ValidationError: Always.
+    """
+
+    def __init__(
+        self,
+        clip_model_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        **options: object,
+    ) -> None:
+        raise ValidationError(
+            f"{type(self).__name__} is not available: images are not supported yet; omit the "
+            "handler for conversations of text"
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: str, filename: str | None = None, **options: object
+    ) -> Llava15ChatHandler:
+        """Would load the projector from the Hugging Face hub.
+
+        Raises:
+            ValidationError: Always.
+        """
+        return cls(f"hf:{repo_id}" + (f":{filename}" if filename else ""))
+
+
+class MTMDChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class Gemma4ChatHandler(MTMDChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class ObsidianChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class MoondreamChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class Llava16ChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class NanoLlavaChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class Llama3VisionAlphaChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+Llama3VisionAlpha = Llama3VisionAlphaChatHandler
+
+
+class MiniCPMv26ChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
+
+
+class Qwen25VLChatHandler(Llava15ChatHandler):
+    """See `Llava15ChatHandler`."""
 
 
 if not TYPE_CHECKING:  # so that type checkers report names that do not exist

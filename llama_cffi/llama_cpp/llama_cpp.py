@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from functools import cached_property
+from typing import NewType, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from ..binding import Model, Vocab, get_library
+from ..errors import LlamaError, ValidationError
+from ._logger import logger
 
 __all__ = [
     "llama_backend_free",
@@ -29,11 +33,12 @@ __all__ = [
     "llama_vocab_bos",
     "llama_vocab_eos",
     "llama_vocab_n_tokens",
+    "llama_vocab_p",
 ]
 
 F = TypeVar("F", bound=Callable[..., object])
 _LogFunction = Callable[[int, bytes, object], object]
-_native = logging.getLogger("llama_cffi.native")
+_log = logging.getLogger(__name__)
 _PREFIXES = ("LLAMA_", "GGML_", "GGUF_")
 # What to use in place of the C functions that are used most.
 _INSTEAD = {
@@ -129,29 +134,60 @@ def llama_print_system_info() -> bytes:
     return bytes(library.ffi.string(library.lib.llama_print_system_info()))
 
 
-def llama_model_get_vocab(model: Model) -> Vocab:
-    """Return the vocabulary of `Llama.model`."""
-    return model.vocab
+llama_vocab_p = NewType("llama_vocab_p", int)
+"""A vocabulary, as a number: plug-ins hand it back to the functions here and in `_lib`."""
+_vocabs: WeakValueDictionary[int, Vocab] = WeakValueDictionary()
 
 
-def llama_vocab_n_tokens(vocab: Vocab) -> int:
+def llama_model_get_vocab(model: Model) -> llama_vocab_p:
+    """Return the vocabulary of `Llama.model`, which has to stay open."""
+    _vocabs[id(model.vocab)] = model.vocab
+    return llama_vocab_p(id(model.vocab))
+
+
+def _vocab(number: int) -> Vocab:
+    try:
+        return _vocabs[number]
+    except (KeyError, TypeError):
+        raise ValidationError(
+            f"vocab={number!r} must come from llama_model_get_vocab(model) of a model that is "
+            "still open"
+        ) from None
+
+
+def llama_vocab_n_tokens(vocab: llama_vocab_p) -> int:
     """Return the number of tokens."""
-    return vocab.n_tokens
+    return _vocab(vocab).n_tokens
 
 
-def llama_vocab_bos(vocab: Vocab) -> int:
+def llama_vocab_bos(vocab: llama_vocab_p) -> int:
     """Return the beginning-of-sequence token; -1: none."""
-    return -1 if vocab.bos is None else vocab.bos
+    token = _vocab(vocab).bos
+    return -1 if token is None else token
 
 
-def llama_vocab_eos(vocab: Vocab) -> int:
+def llama_vocab_eos(vocab: llama_vocab_p) -> int:
     """Return the end-of-sequence token; -1: none."""
-    return -1 if vocab.eos is None else vocab.eos
+    token = _vocab(vocab).eos
+    return -1 if token is None else token
 
 
-def llama_token_get_attr(vocab: Vocab, token: int) -> int:
+def llama_token_get_attr(vocab: llama_vocab_p, token: int) -> int:
     """Return the attributes of a token, flags of LLAMA_TOKEN_ATTR_*."""
-    return sum(__getattr__(f"LLAMA_TOKEN_ATTR_{name.upper()}") for name in vocab.attr(token))
+    names = _vocab(vocab).attr(token)
+    return sum(__getattr__(f"LLAMA_TOKEN_ATTR_{name.upper()}") for name in names)
+
+
+class _Text(Protocol):
+    """A ctypes pointer to c_char."""
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class _Tokens(Protocol):
+    """A ctypes pointer to c_int32."""
+
+    def __setitem__(self, index: int, token: int, /) -> None: ...
 
 
 class _Buffer(Protocol):
@@ -161,19 +197,58 @@ class _Buffer(Protocol):
 
 
 def llama_token_to_piece(
-    vocab: Vocab, token: int, buf: _Buffer, length: int, lstrip: int, special: bool
+    vocab: llama_vocab_p, token: int, buf: _Buffer, length: int, lstrip: int, special: bool
 ) -> int:
     """Write the bytes of a token to *buf*, a ctypes array; return their number.
 
     As in C, when *length* is too small nothing is written and the number is negative.
     """
-    piece = vocab.token_to_piece(token, bool(special))
+    piece = _vocab(vocab).token_to_piece(token, bool(special))
     skip = min(lstrip, len(piece) - len(piece.lstrip(b" ")))
     piece = piece[skip:]
     if len(piece) > length:
         return -len(piece)
     buf[: len(piece)] = piece
     return len(piece)
+
+
+class _Library:
+    """The functions of ctypes' library that plug-ins read as `llama_cpp.llama_cpp._lib`."""
+
+    @cached_property
+    def llama_tokenize(self) -> object:
+        """C's `llama_tokenize` as a ctypes function, for plug-ins that need its address.
+
+        It takes a `llama_vocab_p`. Unlike C's own it cannot read a vocabulary that was freed.
+        """
+        import ctypes
+
+        arguments = (
+            ctypes.c_size_t, ctypes.POINTER(ctypes.c_char), ctypes.c_int32,
+            ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
+        )  # fmt: skip
+
+        def tokenize(
+            vocab: int, text: _Text, length: int, tokens: _Tokens, n_max: int, *flags: bool
+        ) -> int:
+            try:
+                found = _vocab(vocab).tokenize(text[:length], *flags)
+            except LlamaError:  # C's callers cannot catch it
+                _log.exception("llama_tokenize failed")
+                return 0
+            if len(found) > n_max:
+                return -len(found)
+            for i, token in enumerate(found):
+                tokens[i] = token
+            return len(found)
+
+        return ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(tokenize)
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(f"_lib has no {name!r}{_advice(name)}")
+
+
+_lib = _Library()
 
 
 def llama_log_callback(function: F) -> F:
@@ -196,7 +271,7 @@ def llama_log_set(function: _LogFunction | None, data: object = None) -> None:
 
     It becomes a handler of the logger `llama_cffi.native`; nothing is printed either way.
     """
-    for handler in [h for h in _native.handlers if isinstance(h, _Handler)]:
-        _native.removeHandler(handler)
+    for handler in [h for h in logger.handlers if isinstance(h, _Handler)]:
+        logger.removeHandler(handler)
     if function is not None:
-        _native.addHandler(_Handler(function, data))
+        logger.addHandler(_Handler(function, data))

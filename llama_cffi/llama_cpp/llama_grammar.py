@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from .. import grammars
+from ..schema import closed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar", "closed", "closed_format"]
-
-T = TypeVar("T")
+__all__ = ["JSON_ARR_GBNF", "JSON_GBNF", "LlamaGrammar"]
 
 _JSON = r"""
 value  ::= object | array | string | number | "true" | "false" | "null"
@@ -54,47 +53,3 @@ class LlamaGrammar(grammars.LlamaGrammar):
         """Make one from a JSON Schema; properties that it does not name are forbidden."""
         text = grammars.LlamaGrammar.from_json_schema(json_schema).text
         return cls("json_schema", json.dumps(closed(json.loads(text)), ensure_ascii=False))
-
-
-_COMBINED = {"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "unevaluatedProperties"}
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_VALUES = ("const", "default", "enum", "examples")
-
-
-def closed(schema: T) -> T:
-    """Return a JSON Schema that forbids properties it does not name, as llama.cpp does.
-
-    A schema with `allOf` is returned unchanged: each part would forbid the names of the others.
-    """
-    found: T = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
-    return found
-
-
-def closed_format(response_format: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return OpenAI's `response_format` with its schema `closed`."""
-    if not isinstance(response_format, Mapping):
-        return response_format
-    inner = response_format.get("json_schema")
-    if isinstance(inner, Mapping):
-        return {**response_format, "json_schema": closed_format(inner)}
-    if "schema" in response_format:
-        return {**response_format, "schema": closed(response_format["schema"])}
-    return response_format
-
-
-def _closed(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    new: dict[str, Any] = {}
-    for keyword, value in schema.items():
-        if keyword in _VALUES:
-            new[keyword] = value
-        elif keyword in _MAPS and isinstance(value, Mapping):
-            new[keyword] = {name: _closed(part) for name, part in value.items()}
-        else:
-            new[keyword] = _closed(value)
-    if "properties" in new and not _COMBINED & new.keys():
-        new.setdefault("additionalProperties", False)
-    return new

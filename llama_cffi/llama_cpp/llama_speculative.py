@@ -33,15 +33,22 @@ class LlamaPromptLookupDecoding(LlamaDraftModel):
     def __init__(self, max_ngram_size: int = 2, num_pred_tokens: int = 10) -> None:
         self.max_ngram_size, self.num_pred_tokens = max_ngram_size, num_pred_tokens
 
-    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: object) -> NDArray[np.int32]:
-        """Return the tokens after the first match: (n,) int32."""
+    @staticmethod
+    def find_candidate_pred_tokens(
+        input_ids: NDArray[np.int32], max_ngram_size: int, num_pred_tokens: int
+    ) -> NDArray[np.int32]:
+        """Return the tokens after the first match: (n,) int32; the arguments are the class's."""
         import numpy as np
 
         n = len(input_ids)
-        for size in range(min(self.max_ngram_size, n - 1), 0, -1):
+        for size in range(min(max_ngram_size, n - 1), 0, -1):
             before = np.lib.stride_tricks.sliding_window_view(input_ids[:-1], size)
             (found,) = np.nonzero((before == input_ids[n - size :]).all(axis=1))
             if len(found):
                 start = int(found[0]) + size
-                return np.asarray(input_ids[start : start + self.num_pred_tokens], np.int32)
+                return np.asarray(input_ids[start : start + num_pred_tokens], np.int32)
         return np.empty(0, np.int32)
+
+    def __call__(self, input_ids: NDArray[np.int32], /, **kwargs: object) -> NDArray[np.int32]:
+        """Return the tokens after the first match: (n,) int32."""
+        return self.find_candidate_pred_tokens(input_ids, self.max_ngram_size, self.num_pred_tokens)

@@ -3,14 +3,16 @@
 https://platform.openai.com/docs/api-reference
 """
 
-from __future__ import annotations
+from typing import Any, Literal
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from ..api.types import (
     ChatCompletionLogprobs,
     ChatCompletionLogprobToken,
     ChatCompletionMessageToolCall,
+    ChatCompletionMessageToolCallChunk,
+    ChatCompletionMessageToolCallChunkFunction,
     ChatCompletionMessageToolCallFunction,
     ChatCompletionResponseChoice,
     ChatCompletionResponseMessage,
@@ -28,9 +30,6 @@ from ..api.types import (
     Embedding,
     EmbeddingUsage,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import NotRequired
 
 JsonType = int | str | bool | float | None | list[Any] | dict[str, Any]
 ChatCompletionMessageToolCalls = list[ChatCompletionMessageToolCall]
@@ -150,6 +149,11 @@ ChatCompletionRequestFunctionCall = (
 )
 ChatCompletionToolChoiceOption = Literal["none", "auto", "required"] | ChatCompletionNamedToolChoice
 
+
+class ChatCompletionStreamResponseDeltaEmpty(TypedDict):
+    """The delta of the last chunk."""
+
+
 # Names of older versions.
 EmbeddingData = Embedding
 Completion = CompletionChunk = CreateCompletionResponse
@@ -159,6 +163,8 @@ ChatCompletionChoice = ChatCompletionResponseChoice
 ChatCompletionMessage = ChatCompletionResponseMessage
 ChatCompletionChunkChoice = ChatCompletionStreamResponseChoice
 ChatCompletionChunkDelta = ChatCompletionStreamResponseDelta
+ChatCompletionChunkDeltaEmpty = ChatCompletionStreamResponseDeltaEmpty
+ChatCompletionStreamResponseDeltaFunctionCall = ChatCompletionMessageToolCallChunkFunction
 ChatCompletionFunctions = ChatCompletionResponseFunction = ChatCompletionFunction
 ChatCompletionToolFunction = ChatCompletionFunction
 ChatCompletionFunctionCallOption = ChatCompletionRequestFunctionCallOption
@@ -173,6 +179,7 @@ __all__ = [
     "ChatCompletionChunk",
     "ChatCompletionChunkChoice",
     "ChatCompletionChunkDelta",
+    "ChatCompletionChunkDeltaEmpty",
     "ChatCompletionFunction",
     "ChatCompletionFunctionCall",
     "ChatCompletionFunctionCallOption",
@@ -182,6 +189,8 @@ __all__ = [
     "ChatCompletionLogprobs",
     "ChatCompletionMessage",
     "ChatCompletionMessageToolCall",
+    "ChatCompletionMessageToolCallChunk",
+    "ChatCompletionMessageToolCallChunkFunction",
     "ChatCompletionMessageToolCallFunction",
     "ChatCompletionMessageToolCalls",
     "ChatCompletionNamedToolChoice",
@@ -207,6 +216,8 @@ __all__ = [
     "ChatCompletionStreamResponse",
     "ChatCompletionStreamResponseChoice",
     "ChatCompletionStreamResponseDelta",
+    "ChatCompletionStreamResponseDeltaEmpty",
+    "ChatCompletionStreamResponseDeltaFunctionCall",
     "ChatCompletionTool",
     "ChatCompletionToolChoiceOption",
     "ChatCompletionToolFunction",

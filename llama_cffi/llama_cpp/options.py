@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..api import config
+from ..api.openai_options import OpenAIOptions
 from ..errors import ValidationError
 from ..validation import check_int
 
 if TYPE_CHECKING:
+    from ..binding.sampling.triggers import TriggerLike
     from ..generation.sampling_params import SamplingParams
     from ..generation.sequence import StoppingCriterion
     from ..grammars import LlamaGrammar
@@ -59,15 +61,18 @@ _ENUMS: Mapping[str, tuple[str, Mapping[int, str | None]]] = {  # -> field, name
     "type_v": ("type_v", CACHE_TYPES),
 }
 _REFUSED = {
-    "vocab_only": "use llama_cffi.Model(path, vocab_only=True).vocab for the tokenizer alone",
     "numa": "start the program under numactl, as `numactl --interleave=all python ...`",
     "lora_base": "llama.cpp removed it; lora_path alone is enough",
+    "rpc_servers": "the layers of a model cannot be on other machines",
     "device": "choose with n_gpu_layers, main_gpu and split_mode where the layers go",
 }
 
 
 class OldLlamaOptions(TypedDict, total=False):
-    """Arguments of older versions of llama-cpp-python; ignored, as in its newest."""
+    """Arguments of older versions of llama-cpp-python; ignored, as in its newest.
+
+    `rpc_servers` must be None.
+    """
 
     n_parts: int
     f16_kv: bool
@@ -75,6 +80,7 @@ class OldLlamaOptions(TypedDict, total=False):
     mul_mat_q: bool
     n_gqa: int | None
     rms_norm_eps: float | None
+    rpc_servers: str | None
 
 
 class MoreLlamaOptions(OldLlamaOptions, total=False):
@@ -84,6 +90,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     """
 
     n_seq_max: int
+    check_tensors: bool
     embeddings: bool
     pooling: str | None
     attention: str | None
@@ -91,6 +98,8 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     context_policy: str
     n_parallel: int
     draft: Drafter | None
+    n_cpu_moe: int
+    override_tensors: Mapping[str, str] | None
     device: None
 
 
@@ -112,8 +121,9 @@ class MoreGenerationOptions(TypedDict, total=False):
     dry_penalty_last_n: int | None
     dry_sequence_breakers: Sequence[str] | None
     min_keep: int | None
+    ignore_eos: bool | None
     grammar_root: str | None
-    grammar_triggers: Sequence[str] | None
+    grammar_triggers: Sequence[TriggerLike] | None
     structured: LlamaGrammar | None
     structured_after: str | None
     samplers: str | Sequence[str] | None
@@ -129,13 +139,13 @@ class MoreGenerationOptions(TypedDict, total=False):
     n: int | None
 
 
-class MoreCompletionOptions(MoreGenerationOptions, total=False):
+class MoreCompletionOptions(MoreGenerationOptions, OpenAIOptions, total=False):
     """Options of `llama_cffi.CompletionOptions` that llama-cpp-python does not have."""
 
     best_of: int | None
 
 
-class MoreChatCompletionOptions(MoreGenerationOptions, total=False):
+class MoreChatCompletionOptions(MoreGenerationOptions, OpenAIOptions, total=False):
     """Options of `llama_cffi.ChatCompletionOptions` that llama-cpp-python does not have."""
 
     thinking: bool | None
@@ -145,10 +155,8 @@ class MoreChatCompletionOptions(MoreGenerationOptions, total=False):
     parallel_tool_calls: bool | None
     max_completion_tokens: int | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
-    user: str | None
-    metadata: Mapping[str, str] | None
-    store: bool | None
-    service_tier: str | None
+    modalities: Sequence[str] | None
+    verbosity: str | None
 
 
 def config_of(arguments: Mapping[str, Any], more: Mapping[str, Any]) -> config.LlamaConfig:

@@ -11,7 +11,7 @@ from ..binding import Batch
 from ..engine.engine import Engine
 from ..errors import ValidationError
 from ..generation.cancellation import CancelToken
-from ..generation.prompt import Prompt
+from ..generation.prompt import Prompt, common_prefix_length
 from ..generation.sampler_chains import build_chain
 from ..generation.sampling_params import SamplingParams
 from ..generation.stats import GenerationStats
@@ -39,6 +39,7 @@ class TokenStepper:
 
     def __init__(self, engine: AnyEngine, logits_all: bool) -> None:
         self._engine, self._model, self.logits_all = engine, engine.model, logits_all
+        self._scored: list[int] = []  # the tokens that the first rows follow
 
     @property
     def tokens(self) -> list[int]:
@@ -99,17 +100,22 @@ class TokenStepper:
     def sample(self, params: SamplingParams, idx: int | None) -> int:
         """Choose the next token without evaluating it; see `Llama.sample`."""
         with self._engine.idle() as slot, closing(build_chain(self._model, params)) as chain:
-            last = len(slot.tokens) - 1
-            if last < 0:
+            n = len(slot.tokens)
+            if not n:
                 raise ValidationError("no tokens are evaluated; call eval(tokens) first")
-            if idx not in (None, -1, last):
-                raise ValidationError(
-                    f"idx={idx}: {last + 1} tokens are evaluated, and only the last one, "
-                    f"idx={last}, can be sampled from"
-                )
-            for token in _history(slot.tokens, params):
+            i = n - 1 if idx is None or idx == -1 else check_int("idx", idx, 0, n - 1)
+            for token in _history(slot.tokens[: i + 1], params):
                 chain.accept(token)
-            return chain.sample(self._engine.context)
+            if i == n - 1:
+                return chain.sample(self._engine.context)
+            n_scored = common_prefix_length(self._scored, slot.tokens)
+            if i >= n_scored:
+                raise ValidationError(
+                    f"idx={i}: of the {n} evaluated tokens, the logits are kept of the first "
+                    f"{n_scored} and of the last, idx={n - 1}; load the model with "
+                    "logits_all=True and evaluate with eval or generate"
+                )
+            return chain.sample_logits(self._rows[i])
 
     def generate(
         self,
@@ -147,6 +153,7 @@ class TokenStepper:
         """Take back the logits of the first tokens: (n, n_vocab) float32."""
         if len(rows):
             self._rows[: len(rows)] = rows
+            self._scored = self.tokens[: len(rows)]
 
     def _checked(self, tokens: Sequence[int] | None) -> list[int]:
         return self._model.vocab.check_all(tokens or ())
@@ -166,6 +173,7 @@ class TokenStepper:
                 if tokens:
                     slot.feed(tokens, stop, GenerationStats())
                 return
+            self._scored = self._scored[: common_prefix_length(self._scored, slot.tokens)]
             batch = Batch(context.n_batch, library=self._model.library)
             for begin in range(0, len(tokens), context.n_batch):
                 part, start = tokens[begin : begin + context.n_batch], len(slot.tokens)
@@ -176,6 +184,8 @@ class TokenStepper:
                 slot.tokens += part
                 for i in range(len(part)):
                     self._rows[start + i] = context.logits(i, copy=False)
+                if len(self._scored) == start:
+                    self._scored += part
 
 
 def _history(tokens: Sequence[int], params: SamplingParams) -> Sequence[int]:

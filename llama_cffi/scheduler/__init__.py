@@ -4,6 +4,7 @@ from .inference_engine import InferenceEngine, SubmitOptions
 from .kv_cache import Allocation, CacheStats, KVCache
 from .metrics import EngineStats, StepStats
 from .mtp import MtpHead
+from .ngram_cache import NgramCache
 from .request import Request, RequestState
 from .request_handle import RequestHandle
 from .scheduler import ScheduledTokens, Scheduler, SchedulerOutput, TokenResult
@@ -21,6 +22,7 @@ __all__ = [
     "InferenceEngine",
     "KVCache",
     "MtpHead",
+    "NgramCache",
     "PromptLookup",
     "Request",
     "RequestHandle",

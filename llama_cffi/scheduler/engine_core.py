@@ -67,11 +67,14 @@ class EngineCore:
         self.handles[handle.request] = handle
         self.scheduler.add(handle.request)
 
+    def expire(self) -> None:
+        """End the requests past their deadline."""
+        for request in self.scheduler.expired():
+            self.abort(request, DEADLINE)
+
     def step(self) -> None:
         """Do one step: schedule, decode, deliver."""
         started = time.perf_counter()
-        for request in self.scheduler.expired():
-            self.abort(request, DEADLINE)
         if self._speculator is not None:
             self._draft(self._speculator)
         output = self.scheduler.schedule()

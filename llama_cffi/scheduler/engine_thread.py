@@ -64,11 +64,14 @@ class EngineThread:
             EngineDeadError: It has stopped on an error.
         """
         with self._runs():
-            while self.core.scheduler.has_work or self.queue.wait():
+            scheduler, queue = self.core.scheduler, self.queue
+            while (scheduler.has_work and not queue.paused) or queue.wait(
+                scheduler.has_work, scheduler.time_to_deadline_s
+            ):
                 self._step()
 
     def step(self) -> bool:
-        """Do one step in this thread; return whether there is more to do.
+        """Do one step in this thread; return whether there is more to do now.
 
         Raises:
             ValidationError: The engine is already running.
@@ -76,7 +79,7 @@ class EngineThread:
         """
         with self._runs():
             self._step()
-            return self._has_work
+            return self._has_work and not self.queue.paused
 
     def shutdown(self, drain: bool = True) -> None:
         """Refuse new requests, end all others, and close the core.
@@ -177,7 +180,7 @@ class EngineThread:
             self.run()
 
     def _step(self) -> None:
-        """Apply the updates of the queue and do one step."""
+        """Apply the updates of the queue and, unless it is paused, do one step."""
         core = self.core
         if self.queue.has_updates:
             with self.queue.take() as updates:
@@ -192,7 +195,9 @@ class EngineThread:
                 core.cache.clear()
             self.queue.notify()
         n_before = len(core.handles)
-        core.step()
+        core.expire()
+        if not self.queue.paused:
+            core.step()
         if len(core.handles) < n_before:
             self.queue.notify()
 

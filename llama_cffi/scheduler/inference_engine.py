@@ -25,6 +25,7 @@ from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, StepStats
+from .named_requests import NamedRequests
 from .renamed import renamed_arguments
 from .request import Request
 from .request_handle import RequestHandle
@@ -51,6 +52,7 @@ class SubmitOptions(GenerationOptions, total=False):
     callback: Callable[[str], object] | None
     adapters: Mapping[str, float] | None
     n_draft: int | None
+    id: str | None
     wait: bool
 
 
@@ -185,6 +187,7 @@ class InferenceEngine:
         self._core = EngineCore(self.context, self.scheduler, speculator)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
+        self._named = NamedRequests()
         if start:
             self.start()
 
@@ -209,13 +212,29 @@ class InferenceEngine:
         self._thread.run()
 
     def step(self) -> bool:
-        """Do one step in this thread; return whether there is more to do.
+        """Do one step in this thread; return whether there is more to do now.
 
         Raises:
             ValidationError: The engine is already running.
             EngineDeadError: It has stopped on an error.
         """
         return self._thread.step()
+
+    def pause(self) -> None:
+        """Let all requests wait after the current step, until `resume`; from any thread.
+
+        New ones can be submitted. Cancellations and deadlines count as always.
+        """
+        self._queue.pause(True)
+
+    def resume(self) -> None:
+        """Go on after `pause`; shutting down does it too."""
+        self._queue.pause(False)
+
+    @property
+    def paused(self) -> bool:
+        """Whether requests wait for `resume`."""
+        return self._queue.paused
 
     def shutdown(self, drain: bool = True) -> None:
         """Refuse new requests, end all others, and free everything.
@@ -295,6 +314,7 @@ class InferenceEngine:
         callback: Callable[[str], object] | None = None,
         adapters: Mapping[str, float] | None = None,
         n_draft: int | None = None,
+        id: str | None = None,
         wait: bool = False,
         listens: bool = False,
         reasoning_limit: Callable[[], ReasoningLimit] | None = None,
@@ -312,6 +332,8 @@ class InferenceEngine:
             adapters: LoRA files and their scales, for this request.
             n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
                 None = chosen by the acceptance rate.
+            id: Name of the request, for `cancel` and messages; None: a numbered one. Those of
+                requests that have not ended must differ.
             wait: When the queue is full, wait until `timeout_s` instead of raising.
             listens: Keep every token for `RequestHandle.steps` from the start.
             reasoning_limit: Makes the limit of the reasoning of this answer.
@@ -346,10 +368,18 @@ class InferenceEngine:
             callback=callback,
             adapters=adapters,
             n_draft=n_draft,
+            id=id,
         )
         handle.listens |= listens
-        if not self._queue.submit(handle, self._n_over_limit, wait):
-            thread.check_open()
+        if id is not None:
+            self._named.add(id, handle)
+        try:
+            if not self._queue.submit(handle, self._n_over_limit, wait):
+                thread.check_open()
+        except BaseException:
+            if id is not None:
+                self._named.discard(id)
+            raise
         on_cancel(partial(thread.cancel, handle))
         return handle
 
@@ -448,9 +478,15 @@ class InferenceEngine:
         """Evict the prefixes of finished requests before the next step."""
         self._queue.clear_cache()
 
-    def cancel(self, handle: RequestHandle) -> None:
-        """End a request; see `RequestHandle.cancel`."""
-        self._thread.cancel(handle)
+    def cancel(self, handle: RequestHandle | str) -> None:
+        """End a request; see `RequestHandle.cancel`.
+
+        Args:
+            handle: The request, or the id that `submit` got. If it has ended, nothing happens.
+        """
+        found = self._named.get(handle) if isinstance(handle, str) else handle
+        if found is not None:
+            self._thread.cancel(found)
 
     @property
     def active_requests(self) -> list[Request]:

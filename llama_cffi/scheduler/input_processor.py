@@ -73,6 +73,7 @@ def make_handle(
     callback: Callable[[str], object] | None,
     adapters: Mapping[str, float] | None,
     n_draft: int | None,
+    id: str | None = None,
 ) -> RequestHandle:
     """Make a request and its handle.
 
@@ -86,6 +87,7 @@ def make_handle(
         callback: See above.
         adapters: See above.
         n_draft: See above.
+        id: See above.
 
     Raises:
         ContextOverflowError: The prompt fills the context, so no token can be generated.
@@ -98,6 +100,8 @@ def make_handle(
         prompt = Prompt(vocab.check_all(prompt))
     if callback is not None and not callable(callback):
         raise ValidationError(f"callback must be callable, got {callback!r}")
+    if id is not None and not (isinstance(id, str) and id):
+        raise ValidationError(f"id={id!r} must be a str that is not empty")
     n_first = int(vocab.add_bos)
     fit = fit_prompt(
         prompt,
@@ -118,6 +122,7 @@ def make_handle(
         cache_prompt=params.cache_prompt,
         lora_key=_lora_key(adapters) if adapters else None,
         n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
+        id=id,
     )
     request.stats.n_truncated = fit.n_truncated
     return RequestHandle(request, params, Detokenizer(vocab, params), owner)

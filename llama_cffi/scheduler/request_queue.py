@@ -36,13 +36,14 @@ class RequestQueue:
 
     Attributes:
         closed: Whether new requests are refused.
+        paused: Whether requests wait; closing ends that.
     """
 
     def __init__(self) -> None:
         # Reentrant: a signal handler may cancel a request that its own thread is submitting.
         self._changed = threading.Condition(threading.RLock())
         self._pending = PendingUpdates()
-        self.closed = False
+        self.closed = self.paused = False
 
     @property
     def submitted(self) -> list[RequestHandle]:
@@ -107,22 +108,34 @@ class RequestQueue:
         with self._changed:
             self._pending.clear_cache = True
 
+    def pause(self, paused: bool) -> None:
+        """Let requests wait, or run again; ignored once the queue is closed."""
+        with self._changed:
+            self.paused = paused and not self.closed
+            self._changed.notify_all()
+
     def close(self, drain: bool = True) -> None:
         """Refuse new requests; without *drain* also request the end of all others."""
         with self._changed:
-            self.closed = True
+            self.closed, self.paused = True, False
             self._pending.cancel_all |= not drain
             self._changed.notify_all()
 
     # For the engine's thread
 
-    def wait(self) -> bool:
-        """Wait until a request is submitted or cancelled; False = the queue is closed and empty."""
+    def wait(self, has_work: bool, timeout_s: float | None) -> bool:
+        """Wait until there is something to do; False = the queue is closed and empty.
+
+        Args:
+            has_work: Whether requests wait or run already; they go on when the queue is not paused.
+            timeout_s: The time to the next deadline.
+        """
         with self._changed:
-            while not self.has_requests:
+            while not self.has_requests and (self.paused or not has_work):
                 if self.closed:
                     return False
-                self._changed.wait()
+                if not self._changed.wait(timeout_s):
+                    return True
         time.sleep(0)  # lets the submitting thread add more requests to the first step
         return True
 

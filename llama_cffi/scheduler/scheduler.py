@@ -166,6 +166,13 @@ class Scheduler:
         self._waiting = [entry for entry in self._waiting if entry[2] is not request]
         heapq.heapify(self._waiting)
 
+    @property
+    def time_to_deadline_s(self) -> float | None:
+        """Seconds until a request may be past its deadline; None: none has one."""
+        if self._next_deadline_s == math.inf:
+            return None
+        return max(0.0, self._next_deadline_s - self.clock())
+
     def expired(self) -> list[Request]:
         """Return the requests past their deadline."""
         now = self.clock()

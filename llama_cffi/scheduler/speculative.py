@@ -7,6 +7,7 @@ only decides whether the logits after it are already computed. So answers do not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,7 @@ from ..generation.model_source import ModelSource, open_model
 from ..generation.prompt import common_prefix_length
 from ..validation import check_float, check_int
 from .mtp import MtpHead
+from .ngram_cache import NgramCache
 from .request import Request, RequestState
 
 if TYPE_CHECKING:
@@ -72,27 +74,43 @@ class PromptLookup:
         n_draft: Maximum number of draft tokens per step.
         n_gram: Longest n-gram to match; longer matches win.
         n_gram_min: Shortest n-gram to match.
+        cache: Drafts from earlier answers where the request itself has no match.
+        learn: Whether answers are added to *cache* when they end.
 
     Raises:
-        ValidationError: A number is out of range.
+        ValidationError: A number is out of range, or *cache* is not an `NgramCache`.
     """
 
-    def __init__(self, n_draft: int = 10, n_gram: int = 3, n_gram_min: int = 2) -> None:
+    def __init__(
+        self,
+        n_draft: int = 10,
+        n_gram: int = 3,
+        n_gram_min: int = 2,
+        cache: NgramCache | None = None,
+        learn: bool = True,
+    ) -> None:
+        if cache is not None and not isinstance(cache, NgramCache):
+            raise ValidationError(f"cache must be an NgramCache, got {cache!r}")
+        self.cache, self.learn = cache, bool(learn)
+        self._n_vocab = 0
         self.n_draft = check_int("n_draft", n_draft, 1, 64)
         self.n_gram_min = check_int("n_gram_min", n_gram_min, 1, 16)
         self.n_gram = check_int("n_gram", n_gram, self.n_gram_min, 16)
         self._seen: dict[Request, tuple[int, dict[tuple[int, ...], int]]] = {}
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
-        """Do nothing; *model*, *n_parallel* and *n_ctx* are ignored."""
+        """Draft tokens of *model* only; *n_parallel* and *n_ctx* are ignored."""
+        self._n_vocab = model.vocab.n_tokens
 
     def draft(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
-        """Return the tokens that followed the latest match."""
+        """Return the tokens that followed the latest match, or that the cache has."""
         return [self._draft(r, n) for r, n in zip(requests, lengths, strict=True)]
 
     def forget(self, request: Request) -> None:
-        """Drop the n-gram index of a request."""
+        """Drop the n-gram index of a request; its answer goes into the cache."""
         self._seen.pop(request, None)
+        if self.cache is not None and self.learn:
+            self.cache.update(request.tokens, request.n_generated)
 
     def close(self) -> None:
         """Drop all indices."""
@@ -111,7 +129,11 @@ class PromptLookup:
             found = index.get(tuple(tokens[-size:]), -1)
             if found >= 0:
                 break
-        return tokens[found : found + n] if found >= 0 else []
+        if found >= 0 or self.cache is None:
+            return tokens[found : found + n] if found >= 0 else []
+        drafted = self.cache.draft(tokens, n)
+        # A cache of another model may have tokens that this one lacks, which C would not survive.
+        return [*itertools.takewhile(lambda token: token < self._n_vocab, drafted)]
 
 
 class DraftModel:

@@ -71,6 +71,7 @@ STRINGS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     datetime.date: ("date", datetime.date.fromisoformat),
     datetime.time: ("time", lambda text: datetime.time.fromisoformat(_iso(text))),
     uuid.UUID: ("uuid", uuid.UUID),
+    bytes: ("", str.encode),  # UTF-8, as pydantic reads them
     pathlib.Path: ("", pathlib.Path),
     pathlib.PurePath: ("", pathlib.PurePath),
 }

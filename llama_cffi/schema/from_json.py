@@ -94,9 +94,12 @@ def _read(type_: Any, document: Any, where: str) -> Any:
         made = set if container in (set, MutableSet) else frozenset
         return _made(lambda: made(items), type_, document, where)
     if container in OBJECTS:
-        item = args[1] if args else Any
+        name, item = args or (str, Any)
         given = _checked(dict, document, where)
-        return {key: _read(item, value, f"{where}.{key}") for key, value in given.items()}
+        return {
+            _read(name, key, where): _read(item, value, f"{where}.{key}")
+            for key, value in given.items()
+        }
     if is_enum(type_):
         return _one_of({_key(member.value): member for member in type_}, document, where)
     fields = fields_of(type_)

@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Schema", "inlined", "mapped", "renamed", "without_unique_items"]
+__all__ = ["Schema", "closed", "inlined", "mapped", "renamed"]
 
 Schema = dict[str, Any]
 
-_ONE = {"additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then"}
-_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_ONE = {
+    "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not",
+    "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
+}  # fmt: skip
+_LISTS = {"allOf", "anyOf", "items", "oneOf", "prefixItems"}
 _MAPS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
 _NOTES = {"default", "deprecated", "description", "examples", "title"}
 _PREFIX = "#/$defs/"
@@ -27,23 +30,14 @@ def mapped(function: Callable[[Schema], Schema], schema: Mapping[str, Any]) -> S
 
     result: Schema = {}
     for key, value in schema.items():
-        if key in _ONE:
-            value = one(value)
-        elif key in _LISTS and isinstance(value, list):
+        if key in _LISTS and isinstance(value, list):
             value = [one(item) for item in value]
+        elif key in _ONE:
+            value = one(value)
         elif key in _MAPS and isinstance(value, dict):
             value = {name: one(item) for name, item in value.items()}
         result[key] = value
     return result
-
-
-def without_unique_items(schema: Mapping[str, Any]) -> Schema:
-    """Return *schema* without `uniqueItems`, which a grammar cannot enforce.
-
-    For a value that is read as a set, duplicates are harmless.
-    """
-    kept = {key: value for key, value in schema.items() if key != "uniqueItems"}
-    return mapped(without_unique_items, kept)
 
 
 def renamed(schema: Schema, names: Mapping[str, str]) -> Schema:
@@ -107,3 +101,106 @@ def _target(schema: Mapping[str, Any]) -> str | None:
     reference = schema.get("$ref")
     is_ours = isinstance(reference, str) and reference.startswith(_PREFIX)
     return str(reference).removeprefix(_PREFIX) if is_ours else None
+
+
+def closed(schema: Any) -> Any:
+    """Return *schema* with all objects that declare properties closed to other names.
+
+    An object stays open where the schema says something about other names
+    (`additionalProperties`, `unevaluatedProperties`), or has no `properties`, as for
+    `dict[str, int]`. Where several schemas apply to one object, as in `allOf`, it may have the
+    names that any of them has.
+    """
+    return _Closer(schema).document() if isinstance(schema, dict) else schema
+
+
+_SAME_OBJECT = {"$ref", "allOf", "anyOf", "dependentSchemas", "else", "if", "oneOf", "then"}
+_ABOUT_OTHERS = {"additionalProperties", "unevaluatedProperties"}
+
+
+class _Closer:
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._open: dict[str, str] = {}  # reference -> that of a definition open to other names
+        self._definitions: Schema = {}
+
+    def document(self) -> Schema:
+        result = self._value(self._root)
+        definitions = {**result.get("$defs", {}), **self._definitions}
+        return {**result, "$defs": definitions} if self._definitions else result
+
+    def _value(self, schema: Schema) -> Schema:
+        """Close the schema of one value and of the values within it."""
+        combining = _SAME_OBJECT & schema.keys()
+        is_one_of_several = combining <= {"anyOf", "oneOf"} or schema.keys() - _NOTES == {"$ref"}
+        if not combining or (
+            is_one_of_several
+            and len(combining) == 1
+            and not {"properties", "required"} & schema.keys()
+        ):
+            result = mapped(self._value, schema)
+            return result if combining else _with_names(result, [schema])
+        try:
+            return _with_names(self._part(schema), self._parts(schema, set()))
+        except LookupError:  # a reference to another document
+            return mapped(self._value, schema)
+
+    def _part(self, schema: Schema) -> Schema:
+        """Close the values within one of several schemas of an object."""
+        result = mapped(self._value, {k: v for k, v in schema.items() if k not in _SAME_OBJECT})
+        for part in ({k: v} for k, v in schema.items() if k in _SAME_OBJECT):
+            result |= mapped(self._part, part)
+        if "$ref" in schema:
+            result["$ref"] = self._opened(schema["$ref"])
+        return result
+
+    def _opened(self, reference: str) -> str:
+        """Return a reference to a definition that does not forbid names of other schemas."""
+        if reference not in self._open:
+            name = f"open-{len(self._open)}"
+            self._open[reference] = _PREFIX + name
+            self._definitions[name] = self._part(self._target(reference))
+        return self._open[reference]
+
+    def _parts(self, schema: Schema, followed: set[str]) -> list[Schema]:
+        """Return *schema* and the schemas that it applies to the same object."""
+        parts = [schema]
+
+        def add(part: Schema) -> Schema:
+            parts.extend(self._parts(part, followed))
+            return part
+
+        mapped(add, {key: value for key, value in schema.items() if key in _SAME_OBJECT})
+        reference = schema.get("$ref")
+        if reference is not None and reference not in followed:
+            followed.add(reference)
+            add(self._target(reference))
+        return parts
+
+    def _target(self, reference: Any) -> Schema:
+        """Return the schema within the document that a reference points to.
+
+        Raises:
+            LookupError: There is none.
+        """
+        part: Any = self._root
+        if not f"{reference}/".startswith("#/"):
+            raise LookupError(reference)
+        for name in reference.split("/")[1:]:
+            name = name.replace("~1", "/").replace("~0", "~")
+            part = part[int(name) if isinstance(part, list) else name]
+        if not isinstance(part, dict):
+            raise LookupError(reference)
+        return {key: value for key, value in part.items() if key not in ("$defs", "definitions")}
+
+
+def _with_names(schema: Schema, parts: list[Schema]) -> Schema:
+    """Close *schema* to names that none of *parts* has, unless one speaks of other names."""
+    is_said = any(_ABOUT_OTHERS & part.keys() for part in parts)
+    if is_said or not any("properties" in part for part in parts):
+        return schema
+    properties = dict(schema.get("properties", {}))
+    for part in parts:
+        for name in (*part.get("properties", ()), *part.get("required", ())):
+            properties.setdefault(name, True)
+    return {**schema, "properties": properties, "additionalProperties": False}

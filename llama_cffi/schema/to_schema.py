@@ -140,9 +140,16 @@ class _Writer:
 
     def _mapping(self, args: tuple[Any, ...], where: str) -> Schema:
         key, item = args or (str, Any)
-        if unwrapped(key)[0] is not str:
-            raise ValidationError(f"{where}: the keys of JSON objects are str, not {name_of(key)}")
+        key, _ = unwrapped(key)
         values = self.schema(item, f"{where}{{}}")
+        if is_enum(key) or class_of(key) is Literal:
+            names = [m.value for m in key] if is_enum(key) else get_args(key)
+            choices = _choices(names, where)
+            if choices["type"] == "string":
+                properties = dict.fromkeys(choices["enum"], values)
+                return {"type": "object", "properties": properties, "additionalProperties": False}
+        if key is not str:
+            raise ValidationError(f"{where}: the keys of JSON objects are str, not {name_of(key)}")
         return {"type": "object", **({"additionalProperties": values} if values else {})}
 
     def _class(self, type_: Any, where: str) -> Schema:
@@ -194,6 +201,7 @@ def json_value(value: Any) -> Any:
 
     Raises:
         TypeError: JSON has no such value.
+        ValueError: The bytes are not UTF-8.
     """
     if isinstance(value, enum.Enum):
         value = value.value
@@ -211,6 +219,8 @@ def json_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (uuid.UUID, pathlib.PurePath)):
         return str(value)
+    if isinstance(value, bytes):
+        return value.decode()
     if dump := getattr(value, "model_dump", None):
         return dump(mode="json", by_alias=True)
     fields = fields_of(type(value)) or {}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import pytest
@@ -16,7 +16,7 @@ from support.schemas import REFUSED
 
 from llama_cffi import GrammarError, Llama, ValidationError
 from llama_cffi.demo import model_path
-from llama_cffi.schema import parse_json
+from llama_cffi.schema import json_schema, parse_json
 
 HOT: dict[str, Any] = {"temperature": 1.5, "top_k": 0, "min_p": 0.0, "frequency_penalty": 1.0}
 
@@ -156,3 +156,30 @@ def test_json_object_response_format(llm: Llama) -> None:
         messages, response_format={"type": "json_object"}, temperature=0
     )
     assert json.loads(answer["choices"][0]["message"]["content"])["device"] == "lamp"
+
+
+@pytest.mark.parametrize("within", ["json_object", "json_schema"])
+def test_a_response_has_no_names_that_the_schema_lacks(llm: Llama, within: str) -> None:
+    n = {"type": "object", "properties": {"n": {"enum": [41, 42]}}, "required": ["n"]}
+    schema = {"type": "object", "properties": {"in": n}, "required": ["in"]}
+    form: dict[str, Any] = {"type": within}
+    form |= {"schema": schema} if within == "json_object" else {"json_schema": {"schema": schema}}
+    for seed in range(3):
+        answer = llm.create_chat_completion(
+            [{"role": "user", "content": "Answer"}], response_format=form, seed=seed, **HOT
+        )["choices"][0]
+        assert json.loads(answer["message"]["content"])["in"] in ({"n": 41}, {"n": 42})
+
+
+def test_sets_are_enforced_where_items_can_be_listed(llm: Llama) -> None:
+    for type_ in (set[Literal["a", "b", 3]], frozenset[bool]):
+        value: Any = llm.parse("Answer", type_, seed=1, **HOT)
+        pydantic.TypeAdapter(type_).validate_python(value, strict=True)
+        choice = llm.create_chat_completion(
+            [{"role": "user", "content": "Answer"}],
+            response_format={"type": "json_object", "schema": json_schema(type_)},
+            seed=2,
+            **HOT,
+        )["choices"][0]
+        items = json.loads(choice["message"]["content"])
+        assert len(items) == len({repr(item) for item in items})

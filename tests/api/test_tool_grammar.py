@@ -73,6 +73,39 @@ def test_calls_have_parameters_of_the_function_only(
             assert fits
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ("{}", True),
+        ('{"at": {"x": 1}}', True),
+        ('{"more": {"any": [1]}}', True),
+        ('{"at": {"x": 1, "y": 2}}', False),
+        ('{"at": {}, "unknown": 1}', False),
+        ('{"list": [{"x": 1}]}', True),
+        ('{"list": [{"z": 1}]}', False),
+    ],
+)
+def test_calls_have_parameters_of_a_dict_only(tiny_model: Path, arguments: str, fits: bool) -> None:
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    many = {"type": "array", "items": point}
+    properties = {"at": point, "more": {"type": "object"}, "list": many}
+    function = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    tools = normalise_tools([{"type": "function", "function": function}])
+    parts = FORMATS["hermes"].grammar_parts(tools, False, True)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        tokens = model.vocab.tokenize(call, False)
+        try:
+            for token in tokens:
+                constraint.accept(token)
+        except ValidationError:
+            assert not fits
+        else:
+            assert constraint.complete == fits
+    assert "additionalProperties" not in tools[0]["function"]["parameters"]  # in the prompt
+
+
 @pytest.mark.parametrize("day", ["28", "29"])
 def test_dates_in_arguments_exist(tiny_model: Path, day: str) -> None:
     dated = {"properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"]}

@@ -20,6 +20,7 @@ from support.tiny_gguf import write_tiny
 from llama_cffi import Engine, InferenceEngine, Llama, LlamaPool, SamplingParams, TemplateError
 from llama_cffi.binding import Model
 from llama_cffi.chat import template as template_module
+from llama_cffi.chat.reasoning import opens_thinking
 from llama_cffi.chat.template import ChatTemplate
 from llama_cffi.cli import main
 from llama_cffi.generation.chat_renderer import ChatRenderer
@@ -111,6 +112,16 @@ def test_text_and_tokens_are_the_templates(prompt: Prompt) -> None:
         assert rendered == (prompt.tokens, prompt.text)
         assert model.vocab.detokenize(rendered.tokens, True) == prompt.text
         assert USER.strip() in prompt.text
+
+
+def test_without_reasoning_no_prompt_ends_inside_it(prompt: Prompt) -> None:
+    with Model(prompt.path, vocab_only=True) as model:
+        renderer = ChatRenderer(model)
+        chat = renderer.render_without_reasoning(prompt.messages, **prompt.needs)
+        assert model.vocab.detokenize(chat.tokens, True) == chat.text
+        assert USER.strip() in chat.text
+        if renderer.family.reasoning is not None:
+            assert not opens_thinking(chat.text, renderer.family.reasoning[0])
 
 
 def test_no_text_of_a_user_becomes_a_control_token(prompt: Prompt, control: list[str]) -> None:

@@ -133,7 +133,10 @@ def test_a_failure_names_the_line() -> None:
             [{"role": "user", "content": 5}],
             r"messages\[0\]\['content'\] must be a str, None or a list of parts, got int",
         ),
-        ([{"role": "user", "content": [5]}], r"\['content'\]\[0\] must be a dict, got int"),
+        (
+            [{"role": "user", "content": [5]}],
+            r"\['content'\]\[0\] must be a str or a dict, got int",
+        ),
         ([{"role": "user", "content": [{"type": "text"}]}], "'text' must be a str"),
         ([{"role": "user", "content": "\ud800"}], "unpaired surrogate at position 0"),
         ([{"role": "user", "content": b"Hi"}], "got bytes"),
@@ -219,27 +222,44 @@ def test_arguments_stay_json_for_templates_that_print_them(text: str) -> None:
     assert arguments(CALLS + text + "{% endfor %}").endswith('{"a": [1, "é"]}')
 
 
-def test_content_none_with_tool_calls() -> None:
-    takes = "{% for m in messages %}{{ m.content is none }},{{ m.tool_calls }}{% endfor %}"
-    assert "True" in render(takes, messages=[CALL])
-    assert (
-        render("{% for m in messages %}{{ m.content + '.' }}{% endfor %}", messages=[CALL]) == "."
+def test_content_is_none_only_where_the_template_shows_calls_only_then() -> None:
+    always = "{% for m in messages %}{{ m.content is none }},{{ m.tool_calls }}{% endfor %}"
+    assert "True" not in render(always, messages=[CALL])
+    adds = "{% for m in messages %}{{ m.content + '.' }}{% endfor %}"
+    assert render(adds, messages=[CALL]) == "."
+    only = (
+        "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.name }}("
+        "{{ m.tool_calls[0].function.arguments | tojson }}){% else %}{{ m.content }}.{% endif %}"
+        "{% endfor %}"
     )
+    assert render(only, messages=[CALL]) == render(only, messages=[{**CALL, "content": ""}])
+    assert render(only, messages=[CALL]).startswith("f({")
+    both = render(only, messages=[{**CALL, "content": "Wait"}])
+    assert both == "Wait." + render(only, messages=[CALL])
 
 
 PARTS = [
     {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
 ]
+TAKES_PARTS = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}PART{{ p.text }}{% endfor %}{% endif %}{% endfor %}"
+)
 
 
-def test_parts() -> None:
-    takes = (
-        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
-        "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}"
-    )
-    assert render(takes, messages=PARTS) == "<a><b>"
-    assert render("{{ messages[0].content }}", messages=PARTS) == "a\nb"
-    assert render("{{ messages[0].content + '!' }}", messages=PARTS) == "a\nb!"
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages[0].content }}", "a\nb"),
+        ("{{ messages[0].content + '!' }}", "a\nb!"),
+        (TAKES_PARTS.replace("PART", ""), "ab"),
+        (TAKES_PARTS.replace("PART", "{{ '\n\n' if not loop.first }}"), "a\n\nb"),
+        (TAKES_PARTS.replace("PART", "<|text|>"), "a\nb"),  # decorated
+        ("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}", "[a\nb]"),  # parts only
+    ],
+)
+def test_parts_are_joined_as_the_template_joins_them(source: str, text: str) -> None:
+    assert render(source, messages=PARTS) == text
 
 
 def test_tools_as_functions() -> None:
@@ -279,9 +299,9 @@ def test_continued() -> None:
 @pytest.mark.parametrize(
     ("source", "field", "message", "says"),
     [
-        (CHATML, True, {"content": None}, "has no 'content' to continue"),
-        (CHATML, True, {"content": [{"type": "image"}]}, "no text part to continue"),
-        (CHATML, True, {"content": {"a": 1}}, "must be text to be continued"),
+        (CHATML, "tool_plan", {"content": None}, "has no 'tool_plan' to continue"),
+        (CHATML, "mood", {"content": "a", "mood": 5}, "never reads 'mood'"),
+        (CHATML + "mood", "mood", {"content": "a", "mood": 5}, "must be text to be continued"),
         (CHATML, "thinking", {"thinking": "a"}, "never reads 'thinking'"),
         ("{{ messages[0].role }} content", True, {"content": "a"}, "changes or omits"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,74 @@ def test_names_of_formats(llm: Llama, name: str, mark: str) -> None:
     llm.chat_format = name
     content(llm)
     assert mark in llm.detokenize(list(llm.eval_tokens), special=True).decode()
+
+
+FORMATS = [
+    "chatml", "chatml-function-calling", "qwen", "llama-2", "llama-3", "mistral-instruct",
+    "vicuna", "zephyr", "gemma", "openchat", "chatglm3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_handler_of_a_format_answers_as_the_format(llm: Llama, name: str) -> None:
+    handler = get_chat_completion_handler(name)
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
+    found = handler(llama=llm, messages=SUM, **options)
+    prompt = llm.input_ids.tolist()
+    chunks = list(handler(llama=llm, messages=SUM, stream=True, **options))
+    llm.reset()
+    llm.chat_format = name
+    answer = llm.create_chat_completion(SUM, **options)
+    assert found["choices"] == answer["choices"]
+    n = answer["usage"]["prompt_tokens"]
+    assert prompt[:n] == llm.input_ids.tolist()[:n]
+    streamed = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
+    assert streamed == answer["choices"][0]["message"]["content"]
+    # As `chat_handler` too.
+    llm.chat_format, llm.chat_handler = None, handler
+    assert llm.create_chat_completion(SUM, **options)["choices"] == answer["choices"]
+
+
+def test_a_handler_of_a_format_calls_tools(llm: Llama) -> None:
+    handler = get_chat_completion_handler("chatml-function-calling")
+    messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+    choice = {"type": "function", "function": {"name": "get_weather"}}
+    for given in (
+        {"tools": [TOOL], "tool_choice": choice},
+        {"functions": [TOOL["function"]], "function_call": {"name": "get_weather"}},
+    ):
+        answer = handler(llama=llm, messages=messages, temperature=0, **given)
+        message = answer["choices"][0]["message"]
+        arguments = message["tool_calls"][0]["function"]["arguments"]
+        assert json.loads(arguments) == {"city": "Paris"}
+        assert ("function_call" in message) == ("functions" in given)
+    with pytest.raises(TypeError, match="temprature"):
+        handler(llama=llm, messages=messages, temprature=0)
+
+
+def test_a_registered_handler_replaces_that_of_a_format(llm: Llama) -> None:
+    @register_chat_completion_handler("chatml")
+    def mine(**options: Any) -> Any:
+        return "mine"
+
+    assert get_chat_completion_handler("chatml") is mine
+    llm.chat_format = "chatml"
+    assert llm.create_chat_completion(SUM) == "mine"
+
+
+def test_mistral_instruct_is_the_template_of_mistral() -> None:
+    # mistralai/Mistral-7B-Instruct-v0.2, tokenizer_config.json, without its checks of the roles.
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    formatter = Jinja2ChatFormatter(
+        llama_chat_format.MISTRAL_INSTRUCT_CHAT_TEMPLATE, eos_token="</s>", bos_token="<s>"
+    )
+    assert formatter(messages=messages).prompt == "<s>[INST] a [/INST]b</s>[INST] c [/INST]"
+    system = [{"role": "system", "content": "s"}, *messages]
+    assert formatter(messages=system).prompt.startswith("<s>[INST] s\n\na [/INST]b</s>[INST] c ")
 
 
 def test_unsupported_formats(llm: Llama) -> None:

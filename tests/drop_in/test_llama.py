@@ -6,7 +6,7 @@ import asyncio
 import json
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -76,7 +76,8 @@ def test_arguments_of_langchain_and_of_older_versions() -> None:
         str(model_path()), rope_freq_scale=1.0, rope_freq_base=10000.0, lora_path=None,
         lora_base=None, n_ctx=512, n_parts=-1, seed=-1, f16_kv=True, logits_all=False,
         vocab_only=False, use_mlock=False, n_threads=1, n_batch=8, use_mmap=True,
-        last_n_tokens_size=64, verbose=True, device=None,
+        last_n_tokens_size=64, verbose=True, device=None, rpc_servers=None, mul_mat_q=True,
+        low_vram=False, n_gqa=None, rms_norm_eps=None, numa=False, draft_model=None,
     ) as llm:  # fmt: skip
         assert llm.engine.context.n_batch == 8
         assert text_of(llm(PROMPT, temperature=0)) == "42"
@@ -105,7 +106,7 @@ def test_enums_by_number_and_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"vocab_only": True}, "vocab_only=True is not supported.*Model"),
+        ({"rpc_servers": "host:50052"}, "rpc_servers='host:50052' is not supported"),
         ({"numa": 1}, "numactl"),
         ({"lora_base": "x"}, "lora_path"),
         ({"device": "cuda"}, "n_gpu_layers"),
@@ -130,6 +131,42 @@ def test_a_misspelled_argument_is_refused() -> None:
         Llama(str(model_path()), n_gpu_layer=3)
     with pytest.raises(llama_cffi.ModelLoadError):
         Llama("nowhere.gguf")
+
+
+def test_only_the_vocabulary() -> None:
+    path = str(model_path())
+    with Llama(path, vocab_only=True) as vocab, Llama(path, n_threads=1) as llm:
+        for text in (b"What is 17 + 25?", b"<|im_end|>a", b"", "é日本".encode()):
+            for special in (False, True):
+                tokens = vocab.tokenize(text, special=special)
+                assert tokens == llm.tokenize(text, special=special)
+                assert vocab.detokenize(tokens) == llm.detokenize(tokens)
+        for name in ("n_ctx", "n_vocab", "token_bos", "token_eos", "token_nl", "pooling_type"):
+            assert getattr(vocab, name)() == getattr(llm, name)(), name
+        assert vocab.metadata == llm.metadata
+        assert vocab.tokenizer().encode("a b") == llm.tokenizer().encode("a b")
+        assert (vocab.model.vocab_only, vocab.model_path) == (True, path)
+        pickle.loads(pickle.dumps(vocab)).close()
+        uses: list[Callable[[], object]] = [
+            lambda: vocab("a"),
+            lambda: vocab.create_chat_completion(SUM),
+            lambda: vocab.embed("a"),
+            lambda: vocab.eval([1]),
+            lambda: vocab.sample(),
+            lambda: next(vocab.generate([1])),
+            lambda: vocab.save_state(),
+            lambda: vocab.scores,
+            lambda: vocab.n_tokens,
+            lambda: vocab.native,
+            lambda: vocab.parse("a", int),
+        ]
+        for use in uses:
+            with pytest.raises(ValidationError, match="vocab_only=True, without its weights"):
+                use()
+    with pytest.raises(ValidationError, match="closed"):
+        vocab.tokenize(b"a")
+    with pytest.raises(llama_cffi.ModelLoadError):
+        Llama("nowhere.gguf", vocab_only=True)
 
 
 def test_pickling_loads_it_again() -> None:
@@ -193,13 +230,54 @@ def test_eval_and_sample_give_the_completion(llm: Llama) -> None:
     assert llm.detokenize(found) == b"42"
     with pytest.raises(ValidationError):
         llm.eval([llm.n_vocab()])
-    with pytest.raises(ValidationError, match="only the last"):
-        llm.sample(idx=0)
     with pytest.raises(ValidationError, match="tfs_z"):
         llm.sample(tfs_z=0.5)
     llm.reset()
     with pytest.raises(ValidationError, match="eval"):
         llm.sample()
+
+
+def test_sampling_after_an_earlier_token(llm: Llama) -> None:
+    tokens = [*llm.tokenize(PROMPT.encode(), special=True), *llm.tokenize(b"42", add_bos=False)]
+    llm.reset()
+    llm.eval(tokens)
+    expected = llm.scores[: len(tokens)].argmax(axis=1).tolist()
+    assert [llm.sample(temp=0, idx=i) for i in range(len(tokens))] == expected
+    assert llm.sample(temp=0, idx=-1) == llm.sample(temp=0) == expected[-1]
+    assert llm.n_tokens == len(tokens)
+    # Penalties count only what is before it, and processors see only that.
+    seen: list[int] = []
+
+    def see(ids: Any, logits: Any) -> Any:
+        seen.append(len(ids))
+        logits[expected[3]] = -np.inf
+        return logits
+
+    assert llm.sample(temp=0, idx=3, logits_processor=[see]) == llm.scores[3].argsort()[-2]
+    assert llm.sample(temp=0, idx=3, grammar='root ::= "q"') == llm.tokenize(b"q", False)[0]
+    assert llm.sample(temp=2, idx=3, top_k=2) in llm.scores[3].argsort()[-2:]
+    # A part that is evaluated again has its new logits.
+    llm.n_tokens = 5
+    llm.eval(tokens[6:8])
+    assert llm.sample(temp=0, idx=5) == llm.scores[5].argmax()
+    with pytest.raises(ValidationError, match=r"idx=7 is outside 0\.\.6"):
+        llm.sample(idx=7)
+    state = llm.save_state()
+    llm.reset()
+    llm.load_state(state)
+    assert llm.sample(temp=0, idx=2) == expected[2]
+
+
+def test_sampling_needs_logits_that_are_kept() -> None:
+    with Llama(str(model_path()), n_ctx=64, n_threads=1, logits_all=True) as llm:
+        llm(PROMPT, max_tokens=1)  # keeps none
+        with pytest.raises(ValidationError, match=r"first 0 and of the last.*logits_all=True"):
+            llm.sample(idx=1)
+    with Llama(str(model_path()), n_ctx=64, n_threads=1) as other:
+        other.eval([5, 6, 7])
+        assert other.sample(temp=0, idx=2) == other.sample(temp=0)
+        with pytest.raises(ValidationError, match="logits_all=True"):
+            other.sample(idx=1)
 
 
 def test_bad_input_is_refused(llm: Llama) -> None:
@@ -510,7 +588,6 @@ def test_results_of_functions_become_results_of_tools(llm: Llama) -> None:
         {"role": "assistant", "content": None, "tool_calls": [tool_call]},
         {"role": "tool", "tool_call_id": "call_1", **result},
     ]
-    assert llama_cpp.functions.as_messages(old) == llama_cpp.functions.as_messages(new) == new
     tools = [{"type": "function", "function": FUNCTION}]
     answers = [
         llm.create_chat_completion(old, [FUNCTION], temperature=0, max_tokens=16),
@@ -618,6 +695,36 @@ def test_subclasses_override_methods_of_llama_cffi() -> None:
 
 
 # --- embeddings ------------------------------------------------------------------------------
+
+
+def test_embeddings_of_token_ids() -> None:
+    with Llama(str(model_path()), n_ctx=64, n_threads=1, embedding=True) as llm:
+        texts = ["What is 17 + 25?", "a b c"]
+        ids = [llm.tokenize(text.encode()) for text in texts]
+        expected = llm.embed(texts)
+        assert llm.embed(ids) == expected
+        assert llm.embed([texts[0], ids[1]]) == expected
+        assert llm.embed(ids[0]) == pytest.approx(expected[0], abs=1e-2)
+        assert llm.embed(np.array(ids[1]).tolist(), return_count=True)[1] == len(ids[1])
+        assert llm.embed([]) == llm.native.embed([]) == []
+        for given in (ids, texts, ids[0], texts[0], [texts[0], ids[1]]):
+            for face in (llm, llm.native):
+                answer = face.create_embedding(given)
+                n = sum(map(len, ids)) if len(answer["data"]) == 2 else len(ids[0])
+                assert answer["usage"] == {"prompt_tokens": n, "total_tokens": n}
+                assert answer["data"][0]["index"] == 0
+        for wrong, message in (
+            ([[]], "no token"),
+            ([[1], []], "text 1 has no token"),
+            ([10**6], "token=1000000"),
+            ([-1], "token=-1"),
+            ([1, "a"], "token='a'"),
+            ([["a"]], "token='a'"),
+            ([None], "item of texts must be a list"),
+        ):
+            for face in (llm, llm.native):
+                with pytest.raises(ValidationError, match=message):
+                    face.embed(wrong)
 
 
 def test_embeddings(llm: Llama) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import typing
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from support.children import Child
 
 import llama_cffi
 import llama_cffi.llama_cpp as llama_cpp
+from llama_cffi import ValidationError
 from llama_cffi.demo import model_path
-from llama_cffi.llama_cpp import llama_chat_format, llama_grammar, llama_speculative, llama_types
+from llama_cffi.llama_cpp import llama_chat_format, llama_grammar, llama_speculative
 
 
 def test_registration_as_llama_cpp(child: Child) -> None:
@@ -114,9 +114,34 @@ def test_constants_and_functions_of_the_library() -> None:
 def test_missing_names_suggest_alternatives(name: str, message: str) -> None:
     with pytest.raises(AttributeError, match=message):
         getattr(llama_cpp, name)
-    assert not hasattr(llama_chat_format, "Llava15ChatHandler")
-    with pytest.raises(AttributeError, match="images"):
-        _ = llama_chat_format.MoondreamChatHandler
+
+
+IMAGE_HANDLERS = [
+    "Llava15ChatHandler", "Llava16ChatHandler", "MTMDChatHandler", "Gemma4ChatHandler",
+    "ObsidianChatHandler", "MoondreamChatHandler", "NanoLlavaChatHandler", "Llama3VisionAlpha",
+    "Llama3VisionAlphaChatHandler", "MiniCPMv26ChatHandler", "Qwen25VLChatHandler",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGE_HANDLERS)
+def test_handlers_of_images_exist_and_say_why_they_cannot_be_made(name: str) -> None:
+    handler = getattr(llama_chat_format, name)
+
+    class Mine(handler):  # type: ignore[misc]
+        CHAT_FORMAT = "{{ messages }}"
+
+    for make in (
+        lambda: handler(clip_model_path="mmproj.gguf", verbose=False),
+        lambda: handler.from_pretrained(repo_id="a/b", filename="*mmproj*"),
+        lambda: Mine("mmproj.gguf", image_min_tokens=4),
+    ):
+        with pytest.raises(ValidationError, match="images are not supported yet"):
+            make()
+
+
+def test_a_handler_that_llama_cpp_python_does_not_have_is_named() -> None:
+    with pytest.raises(AttributeError, match="no 'Qwen9VLChatHandler': images"):
+        _ = llama_chat_format.Qwen9VLChatHandler
 
 
 def test_the_vocabulary_as_outlines_reads_it() -> None:
@@ -131,12 +156,107 @@ def test_the_vocabulary_as_outlines_reads_it() -> None:
         small = (ctypes.c_char * 4)()
         assert llama_cpp.llama_token_to_piece(vocab, eos, small, 4, 0, True) == -n
         assert llama_cpp.llama_token_to_piece(vocab, eos, small, 4, 0, False) == 0
-        spaced = next(t for t in range(1536) if vocab.token_to_piece(t).startswith(b" "))
+        pieces = model.vocab.pieces()
+        spaced = next(t for t in range(1536) if (pieces[t] or b"").startswith(b" "))
         n = llama_cpp.llama_token_to_piece(vocab, spaced, buffer, 32, 1, True)
-        assert bytes(buffer[:n]) == vocab.token_to_piece(spaced)[1:]
+        assert bytes(buffer[:n]) == (pieces[spaced] or b"")[1:]
         control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
         assert llama_cpp.llama_token_get_attr(vocab, eos) & control
         assert not llama_cpp.llama_token_get_attr(vocab, spaced) & control
+
+
+def tokenize(vocab: int, text: bytes, n_max: int, special: bool = True) -> tuple[int, list[int]]:
+    """Call `_lib.llama_tokenize` by its address, as llguidance's Rust does."""
+    address = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+    assert address is not None
+    function = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p,
+        ctypes.c_int32, ctypes.c_bool, ctypes.c_bool,
+    )(address)  # fmt: skip
+    tokens = (ctypes.c_int32 * n_max)()
+    n = function(vocab, text, len(text), tokens, n_max, False, special)
+    return n, list(tokens[: max(n, 0)])
+
+
+def test_plug_ins_call_llama_tokenize_by_its_address(caplog: pytest.LogCaptureFixture) -> None:
+    with llama_cffi.Model(model_path(), vocab_only=True) as model:
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        assert vocab == llama_cpp.llama_model_get_vocab(model)
+        for text in ("What is 17 + 25?", "<|im_end|>a", "", "é日本 x", "a" * 200):
+            for special in (True, False):
+                expected = model.vocab.tokenize(text, False, special)
+                found = tokenize(vocab, text.encode(), 256, special)
+                assert found == (len(expected), expected)
+        assert tokenize(vocab, b"What is 17 + 25?", 2)[0] < -2
+        assert not caplog.records
+    assert tokenize(vocab, b"a", 8) == (0, [])  # no read of freed memory
+    assert "closed" in caplog.text
+    with pytest.raises(ValidationError, match="closed"):
+        llama_cpp.llama_token_get_attr(vocab, 1)
+    for other in (7, None, "a"):
+        with pytest.raises(ValidationError, match="llama_model_get_vocab"):
+            llama_cpp.llama_vocab_n_tokens(other)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=r"_lib has no 'llama_decode': .*Llama\.eval"):
+        _ = llama_cpp.llama_cpp._lib.llama_decode
+
+
+def test_llguidances_tokenizer_of_a_llama(child: Child) -> None:
+    result = child(
+        """
+        import sys
+        import llama_cffi.llama_cpp
+        sys.modules["llama_cpp"] = llama_cffi.llama_cpp
+        import llguidance, llguidance.llamacpp, llama_cpp
+        with llama_cpp.Llama(sys.argv[1], vocab_only=True) as llm:
+            vocab = llama_cpp.llama_model_get_vocab(llm.model)
+            tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(vocab)
+            assert (tokenizer.vocab_size, tokenizer.eos_token) == (llm.n_vocab(), llm.token_eos())
+            for text in ("What is 17 + 25?", "\u65e5\u672c x", "", "<|im_end|>", "1, 2"):
+                tokens = llm.tokenize(text.encode(), add_bos=False)
+                assert tokenizer.tokenize_str(text) == tokens, text
+            grammar = llguidance.grammar_from("lark", 'start: "What is " /[0-9]+/ "."')
+            matcher = llguidance.LLMatcher(tokenizer, grammar)
+            forced = matcher.compute_ff_tokens()
+            assert b"What is ".startswith(llm.detokenize(forced)) and forced
+            assert matcher.consume_tokens(llm.tokenize(b"What is 17.", add_bos=False))
+            assert matcher.is_accepting()
+        """,
+        model_path(),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_what_plug_ins_import_from_private_modules(child: Child) -> None:
+    result = child(
+        """
+        import logging, os, sys
+        import llama_cffi.llama_cpp
+        sys.modules["llama_cpp"] = llama_cffi.llama_cpp
+        from llama_cpp._logger import logger, set_verbose
+        from llama_cpp._utils import suppress_stdout_stderr
+        set_verbose(False)
+        assert logger.level == logging.ERROR
+        set_verbose(True)
+        assert logger.isEnabledFor(logging.DEBUG) and logger.name == "llama_cffi.native"
+        for disable in (False, True):
+            before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+            with suppress_stdout_stderr(disable=disable):
+                print("python", disable)
+                print("errors", disable, file=sys.stderr)
+                sys.stdout.flush()
+                os.write(1, b"C\\n")
+                os.write(2, b"E\\n")
+            after = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+            assert before == after
+        try:
+            with suppress_stdout_stderr(disable=False):
+                raise KeyError("mine")
+        except KeyError as error:
+            print("|", error)
+        """
+    )
+    assert (result.returncode, result.stderr) == (0, "errors True\nE\n")
+    assert result.stdout == "python True\nC\n| 'mine'\n"
 
 
 def test_messages_of_c_reach_a_function(child: Child) -> None:
@@ -166,13 +286,6 @@ def test_messages_of_c_reach_a_function(child: Child) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_types_are_typed_dicts() -> None:
-    for name in llama_types.__all__:
-        assert getattr(llama_types, name) is not None
-    assert typing.is_typeddict(llama_types.ChatCompletionRequestUserMessage)
-    assert llama_types.Completion is llama_types.CreateCompletionResponse
-
-
 def test_grammars() -> None:
     assert isinstance(llama_cpp.LlamaGrammar.from_string("root ::= [ab]", verbose=False),
                       llama_cffi.LlamaGrammar)  # fmt: skip
@@ -189,35 +302,6 @@ def test_grammars_of_json() -> None:
             grammar = llama_cpp.LlamaGrammar.from_string(text)
             answer = llm("Any JSON: ", grammar=grammar, max_tokens=20, temperature=1, seed=1)
             assert answer["choices"][0]["text"].startswith(first)
-
-
-@pytest.mark.parametrize(
-    ("schema", "expected"),
-    [
-        (
-            {"properties": {"a": {"properties": {}}, "b": {"items": {"properties": {"c": {}}}}}},
-            {
-                "properties": {
-                    "a": {"properties": {}, "additionalProperties": False},
-                    "b": {"items": {"properties": {"c": {}}, "additionalProperties": False}},
-                },
-                "additionalProperties": False,
-            },
-        ),
-        ({"properties": {"a": {}}, "additionalProperties": True}, None),
-        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}, None),
-        ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, None),
-        ({"const": {"properties": {}}}, None),
-        ({"properties": {"properties": {"type": "integer"}}, "additionalProperties": False}, None),
-        (True, None),
-        (
-            {"anyOf": [{"properties": {"a": {}}}, {"type": "null"}]},
-            {"anyOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"type": "null"}]},
-        ),
-    ],
-)
-def test_closed_schemas(schema: object, expected: object) -> None:
-    assert llama_grammar.closed(schema) == (schema if expected is None else expected)
 
 
 def test_prompt_lookup_drafts_what_followed() -> None:

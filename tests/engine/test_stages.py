@@ -18,7 +18,7 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
 @pytest.mark.parametrize(
     ("stage", "line"),
     [
-        ("prompt", r"\[OK\] prompt: 54 chars"),
+        ("prompt", r"<\|im_start\|>user\ntest<\|im_end\|>\n<\|im_start\|>assistant\n"),
         ("tokenize", r"\[OK\] tokenize: 23 toks"),
         ("prefill", r"\[OK\] prefill in \d+\.\d{3}s"),
         ("sample", r"\[OK\] sample: token \d+ after \d+\.\d{3}s"),

@@ -62,7 +62,30 @@ def test_stop_strings(engine: Engine) -> None:
         assert engine.stats.finish_reason == ("stop" if found else "eog")
         if found:
             assert engine.stats.stop == (stop if isinstance(stop, str) else stop[-1])
-    for wrong in ([""], [3], "a\0b"):
+    for wrong in ([""], [True], [1.5], "a\0b"):
+        with pytest.raises(ValidationError):
+            engine.generate("x", stop=wrong)
+
+
+def test_stop_tokens_end_the_answer_and_are_not_part_of_it(engine: Engine) -> None:
+    text = "one two"
+    t, w = (engine.tokenize(letter, add_special=False)[0] for letter in "tw")
+    for stop, expected in (
+        (t, "one "),
+        ([w], "one t"),
+        ([t, w], "one "),
+        (["wo", t], "one "),  # whichever comes first
+        (["e", t], "on"),
+        ([w, "e tw"], "one t"),  # text held back for a stop string is kept
+        ([], text),
+    ):
+        assert engine.generate("x", grammar=says(text), stop=stop) == expected
+        assert "".join(engine.stream("x", grammar=says(text), stop=stop)) == expected
+        assert engine.stats.finish_reason == ("stop" if expected != text else "eog")
+        assert engine.stats.stop in ("", "e")
+        tokens = engine.generate_tokens([65], grammar=says(text), stop=stop)
+        assert tokens[: len(expected)] == engine.tokenize(expected, add_special=False)
+    for wrong in (-1, engine.model.vocab.n_tokens, [2**40]):
         with pytest.raises(ValidationError):
             engine.generate("x", stop=wrong)
 
@@ -80,10 +103,27 @@ def test_json_stop(engine: Engine) -> None:
         options: dict[str, Any] = {} if keys is None else {"json_stop": keys}
         assert engine.generate("x", grammar=says(answer + tail), **options) == expected
         assert engine.stats.finish_reason == ("json" if expected == answer else "eog")
-    prose = 'Write {"done": true} and go on.'
-    assert engine.generate("x", grammar=says(prose)) == prose
-    nested = '{"a": {"done": 1}} more'
-    assert engine.generate("x", grammar=says(nested)) == nested
+    for text, end in (
+        ('So: {"done": true}', " more"),
+        ('[{"a": {"done": 1}}]', "]"),
+        ('<think>{"done": 0}</think>{"x": [{"next_step": ""}]}', "\n```"),
+    ):
+        assert engine.generate("x", grammar=says(text + end)) == text
+
+
+def test_json_in_reasoning_does_not_end_an_answer_that_begins_inside_it(engine: Engine) -> None:
+    text = '{"done": 0}</think>{"done": 1}'
+    ask: dict[str, Any] = {"raw": True, "grammar": says(text + " more")}
+    assert engine.generate("Go on.<think>\n", **ask) == text
+    assert engine.generate("Go on.", **ask) == '{"done": 0}'
+    ask["suppress_think"] = True
+    assert engine.generate("<think>", **ask) == '{"done": 1}'
+
+
+def test_token_ids_are_continued_without_the_defaults_for_text(engine: Engine) -> None:
+    text = '{"done": 0}<|im_end|> more'
+    steps = [step.text for step in engine.steps([65], grammar=says(text))]
+    assert "".join(steps) == text
 
 
 def test_suppress_think(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +150,7 @@ def test_special_writes_control_tokens(tmp_path: Path) -> None:
 
     path = write_tiny(tmp_path / "start.gguf", n_layer=1, edit=only_im_start)
     with Engine(path, n_ctx=64, n_threads=1) as engine:
-        assert engine.generate("x", max_tokens=2, temperature=0) == ""
+        assert engine.generate("x", max_tokens=2, temperature=0, special=False) == ""
         text = engine.generate("x", max_tokens=2, temperature=0, special=True)
         assert text == "<|im_start|>" * 2
 
@@ -305,7 +345,7 @@ def test_context_shift(tiny_model: Path) -> None:
             engine.generate_tokens([1] * n_ctx, 1)
 
 
-@pytest.mark.parametrize("options", [{"stop": 5}, {"json_stop": "done"}])
+@pytest.mark.parametrize("options", [{"stop": 1.5}, {"json_stop": "done"}])
 def test_stop_and_json_stop_must_be_lists(engine: Engine, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must be a list"):
         engine.generate("a", max_tokens=1, **options)

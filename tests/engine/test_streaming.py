@@ -147,7 +147,7 @@ def test_chat(engine: Engine) -> None:
     options: dict[str, Any] = {"temperature": 1.0, "seed": 4}
     expected = engine.generate("hé", "s", 20, 1.0, seed=4)
     chunks: list[bytes] = []
-    assert engine.generate_chat(messages, 20, chunks.append, **options) == expected
+    assert engine.generate_chat(messages, 20, callback=chunks.append, **options) == expected
     assert b"".join(chunks).decode("utf-8", "replace") == expected
     assert "".join(engine.stream_chat(messages, 20, **options)) == expected
     assert engine.format_chat(messages) == engine.format_prompt("hé", "s")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
 
-from llama_cffi import SamplingParams
-from llama_cffi.binding import Context, Model
+from llama_cffi import LlamaGrammar, SamplingParams
+from llama_cffi.binding import Candidates, Context, Model
 from llama_cffi.errors import GrammarError, ValidationError
 from llama_cffi.generation.sampler_chains import ChainCache, build_chain
 
@@ -72,6 +72,21 @@ def test_samplers_and_their_order(model: Model) -> None:
         "logit-bias", "logits-processors", "penalties", "dry", "top-n-sigma", "top-k", "typical",
         "top-p", "min-p", "xtc", "temp-ext", "dist",
     ]  # fmt: skip
+
+
+def test_ignore_eos_forbids_every_token_that_ends_an_answer(model: Model) -> None:
+    ends = model.vocab.eog_tokens
+    assert ends
+    with build_chain(model, SamplingParams(ignore_eos=True, seed=1)) as chain:
+        candidates = Candidates(model)
+        scores = np.zeros(model.vocab.n_tokens, np.float32)
+        scores[[*ends]] = 100
+        for _ in range(20):
+            candidates.fill(scores)
+            assert chain.choose(candidates) not in ends
+    for grammar in ({"grammar": 'root ::= "a"'}, {"structured": LlamaGrammar.from_regex("a")}):
+        with pytest.raises(ValidationError, match="ignore_eos"):
+            SamplingParams(ignore_eos=True, **grammar)  # type: ignore[arg-type]
 
 
 def test_chains_are_reused(model: Model, context: Context) -> None:

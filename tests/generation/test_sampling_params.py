@@ -47,6 +47,8 @@ from llama_cffi.errors import ValidationError
         {"logits_processor": [3]},
         {"grammar": b"root ::= 1"},
         {"grammar_triggers": "word"},
+        {"grammar_triggers": [b"word"]},
+        {"grammar_triggers": [True]},
         {"samplers": "top_k;top_q"},
         {"samplers": [3]},
         {"seed": 2**32},

@@ -145,26 +145,27 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | strings, inner, max_size=3),
     max_leaves=8,
 )
-before = st.tuples(
-    st.sampled_from(
-        ["", " \n", "\n<think>\n</think>", "<think> { </thin </think>\n<think></think>"]
-    ),
-    st.sampled_from(["", "\n", "```\n", "```json\n", "``` json \r\n \n"]),
-).map("".join)
-before_prose = st.sampled_from(
+reasoning = st.sampled_from(
+    ["", " \n", "\n<think>\n</think>", '<think> {"done": 1} </thin </think>\n<think></think>']
+)
+prose = st.sampled_from(
     [
-        "x",
+        "",
+        "\n",
+        "```json\n",
         "So: ",
-        "<think>",
-        "<think",
-        "``` python\n",
-        "```x",
-        "```\n```\n",
-        "```\n<think></think>",
-        "`",
-        "[",
-        '"',
+        "the",
+        "<thin",
         "</think>",
+        "`",
+        '5" of ',
+        "\\",
+        "}",
+        "a [note] ",
+        "(see {x}) ",
+        '["done"] ',
+        "{[}] ",
+        '{"status": "done"}, then ',
     ]
 )
 after = st.sampled_from(["", " ", "}", '{"done": 1}', "\n```", " and so on", "]", ","])
@@ -175,17 +176,27 @@ def dumped(value: Any, style: int) -> str:
     return json.dumps(value, ensure_ascii=style > 2, separators=separators)
 
 
+def has_key(value: Any, keys: tuple[str, ...]) -> bool:
+    """Whether an object in *value*, at any depth, has one of the keys."""
+    if isinstance(value, dict):
+        return any(key in keys or has_key(inner, keys) for key, inner in value.items())
+    return isinstance(value, list) and any(has_key(inner, keys) for inner in value)
+
+
 def end_of_answer(data: bytes, keys: tuple[str, ...]) -> int | None:
-    """Where the object ends, read by the standard library from the whole text."""
+    """Where the first JSON with a key ends, read by the standard library from the whole text."""
     text = data.decode()
-    head = re.match(r"(\s*<think>.*?</think>)*\s*(```\s*?(json)?\s*?\n\s*)?(?=\{)", text, re.DOTALL)
-    if head is None:
-        return None
-    try:
-        value, end = json.JSONDecoder(strict=False).raw_decode(text, head.end())
-    except json.JSONDecodeError:
-        return None
-    return len(text[:end].encode()) if any(key in value for key in keys) else None
+    thinking = re.match(r"(\s*<think>.*?</think>)*", text, re.DOTALL)
+    at = thinking.end() if thinking else 0
+    while bracket := re.compile(r"[{\[]").search(text, at):
+        try:
+            value, at = json.JSONDecoder(strict=False).raw_decode(text, bracket.start())
+        except json.JSONDecodeError:
+            at = bracket.end()
+        else:
+            if has_key(value, keys):
+                return len(text[:at].encode())
+    return None
 
 
 def completion(parts: list[bytes], keys: tuple[str, ...] = KEYS) -> int | None:
@@ -201,36 +212,40 @@ def completion(parts: list[bytes], keys: tuple[str, ...] = KEYS) -> int | None:
     return None
 
 
-@given(before, st.dictionaries(keys | strings, values, max_size=4), after, st.integers(0, 5), cuts)
+@given(reasoning, prose, values, after, st.integers(0, 5), cuts)
 def test_complete_json_ends_where_the_standard_library_ends_it(
-    before: str, value: dict[str, Any], after: str, style: int, cuts: list[int]
+    before: str, prose: str, value: Any, after: str, style: int, cuts: list[int]
 ) -> None:
-    data = (before + dumped(value, style) + after).encode()
+    data = (before + prose + dumped(value, style) + after).encode()
     expected = end_of_answer(data, KEYS)
-    assert (expected is not None) == any(key in value for key in KEYS)
+    if isinstance(value, (dict, list)) and has_key(value, KEYS):
+        assert expected is not None
     for parts in splits(data, cuts):
         assert completion(parts) == expected
 
 
-@given(before, st.dictionaries(keys, values, min_size=1, max_size=3), st.integers(0, 5), st.data())
+@given(reasoning, prose, st.dictionaries(keys, values, min_size=1, max_size=3), st.data())
 def test_unfinished_json_is_not_complete(
-    before: str, value: dict[str, Any], style: int, data: st.DataObject
+    before: str, prose: str, value: dict[str, Any], data: st.DataObject
 ) -> None:
-    text = (before + dumped(value, style)).encode()
+    text = (before + prose + dumped([value], data.draw(st.integers(0, 5)))).encode()
     text = text[: data.draw(st.integers(0, len(text) - 1))]
     for parts in splits(text, []):
         assert completion(parts) is None
 
 
-@given(before_prose, values, st.integers(0, 5), cuts)
-def test_other_text_disarms(before: str, value: Any, style: int, cuts: list[int]) -> None:
-    data = (before + dumped({"done": value}, style)).encode()
-    for parts in splits(data, cuts):
-        assert completion(parts) is None
-    if not before.startswith("<think>"):
-        json_end = JsonCompletion(KEYS)
-        json_end.push(data)
-        assert not json_end.armed
+@given(prose, values, cuts)
+def test_json_in_reasoning_that_the_prompt_opened_does_not_count(
+    prose: str, value: Any, cuts: list[int]
+) -> None:
+    draft = dumped({"done": value}, 0).replace("</think>", "")
+    data = (prose.replace("</think>", "") + draft + "</think>").encode()
+    answer = b'so {"done": 1}'
+    for parts in splits(data + answer + b"x", cuts):
+        json_end = JsonCompletion(KEYS, is_thinking=True)
+        found = [json_end.push(part) for part in parts]
+        read = sum(map(len, parts[: next(i for i, end in enumerate(found) if end is not None)]))
+        assert read + next(filter(None, found)) == len(data + answer)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +256,13 @@ def test_other_text_disarms(before: str, value: Any, style: int, cuts: list[int]
         ('{"' + "".join(f"\\u{ord(c):04x}" for c in "next_step") + '": 1}', True),
         ('{"done": 1, "done": 2}', True),
         ('{"x": NaN, "done": -Infinity}', True),
-        ('{"x": "done", "y": ["done"], "z": {"done": 1}}', False),
+        ('{"x": "done", "y": ["done"], "z": {"Done": 1}}', False),
+        ('{"x": {"y": [{"done": 1}]}}', True),
+        ('[{"done": true}]', True),
+        ('[[1, {"a": 2}], {"next_step": []}]', True),
+        ('Here it is: {"done": true}', True),
+        ('```json\n{"done": true}', True),
+        ('["done": 1]', False),
         ('{"x": "\\"done\\": 1"}', False),
         ('{"xdone": 1}', False),
         ('{"done": 1]', False),
@@ -257,9 +278,6 @@ def test_other_text_disarms(before: str, value: Any, style: int, cuts: list[int]
 def test_json_cases(text: str, complete: bool) -> None:
     for parts in splits(text.encode() + b"}", []):
         assert completion(parts) == (len(text) if complete else None)
-    json_end = JsonCompletion()
-    json_end.push(text.encode())
-    assert not json_end.armed
 
 
 def test_invalid_utf8_in_json() -> None:
@@ -272,6 +290,7 @@ def test_no_keys_and_wrong_keys() -> None:
     assert not JsonCompletion(()).armed
     assert completion([b'{"": 1}'], ("",)) == 7
     assert completion([b'{"a": {"b": 1}}'], ("",)) is None
+    assert JsonCompletion(()).push(b'{"done": 1}') is None
     assert completion([b'{"\\ud83d\\ude00": 1}'], ("😀",)) == 19
     for wrong in ("done", [3], [b"done"], ["\ud800"], 3):
         with pytest.raises(ValidationError):
@@ -292,6 +311,14 @@ def test_thinking_is_left_out(text: str, cuts: list[int]) -> None:
     expected = re.sub(rb"<think>.*?(</think>\s*|\Z)", b"", data, flags=re.DOTALL)
     for parts in splits(data, cuts):
         assert through(ThinkFilter(), parts) == expected
+
+
+@given(st.lists(pieces, max_size=12).map("".join), cuts)
+def test_text_that_begins_inside_thinking(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    opened = splits(b"<think>" + data, [])[1]
+    for parts in splits(data, cuts):
+        assert through(ThinkFilter(is_inside=True), parts) == through(ThinkFilter(), opened)
 
 
 @given(st.lists(st.sampled_from(["[", "]", "a", " "]), max_size=12).map("".join), cuts)

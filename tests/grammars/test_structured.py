@@ -25,7 +25,7 @@ from llama_cffi.demo import model_path
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
 from llama_cffi.generation.sampler_chains import build_chain
 from llama_cffi.grammars import Constraint, LlamaGrammar
-from llama_cffi.grammars.dates import DATE_PATTERNS
+from llama_cffi.grammars.formats import DATE_PATTERNS
 
 HOT: dict[str, Any] = {
     "temperature": 1.5,
@@ -507,9 +507,88 @@ def test_triggers_are_optional_and_part_of_the_grammar(model: Model) -> None:
         Constraint(model, grammar, triggers=["other"])
     with pytest.raises(ValidationError, match="start_after and triggers exclude each other"):
         Constraint(model, grammar, "a", triggers=["b"])
-    for wrong in ([""], "word", [5]):
+    for wrong in ([""], "word", [True], [-1], [1.5], [b"x"], [re.compile(b"x")], 5):
         with pytest.raises(ValidationError):
             Constraint(model, grammar, triggers=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before", "from_then_on"),
+    [
+        (r"\bcall (?=\d)", "recall 1, ", "call 1"),  # looks ahead: the token before is not enough
+        (r"(?:Action|Tool): *(\{)", "So. Action: ", "{1"),  # from the group on
+        (r"^\s*(\[)", "  ", "[2"),
+        (r"é(€)", "aé and ", "é€3"),
+        (r"(x)|(y)", "abc ", "y4"),  # the group that took part
+    ],
+)
+def test_patterns_start_the_grammar_at_their_first_group(
+    model: Model, pattern: str, before: str, from_then_on: str
+) -> None:
+    match = re.compile(pattern).search(before + from_then_on)
+    assert match is not None
+    group = next((i for i, g in enumerate(match.groups(), 1) if g is not None), 0)
+    follows = match[group] or match[0]
+    start = "call 1" if follows == "call " else follows
+    grammar = LlamaGrammar.from_regex(re.escape(start) + "[0-9]{2}")
+    constraint = Constraint(model, grammar, triggers=[re.compile(pattern)])
+    assert constraint.complete
+    feed(constraint, before)
+    assert constraint.waiting
+    feed(constraint, (before + from_then_on)[len(before) : match.start(group)] + start)
+    assert not constraint.waiting
+    assert not constraint.complete
+    feed(constraint, "77")
+    assert constraint.ended
+    constraint.reset()
+    assert constraint.waiting
+
+
+def test_trigger_tokens_start_the_grammar(model: Model) -> None:
+    vocab = model.vocab
+    brace = vocab.tokenize("x{", False)[-1]
+    long = next(t for t in range(len(vocab)) if vocab.token_to_piece(t) == b'{"')
+    grammar = LlamaGrammar.from_regex(r"\{[0-9]")
+    constraint = Constraint(model, grammar, triggers=[brace])
+    constraint.accept(long)  # the same text in another token is only text
+    assert constraint.waiting
+    constraint.accept(brace)
+    assert not constraint.waiting
+    feed(constraint, "5")
+    assert constraint.ended
+    start = next(t for t in range(len(vocab)) if vocab.text(t) == "<|im_start|>")
+    named = LlamaGrammar.from_string('root ::= "<|im_start|>" [0-9]')
+    constraint = Constraint(model, named, triggers=[start])
+    constraint.accept(start)
+    feed(constraint, "7")
+    assert constraint.ended
+    with pytest.raises(GrammarError, match="refuses its trigger token"):
+        Constraint(model, grammar, triggers=[start])
+    with pytest.raises(ValidationError, match="ends the text"):
+        Constraint(model, grammar, triggers=[vocab.eos])
+    with pytest.raises(ValidationError):
+        Constraint(model, grammar, triggers=[len(vocab)])
+
+
+def test_a_pattern_completed_with_text_that_the_grammar_refuses(model: Model) -> None:
+    vocab = model.vocab
+    long = next(t for t in range(len(vocab)) if vocab.token_to_piece(t) == b'{"')
+    plain = vocab.tokenize("x{", False)[-1]
+    constraint = Constraint(
+        model, LlamaGrammar.from_regex(r"\{[0-9]"), triggers=[re.compile(r"\{")]
+    )
+    assert not constraint.allows(long)
+    assert constraint.allows(plain)
+    assert constraint.allowed() is None  # which tokens break it is only known of a chosen one
+    assert constraint.rejects(long)
+    assert not constraint.rejects(plain)
+    assert long not in allowed(constraint)
+    with pytest.raises(ValidationError, match="cannot begin with"):
+        constraint.accept(long)
+    feed(constraint, "hm")
+    assert constraint.allowed() is None
+    constraint.accept(plain)
+    assert not constraint.waiting
 
 
 def test_reasoning_is_unconstrained_and_the_answer_is_not(engine: Engine) -> None:
@@ -525,6 +604,16 @@ def test_engine_with_triggers(engine: Engine) -> None:
     options: dict[str, Any] = {"structured": grammar, "grammar_triggers": ["= "], "temperature": 0}
     text = engine.generate("What is 3 + 4? /think", **options)
     assert re.search(r"= [A-C]{3}$", text), text
+    # Whatever the draws: once the pattern has come, the rest matches.
+    options |= {"grammar_triggers": [re.compile(r"[a-z](\.|,|\?)")], "temperature": 1.5}
+    options["structured"] = LlamaGrammar.from_regex(r"[.,?] [A-C]{3}")
+    begun = 0
+    for seed in range(8):
+        text = engine.generate("Tell me a story.", max_tokens=60, seed=seed, **options)
+        if match := re.search(r"[a-z]([.,?].*)", text):
+            begun += 1
+            assert re.fullmatch(r"[.,?]( ([A-C]{0,3})?)?", match[1]), text
+    assert begun
 
 
 # In a chain

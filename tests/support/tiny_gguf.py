@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -29,7 +29,7 @@ def write_tiny(
     n_embd: int = 64,
     n_ctx: int = 256,
     seed: int = 0,
-    chat_template: str | None = CHATML,
+    chat_template: str | Sequence[Mapping[str, str]] | None = CHATML,
     name: str | None = None,
     control: Sequence[str] = (),
     words: Sequence[str] = (),
@@ -38,6 +38,7 @@ def write_tiny(
 ) -> Path:
     """Write a model of 256 byte tokens and three special ones; F32, random weights.
 
+    *chat_template*: source, or several as `{"name": ..., "template": ...}`.
     *control* tokens and tokens of whole *words* follow; *eos* is one of the special ones.
     *edit* may change the writer's `kv_data[0]` and `tensors[0]` before they are written.
     """

@@ -27,5 +27,5 @@ def misspelt_options(engine: Engine, llm: Llama, shared: InferenceEngine) -> Non
 def wrong_types(engine: Engine, llm: Llama) -> None:
     engine.generate(5)  # pyright: ignore[reportArgumentType]
     engine.generate("Hi", temperature="hot")  # pyright: ignore[reportArgumentType]
-    llm.generate("Hi", stop=5)  # pyright: ignore[reportArgumentType]
+    llm.generate("Hi", stop=5.5)  # pyright: ignore[reportArgumentType]
     llm.create_chat_completion("Hi")  # pyright: ignore[reportArgumentType]

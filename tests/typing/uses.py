@@ -49,6 +49,7 @@ def engine() -> None:
         engine.generate("Hi", n_predict=4, penalty_freq=0.1, reset_kv=True)
         engine.generate("Hi", sampling=SamplingParams(top_k=10), grammar=LlamaGrammar.json_object())
         assert_type(engine.generate_chat(MESSAGES, stop=["\n"], cache_prompt=False), str)
+        assert_type(engine.generate_chat([("user", "Hi")], 16, 0.7, callback=print), str)
         assert_type(engine.stream_chat(MESSAGES, reasoning_effort="low"), Iterator[str])
         tokens = engine.tokenize_chat(MESSAGES, [get_weather])
         assert_type(engine.generate_tokens(tokens, 8, logit_bias={1: -1.0}), list[int])
@@ -68,11 +69,18 @@ def llama() -> None:
         assert_type(chunk, CreateChatCompletionStreamResponse)
     assert_type(llm.parse("Paris?", City, temperature=0), City)
     assert_type(llm.embed("text"), list[float])
+    assert_type(llm.generate("Once", stop=[llm.token_eot(), "\n"]), str)
+    assert_type(llm.n_ctx(), int)
+    print(
+        llm.n_ctx - 16, llm.n_vocab() // 2, llm.metadata.get("general.name"), llm.perf()["n_eval"]
+    )
 
 
 async def pool() -> None:
     async with LlamaPool("m.gguf", n_parallel=2, n_ctx=512) as pool:
         assert_type(await pool.generate("Hi", temperature=0), str)
+        assert_type(await pool.llm.generate_async("Hi", 8, stop=[2]), str)
+        print((await pool.llm.generate_async("Hi", 8, logprobs=2))["logprobs"])
         assert_type(await pool.generate("Hi", stream=True), AsyncIterator[str])
         assert_type(await pool.generate_batch(["a", "b"], 8, min_p=0.1), list[str])
         chunks = await pool.create_chat_completion(MESSAGES, stream=True)
@@ -90,7 +98,8 @@ def inference_engine(model: Model) -> None:
 
 def others(model: Model) -> None:
     unified = UnifiedLLM("m.gguf", n_ctx=512)
-    assert_type(unified.generate("Hi", thinking=True, thinking_budget=64), str)
+    assert_type(unified.generate("Hi", "Be brief.", 16, thinking=True, thinking_budget=64), str)
+    assert_type(unified.generate_with_thinking("Hi", max_tokens=64), tuple[str, str])
     with Embedder("m.gguf") as embedder, Scorer(model) as scorer:
         print(embedder.embed(["a"]), scorer.perplexity("text"))
     with DropIn("m.gguf", n_ctx=512, verbose=False) as drop_in:

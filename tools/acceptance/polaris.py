@@ -92,11 +92,12 @@ def _() -> None:
             out = io.StringIO()
             with environment(POLARIS_STAGE=stage), contextlib.redirect_stderr(out):
                 reports.append(engine.generate("test"))
-            assert out.getvalue().strip() == reports[-1]
+            assert out.getvalue() == reports[-1] + "\n"
         assert engine.generate(QUESTION, temperature=0) == "42"
+    assert reports[0].endswith("<|im_start|>user\ntest<|im_end|>\n<|im_start|>assistant\n")
     assert re.fullmatch(r"\[OK\] tokenize: \d+ toks", reports[1])
     assert re.fullmatch(r"\[OK\] prefill in \d+\.\d{3}s", reports[2])
-    assert all(r.startswith("[OK] ") for r in reports)
+    assert all(r.startswith("[OK] ") for r in reports[1:])
 
 
 @line("polaris", "special-token-aware tokenization and the chat template, system and user")
@@ -127,21 +128,33 @@ def _() -> None:
             slot.feed([5] * 50, token, stats)
 
 
-@line(
-    "polaris", 'JSON early stop: a balanced object with "done" or "next_step"; the text is the JSON'
-)
+@line("polaris", 'JSON early stop: balanced JSON with a key "done" or "next_step" ends the answer')
 def _() -> None:
     with Engine(MODEL, n_ctx=512, n_threads=1) as engine:
-        for answer in ('{"thought": "a } \\" {", "done": true}', '{"next_step": ["x", {"y": 1}]}'):
+        for answer in (
+            '{"thought": "a } \\" {", "done": true}',
+            '{"next_step": ["x", {"y": 1}]}',
+            '[{"done": true}]',
+            'So: {"plan": {"next_step": "x"}}',
+        ):
             assert engine.generate("go", grammar=says(answer + " and so on")) == answer
             assert engine.stats.finish_reason == "json"
         inside = '{"thought": "done } "} and so on'
         assert engine.generate("go", grammar=says(inside)) == inside
 
 
-@line("polaris", "room<=0 is an error that says what to change")
+@line("polaris", "generate_chat takes pairs; a prompt over the context loses its beginning")
 def _() -> None:
     with Engine(MODEL, n_ctx=256, n_threads=1) as engine:
+        assert engine.generate_chat([("user", QUESTION)], 16, 0) == "42"
+        engine.generate_chat([("user", "word " * 400 + QUESTION)], 16)
+        assert engine.stats.n_prompt == 256 - 16 - 16
+        assert engine.stats.n_truncated > 100
+
+
+@line("polaris", "room<=0 is an error that says what to change, if no prompt may be cut")
+def _() -> None:
+    with Engine(MODEL, n_ctx=256, n_threads=1, context_policy="error") as engine:
         error = refused(ContextOverflowError, lambda: engine.generate("word " * 400))
         assert "room=-" in error
         assert "n_ctx >" in error

@@ -44,11 +44,13 @@ from .model import (
     rope_scaling_types,
     supports_devices,
     supports_mtp,
+    supports_tensor_overrides,
+    tensor_overrides,
     tensor_types,
 )
 from .names import c_function
 from .quantize import file_types, quantize_model
-from .sampler import dist_needs_softmax, sampler_dry, sampler_penalties, sampler_with_interface
+from .sampler import sampler_dist, sampler_dry, sampler_penalties, sampler_with_interface
 from .state import cache_layout
 from .vocab import (
     add_sep,
@@ -71,7 +73,6 @@ __all__ = [
     "context_params",
     "defrag",
     "device_list",
-    "dist_needs_softmax",
     "embedding_width",
     "encode_supports_pooling",
     "file_types",
@@ -101,6 +102,7 @@ __all__ = [
     "reports_pos_min",
     "reuses_stale_graphs",
     "rope_scaling_types",
+    "sampler_dist",
     "sampler_dry",
     "sampler_penalties",
     "sampler_with_interface",
@@ -110,6 +112,8 @@ __all__ = [
     "special_token",
     "supports_devices",
     "supports_mtp",
+    "supports_tensor_overrides",
+    "tensor_overrides",
     "tensor_types",
     "token_attributes",
     "vocab_of",

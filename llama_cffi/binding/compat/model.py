@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..loading.library import Library
 from .fields import assign, fields
@@ -19,8 +20,14 @@ __all__ = [
     "model_params",
     "rope_scaling_types",
     "supports_devices",
+    "supports_tensor_overrides",
+    "tensor_overrides",
     "tensor_types",
 ]
+
+
+# Array of overrides -> its strings, which C reads as long as the array.
+_patterns_of: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 
 
 def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values: Any) -> Any:
@@ -72,6 +79,24 @@ def device_list(library: Library, indexes: Sequence[int]) -> Any:
     ffi, lib = library.ffi, library.lib
     found = [lib.ggml_backend_dev_get(i) for i in indexes]
     return ffi.new("ggml_backend_dev_t[]", [*found, ffi.NULL])
+
+
+def supports_tensor_overrides(library: Library) -> bool:
+    """Whether single tensors can be placed: `llama_model_params.tensor_buft_overrides`, b5590."""
+    params = library.lib.llama_model_default_params()
+    return "tensor_buft_overrides" in fields(library, params)
+
+
+def tensor_overrides(library: Library, pairs: Sequence[tuple[str, int]]) -> Any:
+    """Return an array of patterns and the buffer types of devices, terminated by NULL."""
+    ffi, lib = library.ffi, library.lib
+    array = ffi.new("struct llama_model_tensor_buft_override[]", len(pairs) + 1)
+    patterns = [ffi.new("char[]", pattern.encode()) for pattern, _ in pairs]
+    for entry, pattern, (_, device) in zip(array, patterns, pairs, strict=False):
+        entry.pattern = pattern
+        entry.buft = lib.ggml_backend_dev_buffer_type(lib.ggml_backend_dev_get(device))
+    _patterns_of[array] = patterns
+    return array
 
 
 def load_model(library: Library, paths: Sequence[bytes], params: Any, listed: bool = False) -> Any:

@@ -10,7 +10,12 @@ from ..loading.library import Library
 from .names import c_function
 from .vocab import vocab_of
 
-__all__ = ["dist_needs_softmax", "sampler_dry", "sampler_penalties", "sampler_with_interface"]
+__all__ = [
+    "sampler_dist",
+    "sampler_dry",
+    "sampler_penalties",
+    "sampler_with_interface",
+]
 
 
 def sampler_penalties(
@@ -63,7 +68,7 @@ def sampler_dry(
 
 
 @lru_cache(maxsize=1)
-def dist_needs_softmax(library: Library) -> bool:
+def _dist_needs_softmax(library: Library) -> bool:
     """Whether dist needs softmax before it: until b3889 it does not compute probabilities.
 
     No symbol shows it, so a sampler is tried. C: llama_sampler_init_dist, llama_sampler_apply
@@ -75,6 +80,23 @@ def dist_needs_softmax(library: Library) -> bool:
     lib.llama_sampler_apply(dist, array)
     lib.llama_sampler_free(dist)
     return bool(data[0].p != 0.5)
+
+
+def sampler_dist(library: Library, seed: int) -> Any:
+    """Create the sampler that draws by probability; in b3889 it is a chain of softmax and dist.
+
+    C: llama_sampler_init_dist
+    """
+    lib = library.lib
+    dist = lib.llama_sampler_init_dist(seed)
+    if not _dist_needs_softmax(library):
+        return dist
+    params = lib.llama_sampler_chain_default_params()
+    params.no_perf = True
+    chain = lib.llama_sampler_chain_init(params)
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_softmax())
+    lib.llama_sampler_chain_add(chain, dist)
+    return chain
 
 
 def sampler_with_interface(library: Library, interface: Any) -> Any:

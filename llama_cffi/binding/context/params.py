@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from ..model.kind import ModelKind
     from ..model.model import Model
 
-__all__ = ["ContextOptions", "ContextParams", "check_embeddings", "resolve"]
+__all__ = [
+    "ContextOptions",
+    "ContextParams",
+    "check_embeddings",
+    "estimate_context_bytes",
+    "resolve",
+]
 
 # Cache types that llama.cpp's own programs offer -> bytes per element.
 _CACHE_TYPES = {
@@ -195,8 +201,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         **_cache_types(params, kind, model),
         **_rope(params, library),
     }
-    per_element = sum(_CACHE_TYPES[t or "f16"] for t in (params.type_k, params.type_v)) / 2
-    need = context_bytes(model.gguf.values, values["n_ctx"], values["n_ubatch"], per_element)
+    need = _least_bytes(model, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
     have = memory_bytes(library)
     if need > have:
         raise LlamaError(
@@ -204,6 +209,45 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
             f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
         )
     return values
+
+
+def estimate_context_bytes(
+    model: Model,
+    n_ctx: int = 0,
+    *,
+    n_ubatch: int = 512,
+    type_k: str | None = None,
+    type_v: str | None = None,
+) -> int:
+    """Return the bytes that a context takes at least: KV cache, attention mask, bookkeeping.
+
+    The compute buffers, which depend on the build and the device, come on top: mostly some hundred
+    MB. Sliding windows, latent attention and recurrent layers count as a tenth of a full cache.
+
+    Args:
+        model: The model; one loaded with `vocab_only=True` will do.
+        n_ctx: Tokens in the cache, of all sequences together; 0 = as many as in training.
+        n_ubatch: See `Context`.
+        type_k: See `Context`.
+        type_v: See `Context`.
+
+    Raises:
+        ValidationError: An argument is out of range, or such a type does not exist.
+    """
+    trained = model.gguf.values.get(f"{model.gguf.architecture}.context_length", 0)
+    n_ctx = check_int("n_ctx", n_ctx, 0) or int(trained)
+    n_ubatch = min(n_ctx, check_int("n_ubatch", n_ubatch, 1))
+    return _least_bytes(model, n_ctx, n_ubatch, type_k, type_v)
+
+
+def _least_bytes(
+    model: Model, n_ctx: int, n_ubatch: int, type_k: str | None, type_v: str | None
+) -> int:
+    for field, name in (("type_k", type_k), ("type_v", type_v)):
+        if name is not None and name not in _CACHE_TYPES:
+            raise ValidationError(f"{field}={name!r} is not one of {', '.join(_CACHE_TYPES)}")
+    per_element = sum(_CACHE_TYPES[name or "f16"] for name in (type_k, type_v)) / 2
+    return context_bytes(model.gguf.values, n_ctx, n_ubatch, per_element)
 
 
 def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str) -> None:

@@ -27,11 +27,14 @@ _LEVELS = {
 
 
 def set_log_level(level: int | str) -> None:
-    """Set the lowest level of C's messages that are logged, e.g. `"WARNING"`.
+    """Set the lowest level of C's messages that are logged, e.g. `"WARNING"`; `"NONE"`: none.
 
     Raises:
         ValueError: `logging` has no such level.
     """
+    if isinstance(level, str) and level.upper() == "NONE":
+        disable_logging()
+        return
     _log.setLevel(level.upper() if isinstance(level, str) else level)
     _log.disabled = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from ...errors import ModelLoadError, TemplateError, ValidationError
 from ...gguf.reader import GgufSummary, read_gguf
 from ...progress import Progress, reporting
-from ...validation import INT32_MAX, check_float, check_int
+from ...validation import INT32_MAX, check_int
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
 from ..native_object import NativeObject
 from .files import AnyPath, Override, open_files
+from .placement import devices_for_c, overrides_for_c, shares_for_c, split_mode_for_c
 from .preflight import check_model, check_mtp
 from .vocab import Vocab, encode
 
@@ -23,6 +25,7 @@ __all__ = ["Model"]
 
 # Metadata keys that only recurrent and hybrid models have.
 _STATE_KEYS = ("ssm.state_size", "shortconv.l_cache")
+_LAYER = re.compile(r"blk\.(\d+)\.")
 _ALL_LAYERS = 999  # a negative count means "all" only since b6122
 
 
@@ -42,6 +45,11 @@ class Model(NativeObject):
         tensor_split: Share of the model for each GPU, in any unit; None = by free memory.
         devices: Names from `library.devices` to use beside the CPU; `[]` = only the CPU,
             None = all GPUs.
+        n_cpu_moe: Layers, from the first on, whose experts stay on the CPU, as llama-cli's
+            --n-cpu-moe; without effect on models without experts.
+        override_tensors: Where single tensors are kept, as llama-cli's --override-tensor: a
+            pattern that a tensor's name contains -> the name of a device, such as
+            `{r"ffn_.*_exps": "CPU"}`. The first pattern that matches counts.
         use_mmap: Map the file into memory instead of reading it.
         use_mlock: Keep the weights in RAM.
         check_tensors: Validate the tensor data while loading (slow).
@@ -78,6 +86,8 @@ class Model(NativeObject):
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = None,
         devices: Sequence[str] | None = None,
+        n_cpu_moe: int = 0,
+        override_tensors: Mapping[str, str] | None = None,
         use_mmap: bool = True,
         use_mlock: bool = False,
         check_tensors: bool = False,
@@ -112,11 +122,16 @@ class Model(NativeObject):
             use_mlock=bool(use_mlock),
             vocab_only=self.vocab_only,
             n_gpu_layers=_ALL_LAYERS if n_gpu_layers < 0 else n_gpu_layers,
-            split_mode=None if split_mode is None else _split_mode(self.library, split_mode),
+            split_mode=(None if split_mode is None else split_mode_for_c(self.library, split_mode)),
             main_gpu=main_gpu,
             check_tensors=bool(check_tensors),
-            tensor_split=(shares := _shares(self.library, tensor_split)),
-            devices=(chosen := _devices(self.library, devices)),
+            tensor_split=(shares := shares_for_c(self.library, tensor_split)),
+            devices=(chosen := devices_for_c(self.library, devices)),
+            tensor_buft_overrides=(
+                placed := overrides_for_c(
+                    self.library, self.gguf.tensors, override_tensors, n_cpu_moe, devices
+                )
+            ),
             load_mtp=True if load_mtp else None,
             kv_overrides=(
                 overrides := compat.kv_overrides(self.library, kv_overrides)
@@ -145,7 +160,7 @@ class Model(NativeObject):
             if ptr:
                 free(ptr)
             raise
-        del callback, shares, chosen, overrides
+        del callback, shares, chosen, placed, overrides
         if not ptr:
             raise ModelLoadError(self._load_error(lines))
         super().__init__(ptr, free)
@@ -299,6 +314,19 @@ class Model(NativeObject):
         """Size of all tensors in bytes. C: llama_model_size."""
         return int(self.library.lib.llama_model_size(self.ptr))
 
+    @cached_property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Size of the weights of each layer in the file, in bytes, with a multi-token head last.
+
+        `n_gpu_layers=n` puts the last n layers on the GPU, and more than there are also the output.
+        """
+        sizes: dict[int, int] = {}
+        for tensor in self.gguf.tensors:
+            if match := _LAYER.match(tensor.name):
+                layer = int(match[1])
+                sizes[layer] = sizes.get(layer, 0) + (tensor.size_bytes or 0)
+        return tuple(size for _, size in sorted(sizes.items()))
+
     @property
     def metadata(self) -> dict[str, str]:
         """The GGUF's scalar metadata as strings. C: llama_model_meta_val_str_by_index."""
@@ -317,7 +345,7 @@ class Model(NativeObject):
 
     def apply_chat_template(
         self,
-        messages: Sequence[tuple[str, str]],
+        messages: Sequence[tuple[str, str] | Mapping[str, object]],
         *,
         add_generation_prompt: bool = True,
         template: str | None = None,
@@ -328,24 +356,23 @@ class Model(NativeObject):
         `llama_cffi.chat` renders with the model's own Jinja template.
 
         Args:
-            messages: (role, content) pairs.
+            messages: (role, content) pairs, or dicts with `role` and `content`, both str. C gets
+                nothing else of a message. OpenAI's role `developer` is `system`.
             add_generation_prompt: End with the start of an assistant message.
             template: Name of a built-in template, such as `chatml`; None = the model's own.
 
         Raises:
             TemplateError: The model has no template, or llama.cpp does not know it.
-            ValidationError: A role or content is not a valid string for C.
+            ValidationError: A message is neither a pair nor a dict, has tool calls or parts, or has
+                a role or content that is not a valid string for C.
         C: llama_chat_apply_template
         """
+        pairs = _pairs(messages)
         name, template = template, template or self.chat_template
         if template is None:
             raise TemplateError(f"{self.path.name} has no chat template; pass a rendered prompt")
-        for role, content in messages:
-            for part in (role, content):
-                if b"\0" in encode(part):  # encode refuses lone surrogates
-                    raise ValidationError("a message contains NUL, which C strings cannot hold")
         text = compat.chat_apply_template(
-            self.library, self.ptr, template, messages, add_generation_prompt
+            self.library, self.ptr, template, pairs, add_generation_prompt
         )
         if text is None and name is not None:
             raise TemplateError(
@@ -399,40 +426,37 @@ class Model(NativeObject):
         return f"<Model {self.path.name}{' closed' if self.closed else ''}>"
 
 
-def _split_mode(library: Library, name: str) -> int:
-    modes: dict[str, int] = library.ffi.typeof("enum llama_split_mode").relements
-    key = f"LLAMA_SPLIT_MODE_{name.upper()}"
-    if key not in modes:
-        known = ", ".join(m.removeprefix("LLAMA_SPLIT_MODE_").lower() for m in modes)
-        raise ValidationError(f"split_mode={name!r} is not one of {known}")
-    return modes[key]
-
-
-def _shares(library: Library, tensor_split: Sequence[float] | None) -> Any:
-    """Return `tensor_split` as C reads it: one number per possible device."""
-    if tensor_split is None:
-        return None
-    most = int(library.lib.llama_max_devices())
-    shares = [check_float("tensor_split", share, 0, 1e30) for share in tensor_split]
-    if len(shares) > most:
-        raise ValidationError(f"tensor_split has {len(shares)} shares; this build takes {most}")
-    if not any(shares):
-        raise ValidationError("tensor_split must give at least one device a share above 0")
-    return library.ffi.new("float[]", [*shares, *[0.0] * (most - len(shares))])
-
-
-def _devices(library: Library, names: Sequence[str] | None) -> Any:
-    """Return the devices as C reads them."""
-    if names is None:
-        return None
-    if not compat.supports_devices(library):
+def _pairs(messages: object) -> list[tuple[str, str]]:
+    """Return the role and content of each message, checked for C."""
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ValidationError(
-            f"this build cannot choose devices ({compat.newer_build(library)}); n_gpu_layers=0 "
-            "uses only the CPU"
+            f"messages must be a list of (role, content) pairs or dicts, got {messages!r}"
         )
-    index = {d.name: i for i, d in enumerate(library.devices) if d.type != "cpu"}
-    for name in names:
-        if isinstance(names, str) or name not in index or list(names).count(name) > 1:
-            known = ", ".join(index) or "none; the CPU is always used"
-            raise ValidationError(f"devices={names!r}: {name!r} is not one of: {known}")
-    return compat.device_list(library, [index[name] for name in names])
+    pairs = []
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if isinstance(message, Mapping):
+            if message.get("tool_calls") or message.get("function_call"):
+                raise ValidationError(
+                    f"{where} has tool calls, which llama.cpp's built-in templates cannot show; "
+                    "use ChatRenderer"
+                )
+            pair: Sequence[object] = (message.get("role"), message.get("content"))
+        elif isinstance(message, (tuple, list)) and len(message) == 2:
+            pair = message
+        else:
+            raise ValidationError(
+                f'{where} must be a pair such as ("user", "Hi"), or '
+                f'{{"role": "user", "content": "Hi"}}, got {message!r}'
+            )
+        for name, text in zip(("role", "content"), pair, strict=True):
+            if not isinstance(text, str):
+                raise ValidationError(
+                    f"the {name} of {where} must be a str, got {text!r}"
+                    + ("; ChatRenderer takes parts" if isinstance(text, list) else "")
+                )
+            if b"\0" in encode(text):  # encode refuses lone surrogates
+                raise ValidationError(f"{where} contains NUL, which C strings cannot hold")
+        role, content = map(str, pair)
+        pairs.append(("system" if role == "developer" else role, content))
+    return pairs

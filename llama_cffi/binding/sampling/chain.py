@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ...errors import GenerationError, ValidationError
 from ...validation import INT32_MAX, check_float, check_int
@@ -16,8 +17,10 @@ from ..model.model import Model
 from ..native_object import NativeObject
 from .candidates import Candidates
 from .custom_sampler import CustomSampler
+from .links import Link, Traits
 from .samplers import (
     MAX_FLOAT,
+    MAX_INFILL,
     MAX_LAST_N,
     MIN_REPEAT,
     MIN_TEMPERATURE,
@@ -30,6 +33,7 @@ from .samplers import (
     new_sampler,
     require,
 )
+from .token_filters import TokenConstraint, TokenMask
 from .topk_preselect import Preselection
 
 if TYPE_CHECKING:
@@ -37,58 +41,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-__all__ = ["SamplerChain", "TokenConstraint", "TokenMask"]
+__all__ = ["SamplerChain"]
 
 _NO_SEED = 2**32 - 1
 _TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
 # Up to this size Python checks the logits in 20 us, which is not worth 60 ms to import numpy.
 _SMALL_VOCAB = 2048
-
-
-class TokenConstraint(Protocol):
-    """Decides which tokens may come next, such as a `Grammar`."""
-
-    @property
-    def model(self) -> Model:
-        """The model whose tokens it is about."""
-        ...
-
-    def allows(self, token: int) -> bool:
-        """Whether *token* may come next; changes nothing."""
-        ...
-
-    def apply(self, candidates: Candidates) -> None:
-        """Drop or forbid every candidate that may not come next."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Continue with *token*."""
-        ...
-
-    def reset(self) -> None:
-        """Start over."""
-        ...
-
-
-class TokenMask(Protocol):
-    """Decides which tokens may come next, before one is chosen."""
-
-    @property
-    def model(self) -> Model:
-        """The model whose tokens it is about."""
-        ...
-
-    def allowed(self) -> NDArray[np.bool_] | None:
-        """Return whether each token may come next, shape (n_vocab,), bool; None = all may."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Continue with *token*."""
-        ...
-
-    def reset(self) -> None:
-        """Start over."""
-        ...
 
 
 class SamplerChain(NativeObject):
@@ -115,17 +73,13 @@ class SamplerChain(NativeObject):
         self._free = _Free(self._lib.llama_sampler_free)
         super().__init__(self._lib.llama_sampler_chain_init(params), self._free, parent=model)
         self._sample, self._buffer = self._lib.llama_sampler_sample, model.library.ffi.buffer
-        self._selects = False  # whether the last sampler selects a token
-        self._preselection = Preselection(model.vocab.n_tokens)
         self._candidates: Candidates | None = None
-        self._customs: list[CustomSampler] = []
-        self._appliers: list[CustomSampler] = []  # those that work on candidates
         self._grammar: TokenConstraint | None = None
         self._mask: TokenMask | None = None
+        self._links: list[Link] = []
+        self._use(Traits(model.vocab.n_tokens))
         self._in_call = False  # whether Python functions may be running
         self._n_accepted = 0
-        # Whether C may sample by itself: it aborts if no token can be chosen.
-        self._in_c = model.vocab.n_tokens <= _SMALL_VOCAB
         self._row_bytes = model.vocab.n_tokens * 4
 
     def __len__(self) -> int:
@@ -163,26 +117,18 @@ class SamplerChain(NativeObject):
 
     def add_greedy(self) -> Self:
         """Select the most probable token. C: llama_sampler_init_greedy."""
-        self._add(self._new("greedy"), selects=True)
-        self._preselection.add_greedy()
-        return self
+        return self._add(self._new("greedy"), Link(Preselection.add_greedy, selects=True))
 
     def add_dist(self, seed: int | None) -> Self:
         """Draw by probability. C: llama_sampler_init_dist."""
-        seed = check_seed(seed)
-        if compat.dist_needs_softmax(self.model.library):
-            self._add(self._new("softmax"))
-        return self._add_other("dist", seed, selects=True)
+        sampler = compat.sampler_dist(self.model.library, check_seed(seed))
+        return self._add(sampler, Link(selects=True))
 
     def add_top_k(self, k: int) -> Self:
         """Keep the k most probable tokens; k <= 0 keeps all. C: llama_sampler_init_top_k."""
         k = check_int("k", k, -INT32_MAX)
-        self._add(self._new("top_k", k))
-        if k > 0:
-            self._preselection.add_top_k(k)
-        else:
-            self._preselection.add_other()
-        return self
+        sampler = self._new("top_k", k)
+        return self._add(sampler, Link(lambda p: p.add_top_k(k)) if k > 0 else Link())
 
     def add_top_p(self, p: float, min_keep: int = 1) -> Self:
         """Keep the most probable tokens up to a total of p. C: llama_sampler_init_top_p."""
@@ -306,12 +252,9 @@ class SamplerChain(NativeObject):
         frequency = check_float("frequency", frequency, -1000, 1000)
         presence = check_float("presence", presence, -1000, 1000)
         library, model = self.model.library, self.model.ptr
-        self._add(compat.sampler_penalties(library, model, last_n, repeat, frequency, presence))
-        if repeat >= 1 and frequency >= 0 and presence >= 0:
-            self._preselection.add_penalty(last_n)
-        else:
-            self._preselection.add_other()
-        return self
+        sampler = compat.sampler_penalties(library, model, last_n, repeat, frequency, presence)
+        lowers = repeat >= 1 and frequency >= 0 and presence >= 0
+        return self._add(sampler, Link(lambda p: p.add_penalty(last_n)) if lowers else Link())
 
     def add_dry(
         self,
@@ -348,9 +291,8 @@ class SamplerChain(NativeObject):
         library = self.model.library
         require(library, "dry")
         numbers = multiplier, base, allowed_length, last_n
-        self._add(compat.sampler_dry(library, self.model.ptr, *numbers, breakers))
-        self._preselection.add_penalty(last_n)
-        return self
+        sampler = compat.sampler_dry(library, self.model.ptr, *numbers, breakers)
+        return self._add(sampler, Link(lambda p: p.add_penalty(last_n)))
 
     def add_logit_bias(self, bias: Mapping[int, float]) -> Self:
         """Add to the logits of tokens; -inf forbids a token.
@@ -362,10 +304,9 @@ class SamplerChain(NativeObject):
         ffi, vocab = self.model.library.ffi, self.model.vocab
         pairs = {vocab.check(token): check_bias(token, value) for token, value in bias.items()}
         array = ffi.new("llama_logit_bias[]", list(pairs.items()))
-        self._add(self._new("logit_bias", vocab.n_tokens, len(pairs), array))
-        self._preselection.add_bias(pairs)
-        self._in_c &= -math.inf not in pairs.values()
-        return self
+        sampler = self._new("logit_bias", vocab.n_tokens, len(pairs), array)
+        may_forbid_all = -math.inf in pairs.values()
+        return self._add(sampler, Link(lambda p: p.add_bias(pairs), in_c=not may_forbid_all))
 
     def add_infill(self) -> Self:
         """Prefer whole words and the end, for fill-in-the-middle.
@@ -373,9 +314,9 @@ class SamplerChain(NativeObject):
         It compares all candidates in pairs: a top-k of at most 1,024 must come before it.
         C: llama_sampler_init_infill, since b3995
         """
-        self._add(new_infill(self.model, self._preselection.n_left))
-        self._preselection.add_other()
-        return self
+        link = Link(max_candidates=MAX_INFILL)
+        Traits(self.model.vocab.n_tokens, [*self._links, link])  # raises before C is asked
+        return self._add(new_infill(self.model), link)
 
     def add_custom(self, sampler: CustomSampler) -> Self:
         """Add a sampler written in Python.
@@ -386,15 +327,13 @@ class SamplerChain(NativeObject):
         """
         if sampler.model is not self.model:
             raise ValidationError("the custom sampler belongs to another model than the chain")
-        _ = self._growable()
+        _ = self._editable()
         self._free.keeps.append(sampler.memory)
-        self._customs.append(sampler)
-        self._add(sampler.new_sampler(), selects=self._selects or sampler.changes)
         if sampler.changes:
-            self._appliers.append(sampler)
-            self._preselection.add_other()
-            self._in_c = False
-        return self
+            link = Link(selects=True, in_c=False, custom=sampler)
+        else:
+            link = Link(lambda _: None, selects=None, custom=sampler)
+        return self._add(sampler.new_sampler(), link)
 
     def add_grammar(self, grammar: TokenConstraint) -> Self:
         """Allow only tokens that *grammar* allows.
@@ -411,8 +350,7 @@ class SamplerChain(NativeObject):
             raise ValidationError("the grammar belongs to another model than the chain")
         if self._grammar is not None:
             raise ValidationError("the chain already has a grammar")
-        self._grammar = grammar
-        self._in_c = False
+        self._grammar, self._in_c = grammar, False
         return self
 
     def add_mask(self, mask: TokenMask) -> Self:
@@ -429,9 +367,72 @@ class SamplerChain(NativeObject):
             raise ValidationError("the mask belongs to another model than the chain")
         if self._mask is not None:
             raise ValidationError("the chain already has a mask")
-        self._mask = mask
-        self._in_c = False
+        self._mask, self._in_c = mask, False
         return self
+
+    def insert(self, i: int, chain: SamplerChain) -> Self:
+        """Move the samplers of another chain, which is empty then, before sampler *i*.
+
+        Args:
+            i: Index in `names`; negative ones count from the end, and `len(chain)` is the end.
+            chain: A chain of the same model, without grammar and mask.
+
+        Raises:
+            ValidationError: There is no sampler *i*, or the chain does not fit; nothing changed.
+        C: llama_sampler_chain_remove, llama_sampler_chain_add
+        """
+        i = self._index(i, end=len(self._links) + 1)
+        self._splice(i, i, chain)
+        return self
+
+    def remove(self, i: int) -> SamplerChain:
+        """Remove sampler *i*; return it, with its state, as a chain to insert elsewhere.
+
+        Args:
+            i: Index in `names`; negative ones count from the end.
+
+        Raises:
+            ValidationError: There is no sampler *i*, or another one cannot do without it.
+        C: llama_sampler_chain_remove
+        """
+        i = self._index(i, end=len(self._links))
+        return self._splice(i, i + 1, SamplerChain(self.model))
+
+    def replace(self, i: int, chain: SamplerChain) -> SamplerChain:
+        """Put the samplers of another chain in place of sampler *i*, which is returned.
+
+        Args:
+            i: See `remove`.
+            chain: See `insert`.
+
+        Raises:
+            ValidationError: As for `insert`.
+        C: llama_sampler_chain_remove, llama_sampler_chain_add
+        """
+        i = self._index(i, end=len(self._links))
+        return self._splice(i, i + 1, chain)
+
+    def clone(self) -> SamplerChain:
+        """Return another chain with the same samplers, as after `reset`.
+
+        It has accepted nothing, and the same seed makes the same draws. Most builds copy the state
+        of penalties, mirostat or adaptive_p wrongly, so no state is copied.
+
+        Raises:
+            ValidationError: The chain has a grammar, a mask, or a sampler written in Python.
+        C: llama_sampler_clone, llama_sampler_reset
+        """
+        if self._grammar is not None or self._mask is not None or self._customs:
+            raise ValidationError(
+                "a chain with a grammar, a mask or a custom sampler cannot be cloned; clone it "
+                "first and add them to each"
+            )
+        lib, ptr = self._lib, self.ptr
+        twin = SamplerChain(self.model)
+        for i, link in enumerate(self._links):
+            twin._add(lib.llama_sampler_clone(lib.llama_sampler_chain_get(ptr, i)), link)
+        twin.reset()
+        return twin
 
     def sample(self, context: Context, i: int = -1) -> int:
         """Choose a token from output *i* of the last decode, and accept it.
@@ -452,11 +453,29 @@ class SamplerChain(NativeObject):
         if self._in_c and not self.takes_largest:
             return self._sample_in_c(context, i)
         # Python functions may close the context before the grammar needs the logits again.
-        again = self._grammar is not None and bool(self._appliers)
-        logits = context.logits(i, copy=again)
+        again = (self._grammar is not None or self._mask is not None) and bool(self._appliers)
+        return self._sample_from(context.logits(i, copy=again))
+
+    def sample_logits(self, logits: NDArray[np.float32]) -> int:
+        """Choose a token from *logits*, (n_vocab,) float32, and accept it; see `sample`.
+
+        Raises:
+            ValidationError: The shape is another, or the chain does not end with a sampler that
+                selects.
+            GenerationError: As `sample`.
+        """
+        self._check_selects()
+        n_vocab = len(self.model.vocab)
+        if logits.shape != (n_vocab,):
+            raise ValidationError(f"logits must have the shape ({n_vocab},), got {logits.shape}")
+        return self._sample_from(logits)
+
+    def _sample_from(self, logits: NDArray[np.float32]) -> int:
         token = self._choose(logits)
         if self._grammar is not None and not self._grammar.allows(token):
             token = self._choose_allowed(logits, self._grammar)
+        while self._mask is not None and self._mask.rejects(token):
+            token = self._choose(logits)
         self.accept(token, grammar=True)
         return token
 
@@ -620,25 +639,75 @@ class SamplerChain(NativeObject):
 
     def _add_other(self, name: str, *args: Any, selects: bool = False) -> Self:
         """Add a sampler that needs the whole vocabulary."""
-        self._add(self._new(name, *args), selects=selects)
-        self._preselection.add_other()
-        return self
+        return self._add(self._new(name, *args), Link(selects=selects))
 
-    def _add(self, sampler: Any, *, selects: bool = False) -> None:
+    def _add(self, sampler: Any, link: Link) -> Self:
         if not sampler:
             raise ValidationError("llama.cpp refused the sampler's parameters")
         try:
-            ptr = self._growable()
+            ptr = self._editable()
         except ValidationError:
             self._lib.llama_sampler_free(sampler)
             raise
         self._lib.llama_sampler_chain_add(ptr, sampler)  # the chain owns it now
-        self._selects = selects
+        self._links.append(link)
+        self._traits.add(link)
+        self._use(self._traits)
+        return self
 
-    def _growable(self) -> Any:
-        """Return the C pointer if a sampler can be added."""
-        if self._in_call:  # C is iterating over the samplers
-            raise ValidationError("samplers cannot be added while one of the chain is running")
+    def _splice(self, start: int, end: int, chain: SamplerChain) -> SamplerChain:
+        """Put the samplers of *chain* in place of *start* to *end* - 1; return those."""
+        if chain is self or chain.model is not self.model:
+            raise ValidationError("give another chain of the same model")
+        if chain._grammar is not None or chain._mask is not None:
+            raise ValidationError("the other chain has a grammar or a mask; add it to this chain")
+        self._editable(), chain._editable()
+        links = [*self._links[:start], *chain._links, *self._links[end:]]
+        Traits(self.model.vocab.n_tokens, links)  # raises before anything changes
+        removed = SamplerChain(self.model)
+        old, new = self._take(), chain._take()
+        removed._set(self._links[start:end], old[start:end])
+        self._set(links, [*old[:start], *new, *old[end:]])
+        chain._set([], [])
+        # C reads the memory of custom samplers while it frees them.
+        removed._free.keeps += self._free.keeps
+        self._free.keeps += chain._free.keeps
+        removed._n_accepted = self._n_accepted
+        self._n_accepted = max(self._n_accepted, chain._n_accepted)
+        return removed
+
+    def _use(self, traits: Traits) -> None:
+        """Read once what sampling needs for every token."""
+        self._traits, self._preselection = traits, traits.preselection
+        self._selects = traits.selects
+        self._customs, self._appliers = traits.customs, traits.appliers
+        # Whether C may sample by itself: it aborts if no token can be chosen.
+        is_free = self._grammar is None and self._mask is None
+        self._in_c = traits.in_c and is_free and self.model.vocab.n_tokens <= _SMALL_VOCAB
+
+    def _set(self, links: Sequence[Link], samplers: Sequence[Any]) -> None:
+        """Fill the chain, whose C samplers were taken out."""
+        for sampler in samplers:
+            self._lib.llama_sampler_chain_add(self.ptr, sampler)
+        self._links = [*links]
+        self._use(Traits(self.model.vocab.n_tokens, links))
+
+    def _take(self) -> list[Any]:
+        """Take all C samplers out of the chain, which owns them no longer."""
+        return [self._lib.llama_sampler_chain_remove(self.ptr, 0) for _ in range(len(self))]
+
+    def _index(self, i: int, *, end: int) -> int:
+        """Return the position *i*, below *end*, which may count from the end."""
+        n, index = len(self._links), operator.index(i)
+        index += n if index < 0 else 0
+        if not 0 <= index < end:
+            raise ValidationError(f"index {i}: the chain has {n} samplers, {self.names}")
+        return index
+
+    def _editable(self) -> Any:
+        """Return the C pointer if the samplers can be changed."""
+        if self._in_call:  # C is iterating over them
+            raise ValidationError("a chain cannot be changed while one of its samplers is running")
         return self.ptr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from ...errors import GenerationError, GrammarError, ValidationError
@@ -14,6 +15,7 @@ from ..model.model import Model
 from ..model.vocab import encode
 from ..native_object import NativeObject
 from .candidates import Candidates
+from .triggers import pattern_start
 
 __all__ = ["Grammar"]
 
@@ -33,7 +35,8 @@ class Grammar(NativeObject):
         model: Whose tokens they are; closes this grammar when it closes.
         grammar: GBNF.
         root: The rule that the text follows.
-        triggers: Words that start a lazy grammar, wherever they come in the text.
+        triggers: What starts a lazy grammar, wherever it comes in the text: words, and compiled
+            patterns, where the grammar matches from the first group on, or the match.
         trigger_tokens: Tokens that start a lazy grammar; the grammar begins with their text.
 
     Raises:
@@ -49,7 +52,7 @@ class Grammar(NativeObject):
         grammar: str,
         root: str = "root",
         *,
-        triggers: Sequence[str] = (),
+        triggers: Sequence[str | re.Pattern[str]] = (),
         trigger_tokens: Sequence[int] = (),
     ) -> None:
         library, vocab = model.library, model.vocab
@@ -220,12 +223,18 @@ class _Triggers:
     """Finds triggers in the text that was accepted so far."""
 
     def __init__(
-        self, model: Model, machine: Machine, words: Iterable[str], tokens: Iterable[int]
+        self,
+        model: Model,
+        machine: Machine,
+        triggers: Iterable[str | re.Pattern[str]],
+        tokens: Iterable[int],
     ) -> None:
-        if isinstance(words, str):
-            raise ValidationError(f"triggers are a list of words: [{words!r}]")
+        if isinstance(triggers, str):
+            raise ValidationError(f"triggers are a list of words: [{triggers!r}]")
+        triggers = [*triggers]
         self._vocab = model.vocab
-        self._words = [encode(word) for word in words]
+        self._patterns = [t for t in triggers if isinstance(t, re.Pattern)]
+        self._words = [encode(t) for t in triggers if not isinstance(t, re.Pattern)]
         self._tokens = {self._vocab.check(token) for token in tokens}
         for word in self._words:
             if not word or b"\0" in word:
@@ -236,12 +245,15 @@ class _Triggers:
                 raise ValidationError(f"the trigger token {token} ends the text")
             piece = self._vocab.token_to_piece(token, True)
             self._check(machine, piece, f"token {token} ({piece!r})")
-        self._longest = max(map(len, self._words), default=0)
+        for pattern in self._patterns:
+            if not isinstance(pattern.pattern, str):
+                raise ValidationError(f"the trigger {pattern.pattern!r} must match str, not bytes")
+        self._longest = math.inf if self._patterns else max(map(len, self._words), default=0)
         self._recent: list[tuple[int, bytes]] = []  # tokens in which a trigger may have begun
         self._by_piece: dict[bytes, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._words or self._tokens)
+        return bool(self._words or self._tokens or self._patterns)
 
     def reset(self) -> None:
         """Forget the text."""
@@ -255,6 +267,8 @@ class _Triggers:
         recent = [*self._recent, (token, piece)]
         text = b"".join(part for _, part in recent)
         starts = [start for word in self._words if (start := text.find(word)) >= 0]
+        if self._patterns and (found := pattern_start(self._patterns, text)) is not None:
+            starts.append(found)
         if not starts:
             before = len(text)
             while recent and (before := before - len(recent[0][1])) >= self._longest - 1:

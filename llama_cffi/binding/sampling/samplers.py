@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_BIAS",
     "MAX_FLOAT",
+    "MAX_INFILL",
     "MAX_LAST_N",
     "MIN_REPEAT",
     "MIN_TEMPERATURE",
@@ -38,7 +39,8 @@ MAX_FLOAT = 1e30
 MAX_BIAS = 1e6  # far above any logit, and small enough to be divided by temperatures
 _RANDOM_SEED = 2**32 - 1  # LLAMA_DEFAULT_SEED
 _MAX_BREAKERS, _MAX_BREAKER_BYTES = 64, 40  # C walks the vocabulary for each; it cuts longer ones
-_MAX_INFILL, _PIECE_BYTES = 1024, 512
+MAX_INFILL = 1024  # candidates of infill, which compares all of them in pairs
+_PIECE_BYTES = 512
 
 # Names in llama-cli's --samplers -> names in C.
 _CLI_NAMES = {
@@ -88,18 +90,13 @@ def new_sampler(library: Library, name: str, *args: Any) -> Any:
     return getattr(library.lib, f"llama_sampler_init_{name}")(*args)
 
 
-def new_infill(model: Model, n_candidates: int) -> Any:
-    """Create the infill sampler, which compares all of its *n_candidates* in pairs.
+def new_infill(model: Model) -> Any:
+    """Create the infill sampler, for at most `MAX_INFILL` candidates.
 
     Raises:
-        ValidationError: They are too many, or the vocabulary is not suited.
+        ValidationError: The vocabulary is not suited.
     C: llama_sampler_init_infill
     """
-    if n_candidates > _MAX_INFILL:
-        raise ValidationError(
-            f"infill compares {n_candidates} candidates in pairs; add_top_k(40) before it, "
-            f"{_MAX_INFILL} at most"
-        )
     library, vocab = model.library, model.vocab
     require(library, "infill")
     if vocab.eos is None and vocab.eot is None:

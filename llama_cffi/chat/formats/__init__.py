@@ -8,7 +8,7 @@ is detected from its chat template.
 from __future__ import annotations
 
 from ...errors import ValidationError
-from .bare_json import GenericFormat, Llama3Format
+from .bare_json import GenericFormat, Llama3Format, Llama4Format
 from .bare_keys import BareKeysFormat
 from .base import ToolFormat, ToolStream
 from .json_calls import HermesFormat, JsonListFormat, NameKeyFormat
@@ -49,6 +49,7 @@ _TAGS = ("<tool_call>", "</tool_call>")
 _KEY_TAGS = ("<arg_key>", "</arg_key>")
 _VALUE_TAGS = ("<arg_value>", "</arg_value>")
 _DSML = "\uff5cDSML\uff5c"
+_DSML_CALLS = ("function_calls", "tool_calls", "toolcalls")  # of V3.2, of V4, and a mistake
 _HY = ":opensource>"
 _PARAMETER = ("<parameter=", ">")
 
@@ -65,8 +66,8 @@ FORMATS: dict[str, ToolFormat] = {
             before=("<|tool_call_begin|>",),
             between="<|tool_call_argument_begin|>",
             after="<|tool_call_end|>",
-            begin=("<|tool_calls_section_begin|>",),
-            end="<|tool_calls_section_end|>",
+            begin=("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>"),
+            end=("<|tool_calls_section_end|>", "<|tool_call_section_end|>"),
         ),
         MuseFormat(),
         KimiK3Format(),
@@ -78,6 +79,7 @@ FORMATS: dict[str, ToolFormat] = {
                 (f'<{_DSML}parameter name="', '" string="true">', '" string="false">'),
                 ("", f"</{_DSML}parameter>"), f"</{_DSML}invoke>", f"</{_DSML}{calls}>",
                 is_shared=True,
+                variants=tuple((f"<{_DSML}{c}>", f"</{_DSML}{c}>") for c in _DSML_CALLS),
             )
             for name, calls in (("deepseek-v3.2", "function_calls"), ("deepseek-v4", "tool_calls"))
         ),
@@ -137,8 +139,8 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         JsonListFormat(
             "command-r-plus", ("Action:", "```json", "tool_name"),
-            ("Action:\n```json\n", "Action: ```json\n"), "```", brackets=("[\n    ", "\n]"),
-            separator=",\n    ",
+            ("Action:\n```json\n", "Action: ```json\n", "Action:```json\n"), "```",
+            brackets=("[\n    ", "\n]"), separator=",\n    ",
             layout=('{\n        "tool_name": ', ',\n        "parameters": ', "\n    }"),
         ),
         NameKeyFormat(
@@ -159,7 +161,10 @@ FORMATS: dict[str, ToolFormat] = {
             "minimax-m1", ("<tool_calls>", "beginning_of_sentence"), ("<tool_calls>",),
             "</tool_calls>", brackets=("\n", "\n"), separator="\n",
         ),
-        JsonListFormat("granite", ("<|tool_call|>",), ("<|tool_call|>",)),
+        JsonListFormat(
+            "granite", ("<|tool_call|>",), ("<|tool_call|>", "<tool_call>"),
+            other_ends=("</tool_call>",),
+        ),
         JsonListFormat("nemotron", ("<TOOLCALL>",), ("<TOOLCALL>",), "</TOOLCALL>"),
         JsonListFormat(
             "apriel", ("<tool_calls>[",), ("<tool_calls>",), "</tool_calls>",
@@ -168,9 +173,10 @@ FORMATS: dict[str, ToolFormat] = {
         ),
         PythonFormat(
             "lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>",
-            templates=(("<|tool_list_start|>",), ("List of tools: [",)),
+            templates=(("<|tool_list_start|>",), ("List of tools: [",)), is_bare=True,
         ),
         HermesFormat(),
+        Llama4Format(),
         Llama3Format(),
         PythonFormat(
             "gemma-tool-code", (), "```tool_code\n", "```",

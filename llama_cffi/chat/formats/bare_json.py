@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from ..scanner import Emit, Parser, Scanner, loads
 from .base import ToolFormat
-from .json_calls import call_elements, known_names, parse_call
+from .json_calls import call_elements, parse_call, parse_calls
+from .lines import parse_lines
 from .message import MessageBuilder
 from .name_then_json import parse_code
+from .python_calls import parse_python_call, parse_python_calls
 from .syntax import Element, Tool, Tools
 
-__all__ = ["GenericFormat", "Llama3Format"]
+__all__ = ["GenericFormat", "Llama3Format", "Llama4Format"]
 
-_WORD = re.compile(r"\w*")
+_CALL_KEYS = ("tool_calls", "tool_call")
 _INCOMPLETE_ESCAPE = re.compile(
     r"\\(u[0-9a-fA-F]{0,3})?$|\\u[dD][89abAB][0-9a-fA-F]{2}(\\(u[0-9a-fA-F]{0,3})?)?$"
 )
 
 
 class Llama3Format(ToolFormat):
-    """Llama 3.1, 3.2, 3.3: JSON at the beginning is a call if its keys and its name fit.
+    """Llama 3.1, 3.2, 3.3: JSON at the beginning of a line is a call if its keys and its name fit.
 
     After ``<|python_tag|>`` comes JSON, ``name.call(key=value)`` of a built-in tool, or Python
-    source code.
+    source code. Small models also write a list of calls in Python.
     """
 
     name = "llama3"
@@ -34,70 +36,68 @@ class Llama3Format(ToolFormat):
     is_parallel = False
 
     _TAG = "<|python_tag|>"
+    _ENDS = ("<|eom_id|>", "<|eot_id|>")
+    _HEADER = "<|start_header_id|>"
 
     def detect(self, template: str) -> bool:
         """Return whether a chat template, given as its source, uses this format."""
-        return "<|start_header_id|>" in template and (
+        return self._HEADER in template and (
             self._TAG in template or "dictionary of argument name and its value" in template
         )
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        names = known_names(tools)
-        space = yield from scanner.space()
-        while True:
-            scanner.checkpoint()
-            if not (yield from parse_call(scanner, out, names, is_bare=True)):
-                scanner.rollback()
-                break
-            scanner.commit()
-            yield from scanner.space()
-            yield from scanner.literal(";", ",")
-            yield from scanner.space()
-        out.content(space)
-        while (yield from scanner.until([self._TAG], out.content)):
-            yield from scanner.space()
-            scanner.checkpoint()
-            if (yield from parse_call(scanner, out)):
-                scanner.commit()
-                continue
-            scanner.rollback()
-            scanner.checkpoint()
-            if (yield from self._built_in(scanner, out)):
-                scanner.commit()
-                continue
-            scanner.rollback()
-            yield from parse_code(scanner, out, "python", "<|eom_id|>", "<|eot_id|>")
+        def parse_bare() -> Parser[bool]:
+            if tools is None and out.has_content:
+                return False
+            return (yield from parse_python_calls(scanner, out, tools, is_bare=True))
 
-    def _built_in(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
-        """Parse ``name.call(key=value, ...)``."""
-        name = yield from scanner.match(_WORD)
-        if not name or not (yield from scanner.literal(".call(")):
-            return False
-        scanner.commit()
-        out.begin_call(name)
-        out.arguments("{")
-        separator = ""
-        while True:
+        while (yield from parse_lines(scanner, out, parse_bare, ("{", "["), [self._TAG])):
             yield from scanner.space()
-            if (yield from scanner.literal(")")):
-                out.arguments("}")
-                break
-            key = yield from scanner.match(_WORD)
-            yield from scanner.space()
-            if not key or not (yield from scanner.literal("=")):
-                break
-            yield from scanner.space()
-            out.arguments(f"{separator}{json.dumps(key)}: ")
-            if not (yield from scanner.json(out.arguments)):
-                break
-            separator = ", "
-            yield from scanner.space()
-            yield from scanner.literal(",")
-        out.end_call()
-        return True
+            scanner.checkpoint()
+            if (yield from self._parse_tagged(scanner, out, tools)):
+                scanner.commit()
+            else:
+                scanner.rollback()
+                yield from self._parse_other(scanner, out)
+
+    def _parse_tagged(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
+        """Parse the call after the tag; return whether there is one."""
+        if (yield from scanner.available(1)) in ("{", "["):
+            return (yield from parse_python_calls(scanner, out, tools))
+        ends = (self._TAG, *self._ENDS)
+        return (yield from parse_python_call(scanner, out, tools, ends, is_built_in=True))
+
+    def _parse_other(self, scanner: Scanner, out: MessageBuilder) -> Parser[None]:
+        """Parse what follows the tag if it is not a call."""
+        yield from parse_code(scanner, out, "python", *self._ENDS)
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         return call_elements(tool, "parameters")
+
+
+class Llama4Format(Llama3Format):
+    """Llama 4: as its template asks, JSON; or a list of calls in Python.
+
+    Either may stand between ``<|python_start|>`` and ``<|python_end|>``; so may other text, which
+    is content.
+    """
+
+    name = "llama4"
+    triggers = ('{"name"', "<|python_start|>")
+
+    _TAG = "<|python_start|>"
+    _END = "<|python_end|>"
+    _HEADER = "<|header_start|>"
+
+    def _parse_tagged(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
+        return (yield from parse_python_calls(scanner, out, tools, self._END))
+
+    def _parse_other(self, scanner: Scanner, out: MessageBuilder) -> Parser[None]:
+        yield from scanner.until([self._END], out.content)
 
 
 class GenericFormat(ToolFormat):
@@ -117,21 +117,19 @@ class GenericFormat(ToolFormat):
     )
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        names = known_names(tools)
         scanner.checkpoint()
         yield from scanner.space()
         fence = yield from scanner.literal("```json", "```")
         yield from scanner.space()
-        key = yield from self._key(scanner)
-        is_parsed = False
-        if key == "response" and (yield from scanner.available(1)) == '"':
+        key = yield from scanner.attempt(self._key(scanner))
+        is_parsed = key == "response" and (yield from scanner.available(1)) == '"'
+        if is_parsed:
             scanner.commit()
             yield from self._text(scanner, out.content)
-            is_parsed = True
-        elif key in ("tool_call", "tool_calls"):
-            yield from scanner.literal("[")
-            while (yield from self._parse_one(scanner, out, names)):
-                is_parsed = True
+        elif key != "response" and (key or tools):
+            parse_one = partial(parse_call, scanner, out, tools, is_bare=True)
+            yield from parse_calls(scanner, out, parse_one)
+            is_parsed = bool(out.calls)
         if is_parsed:
             scanner.commit()
             # The closing brackets and the closing fence are not content.
@@ -144,22 +142,12 @@ class GenericFormat(ToolFormat):
                 out.malformed()
         yield from scanner.until((), out.content)
 
-    def _parse_one(
-        self, scanner: Scanner, out: MessageBuilder, names: set[str] | None
-    ) -> Parser[bool]:
-        yield from scanner.space()
-        if not (yield from parse_call(scanner, out, names, is_bare=True)):
-            return False
-        yield from scanner.space()
-        yield from scanner.literal(",")
-        return True
-
     def _key(self, scanner: Scanner) -> Parser[str | None]:
         """Parse the beginning of an object up to its first value; return the key if known."""
         if not (yield from scanner.literal("{")):
             return None
         yield from scanner.space()
-        found = yield from scanner.literal('"tool_calls"', '"tool_call"', '"response"')
+        found = yield from scanner.literal(*(f'"{key}"' for key in (*_CALL_KEYS, "response")))
         yield from scanner.space()
         if found is None or not (yield from scanner.literal(":")):
             return None

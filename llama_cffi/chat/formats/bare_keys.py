@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from ..scanner import Parser, Scanner, quoted
+from ..scanner import Parser, Scanner
 from .base import MarkedFormat
+from .json_calls import offered_name, parse_call, parse_calls, parse_end
+from .lines import parse_lines
 from .message import MessageBuilder
 from .syntax import (
     Alternatives,
@@ -20,17 +23,18 @@ from .syntax import (
     Tool,
     Tools,
     arguments_schema,
+    call_schema,
     function_name,
     is_string,
     shared_definitions,
 )
+from .values import ValueReader
 
 __all__ = ["BareKeysFormat"]
 
-_NAME = re.compile(r"[\w.-]*")
-_KEY = re.compile(r"[^:,{}\[\]<\"\s]*")
-_SCALAR = re.compile(r"[\w.+-]*")
-_MAX_DEPTH = 40  # levels of objects and lists
+_NAME = re.compile(r"[\w.:-]*")
+_START = "call:"
+_BEFORE = re.compile(r"[\s:]*")
 # Schema keywords that a grammar in this notation can enforce or ignore.
 _ANNOTATIONS = {"type", "description", "title", "default", "$defs", "definitions", "$schema"}
 _ARRAY = {*_ANNOTATIONS, "items"}
@@ -60,66 +64,52 @@ class BareKeysFormat(MarkedFormat):
     def __post_init__(self) -> None:
         self.triggers = (self.open,)
 
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        bare = partial(self._parse_one, scanner, out, tools, is_bare=True)
+        while (yield from parse_lines(scanner, out, bare, [_START], self.triggers)):
+            yield from self._parse_marked(self.open, scanner, out, tools)
+
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
+        yield from scanner.match(_BEFORE)
+        if (yield from scanner.available(1)) == "{":  # JSON
+            ends = (self.close,)
+            yield from parse_calls(
+                scanner, out, partial(parse_call, scanner, out, tools, ends), *ends
+            )
+        else:
+            yield from self._parse_one(scanner, out, tools)
+
+    def _parse_one(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None, is_bare: bool = False
+    ) -> Parser[bool]:
+        """Parse a call and the markers after it; return whether it is one."""
+        if not (yield from scanner.literal(_START)):
+            return False
         yield from scanner.space()
-        if not (yield from scanner.literal("call:")):
-            return
-        name = yield from scanner.match(_NAME)
-        if not name or (yield from scanner.available(1)) != "{":
-            return
+        name = offered_name((yield from scanner.match(_NAME)), tools)
+        schema = call_schema(name, tools)
+        yield from scanner.space()
+        opened = yield from scanner.literal("({", "{", "(")
+        is_empty = not opened and bool((yield from scanner.peek(scanner.literal(self.close))))
+        if not name or not (opened or is_empty) or (is_bare and not schema):
+            return False
         scanner.commit()
         out.begin_call(name)
-        yield from self._value(scanner, out, 0)
+        reader = ValueReader(scanner, out.arguments, schema, ends=[self.close], quote=self.quote)
+        if is_empty:
+            out.arguments("{}")
+        else:
+            yield from reader.call((), ")" if opened == "(" else "}")
         out.end_call()
-        yield from scanner.space()
-        yield from scanner.literal(self.close)
-
-    def _value(self, scanner: Scanner, out: MessageBuilder, depth: int) -> Parser[bool]:
-        """Parse a value and emit it as JSON; return whether it ended properly."""
-        yield from scanner.space()
-        opened = yield from scanner.literal("{", "[", self.quote, '"')
-        if opened is None:
-            scalar = yield from scanner.match(_SCALAR)
-            out.arguments(scalar)
-            return bool(scalar)
-        if opened in ("{", "["):
-            if depth == _MAX_DEPTH:
-                return False
-            out.arguments(opened)
-            return (yield from self._members(scanner, out, "}" if opened == "{" else "]", depth))
-        out.arguments('"')
-        if opened == '"':
-            return (yield from scanner.string(out.arguments))
-        ended = yield from scanner.until([opened], lambda text: out.arguments(quoted(text)))
-        out.arguments('"' if ended else "")
-        return ended is not None
-
-    def _members(self, scanner: Scanner, out: MessageBuilder, end: str, depth: int) -> Parser[bool]:
-        separator = ""
-        while True:
-            yield from scanner.space()
-            if (yield from scanner.literal(end)):
-                out.arguments(end)
-                return True
-            if separator and not (yield from scanner.literal(",")):
-                return False
-            out.arguments(separator)
-            separator = ", "
-            yield from scanner.space()
-            if end == "}":
-                quote = yield from scanner.literal(self.quote, '"')
-                if quote:
-                    key, _ = yield from scanner.text_until(quote)
-                else:
-                    key = yield from scanner.match(_KEY)
-                yield from scanner.space()
-                if not key or not (yield from scanner.literal(":")):
-                    return False
-                out.arguments(f'"{quoted(key)}": ')
-            if not (yield from self._value(scanner, out, depth + 1)):
-                return False
+        out.content(reader.unread)
+        if opened == "({":
+            yield from scanner.literal(")")
+        yield from parse_end(scanner, self.close)
+        while (yield from scanner.literal(self.close)):
+            pass  # some models repeat it
+        return True
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         name, schema = function_name(tool), arguments_schema(tool)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..reasoning import ReasoningSplitter
-from ..scanner import Parser, Scanner
+from ..scanner import MAX_VAIN, Parser, Scanner
 from .message import Delta, MessageBuilder, ParsedMessage
 from .syntax import (
     LINE,
@@ -140,6 +141,16 @@ class ToolFormat(ABC):
             )
         return f"{text}\n{json.dumps(list(tools), ensure_ascii=False)}"
 
+    def write(self, calls: Sequence[Mapping[str, Any]]) -> str:
+        """Return calls as the model writes them, for chat templates that do not show calls.
+
+        Args:
+            calls: In the plain form of `messages.plain_messages`.
+        """
+        parts = self.grammar_parts([_only(call["function"]) for call in calls])
+        written = ["".join(map(example, call.elements)) for call in parts.calls]
+        return f"{parts.begin}{parts.separator.join(written)}{parts.end}"
+
     def _before(self) -> tuple[Element, ...]:
         """Return what may precede required calls, usually white space after reasoning."""
         return LINE, LINE
@@ -161,6 +172,16 @@ class ToolFormat(ABC):
         """Parse the whole text."""
 
 
+def _only(function: Mapping[str, Any]) -> Tool:
+    """Return a tool that can be called with these arguments only; its example is that call."""
+    arguments = function["arguments"]
+    if not isinstance(arguments, dict):  # what a model wrote is not JSON
+        arguments = {"arguments": arguments}
+    properties = {name: {"enum": [value]} for name, value in arguments.items()}
+    parameters = {"type": "object", "properties": properties, "required": [*arguments]}
+    return {"type": "function", "function": {"name": function["name"], "parameters": parameters}}
+
+
 class MarkedFormat(ToolFormat):
     """A format in which a marker, anywhere in the text, begins a call or a list of calls."""
 
@@ -178,7 +199,8 @@ class MarkedFormat(ToolFormat):
         """Parse the calls after a marker; without any, the marker is content."""
         before = len(out.calls)
         scanner.checkpoint()
-        yield from self._parse_calls(marker, scanner, out, tools)
+        if scanner.n_vain < MAX_VAIN:
+            yield from self._parse_calls(marker, scanner, out, tools)
         if len(out.calls) > before:
             scanner.commit()
         else:
@@ -204,7 +226,7 @@ class ToolStream:
         self, form: ToolFormat, tools: Tools | None, splitter: ReasoningSplitter | None
     ) -> None:
         self.splitter = splitter
-        self._out = MessageBuilder()
+        self._out = MessageBuilder(tools)
         self._scanner = Scanner()
         self._parser = form._parse(self._scanner, self._out, tools)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from ..scanner import Parser, Scanner, loads
 from .base import MarkedFormat
 from .message import MessageBuilder
-from .syntax import LINE, Element, Json, Tool, Tools, arguments_schema, function_name
+from .syntax import LINE, Element, Json, Tool, Tools, arguments_schema, call_schema, function_name
+from .values import ValueReader, normalised
 
 __all__ = [
     "HermesFormat",
@@ -16,14 +18,20 @@ __all__ = [
     "NameKeyFormat",
     "call_elements",
     "known_names",
+    "offered_name",
     "parse_arguments",
     "parse_call",
+    "parse_calls",
+    "parse_end",
 ]
 
-_NAMES = ("name", "tool_name")
+_NAMES = ("name", "tool_name", "function")
 _IDS = ("id", "tool_call_id")
 _ARGUMENTS = ("arguments", "parameters")
-_BARE_KEYS = ("type", "name", "id", *_ARGUMENTS)
+_BARE_KEYS = ("type", "name", "id", "function", *_ARGUMENTS)
+_WORD = re.compile(r"\w*")
+_EXTRA = re.compile(r"[\s}\]]*")
+_FENCES = ("```json", "```")
 
 
 def known_names(tools: Tools | None) -> set[str] | None:
@@ -31,34 +39,106 @@ def known_names(tools: Tools | None) -> set[str] | None:
     return None if tools is None else {function_name(tool) for tool in tools}
 
 
-def parse_arguments(scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
-    """Parse the arguments of the current call; return whether they ended.
+def offered_name(name: str, tools: Tools | None) -> str:
+    """Return the name of the function that a model means by *name*.
 
-    JSON inside a string, as in OpenAI's own calls, is unquoted.
+    Models add or omit namespaces (`functions.f`, `server:f`) and numbers (`f:0`). If no offered
+    name fits, *name* stays as it is.
     """
-    first = yield from scanner.available(1)
-    if first == "{":
-        return (yield from scanner.json(out.arguments))
-    text = yield from scanner.json_text()
-    out.arguments(_unquoted(text or ""))
-    return text is not None
+    names = known_names(tools) or ()
+    bare = re.sub(r"[:.]\d+$", "", name)
+    without_prefix = re.sub(r"^functions[.:_]?", "", bare)
+    shorter = (bare, without_prefix, bare.rpartition(":")[2], bare.rpartition(".")[2])
+    return next((known for known in (name, *shorter) if known in names), name)
 
 
-def _unquoted(text: str) -> str:
+def parse_arguments(
+    scanner: Scanner,
+    out: MessageBuilder,
+    name: str,
+    call_id: str | None = None,
+    tools: Tools | None = None,
+    ends: Sequence[str] = (),
+) -> Parser[bool]:
+    """Parse the arguments of a call; with their beginning, the call begins.
+
+    Besides an object, they may be nothing, null, an object in a list, or JSON in a string, as in
+    OpenAI's own calls.
+
+    Args:
+        scanner: At the position of the arguments.
+        out: Receives the call.
+        name: Name of the function.
+        call_id: The model's own id.
+        tools: The tools that were offered; None: unknown.
+        ends: The markers that end the call.
+
+    Returns:
+        Whether they are arguments. If not, *out* is unchanged.
+    """
+    name = offered_name(name, tools)
+    schema = call_schema(name, tools)
+    if (yield from scanner.available(1)) == "{":
+        scanner.commit()
+        out.begin_call(name, call_id)
+        reader = ValueReader(scanner, out.arguments, schema, ends=ends)
+        yield from reader.value()
+        out.end_call()
+        out.content(reader.unread)
+        return True
+    text = "{}"
+    if not (yield from scanner.literal("null", "None")):
+        is_missing = yield from scanner.peek(scanner.literal("}", ",", *ends))
+        text = "{}" if is_missing else (yield from _value(scanner, ends)) or ""
+    arguments = _as_object(text)
+    if arguments is None:
+        return False
+    scanner.commit()
+    out.begin_call(name, call_id)
+    out.arguments(arguments)
+    out.end_call()
+    return True
+
+
+def _as_object(text: str) -> str | None:
+    """Return the object that arguments, given as JSON, stand for; None if there is none."""
     value = loads(text)
-    return value if isinstance(value, str) else "{}" if text in ("", "null") else text
+    if text == "null":
+        return "{}"
+    if isinstance(value, str):
+        inner = value.strip()
+        if inner[:1] not in ("{", "[", '"'):
+            return None if inner else "{}"
+        return _as_object(normalised(inner) or "")
+    if isinstance(value, list) and len(value) < 2:
+        value = value[0] if value else {}
+        text = json.dumps(value, ensure_ascii=False)
+    return text if isinstance(value, dict) else None
+
+
+def _value(scanner: Scanner, ends: Sequence[str] = ()) -> Parser[str | None]:
+    """Return a value as JSON; None if it does not end."""
+    parts: list[str] = []
+    ended = yield from ValueReader(scanner, parts.append, ends=ends).value()
+    return "".join(parts) if ended else None
 
 
 def parse_call(
-    scanner: Scanner, out: MessageBuilder, names: set[str] | None = None, is_bare: bool = False
+    scanner: Scanner,
+    out: MessageBuilder,
+    tools: Tools | None = None,
+    ends: Sequence[str] = (),
+    is_bare: bool = False,
 ) -> Parser[bool]:
     """Parse one call.
 
     Args:
         scanner: At the position where a call may begin.
         out: Receives the call as soon as its name and the beginning of its arguments are known.
-        names: The functions that a bare call may name; None: any.
-        is_bare: Whether no marker precedes the JSON, so that its keys and name must identify it.
+        tools: The tools that were offered; None: unknown.
+        ends: The markers that end the call.
+        is_bare: Whether no marker precedes the JSON, so that its keys and its name, which must be
+            that of an offered tool, identify it.
 
     Returns:
         Whether a call began. If not, *out* is unchanged.
@@ -68,58 +148,153 @@ def parse_call(
     name: str | None = None
     call_id: str | None = None
     arguments: str | None = None  # those that precede the name
-    begun = ended = False
+    others: dict[str, object] = {}
+    ended = False
     while True:
         yield from scanner.space()
         if (yield from scanner.literal("}")):
             ended = True
             break
-        key = loads((yield from _string(scanner)) or "")
-        yield from scanner.space()
-        if not isinstance(key, str) or not (yield from scanner.literal(":")):
+        key = yield from _key(scanner)
+        if key is None or (is_bare and key not in _BARE_KEYS):
             break
-        if is_bare and (key not in _BARE_KEYS):
-            return False
-        yield from scanner.space()
-        if key in _ARGUMENTS and name is not None and not begun:
-            if (yield from scanner.available(1)) == "":
-                break
-            scanner.commit()
-            out.begin_call(name, call_id)
-            begun = True
-            if not (yield from parse_arguments(scanner, out)):
-                break
-        else:
-            text = yield from scanner.json_text()
-            if text is None:
-                break
-            if key in _ARGUMENTS:
-                arguments = text
-            elif key in (*_NAMES, *_IDS):
-                value = loads(text)
-                if key in _NAMES:
-                    if not isinstance(value, str) or not value:
-                        break
-                    name = value
-                    if is_bare and names is not None and name not in names:
-                        return False
-                elif value is not None:
-                    call_id = str(value)
+        if key in _ARGUMENTS and name:
+            is_call = yield from parse_arguments(scanner, out, name, call_id, tools, ends)
+            if is_call:
+                yield from _skip_members(scanner, ends)
+            return is_call
+        text = yield from _value(scanner, ends)
+        if text is None:
+            break
+        value = loads(text)
+        if key == "function" and isinstance(value, dict):  # as in OpenAI's own calls
+            text = next((json.dumps(value[k]) for k in _ARGUMENTS if k in value), "{}")
+            key, arguments, value = "name", text, value.get("name")
+        if key in _NAMES:
+            if not isinstance(value, str) or not value:
+                return False
+            if is_bare and tools is not None and not call_schema(offered_name(value, tools), tools):
+                return False
+            name = value
+        elif key in _ARGUMENTS:
+            arguments = text
+        elif key in _IDS and value is not None:
+            call_id = str(value)
+        elif key != "type":
+            others[key] = value
         yield from scanner.space()
         yield from scanner.literal(",")
-    if not begun and ended and name and not (is_bare and arguments is None):
-        out.begin_call(name, call_id)
-        out.arguments(_unquoted(arguments or ""))
-        begun = True
-    if begun:
-        out.end_call()
-    return begun
+    if not name or not (arguments or (ended and not is_bare)):
+        return False
+    name = offered_name(name, tools)
+    if others and arguments is None:
+        # Some models write the arguments beside the name.
+        if not others.keys() <= (call_schema(name, tools).get("properties") or {}).keys():
+            return False
+        arguments = json.dumps(others, ensure_ascii=False)
+    given = _as_object(arguments or "{}")
+    if given is None:
+        return False
+    scanner.commit()
+    out.begin_call(name, call_id)
+    out.arguments(given)
+    out.end_call()
+    return True
 
 
-def _string(scanner: Scanner) -> Parser[str | None]:
-    if (yield from scanner.available(1)) != '"':
+def _key(scanner: Scanner) -> Parser[str | None]:
+    """Return a key and consume the colon after it; None if there is no key."""
+    quote = yield from scanner.literal('"', "'")
+    if quote:
+        key, _ = yield from scanner.text_until(quote)
+    else:
+        key = yield from scanner.match(_WORD)
+    yield from scanner.space()
+    if not (yield from scanner.literal(":")):
         return None
-    return (yield from scanner.json_text())
+    yield from scanner.space()
+    return key
+
+
+def _skip_members(scanner: Scanner, ends: Sequence[str]) -> Parser[None]:
+    """Consume the rest of the object of a call whose arguments were parsed."""
+    while (yield from scanner.attempt(_skip_member(scanner, ends))):
+        pass
+    yield from scanner.space()
+    yield from scanner.literal("}")
+
+
+def _skip_member(scanner: Scanner, ends: Sequence[str]) -> Parser[str | None]:
+    yield from scanner.space()
+    yield from scanner.literal(",")
+    yield from scanner.space()
+    return None if (yield from _key(scanner)) is None else (yield from _value(scanner, ends))
+
+
+def parse_calls(
+    scanner: Scanner,
+    out: MessageBuilder,
+    parse_one: Callable[[], Parser[bool]],
+    *ends: str,
+    skip: Callable[[Scanner], Parser[str | None]] | None = None,
+) -> Parser[None]:
+    """Parse one call or a list of calls, also in a code fence, and the marker after them.
+
+    An item of the list that is not a call becomes content.
+
+    Args:
+        scanner: At the position where the calls may begin.
+        out: Receives the calls.
+        parse_one: Parses a call; returns whether one began.
+        ends: The markers after the calls.
+        skip: Consumes an item that is not a call and returns its text; None: an object.
+    """
+    skip = skip or _skip_object
+    before = len(out.calls)
+    yield from scanner.space()
+    is_fenced = bool((yield from scanner.literal(*_FENCES)))
+    yield from scanner.space()
+    is_list = bool((yield from scanner.literal("[")))
+    others: list[str] = []
+    while True:
+        yield from scanner.space()
+        scanner.checkpoint()
+        if not (yield from parse_one()):
+            scanner.rollback()
+            other = (yield from scanner.attempt(skip(scanner))) if is_list else None
+            if other is None:
+                break
+            others.append(other)
+        yield from scanner.space()
+        yield from scanner.literal(",")
+    if len(out.calls) > before:
+        for closer in ["]"] * is_list + ["```"] * is_fenced:
+            yield from scanner.space()
+            yield from scanner.literal(closer)
+        yield from parse_end(scanner, *ends)
+        for other in others:
+            out.malformed(other)
+
+
+def _skip_object(scanner: Scanner) -> Parser[str | None]:
+    """Consume an object; return its text, or None if none begins or it does not end."""
+    is_object = (yield from scanner.available(1)) == "{"
+    return (yield from scanner.json_text()) if is_object else None
+
+
+def parse_end(scanner: Scanner, *ends: str) -> Parser[None]:
+    """Consume the marker after a call, with brackets and code fences before it."""
+    if ends:
+        yield from scanner.attempt(_end(scanner, ends))
+
+
+def _end(scanner: Scanner, ends: Sequence[str]) -> Parser[str | None]:
+    yield from scanner.match(_EXTRA)
+    if "```" not in ends and (yield from scanner.literal("```")):
+        yield from scanner.space()
+    found = yield from scanner.literal(*ends)
+    # Brackets too many at the end of the answer are no content.
+    return found if found or (yield from scanner.available(1)) else ""
 
 
 def call_elements(tool: Tool, arguments: str = "arguments") -> Sequence[Element]:
@@ -138,10 +313,8 @@ class HermesFormat(MarkedFormat):
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
-        yield from scanner.space()
-        if (yield from parse_call(scanner, out)):
-            yield from scanner.space()
-            yield from scanner.literal("</tool_call>")
+        end = "</tool_call>"
+        yield from parse_calls(scanner, out, lambda: parse_call(scanner, out, tools, [end]), end)
 
     def _around(self) -> tuple[str, str, str]:
         return "", "\n", ""
@@ -158,6 +331,7 @@ class JsonListFormat(MarkedFormat):
         template_markers: See `ToolFormat`.
         triggers: The markers; grammars use the first.
         end: The end marker, or "".
+        other_ends: End markers that models write instead.
         brackets: The text before and after the list.
         separator: The text between two calls.
         layout: The text of a call before its name, between name and arguments, and at its end.
@@ -174,6 +348,7 @@ class JsonListFormat(MarkedFormat):
         triggers: tuple[str, ...],
         end: str = "",
         *,
+        other_ends: tuple[str, ...] = (),
         brackets: tuple[str, str] = ("[", "]"),
         separator: str = ", ",
         layout: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}"),
@@ -190,6 +365,7 @@ class JsonListFormat(MarkedFormat):
         self.content_head = content[0] if content else ""
         self.is_parallel = is_parallel
         self._end = end
+        self._ends = tuple(filter(None, (end, *other_ends)))
         self._brackets = brackets
         self._separator = separator
         self._layout = layout
@@ -198,26 +374,15 @@ class JsonListFormat(MarkedFormat):
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
-        yield from scanner.space()
-        is_list = yield from scanner.literal("[")
-        while True:
-            yield from scanner.space()
-            if not (yield from self._parse_one(scanner, out)):
-                break
-            yield from scanner.space()
-            if is_list and not (yield from scanner.literal(",")):
-                break
-            if not is_list and not self._separator.isspace():
-                break
-        yield from scanner.space()
-        yield from scanner.literal("]")
-        yield from scanner.space()
-        if self._end:
-            yield from scanner.literal(self._end)
+        yield from parse_calls(
+            scanner, out, lambda: self._parse_one(scanner, out, tools), *self._ends
+        )
 
-    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+    def _parse_one(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
         """Parse one call; return whether one began."""
-        return (yield from parse_call(scanner, out))
+        return (yield from parse_call(scanner, out, tools, self._ends))
 
     def _around(self) -> tuple[str, str, str]:
         before, after = self._brackets
@@ -235,24 +400,19 @@ class JsonListFormat(MarkedFormat):
 class NameKeyFormat(JsonListFormat):
     """A list of calls whose only key is the function's name: ``[{"name": {...}}]``."""
 
-    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
+    def _parse_one(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
         if not (yield from scanner.literal("{")):
             return False
         yield from scanner.space()
-        name = loads((yield from _string(scanner)) or "")
-        yield from scanner.space()
-        if not isinstance(name, str) or not name or not (yield from scanner.literal(":")):
+        name = yield from _key(scanner)
+        if not name or (yield from scanner.available(1)) != "{":
             return False
-        yield from scanner.space()
-        if (yield from scanner.available(1)) != "{":
-            return False
-        scanner.commit()
-        out.begin_call(name)
-        ended = yield from parse_arguments(scanner, out)
-        out.end_call()
+        is_call = yield from parse_arguments(scanner, out, name, None, tools, self._ends)
         yield from scanner.space()
         yield from scanner.literal("}")
-        return ended
+        return is_call
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         name = json.dumps(function_name(tool))

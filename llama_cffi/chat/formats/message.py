@@ -6,7 +6,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..scanner import loads
+from .arguments import ArgumentsWriter
+from .syntax import Tools, arguments_schema, function_name
 
 __all__ = ["Delta", "MessageBuilder", "ParsedMessage", "ToolCall"]
 
@@ -20,10 +21,11 @@ class ToolCall:
 
     Attributes:
         name: Name of the function; not necessarily one that was offered.
-        arguments: JSON as the model wrote it; incomplete if the model stopped early.
+        arguments: A JSON object, as the model wrote it as far as that was JSON; see
+            `ArgumentsWriter`. While the answer arrives, only its beginning.
         id: The model's own id, else nine hexadecimal digits, the length that Mistral's templates
             require.
-        is_complete: Whether the arguments are a JSON object.
+        is_complete: Whether the model wrote a whole JSON object.
     """
 
     name: str
@@ -42,11 +44,12 @@ class ParsedMessage:
     """A whole answer.
 
     Attributes:
-        content: The text, without white space next to calls.
+        content: The text, without white space next to calls; a line break stands between text
+            before and after a call.
         reasoning_content: The reasoning before it.
         tool_calls: The calls in order.
         is_malformed: Whether a call began that could not be parsed. Its text is part of the
-            content, or the arguments of one of the calls are incomplete.
+            content, or one of the calls is not complete.
     """
 
     content: str = ""
@@ -68,19 +71,24 @@ class ParsedMessage:
 class MessageBuilder:
     """Collects a message and its pending deltas.
 
+    Args:
+        tools: The tools that were offered; None: unknown.
+
     Attributes:
         calls: The calls so far.
         has_content: Whether there is content so far.
         has_reasoning: Whether there is reasoning so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Tools | None = None) -> None:
+        self._schemas = {function_name(tool): arguments_schema(tool) for tool in tools or ()}
         self.calls: list[ToolCall] = []
         self.has_content = False
         self.has_reasoning = False
         # Lists, because a str that grows by each token would be copied for each token.
         self._parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
         self._arguments: list[str] = []
+        self._writer: ArgumentsWriter | None = None  # of the call that has not ended
         self._is_malformed = False
         self._deltas: list[Delta] = []
         self._space = ""  # at the end of the content; dropped unless more content follows
@@ -121,18 +129,32 @@ class MessageBuilder:
         self.content(text)
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
-        """Begin a call; it stays a call even if its arguments are invalid."""
+        """Begin a call; it stays a call even if its arguments are not JSON, which are dropped."""
         if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
-        self._space = ""
+        self._space = "\n" if self.has_content else ""
         self._after_call = True
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
         self._call({"id": call.id, "type": "function", "function": function})
+        self._writer = ArgumentsWriter(self._schemas.get(name))
 
     def arguments(self, text: str) -> None:
-        """Append to the arguments of the last call."""
+        """Append what the model wrote to the arguments of the last call."""
+        if self._writer:
+            self._write(self._writer.push(text))
+
+    def end_call(self) -> None:
+        """End the last call and complete its arguments."""
+        if self._writer:
+            self._write(self._writer.close())
+            self.calls[-1].is_complete = self._writer.is_complete
+            self._is_malformed |= not self._writer.is_complete
+            self._writer = None
+            self._join()
+
+    def _write(self, text: str) -> None:
         if not text:
             return
         self._arguments.append(text)
@@ -142,16 +164,10 @@ class MessageBuilder:
         else:
             self._call({"function": {"arguments": text}})
 
-    def end_call(self) -> None:
-        """End the last call and validate its arguments."""
-        self._join()
-        call = self.calls[-1]
-        call.is_complete = isinstance(loads(call.arguments), dict)
-        self._is_malformed |= not call.is_complete
-
     def finish(self) -> None:
-        """Emit the white space at the end of the content."""
-        if self._space:
+        """End a call that has not ended, and emit the white space at the end of the content."""
+        self.end_call()
+        if self._space and not self._after_call:
             self._text("content", self._space)
             self._space = ""
 

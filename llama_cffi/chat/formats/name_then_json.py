@@ -8,9 +8,19 @@ from dataclasses import dataclass
 
 from ..scanner import Parser, Scanner, quoted
 from .base import MarkedFormat
-from .json_calls import JsonListFormat, parse_arguments, parse_call
+from .json_calls import JsonListFormat, parse_arguments, parse_call, parse_end
 from .message import MessageBuilder
-from .syntax import Element, Json, Maybe, Text, Tool, Tools, arguments_schema, function_name
+from .syntax import (
+    Element,
+    Json,
+    Maybe,
+    Text,
+    Tool,
+    Tools,
+    arguments_schema,
+    call_schema,
+    function_name,
+)
 
 __all__ = [
     "DeepSeekFormat",
@@ -20,6 +30,7 @@ __all__ = [
     "NameThenJsonFormat",
     "SolarFormat",
     "parse_code",
+    "takes_code",
 ]
 
 _NAME = re.compile(r"[\w.-]*")
@@ -36,7 +47,7 @@ class NameThenJsonFormat(MarkedFormat):
         between: The marker between name and arguments.
         after: The marker after the arguments.
         begin: Alternative markers before all calls; empty if each call stands alone.
-        end: The marker after all calls.
+        end: Alternative markers after all calls.
     """
 
     name: str
@@ -45,54 +56,60 @@ class NameThenJsonFormat(MarkedFormat):
     between: str
     after: str
     begin: tuple[str, ...] = ()
-    end: str = ""
+    end: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.triggers = self.begin or self.before
+        # Models sometimes omit the marker before all calls.
+        self.triggers = (*self.begin, *self.before)
 
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
-        if not self.begin:
-            yield from self._parse_one(scanner, out)
-            return
+        has_marker = marker in self.before
+        is_first = True
         while True:
             yield from scanner.space()
+            scanner.checkpoint()
+            has_marker = has_marker or bool((yield from scanner.literal(*self.before)))
             # Models sometimes omit the marker of the first call.
-            found = yield from scanner.literal(*self.before)
-            if found is None and out.calls:
+            is_call = has_marker or is_first
+            if not is_call or not (yield from self._parse_one(scanner, out, tools)):
+                scanner.rollback()
                 break
-            if not (yield from self._parse_one(scanner, out)):
-                break
-        yield from scanner.space()
+            has_marker = is_first = False
         if self.end:
-            yield from scanner.literal(self.end)
+            yield from scanner.literal(*self.end)
 
-    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
-        """Parse a call after its marker; return whether another may follow."""
+    def _parse_one(
+        self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
+        """Parse a call after its marker; return whether it is one."""
+        yield from scanner.space()
         header = yield from self._header(scanner)
         if header is None:
             return False
         yield from scanner.space()
-        if (yield from scanner.available(1)) != "{":
-            return False
-        scanner.commit()
-        out.begin_call(*header)
-        ended = yield from parse_arguments(scanner, out)
-        out.end_call()
+        yield from scanner.literal("```json", "```")
         yield from scanner.space()
-        yield from scanner.literal(self.after)
-        return ended
+        ends = tuple(filter(None, (self.after, *self.before, *self.end, "```")))
+        if not (yield from parse_arguments(scanner, out, *header, tools, ends)):
+            return False
+        yield from parse_end(scanner, *filter(None, [self.after]))
+        return True
 
     def _header(self, scanner: Scanner) -> Parser[tuple[str, str | None] | None]:
         """Parse the header up to the arguments; return the name and the id, if there is one."""
         name = yield from scanner.match(_NAME)
-        if not name or not (yield from scanner.literal(self.between)):
-            return None
-        return name, None
+        return (name, None) if (yield from self._ends_header(name, scanner)) else None
+
+    def _ends_header(self, name: str, scanner: Scanner) -> Parser[bool]:
+        """Parse the marker after a name; some models omit it."""
+        yield from scanner.space()
+        found = yield from scanner.literal(self.between)
+        return bool(name) and (bool(found) or (yield from scanner.available(1)) == "{")
 
     def _around(self) -> tuple[str, str, str]:
-        return self.begin[0] if self.begin else "", "", self.end
+        return "".join(self.begin[:1]), "", "".join(self.end[:1])
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         head = f"{self.before[0]}{function_name(tool)}{self.between}"
@@ -121,7 +138,7 @@ class DeepSeekFormat(NameThenJsonFormat):
             between=self._BETWEEN,
             after=self._AFTER,
             begin=self._BEGIN,
-            end="<｜tool▁calls▁end｜>",  # noqa: RUF001
+            end=("<｜tool▁calls▁end｜>",),  # noqa: RUF001
         )
         self._is_fenced = is_fenced
 
@@ -130,16 +147,7 @@ class DeepSeekFormat(NameThenJsonFormat):
         if head is None or head[0] != "function":
             return head
         name = yield from scanner.match(_NAME)
-        yield from scanner.space()
-        fence = yield from scanner.literal("```json")
-        return (name, None) if name and fence else None
-
-    def _parse_one(self, scanner: Scanner, out: MessageBuilder) -> Parser[bool]:
-        ended = yield from super()._parse_one(scanner, out)
-        if (yield from scanner.literal("```")):
-            yield from scanner.space()
-            yield from scanner.literal(self.after)
-        return ended
+        return name or "function", None
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         if not self._is_fenced:
@@ -155,11 +163,9 @@ class KimiFormat(NameThenJsonFormat):
     _ID = re.compile(r"[\w.:-]*")
 
     def _header(self, scanner: Scanner) -> Parser[tuple[str, str | None] | None]:
-        call_id = (yield from scanner.match(self._ID)).strip()
-        name = re.sub(r":\d+$", "", call_id.removeprefix("functions."))
-        if not name or not (yield from scanner.literal(self.between)):
-            return None
-        return name, call_id
+        call_id = yield from scanner.match(self._ID)
+        name = re.sub(r"[:.]\d+$", "", call_id.removeprefix("functions."))
+        return (name, call_id) if (yield from self._ends_header(name, scanner)) else None
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         head = f"{self.before[0]}functions.{function_name(tool)}:"
@@ -218,18 +224,14 @@ class MistralFormat(NameThenJsonFormat):
         if (yield from scanner.available(1)) in ("[", "{"):
             yield from self._older._parse_calls(marker, scanner, out, tools)
         else:
-            yield from self._parse_one(scanner, out)
+            yield from super()._parse_calls(marker, scanner, out, tools)
 
     def _header(self, scanner: Scanner) -> Parser[tuple[str, str | None] | None]:
         name = yield from scanner.match(_NAME)
         call_id = None
         if (yield from scanner.literal("[CALL_ID]")):
             call_id = yield from scanner.match(_NAME)
-        if not name:
-            return None
-        # Some fine-tuned models omit the second marker.
-        yield from scanner.literal(self.between)
-        return name, call_id
+        return (name, call_id) if (yield from self._ends_header(name, scanner)) else None
 
 
 class FunctionaryV31Format(NameThenJsonFormat):
@@ -249,9 +251,18 @@ class FunctionaryV31Format(NameThenJsonFormat):
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
         if marker == "<function=":
-            yield from self._parse_one(scanner, out)
-        elif not (yield from parse_call(scanner, out)):
+            yield from super()._parse_calls(marker, scanner, out, tools)
+            return
+        scanner.checkpoint()
+        if not (yield from parse_call(scanner, out, tools)):
+            scanner.rollback()
             yield from parse_code(scanner, out, "python")
+
+
+def takes_code(name: str, tools: Tools | None) -> bool:
+    """Return whether source code can be the argument of a function; a built-in tool takes it."""
+    schema = call_schema(name, tools)
+    return not schema or "code" in (schema.get("properties") or {})
 
 
 def parse_code(scanner: Scanner, out: MessageBuilder, name: str, *stops: str) -> Parser[str | None]:

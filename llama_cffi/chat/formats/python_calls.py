@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from ..scanner import Parser, Scanner
 from .base import MarkedFormat
+from .json_calls import offered_name, parse_call, parse_calls
+from .lines import parse_lines
 from .message import MessageBuilder
-from .syntax import Element, Json, Maybe, Tool, Tools, function_name, parameter_schemas
+from .syntax import Element, Json, Maybe, Tool, Tools, call_schema, function_name, parameter_schemas
+from .values import ValueReader
 
-__all__ = ["PythonFormat"]
+__all__ = ["PythonFormat", "parse_python_call", "parse_python_calls"]
 
-_STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+_NAME = re.compile(r"[\w.-]*")
+_OUTSIDE = re.compile(r"[^()\"']*")
+_STRING = {quote: re.compile(rf"[^\\{quote}]*") for quote in "'\""}
+_WRAPPER = "print("
+_BUILT_IN = ".call"
 
 
 @dataclass
@@ -30,6 +35,7 @@ class PythonFormat(MarkedFormat):
         end: The marker after it.
         instructions: See `ToolFormat`.
         templates: Further sets of markers that identify a chat template.
+        is_bare: Whether models also write lists of calls without markers.
     """
 
     name: str
@@ -38,6 +44,7 @@ class PythonFormat(MarkedFormat):
     end: str
     instructions: str | None = None
     templates: tuple[tuple[str, ...], ...] = ()
+    is_bare: bool = False
 
     def __post_init__(self) -> None:
         self.triggers = (self.begin,)
@@ -47,18 +54,18 @@ class PythonFormat(MarkedFormat):
         sets = (self.template_markers, *self.templates)
         return any(markers and all(m in template for m in markers) for markers in sets)
 
+    def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
+        if not self.is_bare:
+            yield from super()._parse(scanner, out, tools)
+            return
+        bare = partial(parse_python_calls, scanner, out, tools, is_bare=True)
+        while (yield from parse_lines(scanner, out, bare, ["["], self.triggers)):
+            yield from self._parse_marked(self.begin, scanner, out, tools)
+
     def _parse_calls(
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
-        code, found = yield from scanner.text_until(self.end)
-        while found and not _is_python(code):
-            # The end marker may be inside a string.
-            more, found = yield from scanner.text_until(self.end)
-            code += f"{self.end}{more}"
-        for name, arguments in _calls(code, tools) if found else ():
-            out.begin_call(name)
-            out.arguments(arguments)
-            out.end_call()
+        yield from parse_python_calls(scanner, out, tools, self.end)
 
     def _around(self) -> tuple[str, str, str]:
         line = "\n" if self.begin.endswith("\n") else ""
@@ -74,65 +81,93 @@ class PythonFormat(MarkedFormat):
         return [*elements, ")"]
 
 
-def _is_python(code: str) -> bool:
-    return _tree(code) is not None
+def parse_python_calls(
+    scanner: Scanner,
+    out: MessageBuilder,
+    tools: Tools | None,
+    *ends: str,
+    is_bare: bool = False,
+) -> Parser[bool]:
+    """Parse one call in Python or a list of them, or calls in JSON.
+
+    Args:
+        scanner: At the position where the calls may begin.
+        out: Receives each call when it ends.
+        tools: The tools that were offered; None: unknown.
+        ends: The markers after the calls.
+        is_bare: Whether no marker precedes them, so that a list of calls of offered functions
+            identifies them.
+
+    Returns:
+        Whether there was a call.
+    """
+    before = len(out.calls)
+
+    def parse_one() -> Parser[bool]:
+        if (yield from scanner.available(1)) == "{":
+            return (yield from parse_call(scanner, out, tools, ends, is_bare))
+        return (yield from parse_python_call(scanner, out, tools, ends, is_bare))
+
+    yield from parse_calls(scanner, out, parse_one, *ends, skip=_skip_call)
+    return len(out.calls) > before
 
 
-def _tree(code: str) -> ast.Module | None:
-    """Parse code; templates do not always escape line breaks in strings."""
-    for text in (code, _STRING.sub(lambda found: found[0].replace("\n", "\\n"), code)):
-        try:
-            return ast.parse(text.strip())
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
+def parse_python_call(
+    scanner: Scanner,
+    out: MessageBuilder,
+    tools: Tools | None,
+    ends: Sequence[str] = (),
+    is_bare: bool = False,
+    is_built_in: bool = False,
+) -> Parser[bool]:
+    """Parse ``name(key=value, ...)``, also in ``print(...)``; return whether it is a call.
+
+    Values are literals; a name stands for a string, and an expression makes it no call.
+
+    Args:
+        scanner: At the position where the call may begin.
+        out: Receives the call when it ends.
+        tools: The tools that were offered; None: unknown.
+        ends: The markers after the call.
+        is_bare: Whether only an offered function's name identifies it.
+        is_built_in: Whether it must be ``name.call(...)``, as Llama 3 calls built-in tools.
+    """
+    is_printed = bool((yield from scanner.literal(_WRAPPER)))
+    written = yield from scanner.match(_NAME)
+    if is_built_in and not written.endswith(_BUILT_IN):
+        return False
+    name = offered_name(written.removesuffix(_BUILT_IN) if is_built_in else written, tools)
+    schema = call_schema(name, tools)
+    if not name or not (yield from scanner.literal("(")) or (is_bare and not schema):
+        return False
+    arguments: list[str] = []
+    ends = (*ends, ")") if is_printed else ends
+    reader = ValueReader(scanner, arguments.append, schema, ends=ends, is_python=True)
+    if not (yield from reader.call(tuple(schema.get("properties") or ()))):
+        return False
+    if is_printed:
+        yield from scanner.literal(")")
+    scanner.commit()
+    out.begin_call(name)
+    out.arguments("".join(arguments))
+    out.end_call()
+    return True
+
+
+def _skip_call(scanner: Scanner) -> Parser[str | None]:
+    """Consume a call that cannot be parsed; return its text, or None if none ends."""
+    parts = [(yield from scanner.match(_NAME))]
+    if (yield from scanner.available(1)) != "(":
+        return None
+    depth = 0
+    while (yield from scanner.emit_match(_OUTSIDE, parts.append)):
+        char = scanner.take(1)
+        parts.append(char)
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        if depth == 0:
+            return "".join(parts)
+        while char in _STRING and (yield from scanner.emit_match(_STRING[char], parts.append)):
+            parts.append(scanner.take(2 if (yield from scanner.available(1)) == "\\" else 1))
+            if parts[-1] == char:
+                break
     return None
-
-
-def _calls(code: str, tools: Tools | None) -> list[tuple[str, str]]:
-    """Return (name, arguments as JSON) for each call; empty if one cannot be parsed."""
-    tree = _tree(code)
-    if tree is None:
-        return []
-    nodes: list[ast.expr] = []
-    for statement in tree.body:
-        value = statement.value if isinstance(statement, ast.Expr) else ast.Name("no_call")
-        nodes += value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
-    try:
-        return [_one(node, tools) for node in nodes]
-    except (ValueError, TypeError, RecursionError):
-        return []
-
-
-def _one(node: ast.expr, tools: Tools | None) -> tuple[str, str]:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
-        node = node.args[0]
-    if not isinstance(node, ast.Call):
-        raise ValueError("not a call")
-    name = ast.unparse(node.func)
-    named = [tool for tool in tools or () if function_name(tool) == name]
-    names = [key for key, _, _ in parameter_schemas(named[0])] if named else []
-    if len(node.args) > len(names):
-        raise ValueError("too many positional arguments")
-    arguments: dict[str, Any] = {}
-    pairs = [*zip(names, node.args, strict=False)]
-    for key, value in [*pairs, *((word.arg, word.value) for word in node.keywords)]:
-        if key is None:
-            raise ValueError("arguments in a dict")
-        arguments[key] = _value(value)
-    return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-
-
-def _value(node: ast.expr) -> Any:
-    """Evaluate a literal; JSON's constants are allowed, and other names become strings."""
-    if isinstance(node, ast.Name):
-        return {"true": True, "false": False, "null": None}.get(node.id, node.id)
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {_value(key): _value(item) for key, item in pairs if key is not None}
-    value = ast.literal_eval(node)
-    if isinstance(value, str):
-        # JSON escapes each half of a surrogate pair, which Python does not join.
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value

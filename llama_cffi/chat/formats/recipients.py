@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ..scanner import Parser, Scanner
 from .base import ToolFormat
-from .json_calls import known_names, parse_arguments
+from .json_calls import offered_name, parse_arguments
 from .message import MessageBuilder
-from .name_then_json import parse_code
+from .name_then_json import parse_code, takes_code
 from .syntax import (
     Alternatives,
     Element,
@@ -45,61 +45,103 @@ class HarmonyFormat(ToolFormat):
     content_head = "<|channel|>final<|message|>"
     _splits_reasoning = False
 
-    _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
-    _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
-    _HEADER_TEXT = re.compile(r"[\w .,:;=/-]*")
-    _HEADER_STARTS = ("<|start|>", "<|channel|>")
-    _BOUNDARIES = (*_HEADER_STARTS, "<|end|>", "<|call|>", "<|return|>")
+    _RECIPIENT = re.compile(r"\bto=\s*([\w.-]+)|\b(functions\.[\w.-]+)")
+    _CHANNEL = re.compile(r"<\|channel\|>\W*(analysis|commentary|final)")
+    _CHANNEL_WORD = re.compile(r"(analysis|commentary|final)(?![a-z0-9_])")
+    _HEADER_TEXT = re.compile(r"[^<\n]*")
+    _EXTRA = re.compile(r"[\s}\]`]*")
+    _MAX_HEADER = 200  # characters
+    _STARTS = ("<|start|>", "<|channel|>", "<|message|>", " to=", "to=")
+    _ROLES = ("assistant", "analysis", "commentary", "final")
+    _IN_HEADER = ("<|channel|>", "<|constrain|>", "<|message|>")
+    _BOUNDARIES = ("<|start|>", "<|channel|>", "<|end|>", "<|call|>", "<|return|>")
+    _NO_FUNCTIONS = ("assistant", "user", "all", "functions")
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        # The prompt ends inside the first header.
-        marker = yield from scanner.literal(*self._HEADER_STARTS, " to=")
-        if marker is None:
-            marker = yield from scanner.until(self._BOUNDARIES, out.content)
-        while marker is not None:
+        stop: str | None = ""  # the prompt ends inside the first header
+        while stop is not None:
             header = None
-            if marker in (*self._HEADER_STARTS, " to="):
-                scanner.checkpoint()
-                header = yield from self._header(marker, scanner)
+            for parse_header in (self._header, self._short_header):
                 if header is None:
-                    scanner.rollback()
-                    out.malformed(marker)
+                    header = yield from scanner.attempt(parse_header(stop, scanner))
             if header is None:
-                marker = yield from scanner.until(self._BOUNDARIES, out.content)
+                if stop in self._STARTS:
+                    out.malformed(stop)
+                stop = yield from scanner.until(self._BOUNDARIES, out.content)
             else:
-                scanner.commit()
-                marker = yield from self._body(header, scanner, out)
+                stop = yield from self._body(header, scanner, out, tools)
 
-    def _header(self, header: str, scanner: Scanner) -> Parser[str | None]:
-        """Parse the rest of a header; return all of it, or None if it is not a header."""
-        while True:
-            header += yield from scanner.match(self._HEADER_TEXT)
-            marker = yield from scanner.literal(
-                *self._HEADER_STARTS, "<|constrain|>", "<|message|>"
-            )
-            if marker is None or marker in header:
+    def _header(self, start: str, scanner: Scanner) -> Parser[str | None]:
+        """Parse a header up to ``<|message|>``, with whatever is in it; return all of it."""
+        header = start
+        if start not in self._STARTS:
+            header = (yield from scanner.literal(*self._STARTS, *self._ROLES)) or ""
+            if header in self._ROLES:
+                header += yield from scanner.space()
+                header += (yield from scanner.literal(*self._IN_HEADER, "to=")) or ""
+            if not header or header.strip() in self._ROLES:
                 return None
-            if marker == "<|message|>":
-                return header
-            header += marker
+        while not header.endswith("<|message|>"):
+            header += yield from scanner.match(self._HEADER_TEXT)
+            found = yield from scanner.literal(*self._IN_HEADER)
+            if found is None or len(header) > self._MAX_HEADER:
+                return None
+            header += found
+        return header
 
-    def _body(self, header: str, scanner: Scanner, out: MessageBuilder) -> Parser[str | None]:
+    def _short_header(self, start: str, scanner: Scanner) -> Parser[str | None]:
+        """Parse a header without ``<|message|>``: a channel, perhaps with a recipient."""
+        header = start
+        for words in (("<|start|>",), ("assistant",), (" to=", "to="), ("<|channel|>",)):
+            if words[0] != start:
+                header += (yield from scanner.literal(*words)) or ""
+            if header.endswith("to="):
+                header += yield from scanner.match(_NAME)
+        word = yield from scanner.literal(*self._ROLES[1:])
+        following = yield from scanner.available(1)
+        if not header.endswith("<|channel|>") or not word or following.islower():
+            return None
+        header += word + (yield from scanner.space())
+        if (yield from scanner.literal("to=")):
+            header += "to=" + (yield from scanner.match(_NAME))
+        yield from scanner.space()
+        if (yield from scanner.literal("<|constrain|>")):
+            yield from scanner.match(_NAME)
+        return header
+
+    def _body(
+        self, header: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[str | None]:
         """Parse a message; return the marker after it."""
-        recipient = self._RECIPIENT.search(header)
-        channel = self._CHANNEL.search(header)
-        if recipient and recipient[1] != "assistant":
-            name = recipient[1].removeprefix("functions.")
-            if (yield from scanner.available(1)) != "{":
+        channels = self._CHANNEL.findall(header)
+        recipients = ["assistant", *map("".join, self._RECIPIENT.findall(header))]
+        name = recipients[-1].strip(".")
+        if name not in self._NO_FUNCTIONS:
+            name = offered_name(name.removeprefix("functions."), tools)
+            if takes_code(name, tools) and (yield from scanner.peek(self._is_code(scanner))):
                 return (yield from parse_code(scanner, out, name, *self._BOUNDARIES))
-            out.begin_call(name)
-            yield from parse_arguments(scanner, out)
-            out.end_call()
-            return (yield from scanner.until(self._BOUNDARIES, lambda _: None))
-        if channel and channel[1] == "analysis":
+            scanner.checkpoint()
+            yield from self._open_fence(scanner)
+            if (yield from parse_arguments(scanner, out, name, None, tools, self._BOUNDARIES)):
+                yield from scanner.match(self._EXTRA)
+                return (yield from scanner.until(self._BOUNDARIES, out.content))
+            scanner.rollback()
+            out.malformed()
+        elif channels[-1:] == ["analysis"]:
             out.reasoning("\n" if out.has_reasoning else "")
             return (yield from scanner.until(self._BOUNDARIES, out.reasoning))
         out.content("\n" if out.has_content else "")
         return (yield from scanner.until(self._BOUNDARIES, out.content))
+
+    def _is_code(self, scanner: Scanner) -> Parser[bool]:
+        """Return whether source code follows, not JSON."""
+        yield from self._open_fence(scanner)
+        return (yield from scanner.available(1)) not in ("{", "<", "")
+
+    def _open_fence(self, scanner: Scanner) -> Parser[None]:
+        yield from scanner.space()
+        yield from scanner.literal("```json", "```")
+        yield from scanner.space()
 
     def _before(self) -> tuple[Element, ...]:
         start, (begin, end) = "<|start|>assistant", self.reasoning
@@ -126,32 +168,34 @@ class FunctionaryV32Format(ToolFormat):
     _MARKER = ">>>"
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        names = known_names(tools)
+        names = {function_name(tool) for tool in tools or ()}
         found: str | None = (yield from scanner.literal(self._MARKER)) or ""
         while found is not None:
             marker, found = found, None
             scanner.checkpoint()
             name = yield from scanner.match(_NAME)
             is_header = bool((yield from scanner.literal("\n")))
-            is_call = is_header and name and (names is None or name in {*names, "python"})
+            is_call = is_header and name and (tools is None or name in {*names, "python"})
             if is_call and name != "all":
                 scanner.commit()
-                found = yield from self._parse_call(name, scanner, out)
+                found = yield from self._parse_call(name, scanner, out, tools)
             elif not is_header or name != "all":
                 scanner.rollback()
                 out.content(marker)
             scanner.commit()
             found = found or (yield from scanner.until([self._MARKER], out.content))
 
-    def _parse_call(self, name: str, scanner: Scanner, out: MessageBuilder) -> Parser[str | None]:
+    def _parse_call(
+        self, name: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[str | None]:
         """Parse a call from its arguments on; return the next marker if it was consumed."""
         yield from scanner.space()
-        if (yield from scanner.available(1)) != "{":
-            # Source code for the interpreter.
+        if takes_code(name, tools) and (yield from scanner.available(1)) != "{":
             return (yield from parse_code(scanner, out, name, self._MARKER))
-        out.begin_call(name)
-        yield from parse_arguments(scanner, out)
-        out.end_call()
+        scanner.checkpoint()
+        if not (yield from parse_arguments(scanner, out, name, None, tools, [self._MARKER])):
+            scanner.rollback()
+            out.malformed(f"{self._MARKER}{name}\n")
         return None
 
     def _before(self) -> tuple[Element, ...]:

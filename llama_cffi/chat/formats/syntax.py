@@ -21,6 +21,7 @@ __all__ = [
     "Tool",
     "Tools",
     "arguments_schema",
+    "call_schema",
     "example",
     "function_name",
     "is_string",
@@ -141,6 +142,11 @@ def arguments_schema(tool: Tool) -> Schema:
     """Return the JSON schema of a tool's arguments."""
     schema: Schema = _function(tool).get("parameters") or {"type": "object", "properties": {}}
     return schema
+
+
+def call_schema(name: str, tools: Tools | None) -> Schema:
+    """Return the JSON schema of the arguments of the function *name*; {} if it is unknown."""
+    return next((arguments_schema(t) for t in tools or () if function_name(t) == name), {})
 
 
 def shared_definitions(schema: Schema) -> Schema:

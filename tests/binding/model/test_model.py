@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
@@ -150,6 +151,48 @@ def test_properties(tiny_model: Path) -> None:
         assert model.metadata["general.architecture"] == "llama"
         assert model.chat_template is not None
         assert "<|im_start|>user\nhi<|im_end|>" in model.apply_chat_template([("user", "hi")])
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3", "gemma", "llama2-sys", None])
+def test_a_conversation_of_dicts_renders_as_its_pairs(
+    tiny_model: Path, template: str | None
+) -> None:
+    pairs = [("system", "Be kind."), ("user", "Hi\nthere"), ("assistant", ""), ("user", "\u6771")]
+    dicts = [{"role": role, "content": content} for role, content in pairs]
+    more = [{**m, "name": None, "tool_calls": None, "refusal": None} for m in dicts]
+    backwards = [dict(reversed(m.items())) for m in dicts]
+    developer = [{"role": "developer", "content": "Be kind."}, *pairs[1:]]
+    with Model(tiny_model, vocab_only=True) as model:
+        text = model.apply_chat_template(pairs, template=template)
+        assert "Be kind." in text
+        assert "Hi\nthere" in text
+        for given in (dicts, more, backwards, developer, [list(pair) for pair in pairs]):
+            assert model.apply_chat_template(given, template=template) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ("Hi", "messages must be a list of"),
+        ({"role": "user", "content": "Hi"}, "messages must be a list of"),
+        (["Hi"], r"messages\[0\] must be a pair .* got 'Hi'"),
+        ([("user",)], "must be a pair"),
+        ([("user", "a"), ("user", "b", "c")], r"messages\[1\] must be a pair"),
+        ([{"content": "Hi"}], r"the role of messages\[0\] must be a str, got None"),
+        ([{"role": "user"}], r"the content of messages\[0\] must be a str, got None"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "ChatRenderer takes"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "cannot show; use Chat"),
+        ([("user", "a\0b")], r"messages\[0\] contains NUL"),
+    ],
+)
+def test_messages_that_c_cannot_render_are_refused(
+    tiny_model: Path, messages: Any, says: str
+) -> None:
+    with (
+        Model(tiny_model, vocab_only=True) as model,
+        pytest.raises(ValidationError, match=says),
+    ):
+        model.apply_chat_template(messages)
 
 
 def test_template_refusals(tiny_model: Path, tmp_path: Path) -> None:

@@ -516,6 +516,9 @@ class Mask:
     def allowed(self) -> NDArray[np.bool_] | None:
         return self._allowed
 
+    def rejects(self, token: int) -> bool:
+        return False
+
     def accept(self, token: int) -> None:
         self.accepted.append(token)
 
@@ -550,6 +553,34 @@ def test_a_mask(context: Context, chain: SamplerChain, tiny_model: Path) -> None
         pytest.raises(ValidationError, match="another model"),
     ):
         another.add_mask(Mask(other, None))
+
+
+class SecondThoughts(Mask):
+    """Rejects every token but one, after it was chosen."""
+
+    def __init__(self, model: Model, wanted: int) -> None:
+        super().__init__(model, np.ones(model.vocab.n_tokens, np.bool_))
+        self.wanted, self.rejected = wanted, 0
+
+    def rejects(self, token: int) -> bool:
+        if token == self.wanted:
+            return False
+        assert self._allowed is not None
+        self._allowed[token] = False
+        self.rejected += 1
+        return True
+
+
+@pytest.mark.parametrize("select", [SamplerChain.add_greedy, lambda chain: chain.add_dist(1)])
+def test_a_mask_may_reject_what_was_chosen(
+    context: Context, model: Model, select: Callable[[SamplerChain], SamplerChain]
+) -> None:
+    mask = SecondThoughts(model, int(context.logits().argmin()))
+    with SamplerChain(model) as chain:
+        select(chain.add_mask(mask))
+        assert chain.sample(context) == mask.wanted
+        assert mask.accepted == [mask.wanted]
+        assert mask.rejected > 0
 
 
 def test_a_grammar_against_a_bias(context: Context, chain: SamplerChain) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,29 @@ def test_trigger_over_many_tokens(model: Model) -> None:
     grammar.accept(token(model, ">"))
     assert not grammar.waiting
     assert allowed(grammar) == applied(grammar) == {token(model, "b")}
+
+
+def test_trigger_patterns(model: Model) -> None:
+    patterns = [re.compile(r"(?:^|\n)(<t>)"), re.compile("é+(b)")]
+    grammar = Grammar(model, 'root ::= ("<t>" | "b") "c"', triggers=patterns)
+    for before, then in (("a <t> b\n", "<t>"), ("a é", "b"), ("", "<t>")):
+        for byte in (before + then).encode():
+            assert grammar.waiting
+            grammar.accept(byte_token(model, byte))
+        assert not grammar.waiting
+        assert not grammar.complete
+        grammar.accept(byte_token(model, ord("c")))
+        assert grammar.ended
+        grammar.reset()
+    refused = Grammar(model, 'root ::= "x"', triggers=[re.compile("y")])
+    with pytest.raises(GenerationError, match="the trigger came in"):
+        refused.accept(byte_token(model, ord("y")))
+    with pytest.raises(ValidationError, match="must match str"):
+        Grammar(model, 'root ::= "x"', triggers=[re.compile(b"y")])  # type: ignore[list-item]
+
+
+def byte_token(model: Model, byte: int) -> int:
+    return next(t for t in range(256) if model.vocab.token_to_piece(t) == bytes([byte]))
 
 
 def test_trigger_token(model: Model) -> None:
