@@ -32,7 +32,7 @@ from llama_cffi.errors import ValidationError
 from llama_cffi.grammars import LlamaGrammar
 from llama_cffi.schema import (
     Field,
-    closed,
+    close_objects,
     json_schema,
     object_schema,
     parse_json,
@@ -737,7 +737,7 @@ SHUT = {"additionalProperties": False}
 )
 def test_objects_that_declare_properties_are_closed(schema: Any, expected: Any) -> None:
     before = json.dumps(schema)
-    found = closed(schema)
+    found = close_objects(schema)
     assert found == (schema if expected is None else expected)
     assert json.dumps(schema) == before
 
@@ -751,9 +751,25 @@ def test_a_definition_is_closed_by_itself_and_open_as_a_part() -> None:
         "type": "array",
         "items": {"anyOf": [{"$ref": "#/$defs/more"}, {"$ref": "#/$defs/base"}]},
     }
-    judge = jsonschema.Draft202012Validator(closed(schema))
+    judge = jsonschema.Draft202012Validator(close_objects(schema))
     for fits in ([], [{}, {"a": {}}], [{"a": {"a": {}}, "b": 1}], [{"b": {"x": 1}}]):
         assert judge.is_valid(fits), fits
     for other in ([{"c": 1}], [{"a": {"b": 1}}], [{"a": {}, "b": 1, "c": 1}]):
         assert not judge.is_valid(other), other
-    LlamaGrammar.from_json_schema(closed(schema))
+    LlamaGrammar.from_json_schema(close_objects(schema))
+
+
+def test_tests_of_values_are_not_closed() -> None:
+    schema = {
+        "$defs": {"one": {"properties": {"a": {"const": 1}}, "required": ["a"]}},
+        "type": "object",
+        "properties": {"a": {}, "b": {}, "c": {}},
+        "not": {"$ref": "#/$defs/one"},
+        "if": {"properties": {"b": {"properties": {"x": {"const": 1}}}}, "required": ["b"]},
+        "then": {"required": ["c"]},
+    }
+    judge = jsonschema.Draft202012Validator(close_objects(schema))
+    assert not judge.is_valid({"a": 1, "b": 2, "c": 3})  # `not` holds whatever else there is
+    assert not judge.is_valid({"b": {"x": 1, "y": 2}})  # as does `if`
+    assert judge.is_valid({"b": {"x": 2}})
+    assert not judge.is_valid({"b": {"x": 2}, "d": 1})

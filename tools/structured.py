@@ -1,7 +1,9 @@
 """Generate documents of many schemas and types at a high temperature, and validate each.
 
 `python tools/structured.py [--seeds 5]`; the exit code is 1 if a document is invalid, no document
-of a schema ended, or a schema that cannot be enforced was not refused before the generation.
+of a schema ended, or a schema that cannot be enforced was not refused before the generation; or if
+a grammar of a random pattern or schema (`--random 10000`) takes another document than `re` or
+`jsonschema`.
 
 At temperature 1.5 without other samplers, the demo model generates any token that the schema
 allows. Each further document of a schema has a stronger bias towards ending, so that some end with
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import sys
 from collections import Counter
 from pathlib import Path
@@ -25,11 +28,21 @@ import jsonschema
 import pydantic
 from tqdm import tqdm
 
-from llama_cffi import GrammarError, Llama, LlamaError
+from llama_cffi import GrammarError, Llama, LlamaError, LlamaGrammar
 from llama_cffi.demo import model_path
+from llama_cffi.grammars.patterns import rewritten
+from llama_cffi.schema.keywords import FORMATS as ENFORCED
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.python_types import TYPES
+from support.random_schemas import (
+    Taker,
+    random_document,
+    random_pattern,
+    random_schema,
+    random_text,
+    wrong,
+)
 from support.rounding import ever_shorter
 from support.schemas import GROUPS, REFUSED
 
@@ -114,14 +127,39 @@ def check_refused(llm: Llama, schema: Any) -> tuple[str, str]:
     return ("valid", "") if llm.engine.stats is before else ("invalid", "a document was generated")
 
 
+def check_pattern(rng: random.Random) -> tuple[str, str, str]:
+    """Return a random pattern, and whether random texts match it as they match in Python."""
+    pattern, judge = random_pattern(rng)
+    texts = [random_text(rng) for _ in range(6)]
+    try:
+        takes = Taker(LlamaGrammar.from_json_schema({"type": "string", "pattern": pattern})).takes
+        is_exact = rewritten(pattern).is_exact
+    except GrammarError:  # no string matches
+        takes, is_exact = (lambda _: False), True
+    for text in texts:
+        expected = bool(judge.search(text)) and (is_exact or "\0" not in text)
+        if takes(text) != expected and (is_exact or "\0" not in text):
+            return pattern, "invalid", f"{text!r} should {'' if expected else 'not '}match"
+    return pattern, "valid", ""
+
+
+def check_random_schema(rng: random.Random) -> tuple[str, str, str]:
+    """Return a random schema, and whether jsonschema accepts the same random documents."""
+    schema = random_schema(rng)
+    found = wrong(schema, [random_document(rng) for _ in range(6)])
+    return json.dumps(schema), "invalid" if found else "valid", str(found)
+
+
 def main() -> int:
     """Generate and validate documents, print a table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="documents of each schema and type")
-    parser.add_argument("--only", choices=("schemas", "types", "refused"), nargs="*")
+    parser.add_argument("--random", type=int, default=2000, help="random patterns and schemas")
+    kinds = ("schemas", "types", "refused", "random")
+    parser.add_argument("--only", choices=kinds, nargs="*")
     args = parser.parse_args()
-    only = args.only or ("schemas", "types", "refused")
-    unchecked = _formats(GROUPS) - set(FORMATS.checkers)
+    only = args.only or kinds
+    unchecked = (_formats(GROUPS) & ENFORCED) - set(FORMATS.checkers)
     if unchecked:
         print(f"jsonschema does not check {unchecked}: install jsonschema[format-nongpl]")
         return 1
@@ -144,6 +182,11 @@ def main() -> int:
         if "refused" in only:
             for schema, _ in tqdm(REFUSED, "refused"):
                 results.append(("refused", str(schema), *check_refused(llm, schema)))
+    if "random" in only:
+        rng = random.Random(args.seeds)
+        for _ in tqdm(range(args.random), "random"):
+            results.append(("random patterns", *check_pattern(rng)))
+            results.append(("random schemas", *check_random_schema(rng)))
     return report(results)
 
 

@@ -20,7 +20,6 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
-from ..schema import closed
 from ..validation import as_list, check_int, reject_unknown
 from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
@@ -462,7 +461,7 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
 def _schema_grammar(schema: Any) -> LlamaGrammar:
     if schema is None:
         raise ValidationError('response_format has no {"json_schema": {"schema": ...}}')
-    return LlamaGrammar.from_json_schema(closed(schema))
+    return LlamaGrammar.from_json_schema(schema, closed=True)
 
 
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}

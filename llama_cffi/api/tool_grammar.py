@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Repeat, Text
 from ..grammars import LlamaGrammar
 from ..grammars.enforceable import enforceable
-from ..schema import closed
+from ..grammars.integers import written
+from ..schema import close_objects
 
 __all__ = ["call_grammar"]
 
@@ -90,7 +91,7 @@ class _Writer:
         if isinstance(piece, str):
             return self.literal(piece)
         if isinstance(piece, Json):
-            return f"%json {json.dumps(enforceable(closed(piece.schema)))}"
+            return written(enforceable(close_objects(piece.schema)), self.rules)
         if isinstance(piece, Text):
             return self.text(piece)
         if isinstance(piece, Maybe):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .formats import FORMATS
+from ..schema.keywords import FORMATS
 from .patterns import other_than
 from .schemas import ALL_TYPES, InexactError, Schemas, joined
 
@@ -68,12 +68,12 @@ def complement(schemas: Schemas, schema: Any, base: Any) -> Any:
         return schema is not True
     types = schemas.types(base)
     options: list[Any] = []
-    for keyword, value in schema.items():
-        restricted = _RESTRICTS.get(keyword)
-        if restricted == "number" and "integer" in types:
-            restricted = "integer"
-        if restricted is None or restricted in types:
-            options += _violating(schemas, keyword, value, base, types)
+    with schemas.visit():
+        for keyword, value in schema.items():
+            restricted = _RESTRICTS.get(keyword)
+            is_number = restricted == "number" and "integer" in types
+            if restricted is None or restricted in types or is_number:
+                options += _violating(schemas, keyword, value, base, types)
     return joined(options)
 
 

@@ -13,9 +13,9 @@ from itertools import combinations, permutations
 from typing import Any
 
 from ..errors import GrammarError
-from ..schema.keywords import mapped
+from ..schema.keywords import FORMATS, mapped
 from .complement import complement
-from .formats import DATE_PATTERNS, FORMATS
+from .dates import DATE_PATTERNS
 from .patterns import rewritten
 from .schemas import ALL_TYPES, IN_PLACE, InexactError, Schemas, joined
 
@@ -30,14 +30,13 @@ SPACE = r"\n[ \t]{0,32}| "
 # the value of another.
 _ESCAPES = 'nrbtf\\"'
 _MAX_OPTIONS = 100  # of a keyword that is written as a choice
-_EXACT = 2**53  # integers up to it are exact in llguidance, which computes with floats
 _BOUNDS = ("maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum")
 
 
 def enforceable(schema: Any) -> Any:
     """Return a schema for llguidance whose documents are those of *schema*.
 
-    `uniqueItems` is relaxed where items cannot be listed; see docs/llama.md.
+    `uniqueItems` is relaxed where items cannot be listed; see docs/structured-output.md.
 
     Raises:
         GrammarError: A pattern or number cannot be enforced, or the schema is nested too deeply.
@@ -51,9 +50,12 @@ def enforceable(schema: Any) -> Any:
         written = writer.schema(dict(schema))
     except RecursionError:
         raise GrammarError("the schema is nested too deeply") from None
-    options = written.pop("x-guidance", {"whitespace_pattern": SPACE})
-    if writer.has_open_objects and isinstance(options, dict):
-        options = {"json_allowed_escapes": _ESCAPES, **options}
+    options = written.pop("x-guidance", {})
+    if isinstance(options, dict):
+        if options.get("whitespace_flexible", True):
+            options = {"whitespace_pattern": SPACE, **options}
+        if writer.has_open_objects:
+            options = {"json_allowed_escapes": _ESCAPES, **options}
     return {"x-guidance": options, **written}
 
 
@@ -78,6 +80,8 @@ class _Writer:
         result = mapped(self.schema, _with_all(result, extra))
         result = _with_all(result, _number_ranges(result))
         self._note_open_object(result)
+        for keyword in result.keys() & {"const", "enum"}:
+            result[keyword] = _with_integers(result[keyword])
         if isinstance(result.get("pattern"), str):
             result["pattern"] = rewritten(result["pattern"]).text
         if isinstance(result.get("patternProperties"), dict):
@@ -125,9 +129,12 @@ class _Writer:
     def names(self, schema: Schema) -> Iterator[Any]:
         if "propertyNames" not in schema:
             return
-        rule = self._schemas.plain(schema["propertyNames"])
-        rule = rule if isinstance(rule, Mapping) else {} if rule else {"enum": []}
-        rule = {key: value for key, value in rule.items() if (key, value) != ("type", "string")}
+        given: Any = self._schemas.plain(schema["propertyNames"])
+        rule: Schema = dict(given) if isinstance(given, Mapping) else {}
+        if given is False:
+            rule = {"enum": []}
+        if rule.get("type") == "string":
+            del rule["type"]
         if isinstance(rule.get("format"), str) and rule["format"] not in FORMATS:
             del rule["format"]
         allowed: Schema = {"additionalProperties": False}
@@ -176,11 +183,11 @@ class _Writer:
         options, schemas = schema["oneOf"], self._schemas
         base = {key: value for key, value in schema.items() if key != "oneOf"}
         alone = []
-        for one in options:
+        for i, one in enumerate(options):
             others = [
                 complement(schemas, other, {"allOf": [base, one]})
-                for other in options
-                if other is not one and not schemas.are_disjoint(one, other)
+                for other in (*options[:i], *options[i + 1 :])
+                if not schemas.are_disjoint(one, other)
             ]
             alone.append(_both(one, *others))
         del schema["oneOf"]
@@ -220,8 +227,11 @@ def _number_ranges(schema: Schema) -> list[Any]:
         What the value has to match besides.
     """
     bounds = {key: schema[key] for key in _BOUNDS if key in schema}
-    if not all(type(bound) in (int, float) for bound in bounds.values()):
+    is_integer = schema.get("type") == "integer"
+    if not all(_is_bound(bound, is_integer) for bound in bounds.values()):
         return []
+    if is_integer:
+        bounds = _integer_bounds(bounds)
     low, high = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
     if low is not None and low >= 0 and low == int(low):
         del bounds["exclusiveMinimum"]
@@ -230,7 +240,7 @@ def _number_ranges(schema: Schema) -> list[Any]:
         del bounds["exclusiveMaximum"]
         bounds["maximum"] = min(-_above(-high), bounds.get("maximum", high))
     options = [bounds]
-    if schema.get("type") != "integer":
+    if not is_integer:
         for sign, keys, inclusive in ((1, _BOUNDS[:2], "maximum"), (-1, _BOUNDS[2:], "minimum")):
             for key in bounds.keys() & set(keys):
                 rest = {k: v for k, v in bounds.items() if k not in keys}
@@ -242,6 +252,33 @@ def _number_ranges(schema: Schema) -> list[Any]:
         schema.update(bounds)
         return []
     return [{"anyOf": [{"type": "number", **option} for option in options]}]
+
+
+def _with_integers(value: Any) -> Any:
+    """Return a constant without floats that are integers: llguidance cuts large ones."""
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _with_integers(item) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_bound(value: Any, is_integer: bool) -> bool:
+    if type(value) is int:
+        return is_integer or abs(value) < 10**300
+    return type(value) is float and abs(value) < 1e300
+
+
+def _integer_bounds(bounds: Schema) -> Schema:
+    """Return inclusive bounds of integers."""
+    lows = [math.ceil(bounds[k]) for k in ("minimum",) if k in bounds]
+    lows += [math.floor(bounds[k]) + 1 for k in ("exclusiveMinimum",) if k in bounds]
+    highs = [math.floor(bounds[k]) for k in ("maximum",) if k in bounds]
+    highs += [math.ceil(bounds[k]) - 1 for k in ("exclusiveMaximum",) if k in bounds]
+    return {
+        **({"minimum": max(lows)} if lows else {}),
+        **({"maximum": min(highs)} if highs else {}),
+    }
 
 
 def _above(number: float) -> float:

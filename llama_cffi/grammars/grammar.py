@@ -12,7 +12,9 @@ from typing import Any
 from ..binding.model.deep_stack import call_deep
 from ..errors import GrammarError
 from ..gbnf.lark import check, to_lark
+from ..schema import close_objects
 from .enforceable import enforceable
+from .integers import written
 
 __all__ = ["LlamaGrammar", "compiling"]
 
@@ -92,21 +94,31 @@ class LlamaGrammar:
             raise GrammarError(f"{os.fspath(path)} is not UTF-8 text: {e}") from None
 
     @classmethod
-    def from_json_schema(cls, schema: str | Mapping[str, object] | bool) -> LlamaGrammar:
+    def from_json_schema(
+        cls, schema: str | Mapping[str, object] | bool, *, closed: bool = False
+    ) -> LlamaGrammar:
         """Return a grammar for the JSON documents of a JSON Schema.
 
         Properties are in the schema's order. Between tokens there is at most a space, or a line
         break with up to 32 characters of indentation; a schema can change this in `x-guidance`, as
         llguidance documents. Dates and times exist: 29 February only in leap years, no second 60.
+        docs/structured-output.md has all rules.
+
+        Args:
+            schema: The schema, or its text.
+            closed: Whether objects that declare properties are closed to other names, unless the
+                schema says something about them, as in `response_format`.
 
         Raises:
             GrammarError: A keyword is not supported (the message has its path), or no document
                 matches.
         """
-        if isinstance(schema, str):
-            return cls("json_schema", schema)
         try:
-            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+            text = schema
+            if not isinstance(text, str):
+                text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+            if closed:
+                text = json.dumps(close_objects(json.loads(text)), ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as e:
             raise GrammarError(f"the schema is not JSON: {e}") from None
         return cls("json_schema", text)
@@ -197,8 +209,13 @@ def _for_llguidance(schema: Any) -> str:
     from llguidance import LLMatcher
 
     try:
-        text = json.dumps(enforceable(schema), ensure_ascii=False)
-        return str(LLMatcher.grammar_from_json_schema(text))
+        rules: list[str] = []
+        root = written(enforceable(schema), rules)
+        if root.startswith("%json "):
+            return str(LLMatcher.grammar_from_json_schema(root.removeprefix("%json ")))
+        return str(LLMatcher.grammar_from_lark("\n".join([f"start: {root}", *rules])))
+    except GrammarError:
+        raise
     except (RecursionError, ValueError) as e:  # nested too deeply, or a lone surrogate
         raise GrammarError(f"the schema cannot be read: {e}") from None
 

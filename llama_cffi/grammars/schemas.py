@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from ..schema import allowed_types, json_type
+from ..schema.keywords import target
 
 __all__ = ["ALL_TYPES", "IN_PLACE", "NOTES", "InexactError", "Schemas", "different", "joined"]
 
@@ -25,6 +29,8 @@ NOTES = frozenset(
 )  # fmt: skip
 _MAX_REFERENCES = 32
 _MAX_VALUES = 64
+_MAX_DEPTH = 40
+_MAX_VISITS = 20_000
 
 
 class InexactError(Exception):
@@ -40,7 +46,23 @@ class Schemas:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._n_followed = 0
+        self._depth = self._n_visits = 0
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Enter one more schema; references may lead in circles, and to ever more schemas.
+
+        Raises:
+            InexactError: There were too many.
+        """
+        self._depth += 1
+        self._n_visits += 1
+        try:
+            if self._depth > _MAX_DEPTH or self._n_visits > _MAX_VISITS:
+                raise InexactError
+            yield
+        finally:
+            self._depth -= 1
 
     def resolved(self, reference: Any) -> Any:
         """Return the schema that a `$ref` points to.
@@ -48,18 +70,10 @@ class Schemas:
         Raises:
             InexactError: It does not point into the document.
         """
-        if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
-            raise InexactError(f"$ref: {reference}")
-        part = self._root
-        for name in reference.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
-                part = part[int(name)]
-            elif isinstance(part, Mapping) and name in part:
-                part = part[name]
-            else:
-                raise InexactError(f"$ref: {reference}")
-        return part
+        try:
+            return target(self._root, reference)
+        except LookupError:
+            raise InexactError(f"$ref: {reference}") from None
 
     def plain(self, schema: Any) -> Any:
         """Return *schema* without annotations, and in place of a mere `$ref` what it points to.
@@ -77,31 +91,8 @@ class Schemas:
         raise InexactError("$ref")
 
     def types(self, schema: Any) -> frozenset[str]:
-        """Return the types of values that fit; `integer` where no other numbers fit."""
-        found = frozenset(ALL_TYPES)
-        if not isinstance(schema, Mapping):
-            return found if schema is True else frozenset()
-        if "type" in schema:
-            found = _common(found, frozenset(map(str, _listed(schema["type"]))))
-        if isinstance(schema.get("enum"), list):
-            found = _common(found, frozenset(map(_type_of, schema["enum"])))
-        if "const" in schema:
-            found = _common(found, frozenset([_type_of(schema["const"])]))
-        for inner in _listed(schema.get("allOf", [])):
-            found = _common(found, self.types(inner))
-        for keyword in ("anyOf", "oneOf"):
-            if isinstance(schema.get(keyword), list):
-                options = [self.types(inner) for inner in schema[keyword]]
-                found = _common(found, frozenset[str]().union(*options))
-        if "$ref" in schema and self._n_followed < _MAX_REFERENCES:
-            self._n_followed += 1
-            try:
-                found = _common(found, self.types(self.resolved(schema["$ref"])))
-            except InexactError:
-                pass
-            finally:
-                self._n_followed -= 1
-        return found
+        """Return the types that values may have; see `allowed_types`."""
+        return allowed_types(schema, self._root)
 
     def values(self, schema: Any) -> list[Any]:
         """Return all values that fit.
@@ -109,7 +100,10 @@ class Schemas:
         Raises:
             InexactError: There are many, or they are not easy to list.
         """
-        schema = self.plain(schema)
+        with self.visit():
+            return self._values(self.plain(schema))
+
+    def _values(self, schema: Any) -> list[Any]:
         if schema is False:
             return []
         keys = schema.keys() if isinstance(schema, Mapping) else {"true"}
@@ -117,12 +111,10 @@ class Schemas:
         if keys and keys <= {"const", "enum", "type"} and keys != {"type"}:
             given = [schema["const"]] if "const" in schema else _listed(schema["enum"])
             allowed = _listed(schema["enum"]) if "enum" in schema else given
-            types = self.types({"type": schema["type"]}) if "type" in schema else ALL_TYPES
+            types = self.types({"type": schema["type"]} if "type" in schema else {})
             known = {different(value) for value in allowed}
             found = [
-                value
-                for value in given
-                if different(value) in known and _common(frozenset([_type_of(value)]), types)
+                value for value in given if different(value) in known and json_type(value) in types
             ]
         elif keys == {"anyOf"}:
             found = [value for option in schema["anyOf"] for value in self.values(option)]
@@ -142,8 +134,12 @@ class Schemas:
         return found
 
     def are_disjoint(self, one: Any, other: Any) -> bool:
-        """Tell whether no value fits both schemas, as far as that is easy to see."""
-        if not _common(self.types(one), self.types(other)):
+        """Tell whether no value fits both schemas, as far as that is easy to see.
+
+        Raises:
+            InexactError: The schemas contain themselves.
+        """
+        if not self.types(one) & self.types(other):
             return True
         try:
             one, other = self.plain(one), self.plain(other)
@@ -156,11 +152,11 @@ class Schemas:
         if not self.types(one) == self.types(other) == {"object"}:
             return False
         properties = [s.get("properties", {}) for s in (one, other)]
-        return any(
-            self.are_disjoint(*(p.get(name, True) for p in properties))
-            for name in {*_listed(one.get("required", [])), *_listed(other.get("required", []))}
-            if isinstance(name, str)
-        )
+        names = {*_listed(one.get("required", [])), *_listed(other.get("required", []))}
+        with self.visit():
+            return any(
+                self.are_disjoint(*(p.get(name, True) for p in properties)) for name in names
+            )
 
 
 def different(value: Any) -> str:
@@ -184,22 +180,3 @@ def joined(options: Iterable[Any]) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _common(one: Iterable[str], other: Iterable[str]) -> frozenset[str]:
-    one, other = frozenset(one), frozenset(other)
-    found = one & other
-    if "number" in one | other and "integer" in one | other:
-        found |= {"integer"}
-    return found - {"integer"} if "number" in found else found
-
-
-def _type_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    for kind, name in ((bool, "boolean"), (int, "integer"), (str, "string"), (list, "array")):
-        if isinstance(value, kind):
-            return name
-    if isinstance(value, float):
-        return "integer" if value.is_integer() else "number"
-    return "object"

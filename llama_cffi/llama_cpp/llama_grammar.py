@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .. import grammars
-from ..schema import closed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,8 +46,12 @@ class LlamaGrammar(grammars.LlamaGrammar):
 
     @classmethod
     def from_json_schema(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, json_schema: str | Mapping[str, object] | bool, verbose: bool = True
+        cls,
+        json_schema: str | Mapping[str, object] | bool,
+        verbose: bool = True,
+        *,
+        closed: bool = True,
     ) -> Self:
         """Make one from a JSON Schema; properties that it does not name are forbidden."""
-        text = grammars.LlamaGrammar.from_json_schema(json_schema).text
-        return cls("json_schema", json.dumps(closed(json.loads(text)), ensure_ascii=False))
+        made = grammars.LlamaGrammar.from_json_schema(json_schema, closed=closed)
+        return cls("json_schema", made.text)

@@ -11,7 +11,7 @@ from .allowed_types import ANY_TYPE, allowed_types, json_type, resolved, types_w
 from .docstring import read_docstring
 from .fields import MISSING, Field
 from .from_json import parse_json
-from .keywords import closed
+from .keywords import close_objects
 from .to_schema import Schema, json_schema, object_schema
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Field",
     "Schema",
     "allowed_types",
-    "closed",
+    "close_objects",
     "json_schema",
     "json_type",
     "object_schema",

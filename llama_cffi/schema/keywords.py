@@ -6,11 +6,16 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
-__all__ = ["Schema", "closed", "inlined", "mapped", "renamed"]
+__all__ = ["FORMATS", "Schema", "close_objects", "inlined", "mapped", "renamed", "target"]
 
 Schema = dict[str, Any]
 
+#: Enforced formats of strings. Any other is an annotation (JSON Schema 2020-12, section 7.2.3).
+FORMATS = frozenset(
+    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"]
+)
 _ONE = {
     "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not",
     "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
@@ -103,7 +108,7 @@ def _target(schema: Mapping[str, Any]) -> str | None:
     return str(reference).removeprefix(_PREFIX) if is_ours else None
 
 
-def closed(schema: Any) -> Any:
+def close_objects(schema: Any) -> Any:
     """Return *schema* with all objects that declare properties closed to other names.
 
     An object stays open where the schema says something about other names
@@ -111,17 +116,21 @@ def closed(schema: Any) -> Any:
     `dict[str, int]`. Where several schemas apply to one object, as in `allOf`, it may have the
     names that any of them has.
     """
-    return _Closer(schema).document() if isinstance(schema, dict) else schema
+    try:
+        return _Closer(schema).document() if isinstance(schema, dict) else schema
+    except RecursionError:  # nested so deeply that it cannot be enforced, either
+        return schema
 
 
 _SAME_OBJECT = {"$ref", "allOf", "anyOf", "dependentSchemas", "else", "if", "oneOf", "then"}
 _ABOUT_OTHERS = {"additionalProperties", "unevaluatedProperties"}
+_TESTS = {"contains", "if", "not"}  # schemas that values need not fit
 
 
 class _Closer:
     def __init__(self, root: Schema) -> None:
         self._root = root
-        self._open: dict[str, str] = {}  # reference -> that of a definition open to other names
+        self._names: dict[tuple[str, str], str] = {}
         self._definitions: Schema = {}
 
     def document(self) -> Schema:
@@ -133,34 +142,51 @@ class _Closer:
         """Close the schema of one value and of the values within it."""
         combining = _SAME_OBJECT & schema.keys()
         is_one_of_several = combining <= {"anyOf", "oneOf"} or schema.keys() - _NOTES == {"$ref"}
-        if not combining or (
-            is_one_of_several
-            and len(combining) == 1
-            and not {"properties", "required"} & schema.keys()
-        ):
-            result = mapped(self._value, schema)
-            return result if combining else _with_names(result, [schema])
         try:
+            if not combining:
+                return _with_names(self._mapped(self._value, schema), [schema])
+            if (
+                is_one_of_several
+                and len(combining) == 1
+                and not {"properties", "required"} & schema.keys()
+            ):
+                return self._mapped(self._value, schema)
             return _with_names(self._part(schema), self._parts(schema, set()))
         except LookupError:  # a reference to another document
             return mapped(self._value, schema)
 
     def _part(self, schema: Schema) -> Schema:
         """Close the values within one of several schemas of an object."""
-        result = mapped(self._value, {k: v for k, v in schema.items() if k not in _SAME_OBJECT})
+        result = self._mapped(
+            self._value, {k: v for k, v in schema.items() if k not in _SAME_OBJECT}
+        )
         for part in ({k: v} for k, v in schema.items() if k in _SAME_OBJECT):
-            result |= mapped(self._part, part)
+            result |= self._mapped(self._part, part)
         if "$ref" in schema:
-            result["$ref"] = self._opened(schema["$ref"])
+            result["$ref"] = self._copied(schema["$ref"], self._part)
         return result
 
-    def _opened(self, reference: str) -> str:
-        """Return a reference to a definition that does not forbid names of other schemas."""
-        if reference not in self._open:
-            name = f"open-{len(self._open)}"
-            self._open[reference] = _PREFIX + name
-            self._definitions[name] = self._part(self._target(reference))
-        return self._open[reference]
+    def _unchanged(self, schema: Schema) -> Schema:
+        """Return *schema*, with references to definitions that are not closed."""
+        result = mapped(self._unchanged, schema)
+        if "$ref" in schema:
+            result["$ref"] = self._copied(schema["$ref"], self._unchanged)
+        return result
+
+    def _mapped(self, function: Callable[[Schema], Schema], schema: Schema) -> Schema:
+        return {
+            key: mapped(self._unchanged if key in _TESTS else function, {key: value})[key]
+            for key, value in schema.items()
+        }
+
+    def _copied(self, reference: str, function: Callable[[Schema], Schema]) -> str:
+        """Return a reference to another version of a definition."""
+        key = (reference, function.__name__)
+        if key not in self._names:
+            name = f"open-{len(self._names)}"
+            self._names[key] = _PREFIX + name
+            self._definitions[name] = function(self._target(reference))
+        return self._names[key]
 
     def _parts(self, schema: Schema, followed: set[str]) -> list[Schema]:
         """Return *schema* and the schemas that it applies to the same object."""
@@ -178,20 +204,29 @@ class _Closer:
         return parts
 
     def _target(self, reference: Any) -> Schema:
-        """Return the schema within the document that a reference points to.
+        found = target(self._root, reference)
+        if not isinstance(found, dict):
+            raise LookupError(reference)
+        return {key: value for key, value in found.items() if key not in ("$defs", "definitions")}
 
-        Raises:
-            LookupError: There is none.
-        """
-        part: Any = self._root
-        if not f"{reference}/".startswith("#/"):
+
+def target(root: Any, reference: Any) -> Any:
+    """Return what a `$ref` within the document *root* points to.
+
+    Raises:
+        LookupError: It is not a JSON pointer (RFC 6901), or points to nothing.
+    """
+    if not f"{reference}/".startswith("#/"):
+        raise LookupError(reference)
+    for name in unquote(reference).split("/")[1:]:
+        name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and name.isdecimal():
+            root = root[int(name)]
+        elif isinstance(root, Mapping):
+            root = root[name]
+        else:
             raise LookupError(reference)
-        for name in reference.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            part = part[int(name) if isinstance(part, list) else name]
-        if not isinstance(part, dict):
-            raise LookupError(reference)
-        return {key: value for key, value in part.items() if key not in ("$defs", "definitions")}
+    return root
 
 
 def _with_names(schema: Schema, parts: list[Schema]) -> Schema:

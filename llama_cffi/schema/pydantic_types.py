@@ -7,14 +7,9 @@ from typing import Any
 
 from ..errors import ValidationError
 from .annotations import name_of
-from .keywords import Schema, mapped
+from .keywords import FORMATS, Schema, mapped
 
 __all__ = ["pydantic_schema", "pydantic_value"]
-
-# Formats that JSON Schema defines. Others of pydantic's, such as `path`, do not restrict the text.
-_FORMATS = {
-    "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
-}  # fmt: skip
 
 
 def pydantic_schema(type_: Any) -> Schema:
@@ -70,7 +65,7 @@ def _tidied(schema: Schema) -> Schema:
     result = mapped(_tidied, schema)
     if result.get("type") == "object" and "properties" in result:
         result.setdefault("additionalProperties", False)
-    if result.get("format") not in _FORMATS:
+    if result.get("format") not in FORMATS:
         result.pop("format", None)
     result.pop("discriminator", None)
     return result

@@ -105,7 +105,7 @@ def positional(x: int, /) -> None:
     pass
 
 
-def strange(x: bytes) -> None:
+def strange(x: bytearray) -> None:
     pass
 
 
@@ -123,7 +123,7 @@ def unreadable(x: Missing) -> None:  # noqa: F821  # type: ignore[name-defined]
         (bare, "no type hint for 'x'"),
         (many, r"\*names"),
         (positional, "position only"),
-        (strange, "bytes"),
+        (strange, "bytearray"),
         (by_number, "keys"),
         (unreadable, "Missing"),
         (3, "3"),

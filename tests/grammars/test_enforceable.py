@@ -165,6 +165,7 @@ def test_random_ranges_of_numbers_are_exact() -> None:
             ["b", "d"],
         ),
         ({"oneOf": [{"type": "string"}, {"type": "string"}, {"type": "null"}]}, [None], ["a"]),
+        ({"anyOf": [{"oneOf": [True, True]}, {"const": 1}]}, [1], [2, "a"]),
         (
             {"$defs": {"s": {"type": "string"}}, "oneOf": [{"$ref": "#/$defs/s"}, {"const": 1}]},
             ["a", 1],
@@ -198,7 +199,7 @@ def test_items_that_cannot_be_listed_may_repeat_up_to_their_number() -> None:
         LlamaGrammar.from_json_schema({"items": {"type": "string"}, "uniqueItems": True})
     ).takes
     assert takes(["a", "b"])
-    assert takes(["a", "a"])  # docs/llama.md says so
+    assert takes(["a", "a"])  # docs/structured-output.md says so
     many = {"type": "array", "items": {"enum": [*"abcdefgh"]}, "uniqueItems": True}
     takes = Taker(LlamaGrammar.from_json_schema(many)).takes
     assert takes([*"hgfedcba"])
@@ -252,3 +253,56 @@ def test_complements_of_complements_end() -> None:
         LlamaGrammar.from_json_schema(schema)
     taker = Taker(LlamaGrammar.from_json_schema({"not": {"$ref": "#"}}))  # a paradox: nothing fits
     assert not any(map(taker.takes, [None, 1, "", [], {}]))
+
+
+def test_schemas_that_contain_themselves_many_times_are_read_in_time() -> None:
+    options = [{"$ref": f"#/$defs/n{i}"} for i in range(8)]
+    nodes = {
+        f"n{i}": {
+            "type": "object",
+            "properties": {"left": {"oneOf": options}, "right": {"not": options[i]}},
+            "required": ["left"],
+        }
+        for i in range(8)
+    }
+    for keyword in ({"oneOf": options}, {"not": options[0]}, {"if": options[0], "then": True}):
+        with pytest.raises(GrammarError):
+            LlamaGrammar.from_json_schema({"$defs": nodes, **keyword})
+    tagged = {
+        name: {
+            "type": "object",
+            "properties": {"kind": {"const": name}, "in": {"oneOf": options}},
+            "required": ["kind"],
+            "additionalProperties": False,
+        }
+        for name in nodes
+    }
+    taker = Taker(LlamaGrammar.from_json_schema({"$defs": tagged, "oneOf": options}))
+    assert taker.takes({"kind": "n1", "in": {"kind": "n2"}})
+    assert not taker.takes({"kind": "n8"})
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [10**400, -(10**400), 1e300, 2**63, 1e400],
+    ids=lambda b: f"{b:.0e}" if isinstance(b, float) else f"{len(str(b))} digits",
+)
+@pytest.mark.parametrize("keyword", ["minimum", "exclusiveMaximum", "const", "multipleOf"])
+@pytest.mark.parametrize("type_", ["integer", "number"])
+def test_bounds_of_any_size_are_enforced_or_refused(type_: str, keyword: str, bound: Any) -> None:
+    schema = {"type": type_, keyword: bound}
+    validator = jsonschema.Draft202012Validator(schema)
+    documents = [0, 1, -1, 2**63 - 1, 10**301, -(10**301)]
+    try:
+        taker = Taker(LlamaGrammar.from_json_schema(json.dumps(schema)))
+    except GrammarError:
+        return
+    for document in documents:
+        assert validator.is_valid(document) or not taker.takes(document)
+
+
+def test_white_space_stays_bounded_beside_other_options() -> None:
+    schema = {"x-guidance": {"coerce_one_of": True}, "type": "array", "items": {"const": 1}}
+    taker = Taker(LlamaGrammar.from_json_schema(schema))
+    assert taker.takes_text("[ 1]")
+    assert not taker.takes_text("[   1]")

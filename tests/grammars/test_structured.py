@@ -25,7 +25,7 @@ from llama_cffi.demo import model_path
 from llama_cffi.errors import GenerationError, GrammarError, ValidationError
 from llama_cffi.generation.sampler_chains import build_chain
 from llama_cffi.grammars import Constraint, LlamaGrammar
-from llama_cffi.grammars.formats import DATE_PATTERNS
+from llama_cffi.grammars.dates import DATE_PATTERNS
 
 HOT: dict[str, Any] = {
     "temperature": 1.5,

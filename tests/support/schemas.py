@@ -286,6 +286,55 @@ GROUPS: dict[str, dict[str, Any]] = {
             {"list": arr({"anyOf": [obj({"n": SMALL}), arr(WORD, 1)]}, 2)}
         ),
     },
+    "rewritten": {  # keywords that llguidance lacks
+        "not a constant": {"type": "string", "maxLength": 4, "not": {"enum": ["", 'a"', "é"]}},
+        "not a number": {"type": "integer", "minimum": 0, "maximum": 30, "not": {"const": 7}},
+        "not a type": {"type": ["null", "boolean", "string"], "not": {"type": "string"}},
+        "not both": obj(
+            {"a": SMALL, "b": SMALL}, optional=("a", "b"), **{"not": {"required": ["a", "b"]}}
+        ),
+        "if and then": obj(
+            {"kind": {"enum": ["a", "b"]}, "size": SMALL},
+            optional=("size",),
+            **{
+                "if": {"properties": {"kind": {"const": "a"}}},
+                "then": {"required": ["size"]},
+                "else": {"properties": {"size": {"maximum": 5}}},
+            },
+        ),
+        "contains": arr(SMALL, 3, contains={"const": 7}),
+        "contains few": arr({"type": "boolean"}, 4, contains={"const": True}, maxContains=1),
+        "unique": arr({"enum": ["a", "b", "c"]}, 3, uniqueItems=True, minItems=2),
+        "unique numbers": arr({"type": "integer", "minimum": 1, "maximum": 4}, 2, uniqueItems=True),
+        "names": {
+            "type": "object",
+            "additionalProperties": SMALL,
+            "propertyNames": {"pattern": '^[^"\\\\]{1,3}$'},
+            "maxProperties": 2,
+        },
+        "dependent": obj(
+            {"a": SMALL, "b": SMALL, "c": {"type": "null"}},
+            optional=("a", "b", "c"),
+            dependentRequired={"a": ["b"], "b": ["c"]},
+        ),
+        "exactly one of": obj(
+            {"a": SMALL, "b": SMALL},
+            optional=("a", "b"),
+            oneOf=[{"required": ["a"]}, {"required": ["b"]}],
+        ),
+        "one of overlapping": {
+            "oneOf": [SMALL, {"type": "integer", "minimum": 90, "maximum": 110}]
+        },
+        "pattern without quotes": {"type": "string", "pattern": r'^[^"\\/]{1,6}$'},
+        "open range": {"type": "number", "exclusiveMinimum": 2, "maximum": 2.55},
+        "format": {"type": "string", "format": "password", "maxLength": 5},
+        "unevaluated": {
+            "type": "object",
+            "properties": {"a": SMALL},
+            "required": ["a"],
+            "unevaluatedProperties": False,
+        },
+    },
     "references": {
         "ref": {"$defs": {"small": SMALL}, "$ref": "#/$defs/small"},
         "ref in property": {

@@ -1,13 +1,8 @@
-"""Formats of strings: those that are enforced, and patterns of dates that exist."""
+"""Patterns that restrict JSON Schema's date formats to dates that exist."""
 
 from __future__ import annotations
 
-__all__ = ["DATE_PATTERNS", "FORMATS"]
-
-#: The formats that llguidance enforces. Any other is an annotation (JSON Schema 2020-12, 7.2.3).
-FORMATS = frozenset(
-    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"]
-)
+__all__ = ["DATE_PATTERNS"]
 
 _YEAR = "([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 # Multiples of 4 but not of 100, and multiples of 400.
