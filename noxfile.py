@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -58,7 +59,11 @@ def typing(session: nox.Session) -> None:
     session.chdir(session.create_tmp())
     session.run("mypy", "--config-file", str(config), "-p", "llama_cffi")
     python = session.bin + "/python"
-    session.run("pyright", "--pythonpath", python, str(site / "llama_cffi"))
+    # A configuration of its own: the project's would exclude everything under the hidden `.nox`.
+    Path("pyrightconfig.json").write_text(
+        json.dumps({"include": [str(site / "llama_cffi")], "exclude": ["**/__pycache__"]})
+    )
+    session.run("pyright", "--pythonpath", python, "-p", ".")
     # Users' scripts: right ones are clean, and each wrong line is an error.
     session.run("pyright", "--pythonpath", python, "-p", str(config.parent / "tests" / "typing"))
 

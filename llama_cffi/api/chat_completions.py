@@ -24,7 +24,7 @@ from ..validation import as_list, check_int, reject_unknown
 from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
-from .running import PreparedRequest, Runs, openai_limit, usage
+from .running import PreparedRequest, openai_limit, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..chat.formats import ToolFormat
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
+    from ..scheduler import RequestHandle
     from .types import (
         ChatCompletionResponseChoice,
         ChatCompletionStreamResponseChoice,
@@ -332,7 +333,9 @@ def whole(
     return _response(prepared, choices, stats)
 
 
-async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateChatCompletionResponse:
+async def whole_async(
+    prepared: PreparedChat, runs: Sequence[RequestHandle]
+) -> CreateChatCompletionResponse:
     """Call `whole` in an event loop."""
     choices = []
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
@@ -366,7 +369,7 @@ def stream(
 
 
 async def stream_async(
-    prepared: PreparedChat, runs: Sequence[Runs]
+    prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> AsyncIterator[CreateChatCompletionStreamResponse]:
     """Call `stream` in an event loop."""
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):

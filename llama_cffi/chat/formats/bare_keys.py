@@ -103,7 +103,6 @@ class BareKeysFormat(MarkedFormat):
         else:
             yield from reader.call((), ")" if opened == "(" else "}")
         out.end_call()
-        out.content(reader.unread)
         if opened == "({":
             yield from scanner.literal(")")
         yield from parse_end(scanner, self.close)

@@ -84,7 +84,6 @@ def parse_arguments(
         reader = ValueReader(scanner, out.arguments, schema, ends=ends)
         yield from reader.value()
         out.end_call()
-        out.content(reader.unread)
         return True
     text = "{}"
     if not (yield from scanner.literal("null", "None")):

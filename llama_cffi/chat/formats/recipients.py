@@ -46,7 +46,7 @@ class HarmonyFormat(ToolFormat):
     _splits_reasoning = False
 
     _RECIPIENT = re.compile(r"\bto=\s*([\w.-]+)|\b(functions\.[\w.-]+)")
-    _CHANNEL = re.compile(r"<\|channel\|>\W*(analysis|commentary|final)")
+    _CHANNEL = re.compile(r"(?:<\|channel\|>\W*|^)(analysis|commentary|final)")
     _CHANNEL_WORD = re.compile(r"(analysis|commentary|final)(?![a-z0-9_])")
     _HEADER_TEXT = re.compile(r"[^<\n]*")
     _EXTRA = re.compile(r"[\s}\]`]*")

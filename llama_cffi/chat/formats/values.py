@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...schema import ANY_TYPE, types_within
-from ..scanner import Emit, Parser, Scanner, is_json, quoted
+from ..scanner import Emit, Parser, Scanner, is_json, loads, quoted
 from .syntax import Schema
 from .unquoted import is_text
 
@@ -126,9 +126,6 @@ class ValueReader:
     ends a string only where a string can end: before a comma, a colon or a bracket. So a quote
     that the model forgot to escape is part of the string.
 
-    Attributes:
-        unread: The text of a key without a value, at which it stopped.
-
     Args:
         scanner: At the position of the value.
         emit: Receives the JSON text.
@@ -156,7 +153,6 @@ class ValueReader:
         self._quote = quote
         self._is_python = is_python
         self._open: list[_Open] = []
-        self.unread = ""
 
     def value(self) -> Parser[bool]:
         """Read a value; return whether it ended."""
@@ -214,26 +210,28 @@ class ValueReader:
                 return False
             name = top.names.pop(0)
             return (yield from self._item(top, f"{json.dumps(name)}: ", name))
+        key = yield from scanner.attempt(self._key())
+        if key:
+            return (yield from self._item(top, key, str(loads(key.rpartition(":")[0]))))
+        if key is None and self._is_python and "{" in top.head:  # a set
+            top.kind, top.head = "list", top.head.replace("{", "[")
+            return (yield from self._item(top, "", None))
+        return False
+
+    def _key(self) -> Parser[str | None]:
+        """Return a key with its colon, as JSON; "" if the answer ends, None if there is none."""
+        scanner = self._scanner
         parts: list[str] = []
         quote = yield from self._opening_quote()
         if quote:
             yield from self._string(quote, parts.append, "key")
         else:
             parts.append(quoted((yield from scanner.match(_KEY))))
-        key = f'"{"".join(parts)}"'
         space = yield from scanner.space()
-        if (yield from scanner.literal(":", "=")):
-            name = json.loads(key) if is_json(key) else ""
-            space += ":" + (yield from scanner.space())
-            return bool(quote or name) and (yield from self._item(top, key + space, name))
-        if quote and self._is_python and "{" in top.head:
-            # A set.
-            top.kind, top.head = "list", top.head.replace("{", "[")
-            self._emit(top.head + key)
-            top.head = space
-            return True
-        self.unread = (key if quote else key[1:-1]) + space
-        return False
+        has_colon = yield from scanner.literal(":", "=")
+        if not has_colon or not (quote or parts[0]):
+            return None if (yield from scanner.available(1)) else ""
+        return f'"{"".join(parts)}"{space}:' + (yield from scanner.space())
 
     def _item(self, top: _Open, key: str, name: str | None) -> Parser[bool]:
         """Read a value after its key."""

@@ -186,15 +186,6 @@ def test_an_end_marker_in_a_string_is_text() -> None:
     assert same(text, ends=["<end>"]) == (value, True, "<end>")
 
 
-def test_a_key_without_a_value_is_unread() -> None:
-    scanner = Scanner()
-    scanner.feed('{"a": 1, "b" 2}')
-    scanner.is_final = True
-    reader = ValueReader(scanner, lambda _: None)
-    assert next(reader.value(), None) is None
-    assert reader.unread + scanner.take(9) == '"b" 2}'
-
-
 def test_words_are_text_where_the_schema_allows_only_text() -> None:
     schema = {
         "type": "object",
