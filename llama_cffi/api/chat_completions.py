@@ -20,8 +20,8 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
-from ..validation import check_int, reject_unknown
-from .chat_message import ChatAssembler, FirstCall, PlainReader
+from ..validation import as_list, check_int, reject_unknown
+from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, openai_limit, usage
@@ -280,10 +280,14 @@ class ChatPreparer:
         n = check_int("n", own.get("n", 1), 1)
 
         def make_reader() -> Any:
+            reader: Any = PlainReader(ReasoningSplitter(*form.reasoning, is_open))
             if offered or form.content_head:
                 reader = form.stream(offered, starts_open=is_open)
-                return reader if parallel else FirstCall(reader)
-            return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
+                reader = reader if parallel else FirstCall(reader)
+            if grammar is None or choice.mode == "required":
+                return reader
+            triggers = as_list("grammar_triggers", sampling.get("grammar_triggers") or ())
+            return DocumentReader(reader, [after] if after else triggers, is_included=not after)
 
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
