@@ -202,14 +202,15 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """Run ten programs written for llama-cpp-python over the drop-in: frameworks and its server."""
+    """Run what was written for llama-cpp-python over the drop-in: frameworks and its server."""
     install_wheel(session)
     folder = session.create_tmp()
     session.run("llama-cffi", "stand-in", folder, env=SAFE)
     session.install(*map(str, Path(folder).glob("llama_cpp_python-*.whl")))
     session.install(
-        "langchain-community", "llama-index-llms-llama-cpp", "outlines", "numba", "instructor",
-        "llama-cpp-haystack", "autogen-agentchat", "autogen-ext[llama-cpp]",
+        "langchain-community", "llama-index-llms-llama-cpp", "outlines", "numba",
+        "lm-format-enforcer", "instructor", "llama-cpp-haystack",
+        "autogen-agentchat", "autogen-ext[llama-cpp]",
         "fastapi", "httpx", "pydantic-settings", "sse-starlette", "starlette-context",
     )  # fmt: skip
     # The source of its server, of the version that the stand-in has.

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import Engine, InferenceEngine, Llama, LlamaPool, Model, UnifiedLLM
+from llama_cffi import (
+    Engine,
+    InferenceEngine,
+    Llama,
+    LlamaPool,
+    Model,
+    PromptLookup,
+    UnifiedLLM,
+)
 from llama_cffi.cli import main
 from llama_cffi.demo import model_path
 from llama_cffi.llama_cpp import Llama as DropIn
@@ -64,3 +72,47 @@ def test_every_face_gives_the_same_answer(model: Model, capsys: pytest.CaptureFi
     assert set(answers.values()) == {ANSWER}, answers
     assert len({tuple(tokens) for tokens in prompts.values()}) == 1, prompts
     assert printed["prompt_tokens"] == len(prompts["Engine"])
+
+
+def test_stop_tokens_and_ignore_eos_hold_everywhere(
+    model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = model.vocab.tokenize("2", add_special=False)[-1]
+    options: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, **EXACT}
+    cases: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({"stop": [two], "temperature": 0}, {}),
+        ({"ignore_eos": True, "max_tokens": 12, "temperature": 0}, {}),
+    ]
+    with Engine(model, **options) as engine:
+        prompt = engine.tokenize_chat(MESSAGES)
+        for case, answers in cases:
+            answers["Engine"] = engine.generate_chat(MESSAGES, **case)
+            answers["stream"] = "".join(engine.stream_chat(MESSAGES, **case))
+            answers["tokens"] = engine.detokenize(engine.generate_tokens(prompt, **case))
+    drafters = (None, PromptLookup())
+    for draft in drafters:
+        with InferenceEngine(model, 2, draft=draft, **options) as shared:
+            for case, answers in cases:
+                answers[f"InferenceEngine, {draft}"] = shared.generate(prompt, **case)
+    with Llama(model, **options) as llm:
+        text = llm.renderer.render(MESSAGES).text
+        for case, answers in cases:
+            answers["Llama"] = content(llm.create_chat_completion(MESSAGES, **case))
+            answers["Llama.generate"] = llm.generate(text, **case)
+            completion = llm.create_completion(text, **case)
+            answers["Llama.create_completion"] = completion["choices"][0]["text"]
+            n = completion["usage"]["completion_tokens"]
+            assert n == len(llm.tokenize(answers["Engine"], add_bos=False))
+    with UnifiedLLM(model, **options) as unified:
+        for case, answers in cases:
+            answers["UnifiedLLM"] = unified.generate(QUESTION, system_prompt=SYSTEM, **case)
+    with DropIn(str(model_path()), n_ctx=512, n_threads=1, verbose=False) as drop_in:
+        for case, answers in cases:
+            answers["llama_cpp"] = content(drop_in.create_chat_completion(MESSAGES, **case))
+    arguments = ["generate", "-p", QUESTION, "-s", SYSTEM, "-c", "512"]
+    assert main([*arguments, "--ignore-eos", "-n", "12", "--json"]) == 0
+    cases[1][1]["generate"] = json.loads(capsys.readouterr().out)["text"]
+    stopped, endless = (answers for _, answers in cases)
+    assert set(stopped.values()) == {"4"}, stopped
+    assert len(set(endless.values())) == 1, endless
+    assert endless["Llama"].startswith(ANSWER)

@@ -1,8 +1,8 @@
 """Run programs written for llama-cpp-python, unchanged, on the demo model.
 
-LangChain, LlamaIndex, Outlines, Instructor, Haystack, AutoGen and llama-cpp-python's own server
-import `llama_cpp`; here that is `llama_cffi.llama_cpp`. `nox -s adapters` installs them, and
-llama_cffi's stand-in for llama-cpp-python, which they require.
+LangChain, LlamaIndex, Outlines, LM Format Enforcer, Instructor, Haystack, AutoGen and
+llama-cpp-python's own server import `llama_cpp`; here that is `llama_cffi.llama_cpp`.
+`nox -s adapters` installs them, and llama_cffi's stand-in for llama-cpp-python, which they require.
 
 Usage: python tools/adapters.py llama_cpp_python-0.3.36.tar.gz
 """
@@ -161,6 +161,21 @@ def outlines_backends() -> None:
             assert json.loads(text)["n"] in (41, 42), text
 
 
+def lm_format_enforcer() -> None:
+    """`build_llamacpp_logits_processor`: a pattern."""
+    from llama_cpp import Llama, LogitsProcessorList
+    from lmformatenforcer import RegexParser
+    from lmformatenforcer.integrations.llamacpp import build_llamacpp_logits_processor
+
+    with Llama(PATH, verbose=False) as llm:
+        processor = build_llamacpp_logits_processor(llm, RegexParser("[0-9]{3}"))
+        processors: Any = LogitsProcessorList([processor])
+        answer = llm(PROMPT, logits_processor=processors, temperature=0, max_tokens=8)
+        text = answer["choices"][0]["text"]
+        assert text.startswith(ANSWER)
+        assert len(text) == 3
+
+
 def instructor() -> None:
     """`instructor.patch` over `create_chat_completion_openai_v1`: a schema, a tool."""
     import instructor
@@ -316,6 +331,15 @@ def server() -> None:
         assert ("function_call" in choice["message"]) == ("functions" in more)
     scored = post(chat, **question, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]
     assert [len(token["top_logprobs"]) for token in scored["content"]] == [2, 2]
+    long = "a " * 3000
+    bodies: dict[str, Any] = {
+        text: {"prompt": long},
+        chat: {"messages": [{"role": "user", "content": long}]},
+    }
+    for path, body in bodies.items():
+        refused = client.post(path, json=body)
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
     found = post("/v1/embeddings", input=["a b c", "d"])
     assert [len(item["embedding"]) for item in found["data"]] == [192, 192]
     tokens = post("/extras/tokenize", input="a b c")["tokens"]
@@ -330,6 +354,7 @@ CHECKS: list[tuple[Callable[[], None], str]] = [
     (llama_index, "llama-index-llms-llama-cpp"),
     (outlines, "outlines"),
     (outlines_backends, "outlines"),
+    (lm_format_enforcer, "lm-format-enforcer"),
     (instructor, "instructor"),
     (haystack, "llama-cpp-haystack"),
     (autogen, "autogen-ext"),

@@ -23,6 +23,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ def values(form: ToolFormat, call: str) -> Iterator[tuple[dict[str, Any], Any]]:
         form: The format in which calls are written; its tags are among the texts.
         call: A whole call, as the template renders it.
     """
-    texts = [*_TEXTS, call, f"See:\n{call}\n"]
+    texts = [*_TEXTS, call, f"See:\n{call}\n", "\n".join(tags(form)), " ".join(tags(form)[::-1])]
     for tag in tags(form):
         texts += [f"a {tag} b", f"\n{tag}\n", tag, f"a{tag}"]
     for text in (*_LOOKALIKES, *texts):
@@ -208,13 +209,13 @@ def _shared(a: str, b: str) -> str:
     return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
 
 
-def called(template: ChatTemplate, family: Family) -> Iterator[tuple[str, Any, str]]:
-    """Yield (verdict, arguments, rendered turn and parsed calls) for each value."""
+def called(template: ChatTemplate, family: Family, step: int = 1) -> Iterator[tuple[str, Any, str]]:
+    """Yield (verdict, arguments, rendered turn and parsed calls) for every *step*-th value."""
     form = family.tool_format
     example = rendered(template, family, _message(CALLS[:1], None, ""), TOOLS)
     if example is None or "note" not in example[1]:
         return
-    for schema, value in values(form, example[1]):
+    for schema, value in islice(values(form, example[1]), 0, None, step):
         other = {"type": "integer"}
         for arguments in ({"value": value, "count": 7}, {"count": 7, "value": value}):
             types = {key: schema if key == "value" else other for key in arguments}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..chat.reasoning import ReasoningSplitter
+from ..errors import ValidationError
 from ..generation.chat_renderer import as_messages
 from ..generation.model_source import ModelSource
 from ..validation import as_list, check_int
@@ -159,7 +160,13 @@ class UnifiedLLM:
         return message.get("reasoning_content") or "", message["content"] or ""
 
     def strip_thinking(self, text: str) -> str:
-        """Return *text* without the reasoning at its beginning."""
+        """Return *text* without the reasoning at its beginning.
+
+        Raises:
+            ValidationError: It is not a str.
+        """
+        if not isinstance(text, str):
+            raise ValidationError(f"text must be a str, got {text!r}")
         markers = self.family.reasoning
         if markers is None:
             return text

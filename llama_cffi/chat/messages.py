@@ -7,7 +7,7 @@ str, int, float, bool and None.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import count
 from typing import Any
@@ -72,7 +72,7 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
 
 
 def plain_messages(
-    messages: object, roles: Container[str] = (), separator: str = "\n"
+    messages: object, roles: Collection[str] = (), separator: str = "\n"
 ) -> list[Message]:
     """Return *messages* in the plain form: one form for everything that means the same.
 
@@ -161,7 +161,7 @@ def _key(key: object, where: str) -> str:
     return _text(str.__str__(key), f"a key of {where}")
 
 
-def _message(message: object, where: str, roles: Container[str], separator: str) -> Message:
+def _message(message: object, where: str, roles: Collection[str], separator: str) -> Message:
     if not isinstance(message, dict):
         raise ValidationError(f"{where} must be a dict, got {type(message).__name__}")
     found = {key: value for key, value in message.items() if value is not None}
@@ -193,14 +193,14 @@ def _message(message: object, where: str, roles: Container[str], separator: str)
     return found
 
 
-def _role(role: object, where: str, roles: Container[str]) -> str:
+def _role(role: object, where: str, roles: Collection[str]) -> str:
     if isinstance(role, str):
         role = _SAME_ROLE.get(role, role)
         if role in ROLES or role in roles:
             return role
+    known = [*ROLES, *_SAME_ROLE, *sorted({*roles} - {*ROLES, *_SAME_ROLE})]
     raise ValidationError(
-        f"{where} has the role {role!r}; use 'system' or 'developer', 'user', 'assistant', "
-        "'tool' or 'function', or a role that the model's chat template compares with"
+        f"{where} has the role {role!r}; the roles are {', '.join(map(repr, known))}"
     )
 
 

@@ -236,20 +236,20 @@ class Scanner:
     def string(self, emit: Emit) -> Parser[bool]:
         """Emit the rest of a JSON string including its closing quote; return whether it ended.
 
-        What is emitted is valid between quotes: see `_escape`; control characters are escaped.
+        What is emitted is valid between quotes: see `escape`; control characters are escaped.
         """
         while True:
             if not (yield from self.emit_match(_PLAIN, emit)):
                 return False
             if (yield from self.available(1)) == "\\":
-                emit((yield from self._escape()))
+                emit((yield from self.escape()))
                 continue
             char = self.take(1)
             emit(json.dumps(char)[1:-1] if char < " " else char)
             if char == '"':
                 return True
 
-    def _escape(self) -> Parser[str]:
+    def escape(self) -> Parser[str]:
         """Consume an escape sequence and return it, whole.
 
         A backslash that escapes nothing is doubled, except before a single quote, where it is

@@ -64,17 +64,17 @@ class TemplateCaps:
         A line break, as in llama.cpp and vLLM, if the template takes no parts or decorates them.
         """
         parts = [{"type": "text", "text": _PROBE}] * 2
-        text = self._render([{"role": "user", "content": parts}], None)
+        text = self._try([{"role": "user", "content": parts}])
         match = re.search(rf"{_PROBE}(\s*){_PROBE}", text)
         return "\n" if match is None else match[1]
 
     @cached_property
     def needs_parts(self) -> bool:
         """Whether the template shows content only as a list of parts."""
-        if _PROBE in self._render([{**_USER, "content": _PROBE}], None):
+        if _PROBE in self._try([{**_USER, "content": _PROBE}]):
             return False
         parts = [{"type": "text", "text": _PROBE}]
-        return _PROBE in self._render([{**_USER, "content": parts}], None)
+        return _PROBE in self._try([{**_USER, "content": parts}])
 
     @cached_property
     def call_form(self) -> CallForm:
@@ -116,11 +116,10 @@ class TemplateCaps:
         """Whether the template shows reasoning only as a part of the content."""
         answer: Message = {"role": "assistant", "content": "?"}
         named = {**answer, **dict.fromkeys(REASONING, _PROBE)}
-        if _PROBE in self._render([_USER, named], None):
+        if _PROBE in self._try([_USER, named]):
             return False
-        text = self._render(
-            [_USER, _with_reasoning_part({**answer, "reasoning_content": _PROBE})], None
-        )
+        in_parts = _with_reasoning_part({**answer, "reasoning_content": _PROBE})
+        text = self._try([_USER, in_parts])
         return _PROBE in text and not re.search("""["']thinking["']""", text)
 
     def fit(self, messages: list[Message]) -> list[Message]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -32,6 +32,7 @@ from .llama_chat_format import (
 from .llama_grammar import LlamaGrammar
 from .llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 from .options import DEFAULT_SEED, POOLING, check_tfs, config_of, max_tokens_of, seed_of
+from .overflow import overflow_of
 from .processors import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -504,19 +505,23 @@ class Llama:
             "logit_bias": logit_bias,
         }
         max_tokens = max_tokens_of(max_tokens)
+
+        def n_prompt() -> int:
+            return len(completions.prompt_tokens(self.model, given, suffix))
+
         if stream:
-            return self._remember_after(
-                self.native.create_completion(given, suffix, max_tokens, stream=True, **every)
-            )
-        if echo and logprobs is not None:
-            tokens = completions.prompt_tokens(self.model, given, suffix)
-            logits = self._stepper.eval_anew(tokens)
-            every["echo"] = False
-            answer = self.native.create_completion(tokens, None, max_tokens, **every)
-            text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
-            prepend(answer, self.model.vocab, text, tokens, logits, logprobs)
-        else:
-            answer = self.native.create_completion(given, suffix, max_tokens, **every)
+            chunks = self.native.create_completion(given, suffix, max_tokens, stream=True, **every)
+            return self._remember_after(chunks, n_prompt)
+        with overflow_of(n_prompt, self.n_ctx()):
+            if echo and logprobs is not None:
+                tokens = completions.prompt_tokens(self.model, given, suffix)
+                logits = self._stepper.eval_anew(tokens)
+                every["echo"] = False
+                answer = self.native.create_completion(tokens, None, max_tokens, **every)
+                text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
+                prepend(answer, self.model.vocab, text, tokens, logits, logprobs)
+            else:
+                answer = self.native.create_completion(given, suffix, max_tokens, **every)
         return self._remember(answer)
 
     __call__ = create_completion
@@ -681,9 +686,14 @@ class Llama:
         prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)
         runs = run(self.engine, prepared.request)
+
+        def n_prompt() -> int:
+            return len(prepared.request.tokens)
+
         if stream:
-            return self._remember_after(chat_completions.stream(prepared, runs))
-        return self._remember(chat_completions.whole(prepared, runs))
+            return self._remember_after(chat_completions.stream(prepared, runs), n_prompt)
+        with overflow_of(n_prompt, self.n_ctx()):
+            return self._remember(chat_completions.whole(prepared, runs))
 
     def preparer_of(self, chat_format: str | None) -> ChatPreparer:
         """Return a preparer of chat completions in a format; chat handlers call it.
@@ -724,8 +734,9 @@ class Llama:
             self.cache[state.input_ids.tolist()] = state
         return answer
 
-    def _remember_after(self, chunks: Iterator[T]) -> Iterator[T]:
-        yield from chunks
+    def _remember_after(self, chunks: Iterator[T], n_prompt: Callable[[], int]) -> Iterator[T]:
+        with overflow_of(n_prompt, self.n_ctx()):
+            yield from chunks
         self._remember(None)
 
     # Embeddings

@@ -42,6 +42,7 @@ Generator: llama-cffi
 Root-Is-Purelib: true
 Tag: py3-none-any
 """,
+    f"{_INFO}/top_level.txt": "llama_cpp\n",  # Python 3.10's packages_distributions reads it
 }
 
 

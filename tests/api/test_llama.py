@@ -240,6 +240,10 @@ def test_async(llm: Llama) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert len(await llm.embed_async("x")) > 0
+        ids = [llm.tokenize("a b"), llm.tokenize("c")]
+        assert await llm.embed_async(ids) == llm.embed(["a b", "c"])
+        usage = (await llm.create_embedding_async(ids))["usage"]
+        assert usage["prompt_tokens"] == sum(map(len, ids))
 
     asyncio.run(main())
     assert llm.generate(STORY, 2)

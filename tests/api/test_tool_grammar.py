@@ -124,3 +124,57 @@ def test_dates_in_arguments_exist(tiny_model: Path, day: str) -> None:
             assert constraint.complete
             assert day == "28"
     assert dated["properties"] == {"day": {"type": "string", "format": "date"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "fits"),
+    [
+        ({"enum": ["90210", None]}, "90210", True),
+        ({"enum": ["90210", None]}, "null", True),
+        ({"enum": ["90210", None]}, '"90210"', False),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "a 'b'", True),
+        ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}, "abc", True),
+        ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}, "null", True),
+        ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}, "abcd", False),
+        ({"$ref": "#/$defs/Zip"}, "10001", True),
+        ({"$ref": "#/$defs/Zip"}, "90210", False),
+        ({"type": ["integer", "null"]}, "7", True),
+        ({"type": ["integer", "null"]}, "a", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=f>\n<parameter=x>\n{}\n</parameter>\n</function>\n</tool_call>",
+        ),
+        (
+            "minimax-m3",
+            ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="f">]<]minimax[>[<x>{}'
+            "]<]minimax[>[</x>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>",
+        ),
+    ],
+)
+def test_text_or_null_has_no_quotes_between_tags(
+    tiny_model: Path, name: str, written: str, schema: dict[str, object], value: str, fits: bool
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"x": schema},
+        "required": ["x"],
+        "$defs": {"Zip": {"enum": ["10001", None]}},
+    }
+    function = {"name": "f", "parameters": parameters}
+    tools = normalise_tools([{"type": "function", "function": function}])
+    parts = FORMATS[name].grammar_parts(tools, False, True)
+    with Model(tiny_model) as model:
+        constraint = Constraint(model, call_grammar(parts, {}))
+        try:
+            for token in model.vocab.tokenize(written.format(value), False):
+                constraint.accept(token)
+        except ValidationError:
+            assert not fits
+        else:
+            assert constraint.complete
+            assert fits

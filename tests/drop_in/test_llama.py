@@ -6,6 +6,7 @@ import asyncio
 import json
 import pickle
 import random
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -278,6 +279,32 @@ def test_sampling_needs_logits_that_are_kept() -> None:
         assert other.sample(temp=0, idx=2) == other.sample(temp=0)
         with pytest.raises(ValidationError, match="logits_all=True"):
             other.sample(idx=1)
+
+
+def test_a_prompt_that_is_too_long_is_refused_in_their_words() -> None:
+    # llama_cpp/server/errors.py
+    words = re.compile(r"Requested tokens \((\d+)\) exceed context window of (\d+)")
+    with Llama(str(model_path()), n_ctx=256, n_threads=1, logits_all=True) as llm:
+        n = len(llm.tokenize(b"7 " * 300))
+        messages = [{"role": "user", "content": "7 " * 300}]
+        uses: list[Callable[[], object]] = [
+            lambda: llm("7 " * 300),
+            lambda: llm(llm.tokenize(b"7 " * 300)),
+            lambda: list(llm("7 " * 300, stream=True)),
+            lambda: llm([5] * n),
+            lambda: llm.create_chat_completion(messages),
+            lambda: list(llm.create_chat_completion(messages, stream=True)),
+        ]
+        for use in uses:
+            with pytest.raises(llama_cffi.ContextOverflowError, match="no room") as caught:
+                use()
+            found = words.match(str(caught.value))
+            assert found is not None
+            assert n <= int(found[1]) <= n + 16
+            assert int(found[2]) == llm.n_ctx()
+        assert llm([5] * 255, max_tokens=1)["usage"]["prompt_tokens"] == 255
+        with pytest.raises(llama_cffi.ContextOverflowError, match=r"tokens \(256\)"):
+            llm([5] * llm.n_ctx())
 
 
 def test_bad_input_is_refused(llm: Llama) -> None:

@@ -23,7 +23,7 @@ VERSION = f"{llama_cpp.__version__}+llama.cffi"
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that has what this one has, and the stand-in."""
     folder = tmp_path_factory.mktemp("stand-in")
-    venv.create(folder / "venv", symlinks=True)
+    venv.create(folder / "venv", symlinks=sys.platform != "win32")
     scripts = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     python = scripts / ("python.exe" if sys.platform == "win32" else "python")
     site = run(python, "import sysconfig; print(sysconfig.get_path('purelib'))").strip()

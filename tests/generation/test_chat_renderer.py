@@ -88,7 +88,7 @@ class Faces:
         asyncio.run(self._pool.create_chat_completion(messages, **asked))
         if tools is None:
             self._engine.generate_chat(messages, 1, logits_processor=record)
-            self._unified.generate(messages, 1, logits_processor=record)
+            self._unified.generate(messages, max_tokens=1, logits_processor=record)
         return seen
 
 

@@ -89,7 +89,20 @@ def main(path: str) -> None:
         (llm.set_state, {}, ["state"]),
         (llm.load_state, {}, ["state"]),
         (llm.kv_cache_seq_rm, {}, arguments(Llama.kv_cache_seq_rm)),
-        (llm.kv_cache_seq_cp, {"source": 0, "target": 0}, arguments(Llama.kv_cache_seq_cp)),
+        (
+            llm.kv_cache_seq_cp,
+            {"seq_id_src": 0, "seq_id_dst": 0},
+            arguments(Llama.kv_cache_seq_cp),
+        ),
+        (llm.token_to_piece, {"token": 1}, ["token"]),
+        (llm.get_chat_template, {}, ["name"]),
+        (
+            unified.generate_with_thinking,
+            text,
+            arguments(UnifiedLLM.generate_with_thinking, "temperature", "thinking"),
+        ),
+        (unified.strip_thinking, {"text": "a"}, ["text"]),
+        (unified.set_reasoning_level, {"level": None}, ["level"]),
         (llm.kv_cache_seq_keep, {}, arguments(Llama.kv_cache_seq_keep)),
         (
             llm.kv_cache_seq_add,

@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     is_malformed: bool = False
 
 
-def tool(name: str, **properties: Any) -> dict[str, Any]:
+def tool(name: str, /, **properties: Any) -> dict[str, Any]:
     """Return the definition of a tool with *properties*, none of them required."""
     parameters = {"type": "object", "properties": properties}
     return {"type": "function", "function": {"name": name, "parameters": parameters}}

@@ -69,6 +69,8 @@ def llama() -> None:
         assert_type(chunk, CreateChatCompletionStreamResponse)
     assert_type(llm.parse("Paris?", City, temperature=0), City)
     assert_type(llm.embed("text"), list[float])
+    assert_type(llm.embed([1, 2]), list[float])
+    assert_type(llm.embed([[1, 2], "text"]), list[list[float]])
     assert_type(llm.generate("Once", stop=[llm.token_eot(), "\n"]), str)
     assert_type(llm.n_ctx(), int)
     print(
@@ -104,3 +106,5 @@ def others(model: Model) -> None:
         print(embedder.embed(["a"]), scorer.perplexity("text"))
     with DropIn("m.gguf", n_ctx=512, verbose=False) as drop_in:
         print(drop_in.create_completion("Q:", max_tokens=3, temperature=0.1))
+        assert_type(drop_in.embed([1, 2]), list[float])
+        assert_type(drop_in.embed([[1, 2], [3]]), list[list[float]])

@@ -15,9 +15,9 @@ from ..loading.library import Library
 __all__ = ["devices_for_c", "overrides_for_c", "shares_for_c", "split_mode_for_c"]
 
 _MAX_PATTERN = 256  # C compiles patterns by recursion
-_MAX_LAYERS = 10_000
 # The weights of the experts, as llama-cli's --cpu-moe selects them.
 _EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def split_mode_for_c(library: Library, name: str) -> int:
@@ -92,7 +92,7 @@ def overrides_for_c(
         ValidationError: A pattern matches no tensor, a device is not one of the model's, or the
             build cannot place single tensors.
     """
-    n_cpu_moe = check_int("n_cpu_moe", n_cpu_moe, 0, _MAX_LAYERS)
+    n_cpu_moe = check_int("n_cpu_moe", n_cpu_moe, 0)
     if not overrides and not n_cpu_moe:
         return None
     if not compat.supports_tensor_overrides(library):
@@ -115,8 +115,12 @@ def overrides_for_c(
                 f"override_tensors[{pattern!r}]={name!r} is not one of: {', '.join(allowed)}"
             )
         pairs.append((pattern, allowed[name]))
-    cpu = next(i for i, d in enumerate(library.devices) if d.type == "cpu")
-    pairs += [(rf"blk\.{layer}{_EXPERTS}", cpu) for layer in range(n_cpu_moe)]
+    found = (_LAYER.match(tensor.name) for tensor in tensors)
+    layers = sorted({int(match[1]) for match in found if match is not None})
+    if first := [str(layer) for layer in layers if layer < n_cpu_moe]:
+        # One pattern: C compiles each of them anew for every tensor.
+        cpu = next(i for i, d in enumerate(library.devices) if d.type == "cpu")
+        pairs.append((rf"blk\.({'|'.join(first)}){_EXPERTS}", cpu))
     return compat.tensor_overrides(library, pairs)
 
 

@@ -661,7 +661,7 @@ class SamplerChain(NativeObject):
             raise ValidationError("give another chain of the same model")
         if chain._grammar is not None or chain._mask is not None:
             raise ValidationError("the other chain has a grammar or a mask; add it to this chain")
-        self._editable(), chain._editable()
+        _ = self._editable(), chain._editable()
         links = [*self._links[:start], *chain._links, *self._links[end:]]
         Traits(self.model.vocab.n_tokens, links)  # raises before anything changes
         removed = SamplerChain(self.model)

@@ -28,7 +28,7 @@ def check_triggers(name: str, triggers: Sequence[TriggerLike]) -> tuple[TriggerL
     for trigger in triggers:
         if isinstance(trigger, re.Pattern) and isinstance(trigger.pattern, str):
             known.append(trigger)
-        elif isinstance(trigger, Integral) and not isinstance(trigger, bool) and trigger >= 0:
+        elif isinstance(trigger, Integral) and not isinstance(trigger, bool) and int(trigger) >= 0:
             known.append(int(trigger))
         elif not isinstance(trigger, str):
             raise ValidationError(

@@ -109,16 +109,16 @@ FORMATS: dict[str, ToolFormat] = {
             "hunyuan3", (":opensource", "<tool_calls", "<arg_key"), f"<tool_calls{_HY}",
             f"<tool_call{_HY}", f"<tool_sep{_HY}", (f"<arg_key{_HY}", f"</arg_key{_HY}"),
             (f"<arg_value{_HY}", f"</arg_value{_HY}"), f"</tool_call{_HY}", f"</tool_calls{_HY}",
-            is_shared=True, reasoning=(f"<think{_HY}", f"</think{_HY}"),
+            is_shared=True, is_inline=True, reasoning=(f"<think{_HY}", f"</think{_HY}"),
         ),
         TaggedArgumentsFormat(
             "minicpm5", ('<function name="', '<param name="'), "", '<function name="', '">',
             ('<param name="', '">'), ("", "</param>"), "</function>", "",
-            raw=("<![CDATA[", "]]>"),
+            is_inline=True, raw=("<![CDATA[", "]]>"),
         ),
         TaggedArgumentsFormat(
             "glm", ("<tool_call>", "<arg_key>"), _TAGS[0], "", "", _KEY_TAGS, _VALUE_TAGS,
-            _TAGS[1], "",
+            _TAGS[1], "", is_inline=True,
         ),
         TaggedArgumentsFormat(
             "qwen3-coder", ("<tool_call>", "<function=", "<parameter="), _TAGS[0], "<function=",

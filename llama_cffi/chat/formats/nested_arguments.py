@@ -31,6 +31,7 @@ _NAME = re.compile(r"[\w.-]*")
 _KEY = re.compile(r"[^<>\n]*")
 _TAG = "]<]minimax[>["
 _CALL = f'{_TAG}<invoke name="'
+_END = f"{_TAG}</tool_call>"
 _MAX_DEPTH = 40  # levels of elements
 _ANNOTATIONS = {"type", "description", "title", "default", "$defs", "definitions", "$schema"}
 
@@ -65,10 +66,10 @@ class MiniMaxM3Format(MarkedFormat):
             if is_inside or marker == _CALL:
                 break
         yield from scanner.space()
-        yield from scanner.literal(f"{_TAG}</tool_call>")
+        yield from scanner.literal(_END)
 
     def _around(self) -> tuple[str, str, str]:
-        return self.triggers[0], "", f"{_TAG}</tool_call>"
+        return self.triggers[0], "", _END
 
     def _call(self, tool: Tool) -> Sequence[Element]:
         schema = arguments_schema(tool)
@@ -102,8 +103,9 @@ class _Arguments:
         self._open.append(f"{_TAG}</{tag}>")
         while True:
             yield from scanner.space()
-            found = yield from scanner.peek(scanner.literal(*self._open, f"{_TAG}</", _TAG))
-            if found in self._open:
+            ends = (*self._open, _END, _CALL)
+            found = yield from scanner.peek(scanner.literal(*ends, f"{_TAG}</", _TAG))
+            if found in ends:
                 ended = found == self._open[-1]
                 scanner.take(len(found) if ended else 0)
                 break
@@ -197,16 +199,19 @@ class _Arguments:
     def _is_end(self, end: str) -> Parser[bool | None]:
         """Return whether the end tag follows, and ends a text; None: it is missing before a tag."""
         scanner = self._scanner
-        found = yield from scanner.literal(end, self._open[-1], f"{_TAG}<")
+        found = yield from scanner.literal(end, self._open[-1], _END, _CALL, f"{_TAG}<")
         if found is None:
             return False
+        if found == _CALL:
+            return None if (yield from _head(scanner, is_inside=True)) else False
         if found == f"{_TAG}<":
             name = yield from scanner.match(_KEY)
             is_next = len(self._open) == 1 and name not in self._given
             is_known = types_within(self._schema, [name]) != ANY_TYPE
             return None if is_next and is_known and (yield from scanner.literal(">")) else False
         yield from scanner.space()
-        if (yield from scanner.available(1)) and not (yield from scanner.literal(_TAG)):
+        is_last = not (yield from scanner.available(1))
+        if not is_last and not (yield from scanner.peek(scanner.literal(_TAG))):
             return False
         if found == end:
             return True

@@ -56,7 +56,7 @@ class TaggedArgumentsFormat(MarkedFormat):
       writes them.
     - If the end of the call and other text follow, and the same end again, the last one counts.
     - Complete calls within a value are part of it.
-    - If the end tag is missing, the value ends before the next parameter on a line of its own,
+    - If the end tag is missing, the value ends before the next parameter that the function has,
       before the end of the call, or before the next call.
     - A line break next to a missing tag is not part of the value.
 
@@ -74,6 +74,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         after: The text after a call.
         close: The marker that closes `open`; may be empty.
         is_shared: Whether one `open` and `close` enclose all calls.
+        is_inline: Whether a key's tag may follow a value on the same line.
         frame: White space around a value that belongs to its tags.
         raw: The text around a string that contains special characters; may be empty.
         body: The text around arguments that are written as a JSON object instead; may be empty.
@@ -92,6 +93,7 @@ class TaggedArgumentsFormat(MarkedFormat):
     after: str
     close: str
     is_shared: bool = False
+    is_inline: bool = False
     frame: str = ""
     raw: tuple[str, str] = ("", "")
     body: tuple[str, str] = ("", "")
@@ -228,7 +230,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         while True:
             found = yield from scanner.before(tags, lines.push)
             if found is None:
-                lines.end(self.frame)
+                lines.end("\n")
                 return False
             here = scanner.position
             end = yield from scanner.peek(self._end(scanner, call, found, ends, lines.is_at_start))
@@ -259,7 +261,7 @@ class TaggedArgumentsFormat(MarkedFormat):
             is_end = yield from self._is_end(scanner, call, is_at_start)
         elif found == self.key[0]:
             key = yield from self._key(scanner, call)
-            if key is None or not (is_at_start or self.value[0]):
+            if key is None or not (is_at_start or self.is_inline):
                 return None
             if not call.expects(key[0], False) or (yield from self._follows(scanner, ends, key[0])):
                 return None
@@ -379,7 +381,8 @@ class TaggedArgumentsFormat(MarkedFormat):
         return bool((yield from scanner.peek(self._follow(scanner, self.key[0], *self._ends))))
 
     def _has_arguments(self, scanner: Scanner, call: _Call) -> Parser[bool]:
-        if (yield from self._follow(scanner, "{", *_filled(self.body[0]), *self._ends)):
+        tags = ("{", self.key[0], *_filled(self.body[0]), *self._ends)
+        if (yield from scanner.peek(self._follow(scanner, *tags))):
             return True
         if (yield from self._key(scanner, call)):
             return True
@@ -491,7 +494,8 @@ class KimiK3Format(TaggedArgumentsFormat):
             '<|open|>call tool="', '"',
             ('<|open|>argument key="', *(f'" type="{value_type}"<|sep|>' for value_type in types)),
             ("", "<|close|>argument<|sep|>"), "<|close|>call<|sep|>", "<|close|>tools<|sep|>",
-            is_shared=True, body=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
+            is_shared=True, is_inline=True,
+            body=('<|open|>json type="object"<|sep|>', "<|close|>json<|sep|>"),
             reasoning=("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
             content=(
                 "<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>",

@@ -315,11 +315,9 @@ class ValueReader:
         text = yield from scanner.available(2)
         if is_raw:
             return quoted(scanner.take(2))
-        if len(text) < 2 or text[1] == "u":
-            return scanner.take(2)
-        if not self._is_python and quote == '"':
-            scanner.take(2)
-            return "'" if text[1] == "'" else text
+        is_json = not self._is_python and quote == '"' and text != "\\'"
+        if is_json or len(text) < 2 or text[1] == "u":
+            return (yield from scanner.escape())
         if text[1] in _ESCAPES:
             scanner.take(2)
             return quoted(_ESCAPES[text[1]])
@@ -371,7 +369,8 @@ class ValueReader:
         if text:
             self._emit(scalar(text, self._types()))
         # A member without a value is dropped.
-        return bool(text) or (yield from scanner.available(1)) in (",", "}", "]", ")")
+        following = (",", *(container.closer for container in self._open[-1:]))
+        return bool(text) or (yield from scanner.available(1)) in following
 
     def _types(self) -> frozenset[str]:
         """Return the types that the schema allows here."""

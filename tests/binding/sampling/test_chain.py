@@ -454,6 +454,32 @@ def test_sampling_is_applying(context: Context, model: Model) -> None:
             assert one.sample(context) == token
 
 
+def test_sampling_from_kept_logits_is_sampling(context: Context, model: Model) -> None:
+    def chains() -> list[SamplerChain]:
+        grammar = Watched(model, "root ::= [a-c]+")
+        return [
+            SamplerChain(model).add_greedy(),
+            SamplerChain(model).add_penalties(8, 1.2).add_top_k(5).add_temp(1.5).add_dist(3),
+            SamplerChain(model).add_temp(1.0).add_dist(3).add_grammar(grammar),
+        ]
+
+    kept = context.logits()
+    for one, two in zip(chains(), chains(), strict=True):
+        with one, two:
+            assert [one.sample(context) for _ in range(20)] == [
+                two.sample_logits(kept) for _ in range(20)
+            ]
+    with SamplerChain(model) as chain:
+        with pytest.raises(ValidationError, match="selects"):
+            chain.sample_logits(kept)
+        chain.add_greedy()
+        for wrong in (kept[:-1], kept[None], np.zeros(0, np.float32)):
+            with pytest.raises(ValidationError, match=r"must have the shape \(259,\)"):
+                chain.sample_logits(wrong)
+        with pytest.raises(GenerationError):
+            chain.sample_logits(np.full_like(kept, np.nan))
+
+
 @pytest.mark.parametrize("gap", [20, 80, 100, 104, 500])
 def test_temp_ext_never_divides_by_almost_nothing(model: Model, gap: float) -> None:
     candidates = Candidates(model)
