@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Any
 
@@ -78,7 +79,7 @@ class _Writer:
             with suppress(InexactError, AttributeError, KeyError, TypeError, ValueError):
                 extra += rule(self, result)
         result = mapped(self.schema, _with_all(result, extra))
-        result = _with_all(result, _number_ranges(result))
+        result = _with_all(result, [*_number_ranges(result), *_short_multiples(result)])
         self._note_open_object(result)
         for keyword in result.keys() & {"const", "enum"}:
             result[keyword] = _with_integers(result[keyword])
@@ -261,6 +262,32 @@ def _with_integers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_integers(item) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _short_multiples(schema: Schema) -> list[Any]:
+    """Replace `multipleOf` where llguidance wants all decimals: 7.50 for a multiple of 0.25.
+
+    Returns:
+        What the value has to match besides.
+    """
+    given = schema.get("multipleOf")
+    if type(given) is not float or "e" in str(given):
+        return []
+    n_decimals = len(str(given).partition(".")[2])
+    step = Fraction(str(given))
+    if n_decimals < 2 or step * 10**n_decimals < 10:
+        return []
+    # A number of fewer decimals is also a multiple of its own last decimal.
+    lasts = [Fraction(1, 10**n) for n in range(1, n_decimals)]
+    common = [
+        Fraction(
+            math.lcm(step.numerator, last.numerator), math.gcd(step.denominator, last.denominator)
+        )
+        for last in lasts
+    ]
+    del schema["multipleOf"]
+    steps = dict.fromkeys([given, *map(float, common)])
+    return [{"anyOf": [{"type": "number", "multipleOf": other} for other in steps]}]
 
 
 def _is_bound(value: Any, is_integer: bool) -> bool:
