@@ -324,7 +324,7 @@ def _shorter(number: float) -> list[float]:
 def _is_range(bounds: Schema) -> bool:
     low: float = max(bounds.get("minimum", -math.inf), bounds.get("exclusiveMinimum", -math.inf))
     high: float = min(bounds.get("maximum", math.inf), bounds.get("exclusiveMaximum", math.inf))
-    return low < high
+    return low < high or bounds == {"minimum": high, "maximum": low}
 
 
 def _containing(
