@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Any
@@ -231,8 +232,7 @@ def _number_ranges(schema: Schema) -> list[Any]:
     is_integer = schema.get("type") == "integer"
     if not all(_is_bound(bound, is_integer) for bound in bounds.values()):
         return []
-    if is_integer:
-        bounds = _integer_bounds(bounds)
+    bounds = _integer_bounds(bounds) if is_integer else _exact_bounds(bounds)
     low, high = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
     if low is not None and low >= 0 and low == int(low):
         del bounds["exclusiveMinimum"]
@@ -308,6 +308,26 @@ def _integer_bounds(bounds: Schema) -> Schema:
     }
 
 
+def _exact_bounds(bounds: Schema) -> Schema:
+    """Return bounds of at most 15 digits, rounded inwards: llguidance reads no more exactly."""
+    result = dict(bounds)
+    for keys, rounding, tightest in (
+        (("minimum", "exclusiveMinimum"), ROUND_CEILING, max),
+        (("maximum", "exclusiveMaximum"), ROUND_FLOOR, min),
+    ):
+        inclusive, exclusive = keys
+        for key in keys:
+            bound = result.get(key)
+            if type(bound) is float:
+                inner = float(Context(15, rounding).create_decimal(repr(bound)))
+                if key == exclusive and inner != bound:
+                    del result[exclusive]
+                    inner = tightest(inner, result.get(inclusive, inner))
+                    key = inclusive
+                result[key] = inner
+    return result
+
+
 def _above(number: float) -> float:
     """Return the next number of 15 digits; llguidance reads no more exactly."""
     return float(f"{number + 10.0 ** (len(str(int(number))) - 15):.15g}")
@@ -316,7 +336,7 @@ def _above(number: float) -> float:
 def _shorter(number: float) -> list[float]:
     """Return the positive numbers that the first decimals of *number* stand for."""
     whole, _, decimals = str(number).partition(".")
-    if number <= 0 or "e" in decimals or len(decimals) > 9:
+    if number <= 0 or "e" in decimals or len(decimals) > 15:
         return []
     return [float(f"{whole}.{decimals[:n]}") for n in range(1, len(decimals))]
 
