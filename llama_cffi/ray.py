@@ -103,7 +103,8 @@ class LlamaPredictor:
         self._details, self._parse = details, parse
         self._caught: tuple[type[LlamaError], ...] = (LlamaError,) if on_error == "column" else ()
         if task == "embed":
-            self.llm = Llama(model_path, **{**config, "embeddings": True, "n_parallel": 1})
+            config |= {"embeddings": True, "n_parallel": 1}
+            self.llm = Llama(model_path, **config)
         else:
             self.llm = Llama(
                 model_path, n_parallel=check_int("n_parallel", n_parallel, 2, 256), **config
@@ -304,7 +305,7 @@ def _cells(batch: Any, column: str) -> list[Any]:
             "a batch must be a dict of numpy arrays, a DataFrame or a Table, got "
             f"{type(batch).__name__}"
         )
-    names = list(batch.column_names if is_arrow else batch)
+    names = list(getattr(batch, "column_names") if is_arrow else batch)  # noqa: B009
     if column not in names:
         raise ValidationError(f"the batch has no column {column!r}, only {names}; set input_column")
     cells = batch[column]

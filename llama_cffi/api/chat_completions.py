@@ -20,11 +20,11 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
-from ..validation import check_int, reject_unknown
-from .chat_message import ChatAssembler, FirstCall, PlainReader
+from ..validation import as_list, check_int, reject_unknown
+from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
-from .running import PreparedRequest, Runs, openai_limit, usage
+from .running import PreparedRequest, openai_limit, usage
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
 from .tool_grammar import call_grammar
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..chat.formats import ToolFormat
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
+    from ..scheduler import RequestHandle
     from .types import (
         ChatCompletionResponseChoice,
         ChatCompletionStreamResponseChoice,
@@ -279,10 +280,14 @@ class ChatPreparer:
         n = check_int("n", own.get("n", 1), 1)
 
         def make_reader() -> Any:
+            reader: Any = PlainReader(ReasoningSplitter(*form.reasoning, is_open))
             if offered or form.content_head:
                 reader = form.stream(offered, starts_open=is_open)
-                return reader if parallel else FirstCall(reader)
-            return PlainReader(ReasoningSplitter(*form.reasoning, is_open))
+                reader = reader if parallel else FirstCall(reader)
+            if grammar is None or choice.mode == "required":
+                return reader
+            triggers = as_list("grammar_triggers", sampling.get("grammar_triggers") or ())
+            return DocumentReader(reader, [after] if after else triggers, is_included=not after)
 
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
@@ -328,7 +333,9 @@ def whole(
     return _response(prepared, choices, stats)
 
 
-async def whole_async(prepared: PreparedChat, runs: Sequence[Runs]) -> CreateChatCompletionResponse:
+async def whole_async(
+    prepared: PreparedChat, runs: Sequence[RequestHandle]
+) -> CreateChatCompletionResponse:
     """Call `whole` in an event loop."""
     choices = []
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):
@@ -362,7 +369,7 @@ def stream(
 
 
 async def stream_async(
-    prepared: PreparedChat, runs: Sequence[Runs]
+    prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> AsyncIterator[CreateChatCompletionStreamResponse]:
     """Call `stream` in an event loop."""
     for assembler, run in zip(prepared.assemblers(), runs, strict=True):

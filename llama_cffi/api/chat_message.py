@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..chat.reasoning import ReasoningSplitter
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ChatCompletionTopLogprobToken,
     )
 
-__all__ = ["ChatAssembler", "FirstCall", "PlainReader"]
+__all__ = ["ChatAssembler", "DocumentReader", "FirstCall", "PlainReader"]
 
 Delta = dict[str, Any]
 
@@ -42,6 +42,44 @@ class PlainReader:
     def _deltas(self, pieces: Any) -> list[Delta]:
         names = {"reasoning": "reasoning_content", "content": "content"}
         return [{names[piece.kind]: piece.text} for piece in pieces]
+
+
+class DocumentReader:
+    """Splits an answer whose content is held to a grammar; the content is read verbatim.
+
+    Args:
+        head: Reads the text before the content.
+        marks: The first of them begins the content; none: all is content.
+        is_included: Whether the mark is part of the content.
+    """
+
+    def __init__(self, head: Any, marks: Sequence[str], is_included: bool) -> None:
+        self._head = head if marks else None
+        self._marks, self._is_included = marks, is_included
+        self._held = ""  # what may begin a mark
+
+    def push(self, text: str) -> list[Delta]:
+        """Add text and return the new deltas."""
+        if self._head is None:
+            return [{"content": text}] if text else []
+        text = self._held + text
+        found = [(at, mark) for mark in self._marks if (at := text.find(mark)) >= 0]
+        if not found:
+            longest = max(map(len, self._marks)) - 1
+            ends = (text[at:] for at in range(max(0, len(text) - longest), len(text)))
+            self._held = next((e for e in ends if any(m.startswith(e) for m in self._marks)), "")
+            return [*self._head.push(text.removesuffix(self._held))]
+        at, mark = min(found)
+        end = at if self._is_included else at + len(mark)
+        deltas = [*self._head.push(text[:end]), *self._head.finish()]
+        self._head, self._held = None, ""
+        return [*deltas, *self.push(text[end:])]
+
+    def finish(self) -> list[Delta]:
+        """Return the deltas of the text that was held back."""
+        if self._head is None:
+            return []
+        return [*self._head.push(self._held), *self._head.finish()]
 
 
 class FirstCall:

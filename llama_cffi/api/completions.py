@@ -14,13 +14,14 @@ from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
 from ..generation.text import CharacterOffsets
 from ..validation import as_list, check_int
-from .running import PreparedRequest, Runs, finish_reason, openai_limit, usage
+from .running import PreparedRequest, finish_reason, openai_limit, usage
 
 if TYPE_CHECKING:
     from ..binding import Model
     from ..generation.logprobs import Logprob
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
+    from ..scheduler import RequestHandle
     from .types import (
         CompletionChoice,
         CompletionLogprobs,
@@ -152,7 +153,7 @@ def whole(
 
 
 async def whole_async(
-    prepared: PreparedCompletion, runs: Sequence[Runs]
+    prepared: PreparedCompletion, runs: Sequence[RequestHandle]
 ) -> CreateCompletionResponse:
     """Call `whole` in an event loop."""
     answers: list[_Answer] = []
@@ -188,7 +189,7 @@ def stream(
 
 
 async def stream_async(
-    prepared: PreparedCompletion, runs: Sequence[Runs]
+    prepared: PreparedCompletion, runs: Sequence[RequestHandle]
 ) -> AsyncIterator[CreateCompletionStreamResponse]:
     """Call `stream` in an event loop."""
     for index, run in enumerate(runs):

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from ..generation.sequence import Step
     from ..generation.text import Stop
     from ..progress import Progress
-    from ..scheduler import InferenceEngine
+    from ..scheduler import InferenceEngine, RequestHandle
     from .chat_completions import Message
-    from .running import AnyEngine, Runs
+    from .running import AnyEngine
     from .types import (
         CompletionChoice,
         CreateChatCompletionResponse,
@@ -822,7 +822,7 @@ def _pieces(first: str, steps: Iterator[Step]) -> Iterator[str]:
             yield step.text
 
 
-async def _pieces_async(first: str, handle: Runs) -> AsyncIterator[str]:
+async def _pieces_async(first: str, handle: RequestHandle) -> AsyncIterator[str]:
     if first:
         yield first
     async with aclosing(handle.steps_async()) as steps:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import QueueFullError
 from ..generation.options import CALL_DEFAULTS, GenerationOptions
@@ -15,21 +15,16 @@ from ..generation.sampling_params import SamplingParams
 from ..validation import check_int
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..binding import Model
     from ..engine import Engine
     from ..generation.sequence import ReasoningLimit, Step
     from ..generation.stats import GenerationStats
-    from ..scheduler import InferenceEngine
+    from ..scheduler import InferenceEngine, RequestHandle
     from .types import CompletionUsage, FinishReason
 
     AnyEngine: TypeAlias = Engine | InferenceEngine
 
 __all__ = [
     "PreparedRequest",
-    "Runner",
-    "Runs",
     "finish_reason",
     "openai_limit",
     "run",
@@ -38,37 +33,6 @@ __all__ = [
 ]
 
 _SEEDS = 2**32 - 1
-
-
-class Runner(Protocol):
-    """An engine: `Engine` or `InferenceEngine`."""
-
-    model: Model
-
-    @property
-    def n_ctx(self) -> int:
-        """Context size, tokens."""
-
-    def steps(
-        self,
-        tokens: Sequence[int],
-        max_tokens: int | None = 256,
-        *,
-        reasoning_limit: Callable[[], ReasoningLimit] | None = None,
-        **options: Unpack[GenerationOptions],
-    ) -> Generator[Step, None, GenerationStats]:
-        """Continue *tokens*; see `Engine.steps`."""
-
-
-class Runs(Protocol):
-    """A submitted request that can be awaited: `RequestHandle`."""
-
-    @property
-    def stats(self) -> GenerationStats:
-        """Statistics so far."""
-
-    def steps_async(self) -> AsyncGenerator[Step, None]:
-        """Yield each new token with the text that it completes."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +66,9 @@ class PreparedRequest:
         return found  # type: ignore[no-any-return]
 
 
-def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, GenerationStats]]:
+def run(
+    engine: AnyEngine, request: PreparedRequest
+) -> list[Generator[Step, None, GenerationStats]]:
     """Start the answers to a request; each generator yields its steps.
 
     Raises:
@@ -120,7 +86,7 @@ def run(engine: Runner, request: PreparedRequest) -> list[Generator[Step, None, 
     ]
 
 
-async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[Runs]:
+async def run_async(engine: InferenceEngine, request: PreparedRequest) -> list[RequestHandle]:
     """Call `run` in an event loop, waiting while the queue is full.
 
     Raises:

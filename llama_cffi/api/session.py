@@ -51,7 +51,7 @@ class Session:
         C: llama_state_seq_set_data
         """
         with self.engine.idle() as slot:
-            slot.tokens.clear()
+            slot.forget()
             slot.tokens += self.engine.context.load_state(state)
             return len(slot.tokens)
 
@@ -91,7 +91,7 @@ class Session:
         with self.engine.idle() as slot:
             removed = self.engine.context.memory.seq_rm(seq_id, p0, p1)
             if seq_id <= 0:
-                del slot.tokens[max(0, p0) :]
+                slot.forget(max(0, p0))
             return removed
 
     def kv_cache_seq_cp(self, seq_id_src: int, seq_id_dst: int, p0: int = -1, p1: int = -1) -> None:
@@ -99,21 +99,21 @@ class Session:
         with self.engine.idle() as slot:
             self.engine.context.memory.seq_cp(seq_id_src, seq_id_dst, p0, p1)
             if seq_id_dst == 0 != seq_id_src:
-                del slot.tokens[max(0, p0) :]
+                slot.forget(max(0, p0))
 
     def kv_cache_seq_keep(self, seq_id: int = 0) -> None:
         """Remove all other sequences; see `Memory.seq_keep`."""
         with self.engine.idle() as slot:
             self.engine.context.memory.seq_keep(seq_id)
             if seq_id != 0:
-                slot.tokens.clear()
+                slot.forget()
 
     def kv_cache_seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
         """Shift positions p0 to p1 - 1 by *delta*; see `Memory.seq_add`."""
         with self.engine.idle() as slot:
             self.engine.context.memory.seq_add(seq_id, p0, p1, delta)
             if seq_id == 0:
-                del slot.tokens[max(0, p0 + min(0, delta)) :]
+                slot.forget(max(0, p0 + min(0, delta)))
 
     def kv_cache_seq_pos_max(self, seq_id: int = 0) -> int:
         """Return the last position of a sequence, -1 if it is empty; see `Memory.seq_pos_max`."""

@@ -10,6 +10,7 @@ from ..chat.formats import Alternatives, Element, GrammarParts, Json, Maybe, Rep
 from ..grammars import LlamaGrammar
 from ..grammars.enforceable import enforceable
 from ..grammars.integers import written
+from ..grammars.patterns import whole
 from ..schema import close_objects
 
 __all__ = ["call_grammar"]
@@ -80,7 +81,7 @@ class _Writer:
         if not self._is_control(piece.stop):
             text += f" & ~/(?s:.*){stop}(?s:.*)/"
         if pattern := piece.schema.get("pattern"):
-            text += f" & /{_anywhere(pattern)}/"
+            text += f" & /{whole(pattern)}/"
         if self._is_control(piece.stop):
             self.rules.append(f"{name}: {text}")
             return name
@@ -101,11 +102,3 @@ class _Writer:
         assert isinstance(piece, Repeat)
         inner = self.sequence(piece.elements)
         return f"({inner} ({self.literal(piece.separator)} {inner})*)?"
-
-
-def _anywhere(pattern: str) -> str:
-    """Return *pattern*, which JSON Schema does not anchor, as a pattern for whole strings."""
-    pattern = pattern.replace("\\/", "/").replace("/", "\\/")
-    before = "" if pattern.startswith("^") else "(?s:.*)"
-    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "(?s:.*)"
-    return f"{before}({pattern.removeprefix('^')[: -1 if not after else None]}){after}"

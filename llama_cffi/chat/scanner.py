@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 __all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
@@ -46,6 +47,12 @@ def is_json(text: str) -> bool:
 
 def _reject_constant(name: str) -> None:
     raise ValueError(name)
+
+
+@lru_cache(maxsize=256)
+def _longest_first(markers: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
+    wanted = sorted(markers, key=len, reverse=True)
+    return wanted, re.compile("|".join(map(re.escape, wanted)) or r"(?!)")
 
 
 def quoted(text: str) -> str:
@@ -166,8 +173,7 @@ class Scanner:
         Returns:
             The marker, or None at the end of the text.
         """
-        wanted = sorted(markers, key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, wanted)) or r"(?!)")
+        wanted, pattern = _longest_first(tuple(markers))
         while True:
             found = pattern.search(self._text, self._at)
             # While more text can follow, a longer marker may begin at or before this position.

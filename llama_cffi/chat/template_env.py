@@ -65,11 +65,14 @@ def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) 
     token = _now.set(now)
     try:
         with limits():
-            return template.render(values)
+            # As `template.render`, which rewrites tracebacks: such a one refers to itself, and so
+            # keeps the frames of all callers, and streams in them, until a garbage collection.
+            context = template.new_context(dict(values))
+            return str(template.environment.concat(template.root_render_func(context)))
     except _Refused as e:
         raise TemplateError(f"the chat template refuses these messages: {_message(e)}") from e
     except Exception as e:
-        raise TemplateError(f"the chat template fails{_line(e)}: {_message(e)}") from e
+        raise TemplateError(f"the chat template fails{_line(e, template)}: {_message(e)}") from e
     finally:
         _now.reset(token)
 
@@ -233,11 +236,11 @@ def _message(error: BaseException) -> str:
     return str(error)[:_MAX_MESSAGE] or type(error).__name__
 
 
-def _line(error: BaseException) -> str:
-    """Return the template's line from the traceback, where Jinja puts it."""
+def _line(error: BaseException, template: jinja2.Template) -> str:
+    """Return the template's line in which *error* was raised."""
     trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == _FILE:
-            line = trace.tb_lineno
+            line = template.get_corresponding_lineno(trace.tb_lineno)
         trace = trace.tb_next
     return "" if line is None else f" in line {line}"

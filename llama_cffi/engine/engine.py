@@ -31,7 +31,7 @@ from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
-from .lock import CallLock
+from .lock import CallLock, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class PolarisOptions(TypedDict, total=False):
-    """Polaris Core's names for `max_tokens`, the penalties, and `cache_prompt=False`."""
+    """Polaris Core's names for `max_tokens`, the penalties, and `reset_kv_cache`."""
 
     n_predict: int | None
     penalty_freq: float | None
@@ -71,9 +71,11 @@ class EngineOptions(GenerationOptions, ChatOptions, PolarisOptions, total=False)
 class Engine:
     """One model and one context that answer one call at a time.
 
-    Calls from several threads queue. A started stream holds the engine until it is exhausted,
-    closed or dropped. `close` does not wait: a running generation ends with a ClosedError, and then
-    the engine's memory is freed.
+    Calls from several threads queue. A call that meets a stream which is not being read takes the
+    context from it: immediately while only one thread uses the engine, else once the stream has not
+    been continued for as long as decoding its prompt took (0.1 to 5 s). The stream can still be
+    continued; it waits for that call, and decodes again what the KV cache lost. `close` does not
+    wait: a running generation ends with a ClosedError, and then the engine's memory is freed.
 
     Arguments override the environment. `LLAMA_CFFI_N_GPU_LAYERS`, `_BATCH` and `_UBATCH` are read
     by the constructor; `_SAFETY`, `_RESET_KV` and `_JINJA` by every call, and `_FLUSH`,
@@ -286,7 +288,8 @@ class Engine:
             CancelledError: `cancel` was called; `text` holds the text generated so far.
             DeadlineExceededError: The deadline passed; `text` holds the text generated so far.
             ClosedError: The engine is or was closed.
-            ValidationError: An argument is out of range, or the engine is busy in this thread.
+            ValidationError: An argument is out of range, or this is a callback of a generation of
+                this engine.
             GenerationError: Decoding failed.
         """
         single = {
@@ -454,8 +457,8 @@ class Engine:
         if options.keys() & {"stop", "json_stop"}:
             output = Detokenizer(vocab, call.params)
         with (
-            self._exclusive(call) as cancel_token,
-            closing(self._tokens(tokens, call, cancel_token, output)) as generated,
+            self._exclusive(call) as run,
+            closing(self._tokens(tokens, call, run, output)) as generated,
         ):
             return list(generated)
 
@@ -518,8 +521,10 @@ class Engine:
         Raises:
             ClosedError: The engine is closed.
         """
-        with self._lock.acquire():
+        with self._lock.acquire() as turn:
             self._check_open()
+            if turn is not None and turn.displaces:
+                self._slot.detach()
             yield self._slot
 
     def cache_clear(self) -> None:
@@ -625,10 +630,10 @@ class Engine:
         call: GenerationCall,
         make_output: Callable[..., Detokenizer],
     ) -> str:
-        with self._exclusive(call) as cancel_token:
+        with self._exclusive(call) as run:
             prompt = render()
             output = make_output(is_thinking=prompt.is_thinking)
-            with self._generated(prompt, call, cancel_token, output) as generated:
+            with self._generated(prompt, call, run, output) as generated:
                 for _ in generated:
                     pass
             return output.text
@@ -639,48 +644,50 @@ class Engine:
         call: GenerationCall,
         make_output: Callable[..., Detokenizer],
     ) -> Iterator[str]:
-        with self._exclusive(call) as cancel_token:
+        with self._exclusive(call) as run:
             prompt = render()
             output = make_output(is_thinking=prompt.is_thinking)
-            with self._generated(prompt, call, cancel_token, output) as generated:
+            with self._generated(prompt, call, run, output) as generated:
                 for _ in generated:
                     if piece := output.take():
-                        yield piece
-                        self._lock.set_owner()
+                        with run:
+                            yield piece
             if rest := output.take_rest():
-                yield rest
+                with run:
+                    yield rest
 
     def _steps(
         self, tokens: Sequence[int], call: GenerationCall
     ) -> Generator[Step, None, GenerationStats]:
-        with self._exclusive(call) as cancel_token:
-            stats, output = self.stats, Detokenizer(self.model.vocab, call.params)
-            with self._collected(tokens, call, cancel_token, output) as generated:
+        with self._exclusive(call) as run:
+            output = Detokenizer(self.model.vocab, call.params)
+            with self._collected(tokens, call, run, output) as generated:
                 for token in generated:
-                    yield Step(token, output.take(), output.logprob)
-                    self._lock.set_owner()
+                    step = Step(token, output.take(), output.logprob)
+                    with run:
+                        yield step
             if rest := output.take_rest():
-                yield Step(None, rest)
-                self._lock.set_owner()
-        return stats
+                with run:
+                    yield Step(None, rest)
+        return run.stats
 
     @contextmanager
     def _generated(
         self,
         prompt: RenderedChat,
         call: GenerationCall,
-        cancel_token: CancelToken,
+        run: _Run,
         output: Detokenizer,
     ) -> Iterator[Iterator[int]]:
         """Provide the tokens of the answer to a prompt, or only the report of a stage."""
         stage = stages.requested()
         if stage:
             scratch = Detokenizer(self.model.vocab, call.params)
-            start = partial(self._tokens, call=call, cancel_token=cancel_token, output=scratch)
+            start = partial(self._tokens, call=call, run=run, output=scratch)
             output.data += stages.report(self, stage, prompt, start).encode()
             yield iter(())
             return
-        with self._collected(prompt.tokens, call, cancel_token, output) as generated:
+        with self._collected(prompt.tokens, call, run, output) as generated:
             yield generated
 
     @contextmanager
@@ -688,16 +695,16 @@ class Engine:
         self,
         tokens: Sequence[int],
         call: GenerationCall,
-        cancel_token: CancelToken,
+        run: _Run,
         output: Detokenizer,
     ) -> Iterator[Iterator[int]]:
         """Provide the tokens whose text *output* collects, and finish the text afterwards."""
         try:
-            with closing(self._tokens(tokens, call, cancel_token, output)) as generated:
+            with closing(self._tokens(tokens, call, run, output)) as generated:
                 yield generated
             output.finish()
             if output.stop:
-                self.stats.finish_reason, self.stats.stop = "stop", output.stop
+                run.stats.finish_reason, run.stats.stop = "stop", output.stop
         except DecodeAbortedError as e:
             output.finish()  # the text that was held back is part of the result too
             e.text = output.text
@@ -707,59 +714,70 @@ class Engine:
         self,
         tokens: Sequence[int],
         call: GenerationCall,
-        cancel_token: CancelToken,
+        run: _Run,
         output: StopChecker,
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer; the caller holds the lock."""
-        vocab, stats, params = self.model.vocab, self.stats, call.params
+        vocab, stats, params = self.model.vocab, run.stats, call.params
         prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
         if not prompt:
             raise ValidationError("the prompt is empty; give at least one token")
         chain = self._chains.acquire(params.sampling)
         chain.output = output
-        stats.time_to_first_token_s = time.perf_counter() - self._started
+        stats.time_to_first_token_s = time.perf_counter() - run.started
         try:
-            yield from generate(self._slot, chain, prompt, params, cancel_token, stats, output)
+            yield from generate(self._slot, chain, prompt, params, run.cancel_token, stats, output)
             stats.seed = None if params.sampling.greedy else chain.seed
         finally:
-            self._chains.release(params.sampling, chain)
+            if run.turn.held:
+                self._chains.release(params.sampling, chain)
+            else:  # dropped while another call runs, which uses the cache of chains
+                chain.close()
 
     @contextmanager
-    def _exclusive(self, call: GenerationCall) -> Iterator[CancelToken]:
+    def _exclusive(self, call: GenerationCall) -> Iterator[_Run]:
         """Wait for the engine and hold it in this block."""
         started = time.perf_counter()
         cancel_token = CancelToken(self.context.abort_flag, call.timeout_s)
         try:
-            with self._lock.acquire(call.timeout_s) as acquired:
-                if not acquired:
+            with self._lock.acquire(call.timeout_s) as turn:
+                if turn is None:
                     cancel_token.request(DEADLINE)
                     raise cancel_token.error()
-                self._check_open()
-                cancel_token.check()  # it may have been cancelled while waiting
-                self._started, self._cancel_token = started, cancel_token
-                self.stats = GenerationStats(queue_s=time.perf_counter() - started)
+                stats = GenerationStats(queue_s=time.perf_counter() - started)
+                run = _Run(turn, cancel_token, stats, started, self._begin_turn)
                 try:
                     with cancel_token.running():
-                        yield cancel_token
+                        self._begin_turn(run)
+                        yield run
                 except DecodeAbortedError as e:
-                    self.stats.finish_reason = e.reason or ""
+                    stats.finish_reason = e.reason or ""
                     if e.reason == CLOSE:
                         self._check_open()
                     raise
                 finally:
-                    self._cancel_token = None
-                    self.total_stats.add(self.stats)
-                    _log.debug("%s", self.stats)
-                    if self.stats.n_truncated and self.context_policy is None:
+                    if self._cancel_token is cancel_token:
+                        self._cancel_token = None
+                    self.total_stats.add(stats)
+                    _log.debug("%s", stats)
+                    if stats.n_truncated and self.context_policy is None:
                         _log.warning(
                             "the prompt was too long for n_ctx=%d: its oldest %d tokens were "
                             "dropped, %d are left; raise n_ctx, or choose a context_policy",
                             self.n_ctx,
-                            self.stats.n_truncated,
-                            self.stats.n_prompt,
+                            stats.n_truncated,
+                            stats.n_prompt,
                         )
         finally:
             self._free_if_closed()
+
+    def _begin_turn(self, run: _Run) -> None:
+        """Let *run*, which has just acquired the lock, use the context."""
+        self._check_open()
+        run.cancel_token.check()  # it may have been cancelled while waiting
+        if run.turn.displaces:
+            self._slot.detach()
+        self._cancel_token, self.stats = run.cancel_token, run.stats
 
     def _check_open(self) -> None:
         if self._closed:
@@ -775,6 +793,48 @@ class Engine:
                 self.context.close()
                 if self.owns_model:
                     self.model.close()
+
+
+class _Run:
+    """One generation; as a context manager, the pause of a stream between two of its steps.
+
+    Newer calls may use the engine during the pause.
+
+    Args:
+        turn: Its turn with the engine's lock.
+        cancel_token: Stops it.
+        stats: Its statistics.
+        started: When the call began, on the clock of `time.perf_counter`.
+        begin_turn: Called when the lock had to be acquired again.
+    """
+
+    __slots__ = ("_begin_turn", "cancel_token", "started", "stats", "turn")
+
+    def __init__(
+        self,
+        turn: Turn,
+        cancel_token: CancelToken,
+        stats: GenerationStats,
+        started: float,
+        begin_turn: Callable[[_Run], None],
+    ) -> None:
+        self.turn, self.cancel_token = turn, cancel_token
+        self.stats, self.started = stats, started
+        self._begin_turn = begin_turn
+
+    def __enter__(self) -> None:
+        self.turn.pause(self.stats.prefill_s)
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Continue; a stream that is left does not wait. Hot: every streamed token."""
+        if self.turn.reclaim() or error is not None:
+            return
+        token = self.cancel_token
+        if not self.turn.wait(token.remaining_s):
+            token.request(DEADLINE)
+            raise token.error()
+        token.hold()
+        self._begin_turn(self)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def complete(
     found: dict[str, Any] = {
         "context_policy": context_policy or "error",
         "safety": environment.number("SAFETY", safety, _SAFETY),
-        "cache_prompt": not environment.flag("RESET_KV", None, False),
+        "reset_kv_cache": environment.flag("RESET_KV", None, True),
     }
     if "sampling" in given:
         return found

@@ -27,10 +27,8 @@ ALIASES: Mapping[str, str] = {
     "mirostat_lr": "mirostat_eta",
     "logits_processors": "logits_processor",
     "stop_sequences": "stop",  # Anthropic
-    "reset_kv": "cache_prompt",
-    "reset_kv_cache": "cache_prompt",
+    "reset_kv": "reset_kv_cache",
 }
-_NEGATED = frozenset(("reset_kv", "reset_kv_cache"))
 
 
 def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,5 +46,5 @@ def canonical(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in spelt:
             raise ValidationError(f"{spelt[name]} and {given} are the same option; give one")
         spelt[name] = given
-        found[name] = not value if given in _NEGATED else value
+        found[name] = value
     return found

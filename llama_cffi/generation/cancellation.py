@@ -37,6 +37,8 @@ __all__ = [
 
 INTERRUPT, CANCEL, DEADLINE, CLOSE = "interrupt", "cancel", "deadline", "close"
 _WAKE = b"\0"
+# Reentrant: a signal handler may cancel a generation that its own thread is starting.
+_flag_lock = threading.RLock()
 _scope: ContextVar[CancelScope | None] = ContextVar("llama_cffi-cancel-scope", default=None)
 
 
@@ -92,9 +94,6 @@ class CancelToken:
 
     def __init__(self, flag: AbortFlag, timeout_s: float | None = None) -> None:
         self._flag = flag
-        # Reentrant: a signal handler may cancel a generation that its own thread is starting.
-        self._lock = threading.RLock()
-        self._running = False
         self.reason: str | None = None
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.timeout_s = timeout_s
@@ -102,31 +101,41 @@ class CancelToken:
 
     def request(self, reason: str) -> None:
         """Request a stop; a Ctrl-C never replaces another reason."""
-        with self._lock:
+        with _flag_lock:
             if self.reason in (None, INTERRUPT):
                 self.reason = reason
-            if self._running:
+            if self.is_running:
                 self._flag.set()
 
     @contextmanager
     def running(self) -> Iterator[CancelToken]:
         """Let the flag abort decoding in this block, and watch the deadline."""
         try:
-            with self._lock:
-                self._flag.clear()
-                self._running = True
-                if self.reason is not None:
-                    self._flag.set()
+            self.hold()
             if self.deadline is not None:
                 _watcher().watch(self)
             yield self
         finally:
             # First: Ctrl-C may interrupt this, and a late deadline must not stop the next call.
-            with self._lock:
-                self._running = False
-                self._flag.clear()
+            with _flag_lock:
+                if self.is_running:
+                    self._flag.holder = None
+                    self._flag.clear()
             if self.deadline is not None:
                 _watcher().forget(self)
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, at least 0; None: no deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def hold(self) -> None:
+        """Take the flag; in a block of `running`, after another token had it."""
+        with _flag_lock:
+            self._flag.holder = self
+            self._flag.clear()
+            if self.reason is not None:
+                self._flag.set()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -143,12 +152,12 @@ class CancelToken:
 
     @property
     def is_running(self) -> bool:
-        """Whether the generation has started and not ended."""
-        return self._running
+        """Whether the generation has started and not ended, and has the flag."""
+        return self._flag.holder is self
 
     def resume_after_interrupt(self) -> bool:
         """Clear a stop by a signal whose handler did not raise; return whether it was one."""
-        with self._lock:
+        with _flag_lock:
             if self.reason != INTERRUPT:
                 return False
             self.reason = None

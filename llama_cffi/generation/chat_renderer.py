@@ -13,7 +13,7 @@ from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import ValidationError
-from .text import stop_list
+from ..validation import as_list
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -177,14 +177,10 @@ class ChatRenderer:
         """Return *options* with the family's end-of-turn strings, which not every GGUF defines.
 
         Raises:
-            ValidationError: `stop` is not a str or a list.
+            ValidationError: `turn_stops` is not a list.
         """
-        stops = self.family.stops
-        if not stops:
-            return dict(options)
-        given = options.get("stop")
-        own = [] if given is None else stop_list(given)
-        return {**options, "stop": [*own, *stops]}
+        given = as_list("turn_stops", options.get("turn_stops") or ())
+        return {**options, "turn_stops": [*given, *self.family.stops]}
 
     def recommended_sampling(self, thinking: bool | None = None) -> Mapping[str, float]:
         """Return the sampling options that the model's authors recommend.

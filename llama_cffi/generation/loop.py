@@ -29,7 +29,9 @@ def generate(
 ) -> Generator[int, None, None]:
     """Yield the tokens of the answer to *prompt*, ending before an EOG token.
 
-    A token is decoded only when the next one is requested and has to be sampled.
+    A token is decoded only when the next one is requested and has to be sampled. If other calls
+    have used the slot since the last token, so that `slot.tokens` is another list, what the memory
+    lost is decoded again.
 
     Args:
         slot: Decodes the tokens.
@@ -46,7 +48,10 @@ def generate(
         GenerationError: Decoding failed.
     """
     context = slot.context
-    n_first = int(context.model.vocab.add_bos)
+    vocab = context.model.vocab
+    n_first = int(vocab.add_bos)
+    if not params.reset_kv_cache:
+        prompt = slot.continued(prompt, vocab.bos)
     fit = fit_prompt(
         prompt,
         params.max_tokens,
@@ -68,23 +73,27 @@ def generate(
     decode_started = time.perf_counter()
     stats.prefill_s = decode_started - started
     pending: list[int] = []  # yielded, but not decoded
+    cells = slot.tokens
     try:
         sequence.begin(fit.prompt)
         while (token := sequence.next(context)) is not None:
             yielded = time.perf_counter()
             if stats.n_generated == 1:
                 stats.time_to_first_token_s += yielded - started
+            pending.append(token)
             yield token
             decode_started += time.perf_counter() - yielded  # without the caller's time
             if sequence.finish_reason:
                 break
-            pending.append(token)
             if cancel_token.reason is not None:
                 cancel_token.check()
-            if sequence.is_forced and len(slot.tokens) + len(pending) < capacity:
+            if sequence.is_forced and len(cells) + len(pending) < capacity:
                 continue
-            if shifts and len(slot.tokens) >= capacity:
-                n_discard = max(1, (len(slot.tokens) - n_keep) // 2)
+            if cells is not slot.tokens:
+                slot.feed(cells.part(slot.reuse(cells)), cancel_token, stats)
+                cells = slot.tokens
+            if shifts and len(cells) >= capacity:
+                n_discard = max(1, (len(cells) - n_keep) // 2)
                 slot.shift(n_keep, n_discard)
                 stats.n_shifted += n_discard
             if len(pending) > 1:
@@ -92,9 +101,12 @@ def generate(
             else:
                 slot.step(token, cancel_token, stats)
             pending.clear()
+            cells = slot.tokens
         stats.finish_reason = sequence.finish_reason
     finally:
         sequence.end()
+        if cells is slot.tokens:
+            slot.end_with(pending)
         stats.decode_s = time.perf_counter() - decode_started
 
 

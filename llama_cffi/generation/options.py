@@ -34,8 +34,12 @@ class CallOptions(TypedDict, total=False):
 
     `timeout_s`: deadline, in seconds from the call. `context_policy`: overrides the engine's.
     `cache_prompt`: False decodes the whole prompt, even if the KV cache holds a prefix of it.
+    `reset_kv_cache`: False continues the session: the prompt, without BOS, follows the last prompt
+    and answer, which the KV cache holds.
     `special`: write control tokens as text. `suppress_think`: remove <think>...</think>.
-    `json_stop`: keys; an answer that is a JSON object with one of them ends with the object.
+    `turn_stops`: strings that end the answer, but not inside a grammar; in a chat, those of the
+    model's family are added. `json_stop`: keys; an answer that is a JSON object with one of them
+    ends with the object.
     `skip_forced`: False computes logits for every token, even where a grammar allows only one.
     `stopping_criteria`: functions of the tokens so far and the logits of the next token; one that
     returns True ends the answer.
@@ -44,8 +48,10 @@ class CallOptions(TypedDict, total=False):
     timeout_s: float | None
     context_policy: str | None
     cache_prompt: bool | None
+    reset_kv_cache: bool | None
     special: bool | None
     suppress_think: bool | None
+    turn_stops: Sequence[str | bytes] | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
@@ -143,8 +149,10 @@ def parse_options(
         context_policy=policy,
         safety=check_int("safety", rest.pop("safety", 0), 0),
         cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt")),
+        reset_kv_cache=_flag("reset_kv_cache", rest.pop("reset_kv_cache")),
         stop=stops,
         stop_tokens=stop_tokens,
+        turn_stops=tuple(as_list("turn_stops", rest.pop("turn_stops"))),
         json_stop=tuple(as_list("json_stop", rest.pop("json_stop"))),
         special=_flag("special", rest.pop("special")),
         suppress_think=_flag("suppress_think", rest.pop("suppress_think")),
@@ -190,8 +198,10 @@ def resolve_sampling(
 # `Engine` has other defaults, some of them from the environment.
 CALL_DEFAULTS: CallOptions = {
     "cache_prompt": True,
+    "reset_kv_cache": True,
     "special": False,
     "suppress_think": False,
+    "turn_stops": (),
     "json_stop": (),
     "skip_forced": True,
 }

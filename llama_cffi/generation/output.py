@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
@@ -57,6 +58,9 @@ class StopChecker:
         """End the answer before the last token."""
         self.finish_reason, self.drops_token = reason, True
 
+    def begin_constraint(self) -> None:
+        """Take the text from here on as a grammar's: it has no markup."""
+
 
 class Detokenizer(StopChecker):
     """Turns the tokens of an answer into text and finds its end.
@@ -76,6 +80,7 @@ class Detokenizer(StopChecker):
         "_flusher",
         "_json",
         "_pieces",
+        "_stop",
         "_stops",
         "_taken",
         "_text",
@@ -100,7 +105,8 @@ class Detokenizer(StopChecker):
         if params.json_stop:
             self._json = JsonCompletion(params.json_stop, is_thinking=is_thinking)
         self._think = ThinkFilter(is_inside=is_thinking) if params.suppress_think else None
-        self._stops = StopStrings(params.stop) if params.stop else None
+        self._stop = params.stop
+        self._stops = _stop_strings((*params.stop, *params.turn_stops))
         self._flusher = flusher
         self._text, self._taken = Utf8Stream(), 0
 
@@ -124,6 +130,25 @@ class Detokenizer(StopChecker):
                 self.finish_reason = "json"
         if self._think is not None:
             piece = self._think.push(piece)
+        self._add(piece)
+
+    def begin_constraint(self) -> None:
+        """Take the text from here on as a grammar's.
+
+        End-of-turn strings and <think> have no meaning in it, except for a block at its beginning.
+        """
+        if self.finish_reason:
+            return
+        held = b""
+        if self._stops is not None:
+            held, self._stops = self._stops.release(), _stop_strings(self._stop)
+        if self._think is not None:
+            self._think.is_leading_only = True
+            held += self._think.push(b"")
+        if held:
+            self._add(held)
+
+    def _add(self, piece: bytes) -> None:
         stops = self._stops
         if stops is not None:
             piece = stops.push(piece)
@@ -167,3 +192,7 @@ class Detokenizer(StopChecker):
     def _end_at(self, found: str | bytes) -> None:
         self.finish_reason = "stop"
         self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")
+
+
+def _stop_strings(stops: Sequence[str | bytes]) -> StopStrings | None:
+    return StopStrings(stops) if stops else None

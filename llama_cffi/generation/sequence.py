@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..grammars import Constraint
+
 __all__ = [
     "GenerationParams",
     "ReasoningLimit",
@@ -73,7 +75,9 @@ class GenerationParams:
         context_policy: What to do when the context is full; see `context_policy`.
         safety: Tokens of the context that stay free.
         cache_prompt: Reuse the prefix of the prompt that is in the KV cache.
+        reset_kv_cache: Start anew; False: the prompt follows what the KV cache holds.
         stop: Stop strings; they are not part of the answer.
+        turn_stops: Stop strings that have no effect inside a grammar.
         stop_tokens: Token ids that end the answer, and are not part of it either.
         json_stop: Keys that end an answer that is a JSON object; see `text.JsonCompletion`.
         special: Whether control tokens become text.
@@ -91,7 +95,9 @@ class GenerationParams:
     context_policy: str
     safety: int
     cache_prompt: bool
+    reset_kv_cache: bool = True
     stop: Sequence[str | bytes] = ()
+    turn_stops: Sequence[str | bytes] = ()
     stop_tokens: Sequence[int] = ()
     json_stop: Sequence[str] = ()
     special: bool = False
@@ -170,6 +176,7 @@ class SequenceState:
         "_params",
         "_stats",
         "_tokens",
+        "_waiting",
         "finish_reason",
     )
 
@@ -187,6 +194,7 @@ class SequenceState:
         self._forced: list[int] = []
         self._tokens: list[int] | None = None  # prompt and answer, for stopping criteria
         self._forced_tokens: ForcedTokens | None = None
+        self._waiting: Constraint | None = None  # until it begins
         self._is_argmax = chain.takes_largest  # only the output needs to see the token then
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -204,6 +212,8 @@ class SequenceState:
             self._forced_tokens = forced_tokens
             self._forced = forced_tokens.after(None, [])
         self._output.listening = True
+        self._waiting = chain.constraint
+        self._notice_constraint()
 
     def next(self, context: Context, i: int = -1) -> int | None:
         """Return the next token; None: the answer has ended. Hot: every generated token.
@@ -228,6 +238,8 @@ class SequenceState:
             output.accept(token)
         else:
             token = self._chain.sample(context, i)
+        if self._waiting is not None:
+            self._notice_constraint()
         reason = output.finish_reason
         if output.drops_token:
             self.finish_reason = reason
@@ -258,6 +270,11 @@ class SequenceState:
     def end(self) -> None:
         """Detach the output from the chain's tokens."""
         self._output.listening = False
+
+    def _notice_constraint(self) -> None:
+        if self._waiting is not None and not self._waiting.waiting:
+            self._output.begin_constraint()
+            self._waiting = None
 
     def _meets_criterion(self, logits: NDArray[np.float32]) -> bool:
         import numpy as np

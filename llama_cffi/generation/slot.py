@@ -32,6 +32,7 @@ class Slot:
     def __init__(self, context: Context, batch: Batch, seq_id: int = 0) -> None:
         self.context, self.seq_id = context, seq_id
         self.tokens = Prompt()
+        self._tail: tuple[int, Sequence[int]] = 0, ()
         self._batch = batch
         self._one = Batch(1, library=context.library)
         self._one.fill([0], 0, seq_id)
@@ -41,6 +42,27 @@ class Slot:
     def clear(self) -> None:
         """Remove all tokens."""
         self._drop(0)
+
+    def detach(self) -> None:
+        """Leave the list of cells to the stream that was using it, and continue with a copy."""
+        self.tokens = Prompt(self.tokens)
+
+    def forget(self, n: int = 0) -> None:
+        """Note that the memory has lost the cells from *n* on."""
+        del self.tokens[n:]
+        self._tail = 0, ()
+
+    def end_with(self, tokens: Sequence[int]) -> None:
+        """Note the tokens that end the session, but are not decoded yet."""
+        self._tail = len(self.tokens), tokens
+
+    def continued(self, prompt: Prompt, bos: int | None) -> Prompt:
+        """Return the session followed by *prompt*, which then needs no *bos*."""
+        at, tail = self._tail
+        session = Prompt(self.tokens)
+        session += tail if at == len(session) else ()
+        session.add(prompt.part(1) if session and prompt[:1] == [bos] else prompt)
+        return session
 
     def reuse(self, prompt: Prompt) -> int:
         """Keep the longest common prefix of *prompt* and the memory; return its length.

@@ -154,8 +154,12 @@ class StopStrings:
 
     def flush(self) -> bytes:
         """Return the held-back text at the end; it may contain a stop string."""
+        return self._scan(self.release(), final=True)
+
+    def release(self) -> bytes:
+        """Return the held-back text, unread."""
         held, self._held = self._held, b""
-        return self._scan(held, final=True)
+        return held
 
     def _scan(self, text: bytes, final: bool) -> bytes:
         """Return *text* up to a stop string or, unless *final*, the beginning of one."""
@@ -301,6 +305,9 @@ class ThinkFilter:
         close: Closing tag.
         is_inside: Whether the text begins inside a block.
 
+    Attributes:
+        is_leading_only: Whether only blocks before all other text are removed.
+
     Raises:
         ValidationError: A tag is empty, or not a str or bytes.
     """
@@ -316,6 +323,7 @@ class ThinkFilter:
         self._open_prefixes, self._close_prefixes = _prefixes(self._open), _prefixes(self._close)
         self._held = b""
         self._inside, self._after = is_inside, False
+        self.is_leading_only = self._has_text = False
 
     def push(self, data: bytes) -> bytes:
         """Return the text outside of blocks; the beginning of a tag is held back.
@@ -333,17 +341,28 @@ class ThinkFilter:
             if self._after:
                 text = text.lstrip()
                 self._after = not text
+            if self.is_leading_only and not self._may_open(text):
+                self._has_text, self._held = True, b""
+                return out + text
             before, open, text = text.partition(self._open)
             if not open:
                 self._held = _tail(before, self._open_prefixes)
-                return out + before[: len(before) - len(self._held)]
+                before = before[: len(before) - len(self._held)]
+            self._has_text = self._has_text or bool(before.strip())
             out += before
+            if not open:
+                return out
             self._inside = True
 
     def flush(self) -> bytes:
         """Return the held-back text at the end."""
         held, self._held = self._held, b""
         return b"" if self._inside else held
+
+    def _may_open(self, text: bytes) -> bool:
+        """Whether a block may begin before all other text."""
+        text = text.lstrip()
+        return not self._has_text and (text.startswith(self._open) or self._open.startswith(text))
 
 
 class Flusher:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Any
 
@@ -78,7 +80,7 @@ class _Writer:
             with suppress(InexactError, AttributeError, KeyError, TypeError, ValueError):
                 extra += rule(self, result)
         result = mapped(self.schema, _with_all(result, extra))
-        result = _with_all(result, _number_ranges(result))
+        result = _with_all(result, [*_number_ranges(result), *_short_multiples(result)])
         self._note_open_object(result)
         for keyword in result.keys() & {"const", "enum"}:
             result[keyword] = _with_integers(result[keyword])
@@ -230,8 +232,7 @@ def _number_ranges(schema: Schema) -> list[Any]:
     is_integer = schema.get("type") == "integer"
     if not all(_is_bound(bound, is_integer) for bound in bounds.values()):
         return []
-    if is_integer:
-        bounds = _integer_bounds(bounds)
+    bounds = _integer_bounds(bounds) if is_integer else _exact_bounds(bounds)
     low, high = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
     if low is not None and low >= 0 and low == int(low):
         del bounds["exclusiveMinimum"]
@@ -263,6 +264,32 @@ def _with_integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _short_multiples(schema: Schema) -> list[Any]:
+    """Replace `multipleOf` where llguidance wants all decimals: 7.50 for a multiple of 0.25.
+
+    Returns:
+        What the value has to match besides.
+    """
+    given = schema.get("multipleOf")
+    if type(given) is not float or "e" in str(given):
+        return []
+    n_decimals = len(str(given).partition(".")[2])
+    step = Fraction(str(given))
+    if n_decimals < 2 or step * 10**n_decimals < 10:
+        return []
+    # A number of fewer decimals is also a multiple of its own last decimal.
+    lasts = [Fraction(1, 10**n) for n in range(1, n_decimals)]
+    common = [
+        Fraction(
+            math.lcm(step.numerator, last.numerator), math.gcd(step.denominator, last.denominator)
+        )
+        for last in lasts
+    ]
+    del schema["multipleOf"]
+    steps = dict.fromkeys([given, *map(float, common)])
+    return [{"anyOf": [{"type": "number", "multipleOf": other} for other in steps]}]
+
+
 def _is_bound(value: Any, is_integer: bool) -> bool:
     if type(value) is int:
         return is_integer or abs(value) < 10**300
@@ -281,6 +308,26 @@ def _integer_bounds(bounds: Schema) -> Schema:
     }
 
 
+def _exact_bounds(bounds: Schema) -> Schema:
+    """Return bounds of at most 15 digits, rounded inwards: llguidance reads no more exactly."""
+    result = dict(bounds)
+    for keys, rounding, tightest in (
+        (("minimum", "exclusiveMinimum"), ROUND_CEILING, max),
+        (("maximum", "exclusiveMaximum"), ROUND_FLOOR, min),
+    ):
+        inclusive, exclusive = keys
+        for key in keys:
+            bound = result.get(key)
+            if type(bound) is float:
+                inner = float(Context(15, rounding).create_decimal(repr(bound)))
+                if key == exclusive and inner != bound:
+                    del result[exclusive]
+                    inner = tightest(inner, result.get(inclusive, inner))
+                    key = inclusive
+                result[key] = inner
+    return result
+
+
 def _above(number: float) -> float:
     """Return the next number of 15 digits; llguidance reads no more exactly."""
     return float(f"{number + 10.0 ** (len(str(int(number))) - 15):.15g}")
@@ -289,7 +336,7 @@ def _above(number: float) -> float:
 def _shorter(number: float) -> list[float]:
     """Return the positive numbers that the first decimals of *number* stand for."""
     whole, _, decimals = str(number).partition(".")
-    if number <= 0 or "e" in decimals or len(decimals) > 9:
+    if number <= 0 or "e" in decimals or len(decimals) > 15:
         return []
     return [float(f"{whole}.{decimals[:n]}") for n in range(1, len(decimals))]
 
@@ -297,7 +344,7 @@ def _shorter(number: float) -> list[float]:
 def _is_range(bounds: Schema) -> bool:
     low: float = max(bounds.get("minimum", -math.inf), bounds.get("exclusiveMinimum", -math.inf))
     high: float = min(bounds.get("maximum", math.inf), bounds.get("exclusiveMaximum", math.inf))
-    return low < high
+    return low < high or bounds == {"minimum": high, "maximum": low}
 
 
 def _containing(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..errors import GrammarError
 
-__all__ = ["Pattern", "other_than", "rewritten"]
+__all__ = ["Pattern", "other_than", "rewritten", "whole"]
 
 
 class Pattern(NamedTuple):
@@ -38,6 +38,33 @@ def rewritten(pattern: str) -> Pattern:
         GrammarError: The pattern has parts that it cannot enforce.
     """
     return _Scanner(pattern).read()
+
+
+def whole(pattern: str) -> str:
+    """Return a pattern that a whole text without quotes matches, without anchors, for Lark.
+
+    Raises:
+        GrammarError: The pattern has parts that cannot be enforced.
+    """
+    options: list[list[str]] = [[]]
+    depth = 0
+    for part in _Scanner(pattern).parts():
+        text = part if isinstance(part, str) else part.text
+        if text == "|" and not depth:
+            options.append([])
+            continue
+        if isinstance(part, str):
+            depth += text.startswith("(") and not text.endswith(")")
+            depth -= text == ")"
+        options[-1].append(text)
+    return "|".join(map(_anywhere, options))
+
+
+def _anywhere(parts: list[str]) -> str:
+    """Join the parts of one alternative, which JSON Schema does not anchor."""
+    starts, ends = parts[:1] == ["^"], parts[-1:] == ["$"]
+    inner = "".join(parts[starts : len(parts) - ends])
+    return f"{'' if starts else '(?s:.*)'}(?:{inner}){'' if ends else '(?s:.*)'}"
 
 
 def other_than(texts: Iterable[str]) -> str:
@@ -96,10 +123,14 @@ class _Scanner:
         self._at = 0
         self._is_quantified = False
 
-    def read(self) -> Pattern:
-        parts: list[_Set | str] = []
+    def parts(self) -> list[_Set | str]:
+        found: list[_Set | str] = []
         while (part := self._part()) is not None:
-            parts.append(part)
+            found.append(part)
+        return found
+
+    def read(self) -> Pattern:
+        parts = self.parts()
         sets = [part for part in parts if isinstance(part, _Set)]
         incomplete = [s for s in sets if s.ascii is None or not s.ascii >= _QUOTED]
         # llguidance unites the sets of alternatives, so what counts is what they have together.

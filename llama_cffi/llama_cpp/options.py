@@ -130,8 +130,10 @@ class MoreGenerationOptions(TypedDict, total=False):
     timeout_s: float | None
     context_policy: str | None
     cache_prompt: bool | None
+    reset_kv_cache: bool | None
     special: bool | None
     suppress_think: bool | None
+    turn_stops: Sequence[str | bytes] | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
     n: int | None

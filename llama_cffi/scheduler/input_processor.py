@@ -54,6 +54,11 @@ def check_options(
             "context_policy='shift' needs a context that serves one request at a time: use Engine, "
             "or Llama without n_parallel"
         )
+    if not call.params.reset_kv_cache:
+        raise ValidationError(
+            "reset_kv_cache=False continues a session, which needs a context that serves one "
+            "request at a time: use Engine, or Llama without n_parallel"
+        )
     return call
 
 

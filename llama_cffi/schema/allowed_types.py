@@ -133,7 +133,7 @@ class _Reader:
 
 
 def _named(names: object) -> frozenset[str]:
-    types = frozenset(names if isinstance(names, list) else [names])
+    types = frozenset(map(str, names if isinstance(names, list) else [names]))
     if not types <= ANY_TYPE:
         return ANY_TYPE
     return types | {"integer"} if "number" in types else types

@@ -216,7 +216,7 @@ def test_generate_and_stream_give_the_same_text(llm: Llama) -> None:
     whole = llm.generate(STORY, 12, GREEDY)
     assert whole
     assert whole == "".join(llm.generate_stream(STORY, 12, sampling=GREEDY))
-    assert llm.generate(STORY, 12, GREEDY, reset_kv_cache=False) == whole
+    assert llm.generate(STORY, 12, GREEDY) == whole
     with pytest.raises(ValidationError):
         llm.generate("test", max_tokens=0)
 

@@ -73,15 +73,15 @@ with Llama(demo, None, greedy, n_ctx=1024, n_threads=1, embeddings=True) as llm:
     state = llm.get_state()
     llm.reset()
     n = llm.set_state(state)
-    assert llm.generate(prompt, 20, reset_kv_cache=False) == expected
+    assert llm.generate(prompt, 20) == expected
     assert llm.engine.stats.n_reused > 5
     llm.kv_cache_seq_rm(0, 4, -1)
-    assert llm.generate(prompt, 20, reset_kv_cache=False) == expected
+    assert llm.generate(prompt, 20) == expected
     assert llm.engine.stats.n_reused == 4
     llm.kv_cache_seq_rm(0, 4, 7)
     llm.kv_cache_seq_add(0, 7, -1, -3)
     assert llm.kv_cache_seq_pos_max(0) == n - 4
-    assert llm.generate(prompt, 20, reset_kv_cache=False) == expected
+    assert llm.generate(prompt, 20) == expected
     a, b, c = llm.embed(["a fox", "a fox", "17 + 25"])
     alike = lambda x, y: sum(map(operator.mul, x, y))
     assert alike(a, b) > 0.999 and alike(a, c) < 0.9 and len(a) == 192

@@ -40,7 +40,7 @@ def plain(tiny_model: Path) -> Iterator[Llama]:
 
 def go_on(llm: Llama) -> tuple[str, int]:
     """Return the continuation, and how many prompt tokens were cached."""
-    text = llm.generate(PROMPT, 40, reset_kv_cache=False)
+    text = llm.generate(PROMPT, 40)
     return text, llm.engine.stats.n_reused
 
 
@@ -111,7 +111,7 @@ def test_invalid_state_leaves_an_empty_cache(plain: Llama, llm: Llama, tmp_path:
     for bad in (state[:-1], state[:100], b"", b"x" * 100, state[:200] + b"x" + state[201:]):
         with pytest.raises(ValidationError):
             plain.set_state(bad)
-        assert plain.generate(PROMPT, 40, reset_kv_cache=False) == expected
+        assert plain.generate(PROMPT, 40) == expected
     with pytest.raises(FileNotFoundError):
         plain.load_state(tmp_path / "none")
     plain.save_state(tmp_path / "state")
@@ -141,7 +141,7 @@ def test_adapters(tiny_model: Path, tmp_path: Path) -> None:
     two = write_lora(tmp_path / "two.gguf", make_pairs(2))
 
     def logits(llm: Llama) -> Any:
-        llm.generate(PROMPT, 1, reset_kv_cache=False)
+        llm.generate(PROMPT, 1)
         return llm.engine.context.logits()
 
     with (

@@ -5,7 +5,7 @@ import threading
 import pytest
 from support.injection import interrupted_everywhere
 
-from llama_cffi.engine.lock import CallLock
+from llama_cffi.engine.lock import CallLock, Turn
 from llama_cffi.errors import ValidationError
 
 
@@ -64,7 +64,7 @@ def test_ctrl_c_at_any_point_releases_the_lock() -> None:
             pass
 
     n = 0
-    for n in interrupted_everywhere(run, CallLock.acquire, CallLock.set_owner):  # noqa: B007
-        assert not lock._lock.locked()
+    for n in interrupted_everywhere(run, CallLock.acquire, Turn.wait, CallLock.set_owner):  # noqa: B007
+        assert not lock.lock.locked()
         assert lock.owner is None
     assert n > 2

@@ -225,24 +225,22 @@ def test_other_threads_run_while_c_computes(child: Child, tmp_path: Path) -> Non
     assert int(result.stdout) > 20
 
 
-def test_prefix_caching(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_caching(engine: Engine) -> None:
     prompt = [i % 200 for i in range(100)]
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
     fresh = engine.generate_tokens(prompt, **options)
     assert engine.stats.n_reused == 0
     assert engine.stats.n_prefilled == 100
-    again = engine.generate_tokens(prompt, reset_kv=False, **options)
+    again = engine.generate_tokens(prompt, **options)
     assert (again, engine.stats.n_reused, engine.stats.n_prefilled) == (fresh, 99, 1)
     # A continued conversation: prompt and answer are cached, except the last token.
     longer = [*prompt, *fresh, 7, 8]
     held = len(prompt) + len(fresh) - 1
-    monkeypatch.setenv("POLARIS_RESET_KV", "0")
     continued = engine.generate_tokens(longer, **options)
     assert engine.stats.n_reused == held
-    monkeypatch.setenv("LLAMA_CFFI_RESET_KV", "1")
-    assert engine.generate_tokens(longer, **options) == continued
+    assert engine.generate_tokens(longer, cache_prompt=False, **options) == continued
     assert engine.stats.n_reused == 0
-    other = engine.generate_tokens([1, 2, 3], reset_kv=False, **options)
+    other = engine.generate_tokens([1, 2, 3], **options)
     assert engine.stats.n_reused == 0
     assert other == engine.generate_tokens([1, 2, 3], reset_kv=True, **options)
 

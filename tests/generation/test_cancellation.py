@@ -22,6 +22,7 @@ class Flag:
     """An abort flag without a context."""
 
     def __init__(self) -> None:
+        self.holder: object | None = None
         self.event = threading.Event()
 
     def set(self) -> None:
@@ -160,6 +161,7 @@ def test_descriptor_is_restored_at_exit(child: Child) -> None:
         import signal
         from llama_cffi.generation.cancellation import CancelToken
         class Flag:
+            holder = None
             set = clear = lambda self: None
         with CancelToken(Flag(), 60).running() as token, token.interruptible():
             pass

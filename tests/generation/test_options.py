@@ -20,10 +20,10 @@ def test_aliases_stand_for_options() -> None:
     assert not ALIASES.keys() & known
 
 
-def test_canonical_renames_negates_and_drops_none() -> None:
+def test_canonical_renames_and_drops_none() -> None:
     given = {"n_predict": 3, "reset_kv": True, "penalty_freq": 0.5, "seed": None, "stop": "x"}
     assert canonical(given) == {
-        "max_tokens": 3, "cache_prompt": False, "frequency_penalty": 0.5, "stop": "x",
+        "max_tokens": 3, "reset_kv_cache": True, "frequency_penalty": 0.5, "stop": "x",
     }  # fmt: skip
 
 

@@ -394,3 +394,23 @@ def test_a_callback_that_fails_got_its_bytes(deliver: Callable[[Flusher], None])
     flusher.push(b"d")
     flusher.flush()
     assert got[1:] == [b"d"]
+
+
+def test_leading_blocks_only() -> None:
+    for text, expected in {
+        "<think>a</think>b <think>c</think>": "b <think>c</think>",
+        " <think>a</think> <think>b</think> c": " c",
+        "a <think>b</think>": "a <think>b</think>",
+        "<thin": "<thin",
+        "<thing>": "<thing>",
+        "<think>a": "",
+    }.items():
+        for size in (1, 2, 3, len(text)):
+            think = ThinkFilter()
+            think.is_leading_only = True
+            parts = [text[i : i + size].encode() for i in range(0, len(text), size)]
+            assert b"".join([*map(think.push, parts), think.flush()]).decode() == expected
+    think = ThinkFilter()
+    found = think.push(b"a ")
+    think.is_leading_only = True  # text came before
+    assert found + think.push(b"<think>b</think>") == b"a <think>b</think>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from decimal import Decimal
 from typing import Any
 
 import jsonschema
@@ -28,7 +29,7 @@ def test_random_ranges_of_numbers_are_exact() -> None:
     rng = random.Random(0)
     for _ in range(400):
         low, high = sorted(round(rng.uniform(-9, 9), rng.choice([0, 0, 1, 2])) for _ in range(2))
-        high = rng.choice([high, low + 0.5, low + 1])
+        high = round(rng.choice([high, low + 0.5, low + 1, low + 0.1]), 3)
         schema: dict[str, Any] = {"type": rng.choice(["integer", "number"])}
         schema |= rng.choice([{"minimum": low}, {"exclusiveMinimum": low}, {}])
         schema |= rng.choice([{"maximum": high}, {"exclusiveMaximum": high}, {}])
@@ -36,6 +37,16 @@ def test_random_ranges_of_numbers_are_exact() -> None:
         documents: list[Any] = [round(x, 3) for x in (*near, 0.5 * (low + high))]
         documents = [int(x) if x.is_integer() else x for x in documents]
         assert wrong(schema, documents) == [], schema
+
+
+@pytest.mark.parametrize("step", [0.01, 0.05, 0.1, 0.125, 0.25, 0.5, 0.75, 1.5, 0.375, 3])
+def test_multiples_may_be_written_without_their_last_zeros(step: float) -> None:
+    taker = Taker(LlamaGrammar.from_json_schema({"type": "number", "multipleOf": step}))
+    for n in range(0, 8000, 25):
+        value = Decimal(n) / 1000
+        text = f"{value.normalize():f}"
+        assert taker.takes_text(text) == (value % Decimal(str(step)) == 0), text
+        assert taker.takes_text(f"-{text}") == (value % Decimal(str(step)) == 0), text
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_limits_and_stop_strings_within_forced_tokens(run: Counted) -> None:
 def test_leaving_or_cancelling_within_forced_tokens(run: Counted) -> None:
     engine, expected = run.engine, run(structured=PERSON, temperature=0)
     for n in range(1, len(expected)):
-        steps = engine.steps(run.prompt, 100, structured=PERSON, temperature=0, reset_kv=False)
+        steps = engine.steps(run.prompt, 100, structured=PERSON, temperature=0)
         assert [next(steps)[0] for _ in range(n)] == expected[:n]
         if n % 2:
             steps.close()
@@ -160,7 +160,7 @@ def test_leaving_or_cancelling_within_forced_tokens(run: Counted) -> None:
         engine.cancel()
         with pytest.raises(DecodeAbortedError):
             list(steps)
-    assert run(structured=PERSON, temperature=0, reset_kv=False) == expected
+    assert run(structured=PERSON, temperature=0) == expected
     assert engine.stats.n_reused == len(run.prompt) - 1
 
 

@@ -9,7 +9,7 @@ from support.random_schemas import Taker, random_pattern, random_text
 
 from llama_cffi import GrammarError
 from llama_cffi.grammars import LlamaGrammar
-from llama_cffi.grammars.patterns import other_than, rewritten
+from llama_cffi.grammars.patterns import other_than, rewritten, whole
 
 
 def taker(pattern: str, **more: Any) -> Taker:
@@ -137,3 +137,32 @@ def test_all_texts_but_some(texts: list[str]) -> None:
     takes = taker(other_than(texts)).takes
     tried = {"", "a", "ab", "abc", "b", 'q"', 'q""', "\n", "é", "😀", "😀x", "\\", "\0"}
     assert {text for text in tried if not takes(text)} == set(texts)
+
+
+def test_random_patterns_are_enforced_on_text_without_quotes() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        pattern, judge = random_pattern(rng)
+        texts = [text for text in (random_text(rng) for _ in range(8)) if text]
+        takes = Taker(LlamaGrammar.from_lark(f"start: /{whole(pattern)}/")).takes_text
+        for text in texts:
+            assert takes(text) == bool(judge.search(text)), (pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "others"),
+    [
+        ("^a|b$", ["ax", "xb"], ["xa", "bx"]),
+        ("a|^b", ["xa", "bx"], ["xb"]),
+        ("^(a|b)$", ["a", "b"], ["ab"]),
+        (r"^a\$$", ["a$"], ["a"]),
+        ("/[|]/", ["x/|/y"], ["//"]),
+        ("^(?:a|(?i:b|c))$", ["a", "C"], ["A"]),
+    ],
+)
+def test_anchors_of_each_alternative_count(
+    pattern: str, fits: list[str], others: list[str]
+) -> None:
+    takes = Taker(LlamaGrammar.from_lark(f"start: /{whole(pattern)}/")).takes_text
+    assert [text for text in fits if not takes(text)] == []
+    assert [text for text in others if takes(text)] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,18 @@ from llama_cffi import (
     LlamaGrammar,
     LlamaPool,
     Model,
+    NgramCache,
+    PromptLookup,
     RequestHandle,
+    ResponseCache,
+    SamplerChain,
     SamplingParams,
     Scorer,
     Step,
     UnifiedLLM,
+    ask,
+    complete,
+    copy_gguf,
 )
 from llama_cffi.llama_cpp import Llama as DropIn
 
@@ -96,6 +104,32 @@ def inference_engine(model: Model) -> None:
         assert_type(handle, RequestHandle)
         assert_type(handle.result(), str)
         assert_type(engine.generate("Hi", stream=True), Iterator[str])
+
+
+def one_line() -> None:
+    assert_type(complete("Once", "m.gguf", 8, stop=[2, "\n"], ignore_eos=True), str)
+    assert_type(complete("Once", "m.gguf", stream=True), Iterator[str])
+    assert_type(ask(MESSAGES, "hf:owner/repo", system_prompt="Be brief."), str)
+    assert_type(ask("Hi", "m.gguf", stream=True, temperature=0.5), Iterator[str])
+
+
+def more(model: Model, llm: Llama) -> None:
+    cache = ResponseCache(llm, max_entries=10, ttl_s=60)
+    assert_type(cache.generate("Once", 8, temperature=0), str)
+    answer = cache.create_chat_completion(MESSAGES, seed=1)
+    assert_type(answer, CreateChatCompletionResponse)
+    ngrams = NgramCache.load("answers.ngrams")
+    with InferenceEngine(model, 4, draft=PromptLookup(cache=ngrams)) as engine:
+        handle = engine.submit("Hi", id="mine", grammar='root ::= "a"', grammar_triggers=["a", 5])
+        engine.submit("Hi", grammar='root ::= "a"', grammar_triggers=[re.compile("a")])
+        engine.pause()
+        engine.cancel("mine")
+        engine.cancel(handle)
+        engine.resume()
+    chain = SamplerChain(model).add_temp(1.0).add_dist(1)
+    assert_type(chain.insert(0, SamplerChain(model).add_top_k(4)), SamplerChain)
+    assert_type(chain.remove(0), SamplerChain)
+    copy_gguf("m.gguf", "n.gguf", {"general.name": "n", "a.b": [1, 2], "general.url": None})
 
 
 def others(model: Model) -> None:

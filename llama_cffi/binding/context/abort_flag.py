@@ -25,11 +25,13 @@ class AbortFlag:
 
     Attributes:
         is_set: Whether it is set; read-only.
+        holder: The generation that may set it, if several share the context.
     """
 
     def __init__(self, library: Library) -> None:
         self._tensor = library.ffi.new("struct ggml_tensor *")
         self._tensor.ne = [1, 1, 1, 0]
+        self.holder: object | None = None
         self.is_set = False  # an attribute instead of a property, because every decode reads it
         # For llama_set_abort_callback; C keeps both, so the flag outlives the context.
         self.callback: CData = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)

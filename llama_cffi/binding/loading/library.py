@@ -299,9 +299,9 @@ def _load_backends(ffi: Any, boot: Any, folder: Path) -> None:
     if wanted not in variants:
         raise LibraryLoadError(f"no CPU variant LLAMA_CFFI_CPU_VARIANT={wanted!r}. {others}")
     # The CPU last, as ggml does.
-    for name in [*(m[0] for m in backends if not m["variant"]), variants[wanted]]:
-        loaded = boot.ggml_backend_load(os.fsencode(folder / name))
-    if loaded == ffi.NULL:
+    for name in [m[0] for m in backends if not m["variant"]]:
+        boot.ggml_backend_load(os.fsencode(folder / name))
+    if boot.ggml_backend_load(os.fsencode(folder / variants[wanted])) == ffi.NULL:
         raise LibraryLoadError(
             f"LLAMA_CFFI_CPU_VARIANT={wanted!r} does not run on this CPU. {others}"
         )

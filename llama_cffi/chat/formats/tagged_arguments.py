@@ -38,6 +38,9 @@ _TYPES = {"integer": "number", "number": "number", "boolean": "boolean", "null":
           "array": "array", "object": "object"}  # fmt: skip
 _STRING = frozenset({"string"})
 _MAX_DEPTH = 20  # levels of schemas within the schema of a text
+# Bounds the time for a model that repeats the beginning of a call without end.
+_MAX_NESTED_DEPTH = 8
+_MAX_NESTED = 64  # tags that begin a call
 _WRAPPERS = ("arguments", "parameters", "input")  # what some models put around all arguments
 
 
@@ -332,7 +335,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         self, scanner: Scanner, call: _Call, ends: tuple[str, ...]
     ) -> Parser[int | None]:
         """Return the position of the next end of the value that is not within a nested call."""
-        depth = 0  # of sections and calls within the value
+        depth = n_nested = 0  # of sections and calls within the value
         lines = _Lines(lambda _: None)
         while True:
             found = yield from scanner.before((*ends, *self._tags), lines.push)
@@ -341,6 +344,9 @@ class TaggedArgumentsFormat(MarkedFormat):
                 return None
             if found in self.triggers and (yield from scanner.peek(self._nested(scanner))):
                 depth += 1
+                n_nested += 1
+                if depth > _MAX_NESTED_DEPTH or n_nested > _MAX_NESTED:
+                    return None
             elif found in self._ends and depth:
                 depth -= 1
             is_at_start = lines.is_at_start

@@ -383,3 +383,14 @@ def test_text_or_null_is_written_without_quotes() -> None:
     assert (text.schema["maxLength"], null) == (3, "null")
     assert _alternatives({"type": ["string", "integer"]}) == [Json({"type": ["string", "integer"]})]
     assert _alternatives({"type": "null"}) == [Json({"type": "null"})]
+
+
+def test_a_model_that_begins_calls_without_end_is_read_to_the_end() -> None:
+    writer = Writer("qwen3-coder")
+    begun = "<tool_call>\n<function=put>\n<parameter=value>\n"
+    calls = writer.calls(begun * 60)
+    assert [name for name, _ in calls] == ["put"] * 60
+    assert (
+        writer.calls(f"{begun}x\n</function>\n</tool_call>\n" * 40)
+        == [("put", {"value": "x"})] * 40
+    )
