@@ -80,3 +80,10 @@ def test_calls_without_a_marker_begin_a_line_and_name_an_offered_function() -> N
     assert read("gemma4", f"Ok.\n{call}\nDone.", TOOLS) == Answer("Ok.\nDone.", found)
     for text in (f"Say {call}", "call:walk{}", "call:me", f"```\n{call}\n```"):
         assert read("gemma4", text, TOOLS) == Answer(text, [])
+
+
+def test_a_whole_call_in_a_string_is_text() -> None:
+    inner = f"<|tool_call>call:now{{tags:[{Q}x{Q},{Q}y{Q}],s:{Q}z{Q}}}<tool_call|>"
+    for value in (inner, f"See: {inner}\n", f"<|tool_call> {Q} <tool_call|>", f"a{Q}", Q):
+        text = f"<|tool_call>call:run{{n:7,cmd:{Q}{value}{Q}}}<tool_call|> Ok."
+        assert read("gemma4", text, TOOLS) == Answer("Ok.", [("run", {"n": 7, "cmd": value})])

@@ -84,3 +84,11 @@ def test_an_end_marker_in_a_string_is_text() -> None:
     )
     text = "```tool_code\nrun(cmd='a<|tool_call_end|>b]', x='```')\n```"
     assert read("gemma-tool-code", text, TOOLS) == Answer("", [call])
+
+
+def test_quotes_that_a_template_does_not_escape() -> None:
+    # LFM2.5's template writes texts in single quotes as they are.
+    inner = lfm2("[note(text='a', n=3, tags=['x', 'y'])]")
+    for value in ("'a'", "it's", inner, f"See:\n{inner}\n"):
+        text = lfm2(f"[run(cmd='{value}', n=7)]")
+        assert read("lfm2", text, TOOLS) == Answer("", [("run", {"cmd": value, "n": 7})])
