@@ -161,7 +161,10 @@ class Embedder:
             ValidationError: Also if an input is empty, or a token does not exist.
         """
         check = self.model.vocab.check_all
-        lists = [_as_list("an item of texts", item) for item in _as_list("texts", texts)]
+        lists = [
+            _as_list(f"text {i}, which is not a str,", item)
+            for i, item in enumerate(_as_list("texts", texts))
+        ]
         inputs = [
             self._truncated(f"text {i}", tuple(check(tokens)), truncate)
             for i, tokens in enumerate(lists)
