@@ -194,7 +194,9 @@ def measure(llm: Llama, n: int, seed: int, is_shown: bool = False) -> list[Varia
                 for stream in (False, True):
                     options = {"tools": request.tools, "tool_choice": choice}
                     answer = ask(llm, request.messages, stream, **options)
-                    count(f"{kind}, {name}", stream, request, answer, request.calls)
+                    # Naming a function asks for exactly one call.
+                    calls = request.calls[:1] if name == "named" else request.calls
+                    count(f"{kind}, {name}", stream, request, answer, calls)
                     if name == "auto" and len(answer.calls) == len(request.calls):
                         messages = [*request.messages, *_results(answer, request)]
                         final = ask(llm, messages, stream, tools=request.tools)
