@@ -46,10 +46,7 @@ from .stepping import TokenStepper
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
-    from openai.types.chat import (  # type: ignore[import-not-found]
-        ChatCompletion,
-        ChatCompletionChunk,
-    )
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
     from typing_extensions import Self, Unpack
 
     from .. import grammars
@@ -646,15 +643,12 @@ class Llama:
         Raises:
             ImportError: The package is not installed.
         """
-        from openai.types.chat import (  # pyright: ignore[reportMissingImports]
-            ChatCompletion,
-            ChatCompletionChunk,
-        )
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
         answer: ChatAnswer = self.create_chat_completion(*args, **options)
         if isinstance(answer, Mapping):
-            return ChatCompletion(**answer)
-        return (ChatCompletionChunk(**chunk) for chunk in answer)
+            return ChatCompletion.model_validate(answer)
+        return map(ChatCompletionChunk.model_validate, answer)
 
     def answer(
         self, preparer: ChatPreparer, messages: Sequence[Message], arguments: Mapping[str, object]
