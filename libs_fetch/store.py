@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, LlamaError
-from .specs import Spec
+from .specs import Spec, is_plain_name, plain_name
 
 __all__ = [
     "InstalledBuild",
@@ -103,13 +103,30 @@ def cache_dir() -> Path:
 
 
 def build_folder(source: str, version: str, variant: str) -> Path:
-    """Return the folder of a build, whether it is in the store or not."""
-    return cache_dir() / "builds" / source / version / variant
+    """Return the folder of a build, whether it is in the store or not.
+
+    Raises:
+        FetchError: One of the names is not a plain path component.
+    """
+    names = (
+        plain_name(source, "the source"),
+        plain_name(version, "the version"),
+        plain_name(variant, "the variant"),
+    )
+    return cache_dir().joinpath("builds", *names)
 
 
 def is_libllama(name: str) -> bool:
     """Return whether *name* is libllama (libllama.so, libllama.cuda.v0.5.0.so, llama.dll)."""
     return _LIBLLAMA.fullmatch(name) is not None
+
+
+def packaged_tag(folder: Path) -> str | None:
+    """Return the llama.cpp tag that an npm package's metadata in *folder* names, if any."""
+    found: object = _read_json(folder / "_nlcBuildMetadata.json")
+    for key in ("buildOptions", "llamaCpp", "release"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and is_plain_name(found) else None
 
 
 def find_library(folder: Path) -> Path | None:
@@ -135,7 +152,7 @@ def load(source: str, version: str, variant: str, reason: str = "") -> Installed
         source=source,
         version=version,
         variant=variant,
-        tag=receipt.get("tag"),
+        tag=receipt["tag"] if is_plain_name(receipt.get("tag")) else None,
         library=Path(os.path.realpath(library)),
         folder=Path(os.path.realpath(library.parent)),
         backend_reason=reason,
@@ -148,8 +165,8 @@ def installed() -> list[InstalledBuild]:
     root = cache_dir() / "builds"
     found = []
     for receipt in root.glob(f"*/*/*/{RECEIPT}"):
-        source, version, variant = receipt.parts[-4:-1]
-        build = load(source, version, variant)
+        names = receipt.parts[-4:-1]
+        build = load(*names) if all(map(is_plain_name, names)) else None
         if build is not None:
             found.append(build)
     return sorted(found, key=lambda b: (b.source, version_key(b.version), b.variant), reverse=True)
@@ -392,7 +409,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

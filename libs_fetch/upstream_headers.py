@@ -20,7 +20,7 @@ from .archive import safe_name
 from .download import RemoteFile, download
 from .faults import HttpStatusError, NotOfferedError, UnreachableError, offline
 from .http import Client, redact
-from .specs import parse
+from .specs import parse, plain_name
 from .store import InstalledBuild
 
 __all__ = ["headers"]
@@ -57,6 +57,7 @@ def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
             )
         return folder
     tag, version = _tag(build)
+    tag = plain_name(tag, "the tag")
     folder = store.cache_dir() / "headers" / tag
     if (folder / "llama.h").is_file():
         return folder
