@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-import hashlib
 import logging
 import shutil
 import sys
@@ -19,8 +18,9 @@ from typing import Any
 from ..errors import FetchError
 from .faults import HttpStatusError
 from .http import Client, TransientError, redact, retrying
+from .store import file_digest
 
-__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "file_digest", "sri"]
+__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "sri"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +61,6 @@ class RemoteFile:
 def sri(algorithm: str, hexdigest: str) -> str:
     """Turn a hex digest into an SRI hash, `sha256-<base64>`."""
     return f"{algorithm}-{base64.b64encode(binascii.unhexlify(hexdigest)).decode()}"
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hex digest of a file."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK * 4):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_free_space(folder: Path, needed: int, what: str) -> None:
