@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import FetchError
 from . import pins, runtime
 from .archive import extract
-from .download import RemoteFile, download, sri
+from .download import RemoteFile, downloaded, sri
 from .faults import HttpStatusError, NotOfferedError
 from .http import Client, join, redact
 from .machine import Machine
@@ -222,9 +222,8 @@ def fetch(
         for name in pick(list(offered), variant, machine):
             remote = offered[name]
             part = remote.part(part_prefix.with_name(f"{part_prefix.name}.{name}"))
-            download(Client(), remote, part, progress=progress)
-            extract(part, staging, _runtime if name.startswith("cudart-") else _main)
-            part.unlink()
+            with downloaded(Client(), remote, part, progress=progress):
+                extract(part, staging, _runtime if name.startswith("cudart-") else _main)
             urls.append(redact(remote.urls[0]))
             hashes.append(remote.integrity or "none: the release gives no digest")
         return {"tag": tag, "urls": urls, "integrity": hashes}

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import FetchError
 from . import npmrc, pins
 from .archive import extract
-from .download import RemoteFile, download
+from .download import RemoteFile, downloaded
 from .faults import HttpStatusError, NotOfferedError
 from .http import join, redact
 from .specs import is_plain_name, plain_name
@@ -133,9 +133,8 @@ def fetch(
         for number, package in enumerate(packages):
             remote = locate(package, version)
             part = remote.part(part_prefix)
-            download(client, remote, part, progress=progress)
-            extract(part, staging, _overlay if number else _main)
-            part.unlink()
+            with downloaded(client, remote, part, progress=progress):
+                extract(part, staging, _overlay if number else _main)
             receipt_urls.append(redact(remote.urls[0]))
             hashes.append(remote.integrity)
         return {"tag": packaged_tag(staging), "urls": receipt_urls, "integrity": hashes}
