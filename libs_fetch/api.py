@@ -86,7 +86,8 @@ def ensure(
         ValidationError: The spec or the backend cannot be parsed.
         LibraryNotFoundError: The path holds no libllama, or the build is not in the store and the
             network is switched off.
-        LibraryLoadError: The build needs a newer system or another architecture.
+        LibraryLoadError: The build needs a newer system or another architecture, or the path
+            leads to a build of the store that is damaged.
         FetchError: The build is not in the store and cannot be fetched.
     """
     request = resolve_request(spec, backend)
@@ -94,6 +95,11 @@ def ensure(
         from .local import build_at
 
         given = build_at(request.spec.version, request.origin)
+        if given.receipt is not None and (damage := store.damage(given)):
+            raise LibraryLoadError(
+                f"{request.origin}: the build in the store is damaged: {'; '.join(damage)}. "
+                f"Run `llama-cffi libs fetch {given.spec} --force`."
+            )
         check.library_fits(given.library)
         return given
     problems = StoreProblems()
@@ -155,7 +161,7 @@ def _from_store(request: BuildRequest, problems: StoreProblems) -> InstalledBuil
         remembered = cache_state.remembered(source.name, version, request.backend)
         if remembered is not None:
             build = store.load(source.name, version, *remembered)
-            damage = store.quick_problems(build) if build is not None else []
+            damage = store.damage(build) if build is not None else []
             if build is not None and not damage:
                 return build
             problems.damaged += damage
@@ -196,7 +202,7 @@ def _best_stored(
             if backend == AUTO and not fallback:
                 return None
             choice.rejected[variant] = "not in the store"
-        elif damage := store.quick_problems(build):
+        elif damage := store.damage(build):
             problems.damaged += damage
             choice.rejected[variant] = "damaged"
         elif reasons := check.problems(build):

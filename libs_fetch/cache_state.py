@@ -9,8 +9,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import FetchError
+from ..errors import FetchError, ValidationError
 from .machine import fingerprint
+from .specs import is_plain_name, parse
 from .store import cache_dir, cache_lock, read_json, write_json
 
 __all__ = [
@@ -33,6 +34,12 @@ def _read() -> dict[str, Any]:
     return read_json(cache_dir() / "state.json")
 
 
+def _part(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of the state; empty if it is missing or of another type."""
+    found = state.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _change(change: Callable[[dict[str, Any]], None]) -> None:
     with cache_lock("state"):
         state = _read()
@@ -50,8 +57,17 @@ def _change_quietly(change: Callable[[dict[str, Any]], None]) -> None:
 
 def history() -> list[dict[str, str]]:
     """Return the `use` choices with their `spec` and `backend`, the current one last."""
-    found = _read().get("use", [])
-    return [c for c in found if isinstance(c, dict) and {"spec", "backend"} <= c.keys()]
+    found = _read().get("use")
+    return [c for c in found if _is_choice(c)] if isinstance(found, list) else []
+
+
+def _is_choice(found: object) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("backend"), str):
+        return False
+    try:
+        return isinstance(found.get("spec"), str) and bool(parse(found["spec"]))
+    except ValidationError:
+        return False
 
 
 def chosen() -> dict[str, str] | None:
@@ -76,25 +92,33 @@ def pop() -> None:
 
 def latest(source: str) -> str | None:
     """Return the version that `latest` of *source* last resolved to; None if it never did."""
-    found = _read().get("latest", {}).get(source)
-    return str(found) if found else None
+    found = _part(_read(), "latest").get(source)
+    return str(found) if is_plain_name(found) else None
 
 
 def remember_latest(source: str, version: str) -> None:
     """Store the version that `latest` of *source* resolves to, so that it stays the same."""
-    _change_quietly(lambda state: state.setdefault("latest", {}).update({source: version}))
+    _remember_in("latest", source, version)
 
 
 def remembered(source: str, version: str, backend: str) -> tuple[str, str] | None:
     """Return the stored (variant, reason) for *backend*; None once the machine has changed."""
-    found = _read().get("chosen", {}).get(f"{source}:{version} {backend}")
-    if not isinstance(found, dict) or found.get("machine") != fingerprint():
+    found = _part(_part(_read(), "chosen"), f"{source}:{version} {backend}")
+    variant = found.get("variant")
+    if not is_plain_name(variant) or found.get("machine") != fingerprint():
         return None
-    return str(found.get("variant")), str(found.get("reason"))
+    return str(variant), str(found.get("reason"))
 
 
 def remember(source: str, version: str, backend: str, variant: str, reason: str) -> None:
     """Store a variant that works, valid until the machine's fingerprint changes."""
     entry = {"variant": variant, "reason": reason, "machine": fingerprint()}
     key = f"{source}:{version} {backend}"
-    _change_quietly(lambda state: state.setdefault("chosen", {}).update({key: entry}))
+    _remember_in("chosen", key, entry)
+
+
+def _remember_in(section: str, key: str, value: object) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state[section] = {**_part(state, section), key: value}
+
+    _change_quietly(change)

@@ -5,27 +5,32 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-import hashlib
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError
 from .faults import HttpStatusError
-from .http import Client, TransientError, redact, retrying
+from .http import Client, TransientError, blocks, redact, retrying
+from .store import file_digest
 
-__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "file_digest", "sri"]
+__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "downloaded", "sri"]
 
 _log = logging.getLogger(__name__)
 
-_BLOCK = 1 << 18
+# For a file of which neither a pin, nor the source, nor the server gives the length.
+MAX_BYTES = 4 << 30
 _STRENGTH = ("sha512", "sha384", "sha256")
+
+
+class _RefusedError(FetchError):
+    """The server's file is not the expected one; what was received is deleted."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,6 @@ class RemoteFile:
 def sri(algorithm: str, hexdigest: str) -> str:
     """Turn a hex digest into an SRI hash, `sha256-<base64>`."""
     return f"{algorithm}-{base64.b64encode(binascii.unhexlify(hexdigest)).decode()}"
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hex digest of a file."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK * 4):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_free_space(folder: Path, needed: int, what: str) -> None:
@@ -110,30 +106,51 @@ def download(client: Client, remote: RemoteFile, part: Path, *, progress: bool =
     """Download *remote* into the file *part*, resuming a partial download that is there.
 
     The caller holds the lock for *part*. After success *part* holds exactly the verified bytes. On
-    a wrong hash it is deleted; on a broken connection it stays, to be resumed.
+    a wrong length or hash it is deleted, and nothing is written beyond the expected length; on a
+    broken connection it stays, to be resumed.
 
     Raises:
         UnreachableError: No address answered.
         FetchError: Wrong length or hash, or not enough space on the disk.
     """
     _log.info("fetching %s", redact(remote.urls[0]))
+    if remote.integrity is not None:
+        _strongest(remote.integrity)
     problem: FetchError | None = None
     for url in remote.urls:
         try:
             _transfer(client, url, remote, part, progress)
+            _verify(url, remote, part)
+            return part
         except HttpStatusError as e:
             problem = problem or e
-            continue
+        except _RefusedError:
+            part.unlink(missing_ok=True)
+            raise
         except OSError as e:
             full = disk_full_error(e, part.parent, remote.size, remote.name)
             if full is None:
                 raise
             part.unlink(missing_ok=True)
             raise full from e
-        _verify(url, remote, part)
-        return part
     assert problem is not None
     raise problem
+
+
+@contextmanager
+def downloaded(
+    client: Client, remote: RemoteFile, part: Path, *, progress: bool = True
+) -> Iterator[Path]:
+    """Download *remote* into *part* for a `with` block, and delete it after the block, used or not.
+
+    Raises:
+        UnreachableError, FetchError: As `download`.
+    """
+    download(client, remote, part, progress=progress)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _transfer(client: Client, url: str, remote: RemoteFile, part: Path, progress: bool) -> None:
@@ -172,8 +189,12 @@ def _starts_at(response: Any, offset: int) -> bool:
 
 
 def _copy(response: Any, part: Path, offset: int, remote: RemoteFile, progress: bool) -> None:
-    length = response.headers.get("Content-Length")
-    total = offset + int(length) if length and length.isdigit() else remote.size
+    length = response.headers.get("Content-Length") or ""
+    known = re.fullmatch(r"[0-9]{1,18}", length) is not None
+    total = offset + int(length) if known else remote.size
+    limit = MAX_BYTES if remote.size is None else remote.size
+    if total is not None and total > limit:
+        raise _wrong_length(response.url, f"{total:,}", remote)
     if total is not None and remote.size is None:
         check_free_space(part.parent, total - offset, remote.name)
     got = offset
@@ -181,21 +202,23 @@ def _copy(response: Any, part: Path, offset: int, remote: RemoteFile, progress: 
         part.open("ab" if offset else "wb") as out,
         _bar(remote.name, total, offset, progress) as bar,
     ):
-        while True:
-            try:
-                # read1: bytes reach the file as they arrive, in case this process is killed.
-                block = response.read1(_BLOCK)
-            except (OSError, HTTPException) as e:
-                expected = f"{total:,}" if total is not None else "an unknown number of"
-                raise TransientError(f"broke off after {got:,} of {expected} bytes") from e
-            if not block:
-                break
-            out.write(block)
+        for block in blocks(response):
             got += len(block)
+            if got > limit:
+                raise _wrong_length(response.url, "more", remote)
+            out.write(block)
             if bar is not None:
                 bar.update(len(block))
     if total is not None and got < total:
         raise TransientError(f"broke off after {got:,} of {total:,} bytes")
+
+
+def _wrong_length(url: str, length: str, remote: RemoteFile) -> _RefusedError:
+    expected = f"{MAX_BYTES:,} at most" if remote.size is None else f"{remote.size:,}"
+    return _RefusedError(
+        f"{redact(url)} is {length} bytes long, expected {expected}. The file was deleted. A proxy "
+        "or mirror may have changed it: try again, or use another mirror."
+    )
 
 
 def _bar(name: str, total: int | None, offset: int, progress: bool) -> AbstractContextManager[Any]:
@@ -218,18 +241,13 @@ def _bar(name: str, total: int | None, offset: int, progress: bool) -> AbstractC
 def _verify(url: str, remote: RemoteFile, part: Path) -> None:
     size = part.stat().st_size
     if remote.size is not None and size != remote.size:
-        part.unlink()
-        raise FetchError(
-            f"{redact(url)} is {size:,} bytes long, expected {remote.size:,}. The file was "
-            "deleted. A proxy or mirror may have changed it: try again, or use another mirror."
-        )
+        raise _wrong_length(url, f"{size:,}", remote)
     if remote.integrity is None:
         return
     algorithm, expected = _strongest(remote.integrity)
     got = sri(algorithm, file_digest(part, algorithm))
     if got != f"{algorithm}-{expected}":
-        part.unlink()
-        raise FetchError(
+        raise _RefusedError(
             f"{redact(url)} has the wrong hash: got {got}, expected {algorithm}-{expected} "
             f"({size:,} bytes). The file was deleted and nothing was installed. A proxy or mirror "
             "may have changed it: try again, or use another mirror."

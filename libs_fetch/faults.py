@@ -6,7 +6,14 @@ import os
 
 from ..errors import FetchError
 
-__all__ = ["HttpStatusError", "NotOfferedError", "OfflineError", "UnreachableError", "offline"]
+__all__ = [
+    "HttpStatusError",
+    "NotOfferedError",
+    "OfflineError",
+    "UnreachableError",
+    "is_set",
+    "offline",
+]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 
@@ -33,4 +40,9 @@ class HttpStatusError(FetchError):
 
 def offline() -> bool:
     """Return whether LLAMA_CFFI_OFFLINE switches the network off."""
-    return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in _TRUE
+    return is_set("LLAMA_CFFI_OFFLINE")
+
+
+def is_set(variable: str) -> bool:
+    """Return whether an environment variable switches something on: 1, true, yes or on."""
+    return os.environ.get(variable, "").strip().lower() in _TRUE

@@ -16,16 +16,18 @@ from typing import Any
 from ..errors import FetchError
 from . import pins, runtime
 from .archive import extract
-from .download import RemoteFile, download, sri
+from .download import RemoteFile, downloaded, sri
 from .faults import HttpStatusError, NotOfferedError
 from .http import Client, join, redact
 from .machine import Machine
+from .specs import is_plain_name, plain_name
 from .store import is_libllama
 
 __all__ = ["Asset", "assets", "fetch", "latest", "parse_asset", "pick", "source_archive", "tags"]
 
 _API = "https://api.github.com"
 _WEB = "https://github.com"
+_CHECK = "Check LLAMA_CFFI_GITHUB."
 _REPO = "ggml-org/llama.cpp"
 _NAME = re.compile(
     r"(?P<runtime>cudart-)?llama-(?:(?P<tag>[bv]\d[\w.]*)-)?bin-"
@@ -156,21 +158,22 @@ def _release(path: str, mirror: str) -> dict[str, Any]:
             "`llama-cffi libs list --remote` shows what is available."
         ) from e
     if not isinstance(found, dict) or not isinstance(found.get("assets"), list):
-        raise FetchError(
-            f"the release API at {_mirror() or _API} gave no list of assets. "
-            "Check LLAMA_CFFI_GITHUB."
-        )
+        raise FetchError(f"the release API at {_mirror() or _API} gave no list of assets. {_CHECK}")
     return found
 
 
 def latest() -> str:
     """Return the tag of the newest release."""
-    return str(_release("releases/latest", _mirror())["tag_name"])
+    return plain_name(_release("releases/latest", _mirror()).get("tag_name"), "the latest tag")
 
 
 def tags() -> list[str]:
     """List the newest 30 release tags, newest first."""
-    return [str(release["tag_name"]) for release in _api("releases?per_page=30")]
+    releases = _api("releases?per_page=30")
+    if not isinstance(releases, list):
+        raise FetchError(f"the release API at {_mirror() or _API} gave no list. {_CHECK}")
+    found = [release.get("tag_name") for release in releases if isinstance(release, dict)]
+    return list(filter(is_plain_name, found))
 
 
 def assets(tag: str) -> dict[str, RemoteFile]:
@@ -219,9 +222,8 @@ def fetch(
         for name in pick(list(offered), variant, machine):
             remote = offered[name]
             part = remote.part(part_prefix.with_name(f"{part_prefix.name}.{name}"))
-            download(Client(), remote, part, progress=progress)
-            extract(part, staging, _runtime if name.startswith("cudart-") else _main)
-            part.unlink()
+            with downloaded(Client(), remote, part, progress=progress):
+                extract(part, staging, _runtime if name.startswith("cudart-") else _main)
             urls.append(redact(remote.urls[0]))
             hashes.append(remote.integrity or "none: the release gives no digest")
         return {"tag": tag, "urls": urls, "integrity": hashes}

@@ -15,21 +15,27 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any, TypeVar
 
 from ..errors import FetchError
 from .faults import HttpStatusError, OfflineError, UnreachableError, offline
 
-__all__ = ["Client", "TransientError", "join", "redact", "retrying"]
+__all__ = ["Client", "TransientError", "blocks", "join", "redact", "retrying"]
 
 _log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 RETRIES = 3
 BACKOFF_S = 0.5
+# A server that sends less than this in a window is given up, so that the lock is free for others.
+SLOW_WINDOW_S = 30.0
+SLOW_BYTES = 30 << 10
+# npm's and GitHub's documents have well under 2 MB; parsed JSON takes up to 20 times its length.
+MAX_JSON_BYTES = 16 << 20
+_BLOCK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHECK = (
     "Check the network, HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
@@ -44,7 +50,10 @@ class TransientError(Exception):
 
 def redact(url: str) -> str:
     """Remove user, password and query from *url*, for messages and receipts."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return repr(url.rpartition("@")[2].partition("?")[0])
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
@@ -65,10 +74,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
             raise FetchError(
-                f"{redact(req.full_url)} redirects from https to {redact(newurl)}, which is "
-                "refused. Check the mirror or proxy in between."
+                f"{redact(req.full_url)} redirects from {req.type} to {redact(newurl)}, which "
+                "is refused. Check the mirror or proxy in between."
             )
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and _origin(req.full_url) != _origin(newurl):
@@ -146,6 +156,13 @@ class Client:
                     f"({e.reason}). {_CHECK}"
                 ) from e
             raise TransientError(str(e.reason)) from e
+        except FetchError:  # a redirect that is refused
+            raise
+        except (InvalidURL, ValueError) as e:
+            raise FetchError(
+                f"GET {redact(url)}: the address, or one that it redirects to, is invalid: {e}. "
+                "Check the registry or mirror."
+            ) from e
         except (OSError, HTTPException) as e:
             raise TransientError(f"{type(e).__name__}: {e}") from e
 
@@ -155,25 +172,54 @@ class Client:
         Raises:
             UnreachableError: No try succeeded.
             HttpStatusError: A status that no retry will change, such as 401 or 404.
-            FetchError: The body is not JSON.
+            FetchError: The body is not JSON, or has more than MAX_JSON_BYTES.
         """
 
         def once() -> bytes:
+            body = bytearray()
             with self.open(url, headers) as response:
-                try:
-                    body: bytes = response.read()
-                except (OSError, HTTPException) as e:
-                    raise TransientError(f"the response broke off: {e}") from e
-                return body
+                for block in blocks(response):
+                    body += block
+                    if len(body) > MAX_JSON_BYTES:
+                        raise FetchError(
+                            f"GET {redact(url)} answered with more than {MAX_JSON_BYTES:,} bytes "
+                            "of JSON. Check the address of the registry or mirror."
+                        )
+            return bytes(body)
 
         body = retrying(url, once)
         try:
             return json.loads(body)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise FetchError(
                 f"GET {redact(url)} did not answer with JSON but with {body[:60]!r}. "
                 "Check for a login page in between or a wrong mirror address."
             ) from e
+
+
+def blocks(response: Any) -> Iterator[bytes]:
+    """Yield a response's body as it arrives.
+
+    Raises:
+        TransientError: The connection broke off, or the server is slower than SLOW_BYTES in
+            SLOW_WINDOW_S.
+    """
+    since, got = time.monotonic(), 0
+    while True:
+        try:
+            # read1: bytes reach the file as they arrive, in case this process is killed.
+            block = response.read1(_BLOCK)
+        except (OSError, HTTPException, ValueError) as e:
+            raise TransientError(f"the response broke off: {e}") from e
+        if not block:
+            return
+        yield block
+        got += len(block)
+        passed = time.monotonic() - since
+        if passed >= SLOW_WINDOW_S:
+            if got < SLOW_BYTES:
+                raise TransientError(f"too slow: {got:,} bytes in {passed:.0f} s")
+            since, got = time.monotonic(), 0
 
 
 def retrying(url: str, once: Callable[[], _T]) -> _T:
@@ -196,8 +242,11 @@ def retrying(url: str, once: Callable[[], _T]) -> _T:
 
 
 def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https"):
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
         raise FetchError(f"{redact(url)} is not an http(s) address. Correct the mirror setting.")
     user, at, host = parts.netloc.rpartition("@")
     url = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))

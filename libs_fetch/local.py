@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 
 from ..errors import LibraryNotFoundError
-from .store import RECEIPT, InstalledBuild, cache_dir, find_library, is_libllama, load, read_json
+from .specs import is_plain_name
+from .store import (
+    RECEIPT,
+    InstalledBuild,
+    cache_dir,
+    find_library,
+    is_libllama,
+    load,
+    packaged_tag,
+)
 
 __all__ = ["build_at"]
 
@@ -59,8 +68,8 @@ def _stored_build(library: Path) -> InstalledBuild | None:
     root = Path(os.path.realpath(cache_dir() / "builds"))
     for folder in library.parents:
         if folder.parent.parent.parent == root and (folder / RECEIPT).is_file():
-            source, version, variant = folder.parts[-3:]
-            return load(source, version, variant, "given by path")
+            names = folder.parts[-3:]
+            return load(*names, "given by path") if all(map(is_plain_name, names)) else None
     return None
 
 
@@ -76,9 +85,7 @@ def variant_of(folder: Path) -> str:
 
 def tag_of(folder: Path) -> str | None:
     """Read the llama.cpp tag from an npm package's metadata, or from a library's file name."""
-    built = read_json(folder / "_nlcBuildMetadata.json").get("buildOptions", {})
-    tag = built.get("llamaCpp", {}).get("release") if isinstance(built, dict) else None
-    if isinstance(tag, str):
+    if tag := packaged_tag(folder):
         return tag
     for name in os.listdir(folder):
         if is_libllama(name) and (match := _TAG.search(name)):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "arch_name", "detect", "fingerprint", "glibc", "os_name"]
+__all__ = ["Machine", "arch_name", "boot_id", "detect", "fingerprint", "glibc", "os_name"]
 
 _ARCHES = {
     "x86_64": "x64",
@@ -116,6 +116,11 @@ def fingerprint() -> str:
     parts += [os.environ.get(name, "-") for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")]
     parts += [_stamp(os.path.join(entry, "nvidia")) for entry in sys.path if entry]
     return "|".join(part for part in parts if part)
+
+
+def boot_id() -> str:
+    """Return what identifies the running system since its boot; empty outside Linux."""
+    return _stamp("/proc/sys/kernel/random/boot_id", content=True)
 
 
 def _stamp(path: str, content: bool = False) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 from ..errors import FetchError
 from . import npmrc, pins
 from .archive import extract
-from .download import RemoteFile, download
+from .download import RemoteFile, downloaded
 from .faults import HttpStatusError, NotOfferedError
 from .http import join, redact
-from .store import is_libllama, read_json, version_key
+from .specs import is_plain_name, plain_name
+from .store import is_libllama, packaged_tag, version_key
 
 __all__ = ["fetch", "latest", "locate", "versions"]
 
 _NODE_ONLY = (".node", ".lib", ".exp")
-_METADATA = "_nlcBuildMetadata.json"
 _ACCEPT = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
 
 
@@ -62,14 +62,17 @@ def _document(registry: str, package: str) -> dict[str, Any]:
 def versions(package: str) -> list[str]:
     """List the versions of `@node-llama-cpp/<package>` on the registry, newest first."""
     document = _document(config().scoped, f"@node-llama-cpp/{package}")
-    return sorted(document["versions"], key=version_key, reverse=True)
+    return sorted(filter(is_plain_name, document["versions"]), key=version_key, reverse=True)
 
 
 def latest(package: str) -> str:
     """Return the version that the registry calls latest."""
     document = _document(config().scoped, f"@node-llama-cpp/{package}")
-    tags = document.get("dist-tags") or {}
-    return str(tags.get("latest") or versions(package)[0])
+    tags = document.get("dist-tags")
+    found = tags.get("latest") if isinstance(tags, dict) else None
+    if found is None:
+        found = next(iter(versions(package)), None)
+    return plain_name(found, "the registry's latest version")
 
 
 def locate(package: str, version: str, *, scoped: bool = True) -> RemoteFile:
@@ -130,13 +133,11 @@ def fetch(
         for number, package in enumerate(packages):
             remote = locate(package, version)
             part = remote.part(part_prefix)
-            download(client, remote, part, progress=progress)
-            extract(part, staging, _overlay if number else _main)
-            part.unlink()
+            with downloaded(client, remote, part, progress=progress):
+                extract(part, staging, _overlay if number else _main)
             receipt_urls.append(redact(remote.urls[0]))
             hashes.append(remote.integrity)
-        built = read_json(staging / _METADATA).get("buildOptions", {}).get("llamaCpp", {})
-        return {"tag": built.get("release"), "urls": receipt_urls, "integrity": hashes}
+        return {"tag": packaged_tag(staging), "urls": receipt_urls, "integrity": hashes}
 
     return fill
 

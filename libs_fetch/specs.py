@@ -13,12 +13,12 @@ import os
 import re
 from dataclasses import dataclass
 
-from ..errors import ValidationError
+from ..errors import FetchError, ValidationError
 
-__all__ = ["Spec", "parse"]
+__all__ = ["Spec", "is_plain_name", "parse", "plain_name"]
 
-# A version becomes a folder name in the store, so it has to be one plain path component.
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+# Names of folders and files in the cache. No separator, no leading dot, no drive, no control.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _TAG = re.compile(r"b\d{1,9}|v\d+\.\d+\.\d+[A-Za-z0-9.-]*")
 _LIBRARY_SUFFIX = re.compile(r"\.(so(\.[\d.]+)?|dylib|dll)$")
 
@@ -44,6 +44,31 @@ class Spec:
         return self.version if self.source == "any" else f"{self.source}:{self.version}"
 
 
+def is_plain_name(name: object) -> bool:
+    """Return whether *name* is a str that is safe as one path component of the cache."""
+    return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None
+
+
+def plain_name(name: object, what: str) -> str:
+    """Return *name*, a source, version, tag or variant, for use as one path component.
+
+    Args:
+        name: What a server, an archive or a file of the cache says.
+        what: What it is and where it comes from, for the message.
+
+    Raises:
+        FetchError: It is not one plain path component.
+    """
+    if isinstance(name, str) and is_plain_name(name):
+        return name
+    shown = repr(name)
+    raise FetchError(
+        f"{what} {shown[:60]}{'…' * (len(shown) > 60)} is refused: a name is 1 to 64 letters, "
+        "digits and ._+-, beginning with a letter or digit. Check the address of the registry or "
+        "mirror."
+    )
+
+
 def parse(text: str) -> Spec:
     """Parse a build spec.
 
@@ -57,7 +82,7 @@ def parse(text: str) -> Spec:
             raise ValidationError(f"build spec {text!r} has no valid path after path:. {_HELP}")
         return Spec("path", os.path.expanduser(rest))
     if colon and source in ("npm", "github"):
-        if not _VERSION.fullmatch(rest):
+        if not is_plain_name(rest):
             raise ValidationError(f"build spec {text!r} has an invalid version {rest!r}. {_HELP}")
         return Spec(source, rest)
     if text in ("default", "latest") or _TAG.fullmatch(text):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, LlamaError
-from .specs import Spec
+from .faults import is_set
+from .machine import boot_id
+from .specs import Spec, is_plain_name, plain_name
 
 __all__ = [
     "InstalledBuild",
     "build_folder",
     "cache_dir",
+    "damage",
+    "file_digest",
     "find_library",
     "install",
     "installed",
     "load",
-    "quick_problems",
     "verify",
 ]
 
@@ -39,9 +43,12 @@ _log = logging.getLogger(__name__)
 
 RECEIPT = "receipt.json"
 BROKEN = "BROKEN.json"
+CHECKED = "checked.json"
+_TICK_NS = 20_000_000  # file times are as fine as the kernel's clock tick: up to 10 ms
 _LOCK_POLL_S = 10.0
 _LOCK_LIMIT_S = 3600.0
 _LIBLLAMA = re.compile(r"(lib)?llama(\.[A-Za-z0-9_+.-]+?)??(\.so(\.\d+)*|(\.\d+)*\.dylib|\.dll)")
+_LIBRARY = re.compile(r"\.(so|dylib|dll)(\.|$)", re.IGNORECASE)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -103,13 +110,30 @@ def cache_dir() -> Path:
 
 
 def build_folder(source: str, version: str, variant: str) -> Path:
-    """Return the folder of a build, whether it is in the store or not."""
-    return cache_dir() / "builds" / source / version / variant
+    """Return the folder of a build, whether it is in the store or not.
+
+    Raises:
+        FetchError: One of the names is not a plain path component.
+    """
+    names = (
+        plain_name(source, "the source"),
+        plain_name(version, "the version"),
+        plain_name(variant, "the variant"),
+    )
+    return cache_dir().joinpath("builds", *names)
 
 
 def is_libllama(name: str) -> bool:
     """Return whether *name* is libllama (libllama.so, libllama.cuda.v0.5.0.so, llama.dll)."""
     return _LIBLLAMA.fullmatch(name) is not None
+
+
+def packaged_tag(folder: Path) -> str | None:
+    """Return the llama.cpp tag that an npm package's metadata in *folder* names, if any."""
+    found: object = _read_json(folder / "_nlcBuildMetadata.json")
+    for key in ("buildOptions", "llamaCpp", "release"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and is_plain_name(found) else None
 
 
 def find_library(folder: Path) -> Path | None:
@@ -125,21 +149,37 @@ def find_library(folder: Path) -> Path | None:
 
 
 def load(source: str, version: str, variant: str, reason: str = "") -> InstalledBuild | None:
-    """Return a build of the store, or None; reads the receipt and hashes nothing."""
+    """Return a build of the store, or None; reads its receipt only."""
     folder = build_folder(source, version, variant)
     receipt = _read_json(folder / RECEIPT)
-    if receipt is None or not isinstance(receipt.get("library"), str):
+    if receipt is None or not _is_receipt(receipt):
         return None
     library = folder / receipt["library"]
     return InstalledBuild(
         source=source,
         version=version,
         variant=variant,
-        tag=receipt.get("tag"),
+        tag=receipt["tag"] if is_plain_name(receipt.get("tag")) else None,
         library=Path(os.path.realpath(library)),
         folder=Path(os.path.realpath(library.parent)),
         backend_reason=reason,
         receipt=receipt,
+    )
+
+
+def _is_receipt(receipt: Mapping[str, Any]) -> bool:
+    """Return whether a receipt has the types of one; without, there is no build."""
+    files = receipt.get("files")
+    return (
+        isinstance(files, dict)
+        and all(
+            isinstance(facts, dict)
+            and isinstance(facts.get("size"), int)
+            and isinstance(facts.get("sha256"), str)
+            for facts in files.values()
+        )
+        and isinstance(receipt.get("library"), str)
+        and receipt["library"] in files
     )
 
 
@@ -148,8 +188,8 @@ def installed() -> list[InstalledBuild]:
     root = cache_dir() / "builds"
     found = []
     for receipt in root.glob(f"*/*/*/{RECEIPT}"):
-        source, version, variant = receipt.parts[-4:-1]
-        build = load(source, version, variant)
+        names = receipt.parts[-4:-1]
+        build = load(*names) if all(map(is_plain_name, names)) else None
         if build is not None:
             found.append(build)
     return sorted(found, key=lambda b: (b.source, version_key(b.version), b.variant), reverse=True)
@@ -163,25 +203,109 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
     )
 
 
-def quick_problems(build: InstalledBuild) -> list[str]:
-    """List files that are missing or have the wrong size; a few microseconds per file, no hashing.
+def damage(build: InstalledBuild, *, rehash: bool = False) -> list[str]:
+    """List the files that are not as the receipt says: missing, changed, or not in it.
 
-    A build that `verify` has marked as broken has the problems found then.
+    A file is hashed once per boot and identity (device, inode, size, times of change), which the
+    build's folder remembers: a warm start hashes nothing. A build that `verify` has marked as
+    broken has the problems found then.
+
+    Args:
+        build: A build of the store.
+        rehash: Whether to hash every file again; LLAMA_CFFI_VERIFY=1 always does.
     """
     root = build_folder(build.source, build.version, build.variant)
     marked = _read_json(root / BROKEN)
     if marked is not None:
-        return [str(problem) for problem in marked.get("problems", ["marked as broken"])]
-    problems = []
-    for name, facts in _files(build).items():
-        try:
-            size = os.stat(root / name).st_size
-        except OSError:
-            problems.append(f"{root / name} is missing")
-            continue
-        if size != facts["size"]:
-            problems.append(f"{root / name} has {size:,} bytes, expected {facts['size']:,}")
+        found = marked.get("problems")
+        return list(map(str, found)) if isinstance(found, list) else [f"{root} is marked as broken"]
+    files = _files(build)
+    known = {} if rehash or is_set("LLAMA_CFFI_VERIFY") else _checked(root)
+    checked: dict[str, list[int]] = {}
+    problems = [
+        f"{build.folder / name} is not in the receipt" for name in _strangers(build, set(files))
+    ]
+    for name, facts in files.items():
+        path = root / name
+        before = _identity(path)
+        if before is None:
+            problems.append(f"{path} is missing")
+        elif before[2] != facts["size"]:
+            problems.append(f"{path} has {before[2]:,} bytes, expected {facts['size']:,}")
+        elif known.get(name) == before:
+            checked[name] = before
+        else:
+            try:
+                problem = _hash_problem(path, facts["sha256"])
+            except OSError as e:
+                problem = f"{path} cannot be read: {e.strerror or e}"
+            if problem:
+                problems.append(problem)
+            elif _identity(path) == before:
+                checked[name] = before
+    if checked != known:
+        _remember_checked(root, checked)
     return problems
+
+
+def _hash_problem(path: Path, expected: str) -> str:
+    got = file_digest(path)
+    return f"{path} has sha256 {got}, expected {expected}" if got != expected else ""
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hex digest of a file."""
+    import hashlib  # a warm `ensure` does without it
+
+    digest = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> list[int] | None:
+    """Return what changes when a file is changed or replaced; None if it is not a regular file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    size, changed = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
+    return [status.st_dev, status.st_ino, size, *changed]
+
+
+def _strangers(build: InstalledBuild, files: set[str]) -> list[str]:
+    """List the libraries beside libllama that are not in the receipt: ggml would load them."""
+    inside = str((build.receipt or {}).get("library")).rpartition("/")[0]
+    try:
+        names = os.listdir(build.folder)
+    except OSError:
+        return []
+    return [
+        name
+        for name in sorted(names)
+        if _LIBRARY.search(name) and (f"{inside}/{name}" if inside else name) not in files
+    ]
+
+
+def _checked(root: Path) -> dict[str, object]:
+    """Return the identities of the files that were hashed since boot, by name."""
+    found = read_json(root / CHECKED)
+    files = found.get("files")
+    return files if found.get("boot") == boot_id() and isinstance(files, dict) else {}
+
+
+def _remember_checked(root: Path, checked: dict[str, list[int]]) -> None:
+    """Store the identities of files that have just been hashed; ignore a read-only cache.
+
+    A file changed within the last clock tick may change again without a trace: it is left out.
+    """
+    settled = time.time_ns() - _TICK_NS
+    files = {name: identity for name, identity in checked.items() if max(identity[3:]) < settled}
+    with suppress(OSError):
+        write_json(root / CHECKED, {"boot": boot_id(), "files": files})
 
 
 def verify(build: InstalledBuild) -> list[str]:
@@ -189,24 +313,16 @@ def verify(build: InstalledBuild) -> list[str]:
 
     A build with differences is marked as broken, so that the next `ensure` fetches it again.
     """
-    from .download import file_digest
-
     if build.receipt is None:
         return [f"{build.library} has no receipt: it is not in the store"]
-    root = build_folder(build.source, build.version, build.variant)
-    marker = root / BROKEN
+    marker = build_folder(build.source, build.version, build.variant) / BROKEN
     _unlink(marker)
-    problems = quick_problems(build)
-    if not problems:
-        for name, facts in _files(build).items():
-            got = file_digest(root / name)
-            if got != facts["sha256"]:
-                problems.append(f"{root / name} has sha256 {got}, expected {facts['sha256']}")
+    problems = damage(build, rehash=True)
     if problems:
         try:
             marker.write_text(json.dumps({"problems": problems}), encoding="utf-8")
         except OSError as e:
-            _log.warning("cannot mark %s as broken: %s", root, e)
+            _log.warning("cannot mark %s as broken: %s", marker.parent, e)
     return problems
 
 
@@ -242,7 +358,7 @@ def install(
     with cache_lock(key):
         if not force:
             build = load(source, version, variant)
-            if build is not None and not quick_problems(build):
+            if build is not None and not damage(build):
                 return build
         tmp = cache_dir() / "tmp"
         for stale in tmp.glob(f"{key}.*.staging"):  # of dead processes, as we hold the lock
@@ -266,22 +382,19 @@ def install(
 
 
 def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, object]) -> None:
-    from .download import file_digest
-
     library = find_library(staging)
     if library is None:
         raise FetchError(
             f"{spec} ({variant}) holds no libllama, only {sorted(os.listdir(staging))[:8]}. "
             "Choose another build: `llama-cffi libs list --remote`."
         )
-    files = {
-        path.relative_to(staging).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        for path in sorted(staging.rglob("*"))
-        if path.is_file()
-    }
+    files: dict[str, dict[str, object]] = {}
+    checked: dict[str, list[int]] = {}
+    for path in sorted(staging.rglob("*")):
+        if identity := _identity(path):
+            name = path.relative_to(staging).as_posix()
+            files[name] = {"size": identity[2], "sha256": file_digest(path)}
+            checked[name] = identity
     receipt = {
         "source": spec.source,
         "version": spec.version,
@@ -292,6 +405,7 @@ def _write_receipt(staging: Path, spec: Spec, variant: str, facts: dict[str, obj
         "files": files,
     }
     (staging / RECEIPT).write_text(json.dumps(receipt, indent=1), encoding="utf-8")
+    _remember_checked(staging, checked)
 
 
 def set_aside(folder: Path) -> Path:
@@ -392,7 +506,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

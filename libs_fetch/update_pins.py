@@ -22,7 +22,7 @@ from . import check, choose, github, npm, pins
 from .archive import extract
 from .download import download
 from .specs import parse
-from .store import read_json, version_key
+from .store import packaged_tag, version_key
 
 _PINS = Path(__file__).with_name("pins.json")
 _MAIN_PACKAGE = "node-llama-cpp"
@@ -76,8 +76,7 @@ def _measure(name: str, version: str, work: Path) -> tuple[dict[str, Any], str |
     needs = check.needs(folder)
     if needs:
         entry["needs"] = needs
-    built = read_json(folder / "_nlcBuildMetadata.json").get("buildOptions", {})
-    return entry, built.get("llamaCpp", {}).get("release")
+    return entry, packaged_tag(folder)
 
 
 def pin_github(tag: str) -> dict[str, Any]:

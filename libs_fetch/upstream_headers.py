@@ -9,18 +9,17 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import FetchError, LibraryNotFoundError
 from . import api, github, npm, pins, store
-from .archive import safe_name
-from .download import RemoteFile, download
+from .archive import extract
+from .download import RemoteFile, downloaded
 from .faults import HttpStatusError, NotOfferedError, UnreachableError, offline
 from .http import Client, redact
-from .specs import parse
+from .specs import parse, plain_name
 from .store import InstalledBuild
 
 __all__ = ["headers"]
@@ -57,6 +56,7 @@ def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
             )
         return folder
     tag, version = _tag(build)
+    tag = plain_name(tag, "the tag")
     folder = store.cache_dir() / "headers" / tag
     if (folder / "llama.h").is_file():
         return folder
@@ -100,7 +100,7 @@ def _fetch(tag: str, version: str | None, folder: Path, progress: bool) -> None:
                 found = (
                     _from_npm(str(version), archive, work, progress)
                     if route == "npm"
-                    else _from_github(tag, archive, progress)
+                    else _from_github(tag, archive, work, progress)
                 )
             except (UnreachableError, HttpStatusError, NotOfferedError, _NoGitError) as e:
                 failures.append(f"{route}: {str(e).rstrip('.')}")
@@ -142,21 +142,14 @@ def _from_npm(version: str, archive: Path, work: Path, progress: bool) -> dict[s
         )
     remote = npm.locate(_MAIN_PACKAGE, version, scoped=False)
     archive = remote.part(archive)
-    download(npm.config().client(), remote, archive, progress=progress)
     bundle = work / "release.bundle"
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            source = tar.extractfile(_BUNDLE)
-            assert source is not None
-            with source, bundle.open("wb") as out:
-                shutil.copyfileobj(source, out)
-    except (tarfile.TarError, KeyError, OSError) as e:
+    with downloaded(npm.config().client(), remote, archive, progress=progress):
+        extract(archive, work, lambda _: lambda path: bundle.name if path == _BUNDLE else None)
+    if not bundle.is_file():
         raise FetchError(
-            f"{redact(remote.urls[0])} holds no readable {_BUNDLE}: {e}. "
+            f"{redact(remote.urls[0])} holds no {_BUNDLE}. "
             "Set LLAMA_CFFI_HEADERS to a folder with the headers."
-        ) from e
-    finally:
-        archive.unlink(missing_ok=True)
+        )
     repository = work / "release.git"
     _git(work, "clone", "--quiet", "--bare", str(bundle), str(repository))
     names = _git(repository, "ls-tree", "-r", "--name-only", "-z", "HEAD").split(b"\0")
@@ -194,25 +187,18 @@ def _git(folder: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
-def _from_github(tag: str, archive: Path, progress: bool) -> dict[str, bytes]:
+def _from_github(tag: str, archive: Path, work: Path, progress: bool) -> dict[str, bytes]:
     remote: RemoteFile = github.source_archive(tag)
     archive = remote.part(archive)
     archive.unlink(missing_ok=True)  # no hash, so a partial download cannot be recognised
-    download(Client(), remote, archive, progress=progress)
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            found = {}
-            for member in tar:
-                name = safe_name(member.name).partition("/")[2]
-                if member.isreg() and _WANTED.fullmatch(name):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    with file:
-                        found[name.rpartition("/")[2]] = file.read()
-            return found
-    except (tarfile.TarError, EOFError, ValueError, OSError) as e:
-        raise FetchError(
-            f"{redact(remote.urls[0])} is not a readable source archive: {e}. Fetch again."
-        ) from e
-    finally:
-        archive.unlink(missing_ok=True)
+    folder = work / "source"
+    folder.mkdir()
+    with downloaded(Client(), remote, archive, progress=progress):
+        extract(archive, folder, lambda _: _header)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _header(path: str) -> str | None:
+    """Place the headers of a source archive, whose paths begin with its root folder."""
+    path = path.partition("/")[2]
+    return path.rpartition("/")[2] if _WANTED.fullmatch(path) else None

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import shutil
+import socket
+import socketserver
 import sys
+import threading
+import tracemalloc
 from collections import namedtuple
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,7 @@ import pytest
 
 from llama_cffi.errors import FetchError
 from llama_cffi.libs_fetch import download as module
+from llama_cffi.libs_fetch import http
 from llama_cffi.libs_fetch.download import RemoteFile, download, sri
 from llama_cffi.libs_fetch.faults import HttpStatusError, OfflineError, UnreachableError
 from llama_cffi.libs_fetch.http import Client, redact
@@ -280,3 +287,149 @@ def test_hashes_of_unknown_kinds_are_refused(server: Any, file: Any, tmp_path: P
 def test_a_missing_ca_file_is_named(server: Any, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"absent\.pem"):
         Client(cafile=str(tmp_path / "absent.pem")).json(f"{server.url}/x")
+
+
+class Raw:
+    """A server that answers every request with what *answer* sends on the socket."""
+
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                got = b""
+                while b"\r\n\r\n" not in got:
+                    got += self.request.recv(65536) or b"\r\n\r\n"
+                with contextlib.suppress(OSError):
+                    answer(self.request)
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def endless(connection: socket.socket, head: bytes = b"") -> None:
+    """Send without end, and without a length."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + head)
+    for _ in range(1 << 14):
+        connection.sendall(b"[" * (1 << 16))
+
+
+def test_an_endless_download_stops_at_the_expected_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 2_000_000)
+    part = tmp_path / "f.part"
+    written: list[int] = []
+    real = module.blocks
+
+    def counted(response: Any) -> Iterator[bytes]:
+        for block in real(response):
+            written.append(part.stat().st_size)
+            yield block
+
+    monkeypatch.setattr(module, "blocks", counted)
+    with Raw(endless) as server:
+        for size, expected in ((300_000, "expected 300,000"), (None, "expected 2,000,000 at most")):
+            remote = RemoteFile((f"{server.url}/f.tgz",), size, HASH)
+            with pytest.raises(FetchError, match=rf"is more bytes long, {expected}.*deleted"):
+                download(Client(), remote, part, progress=False)
+            assert max(written) <= (size or 2_000_000)
+            assert not part.exists()
+
+
+def test_a_longer_declared_length_is_refused_before_a_byte_is_read(
+    server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "blocks", lambda _: pytest.fail("the body was read"))
+    with pytest.raises(FetchError, match=r"300,000 bytes long, expected 299,999"):
+        get(server, tmp_path, size=len(BODY) - 1)
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    with pytest.raises(FetchError, match=r"300,000 bytes long, expected 1,000 at most"):
+        get(server, tmp_path, size=None)
+
+
+def test_an_endless_json_document_is_refused() -> None:
+    tracemalloc.start()
+    try:
+        with Raw(endless) as server, pytest.raises(FetchError, match=r"more than 16,777,216 bytes"):
+            Client().json(f"{server.url}/x")
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_server_that_sends_next_to_nothing_is_given_up(
+    server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "RETRIES", 0)
+    monkeypatch.setattr(http, "SLOW_WINDOW_S", 0.05)
+    monkeypatch.setattr(http, "SLOW_BYTES", 10**12)
+    file.chunk_s = 0.1
+    with pytest.raises(UnreachableError, match=r"failed 1 times, .* too slow: [\d,]+ bytes in"):
+        get(server, tmp_path)
+    assert 0 < (tmp_path / "f.part").stat().st_size < len(BODY)  # kept, to be resumed
+    server.replies["/x"] = server.Reply(b"[" + b" " * 200_000 + b"]", chunk_s=0.1)
+    with pytest.raises(UnreachableError, match="too slow"):
+        Client().json(f"{server.url}/x")
+    monkeypatch.setattr(http, "SLOW_BYTES", 1)
+    assert get(server, tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://127.0.0.1/f.tgz",
+        "file:///etc/passwd",
+        "data:application/json,{}",
+        "gopher://x/",
+        "//[::1",
+        "http://[bad/x",
+        "http://127.0.0.1:port/x",
+        "http://127.0.0.1:99999/x",
+        "http:///x",
+        "http://\u00e9\u00e9/\u00e9",
+        "/x y\tz",
+        "",
+    ],
+)
+def test_a_redirect_to_nowhere_or_another_scheme_is_an_error_of_ours(
+    server: Any, tmp_path: Path, location: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "RETRIES", 0)
+    server.replies["/f.tgz"] = server.Reply(b"", code, {"Location": location})
+    with pytest.raises(FetchError):
+        get(server, tmp_path)
+    with pytest.raises(FetchError):
+        Client().json(f"{server.url}/f.tgz")
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_redirect_to_itself_ends(server: Any, tmp_path: Path) -> None:
+    server.replies["/f.tgz"] = server.Reply(b"", 302, {"Location": "/f.tgz"})
+    with pytest.raises(FetchError, match="302"):
+        get(server, tmp_path)
+    assert len(server.seen) < 20
+
+
+def test_a_file_that_is_used_up_or_refused_is_deleted(
+    server: Any, file: Any, tmp_path: Path
+) -> None:
+    remote = RemoteFile((f"{server.url}/f.tgz",), len(BODY), HASH)
+    part = tmp_path / "f.part"
+    with module.downloaded(Client(), remote, part, progress=False) as path:
+        assert path.read_bytes() == BODY
+    assert not part.exists()
+    with (
+        pytest.raises(FetchError, match="refused"),
+        module.downloaded(Client(), remote, part, progress=False),
+    ):
+        raise FetchError("refused")
+    assert not part.exists()

@@ -146,6 +146,7 @@ def test_a_package_is_unpacked_ready_for_loading(
         "libggml.b10361.so",
         "libllama-common.so",
         "libllama.b10361.so",
+        "checked.json",
         "receipt.json",
     }
     assert build.receipt is not None

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llama_cffi.errors import FetchError, LibraryNotFoundError
+from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError
 from llama_cffi.libs_fetch import cache_dir, ensure, fetch, installed, store, verify
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
@@ -143,7 +143,7 @@ def test_an_archive_that_cannot_be_unpacked_installs_nothing(
         get("npm:3.19.0")
     assert installed() == []
     assert not (cache / "builds").exists()
-    assert not list(cache.rglob("*.staging"))
+    assert list((cache / "tmp").iterdir()) == []  # the archives are gone too
 
 
 def test_a_missing_or_short_file_is_named_and_fetched_again(
@@ -157,15 +157,109 @@ def test_a_missing_or_short_file_is_named_and_fetched_again(
     with caplog.at_level(logging.WARNING):
         assert get().library == build.library
     assert "libllama-common.so has 5 bytes, expected" in caplog.text
-    assert store.quick_problems(get()) == []
+    assert store.damage(get()) == []
     assert len(published.asked(TARBALL.format("3.20.0"))) == 2
+
+
+def tamper(path: Path) -> bytes:
+    """Change the last byte of a file and keep its size; return what it was."""
+    original = path.read_bytes()
+    path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    return original
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("name", ["libllama.b10361.so", "libggml-base.so", "LICENSE"])
+def test_a_file_changed_without_its_size_is_refused_by_name_and_fetched_again(
+    published: Any, name: str, seen: bool
+) -> None:
+    build = get()
+    if seen:
+        time.sleep(0.03)  # files of this clock tick are not remembered as checked
+        get()
+    path = build.folder / name
+    original = tamper(path)
+    with pytest.raises(LibraryNotFoundError, match=rf"damaged: \S+{name} has sha256 .*, expected"):
+        get(offline=True)
+    with pytest.raises(LibraryLoadError, match=rf"{name} has sha256 .*libs fetch npm:3\.20\.0"):
+        ensure(str(build.library))
+    assert get().library == build.library
+    assert path.read_bytes() == original
+    assert ensure(str(build.library)).library == build.library
+
+
+def test_a_replaced_file_with_the_old_times_is_refused(published: Any, tmp_path: Path) -> None:
+    build = get()
+    time.sleep(0.03)
+    get()
+    status = build.library.stat()
+    other = tmp_path / "other"
+    other.write_bytes(build.library.read_bytes())
+    tamper(other)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, build.library)
+    with pytest.raises(LibraryNotFoundError, match="has sha256"):
+        get(offline=True)
+
+
+@pytest.mark.parametrize("name", ["libggml-evil.so", "libggml-evil.so.0", "GGML-EVIL.DLL"])
+def test_a_library_that_is_not_in_the_receipt_is_refused(published: Any, name: str) -> None:
+    build = get()
+    (build.folder / name).write_bytes(b"")
+    with pytest.raises(LibraryNotFoundError, match=rf"{name} is not in the receipt"):
+        get(offline=True)
+    get()
+    assert not (build.folder / name).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes a FIFO")
+def test_a_fifo_in_place_of_a_file_is_missing_and_not_waited_for(published: Any) -> None:
+    build = get()
+    build.library.unlink()
+    os.mkfifo(build.library)
+    with pytest.raises(LibraryNotFoundError, match="is missing"):
+        get(offline=True)
+
+
+def test_a_file_is_hashed_once_per_boot_and_identity(
+    published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = store.file_digest
+
+    def counted(path: Path, algorithm: str = "sha256") -> str:
+        hashed.append(path.name)
+        return real(path, algorithm)
+
+    def hashes_of_a_start() -> int:
+        hashed.clear()
+        get(offline=True)
+        return len(hashed)
+
+    build = get()
+    time.sleep(0.03)
+    get()
+    monkeypatch.setattr(store, "file_digest", counted)
+    n_files = len(dict(build.receipt or {})["files"])
+    assert hashes_of_a_start() == 0
+    os.utime(build.library)
+    time.sleep(0.03)
+    assert hashes_of_a_start() == 1
+    assert hashes_of_a_start() == 0
+    monkeypatch.setattr(store, "boot_id", lambda: "another boot")
+    assert hashes_of_a_start() == n_files
+    assert hashes_of_a_start() == 0
+    monkeypatch.setenv("LLAMA_CFFI_VERIFY", "1")
+    assert hashes_of_a_start() == n_files
+    monkeypatch.delenv("LLAMA_CFFI_VERIFY")
+    (build.folder / store.CHECKED).write_text('{"boot": 3, "files": [1]}')
+    assert hashes_of_a_start() == n_files
+    assert hashes_of_a_start() == 0
 
 
 def test_a_modified_file_is_found_by_verify_and_then_fetched_again(published: Any) -> None:
     build = get()
-    original = build.library.read_bytes()
-    build.library.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    assert get() == build  # the size is right, and loading hashes nothing
+    original = tamper(build.library)
     (problem,) = verify(build)
     assert str(build.library) in problem
     assert "sha256" in problem
@@ -210,7 +304,7 @@ def test_the_receipt_holds_every_file_and_no_credentials(
     text = (build.folder / "receipt.json").read_text()
     assert "secret" not in text
     receipt = json.loads(text)
-    names = {path.name for path in build.folder.iterdir()} - {"receipt.json"}
+    names = {path.name for path in build.folder.iterdir()} - {"receipt.json", "checked.json"}
     assert set(receipt["files"]) == names
     assert receipt["files"]["libllama.b10361.so"]["size"] == build.library.stat().st_size
     assert receipt["tag"] == "b10361"

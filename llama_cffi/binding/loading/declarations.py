@@ -1,26 +1,26 @@
 """From C declarations to a cffi `FFI`, compiled once and kept in the cache.
 
-Parsing the declarations of a class in line takes about 250 ms; compiled to an out-of-line ABI
-module, a Python file, they are imported in under 10 ms. The cache is optional: if it cannot be
-written, or other users can write into it, the declarations are parsed in line, which is slower.
+Parsing the declarations of a class takes about 250 ms. The result is an out-of-line ABI module,
+Python code that loads in under 1 ms, and is kept in the cache. Where the cache cannot be used, the
+same module is made in memory, at every start.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
-import sys
-import tempfile
+import io
+import marshal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import _cffi_backend
 
+from . import cache_files
+
 __all__ = ["load_ffi"]
 
-_log = logging.getLogger(__name__)
+_loaded: dict[Path, Any] = {}
 
 
 def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> Any:
@@ -33,58 +33,31 @@ def load_ffi(name: str, digest: str, text: Callable[[], str], cache: Path) -> An
         cache: Folder for compiled modules, owned by this user.
     """
     version = _identifier(_cffi_backend.__version__)
-    path = cache / f"{_identifier(name)}_{digest}_cffi{version}.py"
-    try:
-        if not path.exists():
-            _compile(text(), path)
-        _refuse_writable_by_others(path.parent)
-        return _import(path)
-    except OSError as e:
-        _log.debug("no compiled declarations in %s (%s); parsing them in line", cache, e)
-    import cffi
+    module = f"{_identifier(name)}_{digest}_cffi{version}"
+    python = int.from_bytes(importlib.util.MAGIC_NUMBER[:2], "little")  # the bytecode's version
+    path = cache / f"{module}.py{python}"
+    if path not in _loaded:
+        code = cache_files.read(path)
+        if code is None:
+            code = marshal.dumps(compile(_source(module, text()), module, "exec"))
+            cache_files.write(path, code)
+        names: dict[str, Any] = {}
+        exec(marshal.loads(code), names)
+        _loaded[path] = names["ffi"]
+    return _loaded[path]
 
-    ffi = cffi.FFI()
-    ffi.cdef(text())
-    return ffi
 
-
-def _compile(text: str, path: Path) -> None:
-    """Write the out-of-line module to a temporary file and move it to *path*."""
+def _source(module: str, text: str) -> str:
+    """Return the source of the out-of-line ABI module for declarations."""
     import cffi
     from cffi import recompiler
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ffi = cffi.FFI()
     ffi.cdef(text)
-    descriptor, temporary = tempfile.mkstemp(suffix=".py", dir=path.parent)
-    os.close(descriptor)
-    try:
-        # FFI.emit_python_code() calls this too, and prints a line.
-        recompiler.make_py_source(ffi, path.stem, temporary, verbose=False)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _refuse_writable_by_others(folder: Path) -> None:
-    """Refuse to run code from a folder that another user may have written."""
-    if os.name == "posix":
-        status = folder.stat()
-        if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:
-            raise PermissionError(f"other users may write into {folder}")
-
-
-def _import(path: Path) -> Any:
-    name = f"llama_cffi.binding._compiled.{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name].ffi
+    source = io.StringIO()
+    # FFI.emit_python_code() calls this too, and prints a line.
+    recompiler.make_py_source(ffi, module, source, verbose=False)
+    return source.getvalue()
 
 
 def _identifier(text: str) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ... import __version__, cdefs
+from . import cache_files
 
 __all__ = ["generate_class"]
 
@@ -32,11 +31,11 @@ def generate_class(headers: Path, name: str, cache: Path) -> tuple[cdefs.AbiClas
     for path in sorted(headers.rglob("*.h")):
         digest.update(path.read_bytes())
     path = cache / f"{name}_{digest.hexdigest()[:16]}.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        data = _generate(headers)
-        _store(data, path)
+    cached = cache_files.read(path)
+    if cached is None:
+        cached = json.dumps(_generate(headers)).encode()
+        cache_files.write(path, cached)
+    data = json.loads(cached)
     layouts = {k: cdefs.Layout(size, bytes.fromhex(w)) for k, (size, w) in data["layouts"].items()}
     abi_class = cdefs.AbiClass(
         name, (), frozenset(data["functions"]), frozenset(data["optional"]), layouts, data["digest"]
@@ -56,15 +55,3 @@ def _generate(headers: Path) -> dict[str, Any]:
         "optional": sorted(c.optional),
         "layouts": {k: (v.size, v.written.hex()) for k, v in c.layouts.items()},
     }
-
-
-def _store(data: dict[str, Any], path: Path) -> None:
-    """Write the result atomically; ignore a cache that cannot be written."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file)
-        os.replace(temporary, path)
-    except OSError:
-        return

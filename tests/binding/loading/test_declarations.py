@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import stat
-import sys
 from pathlib import Path
 
 import cffi
 import pytest
 
+from llama_cffi.binding.loading import cache_files, declarations
 from llama_cffi.binding.loading.declarations import load_ffi
 
 TEXT = "struct point { int x; double y; }; int abs(int);"
@@ -24,7 +25,7 @@ def test_a_class_is_compiled_once_and_then_imported(
 ) -> None:
     ffi = load_ffi("point", "d1", text, tmp_path / "new")
     assert ffi.sizeof("struct point") == 16
-    (made,) = (tmp_path / "new").glob("*.py")
+    (made,) = (tmp_path / "new").iterdir()
     assert made.name.startswith("point_d1_cffi")
     assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
 
@@ -51,11 +52,54 @@ def test_a_cache_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
 def test_no_code_runs_from_a_folder_that_others_can_write(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     load_ffi("planted", "d1", text, folder)
-    (made,) = folder.glob("*.py")
-    made.write_text("raise SystemExit('code of another user ran')")
-    folder.chmod(0o777)
-    sys.modules.pop(f"llama_cffi.binding._compiled.{made.stem}")
-    assert load_ffi("planted", "d1", text, folder).sizeof("struct point") == 16
+    (made,) = folder.iterdir()
+    planted = compile("raise SystemExit('code of another user ran')", "planted", "exec")
+    for mode in (0o777, 0o770, 0o702):
+        folder.chmod(0o700)
+        cache_files.write(made, marshal.dumps(planted))
+        folder.chmod(mode)
+        declarations._loaded.clear()
+        assert load_ffi("planted", "d1", text, folder).sizeof("struct point") == 16
+
+
+def damaged(content: bytes) -> list[bytes]:
+    flipped = [
+        content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        for at in range(0, len(content), 19)
+    ]
+    cut = [content[:at] for at in range(0, len(content), 19)]
+    return [*flipped, *cut, b"", b"\0" * 4096, b"def", os.urandom(1000), content + b"x"]
+
+
+def test_a_damaged_cache_file_is_made_anew(tmp_path: Path) -> None:
+    load_ffi("point", "d1", text, tmp_path)
+    (made,) = tmp_path.iterdir()
+    content = made.read_bytes()
+    n_read = 0
+
+    def counted() -> str:
+        nonlocal n_read
+        n_read += 1
+        return TEXT
+
+    wrong = damaged(content)
+    for n, data in enumerate(wrong):
+        made.write_bytes(data)
+        declarations._loaded.clear()
+        assert load_ffi("point", "d1", counted, tmp_path).sizeof("struct point") == 16
+        assert (n_read, made.read_bytes() == content) == (n + 1, True)
+    assert len(wrong) > 20
+
+
+def test_without_a_cache_the_declarations_are_the_same_kind(tmp_path: Path) -> None:
+    """`FFI` objects that are made in memory have all that loading a library needs."""
+    cached = load_ffi("kind", "d1", text, tmp_path / "new")
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "declarations", Path("/proc/nowhere/declarations")):
+        ffi = load_ffi("kind", "d1", text, folder)
+        assert type(ffi) is type(cached)
+        assert issubclass(ffi.error, Exception)
+        assert ffi.dlopen(None).abs(-3) == 3
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:
