@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
@@ -19,6 +21,7 @@ __all__ = [
     "check_float",
     "check_int",
     "reject_unknown",
+    "warn_caller",
 ]
 
 INT32_MAX = 2**31 - 1
@@ -117,3 +120,16 @@ def reject_unknown(options: Iterable[str], known: Iterable[str], where: str) -> 
             near = difflib.get_close_matches(option, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}"
             raise UnknownOptionError(f"{where} has no option {option!r}{hint}")
+
+
+def warn_caller(message: str) -> None:
+    """Warn the code that called the package, through `warnings`: once per line of it.
+
+    Args:
+        message: What is likely to go wrong, and what to do.
+    """
+    package, level = __name__.partition(".")[0], 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

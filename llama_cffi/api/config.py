@@ -45,7 +45,7 @@ _KINDS: dict[str, type] = {
 class MoreLlamaOptions(TypedDict, total=False):
     """`LlamaOptions` except `n_parallel`."""
 
-    n_ctx: int
+    n_ctx: int | None
     n_batch: int
     n_ubatch: int
     n_seq_max: int
@@ -101,7 +101,8 @@ class LlamaConfig:
 
     Attributes:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
+            the model's if that is less. More than the model was trained for gives a warning.
         n_batch: Most prompt tokens per decode.
         n_ubatch: Most tokens computed together.
         n_seq_max: Number of sequences in the KV cache; generation uses the first.
@@ -158,7 +159,7 @@ class LlamaConfig:
     """
 
     model_path: ModelSource | None = None
-    n_ctx: int = 4096
+    n_ctx: int | None = None
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
@@ -210,7 +211,8 @@ class LlamaConfig:
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} must be {declared}")
         for name, low in _LEAST.items():
-            check_int(name, getattr(self, name), low)
+            if (value := getattr(self, name)) is not None:
+                check_int(name, value, low)
 
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""

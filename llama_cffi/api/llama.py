@@ -176,7 +176,7 @@ class Llama(Session, ModelFacts):
         self.close()
 
     def __repr__(self) -> str:
-        return f"Llama({self.model_path!r}, n_ctx={self.config.n_ctx})"
+        return f"Llama({self.model_path!r}, n_ctx={self.engine.n_ctx})"
 
     @property
     def n_ctx(self) -> ContextSize:

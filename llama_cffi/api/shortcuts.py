@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "complete"]
 
-_Settings = tuple[str, int, int]  # model, n_ctx, n_gpu_layers
+_Settings = tuple[str, int | None, int]  # model, n_ctx, n_gpu_layers
 
 
 class _LastModel:
@@ -29,7 +29,9 @@ class _LastModel:
         self._settings: _Settings | None = None
         self._llm: UnifiedLLM | None = None
 
-    def get(self, model_path: str | os.PathLike[str], n_ctx: int, n_gpu_layers: int) -> UnifiedLLM:
+    def get(
+        self, model_path: str | os.PathLike[str], n_ctx: int | None, n_gpu_layers: int
+    ) -> UnifiedLLM:
         """Return the model, loaded if the last call had another one."""
         if not isinstance(model_path, (str, os.PathLike)):
             raise ValidationError(
@@ -57,7 +59,7 @@ def complete(
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[False] = False,
     **options: Unpack[TextOptions],
@@ -70,7 +72,7 @@ def complete(
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[True],
     **options: Unpack[TextOptions],
@@ -82,7 +84,7 @@ def complete(
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: bool = False,
     **options: Unpack[TextOptions],
@@ -96,7 +98,7 @@ def complete(
         prompt: The text.
         model_path: A GGUF file, or `hf:owner/repo:file`.
         max_tokens: See `Llama.generate`, also for the errors.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
+        n_ctx: Context size: tokens of prompt and answer together; see `LlamaConfig`.
         n_gpu_layers: Layers on the GPU; -1: all.
         stream: Return an iterator of text.
         **options: See `TextOptions`.
@@ -120,7 +122,7 @@ def ask(
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[False] = False,
     **options: Unpack[MoreChatCompletionOptions],
@@ -134,7 +136,7 @@ def ask(
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[True],
     **options: Unpack[MoreChatCompletionOptions],
@@ -147,7 +149,7 @@ def ask(
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: bool = False,
     **options: Unpack[MoreChatCompletionOptions],
@@ -161,7 +163,8 @@ def ask(
         model_path: A GGUF file, or `hf:owner/repo:file`.
         max_tokens: See `UnifiedLLM.generate`, also for the errors.
         system_prompt: The system message, if any.
-        n_ctx: Context size: tokens of conversation and answer together; 0: the model's.
+        n_ctx: Context size: tokens of conversation and answer together; see
+            `LlamaConfig`.
         n_gpu_layers: Layers on the GPU; -1: all.
         stream: Return an iterator of text.
         **options: See `MoreChatCompletionOptions`; they override the recommended sampling.

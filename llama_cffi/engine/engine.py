@@ -13,6 +13,7 @@ from ..binding import Batch, Context
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
+from ..generation.context_size import context_size
 from ..generation.loop import generate
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import (
@@ -85,8 +86,10 @@ class Engine:
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
             open.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's. llama.cpp rounds
-            it up, usually to a multiple of 256; the property `n_ctx` is the actual size.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
+            the model's if that is less. More than the model was trained for gives a warning.
+            llama.cpp rounds it up, usually to a multiple of 256; the property `n_ctx` is the actual
+            size.
         n_threads: Number of threads; 0: physical cores.
         n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all.
         n_batch: Most prompt tokens per decode; default 2048.
@@ -118,7 +121,7 @@ class Engine:
     def __init__(
         self,
         model_path: ModelSource,
-        n_ctx: int = 4096,
+        n_ctx: int | None = None,
         n_threads: int = 0,
         n_gpu_layers: int = -1,
         *,
@@ -146,7 +149,7 @@ class Engine:
         try:
             self.context = Context(
                 self.model,
-                n_ctx=n_ctx,
+                n_ctx=context_size(n_ctx, self.model, context_options),
                 n_threads=n_threads,
                 n_batch=n_batch,
                 n_ubatch=environment.number("UBATCH", n_ubatch, 512),

@@ -16,6 +16,7 @@ from ..binding import Context
 from ..errors import ValidationError
 from ..generation.cancellation import on_cancel
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
+from ..generation.context_size import context_size
 from ..generation.model_source import ModelSource, open_model
 from ..generation.options import GenerationOptions
 from ..generation.sequence import Step
@@ -69,7 +70,8 @@ class InferenceEngine:
             close.
         n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
             run requests of recurrent models one at a time.
-        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model.
+        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model;
+            None = 4096, or that of the model if it is less.
         n_threads: CPU threads; 0 = the number of physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
         n_batch: Maximum number of tokens in a step.
@@ -108,7 +110,7 @@ class InferenceEngine:
         self,
         model_path: ModelSource,
         n_parallel: int = 8,
-        n_ctx: int = 4096,
+        n_ctx: int | None = None,
         *,
         n_threads: int = 0,
         n_gpu_layers: int = -1,
@@ -125,7 +127,9 @@ class InferenceEngine:
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
-        n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
+        n_batch = check_int("n_batch", n_batch, 1)
+        if n_ctx is not None:
+            n_ctx = check_int("n_ctx", n_ctx, 0)
         if n_prefill_chunk is not None:
             n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
         block_size = check_int("block_size", block_size, 1)
@@ -142,7 +146,7 @@ class InferenceEngine:
         )
         context: Context | None = None
         try:
-            n_ctx = n_ctx or self.model.n_ctx_train
+            n_ctx = context_size(n_ctx, self.model, context_options)
             unified = n_kv_tokens is not None
             if unified:
                 context_options["kv_unified"] = True
