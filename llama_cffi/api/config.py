@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
-from ..validation import check_int, reject_unknown
+from ..validation import check_choice, check_int, checked_arguments, reject_unknown
 
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
@@ -28,6 +28,7 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+_POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
 _KINDS: dict[str, type] = {
     "int": Integral,
@@ -214,6 +215,9 @@ class LlamaConfig:
             if (value := getattr(self, name)) is not None:
                 check_int(name, value, low)
 
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, _POOLING)
+
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
         found: Any = {
@@ -222,6 +226,10 @@ class LlamaConfig:
             **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
         }
         return found  # type: ignore[no-any-return]
+
+
+if not TYPE_CHECKING:  # for a misspelt field, the error that `Llama` raises
+    LlamaConfig.__init__ = checked_arguments()(LlamaConfig.__init__)
 
 
 def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaConfig:
@@ -234,5 +242,5 @@ def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaCo
     if config is not None and not isinstance(config, LlamaConfig):
         raise ValidationError(f"config must be a LlamaConfig, got {config!r}")
     options = {_ALIASES.get(name, name): value for name, value in options.items()}
-    reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama")
+    reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama", _ALIASES)
     return replace(config or LlamaConfig(), **options)

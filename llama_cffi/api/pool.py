@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 from ..errors import LlamaError
 from ..generation.model_source import ModelSource
 from ..generation.options import TextOptions
-from ..validation import as_list
+from ..validation import as_list, checked_arguments
 from .aio import whole_async
 from .chat_completions import ChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
@@ -50,6 +50,7 @@ class LlamaPool:
         ValidationError: A number is out of range.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         model_path: ModelSource,

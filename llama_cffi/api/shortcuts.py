@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..errors import ValidationError
-from ..generation.options import TextOptions
+from ..generation.aliases import ALIASES
+from ..generation.options import OPTION_NAMES, TextOptions
+from ..validation import checked_arguments
+from .chat_completions import OPTION_NAMES as CHAT_OPTION_NAMES
 from .unified import UnifiedLLM
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ def complete(
 ) -> Iterator[str]: ...
 
 
+@checked_arguments(OPTION_NAMES, ALIASES)
 def complete(
     prompt: str,
     model_path: str | os.PathLike[str],
@@ -143,6 +147,7 @@ def ask(
 ) -> Iterator[str]: ...
 
 
+@checked_arguments(CHAT_OPTION_NAMES, ALIASES)
 def ask(
     prompt: str | Sequence[Message],
     model_path: str | os.PathLike[str],

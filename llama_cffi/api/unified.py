@@ -9,7 +9,7 @@ from ..chat.reasoning import ReasoningSplitter
 from ..errors import ValidationError
 from ..generation.chat_renderer import as_messages
 from ..generation.model_source import ModelSource
-from ..validation import as_list, check_int
+from ..validation import as_list, check_int, checked_arguments
 from .chat_completions import MoreChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions
 from .llama import Llama
@@ -39,6 +39,7 @@ class UnifiedLLM:
 
     _reasoning_effort: str | None = None
 
+    @checked_arguments()
     def __init__(
         self,
         model_path: ModelSource,
@@ -103,6 +104,7 @@ class UnifiedLLM:
         **options: Unpack[MoreChatCompletionOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str | Sequence[Message],

@@ -10,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..binding import Batch, Context
+from ..binding.context.params import MoreContextOptions
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
 from ..generation.context_size import context_size
 from ..generation.loop import generate
-from ..generation.model_source import ModelSource, open_model
+from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import (
     CallOptions,
     GenerationCall,
@@ -30,6 +31,7 @@ from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
+from ..validation import checked_arguments
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
 from .lock import CallLock, Turn
@@ -37,7 +39,6 @@ from .lock import CallLock, Turn
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..binding.context.params import MoreContextOptions
     from ..generation.chat_renderer import ChatRenderer
     from ..generation.sequence import ReasoningLimit
     from ..grammars import LlamaGrammar
@@ -118,6 +119,9 @@ class Engine:
         ValidationError: An argument is out of range.
     """
 
+    @checked_arguments(
+        MoreContextOptions.__annotations__, ["n_seq_max"], of_model=ModelOptions.__annotations__
+    )
     def __init__(
         self,
         model_path: ModelSource,
@@ -155,11 +159,13 @@ class Engine:
                 n_ubatch=environment.number("UBATCH", n_ubatch, 512),
                 **context_options,
             )
+            self._prompts = ChatPrompts(self.model, chat_format)
+            if chat_format is not None:
+                _ = self._prompts.renderer  # refuses an unknown one now
         except BaseException:
             if self.owns_model:
                 self.model.close()
             raise
-        self._prompts = ChatPrompts(self.model, chat_format)
         batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
@@ -240,6 +246,7 @@ class Engine:
         **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str,
@@ -352,6 +359,7 @@ class Engine:
         **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate_chat(
         self,
         messages: Messages,

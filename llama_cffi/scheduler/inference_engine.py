@@ -13,14 +13,16 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..binding import Context
+from ..binding.context.params import MoreContextOptions
 from ..errors import ValidationError
+from ..generation.aliases import ALIASES
 from ..generation.cancellation import on_cancel
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_size import context_size
-from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions
+from ..generation.model_source import ModelOptions, ModelSource, open_model
+from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.sequence import Step
-from ..validation import check_float, check_int
+from ..validation import check_float, check_int, checked_arguments
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
@@ -36,7 +38,6 @@ from .speculative import Drafter, Speculator
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..binding.context.params import MoreContextOptions
     from ..generation.sequence import ReasoningLimit
     from ..generation.slot import Slot
     from ..generation.stats import GenerationStats
@@ -106,6 +107,7 @@ class InferenceEngine:
     """
 
     @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
+    @checked_arguments(MoreContextOptions.__annotations__, of_model=ModelOptions.__annotations__)
     def __init__(
         self,
         model_path: ModelSource,
@@ -181,6 +183,8 @@ class InferenceEngine:
                 ageing_s=ageing_s,
             )
             self.n_ctx = self.scheduler.n_ctx
+            if chat_format is not None:
+                _ = self.renderer  # refuses an unknown one now
             speculator = Speculator(draft, self.model, n_parallel, self.n_ctx) if draft else None
         except BaseException:
             if context is not None:
@@ -309,6 +313,7 @@ class InferenceEngine:
         """Turn token ids into text; see `Vocab.detokenize`."""
         return self.model.vocab.detokenize(tokens, special, keep_space=keep_space)
 
+    @checked_arguments(OPTION_NAMES, ALIASES)
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -407,6 +412,7 @@ class InferenceEngine:
         **options: Unpack[SubmitOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str | Sequence[int],

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ModelLoadError, TemplateError, ValidationError
 from ...gguf.reader import GgufSummary, read_gguf
 from ...progress import Progress, reporting
-from ...validation import INT32_MAX, check_int
+from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
@@ -76,6 +76,7 @@ class Model(NativeObject):
     C: llama_model_load_from_file, llama_model_load_from_splits
     """
 
+    @checked_arguments()
     def __init__(
         self,
         path: AnyPath | Sequence[AnyPath],
@@ -342,6 +343,20 @@ class Model(NativeObject):
     def chat_template(self) -> str | None:
         """The model's chat template (Jinja); None if it has none."""
         return compat.chat_template(self.library, self.ptr)
+
+    @property
+    def builtin_chat_templates(self) -> tuple[str, ...]:
+        """Names of llama.cpp's built-in chat templates; only `chatml` where a build lists none.
+
+        C: llama_chat_builtin_templates
+        """
+        if not self.library.has("llama_chat_builtin_templates"):
+            return ("chatml",)
+        ffi, lib = self.library.ffi, self.library.lib
+        n = lib.llama_chat_builtin_templates(ffi.NULL, 0)
+        names = ffi.new("const char *[]", n)
+        lib.llama_chat_builtin_templates(names, n)
+        return tuple(ffi.string(name).decode() for name in names)
 
     def apply_chat_template(
         self,
