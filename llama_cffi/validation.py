@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
+from typing import Any, NoReturn, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from .errors import UnknownOptionError, ValidationError
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_int",
     "check_str",
     "checked_arguments",
+    "not_picklable",
     "reject_unknown",
     "warn_caller",
 ]
@@ -261,6 +262,22 @@ def _misplaced(
     ]
     what = ", ".join(_NEEDED.get(name, name) for name in lacking)
     return f"{where} needs {what}"
+
+
+def not_picklable(advice: str) -> Callable[[object], NoReturn]:
+    """Return a `__reduce__` that refuses to pickle or copy an object, and says what to do.
+
+    Args:
+        advice: What to do instead.
+    """
+
+    def reduce(self: object) -> NoReturn:
+        raise TypeError(
+            f"this {type(self).__name__} cannot be pickled or copied: it owns memory of llama.cpp; "
+            f"{advice}"
+        )
+
+    return reduce
 
 
 def warn_caller(message: str) -> None:

@@ -24,7 +24,15 @@ from ..generation.options import (
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..schema import json_schema, parse_json
-from ..validation import as_list, as_path, check_bool, check_int, checked_arguments, reject_unknown
+from ..validation import (
+    as_list,
+    as_path,
+    check_bool,
+    check_int,
+    checked_arguments,
+    not_picklable,
+    reject_unknown,
+)
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
@@ -177,8 +185,18 @@ class Llama(Session, ModelFacts):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
     def __repr__(self) -> str:
-        return f"Llama({self.model_path!r}, n_ctx={self.engine.n_ctx})"
+        state = "closed" if self.closed else f"n_ctx={self.engine.n_ctx}"
+        return f"Llama({self.model_path!r}, {state})"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or the model is closed."""
+        return self.engine.context.closed
 
     @property
     def n_ctx(self) -> ContextSize:

@@ -13,7 +13,7 @@ from ..binding import Batch, Context, Model
 from ..errors import CancelledError, ContextOverflowError, ValidationError
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..progress import Progress, reporting
-from ..validation import check_int, checked_arguments
+from ..validation import check_int, checked_arguments, not_picklable
 from .resizable_context import ResizableContext
 from .wordpiece import WordPiece
 
@@ -84,6 +84,7 @@ class Embedder:
         **options: Unpack[ModelOptions],
     ) -> None:
         self._n_ctx = check_int("n_ctx", n_ctx, 1)
+        self._closed = False
         self.model, self.owns_model = open_model(model, **options)
         try:
             self._open(pooling, n_threads)
@@ -106,9 +107,19 @@ class Embedder:
 
     def close(self) -> None:
         """Free the context, and a model that was opened here. A second call does nothing."""
+        self._closed = True
         self._context.close()
         if self.owns_model:
             self.model.close()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        facts = f"pooling={self.pooling} n_tokens_max={self.n_tokens_max}"
+        return f"<Embedder {self.model.path.name} {facts}{closed}>"
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.prompt import common_prefix_length
-from ..validation import check_int, checked_arguments
+from ..validation import check_int, checked_arguments, not_picklable
 from .resizable_context import ResizableContext
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Scorer:
         **options: Unpack[ModelOptions],
     ) -> None:
         n_ctx = check_int("n_ctx", n_ctx, 0)
+        self._closed = False
         self.model, self.owns_model = open_model(model, **options)
         try:
             self._open(n_ctx, n_threads)
@@ -118,9 +119,18 @@ class Scorer:
 
     def close(self) -> None:
         """Free the context, and a model that was opened here. A second call does nothing."""
+        self._closed = True
         self._context.close()
         if self.owns_model:
             self.model.close()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        return f"<Scorer {self.model.path.name} n_ctx={self.n_ctx}{closed}>"
 
     def __enter__(self) -> Self:
         return self

@@ -31,7 +31,7 @@ from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
-from ..validation import checked_arguments
+from ..validation import checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
 from .lock import CallLock, Turn
@@ -174,6 +174,16 @@ class Engine:
         self._cancel_token: CancelToken | None = None
         self._lock = CallLock()
         self._closed = False
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        name = self.model.path.name
+        if self._closed:
+            return f"<Engine {name} closed>"
+        return f"<Engine {name} n_ctx={self.n_ctx}, {len(self._slot.tokens)} tokens cached>"
 
     @property
     def n_ctx(self) -> int:
@@ -447,6 +457,9 @@ class Engine:
             messages: See `generate_chat` for the arguments and errors.
             max_tokens: See `generate_chat`.
             **options: See `EngineOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
         """
         return self.generate_chat(messages, max_tokens, stream=True, **options)
 

@@ -13,7 +13,7 @@ from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import TemplateError, ValidationError
-from ..validation import as_list, check_choice, check_str
+from ..validation import as_list, check_choice, check_str, not_picklable
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -114,6 +114,12 @@ class ChatRenderer:
         )
         self._templates: dict[str, ChatTemplate] = {}
         self._has_warned = False
+
+    __reduce__ = not_picklable("make one from the model of the other process")
+
+    def __repr__(self) -> str:
+        used = self._builtin or ", ".join(self._sources) or "no template"
+        return f"<ChatRenderer {self._model.path.name} family={self.family.name}: {used}>"
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:

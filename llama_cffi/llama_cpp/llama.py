@@ -302,6 +302,10 @@ class Llama:
             fetch(name)
         return cls(path, **options)
 
+    def __repr__(self) -> str:
+        state = "closed" if self.model.closed else f"n_ctx={self.context_params.n_ctx}"
+        return f"llama_cpp.Llama({self.model_path!r}, {state})"
+
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
 

@@ -22,7 +22,7 @@ from ..generation.context_size import context_size
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.sequence import Step
-from ..validation import check_float, check_int, checked_arguments
+from ..validation import check_float, check_int, checked_arguments, not_picklable
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
@@ -107,7 +107,9 @@ class InferenceEngine:
     """
 
     @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
-    @checked_arguments(MoreContextOptions.__annotations__, of_model=ModelOptions.__annotations__)
+    @checked_arguments(
+        MoreContextOptions.__annotations__, ["n_ubatch"], of_model=ModelOptions.__annotations__
+    )
     def __init__(
         self,
         model_path: ModelSource,
@@ -198,6 +200,20 @@ class InferenceEngine:
         self._named = NamedRequests()
         if start:
             self.start()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        name = self.model.path.name
+        if self.context.closed:
+            return f"<InferenceEngine {name} closed>"
+        n_running, paused = len(self.scheduler.running), ", paused" if self.paused else ""
+        return (
+            f"<InferenceEngine {name} n_parallel={self.scheduler.max_running} n_ctx={self.n_ctx}: "
+            f"{n_running} running, {self._n_waiting} waiting{paused}>"
+        )
 
     # Life
 

@@ -438,7 +438,10 @@ class Model(NativeObject):
         return f"{message} (build {build}, GGUF v{self.gguf.version}, '{self.gguf.architecture}')"
 
     def __repr__(self) -> str:
-        return f"<Model {self.path.name}{' closed' if self.closed else ''}>"
+        size = sum(tensor.size_bytes or 0 for tensor in self.gguf.tensors) / 1e6
+        loaded = ", vocabulary only" if self.vocab_only else ""
+        closed = ", closed" if self.closed else ""
+        return f"<Model {self.path.name} {self.gguf.architecture}, {size:,.1f} MB{loaded}{closed}>"
 
 
 def _pairs(messages: object) -> list[tuple[str, str]]:
