@@ -291,6 +291,8 @@ def test_hub_does_not_answer(hub: Hub, ask: Asker) -> None:
     assert re.search(f"not in the cache .*{nobody} cannot be reached", answer["message"])
     offline = ask("hf:owner/repo", HF_HUB_OFFLINE="1")
     assert re.search("not in the cache .*HF_HUB_OFFLINE is set", offline["message"])
+    offline = ask("hf:owner/repo", LLAMA_CFFI_OFFLINE="1")
+    assert re.search("not in the cache .*LLAMA_CFFI_OFFLINE is set; unset it", offline["message"])
     assert not hub.asked
 
 

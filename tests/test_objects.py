@@ -123,5 +123,5 @@ def test_tab_completion_shows_public_names_only(objects: dict[str, Any]) -> None
     shown = {name for name in dir(objects["RequestHandle"]) if not name.startswith("_")}
     assert shown == {
         "cancel", "done", "future", "listens", "output", "params", "request", "result", "stats",
-        "steps", "text",
+        "steps", "steps_async", "text",
     }  # fmt: skip
