@@ -11,6 +11,7 @@ If the hub does not answer, or LLAMA_CFFI_OFFLINE or HF_HUB_OFFLINE is set, the 
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -109,6 +110,8 @@ def resolve_model(
     if not path.exists():
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+(?::[^/\\]+)?", name)
         hint = f". For a repository on the hub write hf:{name}" if hub else ""
+        near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.gguf")), 1)
+        hint = hint or (f"; did you mean {near[0]}?" if near else "; check the path")
         raise ModelLoadError(f"no model file at {path}{hint}")
     return path
 

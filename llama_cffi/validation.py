@@ -247,11 +247,8 @@ def _misplaced(
     placed = ", ".join(p.name for p in by_place) or "none"
     if n_args > len(by_place):
         return (
-            f"{where} takes {len(by_place)} arguments by position ({placed}), got {n_args}; give "
-            "the others by name, such as max_tokens=100 or temperature=0.7"
-            if "." in where
-            else f"{where} takes {len(by_place)} arguments by position ({placed}), got {n_args}; "
-            "give the others by name"
+            f"{where} takes by position only {placed}, got {n_args} arguments; give the others by "
+            "name" + (", such as max_tokens=100 or temperature=0.7" if "." in where else "")
         )
     if twice := [p.name for p in by_place[:n_args] if p.name in options]:
         return f"{where} got {twice[0]} by position and by name; give it once"

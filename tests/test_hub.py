@@ -126,7 +126,7 @@ def test_a_path_is_that_path(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_says_so_and_hints_at_the_hub() -> None:
-    with pytest.raises(ModelLoadError, match=r"no model file at \S*nope\.gguf$"):
+    with pytest.raises(ModelLoadError, match=r"no model file at \S*nope\.gguf; check the path$"):
         resolve_model("/nowhere/nope.gguf")
     with pytest.raises(ModelLoadError, match="write hf:owner/repo:Q8_0"):
         resolve_model("owner/repo:Q8_0")

@@ -444,7 +444,10 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     if form is None:
         return grammar
     if not isinstance(form, Mapping):
-        raise ValidationError(f"response_format must be a dict with a type, got {form!r}")
+        raise ValidationError(
+            f"response_format must be a dict with a type, got {form!r}; write "
+            '{"type": "json_object"}'
+        )
     kind = form.get("type")
     if kind == "text":
         return grammar

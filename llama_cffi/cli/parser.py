@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 __all__ = ["Parser", "parse", "verbosity"]
 
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+_NUMBER = re.compile(r"invalid (int|float) value: (.*)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,11 @@ class Parser(argparse.ArgumentParser):
                 message += f"; did you mean {near[0]}?"
             elif "COMMAND" in message and " " in given:
                 message = f'{given!r} is not a command; to answer a prompt: generate "..."'
+        elif found := _NUMBER.search(message):
+            kind = "an integer" if found[1] == "int" else "a number"
+            message = f"{message[: found.start()]}must be {kind}, got {found[2]}"
+        elif "required: COMMAND" in message:
+            message += f"; see {self.prog} --help"
         super().error(message)
 
     def refuse(self, extra: Sequence[str]) -> NoReturn:
@@ -41,8 +47,10 @@ class Parser(argparse.ArgumentParser):
         message = f"unrecognized arguments: {' '.join(extra)}"
         names = [name for action in self._actions for name in action.option_strings]
         options = [text.partition("=")[0] for text in extra if text.startswith("-")]
-        if not options:
+        if not options and self.prog.endswith(" generate"):
             message += "; put quotes around text with spaces"
+        elif not options:
+            message += f"; see {self.prog} --help"
         for option in options:
             if near := difflib.get_close_matches(option, names, 1):
                 message += f"; did you mean {near[0]}?"

@@ -298,7 +298,8 @@ class SamplingParams:
                 kind = "a whole number" if whole else "a number"
                 raise ValidationError(f"{name}={value!r} must be {kind}, {low:g} to {high:g}")
             raise ValidationError(
-                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
+                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, "
+                + (f"{high}]" if whole else f"{high:g}]")
             )
 
     def _set(self, name: str, value: object) -> None:

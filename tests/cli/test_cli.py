@@ -100,9 +100,9 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "-p", "x", "-n", "many"], "must be an integer, got 'many'"),
         (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: must be at least 0, got -1"),
         (["generate", "-p", "x", "--gpu-layers", "-2"], "must be at least -1, got -2"),
-        (["generate", "-p", "x", "--temperature", "hot"], "invalid float value: 'hot'"),
+        (["generate", "-p", "x", "--temperature", "hot"], "must be a number, got 'hot'"),
         (["generate", "-p", "x", "--raw", "-s", "Be brief."], "leave out --system"),
-        (["doctor", "now"], "unrecognized arguments: now"),
+        (["doctor", "now"], "unrecognized arguments: now; see llama-cffi doctor --help"),
     ],
 )
 def test_usage_errors_exit_with_2(
@@ -150,7 +150,10 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_bad_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     missing = tmp_path / "missing.gguf"
-    assert failure(capsys, "-p", "x", "-m", str(missing)) == f"error: no model file at {missing}\n"
+    assert (
+        failure(capsys, "-p", "x", "-m", str(missing))
+        == f"error: no model file at {missing}; check the path\n"
+    )
     assert "is a folder" in failure(capsys, "-p", "x", "-m", str(tmp_path))
     assert "write hf:OWNER/REPO" in failure(capsys, "-p", "x", "-m", "hf:nothing")
 
@@ -187,7 +190,7 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     error = json.loads(shown.out)["error"]
     assert error == {
         "type": "ModelLoadError",
-        "message": f"no model file at {Path('/nope.gguf')}",
+        "message": f"no model file at {Path('/nope.gguf')}; check the path",
     }
 
 
