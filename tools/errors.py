@@ -202,7 +202,7 @@ def page() -> str:
     lines = [
         "# Error messages",
         "",
-        "Wrong commands and calls with their messages: what was wrong and what to do next. Generated",
+        "Wrong commands and calls with their messages: what was wrong, what to do next. Generated",
         "by `tools/errors.py`; lists of valid names depend on the build.",
         "",
         "## Commands",

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
+from ..generation.context_policy import DROP_TURNS, POLICIES
 from ..validation import check_choice, check_int, checked_arguments, reject_unknown
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class LlamaConfig:
 
         if self.pooling is not None:
             check_choice("pooling", self.pooling, _POOLING)
+        check_choice("context_policy", self.context_policy, (*POLICIES, DROP_TURNS))
 
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
