@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ..errors import (
     ValidationError,
 )
 from . import cache_state, check, store
-from .choose import AUTO
+from .choose import AUTO, BACKENDS
 from .faults import HttpStatusError, NotOfferedError, OfflineError, UnreachableError
 from .faults import offline as offline_env
 from .machine import detect
@@ -47,10 +48,17 @@ def resolve_request(spec: str | None = None, backend: str | None = None) -> Buil
     """Resolve the requested build: argument, LLAMA_CFFI_LIB, LLAMA_CFFI_BUILD, `use`, default.
 
     Raises:
-        ValidationError: A spec cannot be parsed.
+        ValidationError: A spec cannot be parsed, or there is no such backend.
     """
     env_backend = os.environ.get("LLAMA_CFFI_BACKEND", "").strip().lower() or None
     wanted = (backend or "").strip().lower() or env_backend
+    if wanted is not None and wanted not in BACKENDS:
+        name = "backend" if (backend or "").strip() else "LLAMA_CFFI_BACKEND"
+        near = difflib.get_close_matches(wanted, BACKENDS, 1)
+        raise ValidationError(
+            f"{name}={wanted!r} is not one of {', '.join(BACKENDS)}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     if spec:
         return BuildRequest(parse(spec), wanted or AUTO, f"the argument {spec!r}")
     if library := os.environ.get("LLAMA_CFFI_LIB", "").strip():

@@ -8,9 +8,22 @@ from . import pins, runtime
 from .machine import MUSL, Machine
 from .store import version_key
 
-__all__ = ["AUTO", "NPM_VARIANTS", "VariantChoice", "cuda_problem", "github_choice", "npm_choice"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "NPM_VARIANTS",
+    "VariantChoice",
+    "cuda_problem",
+    "github_choice",
+    "npm_choice",
+]
 
 AUTO = "auto"
+# What `backend` may be: all that npm or a release of llama.cpp has had.
+BACKENDS = (
+    AUTO, "cpu", "cuda", "cuda12", "vulkan", "metal", "rocm", "sycl", "opencl", "openvino", "cann",
+    "musa", "kompute", "openblas", "avx512",
+)  # fmt: skip
 _NPM_CUDA13_SINCE = "3.12.4"
 
 # (os, arch) -> variant -> packages: a complete one, and perhaps an extension that overlays it.

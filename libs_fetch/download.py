@@ -8,7 +8,6 @@ import errno
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError
+from ..progress import Advance, downloading
 from .faults import HttpStatusError
 from .http import Client, TransientError, blocks, redact, retrying
 from .store import file_digest
@@ -200,15 +200,14 @@ def _copy(response: Any, part: Path, offset: int, remote: RemoteFile, progress: 
     got = offset
     with (
         part.open("ab" if offset else "wb") as out,
-        _bar(remote.name, total, offset, progress) as bar,
+        _bar(remote.name, total, offset, progress) as advance,
     ):
         for block in blocks(response):
             got += len(block)
             if got > limit:
                 raise _wrong_length(response.url, "more", remote)
             out.write(block)
-            if bar is not None:
-                bar.update(len(block))
+            advance(len(block))
     if total is not None and got < total:
         raise TransientError(f"broke off after {got:,} of {total:,} bytes")
 
@@ -221,21 +220,10 @@ def _wrong_length(url: str, length: str, remote: RemoteFile) -> _RefusedError:
     )
 
 
-def _bar(name: str, total: int | None, offset: int, progress: bool) -> AbstractContextManager[Any]:
-    if not progress or not (sys.stderr and sys.stderr.isatty()):
-        return nullcontext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(
-        desc=name,
-        total=total,
-        initial=offset,
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        leave=False,
-    )
-    return bar
+def _bar(
+    name: str, total: int | None, offset: int, progress: bool
+) -> AbstractContextManager[Advance]:
+    return downloading(name, total, offset) if progress else nullcontext(lambda n_bytes: None)
 
 
 def _verify(url: str, remote: RemoteFile, part: Path) -> None:

@@ -21,6 +21,7 @@ from http.client import HTTPException, InvalidURL
 from typing import Any, TypeVar
 
 from ..errors import FetchError
+from ..progress import telling_if_slow
 from .faults import HttpStatusError, OfflineError, UnreachableError, offline
 
 __all__ = ["Client", "TransientError", "blocks", "join", "redact", "retrying"]
@@ -135,7 +136,8 @@ class Client:
             )
         request = _request(url, headers or {})
         try:
-            return self._opener().open(request, timeout=TIMEOUT_S)
+            with telling_if_slow(f"an answer from {urllib.parse.urlsplit(url).hostname}"):
+                return self._opener().open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as e:
             status, reason = e.code, e.reason
             e.close()

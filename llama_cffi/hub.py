@@ -6,14 +6,16 @@
     hf:owner/repo:*q8_0.gguf          the file whose name matches the pattern
     hf:owner/repo@revision:Q8_0       from a branch, tag or commit
 
-If the hub does not answer, or HF_HUB_OFFLINE is set, the cache is used.
+If the hub does not answer, or LLAMA_CFFI_OFFLINE or HF_HUB_OFFLINE is set, the cache is used.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import FetchError, ModelLoadError, ValidationError
+from .progress import is_shown_live, telling_if_slow
 
 __all__ = ["HubSpec", "choose", "resolve_model"]
 
@@ -107,6 +110,8 @@ def resolve_model(
     if not path.exists():
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+(?::[^/\\]+)?", name)
         hint = f". For a repository on the hub write hf:{name}" if hub else ""
+        near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.gguf")), 1)
+        hint = hint or (f"; did you mean {near[0]}?" if near else "; check the path")
         raise ModelLoadError(f"no model file at {path}{hint}")
     return path
 
@@ -182,6 +187,10 @@ def _listed(names: Iterable[str]) -> str:
     return (", ".join(every[:_MAX_LISTED]) or "none") + more
 
 
+def _is_offline() -> bool:
+    return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
 class _NoAnswerError(FetchError):
     """The hub gave no usable answer; the message says how it failed."""
 
@@ -190,10 +199,12 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
     from huggingface_hub import HfApi, constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    if _is_offline():  # no host name is resolved
+        return _from_cache(spec, cache, "LLAMA_CFFI_OFFLINE is set; unset it to fetch the model")
     if constants.HF_HUB_OFFLINE:
         return _from_cache(spec, cache, "HF_HUB_OFFLINE is set")
     try:
-        with _hub_errors(spec):
+        with _hub_errors(spec), telling_if_slow(f"an answer from {constants.ENDPOINT}"):
             info = HfApi(library_name="llama_cffi").model_info(
                 spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
             )
@@ -205,10 +216,14 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
 
 
 def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     paths = []
     for name in files:
+        cached = try_to_load_from_cache(spec.repo, name, cache, spec.revision)
+        if not (isinstance(cached, str) or is_shown_live() or sys.stderr is None):
+            # Terminals and notebooks get the hub's own bar.
+            print(f"fetching {name} of {spec} from the Hugging Face hub", file=sys.stderr)
         try:
             with _hub_errors(spec):
                 paths.append(

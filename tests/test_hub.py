@@ -126,7 +126,7 @@ def test_a_path_is_that_path(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_says_so_and_hints_at_the_hub() -> None:
-    with pytest.raises(ModelLoadError, match=r"no model file at \S*nope\.gguf$"):
+    with pytest.raises(ModelLoadError, match=r"no model file at \S*nope\.gguf; check the path$"):
         resolve_model("/nowhere/nope.gguf")
     with pytest.raises(ModelLoadError, match="write hf:owner/repo:Q8_0"):
         resolve_model("owner/repo:Q8_0")
@@ -291,6 +291,8 @@ def test_hub_does_not_answer(hub: Hub, ask: Asker) -> None:
     assert re.search(f"not in the cache .*{nobody} cannot be reached", answer["message"])
     offline = ask("hf:owner/repo", HF_HUB_OFFLINE="1")
     assert re.search("not in the cache .*HF_HUB_OFFLINE is set", offline["message"])
+    offline = ask("hf:owner/repo", LLAMA_CFFI_OFFLINE="1")
+    assert re.search("not in the cache .*LLAMA_CFFI_OFFLINE is set; unset it", offline["message"])
     assert not hub.asked
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..chat.reasoning import ReasoningSplitter, opens_thinking
 from ..chat.tools import normalise_tool_choice, normalise_tools
 from ..errors import ValidationError
-from ..generation.aliases import canonical
+from ..generation.aliases import ALIASES, canonical
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_policy import DROP_TURNS, drop_oldest_turns
 from ..generation.options import GenerationOptions, resolve_sampling
@@ -218,7 +218,7 @@ class ChatPreparer:
         """
         options = canonical(options)
         includes_usage = take_openai_options(options, stream)
-        reject_unknown(options, _NAMES, "a chat completion")
+        reject_unknown(options, OPTION_NAMES, "a chat completion", ALIASES)
         own = {key: options[key] for key in _OWN if key in options}
         rest = {k: v for k, v in options.items() if k not in own}
         thinking, effort = own.get("thinking"), own.get("reasoning_effort")
@@ -444,7 +444,10 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     if form is None:
         return grammar
     if not isinstance(form, Mapping):
-        raise ValidationError(f"response_format must be a dict with a type, got {form!r}")
+        raise ValidationError(
+            f"response_format must be a dict with a type, got {form!r}; write "
+            '{"type": "json_object"}'
+        )
     kind = form.get("type")
     if kind == "text":
         return grammar
@@ -468,4 +471,4 @@ def _schema_grammar(schema: Any) -> LlamaGrammar:
 
 
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
-_NAMES = tuple(dict.fromkeys((*_OWN, *GenerationOptions.__annotations__)))
+OPTION_NAMES = tuple(dict.fromkeys((*_OWN, *GenerationOptions.__annotations__)))

@@ -13,7 +13,7 @@ from ..errors import ValidationError
 from ..generation.options import GenerationOptions
 from ..generation.prompt import tokenize_prompt
 from ..generation.text import CharacterOffsets
-from ..validation import as_list, check_int
+from ..validation import as_list, check_int, check_str
 from .running import PreparedRequest, finish_reason, openai_limit, usage
 
 if TYPE_CHECKING:
@@ -130,6 +130,10 @@ def prompt_tokens(
         ValidationError: A suffix is given, but the model has no fill-in-the-middle tokens.
     """
     vocab = model.vocab
+    if not isinstance(prompt, (str, Sequence)):
+        raise ValidationError(f"prompt must be a str or a list of token ids, got {prompt!r}")
+    if suffix is not None:
+        check_str("suffix", suffix)
     if suffix is None:
         return (
             tokenize_prompt(vocab, prompt) if isinstance(prompt, str) else as_list("prompt", prompt)

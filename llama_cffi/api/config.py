@@ -9,7 +9,8 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
-from ..validation import check_int, reject_unknown
+from ..generation.context_policy import DROP_TURNS, POLICIES
+from ..validation import check_choice, check_int, checked_arguments, reject_unknown
 
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
@@ -28,6 +29,7 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+_POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
 _KINDS: dict[str, type] = {
     "int": Integral,
@@ -45,7 +47,7 @@ _KINDS: dict[str, type] = {
 class MoreLlamaOptions(TypedDict, total=False):
     """`LlamaOptions` except `n_parallel`."""
 
-    n_ctx: int
+    n_ctx: int | None
     n_batch: int
     n_ubatch: int
     n_seq_max: int
@@ -101,7 +103,8 @@ class LlamaConfig:
 
     Attributes:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
+            the model's if that is less. More than the model was trained for gives a warning.
         n_batch: Most prompt tokens per decode.
         n_ubatch: Most tokens computed together.
         n_seq_max: Number of sequences in the KV cache; generation uses the first.
@@ -158,7 +161,7 @@ class LlamaConfig:
     """
 
     model_path: ModelSource | None = None
-    n_ctx: int = 4096
+    n_ctx: int | None = None
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
@@ -210,7 +213,12 @@ class LlamaConfig:
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
                 raise ValidationError(f"{field.name}={value!r} must be {declared}")
         for name, low in _LEAST.items():
-            check_int(name, getattr(self, name), low)
+            if (value := getattr(self, name)) is not None:
+                check_int(name, value, low)
+
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, _POOLING)
+        check_choice("context_policy", self.context_policy, (*POLICIES, DROP_TURNS))
 
     def context_options(self) -> ContextOptions:
         """Return the fields that are arguments of `Context`."""
@@ -220,6 +228,10 @@ class LlamaConfig:
             **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
         }
         return found  # type: ignore[no-any-return]
+
+
+if not TYPE_CHECKING:  # for a misspelt field, the error that `Llama` raises
+    LlamaConfig.__init__ = checked_arguments()(LlamaConfig.__init__)
 
 
 def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaConfig:
@@ -232,5 +244,5 @@ def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaCo
     if config is not None and not isinstance(config, LlamaConfig):
         raise ValidationError(f"config must be a LlamaConfig, got {config!r}")
     options = {_ALIASES.get(name, name): value for name, value in options.items()}
-    reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama")
+    reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama", _ALIASES)
     return replace(config or LlamaConfig(), **options)

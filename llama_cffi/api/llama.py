@@ -24,7 +24,15 @@ from ..generation.options import (
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..schema import json_schema, parse_json
-from ..validation import as_list, as_path, check_int, reject_unknown
+from ..validation import (
+    as_list,
+    as_path,
+    check_bool,
+    check_int,
+    checked_arguments,
+    not_picklable,
+    reject_unknown,
+)
 from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
@@ -114,7 +122,9 @@ class Llama(Session, ModelFacts):
         self.seeds = SeedSequence(config.seed)
         source = model_path if model_path is not None else config.model_path
         if source is None:
-            raise ValidationError("no model: set model_path to a GGUF file or hf:owner/repo:file")
+            raise ValidationError(
+                "no model: set model_path to a GGUF file, hf:OWNER/REPO[:FILE], or a loaded Model"
+            )
         if not isinstance(source, (str, Model)):
             source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
@@ -175,8 +185,18 @@ class Llama(Session, ModelFacts):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
     def __repr__(self) -> str:
-        return f"Llama({self.model_path!r}, n_ctx={self.config.n_ctx})"
+        state = "closed" if self.closed else f"n_ctx={self.engine.n_ctx}"
+        return f"Llama({self.model_path!r}, {state})"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or the model is closed."""
+        return self.engine.context.closed
 
     @property
     def n_ctx(self) -> ContextSize:
@@ -245,6 +265,7 @@ class Llama(Session, ModelFacts):
         **options: Unpack[MoreGenerationOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str,
@@ -276,6 +297,8 @@ class Llama(Session, ModelFacts):
             ValidationError: An argument is out of range.
             ContextOverflowError: The prompt leaves no room for an answer.
         """
+        check_bool("stream", stream)
+        check_bool("echo", echo)
         merged: Any = {"sampling": sampling, "stop": stop, **options}
         if logprobs is not None:
             merged = self._choice_options(max_tokens, logprobs, echo, stream, merged)
@@ -389,6 +412,7 @@ class Llama(Session, ModelFacts):
         **options: Unpack[CompletionOptions],
     ) -> Iterator[CreateCompletionStreamResponse]: ...
 
+    @checked_arguments()
     def create_completion(
         self,
         prompt: str | Sequence[int],
@@ -480,6 +504,7 @@ class Llama(Session, ModelFacts):
         **options: Unpack[ChatCompletionOptions],
     ) -> Iterator[CreateChatCompletionStreamResponse]: ...
 
+    @checked_arguments()
     def create_chat_completion(
         self,
         messages: Sequence[Message],

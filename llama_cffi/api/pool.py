@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 from ..errors import LlamaError
 from ..generation.model_source import ModelSource
 from ..generation.options import TextOptions
-from ..validation import as_list
+from ..validation import as_list, checked_arguments, not_picklable
 from .aio import whole_async
 from .chat_completions import ChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
@@ -50,6 +50,7 @@ class LlamaPool:
         ValidationError: A number is out of range.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         model_path: ModelSource,
@@ -88,8 +89,13 @@ class LlamaPool:
         """The settings."""
         return self.llm.config
 
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
     def __repr__(self) -> str:
-        return f"LlamaPool({self.model_path!r}, n_parallel={self.n_parallel})"
+        closed = ", closed" if self.llm.closed else ""
+        return f"LlamaPool({self.model_path!r}, n_parallel={self.n_parallel}{closed})"
 
     @overload
     async def generate(

@@ -70,6 +70,11 @@ class ResponseCache:
         self._lock = threading.Lock()
         self._hits = self._misses = self._bypassed = 0
 
+    def __repr__(self) -> str:
+        return (
+            f"<ResponseCache of {self.llm!r}: {len(self._answers)} of {self.max_entries} answers>"
+        )
+
     def generate(
         self, prompt: str, max_tokens: int | None = 256, **options: Unpack[TextOptions]
     ) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..errors import ValidationError
-from ..generation.options import TextOptions
+from ..generation.aliases import ALIASES
+from ..generation.options import OPTION_NAMES, TextOptions
+from ..validation import checked_arguments
+from .chat_completions import OPTION_NAMES as CHAT_OPTION_NAMES
 from .unified import UnifiedLLM
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "complete"]
 
-_Settings = tuple[str, int, int]  # model, n_ctx, n_gpu_layers
+_Settings = tuple[str, int | None, int]  # model, n_ctx, n_gpu_layers
 
 
 class _LastModel:
@@ -29,7 +32,9 @@ class _LastModel:
         self._settings: _Settings | None = None
         self._llm: UnifiedLLM | None = None
 
-    def get(self, model_path: str | os.PathLike[str], n_ctx: int, n_gpu_layers: int) -> UnifiedLLM:
+    def get(
+        self, model_path: str | os.PathLike[str], n_ctx: int | None, n_gpu_layers: int
+    ) -> UnifiedLLM:
         """Return the model, loaded if the last call had another one."""
         if not isinstance(model_path, (str, os.PathLike)):
             raise ValidationError(
@@ -57,7 +62,7 @@ def complete(
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[False] = False,
     **options: Unpack[TextOptions],
@@ -70,19 +75,20 @@ def complete(
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[True],
     **options: Unpack[TextOptions],
 ) -> Iterator[str]: ...
 
 
+@checked_arguments(OPTION_NAMES, ALIASES)
 def complete(
     prompt: str,
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 256,
     *,
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: bool = False,
     **options: Unpack[TextOptions],
@@ -96,7 +102,7 @@ def complete(
         prompt: The text.
         model_path: A GGUF file, or `hf:owner/repo:file`.
         max_tokens: See `Llama.generate`, also for the errors.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's.
+        n_ctx: Context size: tokens of prompt and answer together; see `LlamaConfig`.
         n_gpu_layers: Layers on the GPU; -1: all.
         stream: Return an iterator of text.
         **options: See `TextOptions`.
@@ -120,7 +126,7 @@ def ask(
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[False] = False,
     **options: Unpack[MoreChatCompletionOptions],
@@ -134,20 +140,21 @@ def ask(
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: Literal[True],
     **options: Unpack[MoreChatCompletionOptions],
 ) -> Iterator[str]: ...
 
 
+@checked_arguments(CHAT_OPTION_NAMES, ALIASES)
 def ask(
     prompt: str | Sequence[Message],
     model_path: str | os.PathLike[str],
     max_tokens: int | None = 512,
     *,
     system_prompt: str = "",
-    n_ctx: int = 4096,
+    n_ctx: int | None = None,
     n_gpu_layers: int = -1,
     stream: bool = False,
     **options: Unpack[MoreChatCompletionOptions],
@@ -161,7 +168,8 @@ def ask(
         model_path: A GGUF file, or `hf:owner/repo:file`.
         max_tokens: See `UnifiedLLM.generate`, also for the errors.
         system_prompt: The system message, if any.
-        n_ctx: Context size: tokens of conversation and answer together; 0: the model's.
+        n_ctx: Context size: tokens of conversation and answer together; see
+            `LlamaConfig`.
         n_gpu_layers: Layers on the GPU; -1: all.
         stream: Return an iterator of text.
         **options: See `MoreChatCompletionOptions`; they override the recommended sampling.

@@ -9,7 +9,7 @@ from ..chat.reasoning import ReasoningSplitter
 from ..errors import ValidationError
 from ..generation.chat_renderer import as_messages
 from ..generation.model_source import ModelSource
-from ..validation import as_list, check_int
+from ..validation import as_list, check_int, checked_arguments, not_picklable
 from .chat_completions import MoreChatCompletionOptions
 from .config import LlamaConfig, LlamaOptions
 from .llama import Llama
@@ -39,6 +39,7 @@ class UnifiedLLM:
 
     _reasoning_effort: str | None = None
 
+    @checked_arguments()
     def __init__(
         self,
         model_path: ModelSource,
@@ -47,8 +48,13 @@ class UnifiedLLM:
     ) -> None:
         self.llm = Llama(model_path, config, **options)
 
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
     def __repr__(self) -> str:
-        return f"UnifiedLLM({self.llm.model_path!r}, family={self.family.name!r})"
+        state = "closed" if self.llm.closed else f"family={self.family.name!r}"
+        return f"UnifiedLLM({self.llm.model_path!r}, {state})"
 
     @property
     def family(self) -> Family:
@@ -103,6 +109,7 @@ class UnifiedLLM:
         **options: Unpack[MoreChatCompletionOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str | Sequence[Message],

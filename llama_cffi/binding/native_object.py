@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClosedError, LlamaError
+from ..validation import not_picklable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,6 +55,8 @@ class NativeObject:
         _alive.add(self)
         if parent is not None:
             parent._children.add(self)
+
+    __reduce__ = not_picklable("pass the model's path to the other process and open it there")
 
     @property
     def ptr(self) -> CData:

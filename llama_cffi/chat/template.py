@@ -58,6 +58,9 @@ class ChatTemplate:
         self.eos_token = eos_token
         self.special_tokens = tuple(token for token in special_tokens if token)
 
+    def __repr__(self) -> str:
+        return f"<ChatTemplate {self.source[:40]!r}{'…' if len(self.source) > 40 else ''}>"
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],

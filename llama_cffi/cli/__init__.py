@@ -11,18 +11,21 @@ import argparse
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .. import __version__
 from ..errors import LlamaError
 from . import interrupt, output
+from .parser import Parser, parse, verbosity
 
 __all__ = ["main"]
 
 _EPILOG = """\
 getting started:
   llama-cffi doctor                           check this machine
-  llama-cffi generate -p "What is 12 + 30?"   try the included demo model
+  llama-cffi generate "What is 12 + 30?"      try the included demo model
 """
 _FAILED, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
 
@@ -41,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = False
     try:
         parser = _parser()
-        args = parser.parse_args(argv)
+        args = parse(parser, argv)
         if not hasattr(args, "func"):
             parser.print_help(sys.stderr)
             return _USAGE
         as_json = getattr(args, "json", False)
         output.use_utf8(sys.stdout)
-        with interrupt.watch(), _logging_to_stderr(getattr(args, "verbose", 0)):
+        with interrupt.watch(), _logging_to_stderr(verbosity(args)):
             try:
                 code: int = args.func(args) or 0
             except LlamaError as e:
@@ -68,20 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     from . import doctor, generate, libs, stand_in
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="llama-cffi",
         description="Run local language models through any prebuilt llama.cpp.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0,
-        help="log to stderr; -vv: debug messages too",
-    )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (generate, doctor, libs, stand_in):
         command.add_parser(commands)
@@ -98,16 +97,24 @@ def _report(error: LlamaError, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def _logging_to_stderr(verbose: int) -> Iterator[None]:
-    if not verbose:
-        yield
-        return
     logger, handler = logging.getLogger("llama_cffi"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    before = logger.level
+    before, shown = logger.level, warnings.showwarning
+    if verbose:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    else:  # warnings of llama.cpp itself are for -v
+        handler.setFormatter(logging.Formatter("warning: %(message)s"))
+        handler.addFilter(lambda record: record.name != "llama_cffi.native")
+        handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    warnings.showwarning = _show_warning
     try:
         yield
     finally:
+        warnings.showwarning = shown
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,10 +21,17 @@ __all__ = ["add_parser"]
 
 _EXAMPLES = """\
 examples:
-  llama-cffi generate -p "What is 12 + 30?"
-  llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." -p "Why is the sky blue?"
-  git diff | llama-cffi generate -m model.gguf -s "Review this change."
+  llama-cffi generate "What is 12 + 30?"
+  llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." "Why is the sky blue?"
+  git diff | llama-cffi generate -m model.gguf "Review this change:"
 """
+
+_DEMO = (
+    "This is the included demo model, {:.0f} MB: sums and small talk only. For a real one:\n"
+    "  llama-cffi generate -m hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 ...   (640 MB; more in docs/models.md)"
+)
+_STDIN_S = 3.0
+_CONTEXT_ADVICE = "Shorten the prompt, or give a larger context with -c N (0: the model's)."
 
 # Sampling options whose defaults are the engine's: name, type, help.
 _SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
@@ -52,8 +62,10 @@ def add_parser(commands: Any) -> None:
         "default: the included demo model",
     )  # fmt: skip
     parser.add_argument(
-        "-p", "--prompt", help="the prompt; `-`, or no -p at all with a pipe, reads stdin"
-    )
+        "text", nargs="?", metavar="prompt",
+        help="the prompt; what is piped in follows it, and is the whole prompt without it",
+    )  # fmt: skip
+    parser.add_argument("-p", "--prompt", help="the prompt too; `-` reads stdin")
     parser.add_argument("-s", "--system", default="", help="the system prompt")
     parser.add_argument(
         "-n", "--max-tokens", "--n-predict", "--predict", type=_at_least(-1), default=256,
@@ -83,8 +95,9 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
-        "-c", "--ctx", type=_at_least(0), default=4096, metavar="N",
-        help="context size: tokens of prompt and answer together; 0: the model's (default: 4096)",
+        "-c", "--ctx", type=_at_least(0), metavar="N",
+        help="context size: tokens of prompt and answer together; 0: the model's (default: 4096, "
+        "or the model's if that is less)",
     )  # fmt: skip
     running.add_argument(
         "-t", "--threads", type=_at_least(0), default=0, metavar="N",
@@ -156,16 +169,22 @@ def _run(args: argparse.Namespace) -> int:
             else:
                 _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
-            raise ContextOverflowError(f"{error} On the command line, n_ctx is -c N.") from error
+            facts = re.sub(r" \(room=-?\d+\)", "", str(error).partition(". ")[0])
+            raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
     return 0
 
 
 def _prompt(args: argparse.Namespace) -> str:
-    text = args.prompt
-    if text is None and (sys.stdin is None or sys.stdin.isatty()):
+    if args.text is not None and args.prompt is not None:
+        args.usage_error("give the prompt once: as an argument or with -p")
+    text = args.prompt if args.text is None else args.text
+    piped = sys.stdin is not None and not sys.stdin.isatty()
+    if text is None and not piped:
         args.usage_error("give a prompt with -p, or pipe one in")
     if text in (None, "-"):
         text = _read_stdin()
+    elif piped and (more := _read_beside()).strip():
+        text = f"{text}\n\n{more}"
     if not text.strip():
         raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
     for name, value in (("prompt", text), ("system prompt", args.system)):
@@ -188,10 +207,29 @@ def _read_stdin() -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
+def _read_beside() -> str:
+    """Read what is piped in beside a prompt; a program that pipes nothing may not close stdin."""
+
+    def tell() -> None:
+        print("waiting for the end of stdin; without text there, add </dev/null", file=sys.stderr)
+
+    timer = threading.Timer(_STDIN_S, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        return _read_stdin()
+    except OSError:  # a closed or unreadable stdin
+        return ""
+    finally:
+        timer.cancel()
+
+
 def _model_path(spec: str | None) -> Any:
     if spec is None:
         from .. import demo
 
+        if output.is_terminal(sys.stderr):
+            print(_DEMO.format(os.path.getsize(demo.model_path()) / 1e6), file=sys.stderr)
         return demo.model_path()
     from ..hub import resolve_model
 
@@ -209,6 +247,18 @@ def _stream(
         last = piece
     if not last.endswith("\n"):
         output.say("\n")
+    if output.is_terminal(sys.stderr):
+        print(f"[{_summary(engine, args.max_tokens)}]", file=sys.stderr)
+
+
+def _summary(engine: Engine, max_tokens: int | None) -> str:
+    stats = engine.stats
+    text = f"{stats.n_generated} tokens, {stats.decode_tokens_per_s:.1f} tokens/s"
+    if stats.finish_reason == "length":
+        text += f"; cut at -n {max_tokens}"
+    elif stats.finish_reason == "context":
+        text += f"; cut because the context (-c) is full, {engine.n_ctx} tokens"
+    return text
 
 
 def _print_result(

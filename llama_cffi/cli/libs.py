@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .output import print_json
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild
@@ -17,7 +18,7 @@ _SPEC = "npm:3.22.1, github:b11549, a tag such as b8179 or v0.5.0, latest, defau
 _BACKEND = "auto (the default), cpu, cuda, vulkan, metal, rocm …"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     """Add the `libs` command and its subcommands."""
     parser = subparsers.add_parser(
         "libs",
@@ -27,15 +28,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(func=run)
     commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str) -> Parser:
         subparser = commands.add_parser(name, help=text, description=text)
         subparser.add_argument("--json", action="store_true", help="print JSON")
         return subparser
 
-    def add_backend(subparser: argparse.ArgumentParser) -> None:
+    def add_backend(subparser: Parser) -> None:
         subparser.add_argument("--backend", metavar="NAME", help=_BACKEND)
 
-    def add_quiet(subparser: argparse.ArgumentParser) -> None:
+    def add_quiet(subparser: Parser) -> None:
         subparser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
     sub = command("list", "List the builds on this machine, or with --remote those to fetch.")

@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any, TextIO
 
-__all__ = ["print_json", "printable", "say", "silence_stdout", "use_utf8"]
+__all__ = ["is_terminal", "print_json", "printable", "say", "silence_stdout", "use_utf8"]
 
 # All control characters but tab and newline: a terminal may interpret them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -29,6 +29,11 @@ def use_utf8(stream: TextIO) -> None:
         reconfigure(errors="replace")
     else:
         reconfigure(encoding="utf-8", errors="replace")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads *stream*: a terminal, not a file or pipe."""
+    return stream is not None and stream.isatty()
 
 
 def say(text: str) -> None:

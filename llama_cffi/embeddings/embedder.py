@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..binding import Batch, Context, Model
 from ..errors import CancelledError, ContextOverflowError, ValidationError
-from ..generation.model_source import ModelSource, open_model
+from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..progress import Progress, reporting
-from ..validation import check_int
+from ..validation import check_int, checked_arguments, not_picklable
 from .resizable_context import ResizableContext
 from .wordpiece import WordPiece
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 
@@ -58,6 +58,8 @@ class Embedder:
             for most decoders.
         n_ctx: Tokens of a batch; grows for a longer input.
         n_threads: Number of threads; 0 = physical cores.
+        **options: Arguments of `Model` as `Llama` takes them, such as `n_gpu_layers`; a loaded
+            model keeps its own.
 
     Attributes:
         model: The model.
@@ -71,6 +73,7 @@ class Embedder:
         LlamaError: There is not enough memory.
     """
 
+    @checked_arguments(ModelOptions.__annotations__)
     def __init__(
         self,
         model: ModelSource,
@@ -78,9 +81,11 @@ class Embedder:
         pooling: str | None = None,
         n_ctx: int = 512,
         n_threads: int = 0,
+        **options: Unpack[ModelOptions],
     ) -> None:
         self._n_ctx = check_int("n_ctx", n_ctx, 1)
-        self.model, self.owns_model = open_model(model)
+        self._closed = False
+        self.model, self.owns_model = open_model(model, **options)
         try:
             self._open(pooling, n_threads)
         except BaseException:
@@ -102,9 +107,19 @@ class Embedder:
 
     def close(self) -> None:
         """Free the context, and a model that was opened here. A second call does nothing."""
+        self._closed = True
         self._context.close()
         if self.owns_model:
             self.model.close()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        facts = f"pooling={self.pooling} n_tokens_max={self.n_tokens_max}"
+        return f"<Embedder {self.model.path.name} {facts}{closed}>"
 
     def __enter__(self) -> Self:
         return self

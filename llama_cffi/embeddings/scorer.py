@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ..binding import Batch, Context
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
-from ..generation.model_source import ModelSource, open_model
+from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.prompt import common_prefix_length
-from ..validation import check_int
+from ..validation import check_int, checked_arguments, not_picklable
 from .resizable_context import ResizableContext
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Score", "Scorer"]
 
@@ -67,6 +67,8 @@ class Scorer:
         model: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which stays open at the end.
         n_ctx: Most tokens in one evaluation; 0 = the model's training length.
         n_threads: Number of threads; 0 = physical cores.
+        **options: Arguments of `Model` as `Llama` takes them, such as `n_gpu_layers`; a loaded
+            model keeps its own.
 
     Attributes:
         model: The model.
@@ -79,9 +81,18 @@ class Scorer:
         LlamaError: There is not enough memory.
     """
 
-    def __init__(self, model: ModelSource, *, n_ctx: int = 0, n_threads: int = 0) -> None:
+    @checked_arguments(ModelOptions.__annotations__)
+    def __init__(
+        self,
+        model: ModelSource,
+        *,
+        n_ctx: int = 0,
+        n_threads: int = 0,
+        **options: Unpack[ModelOptions],
+    ) -> None:
         n_ctx = check_int("n_ctx", n_ctx, 0)
-        self.model, self.owns_model = open_model(model)
+        self._closed = False
+        self.model, self.owns_model = open_model(model, **options)
         try:
             self._open(n_ctx, n_threads)
         except BaseException:
@@ -108,9 +119,18 @@ class Scorer:
 
     def close(self) -> None:
         """Free the context, and a model that was opened here. A second call does nothing."""
+        self._closed = True
         self._context.close()
         if self.owns_model:
             self.model.close()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        return f"<Scorer {self.model.path.name} n_ctx={self.n_ctx}{closed}>"
 
     def __enter__(self) -> Self:
         return self

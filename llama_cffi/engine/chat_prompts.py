@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..chat.messages import plain_messages
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer, RenderedChat
-from ..validation import as_list
 from . import environment
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def _as_dicts(
         ValidationError: A pair is not two strings.
     """
     found: list[Mapping[str, object]] = []
-    for message in as_list("messages", messages):
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        return plain_messages(messages)  # which refuses them
+    for message in messages:
         if not isinstance(message, (tuple, list)):
             found.append(message)
             continue

@@ -10,11 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..binding import Batch, Context
+from ..binding.context.params import MoreContextOptions
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
+from ..generation.context_size import context_size
 from ..generation.loop import generate
-from ..generation.model_source import ModelSource, open_model
+from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import (
     CallOptions,
     GenerationCall,
@@ -29,6 +31,7 @@ from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
+from ..validation import checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
 from .lock import CallLock, Turn
@@ -36,7 +39,6 @@ from .lock import CallLock, Turn
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..binding.context.params import MoreContextOptions
     from ..generation.chat_renderer import ChatRenderer
     from ..generation.sequence import ReasoningLimit
     from ..grammars import LlamaGrammar
@@ -85,8 +87,10 @@ class Engine:
     Args:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
             open.
-        n_ctx: Context size: tokens of prompt and answer together; 0: the model's. llama.cpp rounds
-            it up, usually to a multiple of 256; the property `n_ctx` is the actual size.
+        n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
+            the model's if that is less. More than the model was trained for gives a warning.
+            llama.cpp rounds it up, usually to a multiple of 256; the property `n_ctx` is the actual
+            size.
         n_threads: Number of threads; 0: physical cores.
         n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all.
         n_batch: Most prompt tokens per decode; default 2048.
@@ -115,10 +119,13 @@ class Engine:
         ValidationError: An argument is out of range.
     """
 
+    @checked_arguments(
+        MoreContextOptions.__annotations__, ["n_seq_max"], of_model=ModelOptions.__annotations__
+    )
     def __init__(
         self,
         model_path: ModelSource,
-        n_ctx: int = 4096,
+        n_ctx: int | None = None,
         n_threads: int = 0,
         n_gpu_layers: int = -1,
         *,
@@ -146,17 +153,19 @@ class Engine:
         try:
             self.context = Context(
                 self.model,
-                n_ctx=n_ctx,
+                n_ctx=context_size(n_ctx, self.model, context_options),
                 n_threads=n_threads,
                 n_batch=n_batch,
                 n_ubatch=environment.number("UBATCH", n_ubatch, 512),
                 **context_options,
             )
+            self._prompts = ChatPrompts(self.model, chat_format)
+            if chat_format is not None:
+                _ = self._prompts.renderer  # refuses an unknown one now
         except BaseException:
             if self.owns_model:
                 self.model.close()
             raise
-        self._prompts = ChatPrompts(self.model, chat_format)
         batch = Batch(min(self.context.n_batch, self.context.n_ctx), library=self.model.library)
         self.stats = GenerationStats()
         self.total_stats = GenerationStats()
@@ -165,6 +174,16 @@ class Engine:
         self._cancel_token: CancelToken | None = None
         self._lock = CallLock()
         self._closed = False
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        name = self.model.path.name
+        if self._closed:
+            return f"<Engine {name} closed>"
+        return f"<Engine {name} n_ctx={self.n_ctx}, {len(self._slot.tokens)} tokens cached>"
 
     @property
     def n_ctx(self) -> int:
@@ -237,6 +256,7 @@ class Engine:
         **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str,
@@ -349,6 +369,7 @@ class Engine:
         **options: Unpack[MoreEngineOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate_chat(
         self,
         messages: Messages,
@@ -436,6 +457,9 @@ class Engine:
             messages: See `generate_chat` for the arguments and errors.
             max_tokens: See `generate_chat`.
             **options: See `EngineOptions`.
+
+        Raises:
+            ValidationError: An argument is out of range.
         """
         return self.generate_chat(messages, max_tokens, stream=True, **options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -12,8 +12,8 @@ from ..chat.messages import plain_messages, plain_tools
 from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
-from ..errors import ValidationError
-from ..validation import as_list
+from ..errors import TemplateError, ValidationError
+from ..validation import as_list, check_choice, check_str, not_picklable
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -108,12 +108,18 @@ class ChatRenderer:
             elif chat_format in self._sources:
                 self._sources = {"default": self._sources[chat_format]}
             else:
-                self._sources, self._builtin = {}, chat_format
+                self._sources, self._builtin = {}, _builtin(model, chat_format, self._sources)
         self.family: Family = identify(
             metadata, model.path.name, self._source(), tool_template=self._source(tools=True)
         )
         self._templates: dict[str, ChatTemplate] = {}
         self._has_warned = False
+
+    __reduce__ = not_picklable("make one from the model of the other process")
+
+    def __repr__(self) -> str:
+        used = self._builtin or ", ".join(self._sources) or "no template"
+        return f"<ChatRenderer {self._model.path.name} family={self.family.name}: {used}>"
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
@@ -359,6 +365,19 @@ def _sources(default: str | None, metadata: Mapping[str, str]) -> dict[str, str]
     return {**named, **({} if default is None else {"default": default})}
 
 
+def _builtin(model: Model, name: str, own: Iterable[str]) -> str:
+    """Return the name of a built-in template of llama.cpp.
+
+    Raises:
+        ValidationError: It has none of this name.
+    """
+    try:
+        model.apply_chat_template([("user", "x")], template=name)
+    except TemplateError:
+        check_choice("chat_format", name, [*own, *model.builtin_chat_templates])
+    return name
+
+
 def _instructed(messages: list[Message], text: str, has_system: bool) -> list[Message]:
     """Add *text* to the system prompt or, without support for one, to the first message."""
     first = messages[0]
@@ -402,7 +421,6 @@ def as_messages(prompt: str, system_prompt: str = "") -> list[Mapping[str, objec
         ValidationError: An argument is not a str.
     """
     for name, value in (("prompt", prompt), ("system_prompt", system_prompt)):
-        if not isinstance(value, str):
-            raise ValidationError(f"{name} must be a str, got {value!r}")
+        check_str(name, value)
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, {"role": "user", "content": prompt}]

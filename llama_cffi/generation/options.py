@@ -8,8 +8,16 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from ..errors import ValidationError
-from ..validation import as_callables, as_list, check_float, check_int, reject_unknown
-from .aliases import canonical
+from ..validation import (
+    as_callables,
+    as_list,
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+    reject_unknown,
+)
+from .aliases import ALIASES, canonical
 from .context_policy import POLICIES
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
@@ -133,14 +141,13 @@ def parse_options(
         max_tokens = rest.pop("max_tokens")
     if max_tokens is None:
         max_tokens = n_ctx
-    reject_unknown(rest, OPTION_NAMES, "a generation")
+    reject_unknown(rest, OPTION_NAMES, "a generation", ALIASES)
     rest = {**CALL_DEFAULTS, **(defaults or {}), **rest}
     sampling = resolve_sampling(
         {name: rest.pop(name) for name in [*rest] if name in _SAMPLING_NAMES}, recommended
     )
     policy = rest.pop("context_policy", "error")
-    if policy not in POLICIES:
-        raise ValidationError(f"context_policy={policy!r} must be one of {', '.join(POLICIES)}")
+    check_choice("context_policy", policy, POLICIES)
     timeout_s, logprobs = rest.pop("timeout_s", None), rest.pop("logprobs", None)
     stops, stop_tokens = split_stops(rest.pop("stop", ()))
     params = GenerationParams(
@@ -148,15 +155,15 @@ def parse_options(
         sampling=sampling,
         context_policy=policy,
         safety=check_int("safety", rest.pop("safety", 0), 0),
-        cache_prompt=_flag("cache_prompt", rest.pop("cache_prompt")),
-        reset_kv_cache=_flag("reset_kv_cache", rest.pop("reset_kv_cache")),
+        cache_prompt=check_bool("cache_prompt", rest.pop("cache_prompt")),
+        reset_kv_cache=check_bool("reset_kv_cache", rest.pop("reset_kv_cache")),
         stop=stops,
         stop_tokens=stop_tokens,
         turn_stops=tuple(as_list("turn_stops", rest.pop("turn_stops"))),
         json_stop=tuple(as_list("json_stop", rest.pop("json_stop"))),
-        special=_flag("special", rest.pop("special")),
-        suppress_think=_flag("suppress_think", rest.pop("suppress_think")),
-        skip_forced=_flag("skip_forced", rest.pop("skip_forced")),
+        special=check_bool("special", rest.pop("special")),
+        suppress_think=check_bool("suppress_think", rest.pop("suppress_think")),
+        skip_forced=check_bool("skip_forced", rest.pop("skip_forced")),
         reasoning_limit=reasoning_limit,
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
@@ -186,7 +193,11 @@ def resolve_sampling(
         return SamplingParams(**{**recommended(), **single})
     if sampling is not None:
         if not isinstance(sampling, SamplingParams):
-            raise ValidationError(f"sampling must be a SamplingParams or 'model', got {sampling!r}")
+            number = isinstance(sampling, (int, float))
+            hint = f"; did you mean temperature={sampling!r}?" if number else ""
+            raise ValidationError(
+                f"sampling must be a SamplingParams or 'model', got {sampling!r}{hint}"
+            )
         return dataclasses.replace(sampling, **single) if single else sampling
     return (
         _cached_params(**single)
@@ -210,9 +221,3 @@ OPTION_NAMES = ("max_tokens", *GenerationOptions.__annotations__)
 # Calls repeat the same options, and validating them takes 20 us.
 _HASHABLE = frozenset((int, float, bool, str))
 _cached_params = lru_cache(64, typed=True)(SamplingParams)
-
-
-def _flag(name: str, value: object) -> bool:
-    if value not in (True, False):
-        raise ValidationError(f"{name} must be True or False, got {value!r}")
-    return bool(value)

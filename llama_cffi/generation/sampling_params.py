@@ -294,8 +294,12 @@ class SamplingParams:
         number = float(value) if isinstance(value, Integral if whole else Real) else math.nan
         # Comparisons with NaN are false.
         if not low <= number <= high or (open_low and number == low):
+            if math.isnan(number) and not isinstance(value, float):
+                kind = "a whole number" if whole else "a number"
+                raise ValidationError(f"{name}={value!r} must be {kind}, {low:g} to {high:g}")
             raise ValidationError(
-                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, {high:g}]"
+                f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, "
+                + (f"{high}]" if whole else f"{high:g}]")
             )
 
     def _set(self, name: str, value: object) -> None:
@@ -308,7 +312,7 @@ _checked_init = SamplingParams.__init__
 @functools.wraps(_checked_init)
 def _init(self: SamplingParams, *values: Any, **options: Any) -> None:
     options = canonical(options)
-    reject_unknown(options, SamplingOptions.__annotations__, "SamplingParams")
+    reject_unknown(options, SamplingOptions.__annotations__, "SamplingParams", ALIASES)
     _checked_init(self, *values, **options)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..binding import Candidates, CustomSampler, Model
 from ..binding.sampling.triggers import TriggerLike
 from ..errors import ValidationError
+from ..validation import not_picklable
 from .grammar import LlamaGrammar
 from .matcher import Matcher
 from .triggers import Trigger
@@ -36,6 +37,12 @@ class Constraint:
         ValidationError: The model has no vocabulary, or both *start_after* and *triggers* are
             given.
     """
+
+    __reduce__ = not_picklable("pickle its LlamaGrammar")
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "complete" if self.complete else "open"
+        return f"<Constraint {state}>"
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from ..generation.context_policy import DROP_TURNS
 from ..generation.options import resolve_sampling
 from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
+from ..validation import checked_arguments
 from .delegate import Delegate
 from .echo import prepend
 from .llama_cache import BaseLlamaCache, LlamaState
@@ -155,6 +156,7 @@ class Llama:
         TypeError: An argument does not exist.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         model_path: str | os.PathLike[str],
@@ -231,6 +233,9 @@ class Llama:
             self.context_params.n_ctx = self.engine.n_ctx
             for name in ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch"):
                 setattr(self.context_params, name, getattr(self.engine.context, name))
+            registered = LlamaChatCompletionHandlerRegistry().get(chat_format)
+            if chat_format is not None and chat_handler is None and registered is None:
+                self.preparer_of(chat_format)  # refuses an unknown one now
         self.n_batch: int = self.context_params.n_batch
         self.n_threads: int = self.context_params.n_threads
         self.n_threads_batch: int = self.context_params.n_threads_batch
@@ -293,6 +298,10 @@ class Llama:
         for name in additional_files or ():
             fetch(name)
         return cls(path, **options)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.model.closed else f"n_ctx={self.context_params.n_ctx}"
+        return f"llama_cpp.Llama({self.model_path!r}, {state})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments

@@ -13,13 +13,16 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, overload
 
 from ..binding import Context
+from ..binding.context.params import MoreContextOptions
 from ..errors import ValidationError
+from ..generation.aliases import ALIASES
 from ..generation.cancellation import on_cancel
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
-from ..generation.model_source import ModelSource, open_model
-from ..generation.options import GenerationOptions
+from ..generation.context_size import context_size
+from ..generation.model_source import ModelOptions, ModelSource, open_model
+from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.sequence import Step
-from ..validation import check_float, check_int
+from ..validation import check_float, check_int, checked_arguments, not_picklable
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
@@ -35,7 +38,6 @@ from .speculative import Drafter, Speculator
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ..binding.context.params import MoreContextOptions
     from ..generation.sequence import ReasoningLimit
     from ..generation.slot import Slot
     from ..generation.stats import GenerationStats
@@ -69,7 +71,8 @@ class InferenceEngine:
             close.
         n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
             run requests of recurrent models one at a time.
-        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model.
+        n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model;
+            None = 4096, or that of the model if it is less.
         n_threads: CPU threads; 0 = the number of physical cores.
         n_gpu_layers: Layers on the GPU; -1 = all.
         n_batch: Maximum number of tokens in a step.
@@ -104,11 +107,14 @@ class InferenceEngine:
     """
 
     @renamed_arguments(n_chunk="n_prefill_chunk", n_cells="n_kv_tokens")
+    @checked_arguments(
+        MoreContextOptions.__annotations__, ["n_ubatch"], of_model=ModelOptions.__annotations__
+    )
     def __init__(
         self,
         model_path: ModelSource,
         n_parallel: int = 8,
-        n_ctx: int = 4096,
+        n_ctx: int | None = None,
         *,
         n_threads: int = 0,
         n_gpu_layers: int = -1,
@@ -125,7 +131,9 @@ class InferenceEngine:
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
-        n_ctx, n_batch = check_int("n_ctx", n_ctx, 0), check_int("n_batch", n_batch, 1)
+        n_batch = check_int("n_batch", n_batch, 1)
+        if n_ctx is not None:
+            n_ctx = check_int("n_ctx", n_ctx, 0)
         if n_prefill_chunk is not None:
             n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
         block_size = check_int("block_size", block_size, 1)
@@ -142,7 +150,7 @@ class InferenceEngine:
         )
         context: Context | None = None
         try:
-            n_ctx = n_ctx or self.model.n_ctx_train
+            n_ctx = context_size(n_ctx, self.model, context_options)
             unified = n_kv_tokens is not None
             if unified:
                 context_options["kv_unified"] = True
@@ -177,6 +185,8 @@ class InferenceEngine:
                 ageing_s=ageing_s,
             )
             self.n_ctx = self.scheduler.n_ctx
+            if chat_format is not None:
+                _ = self.renderer  # refuses an unknown one now
             speculator = Speculator(draft, self.model, n_parallel, self.n_ctx) if draft else None
         except BaseException:
             if context is not None:
@@ -190,6 +200,20 @@ class InferenceEngine:
         self._named = NamedRequests()
         if start:
             self.start()
+
+    __reduce__ = not_picklable(
+        "pass the model's path to the other process and open it there; threads can share it"
+    )
+
+    def __repr__(self) -> str:
+        name = self.model.path.name
+        if self.context.closed:
+            return f"<InferenceEngine {name} closed>"
+        n_running, paused = len(self.scheduler.running), ", paused" if self.paused else ""
+        return (
+            f"<InferenceEngine {name} n_parallel={self.scheduler.max_running} n_ctx={self.n_ctx}: "
+            f"{n_running} running, {self._n_waiting} waiting{paused}>"
+        )
 
     # Life
 
@@ -305,6 +329,7 @@ class InferenceEngine:
         """Turn token ids into text; see `Vocab.detokenize`."""
         return self.model.vocab.detokenize(tokens, special, keep_space=keep_space)
 
+    @checked_arguments(OPTION_NAMES, ALIASES)
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -403,6 +428,7 @@ class InferenceEngine:
         **options: Unpack[SubmitOptions],
     ) -> Iterator[str]: ...
 
+    @checked_arguments()
     def generate(
         self,
         prompt: str | Sequence[int],

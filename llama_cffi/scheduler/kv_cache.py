@@ -133,6 +133,11 @@ class KVCache:
 
     # Requests
 
+    def __repr__(self) -> str:
+        return (
+            f"<KVCache {self.n_seqs} sequences, {self.n_blocks} blocks of {self.block_size} tokens>"
+        )
+
     def acquire(
         self,
         tokens: Sequence[int],

@@ -63,6 +63,9 @@ class MtpHead:
         self._sequences: dict[Request, _Sequence] = {}
         self._free: list[int] = []
 
+    def __repr__(self) -> str:
+        return f"MtpHead({'' if self._context is None else 'in use'})"
+
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
         """Create the head's context.
 

@@ -14,6 +14,7 @@ from ..errors import DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, on_cancel
 from ..generation.output import Detokenizer
 from ..generation.sequence import GenerationParams, SequenceState, Step
+from ..validation import not_picklable
 from .request import Request
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ..generation.stats import GenerationStats
 
 __all__ = ["Owner", "RequestHandle"]
+
+
+# What the engine's thread uses; tab completion leaves it out.
+_INTERNAL = frozenset(("answer", "chain", "end", "loop", "put", "unsent", "wake"))
 
 
 class Owner(Protocol):
@@ -241,6 +246,11 @@ class RequestHandle:
         if (loop := self.loop) is not None:
             with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self.wake)
+
+    __reduce__ = not_picklable("send its result()")
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INTERNAL]
 
     def __repr__(self) -> str:
         return f"<RequestHandle of {self.request!r}>"

@@ -126,6 +126,10 @@ class Scheduler:
         """Whether any request waits or runs."""
         return bool(self.running or self._waiting or self._followers)
 
+    def __repr__(self) -> str:
+        n_running = len(self.running)
+        return f"<Scheduler {n_running} of {self.max_running} running, {self.n_waiting} waiting>"
+
     def add(self, request: Request) -> None:
         """Add a request to the waiting ones.
 

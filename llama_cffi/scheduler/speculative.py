@@ -98,6 +98,9 @@ class PromptLookup:
         self.n_gram = check_int("n_gram", n_gram, self.n_gram_min, 16)
         self._seen: dict[Request, tuple[int, dict[tuple[int, ...], int]]] = {}
 
+    def __repr__(self) -> str:
+        return f"PromptLookup(n_draft={self.n_draft}, n_gram={self.n_gram})"
+
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
         """Draft tokens of *model* only; *n_parallel* and *n_ctx* are ignored."""
         self._n_vocab = model.vocab.n_tokens
@@ -167,6 +170,10 @@ class DraftModel:
         self._batch: Batch
         self._held: list[list[int]] = []  # tokens of each sequence
         self._seq: dict[Request, int] = {}
+
+    def __repr__(self) -> str:
+        state = "" if self._model is None else ", in use"
+        return f"DraftModel({str(self._path)!r}, n_draft={self.n_draft}{state})"
 
     def open(self, model: Model, n_parallel: int, n_ctx: int) -> None:
         """Load the draft model.

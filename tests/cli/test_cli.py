@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 
 import llama_cffi
-from llama_cffi.cli import main, output
+from llama_cffi.cli import _parser, generate, main, output
+from llama_cffi.cli.parser import parse, verbosity
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "llama-cffi")
 # One thread, because tests run in parallel.
@@ -82,7 +85,13 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["fly"], "invalid choice"),
-        (["generate", "--fly"], "unrecognized arguments: --fly"),
+        (["generate", "--fly"], "unrecognized arguments: --fly; see llama-cffi generate --help"),
+        (["generate", "x", "--temprature", "1"], "--temprature 1; did you mean --temperature?"),
+        (["generate", "What", "is", "1"], "unrecognized arguments: is 1; put quotes around"),
+        (["generate", "x", "-p", "y"], "give the prompt once"),
+        (["generat"], "did you mean generate?"),
+        (["libs", "lst"], "did you mean list?"),
+        (["What is 1 + 1?"], 'to answer a prompt: generate "..."'),
         (["generate", "-p", "x", "-n", "0"], "--max-tokens must be at least 1"),
         (
             ["generate", "-p", "x", "-n", "-5"],
@@ -91,9 +100,9 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "-p", "x", "-n", "many"], "must be an integer, got 'many'"),
         (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: must be at least 0, got -1"),
         (["generate", "-p", "x", "--gpu-layers", "-2"], "must be at least -1, got -2"),
-        (["generate", "-p", "x", "--temperature", "hot"], "invalid float value: 'hot'"),
+        (["generate", "-p", "x", "--temperature", "hot"], "must be a number, got 'hot'"),
         (["generate", "-p", "x", "--raw", "-s", "Be brief."], "leave out --system"),
-        (["doctor", "now"], "unrecognized arguments: now"),
+        (["doctor", "now"], "unrecognized arguments: now; see llama-cffi doctor --help"),
     ],
 )
 def test_usage_errors_exit_with_2(
@@ -141,7 +150,10 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_bad_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path) -> None:
     missing = tmp_path / "missing.gguf"
-    assert failure(capsys, "-p", "x", "-m", str(missing)) == f"error: no model file at {missing}\n"
+    assert (
+        failure(capsys, "-p", "x", "-m", str(missing))
+        == f"error: no model file at {missing}; check the path\n"
+    )
     assert "is a folder" in failure(capsys, "-p", "x", "-m", str(tmp_path))
     assert "write hf:OWNER/REPO" in failure(capsys, "-p", "x", "-m", "hf:nothing")
 
@@ -178,7 +190,7 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     error = json.loads(shown.out)["error"]
     assert error == {
         "type": "ModelLoadError",
-        "message": f"no model file at {Path('/nope.gguf')}",
+        "message": f"no model file at {Path('/nope.gguf')}; check the path",
     }
 
 
@@ -266,13 +278,77 @@ def test_finish_reason(tiny_model: Path) -> None:
     assert (used >= 240) == (facts["finish_reason"] == "length")
 
 
+def test_what_is_piped_in_follows_the_prompt(tiny_model: Path) -> None:
+    arguments = (*GENERATE, tiny_model, "-n", 8)
+    wanted = text_of(cli(*arguments, "say\n\ngrüße"))
+    assert text_of(cli(*arguments, "say", stdin="grüße\n".encode())) == wanted
+    assert text_of(cli(*arguments, "-p", "say", stdin="grüße\n".encode())) == wanted
+    assert text_of(cli(*arguments, "say\n\ngrüße", stdin=b"  \n")) == wanted
+    assert "byte 0xff at offset 4" in error_of(cli(*arguments, "say", stdin=b"not \xff"))
+
+
+def test_a_prompt_beside_a_silent_pipe_says_that_it_waits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    reader, writer = os.pipe()
+    monkeypatch.setattr(generate, "_STDIN_S", 0.05)
+    with open(reader, encoding="utf-8") as stdin, open(writer, "wb") as silent:
+        monkeypatch.setattr("sys.stdin", stdin)
+        threading.Timer(0.5, silent.close).start()
+        assert main([*GENERATE, str(tiny_model), "-n", "2", "say"]) == 0
+    assert "waiting for the end of stdin" in capsys.readouterr().err
+
+
+@POSIX
+def test_a_terminal_is_told_the_speed_the_cut_and_what_the_demo_model_is(tiny_model: Path) -> None:
+    def seen(*arguments: object) -> str:
+        import pty
+
+        main_end, terminal = pty.openpty()
+        with open(terminal, "wb", buffering=0) as stderr:
+            command = [PROGRAM, "generate", *map(str, arguments), "What is 12 + 30?"]
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                           stderr=stderr, timeout=120, check=True)  # fmt: skip
+            with open(main_end, "rb", buffering=0) as shown:
+                return shown.read(4096).decode()
+
+    text = seen("-n", 1)
+    assert "demo model, 2 MB" in text
+    assert "-m hf:" in text
+    assert "1 tokens" in text
+    assert "tokens/s; cut at -n 1]" in text
+    text = seen("-m", tiny_model, "-n", 300, "-c", 256, "--ignore-eos")
+    assert "demo" not in text
+    assert "cut because the context (-c) is full, 256 tokens]" in text
+
+
+def test_a_context_beyond_the_training_is_a_warning(tiny_model: Path) -> None:
+    def warning(*arguments: object) -> str:
+        done = cli("generate", "-m", tiny_model, "-n", 1, "x", *arguments)
+        text_of(done)
+        return done.stderr.decode()
+
+    assert warning("-c", 300).startswith("warning: n_ctx=300 is more than the 256 tokens")
+    assert warning("-c", 300).count("\n") == 1
+    assert warning("-c", 256) == warning("-c", 0) == warning() == ""
+
+
+def test_verbose_counts_wherever_it_stands() -> None:
+    def level(*argv: str) -> int:
+        return verbosity(parse(_parser(), argv))
+
+    assert level("doctor") == 0
+    assert level("-v", "doctor") == level("doctor", "-v") == level("libs", "-v", "list") == 1
+    assert level("-v", "libs", "list", "-v") == level("generate", "x", "-vv") == 2
+
+
 def test_prompt_from_stdin(tiny_model: Path) -> None:
     arguments = (*GENERATE, tiny_model, "-n", 8)
     wanted = text_of(cli(*arguments, "-p", "grüße"))
     assert text_of(cli(*arguments, stdin="grüße\n".encode())) == wanted
     with_mark = "\N{BYTE ORDER MARK}grüße\r\n".encode()
     assert text_of(cli(*arguments, "-p", "-", stdin=with_mark)) == wanted
-    assert text_of(cli(*arguments, "-p", "grüße", stdin=b"not read \xff")) == wanted
+    assert text_of(cli(*arguments, "-p", "grüße", stdin=b"")) == wanted
 
 
 def test_prompt_too_long(tiny_model: Path) -> None:
@@ -330,7 +406,7 @@ def test_closed_pipe_ends_the_generation(tiny_model: Path) -> None:
         assert running.stdout.read(1)
         running.stdout.close()
         assert running.wait(60) == 141
-        assert running.stderr.read() == b""
+        assert re.fullmatch(rb"(warning: n_ctx=.*\n)?", running.stderr.read())
 
 
 @POSIX
@@ -389,7 +465,9 @@ def test_on_a_terminal(tiny_model: Path) -> None:
     facts = json_of(cli(*GENERATE, tiny_model, "-p", "hi", "-n", "64", "--json"))
     assert output.printable(facts["text"]) != facts["text"], "the test needs control characters"
     expected = output.printable(facts["text"]).rstrip("\n") + "\n"
-    assert shown.decode().replace("\r\n", "\n") == expected
+    told, _, summary = shown.decode().replace("\r\n", "\n").rpartition("[")
+    assert told == expected
+    assert summary.endswith("tokens/s; cut at -n 64]\n")
 
 
 def test_main_can_be_called_from_a_program(

@@ -258,7 +258,7 @@ def test_a_login_page_is_not_parsed_as_json(server: Any) -> None:
         Client().json(f"{server.url}/x")
 
 
-def test_the_progress_bar_is_shown_on_a_terminal_only(
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     server: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
@@ -268,7 +268,7 @@ def test_the_progress_bar_is_shown_on_a_terminal_only(
             return self.tty
 
     remote = RemoteFile((f"{server.url}/f.tgz",), len(BODY), HASH)
-    for tty, progress, drawn in ((True, True, True), (True, False, False), (False, True, False)):
+    for tty, progress, drawn in ((True, True, True), (True, False, False), (False, True, True)):
         screen = Terminal()
         screen.tty = tty
         monkeypatch.setattr(sys, "stderr", screen)
@@ -276,7 +276,7 @@ def test_the_progress_bar_is_shown_on_a_terminal_only(
         part.write_bytes(BODY[:1000])
         download(Client(), remote, part, progress=progress)
         assert ("f.tgz" in screen.getvalue()) is drawn
-        assert bool(screen.getvalue()) is drawn
+        assert ("\r" in screen.getvalue()) is (drawn and tty)
 
 
 def test_hashes_of_unknown_kinds_are_refused(server: Any, file: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, check_int
+from ...validation import INT32_MAX, check_int, not_picklable
 from ..loading.library import Library, get_library
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class Batch:
             self._hidden_bytes = ffi.buffer(self._hidden)
             self.struct.embd = self._hidden
         self.value: CData = self.struct[0]
+
+    def __repr__(self) -> str:
+        return f"<Batch {len(self)} of {self.n_tokens_max} tokens>"
+
+    __reduce__ = not_picklable("make another one and add the tokens there")
 
     def __len__(self) -> int:
         return int(self.struct.n_tokens)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LlamaError, ValidationError
-from ...validation import check_int
+from ...validation import check_int, checked_arguments
 from .. import compat
 from ..loading.library import Library
 from ..logits import check_logits
@@ -72,6 +72,7 @@ class Context(NativeObject):
     C: llama_init_from_model
     """
 
+    @checked_arguments(ContextParams.__dataclass_fields__)
     def __init__(self, model: Model, **options: Unpack[ContextOptions]) -> None:
         library = model.library
         if model.vocab_only:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import INT32_MAX, check_int
+from ...validation import INT32_MAX, check_int, not_picklable
 from .. import compat
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ class Memory:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+
+    def __repr__(self) -> str:
+        return f"<Memory of {self._context!r}>"
+
+    __reduce__ = not_picklable("save its state, as Llama.get_state does")
 
     def clear(self, data: bool = True) -> None:
         """Remove all sequences; *data* also zeroes the buffers. C: llama_memory_clear."""

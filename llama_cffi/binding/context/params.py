@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...errors import LlamaError, ValidationError
-from ...validation import check_float, check_int
+from ...validation import check_bool, check_choice, check_float, check_int
 from .. import compat
 from ..processors import thread_count
 from .memory_estimate import context_bytes, memory_bytes
@@ -43,6 +43,10 @@ _CACHE_TYPES = {
 }
 _FLOATS = ("f32", "f16", "bf16")
 _BLOCK = 32
+_FLAGS = (
+    "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv", "op_offload", "no_perf",
+    "mtp",
+)  # fmt: skip
 _MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
 
 
@@ -163,6 +167,9 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
             f"{name} has {model.n_layer} layers and this build supports this architecture only "
             f"with {', '.join(map(str, counts))}; {compat.newer_build(library)}"
         )
+    for flag in _FLAGS:
+        if (value := getattr(params, flag)) is not None:
+            check_bool(flag, value)
     values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
     attention = _enum_value(library, "llama_attention_type", "attention", params.attention)
@@ -244,8 +251,8 @@ def _least_bytes(
     model: Model, n_ctx: int, n_ubatch: int, type_k: str | None, type_v: str | None
 ) -> int:
     for field, name in (("type_k", type_k), ("type_v", type_v)):
-        if name is not None and name not in _CACHE_TYPES:
-            raise ValidationError(f"{field}={name!r} is not one of {', '.join(_CACHE_TYPES)}")
+        if name is not None:
+            check_choice(field, name, _CACHE_TYPES)
     per_element = sum(_CACHE_TYPES[name or "f16"] for name in (type_k, type_v)) / 2
     return context_bytes(model.gguf.values, n_ctx, n_ubatch, per_element)
 
@@ -316,8 +323,7 @@ def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[s
         name = getattr(params, field)
         if name is None:
             continue
-        if name not in _CACHE_TYPES:
-            raise ValidationError(f"{field}={name!r} is not one of {', '.join(_CACHE_TYPES)}")
+        check_choice(field, name, _CACHE_TYPES)
         # n_embd_head_k % ggml_blck_size(type_k) == 0
         if name not in _FLOATS and (not head or head % _BLOCK):
             raise ValidationError(
@@ -371,6 +377,4 @@ def _enum_value(library: Library, enum: str, field: str, name: str | None) -> in
         for constant, value in sorted(constants.items(), key=lambda item: item[1])
         if value >= 0 and "MAX_VALUE" not in constant
     }
-    if name not in known:
-        raise ValidationError(f"{field}={name!r} is not one of {', '.join(known)}")
-    return known[name]
+    return known[check_choice(field, name, known)]

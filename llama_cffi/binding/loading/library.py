@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import cdefs
 from ...errors import AbiMismatchError, LibraryLoadError, ValidationError
+from ...validation import not_picklable
 from ..native_object import FORKED, abandon
 from . import abi, probe
 from .declarations import load_ffi
@@ -157,6 +158,8 @@ class Library:
     def system_info(self) -> str:
         """CPU features used by the loaded backends. C: llama_print_system_info."""
         return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
+
+    __reduce__ = not_picklable("call get_library() in the other process")
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,8 @@ def open_files(
     """
     if isinstance(path, (str, bytes, os.PathLike)):
         given = [_path(path)]
+    elif path is None or not isinstance(path, Iterable):
+        raise ValidationError(f"path must be a GGUF file, or the list of its parts, got {path!r}")
     elif path:
         given = [_path(p) for p in path]
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ModelLoadError, TemplateError, ValidationError
 from ...gguf.reader import GgufSummary, read_gguf
 from ...progress import Progress, reporting
-from ...validation import INT32_MAX, check_int
+from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
@@ -76,6 +76,7 @@ class Model(NativeObject):
     C: llama_model_load_from_file, llama_model_load_from_splits
     """
 
+    @checked_arguments()
     def __init__(
         self,
         path: AnyPath | Sequence[AnyPath],
@@ -343,6 +344,20 @@ class Model(NativeObject):
         """The model's chat template (Jinja); None if it has none."""
         return compat.chat_template(self.library, self.ptr)
 
+    @property
+    def builtin_chat_templates(self) -> tuple[str, ...]:
+        """Names of llama.cpp's built-in chat templates; only `chatml` where a build lists none.
+
+        C: llama_chat_builtin_templates
+        """
+        if not self.library.has("llama_chat_builtin_templates"):
+            return ("chatml",)
+        ffi, lib = self.library.ffi, self.library.lib
+        n = lib.llama_chat_builtin_templates(ffi.NULL, 0)
+        names = ffi.new("const char *[]", n)
+        lib.llama_chat_builtin_templates(names, n)
+        return tuple(ffi.string(name).decode() for name in names)
+
     def apply_chat_template(
         self,
         messages: Sequence[tuple[str, str] | Mapping[str, object]],
@@ -423,7 +438,10 @@ class Model(NativeObject):
         return f"{message} (build {build}, GGUF v{self.gguf.version}, '{self.gguf.architecture}')"
 
     def __repr__(self) -> str:
-        return f"<Model {self.path.name}{' closed' if self.closed else ''}>"
+        size = sum(tensor.size_bytes or 0 for tensor in self.gguf.tensors) / 1e6
+        loaded = ", vocabulary only" if self.vocab_only else ""
+        closed = ", closed" if self.closed else ""
+        return f"<Model {self.path.name} {self.gguf.architecture}, {size:,.1f} MB{loaded}{closed}>"
 
 
 def _pairs(messages: object) -> list[tuple[str, str]]:

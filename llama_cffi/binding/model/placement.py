@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ValidationError
 from ...gguf.reader import GgufTensor
-from ...validation import check_float, check_int
+from ...validation import check_choice, check_float, check_int
 from .. import compat
 from ..loading.library import Library
 
@@ -27,11 +27,8 @@ def split_mode_for_c(library: Library, name: str) -> int:
         ValidationError: The build has no mode of that name.
     """
     modes: dict[str, int] = library.ffi.typeof("enum llama_split_mode").relements
-    key = f"LLAMA_SPLIT_MODE_{name.upper()}"
-    if key not in modes:
-        known = ", ".join(m.removeprefix("LLAMA_SPLIT_MODE_").lower() for m in modes)
-        raise ValidationError(f"split_mode={name!r} is not one of {known}")
-    return modes[key]
+    known = {m.removeprefix("LLAMA_SPLIT_MODE_").lower(): value for m, value in modes.items()}
+    return known[check_choice("split_mode", name, sorted(known, key=known.__getitem__))]
 
 
 def shares_for_c(library: Library, tensor_split: Sequence[float] | None) -> Any:
@@ -59,6 +56,8 @@ def devices_for_c(library: Library, names: Sequence[str] | None) -> Any:
     """
     if names is None:
         return None
+    if isinstance(names, str):
+        raise ValidationError(f"devices={names!r} must be a list of names, such as [{names!r}]")
     if not compat.supports_devices(library):
         raise ValidationError(
             f"this build cannot choose devices ({compat.newer_build(library)}); n_gpu_layers=0 "
@@ -66,7 +65,7 @@ def devices_for_c(library: Library, names: Sequence[str] | None) -> Any:
         )
     index = {d.name: i for i, d in enumerate(library.devices) if d.type != "cpu"}
     for name in names:
-        if isinstance(names, str) or name not in index or list(names).count(name) > 1:
+        if name not in index or list(names).count(name) > 1:
             known = ", ".join(index) or "none; the CPU is always used"
             raise ValidationError(f"devices={names!r}: {name!r} is not one of: {known}")
     return compat.device_list(library, [index[name] for name in names])

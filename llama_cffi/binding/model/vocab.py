@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ValidationError
-from ...validation import check_int
+from ...validation import check_int, not_picklable
 from .. import compat
 from .deep_stack import call_deep, longest_run
 
@@ -47,6 +47,11 @@ class Vocab:
         self._eog: dict[int, bool] = {}
         self._eog_tokens: frozenset[int] | None = None
         self._adds_space: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"<Vocab of {self._model.path.name}: {self.n_tokens} tokens, {self.type}>"
+
+    __reduce__ = not_picklable("pickle token ids or strings instead")
 
     def __len__(self) -> int:
         return self.n_tokens

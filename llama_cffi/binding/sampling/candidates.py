@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ...errors import GenerationError, ValidationError
+from ...validation import not_picklable
 from ..logits import check_logits
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ class Candidates:
         struct: Pointer to the C struct, for raw calls.
     C: llama_token_data_array
     """
+
+    __reduce__ = not_picklable("pickle `ids` and `logits`")
+
+    def __repr__(self) -> str:
+        return f"<Candidates of {self.n_vocab} tokens>"
 
     def __init__(self, model: Model) -> None:
         import numpy as np

@@ -82,6 +82,10 @@ class SamplerChain(NativeObject):
         self._n_accepted = 0
         self._row_bytes = model.vocab.n_tokens * 4
 
+    def __repr__(self) -> str:
+        names = "closed" if self.closed else "; ".join(self.names) or "no samplers"
+        return f"<SamplerChain {names}>"
+
     def __len__(self) -> int:
         return int(self._lib.llama_sampler_chain_n(self.ptr))
 

@@ -636,7 +636,7 @@ CLOSED_MEANWHILE = """
         try:
             use(Closing())
         except LlamaError as e:
-            assert "closed" in str(e), e
+            assert "closed" in str(e) or "must be True or False" in str(e), e
         else:
             print("used")
 """
