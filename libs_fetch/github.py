@@ -173,7 +173,7 @@ def tags() -> list[str]:
     if not isinstance(releases, list):
         raise FetchError(f"the release API at {_mirror() or _API} gave no list. {_CHECK}")
     found = [release.get("tag_name") for release in releases if isinstance(release, dict)]
-    return list(filter(is_plain_name, found))
+    return [tag for tag in found if isinstance(tag, str) and is_plain_name(tag)]
 
 
 def assets(tag: str) -> dict[str, RemoteFile]:
