@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ..errors import FetchError
 from .faults import HttpStatusError, OfflineError, UnreachableError, offline
 
-__all__ = ["Client", "TransientError", "blocks", "join", "redact", "retrying"]
+__all__ = ["Client", "TransientError", "blocks", "host", "join", "redact", "retrying"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,14 @@ def redact(url: str) -> str:
         return repr(url.rpartition("@")[2].partition("?")[0])
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def host(url: str) -> str:
+    """Return user, host and port of *url*; empty if it is not an address."""
+    try:
+        return urllib.parse.urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def join(base: str, path: str) -> str:
