@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import posixpath
 import re
@@ -11,7 +13,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,23 @@ __all__ = ["Member", "extract", "safe_name"]
 
 # The largest real build is 1 GB unpacked; this stops a decompression bomb.
 MAX_UNPACKED_BYTES = 8 << 30
+MAX_MEMBERS = 100_000
+# ValueError: from this module. The others: a path is a file in one member and a folder in another.
+_REFUSED = (ValueError, FileExistsError, NotADirectoryError, IsADirectoryError)
+# RuntimeError: encrypted, an unknown compression, or headers that nest without end. OverflowError,
+# MemoryError: a header that claims more bytes than there are.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    EOFError,
+    struct.error,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -92,14 +111,12 @@ def extract(
     try:
         with _open_members(archive) as members:
             return _write(archive, members, into, place([m.path for m in members]))
-    except (ValueError, FileExistsError, NotADirectoryError, IsADirectoryError) as e:
-        # ValueError: from this module. The others: a path is a file in one member and a folder in
-        # another.
+    except _REFUSED as e:
         raise FetchError(
             f"{archive.name} is refused: {e}. Nothing was installed. The project does not publish "
             "such archives; check the mirror it came from."
         ) from e
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, struct.error) as e:
+    except _DAMAGED as e:
         raise FetchError(
             f"{archive.name} is damaged: {e or type(e).__name__}. Nothing was installed; "
             "fetch again."
@@ -121,8 +138,6 @@ def _write(
         placed[place] = member
         places[member.path] = place
     total = sum(member.size for member in placed.values())
-    if total > MAX_UNPACKED_BYTES:
-        raise ValueError(f"it unpacks to {total:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
     check_free_space(into, total, f"unpacking {archive.name}")
     # Links are made last, so that no file is written through one.
     for place, member in sorted(placed.items(), key=lambda item: item[1].link is not None):
@@ -165,10 +180,28 @@ def _link(target: Path, place: str, destination: str) -> None:
 def _open_members(archive: Path) -> Iterator[list[Member]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
-            yield [m for info in zipped.infolist() if (m := _zip_member(zipped, info))]
+            yield _checked(_zip_member(zipped, info) for info in zipped.infolist())
     else:
         with tarfile.open(archive, "r:*") as tar:
-            yield [m for info in tar if (m := _tar_member(tar, info))]
+            yield _checked(_tar_member(tar, info) for info in tar)
+
+
+def _checked(members: Iterable[Member | None]) -> list[Member]:
+    """List the members; stop reading on once they are too many or too large."""
+    found: list[Member] = []
+    total = 0
+    for n, member in enumerate(members):
+        if n >= MAX_MEMBERS:
+            raise ValueError(f"it has more than {MAX_MEMBERS:,} members")
+        if member is None:
+            continue
+        if member.size < 0:
+            raise ValueError(f"{member.path!r} has a size of {member.size:,} bytes")
+        total += member.size
+        if total > MAX_UNPACKED_BYTES:
+            raise ValueError(f"it unpacks to {total:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
+        found.append(member)
+    return found
 
 
 def _zip_member(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member | None:

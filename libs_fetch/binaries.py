@@ -19,6 +19,7 @@ _MACHO_CPUS = {0x01000007: "x64", 0x0100000C: "arm64", 7: "x86", 12: "arm"}
 _PE_CPUS = {0x8664: "x64", 0xAA64: "arm64", 0x14C: "x86"}
 _LC_SYMTAB, _LC_DYSYMTAB, _LC_VERSION_MIN, _LC_BUILD_VERSION = 0x2, 0xB, 0x24, 0x32
 _Data = mmap.mmap
+_DAMAGED = (struct.error, IndexError, ValueError, OverflowError, MemoryError)
 
 
 def describe(path: str | Path) -> tuple[str, tuple[str, ...]]:
@@ -27,17 +28,16 @@ def describe(path: str | Path) -> tuple[str, tuple[str, ...]]:
     Raises:
         LibraryLoadError: The file is damaged, or not a shared library of a known platform.
     """
-    with Path(path).open("rb") as file:
-        head = file.read(4)
+    with elf.mapped(path) as data:
+        head = data[:4]
         if head == b"\x7fELF":
             return "linux", (elf.arch(path),)
-        with _mapped(path, file.fileno()) as data:
-            try:
-                if head[:2] == b"MZ":
-                    return "win", (_pe_arch(data),)
-                slices = _macho_slices(data)
-            except (struct.error, IndexError) as e:
-                raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
+        try:
+            if head[:2] == b"MZ":
+                return "win", (_pe_arch(data),)
+            slices = _macho_slices(data)
+        except _DAMAGED as e:
+            raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
     if slices:
         return "mac", tuple(cpu for cpu, _ in slices)
     raise LibraryLoadError(f"{path} is not a shared library: it starts with {head!r}.")
@@ -52,20 +52,13 @@ def exported_symbols(path: str | Path) -> frozenset[str]:
     system, _ = describe(path)
     if system == "linux":
         return elf.exported_symbols(path)
-    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
+    with elf.mapped(path) as data:
         try:
             if system == "win":
                 return frozenset(_pe_exports(data))
             return frozenset(n for n in _macho_exports(data) if not n.startswith("_Z"))
-        except (struct.error, IndexError, ValueError) as e:
+        except _DAMAGED as e:
             raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
-
-
-def _mapped(path: str | Path, fileno: int) -> _Data:
-    try:
-        return mmap.mmap(fileno, 0, access=mmap.ACCESS_READ)
-    except ValueError as e:
-        raise LibraryLoadError(f"{path} is empty.") from e
 
 
 def _text(data: _Data, start: int) -> str:
@@ -94,26 +87,28 @@ def _macho_commands(data: _Data, base: int) -> Iterator[tuple[int, int]]:
     for _ in range(commands):
         kind, size = struct.unpack_from("<II", data, at)
         yield kind, at
+        if size < 8:
+            raise ValueError(f"a load command of {size} bytes")
         at += size
 
 
 def oldest_macos(path: str | Path) -> tuple[int, int] | None:
     """Return the oldest macOS a Mach-O library runs on, such as `(13, 3)`; None if not stated."""
-    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
+    with elf.mapped(path) as data:
         try:
             for kind, at in _macho_commands(data, _macho_slices(data)[0][1]):
                 if kind in (_LC_VERSION_MIN, _LC_BUILD_VERSION):
                     place = at + (12 if kind == _LC_BUILD_VERSION else 8)
                     (packed,) = struct.unpack_from("<I", data, place)
                     return packed >> 16, packed >> 8 & 0xFF
-        except (struct.error, IndexError) as e:
+        except _DAMAGED as e:
             raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
     return None
 
 
 def pe_imports(path: str | Path) -> list[str]:
     """List the DLLs that a PE library imports."""
-    with Path(path).open("rb") as file, _mapped(path, file.fileno()) as data:
+    with elf.mapped(path) as data:
         try:
             table, offset = _pe_directory(data, 1)
             found: list[str] = []
@@ -125,7 +120,7 @@ def pe_imports(path: str | Path) -> list[str]:
                 found.append(_text(data, offset(name)))
                 at += 20
             return found
-        except (struct.error, ValueError) as e:
+        except _DAMAGED as e:
             raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
 
 

@@ -70,6 +70,7 @@ def library_fits(library: Path) -> None:
                 "an older build or a newer system."
             )
     if here == "linux":
+        _refuse_special_files(library.parent)
         for path in _libraries(library.parent):
             if path.name.startswith(("libggml", "libllama")):
                 # ggml opens the backends itself, and mapping a truncated file ends in SIGBUS.
@@ -112,6 +113,13 @@ def _libraries(folder: Path) -> Iterator[Path]:
             with path.open("rb") as file:
                 if file.read(4) == b"\x7fELF":
                     yield path
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Refuse a FIFO or device by the name of a library: ggml would wait for it for ever."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(("libggml", "libllama")) and path.exists() and not path.is_file():
+            raise LibraryLoadError(f"{path} is not a regular file. Remove it.")
 
 
 def _linux_problems(folder: Path, have: str) -> Iterator[str]:

@@ -6,7 +6,10 @@ Architecture, NEEDED entries, required and defined symbol versions, and exported
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ __all__ = [
     "arch",
     "defined_versions",
     "exported_symbols",
+    "mapped",
     "needed",
     "open_elf",
     "required_versions",
@@ -27,6 +31,7 @@ __all__ = [
 _ARCHES = {3: "x86", 40: "armv7l", 62: "x64", 183: "arm64", 243: "riscv64", 22: "s390x"}
 _SHT_STRTAB, _SHT_DYNAMIC, _SHT_DYNSYM = 3, 6, 11
 _SHT_VERDEF, _SHT_VERNEED = 0x6FFFFFFD, 0x6FFFFFFE
+_PT_LOAD = 1
 _DT_NEEDED, _DT_SONAME = 1, 14
 
 
@@ -50,15 +55,42 @@ class Elf:
     def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
         if data[:4] != b"\x7fELF" or len(data) < 64:
             raise LibraryLoadError(f"{path} is not an ELF file.")
+        if data[4] not in (1, 2) or data[5] not in (1, 2):
+            raise LibraryLoadError(
+                f"{path} is a damaged ELF file: class {data[4]}, byte order {data[5]}."
+            )
         self._data = data
         self.is_64bit = data[4] == 2
         self._byte_order = "<" if data[5] == 1 else ">"
         (code,) = self._unpack("H", 18)
         self.arch = _ARCHES.get(code, f"ELF machine {code}")
+        if (self._byte_order == ">") != (sys.byteorder == "big"):
+            self.arch += f" in {'little' if self._byte_order == '<' else 'big'}-endian order"
+        self._check_segments(path)
         self._sections = list(self._read_sections())
 
     def _unpack(self, fields: str, offset: int) -> tuple[int, ...]:
         return struct.unpack_from(self._byte_order + fields, self._data, offset)
+
+    def _check_segments(self, path: Path) -> None:
+        """Refuse a file that ends before what its segments map: reading that ends in SIGBUS."""
+        if self.is_64bit:
+            (start,) = self._unpack("Q", 32)
+            entry, count = self._unpack("HH", 54)
+        else:
+            (start,) = self._unpack("I", 28)
+            entry, count = self._unpack("HH", 42)
+        for n in range(count if start else 0):
+            at = start + n * entry
+            if self.is_64bit:
+                kind, _, offset, _, _, size = self._unpack("IIQQQQ", at)
+            else:
+                kind, offset, _, _, size = self._unpack("IIIII", at)
+            if kind == _PT_LOAD and offset + size > len(self._data):
+                raise LibraryLoadError(
+                    f"{path} is a damaged ELF file: it has {len(self._data):,} bytes, its segments "
+                    f"need {offset + size:,}."
+                )
 
     def _read_sections(self) -> Iterator[_Section]:
         if self.is_64bit:
@@ -123,7 +155,11 @@ class Elf:
                 if not flags & 2:  # weak: the linker does not require it
                     versions.add(self._string(names, name))
                 entry += step
+                if not step:
+                    break
             at += following
+            if not following:
+                break
         return found
 
     def defined_versions(self) -> set[str]:
@@ -139,6 +175,8 @@ class Elf:
             (name,) = self._unpack("I", at + aux)
             found.add(self._string(names, name))
             at += following
+            if not following:
+                break
         return found
 
     def exported_symbols(self) -> frozenset[str]:
@@ -169,19 +207,36 @@ def open_elf(path: str | Path) -> Iterator[Elf]:
     """Open the ELF file at *path*.
 
     Raises:
-        LibraryLoadError: The file is not an ELF file, or is damaged.
+        LibraryLoadError: The file is not a regular, readable ELF file, or is damaged.
     """
-    path = Path(path)
-    with path.open("rb") as file:
+    with mapped(path) as data:
         try:
+            yield Elf(data, Path(path))
+        except (struct.error, IndexError, ValueError, OverflowError, MemoryError) as e:
+            raise LibraryLoadError(f"{path} is a damaged ELF file: {e}") from e
+
+
+@contextmanager
+def mapped(path: str | Path) -> Iterator[mmap.mmap]:
+    """Map a library file into memory, for reading.
+
+    Raises:
+        LibraryLoadError: It is empty, cannot be read, or is not a regular file: opening a FIFO
+            would wait for ever.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise LibraryLoadError(f"{path} is not a regular file.")
+        with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as e:
-            raise LibraryLoadError(f"{path} is empty.") from e
-        with data:
-            try:
-                yield Elf(data, path)
-            except (struct.error, IndexError, ValueError) as e:
-                raise LibraryLoadError(f"{path} is a damaged ELF file: {e}") from e
+    except ValueError as e:
+        raise LibraryLoadError(f"{path} is empty.") from e
+    except LibraryLoadError:
+        raise
+    except OSError as e:
+        raise LibraryLoadError(f"{path} cannot be read: {e.strerror or e}.") from e
+    with data:
+        yield data
 
 
 def arch(path: str | Path) -> str:

@@ -185,11 +185,22 @@ def assets(tag: str) -> dict[str, RemoteFile]:
     """
     found = {}
     for asset in _release(f"releases/tags/{tag}", _mirror())["assets"]:
-        name, url, digest = asset["name"], asset["browser_download_url"], asset.get("digest")
+        asset = asset if isinstance(asset, dict) else {}
+        name, url = asset.get("name"), asset.get("browser_download_url")
+        size = asset.get("size")
+        if not (isinstance(name, str) and isinstance(url, str)):
+            raise FetchError(f"release {tag} lists an asset without name or address. {_CHECK}")
+        if not (size is None or (isinstance(size, int) and size >= 0)):
+            raise FetchError(f"release {tag} gives {name} a size of {size!r} bytes. {_CHECK}")
         integrity = None
-        if digest:
-            algorithm, _, hexdigest = digest.partition(":")
-            integrity = sri(algorithm, hexdigest)
+        if digest := asset.get("digest"):
+            algorithm, _, hexdigest = str(digest).partition(":")
+            try:
+                integrity = sri(algorithm, hexdigest)
+            except ValueError as e:
+                raise FetchError(
+                    f"release {tag} gives {name} the digest {str(digest)[:100]!r}: {e}. {_CHECK}"
+                ) from e
         pinned = pins.github_asset(tag, name)
         if pinned and integrity and pinned != integrity:
             raise FetchError(
@@ -197,7 +208,7 @@ def assets(tag: str) -> dict[str, RemoteFile]:
                 f"{pinned}. It was not fetched: one of the two was changed. Check "
                 "LLAMA_CFFI_GITHUB."
             )
-        found[name] = RemoteFile((_mirrored(url),), asset.get("size"), pinned or integrity)
+        found[name] = RemoteFile((_mirrored(url),), size, pinned or integrity)
     return found
 
 

@@ -24,7 +24,7 @@ from ..errors import FetchError
 from ..progress import telling_if_slow
 from .faults import HttpStatusError, OfflineError, UnreachableError, offline
 
-__all__ = ["Client", "TransientError", "blocks", "join", "redact", "retrying"]
+__all__ = ["Client", "TransientError", "blocks", "host", "join", "redact", "retrying"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,14 @@ def redact(url: str) -> str:
         return repr(url.rpartition("@")[2].partition("?")[0])
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def host(url: str) -> str:
+    """Return user, host and port of *url*; empty if it is not an address."""
+    try:
+        return urllib.parse.urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def join(base: str, path: str) -> str:

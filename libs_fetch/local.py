@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import LibraryNotFoundError
 from .specs import is_plain_name
 from .store import (
+    MAX_SEARCHED,
     RECEIPT,
     InstalledBuild,
     cache_dir,
@@ -34,20 +35,34 @@ def build_at(path: str, origin: str) -> InstalledBuild:
     Raises:
         LibraryNotFoundError: There is no library at *path*.
     """
-    given = Path(os.path.expanduser(path))
+    try:
+        return _build_at(Path(os.path.expanduser(path)), origin)
+    except LibraryNotFoundError:
+        raise
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else e
+        raise LibraryNotFoundError(
+            f"{path[:200]} cannot be read ({origin}): {reason}. Give the libllama file or the "
+            "folder it is in."
+        ) from e
+
+
+def _build_at(given: Path, origin: str) -> InstalledBuild:
     if given.is_file():
         library: Path | None = Path(os.path.realpath(given))
     elif given.is_dir():
         library = find_library(given)
     else:
+        problem = "is not a file or folder" if given.exists() else "does not exist"
         raise LibraryNotFoundError(
-            f"{given} does not exist ({origin}). Give the libllama file or the folder it is in."
+            f"{given} {problem} ({origin}). Give the libllama file or the folder it is in."
         )
     if library is None:
         names = sorted(os.listdir(given))
         near = [n for n in names if n.endswith((".so", ".dylib", ".dll")) or ".so." in n]
         raise LibraryNotFoundError(
-            f"{given} ({origin}) holds no libllama.so, libllama.dylib or llama.dll; it holds "
+            f"{given} ({origin}; {MAX_SEARCHED:,} files and folders are searched at most) holds no "
+            f"libllama.so, libllama.dylib or llama.dll; it holds "
             f"{', '.join((near or names)[:8]) or 'nothing'}. If one of these exports the llama_ "
             "functions, give that file by name."
         )

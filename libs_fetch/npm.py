@@ -13,7 +13,7 @@ from . import npmrc, pins
 from .archive import extract
 from .download import RemoteFile, downloaded
 from .faults import HttpStatusError, NotOfferedError
-from .http import join, redact
+from .http import host, join, redact
 from .specs import is_plain_name, plain_name
 from .store import is_libllama, packaged_tag, version_key
 
@@ -90,14 +90,15 @@ def locate(package: str, version: str, *, scoped: bool = True) -> RemoteFile:
     conf = config()
     registry, name = (conf.scoped, f"@node-llama-cpp/{package}") if scoped else (conf.main, package)
     entry = _document(registry, name)["versions"].get(version)
-    if entry is None:
+    if not isinstance(entry, dict):
         raise NotOfferedError(
             f"{redact(registry)} has no {name}@{version}; "
             "`llama-cffi libs list --remote` shows what is available"
         )
-    dist = entry.get("dist") or {}
+    dist = entry.get("dist")
+    dist = dist if isinstance(dist, dict) else {}
     integrity, tarball = dist.get("integrity"), dist.get("tarball")
-    if not integrity or not tarball:
+    if not (isinstance(integrity, str) and isinstance(tarball, str) and integrity and tarball):
         raise FetchError(
             f"{redact(registry)} gives no hash for {name}@{version}, so it was not fetched. "
             "Use another registry."
@@ -111,7 +112,7 @@ def locate(package: str, version: str, *, scoped: bool = True) -> RemoteFile:
         )
     urls = [tarball]
     own = join(registry, f"{name}/-/{name.rpartition('/')[2]}-{version}.tgz")
-    if urllib.parse.urlsplit(own).netloc != urllib.parse.urlsplit(tarball).netloc:
+    if host(own) != host(tarball):
         # A mirror that forwards the origin's document unchanged has the file itself, too.
         urls.insert(0, own)
     return RemoteFile(

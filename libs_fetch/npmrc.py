@@ -59,7 +59,10 @@ class NpmConfig:
 
     def headers(self, url: str) -> dict[str, str]:
         """Return the credentials that npm's configuration has for the host and path of *url*."""
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError:  # the request will name it
+            return {}
         path = parts.path.rstrip("/")
         while True:
             key = f"//{parts.netloc.rpartition('@')[2]}{path}/:"

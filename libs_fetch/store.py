@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 RECEIPT = "receipt.json"
+MAX_SEARCHED = 10_000
 BROKEN = "BROKEN.json"
 CHECKED = "checked.json"
 _TICK_NS = 20_000_000  # file times are as fine as the kernel's clock tick: up to 10 ms
@@ -137,15 +139,27 @@ def packaged_tag(folder: Path) -> str | None:
 
 
 def find_library(folder: Path) -> Path | None:
-    """Return the real path of libllama under *folder*: the shallowest, then the shortest name."""
-    found = [
-        Path(root, name)
-        for root, _, names in os.walk(folder)
-        for name in names
-        if is_libllama(name)
-    ]
-    found.sort(key=lambda path: (len(path.parts), len(path.name), path.name))
-    return Path(os.path.realpath(found[0])) if found else None
+    """Return the real path of libllama under *folder*: the shallowest, then the shortest name.
+
+    A huge folder is not searched whole: `MAX_SEARCHED` entries are looked at, level by level.
+    """
+    level, n_seen = [str(folder)], 0
+    while level and n_seen < MAX_SEARCHED:
+        found: list[Path] = []
+        below: list[str] = []
+        for each in level:
+            with suppress(OSError), os.scandir(each) as entries:
+                for entry in islice(entries, MAX_SEARCHED - n_seen):
+                    n_seen += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(entry.path)
+                    elif is_libllama(entry.name) and entry.is_file():
+                        found.append(Path(entry.path))
+        if found:
+            best = min(found, key=lambda path: (len(path.name), str(path)))
+            return Path(os.path.realpath(best))
+        level = sorted(below)
+    return None
 
 
 def load(source: str, version: str, variant: str, reason: str = "") -> InstalledBuild | None:

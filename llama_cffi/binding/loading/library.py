@@ -243,7 +243,9 @@ _GGML = re.compile(r"(lib)?ggml(-base)?(\.[^-]*)?\.(so|dylib|dll)[.\d]*")
 
 
 def _ggml_beside(build: InstalledBuild) -> list[Path]:
-    return sorted({p.resolve() for p in build.folder.iterdir() if _GGML.fullmatch(p.name)})
+    return sorted(
+        {p.resolve() for p in build.folder.iterdir() if _GGML.fullmatch(p.name) and p.is_file()}
+    )
 
 
 def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> frozenset[str]:
