@@ -187,6 +187,8 @@ class InferenceEngine:
         self._core = EngineCore(self.context, self.scheduler, speculator)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
+        # The thread never refers to this object; at exit it is stopped by other means.
+        weakref.finalize(self, self._thread.drop).atexit = False
         self._named = NamedRequests()
         if start:
             self.start()
@@ -420,7 +422,12 @@ class InferenceEngine:
             **options: The other arguments of `submit`; errors also as for `RequestHandle.result`.
         """
         handle = self.submit(prompt, max_tokens, **options)
-        return iter(handle) if stream else handle.result()
+        if stream:
+            return iter(handle)
+        try:
+            return handle.result()
+        finally:
+            del handle  # its error's traceback refers to this frame
 
     def steps(
         self,
