@@ -113,14 +113,6 @@ USES = {
         engine.pause()
         handle = engine.submit("x", 3)
     """,
-    "InferenceEngine that died": """
-        engine = InferenceEngine(path, 2, 128)
-        engine._core.step = None
-        try:
-            engine.generate("x", max_tokens=3)
-        except EngineDeadError:
-            pass
-    """,
     "Llama with n_parallel": """
         llm = Llama(path, n_ctx=256, n_parallel=2)
         llm.create_chat_completion(chat, max_tokens=3)
@@ -132,7 +124,7 @@ USES = {
         asyncio.run(pool.generate("x", max_tokens=3))
     """,
 }
-TAKES_A_THREAD = ("InferenceEngine", "Llama with n_parallel", "LlamaPool")
+TAKES_A_THREAD = ("InferenceEngine", "Llama in", "Llama with n_parallel", "LlamaPool")
 
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["immediately", "once its thread ends"])

@@ -187,8 +187,9 @@ class InferenceEngine:
         self._core = EngineCore(self.context, self.scheduler, speculator)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
-        # The thread never refers to this object; at exit it is stopped by other means.
-        weakref.finalize(self, self._thread.drop).atexit = False
+        # The thread never refers to this object; at exit it is stopped by other means. Weak, because
+        # the errors of an engine that died refer to both.
+        weakref.finalize(self, _drop, weakref.ref(self._thread)).atexit = False
         self._named = NamedRequests()
         if start:
             self.start()
@@ -523,3 +524,9 @@ class InferenceEngine:
         """Return how many requests must leave the queue before another one may enter it."""
         n_free = self.scheduler.max_running - len(self.scheduler.running)
         return self._n_waiting - max(0, n_free) - self.max_waiting + 1
+
+
+def _drop(ref: weakref.ref[EngineThread]) -> None:
+    """Let the thread of a dropped engine end."""
+    if (thread := ref()) is not None:
+        thread.drop()
