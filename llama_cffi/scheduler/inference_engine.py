@@ -187,8 +187,8 @@ class InferenceEngine:
         self._core = EngineCore(self.context, self.scheduler, speculator)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
-        # The thread never refers to this object; at exit it is stopped by other means. Weak, because
-        # the errors of an engine that died refer to both.
+        # The thread never refers to this object; at exit it is stopped by other means. Weak,
+        # because the errors of an engine that died refer to both.
         weakref.finalize(self, _drop, weakref.ref(self._thread)).atexit = False
         self._named = NamedRequests()
         if start:
