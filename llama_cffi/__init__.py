@@ -7,6 +7,7 @@ resolved on first use.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -400,6 +401,12 @@ __all__ = [
     "shutdown",
     "similarity",
 ]
+
+
+# In a checkout, `cdefs` and `libs_fetch` lie beside this package, not in it (pyproject.toml).
+_parent = os.path.dirname(__path__[0])
+if os.path.isfile(os.path.join(_parent, "cdefs", "__init__.py")):
+    __path__.append(_parent)
 
 
 def __getattr__(name: str) -> object:

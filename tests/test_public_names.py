@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,29 @@ def test_generating_needs_no_numpy(child: Child, tiny_model: Path) -> None:
         tiny_model,
     )
     assert (done.stdout, done.stderr) == ("4\n", "")
+
+
+def test_python_started_in_a_checkout_takes_the_whole_package_from_there(
+    child: Child, tiny_model: Path, tmp_path: Path
+) -> None:
+    for folder in ("llama_cffi", "cdefs", "libs_fetch"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    done = child(
+        """
+        import sys
+        # As if the wheel were installed: no editable finder knows where the folders are.
+        sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f).lower()]
+        sys.path.insert(0, sys.argv[1])
+        import llama_cffi.cdefs, llama_cffi.doctor, llama_cffi.libs_fetch, llama_cffi.llama_cpp
+        with llama_cffi.Engine(sys.argv[2], n_ctx=64) as engine:
+            assert len(engine.generate_tokens([1, 2, 3], 4, temperature=0)) == 4
+        for module in (llama_cffi, llama_cffi.cdefs, llama_cffi.doctor, llama_cffi.libs_fetch):
+            print(module.__file__.startswith(sys.argv[1]))
+        """,
+        tmp_path,
+        tiny_model,
+    )
+    assert (done.stdout, done.stderr) == ("True\n" * 4, "")
 
 
 def test_versions_agree() -> None:

@@ -57,8 +57,11 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
     try:
         while True:
             value, error = await items.get()
-            if error is not None:
-                raise error
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                del error  # its traceback refers to this frame, which holds the model
             if value is _END:
                 return
             yield value

@@ -40,8 +40,11 @@ class ExceptionRelay:
     def check(self) -> None:
         """Raise the kept exception, once."""
         error, self.error = self.error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback refers to this frame, and to all that the callers hold
 
     def __exit__(self, *_: object) -> None:
         self.check()

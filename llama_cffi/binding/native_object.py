@@ -32,6 +32,7 @@ class NativeObject:
         ptr: The C object, owned by this object from now on.
         free: The C function that frees it.
         parent: Closes this object when it closes; freed after it.
+        keeps_parent: Whether this object refers to its parent, and not only to the C object.
         keeps: Also freed after this object.
     """
 
@@ -41,11 +42,13 @@ class NativeObject:
         free: Callable[[Any], object],
         *,
         parent: NativeObject | None = None,
+        keeps_parent: bool = True,
         keeps: Iterable[NativeObject] = (),
     ) -> None:
         above = [*([parent] if parent else []), *keeps]
         self._ptr: CData | None = ptr
-        self._parent = parent
+        self._parent = parent if keeps_parent else None
+        self._label = type(self).__name__
         self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
         # a reference, and a C object is freed once its owner and all objects below it are gone.
@@ -107,7 +110,7 @@ class NativeObject:
     def _closed_error(self) -> LlamaError:
         if _abandoned:
             return LlamaError(FORKED)
-        return ClosedError(f"this {type(self).__name__} is closed; open a new one")
+        return ClosedError(f"this {self._label} is closed; open a new one")
 
     def __enter__(self) -> Self:
         _ = self.ptr  # raises if closed

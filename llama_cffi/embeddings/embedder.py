@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -95,10 +96,12 @@ class Embedder:
 
     def _open(self, pooling: str | None, n_threads: int) -> None:
         model = self.model
-        self._pooling_option, self._n_threads = pooling, n_threads
         # A small first context finds options that the model does not support.
         self._context = ResizableContext(
-            self._create_context, lambda context: context.n_ubatch, min(self._n_ctx, 32), 1
+            partial(_create_context, model, pooling, n_threads),
+            lambda context: context.n_ubatch,
+            min(self._n_ctx, 32),
+            1,
         )
         self.pooling = self._context.current.pooling
         self._tokenizer = WordPiece(model) if model.vocab.type == "wpm" else model.vocab
@@ -237,20 +240,6 @@ class Embedder:
             for i, (pair, document) in enumerate(zip(pairs, documents, strict=True))
         ]
         return sorted(results, key=lambda r: -r.score)[:n]
-
-    def _create_context(self, n_tokens: int, n_seqs: int) -> Context:
-        n_tokens += -n_tokens % n_seqs  # C divides its buffers among the sequences
-        return Context(
-            self.model,
-            n_ctx=n_tokens,
-            n_batch=n_tokens,
-            n_ubatch=n_tokens,  # pooling needs a whole sequence in one ubatch
-            n_seq_max=n_seqs,
-            n_threads=self._n_threads,
-            embeddings=True,
-            pooling=self._pooling_option,
-            kv_unified=True,
-        )
 
     def _tokenize(self, text: str) -> list[int]:
         tokens = self._tokenizer.tokenize(text)
@@ -428,3 +417,20 @@ def _separators(model: Model) -> list[list[int]]:
             f"{_RERANK_TEMPLATE}, and its vocabulary adds neither EOS nor SEP"
         )
     return [[vocab.bos] if vocab.add_bos and vocab.bos is not None else [], between, end]
+
+
+def _create_context(
+    model: Model, pooling: str | None, n_threads: int, n_tokens: int, n_seqs: int
+) -> Context:
+    n_tokens += -n_tokens % n_seqs  # C divides its buffers among the sequences
+    return Context(
+        model,
+        n_ctx=n_tokens,
+        n_batch=n_tokens,
+        n_ubatch=n_tokens,  # pooling needs a whole sequence in one ubatch
+        n_seq_max=n_seqs,
+        n_threads=n_threads,
+        embeddings=True,
+        pooling=pooling,
+        kv_unified=True,
+    )

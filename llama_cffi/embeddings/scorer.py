@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..binding import Batch, Context
+from ..binding import Batch, Context, Model
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.logprobs import log_softmax
 from ..generation.model_source import ModelOptions, ModelSource, open_model
@@ -103,11 +104,13 @@ class Scorer:
     def _open(self, n_ctx: int, n_threads: int) -> None:
         model = self.model
         self.n_ctx = n_ctx or model.n_ctx_train
-        self._n_threads = n_threads
         self._n_batch = max(_MAX_SEQUENCES * 2, min(512, _LOGITS_BYTES // (4 * len(model.vocab))))
         # A small first context finds options that the model does not support.
         self._context = ResizableContext(
-            self._create_context, lambda context: context.n_ctx, _MAX_SEQUENCES * 2, 1
+            partial(_create_context, self.model, self._n_batch, n_threads),
+            lambda context: context.n_ctx,
+            _MAX_SEQUENCES * 2,
+            1,
         )
         kind = self._context.current.kind
         if not (kind.causal and kind.logits) or kind.has_encoder:
@@ -234,17 +237,6 @@ class Scorer:
             done, begin = min(begin + size, len(body)), begin + step
         return float(np.exp(-total / (len(body) - first)))
 
-    def _create_context(self, n_tokens: int, n_seqs: int) -> Context:
-        return Context(
-            self.model,
-            n_ctx=n_tokens,
-            n_batch=self._n_batch,
-            n_ubatch=self._n_batch,
-            n_seq_max=n_seqs,
-            n_threads=self._n_threads,
-            kv_unified=True,
-        )
-
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         if isinstance(tokens, bytes) or not isinstance(tokens, Iterable):
             raise ValidationError(
@@ -343,3 +335,17 @@ def _groups(sizes: Sequence[int], n_tokens: int, n_seqs: int) -> Iterator[list[i
         group.append(i)
         used += size
     yield group
+
+
+def _create_context(
+    model: Model, n_batch: int, n_threads: int, n_tokens: int, n_seqs: int
+) -> Context:
+    return Context(
+        model,
+        n_ctx=n_tokens,
+        n_batch=n_batch,
+        n_ubatch=n_batch,
+        n_seq_max=n_seqs,
+        n_threads=n_threads,
+        kv_unified=True,
+    )

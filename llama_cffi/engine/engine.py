@@ -747,7 +747,7 @@ class Engine:
         if not prompt:
             raise ValidationError("the prompt is empty; give at least one token")
         chain = self._chains.acquire(params.sampling)
-        chain.output = output
+        chain.tap.output = output
         stats.time_to_first_token_s = time.perf_counter() - run.started
         try:
             yield from generate(self._slot, chain, prompt, params, run.cancel_token, stats, output)

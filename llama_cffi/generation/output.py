@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .text import Flusher, JsonCompletion, StopStrings, ThinkFilter, Utf8Stream
@@ -44,7 +44,7 @@ class StopChecker:
         self.finish_reason = ""
         self.drops_token = False
         self.logprob: Logprob | None = None
-        self._is_eog = vocab.is_eog
+        self._is_eog: Callable[[int], bool] = vocab.is_eog
         self._stop_tokens = frozenset(map(vocab.check, params.stop_tokens))
 
     def accept(self, token: int) -> None:
@@ -100,7 +100,7 @@ class Detokenizer(StopChecker):
         super().__init__(vocab, params)
         self.data = bytearray()
         self.stop = ""
-        self._pieces = vocab.pieces(params.special)
+        self._pieces: Mapping[int, bytes | None] = vocab.pieces(params.special)
         self._json: JsonCompletion | None = None
         if params.json_stop:
             self._json = JsonCompletion(params.json_stop, is_thinking=is_thinking)
@@ -159,7 +159,7 @@ class Detokenizer(StopChecker):
             self._flusher.push(piece)
 
     def finish(self) -> None:
-        """Add the text that was held back."""
+        """Add the text that was held back, and let go of the vocabulary, which keeps the model."""
         rest = b"" if self._think is None else self._think.flush()
         stops = self._stops
         if stops is not None:
@@ -173,6 +173,7 @@ class Detokenizer(StopChecker):
         if self._flusher is not None:
             self._flusher.push(rest)
             self._flusher.flush()
+        self.listening, self._pieces, self._is_eog = False, {}, _never
 
     def take(self) -> str:
         """Return the new text since the last call, in whole characters."""
@@ -192,6 +193,10 @@ class Detokenizer(StopChecker):
     def _end_at(self, found: str | bytes) -> None:
         self.finish_reason = "stop"
         self.stop = found if isinstance(found, str) else found.decode("utf-8", "replace")
+
+
+def _never(_token: int) -> bool:
+    return False
 
 
 def _stop_strings(stops: Sequence[str | bytes]) -> StopStrings | None:

@@ -26,25 +26,38 @@ _ANY_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: C draws a new seed at each reset
 _N_IDLE = 16
 
 
+class Tap:
+    """Receives the tokens that a chain accepts; the chain's last sampler calls it.
+
+    Attributes:
+        output: Receives them in turn, if any.
+    """
+
+    __slots__ = ("output",)
+
+    def __init__(self) -> None:
+        self.output: StopChecker | None = None
+
+    def accept(self, token: int) -> None:
+        """Pass an accepted token to the output. Hot: every token."""
+        output = self.output
+        if output is not None:
+            output.accept(token)
+
+
 class Chain(SamplerChain):
     """The sampler chain of `SamplingParams`.
 
     Attributes:
         constraint: The structured output that the answer must match, if any.
-        output: Receives accepted tokens, if the chain is from a `ChainCache`.
+        tap: Receives accepted tokens, if the chain is from a `ChainCache`.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.constraint: Constraint | None = None
-        self.output: StopChecker | None = None
+        self.tap = Tap()
         self._single: tuple[Candidates, NDArray[np.float32]] | None = None
-
-    def notify(self, token: int) -> None:
-        """Pass an accepted token to the output; the last sampler calls it. Hot: every token."""
-        output = self.output
-        if output is not None:
-            output.accept(token)
 
     def force(self, token: int) -> None:
         """Accept a forced token.
@@ -94,7 +107,7 @@ class ChainCache:
             raise ValidationError(f"logits processors must be hashable: {e}") from None
         if not idle:
             chain = build_chain(self._model, params)
-            chain.add_custom(CustomSampler(self._model, name="tap", accept=chain.notify))
+            chain.add_custom(CustomSampler(self._model, name="tap", accept=chain.tap.accept))
             return chain
         chain = idle.pop()
         self._n_idle -= 1
@@ -105,7 +118,7 @@ class ChainCache:
 
     def release(self, params: SamplingParams, chain: Chain) -> None:
         """Take back a chain; the least recently used ones are freed."""
-        chain.output = None
+        chain.tap.output = None
         self._idle.setdefault(params, []).append(chain)
         self._idle.move_to_end(params)
         self._n_idle += 1

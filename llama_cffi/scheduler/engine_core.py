@@ -123,7 +123,7 @@ class EngineCore:
                 if path not in self._adapters:
                     self._adapters[path] = LoraAdapter(self.context.model, path)
             chain = handle.chain = self._chains.acquire(request.sampling)
-            chain.output = output = handle.output
+            chain.tap.output = output = handle.output
             most, stats = request.max_tokens, request.stats
             handle.answer = SequenceState(chain, handle.params, most, output, stats)
             handle.answer.begin(request.prompt)

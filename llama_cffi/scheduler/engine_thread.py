@@ -34,7 +34,7 @@ class EngineThread:
 
     def __init__(self, core: EngineCore) -> None:
         self.core, self.queue = core, RequestQueue()
-        self._closed = False
+        self._closed = self._is_dropped = False
         self._cause: BaseException | None = None  # of death
         self._running, self._starting = threading.Lock(), threading.Lock()
         self._ident: int | None = None  # the thread that runs the core now
@@ -113,6 +113,22 @@ class EngineThread:
                 self._closed = True
                 self.core.close()
 
+    def drop(self) -> None:
+        """Close the core once all requests are answered; nobody can reach the engine any more.
+
+        Does not wait. Requests that no thread would answer are cancelled.
+        """
+        if self.core.context.closed:  # also in a fork, where another thread may hold any lock
+            return
+        if self._thread is None:
+            self.shutdown(drain=False)
+        else:
+            self._is_dropped = True
+            self.queue.close()
+            if self._cause is not None:  # its thread has ended
+                self._cause = None  # its traceback refers to this object
+                self.core.close()
+
     def leave(self) -> None:
         """Stop the thread soon and wait for it, without freeing anything."""
         self.queue.close(drain=False)
@@ -178,6 +194,8 @@ class EngineThread:
     def _run_quietly(self) -> None:
         with suppress(BaseException):  # logged, and set in every handle
             self.run()
+        if self._is_dropped:
+            self.core.close()
 
     def _step(self) -> None:
         """Apply the updates of the queue and, unless it is paused, do one step."""

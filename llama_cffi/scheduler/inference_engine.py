@@ -197,6 +197,9 @@ class InferenceEngine:
         self._core = EngineCore(self.context, self.scheduler, speculator)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
+        # The thread never refers to this object; at exit it is stopped by other means. Weak,
+        # because the errors of an engine that died refer to both.
+        weakref.finalize(self, _drop, weakref.ref(self._thread)).atexit = False
         self._named = NamedRequests()
         if start:
             self.start()
@@ -446,7 +449,12 @@ class InferenceEngine:
             **options: The other arguments of `submit`; errors also as for `RequestHandle.result`.
         """
         handle = self.submit(prompt, max_tokens, **options)
-        return iter(handle) if stream else handle.result()
+        if stream:
+            return iter(handle)
+        try:
+            return handle.result()
+        finally:
+            del handle  # its error's traceback refers to this frame
 
     def steps(
         self,
@@ -542,3 +550,9 @@ class InferenceEngine:
         """Return how many requests must leave the queue before another one may enter it."""
         n_free = self.scheduler.max_running - len(self.scheduler.running)
         return self._n_waiting - max(0, n_free) - self.max_waiting + 1
+
+
+def _drop(ref: weakref.ref[EngineThread]) -> None:
+    """Let the thread of a dropped engine end."""
+    if (thread := ref()) is not None:
+        thread.drop()

@@ -82,7 +82,7 @@ class RequestHandle:
         self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._turn = threading.Lock()
-        self._owner = owner
+        self._owner: Owner | None = owner  # until the end: it holds the context
 
     @property
     def done(self) -> bool:
@@ -101,7 +101,7 @@ class RequestHandle:
 
     def cancel(self) -> None:
         """End the request, from any thread; its `text` so far stays."""
-        self._owner.cancel(self, CANCEL)
+        self._cancel(CANCEL)
 
     def result(self, timeout_s: float | None = None) -> str:
         """Wait for the end and return the whole text.
@@ -121,7 +121,10 @@ class RequestHandle:
         except KeyboardInterrupt:
             self.cancel()
             raise
-        return self.future.result()
+        try:
+            return self.future.result()
+        finally:
+            del self  # the error's traceback refers to this frame
 
     def steps(self) -> Generator[Step, None, GenerationStats]:
         """Yield each token with the text that it completed; return the statistics.
@@ -129,7 +132,7 @@ class RequestHandle:
         The text generated before the first `next` comes as one step, unless log-probabilities were
         requested. Errors are those of `result`; leaving early cancels the request.
         """
-        on_cancel(lambda reason: self._owner.cancel(self, reason))
+        on_cancel(self._cancel)
         with self._iteration():
             self._check_may_wait()
             while not self.done and (step := self._steps.get()) is not None:
@@ -209,8 +212,12 @@ class RequestHandle:
                     yield step
 
     def _check_may_wait(self) -> None:
-        if not self.done:
-            self._owner.check_may_wait()
+        if (owner := self._owner) is not None:
+            owner.check_may_wait()
+
+    def _cancel(self, reason: str) -> None:
+        if (owner := self._owner) is not None:
+            owner.cancel(self, reason)
 
     def _cancel_unless_done(self) -> None:
         if not self.done:
@@ -242,6 +249,7 @@ class RequestHandle:
             if isinstance(request.error, DecodeAbortedError):
                 request.error.text = self.output.text
             self.future.set_exception(request.error)
+        self._owner = None
         self._steps.put(None)
         if (loop := self.loop) is not None:
             with suppress(RuntimeError):  # the event loop is closed

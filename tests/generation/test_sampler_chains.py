@@ -93,7 +93,7 @@ def test_chains_are_reused(model: Model, context: Context) -> None:
     cache, recorder = ChainCache(model), Recorder()
     params = SamplingParams(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, seed=5)
     chain = cache.acquire(params)
-    chain.output = recorder  # type: ignore[assignment]
+    chain.tap.output = recorder  # type: ignore[assignment]
     first = [chain.sample(context) for _ in range(20)]
     assert recorder.tokens == first
     assert len(set(first)) > 5

@@ -57,7 +57,6 @@ class Context(NativeObject):
     Attributes:
         abort_flag: Stops `decode` and `encode` from outside.
         abortable: Whether it stops them immediately; layers on a GPU are computed to the end.
-        memory: The KV cache or recurrent state.
         kind: How the model is run.
         embeddings: Whether `decode` computes embeddings.
         mtp: Whether the context runs the model's multi-token prediction head.
@@ -132,8 +131,12 @@ class Context(NativeObject):
         self._needs_checks = needs_checks(self)
         self._decode_call = DecodeCall(self)
         self._logs = library.logs
-        self.memory = Memory(self)
         self._attach_pools()
+
+    @property
+    def memory(self) -> Memory:
+        """The KV cache or recurrent state."""
+        return Memory(self)  # kept here, it would keep the context alive until a collection
 
     def close(self) -> None:
         """Free the context, then its threads. A second call does nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,16 @@ class DecodeCall:
     """
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self._ref = weakref.ref(context)  # which owns this object
         self.run: Callable[[Any, Any], int] = context.library.lib.llama_decode
         self.updates_memory = False
         self._rebuilds_graph = False
+
+    @property
+    def _context(self) -> Context:
+        context = self._ref()
+        assert context is not None  # it is decoding
+        return context
 
     def hold_abort(self) -> None:
         """Let the next call ignore the abort flag, because it updates the memory first.
@@ -46,7 +53,8 @@ class DecodeCall:
             self.run = self._run_prepared
 
     def _run_prepared(self, ptr: Any, batch: Any) -> int:
-        library, flag = self._context.library, self._context.abort_flag
+        context = self._context
+        library, flag = context.library, context.abort_flag
         lib, null = library.lib, library.ffi.NULL
         if self.updates_memory:
             lib.llama_set_abort_callback(ptr, null, null)

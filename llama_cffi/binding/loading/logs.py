@@ -120,7 +120,10 @@ class LogBridge:
         """
         if self.interrupt is not None and self.interrupted:
             error, self.interrupt = self.interrupt, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
 
     def _receive(self, level: int, text: Any, _user_data: Any) -> None:
         line = self._ffi.string(text).decode("utf-8", "replace")

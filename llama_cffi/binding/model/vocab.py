@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ...errors import ValidationError
 from ...validation import check_int, not_picklable
 from .. import compat
+from ..native_object import NativeObject
 from .deep_stack import call_deep, longest_run
 
 if TYPE_CHECKING:
@@ -35,15 +37,17 @@ class Vocab:
 
     def __init__(self, model: Model) -> None:
         library = model.library
-        self._model = model
+        self._library, self._gguf = library, model.gguf
         self._ffi, self._lib = library.ffi, library.lib
         self._handle = compat.vocab_of(library, model.ptr)  # borrowed until the model is freed
+        self._owner = _ModelInC(model)
         self.n_tokens: int = compat.c_function(library, "llama_vocab_n_tokens")(self._handle)
         self._has_text = compat.has_tokens(library, self._handle)
         self._spellings = model.gguf.spellings
         self._is_eog = compat.c_function(library, "llama_vocab_is_eog")
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._piece_tables: dict[bool, _PieceTable] = {}
+        # Not owned, because a table refers to the vocabulary.
+        self._piece_tables: WeakValueDictionary[bool, _PieceTable] = WeakValueDictionary()
         self._eog: dict[int, bool] = {}
         self._eog_tokens: frozenset[int] | None = None
         self._adds_space: bool | None = None
@@ -77,7 +81,7 @@ class Vocab:
             raise ValidationError(f"the text has {len(data)} bytes; at most 2 GiB are allowed")
         self._check_spelling(data)
         flags = bool(add_special), bool(parse_special)
-        handle, held = self._live_text(), self._model.hold()
+        handle, held = self._live_text(), self._owner.hold()
         try:
             run = longest_run(data)
             return call_deep(lambda: self._tokenize(handle, data, capacity, flags), run)
@@ -96,7 +100,7 @@ class Vocab:
         C: llama_token_to_piece
         """
         piece = self._pieces.get((token, special))
-        if piece is None or self._model.closed:
+        if piece is None or self._owner.closed:
             piece = self._pieces[token, special] = self._read_piece(self.check(token), special)
         return piece
 
@@ -143,7 +147,7 @@ class Vocab:
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation (EOS, EOT, ...). C: llama_vocab_is_eog."""
         known = self._eog.get(token) if type(token) is int else None  # hot
-        if known is None or self._model.closed:
+        if known is None or self._owner.closed:
             token = self.check(token)
             known = self._eog[token] = bool(self._is_eog(self._live(), token))
         return known
@@ -172,7 +176,7 @@ class Vocab:
     def attr(self, token: int) -> frozenset[str]:
         """Return the attributes of a token, such as `{"control"}`. C: llama_vocab_get_attr."""
         flags = int(self._token_property("llama_vocab_get_attr", token))
-        return compat.token_attributes(self._model.library, flags)
+        return compat.token_attributes(self._library, flags)
 
     @property
     def type(self) -> str:
@@ -180,7 +184,7 @@ class Vocab:
 
         C: llama_vocab_type
         """
-        return compat.vocab_type(self._model.library, self._live())
+        return compat.vocab_type(self._library, self._live())
 
     @property
     def bos(self) -> int | None:
@@ -260,7 +264,7 @@ class Vocab:
     @property
     def add_sep(self) -> bool:
         """Whether `tokenize(add_special=True)` puts SEP last. C: llama_vocab_get_add_sep."""
-        return compat.add_sep(self._model.library, self._live())
+        return compat.add_sep(self._library, self._live())
 
     def check(self, token: int) -> int:
         """Return *token* if it exists; C aborts the process on any other.
@@ -315,9 +319,9 @@ class Vocab:
         return self._live()
 
     def _special(self, name: str) -> int | None:
-        token = compat.special_token(self._model.library, self._live(), name)
+        token = compat.special_token(self._library, self._live(), name)
         if token is None:
-            value = self._model.gguf.values.get(_TOKEN_KEYS[name])
+            value = self._gguf.values.get(_TOKEN_KEYS[name])
             token = value if isinstance(value, int) and 0 <= value < self.n_tokens else _NO_TOKEN
         return None if token == _NO_TOKEN else token
 
@@ -327,10 +331,10 @@ class Vocab:
         return self._call(name, self.check(token))
 
     def _call(self, name: str, *args: int) -> Any:
-        return compat.c_function(self._model.library, name)(self._live(), *args)
+        return compat.c_function(self._library, name)(self._live(), *args)
 
     def _live(self) -> Any:
-        _ = self._model.ptr  # raises if the model is closed
+        _ = self._owner.ptr  # raises if the model is closed
         return self._handle
 
     def _read_piece(self, token: int, special: bool) -> bytes:
@@ -342,6 +346,18 @@ class Vocab:
             buffer, size = self._ffi.new("char[]", -n), -n
             n = self._lib.llama_token_to_piece(handle, token, buffer, size, 0, special)
         return bytes(self._ffi.buffer(buffer, n))
+
+
+class _ModelInC(NativeObject):
+    """Keeps a model alive in C, and closes with it, without a reference to the `Model`."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.ptr, _free_nothing, parent=model, keeps_parent=False)
+        self._label = type(model).__name__
+
+
+def _free_nothing(_ptr: object) -> None:
+    """Leave the model to its own finalizer."""
 
 
 class _PieceTable(dict[int, "bytes | None"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,13 @@ class CustomSampler:
         self.changes = apply is not None
         if apply is not None:
             self._apply = apply
-            self._callbacks["apply"] = guard(ffi, types["apply"], self._on_apply, None)
+            on_apply = weakref.WeakMethod(self._on_apply)  # this object owns the callback
+
+            def call_apply(sampler: Any, array: Any) -> None:
+                if (method := on_apply()) is not None:
+                    method(sampler, array)
+
+            self._callbacks["apply"] = guard(ffi, types["apply"], call_apply, None)
         else:
             # C requires one. This function only compares the sampler's address with C's own.
             self._callbacks["apply"] = ffi.cast(types["apply"], lib.llama_sampler_get_seed)
