@@ -271,3 +271,21 @@ def serving(session: nox.Session) -> None:
     session.install("xllamacpp", "llama-cpp-python", "matplotlib")
     plot = () if "--plot" in session.posargs else ("--plot", "docs/images/serving.png")
     session.run("python", "benchmarks/serving.py", *plot, *session.posargs)
+
+
+@nox.session
+def variants(session: nox.Session) -> None:
+    """Run the tests with each CPU variant that loads here, with and without PYTHONUNBUFFERED.
+
+    `nox -s variants -- tests/binding` runs some of them; `nox -s matrix` owns the Python versions.
+    """
+    install_wheel(session, "test")
+    listed = session.run("python", "tools/cpu_variants.py", silent=True, env=SAFE)
+    names = str(listed).split()
+    if not names:
+        session.error("the build has one CPU backend, and so no variants")
+    for name in names:
+        for unbuffered in ("", "1"):  # empty is the same as unset
+            env = {**SAFE, "LLAMA_CFFI_CPU_VARIANT": name, "PYTHONUNBUFFERED": unbuffered}
+            session.log(f"CPU variant {name}, PYTHONUNBUFFERED={unbuffered!r}")
+            session.run("pytest", "-q", *session.posargs, env=env)

@@ -72,7 +72,7 @@ class ReasoningSplitter:
         self.spent = 0
         self._budget = budget
         self._parts: list[AnswerPart] = []
-        self._space = ""  # at the end of the reasoning; dropped unless more follows
+        self._space: list[str] = []  # at the end of the reasoning; dropped unless more follows
         self._scanner = Scanner()
         self._parser = self._parse()
         next(self._parser)
@@ -125,11 +125,11 @@ class ReasoningSplitter:
 
     def _add_reasoning(self, text: str) -> None:
         """Add reasoning without the white space at its end."""
-        text = self._space + text
         kept = text.rstrip()
-        self._space = text[len(kept) :]
         if kept:
-            self._parts.append(AnswerPart("reasoning", kept))
+            self._parts.append(AnswerPart("reasoning", "".join((*self._space, kept))))
+            self._space.clear()
+        self._space.append(text[len(kept) :])
 
 
 def resolve_reasoning_effort(

@@ -87,7 +87,10 @@ class Scanner:
     def feed(self, text: str) -> None:
         """Append text."""
         self._drop()
-        self._text += text
+        # CPython extends a string in place only where nothing else refers to it.
+        kept, self._text = self._text, ""
+        kept += text
+        self._text = kept
 
     def _drop(self) -> None:
         if not self._checkpoints and not self._n_peeks:

@@ -91,7 +91,9 @@ class MessageBuilder:
         self._writer: ArgumentsWriter | None = None  # of the call that has not ended
         self._is_malformed = False
         self._deltas: list[Delta] = []
-        self._space = ""  # at the end of the content; dropped unless more content follows
+        # At the end of the content; dropped unless more content follows. In parts, because a model
+        # may write spaces for ever.
+        self._space: list[str] = []
         self._after_call = False
 
     def message(self) -> ParsedMessage:
@@ -115,13 +117,13 @@ class MessageBuilder:
         """Append to the content; white space at its end is pending, and dropped next to a call."""
         if self._after_call:
             text = text.lstrip()
-        text = self._space + text
         kept = text.rstrip()
-        self._space = text[len(kept) :]
         if kept:
             self._after_call = False
             self.has_content = True
-            self._text("content", kept)
+            self._text("content", "".join((*self._space, kept)))
+            self._space.clear()
+        self._space.append(text[len(kept) :])
 
     def malformed(self, text: str = "") -> None:
         """Record a call that could not be parsed; its text becomes content."""
@@ -133,7 +135,7 @@ class MessageBuilder:
         if not call_id or any(call_id == call.id for call in self.calls):
             call_id = secrets.token_hex(5)[:9]
         call = ToolCall(name, id=call_id)
-        self._space = "\n" if self.has_content else ""
+        self._space = ["\n"] if self.has_content else []
         self._after_call = True
         self.calls.append(call)
         function = {"name": name, "arguments": ""}
@@ -167,9 +169,9 @@ class MessageBuilder:
     def finish(self) -> None:
         """End a call that has not ended, and emit the white space at the end of the content."""
         self.end_call()
-        if self._space and not self._after_call:
-            self._text("content", self._space)
-            self._space = ""
+        if any(self._space) and not self._after_call:
+            self._text("content", "".join(self._space))
+            self._space.clear()
 
     def _join(self) -> None:
         if self._arguments:
