@@ -83,8 +83,9 @@ def _stored_build(library: Path) -> InstalledBuild | None:
     root = Path(os.path.realpath(cache_dir() / "builds"))
     for folder in library.parents:
         if folder.parent.parent.parent == root and (folder / RECEIPT).is_file():
-            names = folder.parts[-3:]
-            return load(*names, "given by path") if all(map(is_plain_name, names)) else None
+            source, version, variant = folder.parts[-3:]
+            if all(map(is_plain_name, (source, version, variant))):
+                return load(source, version, variant, "given by path")
     return None
 
 
