@@ -83,10 +83,9 @@ def _stored_build(library: Path) -> InstalledBuild | None:
     root = Path(os.path.realpath(cache_dir() / "builds"))
     for folder in library.parents:
         if folder.parent.parent.parent == root and (folder / RECEIPT).is_file():
-            source, version, variant = names = folder.parts[-3:]
-            if not all(map(is_plain_name, names)):
-                return None
-            return load(source, version, variant, "given by path")
+            source, version, variant = folder.parts[-3:]
+            if all(map(is_plain_name, (source, version, variant))):
+                return load(source, version, variant, "given by path")
     return None
 
 

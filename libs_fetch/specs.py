@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from ..errors import FetchError, ValidationError
 
@@ -44,7 +45,7 @@ class Spec:
         return self.version if self.source == "any" else f"{self.source}:{self.version}"
 
 
-def is_plain_name(name: object) -> bool:
+def is_plain_name(name: object) -> TypeGuard[str]:
     """Return whether *name* is a str that is safe as one path component of the cache."""
     return isinstance(name, str) and _PLAIN_NAME.fullmatch(name) is not None
 

@@ -125,10 +125,7 @@ def test_odd_archives(tmp_path: Path, make: Any) -> None:
         into.mkdir()
         try:
             extract(packed, into, lambda _: lambda path: path)
-        except FetchError:
-            n_refused += 1
-        except OSError as e:
-            assert e.errno  # of the disk, such as a name that is too long
+        except OSError:  # FetchError, or the disk's, such as a name that is too long
             n_refused += 1
     assert n_refused > 100
 
