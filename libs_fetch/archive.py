@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import FetchError
-from .download import check_free_space
+from .disk import check_free_space
 
 __all__ = ["Member", "extract", "safe_name"]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,11 +14,12 @@ from typing import Any
 
 from ..errors import FetchError
 from ..progress import Advance, downloading
+from .disk import check_free_space, disk_full_error
 from .faults import HttpStatusError
 from .http import Client, TransientError, blocks, redact, retrying
 from .store import file_digest
 
-__all__ = ["RemoteFile", "check_free_space", "disk_full_error", "download", "downloaded", "sri"]
+__all__ = ["RemoteFile", "download", "downloaded", "sri"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,40 +65,6 @@ class RemoteFile:
 def sri(algorithm: str, hexdigest: str) -> str:
     """Turn a hex digest into an SRI hash, `sha256-<base64>`."""
     return f"{algorithm}-{base64.b64encode(binascii.unhexlify(hexdigest)).decode()}"
-
-
-def check_free_space(folder: Path, needed: int, what: str) -> None:
-    """Check that *folder*'s disk has *needed* bytes free.
-
-    Args:
-        folder: A folder on that disk.
-        needed: Bytes.
-        what: What needs them, for the message.
-
-    Raises:
-        FetchError: It has fewer.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise _disk_full(folder, needed, free, what)
-
-
-def disk_full_error(
-    error: OSError, folder: Path, needed: int | None, what: str
-) -> FetchError | None:
-    """Translate ENOSPC and EDQUOT into a `FetchError` with numbers; None for any other error."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return _disk_full(folder, needed, shutil.disk_usage(folder).free, what)
-
-
-def _disk_full(folder: Path, needed: int | None, free: int, what: str) -> FetchError:
-    wanted = f"{needed:,} bytes needed, " if needed is not None else ""
-    return FetchError(
-        f"the disk of {folder} is too full for {what}: {wanted}{free:,} bytes free. Free some "
-        "space (`llama-cffi libs prune` removes old builds) or set LLAMA_CFFI_CACHE to a folder "
-        "on another disk."
-    )
 
 
 def download(client: Client, remote: RemoteFile, part: Path, *, progress: bool = True) -> Path:

@@ -447,7 +447,7 @@ def set_aside(folder: Path) -> Path:
 @contextmanager
 def _disk_errors(folder: Path, what: str) -> Iterator[None]:
     """Translate the errors of a full or read-only disk into a `FetchError` with advice."""
-    from .download import disk_full_error
+    from .disk import disk_full_error
 
     try:
         yield

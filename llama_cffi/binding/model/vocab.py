@@ -41,6 +41,7 @@ class Vocab:
         self._ffi, self._lib = library.ffi, library.lib
         self._handle = compat.vocab_of(library, model.ptr)  # borrowed until the model is freed
         self._owner = _ModelInC(model)
+        self._name = model.path.name
         self.n_tokens: int = compat.c_function(library, "llama_vocab_n_tokens")(self._handle)
         self._has_text = compat.has_tokens(library, self._handle)
         self._spellings = model.gguf.spellings
@@ -53,7 +54,7 @@ class Vocab:
         self._adds_space: bool | None = None
 
     def __repr__(self) -> str:
-        return f"<Vocab of {self._model.path.name}: {self.n_tokens} tokens, {self.type}>"
+        return f"<Vocab of {self._name}: {self.n_tokens} tokens, {self.type}>"
 
     __reduce__ = not_picklable("pickle token ids or strings instead")
 
