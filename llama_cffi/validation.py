@@ -261,7 +261,7 @@ def _misplaced(
     return f"{where} needs {what}"
 
 
-def not_picklable(advice: str) -> Callable[[object], NoReturn]:
+def not_picklable(advice: str) -> Callable[..., NoReturn]:
     """Return a `__reduce__` that refuses to pickle or copy an object, and says what to do.
 
     Args:
