@@ -217,12 +217,14 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
 
 def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import are_progress_bars_disabled
 
     paths = []
     for name in files:
         cached = try_to_load_from_cache(spec.repo, name, cache, spec.revision)
-        if not (isinstance(cached, str) or is_shown_live() or sys.stderr is None):
-            # Terminals and notebooks get the hub's own bar.
+        # Terminals and notebooks get the hub's own bar.
+        is_quiet = is_shown_live() or sys.stderr is None or are_progress_bars_disabled()
+        if not (isinstance(cached, str) or is_quiet):
             print(f"fetching {name} of {spec} from the Hugging Face hub", file=sys.stderr)
         try:
             with _hub_errors(spec):

@@ -1085,6 +1085,7 @@ class Llama:
 
     # Methods that llama-cpp-python does not have
 
+    closed = Delegate(lambda native: native.closed)
     sampling = Delegate(lambda native: native.sampling)
     renderer = Delegate(lambda native: native.renderer)
     chat = Delegate(lambda native: native.chat)

@@ -255,8 +255,7 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 
 def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
     global _started
-    for prefix in ("llama_", "ggml_"):
-        _require(build, prefix, exports)
+    _require(build, "llama_", exports)
     refuse_other_build(build.library)
     _started = True
     _preload_cuda_runtime(build)
@@ -264,6 +263,8 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     bootstrap = probe.BOOTSTRAP
     boot_ffi = load_ffi("bootstrap", _digest(bootstrap.encode()), lambda: bootstrap, compiled)
     boot = _dlopen(boot_ffi, build)
+    # After the linker, which names a ggml library that is missing.
+    _require(build, "ggml_", exports)
     logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not load its CPU backend by itself, and some builds crash without it.
     if "ggml_backend_load_all_from_path" in exports:

@@ -229,7 +229,7 @@ def test_invalid_overrides(tiny_model: Path, overrides: Any, reason: str) -> Non
         ({"tensor_split": ["a"]}, "must be a number"),
         ({"devices": ["CPU"]}, "CPU is always used"),
         ({"devices": ["CUDA99"]}, "'CUDA99' is not one of"),
-        ({"devices": "CUDA0"}, "is not one of"),
+        ({"devices": "CUDA0"}, "must be a list of names"),
         ({"progress": 5}, "must be a bool or a function"),
     ],
 )
