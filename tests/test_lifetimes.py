@@ -203,9 +203,9 @@ def test_the_interpreter_ends_with_requests_in_flight(child: Child, keeps: str) 
         PREPARE
         + f"""
 def make():
-    engine = InferenceEngine(path, 2, 4096)
+    engine = InferenceEngine(path, 2, 1024)
     for _ in range(4):
-        engine.submit("x", 3000, ignore_eos=True)
+        engine.submit("x", 900, ignore_eos=True)
     return engine
 
 make()

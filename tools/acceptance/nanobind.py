@@ -104,7 +104,7 @@ def _() -> None:
 @line("nanobind", "LlamaConfig: n_ctx, n_batch, n_ubatch, n_seq_max, n_threads, offload_kqv, ...")
 def _() -> None:
     defaults = LlamaConfig()
-    assert (defaults.n_gpu_layers, defaults.offload_kqv, defaults.n_ctx) == (-1, True, 4096)
+    assert (defaults.n_gpu_layers, defaults.offload_kqv, defaults.n_ctx) == (-1, True, None)
     with load(n_batch=64, n_ubatch=32, n_seq_max=2, offload_kqv=False, n_gpu_layers=0) as llm:
         context = llm.engine.context
         assert (context.n_batch, context.n_ubatch, context.n_seq_max) == (64, 32, 2)
