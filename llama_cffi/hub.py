@@ -217,7 +217,7 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
 
 def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
     paths = []
     for name in files:
