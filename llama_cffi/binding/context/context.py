@@ -85,8 +85,10 @@ class Context(NativeObject):
         self._pools = _pools(library, n_threads, n_threads_batch)
         with library.logs.capture() as lines:
             held = model.hold()
-            ptr = compat.init_context(library, model.ptr, params)
-            del held
+            try:
+                ptr = compat.init_context(library, model.ptr, params)
+            finally:
+                del held
         if not ptr:
             raise LlamaError(
                 f"llama.cpp could not create a context of n_ctx={n_ctx} for {model.path.name}: "
@@ -184,8 +186,10 @@ class Context(NativeObject):
             self._has_embeddings = self.embeddings
         self._drop_outputs()
         mark, held = logs.count, self.hold()
-        code = self._decode_call.run(ptr, batch.value)
-        del held
+        try:
+            code = self._decode_call.run(ptr, batch.value)
+        finally:
+            del held
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when aborted
             lost = [] if code == REFUSED else roll_back(self, batch)
             raise decode_error(self, "llama_decode", code, batch, mark, lost)
@@ -213,8 +217,10 @@ class Context(NativeObject):
         self._drop_outputs()
         self.encoded = set()
         mark, held = logs.count, self.hold()
-        code = self.library.lib.llama_encode(ptr, batch.value)
-        del held
+        try:
+            code = self.library.lib.llama_encode(ptr, batch.value)
+        finally:
+            del held
         if code or self.abort_flag.is_set:
             raise decode_error(self, "llama_encode", code, batch, mark)
         if self.kind.has_decoder:
@@ -532,6 +538,9 @@ class Context(NativeObject):
     def update_waits(self) -> bool:
         """Whether the next decode shifts positions or copies sequences before it computes."""
         return self._decode_call.updates_memory
+
+    def _stop(self) -> None:
+        self.abort_flag.set()
 
     def _attach_pools(self) -> None:
         pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))

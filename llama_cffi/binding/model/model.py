@@ -15,7 +15,7 @@ from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
-from ..native_object import NativeObject
+from ..native_object import NativeObject, in_call
 from .files import AnyPath, Override, open_files
 from .placement import devices_for_c, overrides_for_c, shares_for_c, split_mode_for_c
 from .preflight import check_model, check_mtp
@@ -144,6 +144,7 @@ class Model(NativeObject):
         names = [os.fsencode(part) for part in self.paths]
         try:
             with (
+                in_call(),
                 relay,
                 reporting(progress, self.path.name) as report,
                 self.library.logs.capture() as lines,
