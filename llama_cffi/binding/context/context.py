@@ -67,7 +67,8 @@ class Context(NativeObject):
     Raises:
         ValidationError: An option is out of range or not supported by the model or the build, or
             the model was loaded with vocab_only.
-        LlamaError: There is not enough memory, or C failed; the message has C's reason.
+        OutOfMemoryError: There is not enough memory.
+        LlamaError: Threads did not start, or C failed; the message has C's reason.
     C: llama_init_from_model
     """
 
@@ -163,6 +164,7 @@ class Context(NativeObject):
             DecodeAbortedError: `abort_flag` is set.
             ValidationError: The batch is empty, too long, or has a token or sequence that does
                 not exist.
+            OutOfMemoryError: A limit leaves almost no memory to this process.
             GenerationError: Any other failure, such as positions that do not continue the
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode

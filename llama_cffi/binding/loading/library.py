@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -170,7 +171,21 @@ class Library:
 _lock = threading.Lock()
 _loaded: Library | None = None
 _started = False  # whether loading has started
-_ended = ""  # why llama.cpp cannot be used any more
+_SUBINTERPRETER = (
+    "llama.cpp cannot be used in a subinterpreter, because callbacks and signals reach only the "
+    "main one; use a thread or a process (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+)
+
+
+def _in_subinterpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # the name until Python 3.12
+        with contextlib.suppress(ImportError):
+            interpreters = importlib.import_module(name)
+            return bool(interpreters.get_current() != interpreters.get_main())
+    return False
+
+
+_ended = _SUBINTERPRETER if _in_subinterpreter() else ""  # why llama.cpp cannot be used any more
 
 
 class _Unusable:
@@ -220,7 +235,7 @@ def get_library(
     Raises:
         LibraryNotFoundError: There is no library at the given path.
         LibraryLoadError: It cannot be loaded here, another build is already loaded, the process
-            was forked after it was loaded, or the interpreter is exiting.
+            was forked after it was loaded, the interpreter is exiting, or it is a subinterpreter.
         FetchError: The build could not be fetched.
         AbiMismatchError: No declarations are proven to fit it.
     """
