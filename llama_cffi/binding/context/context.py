@@ -56,7 +56,8 @@ class Context(NativeObject):
 
     Attributes:
         abort_flag: Stops `decode` and `encode` from outside.
-        abortable: Whether it stops them immediately; layers on a GPU are computed to the end.
+        abortable: Whether it stops them immediately. Layers on a GPU are computed to the end, and
+            so is everything with several threads before b4753.
         kind: How the model is run.
         embeddings: Whether `decode` computes embeddings.
         mtp: Whether the context runs the model's multi-token prediction head.
@@ -95,15 +96,14 @@ class Context(NativeObject):
                 f"llama.cpp could not create a context of n_ctx={n_ctx} for {model.path.name}: "
                 f"{'; '.join(lines[-3:]) or 'no reason given'}. Try a smaller n_ctx."
             )
+        # Before anything can raise: `close` and the end of the interpreter use them.
+        self.adapters: dict[LoraAdapter, float] = {}
+        self.abort_flag = AbortFlag(library)
         super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools.values())
         library.logs.raise_interrupt()
         self.model, self.library = model, library
         self.params: CData = params
         lib = library.lib
-        self.abort_flag = AbortFlag(library)
-        lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
-        # Only the CPU backend polls the flag; others finish the graph that they have started.
-        self.abortable = not model.offloads
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         # C rounds n_batch up to its padding, and n_seq_max was the size of the cache before b4980.
         self.n_batch: int = min(values["n_batch"], lib.llama_n_batch(ptr))
@@ -111,6 +111,7 @@ class Context(NativeObject):
         self.n_seq_max: int = min(values["n_seq_max"], lib.llama_n_seq_max(ptr))
         self.n_vocab = model.vocab.n_tokens
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+        self._attach_abort_flag()
         self.kv_unified = self.n_seq_max == 1 or compat.kv_unified(library, params)
         type_k = options.get("type_k") or "f16"
         self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
@@ -120,7 +121,6 @@ class Context(NativeObject):
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
         self._pooling: int = lib.llama_pooling_type(ptr)
         self.pooling = compat.pooling_name(library, self._pooling)
-        self.adapters: dict[LoraAdapter, float] = {}
         self.encoded: set[int] = set()  # sequences whose encoder output the decoder can use
         # One byte per token of the last batch, 1 = it has an output. C does not always check.
         self._wanted = b""
@@ -406,6 +406,7 @@ class Context(NativeObject):
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
         self._attach_pools()
         self.library.lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
+        self._attach_abort_flag()
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Make exactly these LoRA adapters active for the next decodes; {} switches all off.
@@ -543,6 +544,13 @@ class Context(NativeObject):
 
     def _stop(self) -> None:
         self.abort_flag.set()
+
+    def _attach_abort_flag(self) -> None:
+        flag, alone = self.abort_flag, max(self.n_threads, self.n_threads_batch) == 1
+        flag.polled = alone or compat.polls_with_threads(self.library)
+        flag.attach(self.ptr)
+        # Only the CPU backend polls it; others finish the graph that they have started.
+        self.abortable = flag.polled and not self.model.offloads
 
     def _attach_pools(self) -> None:
         pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))

@@ -54,14 +54,13 @@ class DecodeCall:
 
     def _run_prepared(self, ptr: Any, batch: Any) -> int:
         context = self._context
-        library, flag = context.library, context.abort_flag
-        lib, null = library.lib, library.ffi.NULL
+        lib, flag = context.library.lib, context.abort_flag
         if self.updates_memory:
-            lib.llama_set_abort_callback(ptr, null, null)
+            flag.detach(ptr)
         if self._rebuilds_graph:
             self._rebuilds_graph = not self._run_another_graph(ptr, batch)
         code = int(lib.llama_decode(ptr, batch))
-        lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+        flag.attach(ptr)
         if code != REFUSED:
             self.updates_memory = False
             if not self._rebuilds_graph:
