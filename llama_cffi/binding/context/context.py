@@ -368,6 +368,7 @@ class Context(NativeObject):
             raise ValidationError("a context with mtp=True gives logits and no embeddings")
         check_embeddings(embeddings, self._pooling, self.kind, self.model.path.name)
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
+        self._decode_call.switches("embeddings", self.embeddings)
         self.embeddings, self._has_embeddings = embeddings, False
         self._needs_checks = needs_checks(self)
 
@@ -382,6 +383,7 @@ class Context(NativeObject):
         if causal_attn and not self.kind.causal:
             raise ValidationError(f"{self.model.path.name} is an encoder; it cannot be causal")
         self.library.lib.llama_set_causal_attn(self.ptr, causal_attn)
+        self._decode_call.switches("causal_attn", self.causal_attn)
         self.causal_attn = causal_attn
         self._needs_checks = needs_checks(self)
 
