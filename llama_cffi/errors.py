@@ -12,6 +12,7 @@ LlamaError
 │   ├── ContextOverflowError                   more tokens than the context holds
 │   ├── GrammarError
 │   └── TemplateError
+├── OutOfMemoryError (MemoryError)             more memory than there is, or than a limit leaves
 ├── QueueFullError (RuntimeError)              too many requests are waiting already
 └── GenerationError (RuntimeError)             decoding failed after it began
     ├── KvCacheFullError                       no free slot, even for the smallest batch
@@ -39,6 +40,7 @@ __all__ = [
     "LibraryNotFoundError",
     "LlamaError",
     "ModelLoadError",
+    "OutOfMemoryError",
     "QueueFullError",
     "TemplateError",
     "UnknownOptionError",
@@ -92,6 +94,10 @@ class GrammarError(ValidationError):
 
 class TemplateError(ValidationError):
     """A chat template does not compile or refuses these messages."""
+
+
+class OutOfMemoryError(LlamaError, MemoryError):
+    """What was asked for needs more memory than there is, or than a limit of the process leaves."""
 
 
 class QueueFullError(LlamaError, RuntimeError):

@@ -32,6 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 collect_ignore = [] if hasattr(os, "fork") else ["binding/test_fork.py"]
+if sys.platform != "linux":  # elsewhere the system does not enforce limits of memory
+    collect_ignore.append("binding/test_memory_limits.py")
 
 
 @pytest.hookimpl(wrapper=True)

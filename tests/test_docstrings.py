@@ -31,6 +31,7 @@ CANNOT_FAIL = {
     "ChatTemplate.supports_system",
     "ChatTemplate.supports_tools",
     "LlamaGrammar.json_object",
+    "Vocab.adds_space",
 }
 MADE_FOR_YOU = {"DecodeAbortedError", "Handle", "Library", "RequestHandle"}  # nobody calls them
 DEPTH = 3  # calls from one function to the next in which an error is looked for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClosedError, LlamaError
@@ -14,11 +16,15 @@ if TYPE_CHECKING:
 
     from .ffi_types import CData
 
-__all__ = ["FORKED", "NativeObject", "abandon"]
+__all__ = ["EXITING", "FORKED", "NativeObject", "abandon", "close_all", "in_call"]
 
 FORKED = (
     "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
     "that; start it with multiprocessing's 'spawn', or load llama.cpp after the fork"
+)
+EXITING = (
+    "the interpreter is exiting, and llama.cpp has ended; register an atexit function that uses it "
+    "after the first model is opened"
 )
 
 
@@ -54,10 +60,14 @@ class NativeObject:
         # a reference, and a C object is freed once its owner and all objects below it are gone.
         owned = _Owned(ptr, free, [owner.hold() for owner in above])
         self._finalizer = weakref.finalize(self, _drop, owned)
+        self._finalizer.atexit = False  # `close_all` does it, and leaves closed objects
         self._owned = weakref.ref(owned)  # a strong reference would let the collector free it
         _alive.add(self)
         if parent is not None:
             parent._children.add(self)
+        if _exiting:  # by a daemon thread that was already in C
+            self.close()
+            raise self._closed_error()
 
     __reduce__ = not_picklable("pass the model's path to the other process and open it there")
 
@@ -96,7 +106,8 @@ class NativeObject:
         """Return a reference that defers freeing: while it exists, `close` frees nothing in C.
 
         Hold it during C calls that run Python code or release the GIL: a callback or another
-        thread may close this object meanwhile.
+        thread may close this object meanwhile. Delete it in a `finally`: the traceback of a
+        Ctrl-C would keep it, and the end of the interpreter waits for it.
 
         Raises:
             ClosedError: The object is closed.
@@ -107,9 +118,14 @@ class NativeObject:
             raise self._closed_error()
         return owned
 
+    def _stop(self) -> None:
+        """Let the C call that is running on this object end early, if it can."""
+
     def _closed_error(self) -> LlamaError:
         if _abandoned:
             return LlamaError(FORKED)
+        if _exiting:
+            return ClosedError(f"this {self._label} is closed: {EXITING}")
         return ClosedError(f"this {self._label} is closed; open a new one")
 
     def __enter__(self) -> Self:
@@ -127,6 +143,7 @@ class _Owned:
 
     def __init__(self, ptr: Any, free: Callable[[Any], object], above: list[_Owned]) -> None:
         self.ptr, self.free, self.above = ptr, free, above
+        _unfreed.add(self)
 
     def __del__(self) -> None:
         if not _abandoned:
@@ -134,7 +151,10 @@ class _Owned:
 
 
 _alive: weakref.WeakSet[NativeObject] = weakref.WeakSet()
+_unfreed: weakref.WeakSet[_Owned] = weakref.WeakSet()
 _abandoned = False
+_exiting = False
+_EXIT_S = 10.0  # at exit, a longer call into C is not waited for
 
 
 def abandon() -> None:
@@ -143,6 +163,33 @@ def abandon() -> None:
     _abandoned = True
     for native in list(_alive):
         native._ptr = None
+
+
+def close_all() -> None:
+    """Free every object at exit: functions that Python runs after this find them closed.
+
+    Daemon threads still run. C ends as soon as Python has, under what they compute, so their
+    calls are stopped or waited for.
+    """
+    global _exiting
+    _exiting = True
+    for native in list(_alive):
+        native._ptr = None
+        native._stop()
+        native._finalizer()
+    deadline = time.monotonic() + _EXIT_S
+    while not _abandoned and len(_unfreed) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+@contextmanager
+def in_call() -> Iterator[None]:
+    """Let the interpreter's end wait for the C call in this block, which loads an object."""
+    held = _Owned(None, lambda _: None, [])
+    try:
+        yield
+    finally:
+        del held
 
 
 def _drop(_owned: _Owned) -> None:

@@ -39,7 +39,7 @@ class EngineThread:
         self._running, self._starting = threading.Lock(), threading.Lock()
         self._ident: int | None = None  # the thread that runs the core now
         self._thread: threading.Thread | None = None
-        _end_at_exit(self)
+        _alive.add(self)
 
     def start(self) -> None:
         """Run in a new thread, unless the engine is already running.
@@ -237,14 +237,10 @@ class EngineThread:
 _alive: weakref.WeakSet[EngineThread] = weakref.WeakSet()
 
 
-def _end_at_exit(thread: EngineThread) -> None:
-    """Stop the engine's thread before the interpreter frees what it uses."""
-    if not _alive:  # registered after weakref's own function, to run before it
-        atexit.unregister(_end_all)
-        atexit.register(_end_all)
-    _alive.add(thread)
-
-
 def _end_all() -> None:
+    """Stop the threads of all engines before the interpreter frees what they use."""
     for thread in [*_alive]:
         thread.leave()
+
+
+atexit.register(_end_all)  # after llama.cpp's own end was registered, to run before it

@@ -20,6 +20,7 @@ from .context import (
     max_sequences,
     n_classes,
     newer_build,
+    polls_with_threads,
     pooling_name,
     pools_any_sequence,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "n_classes",
     "needs_clear_after_failure",
     "newer_build",
+    "polls_with_threads",
     "pooling_name",
     "pools_any_sequence",
     "quantize_model",

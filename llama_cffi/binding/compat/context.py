@@ -22,6 +22,7 @@ __all__ = [
     "max_sequences",
     "n_classes",
     "newer_build",
+    "polls_with_threads",
     "pooling_name",
     "pools_any_sequence",
 ]
@@ -122,6 +123,15 @@ def pooling_name(library: Library, pooling: int) -> str:
     """Return the name of a constant of `enum llama_pooling_type`."""
     names: dict[int, str] = library.ffi.typeof("enum llama_pooling_type").elements
     return names.get(pooling, str(pooling)).removeprefix("LLAMA_POOLING_TYPE_").lower()
+
+
+def polls_with_threads(library: Library) -> bool:
+    """Whether C may poll an abort flag while several threads compute.
+
+    Measured: from b3889 to b4600 the others wait at the barrier for a thread that has left, or C
+    asserts; b4753 does neither.
+    """
+    return library.has("llama_sampler_init")  # b4753
 
 
 def layer_counts(library: Library, architecture: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ class AbortFlag:
 
     Attributes:
         is_set: Whether it is set; read-only.
+        polled: Whether C polls it while it computes; else it takes effect after that.
         holder: The generation that may set it, if several share the context.
     """
 
@@ -33,9 +34,22 @@ class AbortFlag:
         self._tensor.ne = [1, 1, 1, 0]
         self.holder: object | None = None
         self.is_set = False  # an attribute instead of a property, because every decode reads it
-        # For llama_set_abort_callback; C keeps both, so the flag outlives the context.
-        self.callback: CData = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
-        self.data: CData = self._tensor
+        self.polled = True
+        self._library = library
+        # C keeps it and the tensor, so the flag outlives the context.
+        self._callback = library.ffi.cast("ggml_abort_callback", library.lib.ggml_is_scalar)
+
+    def attach(self, ptr: CData) -> None:
+        """Let C poll the flag, if it may. C: llama_set_abort_callback."""
+        if self.polled:
+            self._library.lib.llama_set_abort_callback(ptr, self._callback, self._tensor)
+        else:
+            self.detach(ptr)
+
+    def detach(self, ptr: CData) -> None:
+        """Let C ignore the flag. C: llama_set_abort_callback."""
+        null = self._library.ffi.NULL
+        self._library.lib.llama_set_abort_callback(ptr, null, null)
 
     def set(self) -> None:
         """Stop the running decode and every later one until `clear`."""

@@ -69,8 +69,10 @@ class LoraAdapter(NativeObject):
         with library.logs.capture() as lines:
             init = compat.c_function(library, "llama_adapter_lora_init")
             held = model.hold()
-            ptr = init(model.ptr, os.fsencode(self.path))
-            del held
+            try:
+                ptr = init(model.ptr, os.fsencode(self.path))
+            finally:
+                del held
         if not ptr:
             reason = "; ".join(line.split(": ", 1)[-1] for line in lines[-2:])
             raise ModelLoadError(

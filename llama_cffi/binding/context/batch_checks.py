@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ValidationError
 from .. import compat
+from ..memory_limits import check_bytes, is_limited
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["check_decode", "check_encode", "needs_checks"]
 
+# Besides the outputs, whose failure C reports (measured: below 1 MiB), and to sample from them.
+_DECODE_BYTES, _SAMPLE_BYTES = 2**22, 16
+
 
 def needs_checks(context: Context) -> bool:
     """Whether `check_decode` has anything to check for this context."""
     kind = context.kind
     return (
-        context.embeddings
+        is_limited()
+        or context.embeddings
         or context.mtp
         or not context.causal_attn
         or kind.has_encoder
@@ -34,8 +39,10 @@ def check_decode(context: Context, batch: Batch) -> None:
 
     Raises:
         ValidationError: With the wrong value.
+        OutOfMemoryError: A limit leaves almost nothing to this process.
     """
     kind, library = context.kind, context.library
+    check_bytes(_DECODE_BYTES + _SAMPLE_BYTES * context.n_vocab, "decoding")
     if kind.has_encoder:
         if not kind.has_decoder:
             raise ValidationError("this model is an encoder; use encode")

@@ -56,7 +56,8 @@ class Context(NativeObject):
 
     Attributes:
         abort_flag: Stops `decode` and `encode` from outside.
-        abortable: Whether it stops them immediately; layers on a GPU are computed to the end.
+        abortable: Whether it stops them immediately. Layers on a GPU are computed to the end, and
+            so is everything with several threads before b4753.
         kind: How the model is run.
         embeddings: Whether `decode` computes embeddings.
         mtp: Whether the context runs the model's multi-token prediction head.
@@ -67,7 +68,8 @@ class Context(NativeObject):
     Raises:
         ValidationError: An option is out of range or not supported by the model or the build, or
             the model was loaded with vocab_only.
-        LlamaError: There is not enough memory, or C failed; the message has C's reason.
+        OutOfMemoryError: There is not enough memory.
+        LlamaError: Threads did not start, or C failed; the message has C's reason.
     C: llama_init_from_model
     """
 
@@ -85,22 +87,23 @@ class Context(NativeObject):
         self._pools = _pools(library, n_threads, n_threads_batch)
         with library.logs.capture() as lines:
             held = model.hold()
-            ptr = compat.init_context(library, model.ptr, params)
-            del held
+            try:
+                ptr = compat.init_context(library, model.ptr, params)
+            finally:
+                del held
         if not ptr:
             raise LlamaError(
                 f"llama.cpp could not create a context of n_ctx={n_ctx} for {model.path.name}: "
                 f"{'; '.join(lines[-3:]) or 'no reason given'}. Try a smaller n_ctx."
             )
+        # Before anything can raise: `close` and the end of the interpreter use them.
+        self.adapters: dict[LoraAdapter, float] = {}
+        self.abort_flag = AbortFlag(library)
         super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools.values())
         library.logs.raise_interrupt()
         self.model, self.library = model, library
         self.params: CData = params
         lib = library.lib
-        self.abort_flag = AbortFlag(library)
-        lib.llama_set_abort_callback(ptr, self.abort_flag.callback, self.abort_flag.data)
-        # Only the CPU backend polls the flag; others finish the graph that they have started.
-        self.abortable = not model.offloads
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         # C rounds n_batch up to its padding, and n_seq_max was the size of the cache before b4980.
         self.n_batch: int = min(values["n_batch"], lib.llama_n_batch(ptr))
@@ -108,6 +111,7 @@ class Context(NativeObject):
         self.n_seq_max: int = min(values["n_seq_max"], lib.llama_n_seq_max(ptr))
         self.n_vocab = model.vocab.n_tokens
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+        self._attach_abort_flag()
         self.kv_unified = self.n_seq_max == 1 or compat.kv_unified(library, params)
         type_k = options.get("type_k") or "f16"
         self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
@@ -117,7 +121,6 @@ class Context(NativeObject):
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
         self._pooling: int = lib.llama_pooling_type(ptr)
         self.pooling = compat.pooling_name(library, self._pooling)
-        self.adapters: dict[LoraAdapter, float] = {}
         self.encoded: set[int] = set()  # sequences whose encoder output the decoder can use
         # One byte per token of the last batch, 1 = it has an output. C does not always check.
         self._wanted = b""
@@ -161,6 +164,7 @@ class Context(NativeObject):
             DecodeAbortedError: `abort_flag` is set.
             ValidationError: The batch is empty, too long, or has a token or sequence that does
                 not exist.
+            OutOfMemoryError: A limit leaves almost no memory to this process.
             GenerationError: Any other failure, such as positions that do not continue the
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
@@ -184,8 +188,10 @@ class Context(NativeObject):
             self._has_embeddings = self.embeddings
         self._drop_outputs()
         mark, held = logs.count, self.hold()
-        code = self._decode_call.run(ptr, batch.value)
-        del held
+        try:
+            code = self._decode_call.run(ptr, batch.value)
+        finally:
+            del held
         if code or self.abort_flag.is_set:  # the oldest builds return 0 when aborted
             lost = [] if code == REFUSED else roll_back(self, batch)
             raise decode_error(self, "llama_decode", code, batch, mark, lost)
@@ -213,8 +219,10 @@ class Context(NativeObject):
         self._drop_outputs()
         self.encoded = set()
         mark, held = logs.count, self.hold()
-        code = self.library.lib.llama_encode(ptr, batch.value)
-        del held
+        try:
+            code = self.library.lib.llama_encode(ptr, batch.value)
+        finally:
+            del held
         if code or self.abort_flag.is_set:
             raise decode_error(self, "llama_encode", code, batch, mark)
         if self.kind.has_decoder:
@@ -360,6 +368,7 @@ class Context(NativeObject):
             raise ValidationError("a context with mtp=True gives logits and no embeddings")
         check_embeddings(embeddings, self._pooling, self.kind, self.model.path.name)
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
+        self._decode_call.switches("embeddings", self.embeddings)
         self.embeddings, self._has_embeddings = embeddings, False
         self._needs_checks = needs_checks(self)
 
@@ -374,6 +383,7 @@ class Context(NativeObject):
         if causal_attn and not self.kind.causal:
             raise ValidationError(f"{self.model.path.name} is an encoder; it cannot be causal")
         self.library.lib.llama_set_causal_attn(self.ptr, causal_attn)
+        self._decode_call.switches("causal_attn", self.causal_attn)
         self.causal_attn = causal_attn
         self._needs_checks = needs_checks(self)
 
@@ -398,6 +408,7 @@ class Context(NativeObject):
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
         self._attach_pools()
         self.library.lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
+        self._attach_abort_flag()
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Make exactly these LoRA adapters active for the next decodes; {} switches all off.
@@ -532,6 +543,16 @@ class Context(NativeObject):
     def update_waits(self) -> bool:
         """Whether the next decode shifts positions or copies sequences before it computes."""
         return self._decode_call.updates_memory
+
+    def _stop(self) -> None:
+        self.abort_flag.set()
+
+    def _attach_abort_flag(self) -> None:
+        flag, alone = self.abort_flag, max(self.n_threads, self.n_threads_batch) == 1
+        flag.polled = alone or compat.polls_with_threads(self.library)
+        flag.attach(self.ptr)
+        # Only the CPU backend polls it; others finish the graph that they have started.
+        self.abortable = flag.polled and not self.model.offloads
 
     def _attach_pools(self) -> None:
         pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))

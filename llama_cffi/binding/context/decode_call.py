@@ -25,16 +25,12 @@ class DecodeCall:
     """
 
     def __init__(self, context: Context) -> None:
-        self._ref = weakref.ref(context)  # which owns this object
+        self._context = context
         self.run: Callable[[Any, Any], int] = context.library.lib.llama_decode
         self.updates_memory = False
         self._rebuilds_graph = False
-
-    @property
-    def _context(self) -> Context:
-        context = self._ref()
-        assert context is not None  # it is decoding
-        return context
+        # Switches that were changed since the last decode, with their values then.
+        self._switched: dict[str, bool] = {}
 
     def hold_abort(self) -> None:
         """Let the next call ignore the abort flag, because it updates the memory first.
@@ -52,37 +48,50 @@ class DecodeCall:
             self._rebuilds_graph = not context.model.keeps_states
             self.run = self._run_prepared
 
+    def switches(self, name: str, before: bool) -> None:
+        """Note that the context's attribute *name* is changed; its graph had *before*."""
+        self._switched.setdefault(name, before)
+        self.run = self._run_prepared
+
     def _run_prepared(self, ptr: Any, batch: Any) -> int:
         context = self._context
-        library, flag = context.library, context.abort_flag
-        lib, null = library.lib, library.ffi.NULL
+        lib, flag = context.library.lib, context.abort_flag
         if self.updates_memory:
-            lib.llama_set_abort_callback(ptr, null, null)
-        if self._rebuilds_graph:
-            self._rebuilds_graph = not self._run_another_graph(ptr, batch)
-        code = int(lib.llama_decode(ptr, batch))
-        lib.llama_set_abort_callback(ptr, flag.callback, flag.data)
+            flag.detach(ptr)
+        code = self._run_another_graph(ptr, batch) if self._rebuilds_graph else 0
+        if code == 0:
+            code = int(lib.llama_decode(ptr, batch))
+        flag.attach(ptr)
         if code != REFUSED:
             self.updates_memory = False
-            if not self._rebuilds_graph:
-                self.run = lib.llama_decode
+        if code == 0:
+            self._rebuilds_graph = False
+            self._switched.clear()
+            self.run = lib.llama_decode
         return code
 
-    def _run_another_graph(self, ptr: Any, batch: Any) -> bool:
-        """Decode one token with a different graph, and drop it; False if that was not possible."""
+    def _run_another_graph(self, ptr: Any, batch: Any) -> int:
+        """Decode one token with a different graph than the last one, and drop it.
+
+        Nothing is needed if the next decode differs from it anyway. If this fails, the next decode
+        must not run: the last graph may contain adapters that are freed.
+        """
         context = self._context
         lib, ffi = context.library.lib, context.library.ffi
+        # Pooling may need more tokens or another model, and without a memory nothing is causal.
+        switch, name = lib.llama_set_embeddings, "embeddings"
+        if compat.has_memory(context.library, ptr):
+            switch, name = lib.llama_set_causal_attn, "causal_attn"
+        current: bool = getattr(context, name)
+        if self._switched.get(name, current) != current:
+            return 0
         wanted = ffi.new("int8_t *", 1)
         one = ffi.new("struct llama_batch *", batch)
         one.n_tokens, one.logits = 1, wanted
-        # Pooling may need more tokens or another model, and without a memory nothing is causal.
-        switch, current = lib.llama_set_embeddings, context.embeddings
-        if compat.has_memory(context.library, ptr):
-            switch, current = lib.llama_set_causal_attn, context.causal_attn
         switch(ptr, not current)
-        code = lib.llama_decode(ptr, one[0])
+        code = int(lib.llama_decode(ptr, one[0]))
         switch(ptr, current)
         if code == 0:
             for k in range(one.n_seq_id[0]):
                 context.memory.seq_rm(one.seq_id[0][k], one.pos[0])
-        return bool(code == 0)
+        return code

@@ -215,9 +215,10 @@ class Memory:
     def _call(self, verb: str, *args: object) -> Any:
         context = self._context
         held = context.hold()
-        result = compat.memory_call(context.library, context.ptr, verb)(*args)
-        del held
-        return result
+        try:
+            return compat.memory_call(context.library, context.ptr, verb)(*args)
+        finally:
+            del held
 
 
 def _span(p0: int, p1: int) -> tuple[int, int]:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ...errors import LlamaError, ValidationError
+from ...errors import OutOfMemoryError, ValidationError
 from ...validation import check_bool, check_choice, check_float, check_int
 from .. import compat
+from ..memory_limits import check_bytes
 from ..processors import thread_count
 from .memory_estimate import context_bytes, memory_bytes
 
@@ -43,6 +44,7 @@ _CACHE_TYPES = {
 }
 _FLOATS = ("f32", "f16", "bf16")
 _BLOCK = 32
+_GRAPH_BYTES = 96 * 2**20  # tensors of the graph and least buffers: measured 25 to 62 MiB
 _FLAGS = (
     "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv", "op_offload", "no_perf",
     "mtp",
@@ -158,7 +160,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
 
     Raises:
         ValidationError: A value is out of range or not supported by the model or the build.
-        LlamaError: There is not enough memory.
+        OutOfMemoryError: There is not enough memory, or a limit leaves too little to this process.
     """
     library, name = model.library, model.path.name
     counts = compat.layer_counts(library, model.gguf.architecture)
@@ -211,10 +213,11 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     need = _least_bytes(model, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
     have = memory_bytes(library)
     if need > have:
-        raise LlamaError(
+        raise OutOfMemoryError(
             f"a context of n_ctx={values['n_ctx']} takes at least {need / 2**30:.1f} GiB and there "
             f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
         )
+    check_bytes(need + _GRAPH_BYTES, f"a context of n_ctx={values['n_ctx']}")
     return values
 
 

@@ -119,8 +119,10 @@ def _get(context: Context, seq_id: int, size: int) -> bytearray:
     mark = library.logs.count
     buffer = library.ffi.from_buffer("uint8_t[]", part, require_writable=True)
     ptr, held = context.ptr, context.hold()
-    written = library.lib.llama_state_seq_get_data(ptr, buffer, size, seq_id)
-    del held
+    try:
+        written = library.lib.llama_state_seq_get_data(ptr, buffer, size, seq_id)
+    finally:
+        del held
     if written != size:
         reason = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"
         raise LlamaError(
@@ -135,8 +137,10 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
     mark = library.logs.count
     buffer = library.ffi.from_buffer("uint8_t[]", part)
     ptr, held = context.ptr, context.hold()
-    read = library.lib.llama_state_seq_set_data(ptr, buffer, len(part), seq_id)
-    del held
+    try:
+        read = library.lib.llama_state_seq_set_data(ptr, buffer, len(part), seq_id)
+    finally:
+        del held
     found = context.memory.seq_pos_max(seq_id)
     if read != len(part) or found != last:
         reason = "; ".join(library.logs.since(mark)) or "llama.cpp gave no reason"

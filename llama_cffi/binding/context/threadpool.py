@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import LlamaError
 from ...validation import check_int
 from ..loading.library import Library
+from ..memory_limits import check_threads
 from ..native_object import NativeObject
 from ..processors import MAX_THREADS
 
@@ -29,6 +30,7 @@ class ThreadPool(NativeObject):
     def __init__(self, library: Library, n_threads: int) -> None:
         n_threads = check_int("n_threads", n_threads, 1, MAX_THREADS)
         ffi, lib = library.ffi, library.lib
+        check_threads(n_threads - 1)  # the caller's is one of them
         params = ffi.new("struct ggml_threadpool_params *")
         lib.ggml_threadpool_params_init(params, n_threads)
         create = _procedure(library, "ggml_threadpool_new", "void *(*)(void *)")

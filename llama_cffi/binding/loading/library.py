@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ... import cdefs
 from ...errors import AbiMismatchError, LibraryLoadError, ValidationError
 from ...validation import not_picklable
-from ..native_object import FORKED, abandon
+from ..native_object import EXITING, FORKED, abandon, close_all
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
@@ -170,28 +171,54 @@ class Library:
 _lock = threading.Lock()
 _loaded: Library | None = None
 _started = False  # whether loading has started
-_forked = False
+_SUBINTERPRETER = (
+    "llama.cpp cannot be used in a subinterpreter, because callbacks and signals reach only the "
+    "main one; use a thread or a process (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+)
+
+
+def _in_subinterpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # the name until Python 3.12
+        with contextlib.suppress(ImportError):
+            interpreters = importlib.import_module(name)
+            return bool(interpreters.get_current() != interpreters.get_main())
+    return False
+
+
+_ended = _SUBINTERPRETER if _in_subinterpreter() else ""  # why llama.cpp cannot be used any more
 
 
 class _Unusable:
-    """Replaces the C functions in a process that was forked after they were loaded."""
+    """Replaces the C functions in a fork of their process, and at exit."""
 
     def __getattr__(self, name: str) -> Any:
-        raise LibraryLoadError(FORKED)
+        raise LibraryLoadError(_ended)
+
+
+def _end(reason: str) -> None:
+    global _ended
+    _ended = reason
+    if _loaded is not None:
+        _loaded.lib = _Unusable()
 
 
 def _after_fork_in_child() -> None:
-    global _forked, _lock
+    global _lock
     _lock = threading.Lock()  # another thread may have held it
     if _started:
-        _forked = True
         abandon()
-        if _loaded is not None:
-            _loaded.lib = _Unusable()
+        _end(FORKED)
+
+
+def _at_exit() -> None:
+    _end(EXITING)
+    close_all()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+# Now and not when something is loaded: of atexit functions the last one registered runs first.
+atexit.register(_at_exit)
 
 
 def get_library(
@@ -207,14 +234,14 @@ def get_library(
 
     Raises:
         LibraryNotFoundError: There is no library at the given path.
-        LibraryLoadError: It cannot be loaded here, another build is already loaded, or the process
-            was forked after it was loaded.
+        LibraryLoadError: It cannot be loaded here, another build is already loaded, the process
+            was forked after it was loaded, the interpreter is exiting, or it is a subinterpreter.
         FetchError: The build could not be fetched.
         AbiMismatchError: No declarations are proven to fit it.
     """
     global _loaded
-    if _forked:
-        raise LibraryLoadError(FORKED)
+    if _ended:
+        raise LibraryLoadError(_ended)
     with _lock:
         if _loaded is not None and spec is None:
             return _loaded

@@ -15,7 +15,8 @@ from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
-from ..native_object import NativeObject
+from ..memory_limits import check_bytes
+from ..native_object import NativeObject, in_call
 from .files import AnyPath, Override, open_files
 from .placement import devices_for_c, overrides_for_c, shares_for_c, split_mode_for_c
 from .preflight import check_model, check_mtp
@@ -73,6 +74,7 @@ class Model(NativeObject):
         ModelLoadError: A file is missing or damaged, or the build does not support its
             architecture.
         ValidationError: An argument is out of range or not supported by the build.
+        OutOfMemoryError: A limit leaves too little memory to this process.
     C: llama_model_load_from_file, llama_model_load_from_splits
     """
 
@@ -141,9 +143,11 @@ class Model(NativeObject):
             ),
         )
         ptr, free = ffi.NULL, compat.c_function(self.library, "llama_model_free")
+        check_bytes(self._files.load_bytes(use_mmap), f"loading {self.path.name}")
         names = [os.fsencode(part) for part in self.paths]
         try:
             with (
+                in_call(),
                 relay,
                 reporting(progress, self.path.name) as report,
                 self.library.logs.capture() as lines,

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from ...errors import ValidationError
 from ...validation import check_int, not_picklable
 from .. import compat
+from ..memory_limits import check_bytes
 from ..native_object import NativeObject
 from .deep_stack import call_deep, longest_run
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Vocab", "encode"]
 
 _NO_TOKEN = -1
+_SMALL_TEXT = 2**16  # bytes
+_BYTES_PER_BYTE = 64  # that C takes to tokenize: measured 36 to 40
 # Metadata keys of the special tokens that old builds do not report.
 _TOKEN_KEYS = {
     name: f"tokenizer.ggml.{name}_token_id" for name in ("mask", "fim_pad", "fim_rep", "fim_sep")
@@ -74,12 +77,15 @@ class Vocab:
 
         Raises:
             ValidationError: The text is invalid or too long.
+            OutOfMemoryError: It needs more memory than a limit leaves to this process.
         C: llama_tokenize
         """
         data = encode(text)
         capacity = len(data) + 16
         if capacity > 2**31 - 1:
             raise ValidationError(f"the text has {len(data)} bytes; at most 2 GiB are allowed")
+        if len(data) > _SMALL_TEXT:
+            check_bytes(_BYTES_PER_BYTE * len(data), f"tokenizing {len(data)} bytes of text")
         self._check_spelling(data)
         flags = bool(add_special), bool(parse_special)
         handle, held = self._live_text(), self._owner.hold()

@@ -13,6 +13,7 @@ from ...validation import INT32_MAX, check_float, check_int
 from .. import compat
 from ..context.context import Context
 from ..logits import check_logits
+from ..memory_limits import check_bytes
 from ..model.model import Model
 from ..native_object import NativeObject
 from .candidates import Candidates
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["SamplerChain"]
 
 _NO_SEED = 2**32 - 1
+_CHAIN_BYTES = 2**22  # with the thread-local data that the first one may need
 _TOP_BYTES = slice(3 if sys.byteorder == "little" else 0, None, 4)  # of each float
 # Up to this size Python checks the logits in 20 us, which is not worth 60 ms to import numpy.
 _SMALL_VOCAB = 2048
@@ -62,6 +64,9 @@ class SamplerChain(NativeObject):
 
     Args:
         model: The model whose tokens are sampled; closes this chain when it closes.
+
+    Raises:
+        OutOfMemoryError: A limit leaves almost no memory to this process.
     C: llama_sampler_chain_init
     """
 
@@ -70,6 +75,7 @@ class SamplerChain(NativeObject):
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
         _ = model.ptr  # raises if closed
+        check_bytes(_CHAIN_BYTES, "a sampler chain")
         self._free = _Free(self._lib.llama_sampler_free)
         super().__init__(self._lib.llama_sampler_chain_init(params), self._free, parent=model)
         self._sample, self._buffer = self._lib.llama_sampler_sample, model.library.ffi.buffer

@@ -108,6 +108,56 @@ def test_it_stops_immediately_on_the_cpu(tiny_model: Path) -> None:
             assert Context(model, n_ctx=64, n_threads=1).abortable
 
 
+@pytest.mark.parametrize(
+    ("build", "polled"), [(OLD, False), ("npm:3.5.0", False), (MIDDLE, True), (NEWEST, True)]
+)
+def test_stopping_several_threads_neither_hangs_nor_dies(
+    child: Child, tiny_model: Path, build: str, polled: bool
+) -> None:
+    """Up to b4600 a thread that leaves lets the others wait for ever, so C does not poll there."""
+    script = """
+        import random, sys, threading
+        import numpy as np
+        from llama_cffi import DecodeAbortedError
+        from llama_cffi.binding import Batch, Context, Model
+        from llama_cffi.binding import processors
+        processors.usable_cpus = lambda: {0, 1}
+        context = Context(Model(sys.argv[1]), n_ctx=256, n_threads=2)
+        alone = Context(context.model, n_ctx=256, n_threads=1)
+        assert context.abortable == (sys.argv[2] == "True"), context.abortable
+        assert alone.abortable
+        batch, expected = Batch(200), []
+        batch.fill([i % 250 for i in range(200)], 0)
+        for each in (context, alone):
+            each.decode(batch)
+            expected.append(each.logits().copy())
+        assert np.allclose(*expected, atol=1e-4)
+        rng, stopped = random.Random(1), 0
+        for _ in range(60):
+            context.memory.clear()
+            timer = threading.Timer(rng.random() * 0.006, context.abort_flag.set)
+            timer.start()
+            try:
+                for _ in range(3):
+                    context.memory.clear()
+                    context.decode(batch)
+            except DecodeAbortedError:
+                stopped += 1
+            timer.join()
+            context.abort_flag.clear()
+        context.memory.clear()
+        context.decode(batch)
+        assert np.allclose(context.logits(), expected[0], atol=1e-4)
+        assert stopped
+        context.set_threads(1)
+        assert context.abortable
+        alone.set_threads(2)
+        assert alone.abortable == (sys.argv[2] == "True")
+    """
+    result = child(script, tiny_model, polled, LLAMA_CFFI_BUILD=build, timeout=60)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+
+
 def test_one_flag_for_each_context(context: Context) -> None:
     other = Context(context.model, n_ctx=64, n_threads=1)
     context.abort_flag.set()

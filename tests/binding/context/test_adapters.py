@@ -385,6 +385,59 @@ def test_control_vector_of_a_context_that_pools(child: Child, tiny_model: Path, 
     assert len(set(result.stdout.split())) == 1
 
 
+@pytest.mark.parametrize("build", ["npm:3.12.0", MIDDLE, "npm:3.17.1", NEWEST])
+def test_no_graph_of_before_runs_again(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
+    """Adapters come, go and are freed, and attention switches, in any order between decodes."""
+    pairs = {"blk.0.attn_q.weight": (np.ones((2, N_EMBD)), np.ones((N_EMBD, 2)))}
+    lora = write_lora(
+        tmp_path / "lora.gguf",
+        {k: (a.astype(np.float32), b.astype(np.float32)) for k, (a, b) in pairs.items()},
+    )
+    code = """
+        import random, sys
+        import numpy as np
+        from llama_cffi.binding import Batch, Context, LoraAdapter, Model
+        model, rng = Model(sys.argv[1]), random.Random(3)
+        vector = np.random.default_rng(0).normal(0, 1, (1, 64)).astype(np.float32)
+        def logits(context, n):
+            context.memory.clear()
+            batch = Batch(3)
+            batch.fill([1, 2, 3][:n], 0)
+            context.decode(batch)
+            return context.logits().copy()
+        for _ in range(6):
+            context, other = (Context(model, n_ctx=64, n_threads=1) for _ in range(2))
+            adapter, keeper, scale, steered, causal = None, LoraAdapter(model, sys.argv[2]), 0, 0, True
+            for _ in range(40):
+                step = rng.randrange(6)
+                if step == 0 and adapter is None:
+                    adapter, scale = LoraAdapter(model, sys.argv[2]), rng.choice([0.5, 1.0])
+                    context.set_adapters({adapter: scale})
+                elif step == 1 and adapter is not None:
+                    adapter.close()
+                    adapter, scale = None, 0
+                elif step == 2:
+                    steered = 1 - steered
+                    context.set_control_vector(vector if steered else None)
+                elif step == 3:
+                    causal = not causal
+                    context.set_causal_attn(causal)
+                else:
+                    n = rng.choice([1, 1, 3])
+                    other.close()
+                    other = Context(model, n_ctx=64, n_threads=1)
+                    other.set_adapters({keeper: scale} if scale else {})
+                    other.set_control_vector(vector if steered else None)
+                    other.set_causal_attn(causal)
+                    assert np.allclose(logits(context, n), logits(other, n), atol=1e-4)
+        print("same")
+    """
+    result = child(code, tiny_model, lora, LLAMA_CFFI_BUILD=build, MALLOC_PERTURB_="165")
+    assert (result.returncode, result.stdout) == (0, "same\n"), result.stderr
+
+
 def test_control_vectors_that_are_refused(model: Model, tmp_path: Path) -> None:
     context = Context(model, n_ctx=64, n_threads=1)
     good = np.zeros((1, N_EMBD), np.float32)
