@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from llama_cffi import Engine, InferenceEngine, Llama
 from llama_cffi.binding import processors
-from llama_cffi.binding.processors import thread_count
+from llama_cffi.binding.processors import run_queue_waits, thread_count
 from llama_cffi.errors import ValidationError
 
 
@@ -41,15 +42,20 @@ def test_a_variable_that_is_no_number_of_threads_is_named(
         thread_count("n", 0)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity")
-def test_every_face_starts_from_the_processors_of_this_process(tiny_model: Path) -> None:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
+def test_every_face_starts_from_the_processors_of_this_process(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in (3, 1):
+        monkeypatch.setattr(processors, "usable_cpus", lambda n=n: n)
+        monkeypatch.setattr(processors, "physical_cores", lambda n=n: n)
         with Engine(tiny_model, n_ctx=64) as engine, Llama(tiny_model, n_ctx=64) as llm:
-            assert engine.context.n_threads == 1
-            assert llm.context.n_threads == 1
+            assert engine.context.n_threads == llm.engine.context.n_threads == n
         with InferenceEngine(tiny_model, 2, 64, start=False) as many:
-            assert many.context.n_threads == 1
-    finally:
-        os.sched_setaffinity(0, before)
+            assert many.context.n_threads == many.context.n_threads_batch == n
+
+
+def test_the_wait_of_each_thread_of_the_process_is_read() -> None:
+    waits = run_queue_waits()
+    if sys.platform == "linux":
+        assert threading.get_native_id() in waits
+    assert all(seconds >= 0 for seconds in waits.values())

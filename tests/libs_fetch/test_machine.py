@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,7 @@ def test_the_quota_of_a_container_is_read(
 
 def test_processors_are_those_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "os_name", lambda: "linux")
     for quota, expected in {math.inf: 8, 9: 8, 2.5: 3, 2: 2, 0.1: 1}.items():
         monkeypatch.setattr(machine, "_cpu_quota", lambda _, quota=quota: quota)
         assert machine.usable_cpus() == expected
