@@ -101,7 +101,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     running.add_argument(
         "-t", "--threads", type=_at_least(0), default=0, metavar="N",
-        help="number of threads (default: physical cores)",
+        help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
     )  # fmt: skip
     running.add_argument(
         "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",

@@ -182,6 +182,7 @@ class Context(NativeObject):
                     f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}"
                 )
             batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
+            self._decode_call.watch_steps()
         ptr, logs = self._ptr or self.ptr, self._logs
         if self._needs_checks:
             check_decode(self, batch)
