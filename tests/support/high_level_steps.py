@@ -71,7 +71,7 @@ class HighLevelSteps:
             "context_policy": rng.choice(POLICIES),
         }
         chosen = {name: value for name, value in options.items() if rng.random() < 0.15}
-        chosen |= {"n_ctx": rng.choice((32, 64, 256)), "n_threads": rng.choice((1, 1, 1, 2))}
+        chosen |= {"n_ctx": rng.choice((32, 64, 256)), "n_threads": rng.choice((1,) * 19 + (2,))}
         self.machine.log(f"    {chosen}")
         return chosen
 

@@ -129,7 +129,7 @@ class Machine:
             chosen = {n: options[n] for n in names}
             self.log(f"    {chosen}")
             return Context(
-                self.model(), n_threads=rng.choice((1, 1, 1, 2)), **{"n_ctx": 64, **chosen}
+                self.model(), n_threads=rng.choice((1,) * 19 + (2,)), **{"n_ctx": 64, **chosen}
             )
 
         context: Context = self.any(Context, make)

@@ -15,6 +15,7 @@ __all__ = [
     "device_list",
     "kv_overrides",
     "load_model",
+    "loads_state_space_models",
     "max_experts",
     "model_number",
     "model_params",
@@ -124,6 +125,11 @@ def model_number(library: Library, name: str, model: Any) -> int | None:
         return int(c_function(library, f"llama_model_{name}")(model))
     except AttributeError:
         return None
+
+
+def loads_state_space_models(library: Library) -> bool:
+    """Whether models with `ssm_conv1d` tensors can be loaded: b3995 calls ggml with NULL."""
+    return library.has("ggml_backend_load_all") or not library.has("llama_sampler_init_xtc")
 
 
 def rope_scaling_types(library: Library) -> list[str]:
