@@ -30,6 +30,7 @@ from .grammar import grammar_sampler
 from .memory import (
     can_shift,
     defrag,
+    keeps_removed_states,
     memory_call,
     mixes_up_states,
     needs_clear_after_failure,
@@ -86,6 +87,7 @@ __all__ = [
     "has_memory",
     "has_tokens",
     "init_context",
+    "keeps_removed_states",
     "keys_shift",
     "kv_overrides",
     "kv_unified",
