@@ -17,6 +17,7 @@ __all__ = [
     "flash_attn_supports_f32",
     "has_memory",
     "init_context",
+    "keeps_threads",
     "keys_shift",
     "kv_unified",
     "layer_counts",
@@ -135,6 +136,15 @@ def pooling_name(library: Library, pooling: int) -> str:
     return names.get(pooling, str(pooling)).removeprefix("LLAMA_POOLING_TYPE_").lower()
 
 
+def keeps_threads(library: Library) -> bool:
+    """Whether several threads can be kept for the next graph.
+
+    Before b4753 a thread that leaves the last barrier of a graph late reads the next graph there,
+    and waits at a barrier for ever (llama.cpp #11736).
+    """
+    return library.has("llama_sampler_init")
+
+
 def polls_safely(
     library: Library, *, threads: bool, states: bool, sequences: bool, pooled: bool
 ) -> bool:
@@ -142,8 +152,8 @@ def polls_safely(
 
     Args:
         library: The build.
-        threads: Several compute. From b3889 to b4600 the others wait at the barrier for a thread
-            that has left, or C asserts; b4753 does neither.
+        threads: Several compute. From b3889 to b4600 one that sees the flag a barrier early leaves,
+            and the others wait for it; b4753 does not.
         states: A recurrent memory. From b4234 to b5640 it is left with cells that belong to no
             sequence, or C reads sequence ids behind their end.
         sequences: There are several. b5590 removes all but the first.
@@ -151,7 +161,7 @@ def polls_safely(
     """
     if library.has("llama_model_is_diffusion"):  # b6122
         return True
-    if not library.has("llama_sampler_init") and threads:  # b4753
+    if threads and not keeps_threads(library):
         return False
     if library.has("llama_kv_self_seq_pos_min"):  # b5590
         return not (states or pooled or (sequences and not library.has("llama_get_memory")))

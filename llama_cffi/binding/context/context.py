@@ -12,7 +12,7 @@ from ...validation import check_int, checked_arguments
 from .. import compat
 from ..loading.library import Library
 from ..logits import check_logits
-from ..memory_limits import check_ggml_contexts
+from ..memory_limits import check_ggml_contexts, check_threads
 from ..model.kind import ModelKind
 from ..model.model import Model
 from ..native_object import NativeObject
@@ -58,7 +58,7 @@ class Context(NativeObject):
     Attributes:
         abort_flag: Stops `decode` and `encode` from outside.
         abortable: Whether it stops them immediately. Layers on a GPU are computed to the end, and
-            so are some batches before b6122: with several threads, recurrent models, pooling.
+            so are some batches before b6122: threads, recurrent models, pooling, several sequences.
         kind: How the model is run.
         embeddings: Whether `decode` computes embeddings.
         mtp: Whether the context runs the model's multi-token prediction head.
@@ -569,8 +569,11 @@ class Context(NativeObject):
         self.abortable = flag.polled and not self.model.offloads
 
     def _attach_pools(self) -> None:
-        pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))
-        self.library.lib.llama_attach_threadpool(self.ptr, *pools)
+        lib, counts = self.library.lib, (self.n_threads, self.n_threads_batch)
+        if self._pools.keys() >= set(counts):
+            lib.llama_attach_threadpool(self.ptr, *(self._pools[n].ptr for n in counts))
+        else:
+            lib.llama_detach_threadpool(self.ptr)
 
     def _check_embeddings(self) -> None:
         _ = self.ptr  # raises if closed
@@ -622,5 +625,8 @@ class Context(NativeObject):
 
 
 def _pools(library: Library, *counts: int) -> dict[int, ThreadPool]:
-    """Return one thread pool for each number of threads."""
+    """Return one thread pool for each number of threads; none where C starts threads anew."""
+    if max(counts, default=1) > 1 and not compat.keeps_threads(library):
+        check_threads(max(counts) - 1)
+        return {}
     return {n: ThreadPool(library, n) for n in set(counts)}
