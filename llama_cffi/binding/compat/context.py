@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ValidationError
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function
+from .names import c_function, is_b3995
 
 __all__ = [
     "context_params",
@@ -77,8 +77,19 @@ def newer_build(library: Library) -> str:
 
 
 def init_context(library: Library, model: Any, params: Any) -> Any:
-    """Create a context; NULL if it failed. C: llama_init_from_model."""
-    return c_function(library, "llama_init_from_model")(model, params)
+    """Create a context; NULL if it failed. C: llama_init_from_model.
+
+    b3995 asserts when it plans a graph that pools by mean, and computes one well.
+    """
+    init = c_function(library, "llama_init_from_model")
+    if not (params.embeddings and is_b3995(library)):
+        return init(model, params)
+    params.embeddings = False
+    ptr = init(model, params)
+    params.embeddings = True
+    if ptr:
+        library.lib.llama_set_embeddings(ptr, True)
+    return ptr
 
 
 def max_sequences(library: Library) -> int:

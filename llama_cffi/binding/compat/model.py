@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function
+from .names import c_function, is_b3995
 
 __all__ = [
     "device_list",
@@ -129,7 +129,7 @@ def model_number(library: Library, name: str, model: Any) -> int | None:
 
 def loads_state_space_models(library: Library) -> bool:
     """Whether models with `ssm_conv1d` tensors can be loaded: b3995 calls ggml with NULL."""
-    return library.has("ggml_backend_load_all") or not library.has("llama_sampler_init_xtc")
+    return not is_b3995(library)
 
 
 def rope_scaling_types(library: Library) -> list[str]:
