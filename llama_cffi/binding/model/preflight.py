@@ -156,6 +156,8 @@ def _tensors(gguf: GgufSummary, library: Library) -> list[str]:
             wrong.append(f"tensor {name} has type {known[kind]}, which cannot be multiplied")
         elif kind != _F32 and len(shape) == 1 and name.endswith("norm.weight"):
             wrong.append(f"tensor {name} has type {known[kind]}; norms are F32")
+        elif ".ssm_conv1d." in name and not compat.loads_state_space_models(library):
+            return [f"it has state-space layers ({name}), which need b4234 or later"]
     return wrong
 
 
