@@ -545,11 +545,14 @@ class Engine:
         Raises:
             ClosedError: The engine is closed.
         """
-        with self._lock.acquire() as turn:
-            self._check_open()
-            if turn is not None and turn.displaces:
-                self._slot.detach()
-            yield self._slot
+        try:
+            with self._lock.acquire() as turn:
+                self._check_open()
+                if turn is not None and turn.displaces:
+                    self._slot.detach()
+                yield self._slot
+        finally:
+            self._free_if_closed()
 
     def cache_clear(self) -> None:
         """Clear the KV cache."""
@@ -797,18 +800,19 @@ class Engine:
 
     def _begin_turn(self, run: _Run) -> None:
         """Let *run*, which has just acquired the lock, use the context."""
+        self._cancel_token = run.cancel_token  # before the check: `close` does them in reverse
         self._check_open()
         run.cancel_token.check()  # it may have been cancelled while waiting
         if run.turn.displaces:
             self._slot.detach()
-        self._cancel_token, self.stats = run.cancel_token, run.stats
+        self.stats = run.stats
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
-        """Free everything after `close`, unless a generation runs, which calls this at its end."""
+        """Free everything after `close`, unless a call runs: each calls this once it has ended."""
         if not self._closed:
             return
         with self._lock.acquire(wait=False) as acquired:
