@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.architectures import WRITE
@@ -40,6 +41,9 @@ from tools.fuzz.gguf_codec import (
     Value,
     decode,
 )
+
+if TYPE_CHECKING:
+    from llama_cffi import Model
 
 __all__ = ["ARCHITECTURES", "cases", "mutate", "run"]
 
@@ -454,53 +458,66 @@ def run(path: Path) -> str:
     """Use a file as a caller does, with the library that `LLAMA_CFFI_LIB` names.
 
     Returns:
-        `loaded`, or the first line of the error.
+        `loaded`, or the first line of the first error.
     """
-    from llama_cffi import Context, Embedder, Engine, LlamaError, LoraAdapter, Model
+    from llama_cffi import LlamaError, Model
 
+    lora = path if path.name.startswith(_LORA) else None
+    errors = []
     try:
-        if path.name.startswith(_LORA):
-            with Model(path.with_name("llama.gguf")) as model, Context(model, n_ctx=32) as context:
-                adapter = LoraAdapter(model, path)
-                context.set_adapters({adapter: 1.0})
-                _decode(context)
-            return "loaded"
-        with Model(path, n_gpu_layers=0) as model:
-            vocab = model.vocab
-            said = [repr(model), model.description, model.metadata, model.chat_template]
-            said += [vocab.bos, vocab.eos, vocab.eot, vocab.fim_pre, vocab.type]
-            vocab.tokenize("Hé l\0lo <|im_end|>\n\n123 \U0001f600", parse_special=True)
-            vocab.detokenize(range(len(vocab)), special=True)
-            if model.has_decoder and not model.has_encoder and model.n_ctx_train:
-                with Engine(model, n_ctx=48, n_threads=1, n_batch=32) as engine:
-                    engine.generate_tokens([1, 2, 3], 2, temperature=0)
-                    engine.generate("hé l", n_predict=2, seed=1)
-            with Embedder(model, n_ctx=32, n_threads=1) as embedder:
-                embedder.embed_tokens([[1, 2, 3], [2]])
-            if model.has_encoder and model.has_decoder:
-                _encode_and_decode(model)
+        with Model(path.with_name("llama.gguf") if lora else path, n_gpu_layers=0) as model:
+            for use in (_adapt,) if lora else (_read, _generate, _embed, _translate):
+                try:
+                    use(model, path)
+                except LlamaError as e:
+                    errors.append(e)
     except LlamaError as e:
-        return f"{type(e).__name__}: {str(e).splitlines()[0]}"
-    return "loaded"
+        errors.append(e)
+    return f"{type(errors[0]).__name__}: {str(errors[0]).splitlines()[0]}" if errors else "loaded"
 
 
-def _decode(context: object) -> None:
-    from llama_cffi import Batch
+def _read(model: Model, _: Path) -> None:
+    vocab = model.vocab
+    repr((model, model.description, model.metadata, model.chat_template, model.classifier_labels))
+    repr((vocab.bos, vocab.eos, vocab.eot, vocab.fim_pre, vocab.type))
+    vocab.tokenize("H\u00e9 l\0lo <|im_end|>\n\n123 \U0001f600", parse_special=True)
+    vocab.detokenize(range(len(vocab)), special=True)
 
-    batch = Batch(4)
-    batch.fill([1, 2, 3], 0)
-    context.decode(batch)  # type: ignore[attr-defined]
+
+def _generate(model: Model, _: Path) -> None:
+    from llama_cffi import Engine
+
+    with Engine(model, n_ctx=48, n_threads=1, n_batch=32) as engine:
+        engine.generate_tokens([1, 2, 3], 2, temperature=0)
+        engine.generate("h\u00e9 l", n_predict=2, seed=1)
 
 
-def _encode_and_decode(model: object) -> None:
-    from llama_cffi import Batch, Context, Model
+def _embed(model: Model, _: Path) -> None:
+    from llama_cffi import Embedder
 
-    assert isinstance(model, Model)
+    with Embedder(model, n_ctx=32, n_threads=1) as embedder:
+        embedder.embed_tokens([[1, 2, 3], [2]])
+
+
+def _translate(model: Model, _: Path) -> None:
+    from llama_cffi import Batch, Context
+
+    if model.has_encoder and model.has_decoder:
+        with Context(model, n_ctx=32, n_threads=1) as context:
+            batch = Batch(4)
+            batch.fill([1, 2, 3], 0)
+            context.encode(batch)
+            context.decode(batch)
+
+
+def _adapt(model: Model, path: Path) -> None:
+    from llama_cffi import Batch, Context, LoraAdapter
+
     with Context(model, n_ctx=32, n_threads=1) as context:
+        context.set_adapters({LoraAdapter(model, path): 1.0})
         batch = Batch(4)
         batch.fill([1, 2, 3], 0)
-        context.encode(batch)
-        _decode(context)
+        context.decode(batch)
 
 
 @functools.cache
