@@ -1,9 +1,9 @@
 """Feed damaged files and random API programs to llama_cffi, in processes that may die.
 
-    python tools/fuzz                                  everything, on an old, a middle and the
+    python -m tools.fuzz                                  everything, on an old, a middle and the
                                                        newest build; exit code 1 on any failure
-    python tools/fuzz adapters=500 states --builds npm:3.1.1
-    python tools/fuzz adapters --builds npm:3.1.1 --case 17:42 --keep .     one case again
+    python -m tools.fuzz adapters=500 states --builds npm:3.1.1
+    python -m tools.fuzz adapters --builds npm:3.1.1 --case 17:42 --keep .     one case again
 
 A kind is a module beside this one, with either
 
@@ -25,8 +25,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runner import SIZE, Failure, Job, Limits, Tally, run_jobs
 from tqdm import tqdm
+
+from tools.fuzz.runner import SIZE, Failure, Job, Limits, Tally, run_jobs
 
 HERE = Path(__file__).parent
 COUNTS = {
@@ -71,7 +72,9 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="tools/fuzz", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.fuzz", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "kinds", nargs="*", metavar="KIND[=COUNT]", help="default: " + " ".join(
             f"{name}={count}" for name, count in COUNTS.items()
@@ -103,7 +106,7 @@ def parsed(kind: str) -> tuple[Path, int]:
 
 def report(tallies: dict[tuple[str, Path], Tally]) -> Iterator[str]:
     """Yield the lines of the summary."""
-    yield f"{'build':12} {'kind':16} {'cases':>7} {'deaths':>6} {'hangs':>6} {'errors':>6}  outcomes"
+    yield "build        kind               cases deaths  hangs errors  outcomes"
     for (build, path), tally in tallies.items():
         n = tally.outcomes.total() + len(tally.failures)
         counts = " ".join(f"{tally.ended(how):6}" for how in ("death", "hang", "error"))
@@ -120,7 +123,7 @@ def described(failure: Failure) -> Sequence[str]:
     job = failure.job
     kind = job.module.stem if job.module.parent == HERE else str(job.module)
     case = f"{job.seed}:{failure.index}"
-    command = ["python", "tools/fuzz", kind, "--builds", job.build, "--case", case]
+    command = ["python", "-m", "tools.fuzz", kind, "--builds", job.build, "--case", case]
     return [
         f"{failure.ended} ({failure.how}): {kind} {case} on {job.build}: {failure.what}",
         f"    {shlex.join(command)}",

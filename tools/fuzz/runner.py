@@ -15,13 +15,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 __all__ = ["SIZE", "Failure", "Job", "Limits", "Tally", "run_jobs"]
 
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[2]
 SIZE = 50  # cases of a seed
 _LAST_LINES = 12
 _START_S = 120.0  # a library is fetched, declarations are parsed
@@ -83,10 +84,16 @@ class _Worker:
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self.errors = (self.folder / "stderr").open("w+b")
         read, write = os.pipe()
-        env = {**os.environ, "LLAMA_CFFI_BUILD": build, "GGML_NO_BACKTRACE": "1"}
+        search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(search),
+            "LLAMA_CFFI_BUILD": build,
+            "GGML_NO_BACKTRACE": "1",
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", WORKER, module, self.folder, str(write),
-             str(memory)],
+            [sys.executable, "-X", "faulthandler", "-m", "tools.fuzz.worker",
+             module, self.folder, str(write), str(memory)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.errors, text=True,
             pass_fds=[write], env=env,
         )  # fmt: skip
@@ -95,11 +102,9 @@ class _Worker:
 
     def send(self, *job: int) -> None:
         assert self.process.stdin is not None
-        try:
+        with suppress(OSError):  # it has ended, which `receive` reports
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
-        except OSError:
-            pass  # it has ended, which `receive` reports
 
     def receive(self, seconds: float) -> list[Any] | None:
         """Return the next message; an empty one at the end of the process, None if none came."""
@@ -119,10 +124,8 @@ class _Worker:
     def close(self) -> str:
         """End the process and remove its files; return how it ended, empty if as it should."""
         assert self.process.stdin is not None
-        try:
+        with suppress(OSError):
             self.process.stdin.close()
-        except OSError:
-            pass
         try:
             code = self.process.wait(60)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """Run cases in this process, which may die of them; the runner starts it and reads along.
 
-    python worker.py MODULE FOLDER FD MEMORY_BYTES
+    python -m tools.fuzz.worker MODULE FOLDER FD MEMORY_BYTES
 
 Jobs arrive on stdin, as JSON lines [seed, first, stop, size]: run the cases first to stop - 1 of
 the *size* cases that belong to the seed. Before each case a line is written to the descriptor FD,
@@ -9,6 +9,7 @@ so that the runner knows which one a death or a hang belongs to.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -19,16 +20,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tests")]
+TESTS = Path(__file__).parents[2] / "tests"
 
 
 def load(path: Path) -> ModuleType:
-    """Import the module of a kind of case from its file."""
+    """Import the module of a kind of case: one of this package, or from another file."""
+    if path.parent == Path(__file__).parent:
+        return importlib.import_module(f"tools.fuzz.{path.stem}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
 
@@ -51,6 +53,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
+    sys.path.insert(0, str(TESTS))  # for tests/support
     module = load(Path(path))
     with open(int(descriptor), "w", buffering=1) as out:
 
