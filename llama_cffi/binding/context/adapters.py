@@ -14,6 +14,7 @@ from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, r
 from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
+from ..model.tensor_rules import matrix_types
 from ..native_object import NativeObject
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _MAX_SCALE = 1e6
 # Graph nodes per tensor of the model: measured for llama, more with experts.
 _NODES, _MOE_NODES = 4, 6
 _MAX_NAME = 63  # GGML_MAX_NAME without its NUL
-_STORAGE_TYPES = range(24, 29)  # I8 to I64 and F64: without matrix operations
 _INVOCATION = "adapter.alora.invocation_tokens"
 _DIRECTION = re.compile(r"direction\.(\d+)")
 
@@ -118,17 +118,20 @@ def _mismatches(gguf: GgufSummary, model: Model) -> Iterator[str]:
     for key, value_type in _VALUE_TYPES.items():
         if gguf.kinds.get(key, value_type) != value_type or key in gguf.arrays:
             yield f"{key} has the value type {gguf.kinds.get(key, 'array')}"
-    known = compat.tensor_types(model.library)
+    known = matrix_types(model.library)
     model_tensors = {t.name: t for t in model.gguf.tensors}
     pairs: dict[str, dict[str, GgufTensor]] = {}
     for tensor in gguf.tensors:
         if len(tensor.name.encode()) > _MAX_NAME:
             yield f"the name of the tensor {tensor.name} is longer than {_MAX_NAME} bytes"
-        if tensor.kind not in known or tensor.kind in _STORAGE_TYPES:
+        if tensor.kind not in known:
             yield f"tensor {tensor.name} has type {tensor.type_name}, which cannot be multiplied"
         name, _, half = tensor.name.rpartition(".lora_")
         pairs.setdefault(name, {})[half] = tensor
     for name, pair in pairs.items():
+        for half, other in (("a", "b"), ("b", "a")):
+            if half in pair and other not in pair:
+                yield f"its {name} has a lora_{half} and no lora_{other}"
         base = model_tensors.get(name)
         if base is None or not {"a", "b"} <= pair.keys():
             continue  # C reports it, or the tensor is in another part of a split model
