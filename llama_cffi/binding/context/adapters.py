@@ -14,6 +14,7 @@ from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, r
 from ...validation import check_float, check_int
 from .. import compat
 from ..model.model import Model
+from ..model.tensor_rules import matrix_types
 from ..native_object import NativeObject
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ _MAX_SCALE = 1e6
 # Graph nodes per tensor of the model: measured for llama, more with experts.
 _NODES, _MOE_NODES = 4, 6
 _MAX_NAME = 63  # GGML_MAX_NAME without its NUL
-# Types without matrix operations: of activations (Q8_1, Q8_K), of storage (I8 to I64, F64), and
-# those that only old builds had, for weights repacked by them (Q4_0_4_4 to IQ4_NL_8_8).
-_NO_MATRIX_TYPES = {9, 15, *range(24, 29), *range(31, 34), *range(36, 39)}
 _INVOCATION = "adapter.alora.invocation_tokens"
 _DIRECTION = re.compile(r"direction\.(\d+)")
 
@@ -133,12 +131,12 @@ def _mismatches(gguf: GgufSummary, model: Model) -> Iterator[str]:
     tokens = gguf.arrays.get(_INVOCATION)
     if _INVOCATION in gguf.kinds or (tokens is not None and tokens.kind != _UINT32):
         yield f"{_INVOCATION} is not an array of uint32"
-    known = compat.tensor_types(model.library)
+    known = matrix_types(model.library)
     pairs: dict[str, dict[str, GgufTensor]] = {}
     for tensor in gguf.tensors:
         if len(tensor.name.encode()) > _MAX_NAME:
             yield f"the name of the tensor {tensor.name} is longer than {_MAX_NAME} bytes"
-        if tensor.kind not in known or tensor.kind in _NO_MATRIX_TYPES:
+        if tensor.kind not in known:
             yield f"tensor {tensor.name} has type {tensor.type_name}, which cannot be multiplied"
         name, _, half = tensor.name.rpartition(".lora_")
         if half in ("a", "b"):
