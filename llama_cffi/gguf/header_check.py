@@ -243,6 +243,8 @@ class _HeaderParser:
         for i in range(count):
             where = f"key {i + 1} of {count}"
             key = self.string(where).decode("utf-8", "replace")
+            if not key:
+                raise self.broken(f"{where} has no name")
             if key in self.values or key in self.arrays:
                 raise self.broken(f"{key} occurs twice")
             kind = self.number("<I", where)
@@ -292,10 +294,14 @@ class _HeaderParser:
 
     def tensor_table(self, count: int, alignment: int) -> None:
         """Read the tensor table; every tensor must lie in the file."""
-        rows = []
+        rows, names = [], set[bytes]()
         for i in range(count):
             where = f"tensor {i + 1} of {count}"
-            name = self.string(where).decode("utf-8", "replace")
+            raw = self.string(where)
+            name = raw.decode("utf-8", "replace")
+            if raw in names:
+                raise self.broken(f"the tensor {name} occurs twice")
+            names.add(raw)
             dimensions = self.number("<I", where)
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
                 raise self.broken(f"{where} ({name}) has {dimensions} dimensions")

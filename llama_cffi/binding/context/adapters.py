@@ -136,7 +136,7 @@ def _mismatches(gguf: GgufSummary, model: Model) -> Iterator[str]:
     for tensor in gguf.tensors:
         if len(tensor.name.encode()) > _MAX_NAME:
             yield f"the name of the tensor {tensor.name} is longer than {_MAX_NAME} bytes"
-        if tensor.kind not in known:
+        if tensor.kind not in known or tensor.size_bytes is None:  # of an unknown layout
             yield f"tensor {tensor.name} has type {tensor.type_name}, which cannot be multiplied"
         name, _, half = tensor.name.rpartition(".lora_")
         if half in ("a", "b"):
