@@ -37,7 +37,8 @@ _MAX_SCALE = 1e6
 _NODES, _MOE_NODES = 4, 6
 _MAX_NAME = 63  # GGML_MAX_NAME without its NUL
 _INVOCATION = "adapter.alora.invocation_tokens"
-_DIRECTION = re.compile(r"direction\.(\d+)")
+_DIRECTION = "direction."
+_LAYER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class LoraAdapter(NativeObject):
@@ -259,14 +260,16 @@ def load_control_vector(
 
     file = Path(os.fsdecode(path)).expanduser()
     n_layer, n_embd = model.n_layer, model.n_embd
-    found = {int(m[1]): t for t in check_gguf(file).tensors if (m := _DIRECTION.fullmatch(t.name))}
+    found = [t for t in check_gguf(file).tensors if t.name.startswith(_DIRECTION)]
     if not found:
         raise ModelLoadError(f"{file} is not a control vector: it has no tensor direction.1")
     vector = np.zeros((n_layer - 1, n_embd), np.float32)
-    for layer, tensor in found.items():
+    for tensor in found:
+        number = tensor.name.removeprefix(_DIRECTION)
+        layer = int(number) if _LAYER.fullmatch(number) else 0
         if not 1 <= layer < n_layer or tensor.shape != (n_embd,) or tensor.type_name != "F32":
             raise ModelLoadError(
-                f"{file} is a control vector for another model: {tensor.name} is "
+                f"{file} is a control vector for another model: {tensor.name[:40]} is "
                 f"{tensor.type_name} {tensor.shape}; {model.path.name} needs F32 ({n_embd},) for "
                 f"layers 1 to {n_layer - 1}"
             )
