@@ -7,13 +7,14 @@ that it stands in for; they were found by loading damaged models into every buil
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ModelLoadError
 from ...gguf.reader import GgufSummary
 from .. import compat
 from ..loading.library import Library
+from .tensor_rules import wrong_types
 
 __all__ = ["check_model", "check_mtp"]
 
@@ -28,10 +29,20 @@ _TOKEN_ARRAYS = {
 }
 _FEWEST_TOKENS = {"gpt2": 12, "bert": 104}
 _TYPE_BYTE = 6
-_F32 = 0
-# I8 to I64 and F64: storage types without matrix operations.
-_STORAGE_KINDS = range(24, 29)
-_MATRIX = re.compile(r"(token_embd|output|.*\.(attn|ffn)_(q|k|v|qkv|output|gate|up|down))\.weight")
+
+# Architectures that rotate keys in every layer (RoPE), by the beginning of their names. In others
+# the key of its dimensions may be left over.
+_ROPE = (
+    "llama", "qwen", "gemma", "phi", "glm", "lfm2", "stablelm", "gptneox", "olmo", "command-r",
+    "cohere", "internlm2", "starcoder2", "exaone", "smollm3", "ernie", "hunyuan", "seed_oss",
+    "minicpm", "xverse", "orion", "baichuan", "deepseek", "mistral",
+)  # fmt: skip
+# Architecture -> tensors that C takes as optional but always uses.
+_NEEDED = {
+    "t5": ("enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight"),
+    "t5encoder": ("enc.blk.0.attn_rel_b.weight",),
+    "phi3": ("blk.{}.attn_qkv.weight",),
+}
 
 _MTP = ("glm4moe",)
 _MTP_TENSORS = ("nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "ffn_gate_inp", "attn_norm")
@@ -43,7 +54,14 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
     Raises:
         ModelLoadError: With the reason and the wrong value.
     """
-    for reason in (*_vocabulary(gguf), *_hyperparameters(gguf, library), *_tensors(gguf, library)):
+    for reason in (
+        *_vocabulary(gguf),
+        *_hyperparameters(gguf, library),
+        *_heads(gguf),
+        *wrong_types(gguf, library),
+        *_missing(gguf),
+        *_state_space(gguf, library),
+    ):
         raise ModelLoadError(
             f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {reason}"
         )
@@ -140,25 +158,63 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
     most = compat.max_experts(library)
     if not 0 <= experts <= most:
         wrong.append(f"expert_count is {experts}; this build supports up to {most}")
+    n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
+    if layers is not None and not 0 <= n_mtp < max(layers, 2):
+        wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
     by_layer = f"{architecture}.expert_used_count" in gguf.arrays
     if not by_layer and (not 0 <= used <= experts or (experts and not used)):
         wrong.append(f"expert_used_count is {used} of {experts}")
     return wrong
 
 
-def _tensors(gguf: GgufSummary, library: Library) -> list[str]:
-    wrong = []
-    known = compat.tensor_types(library)
-    for name, shape, kind in ((t.name, t.shape, t.kind) for t in gguf.tensors):
-        if kind not in known:  # type < GGML_TYPE_COUNT
-            wrong.append(f"tensor {name} has type {kind}, which this build does not know")
-        elif kind in _STORAGE_KINDS and _MATRIX.fullmatch(name):
-            wrong.append(f"tensor {name} has type {known[kind]}, which cannot be multiplied")
-        elif kind != _F32 and len(shape) == 1 and name.endswith("norm.weight"):
-            wrong.append(f"tensor {name} has type {known[kind]}; norms are F32")
-        elif ".ssm_conv1d." in name and not compat.loads_state_space_models(library):
-            return [f"it has state-space layers ({name}), which need b4234 or later"]
-    return wrong
+def _heads(gguf: GgufSummary) -> Iterator[str]:
+    """Yield what does not fit together in the attention heads."""
+    prefix = gguf.architecture
+    heads, kv_heads = (
+        _by_layer(gguf, f"{prefix}.attention.{key}") for key in ("head_count", "head_count_kv")
+    )
+    for n_head, n_kv in zip(heads, kv_heads or heads, strict=False):
+        if n_kv and n_head % n_kv:  # ne12 % ne02 == 0
+            yield f"{n_head} attention heads share {n_kv} KV heads, which is not a whole number each"
+            break
+    n_rot = _integer(gguf, f"{prefix}.rope.dimension_count")
+    n_embd = _integer(gguf, f"{prefix}.embedding_length") or 0
+    width = _integer(gguf, f"{prefix}.attention.key_length")
+    if width is None and len(set(heads)) == 1 and heads[0]:
+        width = n_embd // heads[0]
+    if prefix.startswith(_ROPE) and n_rot and width and (n_rot % 2 or n_rot > width):
+        yield f"rope.dimension_count is {n_rot} for attention heads of {width}"
+
+
+def _missing(gguf: GgufSummary) -> Iterator[str]:
+    """Yield tensors that C uses although it loads models without them."""
+    needed = _NEEDED.get(gguf.architecture, ())
+    have = {tensor.name for tensor in gguf.tensors} if needed else set()
+    n_layer = _integer(gguf, f"{gguf.architecture}.block_count") or 0
+    for name in needed:
+        for full in dict.fromkeys(name.format(i) for i in range(n_layer)):
+            if full not in have and have:
+                yield f"the tensor {full} is missing"
+                return
+
+
+def _state_space(gguf: GgufSummary, library: Library) -> Iterator[str]:
+    """Yield why the build cannot run the model's state-space layers."""
+    if not compat.loads_state_space_models(library):
+        for tensor in gguf.tensors:
+            if ".ssm_conv1d." in tensor.name:
+                yield f"it has state-space layers ({tensor.name}), which need b4234 or later"
+                return
+
+
+def _by_layer(gguf: GgufSummary, key: str) -> tuple[int, ...]:
+    """Return a number for each layer that has one; empty if the file has none."""
+    array = gguf.arrays.get(key)
+    if array is not None:
+        return array.items
+    value = _integer(gguf, key)
+    n_layer = _integer(gguf, f"{gguf.architecture}.block_count") or 0
+    return () if value is None else (value,) * min(max(n_layer, 1), _MAX_LAYERS)
 
 
 def _integer(gguf: GgufSummary, key: str) -> int | None:
