@@ -65,6 +65,7 @@ class LoraAdapter(NativeObject):
     ) -> None:
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
+        _ = model.ptr  # raises if it is closed
         gguf = check_gguf(self.path)
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
