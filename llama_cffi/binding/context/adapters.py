@@ -57,6 +57,8 @@ class LoraAdapter(NativeObject):
 
     Raises:
         ModelLoadError: The file is damaged, not an adapter, or for another model.
+        ClosedError: The model is closed.
+        OutOfMemoryError: The build can hold no more adapters, contexts and models.
     C: llama_adapter_lora_init
     """
 

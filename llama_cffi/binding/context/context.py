@@ -405,6 +405,7 @@ class Context(NativeObject):
 
         Raises:
             ValidationError: A number is negative or too large.
+            LlamaError: The threads do not start.
         C: llama_set_n_threads
         """
         n_threads = thread_count("n_threads", n_threads)
