@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import sys
+from typing import Any
 
 from ..errors import LlamaError
 from .context.batch import Batch
 from .context.context import Context
-from .loading.library import get_library
+from .loading.library import Library, get_library
 from .model.model import Model
 from .model.trial import FINISHED, STARTED
 
@@ -27,21 +28,24 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     library = get_library(job["library"])
     print(STARTED, file=out, flush=True)
-    paths = job["paths"]
     with contextlib.suppress(LlamaError):  # the parent gets it, too
-        with Model(
-            paths if job["listed"] else paths[0],
-            vocab_only=job["vocab_only"],
-            n_gpu_layers=0,
-            kv_overrides=job["overrides"] or None,
-            check="rules",
-            library=library,
-        ) as model:
-            uses = (_read,) if model.vocab_only else (_read, _generate, _embed, _translate)
-            for use in uses:
-                with contextlib.suppress(LlamaError):
-                    use(model)
+        _use(job, library)
     print(FINISHED, file=out, flush=True)
+
+
+def _use(job: dict[str, Any], library: Library) -> None:
+    model = Model(
+        job["paths"] if job["listed"] else job["paths"][0],
+        vocab_only=job["vocab_only"],
+        n_gpu_layers=0,
+        kv_overrides=job["overrides"] or None,
+        check="rules",
+        library=library,
+    )
+    with model:
+        for use in (_read,) if model.vocab_only else (_read, _generate, _embed, _translate):
+            with contextlib.suppress(LlamaError):
+                use(model)
 
 
 def _read(model: Model) -> None:

@@ -42,6 +42,7 @@ _ROPE = (
 _PLAIN_HEADS = ("llama", "gpt2", "qwen", "gemma", "phi", "bert", "stablelm", "internlm2")
 _OTHER_WIDTHS = ("_swa", "_mla", "_lora_rank")
 _T5_POSITIONS = 2**20
+_ENCODER = re.compile(r"(\w+-)?bert(-\w+)?|eurobert")
 # Architecture -> tensors that C takes as optional but always uses; of some, one or another.
 _NEEDED = {
     "t5": ("enc.blk.0.attn_rel_b", "dec.blk.0.attn_rel_b"),
@@ -203,6 +204,9 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         and not 1 <= positions <= _T5_POSITIONS
     ):
         wrong.append(f"context_length is {positions}; it must be 1 to {_T5_POSITIONS}")
+    causal = gguf.values.get(f"{architecture}.attention.causal", True)
+    if _ENCODER.fullmatch(architecture) and causal is not False:  # "missing result_output tensor"
+        wrong.append(f"attention.causal is {causal} for an encoder, which has no logits")
     n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
     if layers is not None and not 0 <= n_mtp < max(layers, 2):
         wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
