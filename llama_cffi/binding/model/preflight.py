@@ -15,7 +15,7 @@ from ...errors import ModelLoadError
 from ...gguf.reader import GgufSummary
 from .. import compat
 from ..loading.library import Library
-from .tensor_rules import wrong_types
+from .tensor_rules import wrong_tensors
 
 __all__ = ["check_model", "check_mtp", "is_ordinary"]
 
@@ -60,6 +60,8 @@ _ORDINARY_KEYS = {
     "embedding_length", "feed_forward_length", "rope.dimension_count", "rope.freq_base",
     "vocab_size",
 }  # fmt: skip
+_WHOLE_NUMBERS = ("count", "count_kv", "length", "sections", "pattern", "window", "layers")
+_MAX_WIDTH = 2**20
 _LAYER = re.compile(r"blk\.\d+\.")
 _ORDINARY_TENSOR = re.compile(
     r"(token_embd|output|output_norm|rope_freqs|(attn|ffn)_norm|attn_[qk]_norm"
@@ -81,7 +83,7 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
         *_hyperparameters(gguf, library),
         *_heads(gguf),
         *_widths(gguf),
-        *wrong_types(gguf, library),
+        *wrong_tensors(gguf, library),
         *_missing(gguf),
     ):
         raise ModelLoadError(
@@ -188,6 +190,10 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         # eps > 0.0f, asserted by operations that run long after the model was loaded.
         if key.endswith("epsilon") and isinstance(value, float) and not 0 < value < math.inf:
             wrong.append(f"{key} is {value}")
+    for key, array in gguf.arrays.items():  # std::is_same<T, float>
+        whole = key.startswith(f"{architecture}.") and key.endswith(_WHOLE_NUMBERS)
+        if whole and array.kind in (_FLOAT32, _STRING):
+            wrong.append(f"{key} is an array of value type {array.kind}")
     scaling = gguf.values.get(f"{architecture}.rope.scaling.type")
     known = compat.rope_scaling_types(library)
     if scaling is not None and scaling not in known:
@@ -210,6 +216,17 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
     n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
     if layers is not None and not 0 <= n_mtp < max(layers, 2):
         wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
+    groups, used_groups = (
+        _integer(gguf, f"{architecture}.expert_group_{key}") or 0 for key in ("count", "used_count")
+    )
+    if groups and (
+        not 0 < groups < experts
+        or (groups > 1 and (experts % groups or not 0 < used_groups < groups))
+    ):
+        wrong.append(f"{experts} experts are in {groups} groups, of which {used_groups} are used")
+    width = _integer(gguf, f"{architecture}.embedding_length_out") or 1
+    if not 1 <= width <= _MAX_WIDTH:
+        wrong.append(f"embedding_length_out is {width}; it must be 1 to {_MAX_WIDTH}")
     by_layer = f"{architecture}.expert_used_count" in gguf.arrays
     if not by_layer and (not 0 <= used <= experts or (experts and not used)):
         wrong.append(f"expert_used_count is {used} of {experts}")
@@ -222,6 +239,8 @@ def _heads(gguf: GgufSummary) -> Iterator[str]:
     heads, kv_heads = (
         _by_layer(gguf, f"{prefix}.attention.{key}") for key in ("head_count", "head_count_kv")
     )
+    if not any(heads or (1,)) and prefix.startswith((*_ROPE, *_PLAIN_HEADS)):
+        yield "head_count is 0"  # C divides by it
     for n_head, n_kv in zip(heads, kv_heads or heads, strict=False):
         if n_kv and n_head % n_kv:  # ne12 % ne02 == 0
             yield f"{n_head} attention heads cannot share {n_kv} KV heads evenly"
