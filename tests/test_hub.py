@@ -133,7 +133,7 @@ def test_a_missing_path_says_so_and_hints_at_the_hub() -> None:
 
 
 def test_a_folder_lists_its_models(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="it has none"):
+    with pytest.raises(ModelLoadError, match="it holds no GGUF file"):
         resolve_model(tmp_path)
     (tmp_path / "a.gguf").touch()
     with pytest.raises(ModelLoadError, match=r"name a GGUF file in it: a\.gguf"):

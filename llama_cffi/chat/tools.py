@@ -114,7 +114,10 @@ def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[T
     if tools is None:
         return []
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
-        raise ValidationError(f"tools must be a list, got {type(tools).__name__}")
+        name = getattr(tools, "__name__", None)
+        hint = f"; write tools=[{name}]" if name else ""
+        kind = type(tools).__name__
+        raise ValidationError(f"tools must be a list of functions or dicts, got {kind}{hint}")
     found: dict[str, Tool] = {}
     for given in tools:
         if isinstance(given, Mapping):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from ..validation import missing_file
 from .strings import Strings, find_strings
 
 __all__ = [
@@ -39,6 +40,12 @@ _UINT32, _INT32, STRING, ARRAY = 4, 5, 8, 9
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
+# How other files begin that carry a model's name, in lower case.
+_OTHER_FILES = {
+    b"<!doctype": "a web page, not a GGUF file; download the file itself",
+    b"<html": "a web page, not a GGUF file; download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the model; fetch it with `git lfs pull`",
+}
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,14 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
                 f"{path} is a folder, not a GGUF file; name the .gguf file inside it"
             )
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelLoadError(f"{path} is a pipe or device, not a GGUF file")
         if size == 0:
             raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderParser(path, data, size).parse(overrides or {})
     except FileNotFoundError:
-        raise ModelLoadError(f"no model file at {path}") from None
+        raise ModelLoadError(missing_file(path)) from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
 
@@ -186,6 +195,10 @@ class _HeaderParser:
     def parse(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
         magic = self.data[:4]
         if magic != b"GGUF":
+            start = self.data[:64].lstrip().lower()
+            for prefix, advice in _OTHER_FILES.items():
+                if start.startswith(prefix):
+                    raise ModelLoadError(f"{self.path} is {advice}")
             raise ModelLoadError(
                 f"{self.path} is not a GGUF file: it begins with {magic!r}, not b'GGUF'. Convert "
                 "the model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."
