@@ -306,17 +306,19 @@ def _misplaced(
     return f"{where} needs {what}"
 
 
-def not_picklable(advice: str) -> Callable[..., NoReturn]:
+def not_picklable(
+    advice: str, reason: str = "it owns memory of llama.cpp"
+) -> Callable[..., NoReturn]:
     """Return a `__reduce__` that refuses to pickle or copy an object, and says what to do.
 
     Args:
         advice: What to do instead.
+        reason: Why.
     """
 
     def reduce(self: object) -> NoReturn:
         raise TypeError(
-            f"this {type(self).__name__} cannot be pickled or copied: it owns memory of llama.cpp; "
-            f"{advice}"
+            f"this {type(self).__name__} cannot be pickled or copied: {reason}; {advice}"
         )
 
     return reduce
