@@ -63,8 +63,9 @@ def function_schema(function: Callable[..., Any]) -> Tool:
     """
     name = getattr(function, "__name__", None)
     if not callable(function) or not isinstance(name, str):
+        hint = "wrap it in a def" if callable(function) else "give the function itself"
         raise ValidationError(
-            f"a tool must be a dict or a function with a name, got {function!r}; wrap it in a def"
+            f"a tool must be a dict or a function with a name, got {function!r}; {hint}"
         )
     about, described = read_docstring(inspect.getdoc(function) or "")
     fields: dict[str, Field] = {}

@@ -134,12 +134,18 @@ class GgufSummary:
         return len(self.tensors)
 
 
-def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = None) -> GgufSummary:
+def check_gguf(
+    path: Path,
+    overrides: Mapping[str, int | float | str] | None = None,
+    *,
+    kind: str = "model",
+) -> GgufSummary:
     """Prove that *path* is a complete GGUF file.
 
     Args:
         path: The file.
         overrides: Metadata that replaces the file's.
+        kind: What the file should be, for the message.
 
     Raises:
         ModelLoadError: It is missing, a folder, empty, not a GGUF, truncated or inconsistent.
@@ -157,7 +163,7 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderParser(path, data, size).parse(overrides or {})
     except FileNotFoundError:
-        raise ModelLoadError(missing_file(path)) from None
+        raise ModelLoadError(missing_file(path, kind)) from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
 

@@ -519,6 +519,9 @@ class InferenceEngine:
 
         Args:
             handle: The request, or the id that `submit` got. If it has ended, nothing happens.
+
+        Raises:
+            ValidationError: It is neither.
         """
         found = self._named.get(handle) if isinstance(handle, str) else handle
         if found is not None:

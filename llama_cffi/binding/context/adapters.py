@@ -63,7 +63,7 @@ class LoraAdapter(NativeObject):
     ) -> None:
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
-        gguf = check_gguf(self.path)
+        gguf = check_gguf(self.path, kind="LoRA")
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
         with library.logs.capture() as lines:
