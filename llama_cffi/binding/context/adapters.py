@@ -68,7 +68,7 @@ class LoraAdapter(NativeObject):
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
         _ = model.ptr  # raises if it is closed
-        gguf = check_gguf(self.path)
+        gguf = check_gguf(self.path, kind="LoRA")
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
         check_ggml_contexts(library, "an adapter")

@@ -330,7 +330,9 @@ def _load_backends(ffi: Any, boot: Any, folder: Path) -> None:
         return
     others = f"Choose another or unset it; this build has {', '.join(variants)}."
     if wanted not in variants:
-        raise LibraryLoadError(f"no CPU variant LLAMA_CFFI_CPU_VARIANT={wanted!r}. {others}")
+        raise LibraryLoadError(
+            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} is not a CPU variant of this build. {others}"
+        )
     # The CPU last, as ggml does.
     for name in [m[0] for m in backends if not m["variant"]]:
         boot.ggml_backend_load(os.fsencode(folder / name))
