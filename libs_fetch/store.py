@@ -50,6 +50,7 @@ CHECKED = "checked.json"
 _TICK_NS = 20_000_000  # file times are as fine as the kernel's clock tick: up to 10 ms
 _LOCK_LIMIT_S = 3600.0
 _LIBLLAMA = re.compile(r"(lib)?llama(\.[A-Za-z0-9_+.-]+?)??(\.so(\.\d+)*|(\.\d+)*\.dylib|\.dll)")
+_CPU_VARIANT = re.compile(r"(?:lib)?ggml-cpu-(.+)\.(?:so|dll)")
 _LIBRARY = re.compile(r"\.(so|dylib|dll)(\.|$)", re.IGNORECASE)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -83,6 +84,12 @@ class InstalledBuild:
     def spec(self) -> str:
         """The spec of this build."""
         return f"path:{self.library}" if self.source == "path" else f"{self.source}:{self.version}"
+
+    @property
+    def cpu_variants(self) -> dict[str, Path]:
+        """The CPU backends by variant, such as `zen4`; empty if there is one for all CPUs."""
+        found = map(_CPU_VARIANT.fullmatch, sorted(os.listdir(self.folder)))
+        return {match[1]: self.folder / match[0] for match in found if match}
 
     def as_dict(self) -> dict[str, str | None]:
         """Return identity and paths as JSON types."""
