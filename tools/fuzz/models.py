@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -59,9 +57,7 @@ MODELS = {
 
 @functools.cache
 def _folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="fuzz-models-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    return Path(tempfile.mkdtemp())  # within the folder of the worker, which is removed
 
 
 @functools.cache

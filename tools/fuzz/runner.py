@@ -89,6 +89,7 @@ class _Worker:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(search),
             "LLAMA_CFFI_BUILD": build,
+            "TMPDIR": str(self.folder),  # removed with it
             "GGML_NO_BACKTRACE": "1",
         }
         self.process = subprocess.Popen(

@@ -71,6 +71,7 @@ def main() -> None:
                         tell("end", run())
                     except Exception:
                         tell("error", traceback.format_exc())
+                        continue  # the runner may want the file
                 if file is not None:
                     file.unlink(missing_ok=True)
             tell("done")
