@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,5 +157,9 @@ def main() -> None:
     """Run the function that the JSON on stdin names, with the arguments in it."""
     faulthandler.enable()
     request = json.load(sys.stdin)
-    run = {"generate": generate, "dlopen": dlopen, "scores": scores}[request.pop("run")]
-    run(**request)
+    functions: dict[str, Callable[..., None]] = {
+        "generate": generate,
+        "dlopen": dlopen,
+        "scores": scores,
+    }
+    functions[request.pop("run")](**request)
