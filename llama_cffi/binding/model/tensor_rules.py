@@ -52,7 +52,7 @@ _FAMILIES = (
     _family("a convolution", r"(ssm_conv1d|shortconv\.conv)\.weight", True, flat=True),
     _family("a convolution", r"ssm_conv1d_[a-z]\.weight", True),
     _family("factors of RoPE", r"rope_(freqs|factors_\w+)\.weight", True),
-    _family("added to every token", r"(token_types|attn_sinks)\.weight", True),
+    _family("added to every token", r"(token_types|attn_sinks)\.weight", True, flat=True),
     _family("part of an RWKV layer", r"time_mix_(first|lerp_fused)\.weight", True),
     _family(
         "a matrix",
