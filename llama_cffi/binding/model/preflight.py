@@ -210,11 +210,11 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         and not 1 <= positions <= _T5_POSITIONS
     ):
         wrong.append(f"context_length is {positions}; it must be 1 to {_T5_POSITIONS}")
-    causal = gguf.values.get(f"{architecture}.attention.causal", True)
+    causal = gguf.values.get(f"{architecture}.attention.causal", False)
     if _ENCODER.fullmatch(architecture) and causal is not False:  # "missing result_output tensor"
         wrong.append(f"attention.causal is {causal} for an encoder, which has no logits")
     n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
-    if layers is not None and not 0 <= n_mtp < max(layers, 2):
+    if layers is not None and not 0 <= n_mtp <= layers:
         wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
     groups, used_groups = (
         _integer(gguf, f"{architecture}.expert_group_{key}") or 0 for key in ("count", "used_count")

@@ -70,7 +70,7 @@ _FAMILIES = (
         False,
     ),
 )
-# Of other names, such as a vector of weights: nothing multiplies a matrix of one row.
+# Of any other name: converters write F32 wherever there is one dimension.
 _VECTOR = _family("a vector", r".*\.weight", True)
 
 
@@ -105,6 +105,5 @@ def _family_of(tensor: GgufTensor, type_name: str) -> _Family | None:
     for family in _FAMILIES:
         if family.names.fullmatch(part):
             return family
-    # Tables of integers are possible; a vector of floats is added or multiplied.
-    is_vector = all(n == 1 for n in tensor.shape[1:]) and type_name not in _NO_MATRICES
+    is_vector = len(tensor.shape) == 1 and type_name not in _NO_MATRICES  # or a table of integers
     return _VECTOR if is_vector and _VECTOR.names.fullmatch(part) else None
