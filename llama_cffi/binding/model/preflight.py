@@ -61,7 +61,7 @@ _ORDINARY_KEYS = {
     "vocab_size",
 }  # fmt: skip
 _WHOLE_NUMBERS = ("count", "count_kv", "length", "sections", "pattern", "window", "layers")
-_MAX_WIDTH = 2**20
+_MAX_GATING = 8  # builds know 3 or 4 functions
 _LAYER = re.compile(r"blk\.\d+\.")
 _ORDINARY_TENSOR = re.compile(
     r"(token_embd|output|output_norm|rope_freqs|(attn|ffn)_norm|attn_[qk]_norm"
@@ -211,11 +211,11 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         and not 1 <= positions <= _T5_POSITIONS
     ):
         wrong.append(f"context_length is {positions}; it must be 1 to {_T5_POSITIONS}")
-    causal = gguf.values.get(f"{architecture}.attention.causal", True)
+    causal = gguf.values.get(f"{architecture}.attention.causal", False)
     if _ENCODER.fullmatch(architecture) and causal is not False:  # "missing result_output tensor"
         wrong.append(f"attention.causal is {causal} for an encoder, which has no logits")
     n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
-    if layers is not None and not 0 <= n_mtp < max(layers, 2):
+    if layers is not None and not 0 <= n_mtp <= layers:
         wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
     groups, used_groups = (
         _integer(gguf, f"{architecture}.expert_group_{key}") or 0 for key in ("count", "used_count")
@@ -225,11 +225,18 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         or (groups > 1 and (experts % groups or not 0 < used_groups < groups))
     ):
         wrong.append(f"{experts} experts are in {groups} groups, of which {used_groups} are used")
-    width = _integer(gguf, f"{architecture}.embedding_length_out") or 1
-    if not 1 <= width <= _MAX_WIDTH:
-        wrong.append(f"embedding_length_out is {width}; it must be 1 to {_MAX_WIDTH}")
-    by_layer = f"{architecture}.expert_used_count" in gguf.arrays
-    if not by_layer and (not 0 <= used <= experts or (experts and not used)):
+    gating = _integer(gguf, f"{architecture}.expert_gating_func") or 0
+    if not 0 <= gating <= _MAX_GATING:
+        wrong.append(f"expert_gating_func is {gating}; it must be 0 to {_MAX_GATING}")
+    width = _integer(gguf, f"{architecture}.embedding_length_out")
+    inner = _integer(gguf, f"{architecture}.embedding_length")
+    if width not in (None, inner, *(t.shape[1] for t in gguf.tensors if len(t.shape) > 1)):
+        wrong.append(f"embedding_length_out is {width}, and no tensor has as many rows")
+    each = gguf.arrays.get(f"{architecture}.expert_used_count")
+    if each is not None:
+        if not all(0 <= n <= experts for n in each.items):
+            wrong.append(f"expert_used_count is {max(each.items)} of {experts}")
+    elif not 0 <= used <= experts or (experts and not used):
         wrong.append(f"expert_used_count is {used} of {experts}")
     return wrong
 
@@ -275,7 +282,7 @@ def _missing(gguf: GgufSummary) -> Iterator[str]:
     have = {tensor.name for tensor in gguf.tensors} if needed else set()
     n_layer = _integer(gguf, f"{gguf.architecture}.block_count") or 0
     for choice in needed:
-        for layer in range(n_layer if have else 0):
+        for layer in range(min(n_layer, _MAX_LAYERS) if have else 0):
             names = [f"{name}.weight".format(layer) for name in choice.split("|")]
             if have.isdisjoint(names):
                 yield f"the tensor {' or '.join(names)} is missing"

@@ -29,17 +29,17 @@ class _Family(NamedTuple):
         what: The family in words, for the error message.
         names: Their names without the layer; all of it matches.
         f32: Whether the operation takes only F32; otherwise every type of matrices.
-        flat: Whether it has rows and columns and no further dimension.
+        n_dims: Most dimensions that it can have; further ones are 1.
     """
 
     what: str
     names: re.Pattern[str]
     f32: bool
-    flat: bool = False
+    n_dims: int = 4
 
 
-def _family(what: str, names: str, f32: bool, flat: bool = False) -> _Family:
-    return _Family(what, re.compile(names), f32, flat)
+def _family(what: str, names: str, f32: bool, n_dims: int = 4) -> _Family:
+    return _Family(what, re.compile(names), f32, n_dims)
 
 
 # The first that matches counts.
@@ -49,16 +49,17 @@ _FAMILIES = (
     _family("a scale", r".*\.(input_)?scales?", True),
     _family("a norm", r".*norm\d?\.(weight|bias)", True),
     _family("part of a state space model", r"ssm_(a|d)", True),
-    _family("a convolution", r"(ssm_conv1d(_[a-z])?|shortconv\.conv)\.weight", True),
+    _family("a convolution", r"(ssm_conv1d|shortconv\.conv)\.weight", True, n_dims=2),
+    _family("a convolution", r"ssm_conv1d_[a-z]\.weight", True),
     _family("factors of RoPE", r"rope_(freqs|factors_\w+)\.weight", True),
-    _family("added to every token", r"(token_types|attn_sinks)\.weight", True),
+    _family("added to every token", r"(token_types|attn_sinks)\.weight", True, n_dims=2),
     _family("part of an RWKV layer", r"time_mix_(first|lerp_fused)\.weight", True),
     _family(
         "a matrix",
         r"(token_embd|position_embd|output|(cross_)?attn_(q|k|v|o|qkv|output)"
         r"|ffn_(gate|up|down))\.weight",
         False,
-        flat=True,
+        n_dims=2,
     ),
     _family(
         "a matrix",
@@ -67,9 +68,10 @@ _FAMILIES = (
         r"|ssm_(in|x|dt|out|ba|alpha|beta)|shortconv\.(in|out)_proj"
         r"|(time|channel)_mix_(key|value|receptance|gate|output))\.weight",
         False,
+        n_dims=3,
     ),
 )
-# Of other names, such as a vector of weights: nothing multiplies a matrix of one row.
+# Of any other name: converters write F32 wherever there is one dimension.
 _VECTOR = _family("a vector", r".*\.weight", True)
 
 
@@ -94,7 +96,7 @@ def wrong_tensors(gguf: GgufSummary, library: Library) -> Iterator[str]:
             yield f"tensor {name} has type {known[kind]}; it is {family.what}, which must be F32"
         elif not family.f32 and kind not in matrices:
             yield f"tensor {name} has type {known[kind]}, which cannot be multiplied"
-        if family.flat and any(n > 1 for n in tensor.shape[2:]):
+        if any(n > 1 for n in tensor.shape[family.n_dims :]):
             yield f"tensor {name} has the shape {tensor.shape}; it is {family.what}"
 
 
@@ -104,6 +106,5 @@ def _family_of(tensor: GgufTensor, type_name: str) -> _Family | None:
     for family in _FAMILIES:
         if family.names.fullmatch(part):
             return family
-    # Tables of integers are possible; a vector of floats is added or multiplied.
-    is_vector = all(n == 1 for n in tensor.shape[1:]) and type_name not in _NO_MATRICES
+    is_vector = len(tensor.shape) == 1 and type_name not in _NO_MATRICES  # or a table of integers
     return _VECTOR if is_vector and _VECTOR.names.fullmatch(part) else None

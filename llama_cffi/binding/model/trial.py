@@ -25,7 +25,8 @@ CHECKS = ("auto", "child", "rules")
 STARTED, FINISHED = "@started", "@finished"  # what the child reports
 _SMALL_BYTES = 64 * 2**20
 _SECONDS, _BYTES_PER_SECOND = 60, 20 * 2**20
-_REASON = re.compile(r"GGML_ASSERT\(.*|what\(\).*|\S+\.(?:c|cpp|h|cu):\d+: .*")
+# What C says last, the most telling first.
+_REASONS = (r"GGML_ASSERT\(.*", r"what\(\).*", r"[\w.-]+\.(?:c|cpp|h|cu):\d+: .*")
 # The verdicts of this process: key -> why the child died, or "".
 _verdicts: dict[str, str] = {}
 _log = logging.getLogger(__name__)
@@ -129,5 +130,5 @@ def _run(job: dict[str, Any], timeout_s: float) -> tuple[str | None, bool]:
         _log.debug("the child process could not try the model: %s", printed)
         return None, False
     how = death(done.returncode) or "no result"
-    found = _REASON.search(printed)
-    return f"ended with {how}{f': {found[0].strip()}' if found else ''}", how != "SIGKILL"
+    found = [match[0].strip() for reason in _REASONS if (match := re.search(reason, printed))]
+    return f"ended with {': '.join([how, *found[:1]])}", how != "SIGKILL"
