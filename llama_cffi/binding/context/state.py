@@ -4,8 +4,7 @@ C checks little of what it reads, and some builds crash on it. So a state has a 
 what it was saved with, and a CRC-32 over everything, which finds damage before C sees it (at
 several GB/s) but not forgery. C trusts the numbers of cells in its bytes: the first is checked
 here, those of further caches (sliding windows, hybrids, separate sequences) stand where only C
-knows.
-Load only states that you made, as with pickles.
+knows. Load only states that you made, as with pickles.
 
 Format: magic, version, CRC-32 of what follows, length of the header; the header as JSON; C's
 bytes of each sequence that is not empty.
