@@ -62,6 +62,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     use_mmap: bool
     use_mlock: bool
     check_tensors: bool
+    check: str | None
     main_gpu: int
     tensor_split: Sequence[float] | None
     split_mode: str | None
@@ -122,6 +123,7 @@ class LlamaConfig:
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         check_tensors: See `Model`.
+        check: See `Model`.
         main_gpu: See `Model`.
         tensor_split: See `Model`.
         split_mode: See `Model`.
@@ -176,6 +178,7 @@ class LlamaConfig:
     use_mmap: bool = True
     use_mlock: bool = False
     check_tensors: bool = False
+    check: str | None = None
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
     split_mode: str | None = None

@@ -28,8 +28,9 @@ C is called in a few unusual ways. Each is explained where it is used:
   newer build may have more fields. `devices` in `loading/library.py`, `sampling/custom_sampler.py`
 - Quantizing runs in a child process, because C cannot be interrupted there. `model/quantize.py`
 - numpy preselects candidates, so that C does not sort the vocabulary. `sampling/topk_preselect.py`
-- What C would abort on is checked before the call. `model/preflight.py`, `context/params.py`,
-  `context/batch_checks.py`
+- What C would abort on is checked before the call. `model/preflight.py`, `model/tensor_rules.py`,
+  `context/params.py`, `context/batch_checks.py`
+- Unusual models are first tried in a child process. `model/trial.py`
 """
 
 from .context.abort_flag import AbortFlag

@@ -6,6 +6,7 @@ what would have come after it.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import re
@@ -123,6 +124,7 @@ def _mapped(folder: Path) -> list[str] | None:
 
 def main() -> None:
     """Run the function that the JSON on stdin names, with the arguments in it."""
+    faulthandler.enable()
     request = json.load(sys.stdin)
     run = generate if request.pop("run") == "generate" else dlopen
     run(**request)

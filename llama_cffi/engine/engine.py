@@ -105,6 +105,7 @@ class Engine:
         flush_tokens: Or at this many tokens; default 1, 0: off.
         flush_ms: Or after this many milliseconds; default 100, 0: off.
         progress: True shows a progress bar while the model loads; a function receives 0.0 to 1.0.
+        check: See `Model`.
         **context_options: Further arguments of `Context`.
 
     Attributes:
@@ -138,6 +139,7 @@ class Engine:
         flush_tokens: int | None = None,
         flush_ms: int | None = None,
         progress: Progress = None,
+        check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
@@ -149,7 +151,9 @@ class Engine:
         n_batch = environment.number("BATCH", n_batch, 2048)
         given = None if n_gpu_layers == -1 else n_gpu_layers
         layers = environment.number("N_GPU_LAYERS", given, -1)
-        self.model, self.owns_model = open_model(model_path, n_gpu_layers=layers, progress=progress)
+        self.model, self.owns_model = open_model(
+            model_path, n_gpu_layers=layers, progress=progress, check=check
+        )
         try:
             self.context = Context(
                 self.model,

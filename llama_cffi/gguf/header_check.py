@@ -52,7 +52,8 @@ class GgufArray:
         kind: The GGUF value type of its items.
         count: Number of items.
         offset: Offset of the first item in the file.
-        distinct: Number of items that differ for C, which reads up to a NUL; 0 unless it is `tokenizer.ggml.tokens`.
+        distinct: Number of items that differ for C, which reads up to a NUL; 0 unless it is
+            `tokenizer.ggml.tokens`.
         shortest: Length in bytes of the shortest string, up to a NUL; 0 for other items.
         values: The distinct items; empty unless it is `tokenizer.ggml.token_type`.
         items: The items of a short array of integers, such as a number for each layer.

@@ -91,6 +91,7 @@ class InferenceEngine:
         draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
             do not change.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
+        check: See `Model`.
         **context_options: Other arguments of `Context`.
 
     Attributes:
@@ -128,6 +129,7 @@ class InferenceEngine:
         chat_format: str | None = None,
         draft: Drafter | None = None,
         start: bool = True,
+        check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
@@ -146,7 +148,7 @@ class InferenceEngine:
         if reads_hidden:
             context_options["embeddings"] = True
         self.model, self.owns_model = open_model(
-            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden
+            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden, check=check
         )
         context: Context | None = None
         try:

@@ -13,7 +13,7 @@ from .odd_models import write_hybrid, write_nextn, write_recurrent, write_window
 from .tiny_encoders import write_bert, write_t5
 from .tiny_gguf import write_tiny
 
-__all__ = ["WRITE"]
+__all__ = ["WRITE", "write_gemma3"]
 
 _N_EMBD, _N_HEAD_DIM = 64, 32
 
@@ -38,15 +38,21 @@ def _qwen3(writer: gguf.GGUFWriter) -> None:
 
 
 def _gemma3(writer: gguf.GGUFWriter) -> None:
+    keys = writer.kv_data[0]
     writer.add_sliding_window(32)
     writer.add_key_length(_N_HEAD_DIM)
     writer.add_value_length(_N_HEAD_DIM)
     _without(writer, "", "output")  # it is token_embd
-    for i in range(6):
+    for i in range(keys["gemma3.block_count"].value):
         for part in ("post_attention_norm", "post_ffw_norm"):
             _tensor(writer, f"blk.{i}.{part}.weight", _N_EMBD)
         for part in ("attn_q_norm", "attn_k_norm"):
             _tensor(writer, f"blk.{i}.{part}.weight", _N_HEAD_DIM)
+
+
+def write_gemma3(path: Path, n_layer: int = 6, name: str | None = None) -> Path:
+    """Write a gemma3; every sixth layer has full attention."""
+    return write_tiny(path, architecture="gemma3", n_layer=n_layer, name=name, edit=_gemma3)
 
 
 def _gpt2(writer: gguf.GGUFWriter) -> None:
@@ -137,7 +143,7 @@ WRITE: dict[str, Callable[[Path], object]] = {
     "llama": _tiny(),
     "spm": _tiny(edit=_sentencepiece),
     "qwen3": _tiny(architecture="qwen3", edit=_qwen3),
-    "gemma3": _tiny(architecture="gemma3", n_layer=6, edit=_gemma3),
+    "gemma3": write_gemma3,
     "gemma2": write_windowed,
     "gpt2": _tiny(architecture="gpt2", edit=_gpt2),
     "phi3": _tiny(architecture="phi3", edit=_phi3),

@@ -23,10 +23,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.architectures import WRITE
-from support.loras import make_pairs, write_lora
-
-from tools.fuzz import gguf_names
-from tools.fuzz.gguf_codec import (
+from support.gguf_codec import (
     ARRAY,
     BOOL,
     FLOAT,
@@ -41,6 +38,9 @@ from tools.fuzz.gguf_codec import (
     Value,
     decode,
 )
+from support.loras import make_pairs, write_lora
+
+from tools.fuzz import gguf_names
 
 if TYPE_CHECKING:
     from llama_cffi import Model

@@ -14,7 +14,7 @@ from ...gguf.reader import GgufSummary, GgufTensor
 from .. import compat
 from ..loading.library import Library
 
-__all__ = ["matrix_types", "wrong_types"]
+__all__ = ["matrix_types", "wrong_tensors"]
 
 _LAYER = re.compile(r"(?:(?:enc|dec)\.)?blk\.\d+\.")
 _F32 = frozenset({"F32"})
@@ -29,15 +29,17 @@ class _Family(NamedTuple):
         what: The family in words, for the error message.
         names: Their names without the layer; all of it matches.
         f32: Whether the operation takes only F32; otherwise every type of matrices.
+        flat: Whether it has rows and columns and no further dimension.
     """
 
     what: str
     names: re.Pattern[str]
     f32: bool
+    flat: bool = False
 
 
-def _family(what: str, names: str, f32: bool) -> _Family:
-    return _Family(what, re.compile(names), f32)
+def _family(what: str, names: str, f32: bool, flat: bool = False) -> _Family:
+    return _Family(what, re.compile(names), f32, flat)
 
 
 # The first that matches counts.
@@ -47,15 +49,22 @@ _FAMILIES = (
     _family("a scale", r".*\.(input_)?scales?", True),
     _family("a norm", r".*norm\d?\.(weight|bias)", True),
     _family("part of a state space model", r"ssm_(a|d)", True),
-    _family("a convolution", r"(ssm_conv1d(_[a-z])?|shortconv\.conv)\.weight", True),
+    _family("a convolution", r"(ssm_conv1d|shortconv\.conv)\.weight", True, flat=True),
+    _family("a convolution", r"ssm_conv1d_[a-z]\.weight", True),
     _family("factors of RoPE", r"rope_(freqs|factors_\w+)\.weight", True),
-    _family("added to every token", r"(token_types|attn_sinks)\.weight", True),
+    _family("added to every token", r"(token_types|attn_sinks)\.weight", True, flat=True),
     _family("part of an RWKV layer", r"time_mix_(first|lerp_fused)\.weight", True),
     _family(
         "a matrix",
-        r"(token_embd|position_embd|output|dense_\d(_out)?|nextn\.eh_proj"
-        r"|(cross_)?attn_(q|k|v|o|qkv|output|gate|rel_b|[qk]v?_a(_mqa)?|[qkv]v?_b)"
-        r"|ffn_(gate|up|down|gate_up)(_(ch|sh)?exps?)?|ffn_gate_inp"
+        r"(token_embd|position_embd|output|(cross_)?attn_(q|k|v|o|qkv|output)"
+        r"|ffn_(gate|up|down))\.weight",
+        False,
+        flat=True,
+    ),
+    _family(
+        "a matrix",
+        r"(dense_\d(_out)?|nextn\.eh_proj|attn_(gate|rel_b|[qk]v?_a(_mqa)?|[qkv]v?_b)"
+        r"|ffn_(gate|up|down|gate_up)_(ch|sh)?exps?|ffn_gate_inp"
         r"|ssm_(in|x|dt|out|ba|alpha|beta)|shortconv\.(in|out)_proj"
         r"|(time|channel)_mix_(key|value|receptance|gate|output))\.weight",
         False,
@@ -71,8 +80,8 @@ def matrix_types(library: Library) -> dict[int, str]:
     return {number: name for number, name in known.items() if name not in _NO_MATRICES}
 
 
-def wrong_types(gguf: GgufSummary, library: Library) -> Iterator[str]:
-    """Yield what is wrong with the types of a model's tensors."""
+def wrong_tensors(gguf: GgufSummary, library: Library) -> Iterator[str]:
+    """Yield what is wrong with the tensors of a model."""
     known, matrices = compat.tensor_types(library), matrix_types(library)
     for tensor in gguf.tensors:
         name, kind = tensor.name, tensor.kind
@@ -86,6 +95,8 @@ def wrong_types(gguf: GgufSummary, library: Library) -> Iterator[str]:
             yield f"tensor {name} has type {known[kind]}; it is {family.what}, which must be F32"
         elif not family.f32 and kind not in matrices:
             yield f"tensor {name} has type {known[kind]}, which cannot be multiplied"
+        if family.flat and any(n > 1 for n in tensor.shape[2:]):
+            yield f"tensor {name} has the shape {tensor.shape}; it is {family.what}"
 
 
 def _family_of(tensor: GgufTensor, type_name: str) -> _Family | None:
