@@ -567,6 +567,7 @@ class Llama(Session, ModelFacts):
             return stream_async(lambda: chat_completions.stream(prepared, runs))
         return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
+    @checked_arguments()
     def parse(
         self,
         prompt: str | Sequence[Message],

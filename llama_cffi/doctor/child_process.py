@@ -35,7 +35,7 @@ def run_child(run: str, *, timeout_s: float, **arguments: Any) -> Outcome:
     """Run a function of `child_main` in a new process.
 
     Args:
-        run: `generate` or `dlopen`.
+        run: `generate`, `dlopen` or `scores`.
         timeout_s: Timeout in seconds.
         arguments: The function's arguments, as JSON types.
     """

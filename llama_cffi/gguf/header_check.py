@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from ..validation import missing_file
 from .strings import Strings, find_strings
 
 __all__ = [
@@ -42,6 +43,12 @@ _MAX_KEY_BYTES = 65535
 _FEW_ITEMS = 1024  # more than any model has layers
 # Keys that decide how the file is read -> the only value type that C accepts.
 _FIXED_KINDS = {"general.alignment": _UINT32, "split.count": _UINT16, "split.no": _UINT16}
+# How other files begin that carry a model's name, in lower case.
+_OTHER_FILES = {
+    b"<!doctype": "a web page, not a GGUF file; download the file itself",
+    b"<html": "a web page, not a GGUF file; download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the model; fetch it with `git lfs pull`",
+}
 
 
 @dataclass(frozen=True)
@@ -133,12 +140,18 @@ class GgufSummary:
         return len(self.tensors)
 
 
-def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = None) -> GgufSummary:
+def check_gguf(
+    path: Path,
+    overrides: Mapping[str, int | float | str] | None = None,
+    *,
+    kind: str = "model",
+) -> GgufSummary:
     """Prove that *path* is a complete GGUF file.
 
     Args:
         path: The file.
         overrides: Metadata that replaces the file's.
+        kind: What the file should be, for the message.
 
     Raises:
         ModelLoadError: It is missing, a folder, empty, not a GGUF, truncated or inconsistent.
@@ -149,12 +162,14 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
                 f"{path} is a folder, not a GGUF file; name the .gguf file inside it"
             )
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelLoadError(f"{path} is a pipe or device, not a GGUF file")
         if size == 0:
             raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderParser(path, data, size).parse(overrides or {})
     except FileNotFoundError:
-        raise ModelLoadError(f"no model file at {path}") from None
+        raise ModelLoadError(missing_file(path, kind)) from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
 
@@ -192,6 +207,10 @@ class _HeaderParser:
     def parse(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
         magic = self.data[:4]
         if magic != b"GGUF":
+            start = self.data[:64].lstrip().lower()
+            for prefix, advice in _OTHER_FILES.items():
+                if start.startswith(prefix):
+                    raise ModelLoadError(f"{self.path} is {advice}")
             raise ModelLoadError(
                 f"{self.path} is not a GGUF file: it begins with {magic!r}, not b'GGUF'. Convert "
                 "the model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."

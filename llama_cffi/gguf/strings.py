@@ -91,9 +91,8 @@ class Strings:
 
         raw: Any = np.ndarray((self.end - begin,), np.uint8, self._data, begin)
         of_lengths = self._lengths.view(np.uint8)
-        return int(raw.size - np.count_nonzero(raw)) > of_lengths.size - np.count_nonzero(
-            of_lengths
-        )
+        n_nul = raw.size - np.count_nonzero(raw)
+        return bool(n_nul > of_lengths.size - np.count_nonzero(of_lengths))
 
     def _cut(self) -> Iterator[bytes]:
         return (string.partition(b"\0")[0] for string in self)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 import struct
 from collections.abc import Sequence
@@ -185,6 +186,30 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ModelLoadError, match="no model file"):
         read_gguf(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\n<!DOCTYPE html><html>", "a web page, not a GGUF file"),
+        (b"<html>", "a web page, not a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "fetch it with `git lfs pull`"),
+        (b"PK\3\4", "convert_hf_to_gguf"),
+    ],
+)
+def test_other_files_with_a_models_name_are_told_apart(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "x.gguf").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=says):
+        read_gguf(tmp_path / "x.gguf")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(ModelLoadError, match="a pipe or device"):
+        read_gguf(tmp_path / "x.gguf")
 
 
 def test_fingerprint(tmp_path: Path) -> None:

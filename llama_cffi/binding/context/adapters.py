@@ -13,6 +13,7 @@ from ...errors import LlamaError, ModelLoadError, ValidationError
 from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, read_gguf
 from ...validation import check_float, check_int
 from .. import compat
+from ..memory_limits import check_ggml_contexts
 from ..model.model import Model
 from ..model.tensor_rules import matrix_types
 from ..native_object import NativeObject
@@ -56,6 +57,8 @@ class LoraAdapter(NativeObject):
 
     Raises:
         ModelLoadError: The file is damaged, not an adapter, or for another model.
+        ClosedError: The model is closed.
+        OutOfMemoryError: The build can hold no more adapters, contexts and models.
     C: llama_adapter_lora_init
     """
 
@@ -64,9 +67,11 @@ class LoraAdapter(NativeObject):
     ) -> None:
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
-        gguf = check_gguf(self.path)
+        _ = model.ptr  # raises if it is closed
+        gguf = check_gguf(self.path, kind="LoRA")
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
+        check_ggml_contexts(library, "an adapter")
         with library.logs.capture() as lines:
             init = compat.c_function(library, "llama_adapter_lora_init")
             held = model.hold()
@@ -79,7 +84,8 @@ class LoraAdapter(NativeObject):
             raise ModelLoadError(
                 f"{self.path} cannot be used with {model.path.name}: {reason or 'no reason given'}"
             )
-        super().__init__(ptr, compat.c_function(library, "llama_adapter_lora_free"), parent=model)
+        free = compat.c_function(library, "llama_adapter_lora_free")
+        super().__init__(ptr, free, parent=model, n_ggml_contexts=1 + model.offloads)
         library.logs.raise_interrupt()
         self.model = model
         self.n_pairs = sum(tensor.name.endswith(".lora_a") for tensor in gguf.tensors)

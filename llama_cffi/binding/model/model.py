@@ -15,7 +15,7 @@ from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
-from ..memory_limits import check_bytes
+from ..memory_limits import check_bytes, check_ggml_contexts
 from ..native_object import NativeObject, in_call
 from .files import AnyPath, Override, open_files
 from .placement import devices_for_c, overrides_for_c, shares_for_c, split_mode_for_c
@@ -156,8 +156,14 @@ class Model(NativeObject):
                 else None
             ),
         )
+        self.offloads = n_gpu_layers != 0 and any(
+            d.type not in ("cpu", "accel")
+            for d in self.library.devices
+            if devices is None or d.name in devices
+        )
         ptr, free = ffi.NULL, compat.c_function(self.library, "llama_model_free")
         check_bytes(self._files.load_bytes(use_mmap), f"loading {self.path.name}")
+        check_ggml_contexts(self.library, "a model")
         names = [os.fsencode(part) for part in self.paths]
         try:
             with (
@@ -182,12 +188,7 @@ class Model(NativeObject):
         del callback, shares, chosen, placed, overrides
         if not ptr:
             raise ModelLoadError(self._load_error(lines))
-        super().__init__(ptr, free)
-        self.offloads = n_gpu_layers != 0 and any(
-            d.type not in ("cpu", "accel")
-            for d in self.library.devices
-            if devices is None or d.name in devices
-        )
+        super().__init__(ptr, free, n_ggml_contexts=1 + self.offloads)
         self.vocab = Vocab(self)
 
     @property

@@ -85,6 +85,7 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
         *_widths(gguf),
         *wrong_tensors(gguf, library),
         *_missing(gguf),
+        *_state_space(gguf, library),
     ):
         raise ModelLoadError(
             f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {reason}"
@@ -285,6 +286,15 @@ def _missing(gguf: GgufSummary) -> Iterator[str]:
             names = [f"{name}.weight".format(layer) for name in choice.split("|")]
             if have.isdisjoint(names):
                 yield f"the tensor {' or '.join(names)} is missing"
+                return
+
+
+def _state_space(gguf: GgufSummary, library: Library) -> Iterator[str]:
+    """Yield why the build cannot run the model's state-space layers."""
+    if not compat.loads_state_space_models(library):
+        for tensor in gguf.tensors:
+            if ".ssm_conv1d." in tensor.name:
+                yield f"it has state-space layers ({tensor.name}), which need b4234 or later"
                 return
 
 

@@ -143,8 +143,8 @@ def _check_target(
     free = shutil.disk_usage(target.parent).free
     if need > free:
         raise ValidationError(
-            f"{target.name} needs at least {need / 1e9:.2f} GB, and {target.parent} has "
-            f"{free / 1e9:.2f} GB free"
+            f"{target.name} needs at least {need / 1e6:,.1f} MB, and {target.parent} has "
+            f"{free / 1e6:,.1f} MB free"
         )
 
 
