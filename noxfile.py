@@ -149,6 +149,16 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed damaged files and random API programs to three builds; no process may die or hang.
+
+    `nox -s fuzz -- adapters=500 states --builds npm:3.1.1` runs some of them.
+    """
+    session.install("-e", ".", "--group=test")  # editable, as for `demo`
+    session.run("python", "-m", "tools.fuzz", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Evaluate the demo model on held-out questions; compare its logits with PyTorch's."""
     # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.

@@ -22,6 +22,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -110,7 +111,10 @@ def report(tallies: dict[tuple[str, Path], Tally]) -> Iterator[str]:
     for (build, path), tally in tallies.items():
         n = tally.outcomes.total() + len(tally.failures)
         counts = " ".join(f"{tally.ended(how):6}" for how in ("death", "hang", "error"))
-        outcomes = ", ".join(f"{name} {count}" for name, count in tally.outcomes.most_common())
+        named = Counter[str]()
+        for outcome, count in tally.outcomes.items():  # without the messages
+            named[outcome.split(":")[0]] += count
+        outcomes = ", ".join(f"{name} {count}" for name, count in named.most_common())
         speed = n / tally.seconds if tally.seconds else 0
         yield f"{build:12} {path.stem:16} {n:7} {counts}  {outcomes} ({speed:.0f}/s)"
     for tally in tallies.values():

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from support.gguf_codec import STRING, U32, Gguf, Tensor, Value
 
 from llama_cffi import Context, LlamaError, load_control_vector
 from llama_cffi.gguf.reader import read_gguf
 from tools.fuzz import models
-from tools.fuzz.gguf_codec import STRING, U32, Gguf, Tensor, Value
 from tools.fuzz.gguf_edits import Edit, resize, write_cases
 
 __all__ = ["cases", "run"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
-from tools.fuzz.gguf_codec import ARRAY, SCALARS, STRING, TYPES, Array, Gguf, Tensor, Value
+from support.gguf_codec import ARRAY, SCALARS, STRING, TYPES, Array, Gguf, Tensor, Value
 
 __all__ = ["Edit", "change_bytes", "resize", "write_cases"]
 

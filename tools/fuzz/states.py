@@ -1,6 +1,8 @@
 """Saved states: of a context or a sequence, over several kinds of memory, then changed.
 
-Most changes have a valid checksum, which only somebody who forges a state would write.
+Most changes have a valid checksum, which only somebody who forges a state would write. Where C's
+bytes hold several caches one after the other, only their beginning is forged: C trusts the number
+of cells of each, and only that of the first can be checked (docs of `Context.load_state`).
 """
 
 from __future__ import annotations
@@ -21,19 +23,21 @@ from tools.fuzz.gguf_edits import change_bytes
 
 __all__ = ["cases", "run"]
 
+Q8 = {"type_k": "q8_0", "type_v": "q8_0"}
 # Name -> model, options of the context, sequence (None: all).
 SETUPS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "whole": ("llama", {"kv_unified": True}, None),
     "separate": ("llama", {"kv_unified": False}, None),
-    "one": ("llama", {}, 1),
-    "quantized": ("llama", {"type_k": "q8_0", "type_v": "q8_0", "flash_attn": True}, None),
-    "transposed": ("llama", {"flash_attn": False}, 0),
+    "one": ("llama", {"kv_unified": True}, 1),
+    "quantized": ("llama", {**Q8, "flash_attn": True, "kv_unified": True}, None),
+    "transposed": ("llama", {"flash_attn": False, "kv_unified": True}, 0),
     "gemma2": ("gemma2", {}, None),
     "mamba": ("mamba", {}, None),
     "mamba_one": ("mamba", {}, 0),
     "lfm2": ("lfm2", {}, None),
-    "demo": ("demo", {}, 0),
+    "demo": ("demo", {"kv_unified": True}, 0),
 }
+SEVERAL_CACHES = {"separate", "gemma2", "lfm2"}
 N_CTX, TOKENS = 256, list(range(1, 41))
 NUMBERS = (
     0,
@@ -125,9 +129,8 @@ def _changed(valid: dict[str, bytes], name: str, rng: random.Random) -> tuple[st
             return what, _joined(header, parts)
         case "parts":
             header, parts = _split(data)
-            what = "; ".join(
-                _change_parts(header, parts, rng) for _ in range(rng.choice((1, 1, 2)))
-            )
+            change = _change_beginning if name in SEVERAL_CACHES else _change_parts
+            what = "; ".join(change(header, parts, rng) for _ in range(rng.choice((1, 1, 2))))
             return what, _joined(header, parts)
         case "other":
             other = rng.choice(list(valid))
@@ -180,6 +183,20 @@ def _change_header(header: dict[str, Any], rng: random.Random) -> str:
         case _:
             header[key] = value = rng.choice(odd)
             return f"{key} = {value!r}"
+
+
+def _change_beginning(header: dict[str, Any], parts: list[bytes], rng: random.Random) -> str:
+    """Change the first numbers, or cut before the first cache ends."""
+    i = rng.randrange(len(parts))
+    part = bytearray(parts[i])
+    if rng.random() < 0.3:
+        parts[i] = bytes(part[: rng.randrange(len(part) // 3)])
+        header["parts"][i][2] = len(parts[i])
+        return f"part {i}: cut at {len(parts[i])}"
+    at, number = 4 * rng.randrange(5), rng.choice(NUMBERS) % 2**32
+    part[at : at + 4] = number.to_bytes(4, "little")
+    parts[i] = bytes(part)
+    return f"part {i}: {number} at {at}"
 
 
 def _change_parts(header: dict[str, Any], parts: list[bytes], rng: random.Random) -> str:

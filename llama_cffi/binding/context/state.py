@@ -2,8 +2,9 @@
 
 C checks little of what it reads, and some builds crash on it. So a state has a header of our own:
 what it was saved with, and a CRC-32 over everything, which finds damage before C sees it (at
-several GB/s) but not forgery. C trusts the counts in its bytes and crashes on some: load only
-states that you made, as with pickles.
+several GB/s) but not forgery. C trusts the numbers of cells in its bytes: the first is checked
+here, those of further caches (sliding windows, hybrids, separate sequences) stand where only C
+knows. Load only states that you made, as with pickles.
 
 Format: magic, version, CRC-32 of what follows, length of the header; the header as JSON; C's
 bytes of each sequence that is not empty.
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["load", "load_file", "save", "save_file"]
 
 _MAGIC, _VERSION = b"llmcffi\0", 1
+_LEAST_MAGIC = 2**24  # more than any number of cells or streams
+_WORDS = 1024  # of C's bytes: more than a context has streams
 _PREFIX = struct.Struct("<8sIIQ")  # magic, version, CRC-32, bytes of the header
 
 
@@ -74,7 +77,9 @@ def load(context: Context, data: Any, seq_id: int | None) -> list[int]:
     clear()
     try:
         for saved_id, last, part in _parts(header, payload):
-            _set(context, saved_id if seq_id is None else seq_id, last, part)
+            target = saved_id if seq_id is None else seq_id
+            _check_cells(context, target, part)
+            _set(context, target, last, part)
     except BaseException:
         clear()
         raise
@@ -150,6 +155,36 @@ def _set(context: Context, seq_id: int, last: int, part: memoryview) -> None:
             f"{reason}. Use a context as large as the saved one and with the same type of cache, "
             "or decode the tokens again."
         )
+
+
+def _check_cells(context: Context, seq_id: int, part: memoryview) -> None:
+    """Refuse a part with a number of cells that C would abort on, or allocate far too much for.
+
+    What stands before the number differs between builds and memories. C writes the same for a
+    sequence that is empty: sometimes a magic number and the sequence, then the number of streams
+    with the cells of each, or just the number of cells.
+
+    Raises:
+        LlamaError: With the number.
+    """
+    size = int(context.library.lib.llama_state_seq_get_size(context.ptr, seq_id))
+    empty, words = _words(_get(context, seq_id, size)), _words(part)
+    at = 2 if empty and empty[0] >= _LEAST_MAGIC else 0
+    n_streams = empty[at] if at < len(empty) else 0
+    found = words[at + 1 : at + 1 + n_streams] if n_streams else words[at : at + 1]
+    cells, most = sum(found), 1 if context.model.is_recurrent else context.n_ctx
+    fits = words[at : at + 1] == [n_streams] if n_streams else True
+    if not (fits and 1 <= cells <= most and words[: at // 2] == empty[: at // 2]):  # the magic
+        raise LlamaError(
+            f"the state of sequence {seq_id} has {cells} cells in {len(part)} bytes, which this "
+            f"context of up to {most} does not write; what it was to replace is empty now"
+        )
+
+
+def _words(data: bytes | bytearray | memoryview) -> list[int]:
+    """Return the first numbers of C's bytes."""
+    head = bytes(data[: 4 * _WORDS])
+    return list(struct.unpack(f"<{len(head) // 4}I", head[: len(head) // 4 * 4]))
 
 
 def _identity(context: Context) -> dict[str, Any]:
@@ -230,8 +265,10 @@ def _parse(data: Any) -> tuple[dict[str, Any], memoryview]:
     try:
         header = json.loads(bytes(view[_PREFIX.size : _PREFIX.size + n_header]))
         numbers = [n for part in header["parts"] for n in part] + header["tokens"]
-        if not all(type(n) is int and n >= 0 for n in numbers):
+        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise ValueError("parts and tokens must be integers from 0")
+        if type(header["whole"]) is not bool:
+            raise ValueError("it does not say whether it is the state of a whole context")
         if sum(size for _, _, size in header["parts"]) != len(payload):
             raise ValueError("the sizes of the parts do not add up to the size of the state")
     except (ValueError, KeyError, TypeError, AttributeError) as e:
