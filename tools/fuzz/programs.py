@@ -20,8 +20,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[2] / "tests"
 sys.path.insert(0, str(TESTS))
-from support.high_level_steps import HighLevelSteps
-from support.low_level_machine import Machine
+from support.high_level_steps import HighLevelSteps  # noqa: E402
+from support.low_level_machine import Machine  # noqa: E402
 
 STEPS = 1_200
 WRITERS = ("architectures", "loras", "odd_models", "tiny_encoders", "tiny_gguf")

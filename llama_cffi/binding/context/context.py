@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LlamaError, ValidationError
-from ...validation import check_int, checked_arguments
+from ...validation import check_int, check_type, checked_arguments
 from .. import compat
 from ..loading.library import Library
 from ..logits import check_logits
@@ -76,6 +76,7 @@ class Context(NativeObject):
 
     @checked_arguments(ContextParams.__dataclass_fields__)
     def __init__(self, model: Model, **options: Unpack[ContextOptions]) -> None:
+        check_type("model", model, Model)
         library = model.library
         if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only and cannot decode")
@@ -177,6 +178,7 @@ class Context(NativeObject):
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
         """
+        check_type("batch", batch, Batch)
         if batch.n_hidden != self._n_hidden:
             raise ValidationError(
                 f"the batch has n_hidden={batch.n_hidden}, and this context takes "
@@ -190,6 +192,7 @@ class Context(NativeObject):
                     f"{len(batch)} tokens in the batch; n_batch is {self.n_batch}"
                 )
             batch.check(self.n_vocab, self.n_seq_max, self.kv_unified)
+            self._decode_call.watch_steps()
         ptr, logs = self._ptr or self.ptr, self._logs
         if self._needs_checks:
             check_decode(self, batch)
@@ -404,6 +407,7 @@ class Context(NativeObject):
 
         Raises:
             ValidationError: A number is negative or too large.
+            LlamaError: The threads do not start.
         C: llama_set_n_threads
         """
         n_threads = thread_count("n_threads", n_threads)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...errors import OutOfMemoryError, ValidationError
-from ...validation import check_bool, check_choice, check_float, check_int
+from ...validation import check_bool, check_choice, check_float, check_int, check_type
 from .. import compat
 from ..memory_limits import check_bytes
 from ..processors import thread_count
@@ -246,6 +246,9 @@ def estimate_context_bytes(
     Raises:
         ValidationError: An argument is out of range, or such a type does not exist.
     """
+    from ..model.model import Model  # which imports this module
+
+    check_type("model", model, Model)
     trained = model.gguf.values.get(f"{model.gguf.architecture}.context_length", 0)
     n_ctx = check_int("n_ctx", n_ctx, 0) or int(trained)
     n_ubatch = min(n_ctx, check_int("n_ubatch", n_ubatch, 1))
@@ -271,8 +274,9 @@ def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str)
     """
     if embeddings and pooling not in (*range(-1, 4), *([_RANK] if kind.ranks else [])):
         raise ValidationError(
-            f"{name} does not support pooling {pooling}"
-            + (": it has no classification head (cls.*) for 'rank'" if pooling == _RANK else "")
+            f"{name} has no classification head (cls.*), which pooling='rank' needs"
+            if pooling == _RANK
+            else f"{name} does not support pooling {pooling}"
         )
     if not embeddings and not kind.logits:  # missing result_output tensor
         raise ValidationError(f"{name} is an encoder: it computes only embeddings")
