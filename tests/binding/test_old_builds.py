@@ -122,6 +122,22 @@ def test_a_recurrent_sequence_begins_anew(child: Child, tmp_path: Path, build: s
     run(child, build, code, write_recurrent(tmp_path / "mamba.gguf"))
 
 
+def test_b4980_divides_positions_near_the_end(child: Child, tiny_model: Path) -> None:
+    """It would plan a graph of n_ubatch tokens behind the last cell that was used, and assert."""
+    code = """
+    model, found = Model(sys.argv[1]), []
+    for n_ubatch in (64, 4):
+        context = Context(model, n_ctx=64, n_ubatch=n_ubatch, n_threads=1)
+        feed(context, range(40))
+        context.memory.seq_div(0, 20, -1, 2)
+        context.memory.seq_rm(0, 15)
+        context.memory.defrag()
+        found.append(feed(context, [7], 15))
+    assert np.allclose(*found, atol=1e-4)
+    """
+    run(child, B4980, code, tiny_model)
+
+
 def test_an_abort_loses_no_other_sequence(child: Child, tiny_model: Path) -> None:
     """b5590 would remove all but the first."""
     code = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...validation import INT32_MAX
 from ..loading.library import Library
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = [
     "memory_call",
     "mixes_up_states",
     "needs_clear_after_failure",
+    "prepare_update",
     "reports_pos_min",
     "separates_hybrids",
     "seq_pos_max",
@@ -94,6 +96,16 @@ def defrag(library: Library, context: Any) -> bool:
             getattr(library.lib, name)(context)
             return True
     return False
+
+
+def prepare_update(library: Library, context: Any) -> None:
+    """Prepare for a decode that first shifts, divides or defragments.
+
+    b4980 then plans a graph behind the last cell that was used, and asserts if that is outside of
+    the cache. Shifting nothing makes it begin with the first one.
+    """
+    if library.has("llama_get_kv_self") and not reports_pos_min(library):
+        memory_call(library, context, "seq_add")(0, INT32_MAX - 1, INT32_MAX, 1)
 
 
 def needs_clear_after_failure(library: Library) -> bool:

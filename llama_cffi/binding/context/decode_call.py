@@ -90,6 +90,7 @@ class DecodeCall:
         lib, flag = context.library.lib, context.abort_flag
         if self.updates_memory:
             flag.detach(ptr)
+            compat.prepare_update(context.library, ptr)
         code = self._run_another_graph(ptr, batch) if self._rebuilds_graph else 0
         if code == 0:
             code = int(lib.llama_decode(ptr, batch))
