@@ -90,7 +90,12 @@ def can_shift(library: Library, context: Any, gguf: GgufSummary) -> bool:
 
 
 def defrag(library: Library, context: Any) -> bool:
-    """Schedule a defragmentation; False if the build has none, as from b6301 on."""
+    """Schedule a defragmentation; False if the build has none, as from b6301 on.
+
+    That of b4980 asserts, see `prepare_update`.
+    """
+    if _plans_from_head(library):
+        return False
     for name in ("llama_kv_self_defrag", "llama_kv_cache_defrag"):
         if library.has(name):
             getattr(library.lib, name)(context)
@@ -99,13 +104,17 @@ def defrag(library: Library, context: Any) -> bool:
 
 
 def prepare_update(library: Library, context: Any) -> None:
-    """Prepare for a decode that first shifts, divides or defragments.
+    """Prepare for a decode that first shifts or divides positions.
 
     b4980 then plans a graph behind the last cell that was used, and asserts if that is outside of
     the cache. Shifting nothing makes it begin with the first one.
     """
-    if library.has("llama_get_kv_self") and not reports_pos_min(library):
+    if _plans_from_head(library):
         memory_call(library, context, "seq_add")(0, INT32_MAX - 1, INT32_MAX, 1)
+
+
+def _plans_from_head(library: Library) -> bool:
+    return library.has("llama_get_kv_self") and not reports_pos_min(library)  # b4980
 
 
 def needs_clear_after_failure(library: Library) -> bool:
