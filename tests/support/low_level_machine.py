@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -184,6 +185,16 @@ class Machine:
     def do_abort(self) -> None:
         flag = self.context().abort_flag
         (flag.clear if flag.is_set else flag.set)()
+
+    def do_stop(self) -> None:
+        flag = self.context().abort_flag
+        timer = threading.Timer(self.rng.random() * 0.003, flag.set)
+        timer.start()
+        try:
+            self.decode()
+        finally:
+            timer.join()
+            flag.clear()
 
     def do_clear_flags(self) -> None:
         for context in self.objects.get(Context, []):

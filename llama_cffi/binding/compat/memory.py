@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...validation import INT32_MAX
 from ..loading.library import Library
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = [
     "memory_call",
     "mixes_up_states",
     "needs_clear_after_failure",
+    "prepare_update",
     "reports_pos_min",
     "separates_hybrids",
     "seq_pos_max",
@@ -88,12 +90,31 @@ def can_shift(library: Library, context: Any, gguf: GgufSummary) -> bool:
 
 
 def defrag(library: Library, context: Any) -> bool:
-    """Schedule a defragmentation; False if the build has none, as from b6301 on."""
+    """Schedule a defragmentation; False if the build has none, as from b6301 on.
+
+    That of b4980 asserts, see `prepare_update`.
+    """
+    if _plans_from_head(library):
+        return False
     for name in ("llama_kv_self_defrag", "llama_kv_cache_defrag"):
         if library.has(name):
             getattr(library.lib, name)(context)
             return True
     return False
+
+
+def prepare_update(library: Library, context: Any) -> None:
+    """Prepare for a decode that first shifts or divides positions.
+
+    b4980 then plans a graph behind the last cell that was used, and asserts if that is outside of
+    the cache. Shifting nothing makes it begin with the first one.
+    """
+    if _plans_from_head(library):
+        memory_call(library, context, "seq_add")(0, INT32_MAX - 1, INT32_MAX, 1)
+
+
+def _plans_from_head(library: Library) -> bool:
+    return library.has("llama_get_kv_self") and not reports_pos_min(library)  # b4980
 
 
 def needs_clear_after_failure(library: Library) -> bool:

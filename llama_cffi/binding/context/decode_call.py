@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DecodeCall"]
 
+_GRAPH_WAS_BUILT = (0, 2)  # codes of llama_decode: success, stopped by the abort flag
+
 
 class DecodeCall:
     """Calls llama_decode for one context.
@@ -33,8 +35,8 @@ class DecodeCall:
         self._watch = StepWatch()
         self.updates_memory = False
         self._rebuilds_graph = False
-        # Switches that were changed since the last decode, with their values then.
-        self._switched: dict[str, bool] = {}
+        # The values of the last graph, where they may differ from those of the context.
+        self._last: dict[str, bool] = {}
 
     @property
     def _context(self) -> Context:
@@ -59,8 +61,8 @@ class DecodeCall:
             self.run = self._run_prepared
 
     def switches(self, name: str, before: bool) -> None:
-        """Note that the context's attribute *name* is changed; its graph had *before*."""
-        self._switched.setdefault(name, before)
+        """Note that the context's attribute *name* is changed; the last graph had *before*."""
+        self._last.setdefault(name, before)
         self.run = self._run_prepared
 
     def watch_steps(self) -> None:
@@ -90,15 +92,17 @@ class DecodeCall:
         lib, flag = context.library.lib, context.abort_flag
         if self.updates_memory:
             flag.detach(ptr)
+            compat.prepare_update(context.library, ptr)
         code = self._run_another_graph(ptr, batch) if self._rebuilds_graph else 0
         if code == 0:
             code = int(lib.llama_decode(ptr, batch))
+            if code in _GRAPH_WAS_BUILT:
+                self._rebuilds_graph = False
+                self._last.clear()
         flag.attach(ptr)
         if code != REFUSED:
             self.updates_memory = False
         if code == 0:
-            self._rebuilds_graph = False
-            self._switched.clear()
             self.run = self._decode
         return code
 
@@ -115,7 +119,7 @@ class DecodeCall:
         if compat.has_memory(context.library, ptr):
             switch, name = lib.llama_set_causal_attn, "causal_attn"
         current: bool = getattr(context, name)
-        if self._switched.get(name, current) != current:
+        if self._last.get(name, current) != current:
             return 0
         wanted = ffi.new("int8_t *", 1)
         one = ffi.new("struct llama_batch *", batch)
@@ -123,7 +127,9 @@ class DecodeCall:
         switch(ptr, not current)
         code = int(lib.llama_decode(ptr, one[0]))
         switch(ptr, current)
-        if code == 0:
+        if code in _GRAPH_WAS_BUILT:
+            self._rebuilds_graph = False
+            self._last[name] = not current
             for k in range(one.n_seq_id[0]):
                 context.memory.seq_rm(one.seq_id[0][k], one.pos[0])
         return code

@@ -181,7 +181,8 @@ class Memory:
         """Let the next decode close the gaps that removed sequences left.
 
         Builds before b6301 need contiguous cells for a batch, so a cache with gaps can refuse one
-        that would fit. Newer builds need no defragmentation, and this does nothing.
+        that would fit. Newer builds need no defragmentation, and this does nothing; nor does it
+        in b4980, where C asserts.
 
         Returns:
             Whether the build has it.

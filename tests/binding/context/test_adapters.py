@@ -399,6 +399,7 @@ def test_no_graph_of_before_runs_again(
         import random, sys
         import numpy as np
         from llama_cffi.binding import Batch, Context, LoraAdapter, Model
+        from llama_cffi.errors import DecodeAbortedError
         model, rng = Model(sys.argv[1]), random.Random(3)
         vector = np.random.default_rng(0).normal(0, 1, (1, 64)).astype(np.float32)
         def logits(context, n):
@@ -412,7 +413,7 @@ def test_no_graph_of_before_runs_again(
             adapter, keeper = None, LoraAdapter(model, sys.argv[2])
             scale, steered, causal = 0, 0, True
             for _ in range(40):
-                step = rng.randrange(6)
+                step = rng.randrange(7)
                 if step == 0 and adapter is None:
                     adapter, scale = LoraAdapter(model, sys.argv[2]), rng.choice([0.5, 1.0])
                     context.set_adapters({adapter: scale})
@@ -425,6 +426,12 @@ def test_no_graph_of_before_runs_again(
                 elif step == 3:
                     causal = not causal
                     context.set_causal_attn(causal)
+                elif step == 4:
+                    context.abort_flag.set()
+                    try:
+                        logits(context, rng.choice([1, 3]))
+                    except DecodeAbortedError:
+                        context.abort_flag.clear()
                 else:
                     n = rng.choice([1, 1, 3])
                     other.close()

@@ -1,0 +1,222 @@
+"""What single builds die of, hang in or compute wrongly gives an error, or is done another way."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+from support.architectures import WRITE
+from support.builds import NEWEST, OLD
+from support.children import Child
+from support.loras import make_pairs, write_lora
+from support.odd_models import write_recurrent
+
+B3995, B4234, B4980, B5590, B5640 = (f"npm:3.{v}" for v in ("2.0", "3.0", "7.0", "9.0", "10.0"))
+
+START = """
+import sys
+import numpy as np
+from llama_cffi.binding import Batch, Context, LoraAdapter, Model
+from llama_cffi.errors import *
+
+def feed(context, tokens, pos=0, seq_id=0):
+    batch = Batch(len(tokens))
+    batch.fill(tokens, pos, seq_id)
+    context.decode(batch)
+    return context.logits()
+
+def refused(call):
+    try:
+        call()
+    except LlamaError as e:
+        return str(e)
+    raise AssertionError("it was not refused")
+
+"""
+
+
+def run(child: Child, build: str, code: str, *args: object) -> None:
+    done = child(
+        START + textwrap.dedent(code),
+        *args,
+        LLAMA_CFFI_BUILD=build,
+        MALLOC_PERTURB_="165",
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("build", [OLD, "npm:3.6.0", B4980])
+def test_a_sliding_window_needs_causal_attention(child: Child, tmp_path: Path, build: str) -> None:
+    """Phi-3 reads a mask that is NULL until b4753, and b4980 reads one that nothing fills."""
+    WRITE["phi3"](tmp_path / "phi3.gguf")
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1)
+    before = feed(context, [1, 2, 3])
+    for call in (
+        lambda: context.set_causal_attn(False),
+        lambda: Context(context.model, n_ctx=64, n_threads=1, attention="non_causal"),
+    ):
+        said = refused(call)
+        assert "sliding window" in said and "b5590" in said, said
+    context.memory.clear()
+    assert np.array_equal(feed(context, [1, 2, 3]), before)
+    """
+    run(child, build, code, tmp_path / "phi3.gguf")
+
+
+@pytest.mark.parametrize("build", [B5590, NEWEST])
+def test_from_b5590_on_it_does_not(child: Child, tmp_path: Path, build: str) -> None:
+    WRITE["phi3"](tmp_path / "phi3.gguf")
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1)
+    causal = feed(context, range(20))
+    context.set_causal_attn(False)
+    context.memory.clear()
+    switched = feed(context, range(20))
+    made = Context(context.model, n_ctx=64, n_threads=1, attention="non_causal")
+    assert np.allclose(feed(made, range(20)), switched, atol=1e-4)
+    assert not np.allclose(switched, causal, atol=1e-2)
+    """
+    run(child, build, code, tmp_path / "phi3.gguf")
+
+
+def test_b3995_does_not_load_state_space_models(child: Child, tmp_path: Path) -> None:
+    code = """
+    said = refused(lambda: Model(sys.argv[1]))
+    assert "b3995" in said and "b4234 or later" in said, said
+    """
+    run(child, B3995, code, write_recurrent(tmp_path / "mamba.gguf"))
+
+
+@pytest.mark.parametrize("build", [B4234, B5590, B5640])
+def test_recurrent_models_survive_an_abort(child: Child, tmp_path: Path, build: str) -> None:
+    """C would leave cells that belong to no sequence, or read sequence ids that do not exist."""
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1)
+    assert not context.abortable
+    first, second = feed(context, [1, 2, 3]), feed(context, [4], 3)
+    for tokens in ([5], [5, 6], [5, 6, 7], [5]):
+        context.abort_flag.set()
+        said = refused(lambda: feed(context, tokens, 4))
+        assert "sequences [0] are empty now" in said, said
+        context.abort_flag.clear()
+        assert np.allclose(feed(context, [1, 2, 3]), first, atol=1e-5)
+        assert np.allclose(feed(context, [4], 3), second, atol=1e-5)
+    """
+    run(child, build, code, write_recurrent(tmp_path / "mamba.gguf"))
+
+
+@pytest.mark.parametrize("build", [B4980, B5590])
+def test_a_recurrent_sequence_begins_anew(child: Child, tmp_path: Path, build: str) -> None:
+    """C would continue from the state of the sequence that was removed."""
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1)
+    expected = feed(context, [1, 2, 3])
+    for _ in range(2):
+        assert context.memory.seq_rm(0)
+        assert np.allclose(feed(context, [1, 2, 3]), expected, atol=1e-5)
+    assert not context.memory.takes_several
+    """
+    run(child, build, code, write_recurrent(tmp_path / "mamba.gguf"))
+
+
+def test_b4980_divides_positions_near_the_end(child: Child, tiny_model: Path) -> None:
+    """It would plan a graph of n_ubatch tokens behind the last cell that was used, and assert."""
+    code = """
+    model, found = Model(sys.argv[1]), []
+    for n_ubatch in (64, 4):
+        context = Context(model, n_ctx=64, n_ubatch=n_ubatch, n_threads=1)
+        feed(context, range(40))
+        context.memory.seq_div(0, 20, -1, 2)
+        context.memory.seq_rm(0, 15)
+        assert not context.memory.defrag()
+        found.append(feed(context, [7], 15))
+    assert np.allclose(*found, atol=1e-4)
+    """
+    run(child, B4980, code, tiny_model)
+
+
+def test_an_abort_loses_no_other_sequence(child: Child, tiny_model: Path) -> None:
+    """b5590 would remove all but the first."""
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_seq_max=3, n_threads=1)
+    for seq_id in range(3):
+        feed(context, [1, 2, 3], 0, seq_id)
+    for seq_id in (1, 0, 2):
+        context.abort_flag.set()
+        refused(lambda: feed(context, [4, 5], 3, seq_id))
+        context.abort_flag.clear()
+        assert [context.memory.seq_pos_max(s) for s in range(3)] == [2, 2, 2]
+    assert Context(context.model, n_ctx=64, n_threads=1).abortable
+    """
+    run(child, B5590, code, tiny_model)
+
+
+@pytest.mark.parametrize("build", [OLD, B3995])
+def test_more_contexts_than_ggml_has(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
+    """Builds before b4234 have 64, and use NULL for one more."""
+    lora = write_lora(tmp_path / "lora.gguf", make_pairs())
+    code = """
+    model = Model(sys.argv[1])
+    make = {
+        "a context": lambda: Context(model, n_ctx=32, n_threads=1),
+        "an adapter": lambda: LoraAdapter(model, sys.argv[2]),
+        "a model": lambda: Model(sys.argv[1]),
+    }
+    context = make["a context"]()
+    expected = feed(context, [1, 2, 3])
+    for what, one in make.items():
+        made = []
+        said = refused(lambda: [made.append(one()) for _ in range(70)])
+        assert said.startswith(what) and "b4234" in said and len(made) >= 15, said
+        for other in make.values():
+            refused(other)
+        context.memory.clear()
+        assert np.allclose(feed(context, [1, 2, 3]), expected, atol=1e-5)
+        cycle = [made]
+        cycle.append(cycle)
+        del made, cycle  # dropped objects do not count
+        one().close()
+    """
+    run(child, build, code, tiny_model, lora)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_b3995_pools_by_mean(child: Child, tmp_path: Path, name: str) -> None:
+    WRITE[name](tmp_path / "model.gguf")
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, embeddings=True, pooling="mean")
+    batch = Batch(3)
+    batch.fill([1, 2, 3], 0)
+    context.decode(batch)
+    print(context.sequence_embedding().tolist())
+    """
+    lines, path = START + textwrap.dedent(code), tmp_path / "model.gguf"
+    found = [child(lines, path, LLAMA_CFFI_BUILD=build) for build in (B3995, NEWEST)]
+    assert [done.stderr for done in found] == ["", ""]
+    old, new = (json.loads(done.stdout) for done in found)
+    assert new == pytest.approx(old, abs=1e-2)
+
+
+def test_old_builds_keep_no_threads(child: Child, tiny_model: Path) -> None:
+    """A kept thread that is late reads the next graph, and waits at a barrier for ever."""
+    code = """
+    import os, time
+    from llama_cffi.binding import processors
+    processors.usable_cpus = lambda: 2
+    model = Model(sys.argv[1])
+    alone, context = (Context(model, n_ctx=64, n_threads=n) for n in (1, 2))
+    expected = feed(alone, [1, 2, 3])
+    for n_threads, n_threads_batch in ((2, 2), (1, 2), (2, 1), (1, 1)):
+        context.set_threads(n_threads, n_threads_batch)
+        context.memory.clear()
+        before = len(os.listdir("/proc/self/task"))
+        assert np.allclose(feed(context, [1, 2, 3]), expected, atol=1e-4)
+        while len(os.listdir("/proc/self/task")) > before:  # they have ended, or are about to
+            time.sleep(0.01)
+    """
+    run(child, OLD, code, tiny_model)
