@@ -34,10 +34,10 @@ __all__ = [
 Stop: TypeAlias = "str | bytes | int"
 
 _NEVER = re.compile(rb"(?!)")
-_STRUCTURE = re.compile(rb'["{}\[\]:]')
+_SPACE = re.compile(rb"\s*")
+_STRUCTURE = re.compile(rb'["\\{}\[\]:,]')
 _OPENING = re.compile(rb"[{\[]")
 _OPENING_OF = {b"}": ord("{"), b"]": ord("[")}
-_STRING = re.compile(rb'["\\]')
 _ESCAPED_BYTES = 12  # most bytes that JSON needs for one character: two \uXXXX
 
 
@@ -179,12 +179,37 @@ class StopStrings:
         return text
 
 
+class _JsonCandidate:
+    """Text that may be JSON since a bracket.
+
+    Attributes:
+        open: The brackets that are not closed.
+        has_key: Whether an object in it has one of the keys.
+        in_string: Whether the text so far ends inside a string.
+        ends_string: Whether only white space follows its last string.
+        string: The last string, truncated to a length that no key has.
+        start: Where the rest of that string begins in the text that is being read.
+    """
+
+    __slots__ = ("ends_string", "has_key", "in_string", "open", "start", "string")
+
+    def __init__(self, bracket: bytes) -> None:
+        self.open = bytearray(bracket)
+        self.has_key = self.in_string = self.ends_string = False
+        self.string = b""
+        self.start = 0
+
+
 class JsonCompletion:
     """Finds the end of an answer that is, or ends with, JSON.
 
     The answer is complete when an object or array closes in which an object, at any depth, has one
     of the keys. Text may precede it. Reasoning at the beginning, between <think> and </think>, does
     not count.
+
+    A bracket in that text may look like the beginning of the JSON, until what follows is none; and
+    what seemed to be a string in it may then be the JSON. Two candidates are enough for that: where
+    one is inside a string, the other is outside.
 
     Args:
         keys: The keys; one of them is enough.
@@ -205,9 +230,8 @@ class JsonCompletion:
         self._longest = _ESCAPED_BYTES * max(map(len, self._keys), default=0)
         self._head: bytes | None = b""  # unread text while reasoning may begin
         self._is_thinking = is_thinking
-        self._open = bytearray()  # the brackets that are not closed
-        self._in_string = self._escaped = self._has_key = False
-        self._string = b""  # the last string, truncated to a length that no key has
+        self._candidates: list[_JsonCandidate] = []  # in order of their beginnings
+        self._ends_escape = False  # whether the text so far ends with a backslash that escapes
 
     def push(self, data: bytes) -> int | None:
         """Return the number of bytes of *data* up to the JSON's end; None: not complete.
@@ -217,76 +241,88 @@ class JsonCompletion:
         if not self.armed:
             return None
         at = 0 if self._head is None else self._after_reasoning(self._head, data)
-        while at is not None:
-            at = self._read_string(data, at) if self._in_string else self._read(data, at)
-            if not self.armed:
-                return at
+        if at is None or at == len(data):
+            return None
+        escaped = at if self._ends_escape else -1  # index of a byte after a backslash
+        self._ends_escape = False
+        while match := (_STRUCTURE if self._candidates else _OPENING).search(data, at):
+            found, start = match.group(), match.start()
+            is_next = not data[at:start].strip()
+            at = match.end()
+            for candidate in self._candidates[:]:
+                if candidate.in_string:
+                    if found == b'"' and start != escaped:
+                        candidate.in_string, candidate.ends_string = False, True
+                        self._keep(candidate, data[candidate.start : start])
+                elif not self._read(candidate, found, is_next, at):
+                    self._candidates.remove(candidate)
+                elif not candidate.open:
+                    if candidate is self._candidates[0]:
+                        self._candidates.clear()
+                        if candidate.has_key:
+                            self.armed = False
+                            return at
+                        break
+                    self._candidates.remove(candidate)
+            if found == b"\\" and start != escaped:
+                escaped = at
+            if found in b"{[" and all(candidate.in_string for candidate in self._candidates):
+                self._candidates.append(_JsonCandidate(found))
+        for candidate in self._candidates[:]:
+            if candidate.in_string:
+                self._keep(candidate, data[candidate.start :])
+                candidate.start = 0
+            elif candidate.ends_string and data[at:].strip():
+                self._candidates.remove(candidate)
+        self._ends_escape = escaped == len(data)
         return None
 
     def _after_reasoning(self, head: bytes, data: bytes) -> int | None:
         """Return the index in *data* at which the answer begins, None: not yet known."""
-        text = head + data
+        text, at = head + data, 0
         while True:
             if self._is_thinking:
-                end = text.find(b"</think>")
+                end = text.find(b"</think>", at)
                 if end < 0:
-                    self._head = text[-7:]
+                    self._head = text[max(at, len(text) - 7) :]
                     return None
-                text, self._is_thinking = text[end + 8 :], False
-            text = text.lstrip()
-            if text.startswith(b"<think>"):
-                text, self._is_thinking = text[7:], True
-            elif b"<think>".startswith(text):
-                self._head = text
+                at, self._is_thinking = end + 8, False
+            at = _after_space(text, at)
+            if text.startswith(b"<think>", at):
+                at, self._is_thinking = at + 7, True
+            elif b"<think>".startswith(text[at : at + 7]):
+                self._head = text[at:]
                 return None
             else:
                 self._head = None
-                return max(0, len(data) - len(text))
+                return max(0, at - len(head))
 
-    def _read(self, data: bytes, at: int) -> int | None:
-        """Read the next structural character outside of strings; return the index after it."""
-        match = (_STRUCTURE if self._open else _OPENING).search(data, at)
-        if match is None:
-            return None
-        found = match.group()
+    def _read(self, candidate: _JsonCandidate, found: bytes, is_next: bool, at: int) -> bool:
+        """Read a structural character outside of strings; return whether it may be JSON.
+
+        Args:
+            candidate: What is read.
+            found: The character.
+            is_next: Whether only white space precedes it, after the last one.
+            at: The index after it.
+        """
+        ends_string, candidate.ends_string = candidate.ends_string, False
+        if found == b"\\" or (ends_string and not (is_next and found in b":,}]")):
+            return False
         if found == b'"':
-            self._in_string, self._string = True, b""
+            candidate.in_string, candidate.string, candidate.start = True, b"", at
         elif found == b":":
-            if not self._has_key and self._open.endswith(b"{"):
-                self._has_key = self._is_key(self._string)
+            if ends_string and not candidate.has_key and candidate.open.endswith(b"{"):
+                candidate.has_key = self._is_key(candidate.string)
         elif found in b"{[":
-            self._open += found
-        elif self._open.pop() != _OPENING_OF[found]:  # not JSON
-            self._open.clear()
-            self._has_key = False
-        elif not self._open and self._has_key:
-            self.armed = False
-        return match.end()
+            candidate.open += found
+        elif found in b"}]":
+            return candidate.open.pop() == _OPENING_OF[found]
+        return True
 
-    def _read_string(self, data: bytes, at: int) -> int | None:
-        """Read to the end of a string; return the index after it, None: *data* ended."""
-        start = at
-        while True:
-            if self._escaped:
-                if at == len(data):
-                    break
-                self._escaped = False
-                at += 1
-            match = _STRING.search(data, at)
-            if match is None:
-                break
-            at = match.end()
-            if match.group() == b'"':
-                self._in_string = False
-                self._keep(data[start : at - 1])
-                return at
-            self._escaped = True
-        self._keep(data[start:])
-        return None
-
-    def _keep(self, part: bytes) -> None:
-        if len(self._string) <= self._longest:
-            self._string += part
+    def _keep(self, candidate: _JsonCandidate, part: bytes) -> None:
+        if len(candidate.string) <= self._longest:
+            candidate.string += part
 
     def _is_key(self, string: bytes) -> bool:
         if b"\\" in string and len(string) <= self._longest:
@@ -330,39 +366,41 @@ class ThinkFilter:
 
         Hot: every generated token.
         """
-        text, out = self._held + data, b""
+        text, at, out = self._held + data, 0, []
         while True:
             if self._inside:
-                _, close, rest = text.partition(self._close)
-                if not close:
-                    self._held = _tail(text, self._close_prefixes)
-                    return out
-                text, self._inside, self._after = rest, False, True
+                end = text.find(self._close, at)
+                if end < 0:
+                    self._held = _tail(text[at:], self._close_prefixes)
+                    return b"".join(out)
+                at, self._inside, self._after = end + len(self._close), False, True
             if self._after:
-                text = text.lstrip()
-                self._after = not text
-            if self.is_leading_only and not self._may_open(text):
+                at = _after_space(text, at)
+                self._after = at == len(text)
+            if self.is_leading_only and not self._may_open(text, at):
                 self._has_text, self._held = True, b""
-                return out + text
-            before, open, text = text.partition(self._open)
-            if not open:
+                return b"".join((*out, text[at:]))
+            end = text.find(self._open, at)
+            before = text[at:] if end < 0 else text[at:end]
+            if end < 0:
                 self._held = _tail(before, self._open_prefixes)
                 before = before[: len(before) - len(self._held)]
             self._has_text = self._has_text or bool(before.strip())
-            out += before
-            if not open:
-                return out
-            self._inside = True
+            out.append(before)
+            if end < 0:
+                return b"".join(out)
+            at, self._inside = end + len(self._open), True
 
     def flush(self) -> bytes:
         """Return the held-back text at the end."""
         held, self._held = self._held, b""
         return b"" if self._inside else held
 
-    def _may_open(self, text: bytes) -> bool:
-        """Whether a block may begin before all other text."""
-        text = text.lstrip()
-        return not self._has_text and (text.startswith(self._open) or self._open.startswith(text))
+    def _may_open(self, text: bytes, at: int) -> bool:
+        """Whether a block may begin at an index or after white space, before all other text."""
+        at = _after_space(text, at)
+        following = text[at : at + len(self._open)]
+        return not self._has_text and self._open.startswith(following)
 
 
 class Flusher:
@@ -410,6 +448,12 @@ class Flusher:
             if self._max_s:
                 self._last_s = self._clock()
             self._callback(data)
+
+
+def _after_space(text: bytes, at: int) -> int:
+    """Return the index after white space."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _utf8(name: str, text: object) -> bytes:
