@@ -25,12 +25,18 @@ class DecodeCall:
     """
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self._ref = weakref.ref(context)  # which owns this object
         self.run: Callable[[Any, Any], int] = context.library.lib.llama_decode
         self.updates_memory = False
         self._rebuilds_graph = False
         # Switches that were changed since the last decode, with their values then.
         self._switched: dict[str, bool] = {}
+
+    @property
+    def _context(self) -> Context:
+        context = self._ref()
+        assert context is not None  # it is decoding
+        return context
 
     def hold_abort(self) -> None:
         """Let the next call ignore the abort flag, because it updates the memory first.
