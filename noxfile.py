@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -275,17 +276,56 @@ def serving(session: nox.Session) -> None:
 
 @nox.session
 def variants(session: nox.Session) -> None:
-    """Run the tests with each CPU variant that loads here, with and without PYTHONUNBUFFERED.
+    """Run the tests with each CPU variant that loads here, on Python 3.10 to 3.13.
 
-    `nox -s variants -- tests/binding` runs some of them; `nox -s matrix` owns the Python versions.
+    Each variant runs once, and each Python with and without PYTHONUNBUFFERED: they take turns.
+    `nox -s variants -- --all` runs every combination; `-- tests/binding` a part of the tests.
     """
     install_wheel(session, "test")
+    session.install("virtualenv")
     listed = session.run("python", "tools/cpu_variants.py", silent=True, env=SAFE)
     names = str(listed).split()
     if not names:
         session.error("the build has one CPU backend, and so no variants")
-    for name in names:
-        for unbuffered in ("", "1"):  # empty is the same as unset
-            env = {**SAFE, "LLAMA_CFFI_CPU_VARIANT": name, "PYTHONUNBUFFERED": unbuffered}
-            session.log(f"CPU variant {name}, PYTHONUNBUFFERED={unbuffered!r}")
-            session.run("pytest", "-q", *session.posargs, env=env)
+    pythons = _pythons(session)
+    args = [arg for arg in session.posargs if arg != "--all"]
+    if "--all" in session.posargs:
+        runs = list(itertools.product(names, pythons, ("", "1")))  # empty is the same as unset
+    else:
+        runs = [
+            (
+                names[i % len(names)],
+                list(pythons)[i % len(pythons)],
+                ("", "1")[i // len(pythons) % 2],
+            )
+            for i in range(max(len(names), 2 * len(pythons)))
+        ]
+    failed = []
+    for name, version, unbuffered in runs:
+        label = f"CPU variant {name}, Python {version}, PYTHONUNBUFFERED={unbuffered!r}"
+        env = {**SAFE, "LLAMA_CFFI_CPU_VARIANT": name, "PYTHONUNBUFFERED": unbuffered}
+        session.log(label)
+        try:
+            session.run(pythons[version], "-m", "pytest", "-q", *args, env=env, external=True)
+        except nox.command.CommandFailed:
+            failed.append(label)
+    if failed:
+        session.error(f"{len(failed)} of {len(runs)} failed:\n" + "\n".join(failed))
+
+
+def _pythons(session: nox.Session) -> dict[str, str]:
+    """Install the wheel and its tests for each Python that is here; return their programs."""
+    pythons = {}
+    for version in ("3.10", "3.11", "3.12", "3.13"):
+        folder = Path(session.create_tmp(), version)
+        command = ["virtualenv", "--quiet", "--python", version, str(folder)]
+        session.run(*command, silent=True, success_codes=[0, 1])
+        python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        if python.exists():
+            pythons[version] = str(python)
+            shutil.rmtree("build", ignore_errors=True)
+            install = ["-m", "pip", "install", "--quiet", "--upgrade", ".", "--group=test"]
+            session.run(str(python), *install, external=True)
+        else:
+            session.warn(f"Python {version} is not on this machine")
+    return pythons

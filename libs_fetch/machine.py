@@ -6,13 +6,24 @@ Nothing here starts a process or initialises a GPU; the CUDA driver only reports
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Machine", "arch_name", "boot_id", "detect", "fingerprint", "glibc", "os_name"]
+__all__ = [
+    "Machine",
+    "arch_name",
+    "boot_id",
+    "detect",
+    "fingerprint",
+    "glibc",
+    "os_name",
+    "physical_cores",
+    "usable_cpus",
+]
 
 _ARCHES = {
     "x86_64": "x64",
@@ -37,8 +48,8 @@ class Machine:
         libc: `glibc` or `musl`; empty outside Linux.
         libc_version: Version of glibc, else empty.
         cpu: Name of the CPU model.
-        physical_cores: Physical cores that this process may run on.
-        usable_cpus: Logical CPUs that this process may run on.
+        physical_cores: Physical cores that this process may use.
+        usable_cpus: Logical CPUs that this process may use: its affinity, and its cgroup's quota.
         cuda_driver: The newest CUDA version that the driver supports, such as `(13, 0)`; None
             without a usable driver.
         vulkan: Whether there is a Vulkan loader.
@@ -202,14 +213,15 @@ def _cpu_name() -> str:
     return _raw_arch()
 
 
-def _physical_cores(usable: int) -> int:
-    """Count the physical cores among the CPUs this process may run on."""
+def physical_cores() -> int:
+    """Count the physical cores among the CPUs this process may use."""
+    usable = usable_cpus()
     if os_name() == "linux":
         cores = set()
         for cpu in os.sched_getaffinity(0):
             path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
             cores.add(_stamp(path, content=True) or str(cpu))
-        return len(cores) or usable
+        return min(len(cores), usable)
     if os_name() == "mac":
         import ctypes
 
@@ -224,10 +236,53 @@ def _physical_cores(usable: int) -> int:
     return usable
 
 
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cpus() -> int:
+    """Count the logical CPUs that this process may use: its affinity, and its cgroup's quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _cpu_quota(Path("/")))))
+
+
+def _cpu_quota(root: Path) -> float:
+    """Return how many CPUs' time the cgroups of this process have; infinite without a limit.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    quota = math.inf
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0":
+            mount = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / "cpu"
+        else:
+            continue
+        # In a container the path may be the host's, and its own limit is that of the mount.
+        folder = mount / group.strip("/")
+        for place in (folder, *folder.parents):
+            quota = min(quota, _quota_of(place))
+            if place == mount:
+                break
+    return quota
+
+
+def _quota_of(cgroup: Path) -> float:
+    """Return the quota of one cgroup, of version 2 or 1, in CPUs."""
+    limit, _, period = _stamp(str(cgroup / "cpu.max"), content=True).partition(" ")
+    if not limit:
+        limit = _stamp(str(cgroup / "cpu.cfs_quota_us"), content=True)
+        period = _stamp(str(cgroup / "cpu.cfs_period_us"), content=True)
+    try:
+        quota = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return math.inf  # "max", or there is no such file
+    return quota if quota > 0 else math.inf  # -1: no limit
 
 
 def detect() -> Machine:
@@ -250,15 +305,14 @@ def detect() -> Machine:
         refused["cpu"] = MUSL
     elif not metal:
         variants.append("cpu")
-    usable = _usable_cpus()
     return Machine(
         os=system,
         arch=arch,
         libc=libc,
         libc_version=libc_version,
         cpu=_cpu_name(),
-        physical_cores=_physical_cores(usable),
-        usable_cpus=usable,
+        physical_cores=physical_cores(),
+        usable_cpus=usable_cpus(),
         cuda_driver=cuda,
         vulkan=not no_loader,
         metal=metal,

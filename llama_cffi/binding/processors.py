@@ -1,47 +1,60 @@
-"""Processors of this machine, and the number of threads to use."""
+"""The number of threads to use, and how long threads wait for a processor."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from ..errors import ValidationError
+from ..libs_fetch.machine import physical_cores, usable_cpus
 from ..validation import check_int
 
-__all__ = ["MAX_THREADS", "physical_cores", "thread_count", "usable_cpus"]
+__all__ = ["MAX_THREADS", "run_queue_waits", "thread_count"]
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS, the entries of the pool's CPU mask
-
-
-def usable_cpus() -> set[int]:
-    """Return the logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def physical_cores() -> int:
-    """Return the number of physical cores among `usable_cpus`; hyper-threads slow ggml down."""
-    siblings = set()
-    for cpu in usable_cpus():
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            siblings.add(path.read_text().strip())
-        except OSError:
-            siblings.add(str(cpu))
-    return max(1, len(siblings))
+_VARIABLE = "LLAMA_CFFI_N_THREADS"
 
 
 def thread_count(name: str, wanted: int) -> int:
-    """Return the number of threads to run: *wanted*, or the physical cores for 0.
+    """Return the number of threads to run: *wanted*, or the default for 0.
 
-    Never more than `usable_cpus`: ggml's threads wait for each other by spinning, and 512 of them
-    on two processors take minutes for one token.
+    The default is LLAMA_CFFI_N_THREADS, else the physical cores that this process may use;
+    hyper-threads slow ggml down. Never more than `usable_cpus`: ggml's threads wait for each other
+    by spinning, and 512 of them on two processors take minutes for one token.
 
     Args:
         name: Name of the argument, for the error message.
         wanted: The number that was asked for.
 
     Raises:
-        ValidationError: It is negative or not an integer.
+        ValidationError: It, or the variable, is negative or not an integer.
     """
-    return min(check_int(name, wanted, 0) or physical_cores(), len(usable_cpus()), MAX_THREADS)
+    wanted = check_int(name, wanted, 0) or _from_environment() or physical_cores()
+    return min(wanted, usable_cpus(), MAX_THREADS)
+
+
+def _from_environment() -> int:
+    text = os.environ.get(_VARIABLE, "").strip()
+    try:
+        return check_int(_VARIABLE, int(text or 0), 0)
+    except ValueError:
+        raise ValidationError(
+            f"{_VARIABLE}={text!r} is not a number of threads: use 1 or more, or unset it"
+        ) from None
+
+
+def run_queue_waits() -> dict[int, float]:
+    """Return for each thread of this process how long it was ready but not run, in seconds.
+
+    Empty where the system does not count it (other than Linux).
+    """
+    tasks, waits = Path("/proc/self/task"), {}
+    try:
+        for thread in os.listdir(tasks):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                fields = (tasks / thread / "schedstat").read_text(encoding="ascii").split()
+                waits[int(thread)] = int(fields[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return {}
+    return waits

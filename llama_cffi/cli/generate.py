@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import threading
 import time
@@ -101,7 +100,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     running.add_argument(
         "-t", "--threads", type=_at_least(0), default=0, metavar="N",
-        help="number of threads (default: physical cores)",
+        help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
     )  # fmt: skip
     running.add_argument(
         "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",
@@ -169,7 +168,7 @@ def _run(args: argparse.Namespace) -> int:
             else:
                 _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
-            facts = re.sub(r" \(room=-?\d+\)", "", str(error).partition(". ")[0])
+            facts = str(error).partition(". ")[0]
             raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
     return 0
 

@@ -16,7 +16,14 @@ from .system import cuda_advice
 if TYPE_CHECKING:
     from ..libs_fetch import InstalledBuild, Machine
 
-__all__ = ["advice_for", "backend_checks", "backend_files", "repair_advice"]
+__all__ = [
+    "advice_for",
+    "backend_checks",
+    "backend_files",
+    "cpu_variants",
+    "repair_advice",
+    "variant_checks",
+]
 
 _FILE = re.compile(r"(?:lib)?ggml-([a-z]+)[-.\w]*?\.(?:so|dylib|dll)(?:\.\d+)*")
 # Device name -> backend family, where the two differ.
@@ -78,6 +85,62 @@ def backend_checks(
             yield _not_registered(family, files, advise, bool(library), timeout_s)
 
 
+def variant_checks(
+    build: InstalledBuild, library: Mapping[str, Any], *, timeout_s: float
+) -> Iterator[Check]:
+    """List the build's CPU variants: the one in use, those that load here, and the others.
+
+    Args:
+        build: The build.
+        library: The report of the child process that loaded the library; empty if it failed.
+        timeout_s: Timeout in seconds for opening the variants.
+
+    Yields:
+        One finding; none if the build has one CPU backend for all.
+    """
+    reasons = cpu_variants(build, timeout_s=timeout_s)
+    if not reasons:
+        return
+    mapped = library.get("mapped") or ()
+    used = [name for name, path in build.cpu_variants.items() if path.name in mapped]
+    loads = [name for name, reason in reasons.items() if not reason]
+    others = [name for name in loads if name not in used]
+    lacking = [name for name, reason in reasons.items() if reason == _UNSUPPORTED_CPU]
+    asked = os.environ.get("LLAMA_CFFI_CPU_VARIANT", "").strip()
+    parts = [
+        f"{', '.join(used) or 'none'} in use" + f" (LLAMA_CFFI_CPU_VARIANT={asked})" * bool(asked),
+        f"{'also ' * bool(used)}load here: {', '.join(others)}" * bool(others),
+        f"not for this CPU: {', '.join(lacking)}" * bool(lacking),
+        *(f"{n}: {r}" for n, r in reasons.items() if r not in ("", _UNSUPPORTED_CPU)),
+    ]
+    yield Check(
+        "cpu variants", "ok" if loads else "warn", "; ".join(filter(None, parts)),
+        data={"used": used, "load": loads, "reasons": reasons, "asked": asked},
+    )  # fmt: skip
+
+
+def cpu_variants(build: InstalledBuild, *, timeout_s: float) -> dict[str, str]:
+    """Return for each CPU variant of *build* why it does not load here; empty: it does.
+
+    They are opened in a child process. Those that fit this CPU best come first.
+    """
+    variants = build.cpu_variants
+    if not variants:
+        return {}
+    before = [str(p) for pattern in _HELPERS for p in sorted(build.folder.glob(pattern))]
+    paths = [str(path) for path in variants.values()]
+    outcome = run_child("scores", paths=paths, before=before, timeout_s=timeout_s)
+    found: dict[str, tuple[int, str]] = {}
+    for name, path in variants.items():
+        report = outcome.reports.get(str(path), {"message": f"not opened: {outcome.death}"})
+        message = _plain(report["message"], path)
+        score = report.get("score")
+        if score == 0:
+            message = _UNSUPPORTED_CPU
+        found[name] = score or 0, message
+    return {name: found[name][1] for name in sorted(found, key=lambda n: -found[n][0])}
+
+
 def _not_registered(
     family: str,
     files: Sequence[Path],
@@ -120,10 +183,15 @@ def _open_error(path: Path, timeout_s: float) -> str:
         return f"opening it failed: {outcome.death}"
     message = str(outcome.reports.get("dlopen", {}).get("message", ""))
     if message:
-        return message.replace(f"{path}: ", "").replace(f"{path.parent}/", "")
+        return _plain(message, path)
     if outcome.reports.get("score", {}).get("score") == 0:
         return _UNSUPPORTED_CPU
     return ""
+
+
+def _plain(message: str, path: Path) -> str:
+    """Return the dynamic linker's message about *path* without the folder."""
+    return message.replace(f"{path}: ", "").replace(f"{path.parent}/", "")
 
 
 def advice_for(message: str, *, build: InstalledBuild | None, machine: Machine) -> str:

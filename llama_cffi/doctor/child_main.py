@@ -6,19 +6,23 @@ what would have come after it.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LlamaError
 
-__all__ = ["MARK", "dlopen", "generate"]
+if TYPE_CHECKING:
+    import ctypes
+
+__all__ = ["MARK", "dlopen", "generate", "scores"]
 
 MARK = "@llama-cffi-doctor "
 
@@ -74,25 +78,52 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
 
 def dlopen(path: str, before: Sequence[str]) -> None:
     """Open the backend library at *path* with ctypes, after *before*, and report any error."""
-    import ctypes
-
-    for dependency in before:
-        try:
-            ctypes.CDLL(dependency, mode=ctypes.RTLD_GLOBAL)
-        except OSError as e:
-            _report("dependency", path=dependency, message=str(e))
-    try:
-        library = ctypes.CDLL(path, mode=getattr(ctypes, "RTLD_LOCAL", 0) | _RTLD_NOW)
-    except OSError as e:
-        _report("dlopen", message=str(e))
+    _open_first(before)
+    library = _open(path)
+    if isinstance(library, OSError):
+        _report("dlopen", message=str(library))
         return
     _report("dlopen", message="")
+    if (score := _score(library)) is not None:
+        _report("score", score=score)
+
+
+def scores(paths: Sequence[str], before: Sequence[str]) -> None:
+    """Open the CPU backends at *paths*, after *before*; report for each its score or an error."""
+    _open_first(before)
+    for path in paths:
+        library = _open(path)
+        if isinstance(library, OSError):
+            _report(path, message=str(library))
+        else:
+            _report(path, message="", score=_score(library))
+
+
+def _open_first(paths: Sequence[str]) -> None:
+    import ctypes
+
+    for path in paths:
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError as e:
+            _report("dependency", path=path, message=str(e))
+
+
+def _open(path: str) -> ctypes.CDLL | OSError:
+    import ctypes
+
     try:
-        score = library.ggml_backend_score
+        return ctypes.CDLL(path, mode=getattr(ctypes, "RTLD_LOCAL", 0) | _RTLD_NOW)
+    except OSError as e:
+        return e
+
+
+def _score(library: ctypes.CDLL) -> int | None:
+    """Return how well the backend fits this CPU; 0: the CPU lacks instructions; None: unknown."""
+    try:
+        return int(library.ggml_backend_score())
     except AttributeError:
-        return
-    # 0: this CPU lacks instructions that the file was built for.
-    _report("score", score=int(score()))
+        return None
 
 
 _RTLD_NOW = 2  # the same on Linux and macOS; Windows ignores it
@@ -123,6 +154,11 @@ def _mapped(folder: Path) -> list[str] | None:
 
 def main() -> None:
     """Run the function that the JSON on stdin names, with the arguments in it."""
+    faulthandler.enable()
     request = json.load(sys.stdin)
-    run = generate if request.pop("run") == "generate" else dlopen
-    run(**request)
+    functions: dict[str, Callable[..., None]] = {
+        "generate": generate,
+        "dlopen": dlopen,
+        "scores": scores,
+    }
+    functions[request.pop("run")](**request)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LlamaError
-from .backends import advice_for, backend_checks, repair_advice
+from .backends import advice_for, backend_checks, repair_advice, variant_checks
 from .child_process import Outcome, run_child
 from .finding import Check
 from .system import accelerators, gigabytes, system_checks
@@ -73,6 +73,7 @@ def examine(
     yield from _devices(library)
     backends = list(backend_checks(build, machine, library, timeout_s=timeout_s))
     yield from backends
+    yield from variant_checks(build, library, timeout_s=timeout_s)
     if all(check.status == "ok" for check in backends):
         yield from _no_gpu(build, library)
     yield from accelerators(machine, build.folder)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,55 @@ def test_which_cpu_file_is_in_use(
     check = look()[1]["cpu backend"]
     assert (check.status, check.data["files"]) == ("ok", [name])
     assert "by LLAMA_CFFI_CPU_VARIANT" in check.detail
+
+
+@LINUX
+def test_cpu_variants_are_listed_with_those_that_load_here(
+    look: Any, build: InstalledBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.stem.removeprefix("libggml-cpu-") for path in build.folder.glob("*-cpu-*.so")}
+    reasons = backends.cpu_variants(build, timeout_s=60)
+    assert files == set(reasons)
+    slowest = [name for name, reason in reasons.items() if not reason][-1]
+    monkeypatch.setenv("LLAMA_CFFI_CPU_VARIANT", slowest)
+    check = look()[1]["cpu variants"]
+    assert check.status == "ok"
+    assert check.detail.startswith(f"{slowest} in use (LLAMA_CFFI_CPU_VARIANT={slowest}); ")
+    assert check.data["used"] == [slowest]
+    assert slowest in check.data["load"]
+    for name, reason in reasons.items():
+        assert name in check.detail
+        assert (name in check.data["load"]) == (reason == "")
+    # Named, but not there: nothing is in use, and the others still are listed.
+    monkeypatch.setenv("LLAMA_CFFI_CPU_VARIANT", "i386")
+    ok, checks = look()
+    assert not ok
+    assert "'i386'" in checks["abi"].detail
+    check = checks["cpu variants"]
+    assert check.detail.startswith("none in use (LLAMA_CFFI_CPU_VARIANT=i386); load here: ")
+    assert (check.data["used"], set(check.data["reasons"])) == ([], files)
+
+
+@LINUX
+def test_a_damaged_cpu_variant_is_named_beside_those_that_load(
+    look: Any, build: InstalledBuild, broken: Broken
+) -> None:
+    name = list(backends.cpu_variants(build, timeout_s=60))[-1]
+    file = build.cpu_variants[name].name
+    broken(lambda folder: (folder / file).write_bytes(b"no library\n"))
+    check = look()[1]["cpu variants"]
+    assert f"; {name}: file too short" in check.detail
+    assert name not in check.data["load"]
+    assert check.data["used"]
+
+
+def test_a_build_with_one_cpu_backend_has_no_variants(
+    build: InstalledBuild, tmp_path: Path
+) -> None:
+    (tmp_path / "libggml-cpu.so").touch()
+    alone = replace(build, folder=tmp_path)
+    assert alone.cpu_variants == backends.cpu_variants(alone, timeout_s=60) == {}
+    assert list(backends.variant_checks(alone, {}, timeout_s=60)) == []
 
 
 def test_wrong_tokens_fail(look: Any, recorded: dict[str, list[int]]) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +63,58 @@ def test_this_machine() -> None:
     if sys.platform == "linux":
         assert (found.libc, found.musl) == ("glibc", False)
         assert found.libc_version.count(".") == 1
+
+
+def cgroups(root: Path, groups: str, files: dict[str, str]) -> float:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return machine._cpu_quota(root)
+
+
+V1 = "5:cpuacct,cpu:/docker/1\n1:name=systemd:/docker/1\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/\n", {}, math.inf),
+        ("", {"cpu.max": "100000 100000"}, math.inf),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "400000 100000"}, 4),
+        ("0::/a/b\n", {"a/b/cpu.max": "200000 100000", "a/cpu.max": "400000 100000"}, 2),
+        ("0::/not/seen\n", {"cpu.max": "300000 100000"}, 3),
+        ("0::/\n", {"cpu.max": "many 0"}, math.inf),
+        ("0::/\n", {"cpu.max": "1 0"}, math.inf),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        (
+            V1,
+            {
+                "cpu/docker/1/cpu.cfs_quota_us": "250000",
+                "cpu/docker/1/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
+    ],
+)
+def test_the_quota_of_a_container_is_read(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: float
+) -> None:
+    assert cgroups(tmp_path, groups, files) == expected
+
+
+def test_processors_are_those_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "os_name", lambda: "linux")
+    for quota, expected in {math.inf: 8, 9: 8, 2.5: 3, 2: 2, 0.1: 1}.items():
+        monkeypatch.setattr(machine, "_cpu_quota", lambda _, quota=quota: quota)
+        assert machine.usable_cpus() == expected
+        assert 1 <= machine.physical_cores() <= expected
 
 
 def test_a_cuda_machine(gpu: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import compat
 from .decode_errors import REFUSED
+from .step_watch import StepWatch
 
 if TYPE_CHECKING:
     from .context import Context
@@ -20,13 +21,16 @@ class DecodeCall:
 
     Attributes:
         run: Takes the C pointers of the context and of a batch and returns C's code. It is C's
-            own function unless something is pending, since every generated token goes through it.
+            own function unless something is pending or steps are timed, since every generated
+            token goes through it.
         updates_memory: Whether the next call first shifts positions or copies sequences.
     """
 
     def __init__(self, context: Context) -> None:
         self._ref = weakref.ref(context)  # which owns this object
-        self.run: Callable[[Any, Any], int] = context.library.lib.llama_decode
+        self._decode: Callable[[Any, Any], int] = context.library.lib.llama_decode
+        self.run = self._decode
+        self._watch = StepWatch()
         self.updates_memory = False
         self._rebuilds_graph = False
         # Switches that were changed since the last decode, with their values then.
@@ -59,6 +63,28 @@ class DecodeCall:
         self._switched.setdefault(name, before)
         self.run = self._run_prepared
 
+    def watch_steps(self) -> None:
+        """Time some of the next steps, to warn if their threads wait for processors."""
+        if self._context.n_threads > 1:
+            self._watch.start()
+            if self._watch.active and self.run is self._decode:
+                self.run = self._run_timed
+
+    def _run_timed(self, ptr: Any, batch: Any) -> int:
+        context, watch = self._context, self._watch
+        watch.judge()
+        if not watch.active:
+            self.run = self._decode
+        n_tokens: int = batch.n_tokens
+        n_threads = context.n_threads if n_tokens == 1 else context.n_threads_batch
+        if n_threads == 1:  # that waits for nobody
+            return self._decode(ptr, batch)
+        started = watch.clock()
+        code = self._decode(ptr, batch)
+        if code == 0:
+            watch.add(n_tokens, n_threads, watch.clock() - started)
+        return code
+
     def _run_prepared(self, ptr: Any, batch: Any) -> int:
         context = self._context
         lib, flag = context.library.lib, context.abort_flag
@@ -73,7 +99,7 @@ class DecodeCall:
         if code == 0:
             self._rebuilds_graph = False
             self._switched.clear()
-            self.run = lib.llama_decode
+            self.run = self._decode
         return code
 
     def _run_another_graph(self, ptr: Any, batch: Any) -> int:

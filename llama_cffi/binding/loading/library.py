@@ -295,7 +295,7 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not load its CPU backend by itself, and some builds crash without it.
     if "ggml_backend_load_all_from_path" in exports:
-        _load_backends(boot_ffi, boot, build.folder)
+        _load_backends(boot_ffi, boot, build)
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
@@ -313,28 +313,30 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     return Library(ffi, lib, build, identity, logs, tuple(notes))
 
 
-_BACKEND = re.compile(r"(?:lib)?ggml-(?!base\.)(?:cpu-(?P<variant>.+)|.+)\.(?:so|dll)")
+_BACKEND = re.compile(r"(?:lib)?ggml-(?!base\.).+\.(?:so|dll)")
 
 
-def _load_backends(ffi: Any, boot: Any, folder: Path) -> None:
+def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
     """Load every backend; of the CPU's variants the one in `LLAMA_CFFI_CPU_VARIANT`, else the best.
 
     Raises:
         LibraryLoadError: The build lacks that variant, or it does not run on this CPU.
     """
-    backends = [m for m in map(_BACKEND.fullmatch, sorted(os.listdir(folder))) if m]
-    variants = {m["variant"]: m[0] for m in backends if m["variant"]}
+    folder, variants = build.folder, build.cpu_variants
     wanted = os.environ.get("LLAMA_CFFI_CPU_VARIANT", "").strip()
     if not (wanted and variants):  # some builds have one CPU backend for all
         boot.ggml_backend_load_all_from_path(os.fsencode(folder))
         return
     others = f"Choose another or unset it; this build has {', '.join(variants)}."
     if wanted not in variants:
-        raise LibraryLoadError(f"no CPU variant LLAMA_CFFI_CPU_VARIANT={wanted!r}. {others}")
+        raise LibraryLoadError(
+            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} is not a CPU variant of this build. {others}"
+        )
     # The CPU last, as ggml does.
-    for name in [m[0] for m in backends if not m["variant"]]:
-        boot.ggml_backend_load(os.fsencode(folder / name))
-    if boot.ggml_backend_load(os.fsencode(folder / variants[wanted])) == ffi.NULL:
+    for path in sorted(folder.iterdir()):
+        if _BACKEND.fullmatch(path.name) and path not in variants.values():
+            boot.ggml_backend_load(os.fsencode(path))
+    if boot.ggml_backend_load(os.fsencode(variants[wanted])) == ffi.NULL:
         raise LibraryLoadError(
             f"LLAMA_CFFI_CPU_VARIANT={wanted!r} does not run on this CPU. {others}"
         )

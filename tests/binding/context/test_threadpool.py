@@ -4,12 +4,13 @@ import pytest
 
 from llama_cffi.binding import get_library
 from llama_cffi.binding.context.threadpool import ThreadPool
-from llama_cffi.binding.processors import physical_cores, thread_count, usable_cpus
+from llama_cffi.binding.processors import thread_count
 from llama_cffi.errors import ValidationError
+from llama_cffi.libs_fetch.machine import physical_cores, usable_cpus
 
 
 def test_counts() -> None:
-    usable = len(usable_cpus())
+    usable = usable_cpus()
     assert 1 <= physical_cores() <= usable
     assert thread_count("n", 0) == physical_cores()
     assert thread_count("n", 1) == 1
