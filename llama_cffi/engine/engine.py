@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from ..binding import Batch, Context
 from ..binding.context.params import MoreContextOptions
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineOptions"]
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class PolarisOptions(TypedDict, total=False):
@@ -177,6 +179,7 @@ class Engine:
         self._chains = ChainCache(self.model)
         self._cancel_token: CancelToken | None = None
         self._lock = CallLock()
+        self._totals_lock = threading.Lock()  # a stream may end while another call runs
         self._closed = False
 
     __reduce__ = not_picklable(
@@ -550,10 +553,9 @@ class Engine:
             ClosedError: The engine is closed.
         """
         try:
-            with self._lock.acquire() as turn:
+            with self._lock.acquire():
                 self._check_open()
-                if turn is not None and turn.displaces:
-                    self._slot.detach()
+                self._slot.detach()
                 yield self._slot
         finally:
             self._free_if_closed()
@@ -679,13 +681,10 @@ class Engine:
             prompt = render()
             output = make_output(is_thinking=prompt.is_thinking)
             with self._generated(prompt, call, run, output) as generated:
-                for _ in generated:
-                    if piece := output.take():
-                        with run:
-                            yield piece
+                yield from run.paused_at(piece for _ in generated if (piece := output.take()))
             if rest := output.take_rest():
-                with run:
-                    yield rest
+                run.end()
+                yield rest
 
     def _steps(
         self, tokens: Sequence[int], call: GenerationCall
@@ -693,13 +692,12 @@ class Engine:
         with self._exclusive(call) as run:
             output = Detokenizer(self.model.vocab, call.params)
             with self._collected(tokens, call, run, output) as generated:
-                for token in generated:
-                    step = Step(token, output.take(), output.logprob)
-                    with run:
-                        yield step
+                yield from run.paused_at(
+                    Step(token, output.take(), output.logprob) for token in generated
+                )
             if rest := output.take_rest():
-                with run:
-                    yield Step(None, rest)
+                run.end()
+                yield Step(None, rest)
         return run.stats
 
     @contextmanager
@@ -789,7 +787,8 @@ class Engine:
                 finally:
                     if self._cancel_token is cancel_token:
                         self._cancel_token = None
-                    self.total_stats.add(stats)
+                    with self._totals_lock:
+                        self.total_stats.add(stats)
                     _log.debug("%s", stats)
                     if stats.n_truncated and self.context_policy is None:
                         _log.warning(
@@ -807,8 +806,7 @@ class Engine:
         self._cancel_token = run.cancel_token  # before the check: `close` does them in reverse
         self._check_open()
         run.cancel_token.check()  # it may have been cancelled while waiting
-        if run.turn.displaces:
-            self._slot.detach()
+        self._slot.detach()
         self.stats = run.stats
 
     def _check_open(self) -> None:
@@ -828,7 +826,7 @@ class Engine:
 
 
 class _Run:
-    """One generation; as a context manager, the pause of a stream between two of its steps.
+    """One generation; as a context manager, the pause of a stream between two of its items.
 
     Newer calls may use the engine during the pause.
 
@@ -853,6 +851,30 @@ class _Run:
         self.turn, self.cancel_token = turn, cancel_token
         self.stats, self.started = stats, started
         self._begin_turn = begin_turn
+
+    def paused_at(self, items: Iterator[T]) -> Iterator[T]:
+        """Yield *items*, and pause meanwhile. Hot: every streamed token."""
+        ahead: list[T] = []
+        try:
+            for item in items:
+                ahead.append(item)
+                if not self.turn.computes_ahead:
+                    ready, ahead = ahead, []
+                    with self:
+                        yield from ready
+        except Exception:
+            if ahead:  # was computed before the error
+                self.end()
+                yield from ahead
+            raise
+        if ahead:
+            self.end()
+            yield from ahead
+
+    def end(self) -> None:
+        """Leave the engine to other calls; all that is left of this one was computed."""
+        if self.turn.held:
+            self.turn.release()
 
     def __enter__(self) -> None:
         self.turn.pause(self.stats.prefill_s)

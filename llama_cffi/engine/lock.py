@@ -12,35 +12,47 @@ from ..errors import ValidationError
 __all__ = ["CallLock", "Turn"]
 
 _LEAST_S, _MOST_S = 0.1, 5.0  # for which a paused stream keeps the lock
+_AHEAD = 4  # times as long a stream that was not read in time computes ahead
 
 
 class Turn:
     """One call's turn with a `CallLock`.
 
     Attributes:
-        displaces: Whether it took the lock from a paused stream.
         held: Not empty while it holds the lock and is not paused.
     """
 
-    __slots__ = ("_cost_s", "_lock", "_paused_s", "displaces", "held")
+    __slots__ = ("_cost_s", "_is_late", "_lock", "_paused_s", "_started_s", "held")
 
     def __init__(self, lock: CallLock) -> None:
         self._lock = lock
-        self._paused_s = self._cost_s = 0.0
-        self.displaces = False
+        self._started_s = self._paused_s = self._cost_s = 0.0
+        self._is_late = False
         # Filled and emptied in one call into C each, which Ctrl-C cannot divide.
         self.held: list[object] = []
 
     def pause(self, cost_s: float = 0.0) -> None:
         """Let newer calls take the lock, until the turn continues. Hot: every streamed token.
 
+        A stream that was late once does not make other threads wait for it again.
+
         Args:
             cost_s: What the turn would have to do again, seconds; calls wait that long first.
         """
         lock, self._cost_s = self._lock, cost_s
+        if self._is_late and lock.waiting:
+            self.release()
+            return
         self._paused_s = time.monotonic()
         lock.owner = None
         lock.paused += map(self.held.pop, (-1,))
+
+    def release(self) -> None:
+        """Release the lock, which the turn must hold."""
+        lock = self._lock
+        self.held = []  # then Ctrl-C cannot come before the release
+        lock.owner = None
+        lock.lock.release()
 
     def reclaim(self) -> bool:
         """End the pause, without waiting; return whether the turn still holds the lock.
@@ -51,15 +63,30 @@ class Turn:
         try:
             self.held += map(lock.paused.remove, (self,))
         except ValueError:  # another call has the lock
+            self._is_late = True
             return False
         self.held = [self]
         lock.set_owner()
         return True
 
+    @property
+    def computes_ahead(self) -> bool:
+        """Whether a stream should go on before it pauses. Hot: every streamed token.
+
+        One that was late does so for some time while other calls wait, because it would be late
+        again: its reader may need one of the threads that wait.
+        """
+        if not (self._is_late and self._lock.waiting):
+            return False
+        return time.monotonic() - self._started_s < _AHEAD * self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        return max(_LEAST_S, min(self._cost_s, _MOST_S))
+
     def left_s(self) -> float:
         """Return for how long the pause may still last before other threads take the lock."""
-        patience_s = max(_LEAST_S, min(self._cost_s, _MOST_S))
-        return self._paused_s + patience_s - time.monotonic()
+        return self._paused_s + self._patience_s - time.monotonic()
 
     def wait(self, timeout_s: float | None = None, *, blocks: bool = True) -> bool:
         """Wait for the lock; return whether the turn holds it.
@@ -67,22 +94,43 @@ class Turn:
         Raises:
             ValidationError: This thread holds the lock, so waiting would never end.
         """
-        lock, self.displaces = self._lock, False
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        lock = self._lock
         lock.note_thread()
-        while True:
+        if not (lock.waiting and blocks):
             self.held += filter(None, map(lock.lock.acquire, (False,)))
-            if self.held:
-                break
-            left_s = lock.pause_left_s()
+        if not self.held:
+            is_first = threading.Event()
+            try:
+                lock.waiting.append(is_first)
+                self._wait(is_first, timeout_s, blocks)
+            finally:
+                try:  # noqa: SIM105 (no call into Python, as in `acquire`)
+                    lock.waiting.remove(is_first)
+                except ValueError:
+                    pass
+                for event in lock.waiting[:1]:
+                    event.set()
+        if not self.held:
+            return False
+        self.held = [self]
+        lock.set_owner()
+        self._started_s = time.monotonic()
+        return True
+
+    def _wait(self, is_first: threading.Event, timeout_s: float | None, blocks: bool) -> None:
+        lock = self._lock
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        waited = not blocks
+        while not self.held:
+            first = lock.waiting[0] is is_first
+            left_s = lock.pause_left_s() if first or waited else None
             if left_s is not None and (left_s <= 0 or not blocks):
                 with suppress(IndexError):  # it has just continued
                     self.held += map(lock.paused.pop, (-1,))
                 if self.held:
-                    self.displaces = True
-                    break
+                    return
             if not blocks:
-                return False
+                return
             if lock.owner == threading.get_ident():
                 raise ValidationError(
                     "this engine is busy in this thread, and waiting for it would never end: in a "
@@ -92,34 +140,36 @@ class Turn:
             if deadline is not None:
                 seconds = min(seconds, deadline - time.monotonic())
                 if seconds <= 0:
-                    return False
+                    return
+            if not first:  # a second Ctrl-C may have left an entry that nobody removes before it
+                waited = not is_first.wait(seconds)
+                seconds = 0
             self.held += filter(None, map(lock.lock.acquire, (True,), (seconds,)))
-            if self.held:
-                break
-        self.held = [self]
-        lock.set_owner()
-        return True
 
 
 class CallLock:
     """A lock for calls, some of which are streams that pause between two of their tokens.
 
-    Waiting calls queue. A call that meets a paused stream takes the lock from it: immediately while
-    only one thread has used the lock, because that thread cannot continue the stream and wait;
-    else once the stream has not been continued for as long as it took to decode its prompt (0.1 to
-    5 s), because another thread may be about to. The stream waits for the lock again when it is
-    continued.
+    Waiting calls take turns in the order in which they came. One that meets a paused stream takes
+    the lock from it: immediately while only one thread has used the lock, because that thread
+    cannot continue the stream and wait; else once the stream has not been continued for as long as
+    it took to decode its prompt (0.1 to 5 s), because another thread may be about to. The stream
+    waits for the lock again when it is continued. Its reader may be kept by the very threads that
+    wait, as in a pool that has no other: so from then on, while others wait, it computes ahead for
+    four times as long and then leaves the lock to them.
 
     Attributes:
         owner: Id of the thread in which a turn runs; None: none runs.
         lock: Held by the turn that runs or is paused.
         paused: The turn that holds the lock while it is paused, if any.
+        waiting: For each call that waits, in order, the event that it is the first.
     """
 
     def __init__(self) -> None:
         self.owner: int | None = None
         self.lock = threading.Lock()
         self.paused: list[object] = []
+        self.waiting: list[threading.Event] = []
         self._thread: int | None = None
         self._is_shared = False
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from support.injection import interrupted_everywhere
 
+from llama_cffi.engine import lock as lock_module
 from llama_cffi.engine.lock import CallLock, Turn
 from llama_cffi.errors import ValidationError
 
@@ -41,6 +43,64 @@ def test_one_at_a_time() -> None:
     first.join()
     second.join()
     assert order == ["a", "a", "b", "b"]
+    assert is_free(lock)
+
+
+def test_calls_take_turns_in_order() -> None:
+    lock, order = CallLock(), []
+
+    def run(i: int) -> None:
+        with lock.acquire():
+            order.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(10)]
+    with lock.acquire():
+        for i, thread in enumerate(threads):
+            thread.start()
+            while len(lock.waiting) <= i:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+    assert order == [*range(10)]
+    assert lock.waiting == []
+
+
+def test_a_call_that_gave_up_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C may prevent that it leaves the queue."""
+    monkeypatch.setattr(lock_module, "_LEAST_S", 0.01)
+    lock = CallLock()
+    lock.waiting.append(threading.Event())
+    for _ in range(3):
+        with lock.acquire() as turn:
+            assert turn
+    with lock.acquire(0) as turn:
+        assert not turn
+    assert is_free(lock)
+
+
+def test_a_late_stream_goes_on_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "_LEAST_S", 0.0)
+    lock = CallLock()
+    with lock.acquire() as stream:
+        assert stream
+        stream.pause()
+        with lock.acquire():  # in the same thread, and so without waiting
+            pass
+        assert not stream.reclaim()
+        assert stream.wait()
+        assert not stream.computes_ahead  # nobody waits
+        lock.waiting.append(threading.Event())
+        monkeypatch.setattr(lock_module, "_LEAST_S", 1000)
+        assert stream.computes_ahead
+        monkeypatch.setattr(lock_module, "_LEAST_S", 0.0)
+        assert not stream.computes_ahead  # its time is over
+        stream.pause()
+        assert not lock.lock.locked()
+        lock.waiting.clear()
+        assert stream.wait()
+        stream.pause()
+        assert lock.lock.locked()
+        assert stream.reclaim()
     assert is_free(lock)
 
 

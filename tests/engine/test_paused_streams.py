@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from llama_cffi.engine import lock
 from llama_cffi.engine.engine import _Run
 from llama_cffi.engine.lock import Turn
 
+BEGIN_TURN = Engine._begin_turn
 NEVER_ENDS = {256: -1e5, 258: -1e5}
 # Each needs something else of the state of its stream.
 KINDS: dict[str, dict[str, Any]] = {
@@ -273,7 +274,95 @@ def test_streams_move_between_threads(
         assert not engine._lock.lock.locked()
 
 
-def test_ctrl_c_at_any_point_of_a_stream_leaves_the_engine_usable(tiny_model: Path) -> None:
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every stream compute its whole answer when its first piece is read."""
+    monkeypatch.setattr(Turn, "computes_ahead", True)
+
+
+def test_a_pool_with_fewer_threads_than_streams_does_not_thrash(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the threads that could continue a stream wait for it themselves."""
+    monkeypatch.setattr(lock, "_LEAST_S", 0.02)
+    monkeypatch.setattr(lock, "_AHEAD", 1000)
+    kinds, n = [*KINDS], 20
+    with (
+        Engine(tiny_model, n_ctx=128, n_threads=1, **exact()) as engine,
+        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        expected = {kind: whole(engine, kind, n) for kind in kinds}
+        turns: list[object] = []
+        monkeypatch.setattr(Engine, "_begin_turn", partialmethod(counted, turns))
+
+        def read(kind: str) -> str:
+            stream = start(engine, kind, n)
+            pieces = iter(lambda: threads.submit(next, stream, None).result(60), None)
+            return "".join(pieces)
+
+        assert [*clients.map(read, kinds)] == [*expected.values()]
+    assert len(turns) < 6 * len(kinds)  # and not about one per token
+
+
+def counted(engine: Engine, turns: list[object], run: _Run) -> None:
+    turns.append(run)
+    BEGIN_TURN(engine, run)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_computing_ahead_changes_no_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {kind: [*start(engine, kind)] for kind in KINDS}
+    steps = engine.steps(engine.tokenize("once"), 9, temperature=0, logit_bias=NEVER_ENDS)
+    first = next(steps)
+    assert not engine._lock.lock.locked()
+    ahead = [first, *steps]
+    assert engine.stats.n_generated == 9
+    monkeypatch.undo()
+    assert found == {kind: [*start(engine, kind)] for kind in KINDS}
+    tokens = engine.tokenize("once")
+    assert ahead == [*engine.steps(tokens, 9, temperature=0, logit_bias=NEVER_ENDS)]
+
+
+@pytest.mark.usefixtures("ahead")
+def test_what_was_computed_ahead_comes_before_its_error(engine: Engine) -> None:
+    def fail(ids: Any, _scores: Any) -> None:
+        if len(ids) > 5:
+            raise LookupError
+
+    def stop(ids: Any, _scores: Any) -> None:
+        if len(ids) > 5:
+            engine.cancel()
+
+    for function, error in ((fail, LookupError), (stop, CancelledError)):
+        stream = engine.steps([1], 20, logit_bias=NEVER_ENDS, logits_processor=function)
+        found: list[Any] = []
+        with pytest.raises(error) as raised:
+            found.extend(stream)  # keeps what comes before the error
+        assert len(found) in (5, 6)
+        assert not engine._lock.lock.locked()
+        if isinstance(raised.value, CancelledError):
+            assert raised.value.text.startswith("".join(step.text for step in found))
+    assert whole(engine, "seed") == whole(engine, "seed")
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_stream_computed_ahead_may_be_left(engine: Engine) -> None:
+    expected = whole(engine, "seed")
+    for n in range(3):
+        stream = start(engine, "seed")
+        for _ in range(n):
+            next(stream)
+        other = whole(engine, "seed")
+        stream.close()
+        assert other == expected
+        assert not engine._lock.lock.locked()
+
+
+def test_ctrl_c_at_any_point_of_a_stream_leaves_the_engine_usable(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_LEAST_S", 0.001)
     engine = Engine(tiny_model, n_ctx=64, n_threads=1, **exact())
     expected = whole(engine, "greedy", 4)
 
@@ -285,12 +374,17 @@ def test_ctrl_c_at_any_point_of_a_stream_leaves_the_engine_usable(tiny_model: Pa
         list(first)
         second.close()
 
-    functions = (Turn.pause, Turn.reclaim, Turn.wait, _Run.__enter__, _Run.__exit__)
-    n = 0
-    for n in interrupted_everywhere(run, *functions, Engine._begin_turn):  # noqa: B007
-        assert whole(engine, "greedy", 4) == expected
-        assert not engine._lock.lock.locked()
-    assert n > 20
+    turn = Turn.pause, Turn.release, Turn.reclaim, Turn.wait, Turn._wait
+    functions = (*turn, _Run.__enter__, _Run.__exit__, _Run.paused_at, _Run.end)
+    for waits in (False, True):
+        n = 0
+        engine._lock.waiting += [threading.Event()] * waits  # as if another thread did
+        for n in interrupted_everywhere(run, *functions, Engine._begin_turn):  # noqa: B007
+            engine._lock.waiting[waits:] = []
+            assert whole(engine, "greedy", 4) == expected
+            assert not engine._lock.lock.locked()
+        assert n > 20
+        engine._lock.waiting.clear()
     engine.close()
 
 
