@@ -9,17 +9,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .child_main import MARK
 
 __all__ = ["Outcome", "run_child"]
 
-# Pass on the parent's search path, so that the child imports this same package and nothing from
-# the current folder.
+# The child imports this same package, wherever the parent found it, and the rest from the parent's
+# search path without the current folder.
 _BOOT = (
-    "import sys; sys.path[:] = sys.argv[1:]; from llama_cffi.doctor.child_main import main; main()"
+    "import sys; sys.path[:] = sys.argv[1:]; import llama_cffi; del sys.path[0]; "
+    "from llama_cffi.doctor.child_main import main; main()"
 )
+_HOME = str(Path(__file__).parents[2])
 _STDERR_LINES = 12
 
 
@@ -46,7 +49,8 @@ def run_child(run: str, *, timeout_s: float, **arguments: Any) -> Outcome:
         timeout_s: Timeout in seconds.
         arguments: The function's arguments, as JSON types.
     """
-    command = [sys.executable, "-X", "faulthandler", "-c", _BOOT, *(p for p in sys.path if p)]
+    search = (_HOME, *(p for p in sys.path if p))
+    command = [sys.executable, "-X", "faulthandler", "-c", _BOOT, *search]
     try:
         done = subprocess.run(
             command,
