@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,5 +154,7 @@ def _mapped(folder: Path) -> list[str] | None:
 def main() -> None:
     """Run the function that the JSON on stdin names, with the arguments in it."""
     request = json.load(sys.stdin)
-    run = {"generate": generate, "dlopen": dlopen, "scores": scores}[request.pop("run")]
-    run(**request)
+    functions: dict[str, Callable[..., None]] = {
+        "generate": generate, "dlopen": dlopen, "scores": scores,
+    }  # fmt: skip
+    functions[request.pop("run")](**request)
