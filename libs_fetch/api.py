@@ -17,7 +17,7 @@ from ..errors import (
 )
 from . import cache_state, check, store
 from .choose import AUTO, BACKENDS
-from .faults import HttpStatusError, NotOfferedError, OfflineError, UnreachableError
+from .faults import CHECK_NETWORK, HttpStatusError, NotOfferedError, OfflineError, UnreachableError
 from .faults import offline as offline_env
 from .machine import detect
 from .sources import SOURCES, Source
@@ -59,6 +59,14 @@ def resolve_request(spec: str | None = None, backend: str | None = None) -> Buil
             f"{name}={wanted!r} is not one of {', '.join(BACKENDS)}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
+    request = _requested(spec, wanted)
+    if env_backend and not (backend or "").strip():
+        origin = f"{request.origin} and LLAMA_CFFI_BACKEND={env_backend}"
+        request = replace(request, origin=origin)
+    return request
+
+
+def _requested(spec: str | None, wanted: str | None) -> BuildRequest:
     if spec:
         return BuildRequest(parse(spec), wanted or AUTO, f"the argument {spec!r}")
     if library := os.environ.get("LLAMA_CFFI_LIB", "").strip():
@@ -148,7 +156,10 @@ def fetch(
     """
     request = resolve_request(spec, backend)
     if request.spec.source == "path":
-        raise ValidationError(f"{request.origin} is a path: there is nothing to fetch.")
+        raise ValidationError(
+            f"{request.origin} is a path: there is nothing to fetch. Name a build, such as "
+            "npm:3.22.1, or `default`."
+        )
     return _fetch_from_any(request, force=force, progress=progress, strict=False)
 
 
@@ -252,11 +263,13 @@ def _fetch_from_any(
 ) -> InstalledBuild:
     """Fetch the requested build from the first source that has it."""
     failures: list[str] = []
+    advice = ""
     for source in SOURCES:
         if request.spec.source not in (source.name, "any"):
             continue
-        if request.spec.source == "any" and (reason := source.unavailable(request.spec)):
-            failures.append(f"{source.name}: {reason}")
+        prefix = f"{source.name}: " if request.spec.source == "any" else ""
+        if prefix and (reason := source.unavailable(request.spec)):
+            failures.append(prefix + reason)
             continue
         try:
             version = source.version_for(request.spec, online=True)
@@ -265,14 +278,17 @@ def _fetch_from_any(
         except OfflineError:
             raise
         except (UnreachableError, HttpStatusError, NotOfferedError) as e:
-            failures.append(f"{source.name}: {str(e).rstrip('.')}")
+            if CHECK_NETWORK in str(e):  # said once, at the end
+                advice = f" {CHECK_NETWORK}"
+            failures.append(prefix + str(e).removesuffix(CHECK_NETWORK).rstrip(". "))
             _log.info("%s", failures[-1])
     stored = _fallback_from_store(request, StoreProblems()) if strict else None
     if stored is not None:
         return replace(stored, backend_reason=f"{stored.backend_reason}; {'; '.join(failures)}")
     raise FetchError(
         f"{request.spec} (requested by {request.origin}) could not be fetched: "
-        f"{'; '.join(failures)}. Set LLAMA_CFFI_LIB to use a libllama that is on this machine."
+        f"{'; '.join(failures)}.{advice} Set LLAMA_CFFI_LIB to use a libllama that is on this "
+        "machine."
     )
 
 

@@ -40,7 +40,10 @@ def describe(path: str | Path) -> tuple[str, tuple[str, ...]]:
             raise LibraryLoadError(f"{path} is a damaged library: {e}") from e
     if slices:
         return "mac", tuple(cpu for cpu, _ in slices)
-    raise LibraryLoadError(f"{path} is not a shared library: it starts with {head!r}.")
+    raise LibraryLoadError(
+        f"{path} is not a shared library: it starts with {head!r}. Give the libllama file or the "
+        "folder it is in."
+    )
 
 
 def exported_symbols(path: str | Path) -> frozenset[str]:

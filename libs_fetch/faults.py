@@ -7,6 +7,7 @@ import os
 from ..errors import FetchError
 
 __all__ = [
+    "CHECK_NETWORK",
     "HttpStatusError",
     "NotOfferedError",
     "OfflineError",
@@ -15,6 +16,10 @@ __all__ = [
     "offline",
 ]
 
+CHECK_NETWORK = (
+    "Check the network, HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
+    "LLAMA_CFFI_GITHUB)."
+)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 
 

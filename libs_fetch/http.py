@@ -6,23 +6,31 @@ All network access goes through `Client`, so the offline switch is checked here.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import logging
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException, InvalidURL
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    InvalidURL,
+)
 from typing import Any, TypeVar
 
 from ..errors import FetchError
 from ..progress import telling_if_slow
-from .faults import HttpStatusError, OfflineError, UnreachableError, offline
+from .faults import CHECK_NETWORK, HttpStatusError, OfflineError, UnreachableError, offline
 
 __all__ = ["Client", "TransientError", "blocks", "host", "join", "redact", "retrying"]
 
@@ -38,10 +46,6 @@ SLOW_BYTES = 30 << 10
 MAX_JSON_BYTES = 16 << 20
 _BLOCK = 1 << 18
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CHECK = (
-    "Check the network, HTTPS_PROXY and the mirror settings (LLAMA_CFFI_NPM_REGISTRY, "
-    "LLAMA_CFFI_GITHUB)."
-)
 _T = TypeVar("_T")
 
 
@@ -109,6 +113,61 @@ def _context(cafile: str | None) -> ssl.SSLContext:
     return context
 
 
+@contextlib.contextmanager
+def _limited(connection: HTTPConnection) -> Iterator[None]:
+    """Break off a connection whose status and headers take longer than TIMEOUT_S altogether.
+
+    The timeout of a socket begins anew with every byte.
+
+    Raises:
+        TimeoutError: They did.
+    """
+    sock, limit = connection.sock, TIMEOUT_S
+    is_late = threading.Event()
+
+    def break_off() -> None:
+        is_late.set()
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own, which would leave the reading thread without a TLS state.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit, break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if is_late.is_set():
+        raise TimeoutError(f"the headers took longer than {limit:.0f} s")
+
+
+class _Http(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:
+        with _limited(self):
+            return super().getresponse()
+
+
+class _Https(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:
+        with _limited(self):
+            return super().getresponse()
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_Http, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._own = context
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_Https, req, context=self._own)
+
+
 @dataclass(frozen=True)
 class Client:
     """An HTTP client.
@@ -124,7 +183,8 @@ class Client:
     def _opener(self) -> urllib.request.OpenerDirector:
         return urllib.request.build_opener(
             urllib.request.ProxyHandler({**self.proxies, **urllib.request.getproxies()}),
-            urllib.request.HTTPSHandler(context=_context(self.cafile)),
+            _HttpHandler(),
+            _HttpsHandler(_context(self.cafile)),
             _Redirects(),
         )
 
@@ -163,7 +223,7 @@ class Client:
             if getattr(e.reason, "errno", None) == socket.EAI_NONAME:  # no retry will help
                 raise UnreachableError(
                     f"GET {redact(url)}: there is no host {urllib.parse.urlsplit(url).hostname} "
-                    f"({e.reason}). {_CHECK}"
+                    f"({e.reason}). {CHECK_NETWORK}"
                 ) from e
             raise TransientError(str(e.reason)) from e
         except FetchError:  # a redirect that is refused
@@ -244,7 +304,8 @@ def retrying(url: str, once: Callable[[], _T]) -> _T:
         except TransientError as e:
             if n == RETRIES:
                 raise UnreachableError(
-                    f"GET {redact(url)} failed {n + 1} times, the last time with: {e}. {_CHECK}"
+                    f"GET {redact(url)} failed {n + 1} times, the last time with: {e}. "
+                    + CHECK_NETWORK
                 ) from e
             _log.info("GET %s: %s; trying again", redact(url), e)
             time.sleep(BACKOFF_S * 2**n)

@@ -60,9 +60,10 @@ def _build_at(given: Path, origin: str) -> InstalledBuild:
     if library is None:
         names = sorted(os.listdir(given))
         near = [n for n in names if n.endswith((".so", ".dylib", ".dll")) or ".so." in n]
+        limit = f" among its first {MAX_SEARCHED:,} files and folders"
         raise LibraryNotFoundError(
-            f"{given} ({origin}; {MAX_SEARCHED:,} files and folders are searched at most) holds no "
-            f"libllama.so, libllama.dylib or llama.dll; it holds "
+            f"{given} ({origin}) holds no libllama.so, libllama.dylib or llama.dll"
+            f"{limit if _is_huge(given) else ''}; it holds "
             f"{', '.join((near or names)[:8]) or 'nothing'}. If one of these exports the llama_ "
             "functions, give that file by name."
         )
@@ -76,6 +77,16 @@ def _build_at(given: Path, origin: str) -> InstalledBuild:
         backend_reason=f"{origin} names this library",
         receipt=None,
     )
+
+
+def _is_huge(folder: Path) -> bool:
+    """Return whether `find_library` did not look at everything in *folder*."""
+    n_seen = 0
+    for _, folders, files in os.walk(folder):
+        n_seen += len(folders) + len(files)
+        if n_seen > MAX_SEARCHED:
+            return True
+    return False
 
 
 def _stored_build(library: Path) -> InstalledBuild | None:

@@ -7,8 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from ..errors import LibraryNotFoundError, ValidationError
+from ..errors import LibraryLoadError, LibraryNotFoundError, ValidationError
 from . import api, cache_state, pins, store
+from .binaries import exported_symbols
 from .choose import AUTO
 from .sources import SOURCES
 from .specs import Spec, parse
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 # No running process uses a partial download or a leftover folder of this age.
 _STALE_S = 24 * 3600.0
+_FIRST_FUNCTION = "llama_backend_init"
 
 
 def use(spec: str, *, backend: str | None = None, progress: bool = True) -> InstalledBuild:
@@ -35,9 +37,15 @@ def use(spec: str, *, backend: str | None = None, progress: bool = True) -> Inst
 
     Raises:
         FetchError: The build cannot be fetched; the choice is unchanged.
+        LibraryLoadError: The path is not a llama.cpp library; the choice is unchanged.
     """
     build = api.ensure(spec, backend=backend, progress=progress)
     parsed = parse(spec)
+    if parsed.source == "path" and _FIRST_FUNCTION not in exported_symbols(build.library):
+        raise LibraryLoadError(
+            f"{build.library} is not a llama.cpp library: it does not export {_FIRST_FUNCTION}. "
+            "Give the libllama file or the folder it is in. The choice is unchanged."
+        )
     # Store a concrete version, so that `use latest` does not move on its own.
     kept = build.spec if parsed.source == "path" or parsed.version == "latest" else str(parsed)
     cache_state.push(kept, backend or AUTO)

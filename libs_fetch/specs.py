@@ -9,6 +9,7 @@ path:DIR, ./build, …            a library file or a folder
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["Spec", "is_plain_name", "parse", "plain_name"]
 # Names of folders and files in the cache. No separator, no leading dot, no drive, no control.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _TAG = re.compile(r"b\d{1,9}|v\d+\.\d+\.\d+[A-Za-z0-9.-]*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 _LIBRARY_SUFFIX = re.compile(r"\.(so(\.[\d.]+)?|dylib|dll)$")
 
 _HELP = (
@@ -90,7 +92,10 @@ def parse(text: str) -> Spec:
         return Spec("any", text)
     if _looks_like_path(text):
         return Spec("path", os.path.expanduser(text))
-    raise ValidationError(f"unknown build spec {text!r}. {_HELP}")
+    near = difflib.get_close_matches(text, ("latest", "default"), 1)
+    near = [f"npm:{text}"] if _VERSION.fullmatch(text) else near
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ValidationError(f"unknown build spec {text!r}{hint} {_HELP}")
 
 
 def _looks_like_path(text: str) -> bool:

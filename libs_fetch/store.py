@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, LlamaError
+from ..progress import telling_if_slow
 from .faults import is_set
 from .machine import boot_id
 from .specs import Spec, is_plain_name, plain_name
@@ -47,7 +48,6 @@ MAX_SEARCHED = 10_000
 BROKEN = "BROKEN.json"
 CHECKED = "checked.json"
 _TICK_NS = 20_000_000  # file times are as fine as the kernel's clock tick: up to 10 ms
-_LOCK_POLL_S = 10.0
 _LOCK_LIMIT_S = 3600.0
 _LIBLLAMA = re.compile(r"(lib)?llama(\.[A-Za-z0-9_+.-]+?)??(\.so(\.\d+)*|(\.\d+)*\.dylib|\.dll)")
 _CPU_VARIANT = re.compile(r"(?:lib)?ggml-cpu-(.+)\.(?:so|dll)")
@@ -478,7 +478,7 @@ def _read_only(error: OSError) -> FetchError:
 
 @contextmanager
 def cache_lock(key: str) -> Iterator[None]:
-    """Hold the lock *key* of the cache; logs every 10 s while another process holds it.
+    """Hold the lock *key* of the cache; says so if another process holds it for some seconds.
 
     Raises:
         FetchError: The cache cannot be written, or another process held the lock for an hour.
@@ -489,19 +489,13 @@ def cache_lock(key: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(path))
-        waited = 0.0
-        while True:
-            try:
-                lock.acquire(timeout=_LOCK_POLL_S)
-                break
-            except Timeout:
-                waited += _LOCK_POLL_S
-                _log.info("waiting for another process that works on %s (%d s)", key, waited)
-                if waited >= _LOCK_LIMIT_S:
-                    raise FetchError(
-                        f"another process has held {path} for {waited:.0f} s. If none is "
-                        "running, delete that file and try again."
-                    ) from None
+        with telling_if_slow(f"another process that fetches or changes {key}"):
+            lock.acquire(timeout=_LOCK_LIMIT_S)
+    except Timeout:
+        raise FetchError(
+            f"another process has held {path} for {_LOCK_LIMIT_S:.0f} s. If none is running, "
+            "delete that file and try again."
+        ) from None
     except FetchError:
         raise
     except OSError as e:

@@ -58,17 +58,31 @@ def headers(build: str | InstalledBuild, *, progress: bool = True) -> Path:
     tag, version = _tag(build)
     tag = plain_name(tag, "the tag")
     folder = store.cache_dir() / "headers" / tag
-    if (folder / "llama.h").is_file():
+    if _is_intact(folder):
         return folder
     if offline():
         raise FetchError(
-            f"the headers of {tag} are not in {folder.parent} and LLAMA_CFFI_OFFLINE is set. Call "
-            "llama_cffi.libs_fetch.headers() online, or set LLAMA_CFFI_HEADERS to their folder."
+            f"{folder.parent} has no headers of {tag}, or damaged ones, and LLAMA_CFFI_OFFLINE is "
+            "set. Call llama_cffi.libs_fetch.headers() online, or set LLAMA_CFFI_HEADERS to their "
+            "folder."
         )
     with store.cache_lock(f"headers-{tag}"):
-        if not (folder / "llama.h").is_file():
+        if not _is_intact(folder):
             _fetch(tag, version, folder, progress)
     return folder
+
+
+def _is_intact(folder: Path) -> bool:
+    """Return whether the headers in the cache are as they were fetched."""
+    known = store.read_json(folder / store.RECEIPT)
+    try:
+        return "llama.h" in known and known == _digests(folder)
+    except OSError:
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: store.file_digest(path) for path in sorted(folder.glob("*.h"))}
 
 
 def _tag(build: str | InstalledBuild) -> tuple[str, str | None]:
@@ -114,6 +128,7 @@ def _fetch(tag: str, version: str | None, folder: Path, progress: bool) -> None:
             ready.mkdir()
             for name, content in found.items():
                 (ready / name).write_bytes(content)
+            store.write_json(ready / store.RECEIPT, _digests(ready))
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(ready, folder)

@@ -11,7 +11,6 @@ If the hub does not answer, or LLAMA_CFFI_OFFLINE or HF_HUB_OFFLINE is set, the 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from .errors import FetchError, ModelLoadError, ValidationError
 from .progress import is_shown_live, telling_if_slow
+from .validation import missing_file
 
 __all__ = ["HubSpec", "choose", "resolve_model"]
 
@@ -35,6 +35,13 @@ _PREFERRED = (
     "Q2_K", "F16", "BF16", "F32",
 )  # fmt: skip
 _SPEC = re.compile(r"hf:([^/:@\s]+/[^/:@\s]+)(?:@([^:\s]+))?(?::(.+))?")
+_URL = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
+    r"(?:/(?:blob|resolve)/([^/?]+)/([^?]+)(?:\?.*)?)?/?"
+)
+_REPO = re.compile(
+    r"(?:hf:/*|hf\.co/|huggingface\.co/)?(([\w.-]+)/[\w.-]+(?<!\.gguf)(?::[^/\\]+)?)", re.IGNORECASE
+)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 # GGUFs that are not language models: projectors of multimodal models, calibration data.
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
@@ -100,20 +107,37 @@ def resolve_model(
     name = os.fspath(spec)
     if name.startswith("hf:"):
         return _from_hub(HubSpec.parse(name), cache_dir, local_dir)
+    if not name.strip():
+        raise ModelLoadError("the model's path is empty; give a GGUF file or hf:OWNER/REPO")
     path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # no permission, or far too long for a path
+        raise ModelLoadError(f"cannot read {name[:200]!r}: {error.strerror}") from None
+    if is_folder:
         inside = sorted(p.name for p in path.glob("*.gguf"))
         raise ModelLoadError(
-            f"{path} is a folder; name a GGUF file"
-            + (f" in it: {_listed(inside)}" if inside else ", it has none")
+            f"{path} is a folder; "
+            + (f"name a GGUF file in it: {_listed(inside)}" if inside else "it holds no GGUF file")
         )
-    if not path.exists():
-        hub = re.fullmatch(r"[\w.-]+/[\w.-]+(?::[^/\\]+)?", name)
-        hint = f". For a repository on the hub write hf:{name}" if hub else ""
-        near = difflib.get_close_matches(path.name, (p.name for p in path.parent.glob("*.gguf")), 1)
-        hint = hint or (f"; did you mean {near[0]}?" if near else "; check the path")
-        raise ModelLoadError(f"no model file at {path}{hint}")
+    if not exists:
+        if spec_of_hub := _as_hub_spec(name):
+            raise ModelLoadError(
+                f"no model file at {name}. For a repository on the hub write {spec_of_hub}"
+            )
+        if "://" in name:
+            raise ModelLoadError(f"{name} is an address; download the file, and give its path")
+        raise ModelLoadError(missing_file(path))
     return path
+
+
+def _as_hub_spec(name: str) -> str | None:
+    """Return the `hf:` name of what looks like a repository or a file on the hub."""
+    if url := _URL.fullmatch(name):
+        revision = "" if url[2] in (None, "main") else f"@{url[2]}"
+        return f"hf:{url[1]}{revision}" + (f":{url[3]}" if url[3] else "")
+    repo = _REPO.fullmatch(name)
+    return f"hf:{repo[1]}" if repo and not Path(repo[2]).is_dir() else None
 
 
 def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
@@ -191,6 +215,11 @@ def _is_offline() -> bool:
     return os.environ.get("LLAMA_CFFI_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+_NO_HUB_ADVICE = (
+    "Check the network, HTTPS_PROXY and HF_ENDPOINT, or give the path of a GGUF file that is here"
+)
+
+
 class _NoAnswerError(FetchError):
     """The hub gave no usable answer; the message says how it failed."""
 
@@ -209,8 +238,9 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
                 spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
             )
     except _NoAnswerError as error:
-        _log.warning("%s; trying the cache", error)
-        return _from_cache(spec, cache, str(error))
+        found = _from_cache(spec, cache, f"{error}. {_NO_HUB_ADVICE}")
+        _log.warning("%s; taking %s from the cache", error, found.name)
+        return found
     names = [sibling.rfilename for sibling in info.siblings or ()]
     return _download(spec, choose(names, spec), cache, local_dir)
 

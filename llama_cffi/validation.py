@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import operator
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -25,9 +26,12 @@ __all__ = [
     "check_float",
     "check_int",
     "check_str",
+    "check_type",
     "checked_arguments",
+    "missing_file",
     "not_picklable",
     "reject_unknown",
+    "shown",
     "warn_caller",
 ]
 
@@ -37,14 +41,22 @@ T = TypeVar("T")
 INT32_MAX = 2**31 - 1
 _MODEL = "a GGUF file, hf:OWNER/REPO[:FILE], or a loaded Model"
 _MOST_LISTED = 20
+_MOST_SHOWN = 200  # characters of a value in a message
 # What an argument that is missing is, where its name does not say it.
 _NEEDED = {
     "model_path": f"model_path: {_MODEL}",
-    "model": f"model: {_MODEL}",
+    "model": "model: a loaded Model",
     "path": "path: a GGUF file",
     "prompt": "prompt: a str",
+    "type_": "type_: a Python type",
     "messages": 'messages, such as [{"role": "user", "content": "..."}]',
 }
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of a value for a message, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def check_int(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) -> int:
@@ -56,7 +68,7 @@ def check_int(name: str, value: SupportsIndex, low: int, high: int = INT32_MAX) 
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValidationError(f"{name}={value!r} must be an integer") from None
+        raise ValidationError(f"{name}={shown(value)} must be an integer") from None
     if not low <= number <= high:
         raise ValidationError(f"{name}={number} is outside {low}..{high}")
     return number
@@ -73,7 +85,7 @@ def check_float(
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValidationError(f"{name}={value!r} must be a number") from None
+        raise ValidationError(f"{name}={shown(value)} must be a number") from None
     inside = math.isfinite(number) and low <= number <= high
     if not inside or (above and number == low):
         bracket = "(" if above else "["
@@ -100,14 +112,19 @@ def as_callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     return found
 
 
-def as_list(name: str, values: Any) -> list[Any]:
+def as_list(name: str, values: Any, kind: str = "a list") -> list[Any]:
     """Return *values* as a list.
+
+    Args:
+        name: What they are.
+        values: Any iterable.
+        kind: What it should be, for the message.
 
     Raises:
         ValidationError: They are a str, bytes or not iterable.
     """
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ValidationError(f"{name}={values!r} must be a list")
+        raise ValidationError(f"{name} must be {kind}, got {shown(values)}")
     return list(values)
 
 
@@ -121,8 +138,22 @@ def as_path(name: str, value: Any) -> Path:
         return Path(value).expanduser()
     except TypeError:
         raise ValidationError(
-            f"{name} must be {_NEEDED.get(name, 'a path').rpartition(': ')[2]}, got {value!r}"
+            f"{name} must be {_NEEDED.get(name, 'a path').partition(': ')[2] or 'a path'}, got "
+            f"{shown(value)}{'; did you mean its .model?' if hasattr(value, 'model') else ''}"
         ) from None
+
+
+def missing_file(path: Path, kind: str = "model") -> str:
+    """Say that there is no file at *path*, and what the caller may have meant."""
+    if path.is_symlink():
+        return f"{path} is a link to a {kind} file that does not exist: {os.readlink(path)}"
+    try:
+        names = {p.stem.lower(): p.name for p in path.parent.glob("*.gguf")}
+    except OSError:
+        names = {}
+    near = difflib.get_close_matches(path.stem.lower(), names, 1)
+    hint = f"did you mean {path.parent / names[near[0]]}?" if near else "check the path"
+    return f"no {kind} file at {path}; {hint}"
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -143,11 +174,25 @@ def check_str(name: str, value: object) -> str:
         ValidationError: It is something else; of a number, the message says where it may belong.
     """
     if not isinstance(value, str):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and name != "prompt"
+        )
         kind = "temperature" if isinstance(value, float) else "max_tokens"
         hint = f"; did you mean {kind}={value!r}?" if number else ""
-        raise ValidationError(f"{name} must be a str, got {value!r}{hint}")
+        raise ValidationError(f"{name} must be a str, got {shown(value)}{hint}")
     return value
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Refuse a *value* that is no instance of *kind*.
+
+    Raises:
+        ValidationError: It is something else; the message names both.
+    """
+    if not isinstance(value, kind):
+        inner = getattr(value, name, None)
+        hint = f"; did you mean its .{name}?" if isinstance(inner, kind) else ""
+        raise ValidationError(f"{name} must be a {kind.__name__}, got {shown(value)}{hint}")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
@@ -261,17 +306,19 @@ def _misplaced(
     return f"{where} needs {what}"
 
 
-def not_picklable(advice: str) -> Callable[..., NoReturn]:
+def not_picklable(
+    advice: str, reason: str = "it owns memory of llama.cpp"
+) -> Callable[..., NoReturn]:
     """Return a `__reduce__` that refuses to pickle or copy an object, and says what to do.
 
     Args:
         advice: What to do instead.
+        reason: Why.
     """
 
     def reduce(self: object) -> NoReturn:
         raise TypeError(
-            f"this {type(self).__name__} cannot be pickled or copied: it owns memory of llama.cpp; "
-            f"{advice}"
+            f"this {type(self).__name__} cannot be pickled or copied: {reason}; {advice}"
         )
 
     return reduce

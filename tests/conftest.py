@@ -29,6 +29,7 @@ for _name in {n for n in os.environ if n.startswith("LLAMA_CFFI_")} - _TAKEN:
 os.environ["LLAMA_CFFI_CACHE"] = _CACHE
 # Other programs may use this machine: what children of the tests say about that is no failure.
 os.environ["PYTHONWARNINGS"] = "ignore:decoding takes:UserWarning"
+os.environ["LLAMA_CFFI_CHECK"] = "rules"  # hundreds of tiny models would each be tried in a child
 # A background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -133,11 +133,43 @@ def test_a_missing_path_says_so_and_hints_at_the_hub() -> None:
 
 
 def test_a_folder_lists_its_models(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="it has none"):
+    with pytest.raises(ModelLoadError, match="it holds no GGUF file"):
         resolve_model(tmp_path)
     (tmp_path / "a.gguf").touch()
     with pytest.raises(ModelLoadError, match=r"name a GGUF file in it: a\.gguf"):
         resolve_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "path is empty"),
+        ("models/Small.Q8.gguf", r"did you mean models[/\\]small\.q8_0\.gguf\?"),
+        ("models/x.gguf", r"x\.gguf; check the path"),
+        ("gone/x.gguf", "check the path"),
+        ("x" * 5000, "cannot read 'x{100}"),
+        ("https://huggingface.co/o/r/resolve/main/a/b.gguf", r"write hf:o/r:a/b\.gguf$"),
+        ("https://hf.co/o/r/blob/v1/b.gguf?download=1", r"write hf:o/r@v1:b\.gguf$"),
+        ("huggingface.co/o/r", "write hf:o/r$"),
+        ("HF:o/r:Q8_0", "write hf:o/r:Q8_0$"),
+        ("https://example.com/a.gguf", "download the file"),
+    ],
+)
+def test_a_wrong_path_says_what_was_meant(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path("models", "small.q8_0.gguf").touch()
+    with pytest.raises(ModelLoadError, match=says):
+        resolve_model(name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link.gguf").symlink_to("gone.gguf")
+    with pytest.raises(ModelLoadError, match=r"link\.gguf is a link to a model file .* gone\.gguf"):
+        resolve_model(tmp_path / "link.gguf")
 
 
 # --- the real client -------------------------------------------------------------------------
@@ -289,6 +321,7 @@ def test_hub_does_not_answer(hub: Hub, ask: Asker) -> None:
     answer = ask("hf:owner/repo", HF_ENDPOINT=nobody)
     assert answer["type"] == "FetchError"
     assert re.search(f"not in the cache .*{nobody} cannot be reached", answer["message"])
+    assert answer["message"].endswith("or give the path of a GGUF file that is here")
     offline = ask("hf:owner/repo", HF_HUB_OFFLINE="1")
     assert re.search("not in the cache .*HF_HUB_OFFLINE is set", offline["message"])
     offline = ask("hf:owner/repo", LLAMA_CFFI_OFFLINE="1")

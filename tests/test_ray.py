@@ -152,7 +152,7 @@ def test_embeddings_equal_those_of_embedder() -> None:
         assert found["embedding"].dtype == np.float32
         np.testing.assert_allclose(found["embedding"], np.asarray(expected), atol=1e-6)
         assert embed({"prompt": []})["embedding"].shape == (0, width)
-        with pytest.raises(ValidationError, match="text 1, which is not a str, must be a list"):
+        with pytest.raises(ValidationError, match="text 1 must be a str or a list of token ids"):
             embed({"prompt": objects("a", None)})
     with predictor("embed", on_error="column", options={"normalize": False}) as embed:
         found = embed({"prompt": objects("a", None, "b")})

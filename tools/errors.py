@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -31,10 +32,17 @@ class Case(NamedTuple):
     advice: str
 
 
+# Files in the folder where the cases run, none of them a model.
+FILES = {
+    "text.gguf": "This is not a model.\n",
+    "page.gguf": "<!DOCTYPE html>\n",
+    "pointer.gguf": "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+}
 COMMANDS = [
     Case("generat hello", "'generat'", "did you mean generate?"),
     Case("'What is 12 + 30?'", "'What is 12 + 30?'", "generate"),
     Case("--verison", "--verison", "did you mean --version?"),
+    Case("help", "'help'", "did you mean --help?"),
     Case("generate", "prompt", "-p"),
     Case("generate ''", "the prompt is empty", "give text with -p"),
     Case("generate what is this", "is this", "put quotes around"),
@@ -51,6 +59,7 @@ COMMANDS = [
     Case("generate -t two hello", "'two'", "must be an integer"),
     Case("generate --gpu-layers all hello", "'all'", "must be an integer"),
     Case("generate --temperature hot hello", "'hot'", "a number"),
+    Case("generate -temperature 1 hello", "-temperature", "did you mean --temperature?"),
     Case("generate --temperature -1 hello", "temperature=-1.0", "[0, 1000]"),
     Case("generate --temperature nan hello", "temperature=nan", "[0, 1000]"),
     Case("generate --top-p 2 hello", "top_p=2.0", "(0, 1]"),
@@ -61,13 +70,21 @@ COMMANDS = [
     Case("generate --reasoning-effort hard hello", "'hard'", "low"),
     Case("generate -m missing.gguf hello", "missing.gguf", "check the path"),
     Case("generate -m Qwen/Qwen3-0.6B-GGUF hello", "Qwen/Qwen3-0.6B-GGUF", "write hf:Qwen"),
+    Case("generate -m '' hello", "path is empty", "hf:OWNER/REPO"),
+    Case("generate -m txt.gguf hello", "txt.gguf", "did you mean text.gguf?"),
+    Case("generate -m https://huggingface.co/owner/repo hello", "https", "write hf:owner/repo"),
     Case("generate -m . hello", "is a folder", "name a GGUF file"),
     Case("generate -m text.gguf hello", "not a GGUF file", "download"),
+    Case("generate -m page.gguf hello", "a web page", "download the file"),
+    Case("generate -m pointer.gguf hello", "Git LFS pointer", "git lfs pull"),
     Case("generate -m hf:nothing hello", "'hf:nothing'", "write hf:OWNER/REPO"),
     Case("generate -m hf:owner/repo hello", "owner/repo", "unset it"),
     Case("doctor now", "now", "unrecognized"),
     Case("libs", "COMMAND", "required"),
     Case("libs lst", "'lst'", "did you mean list?"),
+    Case("libs use", "spec", "--help"),
+    Case("libs use 3.22.1", "'3.22.1'", "did you mean npm:3.22.1?"),
+    Case("libs use path:text.gguf", "not a shared library", "Give the libllama file"),
     Case("libs fetch nmp:3.1.1", "'nmp:3.1.1'", "npm:3.22.1"),
     Case("libs fetch --backend cudda", "'cudda'", "did you mean 'cuda'?"),
     Case("libs use path:nowhere", "nowhere", "libllama"),
@@ -83,15 +100,20 @@ CALLS = [
     Case("Llama(5)", "got 5", "a GGUF file"),
     Case('Llama("missing.gguf")', "missing.gguf", "check the path"),
     Case('Llama("text.gguf")', "text.gguf", "download"),
+    Case("Llama('')", "path is empty", "a GGUF file"),
+    Case("Llama(path, 512)", "got 512", "did you mean n_ctx=512?"),
+    Case("Engine(llm)", "Llama(", "did you mean its .model?"),
     Case("Llama(path, n_cxt=512)", "'n_cxt'", "did you mean 'n_ctx'?"),
     Case("Llama(path, n_ctx=-1)", "n_ctx=-1", "0.."),
-    Case("Llama(path, n_ctx='big')", "'big'", "int"),
+    Case("Llama(path, n_ctx='big')", "'big'", "an integer"),
     Case("Llama(path, pooling='meen')", "'meen'", "did you mean 'mean'?"),
     Case("Llama(path, type_k='q8')", "'q8'", "did you mean 'q8_0'?"),
     Case("Llama(path, split_mode='rows')", "'rows'", "did you mean 'row'?"),
     Case("Llama(path, context_policy='shfit')", "'shfit'", "did you mean 'shift'?"),
     Case("Llama(path, chat_format='chatm')", "'chatm'", "did you mean 'chatml'?"),
-    Case("Llama(path, flash_attn='yes')", "'yes'", "bool"),
+    Case("Llama(path, flash_attn='yes')", "'yes'", "True, False or None"),
+    Case("Llama(path, tensor_split='1,1')", "'1,1'", "a list of numbers"),
+    Case("LlamaPool(path, n_paralel=2)", "'n_paralel'", "did you mean 'n_parallel'?"),
     Case("LlamaPool(path, n_parallel=0)", "n_parallel=0", "1.."),
     Case("Engine()", "model_path", "a GGUF file"),
     Case("Engine(path, n_thread=2)", "'n_thread'", "did you mean 'n_threads'?"),
@@ -109,6 +131,13 @@ CALLS = [
     Case('llm("Hi", 5)', "suffix", "did you mean max_tokens=5?"),
     Case('llm("Hi", max_token=5)', "'max_token'", "did you mean 'max_tokens'?"),
     Case('llm("Hi", max_tokens=0)', "max_tokens=0", "1.."),
+    Case('llm(["Hi", "Hello"])', "['Hi', 'Hello']", "a str or a list of token ids"),
+    Case(f"llm({MESSAGE})", "a list of messages", "create_chat_completion"),
+    Case('llm("Hi", stream="yes")', "'yes'", "True or False"),
+    Case('llm("Hi", seed="x")', "'x'", "-1 to 4294967294"),
+    Case('llm("Hi", grammar={"type": "object"})', "'type'", "from_json_schema"),
+    Case('llm.chat("Hi")', "not a method", "create_chat_completion"),
+    Case('llm.load_lora("missing.gguf")', "LoRA file at missing.gguf", "check the path"),
     Case("llm.generate(5)", "prompt", "a str or a list of token ids"),
     Case('llm.generate("Hi", 5, 0.7)', "sampling", "did you mean temperature=0.7?"),
     Case('llm.generate("Hi", 5, None, 0.7)', "stream", "True or False"),
@@ -117,6 +146,19 @@ CALLS = [
     Case('llm.create_chat_completion("Hi")', "got str", '"role": "user"'),
     Case("llm.create_chat_completion([])", "empty", "at least one message"),
     Case('llm.create_chat_completion([{"role": "usr", "content": "Hi"}])', "'usr'", "user"),
+    Case('llm.create_chat_completion(["Hi"])', "got str", '"role": "user"'),
+    Case('llm.create_chat_completion([{"content": "Hi"}])', "no role", '"role": "user"'),
+    Case(f"llm.create_chat_completion({MESSAGE}, tools=ask)", "function", "write tools=[ask]"),
+    Case(f"llm.create_chat_completion({MESSAGE}, tools=['ask'])", "'ask'", "a function"),
+    Case(f"llm.create_chat_completion({MESSAGE}, thinking='on')", "'on'", "True or False"),
+    Case(
+        f"llm.create_chat_completion({MESSAGE}, response_format={{'type': 'object'}})",
+        "JSON Schema",
+        '"json_schema"',
+    ),
+    Case("LlamaGrammar.from_json_schema({'type': 'strng'})", "'strng'", "did you mean 'string'?"),
+    Case("llm.parse('Hi')", "type_", "a Python type"),
+    Case("llm.parse('Hi', 5)", "5", "use str, int, float"),
     Case(f"llm.create_chat_completion({MESSAGE}, 5)", "got 2", "by name"),
     Case(f"llm.create_chat_completion({MESSAGE}, response_format='json')", "'json'", "json_object"),
     Case('llm.embed("Hi")', "embed", "embeddings=True"),
@@ -125,9 +167,17 @@ CALLS = [
     Case('engine.generate_chat("Hi")', "got str", '"role": "user"'),
     Case('many.submit("Hi", 5, 0.7)', "got 3", "by name"),
     Case('many.submit("Hi", adapter={})', "'adapter'", "did you mean 'adapters'?"),
+    Case("many.submit(5)", "got 5", "a str or a list of token ids"),
+    Case('many.submit("Hi", adapters="a.gguf")', "'a.gguf'", '{"adapter.gguf": 1.0}'),
+    Case("many.cancel(5)", "got 5", "RequestHandle"),
+    Case("Context(path)", "got ", "must be a Model"),
+    Case("SamplerChain(llm)", "Llama(", "did you mean its .model?"),
+    Case("set_log_level('LOUD')", "'LOUD'", "WARNING"),
     Case('ask("Hi")', "ask", "model_path"),
     Case('complete("Hi", path, n_cxt=512)', "'n_cxt'", "did you mean 'n_ctx'?"),
     Case("pickle.dumps(llm)", "Llama", "the model's path"),
+    Case("copy.copy(ResponseCache(llm))", "ResponseCache", "ResponseCache(llm)"),
+    Case("copy.copy(many.scheduler)", "Scheduler", "make another one"),
     Case('closed.generate("Hi")', "closed", "open a new one"),
     Case("get_library('npm:x.y')", "npm:x.y", "libs fetch"),
     Case("get_library('b8179', backend='cudda')", "'cudda'", "did you mean 'cuda'?"),
@@ -144,7 +194,8 @@ class Told(NamedTuple):
 def run() -> tuple[list[Told], list[Told]]:
     """Return the messages of all commands, and of all calls."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        Path(folder, "text.gguf").write_text("This is not a model.\n")
+        for name, text in FILES.items():
+            Path(folder, name).write_text(text)
         stack.callback(os.chdir, Path.cwd())
         os.chdir(folder)
         stack.enter_context(mock.patch.dict(os.environ, {"LLAMA_CFFI_OFFLINE": "1"}))
@@ -170,6 +221,7 @@ def _commands() -> Iterator[Told]:
 
 
 def _calls() -> Iterator[Told]:
+    import copy
     import pickle
 
     import llama_cffi
@@ -185,7 +237,7 @@ def _calls() -> Iterator[Told]:
     with llm, engine, many:
         names |= {
             "path": path, "llm": llm, "engine": engine, "many": many, "closed": closed,
-            "llama_cffi": llama_cffi, "pickle": pickle,
+            "llama_cffi": llama_cffi, "copy": copy, "pickle": pickle,
         }  # fmt: skip
         for case in CALLS:
             try:
@@ -198,6 +250,8 @@ def _calls() -> Iterator[Told]:
 
 def page() -> str:
     """Return the text of docs/errors.md."""
+    from llama_cffi.demo import model_path
+
     commands, calls = run()
     lines = [
         "# Error messages",
@@ -214,7 +268,10 @@ def page() -> str:
     for told in calls:
         lines += ["```text", f">>> {told.case.given}", told.message, "```", ""]
     text = "\n".join(lines).rstrip() + "\n"
-    return text.replace(str(Path.home()), "~")
+    # Nothing of this machine.
+    text = text.replace(str(model_path()), "demo.gguf").replace(str(Path.home()), "~")
+    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/tmp\w+/", "", text)
+    return re.sub(r"(the store holds npm:[\d.]+ \(\w+\)).*", r"\1.", text)
 
 
 def _short(command: str) -> str:

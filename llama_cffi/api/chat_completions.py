@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from ..chat.reasoning import ReasoningSplitter, opens_thinking
 from ..chat.tools import normalise_tool_choice, normalise_tools
@@ -160,6 +160,17 @@ class ChatPreparer:
         self.model, self.renderer, self.n_ctx = model, renderer, n_ctx
         self._policy, self._sampling = context_policy, default_sampling
         self._seeds = seeds or SeedSequence()
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Refuse `llm.chat("...")`.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "chat is not a method; call "
+            'create_chat_completion([{"role": "user", "content": "..."}])'
+        )
 
     @property
     def family(self) -> Family:
@@ -444,10 +455,12 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     if form is None:
         return grammar
     if not isinstance(form, Mapping):
-        raise ValidationError(
-            f"response_format must be a dict with a type, got {form!r}; write "
-            '{"type": "json_object"}'
+        advice = (
+            f"for instances of it call parse(messages, {form.__name__})"
+            if isinstance(form, type)
+            else 'write {"type": "json_object"}'
         )
+        raise ValidationError(f"response_format must be a dict with a type, got {form!r}; {advice}")
     kind = form.get("type")
     if kind == "text":
         return grammar
@@ -459,6 +472,11 @@ def _grammar(own: Mapping[str, Any]) -> LlamaGrammar | None:
     if kind == "json_schema":
         inner = form.get("json_schema") or form
         return _schema_grammar(inner.get("schema") if isinstance(inner, Mapping) else None)
+    if kind in ("object", "array") or (kind is None and "properties" in form):
+        raise ValidationError(
+            "response_format is a JSON Schema; write "
+            '{"type": "json_schema", "json_schema": {"schema": ...}}'
+        )
     raise ValidationError(
         f"response_format type {kind!r} must be one of text, json_object, json_schema"
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import ValidationError
 from ..generation.options import GenerationOptions
-from ..generation.prompt import tokenize_prompt
+from ..generation.prompt import check_prompt, tokenize_prompt
 from ..generation.text import CharacterOffsets
-from ..validation import as_list, check_int, check_str
+from ..validation import as_list, check_bool, check_int, check_str
 from .running import PreparedRequest, finish_reason, openai_limit, usage
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def prepare(
     """
     n = check_int("n", n, 1)
     best_of = n if best_of is None else check_int("best_of", best_of, n)
+    check_bool("echo", echo)
     logprobs = options.get("logprobs")
     if stream and best_of > n:
         raise ValidationError("best_of > n cannot be streamed: answers are compared at the end")
@@ -130,8 +131,7 @@ def prompt_tokens(
         ValidationError: A suffix is given, but the model has no fill-in-the-middle tokens.
     """
     vocab = model.vocab
-    if not isinstance(prompt, (str, Sequence)):
-        raise ValidationError(f"prompt must be a str or a list of token ids, got {prompt!r}")
+    check_prompt(prompt)
     if suffix is not None:
         check_str("suffix", suffix)
     if suffix is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ValidationError
 from ..generation.context_policy import DROP_TURNS, POLICIES
-from ..validation import check_choice, check_int, checked_arguments, reject_unknown
+from ..validation import check_choice, check_int, checked_arguments, reject_unknown, shown
 
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
@@ -31,16 +31,17 @@ _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
 _POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
-_KINDS: dict[str, type] = {
-    "int": Integral,
-    "bool": Integral,
-    "float": Real,
-    "str": str,
-    "os.PathLike[str]": os.PathLike,
-    "Sequence[float]": Sequence,
-    "Mapping[str, Override]": Mapping,
-    "Mapping[str, str]": Mapping,
-    "None": type(None),
+# What a field's type is at run time, and in words.
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "an integer"),
+    "bool": (Integral, "True or False"),
+    "float": (Real, "a number"),
+    "str": (str, "a str"),
+    "os.PathLike[str]": (os.PathLike, "a path"),
+    "Sequence[float]": (Sequence, "a list of numbers"),
+    "Mapping[str, Override]": (Mapping, "a dict of metadata keys and values"),
+    "Mapping[str, str]": (Mapping, "a dict of patterns and devices"),
+    "None": (type(None), "None"),
 }
 
 
@@ -62,6 +63,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     use_mmap: bool
     use_mlock: bool
     check_tensors: bool
+    check: str | None
     main_gpu: int
     tensor_split: Sequence[float] | None
     split_mode: str | None
@@ -122,6 +124,7 @@ class LlamaConfig:
         use_mmap: Map the file instead of reading it.
         use_mlock: Keep the weights in RAM.
         check_tensors: See `Model`.
+        check: See `Model`.
         main_gpu: See `Model`.
         tensor_split: See `Model`.
         split_mode: See `Model`.
@@ -176,6 +179,7 @@ class LlamaConfig:
     use_mmap: bool = True
     use_mlock: bool = False
     check_tensors: bool = False
+    check: str | None = None
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
     split_mode: str | None = None
@@ -208,10 +212,15 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, declared = getattr(self, field.name), str(field.type)
-            kinds = tuple(_KINDS.get(kind, object) for kind in declared.split(" | "))
-            fits = isinstance(value, kinds)
+            kinds = [_KINDS.get(kind, (object, kind)) for kind in declared.split(" | ")]
+            fits = isinstance(value, tuple(kind for kind, _ in kinds))
+            if declared.startswith("Sequence"):
+                fits &= not isinstance(value, str)
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
-                raise ValidationError(f"{field.name}={value!r} must be {declared}")
+                words = " or ".join(text for _, text in kinds).replace(
+                    "True or False or", "True, False or"
+                )
+                raise ValidationError(f"{field.name} must be {words}, got {shown(value)}")
         for name, low in _LEAST.items():
             if (value := getattr(self, name)) is not None:
                 check_int(name, value, low)
@@ -242,7 +251,8 @@ def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaCo
         ValidationError: A field has the wrong type.
     """
     if config is not None and not isinstance(config, LlamaConfig):
-        raise ValidationError(f"config must be a LlamaConfig, got {config!r}")
+        hint = f"; did you mean n_ctx={config}?" if isinstance(config, int) else ""
+        raise ValidationError(f"config must be a LlamaConfig, got {shown(config)}{hint}")
     options = {_ALIASES.get(name, name): value for name, value in options.items()}
     reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama", _ALIASES)
     return replace(config or LlamaConfig(), **options)

@@ -136,6 +136,7 @@ class Llama(Session, ModelFacts):
             use_mmap=config.use_mmap,
             use_mlock=config.use_mlock,
             check_tensors=config.check_tensors,
+            check=config.check,
             main_gpu=config.main_gpu,
             tensor_split=config.tensor_split,
             split_mode=config.split_mode,
@@ -566,6 +567,7 @@ class Llama(Session, ModelFacts):
             return stream_async(lambda: chat_completions.stream(prepared, runs))
         return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
+    @checked_arguments()
     def parse(
         self,
         prompt: str | Sequence[Message],

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from ..errors import ValidationError
-from ..validation import reject_unknown
+from ..validation import check_bool, reject_unknown
 
 __all__ = ["OpenAIOptions", "StreamOptions", "take_openai_options"]
 
@@ -63,6 +63,8 @@ def take_openai_options(options: dict[str, Any], stream: bool) -> bool:
         UnknownOptionError: `stream_options` has an option that does not exist.
         ValidationError: An option asks for something that a local model cannot do.
     """
+    if stream is not None:  # JSON's null
+        check_bool("stream", stream)
     for name, reason in _REFUSED.items():
         if name in options:
             raise ValidationError(f"{name}={options[name]!r} is not supported: {reason}")

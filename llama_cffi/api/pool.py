@@ -51,6 +51,7 @@ class LlamaPool:
     """
 
     @checked_arguments()
+    @checked_arguments(MoreLlamaOptions.__annotations__)
     def __init__(
         self,
         model_path: ModelSource,

@@ -13,7 +13,7 @@ from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.options import TextOptions
 from ..generation.sampling_params import SamplingParams
-from ..validation import check_float, check_int
+from ..validation import check_float, check_int, not_picklable
 from .chat_completions import ChatCompletionOptions
 from .llama import CompletionOptions, Llama
 
@@ -69,6 +69,8 @@ class ResponseCache:
         self._answers: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._hits = self._misses = self._bypassed = 0
+
+    __reduce__ = not_picklable("make one with ResponseCache(llm)", "it has an open model")
 
     def __repr__(self) -> str:
         return (

@@ -150,7 +150,8 @@ class Session:
         with self.engine.idle() as slot:
             rest = dict(self._adapters)
             if rest.pop(str(as_path("path", path)), None) is None:
-                raise ValidationError(f"no adapter {path} is loaded; loaded: {sorted(rest)}")
+                loaded = ", ".join(sorted(rest)) or "none"
+                raise ValidationError(f"the adapter {path} is not loaded; loaded: {loaded}")
             self._set_adapters(rest)
             slot.clear()
 

@@ -2,21 +2,29 @@
 
 Where C++ gets no memory it throws std::bad_alloc, and where C gets no thread it asserts; both end
 the process. So calls that need much are checked first. Without a limit this costs nothing: a
-system without memory kills processes instead.
+system without memory kills processes instead. Old builds also have a limit of their own.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from ..errors import LlamaError, OutOfMemoryError
+from . import compat
+from .native_object import ggml_contexts
 
-__all__ = ["bytes_left", "check_bytes", "check_threads", "is_limited"]
+if TYPE_CHECKING:
+    from .loading.library import Library
+
+__all__ = ["bytes_left", "check_bytes", "check_ggml_contexts", "check_threads", "is_limited"]
 
 _MIB = 2**20
 _TOTAL, _DATA = 0, 5  # fields of /proc/self/statm, in pages
+_SPARE_CONTEXTS = 10  # for one object, and while C loads files and builds graphs
 
 
 def is_limited() -> bool:
@@ -76,6 +84,25 @@ def check_threads(n_threads: int) -> None:
         end.set()
         for thread in started:
             thread.join()
+
+
+def check_ggml_contexts(library: Library, what: str) -> None:
+    """Refuse one more object than the build has ggml contexts for: C uses NULL then.
+
+    Raises:
+        OutOfMemoryError: With the number in use.
+    """
+    most = compat.max_ggml_contexts(library)
+    if most is None or ggml_contexts() <= most - _SPARE_CONTEXTS:
+        return
+    gc.collect()  # dropped objects that form cycles
+    used = ggml_contexts()
+    if used > most - _SPARE_CONTEXTS:
+        raise OutOfMemoryError(
+            f"{what} takes ggml contexts, and {used} of the {most} that builds before b4234 have "
+            "are in use; close models, contexts or adapters that are not needed; "
+            + compat.newer_build(library)
+        )
 
 
 def _limits() -> dict[int, int]:

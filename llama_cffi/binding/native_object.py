@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .ffi_types import CData
 
-__all__ = ["EXITING", "FORKED", "NativeObject", "abandon", "close_all", "in_call"]
+__all__ = ["EXITING", "FORKED", "NativeObject", "abandon", "close_all", "ggml_contexts", "in_call"]
 
 FORKED = (
     "this process was forked after llama.cpp was loaded, and its threads and locks do not survive "
@@ -40,6 +40,7 @@ class NativeObject:
         parent: Closes this object when it closes; freed after it.
         keeps_parent: Whether this object refers to its parent, and not only to the C object.
         keeps: Also freed after this object.
+        n_ggml_contexts: Number of ggml contexts that the C object holds; see `ggml_contexts`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class NativeObject:
         parent: NativeObject | None = None,
         keeps_parent: bool = True,
         keeps: Iterable[NativeObject] = (),
+        n_ggml_contexts: int = 0,
     ) -> None:
         above = [*([parent] if parent else []), *keeps]
         self._ptr: CData | None = ptr
@@ -58,7 +60,7 @@ class NativeObject:
         self._children: weakref.WeakSet[NativeObject] = weakref.WeakSet()
         # The collector calls finalizers in any order, so they free nothing themselves: each drops
         # a reference, and a C object is freed once its owner and all objects below it are gone.
-        owned = _Owned(ptr, free, [owner.hold() for owner in above])
+        owned = _Owned(ptr, free, [owner.hold() for owner in above], n_ggml_contexts)
         self._finalizer = weakref.finalize(self, _drop, owned)
         self._finalizer.atexit = False  # `close_all` does it, and leaves closed objects
         self._owned = weakref.ref(owned)  # a strong reference would let the collector free it
@@ -139,10 +141,17 @@ class NativeObject:
 class _Owned:
     """A C object, freed with its last reference and before the objects above it."""
 
-    __slots__ = ("__weakref__", "above", "free", "ptr")
+    __slots__ = ("__weakref__", "above", "free", "n_ggml_contexts", "ptr")
 
-    def __init__(self, ptr: Any, free: Callable[[Any], object], above: list[_Owned]) -> None:
+    def __init__(
+        self,
+        ptr: Any,
+        free: Callable[[Any], object],
+        above: list[_Owned],
+        n_ggml_contexts: int = 0,
+    ) -> None:
         self.ptr, self.free, self.above = ptr, free, above
+        self.n_ggml_contexts = n_ggml_contexts
         _unfreed.add(self)
 
     def __del__(self) -> None:
@@ -155,6 +164,11 @@ _unfreed: weakref.WeakSet[_Owned] = weakref.WeakSet()
 _abandoned = False
 _exiting = False
 _EXIT_S = 10.0  # at exit, a longer call into C is not waited for
+
+
+def ggml_contexts() -> int:
+    """Return the number of ggml contexts that are in use, of which the oldest builds have few."""
+    return sum(owned.n_ggml_contexts for owned in list(_unfreed))
 
 
 def abandon() -> None:

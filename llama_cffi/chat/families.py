@@ -64,10 +64,9 @@ class Family:
         if thinking is None or thinking == default:
             return default
         if self.thinking in ("always", "never"):
-            raise ValidationError(
-                f"a model of the family {self.name} {self.version}".rstrip()
-                + f" {self.thinking} thinks; leave thinking= out"
-            )
+            family = f"{self.name} {self.version}".rstrip()
+            known = "this model" if family == "generic" else f"a model of the family {family}"
+            raise ValidationError(f"{known} {self.thinking} thinks; leave out thinking={thinking}")
         return thinking
 
     def template_kwargs(self, thinking: bool | None = None) -> dict[str, bool]:

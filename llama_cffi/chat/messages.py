@@ -25,6 +25,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _MEDIA = ("audio", "image", "images", "video", "videos", "file", "files")
 _MAX_DEPTH = 100
+_EXAMPLE = '{"role": "user", "content": "..."}'
 
 
 def plain(value: object, where: str, depth: int = 0) -> Any:
@@ -101,14 +102,15 @@ def plain_messages(
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ValidationError(
-            f"messages must be a list of dicts, got {type(messages).__name__}; "
-            'write [{"role": "user", "content": "..."}]'
+            f"messages must be a list of dicts, got {_kind(messages)}; write [{_EXAMPLE}]"
         )
     if not messages:
         raise ValidationError("messages must not be empty; give at least one message")
     found = []
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
+        if isinstance(message, (str, tuple)):
+            raise ValidationError(f"{where} must be a dict, got {_kind(message)}; write {_EXAMPLE}")
         found.append(_message(plain(message, where), where, roles, separator))
     _pair_calls(found)
     return found
@@ -161,10 +163,16 @@ def _key(key: object, where: str) -> str:
     return _text(str.__str__(key), f"a key of {where}")
 
 
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
+
+
 def _message(message: object, where: str, roles: Collection[str], separator: str) -> Message:
     if not isinstance(message, dict):
-        raise ValidationError(f"{where} must be a dict, got {type(message).__name__}")
+        raise ValidationError(f"{where} must be a dict, got {_kind(message)}; write {_EXAMPLE}")
     found = {key: value for key, value in message.items() if value is not None}
+    if "role" not in found:
+        raise ValidationError(f"{where} has no role; write {_EXAMPLE}")
     role = found["role"] = _role(found.get("role"), where, roles)
     content = found.get("content")
     if content is None and role in ("user", "system"):

@@ -12,15 +12,14 @@ from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
-__all__ = ["MAX_VAIN", "Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
+__all__ = ["Emit", "Parser", "Scanner", "is_json", "loads", "quoted"]
 
 T = TypeVar("T")
 #: A generator that yields while it waits for text, and returns what it parsed.
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
 
-#: See `Scanner.n_vain`.
-MAX_VAIN = 32
+_MAX_REREAD = 32  # how often text may be read in vain
 
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
@@ -63,10 +62,11 @@ def quoted(text: str) -> str:
 class Scanner:
     """The text received so far, and the position in it.
 
+    What is read costs time in proportion to its length: text is searched once for the same markers,
+    and parsers that go back are not tried again and again; see `trial`.
+
     Attributes:
         is_final: Whether the text is complete.
-        n_vain: How often the parser went back to a checkpoint from the end of the complete text.
-            Parsers stop trying at `MAX_VAIN`: each time takes as long as the text.
     """
 
     def __init__(self) -> None:
@@ -76,8 +76,14 @@ class Scanner:
         self._n_dropped = 0  # characters before the text that is kept
         self._checkpoints: list[int] = []
         self._n_peeks = 0
-        self.n_vain = 0
-        self._met_end = False  # since the last checkpoint
+        # Positions, like `position`: where the last search for markers began and ended, and with
+        # what; the last run of a marker; the furthest that this trial read; the text that was read
+        # in vain.
+        self._found: dict[tuple[str, ...], tuple[int, int, str | None]] = {}
+        self._runs: dict[str, tuple[int, int]] = {}
+        self._furthest = 0
+        self._vain_start = self._vain_end = 0
+        self._n_reread = 0  # characters of that text, each time again
 
     @property
     def position(self) -> int:
@@ -86,17 +92,18 @@ class Scanner:
 
     def feed(self, text: str) -> None:
         """Append text."""
-        self._drop()
+        if not self._checkpoints and not self._n_peeks:
+            self._n_dropped += self._at
+            self._text = self._text[self._at :]
+            self._at = 0
         # CPython extends a string in place only where nothing else refers to it.
         kept, self._text = self._text, ""
         kept += text
         self._text = kept
 
-    def _drop(self) -> None:
-        if not self._checkpoints and not self._n_peeks:
-            self._n_dropped += self._at
-            self._text = self._text[self._at :]
-            self._at = 0
+    def _go_back(self, at: int) -> None:
+        self._furthest = max(self._furthest, self.position)
+        self._at = at
 
     def peek(self, parser: Parser[T]) -> Parser[T]:
         """Run *parser*, go back to this position, and return its result."""
@@ -104,7 +111,7 @@ class Scanner:
         self._n_peeks += 1
         result = yield from parser
         self._n_peeks -= 1
-        self._at = start
+        self._go_back(start)
         return result
 
     def attempt(self, parser: Parser[T]) -> Parser[T]:
@@ -114,31 +121,43 @@ class Scanner:
         result = yield from parser
         self._n_peeks -= 1
         if result is None:
-            self._at = start
+            self._go_back(start)
         return result
 
-    def checkpoint(self) -> None:
-        """Remember the position for `rollback`; checkpoints can be nested."""
-        self._drop()
+    def trial(self, parser: Parser[T]) -> Parser[T | None]:
+        """Run *parser*, which may read far; go back to this position if it returns None or False.
+
+        Within text that was read in vain too often, return None.
+        """
+        start, furthest, vain_end = self.position, self._furthest, self._vain_end
+        if start >= vain_end:
+            self._vain_start, self._n_reread = start, 0
+        elif self._n_reread > _MAX_REREAD * (vain_end - self._vain_start):
+            return None
+        level = len(self._checkpoints)
         self._checkpoints.append(self._at)
-        self._met_end = False
+        self._furthest = start
+        result = yield from parser
+        end = max(self._furthest, self.position)
+        if result is None or result is False:
+            self._at = self._checkpoints[level]
+            self._n_reread += max(0, min(end, vain_end) - start)
+            self._vain_start = min(self._vain_start, start)
+            self._vain_end = max(self._vain_end, end)
+            end = start
+        del self._checkpoints[level:]
+        self._furthest = max(furthest, end)
+        return result
 
     def commit(self) -> None:
-        """Drop all checkpoints and stay at the current position."""
+        """Drop all checkpoints of trials, which now succeed."""
         self._checkpoints.clear()
-
-    def rollback(self) -> None:
-        """Return to the last checkpoint and drop it."""
-        self._at = self._checkpoints.pop()
-        self.n_vain += self._met_end
 
     def available(self, length: int) -> Parser[str]:
         """Return the next *length* characters without consuming them; fewer at the end."""
         while len(self._text) - self._at < length and not self.is_final:
             yield
-        text = self._text[self._at : self._at + length]
-        self._met_end |= len(text) < length
-        return text
+        return self._text[self._at : self._at + length]
 
     def take(self, length: int) -> str:
         """Consume up to *length* characters that were received."""
@@ -158,17 +177,29 @@ class Scanner:
                 return option
         return None
 
+    def repeats(self, marker: str) -> Parser[bool]:
+        """Consume *marker* as often as it follows; return whether it does."""
+        here = self.position
+        start, end = self._runs.get(marker, (0, 0))
+        if start <= here < end and (end - here) % len(marker) == 0:
+            self._at += end - here
+            return True
+        while (yield from self.literal(marker)):
+            pass
+        self._runs[marker] = here, self.position
+        return self.position > here
+
     def space(self) -> Parser[str]:
         """Consume white space."""
         return (yield from self.match(_SPACE))
 
-    def until(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
+    def until(self, markers: Sequence[str], emit: Emit | None = None) -> Parser[str | None]:
         """Emit the text before the earliest of *markers*, and consume that marker; see `before`."""
         marker = yield from self.before(markers, emit)
         self.take(len(marker or ""))
         return marker
 
-    def before(self, markers: Sequence[str], emit: Emit) -> Parser[str | None]:
+    def before(self, markers: Sequence[str], emit: Emit | None = None) -> Parser[str | None]:
         """Emit the text before the earliest of *markers*, which stays where it is.
 
         Of markers that begin at the same position, the longest wins.
@@ -176,25 +207,33 @@ class Scanner:
         Returns:
             The marker, or None at the end of the text.
         """
-        wanted, pattern = _longest_first(tuple(markers))
+        key = tuple(markers)
+        start, end, known = self._found.get(key, (0, -1, None))
+        if start <= self.position <= end:
+            self._go_to(self._at + end - self.position, emit)
+            return known
+        start = self.position
+        wanted, pattern = _longest_first(key)
         while True:
             found = pattern.search(self._text, self._at)
             # While more text can follow, a longer marker may begin at or before this position.
             end = found.start() if found else len(self._text)
             pending = None if self.is_final else self._partial(wanted, end, found)
-            if pending is not None and pending > self._at:
-                emit(self.take(pending - self._at))
+            self._go_to(end if pending is None else pending, emit)
             if found and pending is None:
-                if end > self._at:
-                    emit(self.take(end - self._at))
+                self._found[key] = start, self.position, found[0]
                 return found[0]
-            if pending is None:
-                if self._at < len(self._text):
-                    emit(self.take(len(self._text) - self._at))
-                if self.is_final:
-                    self._met_end = True
-                    return None
+            if self.is_final:
+                self._found[key] = start, self.position, None
+                return None
+            found = None  # it refers to the text: see `feed`
             yield
+
+    def _go_to(self, end: int, emit: Emit | None) -> None:
+        """Emit the text up to the index *end*, and consume it."""
+        if emit and end > self._at:
+            emit(self.take(end - self._at))
+        self._at = max(self._at, end)
 
     def _partial(self, markers: list[str], end: int, found: re.Match[str] | None) -> int | None:
         """Return where an incomplete marker begins, at or before *end*, or None."""
@@ -299,11 +338,11 @@ class Scanner:
         """Emit the longest match of *pattern*; return whether more text follows it."""
         while True:
             match = pattern.match(self._text, self._at)
-            if match and match.end() > self._at:
-                emit(self.take(match.end() - self._at))
+            end, match = match.end() if match else self._at, None  # it refers to the text
+            if end > self._at:
+                emit(self.take(end - self._at))
             if self._at < len(self._text):
                 return True
             if self.is_final:
-                self._met_end = True
                 return False
             yield

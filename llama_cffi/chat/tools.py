@@ -63,8 +63,9 @@ def function_schema(function: Callable[..., Any]) -> Tool:
     """
     name = getattr(function, "__name__", None)
     if not callable(function) or not isinstance(name, str):
+        hint = "wrap it in a def" if callable(function) else "give the function itself"
         raise ValidationError(
-            f"a tool must be a dict or a function with a name, got {function!r}; wrap it in a def"
+            f"a tool must be a dict or a function with a name, got {function!r}; {hint}"
         )
     about, described = read_docstring(inspect.getdoc(function) or "")
     fields: dict[str, Field] = {}
@@ -114,7 +115,10 @@ def normalise_tools(tools: Sequence[Tool | Callable[..., Any]] | None) -> list[T
     if tools is None:
         return []
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
-        raise ValidationError(f"tools must be a list, got {type(tools).__name__}")
+        name = getattr(tools, "__name__", None)
+        hint = f"; write tools=[{name}]" if name else ""
+        kind = type(tools).__name__
+        raise ValidationError(f"tools must be a list of functions or dicts, got {kind}{hint}")
     found: dict[str, Tool] = {}
     for given in tools:
         if isinstance(given, Mapping):

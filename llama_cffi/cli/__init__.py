@@ -42,9 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: After `--help`, `--version` and usage errors.
     """
     as_json = False
+    if sys.stdout is None:  # closed by the shell, as in `llama-cffi ... >&-`
+        print("error: cannot write the output: stdout is closed", file=sys.stderr)
+        return _FAILED
     try:
         parser = _parser()
-        args = parse(parser, argv)
+        try:
+            args = parse(parser, argv)
+        except SystemExit:  # after --help and --version
+            sys.stdout.flush()
+            raise
         if not hasattr(args, "func"):
             parser.print_help(sys.stderr)
             return _USAGE

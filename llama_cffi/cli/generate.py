@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import threading
 import time
@@ -169,7 +168,7 @@ def _run(args: argparse.Namespace) -> int:
             else:
                 _stream(engine, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
-            facts = re.sub(r" \(room=-?\d+\)", "", str(error).partition(". ")[0])
+            facts = str(error).partition(". ")[0]
             raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
     return 0
 

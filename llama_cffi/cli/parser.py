@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -31,6 +32,8 @@ class Parser(argparse.ArgumentParser):
         found = _CHOICE.search(message)
         if found is not None:
             given, choices = found[1], [c.strip("' ") for c in found[2].split(",")]
+            if f"--{given}" in self._names():
+                choices.append(given := f"--{given}")
             if near := difflib.get_close_matches(given, choices, 1):
                 message += f"; did you mean {near[0]}?"
             elif "COMMAND" in message and " " in given:
@@ -38,14 +41,14 @@ class Parser(argparse.ArgumentParser):
         elif found := _NUMBER.search(message):
             kind = "an integer" if found[1] == "int" else "a number"
             message = f"{message[: found.start()]}must be {kind}, got {found[2]}"
-        elif "required: COMMAND" in message:
+        elif "arguments are required" in message:
             message += f"; see {self.prog} --help"
         super().error(message)
 
     def refuse(self, extra: Sequence[str]) -> NoReturn:
         """Exit because of arguments that nothing takes."""
         message = f"unrecognized arguments: {' '.join(extra)}"
-        names = [name for action in self._actions for name in action.option_strings]
+        names = self._names()
         options = [text.partition("=")[0] for text in extra if text.startswith("-")]
         if not options and self.prog.endswith(" generate"):
             message += "; put quotes around text with spaces"
@@ -60,9 +63,21 @@ class Parser(argparse.ArgumentParser):
                 message += f"; see {self.prog} --help"
         self.error(message)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but refuse `-temperature`, which argparse takes for `-t emperature`."""
+        given = list(sys.argv[1:] if args is None else args)
+        for text in given[: given.index("--") if "--" in given else None]:
+            if len(text) > 2 and text[0] == "-" != text[1] and f"-{text}" in self._names():
+                self.error(f"unrecognized arguments: {text}; did you mean -{text}?")
+        return super().parse_known_args(args, namespace)
+
+    def _names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; errors are told by the parser of the command they belong to."""
+    args: argparse.Namespace
     args, extra = parser.parse_known_args(argv)
     if extra:
         args.parser.refuse(extra)

@@ -6,6 +6,7 @@ what would have come after it.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import re
@@ -153,8 +154,11 @@ def _mapped(folder: Path) -> list[str] | None:
 
 def main() -> None:
     """Run the function that the JSON on stdin names, with the arguments in it."""
+    faulthandler.enable()
     request = json.load(sys.stdin)
     functions: dict[str, Callable[..., None]] = {
-        "generate": generate, "dlopen": dlopen, "scores": scores,
-    }  # fmt: skip
+        "generate": generate,
+        "dlopen": dlopen,
+        "scores": scores,
+    }
     functions[request.pop("run")](**request)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from ..binding import Batch, Context, Model
 from ..errors import CancelledError, ContextOverflowError, ValidationError
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..progress import Progress, reporting
-from ..validation import check_int, checked_arguments, not_picklable
+from ..validation import as_list, check_int, checked_arguments, not_picklable
 from .resizable_context import ResizableContext
 from .wordpiece import WordPiece
 
@@ -25,9 +25,8 @@ __all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
 
 Embeddings = NDArray[np.float32] | list[NDArray[np.float32]]
 
-T = TypeVar("T")
-
 _MAX_SEQUENCES = 64  # every build supports as many in one context
+_TEXTS = 'a list of str, such as ["text"]'
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
 
 
@@ -161,7 +160,7 @@ class Embedder:
         """
         tokens = [
             self._tokenize(text) if isinstance(text, str) else text
-            for text in _as_list("texts", texts)
+            for text in as_list("texts", texts, _TEXTS)
         ]
         return self.embed_tokens(tokens, normalize=normalize, truncate=truncate, progress=progress)
 
@@ -180,8 +179,8 @@ class Embedder:
         """
         check = self.model.vocab.check_all
         lists = [
-            _as_list(f"text {i}, which is not a str,", item)
-            for i, item in enumerate(_as_list("texts", texts))
+            as_list(f"text {i}", item, "a str or a list of token ids")
+            for i, item in enumerate(as_list("texts", texts, _TEXTS))
         ]
         inputs = [
             self._truncated(f"text {i}", tuple(check(tokens)), truncate)
@@ -231,7 +230,7 @@ class Embedder:
                 f"this embedder has pooling={self.pooling!r}; rerank needs a model with a "
                 "classification head (cls.*) and Embedder(model, pooling='rank')"
             )
-        documents = _as_list("documents", documents)
+        documents = as_list("documents", documents, _TEXTS)
         n = len(documents) if top_n is None else check_int("top_n", top_n, 0)
         pairs = [self._pair(query, i, document, truncate) for i, document in enumerate(documents)]
         scores = self._compute(pairs, progress)
@@ -367,12 +366,6 @@ def similarity(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 def _normalized(x: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.asarray(x / np.where(length > 0, length, 1), np.float32)
-
-
-def _as_list(name: str, values: Sequence[T]) -> list[T]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ValidationError(f"{name} must be a list, got {type(values).__name__}")
-    return list(values)
 
 
 def _batches(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..binding import Context
+from ..errors import ClosedError, DecodeAbortedError, ValidationError
 
 __all__ = ["ResizableContext"]
 
@@ -32,11 +33,14 @@ class ResizableContext:
         n_seqs: int,
     ) -> None:
         self._create, self._capacity = create, capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a function that reports progress may close it
+        self._is_used = self._closed = False
         self.current = create(n_tokens, n_seqs)
 
     def close(self) -> None:
-        """Free the context. A second call does nothing."""
+        """End running and waiting calls, and free the context. A second call does nothing."""
+        self._closed = True
+        self.current.abort_flag.set()
         with self._lock:
             self.current.close()
 
@@ -45,19 +49,37 @@ class ResizableContext:
         """Lend an empty context for at least *n_tokens* and *n_seqs*; other threads wait.
 
         Raises:
-            ValidationError: It is closed.
+            ClosedError: It is closed, or was closed in this block.
             LlamaError: There is not enough memory.
+            ValidationError: This thread is in such a block.
         """
         with self._lock:
+            if self._is_used:
+                raise ValidationError(
+                    "it is busy in this thread: a function that reports progress cannot call it"
+                )
+            self._check_open()
             context = self._grow(n_tokens, n_seqs)
+            self._check_open()  # a new context's flag is not set
             context.memory.clear(data=False)
-            yield context
+            self._is_used = True
+            try:
+                yield context
+            except DecodeAbortedError:
+                self._check_open()
+                raise
+            finally:
+                self._is_used = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this Context is closed; open a new one")
 
     def _grow(self, n_tokens: int, n_seqs: int) -> Context:
         context = self.current
         before = self._capacity(context), context.n_seq_max
         if before[0] < n_tokens or before[1] < n_seqs:
-            _ = context.ptr  # raises if closed
+            _ = context.ptr  # raises if its model is closed
             context.close()  # before the next one takes its memory
             try:
                 self.current = self._create(max(n_tokens, before[0]), max(n_seqs, before[1]))

@@ -31,7 +31,7 @@ from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
-from ..validation import checked_arguments, not_picklable
+from ..validation import INT32_MAX, check_bool, checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
 from .lock import CallLock, Turn
@@ -105,6 +105,7 @@ class Engine:
         flush_tokens: Or at this many tokens; default 1, 0: off.
         flush_ms: Or after this many milliseconds; default 100, 0: off.
         progress: True shows a progress bar while the model loads; a function receives 0.0 to 1.0.
+        check: See `Model`.
         **context_options: Further arguments of `Context`.
 
     Attributes:
@@ -138,6 +139,7 @@ class Engine:
         flush_tokens: int | None = None,
         flush_ms: int | None = None,
         progress: Progress = None,
+        check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
@@ -146,17 +148,19 @@ class Engine:
         # Check the arguments before loading a model.
         parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
-        n_batch = environment.number("BATCH", n_batch, 2048)
+        n_batch = environment.number("BATCH", n_batch, 2048, 1)
         given = None if n_gpu_layers == -1 else n_gpu_layers
-        layers = environment.number("N_GPU_LAYERS", given, -1)
-        self.model, self.owns_model = open_model(model_path, n_gpu_layers=layers, progress=progress)
+        layers = environment.number("N_GPU_LAYERS", given, -1, -INT32_MAX)
+        self.model, self.owns_model = open_model(
+            model_path, n_gpu_layers=layers, progress=progress, check=check
+        )
         try:
             self.context = Context(
                 self.model,
                 n_ctx=context_size(n_ctx, self.model, context_options),
                 n_threads=n_threads,
                 n_batch=n_batch,
-                n_ubatch=environment.number("UBATCH", n_ubatch, 512),
+                n_ubatch=environment.number("UBATCH", n_ubatch, 512, 1),
                 **context_options,
             )
             self._prompts = ChatPrompts(self.model, chat_format)
@@ -324,7 +328,7 @@ class Engine:
             "grammar": grammar,
         }
         merged = {**_given(single), **options}
-        if raw:
+        if check_bool("raw", raw):
             return self._answer_raw(prompt, max_tokens, merged, callback, stream)
         messages = as_messages(prompt, system_prompt)
         return self._answer_chat(messages, max_tokens, merged, callback, stream)
@@ -545,11 +549,14 @@ class Engine:
         Raises:
             ClosedError: The engine is closed.
         """
-        with self._lock.acquire() as turn:
-            self._check_open()
-            if turn is not None and turn.displaces:
-                self._slot.detach()
-            yield self._slot
+        try:
+            with self._lock.acquire() as turn:
+                self._check_open()
+                if turn is not None and turn.displaces:
+                    self._slot.detach()
+                yield self._slot
+        finally:
+            self._free_if_closed()
 
     def cache_clear(self) -> None:
         """Clear the KV cache."""
@@ -797,18 +804,19 @@ class Engine:
 
     def _begin_turn(self, run: _Run) -> None:
         """Let *run*, which has just acquired the lock, use the context."""
+        self._cancel_token = run.cancel_token  # before the check: `close` does them in reverse
         self._check_open()
         run.cancel_token.check()  # it may have been cancelled while waiting
         if run.turn.displaces:
             self._slot.detach()
-        self._cancel_token, self.stats = run.cancel_token, run.stats
+        self.stats = run.stats
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("this Engine is closed; open a new one")
 
     def _free_if_closed(self) -> None:
-        """Free everything after `close`, unless a generation runs, which calls this at its end."""
+        """Free everything after `close`, unless a call runs: each calls this once it has ended."""
         if not self._closed:
             return
         with self._lock.acquire(wait=False) as acquired:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ..errors import ValidationError
+from ..validation import check_int
 
 __all__ = ["flag", "number", "text"]
 
@@ -25,11 +26,11 @@ def text(name: str) -> tuple[str, str]:
     return _PREFIXES[0] + name, ""
 
 
-def number(name: str, given: int | None, default: int) -> int:
+def number(name: str, given: int | None, default: int, low: int = 0) -> int:
     """Return *given*, else the setting *name*, else *default*.
 
     Raises:
-        ValidationError: The variable is not an integer.
+        ValidationError: The variable is not an integer of at least *low*.
     """
     if given is not None:
         return given
@@ -37,9 +38,10 @@ def number(name: str, given: int | None, default: int) -> int:
     if not value:
         return default
     try:
-        return int(value)
+        found = int(value)
     except ValueError:
         raise ValidationError(f"{variable}={value!r} must be an integer") from None
+    return check_int(variable, found, low)
 
 
 def flag(name: str, given: bool | None, default: bool) -> bool:

@@ -13,7 +13,7 @@ from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import TemplateError, ValidationError
-from ..validation import as_list, check_choice, check_str, not_picklable
+from ..validation import as_list, check_bool, check_choice, check_str, not_picklable
 
 if TYPE_CHECKING:
     from ..binding import Model
@@ -177,6 +177,8 @@ class ChatRenderer:
             ValidationError: The effort is unknown, both are given, or the model does not support
                 it.
         """
+        if thinking is not None:
+            check_bool("thinking", thinking)
         return resolve_reasoning_effort(self.family, self.template, thinking, reasoning_effort)
 
     def with_stops(self, options: Mapping[str, object]) -> dict[str, object]:

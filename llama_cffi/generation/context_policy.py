@@ -79,7 +79,7 @@ def fit_prompt(
             advice += ", or choose context_policy='truncate_middle'"
         margin = f", and {safety} of them are a safety margin" if safety else ""
         raise ContextOverflowError(
-            f"no room for an answer (room={room}): the prompt has {n} tokens, the context holds "
+            f"no room for an answer: the prompt has {n} tokens, the context holds "
             f"{n_ctx}{margin}. {advice}."
         )
     n_answer = max_tokens if policy == "shift" else min(max_tokens, room)

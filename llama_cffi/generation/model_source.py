@@ -36,6 +36,7 @@ class ModelOptions(TypedDict, total=False):
     check_tensors: bool
     kv_overrides: Mapping[str, Override] | None
     load_mtp: bool
+    check: str | None
     progress: Progress
 
 

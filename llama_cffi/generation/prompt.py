@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ..errors import ValidationError
+from ..validation import shown
+
 if TYPE_CHECKING:
     from ..binding import Context, Vocab
 
@@ -142,6 +145,25 @@ def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
     while n < most and a[n] == b[n]:
         n += 1
     return min(n, most)
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what is neither text nor token ids.
+
+    Raises:
+        ValidationError: It is something else, such as messages or several texts.
+    """
+    if isinstance(prompt, str):
+        return
+    if isinstance(prompt, Iterable) and not isinstance(prompt, (bytes, bytearray, Mapping)):
+        first = prompt[0] if isinstance(prompt, Sequence) and prompt else 0
+        if isinstance(first, Mapping):
+            raise ValidationError(
+                "the prompt is a list of messages; a chat is create_chat_completion(messages)"
+            )
+        if not isinstance(first, str):
+            return
+    raise ValidationError(f"prompt must be a str or a list of token ids, got {shown(prompt)}")
 
 
 def tokenize_prompt(vocab: Vocab, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from ..binding.sampling.samplers import MAX_BIAS, MAX_LAST_N, MIN_REPEAT, MIN_TEMPERATURE
 from ..binding.sampling.triggers import TriggerLike, check_triggers
 from ..errors import ValidationError
-from ..validation import as_callables, as_list, reject_unknown
+from ..validation import as_callables, as_list, reject_unknown, shown
 from .aliases import ALIASES, canonical
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ _NAMES = {
     "infill": "infill",
     "adaptive_p": "adaptive_p",
 }
+
+
+_GRAMMAR_ADVICE = "GBNF or a LlamaGrammar, such as LlamaGrammar.from_json_schema(schema)"
 
 
 class MoreSamplingOptions(TypedDict, total=False):
@@ -228,7 +231,8 @@ class SamplingParams:
             self._set("grammar", "")
         for name in ("grammar", "grammar_root", "structured_after"):
             if not isinstance(getattr(self, name), str):
-                raise ValidationError(f"{name}={getattr(self, name)!r} must be a str")
+                advice = _GRAMMAR_ADVICE if name == "grammar" else "a str"
+                raise ValidationError(f"{name} must be {advice}, got {shown(getattr(self, name))}")
         if self.structured is None:
             if self.structured_after:
                 raise ValidationError("structured_after needs structured")
@@ -296,7 +300,7 @@ class SamplingParams:
         if not low <= number <= high or (open_low and number == low):
             if math.isnan(number) and not isinstance(value, float):
                 kind = "a whole number" if whole else "a number"
-                raise ValidationError(f"{name}={value!r} must be {kind}, {low:g} to {high:g}")
+                raise ValidationError(f"{name}={shown(value)} must be {kind}, {low} to {high}")
             raise ValidationError(
                 f"{name}={value!r} is outside {'(' if open_low else '['}{low:g}, "
                 + (f"{high}]" if whole else f"{high:g}]")

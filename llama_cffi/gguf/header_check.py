@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelLoadError
+from ..validation import missing_file
 from .strings import Strings, find_strings
 
 __all__ = [
@@ -34,11 +35,20 @@ __all__ = [
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
 _SCALAR_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
 SCALARS: dict[int, str] = dict(zip(_SCALAR_TYPES, "BbHhIif?Qqd", strict=True))
-_UINT32, _INT32, STRING, ARRAY = 4, 5, 8, 9
+_UINT16, _UINT32, _INT32, STRING, ARRAY = 2, 4, 5, 8, 9
 # ggml maps tensors directly from the file and needs this alignment for all of them.
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
+_FEW_ITEMS = 1024  # more than any model has layers
+# Keys that decide how the file is read -> the only value type that C accepts.
+_FIXED_KINDS = {"general.alignment": _UINT32, "split.count": _UINT16, "split.no": _UINT16}
+# How other files begin that carry a model's name, in lower case.
+_OTHER_FILES = {
+    b"<!doctype": "a web page, not a GGUF file; download the file itself",
+    b"<html": "a web page, not a GGUF file; download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the model; fetch it with `git lfs pull`",
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +59,11 @@ class GgufArray:
         kind: The GGUF value type of its items.
         count: Number of items.
         offset: Offset of the first item in the file.
-        distinct: Number of distinct items; 0 unless it is `tokenizer.ggml.tokens`.
-        shortest: Length in bytes of the shortest string; 0 for other items.
+        distinct: Number of items that differ for C, which reads up to a NUL; 0 unless it is
+            `tokenizer.ggml.tokens`.
+        shortest: Length in bytes of the shortest string, up to a NUL; 0 for other items.
         values: The distinct items; empty unless it is `tokenizer.ggml.token_type`.
+        items: The items of a short array of integers, such as a number for each layer.
     """
 
     kind: int
@@ -60,6 +72,7 @@ class GgufArray:
     distinct: int = 0
     shortest: int = 0
     values: frozenset[int] = frozenset()
+    items: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,12 +140,18 @@ class GgufSummary:
         return len(self.tensors)
 
 
-def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = None) -> GgufSummary:
+def check_gguf(
+    path: Path,
+    overrides: Mapping[str, int | float | str] | None = None,
+    *,
+    kind: str = "model",
+) -> GgufSummary:
     """Prove that *path* is a complete GGUF file.
 
     Args:
         path: The file.
         overrides: Metadata that replaces the file's.
+        kind: What the file should be, for the message.
 
     Raises:
         ModelLoadError: It is missing, a folder, empty, not a GGUF, truncated or inconsistent.
@@ -143,12 +162,14 @@ def check_gguf(path: Path, overrides: Mapping[str, int | float | str] | None = N
                 f"{path} is a folder, not a GGUF file; name the .gguf file inside it"
             )
         size = path.stat().st_size
+        if not path.is_file():
+            raise ModelLoadError(f"{path} is a pipe or device, not a GGUF file")
         if size == 0:
             raise ModelLoadError(f"{path} is empty (0 bytes); download it again")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _HeaderParser(path, data, size).parse(overrides or {})
     except FileNotFoundError:
-        raise ModelLoadError(f"no model file at {path}") from None
+        raise ModelLoadError(missing_file(path, kind)) from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
 
@@ -186,6 +207,10 @@ class _HeaderParser:
     def parse(self, overrides: Mapping[str, int | float | str]) -> GgufSummary:
         magic = self.data[:4]
         if magic != b"GGUF":
+            start = self.data[:64].lstrip().lower()
+            for prefix, advice in _OTHER_FILES.items():
+                if start.startswith(prefix):
+                    raise ModelLoadError(f"{self.path} is {advice}")
             raise ModelLoadError(
                 f"{self.path} is not a GGUF file: it begins with {magic!r}, not b'GGUF'. Convert "
                 "the model with llama.cpp's convert_hf_to_gguf.py, or download its GGUF version."
@@ -238,6 +263,8 @@ class _HeaderParser:
         for i in range(count):
             where = f"key {i + 1} of {count}"
             key = self.string(where).decode("utf-8", "replace")
+            if not key:
+                raise self.broken(f"{where} has no name")
             if key in self.values or key in self.arrays:
                 raise self.broken(f"{key} occurs twice")
             kind = self.number("<I", where)
@@ -249,8 +276,8 @@ class _HeaderParser:
                 self.arrays[key] = self.array(where, key)
             else:
                 self.values[key] = self.number("<" + self.scalar(kind, where), where)
-                if key == "general.alignment" and kind != _UINT32:
-                    raise self.broken(f"general.alignment has the value type {kind}")
+            if kind != _FIXED_KINDS.get(key, kind):
+                raise self.broken(f"{key} has the value type {kind}, not {_FIXED_KINDS[key]}")
         alignment = self.values.get("general.alignment", _TENSOR_ALIGNMENT)
         whole = alignment if isinstance(alignment, int) else 0
         if whole < _TENSOR_ALIGNMENT or whole & (whole - 1):
@@ -268,6 +295,9 @@ class _HeaderParser:
             if key == "tokenizer.ggml.token_type" and kind in (_UINT32, _INT32):
                 types = frozenset(struct.unpack_from(f"<{count}i", self.data, start))
                 return GgufArray(kind, count, start, values=types)
+            if count <= _FEW_ITEMS and SCALARS[kind] in "BbHhIiQq":
+                items = struct.unpack_from(f"<{count}{SCALARS[kind]}", self.data, start)
+                return GgufArray(kind, count, start, items=items)
             return GgufArray(kind, count, start)
         if count * 8 > self.size - self.at:
             raise self.broken(f"{where} is an array of {count} strings")
@@ -284,10 +314,14 @@ class _HeaderParser:
 
     def tensor_table(self, count: int, alignment: int) -> None:
         """Read the tensor table; every tensor must lie in the file."""
-        rows = []
+        rows, names = [], set[bytes]()
         for i in range(count):
             where = f"tensor {i + 1} of {count}"
-            name = self.string(where).decode("utf-8", "replace")
+            raw = self.string(where)
+            name = raw.decode("utf-8", "replace")
+            if raw in names:
+                raise self.broken(f"the tensor {name} occurs twice")
+            names.add(raw)
             dimensions = self.number("<I", where)
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
                 raise self.broken(f"{where} ({name}) has {dimensions} dimensions")

@@ -53,9 +53,11 @@ class Strings:
 
     @property
     def shortest(self) -> int:
-        """Length in bytes of the shortest; 0 if there is none."""
+        """Length in bytes of the shortest as C sees it, up to a NUL; 0 if there is none."""
         if not len(self):
             return 0
+        if self._have_nul():
+            return min(map(len, self._cut()))
         return min(self._lengths) if isinstance(self._lengths, list) else int(self._lengths.min())
 
     def up_to(self, length: int) -> set[bytes]:
@@ -66,7 +68,9 @@ class Strings:
         return set(Strings(self._data, self._starts[some], self._lengths[some]))
 
     def count_distinct(self) -> int:
-        """Return the number of distinct strings."""
+        """Return the number of strings that differ for C, which reads them up to a NUL."""
+        if self._have_nul():
+            return len(set(self._cut()))
         # Equal strings have equal hashes: if all hashes differ, so do all strings.
         if not isinstance(self._lengths, list) and self._lengths.max() <= _LONGEST_HASHED:
             hashes = _hashes(self._data, self._starts, self._lengths)
@@ -74,6 +78,24 @@ class Strings:
             if (hashes[1:] != hashes[:-1]).all():
                 return len(self)
         return len(set(self))
+
+    def _have_nul(self) -> bool:
+        """Whether any string contains a NUL: whether there are more than their lengths have."""
+        if not len(self):
+            return False
+        begin = int(self._starts[0]) - _LENGTH.size
+        if isinstance(self._lengths, list):
+            found = self._data[begin : self.end].count(0)
+            return found > sum(_LENGTH.pack(length).count(0) for length in self._lengths)
+        import numpy as np
+
+        raw: Any = np.ndarray((self.end - begin,), np.uint8, self._data, begin)
+        of_lengths = self._lengths.view(np.uint8)
+        n_nul = raw.size - np.count_nonzero(raw)
+        return bool(n_nul > of_lengths.size - np.count_nonzero(of_lengths))
+
+    def _cut(self) -> Iterator[bytes]:
+        return (string.partition(b"\0")[0] for string in self)
 
 
 def find_strings(data: mmap.mmap, at: int, count: int, size: int) -> Strings | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from .integers import written
 
 __all__ = ["LlamaGrammar", "compiling"]
 
+_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 _KINDS = ("gbnf", "json_schema", "regex", "lark")
 # llguidance recurses over rules and schemas and needs up to 4 KiB of stack per byte: a chain of
 # 1,000 $refs overflows 8 MiB.
@@ -120,7 +123,8 @@ class LlamaGrammar:
             if closed:
                 text = json.dumps(close_objects(json.loads(text)), ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as e:
-            raise GrammarError(f"the schema is not JSON: {e}") from None
+            hint = "; for a Python type call parse" if isinstance(schema, type) else ""
+            raise GrammarError(f"the schema is not JSON: {e}{hint}") from None
         return cls("json_schema", text)
 
     @classmethod
@@ -234,7 +238,17 @@ def _check_schema(schema: Any) -> None:
     error = _schema_error(schema)
     if error:
         path = "/".join(["#", *_locate(schema, error)])
-        raise GrammarError(f"the JSON schema cannot be enforced at {path}: {error}")
+        raise GrammarError(f"the JSON schema cannot be enforced at {path}: {_in_words(error)}")
+
+
+def _in_words(error: str) -> str:
+    """Return llguidance's message without the names of Rust's types."""
+    wrong = re.fullmatch(r"Invalid type: (.*)", error)
+    if wrong is None:
+        return error.replace("Expected f64", "Expected a number")
+    near = difflib.get_close_matches(wrong[1], _TYPES, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"type {wrong[1]!r} is not one of {', '.join(_TYPES)}{hint}"
 
 
 def _schema_error(schema: Any) -> str:

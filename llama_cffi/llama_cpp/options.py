@@ -91,6 +91,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
 
     n_seq_max: int
     check_tensors: bool
+    check: str | None
     embeddings: bool
     pooling: str | None
     attention: str | None

@@ -22,7 +22,7 @@ from ..generation.context_size import context_size
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.sequence import Step
-from ..validation import check_float, check_int, checked_arguments, not_picklable
+from ..validation import check_float, check_int, check_type, checked_arguments, not_picklable
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_options, make_handle
@@ -91,6 +91,7 @@ class InferenceEngine:
         draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
             do not change.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
+        check: See `Model`.
         **context_options: Other arguments of `Context`.
 
     Attributes:
@@ -128,6 +129,7 @@ class InferenceEngine:
         chat_format: str | None = None,
         draft: Drafter | None = None,
         start: bool = True,
+        check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
@@ -136,6 +138,8 @@ class InferenceEngine:
             n_ctx = check_int("n_ctx", n_ctx, 0)
         if n_prefill_chunk is not None:
             n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
+        if n_kv_tokens is not None:
+            n_kv_tokens = check_int("n_kv_tokens", n_kv_tokens, 1)
         block_size = check_int("block_size", block_size, 1)
         ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = check_int("max_waiting", max_waiting, 1)
@@ -146,7 +150,7 @@ class InferenceEngine:
         if reads_hidden:
             context_options["embeddings"] = True
         self.model, self.owns_model = open_model(
-            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden
+            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden, check=check
         )
         context: Context | None = None
         try:
@@ -517,9 +521,13 @@ class InferenceEngine:
 
         Args:
             handle: The request, or the id that `submit` got. If it has ended, nothing happens.
+
+        Raises:
+            ValidationError: It is neither.
         """
         found = self._named.get(handle) if isinstance(handle, str) else handle
         if found is not None:
+            check_type("handle", found, RequestHandle)
             self._thread.cancel(found)
 
     @property

@@ -11,9 +11,9 @@ from ..errors import ValidationError
 from ..generation.context_policy import fit_prompt
 from ..generation.options import GenerationCall, parse_options
 from ..generation.output import Detokenizer
-from ..generation.prompt import Prompt, tokenize_prompt
+from ..generation.prompt import Prompt, check_prompt, tokenize_prompt
 from ..generation.sequence import ReasoningLimit
-from ..validation import INT32_MAX, check_float, check_int
+from ..validation import INT32_MAX, check_float, check_int, shown
 from .request import Request
 from .request_handle import Owner, RequestHandle
 
@@ -94,6 +94,7 @@ def make_handle(
         ValidationError: An argument is out of range.
     """
     vocab, params = model.vocab, call.params
+    check_prompt(prompt)
     if isinstance(prompt, str):
         prompt = tokenize_prompt(vocab, prompt)
     if not isinstance(prompt, Prompt):
@@ -129,6 +130,11 @@ def make_handle(
 
 
 def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    if not isinstance(adapters, Mapping):
+        raise ValidationError(
+            f"adapters must be a dict of LoRA files and scales, got {shown(adapters)}; write "
+            '{"adapter.gguf": 1.0}'
+        )
     return frozenset(
         (os.fspath(path), check_float("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
         for path, scale in adapters.items()

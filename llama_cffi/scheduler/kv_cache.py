@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import ValidationError
 from ..generation.prompt import Prompt, common_prefix_length
+from ..validation import not_picklable
 from .renamed import renamed_arguments
 
 __all__ = ["Allocation", "CacheMemory", "CacheStats", "KVCache"]
@@ -132,6 +133,8 @@ class KVCache:
         self._index: dict[int, dict[int, None]] = {}
 
     # Requests
+
+    __reduce__ = not_picklable("make another one", "it accounts for one context")
 
     def __repr__(self) -> str:
         return (

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..errors import ContextOverflowError, ValidationError
 from ..generation.prompt import common_prefix_length
+from ..validation import not_picklable
 from .kv_cache import Allocation, KVCache
 from .renamed import renamed_arguments
 from .request import Request, RequestState
@@ -125,6 +126,8 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether any request waits or runs."""
         return bool(self.running or self._waiting or self._followers)
+
+    __reduce__ = not_picklable("make another one", "its requests belong to one engine")
 
     def __repr__(self) -> str:
         n_running = len(self.running)

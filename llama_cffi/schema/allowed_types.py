@@ -42,7 +42,10 @@ def types_within(schema: object, path: Sequence[str | None]) -> frozenset[str]:
     reader = _Reader(schema if isinstance(schema, Mapping) else {})
     found: list[object] = [schema]
     for name in path:
-        found = [inner for outer in found for inner in reader.within(outer, name)]
+        if not found:
+            break
+        inner = (inner for outer in found for inner in reader.within(outer, name))
+        found = [*{id(schema): schema for schema in inner}.values()]  # each once
     return frozenset().union(*map(reader.types, found)) if found else ANY_TYPE
 
 

@@ -181,7 +181,7 @@ def test_tags_where_the_template_has_no_switch() -> None:
     [
         ("Qwen3-4B-Instruct-2507", True, "never thinks"),
         ("Magistral-Small-2509", False, "always thinks"),
-        ("model", True, "family generic never"),
+        ("model", True, "this model never"),
     ],
 )
 def test_thinking_that_cannot_be_switched(name: str, thinking: bool, says: str) -> None:

@@ -126,7 +126,7 @@ def test_a_failure_names_the_line() -> None:
         ({"role": "user"}, "got dict"),
         ([], "messages must not be empty"),
         (["Hi"], r"messages\[0\] must be a dict, got str"),
-        ([{"content": "Hi"}], r"messages\[0\] has the role None"),
+        ([{"content": "Hi"}], r"messages\[0\] has no role"),
         ([*HI, {"role": "", "content": ""}], r"messages\[1\] has the role ''"),
         ([{"role": 1}], "has the role 1"),
         (

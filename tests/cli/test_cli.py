@@ -426,6 +426,27 @@ def test_full_disk(tiny_model: Path) -> None:
 
 
 @POSIX
+def test_help_that_cannot_be_written_is_an_error() -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, env=env, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"error: cannot write the output: No space left on device\n",
+    )
+
+
+def test_a_closed_stdout_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["libs", "list"]) == 1
+    assert capsys.readouterr().err == "error: cannot write the output: stdout is closed\n"
+
+
+@POSIX
 @pytest.mark.parametrize("extra", [(), ("--json",)])
 def test_ctrl_c(extra: tuple[str, ...], tiny_model: Path) -> None:
     command = [PROGRAM, "-v", *GENERATE, str(tiny_model), *LONG, *extra]

@@ -747,7 +747,7 @@ def test_embeddings_of_token_ids() -> None:
             ([-1], "token=-1"),
             ([1, "a"], "token='a'"),
             ([["a"]], "token='a'"),
-            ([None], "text 0, which is not a str, must be a list"),
+            ([None], "text 0 must be a str or a list of token ids"),
         ):
             for face in (llm, llm.native):
                 with pytest.raises(ValidationError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -25,7 +26,14 @@ from support.tiny_encoders import (
 )
 from support.tiny_gguf import write_tiny
 
-from llama_cffi import ContextOverflowError, DecodeAbortedError, LlamaError, Model, ValidationError
+from llama_cffi import (
+    ClosedError,
+    ContextOverflowError,
+    DecodeAbortedError,
+    LlamaError,
+    Model,
+    ValidationError,
+)
 from llama_cffi.embeddings.embedder import Embedder, RerankResult, similarity
 
 CLOSE = 2e-2  # C computes GELU in half precision
@@ -205,6 +213,37 @@ def test_concurrent_calls(llama: Model) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_close_ends_running_and_waiting_calls(llama: Model) -> None:
+    made, started = embedder(llama, pooling="mean"), threading.Event()
+    texts = [f"{i} letters" for i in range(3_000)]
+
+    def work() -> None:
+        with pytest.raises(ClosedError):
+            made.embed(texts, progress=lambda _: started.set())
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(work) for _ in range(2)]
+        assert started.wait(60)
+        made.close()
+        for call in calls:
+            call.result(60)
+
+
+def test_progress_may_close_it_but_not_call_it(llama: Model) -> None:
+    made = embedder(llama, pooling="mean", n_ctx=16)
+    texts = ["a" * 12, "b" * 12]
+    expected = made.embed(texts)
+    refused = pytest.raises(ValidationError, match="busy in this thread")
+
+    def calls(_: float) -> None:
+        with refused:
+            made.embed(["c"])
+
+    assert np.allclose(made.embed(texts, progress=calls), expected, atol=1e-5)
+    with pytest.raises(ClosedError):
+        made.embed(texts, progress=lambda _: made.close())
 
 
 def score(w: Weights, tokens: list[int]) -> float:

@@ -5,6 +5,8 @@ import json
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.injection import interrupted_everywhere
 from support.measuring import MEASURE
 from support.tiny_gguf import write_tiny
 
-from llama_cffi import ClosedError, ContextOverflowError, Engine, ValidationError
+from llama_cffi import ClosedError, ContextOverflowError, Engine, Model, ValidationError
 from llama_cffi.errors import LlamaError
+from llama_cffi.generation.cancellation import CancelToken
 
 PROMPTS = [[1], [65, 66, 67], list(range(100)), [200, 3] * 20]
 
@@ -211,6 +215,47 @@ def test_close_then_drop_a_stream(tiny_model: Path) -> None:
         next(stream)
     del stream
     gc.collect()
+
+
+def test_close_while_another_thread_holds_the_context(tiny_model: Path) -> None:
+    engine = Engine(tiny_model, n_ctx=64, n_threads=1)
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine.idle():
+            held.set()
+            assert leave.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(hold)
+        assert held.wait(60)
+        engine.close()
+        assert not engine.model.closed
+        leave.set()
+        holder.result(60)
+    assert engine.model.closed
+
+
+def test_close_at_any_point_of_a_generation_stops_it(tiny_model: Path) -> None:
+    with Model(tiny_model) as model:
+        engines: list[Engine] = []
+        events: list[object] = []
+
+        def run() -> None:
+            engines.append(Engine(model, n_ctx=64, n_threads=1))
+            with suppress(ClosedError):
+                engines[-1].generate("x", "", 2, raw=True, ignore_eos=True, callback=events.append)
+
+        def close() -> None:
+            engines[-1].close()
+            events.append("closed")
+
+        within = Engine._exclusive, Engine._begin_turn, Engine._tokens, CancelToken.hold
+        for n in interrupted_everywhere(run, *within, by=close):
+            assert engines[-1].context.closed, n
+            assert events.pop() == "closed", n
+            events.clear()
+        assert len(engines) > 15
 
 
 def test_calls_after_close(tiny_model: Path) -> None:

@@ -30,6 +30,9 @@ def test_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLARIS_SAFETY", "many")
     with pytest.raises(ValidationError, match="POLARIS_SAFETY='many'"):
         environment.number("SAFETY", None, 16)
+    monkeypatch.setenv("LLAMA_CFFI_BATCH", "0")
+    with pytest.raises(ValidationError, match=r"LLAMA_CFFI_BATCH=0 is outside 1\.\."):
+        environment.number("BATCH", None, 16, 1)
     monkeypatch.setenv("LLAMA_CFFI_SPECIAL", "perhaps")
     with pytest.raises(ValidationError, match="LLAMA_CFFI_SPECIAL='perhaps'"):
         environment.flag("SPECIAL", None, False)

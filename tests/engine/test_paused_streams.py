@@ -188,7 +188,7 @@ def test_a_late_deadline_does_not_stop_the_newer_call(engine: Engine) -> None:
     assert len(found) == 10
     with pytest.raises(DeadlineExceededError) as e:
         next(stream)
-    assert e.value.text == text
+    assert e.value.text.startswith(text)  # and the start of a character that was not yielded
 
 
 def test_cancel_ends_the_newer_call_only(engine: Engine) -> None:

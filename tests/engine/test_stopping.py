@@ -298,7 +298,7 @@ def test_generation_continues_if_the_handler_does_not_raise(slow_model: Path) ->
 
 def test_overflow_and_safety_margin(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = [5] * (engine.n_ctx - 20)
-    with pytest.raises(ContextOverflowError, match=r"room=-14.*254 tokens.*256.*16"):
+    with pytest.raises(ContextOverflowError, match=r"no room.*254 tokens.*256.*16"):
         engine.generate_tokens([5] * 254, 1)
     found = engine.generate_tokens(tokens, 100, temperature=0)
     assert len(found) <= 4
@@ -307,7 +307,7 @@ def test_overflow_and_safety_margin(engine: Engine, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("POLARIS_SAFETY", "19")
     assert len(engine.generate_tokens(tokens, 100, temperature=0)) <= 1
     monkeypatch.setenv("LLAMA_CFFI_SAFETY", "20")
-    with pytest.raises(ContextOverflowError, match="room=0"):
+    with pytest.raises(ContextOverflowError, match="no room"):
         engine.generate_tokens(tokens, 100)
 
 

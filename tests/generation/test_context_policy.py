@@ -69,7 +69,7 @@ def test_fit_prompt_examples() -> None:
 
 
 def test_overflow_error_has_the_counts() -> None:
-    with pytest.raises(ContextOverflowError, match=r"room=-52.*100 tokens.*64.*16.*n_ctx > 116"):
+    with pytest.raises(ContextOverflowError, match=r"no room.*100 tokens.*64.*16.*n_ctx > 116"):
         fit_prompt(Prompt(range(100)), 10, 64, 16, "error")
 
 

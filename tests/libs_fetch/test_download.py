@@ -11,6 +11,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 import tracemalloc
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -380,6 +381,27 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
         Client().json(f"{server.url}/x")
     monkeypatch.setattr(http, "SLOW_BYTES", 1)
     assert get(server, tmp_path).read_bytes() == BODY
+
+
+def test_a_server_that_drips_its_headers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "RETRIES", 0)
+    monkeypatch.setattr(http, "TIMEOUT_S", 0.3)
+
+    broken_off = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        try:
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        except OSError:
+            broken_off.set()
+
+    with Raw(drip) as server:
+        with pytest.raises(UnreachableError, match="the headers took longer than 0 s"):
+            Client().json(f"{server.url}/x")
+        assert broken_off.wait(5)
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])

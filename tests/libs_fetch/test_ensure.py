@@ -108,6 +108,7 @@ def test_without_any_network_the_error_names_both_sources_and_llama_cffi_lib(
     assert "127.0.0.1:9/npm" in text
     assert "127.0.0.1:9/github" in text
     assert "LLAMA_CFFI_LIB" in text
+    assert text.count("Check the network") == 1
     assert not (cache / "builds").exists()
 
 

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
-from llama_cffi.errors import FetchError, LibraryNotFoundError, ValidationError
+from llama_cffi.errors import (
+    FetchError,
+    LibraryLoadError,
+    LibraryNotFoundError,
+    ValidationError,
+)
 from llama_cffi.libs_fetch import (
     cache_state,
     ensure,
     installed,
+    manage,
     prune,
     remove,
     rollback,
@@ -51,6 +57,19 @@ def test_a_choice_that_cannot_be_fetched_changes_nothing(published: Any) -> None
     with pytest.raises(FetchError):
         use("npm:1.0.0", backend="cpu", progress=False)
     assert ensure(offline=True).version == "3.20.0"
+
+
+def test_a_library_that_is_not_llama_cpp_is_not_chosen(
+    published: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = tmp_path / "libother.so"
+    other.write_bytes(ensure("npm:3.20.0", backend="cpu", progress=False).library.read_bytes())
+    monkeypatch.setattr(manage, "exported_symbols", lambda path: frozenset({"malloc"}))
+    with pytest.raises(LibraryLoadError, match=r"libother\.so is not a llama\.cpp library"):
+        use(f"path:{other}")
+    assert cache_state.chosen() is None
+    monkeypatch.setattr(manage, "exported_symbols", lambda path: frozenset({"llama_backend_init"}))
+    assert use(f"path:{other}").library == other
 
 
 def test_remove(published: Any, cache: Path) -> None:

@@ -40,6 +40,12 @@ def test_anything_else_is_refused_with_the_known_forms(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(("text", "meant"), [("3.22.1", "npm:3.22.1"), ("latst", "latest")])
+def test_the_nearest_form_is_suggested(text: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=f"; did you mean {meant}\\?"):
+        parse(text)
+
+
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")

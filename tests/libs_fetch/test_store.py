@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from llama_cffi import progress
 from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError
 from llama_cffi.libs_fetch import cache_dir, ensure, fetch, installed, store, verify
 
@@ -384,17 +385,17 @@ def test_waiting_for_another_process_is_logged_and_times_out(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr(store, "_LOCK_POLL_S", 0.05)
-    monkeypatch.setattr(store, "_LOCK_LIMIT_S", 0.1)
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(store, "_LOCK_LIMIT_S", 0.3)
     path = cache_dir() / "locks" / "npm-3.20.0-cpu.lock"
     path.parent.mkdir(parents=True)
     with (
-        caplog.at_level(logging.INFO),
+        caplog.at_level(logging.WARNING),
         FileLock(str(path)),
         pytest.raises(FetchError, match="another process has held"),
     ):
         get()
-    assert "waiting for another process" in caplog.text
+    assert "waiting for another process that fetches or changes npm-3.20.0-cpu" in caplog.text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")

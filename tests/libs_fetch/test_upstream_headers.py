@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llama_cffi.errors import FetchError, LibraryNotFoundError
-from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, npm
+from llama_cffi.libs_fetch import InstalledBuild, ensure, headers, npm, store
 
 pytestmark = pytest.mark.usefixtures("linux")
 SOURCE = {
@@ -62,12 +62,30 @@ def published(registry: Any, bundle: bytes) -> Any:
 def test_headers_from_the_bundle_in_the_npm_package(published: Any, cache: Path) -> None:
     folder = headers("b8179", progress=False)
     assert folder == cache / "headers" / "b8179"
-    assert {path.name for path in folder.iterdir()} == NAMES
+    assert {path.name for path in folder.iterdir()} == {*NAMES, store.RECEIPT}
     assert (folder / "llama.h").read_text() == "// llama"
     seen = len(published.seen)
     assert headers("b8179") == headers("npm:3.17.1") == headers("github:b8179") == folder
     assert len(published.seen) == seen
     assert list((cache / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "added", "no receipt", "empty"])
+def test_damaged_headers_are_fetched_again(published: Any, damage: str) -> None:
+    folder = headers("b8179", progress=False)
+    if damage == "changed":
+        (folder / "llama.h").write_text("// lla")
+    elif damage == "removed":
+        (folder / "ggml.h").unlink()
+    elif damage == "added":
+        (folder / "other.h").write_text("")
+    elif damage == "no receipt":
+        (folder / store.RECEIPT).unlink()
+    else:
+        (folder / store.RECEIPT).write_text("{}")
+    assert headers("b8179", progress=False) == folder
+    assert {path.name for path in folder.iterdir()} == {*NAMES, store.RECEIPT}
+    assert (folder / "llama.h").read_text() == "// llama"
 
 
 def test_headers_of_an_installed_build(published: Any, make: Any) -> None:
@@ -81,7 +99,7 @@ def test_headers_from_the_source_archive(registry: Any, make: Any, cache: Path) 
     files = {f"llama.cpp-b11549/{name}": text.encode() for name, text in SOURCE.items()}
     registry.replies[path] = registry.Reply(make.tgz(files))
     folder = headers("b11549", progress=False)
-    assert {path.name for path in folder.iterdir()} == NAMES
+    assert {path.name for path in folder.iterdir()} == {*NAMES, store.RECEIPT}
     registry.replies[path.replace("b11549", "b7")] = registry.Reply(make.tgz({"x/README": b""}))
     with pytest.raises(FetchError, match=r"no include/llama\.h"):
         headers("b7", progress=False)

@@ -1,4 +1,4 @@
-"""Ctrl-C at each point of some functions where Python checks for signals."""
+"""Ctrl-C, or anything else, at each point of some functions where Python checks for signals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ __all__ = ["interrupted_everywhere"]
 _CHECKS = ("CALL", "RESUME", "GEN_START", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
 
 
-def interrupted_everywhere(run: Callable[[], object], *functions: Any) -> Iterator[int]:
-    """Call *run* repeatedly, raising KeyboardInterrupt one point later each time.
+def _ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_everywhere(
+    run: Callable[[], object], *functions: Any, by: Callable[[], object] = _ctrl_c
+) -> Iterator[int]:
+    """Call *run* repeatedly, and in it *by* one point later each time.
 
     Yields the index of the point after each interrupted call, and ends when a call completes. Only
     points in *functions* count.
@@ -34,7 +40,7 @@ def interrupted_everywhere(run: Callable[[], object], *functions: Any) -> Iterat
                 if before.startswith(_CHECKS):
                     seen += 1
                     if seen == target:
-                        raise KeyboardInterrupt
+                        by()
             return trace
 
         tracing = sys.gettrace()

@@ -1,17 +1,11 @@
-"""Random use of the low-level API, in a process that may crash.
-
-Usage: low_level_machine.py SEED STEPS LOG LORA MODEL... Every step is written to LOG before it is
-taken, so that the last line tells what killed the process.
-"""
+"""Random use of the low-level API, in a process that may crash."""
 
 from __future__ import annotations
 
 import gc
 import math
 import random
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +45,19 @@ class Machine:
         self.states: list[bytes] = []
         self.keep: list[object] = []
         self.errors: dict[str, int] = {}
-        self.steps = [getattr(self, n) for n in sorted(dir(self)) if n.startswith("do_")]
+        self.steps: list[Callable[[], object]] = []
+        self.add_steps(self)
+
+    def add_steps(self, owner: object) -> None:
+        """Also take the steps of *owner*: its methods that begin with `do_`."""
+        self.steps += [getattr(owner, n) for n in sorted(dir(owner)) if n.startswith("do_")]
+
+    def close(self) -> None:
+        """Drop everything, and what waits for the end of the process."""
+        for have in self.objects.values():
+            have.clear()
+        self.keep.clear()
+        self.states.clear()
 
     def step(self) -> None:
         """Take one step; errors of the package are expected."""
@@ -59,6 +65,8 @@ class Machine:
         self.log(step.__name__)
         try:
             step()
+        except ZeroDivisionError:  # of a hook
+            return
         except (LlamaError, TypeError) as e:
             name = type(e).__name__
             self.errors[name] = self.errors.get(name, 0) + 1
@@ -120,7 +128,9 @@ class Machine:
             names = [n for n in options if rng.random() < 0.5 and options[n] is not None]
             chosen = {n: options[n] for n in names}
             self.log(f"    {chosen}")
-            return Context(self.model(), n_threads=1, **{"n_ctx": 64, **chosen})
+            return Context(
+                self.model(), n_threads=rng.choice((1,) * 19 + (2,)), **{"n_ctx": 64, **chosen}
+            )
 
         context: Context = self.any(Context, make)
         return context
@@ -390,26 +400,3 @@ class Machine:
         everything = [o for have in self.objects.values() for o in have]
         if everything and len(self.keep) < 9:
             self.keep.append([self.rng.choice(everything), self.keep])
-
-
-def main() -> None:
-    """Take the steps requested on the command line."""
-    seed, steps, log, lora, *models = sys.argv[1:]
-    with Path(log).open("w", encoding="utf-8", errors="replace") as file:
-
-        def write(line: str) -> None:
-            file.write(line + "\n")
-            file.flush()
-
-        machine = Machine(random.Random(int(seed)), write, lora, models)
-        for _ in range(int(steps)):
-            try:
-                machine.step()
-            except ZeroDivisionError:
-                continue
-        write("exit")
-    print(dict(sorted(machine.errors.items())))
-
-
-if __name__ == "__main__":
-    main()

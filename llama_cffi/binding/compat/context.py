@@ -7,22 +7,25 @@ from typing import Any
 from ...errors import ValidationError
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function
+from .names import c_function, is_b3995
 
 __all__ = [
     "context_params",
     "embedding_width",
     "encode_supports_pooling",
+    "fills_window_masks",
     "flash_attn_supports_f32",
     "has_memory",
     "init_context",
+    "keeps_threads",
     "keys_shift",
     "kv_unified",
     "layer_counts",
+    "max_ggml_contexts",
     "max_sequences",
     "n_classes",
     "newer_build",
-    "polls_with_threads",
+    "polls_safely",
     "pooling_name",
     "pools_any_sequence",
 ]
@@ -74,8 +77,19 @@ def newer_build(library: Library) -> str:
 
 
 def init_context(library: Library, model: Any, params: Any) -> Any:
-    """Create a context; NULL if it failed. C: llama_init_from_model."""
-    return c_function(library, "llama_init_from_model")(model, params)
+    """Create a context; NULL if it failed. C: llama_init_from_model.
+
+    b3995 asserts when it plans a graph that pools by mean, and computes one well.
+    """
+    init = c_function(library, "llama_init_from_model")
+    if not (params.embeddings and is_b3995(library)):
+        return init(model, params)
+    params.embeddings = False
+    ptr = init(model, params)
+    params.embeddings = True
+    if ptr:
+        library.lib.llama_set_embeddings(ptr, True)
+    return ptr
 
 
 def max_sequences(library: Library) -> int:
@@ -83,6 +97,14 @@ def max_sequences(library: Library) -> int:
     if library.has("llama_max_parallel_sequences"):
         return int(library.lib.llama_max_parallel_sequences())
     return 64  # LLAMA_MAX_SEQ; older builds have no limit
+
+
+def max_ggml_contexts(library: Library) -> int | None:
+    """Return how many ggml contexts can exist, GGML_MAX_CONTEXTS; None since b4234.
+
+    Measured: a model and an adapter hold one each, and a context two, three with a control vector.
+    """
+    return None if library.has("ggml_backend_load_all") else 64
 
 
 def kv_unified(library: Library, params: Any) -> bool:
@@ -125,13 +147,36 @@ def pooling_name(library: Library, pooling: int) -> str:
     return names.get(pooling, str(pooling)).removeprefix("LLAMA_POOLING_TYPE_").lower()
 
 
-def polls_with_threads(library: Library) -> bool:
-    """Whether C may poll an abort flag while several threads compute.
+def keeps_threads(library: Library) -> bool:
+    """Whether several threads can be kept for the next graph.
 
-    Measured: from b3889 to b4600 the others wait at the barrier for a thread that has left, or C
-    asserts; b4753 does neither.
+    Before b4753 a thread that leaves the last barrier of a graph late reads the next graph there,
+    and waits at a barrier for ever (llama.cpp #11736).
     """
-    return library.has("llama_sampler_init")  # b4753
+    return library.has("llama_sampler_init")
+
+
+def polls_safely(
+    library: Library, *, threads: bool, states: bool, sequences: bool, pooled: bool
+) -> bool:
+    """Whether C may poll an abort flag while it computes. Measured, and read in its sources.
+
+    Args:
+        library: The build.
+        threads: Several compute. From b3889 to b4600 one that sees the flag a barrier early leaves,
+            and the others wait for it; b4753 does not.
+        states: A recurrent memory. From b4234 to b5640 it is left with cells that belong to no
+            sequence, or C reads sequence ids behind their end.
+        sequences: There are several. b5590 removes all but the first.
+        pooled: Embeddings of sequences. b5590 and b5640 read sequence ids as above.
+    """
+    if library.has("llama_model_is_diffusion"):  # b6122
+        return True
+    if threads and not keeps_threads(library):
+        return False
+    if library.has("llama_kv_self_seq_pos_min"):  # b5590
+        return not (states or pooled or (sequences and not library.has("llama_get_memory")))
+    return not (states and library.has("llama_kv_cache_can_shift"))  # b4234
 
 
 def layer_counts(library: Library, architecture: str) -> tuple[int, ...]:
@@ -141,3 +186,11 @@ def layer_counts(library: Library, architecture: str) -> tuple[int, ...]:
     if architecture == "gemma2" and not library.has("llama_model_n_cls_out"):  # until b5640
         return (26, 42, 46)
     return ()
+
+
+def fills_window_masks(library: Library) -> bool:
+    """Whether C fills the mask of a sliding window when attention is not causal.
+
+    Before b5590 it does not: Phi-3, which has no other mask, reads NULL until b4753.
+    """
+    return library.has("llama_kv_self_seq_pos_min") or library.has("llama_memory_seq_pos_min")

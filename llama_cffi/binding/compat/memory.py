@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "can_shift",
     "defrag",
+    "keeps_removed_states",
     "memory_call",
     "mixes_up_states",
     "needs_clear_after_failure",
@@ -108,9 +109,17 @@ def mixes_up_states(library: Library) -> bool:
     """Whether the build mixes up the states of several sequences of a recurrent model.
 
     Measured in b3889: if a sequence starts beside another one after a third was removed, both get
-    wrong states, and later ones end the process. b6673 does neither.
+    wrong states, and later ones end the process. b5640 does neither.
     """
-    return not reports_pos_min(library)
+    return not library.has("llama_get_memory")
+
+
+def keeps_removed_states(library: Library) -> bool:
+    """Whether a recurrent sequence that is removed and begins again gets its old state.
+
+    Measured in b4980 and b5590; clearing the whole memory helps.
+    """
+    return library.has("llama_get_kv_self") and mixes_up_states(library)
 
 
 def separates_hybrids(library: Library) -> bool:

@@ -9,12 +9,13 @@ from weakref import WeakKeyDictionary
 
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function
+from .names import c_function, is_b3995
 
 __all__ = [
     "device_list",
     "kv_overrides",
     "load_model",
+    "loads_state_space_models",
     "max_experts",
     "model_number",
     "model_params",
@@ -124,6 +125,11 @@ def model_number(library: Library, name: str, model: Any) -> int | None:
         return int(c_function(library, f"llama_model_{name}")(model))
     except AttributeError:
         return None
+
+
+def loads_state_space_models(library: Library) -> bool:
+    """Whether models with `ssm_conv1d` tensors can be loaded: b3995 calls ggml with NULL."""
+    return not is_b3995(library)
 
 
 def rope_scaling_types(library: Library) -> list[str]:

@@ -1,4 +1,4 @@
-"""C functions that were renamed."""
+"""C functions that were renamed, and the build with faults of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ..loading.library import Library
 
-__all__ = ["c_function"]
+__all__ = ["c_function", "is_b3995"]
 
 # Current name -> older names, with the same arguments (for vocab functions, see `vocab_of`).
 _RENAMED = {
@@ -48,3 +48,8 @@ def c_function(library: Library, name: str) -> Any:
         if library.has(candidate):
             return getattr(library.lib, candidate)
     raise AttributeError(f"{library!r} has no {name}")
+
+
+def is_b3995(library: Library) -> bool:
+    """Whether the build is of ABI class b3995, which has faults of its own."""
+    return library.has("llama_sampler_init_xtc") and not library.has("ggml_backend_load_all")

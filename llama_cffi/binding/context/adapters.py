@@ -13,7 +13,9 @@ from ...errors import LlamaError, ModelLoadError, ValidationError
 from ...gguf.reader import GgufSummary, GgufTensor, MetadataValue, check_gguf, read_gguf
 from ...validation import check_float, check_int
 from .. import compat
+from ..memory_limits import check_ggml_contexts
 from ..model.model import Model
+from ..model.tensor_rules import matrix_types
 from ..native_object import NativeObject
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoraAdapter", "apply_control_vector", "load_control_vector", "set_adapters"]
 
-_STRING, _FLOAT32 = 8, 6
+_UINT32, _FLOAT32, _STRING = 4, 6, 8
 _VALUE_TYPES = {
     "general.type": _STRING,
     "general.architecture": _STRING,
@@ -35,9 +37,9 @@ _MAX_SCALE = 1e6
 # Graph nodes per tensor of the model: measured for llama, more with experts.
 _NODES, _MOE_NODES = 4, 6
 _MAX_NAME = 63  # GGML_MAX_NAME without its NUL
-_STORAGE_TYPES = range(24, 29)  # I8 to I64 and F64: without matrix operations
 _INVOCATION = "adapter.alora.invocation_tokens"
-_DIRECTION = re.compile(r"direction\.(\d+)")
+_DIRECTION = "direction."
+_LAYER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class LoraAdapter(NativeObject):
@@ -55,6 +57,8 @@ class LoraAdapter(NativeObject):
 
     Raises:
         ModelLoadError: The file is damaged, not an adapter, or for another model.
+        ClosedError: The model is closed.
+        OutOfMemoryError: The build can hold no more adapters, contexts and models.
     C: llama_adapter_lora_init
     """
 
@@ -63,9 +67,11 @@ class LoraAdapter(NativeObject):
     ) -> None:
         library = model.library
         self.path = Path(os.fsdecode(path)).expanduser()
-        gguf = check_gguf(self.path)
+        _ = model.ptr  # raises if it is closed
+        gguf = check_gguf(self.path, kind="LoRA")
         for reason in _mismatches(gguf, model):
             raise ModelLoadError(f"{self.path} cannot be used with {model.path.name}: {reason}")
+        check_ggml_contexts(library, "an adapter")
         with library.logs.capture() as lines:
             init = compat.c_function(library, "llama_adapter_lora_init")
             held = model.hold()
@@ -78,10 +84,11 @@ class LoraAdapter(NativeObject):
             raise ModelLoadError(
                 f"{self.path} cannot be used with {model.path.name}: {reason or 'no reason given'}"
             )
-        super().__init__(ptr, compat.c_function(library, "llama_adapter_lora_free"), parent=model)
+        free = compat.c_function(library, "llama_adapter_lora_free")
+        super().__init__(ptr, free, parent=model, n_ggml_contexts=1 + model.offloads)
         library.logs.raise_interrupt()
         self.model = model
-        self.n_pairs = len(gguf.tensors) // 2
+        self.n_pairs = sum(tensor.name.endswith(".lora_a") for tensor in gguf.tensors)
         self.active_in: weakref.WeakSet[Context] = weakref.WeakSet()
 
     @property
@@ -114,32 +121,69 @@ class LoraAdapter(NativeObject):
 
 
 def _mismatches(gguf: GgufSummary, model: Model) -> Iterator[str]:
-    """Yield what C would abort on, now or when it computes. It refuses the rest itself."""
+    """Yield what C would abort on, now or when it computes, and what it would refuse.
+
+    Old builds leak what they refuse, and cannot load anything after 64 files.
+    """
+    if model.vocab_only:
+        yield "the model was loaded with vocab_only=True"
     for key, value_type in _VALUE_TYPES.items():
         if gguf.kinds.get(key, value_type) != value_type or key in gguf.arrays:
             yield f"{key} has the value type {gguf.kinds.get(key, 'array')}"
-    known = compat.tensor_types(model.library)
-    model_tensors = {t.name: t for t in model.gguf.tensors}
+    wanted = {"general.type": "adapter", "adapter.type": "lora"}
+    wanted["general.architecture"] = model.gguf.architecture
+    for key, value in wanted.items():
+        if gguf.values.get(key, "") != value:
+            yield f"its {key} is {gguf.values.get(key, '')!r}, which should be {value!r}"
+    tokens = gguf.arrays.get(_INVOCATION)
+    if _INVOCATION in gguf.kinds or (tokens is not None and tokens.kind != _UINT32):
+        yield f"{_INVOCATION} is not an array of uint32"
+    known = matrix_types(model.library)
     pairs: dict[str, dict[str, GgufTensor]] = {}
     for tensor in gguf.tensors:
         if len(tensor.name.encode()) > _MAX_NAME:
             yield f"the name of the tensor {tensor.name} is longer than {_MAX_NAME} bytes"
-        if tensor.kind not in known or tensor.kind in _STORAGE_TYPES:
+        if tensor.kind not in known or tensor.size_bytes is None:  # of an unknown layout
             yield f"tensor {tensor.name} has type {tensor.type_name}, which cannot be multiplied"
         name, _, half = tensor.name.rpartition(".lora_")
-        pairs.setdefault(name, {})[half] = tensor
+        if half in ("a", "b"):
+            pairs.setdefault(name, {})[half] = tensor
+        elif not tensor.name.endswith("_norm.weight"):  # newer builds pass over these
+            yield f"tensor {tensor.name} is neither a .lora_a nor a .lora_b"
+    if not pairs:
+        yield "it changes no tensor"
+    model_tensors = {t.name: t for t in model.gguf.tensors}
     for name, pair in pairs.items():
-        base = model_tensors.get(name)
-        if base is None or not {"a", "b"} <= pair.keys():
-            continue  # C reports it, or the tensor is in another part of a split model
-        a, b = pair["a"].shape, pair["b"].shape
-        if name == "token_embd.weight":
-            if "output.weight" not in model_tensors:  # tied: also the output, transposed
-                yield "it changes token_embd.weight, which this model also uses for its output"
-            if a[0] != b[0]:
-                yield f"its {name} has ranks {a[0]} and {b[0]}"
-        if not a[2:] == b[2:] == base.shape[2:]:
-            yield f"its {name} has the shapes {a} and {b}, the model's {base.shape}"
+        yield from _pair_mismatches(name, pair, model_tensors)
+
+
+def _pair_mismatches(
+    name: str, pair: Mapping[str, GgufTensor], model_tensors: Mapping[str, GgufTensor]
+) -> Iterator[str]:
+    """Yield why A and B cannot be multiplied, or do not give the shape of the model's tensor."""
+    base = model_tensors.get(name)
+    if base is None:
+        yield f"the model has no tensor {name}"
+        return
+    if len(pair) < 2:
+        yield f"its {name} has only a .lora_{next(iter(pair))}"
+        return
+    a, b, whole = (
+        (*t.shape, *[1] * (4 - len(t.shape))) for t in (pair["a"], pair["b"], base)
+    )  # C's shapes have 4 dimensions
+    if name == "token_embd.weight":  # transposed
+        if "output.weight" not in model_tensors:  # tied: also the output, not transposed
+            yield "it changes token_embd.weight, which this model also uses for its output"
+        ranks, fits = (a[0], b[0]), (b[1], a[1]) == whole[:2]
+    else:
+        ranks, fits = (a[1], b[0]), (a[0], b[1]) == whole[:2]
+    if ranks[0] != ranks[1]:
+        yield f"its {name} has ranks {ranks[0]} and {ranks[1]}"
+    if not (fits and a[2:] == b[2:] == whole[2:]):
+        yield (
+            f"its {name} has the shapes {pair['a'].shape} and {pair['b'].shape}, the model's "
+            f"{base.shape}"
+        )
 
 
 def set_adapters(context: Context, adapters: Mapping[LoraAdapter, float]) -> None:
@@ -222,14 +266,16 @@ def load_control_vector(
 
     file = Path(os.fsdecode(path)).expanduser()
     n_layer, n_embd = model.n_layer, model.n_embd
-    found = {int(m[1]): t for t in check_gguf(file).tensors if (m := _DIRECTION.fullmatch(t.name))}
+    found = [t for t in check_gguf(file).tensors if t.name.startswith(_DIRECTION)]
     if not found:
         raise ModelLoadError(f"{file} is not a control vector: it has no tensor direction.1")
     vector = np.zeros((n_layer - 1, n_embd), np.float32)
-    for layer, tensor in found.items():
+    for tensor in found:
+        number = tensor.name.removeprefix(_DIRECTION)
+        layer = int(number) if _LAYER.fullmatch(number) else 0
         if not 1 <= layer < n_layer or tensor.shape != (n_embd,) or tensor.type_name != "F32":
             raise ModelLoadError(
-                f"{file} is a control vector for another model: {tensor.name} is "
+                f"{file} is a control vector for another model: {tensor.name[:40]} is "
                 f"{tensor.type_name} {tensor.shape}; {model.path.name} needs F32 ({n_embd},) for "
                 f"layers 1 to {n_layer - 1}"
             )

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LlamaError, ValidationError
-from ...validation import check_int, checked_arguments
+from ...validation import check_int, check_type, checked_arguments
 from .. import compat
 from ..loading.library import Library
 from ..logits import check_logits
+from ..memory_limits import check_ggml_contexts, check_threads
 from ..model.kind import ModelKind
 from ..model.model import Model
 from ..native_object import NativeObject
@@ -24,7 +25,7 @@ from .batch_checks import check_decode, check_encode, needs_checks
 from .decode_call import DecodeCall
 from .decode_errors import REFUSED, decode_error, roll_back
 from .memory import Memory
-from .params import ContextParams, check_embeddings, resolve
+from .params import ContextParams, check_attention, check_embeddings, resolve
 from .perf import Perf
 from .threadpool import ThreadPool
 
@@ -57,7 +58,7 @@ class Context(NativeObject):
     Attributes:
         abort_flag: Stops `decode` and `encode` from outside.
         abortable: Whether it stops them immediately. Layers on a GPU are computed to the end, and
-            so is everything with several threads before b4753.
+            so are some batches before b6122: threads, recurrent models, pooling, several sequences.
         kind: How the model is run.
         embeddings: Whether `decode` computes embeddings.
         mtp: Whether the context runs the model's multi-token prediction head.
@@ -75,9 +76,11 @@ class Context(NativeObject):
 
     @checked_arguments(ContextParams.__dataclass_fields__)
     def __init__(self, model: Model, **options: Unpack[ContextOptions]) -> None:
+        check_type("model", model, Model)
         library = model.library
         if model.vocab_only:
             raise ValidationError("the model was loaded with vocab_only and cannot decode")
+        check_ggml_contexts(library, "a context")
         self.kind = ModelKind.of(model)
         values = resolve(ContextParams(**options), model, self.kind)
         n_ctx, n_threads, n_threads_batch = (
@@ -99,7 +102,13 @@ class Context(NativeObject):
         # Before anything can raise: `close` and the end of the interpreter use them.
         self.adapters: dict[LoraAdapter, float] = {}
         self.abort_flag = AbortFlag(library)
-        super().__init__(ptr, library.lib.llama_free, parent=model, keeps=self._pools.values())
+        super().__init__(
+            ptr,
+            library.lib.llama_free,
+            parent=model,
+            keeps=self._pools.values(),
+            n_ggml_contexts=3 + model.offloads,
+        )
         library.logs.raise_interrupt()
         self.model, self.library = model, library
         self.params: CData = params
@@ -111,7 +120,6 @@ class Context(NativeObject):
         self.n_seq_max: int = min(values["n_seq_max"], lib.llama_n_seq_max(ptr))
         self.n_vocab = model.vocab.n_tokens
         self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
-        self._attach_abort_flag()
         self.kv_unified = self.n_seq_max == 1 or compat.kv_unified(library, params)
         type_k = options.get("type_k") or "f16"
         self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
@@ -135,6 +143,7 @@ class Context(NativeObject):
         self._decode_call = DecodeCall(self)
         self._logs = library.logs
         self._attach_pools()
+        self._attach_abort_flag()
 
     @property
     def memory(self) -> Memory:
@@ -169,6 +178,7 @@ class Context(NativeObject):
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
         """
+        check_type("batch", batch, Batch)
         if batch.n_hidden != self._n_hidden:
             raise ValidationError(
                 f"the batch has n_hidden={batch.n_hidden}, and this context takes "
@@ -371,18 +381,18 @@ class Context(NativeObject):
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
         self._decode_call.switches("embeddings", self.embeddings)
         self.embeddings, self._has_embeddings = embeddings, False
+        self._attach_abort_flag()
         self._needs_checks = needs_checks(self)
 
     def set_causal_attn(self, causal_attn: bool) -> None:
         """Switch causal attention, where tokens see only those before them, on or off.
 
         Raises:
-            ValidationError: The model is an encoder.
+            ValidationError: The model is an encoder, or the build does not support it.
         C: llama_set_causal_attn
         """
         causal_attn = bool(causal_attn)
-        if causal_attn and not self.kind.causal:
-            raise ValidationError(f"{self.model.path.name} is an encoder; it cannot be causal")
+        check_attention(causal_attn, self.model, self.kind)
         self.library.lib.llama_set_causal_attn(self.ptr, causal_attn)
         self._decode_call.switches("causal_attn", self.causal_attn)
         self.causal_attn = causal_attn
@@ -397,6 +407,7 @@ class Context(NativeObject):
 
         Raises:
             ValidationError: A number is negative or too large.
+            LlamaError: The threads do not start.
         C: llama_set_n_threads
         """
         n_threads = thread_count("n_threads", n_threads)
@@ -549,15 +560,24 @@ class Context(NativeObject):
         self.abort_flag.set()
 
     def _attach_abort_flag(self) -> None:
-        flag, alone = self.abort_flag, max(self.n_threads, self.n_threads_batch) == 1
-        flag.polled = alone or compat.polls_with_threads(self.library)
+        flag = self.abort_flag
+        flag.polled = compat.polls_safely(
+            self.library,
+            threads=max(self.n_threads, self.n_threads_batch) > 1,
+            states=self.model.keeps_states,
+            sequences=self.n_seq_max > 1,
+            pooled=self.embeddings and self.pooling != "none",
+        )
         flag.attach(self.ptr)
         # Only the CPU backend polls it; others finish the graph that they have started.
         self.abortable = flag.polled and not self.model.offloads
 
     def _attach_pools(self) -> None:
-        pools = (self._pools[n].ptr for n in (self.n_threads, self.n_threads_batch))
-        self.library.lib.llama_attach_threadpool(self.ptr, *pools)
+        lib, counts = self.library.lib, (self.n_threads, self.n_threads_batch)
+        if self._pools.keys() >= set(counts):
+            lib.llama_attach_threadpool(self.ptr, *(self._pools[n].ptr for n in counts))
+        else:
+            lib.llama_detach_threadpool(self.ptr)
 
     def _check_embeddings(self) -> None:
         _ = self.ptr  # raises if closed
@@ -609,5 +629,8 @@ class Context(NativeObject):
 
 
 def _pools(library: Library, *counts: int) -> dict[int, ThreadPool]:
-    """Return one thread pool for each number of threads."""
+    """Return one thread pool for each number of threads; none where C starts threads anew."""
+    if max(counts, default=1) > 1 and not compat.keeps_threads(library):
+        check_threads(max(counts) - 1)
+        return {}
     return {n: ThreadPool(library, n) for n in set(counts)}

@@ -49,7 +49,12 @@ class Memory:
         seq_id, (p0, p1) = self._seq(seq_id, every=True), _span(p0, p1)
         # C accepts -1 too, but in newer builds not for recurrent models.
         sequences = range(self._context.n_seq_max) if seq_id < 0 else (seq_id,)
-        return all(self._call("seq_rm", s, p0, p1) for s in sequences)
+        context = self._context
+        removed = all(self._call("seq_rm", s, p0, p1) for s in sequences)
+        stale = context.model.keeps_states and compat.keeps_removed_states(context.library)
+        if stale and all(self.seq_pos_max(s) < 0 for s in range(context.n_seq_max)):
+            self.clear()
+        return removed
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """Copy positions [p0, p1) of *source* to *target*, replacing its own.
@@ -192,7 +197,7 @@ class Memory:
     def takes_several(self) -> bool:
         """Whether sequences may start and end while others run.
 
-        False for recurrent models in builds before b5590, which mix up their states.
+        False for recurrent models in builds before b5640, which mix up their states.
         """
         context = self._context
         return not (context.model.keeps_states and compat.mixes_up_states(context.library))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...errors import OutOfMemoryError, ValidationError
-from ...validation import check_bool, check_choice, check_float, check_int
+from ...validation import check_bool, check_choice, check_float, check_int, check_type
 from .. import compat
 from ..memory_limits import check_bytes
 from ..processors import thread_count
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ContextOptions",
     "ContextParams",
+    "check_attention",
     "check_embeddings",
     "estimate_context_bytes",
     "resolve",
@@ -50,6 +51,7 @@ _FLAGS = (
     "mtp",
 )  # fmt: skip
 _MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
+_WINDOWED = ("cohere2", "gemma2", "gemma3", "phi3")  # in builds before b5590
 
 
 class MoreContextOptions(TypedDict, total=False):
@@ -175,8 +177,8 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
     attention = _enum_value(library, "llama_attention_type", "attention", params.attention)
-    if params.attention == "causal" and not kind.causal:
-        raise ValidationError(f"{name} is an encoder; its attention cannot be causal")
+    default = "causal" if kind.causal else "non_causal"
+    check_attention((params.attention or default) == "causal", model, kind)
     pooling = _enum_value(library, "llama_pooling_type", "pooling", params.pooling)
     pooled = kind.pooling if pooling is None else pooling
     check_embeddings(embeddings, pooled, kind, name)
@@ -244,6 +246,9 @@ def estimate_context_bytes(
     Raises:
         ValidationError: An argument is out of range, or such a type does not exist.
     """
+    from ..model.model import Model  # which imports this module
+
+    check_type("model", model, Model)
     trained = model.gguf.values.get(f"{model.gguf.architecture}.context_length", 0)
     n_ctx = check_int("n_ctx", n_ctx, 0) or int(trained)
     n_ubatch = min(n_ctx, check_int("n_ubatch", n_ubatch, 1))
@@ -269,8 +274,9 @@ def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str)
     """
     if embeddings and pooling not in (*range(-1, 4), *([_RANK] if kind.ranks else [])):
         raise ValidationError(
-            f"{name} does not support pooling {pooling}"
-            + (": it has no classification head (cls.*) for 'rank'" if pooling == _RANK else "")
+            f"{name} has no classification head (cls.*), which pooling='rank' needs"
+            if pooling == _RANK
+            else f"{name} does not support pooling {pooling}"
         )
     if not embeddings and not kind.logits:  # missing result_output tensor
         raise ValidationError(f"{name} is an encoder: it computes only embeddings")
@@ -278,6 +284,27 @@ def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str)
         raise ValidationError(
             f"{name} has an encoder and a decoder: the encoder's output goes to the decoder; "
             "create the context without embeddings"
+        )
+
+
+def check_attention(causal: bool, model: Model, kind: ModelKind) -> None:
+    """Refuse attention that the model or the build does not compute.
+
+    Raises:
+        ValidationError: Causal for an encoder, or not causal with a sliding window before b5590.
+    """
+    if causal:
+        if not kind.causal:
+            raise ValidationError(
+                f"{model.path.name} is an encoder; its attention cannot be causal"
+            )
+        return
+    name, library = model.gguf.architecture, model.library
+    windowed = name in _WINDOWED and model.gguf.values.get(f"{name}.attention.sliding_window") != 0
+    if windowed and not compat.fills_window_masks(library):
+        raise ValidationError(
+            f"{model.path.name} has a sliding window, and builds before b5590 compute it only with "
+            f"causal attention; {compat.newer_build(library)}"
         )
 
 

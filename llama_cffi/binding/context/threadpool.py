@@ -1,7 +1,8 @@
 """The persistent ggml thread pool of a context.
 
 The prebuilt libraries are built without OpenMP: unless a pool is attached, ggml starts new
-threads for every graph, and small models decode up to twenty times slower.
+threads for every graph, and small models decode up to twenty times slower. Builds before b4753
+do that with several threads, because their pools are not safe (`compat.keeps_threads`).
 """
 
 from __future__ import annotations

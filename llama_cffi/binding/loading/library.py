@@ -329,7 +329,9 @@ def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
         return
     others = f"Choose another or unset it; this build has {', '.join(variants)}."
     if wanted not in variants:
-        raise LibraryLoadError(f"no CPU variant LLAMA_CFFI_CPU_VARIANT={wanted!r}. {others}")
+        raise LibraryLoadError(
+            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} is not a CPU variant of this build. {others}"
+        )
     # The CPU last, as ggml does.
     for path in sorted(folder.iterdir()):
         if _BACKEND.fullmatch(path.name) and path not in variants.values():

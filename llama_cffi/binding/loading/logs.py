@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ...errors import ValidationError
+
 __all__ = ["LogBridge", "disable_logging", "reset_logging", "set_log_level"]
 
 _log = logging.getLogger("llama_cffi.native")
@@ -30,12 +32,17 @@ def set_log_level(level: int | str) -> None:
     """Set the lowest level of C's messages that are logged, e.g. `"WARNING"`; `"NONE"`: none.
 
     Raises:
-        ValueError: `logging` has no such level.
+        ValidationError: `logging` has no such level.
     """
     if isinstance(level, str) and level.upper() == "NONE":
         disable_logging()
         return
-    _log.setLevel(level.upper() if isinstance(level, str) else level)
+    try:
+        _log.setLevel(level.upper() if isinstance(level, str) else level)
+    except (TypeError, ValueError):
+        raise ValidationError(
+            f"level={level!r} is not one of DEBUG, INFO, WARNING, ERROR, NONE, or a number"
+        ) from None
     _log.disabled = False
 
 

@@ -15,11 +15,12 @@ from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
 from ..loading.library import Library, get_library
-from ..memory_limits import check_bytes
+from ..memory_limits import check_bytes, check_ggml_contexts
 from ..native_object import NativeObject, in_call
 from .files import AnyPath, Override, open_files
 from .placement import devices_for_c, overrides_for_c, shares_for_c, split_mode_for_c
 from .preflight import check_model, check_mtp
+from .trial import try_model
 from .vocab import Vocab, encode
 
 __all__ = ["Model"]
@@ -57,6 +58,11 @@ class Model(NativeObject):
         kv_overrides: Metadata that replaces the file's, such as
             `{"tokenizer.ggml.add_bos_token": False}`; `metadata` still reports the file's.
         load_mtp: Also load the multi-token prediction head, for `MtpHead`.
+        check: What is done before the model is loaded, since C crashes on some that it cannot run.
+            `rules` checks the header. `child` also loads the model in a child process once and
+            computes a few tokens; a result is kept for each file and build. `auto` does that for
+            files up to 64 MiB about which the rules do not decide. None = `LLAMA_CFFI_CHECK`, or
+            `auto`.
         progress: True shows a bar on stderr. A function is called with 0.0 to 1.0 while loading
             and stops the load by returning False. An exception in it, or Ctrl-C, stops the load
             and reaches the caller.
@@ -72,7 +78,7 @@ class Model(NativeObject):
 
     Raises:
         ModelLoadError: A file is missing or damaged, or the build does not support its
-            architecture.
+            architecture, or crashes on it.
         ValidationError: An argument is out of range or not supported by the build.
         OutOfMemoryError: A limit leaves too little memory to this process.
     C: llama_model_load_from_file, llama_model_load_from_splits
@@ -96,6 +102,7 @@ class Model(NativeObject):
         check_tensors: bool = False,
         kv_overrides: Mapping[str, Override] | None = None,
         load_mtp: bool = False,
+        check: str | None = None,
         progress: Progress = None,
         library: Library | None = None,
     ) -> None:
@@ -114,6 +121,13 @@ class Model(NativeObject):
         self.vocab_only = bool(vocab_only)
         if load_mtp:
             check_mtp(self.path, self.gguf, self.library)
+        try_model(
+            self._files,
+            self.library,
+            check,
+            vocab_only=self.vocab_only,
+            overrides=kv_overrides,
+        )
         self.has_mtp = bool(load_mtp) and not self.vocab_only
         n_gpu_layers = check_int("n_gpu_layers", n_gpu_layers, -INT32_MAX)
         main_gpu = check_int("main_gpu", main_gpu, 0)
@@ -142,8 +156,14 @@ class Model(NativeObject):
                 else None
             ),
         )
+        self.offloads = n_gpu_layers != 0 and any(
+            d.type not in ("cpu", "accel")
+            for d in self.library.devices
+            if devices is None or d.name in devices
+        )
         ptr, free = ffi.NULL, compat.c_function(self.library, "llama_model_free")
         check_bytes(self._files.load_bytes(use_mmap), f"loading {self.path.name}")
+        check_ggml_contexts(self.library, "a model")
         names = [os.fsencode(part) for part in self.paths]
         try:
             with (
@@ -168,12 +188,7 @@ class Model(NativeObject):
         del callback, shares, chosen, placed, overrides
         if not ptr:
             raise ModelLoadError(self._load_error(lines))
-        super().__init__(ptr, free)
-        self.offloads = n_gpu_layers != 0 and any(
-            d.type not in ("cpu", "accel")
-            for d in self.library.devices
-            if devices is None or d.name in devices
-        )
+        super().__init__(ptr, free, n_ggml_contexts=1 + self.offloads)
         self.vocab = Vocab(self)
 
     @property

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ModelLoadError
 from ...gguf.reader import GgufSummary
 from .. import compat
 from ..loading.library import Library
+from .tensor_rules import wrong_tensors
 
-__all__ = ["check_model", "check_mtp"]
+__all__ = ["check_model", "check_mtp", "is_ordinary"]
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in every build
 _UINT8, _INT8, _UINT32, _INT32, _FLOAT32, _STRING = 0, 1, 4, 5, 6, 8
@@ -28,10 +30,43 @@ _TOKEN_ARRAYS = {
 }
 _FEWEST_TOKENS = {"gpt2": 12, "bert": 104}
 _TYPE_BYTE = 6
-_F32 = 0
-# I8 to I64 and F64: storage types without matrix operations.
-_STORAGE_KINDS = range(24, 29)
-_MATRIX = re.compile(r"(token_embd|output|.*\.(attn|ffn)_(q|k|v|qkv|output|gate|up|down))\.weight")
+
+# Architectures that rotate keys in every layer (RoPE), by the beginning of their names. In others
+# the key of its dimensions may be left over.
+_ROPE = (
+    "llama", "qwen", "gemma", "phi", "glm", "lfm2", "stablelm", "gptneox", "olmo", "command-r",
+    "cohere", "internlm2", "starcoder2", "exaone", "smollm3", "ernie", "hunyuan", "seed_oss",
+    "minicpm", "xverse", "orion", "baichuan", "deepseek", "mistral",
+)  # fmt: skip
+# Architectures whose key and value heads have one width, without keys that say otherwise.
+_PLAIN_HEADS = ("llama", "gpt2", "qwen", "gemma", "phi", "bert", "stablelm", "internlm2")
+_OTHER_WIDTHS = ("_swa", "_mla", "_lora_rank")
+_T5_POSITIONS = 2**20
+_ENCODER = re.compile(r"(\w+-)?bert(-\w+)?|eurobert")
+# Architecture -> tensors that C takes as optional but always uses; of some, one or another.
+_NEEDED = {
+    "t5": ("enc.blk.0.attn_rel_b", "dec.blk.0.attn_rel_b"),
+    "t5encoder": ("enc.blk.0.attn_rel_b",),
+    "phi3": ("blk.{}.attn_qkv|blk.{}.attn_q",),
+}
+_STATE_SPACE = ("mamba", "mamba2")
+_WIDTHS = {"embedding_length": "token_embd.weight", "ssm.inner_size": "blk.0.ssm_out.weight"}
+
+_ORDINARY = ("llama", "qwen2", "qwen3")
+_ORDINARY_VOCABULARIES = ("gpt2", "llama")
+_ORDINARY_KEYS = {
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.layer_norm_rms_epsilon", "attention.value_length", "block_count", "context_length",
+    "embedding_length", "feed_forward_length", "rope.dimension_count", "rope.freq_base",
+    "vocab_size",
+}  # fmt: skip
+_WHOLE_NUMBERS = ("count", "count_kv", "length", "sections", "pattern", "window", "layers")
+_MAX_WIDTH = 2**20
+_LAYER = re.compile(r"blk\.\d+\.")
+_ORDINARY_TENSOR = re.compile(
+    r"(token_embd|output|output_norm|rope_freqs|(attn|ffn)_norm|attn_[qk]_norm"
+    r"|attn_(q|k|v|output)|ffn_(gate|up|down))\.weight|attn_[qkv]\.bias"
+)
 
 _MTP = ("glm4moe",)
 _MTP_TENSORS = ("nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "ffn_gate_inp", "attn_norm")
@@ -43,10 +78,35 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
     Raises:
         ModelLoadError: With the reason and the wrong value.
     """
-    for reason in (*_vocabulary(gguf), *_hyperparameters(gguf, library), *_tensors(gguf, library)):
+    for reason in (
+        *_vocabulary(gguf),
+        *_hyperparameters(gguf, library),
+        *_heads(gguf),
+        *_widths(gguf),
+        *wrong_tensors(gguf, library),
+        *_missing(gguf),
+        *_state_space(gguf, library),
+    ):
         raise ModelLoadError(
             f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {reason}"
         )
+
+
+def is_ordinary(gguf: GgufSummary) -> bool:
+    """Whether the rules here decide about a model, because nothing in it is unusual.
+
+    That holds for dense models of the most usual architectures; see `tools/fuzz`.
+    """
+    prefix = f"{gguf.architecture}."
+    keys = {key.removeprefix(prefix) for key in gguf.values if key.startswith(prefix)}
+    parts = {_LAYER.sub("", tensor.name) for tensor in gguf.tensors}
+    return (
+        gguf.architecture in _ORDINARY
+        and keys <= _ORDINARY_KEYS
+        and not any(key.startswith(prefix) for key in gguf.arrays)
+        and gguf.values.get("tokenizer.ggml.model") in _ORDINARY_VOCABULARIES
+        and all(_ORDINARY_TENSOR.fullmatch(part) for part in parts)
+    )
 
 
 def check_mtp(path: Path, gguf: GgufSummary, library: Library) -> None:
@@ -131,6 +191,10 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
         # eps > 0.0f, asserted by operations that run long after the model was loaded.
         if key.endswith("epsilon") and isinstance(value, float) and not 0 < value < math.inf:
             wrong.append(f"{key} is {value}")
+    for key, array in gguf.arrays.items():  # std::is_same<T, float>
+        whole = key.startswith(f"{architecture}.") and key.endswith(_WHOLE_NUMBERS)
+        if whole and array.kind in (_FLOAT32, _STRING):
+            wrong.append(f"{key} is an array of value type {array.kind}")
     scaling = gguf.values.get(f"{architecture}.rope.scaling.type")
     known = compat.rope_scaling_types(library)
     if scaling is not None and scaling not in known:
@@ -140,23 +204,112 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
     most = compat.max_experts(library)
     if not 0 <= experts <= most:
         wrong.append(f"expert_count is {experts}; this build supports up to {most}")
+    positions = _integer(gguf, f"{architecture}.context_length")
+    if (
+        architecture in ("t5", "t5encoder")
+        and positions is not None
+        and not 1 <= positions <= _T5_POSITIONS
+    ):
+        wrong.append(f"context_length is {positions}; it must be 1 to {_T5_POSITIONS}")
+    causal = gguf.values.get(f"{architecture}.attention.causal", True)
+    if _ENCODER.fullmatch(architecture) and causal is not False:  # "missing result_output tensor"
+        wrong.append(f"attention.causal is {causal} for an encoder, which has no logits")
+    n_mtp = _integer(gguf, f"{architecture}.nextn_predict_layers") or 0
+    if layers is not None and not 0 <= n_mtp < max(layers, 2):
+        wrong.append(f"nextn_predict_layers is {n_mtp} of {layers} layers")
+    groups, used_groups = (
+        _integer(gguf, f"{architecture}.expert_group_{key}") or 0 for key in ("count", "used_count")
+    )
+    if groups and (
+        not 0 < groups < experts
+        or (groups > 1 and (experts % groups or not 0 < used_groups < groups))
+    ):
+        wrong.append(f"{experts} experts are in {groups} groups, of which {used_groups} are used")
+    width = _integer(gguf, f"{architecture}.embedding_length_out") or 1
+    if not 1 <= width <= _MAX_WIDTH:
+        wrong.append(f"embedding_length_out is {width}; it must be 1 to {_MAX_WIDTH}")
     by_layer = f"{architecture}.expert_used_count" in gguf.arrays
     if not by_layer and (not 0 <= used <= experts or (experts and not used)):
         wrong.append(f"expert_used_count is {used} of {experts}")
     return wrong
 
 
-def _tensors(gguf: GgufSummary, library: Library) -> list[str]:
-    wrong = []
-    known = compat.tensor_types(library)
-    for name, shape, kind in ((t.name, t.shape, t.kind) for t in gguf.tensors):
-        if kind not in known:  # type < GGML_TYPE_COUNT
-            wrong.append(f"tensor {name} has type {kind}, which this build does not know")
-        elif kind in _STORAGE_KINDS and _MATRIX.fullmatch(name):
-            wrong.append(f"tensor {name} has type {known[kind]}, which cannot be multiplied")
-        elif kind != _F32 and len(shape) == 1 and name.endswith("norm.weight"):
-            wrong.append(f"tensor {name} has type {known[kind]}; norms are F32")
-    return wrong
+def _heads(gguf: GgufSummary) -> Iterator[str]:
+    """Yield what does not fit together in the attention heads."""
+    prefix = gguf.architecture
+    heads, kv_heads = (
+        _by_layer(gguf, f"{prefix}.attention.{key}") for key in ("head_count", "head_count_kv")
+    )
+    if not any(heads or (1,)) and prefix.startswith((*_ROPE, *_PLAIN_HEADS)):
+        yield "head_count is 0"  # C divides by it
+    for n_head, n_kv in zip(heads, kv_heads or heads, strict=False):
+        if n_kv and n_head % n_kv:  # ne12 % ne02 == 0
+            yield f"{n_head} attention heads cannot share {n_kv} KV heads evenly"
+            break
+    n_rot = _integer(gguf, f"{prefix}.rope.dimension_count")
+    n_embd = _integer(gguf, f"{prefix}.embedding_length") or 0
+    width = _integer(gguf, f"{prefix}.attention.key_length")
+    if width is None and len(set(heads)) == 1 and heads[0]:
+        width = n_embd // heads[0]
+    if prefix.startswith(_ROPE) and n_rot and width and (n_rot % 2 or n_rot > width):
+        yield f"rope.dimension_count is {n_rot} for attention heads of {width}"
+    if not prefix.startswith(_PLAIN_HEADS) or any(
+        key.endswith(_OTHER_WIDTHS) for key in gguf.values
+    ):
+        return
+    other = _integer(gguf, f"{prefix}.attention.value_length")
+    plain = n_embd // heads[0] if heads and heads[0] else width
+    if (width or plain) != (other or plain):  # n_embd_head == hparams.n_embd_head_k
+        yield f"key heads are {width or plain} wide and value heads {other or plain}"
+    rows = {t.name: t.shape[1] for t in gguf.tensors if len(t.shape) > 1}
+    for layer, n_kv in enumerate(kv_heads or heads):
+        name = f"blk.{layer}.attn_k.weight"
+        if width and rows.get(name, n_kv * width) != n_kv * width:
+            yield f"{name} has {rows[name]} rows for {n_kv} KV heads of {width}"
+            return
+
+
+def _missing(gguf: GgufSummary) -> Iterator[str]:
+    """Yield tensors that C uses although it loads models without them."""
+    needed = _NEEDED.get(gguf.architecture, ())
+    have = {tensor.name for tensor in gguf.tensors} if needed else set()
+    n_layer = _integer(gguf, f"{gguf.architecture}.block_count") or 0
+    for choice in needed:
+        for layer in range(n_layer if have else 0):
+            names = [f"{name}.weight".format(layer) for name in choice.split("|")]
+            if have.isdisjoint(names):
+                yield f"the tensor {' or '.join(names)} is missing"
+                return
+
+
+def _state_space(gguf: GgufSummary, library: Library) -> Iterator[str]:
+    """Yield why the build cannot run the model's state-space layers."""
+    if not compat.loads_state_space_models(library):
+        for tensor in gguf.tensors:
+            if ".ssm_conv1d." in tensor.name:
+                yield f"it has state-space layers ({tensor.name}), which need b4234 or later"
+                return
+
+
+def _widths(gguf: GgufSummary) -> Iterator[str]:
+    """Yield widths that C compares with each other before it looks at the tensors."""
+    if gguf.architecture not in _STATE_SPACE:
+        return
+    shapes = {tensor.name: tensor.shape for tensor in gguf.tensors}
+    for key, name in _WIDTHS.items():
+        width = _integer(gguf, f"{gguf.architecture}.{key}")
+        if shapes and width is not None and width != shapes.get(name, (0,))[0]:
+            yield f"{key} is {width}, and {name} {shapes.get(name, 'is missing')}"
+
+
+def _by_layer(gguf: GgufSummary, key: str) -> tuple[int, ...]:
+    """Return a number for each layer that has one; empty if the file has none."""
+    array = gguf.arrays.get(key)
+    if array is not None:
+        return array.items
+    value = _integer(gguf, key)
+    n_layer = _integer(gguf, f"{gguf.architecture}.block_count") or 0
+    return () if value is None else (value,) * min(max(n_layer, 1), _MAX_LAYERS)
 
 
 def _integer(gguf: GgufSummary, key: str) -> int | None:

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...child_process import child_command, child_environment
 from ...errors import LlamaError, ValidationError
 from ...gguf.reader import tensor_bytes
 from ...progress import Progress, reporting
@@ -29,11 +29,6 @@ __all__ = ["quantize"]
 _ABORT = re.compile(r"GGML_ASSERT|\.(c|cpp|h):\d+: |what\(\)|Error: ")
 _FAILED = "failed to quantize: "
 _DONE = re.compile(r"\[ *(\d+)/ *(\d+)\]")
-# The child imports from where this process does and not from the current folder.
-_START = (
-    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
-    "from llama_cffi.binding.model.quantize_child import main; main()"
-)
 _log = logging.getLogger("llama_cffi.native")
 
 
@@ -148,21 +143,23 @@ def _check_target(
     free = shutil.disk_usage(target.parent).free
     if need > free:
         raise ValidationError(
-            f"{target.name} needs at least {need / 1e9:.2f} GB, and {target.parent} has "
-            f"{free / 1e9:.2f} GB free"
+            f"{target.name} needs at least {need / 1e6:,.1f} MB, and {target.parent} has "
+            f"{free / 1e6:,.1f} MB free"
         )
 
 
 def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
     """Run the child until it reports the result; it never outlives this call."""
-    command = [sys.executable, "-c", _START, "\n".join(sys.path), json.dumps(job)]
-    # GGML_ABORT would look for a debugger to print a backtrace.
-    env = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+    command = child_command("llama_cffi.binding.model.quantize_child", json.dumps(job))
     reasons: deque[str] = deque(maxlen=4)
     result = None
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=env
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=child_environment(),
         )
         assert child.stdout is not None
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import GenerationError, ValidationError
-from ...validation import INT32_MAX, check_float, check_int
+from ...validation import INT32_MAX, check_float, check_int, check_type
 from .. import compat
 from ..context.context import Context
 from ..logits import check_logits
@@ -71,6 +71,7 @@ class SamplerChain(NativeObject):
     """
 
     def __init__(self, model: Model) -> None:
+        check_type("model", model, Model)
         self.model, self._lib = model, model.library.lib
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,21 @@ _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _JUNK = re.compile(r'[^,{}\[\]"]*')
 _CLOSERS = {"{": "}", "[": "]"}
 _MAX_DEPTH = 200  # levels of objects and lists; json.loads fails at about 1,000
+
+
+@dataclass
+class _Open:
+    """An object or a list that is being written.
+
+    Attributes:
+        closer: The bracket that will close it.
+        separator: What precedes its next item.
+        expects_item: Whether an item comes next, and not a comma.
+    """
+
+    closer: str
+    separator: str = ""
+    expects_item: bool = True
 
 
 class ArgumentsWriter:
@@ -47,7 +63,8 @@ class ArgumentsWriter:
         self._path: list[str | None] = []  # to the value that is written
         self._scanner = Scanner()
         self._written: list[str] = []
-        self._open: list[str] = []  # the brackets that will close what is open
+        self._open: list[_Open] = []
+        self._n_open = {"}": 0, "]": 0}  # by the brackets that will close them
         self._parser = self._whole()
 
     def push(self, text: str) -> str:
@@ -69,7 +86,9 @@ class ArgumentsWriter:
     def _whole(self) -> Parser[None]:
         yield from self._scanner.space()
         if (yield from self._scanner.literal("{")):
-            yield from self._container("{")
+            self._begin("{")
+            while self._open:
+                yield from self._next(self._open[-1])
         else:
             self._written.append("{}")
             self.is_complete = False
@@ -77,33 +96,38 @@ class ArgumentsWriter:
         if (yield from self._scanner.available(1)):
             self.is_complete = False
 
-    def _container(self, head: str) -> Parser[None]:
-        """Write an object or a list; *head* ends with its bracket, which was consumed."""
-        scanner, closer = self._scanner, _CLOSERS[head[-1]]
+    def _begin(self, head: str) -> None:
+        """Begin an object or a list; *head* ends with its bracket, which was consumed."""
         self._written.append(head)
-        self._open.append(closer)
-        separator, expects_item = "", True
-        while True:
-            space = yield from scanner.space()
-            char = yield from scanner.available(1)
-            if not char or char in self._open:
-                break
-            if not expects_item and (yield from scanner.literal(",")):
-                expects_item = True
-            elif expects_item and (yield from self._item(separator + space, closer == "}")):
-                separator, expects_item = ",", False
-            else:
-                self.is_complete = expects_item = False
-                yield from self._skip()
+        self._open.append(_Open(_CLOSERS[head[-1]]))
+        self._n_open[self._open[-1].closer] += 1
+
+    def _next(self, top: _Open) -> Parser[None]:
+        """Write the next item of *top*, or a comma, or its end."""
+        scanner = self._scanner
+        space = yield from scanner.space()
+        char = yield from scanner.available(1)
+        if not char or self._n_open.get(char):
+            self._end(top, space + scanner.take(1) if char == top.closer else "")
+        elif not top.expects_item and (yield from scanner.literal(",")):
+            top.expects_item = True
+        elif top.expects_item and (yield from self._item(top.separator + space, top.closer == "}")):
+            top.separator, top.expects_item = ",", False
+        else:
+            self.is_complete = top.expects_item = False
+            yield from self._skip()
+
+    def _end(self, top: _Open, written: str) -> None:
+        """Close *top* with what was *written*; empty: the bracket is missing."""
+        self._written.append(written or top.closer)
+        self.is_complete &= bool(written)
         self._open.pop()
-        if char == closer:
-            self._written.append(space + scanner.take(1))
-        else:  # it is missing
-            self._written.append(closer)
-            self.is_complete = False
+        self._n_open[top.closer] -= 1
+        if self._open:
+            self._path.pop()
 
     def _item(self, head: str, has_key: bool) -> Parser[bool]:
-        """Write *head*, a key and a value; without a value, write nothing and return False."""
+        """Write *head*, a key and a value or its bracket; without any, return False."""
         scanner = self._scanner
         name = None
         if has_key:
@@ -115,9 +139,11 @@ class ArgumentsWriter:
             if not (yield from scanner.literal(":")):
                 return False
             head += ":" + (yield from scanner.space())
+        depth = len(self._open)
         self._path.append(name)
         is_written = yield from self._value(head)
-        self._path.pop()
+        if len(self._open) == depth:
+            self._path.pop()
         return is_written
 
     def _value(self, head: str) -> Parser[bool]:
@@ -131,7 +157,7 @@ class ArgumentsWriter:
         if (yield from self._follows("{", "[")):
             if len(self._open) == _MAX_DEPTH:
                 return False
-            yield from self._container(head + scanner.take(1))
+            self._begin(head + scanner.take(1))
             return True
         scalar = yield from scanner.match(_SCALAR)
         scalar = _PYTHON.get(scalar, scalar)
@@ -159,7 +185,7 @@ class ArgumentsWriter:
         while True:
             yield from scanner.match(_JUNK)
             char = yield from scanner.available(1)
-            if not char or (depth == 0 and char in (",", *self._open)):
+            if not char or (depth == 0 and (char == "," or self._n_open.get(char))):
                 return
             scanner.take(1)
             if char == '"':

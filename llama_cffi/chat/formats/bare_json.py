@@ -53,11 +53,7 @@ class Llama3Format(ToolFormat):
 
         while (yield from parse_lines(scanner, out, parse_bare, ("{", "["), [self._TAG])):
             yield from scanner.space()
-            scanner.checkpoint()
-            if (yield from self._parse_tagged(scanner, out, tools)):
-                scanner.commit()
-            else:
-                scanner.rollback()
+            if not (yield from scanner.trial(self._parse_tagged(scanner, out, tools))):
                 yield from self._parse_other(scanner, out)
 
     def _parse_tagged(
@@ -117,7 +113,11 @@ class GenericFormat(ToolFormat):
     )
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        scanner.checkpoint()
+        yield from scanner.trial(self._object(scanner, out, tools))
+        yield from scanner.until((), out.content)
+
+    def _object(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[bool]:
+        """Parse the object; return whether it is one."""
         yield from scanner.space()
         fence = yield from scanner.literal("```json", "```")
         yield from scanner.space()
@@ -131,16 +131,13 @@ class GenericFormat(ToolFormat):
             yield from parse_calls(scanner, out, parse_one)
             is_parsed = bool(out.calls)
         if is_parsed:
-            scanner.commit()
             # The closing brackets and the closing fence are not content.
             yield from scanner.space()
             while (yield from scanner.literal("]", "}", *(["```"] if fence else []))):
                 yield from scanner.space()
-        else:
-            scanner.rollback()
-            if key is not None:
-                out.malformed()
-        yield from scanner.until((), out.content)
+        elif key is not None:
+            out.malformed()
+        return is_parsed
 
     def _key(self, scanner: Scanner) -> Parser[str | None]:
         """Parse the beginning of an object up to its first value; return the key if known."""

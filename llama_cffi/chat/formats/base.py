@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reasoning import ReasoningSplitter
-from ..scanner import MAX_VAIN, Parser, Scanner
+from ..scanner import Parser, Scanner
 from .message import Delta, MessageBuilder, ParsedMessage
 from .syntax import (
     LINE,
@@ -197,15 +197,15 @@ class MarkedFormat(ToolFormat):
         self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
     ) -> Parser[None]:
         """Parse the calls after a marker; without any, the marker is content."""
-        before = len(out.calls)
-        scanner.checkpoint()
-        if scanner.n_vain < MAX_VAIN:
-            yield from self._parse_calls(marker, scanner, out, tools)
-        if len(out.calls) > before:
-            scanner.commit()
-        else:
-            scanner.rollback()
+        if not (yield from scanner.trial(self._has_calls(marker, scanner, out, tools))):
             out.malformed(marker)
+
+    def _has_calls(
+        self, marker: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
+        before = len(out.calls)
+        yield from self._parse_calls(marker, scanner, out, tools)
+        return len(out.calls) > before
 
     @abstractmethod
     def _parse_calls(

@@ -217,7 +217,7 @@ def _key(scanner: Scanner) -> Parser[str | None]:
 
 def _skip_members(scanner: Scanner, ends: Sequence[str]) -> Parser[None]:
     """Consume the rest of the object of a call whose arguments were parsed."""
-    while (yield from scanner.attempt(_skip_member(scanner, ends))):
+    while (yield from scanner.trial(_skip_member(scanner, ends))):
         pass
     yield from scanner.space()
     yield from scanner.literal("}")
@@ -257,10 +257,8 @@ def parse_calls(
     others: list[str] = []
     while True:
         yield from scanner.space()
-        scanner.checkpoint()
-        if not (yield from parse_one()):
-            scanner.rollback()
-            other = (yield from scanner.attempt(skip(scanner))) if is_list else None
+        if not (yield from scanner.trial(parse_one())):
+            other = (yield from scanner.trial(skip(scanner))) if is_list else None
             if other is None:
                 break
             others.append(other)

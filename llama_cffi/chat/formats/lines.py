@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..scanner import MAX_VAIN, Parser, Scanner
+from ..scanner import Parser, Scanner
 from .message import MessageBuilder
 
 __all__ = ["parse_lines"]
@@ -53,14 +53,9 @@ def _parse_line_start(
     """Parse the calls that begin a line."""
     while True:
         space = yield from scanner.space()
-        is_start = scanner.n_vain < MAX_VAIN and (yield from scanner.peek(scanner.literal(*starts)))
-        if not is_start:
+        is_start = yield from scanner.peek(scanner.literal(*starts))
+        if not is_start or not (yield from scanner.trial(parse_bare())):
             break
-        scanner.checkpoint()
-        if not (yield from parse_bare()):
-            scanner.rollback()
-            break
-        scanner.commit()
         yield from scanner.space()
         yield from scanner.literal(";", ",")
     out.content(space)

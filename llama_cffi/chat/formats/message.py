@@ -89,8 +89,10 @@ class MessageBuilder:
         self._parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
         self._arguments: list[str] = []
         self._writer: ArgumentsWriter | None = None  # of the call that has not ended
+        self._ids: set[str] = set()
         self._is_malformed = False
         self._deltas: list[Delta] = []
+        self._rest: list[str] = []  # of the text of the last delta
         # At the end of the content; dropped unless more content follows. In parts, because a model
         # may write spaces for ever.
         self._space: list[str] = []
@@ -104,6 +106,7 @@ class MessageBuilder:
 
     def take(self) -> list[Delta]:
         """Return the pending deltas; adjacent ones of the same kind are merged."""
+        self._settle()
         taken, self._deltas = self._deltas, []
         return taken
 
@@ -132,8 +135,9 @@ class MessageBuilder:
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
         """Begin a call; it stays a call even if its arguments are not JSON, which are dropped."""
-        if not call_id or any(call_id == call.id for call in self.calls):
+        if not call_id or call_id in self._ids:
             call_id = secrets.token_hex(5)[:9]
+        self._ids.add(call_id)
         call = ToolCall(name, id=call_id)
         self._space = ["\n"] if self.has_content else []
         self._after_call = True
@@ -160,11 +164,9 @@ class MessageBuilder:
         if not text:
             return
         self._arguments.append(text)
-        last = self._deltas[-1]["tool_calls"][0] if self._is_last("tool_calls") else None
-        if last and last["index"] == len(self.calls) - 1:
-            last["function"]["arguments"] += text
-        else:
-            self._call({"function": {"arguments": text}})
+        if not self._is_last("tool_calls"):
+            self._call({"function": {"arguments": ""}})
+        self._rest.append(text)
 
     def finish(self) -> None:
         """End a call that has not ended, and emit the white space at the end of the content."""
@@ -183,11 +185,23 @@ class MessageBuilder:
 
     def _text(self, key: str, text: str) -> None:
         self._parts[key].append(text)
-        if self._is_last(key):
-            self._deltas[-1][key] += text
-        else:
-            self._deltas.append({key: text})
+        if not self._is_last(key):
+            self._settle()
+            self._deltas.append({key: ""})
+        self._rest.append(text)
 
     def _call(self, part: Delta) -> None:
+        self._settle()
         index = len(self.calls) - 1
         self._deltas.append({"tool_calls": [{"index": index, **part}]})
+
+    def _settle(self) -> None:
+        """Complete the text of the last delta."""
+        if self._rest:
+            delta = self._deltas[-1]
+            calls = delta.get("tool_calls")
+            texts, key = (
+                (calls[0]["function"], "arguments") if calls else (delta, next(iter(delta)))
+            )
+            texts[key] += "".join(self._rest)
+            self._rest.clear()

@@ -69,16 +69,25 @@ class NameThenJsonFormat(MarkedFormat):
         is_first = True
         while True:
             yield from scanner.space()
-            scanner.checkpoint()
-            has_marker = has_marker or bool((yield from scanner.literal(*self.before)))
-            # Models sometimes omit the marker of the first call.
-            is_call = has_marker or is_first
-            if not is_call or not (yield from self._parse_one(scanner, out, tools)):
-                scanner.rollback()
+            call = self._parse_next(scanner, out, tools, has_marker, is_first)
+            if not (yield from scanner.trial(call)):
                 break
             has_marker = is_first = False
         if self.end:
             yield from scanner.literal(*self.end)
+
+    def _parse_next(
+        self,
+        scanner: Scanner,
+        out: MessageBuilder,
+        tools: Tools | None,
+        has_marker: bool,
+        is_first: bool,
+    ) -> Parser[bool]:
+        """Parse a call, and its marker unless it *has_marker*; return whether it is one."""
+        has_marker = has_marker or bool((yield from scanner.literal(*self.before)))
+        # Models sometimes omit the marker of the first call.
+        return (has_marker or is_first) and (yield from self._parse_one(scanner, out, tools))
 
     def _parse_one(
         self, scanner: Scanner, out: MessageBuilder, tools: Tools | None
@@ -253,9 +262,7 @@ class FunctionaryV31Format(NameThenJsonFormat):
         if marker == "<function=":
             yield from super()._parse_calls(marker, scanner, out, tools)
             return
-        scanner.checkpoint()
-        if not (yield from parse_call(scanner, out, tools)):
-            scanner.rollback()
+        if not (yield from scanner.trial(parse_call(scanner, out, tools))):
             yield from parse_code(scanner, out, "python")
 
 

@@ -115,9 +115,9 @@ class _Arguments:
             if key is None:
                 # A broken element ends where the next one begins.
                 scanner.take(1)
-                if (yield from scanner.peek(scanner.before((_TAG,), lambda _: None))) is None:
+                if (yield from scanner.peek(scanner.before((_TAG,)))) is None:
                     break
-                yield from scanner.before((_TAG,), lambda _: None)
+                yield from scanner.before((_TAG,))
                 self._out.malformed()
                 continue
             if not separator:
@@ -146,7 +146,7 @@ class _Arguments:
         return key if key and types_within(self._schema, [*path, key]) != ANY_TYPE else None
 
     def _key_at_end(self) -> Parser[str | None]:
-        yield from self._scanner.text_until(f"{_TAG}</")
+        yield from self._scanner.until((f"{_TAG}</",))
         key = yield from self._scanner.match(_KEY)
         return key if (yield from self._scanner.literal(">")) else None
 
@@ -192,9 +192,9 @@ class _Arguments:
         start = self._scanner.position
         if not (yield from self._scanner.literal(_CALL)):
             return 0
-        yield from self._scanner.text_until(f"{_TAG}</invoke>")
+        yield from self._scanner.until((f"{_TAG}</invoke>",))
         length = self._scanner.position - start
-        return length if (yield from self._scanner.before((end,), lambda _: None)) else 0
+        return length if (yield from self._scanner.before((end,))) else 0
 
     def _is_end(self, end: str) -> Parser[bool | None]:
         """Return whether the end tag follows, and ends a text; None: it is missing before a tag."""
@@ -215,7 +215,7 @@ class _Arguments:
             return False
         if found == end:
             return True
-        later = yield from scanner.before((end, _CALL), lambda _: None)
+        later = yield from scanner.before((end, _CALL))
         return False if later == end else None
 
     def _types(self, path: list[str | None]) -> frozenset[str]:

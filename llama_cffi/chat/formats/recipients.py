@@ -120,18 +120,21 @@ class HarmonyFormat(ToolFormat):
             name = offered_name(name.removeprefix("functions."), tools)
             if takes_code(name, tools) and (yield from scanner.peek(self._is_code(scanner))):
                 return (yield from parse_code(scanner, out, name, *self._BOUNDARIES))
-            scanner.checkpoint()
-            yield from self._open_fence(scanner)
-            if (yield from parse_arguments(scanner, out, name, None, tools, self._BOUNDARIES)):
+            if (yield from scanner.trial(self._arguments(name, scanner, out, tools))):
                 yield from scanner.match(self._EXTRA)
                 return (yield from scanner.until(self._BOUNDARIES, out.content))
-            scanner.rollback()
             out.malformed()
         elif channels[-1:] == ["analysis"]:
             out.reasoning("\n" if out.has_reasoning else "")
             return (yield from scanner.until(self._BOUNDARIES, out.reasoning))
         out.content("\n" if out.has_content else "")
         return (yield from scanner.until(self._BOUNDARIES, out.content))
+
+    def _arguments(
+        self, name: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
+    ) -> Parser[bool]:
+        yield from self._open_fence(scanner)
+        return (yield from parse_arguments(scanner, out, name, None, tools, self._BOUNDARIES))
 
     def _is_code(self, scanner: Scanner) -> Parser[bool]:
         """Return whether source code follows, not JSON."""
@@ -168,22 +171,23 @@ class FunctionaryV32Format(ToolFormat):
     _MARKER = ">>>"
 
     def _parse(self, scanner: Scanner, out: MessageBuilder, tools: Tools | None) -> Parser[None]:
-        names = {function_name(tool) for tool in tools or ()}
         found: str | None = (yield from scanner.literal(self._MARKER)) or ""
         while found is not None:
             marker, found = found, None
-            scanner.checkpoint()
-            name = yield from scanner.match(_NAME)
-            is_header = bool((yield from scanner.literal("\n")))
-            is_call = is_header and name and (tools is None or name in {*names, "python"})
-            if is_call and name != "all":
-                scanner.commit()
-                found = yield from self._parse_call(name, scanner, out, tools)
-            elif not is_header or name != "all":
-                scanner.rollback()
+            name = yield from scanner.attempt(self._recipient(scanner, tools))
+            if name is None:
                 out.content(marker)
-            scanner.commit()
+            elif name != "all":
+                found = yield from self._parse_call(name, scanner, out, tools)
             found = found or (yield from scanner.until([self._MARKER], out.content))
+
+    def _recipient(self, scanner: Scanner, tools: Tools | None) -> Parser[str | None]:
+        """Parse a header after its marker; return the name, None if it is none."""
+        name = yield from scanner.match(_NAME)
+        if not name or not (yield from scanner.literal("\n")):
+            return None
+        names = {"all", "python", *map(function_name, tools or ())}
+        return name if tools is None or name in names else None
 
     def _parse_call(
         self, name: str, scanner: Scanner, out: MessageBuilder, tools: Tools | None
@@ -192,9 +196,8 @@ class FunctionaryV32Format(ToolFormat):
         yield from scanner.space()
         if takes_code(name, tools) and (yield from scanner.available(1)) != "{":
             return (yield from parse_code(scanner, out, name, self._MARKER))
-        scanner.checkpoint()
-        if not (yield from parse_arguments(scanner, out, name, None, tools, [self._MARKER])):
-            scanner.rollback()
+        arguments = parse_arguments(scanner, out, name, None, tools, [self._MARKER])
+        if not (yield from scanner.trial(arguments)):
             out.malformed(f"{self._MARKER}{name}\n")
         return None
 
@@ -234,16 +237,7 @@ class MuseFormat(TaggedArgumentsFormat):
         # The prompt ends inside the first header.
         while True:
             yield from scanner.literal(self._START)
-            name = ""
-            scanner.checkpoint()
-            if (yield from scanner.literal(self._TO)):
-                name = yield from scanner.match(_NAME)
-            if (yield from scanner.literal(self._HEADER_END)):
-                scanner.commit()
-            else:
-                scanner.rollback()
-                name = ""
-            if name == "self":
+            if (yield from scanner.attempt(self._recipient(scanner))) == "self":
                 marker = yield from scanner.until(self._ENDS, out.reasoning)
             else:
                 marker = yield from scanner.until((self.open, *self._ENDS), out.content)
@@ -252,6 +246,13 @@ class MuseFormat(TaggedArgumentsFormat):
                 marker = yield from scanner.until(self._ENDS, out.content)
             if marker is None:
                 return
+
+    def _recipient(self, scanner: Scanner) -> Parser[str | None]:
+        """Parse the rest of a header; return the name in it, None if it is none."""
+        name = ""
+        if (yield from scanner.literal(self._TO)):
+            name = yield from scanner.match(_NAME)
+        return name if (yield from scanner.literal(self._HEADER_END)) else None
 
     def _around(self) -> tuple[str, str, str]:
         return "", f"{self._NEXT}{self._START}", ""

@@ -164,7 +164,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         if (yield from scanner.available(1)) != "{":
             out.arguments("{")
             return
-        text = yield from scanner.attempt(_json(scanner))
+        text = yield from scanner.trial(_json(scanner))
         if text is None:
             parts: list[str] = []
             yield from scanner.before(self._tags, parts.append)
@@ -199,7 +199,7 @@ class TaggedArgumentsFormat(MarkedFormat):
             out.arguments('"' if ended else "")
             return
         # An end tag inside a JSON string is part of the string.
-        text = yield from scanner.attempt(self._json_value(scanner, types, ends))
+        text = yield from scanner.trial(self._json_value(scanner, types, ends))
         if text is None:
             parts: list[str] = []
             ended = yield from self._text(scanner, parts.append, call, ends)
@@ -287,7 +287,7 @@ class TaggedArgumentsFormat(MarkedFormat):
 
     def _follows(self, scanner: Scanner, ends: tuple[str, ...], key: str) -> Parser[bool]:
         """Return whether the parameter *key* begins after the next end tag."""
-        yield from scanner.text_until(*ends)
+        yield from scanner.until(ends)
         before, *after = self.key
         return bool((yield from self._follow(scanner, *(f"{before}{key}{tag}" for tag in after))))
 
@@ -403,9 +403,7 @@ class TaggedArgumentsFormat(MarkedFormat):
     def _key(self, scanner: Scanner, call: _Call) -> Parser[tuple[str, frozenset[str]] | None]:
         """Parse a key and its tags; return it and the types that its value may have."""
         before, after, *others = self.key
-        has_tag = False
-        while (yield from scanner.literal(before)):  # some models write it twice
-            has_tag = True
+        has_tag = yield from scanner.repeats(before)  # some models write it twice
         if not has_tag:  # or the one of the call in its place, or none
             if not self.value[0]:
                 return None
@@ -422,8 +420,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         if not key or found is None or not (has_tag or (found and call.has(key))):
             return None
         if self.value[0]:
-            while (yield from scanner.literal(after)):
-                pass
+            yield from scanner.repeats(after)
             yield from scanner.space()
             if not (yield from scanner.literal(self.value[0])) and not call.has(key):
                 return None
@@ -450,7 +447,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         if (yield from scanner.peek(self._nested(scanner))):
             return None
         scanner.take(1)
-        found = yield from scanner.before(self._tags, lambda _: None)
+        found = yield from scanner.before(self._tags)
         is_ours = found is not None and found not in self.triggers
         return scanner.position - start if is_ours else None
 

@@ -93,6 +93,7 @@ class _Open:
     Attributes:
         kind: `object`, `list`, or `call`: the arguments of a call, in parentheses.
         closer: The bracket that closes it.
+        closers: The brackets that close it and the containers around it, each once.
         head: What precedes its next member and is not written yet.
         name: The name of the member that is being read; None: an item.
         names: The names of the arguments of a call that may be given by position.
@@ -100,6 +101,7 @@ class _Open:
 
     kind: str
     closer: str
+    closers: str
     head: str
     name: str | None = None
     names: list[str] = field(default_factory=list)
@@ -177,7 +179,10 @@ class ValueReader:
         bracket = "[" if kind == "list" else "{"
         if not self._is_python:  # else it may be a set
             self._emit(bracket)
-        self._open.append(_Open(kind, closer, bracket * self._is_python, names=list(names)))
+        closers = self._open[-1].closers if self._open else ""
+        closers += closer * (closer not in closers)
+        head = bracket * self._is_python
+        self._open.append(_Open(kind, closer, closers, head, names=list(names)))
 
     def _members(self) -> Parser[bool]:
         """Read the members or items of what is open; return whether all of it was closed."""
@@ -380,7 +385,7 @@ class ValueReader:
         """Return what may follow a word, or a string in *quote*."""
         # After a string in other quotes, the token is one too many.
         ends = self._ends if quote == self._quote else (*self._ends, *filter(None, [self._quote]))
-        closers = "".join(dict.fromkeys(container.closer for container in self._open)) or ")]}"
+        closers = self._open[-1].closers if self._open else ")]}"
         return _after_string(kind, closers, ends, self._quote, self._names())
 
     def _doubled(self, kind: str, quote: str) -> _Lookahead:

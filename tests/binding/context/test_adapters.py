@@ -409,7 +409,8 @@ def test_no_graph_of_before_runs_again(
             return context.logits().copy()
         for _ in range(6):
             context, other = (Context(model, n_ctx=64, n_threads=1) for _ in range(2))
-            adapter, keeper, scale, steered, causal = None, LoraAdapter(model, sys.argv[2]), 0, 0, True
+            adapter, keeper = None, LoraAdapter(model, sys.argv[2])
+            scale, steered, causal = 0, 0, True
             for _ in range(40):
                 step = rng.randrange(6)
                 if step == 0 and adapter is None:

@@ -1,0 +1,1 @@
+"""Fuzzing in child processes; see `__main__`."""
