@@ -10,11 +10,13 @@ from pathlib import Path
 
 __all__ = ["can_start", "child_command", "child_environment", "death"]
 
-# The parent's search path: the child imports the same package, and nothing from where it is.
+# The child imports this same package, wherever the parent found it, and the rest from the parent's
+# search path without the current folder.
 _BOOT = (
-    "import sys, importlib; sys.path[:] = sys.argv.pop(1).split('\\n'); "
-    "importlib.import_module(sys.argv.pop(1)).main()"
+    "import sys, importlib; sys.path[:] = sys.argv.pop(1).split('\\n'); import llama_cffi; "
+    "del sys.path[0]; importlib.import_module(sys.argv.pop(1)).main()"
 )
+_HOME = str(Path(__file__).parents[1])
 _PYTHON = re.compile(r"(python|pypy)[\w.]*", re.IGNORECASE)
 
 
@@ -31,7 +33,7 @@ def child_command(module: str, *arguments: str) -> list[str]:
         module: Full name of a module of this package.
         arguments: Its `sys.argv[1:]`.
     """
-    path = "\n".join(p for p in sys.path if p)
+    path = "\n".join([_HOME, *(p for p in sys.path if p)])
     return [sys.executable, "-c", _BOOT, path, module, *arguments]
 
 

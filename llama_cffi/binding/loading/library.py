@@ -319,8 +319,10 @@ _BACKEND = re.compile(r"(?:lib)?ggml-(?!base\.).+\.(?:so|dll)")
 def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
     """Load every backend; of the CPU's variants the one in `LLAMA_CFFI_CPU_VARIANT`, else the best.
 
+    Of several names, separated by commas, the first that the build has counts.
+
     Raises:
-        LibraryLoadError: The build lacks that variant, or it does not run on this CPU.
+        LibraryLoadError: The build lacks these variants, or the one does not run on this CPU.
     """
     folder, variants = build.folder, build.cpu_variants
     wanted = os.environ.get("LLAMA_CFFI_CPU_VARIANT", "").strip()
@@ -328,7 +330,8 @@ def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
         boot.ggml_backend_load_all_from_path(os.fsencode(folder))
         return
     others = f"Choose another or unset it; this build has {', '.join(variants)}."
-    if wanted not in variants:
+    name = next((n for n in map(str.strip, wanted.split(",")) if n in variants), None)
+    if name is None:
         raise LibraryLoadError(
             f"LLAMA_CFFI_CPU_VARIANT={wanted!r} is not a CPU variant of this build. {others}"
         )
@@ -336,9 +339,9 @@ def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
     for path in sorted(folder.iterdir()):
         if _BACKEND.fullmatch(path.name) and path not in variants.values():
             boot.ggml_backend_load(os.fsencode(path))
-    if boot.ggml_backend_load(os.fsencode(variants[wanted])) == ffi.NULL:
+    if boot.ggml_backend_load(os.fsencode(variants[name])) == ffi.NULL:
         raise LibraryLoadError(
-            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} does not run on this CPU. {others}"
+            f"LLAMA_CFFI_CPU_VARIANT={name!r} does not run on this CPU. {others}"
         )
 
 

@@ -88,6 +88,11 @@ def test_a_cpu_variant_that_the_build_lacks(child: Child) -> None:
     assert all(
         p.stem[12:] in report["error"] for p in get_library().build.folder.glob("*-cpu-*.so")
     )
+    # Of several names the first that the build has counts.
+    mine = str(json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT="").stdout)["files"][0])
+    name = mine.removeprefix("libggml-cpu-").removesuffix(".so")
+    report = json.loads(child(VARIANT, LLAMA_CFFI_CPU_VARIANT=f"i386, {name},sse42").stdout)
+    assert report["files"] == [mine]
     # One CPU backend for all: there is nothing to choose.
     report = json.loads(child(VARIANT, LLAMA_CFFI_BUILD=OLD, LLAMA_CFFI_CPU_VARIANT="i386").stdout)
     assert report["devices"] == ["cpu"]
