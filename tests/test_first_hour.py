@@ -16,7 +16,7 @@ def test_the_transcript_has_every_line_of_the_readme_in_order() -> None:
     text = PAGE.read_text("utf-8")
     shown = [
         Step("sh", line) if line else Step("python", program.rstrip())
-        for line, program in re.findall(r"^\$ (.*)$|^```py\n(.*?)^```$", text, re.S | re.M)
+        for line, program in re.findall(r"^\$ ([^\n]*)$|^```py\n(.*?)^```$", text, re.S | re.M)
     ]
     assert len(shown) > 8
     assert shown == [*steps()]
