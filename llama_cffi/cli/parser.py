@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 __all__ = ["Parser", "parse", "verbosity"]
@@ -63,13 +63,15 @@ class Parser(argparse.ArgumentParser):
                 message += f"; see {self.prog} --help"
         self.error(message)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """Parse, but refuse `-temperature`, which argparse takes for `-t emperature`."""
         given = list(sys.argv[1:] if args is None else args)
         for text in given[: given.index("--") if "--" in given else None]:
             if len(text) > 2 and text[0] == "-" != text[1] and f"-{text}" in self._names():
                 self.error(f"unrecognized arguments: {text}; did you mean -{text}?")
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(given, namespace)
 
     def _names(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings]
