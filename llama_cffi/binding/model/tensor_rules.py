@@ -56,15 +56,15 @@ _FAMILIES = (
     _family("part of an RWKV layer", r"time_mix_(first|lerp_fused)\.weight", True),
     _family(
         "a matrix",
-        r"(token_embd|position_embd|output|(cross_)?attn_(q|k|v|o|qkv|output)"
-        r"|ffn_(gate|up|down))\.weight",
+        r"(token_embd|position_embd|output|(cross_)?attn_(q|k|v|o|qkv|output|rel_b)"
+        r"|ffn_(gate|up|down|gate_inp))\.weight",
         False,
         n_dims=2,
     ),
     _family(
         "a matrix",
-        r"(dense_\d(_out)?|nextn\.eh_proj|attn_(gate|rel_b|[qk]v?_a(_mqa)?|[qkv]v?_b)"
-        r"|ffn_(gate|up|down|gate_up)_(ch|sh)?exps?|ffn_gate_inp"
+        r"(dense_\d(_out)?|nextn\.eh_proj|attn_(gate|[qk]v?_a(_mqa)?|[qkv]v?_b)"
+        r"|ffn_(gate|up|down|gate_up)_(ch|sh)?exps?"
         r"|ssm_(in|x|dt|out|ba|alpha|beta)|shortconv\.(in|out)_proj"
         r"|(time|channel)_mix_(key|value|receptance|gate|output))\.weight",
         False,
