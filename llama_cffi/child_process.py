@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["can_start", "child_command", "child_environment", "death"]
+__all__ = ["can_start", "child_command", "child_environment", "cpu_seconds", "death"]
 
 # The child imports this same package, wherever the parent found it, and the rest from the parent's
 # search path without the current folder.
@@ -42,6 +42,16 @@ def child_environment() -> dict[str, str]:
     # GGML_ABORT would look for a debugger to print a backtrace.
     own = {"GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **own}
+
+
+def cpu_seconds() -> float | None:
+    """Return the processor time of all children that have ended; None if it is not known."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def death(code: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import __version__, libs_fetch
-from ...child_process import can_start, child_command, child_environment, death
+from ...child_process import can_start, child_command, child_environment, cpu_seconds, death
 from ...errors import LlamaError, ModelLoadError, ValidationError
 from ..loading import cache_files
 from ..loading.library import Library
@@ -103,12 +103,13 @@ def _key(files: ModelFiles, library: Library, job: dict[str, Any]) -> str:
 
 
 def _run(job: dict[str, Any], timeout_s: float) -> tuple[str | None, bool]:
-    """Return why the child died, or ""; None if it did not get to the model.
+    """Return why the child died, or ""; None if it did not get to the model, or far enough.
 
     Returns:
         That, and whether it would be the same next time.
     """
     command = child_command("llama_cffi.binding.trial_child", json.dumps(job))
+    before_s = cpu_seconds()
     try:
         done = subprocess.run(
             command,
@@ -118,6 +119,10 @@ def _run(job: dict[str, Any], timeout_s: float) -> tuple[str | None, bool]:
             env=child_environment(),
         )
     except subprocess.TimeoutExpired:
+        after_s = cpu_seconds()
+        if before_s is not None and after_s is not None and after_s - before_s < timeout_s / 2:
+            _log.debug("the child process got too little processor time to try the model")
+            return None, False
         return f"gave no answer within {timeout_s:.0f} s", False
     except OSError as e:
         _log.debug("no child process could be started: %s", e)

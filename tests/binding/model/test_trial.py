@@ -72,8 +72,20 @@ def test_a_child_that_hangs_is_ended(
 ) -> None:
     child_is(HANG)
     monkeypatch.setattr(trial, "_SECONDS", 1)
+    monkeypatch.setattr(trial, "cpu_seconds", iter([5.0, 5.9]).__next__)
     with pytest.raises(ModelLoadError, match="gave no answer within 1 s"):
         Model(unusual)
+
+
+def test_a_child_that_gets_no_processor_decides_nothing(
+    unusual: Path, child_is: Callable[[str], Commands], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = child_is(HANG)
+    monkeypatch.setattr(trial, "_SECONDS", 1)
+    monkeypatch.setattr(trial, "cpu_seconds", iter([5.0, 5.1, 5.1, 5.2]).__next__)
+    for _ in range(2):
+        Model(unusual).close()
+    assert len(started) == 2
 
 
 def test_without_child_processes_the_rules_have_to_do(
