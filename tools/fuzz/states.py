@@ -163,7 +163,23 @@ def _joined(header: object, parts: list[bytes]) -> bytes:
 
 
 def _change_header(header: dict[str, Any], rng: random.Random) -> str:
-    odd = (None, True, 0, -1, 0.5, 2**31, 2**64, 10**30, "", "x", [], {}, [[]], [[0]], [0, 1, 2])
+    odd: tuple[Any, ...] = (
+        None,
+        True,
+        0,
+        -1,
+        0.5,
+        2**31,
+        2**64,
+        10**30,
+        "",
+        "x",
+        [],
+        {},
+        [[]],
+        [[0]],
+        [0, 1, 2],
+    )
     if header["parts"] and rng.random() < 0.5:
         i, j = rng.randrange(len(header["parts"])), rng.randrange(3)
         value = rng.choice((*NUMBERS, *odd))

@@ -17,6 +17,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -41,10 +42,10 @@ def listed(
     """Yield what each case is, its file if it has one, and the call that runs it."""
     if hasattr(module, "cases"):
         for what, path in module.cases(seed, size, folder):
-            yield what, path, lambda path=path: module.run(path)
+            yield what, path, partial(module.run, path)
         return
     for one in range(seed * size, (seed + 1) * size):
-        yield module.program(one, module.STEPS), None, lambda one=one: module.run(one, module.STEPS)
+        yield module.program(one, module.STEPS), None, partial(module.run, one, module.STEPS)
 
 
 def main() -> None:

@@ -221,7 +221,10 @@ def _check_fits(context: Context, header: dict[str, Any], seq_id: int | None) ->
     _check_no_pending_update(context)
     for name, ours in _identity(context).items():
         theirs = header.get(name)
-        if theirs != ours and not (name == "flash_attn" and "auto" in (theirs, ours)):
+        unknown = (
+            name == "flash_attn" and theirs in ("auto", "on", "off") and "auto" in (theirs, ours)
+        )
+        if theirs != ours and not unknown:
             raise ValidationError(
                 f"the state was saved with {name} {theirs}; this context has {ours}"
             )

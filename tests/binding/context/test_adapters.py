@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.gguf_codec import decode
 from support.loras import ALPHA, RANK, Pairs, make_pairs, write_lora, write_merged
 from support.tiny_gguf import write_tiny
 
@@ -189,6 +191,15 @@ EDITS: dict[str, Callable[[gguf.GGUFWriter], object]] = {
         w.add_uint32("adapter.type", 1),
     ),
     "a half is missing": lambda w: w.tensors[0].pop("output.weight.lora_b"),
+    "half of every pair": lambda w: [
+        w.tensors[0].pop(name) for name in list(w.tensors[0]) if name.endswith("b")
+    ],
+    "no tensors": lambda w: w.tensors[0].clear(),
+    "a model": lambda w: w.kv_data[0].update(
+        {"general.type": gguf.gguf_writer.GGUFValue("model", gguf.GGUFValueType.STRING)}
+    ),
+    "invocation tokens of text": lambda w: w.add_array("adapter.alora.invocation_tokens", ["a"]),
+    "invocation tokens that are one": lambda w: w.add_uint32("adapter.alora.invocation_tokens", 1),
     "odd tensor": lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(64, np.float32)),
 }
 
@@ -206,6 +217,8 @@ def broken(kind: str, path: Path) -> Path:
         pairs["blk.0.attn_q.weight"] = (np.stack([a, a]), np.stack([b, b]))
     elif kind == "integers":
         pairs["blk.0.attn_q.weight"] = (a.astype(np.int32), b)  # type: ignore[assignment]
+    elif kind == "other rows":
+        pairs["blk.0.attn_q.weight"] = (a, b[:32].copy())
     elif kind == "long name":
         pairs["blk.0." + "x" * 60] = (a, b)
     elif kind == "embedding, ranks differ":
@@ -231,6 +244,12 @@ KINDS = (
     "a half is missing",
     "unknown tensor",
     "odd tensor",
+    "half of every pair",
+    "no tensors",
+    "a model",
+    "invocation tokens of text",
+    "invocation tokens that are one",
+    "other rows",
     "wrong width",
     "ranks differ",
     "three dimensions",
@@ -267,6 +286,69 @@ def test_broken_adapters(child: Child, tiny_model: Path, tmp_path: Path, build: 
     result = child(code, tiny_model, tmp_path, LLAMA_CFFI_BUILD=build)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert result.stdout.splitlines() == sorted(KINDS)
+
+
+# Types of ggml that are not of weights: activations, storage, and weights that old builds repacked.
+NO_WEIGHTS = (4, 9, 15, *range(24, 29), *range(31, 34), *range(36, 39), 99, 2**32 - 1)
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_types_that_cannot_be_multiplied(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
+    """C loads them, and aborts or reads past the end when it computes."""
+    name = "blk.0.attn_q.weight"
+    whole = decode(write_lora(tmp_path / "a.gguf", {name: make_pairs()[name]}).read_bytes())
+    for kind in NO_WEIGHTS:
+        for i in (0, 1):
+            adapter = deepcopy(whole)
+            adapter.tensors[i].kind = kind
+            adapter.tensors[i].shape[1 - i] = 256  # the rank, so that rows are whole blocks
+            adapter.tensors[i].data = bytes(256 * 64 * 8)
+            adapter.tensors[1 - i].shape[i] = 256
+            adapter.tensors[1 - i].data = bytes(256 * 64 * 4)
+            (tmp_path / f"{kind}-{i}.gguf").write_bytes(adapter.encode())
+    (tmp_path / "a.gguf").unlink()
+    code = """
+        import sys
+        from pathlib import Path
+        from llama_cffi import ModelLoadError
+        from llama_cffi.binding import LoraAdapter, Model
+        model = Model(sys.argv[1])
+        for path in Path(sys.argv[2]).glob("*.gguf"):
+            try:
+                LoraAdapter(model, path)
+            except ModelLoadError as e:
+                print(path.stem, "multiplied" in str(e) or "has the shape" in str(e))
+    """
+    result = child(code, tiny_model, tmp_path, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert sorted(result.stdout.split("\n")[:-1]) == sorted(
+        f"{kind}-{i} True" for kind in NO_WEIGHTS for i in (0, 1)
+    )
+
+
+def test_refused_adapters_leave_nothing_behind(
+    child: Child, tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    """The oldest build has place for 64, and leaked what it refused."""
+    for kind in ("a half is missing", "wrong width", "unknown tensor", "no adapter"):
+        broken(kind, tmp_path / f"{kind}.gguf")
+    code = """
+        import sys
+        from pathlib import Path
+        from llama_cffi import ModelLoadError
+        from llama_cffi.binding import LoraAdapter, Model
+        model, n = Model(sys.argv[1]), 0
+        for path in sorted(Path(sys.argv[3]).glob("*.gguf")) * 40:
+            try:
+                LoraAdapter(model, path)
+            except ModelLoadError:
+                n += 1
+        print(n, LoraAdapter(model, sys.argv[2]).n_pairs)
+    """
+    result = child(code, tiny_model, lora, tmp_path, LLAMA_CFFI_BUILD=OLD)
+    assert (result.stdout, result.stderr) == ("160 3\n", "")
 
 
 @pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
@@ -467,6 +549,10 @@ def test_control_vectors_that_are_refused(model: Model, tmp_path: Path) -> None:
         "narrow": {"direction.1": good[0][:8].copy()},
         "deep": {"direction.2": good[0]},
         "zeroth": {"direction.0": good[0]},
+        "no number": {"direction.1": good[0], "direction.": good[0]},
+        "zeros before": {"direction.1": good[0], "direction.01": good[0]},
+        "another digit": {"direction.1": good[0], "direction.\u0661": good[0]},
+        "5,000 digits": {"direction.1": good[0], "direction." + "9" * 5000: good[0]},
         "half": {"direction.1": good[0].astype(np.float16)},
     }
     for name, rows in files.items():

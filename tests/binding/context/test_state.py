@@ -311,6 +311,67 @@ def test_forged_headers(context: Context) -> None:
     context.load_state(data)
 
 
+def test_every_field_of_the_header_is_needed(context: Context) -> None:
+    data = context.save_state([1, 2])
+    n = _PREFIX.unpack_from(data)[3]
+    for name in json.loads(data[_PREFIX.size : _PREFIX.size + n]):
+        if name == "n_ctx":  # for people
+            continue
+        for edit in (
+            lambda h, name=name: h.pop(name),
+            lambda h, name=name: h.update({name: 2**70}),
+        ):
+            with pytest.raises(ValidationError):
+                context.load_state(forged(data, edit))
+    assert last(context) == [39, -1]
+
+
+_CELLS = """
+    import json, sys, zlib
+    from llama_cffi import LlamaError
+    from llama_cffi.binding import Batch, Context, Model
+    from llama_cffi.binding.context.state import _PREFIX
+    n_loaded = n_refused = 0
+    for path in sys.argv[1:]:
+        with Model(path) as model:
+            with Context(model, n_ctx=256, n_seq_max=2, n_threads=1, kv_unified=True) as context:
+                batch = Batch(40)
+                batch.fill(list(range(40)), 0)
+                context.decode(batch)
+                data = context.save_state()
+                n = _PREFIX.unpack_from(data)[3]
+                begin = _PREFIX.size + n
+                for at in range(begin, begin + 16, 4):
+                    for number in (0, 2, 41, 257, 2**15, 2**31, 2**32 - 1):
+                        changed = bytearray(data)
+                        changed[at : at + 4] = number.to_bytes(4, "little")
+                        changed[:_PREFIX.size] = _PREFIX.pack(
+                            b"llmcffi\\0", 1, zlib.crc32(changed[_PREFIX.size :]), n
+                        )
+                        try:
+                            context.load_state(bytes(changed))
+                            n_loaded += 1
+                        except LlamaError:
+                            n_refused += 1
+                            assert context.memory.seq_pos_max(0) == -1
+                assert context.load_state(data) == []
+                assert context.memory.seq_pos_max(0) == 39
+                batch.fill(list(range(40)), 40)
+                context.decode(batch)
+    print(n_loaded + n_refused, n_refused > n_loaded)
+"""
+
+
+@pytest.mark.parametrize("build", [OLD, MIDDLE, NEWEST])
+def test_the_number_of_cells_is_checked_before_c(
+    child: Child, tiny_model: Path, tmp_path: Path, build: str
+) -> None:
+    """C aborts on 0 cells, reads past the end, or fills memory for 2^31 of them."""
+    recurrent = write_recurrent(tmp_path / "recurrent.gguf")
+    result = child(_CELLS, tiny_model, recurrent, LLAMA_CFFI_BUILD=build)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "56 True\n", "")
+
+
 def test_a_state_that_ends_elsewhere_is_dropped(context: Context) -> None:
     data = context.save_state()
     with pytest.raises(LlamaError, match="last position 39 instead of 41"):
