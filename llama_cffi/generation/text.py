@@ -366,7 +366,8 @@ class ThinkFilter:
 
         Hot: every generated token.
         """
-        text, at, out = self._held + data, 0, []
+        text, at = self._held + data, 0
+        out: list[bytes] = []
         while True:
             if self._inside:
                 end = text.find(self._close, at)
