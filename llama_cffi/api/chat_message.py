@@ -124,8 +124,10 @@ class ChatAssembler:
         self._index, self._reader, self._vocab = index, reader, vocab
         self._scores: list[Logprob] = []
         self._has_calls = False
-        self._content = self._reasoning = ""
-        self._calls: list[Any] = []
+        # In parts, because a str that grows by each token would be copied for each token.
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[dict[str, Any], list[str]]] = []  # with their arguments
 
     def add(self, step: Step) -> None:
         """Add a step of the answer."""
@@ -138,11 +140,12 @@ class ChatAssembler:
         """Return OpenAI's choice, after the last step."""
         for delta in self._reader.finish():
             self._add(delta)
-        message: dict[str, Any] = {"role": "assistant", "content": self._content}
-        if self._reasoning:
-            message["reasoning_content"] = self._reasoning
+        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if reasoning:
+            message["reasoning_content"] = reasoning
         if self._calls:
-            message.update(content=self._content or None, tool_calls=self._calls)
+            message.update(content=content or None, tool_calls=[_call(*c) for c in self._calls])
         choice: Any = {
             "index": self._index,
             "message": message,
@@ -188,10 +191,13 @@ class ChatAssembler:
 
     def _add(self, delta: Delta) -> None:
         self._has_calls = self._has_calls or "tool_calls" in delta
-        self._content += delta.get("content") or ""
-        self._reasoning += delta.get("reasoning_content") or ""
+        self._content.append(delta.get("content") or "")
+        self._reasoning.append(delta.get("reasoning_content") or "")
         for part in delta.get("tool_calls", ()):
-            _add_call(self._calls, part)
+            if part["index"] == len(self._calls):
+                self._calls.append((part, []))
+            arguments = part.get("function", {}).get("arguments", "")
+            self._calls[part["index"]][1].append(arguments)
 
     def _logprobs(self) -> ChatCompletionLogprobs | None:
         if not self._scores:
@@ -211,11 +217,8 @@ class ChatAssembler:
         }
 
 
-def _add_call(calls: list[Any], part: Mapping[str, Any]) -> None:
-    """Merge a tool-call delta into the calls so far."""
-    function = part.get("function", {})
-    if part["index"] == len(calls):
-        new = {"name": function.get("name", ""), "arguments": function.get("arguments", "")}
-        calls.append({"id": part["id"], "type": "function", "function": new})
-    else:
-        calls[part["index"]]["function"]["arguments"] += function.get("arguments", "")
+def _call(first: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return a call of which the first delta and the arguments are known."""
+    name = first.get("function", {}).get("name", "")
+    function = {"name": name, "arguments": "".join(arguments)}
+    return {"id": first["id"], "type": "function", "function": function}

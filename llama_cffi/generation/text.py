@@ -366,8 +366,8 @@ class ThinkFilter:
 
         Hot: every generated token.
         """
-        out: list[bytes] = []
         text, at = self._held + data, 0
+        out: list[bytes] = []
         while True:
             if self._inside:
                 end = text.find(self._close, at)
