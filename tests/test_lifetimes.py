@@ -8,7 +8,7 @@ import pytest
 from support.children import Child
 
 PREPARE = """
-import asyncio, gc, sys, threading, time
+import asyncio, gc, logging, sys, threading, time
 gc.disable()
 from llama_cffi import *
 from llama_cffi.binding.native_object import _alive
@@ -120,6 +120,18 @@ USES = {
         llm.create_chat_completion(chat, max_tokens=3)
         chunks = llm.create_chat_completion(chat, max_tokens=200, stream=True)
         next(chunks)
+    """,
+    "InferenceEngine that died": """
+        def die():
+            raise KeyError("mine")
+
+        logging.disable()
+        engine = InferenceEngine(path, 2, 128)
+        engine._thread.core.step = die
+        try:
+            engine.generate("x", max_tokens=3)
+        except EngineDeadError:
+            pass
     """,
     "LlamaPool": """
         pool = LlamaPool(path, 2, n_ctx=256)
