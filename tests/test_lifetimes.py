@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 from support.children import Child
 
 PREPARE = """
-import asyncio, gc, sys, threading, time
+import asyncio, gc, logging, sys, threading, time
 gc.disable()
 from llama_cffi import *
 from llama_cffi.binding.native_object import _alive
@@ -119,6 +121,18 @@ USES = {
         chunks = llm.create_chat_completion(chat, max_tokens=200, stream=True)
         next(chunks)
     """,
+    "InferenceEngine that died": """
+        def die():
+            raise KeyError("mine")
+
+        logging.disable()
+        engine = InferenceEngine(path, 2, 128)
+        engine._thread.core.step = die
+        try:
+            engine.generate("x", max_tokens=3)
+        except EngineDeadError:
+            pass
+    """,
     "LlamaPool": """
         pool = LlamaPool(path, 2, n_ctx=256)
         asyncio.run(pool.generate("x", max_tokens=3))
@@ -152,28 +166,67 @@ for name, body in {uses!r}.items():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+CELLS = {
+    "Llama": "llm = Llama(path, n_ctx=8192, n_threads=1); _ = llm.generate('x', max_tokens=2)",
+    "Engine": "llm = Engine(path, n_ctx=8192, n_threads=1); _ = llm.generate('x', max_tokens=2)",
+    "an error": "llm = Llama(path, n_ctx=8192, n_threads=1); llm.generate('x ' * 9000)",
+    "Llama with n_parallel": """
+        llm = Llama(path, n_ctx=4096, n_parallel=2, n_threads=1)
+        _ = llm.generate('x', max_tokens=2)
+    """,
+    "LlamaPool": """
+        llm = LlamaPool(path, 2, n_ctx=4096, n_threads=1)
+        _ = asyncio.run(llm.generate('x', max_tokens=2))
+    """,
+    "InferenceEngine": """
+        llm = InferenceEngine(path, 2, 4096, n_threads=1)
+        _ = llm.generate('x', max_tokens=2)
+    """,
+    "Embedder": "llm = Embedder(path, n_ctx=4096, n_threads=1); _ = llm.embed(['x ' * 100])",
+    "drop-in": """
+        llm = DropIn(path, n_ctx=8192, n_threads=1, verbose=False)
+        _ = llm('x', max_tokens=2)
+    """,
+}
+
+
 def test_running_a_cell_again_does_not_grow(child: Child) -> None:
+    cells = {name: textwrap.dedent(body) for name, body in CELLS.items()}
     code = (
         PREPARE
-        + """
+        + f"""
 def rss_mib():
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * 4 // 1024
 
-# A cell as IPython runs it: in the user's namespace, with the last value kept in `_`.
-cell = compile("llm = Llama(path, n_ctx=8192); _ = llm.generate('x', max_tokens=2)", "cell", "exec")
-space = dict(globals())
-for i in range(7):
-    exec(cell, space)
-    if i == 1:
-        first = rss_mib()
-    assert rest().count("Model") == 1, rest()
-print(rss_mib() - first)
+# As IPython runs it: in the user's namespace, with the last value and the last error kept.
+sys.last_value = None
+for name, body in {cells!r}.items():
+    cell, space = compile(body, "cell", "exec"), dict(globals())
+    kept = 1 + (name == "an error")
+    for i in range(7):
+        try:
+            exec(cell, space)
+        except ContextOverflowError as error:
+            sys.last_traceback, sys.last_value = error.__traceback__, error
+        end = time.monotonic() + 20
+        while rest().count("Model") > kept and time.monotonic() < end:
+            time.sleep(0.002)  # its thread is ending
+        assert rest().count("Model") <= kept, (name, rest())
+        if i == 1:
+            first = rss_mib()
+    print(name, rss_mib() - first)
+    del space
+    assert (sys.last_value is None) == (name != "an error")
+    sys.last_traceback = sys.last_value = error = None
 """
     )
-    done = child(code)
+    # With glibc's default, buffers come from its heap after some were freed, and leave it sparse.
+    done = child(code, MALLOC_MMAP_THRESHOLD_="131072")
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 100  # MiB; five contexts that stay have 130
+    grown = {name: int(mib) for name, mib in (x.rsplit(" ", 1) for x in done.stdout.splitlines())}
+    assert grown.keys() == CELLS.keys()
+    assert max(grown.values()) < 10, grown  # MiB; a context has 25
 
 
 def test_handles_of_a_dropped_engine_get_their_answers(child: Child) -> None:

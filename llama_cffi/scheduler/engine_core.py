@@ -223,6 +223,7 @@ class EngineCore:
             if not request.finished:
                 request.move(RequestState.FAILED)
             self._end(request)
+        self.scheduler.clear()
 
     def close(self) -> None:
         """Free everything except the model."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from ..errors import ClosedError, EngineDeadError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE
@@ -192,8 +193,13 @@ class EngineThread:
             self._running.release()
 
     def _run_quietly(self) -> None:
-        with suppress(BaseException):  # logged, and set in every handle
+        try:
             self.run()
+        except BaseException as died:  # logged, and set in every handle
+            error: BaseException | None = died
+            while error is not None:  # their frames keep requests, and so the frames of readers
+                traceback.clear_frames(error.__traceback__)
+                error = error.__context__
         if self._is_dropped:
             self.core.close()
 

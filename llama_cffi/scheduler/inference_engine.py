@@ -484,7 +484,8 @@ class InferenceEngine:
             tokens, max_tokens, listens=True, reasoning_limit=reasoning_limit, **waiting
         )
         steps = handle.steps()
-        weakref.finalize(steps, handle.cancel).atexit = False
+        # The error in a handle refers to frames that may refer to the iterator.
+        weakref.finalize(steps, _cancel, weakref.ref(handle)).atexit = False
         return steps
 
     @contextmanager
@@ -558,6 +559,11 @@ class InferenceEngine:
         """Return how many requests must leave the queue before another one may enter it."""
         n_free = self.scheduler.max_running - len(self.scheduler.running)
         return self._n_waiting - max(0, n_free) - self.max_waiting + 1
+
+
+def _cancel(ref: weakref.ref[RequestHandle]) -> None:
+    if (handle := ref()) is not None:
+        handle.cancel()
 
 
 def _drop(ref: weakref.ref[EngineThread]) -> None:

@@ -68,7 +68,8 @@ class ModelRunner:
             self._decode(chunks)
         except DecodeAbortedError:  # the engine is being closed and cancels its requests
             return {}
-        return self._outcomes
+        outcomes, self._outcomes = self._outcomes, {}  # kept, their errors would keep readers
+        return outcomes
 
     def _decode(self, chunks: Sequence[ScheduledTokens]) -> None:
         """Decode *chunks*, in one call unless C refuses it."""

@@ -140,8 +140,11 @@ class RequestHandle:
             yield from self._drain()
             if rest := self.output.take_rest():
                 yield Step(None, rest)
-            self.future.result()
-            return self.request.stats
+            try:
+                self.future.result()
+                return self.request.stats
+            finally:
+                del self  # the error's traceback refers to this frame
 
     def __iter__(self) -> Iterator[str]:
         with closing(self.steps()) as steps:
@@ -168,7 +171,10 @@ class RequestHandle:
                     changed.clear()
             if rest := self.output.take_rest():
                 yield Step(None, rest)
-            self.future.result()
+            try:
+                self.future.result()
+            finally:
+                del self  # the error's traceback refers to this frame
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async with aclosing(self.steps_async()) as steps:
@@ -189,6 +195,7 @@ class RequestHandle:
             return self.future.result()
         finally:
             self._cancel_unless_done()
+            del self  # the error's traceback refers to this frame
 
     @contextmanager
     def _iteration(self) -> Iterator[None]:

@@ -173,6 +173,12 @@ class Scheduler:
         self._waiting = [entry for entry in self._waiting if entry[2] is not request]
         heapq.heapify(self._waiting)
 
+    def clear(self) -> None:
+        """Forget all requests, of an engine that does no more steps."""
+        self.running.clear()
+        self._waiting.clear()
+        self._followers.clear()
+
     @property
     def time_to_deadline_s(self) -> float | None:
         """Seconds until a request may be past its deadline; None: none has one."""
