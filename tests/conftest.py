@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import platformdirs
 import pytest
 from support.children import Child
@@ -36,6 +37,10 @@ os.environ["LLAMA_CFFI_CHECK"] = "rules"  # hundreds of tiny models would each b
 # A background job ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 collect_ignore = [] if hasattr(os, "fork") else ["binding/test_fork.py"]
 if sys.platform != "linux":  # elsewhere the system does not enforce limits of memory

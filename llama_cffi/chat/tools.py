@@ -12,7 +12,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
+
+from typing_extensions import get_type_hints  # up to 3.10, typing's makes `x: int = None` optional
 
 from ..errors import ValidationError
 from ..schema import MISSING, Field, object_schema, read_docstring

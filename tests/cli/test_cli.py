@@ -317,7 +317,7 @@ def test_a_terminal_is_told_the_speed_the_cut_and_what_the_demo_model_is(tiny_mo
     assert "-m hf:" in text
     assert "1 tokens" in text
     assert "tokens/s; cut at -n 1]" in text
-    text = seen("-m", tiny_model, "-n", 300, "-c", 256, "--ignore-eos")
+    text = seen("-m", tiny_model, "-n", 300, "-c", 256, "-t", 1, "--ignore-eos")
     assert "demo" not in text
     assert "cut because the context (-c) is full, 256 tokens]" in text
 

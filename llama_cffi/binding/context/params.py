@@ -101,7 +101,8 @@ class ContextParams:
         n_ubatch: Most tokens computed together; at most n_batch. Models and poolings that need
             a whole sequence take no more than this in one batch.
         n_seq_max: Number of independent sequences.
-        n_threads: Threads for single tokens, at most the usable processors; 0 = physical cores.
+        n_threads: Threads for single tokens, at most the usable processors; 0: those of
+            LLAMA_CFFI_N_THREADS, else the physical cores.
         n_threads_batch: Threads for prefill; 0 = n_threads.
         embeddings: Whether `decode` computes embeddings; None = only for encoders.
         pooling: How the embeddings of a sequence are combined: `none`, `mean`, `cls`, `last`, or
