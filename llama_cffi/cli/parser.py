@@ -79,6 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; errors are told by the parser of the command they belong to."""
+    args: argparse.Namespace
     args, extra = parser.parse_known_args(argv)
     if extra:
         args.parser.refuse(extra)
