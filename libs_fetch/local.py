@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from ..errors import LibraryNotFoundError
+from . import store
 from .specs import is_plain_name
 from .store import (
-    MAX_SEARCHED,
     RECEIPT,
     InstalledBuild,
     cache_dir,
@@ -60,10 +60,10 @@ def _build_at(given: Path, origin: str) -> InstalledBuild:
     if library is None:
         names = sorted(os.listdir(given))
         near = [n for n in names if n.endswith((".so", ".dylib", ".dll")) or ".so." in n]
-        limit = f" among its first {MAX_SEARCHED:,} files and folders"
+        limit = f" among the first {store.MAX_SEARCHED:,} files and folders that were searched"
         raise LibraryNotFoundError(
             f"{given} ({origin}) holds no libllama.so, libllama.dylib or llama.dll"
-            f"{limit if _is_huge(given) else ''}; it holds "
+            f"{limit if store.is_huge(given) else ''}; it holds "
             f"{', '.join((near or names)[:8]) or 'nothing'}. If one of these exports the llama_ "
             "functions, give that file by name."
         )
@@ -77,16 +77,6 @@ def _build_at(given: Path, origin: str) -> InstalledBuild:
         backend_reason=f"{origin} names this library",
         receipt=None,
     )
-
-
-def _is_huge(folder: Path) -> bool:
-    """Return whether `find_library` did not look at everything in *folder*."""
-    n_seen = 0
-    for _, folders, files in os.walk(folder):
-        n_seen += len(folders) + len(files)
-        if n_seen > MAX_SEARCHED:
-            return True
-    return False
 
 
 def _stored_build(library: Path) -> InstalledBuild | None:

@@ -169,6 +169,16 @@ def find_library(folder: Path) -> Path | None:
     return None
 
 
+def is_huge(folder: Path) -> bool:
+    """Return whether `find_library` does not look at everything in *folder*."""
+    n_seen = 0
+    for _, folders, files in os.walk(folder):
+        n_seen += len(folders) + len(files)
+        if n_seen > MAX_SEARCHED:
+            return True
+    return False
+
+
 def load(source: str, version: str, variant: str, reason: str = "") -> InstalledBuild | None:
     """Return a build of the store, or None; reads its receipt only."""
     folder = build_folder(source, version, variant)

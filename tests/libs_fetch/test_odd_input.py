@@ -188,8 +188,10 @@ def test_a_huge_folder_is_not_searched_whole(
     for n in range(100):
         (tmp_path / f"{n:03}").mkdir()
     (tmp_path / "099" / "libllama.so").write_bytes(make.elf())
-    with pytest.raises(LibraryNotFoundError, match="among its first 50 files"):
+    with pytest.raises(LibraryNotFoundError, match="among the first 50 files"):
         ensure(str(tmp_path))
+    with pytest.raises(LibraryNotFoundError, match=r"llama\.dll; it holds nothing"):
+        ensure(str(tmp_path / "001"))
     assert ensure(str(tmp_path / "099")).library.is_file()
 
 
