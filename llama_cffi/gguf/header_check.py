@@ -35,7 +35,7 @@ __all__ = [
 # Value type -> struct format: u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64.
 _SCALAR_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
 SCALARS: dict[int, str] = dict(zip(_SCALAR_TYPES, "BbHhIif?Qqd", strict=True))
-_UINT16, _UINT32, _INT32, STRING, ARRAY = 2, 4, 5, 8, 9
+_UINT16, _UINT32, _INT32, _BOOL, STRING, ARRAY = 2, 4, 5, 7, 8, 9
 # ggml maps tensors directly from the file and needs this alignment for all of them.
 _TENSOR_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
@@ -276,6 +276,8 @@ class _HeaderParser:
                 self.arrays[key] = self.array(where, key)
             else:
                 self.values[key] = self.number("<" + self.scalar(kind, where), where)
+                if kind == _BOOL and self.data[self.at - 1] > 1:  # invalid by the format
+                    raise self.broken(f"{key} is a bool of the value {self.data[self.at - 1]}")
             if kind != _FIXED_KINDS.get(key, kind):
                 raise self.broken(f"{key} has the value type {kind}, not {_FIXED_KINDS[key]}")
         alignment = self.values.get("general.alignment", _TENSOR_ALIGNMENT)

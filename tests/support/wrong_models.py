@@ -150,6 +150,7 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     ),
     "2^32-1 parts": ("llama", put("split.count", 2**32 - 1), "split.count has the value type 4"),
     "parts of text": ("llama", put("split.count", "x", STRING), "split.count has the value type 8"),
+    "a bool of 77": ("llama", put("tokenizer.ggml.add_bos_token", 77, 7), "a bool of the value 77"),
     "NaN parts": ("llama", put("split.count", float("nan"), FLOAT), "split.count has the value"),
 }
 

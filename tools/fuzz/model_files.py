@@ -4,7 +4,8 @@
 
 A file begins as a tiny model of one of many architectures (`support.architectures`) or a LoRA,
 and gets one to three changes of any kind: tensor types, shapes and names, metadata, vocabulary,
-weights, or bytes.
+weights, or bytes. With `LLAMA_CFFI_CHECK=rules` the rules over the header stand alone, which is ten
+times faster than with the child process that tries what they do not decide about.
 """
 
 from __future__ import annotations
