@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llama_cffi.errors import FetchError, LibraryLoadError, LibraryNotFoundError, LlamaError
-from llama_cffi.libs_fetch import available, elf, ensure, exported_symbols, http, local, store
+from llama_cffi.libs_fetch import available, elf, ensure, exported_symbols, http, store
 from llama_cffi.libs_fetch.archive import extract
 
 pytestmark = pytest.mark.usefixtures("linux")
@@ -183,8 +183,7 @@ def test_a_fifo_is_never_waited_for(tmp_path: Path, make: Any, name: str) -> Non
 def test_a_huge_folder_is_not_searched_whole(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (store, local):
-        monkeypatch.setattr(module, "MAX_SEARCHED", 50)
+    monkeypatch.setattr(store, "MAX_SEARCHED", 50)
     for n in range(100):
         (tmp_path / f"{n:03}").mkdir()
     (tmp_path / "099" / "libllama.so").write_bytes(make.elf())
