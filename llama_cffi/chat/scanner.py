@@ -19,7 +19,7 @@ T = TypeVar("T")
 Parser = Generator[None, None, T]
 Emit = Callable[[str], object]
 
-_MAX_REREAD = 32  # how often text may be read in vain
+_MAX_REREAD = 16  # how often text may be read in vain
 
 _SPACE = re.compile(r"\s*")
 _SCALAR = re.compile(r"[\w.+-]*")
