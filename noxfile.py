@@ -328,7 +328,10 @@ def _pythons(session: nox.Session) -> dict[str, str]:
     pythons = {}
     for version in ("3.10", "3.11", "3.12", "3.13"):
         folder = Path(session.create_tmp(), version)
-        command = ["virtualenv", "--quiet", "--python", version, str(folder)]
+        # pyenv's programs on the PATH work for chosen versions only.
+        root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+        found = [version, *map(str, root.glob(f"{version}.*/bin/python"))]
+        command = ["virtualenv", "--quiet", *(f"--python={name}" for name in found), str(folder)]
         session.run(*command, silent=True, success_codes=[0, 1])
         python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         if python.exists():
