@@ -30,13 +30,17 @@ _START_S = 120.0  # a library is fetched, declarations are parsed
 
 @dataclass(frozen=True)
 class Job:
-    """Cases of one seed: *first* to *stop* - 1 of `SIZE`, of one kind with one build."""
+    """Cases of one seed: *first* to *stop* - 1 of `SIZE`, of one kind with one build.
+
+    *check* is how models are checked before they are loaded; see `Model`.
+    """
 
     build: str
     module: Path
     seed: int
     first: int
     stop: int
+    check: str = "rules"
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,10 @@ class Tally:
 
 
 class _Worker:
-    """A process for the cases of one kind and build."""
+    """A process for the cases of one kind, build and check."""
 
-    def __init__(self, build: str, module: Path, memory: int) -> None:
-        self.build, self.module = build, module
+    def __init__(self, job: Job, memory: int) -> None:
+        self.build, self.module, self.check = job.build, job.module, job.check
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self.errors = (self.folder / "stderr").open("w+b")
         read, write = os.pipe()
@@ -84,13 +88,14 @@ class _Worker:
         env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(search),
-            "LLAMA_CFFI_BUILD": build,
+            "LLAMA_CFFI_BUILD": job.build,
+            "LLAMA_CFFI_CHECK": job.check,
             "TMPDIR": str(self.folder),  # removed with it
             "GGML_NO_BACKTRACE": "1",
         }
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-m", "tools.fuzz.worker",
-             module, self.folder, str(write), str(memory)],
+             job.module, self.folder, str(write), str(memory)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.errors, text=True,
             pass_fds=[write], env=env,
         )  # fmt: skip
@@ -266,10 +271,11 @@ class _Slot:
     def _renew(self, job: Job) -> list[Failure]:
         """Have a worker for a job; return what the end of the one before gave."""
         failures: list[Failure] = []
-        if self.worker and (self.worker.build, self.worker.module) != (job.build, job.module):
+        last = self.worker
+        if last and (last.build, last.module, last.check) != (job.build, job.module, job.check):
             failures = self.close()
         if self.worker is None:
-            self.worker = _Worker(job.build, job.module, self.limits.memory)
+            self.worker = _Worker(job, self.limits.memory)
         return failures
 
     def _copy(self, job: Job, path: str) -> None:
