@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.high_level_steps import HighLevelSteps
 from support.low_level_machine import Machine
 
-STEPS = 1_200
+STEPS = 400
 TESTS = Path(__file__).parents[2] / "tests"
 WRITERS = ("architectures", "loras", "odd_models", "tiny_encoders", "tiny_gguf")
 
