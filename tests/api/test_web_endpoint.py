@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import random
 import socket
 import struct
 import threading
@@ -26,7 +27,6 @@ from llama_cffi import Llama, LlamaPool
 
 PROMPTS = [f"{i}: once upon a time" for i in range(20)]
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
-LEAVES = [None, 3, 0, None, 1, None, 0, None, 1, 8] * 2  # after so many events
 RESET = struct.pack("ii", 1, 0)  # with SO_LINGER: `close` sends RST
 
 
@@ -84,9 +84,9 @@ def served(app: FastAPI) -> Iterator[int]:
         listener.close()
 
 
-def read(port: int, i: int) -> tuple[int, str]:
-    """Request answer *i*, or the beginning of it; return the status and the text."""
-    leaves, text, n = LEAVES[i], "", 0
+def read(port: int, i: int, leaves: int | None) -> tuple[int, str]:
+    """Request answer *i*, and leave after so many events; return the status and the text."""
+    text, n = "", 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", f"/{i}")
     assert connection.sock is not None
@@ -109,19 +109,21 @@ def read(port: int, i: int) -> tuple[int, str]:
     [(1, 40), (1, 3), (4, 40), (4, 3), (4, None)],
     ids=["one context", "with 3 threads", "n_parallel", "n_parallel with 3 threads", "LlamaPool"],
 )
-def test_clients_that_leave_harm_no_others(
+def test_clients_that_leave_at_random_harm_no_others(
     demo_f32: Path, n_parallel: int, n_threads: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
+    seed = random.randrange(10**6)
+    leaves = [None, 0, *random.Random(seed).choices([None, 0, *range(1, 9)], [8, *[1] * 9], k=18)]
     options: Any = {"n_ctx": 128, "n_threads": 1, "n_parallel": n_parallel, **EXACT}
     pool = LlamaPool(demo_f32, **options)
     with pool.llm as llm, ThreadPoolExecutor(len(PROMPTS)) as clients:
         alone = [llm.create_completion(p, **OPTIONS)["choices"][0]["text"] for p in PROMPTS]
         app = async_app(pool) if n_threads is None else sync_app(llm, n_threads)
         with served(app) as port:
-            answers = [*clients.map(partial(read, port), range(len(PROMPTS)))]
-        for (status, text), whole, leaves in zip(answers, alone, LEAVES, strict=True):
-            assert status == 200
-            assert text == whole if leaves is None else whole.startswith(text)
+            answers = [*clients.map(partial(read, port), range(len(PROMPTS)), leaves)]
+        for (status, text), whole, left in zip(answers, alone, leaves, strict=True):
+            assert status == 200, f"seed {seed}"
+            assert text == whole if left is None else whole.startswith(text), f"seed {seed}"
         assert llm.create_completion(PROMPTS[0], **OPTIONS)["choices"][0]["text"] == alone[0]
     assert [r.getMessage() for r in caplog.records if r.name.startswith("uvicorn")] == []
