@@ -92,6 +92,7 @@ class _Worker:
             "LLAMA_CFFI_CHECK": job.check,
             "TMPDIR": str(self.folder),  # removed with it
             "GGML_NO_BACKTRACE": "1",
+            "MALLOC_PERTURB_": "165",  # freed memory is overwritten, so that reading it shows
         }
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-m", "tools.fuzz.worker",
