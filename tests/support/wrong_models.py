@@ -130,6 +130,7 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     "T5 without positions": ("t5", put("t5.context_length", 0), "context_length is 0"),
     "another key width": ("gpt2", put("gpt2.attention.key_length", 16), "key heads are 16 wide"),
     "too many dimensions of RoPE": ("gemma3", put("gemma3.rope.dimension_count", 64), "of 32"),
+    "fewer than a head has": ("qwen3", put("qwen3.rope.dimension_count", 16), "of 32"),
     "an odd number of them": ("qwen3", put("qwen3.rope.dimension_count", 31), "of 32"),
     "other KV heads in a layer": (
         "gemma3",

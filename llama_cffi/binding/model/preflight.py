@@ -38,6 +38,8 @@ _ROPE = (
     "cohere", "internlm2", "starcoder2", "exaone", "smollm3", "ernie", "hunyuan", "seed_oss",
     "minicpm", "xverse", "orion", "baichuan", "deepseek", "mistral",
 )  # fmt: skip
+# Of those, the ones that rotate all of a head: n_embd_head == hparams.n_rot.
+_WHOLE_ROPE = ("qwen2", "qwen2moe", "qwen3", "qwen3moe")
 # Architectures whose key and value heads have one width, without keys that say otherwise.
 _PLAIN_HEADS = ("llama", "gpt2", "qwen", "gemma", "phi", "bert", "stablelm", "internlm2")
 _OTHER_WIDTHS = ("_swa", "_mla", "_lora_rank")
@@ -258,7 +260,9 @@ def _heads(gguf: GgufSummary) -> Iterator[str]:
     width = _integer(gguf, f"{prefix}.attention.key_length")
     if width is None and len(set(heads)) == 1 and heads[0]:
         width = n_embd // heads[0]
-    if prefix.startswith(_ROPE) and n_rot and width and (n_rot % 2 or n_rot > width):
+    fewest = width if prefix in _WHOLE_ROPE else 0
+    is_wrong = n_rot and width and (n_rot % 2 or not (fewest or 0) <= n_rot <= width)
+    if prefix.startswith(_ROPE) and is_wrong:
         yield f"rope.dimension_count is {n_rot} for attention heads of {width}"
     if not prefix.startswith(_PLAIN_HEADS) or any(
         key.endswith(_OTHER_WIDTHS) for key in gguf.values
