@@ -139,7 +139,7 @@ class Scanner:
         self._furthest = start
         result = yield from parser
         end = max(self._furthest, self.position)
-        if result is None or result is False:
+        if _is_vain(result):
             self._at = self._checkpoints[level]
             self._n_reread += max(0, min(end, vain_end) - start)
             self._vain_start = min(self._vain_start, start)
@@ -346,3 +346,8 @@ class Scanner:
             if self.is_final:
                 return False
             yield
+
+
+def _is_vain(result: object) -> bool:
+    """Return whether a parser found nothing; 0 and empty text are results."""
+    return result is None or result is False

@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
                 message += f"; see {self.prog} --help"
         self.error(message)
 
-    def parse_known_args(
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # its overloads
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse, but refuse `-temperature`, which argparse takes for `-t emperature`."""
