@@ -67,7 +67,7 @@ def main() -> int:
     total = sum(job.stop - job.first for job in jobs)
     limits = Limits(args.seconds, args.memory << 20)
     with tqdm(total=total, unit="case", disable=None) as bar:
-        tallies = run_jobs(jobs, limits, args.jobs, args.keep, bar.update)
+        tallies = run_jobs(jobs, limits, args.jobs, args.keep, bar.update, tell)
     for tally in tallies.values():
         repeat(tally, limits)
     print("\n".join(report(tallies)))
@@ -75,6 +75,11 @@ def main() -> int:
     n_failures = sum(len(tally.failures) for tally in tallies.values())
     print(f"seeds {seed} to {last}, {total:,} cases, {n_failures} failures")
     return 1 if n_failures else 0
+
+
+def tell(failure: Failure) -> None:
+    """Say what has failed, while others run."""
+    tqdm.write(described(failure)[0], file=sys.stderr)
 
 
 def repeat(tally: Tally, limits: Limits) -> None:

@@ -168,6 +168,7 @@ def run_jobs(
     n_workers: int,
     keep: Path | None = None,
     advance: Callable[[int], object] = lambda n: None,
+    tell: Callable[[Failure], object] = lambda failure: None,
 ) -> dict[tuple[str, Path], Tally]:
     """Run all jobs; return (build, module) -> what they gave.
 
@@ -177,6 +178,7 @@ def run_jobs(
         n_workers: Number of workers at a time.
         keep: Where the files of failures are copied.
         advance: Called with the number of cases that ended.
+        tell: Called with each failure when it happens.
     """
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
@@ -191,6 +193,7 @@ def run_jobs(
             total.seconds += tally.seconds
             for failure in tally.failures:  # the end of a worker may belong to the job before
                 tallies[failure.job.build, failure.job.module].failures.append(failure)
+                tell(failure)
             advance(job.stop - job.first)
 
     def serve() -> None:
