@@ -116,7 +116,7 @@ def test_constants_that_look_like_dates(engine: Engine) -> None:
     constant = {"format": "date", "properties": {"x": {"format": "time"}}}
     for schema in ({"const": constant}, {"enum": [constant]}):
         grammar = LlamaGrammar.from_json_schema(schema)
-        text = engine.generate("Answer", n_predict=800, structured=grammar, json_stop=())  # with white space
+        text = engine.generate("Answer", n_predict=800, structured=grammar, json_stop=())
         assert json.loads(text) == constant
 
 
