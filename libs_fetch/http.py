@@ -29,7 +29,7 @@ from http.client import (
 from typing import Any, TypeVar
 
 from ..errors import FetchError
-from ..progress import telling_if_slow
+from ..progress import calling_after, telling_if_slow
 from .faults import CHECK_NETWORK, HttpStatusError, OfflineError, UnreachableError, offline
 
 __all__ = ["Client", "TransientError", "blocks", "host", "join", "redact", "retrying"]
@@ -131,13 +131,8 @@ def _limited(connection: HTTPConnection) -> Iterator[None]:
             # Not SSLSocket's own, which would leave the reading thread without a TLS state.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    timer = threading.Timer(limit, break_off)
-    timer.daemon = True
-    timer.start()
-    try:
+    with calling_after(limit, break_off):
         yield
-    finally:
-        timer.cancel()
     if is_late.is_set():
         raise TimeoutError(f"the headers took longer than {limit:.0f} s")
 

@@ -15,6 +15,7 @@ from .errors import ValidationError
 __all__ = [
     "Advance",
     "Progress",
+    "calling_after",
     "downloading",
     "is_shown_live",
     "reporting",
@@ -97,7 +98,14 @@ def telling_if_slow(what: str) -> Iterator[None]:
         else:
             print(message, file=sys.stderr, flush=True)
 
-    timer = threading.Timer(PATIENCE_S, tell)
+    with calling_after(PATIENCE_S, tell):
+        yield
+
+
+@contextmanager
+def calling_after(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call *call* in another thread if this block takes longer than *seconds*."""
+    timer = threading.Timer(seconds, call)
     timer.daemon = True
     timer.start()
     try:

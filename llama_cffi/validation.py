@@ -184,7 +184,7 @@ def check_str(name: str, value: object) -> str:
 
 
 def check_type(name: str, value: object, kind: type) -> None:
-    """Refuse a *value* that is no instance of *kind*.
+    """Refuse a *value* that is not an instance of *kind*.
 
     Raises:
         ValidationError: It is something else; the message names both.

@@ -50,7 +50,6 @@ class LlamaPool:
         ValidationError: A number is out of range.
     """
 
-    @checked_arguments()
     @checked_arguments(MoreLlamaOptions.__annotations__)
     def __init__(
         self,

@@ -207,9 +207,9 @@ class JsonCompletion:
     of the keys. Text may precede it. Reasoning at the beginning, between <think> and </think>, does
     not count.
 
-    A bracket in that text may look like the beginning of the JSON, until what follows is none; and
-    what seemed to be a string in it may then be the JSON. Two candidates are enough for that: where
-    one is inside a string, the other is outside.
+    A bracket in that text may look like the beginning of the JSON until what follows is not JSON,
+    and what seemed to be a string in it may then be the JSON. Two candidates are enough for that:
+    where one is inside a string, the other is outside.
 
     Args:
         keys: The keys; one of them is enough.

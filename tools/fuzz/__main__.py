@@ -14,7 +14,7 @@ or, for cases without a file, `STEPS`, `program(seed, steps)`, which describes o
 `run(seed, steps)`. A case is known by its seed and its number there, so that each can be run again.
 A failure is a case that ends its process (death), takes longer than --seconds (hang), or raises
 from `run` (error), which is to catch what the API may raise. Models are checked by rules only,
-which is ten times faster; a case that fails is repeated with the default check, and is no failure
+which is ten times faster; a case that fails is repeated with the default check, and does not count
 if the model is refused then because a child process died of it.
 """
 

@@ -260,10 +260,10 @@ def _heads(gguf: GgufSummary) -> Iterator[str]:
     width = _integer(gguf, f"{prefix}.attention.key_length")
     if width is None and len(set(heads)) == 1 and heads[0]:
         width = n_embd // heads[0]
-    fewest = width if prefix in _WHOLE_ROPE else 0
-    is_wrong = n_rot and width and (n_rot % 2 or not (fewest or 0) <= n_rot <= width)
-    if prefix.startswith(_ROPE) and is_wrong:
-        yield f"rope.dimension_count is {n_rot} for attention heads of {width}"
+    if n_rot and width and prefix.startswith(_ROPE):
+        fewest = width if prefix in _WHOLE_ROPE else 0
+        if n_rot % 2 or not fewest <= n_rot <= width:
+            yield f"rope.dimension_count is {n_rot} for attention heads of {width}"
     if not prefix.startswith(_PLAIN_HEADS) or any(
         key.endswith(_OTHER_WIDTHS) for key in gguf.values
     ):
