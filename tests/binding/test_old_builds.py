@@ -138,6 +138,95 @@ def test_b4980_divides_positions_near_the_end(child: Child, tiny_model: Path) ->
     run(child, B4980, code, tiny_model)
 
 
+@pytest.mark.parametrize("build", [OLD, B4234, "npm:3.6.0"])
+@pytest.mark.parametrize("pooling", ["none", "mean", "last"])
+def test_graphs_of_equal_size_are_planned_anew(
+    child: Child, tiny_model: Path, build: str, pooling: str
+) -> None:
+    """Until b4980 C takes a graph with the counts of the last one for planned.
+
+    It then writes outside of its buffers, or asserts.
+    """
+    code = """
+    model = Model(sys.argv[1])
+    vector = np.full((model.n_layer - 1, model.n_embd), 0.1)
+
+    def context(embeddings, control):
+        made = Context(
+            model, n_ctx=64, n_threads=1, pooling=sys.argv[2], embeddings=embeddings
+        )
+        if control:
+            made.set_control_vector(vector)
+        return made
+
+    def output(made):
+        made.memory.clear()
+        batch = Batch(3)
+        batch.fill([1, 2, 3], 0, 0)
+        batch.want_all()
+        made.decode(batch)
+        if not made.embeddings:
+            return made.logits().copy()
+        if made.pooling == "none":
+            return made.embedding().copy()
+        return made.sequence_embedding().copy()
+
+    states = [(e, c) for e in (True, False) for c in (True, False)]
+    expected = {state: output(context(*state)) for state in states}
+    assert not np.allclose(expected[False, True], expected[False, False], atol=1e-3)
+    for first in states:
+        for second in states:
+            made = context(*first)
+            if states.index(second) % 2:  # sometimes before the first decode, too
+                output(made)
+            made.set_embeddings(second[0])
+            made.set_control_vector(vector if second[1] else None)
+            assert np.allclose(output(made), expected[second], atol=1e-4), (first, second)
+    """
+    run(child, build, code, tiny_model, pooling)
+
+
+def test_b4980_does_not_switch_embeddings(child: Child, tiny_model: Path) -> None:
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, pooling="last", embeddings=True)
+    context.set_control_vector(np.full((context.model.n_layer - 1, context.model.n_embd), 0.1))
+    context.set_embeddings(True)
+    said = refused(lambda: context.set_embeddings(False))
+    assert "b4980" in said and "create a context" in said, said
+    batch = Batch(2)
+    batch.fill([1, 2], 0, 0)
+    context.decode(batch)
+    assert np.isfinite(context.sequence_embedding()).all()
+    """
+    run(child, B4980, code, tiny_model)
+
+
+def test_b4980_shifts_nothing_that_it_pools_by_mean(child: Child, tiny_model: Path) -> None:
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, pooling="mean", embeddings=True)
+    batch = Batch(2)
+    batch.fill([1, 2], 0, 0)
+    context.decode(batch)
+    refused(lambda: context.memory.seq_add(0, 1, -1, 3))
+    refused(lambda: context.memory.seq_div(0, 0, -1, 2))
+    batch.fill([1, 2], 2, 0)
+    context.decode(batch)
+    """
+    run(child, B4980, code, tiny_model)
+
+
+def test_b4980_encodes_without_rank_pooling(child: Child, tmp_path: Path) -> None:
+    WRITE["t5"](tmp_path / "t5.gguf")
+    code = """
+    context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, pooling="rank")
+    batch = Batch(2)
+    batch.fill([1, 2], 0, 0)
+    said = refused(lambda: context.encode(batch))
+    assert "pool" in said and "b4980" in said, said
+    """
+    run(child, B4980, code, tmp_path / "t5.gguf")
+
+
 def test_an_abort_loses_no_other_sequence(child: Child, tiny_model: Path) -> None:
     """b5590 would remove all but the first."""
     code = """

@@ -6,11 +6,19 @@ in every ABI class. Each function names the build of the change.
 
 from __future__ import annotations
 
-from .adapter import max_graph_nodes, reuses_stale_graphs, set_adapters
+from .adapter import (
+    can_plan_graph,
+    max_graph_nodes,
+    plan_graph,
+    plans_by_counts,
+    reuses_stale_graphs,
+    set_adapters,
+)
 from .context import (
     context_params,
     embedding_width,
     encode_supports_pooling,
+    encodes_with_rank_pooling,
     fills_window_masks,
     flash_attn_supports_f32,
     has_memory,
@@ -26,6 +34,7 @@ from .context import (
     polls_safely,
     pooling_name,
     pools_any_sequence,
+    shifts_with_mean_pooling,
 )
 from .grammar import grammar_sampler
 from .memory import (
@@ -74,6 +83,7 @@ __all__ = [
     "add_sep",
     "c_function",
     "cache_layout",
+    "can_plan_graph",
     "can_shift",
     "chat_apply_template",
     "chat_template",
@@ -82,6 +92,7 @@ __all__ = [
     "device_list",
     "embedding_width",
     "encode_supports_pooling",
+    "encodes_with_rank_pooling",
     "file_types",
     "fills_window_masks",
     "flash_attn_supports_f32",
@@ -108,6 +119,8 @@ __all__ = [
     "n_classes",
     "needs_clear_after_failure",
     "newer_build",
+    "plan_graph",
+    "plans_by_counts",
     "polls_safely",
     "pooling_name",
     "pools_any_sequence",
@@ -123,6 +136,7 @@ __all__ = [
     "separates_hybrids",
     "seq_pos_max",
     "set_adapters",
+    "shifts_with_mean_pooling",
     "special_token",
     "supports_devices",
     "supports_mtp",

@@ -7,8 +7,17 @@ from typing import Any
 
 from ..loading.library import Library
 from .fields import fields
+from .memory import defrag, reports_pos_min
+from .names import is_b4980
 
-__all__ = ["max_graph_nodes", "reuses_stale_graphs", "set_adapters"]
+__all__ = [
+    "can_plan_graph",
+    "max_graph_nodes",
+    "plan_graph",
+    "plans_by_counts",
+    "reuses_stale_graphs",
+    "set_adapters",
+]
 
 
 def set_adapters(library: Library, context: Any, adapters: Sequence[tuple[Any, float]]) -> bool:
@@ -50,3 +59,25 @@ def reuses_stale_graphs(library: Library) -> bool:
     # From b6122, which added `kv_unified`, to b8390; b9842 is correct.
     params = library.lib.llama_context_default_params()
     return "kv_unified" in fields(library, params) and not library.has("llama_model_n_layer_nextn")
+
+
+def plans_by_counts(library: Library) -> bool:
+    """Whether C takes any graph with the node and leaf counts of the last one for planned.
+
+    Measured: b3889 to b4980 then look for buffer -1, and write elsewhere or assert. A control
+    vector that is switched on can add as many nodes as pooling that is switched off takes away.
+    """
+    return not reports_pos_min(library)
+
+
+def plan_graph(library: Library, context: Any) -> None:
+    """Let C plan its largest graph before it computes the next one; see `plans_by_counts`.
+
+    It does so after a defragmentation, which b4980 cannot do.
+    """
+    defrag(library, context)
+
+
+def can_plan_graph(library: Library) -> bool:
+    """Whether `plan_graph` works, or is not needed."""
+    return not is_b4980(library)

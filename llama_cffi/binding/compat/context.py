@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ValidationError
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function, is_b3995
+from .names import c_function, is_b3995, is_b4980
 
 __all__ = [
     "context_params",
@@ -125,6 +125,19 @@ def pools_any_sequence(library: Library) -> bool:
 def encode_supports_pooling(library: Library) -> bool:
     """Whether `llama_encode` pools; C asserts lctx.embd != nullptr in the oldest builds."""
     return library.has("llama_model_n_cls_out")  # b5640
+
+
+def encodes_with_rank_pooling(library: Library) -> bool:
+    """Whether `llama_encode` works with `rank` pooling and no embeddings; b4980 asserts."""
+    return not is_b4980(library)
+
+
+def shifts_with_mean_pooling(library: Library) -> bool:
+    """Whether positions can shift while embeddings are pooled by mean.
+
+    b4980 asserts (`ggml_can_mul_mat`) when it then plans its graph again.
+    """
+    return not is_b4980(library)
 
 
 def embedding_width(library: Library, model: Any) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...validation import INT32_MAX
 from ..loading.library import Library
+from .names import is_b4980
 
 if TYPE_CHECKING:
     from ...gguf.reader import GgufSummary
@@ -94,7 +95,7 @@ def defrag(library: Library, context: Any) -> bool:
 
     That of b4980 asserts, see `prepare_update`.
     """
-    if _plans_from_head(library):
+    if is_b4980(library):
         return False
     for name in ("llama_kv_self_defrag", "llama_kv_cache_defrag"):
         if library.has(name):
@@ -109,12 +110,8 @@ def prepare_update(library: Library, context: Any) -> None:
     b4980 then plans a graph behind the last cell that was used, and asserts if that is outside of
     the cache. Shifting nothing makes it begin with the first one.
     """
-    if _plans_from_head(library):
+    if is_b4980(library):
         memory_call(library, context, "seq_add")(0, INT32_MAX - 1, INT32_MAX, 1)
-
-
-def _plans_from_head(library: Library) -> bool:
-    return library.has("llama_get_kv_self") and not reports_pos_min(library)  # b4980
 
 
 def needs_clear_after_failure(library: Library) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..loading.library import Library
 
-__all__ = ["c_function", "is_b3995"]
+__all__ = ["c_function", "is_b3995", "is_b4980"]
 
 # Current name -> older names, with the same arguments (for vocab functions, see `vocab_of`).
 _RENAMED = {
@@ -53,3 +53,8 @@ def c_function(library: Library, name: str) -> Any:
 def is_b3995(library: Library) -> bool:
     """Whether the build is of ABI class b3995, which has faults of its own."""
     return library.has("llama_sampler_init_xtc") and not library.has("ggml_backend_load_all")
+
+
+def is_b4980(library: Library) -> bool:
+    """Whether the build is of ABI class b4980, which has faults of its own."""
+    return library.has("llama_get_kv_self") and not library.has("llama_kv_self_seq_pos_min")

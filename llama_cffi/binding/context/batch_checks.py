@@ -75,7 +75,13 @@ def check_encode(context: Context, batch: Batch) -> None:
     _check_positions(context, batch)
     _check_whole(context, batch)
     if context.pooling != "none":
-        if context.embeddings and not compat.encode_supports_pooling(context.library):
+        library = context.library
+        supported = (
+            compat.encode_supports_pooling(library)
+            if context.embeddings
+            else context.pooling != "rank" or compat.encodes_with_rank_pooling(library)
+        )
+        if not supported:
             raise ValidationError(
                 f"this build cannot pool what it encodes; {compat.newer_build(context.library)}"
             )

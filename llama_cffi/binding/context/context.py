@@ -371,13 +371,19 @@ class Context(NativeObject):
         """Switch embeddings on or off for the next decodes; drops those of the last one.
 
         Raises:
-            ValidationError: The model computes only embeddings, or none.
+            ValidationError: The model computes only embeddings, or none; or the build cannot switch
+                (b4980; with recurrent models all before b5590).
         C: llama_set_embeddings
         """
         embeddings = bool(embeddings)
         if embeddings and self.mtp:
             raise ValidationError("a context with mtp=True gives logits and no embeddings")
         check_embeddings(embeddings, self._pooling, self.kind, self.model.path.name)
+        if embeddings != self.embeddings and not self._decode_call.can_replan:
+            raise ValidationError(
+                "this build may compute with a wrong plan after embeddings are switched; create a "
+                f"context for them, or change it: {compat.newer_build(self.library)}"
+            )
         self.library.lib.llama_set_embeddings(self.ptr, embeddings)
         self._decode_call.switches("embeddings", self.embeddings)
         self.embeddings, self._has_embeddings = embeddings, False

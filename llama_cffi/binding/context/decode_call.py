@@ -35,6 +35,7 @@ class DecodeCall:
         self._watch = StepWatch()
         self.updates_memory = False
         self._rebuilds_graph = False
+        self._replans = False
         # The values of the last graph, where they may differ from those of the context.
         self._last: dict[str, bool] = {}
 
@@ -55,6 +56,7 @@ class DecodeCall:
     def rebuild_graph(self) -> None:
         """Let the next call build its graph anew, where C would reuse one without a change."""
         context = self._context
+        self._replan()
         if compat.reuses_stale_graphs(context.library):
             # Graphs of recurrent models are never reused, and their memory cannot drop a token.
             self._rebuilds_graph = not context.model.keeps_states
@@ -64,6 +66,22 @@ class DecodeCall:
         """Note that the context's attribute *name* is changed; the last graph had *before*."""
         self._last.setdefault(name, before)
         self.run = self._run_prepared
+        self._replan()
+
+    @property
+    def can_replan(self) -> bool:
+        """Whether C plans the memory of a graph that differs from the last, or can be made to."""
+        context = self._context
+        library = context.library
+        return not compat.plans_by_counts(library) or (
+            compat.can_plan_graph(library) and not context.model.keeps_states
+        )
+
+    def _replan(self) -> None:
+        """Let the next call plan the memory of its graph, where C would take the last plan."""
+        if compat.plans_by_counts(self._context.library) and self.can_replan:
+            self._replans = True
+            self.run = self._run_prepared
 
     def watch_steps(self) -> None:
         """Time some of the next steps, to warn if their threads wait for processors."""
@@ -90,14 +108,16 @@ class DecodeCall:
     def _run_prepared(self, ptr: Any, batch: Any) -> int:
         context = self._context
         lib, flag = context.library.lib, context.abort_flag
-        if self.updates_memory:
+        if self.updates_memory or self._replans:
             flag.detach(ptr)
             compat.prepare_update(context.library, ptr)
+        if self._replans:
+            compat.plan_graph(context.library, ptr)
         code = self._run_another_graph(ptr, batch) if self._rebuilds_graph else 0
         if code == 0:
             code = int(lib.llama_decode(ptr, batch))
             if code in _GRAPH_WAS_BUILT:
-                self._rebuilds_graph = False
+                self._rebuilds_graph = self._replans = False
                 self._last.clear()
         flag.attach(ptr)
         if code != REFUSED:

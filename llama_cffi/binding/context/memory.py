@@ -207,12 +207,15 @@ class Memory:
     def can_shift(self) -> bool:
         """Whether positions can be shifted. C: llama_memory_can_shift."""
         context = self._context
+        pooled = context.embeddings and context.pooling == "mean"
+        if pooled and not compat.shifts_with_mean_pooling(context.library):
+            return False
         able = compat.can_shift(context.library, context.ptr, context.model.gguf)
         return able and context.keys_shift  # it also depends on the type of the cache
 
     def _require_shift(self) -> None:
         if not self.can_shift:
-            raise ValidationError("the memory of this model cannot shift positions")
+            raise ValidationError("the memory of this context cannot shift positions")
 
     def _seq(self, seq_id: int, *, every: bool = False) -> int:
         _ = self._context.ptr  # raises if closed
