@@ -266,7 +266,9 @@ class Scorer:
         if n_tokens > self.n_ctx:
             raise ContextOverflowError(
                 f"{subject} {n_tokens} tokens; n_ctx is {self.n_ctx}. Shorten it, create the "
-                "scorer with a larger n_ctx, or use perplexity, which evaluates windows"
+                "scorer with a larger n_ctx, or use perplexity, which evaluates windows",
+                n_tokens=n_tokens,
+                n_ctx=self.n_ctx,
             )
 
     def _window(self, tokens: Sequence[int], first: int) -> NDArray[np.float64]:
