@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from ..generation.text import Stop
     from ..progress import Progress
     from ..scheduler import InferenceEngine, RequestHandle
+    from ..server.http_server import HttpServer
+    from ..server.settings import ServerOptions
     from .chat_completions import Message
     from .running import AnyEngine
     from .types import (
@@ -179,6 +182,30 @@ class Llama(Session, ModelFacts):
         if self._embedder is not None:
             self._embedder.close()
         self.engine.close()
+
+    def serve(
+        self, host: str = "127.0.0.1", port: int = 0, **settings: Unpack[ServerOptions]
+    ) -> HttpServer:
+        """Serve this model over HTTP in a thread, in OpenAI's API and others; see docs/server.md.
+
+        Load it with `n_parallel`, so that requests do not wait for each other.
+
+        Args:
+            host: The address to listen on.
+            port: The port; 0: a free one.
+            **settings: See `Settings` of the server.
+
+        Returns:
+            The server, with its `url`; `close`, or the end of a `with` block, stops it. This model
+            stays open.
+
+        Raises:
+            LlamaError: The extra `server` is not installed, or the address cannot be used.
+        """
+        # By name: the server is a layer above this one.
+        return import_module("llama_cffi.server.serving").serve(  # type: ignore[no-any-return]
+            self, host=host, port=port, **settings
+        )
 
     def __enter__(self) -> Self:
         return self

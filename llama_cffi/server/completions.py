@@ -52,7 +52,7 @@ async def _create(call: Call) -> Answer:
     given = take(call.body, _FIELDS, "prompt")
     prompts = _prompts(given.pop("prompt"))
     options = {**generation_options(given), "model": model.name}
-    n = given.get("n", 1)
+    n: int = given.get("n", 1)
     if n != 1:
         options["n"] = n
     logprobs = options.get("logprobs", 0)
