@@ -271,9 +271,11 @@ class Endpoint:
             with call.answers:
                 answer = await self._handler(call)
         except Exception as error:
+            call.release()  # before the client can send the next request
             await self._send_error(call, send, self._told(call, error))
             return
         if isinstance(answer, Json):
+            call.release()
             await _send(send, answer.status, dumps(answer.value), headers)
             return
         await send_events(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
+from ..chat.tools import normalise_tools
 from ..errors import ValidationError
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
@@ -135,7 +136,7 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
     given = take(body, _FIELDS, "messages")
     messages = given.pop("messages")
     _check_end(messages)
-    options = generation_options(given)
+    options = generation_options(given, len(model.llm.model.vocab))
     if given.get("n", 1) != 1:
         options["n"] = given["n"]
     top = options.get("top_logprobs")
@@ -193,6 +194,10 @@ def _drop_foreign_tools(options: Object) -> None:
         if tool.get("type", "function") == "function":
             kept.append(tool)
     options["tools"] = kept
+    try:
+        normalise_tools(kept)
+    except ValidationError as e:
+        raise invalid("tools", f"tools: {e}") from None
     if not kept:
         del options["tools"]
         options.pop("tool_choice", None)

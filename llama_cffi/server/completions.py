@@ -13,7 +13,7 @@ from ..api.completions import prompt_tokens
 from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
-from .fields import GENERATION, generation_options
+from .fields import GENERATION, generation_options, texts_or_ids
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -37,7 +37,6 @@ _FIELDS: Mapping[str, Kind] = {
     "logprobs": INTEGER,
     "best_of": INTEGER,
 }
-_MAX_PROMPTS = 2048
 _MAX_LOGPROBS = 20
 
 
@@ -50,8 +49,9 @@ def routes() -> list[BaseRoute]:
 async def _create(call: Call) -> Answer:
     model = call.model
     given = take(call.body, _FIELDS, "prompt")
-    prompts = _prompts(given.pop("prompt"))
-    options = {**generation_options(given), "model": model.name}
+    n_vocab = len(model.llm.model.vocab)
+    prompts = texts_or_ids("prompt", given.pop("prompt"), n_vocab)
+    options = {**generation_options(given, n_vocab), "model": model.name}
     n: int = given.get("n", 1)
     if n != 1:
         options["n"] = n
@@ -82,29 +82,6 @@ async def _all(calls: Sequence[Awaitable[T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _prompts(given: str | list[Any]) -> list[str | list[int]]:
-    """Return the prompts: one, or several, as text or token ids.
-
-    Raises:
-        ApiError: They are something else.
-    """
-    prompts = [given] if isinstance(given, str) or all(map(_is_id, given)) else given
-    if not prompts or prompts == [[]]:
-        raise invalid("prompt", "prompt must not be empty")
-    if len(prompts) > _MAX_PROMPTS:
-        message = f"prompt has {len(prompts)} items; at most {_MAX_PROMPTS} are allowed"
-        raise invalid("prompt", message)
-    for i, prompt in enumerate(prompts):
-        is_ids = isinstance(prompt, list) and prompt and all(map(_is_id, prompt))
-        if not isinstance(prompt, str) and not is_ids:
-            raise invalid("prompt", f"prompt[{i}] must be a string or a list of token ids")
-    return [*prompts]
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _joined(

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from .body import INTEGER, LIST, STRING, Kind, either, take
 from .call import Answer, Call, Endpoint, Json
 from .errors import invalid
+from .fields import texts_or_ids
 from .paths import post
 
 __all__ = ["routes"]
@@ -24,7 +25,6 @@ _FIELDS: Mapping[str, Kind] = {
     "dimensions": INTEGER,
     "user": STRING,
 }
-_MAX_INPUTS = 2048
 
 
 def routes() -> list[BaseRoute]:
@@ -39,7 +39,7 @@ async def _create(call: Call) -> Answer:
     form = given.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise invalid("encoding_format", f"encoding_format must be float or base64, got {form!r}")
-    inputs = _inputs(given["input"])
+    inputs = texts_or_ids("input", given["input"], len(model.llm.model.vocab))
     dimensions = given.get("dimensions")
     n_embd = model.llm.model.n_embd_out
     if dimensions is not None and not 1 <= dimensions <= n_embd:
@@ -59,30 +59,6 @@ async def _create(call: Call) -> Answer:
             vector = _unit(vector[:dimensions])
         item["embedding"] = _base64(vector) if form == "base64" else vector
     return Json(done)
-
-
-def _inputs(given: str | list[Any]) -> list[str | list[int]]:
-    """Return the inputs: each a text or token ids.
-
-    Raises:
-        ApiError: They are something else.
-    """
-    inputs = [given] if isinstance(given, str) or (given and all(map(_is_id, given))) else given
-    if not inputs:
-        raise invalid("input", "input must not be empty")
-    if len(inputs) > _MAX_INPUTS:
-        message = f"input has {len(inputs)} items; at most {_MAX_INPUTS} are allowed"
-        raise invalid("input", message)
-    for i, item in enumerate(inputs):
-        if not isinstance(item, str) and not (
-            isinstance(item, list) and item and all(map(_is_id, item))
-        ):
-            raise invalid("input", f"input[{i}] must be a string or a list of token ids")
-    return [*inputs]
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _unit(vector: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ from ..errors import (
     ContextOverflowError,
     DeadlineExceededError,
     GenerationError,
+    GrammarError,
     KvCacheFullError,
     LlamaError,
     OutOfMemoryError,
@@ -25,6 +26,7 @@ __all__ = ["INVALID", "ApiError", "as_api_error", "invalid", "not_supported", "o
 _log = logging.getLogger("llama_cffi.server")
 
 INVALID = "invalid_request_error"
+_GRAMMARS = ("grammar", "json_schema", "response_format", "tools")
 _FIRST_NAME = re.compile(r"[a-z_]+")
 
 
@@ -106,7 +108,10 @@ def as_api_error(error: BaseException, fields: Collection[str] = ()) -> ApiError
     if isinstance(error, ContextOverflowError):
         more = {"n_prompt_tokens": error.n_tokens, "n_ctx": error.n_ctx}
     named = _FIRST_NAME.match(message)
-    param = named[0] if named is not None and named[0] in fields else None
+    names = [named[0]] if named is not None else []
+    if isinstance(error, GrammarError):
+        names += _GRAMMARS
+    param = next((name for name in names if name in fields), None)
     return ApiError(
         found.status, message, found.type,
         code=found.code, param=param, more=more, headers=_HEADERS.get(found.status),

@@ -9,7 +9,7 @@ from typing import Any
 from .body import BOOL, INTEGER, LIST, NUMBER, OBJECT, STRING, Kind, Object, either, list_of
 from .errors import invalid
 
-__all__ = ["GENERATION", "OPENAI", "generation_options"]
+__all__ = ["GENERATION", "OPENAI", "generation_options", "texts_or_ids"]
 
 _SAMPLING: Mapping[str, Kind] = {
     "temperature": NUMBER,
@@ -76,11 +76,16 @@ GENERATION: Mapping[str, Kind] = {
     "max_completion_tokens": INTEGER,
 }
 _MAX_N = 128
+_MAX_ITEMS = 2048
 _SEEDS = 2**32 - 1
 
 
-def generation_options(given: Object) -> Object:
+def generation_options(given: Object, n_vocab: int) -> Object:
     """Return the fields of a request, of which the types are checked, as options.
+
+    Args:
+        given: The fields.
+        n_vocab: Number of tokens of the model.
 
     Raises:
         ApiError: A value is out of range.
@@ -92,7 +97,7 @@ def generation_options(given: Object) -> Object:
     if "seed" in options:  # any integer is one for OpenAI
         options["seed"] = options["seed"] % _SEEDS if options["seed"] >= 0 else -1
     if "logit_bias" in options:
-        options["logit_bias"] = _bias(options["logit_bias"])
+        options["logit_bias"] = _bias(options["logit_bias"], n_vocab)
     n = given.get("n", 1)
     if not 1 <= n <= _MAX_N:
         raise invalid("n", f"n must be from 1 to {_MAX_N}, got {n}")
@@ -106,7 +111,38 @@ def generation_options(given: Object) -> Object:
     return options
 
 
-def _bias(given: Any) -> dict[str | int, float]:
+def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | list[int]]:
+    """Return the items of OpenAI's `prompt` or `input`: one or several texts or lists of token ids.
+
+    Raises:
+        ApiError: They are something else, too many, or a token does not exist.
+    """
+    items = [given] if isinstance(given, str) or (given and all(map(_is_id, given))) else given
+    if not items:
+        raise invalid(name, f"{name} must not be empty")
+    if len(items) > _MAX_ITEMS:
+        raise invalid(name, f"{name} has {len(items)} items; at most {_MAX_ITEMS} are allowed")
+    for i, item in enumerate(items):
+        where = name if len(items) == 1 else f"{name}[{i}]"
+        if isinstance(item, str):
+            continue
+        if not (isinstance(item, list) and item and all(map(_is_id, item))):
+            raise invalid(name, f"{where} must be a string or a list of token ids")
+        for token in item:
+            if not 0 <= token < n_vocab:
+                raise invalid(
+                    name,
+                    f"{where}: the token {token} does not exist; this model has 0 to {n_vocab - 1}."
+                    " Send text, or ids of this model's /tokenize",
+                )
+    return [*items]
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _bias(given: Any, n_vocab: int) -> dict[int, float]:
     """Return a bias by token id; `false` forbids a token, as in llama-server."""
     pairs = [*given.items()] if isinstance(given, dict) else given
     found = {}
@@ -114,7 +150,10 @@ def _bias(given: Any) -> dict[str | int, float]:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise invalid("logit_bias", "logit_bias must be an object or a list of [id, bias]")
         token, bias = pair
-        if isinstance(token, bool) or not isinstance(token, (str, int)):
-            raise invalid("logit_bias", f"logit_bias: {token!r:.60} is not a token id")
+        if isinstance(token, str) and token.isascii() and token.isdigit():
+            token = int(token[:20])
+        if not _is_id(token) or not 0 <= token < n_vocab:
+            message = f"logit_bias: {token!r:.60} is not a token id, 0 to {n_vocab - 1}"
+            raise invalid("logit_bias", message)
         found[token] = -math.inf if bias is False else bias
     return found
