@@ -111,8 +111,9 @@ def test_leaving_in_prefill_frees_the_slot(
     for attempt in range(20):  # until the pause comes during the prefill
         body = {"prompt": [attempt + 100, *tokens], "stream": stream}
         connection = connect(busy_server.url)
-        connection.sendall(request_bytes("/v1/completions", {**body, "max_tokens": 1}))
-        wait_for(lambda: n_requests(busy) == 1 or all_is_free(busy_server, busy))
+        connection.sendall(request_bytes("/v1/completions", {**body, **LONG}))
+        begun = (RequestState.PREFILLING, RequestState.DECODING)
+        wait_for(lambda: bool(states(busy)) and states(busy)[0] in begun)
         engine_of(busy).pause()
         found = states(busy)
         leave(connection, False)
@@ -174,12 +175,15 @@ def test_more_answers_than_ever_fit_are_400(busy_server: HttpServer) -> None:
 
 def test_a_reader_that_stops_is_cut_and_others_are_not(busy: LlamaPool) -> None:
     with busy.serve(send_timeout_s=0.2, ping_s=0.05) as server:
-        big = {"prompt": "x", "logprobs": 20, "stream": True, "n": 2}  # about 1 MB
-        slow = connect(server.url)
+        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        slow.sendall(request_bytes("/v1/completions", {**big, **LONG, "temperature": 1}))
+        slow.connect(("127.0.0.1", server.port))
+        body = {"prompt": "x", "logprobs": 20, "stream": True, **LONG}  # far more than buffers hold
+        slow.sendall(request_bytes("/v1/completions", body))
         wait_for(lambda: n_requests(busy) > 0)
-        assert post(f"{server.url}/v1/completions", {"prompt": "1 + 1 =", "max_tokens": 4}).status
+        other = post(f"{server.url}/v1/completions", {"prompt": "1 + 1 =", "max_tokens": 4})
+        assert other.status == 200
         wait_for(lambda: all_is_free(server, busy))
         slow.close()
 
@@ -228,6 +232,7 @@ def test_draining_refuses_new_work_and_lets_running_answers_end(busy: LlamaPool)
         engine_of(busy).resume()
         thread.join()
         closing.join()
+        connection.close()
     assert replies[0].events[-1] == "[DONE]"
 
 
