@@ -38,6 +38,7 @@ from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
+from .echo import prepend
 from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
 from .openai_options import OpenAIOptions, take_openai_options
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..embeddings.embedder import Embedder, RerankResult
+    from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
     from ..generation.text import Stop
     from ..progress import Progress
@@ -81,8 +83,10 @@ _open_lock = threading.Lock()
 class CompletionOptions(GenerationOptions, OpenAIOptions, total=False):
     """`GenerationOptions` and OpenAI's other options of a completion, see `OpenAIOptions`.
 
-    `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
-    the *n* with the best mean log-probability are returned. `model`: the name in the response.
+    `echo`: begin with the prompt; with `logprobs` also with its log-probabilities, which are
+    computed in a context of their own. `n`: number of answers. `best_of`: number of answers to
+    generate; the *n* with the best mean log-probability are returned. `model`: the name in the
+    response.
     """
 
     echo: bool
@@ -132,6 +136,7 @@ class Llama(Session, ModelFacts):
             source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
         self._embedder: Embedder | None = None
+        self._scorer: Scorer | None = None
         self._lock = threading.Lock()
         model, owned = open_model(
             source,
@@ -181,6 +186,8 @@ class Llama(Session, ModelFacts):
         """End running generations and free everything. Calling it again does nothing."""
         if self._embedder is not None:
             self._embedder.close()
+        if self._scorer is not None:
+            self._scorer.close()
         self.engine.close()
 
     def serve(
@@ -456,7 +463,7 @@ class Llama(Session, ModelFacts):
             prompt: Text or token ids.
             suffix: Text after the answer; the model fills the gap.
             max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
-                context is full.
+                context is full; 0: none, with `echo` only.
             stream: Return chunks.
             **options: See `CompletionOptions`.
 
@@ -466,7 +473,9 @@ class Llama(Session, ModelFacts):
         """
         prepared = self._completion(prompt, suffix, max_tokens, options, stream)
         runs = run(self.engine, prepared.request)
-        return (completions.stream if stream else completions.whole)(prepared, runs)
+        if stream:
+            return completions.stream(prepared, runs)
+        return self._echoed(prepared, completions.whole(prepared, runs))
 
     __call__ = create_completion
 
@@ -508,11 +517,39 @@ class Llama(Session, ModelFacts):
             handles = await run_async(engine, prepared.request)
             if stream:
                 return completions.stream_async(prepared, handles)
-            return await completions.whole_async(prepared, handles)
+            answer = await completions.whole_async(prepared, handles)
+            if prepared.echoed is None:
+                return answer
+            return await whole_async(lambda: self._echoed(prepared, answer))
         runs = run(self.engine, prepared.request)
         if stream:
             return stream_async(lambda: completions.stream(prepared, runs))
-        return await whole_async(lambda: completions.whole(prepared, runs))
+        return await whole_async(lambda: self._echoed(prepared, completions.whole(prepared, runs)))
+
+    def _echoed(
+        self, prepared: completions.PreparedCompletion, answer: CreateCompletionResponse
+    ) -> CreateCompletionResponse:
+        """Put the prompt and its log-probabilities before *answer*, if that was asked for."""
+        if prepared.echoed is not None:
+            tokens = prepared.request.tokens
+            if self._adapters:
+                raise ValidationError(
+                    "echo=True with logprobs scores the prompt without LoRA adapters; remove them"
+                )
+            n = prepared.request.options["logprobs"] or 0
+            scores = self._prompt_scorer.alternatives(tokens, n)
+            prepend(answer, self.model.vocab, prepared.echoed, tokens, scores)
+        return answer
+
+    @property
+    def _prompt_scorer(self) -> Scorer:
+        """Scores prompts, in a context of its own; created on first use."""
+        from ..embeddings.scorer import Scorer
+
+        with self._lock:
+            if self._scorer is None:
+                self._scorer = Scorer(self.model, n_threads=self.config.n_threads or 0)
+        return self._scorer
 
     @overload
     def create_chat_completion(

@@ -62,6 +62,8 @@ async def _create(call: Call) -> Answer:
     best_of: int = options.get("best_of", n)
     if best_of < n:
         raise invalid("best_of", f"best_of must be at least n, which is {n}, got {best_of}")
+    if given.get("stream") and options.get("echo") and "logprobs" in options:
+        raise invalid("echo", "echo with logprobs cannot be streamed; leave out one of them")
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):

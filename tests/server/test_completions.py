@@ -11,7 +11,7 @@ from support.http_requests import post
 from support.server_state import n_requests, wait_for
 from support.strict_types import assert_strict
 
-from llama_cffi import LlamaPool
+from llama_cffi import LlamaPool, Scorer
 
 ASK: dict[str, Any] = {"model": "demo", "prompt": "1 + 1 =", "max_tokens": 6, "temperature": 0}
 TWO: list[Any] = ["once upon", "the weather"]
@@ -90,6 +90,35 @@ def test_logprobs_have_one_entry_per_token(client: openai.OpenAI) -> None:
     assert "".join(choice.logprobs.tokens).removesuffix("<|im_end|>") == choice.text
     assert all(value <= 0 for value in choice.logprobs.token_logprobs)
     assert all(2 <= len(top) <= 3 for top in choice.logprobs.top_logprobs)
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 6])
+def test_echo_with_logprobs_scores_the_prompt_as_harnesses_ask(
+    client: openai.OpenAI, pool: LlamaPool, max_tokens: int
+) -> None:
+    asked: Any = {**ASK, "max_tokens": max_tokens}
+    answer = client.completions.create(**asked, echo=True, logprobs=1)
+    data = answer.model_dump(exclude_unset=True)
+    scores = data["choices"][0]["logprobs"]
+    assert scores["token_logprobs"][0] is scores["top_logprobs"][0] is None
+    for name in ("token_logprobs", "top_logprobs"):  # OpenAI's, too, is null for the first token
+        scores[name] = scores[name][1:]
+    assert_strict(Completion.model_construct(**data))
+    assert scores["text_offset"][0] == 0
+    tokens = pool.llm.tokenize("1 + 1 =", True, True)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(tokens)
+    assert answer.usage.completion_tokens <= max_tokens
+    assert len(scores["tokens"]) >= len(tokens)
+    with Scorer(pool.llm.model, n_threads=1) as scorer:
+        expected = scorer.logprobs(tokens)
+    assert scores["token_logprobs"][: len(tokens) - 1] == pytest.approx(expected, abs=0.05)
+    if max_tokens == 0:
+        assert answer.choices[0].text == "1 + 1 ="
+        assert answer.choices[0].finish_reason == "length"
+    else:
+        plain = client.completions.create(**asked).choices[0].text
+        assert answer.choices[0].text == "1 + 1 =" + plain
 
 
 def test_a_stop_string_is_cut_off(client: openai.OpenAI) -> None:
