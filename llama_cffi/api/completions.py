@@ -108,7 +108,7 @@ def prepare(
         if echo and suffix is not None:
             raise ValidationError("echo=True with logprobs excludes suffix; leave out one of them")
     scores_prompt = echo and logprobs is not None
-    is_empty = max_tokens == 0 and echo  # only the prompt is wanted
+    is_empty = max_tokens == 0 and echo and not stream  # only the prompt is wanted
     tokens = prompt_tokens(model, prompt, suffix)
     text = ""
     if echo or logprobs is not None:

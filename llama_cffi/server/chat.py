@@ -41,6 +41,8 @@ _FIELDS: Mapping[str, Kind] = {
     "thinking_budget_tokens": INTEGER,
     "reasoning_budget_tokens": INTEGER,
     "chat_template_kwargs": OBJECT,
+    "continue_final_message": BOOL,
+    "add_generation_prompt": BOOL,
     "modalities": LIST,
     "audio": OBJECT,
     "web_search_options": OBJECT,
@@ -135,7 +137,7 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
     """
     given = take(body, _FIELDS, "messages")
     messages = given.pop("messages")
-    _check_end(messages)
+    is_continued = _is_continued(messages, given)
     options = generation_options(given, len(model.llm.model.vocab))
     if given.get("n", 1) != 1:
         options["n"] = given["n"]
@@ -156,6 +158,9 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
         _drop_foreign_tools(options)
     if "reasoning_effort" in options:
         _fit_effort(model, options)
+    if is_continued:
+        options["continue_final_message"] = True
+        options.pop("reasoning_effort", None)
     return messages, {**options, "model": model.name}
 
 
@@ -167,18 +172,34 @@ def chat_prompt(model: ServedModel, body: Object) -> str:
         TemplateError: The chat template refuses the messages.
     """
     messages, options = chat_options(model, body)
-    names = ("thinking", "reasoning_effort", "chat_template_kwargs")
+    names = ("thinking", "reasoning_effort", "chat_template_kwargs", "continue_final_message")
     rendering: Any = {name: options[name] for name in names if name in options}
     if options.get("tool_choice") != "none":
         rendering["tools"] = options.get("tools")
     return model.llm.renderer.render(messages, **rendering).text
 
 
-def _check_end(messages: list[Any]) -> None:
-    """Refuse two messages of the assistant at the end: only one of them could be continued."""
-    roles = [message.get("role") for message in messages[-2:] if isinstance(message, dict)]
+def _is_continued(messages: list[Any], given: Object) -> bool:
+    """Return whether the answer continues the last message; by default one of the assistant.
+
+    Raises:
+        ApiError: It is said to be continued and followed by a new one; or two messages of the
+            assistant are at the end, of which only one could be continued.
+    """
+    last = [message for message in messages[-2:] if isinstance(message, dict)]
+    roles = [message.get("role") for message in last]
     if roles == ["assistant", "assistant"]:
         raise invalid("messages", "messages ends with two messages of the assistant; join them")
+    asked = given.pop("continue_final_message", None)
+    is_new: bool = given.pop("add_generation_prompt", False)
+    if asked and is_new:
+        raise invalid(
+            "continue_final_message",
+            "continue_final_message and add_generation_prompt exclude each other; give one",
+        )
+    if asked is not None:
+        return bool(asked)
+    return roles[-1:] == ["assistant"] and not is_new and not last[-1].get("tool_calls")
 
 
 def _drop_foreign_tools(options: Object) -> None:

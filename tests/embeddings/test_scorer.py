@@ -319,5 +319,5 @@ def test_alternatives_are_the_most_probable_tokens(llama: Model) -> None:
         assert made.alternatives(tokens[:1], 2) == []
         with pytest.raises(ValidationError, match="no token"):
             made.alternatives([], 1)
-        with pytest.raises(ValidationError, match="n must be"):
+        with pytest.raises(ValidationError, match="n=-1"):
             made.alternatives(tokens, -1)

@@ -337,3 +337,47 @@ def test_a_repeated_prompt_is_cached(url: str) -> None:
     first, second = (post(f"{url}/chat/completions", body).json["usage"] for _ in range(2))
     assert first["total_tokens"] == second["total_tokens"]
     assert second["prompt_tokens_details"]["cached_tokens"] > 20
+
+
+def prompt_of(url: str, **body: Any) -> Any:
+    return post(f"{url}/apply-template", body)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("The sum", "The sum"),
+        ([{"type": "text", "text": "The"}, {"type": "text", "text": "sum"}], "The\n\nsum"),
+    ],
+)
+def test_a_last_message_of_the_assistant_is_continued(url: str, content: Any, text: str) -> None:
+    messages = [*ASK, {"role": "assistant", "content": content}]
+    begun = prompt_of(url, messages=messages).json["prompt"]
+    assert begun.endswith(f"assistant\n{text}") or begun.endswith(f"</think>\n\n{text}")
+    asked = prompt_of(url, messages=messages, continue_final_message=True).json["prompt"]
+    assert asked == begun
+    for more in ({"continue_final_message": False}, {"add_generation_prompt": True}):
+        new = prompt_of(url, messages=messages, **more).json["prompt"]
+        assert not new.endswith(text)
+    reply = post(f"{url}/chat/completions", {**GREEDY, "messages": messages, "max_tokens": 4})
+    assert reply.status == 200, reply.body
+    raw = post(f"{url}/completions", {"prompt": begun, "temperature": 0, "max_tokens": 4}).json
+    assert reply.json["usage"]["prompt_tokens"] == raw["usage"]["prompt_tokens"]
+    both = {"continue_final_message": True, "add_generation_prompt": True}
+    assert post(f"{url}/chat/completions", {"messages": messages, **both}).status == 400
+    user = post(f"{url}/chat/completions", {**GREEDY, "continue_final_message": True})
+    assert user.status == 400
+    assert user.error["param"] == "continue_final_message"
+
+
+def test_reasoning_is_a_field_of_its_own(url: str) -> None:
+    body = {**GREEDY, "reasoning_effort": "high", "max_tokens": 80}
+    message = post(f"{url}/chat/completions", body).json["choices"][0]["message"]
+    assert message["reasoning_content"]
+    assert "think" not in message["content"]
+    events = post(f"{url}/chat/completions", {**body, "stream": True}).events[:-1]
+    deltas = [event["choices"][0]["delta"] for event in events]
+    for name in ("reasoning_content", "content"):
+        assert "".join(delta.get(name) or "" for delta in deltas) == message[name]
+    history = [*ASK, {"role": "assistant", **message}, *ASK]
+    assert post(f"{url}/chat/completions", {**body, "messages": history}).status == 200
