@@ -12,6 +12,7 @@ import uvicorn
 from ..errors import LlamaError
 from ..validation import check_float, check_int, check_str
 from .call import ServerState
+from .protocol import limited_protocol
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -48,8 +49,10 @@ class HttpServer:
             listener.close()
             raise
         self.host, self.port = host, int(listener.getsockname()[1])
+        timeout_s = self._state.settings.body_timeout_s
         config = uvicorn.Config(
             app,
+            http=limited_protocol(_MAX_HEADERS, timeout_s),
             log_config=None,
             access_log=False,
             ws="none",

@@ -40,7 +40,7 @@ class Settings:
         max_waiting: Most requests of a model that wait for others; further ones get status 429.
         max_body_bytes: Size limit of a request's body.
         max_json_depth: Most levels of nesting in a request's JSON.
-        body_timeout_s: Seconds in which a request's body must arrive.
+        body_timeout_s: Seconds in which a request's headers, and its body, must arrive.
         send_timeout_s: Seconds after which a client that reads nothing is disconnected.
         ping_s: Seconds without an event after which a stream gets a comment, which keeps proxies
             and clients from giving up.
