@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from importlib import import_module
@@ -76,6 +76,7 @@ __all__ = [
 T = TypeVar("T")
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 _NO_LOGPROBS = "a stream of text has no logprobs; use create_completion(stream=True)"
+_LONG = 20_000  # characters: some 10 ms of rendering and tokenizing
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
@@ -511,7 +512,9 @@ class Llama(Session, ModelFacts):
         **options: Unpack[CompletionOptions],
     ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
         """Call `create_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        prepared = await _prepared(
+            lambda: self._completion(prompt, suffix, max_tokens, options, stream), prompt
+        )
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -619,7 +622,9 @@ class Llama(Session, ModelFacts):
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
+        prepared = await _prepared(
+            lambda: self.chat.prepare(messages, options, self.model_path, stream=stream), messages
+        )
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -920,6 +925,23 @@ async def _pieces_async(first: str, handle: RequestHandle) -> AsyncIterator[str]
         async for step in steps:
             if step.text:
                 yield step.text
+
+
+async def _prepared(prepare: Callable[[], T], prompt: object) -> T:
+    """Return what *prepare* does; where the prompt is long, the event loop goes on meanwhile."""
+    return await whole_async(prepare) if _n_characters(prompt) > _LONG else prepare()
+
+
+def _n_characters(prompt: object, depth: int = 4) -> int:
+    """Return the length of a text, or of the contents of messages: messages, parts, text."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, Mapping):
+        content = prompt.get("content") or prompt.get("text")
+        return _n_characters(content, depth - 1) if depth else 0
+    if isinstance(prompt, (list, tuple)) and depth and prompt and not isinstance(prompt[0], int):
+        return sum(_n_characters(item, depth - 1) for item in prompt)
+    return 0
 
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,14 @@ from .sse import event
 if TYPE_CHECKING:
     from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
-__all__ = ["chat_options", "chat_prompt", "routes", "start_chat", "start_chat_stream"]
+__all__ = [
+    "chat_options",
+    "chat_prompt",
+    "count_tokens",
+    "routes",
+    "start_chat",
+    "start_chat_stream",
+]
 
 _FIELDS: Mapping[str, Kind] = {
     **GENERATION,
@@ -67,10 +75,8 @@ async def _create(call: Call) -> Answer:
 
 
 async def _count(call: Call) -> Answer:
-    messages, options = chat_options(call.model, call.body)
-    options.pop("stream_options", None)
-    prepared = call.model.llm.chat.prepare(messages, options)
-    return Json({"object": "response.input_tokens", "input_tokens": len(prepared.request.tokens)})
+    n = await asyncio.to_thread(count_tokens, call.model, call.body)
+    return Json({"object": "response.input_tokens", "input_tokens": n})
 
 
 async def start_chat(call: Call, model: ServedModel, body: Object) -> CreateChatCompletionResponse:
@@ -162,6 +168,18 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
         options["continue_final_message"] = True
         options.pop("reasoning_effort", None)
     return messages, {**options, "model": model.name}
+
+
+def count_tokens(model: ServedModel, body: Object) -> int:
+    """Return the number of tokens of a request's prompt.
+
+    Raises:
+        ApiError: A field is wrong.
+        TemplateError: The chat template refuses the messages.
+    """
+    messages, options = chat_options(model, body)
+    options.pop("stream_options", None)
+    return len(model.llm.chat.prepare(messages, options).request.tokens)
 
 
 def chat_prompt(model: ServedModel, body: Object) -> str:

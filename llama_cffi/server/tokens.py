@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.routing import BaseRoute
@@ -35,7 +36,7 @@ async def _tokenize(call: Call) -> Answer:
     given = take(call.body, _TOKENIZE, "content")
     llm = call.model.llm
     special = given.get("add_special", False), given.get("parse_special", True)
-    tokens = llm.tokenize(given["content"], *special)
+    tokens = await asyncio.to_thread(llm.tokenize, given["content"], *special)
     if not given.get("with_pieces"):
         return Json({"tokens": tokens})
     vocab = llm.model.vocab
@@ -57,4 +58,4 @@ async def _detokenize(call: Call) -> Answer:
 
 
 async def _apply_template(call: Call) -> Answer:
-    return Json({"prompt": chat_prompt(call.model, call.body)})
+    return Json({"prompt": await asyncio.to_thread(chat_prompt, call.model, call.body)})
