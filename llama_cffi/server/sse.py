@@ -22,15 +22,17 @@ _HEADERS = [
     (b"x-accel-buffering", b"no"),  # nginx would collect the events
 ]
 _PING = b": ping\n\n"
+# `json.dumps` would make an encoder for each event.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _LOWEST = -9999.0  # OpenAI's log-probability of what is next to impossible
 
 
 def dumps(value: object) -> bytes:
     """Return a value as JSON in UTF-8; numbers that JSON cannot write become finite ones."""
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _encode(value)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
+        text = _encode(_finite(value))
     return text.encode("utf-8", "replace")
 
 
