@@ -149,7 +149,8 @@ def _bias(given: Any, n_vocab: int) -> dict[int, float]:
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise invalid("logit_bias", "logit_bias must be an object or a list of [id, bias]")
-        token, bias = pair
+        token: Any = pair[0]
+        bias = pair[1]
         if isinstance(token, str) and token.isascii() and token.isdigit():
             token = int(token[:20])
         if not _is_id(token) or not 0 <= token < n_vocab:
