@@ -233,6 +233,15 @@ class InferenceEngine:
         """
         self._thread.start()
 
+    def check_open(self) -> None:
+        """Raise unless requests are accepted.
+
+        Raises:
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self._thread.check_open()
+
     def run(self) -> None:
         """Answer requests in this thread until `shutdown`.
 

@@ -151,7 +151,7 @@ def _bias(given: Any, n_vocab: int) -> dict[int, float]:
             raise invalid("logit_bias", "logit_bias must be an object or a list of [id, bias]")
         named, bias = pair
         is_text = isinstance(named, str) and named.isascii() and named.isdigit()
-        token = int(named[:20]) if is_text else named if _is_id(named) else -1
+        token = int(named[:20]) if is_text else int(named) if _is_id(named) else -1
         if not 0 <= token < n_vocab:
             message = f"logit_bias: {named!r:.60} is not a token id, 0 to {n_vocab - 1}"
             raise invalid("logit_bias", message)

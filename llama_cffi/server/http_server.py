@@ -67,6 +67,8 @@ class HttpServer:
         self._thread.start()
         while not self._server.started:
             if not self._thread.is_alive():
+                listener.close()
+                self._state.models.close()
                 raise LlamaError("the server has stopped while it started; see the log")
             time.sleep(_POLL_S / 10)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from ..errors import ClosedError
+from ..errors import LlamaError
 from .call import Answer, Call, Endpoint, Json
 from .errors import ApiError, not_supported
 from .models import ServedModel
@@ -30,9 +30,11 @@ def routes() -> list[BaseRoute]:
 async def _health(call: Call) -> Answer:
     if call.state.is_draining:
         raise ApiError(503, "the server is shutting down", "unavailable_error")
-    for model in call.state.models:
-        if model.llm.closed:
-            raise ClosedError(f"the model {model.name} is closed")
+    try:
+        for model in call.state.models:
+            model.check_open()
+    except LlamaError as e:
+        raise ApiError(503, str(e), "unavailable_error") from e
     return Json({"status": "ok"})
 
 

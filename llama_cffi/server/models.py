@@ -14,6 +14,7 @@ from ..api.config import LlamaConfig
 from ..api.llama import Llama
 from ..api.pool import LlamaPool
 from ..errors import ClosedError, ContextOverflowError, QueueFullError, ValidationError
+from ..scheduler import InferenceEngine
 from .errors import ApiError
 from .settings import Settings
 
@@ -74,6 +75,17 @@ class ServedModel:
     def fingerprint(self) -> str:
         """OpenAI's `system_fingerprint`: the build of llama.cpp, which may change answers."""
         return f"fp_{self.llm.model.library.build.tag or 'unknown'}"
+
+    def check_open(self) -> None:
+        """Raise unless requests are accepted.
+
+        Raises:
+            ClosedError: The model is closed.
+            EngineDeadError: Its engine has stopped on an error.
+        """
+        engine = self.llm.engine
+        if isinstance(engine, InferenceEngine):
+            engine.check_open()
 
     def open(self) -> None:
         """Load the model, unless it is loaded.

@@ -54,6 +54,42 @@ def test_a_closed_model_is_503(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_died_is_told_and_not_asked_again(
+    tiny_model: Path, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Llama(tiny_model, n_parallel=2, n_ctx=64, n_threads=1) as llm, llm.serve() as server:
+
+        def die() -> None:
+            raise MemoryError("no more")
+
+        engine: Any = llm.engine
+        monkeypatch.setattr(engine._core, "step", die)
+        reply = post(f"{server.url}/v1/completions", {**ASK, "stream": stream})
+        if stream:
+            assert reply.events[-1]["error"]["type"] == "server_error"
+        else:
+            assert reply.status == 500
+            assert reply.headers["x-should-retry"] == "false"
+        assert post(f"{server.url}/v1/completions", ASK).status == 500
+        assert get(f"{server.url}/health").status == 503
+
+
+def test_a_program_that_forgets_its_server_can_end(child: Child, tiny_model: Path) -> None:
+    done = child(
+        """
+        import sys
+        from llama_cffi import Llama
+        server = Llama(sys.argv[1], n_parallel=2, n_ctx=64, n_threads=1).serve()
+        print(server)
+        """,
+        tiny_model,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("<HttpServer http://127.0.0.1:")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_model_without_n_parallel_is_served_too(tiny_model: Path, stream: bool) -> None:
     with Llama(tiny_model, n_ctx=64, n_threads=1) as llm, llm.serve() as server:
         alone = llm.create_completion("abc", max_tokens=3, temperature=0)["choices"][0]["text"]
