@@ -43,7 +43,11 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("-a", "--alias", default="", help="names of the model, with commas")
     listening = parser.add_argument_group("listening")
-    listening.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    listening.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address, or the path of a Unix socket that ends with .sock (default: 127.0.0.1)",
+    )
     listening.add_argument(
         "--port", type=int, default=8080, metavar="N", help="port; 0: a free one (default: 8080)"
     )
@@ -110,7 +114,7 @@ def _run(args: argparse.Namespace) -> int:
         chat_format=args.chat_template,
     )
     keys = _keys(args)
-    if not keys and args.host not in _LOCAL:
+    if not keys and args.host not in _LOCAL and not args.host.endswith(".sock"):
         print(
             f"warning: everybody who reaches {args.host} can use the server; set --api-key",
             file=sys.stderr,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpServer"]
 
 _MAX_HEADERS = 64 * 1024  # long keys and cookies
+_BACKLOG = 2048
 _POLL_S = 0.02
 _CUT_S = 5.0  # for clients to get the error
 
@@ -30,7 +32,8 @@ class HttpServer:
 
     Args:
         app: From `create_app`; its models are loaded now.
-        host: The address to listen on; 0.0.0.0 and :: are all of this machine's.
+        host: The address to listen on; 0.0.0.0 and :: are all of this machine's. A path that ends
+            with `.sock`: a Unix socket there.
         port: The port; 0: a free one.
 
     Raises:
@@ -48,7 +51,7 @@ class HttpServer:
         except BaseException:
             listener.close()
             raise
-        self.host, self.port = host, int(listener.getsockname()[1])
+        self.host, self.port = host, 0 if _is_path(host) else int(listener.getsockname()[1])
         timeout_s = self._state.settings.body_timeout_s
         config = uvicorn.Config(
             app,
@@ -74,7 +77,9 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where it can be reached on this machine: http://HOST:PORT."""
+        """Where it can be reached on this machine: http://HOST:PORT, or unix:PATH."""
+        if _is_path(self.host):
+            return f"unix:{self.host}"
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -95,6 +100,8 @@ class HttpServer:
             self._server.should_exit = True
             self._thread.join()
             self._listener.close()
+            if _is_path(self.host):
+                Path(self.host).unlink(missing_ok=True)
 
     @property
     def is_running(self) -> bool:
@@ -121,10 +128,40 @@ def _listen(host: str, port: int) -> socket.socket:
         LlamaError: The address is in use, or not one of this machine's.
     """
     try:
+        if _is_path(host):
+            return _listen_at(Path(host))
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as e:
+        where = host if _is_path(host) else f"{host}:{port}"
         raise LlamaError(
-            f"cannot listen on {host}:{port}: {e.strerror or e}; choose another port, or 0 for a "
-            "free one"
+            f"cannot listen on {where}: {e.strerror or e}; choose another port, or 0 for a free one"
         ) from e
+
+
+def _is_path(host: str) -> bool:
+    return host.endswith(".sock")
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """Return a listening Unix socket, which only this user can open.
+
+    Raises:
+        OSError: It cannot be made there, or another server listens on it.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("this system has no Unix sockets")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise OSError("another server listens there")
+            path.unlink()  # of a server that was killed
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

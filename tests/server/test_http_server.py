@@ -187,3 +187,22 @@ def test_importing_the_package_imports_no_server(child: Child) -> None:
         print([name for name in ("starlette", "uvicorn") if name in sys.modules])
     """)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_unix_socket(pool: LlamaPool, tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX) as stale:  # of a server that was killed
+        stale.bind(str(path))
+    with pool.serve(str(path)) as server:
+        assert server.url == f"unix:{path}"
+        assert path.stat().st_mode & 0o777 == 0o600
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        with pytest.raises(LlamaError, match="another server listens there"):
+            pool.serve(str(path))
+    assert not path.exists()
+    with pytest.raises(LlamaError, match="cannot listen on"):
+        pool.serve(str(tmp_path / "missing" / "x.sock"))
