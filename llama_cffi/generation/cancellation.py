@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
+from ..context_managers import contextmanager
 from ..errors import CancelledError, DeadlineExceededError, DecodeAbortedError
 
 if TYPE_CHECKING:
