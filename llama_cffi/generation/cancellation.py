@@ -209,7 +209,9 @@ class _Watcher:
         # Main thread only: the listening tokens, newest last, and the descriptors they replaced.
         self._listening: list[CancelToken] = []
         self._replaced: list[int] = []
-        threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True)
+        with suppress(RuntimeError):  # Python 3.12 starts none while it exits, and can do without
+            thread.start()
 
     def watch(self, token: CancelToken) -> None:
         with self._lock:
