@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...chat.scanner import loads
@@ -39,7 +39,7 @@ async def events(
     chunks: AsyncIterator[CreateChatCompletionStreamResponse],
     options: ChatCompletionOptions,
     n_prompt: int = 0,
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """Yield the events of a stream: names and data.
 
     What *chunks* raise passes through; the `error` event is `("error", error_body(...))`.

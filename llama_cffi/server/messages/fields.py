@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...errors import ValidationError
 from ...validation import INT32_MAX, shown
 
 __all__ = ["Fields", "Kind", "typed"]
 
-Kind = type | tuple[type, ...]
+Kind: TypeAlias = "type | tuple[type, ...]"
 
 _KINDS: dict[Kind, str] = {
     str: "a string",

@@ -19,7 +19,7 @@ __all__ = ["ChatRequest", "chat_request"]
 _MAX_TOKENS = 4096  # llama-server's default; Anthropic requires the field
 # Claude Code begins its system prompt with this line. Two of its values change with each request,
 # and would make every prompt a new one from its first tokens on.
-_BILLING = re.compile(r"\s*x-anthropic-billing-header:[^\n]*\n?")
+_BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n?")
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 _MEDIA = {
     "image": "is a picture, and the model reads text only; describe it in text",
@@ -45,11 +45,11 @@ def chat_request(body: object, family: Family) -> ChatRequest:
     """Convert the body of `POST /v1/messages`, or of `/v1/messages/count_tokens`.
 
     Unknown fields are ignored, and so are tools that Anthropic runs, `cache_control` and
-    `metadata`. What the model cannot switch, reasoning above all, stays as it is.
+    `metadata`. Reasoning that the model cannot switch on or off stays as it is.
 
     Args:
         body: The JSON.
-        family: The model's family, which says whether it reasons.
+        family: The model's family, which says whether its reasoning can be switched.
 
     Raises:
         ValidationError: A known field has a wrong type or value, or a block is neither text, nor
@@ -82,10 +82,8 @@ def chat_request(body: object, family: Family) -> ChatRequest:
 
 def _system(content: str | list[Any], path: str) -> list[Mapping[str, object]]:
     """Return the system message, if it has any text."""
-    parts = [_BILLING.sub("", text, 1) if _BILLING.match(text) else text
-             for text in _texts(content, path)]  # fmt: skip
-    parts = [part for part in parts if part]
-    return [{"role": "system", "content": _content(parts)}] if parts else []
+    texts = [*filter(None, (_BILLING.sub("", text) for text in _texts(content, path)))]
+    return [{"role": "system", "content": _content(texts)}] if texts else []
 
 
 def _messages(fields: Fields) -> list[Mapping[str, object]]:
@@ -114,10 +112,9 @@ def _messages(fields: Fields) -> list[Mapping[str, object]]:
             texts.append(_text(block))
     if role == "user":
         # Results follow the calls that they answer, whatever was written before them.
-        return [
-            *results,
-            *([{"role": role, "content": _content(texts)}] if texts or not results else []),
-        ]
+        if texts or not results:
+            results.append({"role": role, "content": _content(texts)})
+        return results
     message: dict[str, object] = {"role": role, "content": _content(texts)}
     if reasoning:
         message["reasoning_content"] = "\n".join(reasoning)

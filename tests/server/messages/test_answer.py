@@ -98,13 +98,14 @@ def read_whole(message: object, status: int = 200) -> Message:
     """Return the message that the client makes of a body."""
     RESPONSE.clear()
     RESPONSE.update(status_code=status, json=message)
-    return CLIENT.messages.create(**ANY)
+    made: Message = CLIENT.messages.create(**ANY)
+    return made
 
 
 def check(found: Sequence[Event], message: object) -> Message:
     """Check types and order of events, and that the client builds *message* from them."""
-    for name, data in found:
-        assert strictly(RawMessageStreamEvent, data).type == name
+    for name, event in found:
+        assert strictly(RawMessageStreamEvent, event).type == name
     blocks: list[list[Any]] = []
     names = [name for name, _ in found]
     assert names[0] == "message_start"
@@ -129,7 +130,7 @@ def check(found: Sequence[Event], message: object) -> Message:
             assert begin["input"] == {}
             assert {*kinds} <= {"input_json_delta"}
     built = read(found)
-    given = strictly(Message, message)
+    given: Message = strictly(Message, message)
     assert built.to_dict() == {**given.to_dict(), "stop_details": None}
     assert read_whole(message) == given
     return given
@@ -340,7 +341,7 @@ def chunk_lists(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any], str, str, l
     reasoning = draw(st.text(max_size=12))
     deltas: list[Any] = [{"role": "assistant", "content": draw(st.sampled_from(["", None]))}]
     deltas += [{"reasoning_content": piece} for piece in draw(pieces(reasoning))]
-    texts, calls = "", []
+    texts, calls = "", list[Any]()
     for part in parts:
         if part == "text":
             text = draw(st.text(max_size=12))

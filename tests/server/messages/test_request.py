@@ -245,7 +245,7 @@ def test_fields_become_options_that_a_chat_takes(
 
 def test_unknown_fields_null_fields_and_metadata_change_nothing(family: Family) -> None:
     given = {**HELLO, "tools": [WEATHER]}
-    more = {
+    more: dict[str, Any] = {
         "metadata": {"user_id": "u"}, "service_tier": "auto", "container": None, "mcp_servers": [],
         "speed": "fast", "system": None, "temperature": None, "thinking": None, "stream": False,
         "cache_control": {"type": "ephemeral"}, "tool_choice": None, "output_config": None,
