@@ -539,7 +539,7 @@ class Llama(Session, ModelFacts):
                 raise ValidationError(
                     "echo=True with logprobs scores the prompt without LoRA adapters; remove them"
                 )
-            n = prepared.request.options["logprobs"] or 0
+            n = prepared.request.options.get("logprobs") or 0
             scores = self._prompt_scorer.alternatives(tokens, n)
             prepend(answer, self.model.vocab, prepared.echoed, tokens, scores)
         return answer

@@ -1095,6 +1095,7 @@ class Llama:
     renderer = Delegate(lambda native: native.renderer)
     chat = Delegate(lambda native: native.chat)
     embedder = Delegate(lambda native: native.embedder)
+    serve = Delegate(lambda native: native.serve)
     parse = Delegate(lambda native: native.parse)
     rerank = Delegate(lambda native: native.rerank)
     generate_stream = Delegate(lambda native: native.generate_stream)

@@ -95,7 +95,7 @@ def _joined(
         **answers[0],
         "system_fingerprint": model.fingerprint,
         "choices": [{**choice, "index": i} for i, choice in enumerate(choices)],
-        "usage": _total([answer["usage"] for answer in answers]),
+        "usage": _total([answer["usage"] for answer in answers if "usage" in answer]),
     }
 
 

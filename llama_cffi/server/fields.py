@@ -149,11 +149,11 @@ def _bias(given: Any, n_vocab: int) -> dict[int, float]:
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise invalid("logit_bias", "logit_bias must be an object or a list of [id, bias]")
-        token, bias = pair
-        if isinstance(token, str) and token.isascii() and token.isdigit():
-            token = int(token[:20])
-        if not _is_id(token) or not 0 <= token < n_vocab:
-            message = f"logit_bias: {token!r:.60} is not a token id, 0 to {n_vocab - 1}"
+        named, bias = pair
+        is_text = isinstance(named, str) and named.isascii() and named.isdigit()
+        token = int(named[:20]) if is_text else named if _is_id(named) else -1
+        if not 0 <= token < n_vocab:
+            message = f"logit_bias: {named!r:.60} is not a token id, 0 to {n_vocab - 1}"
             raise invalid("logit_bias", message)
         found[token] = -math.inf if bias is False else bias
     return found

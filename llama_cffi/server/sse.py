@@ -21,6 +21,9 @@ _HEADERS = [
     (b"cache-control", b"no-cache, no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would collect the events
 ]
+# Events that may be written in one turn of the event loop, in which no other stream is served and
+# a lost connection goes unnoticed.
+_BURST = 4
 _PING = b": ping\n\n"
 # `json.dumps` would make an encoder for each event.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -71,8 +74,12 @@ async def send_events(
     try:
         async with aclosing(events):
             try:
+                n = 0
                 async for data in events:
                     await wire.write(data)
+                    n += 1
+                    if n % _BURST == 0:
+                        await asyncio.sleep(0)
             except Exception as error:
                 await wire.write(on_error(error))
     finally:
