@@ -120,6 +120,7 @@ class PreparedChat:
             content.
         has_functions: Whether calls are also given in OpenAI's deprecated form.
         includes_usage: Whether a stream ends with a chunk that has the usage.
+        includes_stop_reason: Whether the last choice of a stream has `stop_reason`.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -130,13 +131,17 @@ class PreparedChat:
     make_reader: Callable[[], Any]
     has_functions: bool = False
     includes_usage: bool = False
+    includes_stop_reason: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def assemblers(self) -> list[ChatAssembler]:
         """Return an assembler for each answer."""
         vocab = self.model.vocab
-        return [ChatAssembler(i, self.make_reader(), vocab) for i in range(self.request.n)]
+        has_stop = self.includes_stop_reason
+        return [
+            ChatAssembler(i, self.make_reader(), vocab, has_stop) for i in range(self.request.n)
+        ]
 
 
 class ChatPreparer:
@@ -231,7 +236,7 @@ class ChatPreparer:
             ValidationError: An option is out of range.
         """
         options = canonical(options)
-        includes_usage = take_openai_options(options, stream)
+        fields = take_openai_options(options, stream)
         reject_unknown(options, OPTION_NAMES, "a chat completion", ALIASES)
         own = {key: options[key] for key in _OWN if key in options}
         rest = {k: v for k, v in options.items() if k not in own}
@@ -311,7 +316,7 @@ class ChatPreparer:
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
         name = own.get("model") or name
-        return PreparedChat(request, self.model, name, make_reader, bool(functions), includes_usage)
+        return PreparedChat(request, self.model, name, make_reader, bool(functions), *fields)
 
     def _reasoning_limit(
         self,

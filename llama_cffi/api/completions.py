@@ -56,6 +56,7 @@ class PreparedCompletion:
         logprobs: Whether to return log-probabilities.
         offset: Number of characters of the prompt, from which `text_offset` counts.
         includes_usage: Whether a stream ends with a chunk that has the usage.
+        includes_stop_reason: Whether the last choice of a stream has `stop_reason`.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -70,6 +71,7 @@ class PreparedCompletion:
     logprobs: bool = False
     offset: int = 0
     includes_usage: bool = False
+    includes_stop_reason: bool = False
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -87,6 +89,7 @@ def prepare(
     best_of: int | None = None,
     stream: bool = False,
     includes_usage: bool = False,
+    includes_stop_reason: bool = False,
 ) -> PreparedCompletion:
     """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
 
@@ -131,6 +134,7 @@ def prepare(
         logprobs is not None,
         len(text),
         includes_usage=includes_usage,
+        includes_stop_reason=includes_stop_reason,
     )
 
 
@@ -279,7 +283,10 @@ class _Chunks:
 
     def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
         """Return the last chunk, with the finish reason."""
-        return self._chunk(self._text, None, finish_reason(stats))
+        last = self._chunk(self._text, None, finish_reason(stats))
+        if self._prepared.includes_stop_reason:
+            last["choices"][0]["stop_reason"] = stats.stop or None
+        return last
 
     def _chunk(
         self, text: str, logprobs: CompletionLogprobs | None, reason: FinishReason | None

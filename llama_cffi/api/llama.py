@@ -718,14 +718,14 @@ class Llama(Session, ModelFacts):
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
-        includes_usage = take_openai_options(rest, stream)
+        fields = take_openai_options(rest, stream)
         name = rest.pop("model", None) or self.model_path
         own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
         max_tokens = rest.pop("max_tokens", max_tokens)
         return completions.prepare(
             self.model, name, prompt, self._run_options(rest),
             suffix=suffix, max_tokens=max_tokens, stream=stream,
-            includes_usage=includes_usage, **own,
+            includes_usage=fields.usage, includes_stop_reason=fields.stop_reason, **own,
         )  # fmt: skip
 
     # Tokens
