@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .types import (
         ChatCompletionResponseChoice,
         ChatCompletionStreamResponseChoice,
+        CompletionUsage,
         CreateChatCompletionResponse,
         CreateChatCompletionStreamResponse,
     )
@@ -344,8 +345,8 @@ def whole(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> CreateChatCompletionResponse:
     """Collect all *runs* and return OpenAI's response."""
-    choices, stats = [], []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    choices, stats, assemblers = [], [], prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             while True:
                 try:
@@ -354,28 +355,29 @@ def whole(
                     choices.append(assembler.choice(e.value))
                     stats.append(e.value)
                     break
-    return _response(prepared, choices, stats)
+    return _response(prepared, choices, usage(stats, _n_reasoning(assemblers)))
 
 
 async def whole_async(
     prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> CreateChatCompletionResponse:
     """Call `whole` in an event loop."""
-    choices = []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    choices, assemblers = [], prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         async with aclosing(run.steps_async()) as steps:
             async for step in steps:
                 assembler.add(step)
         choices.append(assembler.choice(run.stats))
-    return _response(prepared, choices, [run.stats for run in runs])
+    counted = usage([run.stats for run in runs], _n_reasoning(assemblers))
+    return _response(prepared, choices, counted)
 
 
 def stream(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
-    stats = []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    stats, assemblers = [], prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             yield _chunk(prepared, assembler.first())
             while True:
@@ -389,14 +391,15 @@ def stream(
                 for choice in assembler.push(step):
                     yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": usage(stats)}
+        yield {**_chunk(prepared), "usage": usage(stats, _n_reasoning(assemblers))}
 
 
 async def stream_async(
     prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> AsyncIterator[CreateChatCompletionStreamResponse]:
     """Call `stream` in an event loop."""
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    assemblers = prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         yield _chunk(prepared, assembler.first())
         async with aclosing(run.steps_async()) as steps:
             async for step in steps:
@@ -405,13 +408,18 @@ async def stream_async(
         for choice in assembler.last(run.stats):
             yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": usage([run.stats for run in runs])}
+        counted = usage([run.stats for run in runs], _n_reasoning(assemblers))
+        yield {**_chunk(prepared), "usage": counted}
+
+
+def _n_reasoning(assemblers: Sequence[ChatAssembler]) -> int:
+    return sum(assembler.n_reasoning for assembler in assemblers)
 
 
 def _response(
     prepared: PreparedChat,
     choices: list[ChatCompletionResponseChoice],
-    stats: Sequence[GenerationStats],
+    counted: CompletionUsage,
 ) -> CreateChatCompletionResponse:
     if prepared.has_functions:
         for choice in choices:
@@ -422,7 +430,7 @@ def _response(
         "created": prepared.created,
         "model": prepared.name,
         "choices": choices,
-        "usage": usage(stats),
+        "usage": counted,
     }
 
 

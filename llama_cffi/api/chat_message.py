@@ -119,6 +119,9 @@ class ChatAssembler:
         reader: Splits text into reasoning, tool calls and content.
         vocab: The model's vocabulary.
         has_stop_reason: Whether the last choice of a stream has `stop_reason`.
+
+    Attributes:
+        n_reasoning: Tokens of the reasoning so far, with its markers.
     """
 
     def __init__(
@@ -127,7 +130,8 @@ class ChatAssembler:
         self._index, self._reader, self._vocab = index, reader, vocab
         self._has_stop_reason = has_stop_reason
         self._scores: list[Logprob] = []
-        self._has_calls = False
+        self._has_calls = self._is_reasoning = False
+        self.n_reasoning = 0
         # In parts, because a str that grows by each token would be copied for each token.
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -137,7 +141,7 @@ class ChatAssembler:
         """Add a step of the answer."""
         if step.logprob is not None:
             self._scores.append(step.logprob)
-        for delta in self._reader.push(step.text):
+        for delta in self._deltas(step):
             self._add(delta)
 
     def choice(self, stats: GenerationStats) -> ChatCompletionResponseChoice:
@@ -166,7 +170,7 @@ class ChatAssembler:
         """Yield the choices of the chunks of a step."""
         if step.logprob is not None:
             self._scores.append(step.logprob)
-        for delta in self._reader.push(step.text):
+        for delta in self._deltas(step):
             yield self._chunk(delta)
 
     def last(self, stats: GenerationStats) -> Iterator[ChatCompletionStreamResponseChoice]:
@@ -179,6 +183,18 @@ class ChatAssembler:
         if self._has_stop_reason:
             last["stop_reason"] = stats.stop or None
         yield last
+
+    def _deltas(self, step: Step) -> list[Delta]:
+        """Return the deltas of a step, and count its token if it belongs to the reasoning.
+
+        Text may be held back until it is known what it is; it counts as what came before.
+        """
+        deltas: list[Delta] = [*self._reader.push(step.text)]
+        if deltas:
+            self._is_reasoning = "reasoning_content" in deltas[-1]
+        is_counted = self._is_reasoning or any("reasoning_content" in delta for delta in deltas)
+        self.n_reasoning += is_counted and step.token is not None
+        return deltas
 
     def _finish_reason(self, stats: GenerationStats) -> str:
         reason = finish_reason(stats)

@@ -372,8 +372,14 @@ def test_a_last_message_of_the_assistant_is_continued(url: str, content: Any, te
 
 def test_reasoning_is_a_field_of_its_own(url: str) -> None:
     body = {**GREEDY, "reasoning_effort": "high", "max_tokens": 80}
-    message = post(f"{url}/chat/completions", body).json["choices"][0]["message"]
+    answer = post(f"{url}/chat/completions", body).json
+    message = answer["choices"][0]["message"]
     assert message["reasoning_content"]
+    n = answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < n < answer["usage"]["completion_tokens"]
+    text = message["reasoning_content"]
+    tokens = post(f"{url}/tokenize", {"content": text}).json["tokens"]
+    assert abs(n - len(tokens)) <= 6  # the markers and line breaks around it
     assert "think" not in message["content"]
     events = post(f"{url}/chat/completions", {**body, "stream": True}).events[:-1]
     deltas = [event["choices"][0]["delta"] for event in events]
