@@ -166,7 +166,7 @@ class ResponseFold:
             yield from self._text("message", content, scores)
         for part in delta.get("tool_calls") or ():
             yield from self._call(part)
-        self._reason = choice["finish_reason"] or self._reason
+        self._reason = choice["finish_reason"]
 
     def _text(self, kind: Kind, text: str, logprobs: Any = ()) -> Iterator[Event]:
         if self._open is None or self._key != kind:
