@@ -352,13 +352,15 @@ def test_leaving_the_events_ends_the_generation() -> None:
             ended.append(True)
 
     async def run() -> None:
-        stream = events(chat_request({"input": "x"}), chunks())
+        running = chunks()  # kept: nothing else ends it
+        stream = events(chat_request({"input": "x"}), running)
         for _ in range(5):
             await anext(stream)
+        assert not ended
         await stream.aclose()
+        assert ended
 
     asyncio.run(run())
-    assert ended
 
 
 def test_a_cut_response_is_incomplete(answers: dict[str, list[Json]]) -> None:
@@ -694,6 +696,14 @@ def test_a_wrong_field_is_named(body: Json, message: str) -> None:
         chat_request(full, ResponseStore())
 
 
+def test_items_are_counted_from_the_input() -> None:
+    store = ResponseStore()
+    first = whole({"input": ["a", "b"]}, THINKS, store)
+    wrong = {"input": ["c", {"role": "user"}], "previous_response_id": first["id"]}
+    with pytest.raises(ValidationError, match=r"^input\[1\].content is missing"):
+        chat_request(wrong, store)
+
+
 @pytest.mark.parametrize("kind", ["input_image", "input_file", "input_audio"])
 @pytest.mark.parametrize("name", ["content", "output"])
 def test_media_are_refused_with_a_sentence(kind: str, name: str) -> None:
@@ -815,6 +825,7 @@ def test_the_store_keeps_what_was_used_last() -> None:
     for each in (b, d):
         store.remove(each["id"])
     assert store.n_bytes == 0
+    assert not store._homes
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 400)), max_size=30))
