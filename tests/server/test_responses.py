@@ -59,6 +59,7 @@ ASKED: dict[str, Json] = {
         "include": ["message.output_text.logprobs"],
         "top_logprobs": 2,
     },
+    "reasoning": {"input": "What is 17 + 25?", "reasoning": {"effort": "medium"}},
     "call": {"input": "What is the weather in Paris?", "tools": [WEATHER]},
     "calls": {"input": "What is the weather in Paris and in Rome?", "tools": [WEATHER]},
     "required": {
@@ -320,6 +321,10 @@ def test_the_demo_model_answers(answers: dict[str, list[Json]]) -> None:
         assert all(each["id"].startswith("fc_") for each in calls)
         assert len({each["call_id"] for each in calls}) == len(cities)
     assert output("required")[0]["type"] == "function_call"
+    reasoning, message = output("reasoning")
+    assert reasoning["type"] == "reasoning"
+    assert (reasoning["summary"], reasoning["content"][0]["type"]) == ([], "reasoning_text")
+    assert message["content"][0]["text"] == "42"
     assert json.loads(output("schema")[0]["content"][0]["text"])["answer"] in range(10)
 
 
@@ -328,6 +333,8 @@ def test_events_of_each_kind_of_item_come_in_order(answers: dict[str, list[Json]
     thinks = [*begin, *THINK_ORDER, *TEXT_ORDER, *CALL_ORDER, *CALL_ORDER, *end]
     assert order(streamed({"input": "x"}, THINKS)) == thinks
     assert order(streamed(ASKED["text"], answers["text"])) == [*begin, *TEXT_ORDER, *end]
+    reasoning = order(streamed(ASKED["reasoning"], answers["reasoning"]))
+    assert reasoning == [*begin, *THINK_ORDER, *TEXT_ORDER, *end]
     calls = streamed(ASKED["calls"], answers["calls"])
     assert order(calls) == [*begin, *CALL_ORDER, *CALL_ORDER, *end]
 
@@ -411,6 +418,8 @@ def test_usage_has_the_details(answers: dict[str, list[Json]]) -> None:
     usage = whole(ASKED["text"], answers["text"])["usage"]
     assert (usage["output_tokens"], usage["output_tokens_details"]["reasoning_tokens"]) == (2, 0)
     assert usage["total_tokens"] == usage["input_tokens"] + 2
+    usage = whole(ASKED["reasoning"], answers["reasoning"])["usage"]
+    assert 0 < usage["output_tokens_details"]["reasoning_tokens"] < usage["output_tokens"] - 2
 
 
 def test_logprobs_are_those_of_the_text(answers: dict[str, list[Json]]) -> None:
