@@ -64,7 +64,7 @@ def test_what_is_not_stored_is_not_found(client: openai.OpenAI) -> None:
 
 
 def test_an_answer_is_parsed(client: openai.OpenAI) -> None:
-    asked = {**ASK, "input": "Weather in Paris?", "max_output_tokens": 40}
+    asked = {**ASK, "input": "Weather in Paris?", "max_output_tokens": 400}
     parsed = client.responses.parse(**asked, text_format=Weather).output_parsed
     assert isinstance(parsed, Weather)
 
