@@ -345,7 +345,8 @@ def whole(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> CreateChatCompletionResponse:
     """Collect all *runs* and return OpenAI's response."""
-    choices, stats, assemblers = [], [], prepared.assemblers()
+    choices, stats = [], []
+    assemblers = prepared.assemblers()
     for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             while True:
@@ -355,28 +356,29 @@ def whole(
                     choices.append(assembler.choice(e.value))
                     stats.append(e.value)
                     break
-    return _response(prepared, choices, usage(stats, _n_reasoning(assemblers)))
+    return _response(prepared, choices, _usage(stats, assemblers))
 
 
 async def whole_async(
     prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> CreateChatCompletionResponse:
     """Call `whole` in an event loop."""
-    choices, assemblers = [], prepared.assemblers()
+    choices = []
+    assemblers = prepared.assemblers()
     for assembler, run in zip(assemblers, runs, strict=True):
         async with aclosing(run.steps_async()) as steps:
             async for step in steps:
                 assembler.add(step)
         choices.append(assembler.choice(run.stats))
-    counted = usage([run.stats for run in runs], _n_reasoning(assemblers))
-    return _response(prepared, choices, counted)
+    return _response(prepared, choices, _usage([run.stats for run in runs], assemblers))
 
 
 def stream(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
-    stats, assemblers = [], prepared.assemblers()
+    stats = []
+    assemblers = prepared.assemblers()
     for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             yield _chunk(prepared, assembler.first())
@@ -391,7 +393,7 @@ def stream(
                 for choice in assembler.push(step):
                     yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": usage(stats, _n_reasoning(assemblers))}
+        yield {**_chunk(prepared), "usage": _usage(stats, assemblers)}
 
 
 async def stream_async(
@@ -408,18 +410,13 @@ async def stream_async(
         for choice in assembler.last(run.stats):
             yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        counted = usage([run.stats for run in runs], _n_reasoning(assemblers))
-        yield {**_chunk(prepared), "usage": counted}
-
-
-def _n_reasoning(assemblers: Sequence[ChatAssembler]) -> int:
-    return sum(assembler.n_reasoning for assembler in assemblers)
+        yield {**_chunk(prepared), "usage": _usage([run.stats for run in runs], assemblers)}
 
 
 def _response(
     prepared: PreparedChat,
     choices: list[ChatCompletionResponseChoice],
-    counted: CompletionUsage,
+    counts: CompletionUsage,
 ) -> CreateChatCompletionResponse:
     if prepared.has_functions:
         for choice in choices:
@@ -430,8 +427,14 @@ def _response(
         "created": prepared.created,
         "model": prepared.name,
         "choices": choices,
-        "usage": counted,
+        "usage": counts,
     }
+
+
+def _usage(
+    stats: Sequence[GenerationStats], assemblers: Sequence[ChatAssembler]
+) -> CompletionUsage:
+    return usage(stats, sum(assembler.n_reasoning_tokens for assembler in assemblers))
 
 
 def _chunk(
