@@ -646,7 +646,8 @@ class Llama(Session, ModelFacts):
             ValidationError: A question or the input has the wrong shape; the model has no labels
                 for that many options, or does not predict tokens.
         """
-        return decide_batch(self.engine, [input], questions, options)[0]
+        result: T | list[T] = decide_batch(self.engine, [input], questions, options)[0]
+        return result
 
     @overload
     async def decide_async(
@@ -671,10 +672,10 @@ class Llama(Session, ModelFacts):
         **options: Unpack[DecisionOptions],
     ) -> T | list[T]:
         """Call `decide` in an event loop. Cancelling the task cancels its evaluation."""
-        engine = self._shared_engine
-        if engine is not None:
-            return (await decide_batch_async(engine, [input], questions, options))[0]
-        return (await whole_async(lambda: decide_batch(self.engine, [input], questions, options)))[0]
+        results: list[T] | list[list[T]] = await self.decide_batch_async(
+            [input], questions, **options
+        )
+        return results[0]
 
     @overload
     def decide_batch(
@@ -729,7 +730,13 @@ class Llama(Session, ModelFacts):
         questions: type[T] | Question[T] | Sequence[Question[T]],
         **options: Unpack[DecisionOptions],
     ) -> list[T] | list[list[T]]:
-        """Call `decide_batch` in an event loop. Cancelling the task cancels its evaluation."""
+        """Call `decide_batch` in an event loop. Cancelling the task cancels its evaluation.
+
+        Args:
+            inputs: See `decide`, also for the errors.
+            questions: See `decide`.
+            **options: See `DecisionOptions`.
+        """
         engine = self._shared_engine
         if engine is not None:
             return await decide_batch_async(engine, inputs, questions, options)

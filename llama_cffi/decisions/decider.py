@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -75,14 +75,27 @@ class Deciding(Protocol):
     def renderer(self) -> ChatRenderer:
         """Renders conversations."""
 
-    def steps(self, tokens: Sequence[int], max_tokens: int | None, **options: Any) -> Any:
+    @property
+    def steps(self) -> Callable[..., Generator[object, None, GenerationStats]]:
         """See `Engine.steps`."""
+
+
+class Handle(Awaitable[object], Protocol):
+    """The part of a `RequestHandle` that is used."""
+
+    @property
+    def stats(self) -> GenerationStats:
+        """Counts and times so far."""
+
+    def cancel(self) -> None:
+        """End the request."""
 
 
 class Submitting(Deciding, Protocol):
     """An engine whose requests can be awaited."""
 
-    def submit(self, prompt: Sequence[int], max_tokens: int | None, **options: Any) -> Any:
+    @property
+    def submit(self) -> Callable[..., Handle]:
         """See `InferenceEngine.submit`."""
 
 
@@ -209,7 +222,7 @@ def run(engine: Deciding, prepared: PreparedDecisions[Any]) -> list[Decided]:
 async def run_async(engine: Submitting, prepared: PreparedDecisions[Any]) -> list[Decided]:
     """Evaluate the prompts in an event loop; see `run`."""
     evaluations = prepared.evaluations()
-    handles: list[Any] = []
+    handles: list[Handle] = []
     try:
         for prompt, reader in evaluations:
             submit = partial(engine.submit, prompt.tokens, 1, **_options(prepared, reader))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from ..errors import ContextOverflowError, ValidationError
 from ..validation import shown
@@ -147,7 +147,7 @@ def _labelled(question: Question[object], order: Sequence[int]) -> Sequence[int]
     return sorted(order) if question.kind == "predicate" else order
 
 
-def _is_conversation(input: object) -> bool:
+def _is_conversation(input: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
     return (
         isinstance(input, Sequence)
         and bool(input)

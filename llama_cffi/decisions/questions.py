@@ -75,6 +75,8 @@ class PredicateAnswer(Answer):
     """The answer to a `PredicateQuestion`.
 
     Attributes:
+        name: The name of the question.
+        label_mass: See `Answer`.
         probability: The probability that the statement is true.
     """
 
@@ -91,6 +93,8 @@ class ChoiceAnswer(Answer):
     """The answer to a `ChoiceQuestion`.
 
     Attributes:
+        name: The name of the question.
+        label_mass: See `Answer`.
         choice: The most probable option; the first of several.
         probabilities: The probability of each option, in their order; they sum to 1.
         confidence: (p - 1/n) / (1 - 1/n) for the probability p of the choice among n options: from
@@ -107,6 +111,8 @@ class ScoreAnswer(Answer):
     """The answer to a `ScoreQuestion`.
 
     Attributes:
+        name: The name of the question.
+        label_mass: See `Answer`.
         score: The mean level, from 0 for the lowest to n - 1.
         level: The most probable level; the lowest of several.
         probabilities: The probability of each level, the lowest first; they sum to 1.
@@ -159,12 +165,13 @@ class Question(ABC, Generic[A_co]):
 
 @dataclass(frozen=True, init=False)
 class PredicateQuestion(Question[PredicateAnswer]):
-    """How likely is a statement about the input to be true?
+    """A question about how likely a statement about the input is to be true.
 
-    Args:
+    The arguments *true* and *false* describe what yes and no mean.
+
+    Attributes:
         instructions: The statement, or a question to be answered by yes or no.
-        true: What it means that the answer is yes.
-        false: What it means that the answer is no.
+        options: True, then False, with their descriptions.
         name: See `Question`.
 
     Raises:
@@ -186,12 +193,12 @@ class PredicateQuestion(Question[PredicateAnswer]):
 
 @dataclass(frozen=True, init=False)
 class ChoiceQuestion(Question[ChoiceAnswer]):
-    """Which option fits the input best?
+    """A question about which option fits the input best.
 
-    Args:
+    Attributes:
         instructions: The question.
-        options: 2 to 255 different values, str or bool; a mapping from values to descriptions; or
-            `Option` objects.
+        options: 2 to 255 different values, str or bool. They are given as a list of values or of
+            `Option` objects, or as a mapping from values to descriptions.
         name: See `Question`.
 
     Raises:
@@ -223,12 +230,12 @@ class ChoiceQuestion(Question[ChoiceAnswer]):
 
 @dataclass(frozen=True, init=False)
 class ScoreQuestion(Question[ScoreAnswer]):
-    """Which of several ordered levels fits the input best?
+    """A question about which of several ordered levels fits the input best.
 
-    Args:
+    Attributes:
         instructions: The question.
-        levels: 2 to 255 different levels, the lowest first; a mapping from levels to descriptions;
-            or `Option` objects.
+        options: The levels: 2 to 255 different ones, the lowest first. The argument *levels* is a
+            list of str or of `Option` objects, or a mapping from levels to descriptions.
         name: See `Question`.
 
     Raises:

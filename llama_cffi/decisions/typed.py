@@ -55,6 +55,7 @@ class Decision(Generic[T]):
             )
         return next(iter(self.answers.values()))
 
+
 @dataclass(frozen=True)
 class Form(Generic[T]):
     """The questions of one call, and how their answers become its result.
@@ -95,7 +96,8 @@ def _form(type_: Any, field: str = "", about: str = "") -> Form[Any]:
     type_, noted = unwrapped(type_)
     about = noted or about
     if get_origin(type_) is Decision:
-        return _explained(_form(*get_args(type_), field, about))
+        (inner,) = get_args(type_)
+        return _explained(_form(inner, field, about))
     name = field or name_of(type_)
     if given:
         return _form_of_question(given[0], type_, name)
@@ -144,9 +146,9 @@ def _form_of_question(question: Question[Answer], type_: Any, name: str) -> Form
             "gives bool or its probability as float, a choice str, a score float or its level as "
             "str"
         )
-    if type_ is str and any(isinstance(option.value, bool) for option in question.options):
-        if question.kind == "choice":
-            raise ValidationError(f"{name}: the options of a str must be str, not True or False")
+    has_bool = any(isinstance(option.value, bool) for option in question.options)
+    if type_ is str and question.kind == "choice" and has_bool:
+        raise ValidationError(f"{name}: the options of a str must be str, not True or False")
     return Form((question.named(name),), build)
 
 

@@ -505,7 +505,8 @@ class InferenceEngine:
                 for that many options, or does not predict tokens.
             ClosedError: The engine is closed.
         """
-        return decide_batch(self, [input], questions, options)[0]
+        result: T | list[T] = decide_batch(self, [input], questions, options)[0]
+        return result
 
     @overload
     async def decide_async(
@@ -530,7 +531,9 @@ class InferenceEngine:
         **options: Unpack[DecisionOptions],
     ) -> T | list[T]:
         """Call `decide` in an event loop. Cancelling the task cancels its requests."""
-        return (await decide_batch_async(self, [input], questions, options))[0]
+        results = await decide_batch_async(self, [input], questions, options)
+        result: T | list[T] = results[0]
+        return result
 
     @overload
     def decide_batch(
