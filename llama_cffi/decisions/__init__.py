@@ -10,7 +10,7 @@ from .decider import (
     run,
     run_async,
 )
-from .prompts import DecisionInput
+from .inputs import DecisionInput
 from .questions import (
     Answer,
     ChoiceAnswer,

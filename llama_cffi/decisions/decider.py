@@ -15,7 +15,8 @@ from ..generation.logprobs import log_softmax
 from ..generation.options import CALL_DEFAULTS
 from ..generation.prompt import common_prefix_length
 from ..validation import as_list, check_bool, reject_unknown
-from .prompts import DecisionInput, LabelledPrompt, PromptMaker
+from .inputs import DecisionInput
+from .prompts import LabelledPrompt, PromptMaker
 from .typed import Form, form_of
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from ..errors import ValidationError
 if TYPE_CHECKING:
     from ..binding import Vocab
 
-__all__ = ["LETTERS", "YES_NO", "Labels", "find_labels"]
+__all__ = ["LETTERS", "Labels", "find_labels"]
 
 LETTERS = tuple(ascii_uppercase)
-YES_NO = "Yes", "No"
 _MAX_TAIL = 256  # characters
 
 
@@ -41,8 +40,8 @@ def find_labels(
 ) -> Labels:
     """Return *n* labels, each of which adds exactly one token to a prompt.
 
-    `A` to `Z` come first, then pairs of letters, small letters and numbers, as far as the
-    vocabulary has them.
+    `A` to `Z` come first, then pairs of letters, small letters, numbers and pairs of small
+    letters, as far as the vocabulary has them.
 
     Args:
         vocab: The model's vocabulary.
@@ -80,6 +79,7 @@ def _candidates() -> Iterator[str]:
     yield from ascii_lowercase
     yield from digits
     yield from (a + b for a in digits[1:] for b in digits)
+    yield from (a + b for a in ascii_lowercase for b in ascii_lowercase)
 
 
 def _added_token(vocab: Vocab, tail: str, before: Sequence[int], label: str) -> int | None:

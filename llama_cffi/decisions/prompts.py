@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ContextOverflowError, ValidationError
+from ..errors import ContextOverflowError
 from ..validation import shown
+from .inputs import DecisionInput, as_json, is_conversation
 from .labels import LETTERS, Labels, find_labels
+from .systemone import SystemOneTemplate
 
 if TYPE_CHECKING:
     from ..binding import Model
     from ..generation.chat_renderer import ChatRenderer, RenderedChat
     from .questions import Question
 
-__all__ = ["DecisionInput", "LabelledPrompt", "PromptMaker"]
+__all__ = ["LabelledPrompt", "PromptMaker"]
 
-#: Text, a conversation, or any other JSON value.
-DecisionInput: TypeAlias = str | Mapping[str, object] | Sequence[object]
-
+T = TypeVar("T")
 _YES_NO = "Yes", "No"
 
 
@@ -50,6 +49,7 @@ class PromptMaker:
 
     def __init__(self, model: Model, renderer: ChatRenderer, n_ctx: int) -> None:
         self._model, self._renderer, self._n_ctx = model, renderer, n_ctx
+        self._systemone = SystemOneTemplate(model) if SystemOneTemplate.is_in(model) else None
         self._labels: dict[tuple[bool, int], Labels] = {}
 
     def prompts(
@@ -72,45 +72,58 @@ class PromptMaker:
         self, input: DecisionInput, question: Question[object], order: Sequence[int]
     ) -> LabelledPrompt:
         """Return the prompt with the options in an order."""
-        n, is_predicate = len(order), question.kind == "predicate"
         texts = self._texts(question)
-        chat, spaced = self._render(input, _asked(question, texts, order))
-        labels = self._labels.get((is_predicate, n))
+        chat, spaced = self._render(input, question, texts, order)
+        labels = self._labels.get(_key(question))
         if labels is None:
             vocab, special = self._model.vocab, self._renderer.special_tokens
-            first = [_YES_NO] if is_predicate else []
-            labels = find_labels(vocab, chat.text, n, first, special=special, spaced=spaced)
-            self._labels[is_predicate, n] = labels
+            first = [_YES_NO] if question.kind == "predicate" else []
+            labels = find_labels(
+                vocab, chat.text, len(order), first, special=special, spaced=spaced
+            )
+            self._labels[_key(question)] = labels
             if labels.texts != texts:
-                chat, _ = self._render(input, _asked(question, labels.texts, order))
+                chat, _ = self._render(input, question, labels.texts, order)
         if len(chat.tokens) >= self._n_ctx:
             raise ContextOverflowError(
                 f"the input with the question {shown(question.name or question.instructions)} has "
                 f"{len(chat.tokens)} tokens, and with n_ctx={self._n_ctx} a prompt may have "
                 f"{self._n_ctx - 1}; shorten the input or increase n_ctx"
             )
-        label_of = dict(zip(_labelled(question, order), labels.tokens, strict=True))
-        return LabelledPrompt(chat.tokens, tuple(label_of[i] for i in range(n)))
+        tokens = dict(zip(order, _arranged(labels.texts, order, labels.tokens), strict=True))
+        return LabelledPrompt(chat.tokens, tuple(tokens[i] for i in sorted(order)))
 
     def _texts(self, question: Question[object]) -> tuple[str, ...]:
-        """Return the labels as they are known; before they are searched, the likely ones."""
-        is_predicate, n = question.kind == "predicate", len(question.options)
-        if known := self._labels.get((is_predicate, n)):
+        """Return the labels; before they have been searched, the likely ones."""
+        if known := self._labels.get(_key(question)):
             return known.texts
-        return _YES_NO if is_predicate else (LETTERS * (n // len(LETTERS) + 1))[:n]
+        n = len(question.options)
+        return _YES_NO if question.kind == "predicate" else (LETTERS * (n // 26 + 1))[:n]
 
-    def _render(self, input: DecisionInput, asked: str) -> tuple[RenderedChat, bool]:
+    def _render(
+        self,
+        input: DecisionInput,
+        question: Question[object],
+        labels: Sequence[str],
+        order: Sequence[int],
+    ) -> tuple[RenderedChat, bool]:
+        """Return a prompt, and whether the reply begins with a space."""
+        if self._systemone is not None:
+            return self._systemone.render(input, question, labels, order), False
         messages: list[Mapping[str, object]] = []
-        if isinstance(input, str):
-            before = input
-        elif _is_conversation(input):
+        if is_conversation(input):
             messages = [*self._renderer.plain_messages(input)]
             is_users = messages[-1]["role"] == "user"
             before = str(messages.pop()["content"]) if is_users else ""
         else:
-            before = _json(input)
-        content = "\n\n".join(filter(None, (before, asked)))
+            before = input if isinstance(input, str) else as_json(input)
+        content = "\n\n".join(filter(None, (before, _asked(question, labels, order))))
         return self._renderer.render_reply_start([*messages, {"role": "user", "content": content}])
+
+
+def _key(question: Question[object]) -> tuple[bool, int]:
+    """Return what the labels of a question depend on."""
+    return question.kind == "predicate", len(question.options)
 
 
 def _asked(question: Question[object], labels: Sequence[str], order: Sequence[int]) -> str:
@@ -131,41 +144,18 @@ def _asked(question: Question[object], labels: Sequence[str], order: Sequence[in
 def _lines(question: Question[object], labels: Sequence[str], order: Sequence[int]) -> list[str]:
     """Return a line for each option; none for yes and no where nothing describes them."""
     lines = []
-    for i, label in zip(_labelled(question, order), labels, strict=True):
-        option = question.options[i]
-        about = option.description
+    for i, label in zip(order, _arranged(labels, order, labels), strict=True):
+        text, about = question.options[i].text, question.options[i].description
         if question.kind != "predicate":
-            lines.append(f"{label}. {option.text}" + (f": {about}" if about else ""))
+            lines.append(f"{label}. {text}" + (f": {about}" if about else ""))
         elif about or tuple(labels) != _YES_NO:
-            lines.append(f"{label}: {about or option.text}")
-    is_reversed = list(order) != sorted(order)
-    return lines[::-1] if is_reversed and question.kind == "predicate" else lines
+            lines.append(f"{label}: {about or text}")
+    return lines
 
 
-def _labelled(question: Question[object], order: Sequence[int]) -> Sequence[int]:
-    """Return the option of each label: Yes and No keep their meaning in every order."""
-    return sorted(order) if question.kind == "predicate" else order
+def _arranged(labels: Sequence[str], order: Sequence[int], values: Sequence[T]) -> list[T]:
+    """Return one of *values*, which belong to labels, for each option in *order*.
 
-
-def _is_conversation(input: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
-    return (
-        isinstance(input, Sequence)
-        and bool(input)
-        and all(isinstance(message, Mapping) and "role" in message for message in input)
-    )
-
-
-def _json(value: object) -> str:
-    """Return a JSON value as text.
-
-    Raises:
-        ValidationError: It cannot be written as JSON.
+    Letters are given by place; Yes and No keep their meaning.
     """
-    if not isinstance(value, (Mapping, list, tuple)):
-        raise ValidationError(
-            f"the input must be a str, a conversation or a JSON value, got {shown(value)}"
-        )
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"the input cannot be written as JSON: {error}") from None
+    return [values[i if tuple(labels) == _YES_NO else place] for place, i in enumerate(order)]

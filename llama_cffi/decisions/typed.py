@@ -95,6 +95,8 @@ def _form(type_: Any, field: str = "", about: str = "") -> Form[Any]:
     given = [note for note in getattr(type_, "__metadata__", ()) if isinstance(note, Question)]
     type_, noted = unwrapped(type_)
     about = noted or about
+    if type_ is Decision:
+        raise ValidationError("Decision needs the type to decide, such as Decision[bool]")
     if get_origin(type_) is Decision:
         (inner,) = get_args(type_)
         return _explained(_form(inner, field, about))
@@ -154,6 +156,10 @@ def _form_of_question(question: Question[Answer], type_: Any, name: str) -> Form
 
 def _explained(form: Form[Any]) -> Form[Any]:
     """Return the form whose result has the answers, too."""
+    names = [question.name for question in form.questions]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValidationError(f"two questions are named {name!r}; give each a name of its own")
 
     def build(answers: Sequence[Answer]) -> Decision[Any]:
         return Decision(form.build(answers), {answer.name: answer for answer in answers})

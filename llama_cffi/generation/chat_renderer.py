@@ -301,6 +301,31 @@ class ChatRenderer:
             )
         return chat, spaced
 
+    def render_variables(
+        self, variables: Mapping[str, object], end: str = "", dropped: str = ""
+    ) -> RenderedChat:
+        """Render a template that reads other variables than messages.
+
+        Args:
+            variables: The template's variables.
+            end: A mark; from its first place on, the text is not part of the prompt.
+            dropped: A mark that is not part of the prompt either.
+
+        Raises:
+            TemplateError: The template fails.
+            ValidationError: There is no Jinja template.
+        """
+        if self.template is None:
+            raise ValidationError(f"{self._model.path.name} has no Jinja chat template")
+        empty, kwargs = [{"role": "user", "content": ""}], dict[str, Any](variables)
+        segments = []
+        for segment in self.template.render_segments(empty, **kwargs):
+            text, found, _ = segment.text.partition(end) if end else (segment.text, "", "")
+            segments.append(segment._replace(text=text.replace(dropped, "") if dropped else text))
+            if found:
+                break
+        return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+
     @cached_property
     def _reply_lead(self) -> str:
         """The text that the template writes between a prompt and the content of the reply."""
