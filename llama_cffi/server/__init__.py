@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's API and llama-server's routes over continuous batching."""
