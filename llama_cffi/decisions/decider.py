@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar
 
 from ..errors import GenerationError, QueueFullError, ValidationError
+from ..generation.cancellation import DEADLINE, aborted
 from ..generation.logprobs import log_softmax
 from ..generation.options import CALL_DEFAULTS
 from ..generation.prompt import common_prefix_length
-from ..validation import as_list, check_bool, reject_unknown
+from ..validation import as_list, check_bool, check_float, reject_unknown
 from .inputs import DecisionInput
 from .prompts import LabelledPrompt, PromptMaker
 from .typed import Form, form_of
@@ -195,11 +197,14 @@ def prepare(
     """
     reject_unknown(options, DecisionOptions.__annotations__, "a decision")
     averages = check_bool("average_orders", options.get("average_orders", False))
+    timeout_s = options.get("timeout_s")
+    if timeout_s is not None:
+        timeout_s = check_float("timeout_s", timeout_s, 0, 1e9)
     form = form_of(asked)
     renderer, temperatures = _checked(engine)
     maker = PromptMaker(engine.model, renderer, engine.n_ctx)
     prompts = [[maker.prompts(each, q, averages) for q in form.questions] for each in inputs]
-    return PreparedDecisions(form, prompts, options.get("timeout_s"), temperatures)
+    return PreparedDecisions(form, prompts, timeout_s, temperatures)
 
 
 def run(engine: Deciding, prepared: PreparedDecisions[Any]) -> list[Decided]:
@@ -210,23 +215,25 @@ def run(engine: Deciding, prepared: PreparedDecisions[Any]) -> list[Decided]:
         DeadlineExceededError: `timeout_s` has passed.
         GenerationError: Decoding failed.
     """
-    evaluations = prepared.evaluations()
+    evaluations, options = prepared.evaluations(), _Options(prepared.timeout_s)
     with ExitStack() as stack:
-        runs = [
-            stack.enter_context(closing(engine.steps(p.tokens, 1, **_options(prepared, reader))))
+        starting = (
+            stack.enter_context(closing(engine.steps(p.tokens, 1, **options.with_reader(reader))))
             for p, reader in evaluations
-        ]
+        )
+        # An engine of several requests gets all now; the others' time begins with their turn.
+        runs = [*starting] if hasattr(engine, "submit") else starting
         stats = [_exhaust(steps) for steps in runs]
     return prepared.decided([reader for _, reader in evaluations], stats)
 
 
 async def run_async(engine: Submitting, prepared: PreparedDecisions[Any]) -> list[Decided]:
     """Evaluate the prompts in an event loop; see `run`."""
-    evaluations = prepared.evaluations()
+    evaluations, options = prepared.evaluations(), _Options(prepared.timeout_s)
     handles: list[Handle] = []
     try:
         for prompt, reader in evaluations:
-            submit = partial(engine.submit, prompt.tokens, 1, **_options(prepared, reader))
+            submit = partial(engine.submit, prompt.tokens, 1, **options.with_reader(reader))
             try:
                 handles.append(submit())
             except QueueFullError:
@@ -252,7 +259,7 @@ async def decide_batch_async(
     engine: Submitting, inputs: Sequence[DecisionInput], asked: object, options: DecisionOptions
 ) -> list[Any]:
     """Return the result for each input in an event loop."""
-    prepared = prepare(engine, as_list("inputs", inputs), asked, options)
+    prepared = await asyncio.to_thread(prepare, engine, as_list("inputs", inputs), asked, options)
     return [prepared.form.build(found.answers) for found in await run_async(engine, prepared)]
 
 
@@ -281,14 +288,31 @@ def _checked(engine: Deciding) -> tuple[ChatRenderer, dict[str, float]]:
     return engine.renderer, temperatures
 
 
-def _options(prepared: PreparedDecisions[Any], reader: _LabelReader) -> dict[str, Any]:
-    return {
-        **CALL_DEFAULTS,
-        "temperature": 0.0,  # nothing is sampled
-        "context_policy": "error",
-        "stopping_criteria": reader,
-        "timeout_s": prepared.timeout_s,
-    }
+class _Options:
+    """The options of the generations of one call, which share its deadline."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def with_reader(self, reader: _LabelReader) -> dict[str, Any]:
+        """Return the options of the next generation.
+
+        Raises:
+            DeadlineExceededError: There is no time left for it.
+        """
+        left = None
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise aborted(f"the deadline of {self._timeout_s} s has passed", DEADLINE)
+        return {
+            **CALL_DEFAULTS,
+            "temperature": 0.0,  # nothing is sampled
+            "context_policy": "error",
+            "stopping_criteria": reader,
+            "timeout_s": left,
+        }
 
 
 def _exhaust(steps: Generator[object, None, GenerationStats]) -> GenerationStats:

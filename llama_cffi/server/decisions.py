@@ -210,7 +210,7 @@ def _systemone_question(name: str, given: object) -> Question[Answer]:
     question = _object(given, where)
     kind = _kind(question, where, ("noul", "choice", "score"))
     about = _content(question.get("instructions"))
-    criteria = question.get("criteria")
+    criteria: Any = question.get("criteria")
     kinds = list if kind == "score" else dict
     if kind != "noul" or criteria is not None:
         criteria = _field(question, "criteria", where, kinds)

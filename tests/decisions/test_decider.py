@@ -11,6 +11,8 @@ from typing import Any, Literal
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.odd_models import write_recurrent
 from support.tiny_encoders import write_bert, write_t5
 from support.tiny_gguf import write_tiny
@@ -30,6 +32,7 @@ from llama_cffi import (
     Llama,
     LlamaPool,
     PredicateQuestion,
+    PromptLookup,
     Question,
     ScoreQuestion,
     UnknownOptionError,
@@ -184,23 +187,27 @@ def test_control_tokens_in_the_input_stay_text(llm: Llama) -> None:
     assert [t for t in forged.tokens if t in control] == [t for t in plain.tokens if t in control]
 
 
-def everywhere(path: Path, state: Any, asked: Any, **options: Any) -> dict[str, Any]:
+def everywhere(
+    path: Path, state: Any, asked: Any, drafts: bool = True, **options: Any
+) -> dict[str, Any]:
     """Ask through every class and way of calling."""
-    settings: dict[str, Any] = {"n_ctx": 1024, **EXACT}
+    shared: dict[str, Any] = {"n_ctx": 1024, **EXACT}
     found: dict[str, Any] = {}
-    with Llama(path, **settings) as llm:
+    with Llama(path, **shared) as llm:
         found["Llama.decide"] = llm.decide(state, asked, **options)
         found["Llama.decide_async"] = asyncio.run(llm.decide_async(state, asked, **options))
         found["Llama.decide_batch"] = llm.decide_batch([state, "other"], asked, **options)[0]
-    with Llama(path, n_parallel=3, **settings) as llm:
+    with Llama(path, n_parallel=3, **shared) as llm:
         found["Llama(n_parallel=3)"] = llm.decide(state, asked, **options)
-    with InferenceEngine(path, 4, n_kv_tokens=4096, **settings) as engine:
+    with Llama(path, draft=PromptLookup() if drafts else None, **shared) as llm:
+        found["Llama(draft=...)"] = llm.decide(state, asked, **options)
+    with InferenceEngine(path, 4, n_kv_tokens=4096, **shared) as engine:
         found["InferenceEngine"] = engine.decide(state, asked, **options)
         found["again, from the cache"] = engine.decide(state, asked, **options)
         found["decide_batch"] = engine.decide_batch(["other", state], asked, **options)[1]
 
     async def pool() -> None:
-        async with LlamaPool(path, 2, **settings) as pool:
+        async with LlamaPool(path, 2, **shared) as pool:
             found["LlamaPool"] = await pool.decide(state, asked, **options)
             found["LlamaPool.batch"] = (await pool.decide_batch([state], asked, **options))[0]
             engine: Any = pool.llm.engine
@@ -274,14 +281,20 @@ def test_the_input_is_evaluated_once_for_all_questions(
         assert warm.n_reused > n_state
 
 
+async def submitted(engine: InferenceEngine, n: int) -> None:
+    """Wait until an engine has *n* requests."""
+    while len(engine.active_requests) < n:
+        await asyncio.sleep(0.001)
+
+
 def test_questions_share_batches(tiny: Path) -> None:
     asked = [PredicateQuestion(f"Question {i}?") for i in range(8)]
-    settings: dict[str, Any] = {"n_kv_tokens": 4096, "n_batch": 1024, "start": False, **EXACT}
+    shared: dict[str, Any] = {"n_kv_tokens": 4096, "n_batch": 1024, "start": False, **EXACT}
 
     async def main() -> None:
-        with InferenceEngine(tiny, 8, 1024, **settings) as engine:
+        with InferenceEngine(tiny, 8, 1024, **shared) as engine:
             task = asyncio.create_task(engine.decide_async(STATE, asked))
-            await asyncio.sleep(0)
+            await submitted(engine, len(asked))
             while engine.step():
                 pass
             assert len(await task) == 8
@@ -312,6 +325,28 @@ def test_other_requests_and_their_answers_are_undisturbed(tiny: Path) -> None:
             np.testing.assert_allclose(numbers(mine), numbers(others), atol=1e-4)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner),
+    max_leaves=5,
+)  # fmt: skip
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+WRITTEN = st.lists(
+    TEXT | st.sampled_from(["<|im_end|>", "<|im_start|>", "\n\n", "A. "]), max_size=3
+).map("".join)
+STATES = WRITTEN | st.dictionaries(WRITTEN, JSON, max_size=2) | st.lists(JSON, max_size=2)
+
+
+@settings(max_examples=40)
+@given(STATES, WRITTEN, st.data())
+def test_any_text_and_json_is_decided(llm: Llama, state: Any, about: str, data: Any) -> None:
+    options = data.draw(st.lists(WRITTEN.filter(str.strip), min_size=2, max_size=4, unique=True))
+    answer = llm.decide(state, ChoiceQuestion(about, options))
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    assert 0 <= answer.label_mass <= 1
+
+
 def test_threads_can_decide_together(llm: Llama) -> None:
     alone = llm.decide(STATE, QUESTIONS)
     found: list[Any] = []
@@ -333,8 +368,7 @@ def test_a_cancelled_task_leaves_no_request(tiny: Path) -> None:
     async def main() -> None:
         with InferenceEngine(tiny, 2, 1024, start=False, **EXACT) as engine:
             task = asyncio.create_task(engine.decide_async(STATE, QUESTIONS))
-            await asyncio.sleep(0)
-            assert len(engine.active_requests) == 5
+            await submitted(engine, 5)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -397,6 +431,18 @@ def test_a_wrong_call_is_refused(
     assert llm.decide("x", bool) in (True, False), "and the next call works"
 
 
+def test_all_questions_share_one_deadline(tiny: Path) -> None:
+    with InferenceEngine(tiny, 2, 1024, **EXACT) as engine:
+        engine.pause()  # deadlines count as always
+        with pytest.raises(DeadlineExceededError):
+            engine.decide(STATE, QUESTIONS, timeout_s=0.02)
+        with pytest.raises(DeadlineExceededError):
+            asyncio.run(engine.decide_async(STATE, QUESTIONS, timeout_s=0.02))
+        engine.resume()
+        assert len(engine.decide(STATE, QUESTIONS, timeout_s=60)) == 5
+        assert engine.active_requests == []
+
+
 def test_a_batch_needs_a_list(llm: Llama) -> None:
     with pytest.raises(ValidationError, match="inputs must be a list"):
         llm.decide_batch("x", bool)
@@ -442,7 +488,7 @@ def test_models_that_do_not_predict_tokens_are_refused(
 
 def test_recurrent_models_decide_too(tmp_path: Path) -> None:
     path = write_recurrent(tmp_path / "mamba.gguf")
-    found = everywhere(path, "x", [PredicateQuestion("?"), ScoreQuestion("?", ["a", "b"])])
+    found = everywhere(path, "x", [PredicateQuestion("?"), ScoreQuestion("?", ["a", "b"])], False)
     first = found.pop("Llama.decide")
     for name, answers in found.items():
         for mine, others in zip(answers, first, strict=True):
