@@ -85,7 +85,19 @@ class ClosedError(ValidationError, RuntimeError):
 
 
 class ContextOverflowError(ValidationError):
-    """The request has more tokens than fit into the context."""
+    """The request has more tokens than fit into the context.
+
+    Attributes:
+        n_tokens: Number of tokens of the prompt, or of the input; None: see the message.
+        n_ctx: Number of tokens that fit; None: see the message.
+    """
+
+    def __init__(
+        self, message: str, *, n_tokens: int | None = None, n_ctx: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
 
 
 class GrammarError(ValidationError):

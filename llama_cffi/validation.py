@@ -86,6 +86,8 @@ def check_float(
         number = float(value)
     except (TypeError, ValueError):
         raise ValidationError(f"{name}={shown(value)} must be a number") from None
+    except OverflowError:  # an int
+        number = math.inf
     inside = math.isfinite(number) and low <= number <= high
     if not inside or (above and number == low):
         bracket = "(" if above else "["

@@ -23,7 +23,7 @@ def test_integers() -> None:
 def test_floats() -> None:
     assert check_float("x", np.float32(0.5), 0, 1) == 0.5
     assert check_float("x", 0, 0, 1) == 0.0
-    for value in (-0.1, 1.1, math.nan, math.inf, None, "x", []):
+    for value in (-0.1, 1.1, math.nan, math.inf, 10**400, None, "x", []):
         with pytest.raises(ValidationError, match="x="):
             check_float("x", value, 0, 1)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=r"\(0, 1\]"):

@@ -20,7 +20,7 @@ from ..generation.options import GenerationOptions, resolve_sampling
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
-from ..validation import as_list, check_int, reject_unknown
+from ..validation import as_list, check_bool, check_int, reject_unknown
 from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
@@ -69,7 +69,8 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, OpenAIOptions, t
     `logprobs`, `top_logprobs`: return the log-probability of each token, and of this many
     alternatives. `thinking_budget`: end reasoning after this many tokens, as the chat template
     would end it, and continue with the answer; 0: no reasoning. `n`: number of answers.
-    `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
+    `continue_final_message`: the last message is the assistant's, and the answer continues it,
+    without reasoning. `model`: the name in the response. `context_policy`: `drop_oldest_turns`, see
     `context_policy.drop_oldest_turns`, or one of the engine's. `modalities`: `["text"]`.
     `verbosity`: `medium`. OpenAI's other options: see `OpenAIOptions`; its deprecated `functions`
     and `function_call` mean `tools` and `tool_choice`.
@@ -82,6 +83,7 @@ class MoreChatCompletionOptions(GenerationOptions, ChatOptions, OpenAIOptions, t
     top_logprobs: int | None
     thinking_budget: int | None
     n: int | None
+    continue_final_message: bool | None
     model: str | None
     modalities: Sequence[str] | None
     verbosity: str | None
@@ -100,8 +102,9 @@ class ChatCompletionOptions(MoreChatCompletionOptions, total=False):
 
 _OWN = (
     "tools", "tool_choice", "parallel_tool_calls", "response_format", "top_logprobs", "logprobs",
-    "thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs", "n", "model",
-    "max_tokens", "context_policy", "grammar", "structured", "functions", "function_call",
+    "thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs",
+    "continue_final_message", "n", "model", "max_tokens", "context_policy", "grammar",
+    "structured", "functions", "function_call",
 )  # fmt: skip
 
 
@@ -117,6 +120,7 @@ class PreparedChat:
             content.
         has_functions: Whether calls are also given in OpenAI's deprecated form.
         includes_usage: Whether a stream ends with a chunk that has the usage.
+        includes_stop_reason: Whether the last choice of a stream has `stop_reason`.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -127,13 +131,17 @@ class PreparedChat:
     make_reader: Callable[[], Any]
     has_functions: bool = False
     includes_usage: bool = False
+    includes_stop_reason: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def assemblers(self) -> list[ChatAssembler]:
         """Return an assembler for each answer."""
         vocab = self.model.vocab
-        return [ChatAssembler(i, self.make_reader(), vocab) for i in range(self.request.n)]
+        has_stop = self.includes_stop_reason
+        return [
+            ChatAssembler(i, self.make_reader(), vocab, has_stop) for i in range(self.request.n)
+        ]
 
 
 class ChatPreparer:
@@ -228,7 +236,7 @@ class ChatPreparer:
             ValidationError: An option is out of range.
         """
         options = canonical(options)
-        includes_usage = take_openai_options(options, stream)
+        fields = take_openai_options(options, stream)
         reject_unknown(options, OPTION_NAMES, "a chat completion", ALIASES)
         own = {key: options[key] for key in _OWN if key in options}
         rest = {k: v for k, v in options.items() if k not in own}
@@ -244,12 +252,16 @@ class ChatPreparer:
         parallel = choice.name is None and own.get("parallel_tool_calls", True)
         grammar = _grammar(own)
         offered = tools if choice.mode != "none" else []
+        is_continued = check_bool(
+            "continue_final_message", own.get("continue_final_message", False)
+        )
         render = partial(
             self.renderer.render,
             tools=offered,
             thinking=thinking,
             reasoning_effort=effort,
             chat_template_kwargs=own.get("chat_template_kwargs"),
+            continue_final_message=is_continued,
         )
         limit = openai_limit(own.get("max_tokens"))
         policy = own.get("context_policy", self._policy)
@@ -272,6 +284,7 @@ class ChatPreparer:
             parts = form.grammar_parts(choice.allowed(tools), parallel, True)
             grammar = call_grammar(parts, self.renderer.special_tokens)
         thinks, _ = self.renderer.resolve_thinking(thinking, effort)
+        thinks = thinks and not is_continued
         awaited = grammar is not None and (is_open or bool(thinks))
         reasoning_limit, after = self._reasoning_limit(
             form, after, is_open, awaited, is_words, own.get("thinking_budget")
@@ -303,7 +316,7 @@ class ChatPreparer:
         run = self.renderer.with_stops(run)
         request = PreparedRequest(tokens, limit, run, n, reasoning_limit)
         name = own.get("model") or name
-        return PreparedChat(request, self.model, name, make_reader, bool(functions), includes_usage)
+        return PreparedChat(request, self.model, name, make_reader, bool(functions), *fields)
 
     def _reasoning_limit(
         self,

@@ -118,10 +118,14 @@ class ChatAssembler:
         index: The answer's index.
         reader: Splits text into reasoning, tool calls and content.
         vocab: The model's vocabulary.
+        has_stop_reason: Whether the last choice of a stream has `stop_reason`.
     """
 
-    def __init__(self, index: int, reader: Any, vocab: Vocab) -> None:
+    def __init__(
+        self, index: int, reader: Any, vocab: Vocab, has_stop_reason: bool = False
+    ) -> None:
         self._index, self._reader, self._vocab = index, reader, vocab
+        self._has_stop_reason = has_stop_reason
         self._scores: list[Logprob] = []
         self._has_calls = False
         # In parts, because a str that grows by each token would be copied for each token.
@@ -171,7 +175,10 @@ class ChatAssembler:
             yield self._chunk(delta)
         if self._scores:
             yield self._chunk({})
-        yield self._chunk({}, self._finish_reason(stats))
+        last = self._chunk({}, self._finish_reason(stats))
+        if self._has_stop_reason:
+            last["stop_reason"] = stats.stop or None
+        yield last
 
     def _finish_reason(self, stats: GenerationStats) -> str:
         reason = finish_reason(stats)

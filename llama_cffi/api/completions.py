@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import ValidationError
 from ..generation.options import GenerationOptions
 from ..generation.prompt import check_prompt, tokenize_prompt
+from ..generation.stats import GenerationStats
 from ..generation.text import CharacterOffsets
 from ..validation import as_list, check_bool, check_int, check_str
 from .running import PreparedRequest, finish_reason, openai_limit, usage
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..binding import Model
     from ..generation.logprobs import Logprob
     from ..generation.sequence import Step
-    from ..generation.stats import GenerationStats
     from ..scheduler import RequestHandle
     from .types import (
         CompletionChoice,
@@ -51,10 +51,12 @@ class PreparedCompletion:
         name: The model's name in the response.
         head: Text before each answer: the prompt if it is echoed.
         tail: Text after each answer: the suffix if the prompt is echoed.
+        echoed: The prompt, if it is echoed with its log-probabilities; see `echo`.
         n: Number of answers to return: of all generated, those with the best mean log-probability.
         logprobs: Whether to return log-probabilities.
         offset: Number of characters of the prompt, from which `text_offset` counts.
         includes_usage: Whether a stream ends with a chunk that has the usage.
+        includes_stop_reason: Whether the last choice of a stream has `stop_reason`.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -64,10 +66,12 @@ class PreparedCompletion:
     name: str
     head: str = ""
     tail: str = ""
+    echoed: str | None = None
     n: int = 1
     logprobs: bool = False
     offset: int = 0
     includes_usage: bool = False
+    includes_stop_reason: bool = False
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -85,6 +89,7 @@ def prepare(
     best_of: int | None = None,
     stream: bool = False,
     includes_usage: bool = False,
+    includes_stop_reason: bool = False,
 ) -> PreparedCompletion:
     """Check the arguments of a completion and tokenize its prompt; see `Llama.create_completion`.
 
@@ -99,8 +104,14 @@ def prepare(
         raise ValidationError("best_of > n cannot be streamed: answers are compared at the end")
     if logprobs is not None:
         check_int("logprobs", logprobs, 0)
-        if echo:
-            raise ValidationError("echo=True has no logprobs of the prompt; use Scorer for them")
+        if echo and stream:
+            raise ValidationError(
+                "echo=True with logprobs cannot be streamed: the prompt is scored as a whole"
+            )
+        if echo and suffix is not None:
+            raise ValidationError("echo=True with logprobs excludes suffix; leave out one of them")
+    scores_prompt = echo and logprobs is not None
+    is_empty = max_tokens == 0 and echo and not stream  # only the prompt is wanted
     tokens = prompt_tokens(model, prompt, suffix)
     text = ""
     if echo or logprobs is not None:
@@ -108,15 +119,22 @@ def prepare(
     if best_of > n and logprobs is None:
         options = {**options, "logprobs": 0}  # to compare answers
     return PreparedCompletion(
-        PreparedRequest(tokens, openai_limit(max_tokens), options, best_of),
+        PreparedRequest(
+            tokens,
+            openai_limit(1 if is_empty else max_tokens),
+            options,
+            0 if is_empty else best_of,
+        ),
         model,
         name,
-        text if echo else "",
+        text if echo and not scores_prompt else "",
         (suffix or "") if echo else "",
+        text if scores_prompt else None,
         n,
         logprobs is not None,
         len(text),
         includes_usage=includes_usage,
+        includes_stop_reason=includes_stop_reason,
     )
 
 
@@ -224,6 +242,9 @@ def _collect(run: Generator[Step, None, GenerationStats]) -> _Answer:
 
 
 def _response(prepared: PreparedCompletion, answers: Sequence[_Answer]) -> CreateCompletionResponse:
+    if not answers:  # max_tokens=0
+        stats = GenerationStats(n_prompt=len(prepared.request.tokens), finish_reason="length")
+        answers = [("", [], stats)] * prepared.n
     order = answers
     if len(answers) > prepared.n:
         order = sorted(answers, key=lambda answer: -_mean(answer[1]))[: prepared.n]
@@ -262,7 +283,10 @@ class _Chunks:
 
     def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
         """Return the last chunk, with the finish reason."""
-        return self._chunk(self._text, None, finish_reason(stats))
+        last = self._chunk(self._text, None, finish_reason(stats))
+        if self._prepared.includes_stop_reason:
+            last["choices"][0]["stop_reason"] = stats.stop or None
+        return last
 
     def _chunk(
         self, text: str, logprobs: CompletionLogprobs | None, reason: FinishReason | None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
@@ -38,6 +39,7 @@ from . import chat_completions, completions
 from .aio import stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer
 from .config import LlamaConfig, LlamaOptions, config_of
+from .echo import prepend
 from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
 from .openai_options import OpenAIOptions, take_openai_options
@@ -49,10 +51,13 @@ if TYPE_CHECKING:
 
     from ..decisions import DecisionInput, Question
     from ..embeddings.embedder import Embedder, RerankResult
+    from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
     from ..generation.text import Stop
     from ..progress import Progress
     from ..scheduler import InferenceEngine, RequestHandle
+    from ..server.http_server import HttpServer
+    from ..server.settings import ServerOptions
     from .chat_completions import Message
     from .running import AnyEngine
     from .types import (
@@ -73,6 +78,7 @@ __all__ = [
 T = TypeVar("T")
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 _NO_LOGPROBS = "a stream of text has no logprobs; use create_completion(stream=True)"
+_LONG = 20_000  # characters: some 10 ms of rendering and tokenizing
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
@@ -80,8 +86,10 @@ _open_lock = threading.Lock()
 class CompletionOptions(GenerationOptions, OpenAIOptions, total=False):
     """`GenerationOptions` and OpenAI's other options of a completion, see `OpenAIOptions`.
 
-    `echo`: begin with the prompt. `n`: number of answers. `best_of`: number of answers to generate;
-    the *n* with the best mean log-probability are returned. `model`: the name in the response.
+    `echo`: begin with the prompt; with `logprobs` also with its log-probabilities, which are
+    computed in a context of their own. `n`: number of answers. `best_of`: number of answers to
+    generate; the *n* with the best mean log-probability are returned. `model`: the name in the
+    response.
     """
 
     echo: bool
@@ -131,6 +139,7 @@ class Llama(Session, ModelFacts):
             source = as_path("model_path", source)
         self.model_path = str(source.path if isinstance(source, Model) else source)
         self._embedder: Embedder | None = None
+        self._scorer: Scorer | None = None
         self._lock = threading.Lock()
         model, owned = open_model(
             source,
@@ -180,7 +189,33 @@ class Llama(Session, ModelFacts):
         """End running generations and free everything. Calling it again does nothing."""
         if self._embedder is not None:
             self._embedder.close()
+        if self._scorer is not None:
+            self._scorer.close()
         self.engine.close()
+
+    def serve(
+        self, host: str = "127.0.0.1", port: int = 0, **settings: Unpack[ServerOptions]
+    ) -> HttpServer:
+        """Serve this model over HTTP in a thread, in OpenAI's API and others; see docs/server.md.
+
+        Load it with `n_parallel`, so that requests do not wait for each other.
+
+        Args:
+            host: The address to listen on.
+            port: The port; 0: a free one.
+            **settings: See `Settings` of the server.
+
+        Returns:
+            The server, with its `url`; `close`, or the end of a `with` block, stops it. This model
+            stays open.
+
+        Raises:
+            LlamaError: The extra `server` is not installed, or the address cannot be used.
+        """
+        # By name: the server is a layer above this one.
+        return import_module("llama_cffi.server.serving").serve(  # type: ignore[no-any-return]
+            self, host=host, port=port, **settings
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -431,7 +466,7 @@ class Llama(Session, ModelFacts):
             prompt: Text or token ids.
             suffix: Text after the answer; the model fills the gap.
             max_tokens: Most tokens to generate; None or -1: until the model ends the answer or the
-                context is full.
+                context is full; 0: none, with `echo` only.
             stream: Return chunks.
             **options: See `CompletionOptions`.
 
@@ -441,7 +476,9 @@ class Llama(Session, ModelFacts):
         """
         prepared = self._completion(prompt, suffix, max_tokens, options, stream)
         runs = run(self.engine, prepared.request)
-        return (completions.stream if stream else completions.whole)(prepared, runs)
+        if stream:
+            return completions.stream(prepared, runs)
+        return self._echoed(prepared, completions.whole(prepared, runs))
 
     __call__ = create_completion
 
@@ -477,17 +514,47 @@ class Llama(Session, ModelFacts):
         **options: Unpack[CompletionOptions],
     ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
         """Call `create_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        prepared = await _prepared(
+            lambda: self._completion(prompt, suffix, max_tokens, options, stream), prompt
+        )
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
             if stream:
                 return completions.stream_async(prepared, handles)
-            return await completions.whole_async(prepared, handles)
+            answer = await completions.whole_async(prepared, handles)
+            if prepared.echoed is None:
+                return answer
+            return await whole_async(lambda: self._echoed(prepared, answer))
         runs = run(self.engine, prepared.request)
         if stream:
             return stream_async(lambda: completions.stream(prepared, runs))
-        return await whole_async(lambda: completions.whole(prepared, runs))
+        return await whole_async(lambda: self._echoed(prepared, completions.whole(prepared, runs)))
+
+    def _echoed(
+        self, prepared: completions.PreparedCompletion, answer: CreateCompletionResponse
+    ) -> CreateCompletionResponse:
+        """Put the prompt and its log-probabilities before *answer*, if that was asked for."""
+        if prepared.echoed is not None:
+            tokens = prepared.request.tokens
+            if self._adapters:
+                raise ValidationError(
+                    "echo=True with logprobs scores the prompt without LoRA adapters; remove them"
+                )
+            n = prepared.request.options.get("logprobs") or 0
+            scores = self._prompt_scorer.alternatives(tokens, n)
+            prepend(answer, self.model.vocab, prepared.echoed, tokens, scores)
+        return answer
+
+    @property
+    def _prompt_scorer(self) -> Scorer:
+        """Scores prompts, in a context of its own; created on first use."""
+        from ..embeddings.scorer import Scorer
+
+        with self._lock:
+            if self._scorer is None:
+                self._scorer = Scorer(self.model, n_threads=self.config.n_threads or 0)
+        return self._scorer
 
     @overload
     def create_chat_completion(
@@ -557,7 +624,9 @@ class Llama(Session, ModelFacts):
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
         """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = self.chat.prepare(messages, options, self.model_path, stream=stream)
+        prepared = await _prepared(
+            lambda: self.chat.prepare(messages, options, self.model_path, stream=stream), messages
+        )
         engine = self._shared_engine
         if engine is not None:
             handles = await run_async(engine, prepared.request)
@@ -789,14 +858,14 @@ class Llama(Session, ModelFacts):
         stream: bool,
     ) -> completions.PreparedCompletion:
         rest = canonical(options)
-        includes_usage = take_openai_options(rest, stream)
+        fields = take_openai_options(rest, stream)
         name = rest.pop("model", None) or self.model_path
         own = {key: rest.pop(key) for key in ("echo", "n", "best_of") if key in rest}
         max_tokens = rest.pop("max_tokens", max_tokens)
         return completions.prepare(
             self.model, name, prompt, self._run_options(rest),
             suffix=suffix, max_tokens=max_tokens, stream=stream,
-            includes_usage=includes_usage, **own,
+            includes_usage=fields.usage, includes_stop_reason=fields.stop_reason, **own,
         )  # fmt: skip
 
     # Tokens
@@ -996,6 +1065,23 @@ async def _pieces_async(first: str, handle: RequestHandle) -> AsyncIterator[str]
         async for step in steps:
             if step.text:
                 yield step.text
+
+
+async def _prepared(prepare: Callable[[], T], prompt: object) -> T:
+    """Return what *prepare* does; where the prompt is long, the event loop goes on meanwhile."""
+    return await whole_async(prepare) if _n_characters(prompt) > _LONG else prepare()
+
+
+def _n_characters(prompt: object, depth: int = 4) -> int:
+    """Return the length of a text, or of the contents of messages: messages, parts, text."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, Mapping):
+        content = prompt.get("content") or prompt.get("text")
+        return _n_characters(content, depth - 1) if depth else 0
+    if isinstance(prompt, (list, tuple)) and depth and prompt and not isinstance(prompt[0], int):
+        return sum(_n_characters(item, depth - 1) for item in prompt)
+    return 0
 
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:

@@ -6,12 +6,12 @@ Source: https://platform.openai.com/docs/api-reference, create chat completion a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from ..errors import ValidationError
 from ..validation import check_bool, reject_unknown
 
-__all__ = ["OpenAIOptions", "StreamOptions", "take_openai_options"]
+__all__ = ["OpenAIOptions", "StreamFields", "StreamOptions", "take_openai_options"]
 
 
 class StreamOptions(TypedDict, total=False):
@@ -19,10 +19,21 @@ class StreamOptions(TypedDict, total=False):
 
     `include_usage`: a last chunk without choices has the usage of the whole request; in the other
     chunks it is None. `include_obfuscation`: accepted and not used.
+
+    Not OpenAI's: `include_stop_reason`: the last choice of an answer has vLLM's `stop_reason`, the
+    stop string that ended the answer; None: no stop string did.
     """
 
     include_usage: bool | None
     include_obfuscation: bool | None
+    include_stop_reason: bool | None
+
+
+class StreamFields(NamedTuple):
+    """The fields of chunks that were asked for; see `StreamOptions`."""
+
+    usage: bool = False
+    stop_reason: bool = False
 
 
 class OpenAIOptions(TypedDict, total=False):
@@ -52,8 +63,8 @@ _REFUSED = {
 }
 
 
-def take_openai_options(options: dict[str, Any], stream: bool) -> bool:
-    """Remove OpenAI's options from *options*; return whether a stream ends with the usage.
+def take_openai_options(options: dict[str, Any], stream: bool) -> StreamFields:
+    """Remove OpenAI's options from *options*; return the fields that a stream has.
 
     Args:
         options: The options of a request without those that are None.
@@ -79,12 +90,12 @@ def take_openai_options(options: dict[str, Any], stream: bool) -> bool:
             f"verbosity={found['verbosity']!r} is not supported: models have no such setting; ask "
             "for a short or a long answer in the system message"
         )
-    return _includes_usage(found["stream_options"], stream)
+    return _stream_fields(found["stream_options"], stream)
 
 
-def _includes_usage(options: object, stream: bool) -> bool:
+def _stream_fields(options: object, stream: bool) -> StreamFields:
     if options is None:
-        return False
+        return StreamFields()
     if not isinstance(options, Mapping):
         raise ValidationError(
             f'stream_options must be a dict such as {{"include_usage": True}}, got {options!r}'
@@ -92,7 +103,10 @@ def _includes_usage(options: object, stream: bool) -> bool:
     reject_unknown(options, StreamOptions.__annotations__, "stream_options")
     if not stream:
         raise ValidationError("stream_options is for stream=True; leave it out, or stream")
-    wanted = options.get("include_usage") or False
-    if not isinstance(wanted, bool):
-        raise ValidationError(f"include_usage must be True or False, got {wanted!r}")
-    return wanted
+    wanted = []
+    for field in StreamFields._fields:
+        value = options.get(f"include_{field}") or False
+        if not isinstance(value, bool):
+            raise ValidationError(f"include_{field} must be True or False, got {value!r}")
+        wanted.append(value)
+    return StreamFields(*wanted)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, DecisionOptions, Question
+    from ..server.http_server import HttpServer
+    from ..server.settings import ServerOptions
     from .chat_completions import Message
     from .types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
@@ -291,6 +293,18 @@ class LlamaPool:
     def kv_cache_clear(self) -> None:
         """Clear the cached prefixes of finished requests."""
         self.llm.kv_cache_clear()
+
+    def serve(
+        self, host: str = "127.0.0.1", port: int = 0, **settings: Unpack[ServerOptions]
+    ) -> HttpServer:
+        """Serve this model over HTTP in a thread; see `Llama.serve`.
+
+        Args:
+            host: The address to listen on.
+            port: The port; 0: a free one.
+            **settings: See `Settings` of the server; errors as in `Llama.serve`.
+        """
+        return self.llm.serve(host, port, **settings)
 
     def close(self) -> None:
         """End running generations and free everything. Calling it again does nothing."""

@@ -1,7 +1,8 @@
 """The types of responses: OpenAI's, under llama-cpp-python's names.
 
-Source: https://platform.openai.com/docs/api-reference, chat, completions and embeddings. One field
-is not OpenAI's: `reasoning_content`, as DeepSeek and llama-server name the reasoning.
+Source: https://platform.openai.com/docs/api-reference, chat, completions and embeddings. Two fields
+are not OpenAI's: `reasoning_content`, as DeepSeek and llama-server name the reasoning, and, in a
+stream that asks for it, `stop_reason`, as vLLM names the stop string that ended the answer.
 
 Pydantic and `typing.get_type_hints` read them, on Python 3.10, too: annotations are not postponed,
 and `TypedDict` is that of typing_extensions.
@@ -64,6 +65,7 @@ class CompletionChoice(TypedDict):
     index: int
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    stop_reason: NotRequired[str | None]
 
 
 class CreateCompletionResponse(TypedDict):
@@ -190,6 +192,7 @@ class ChatCompletionStreamResponseChoice(TypedDict):
     delta: ChatCompletionStreamResponseDelta
     logprobs: NotRequired[ChatCompletionLogprobs | None]
     finish_reason: FinishReason | None
+    stop_reason: NotRequired[str | None]
 
 
 class CreateChatCompletionStreamResponse(TypedDict):

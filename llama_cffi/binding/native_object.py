@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..context_managers import contextmanager
 from ..errors import ClosedError, LlamaError
 from ..validation import not_picklable
 

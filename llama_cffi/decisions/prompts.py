@@ -88,7 +88,9 @@ class PromptMaker:
             raise ContextOverflowError(
                 f"the input with the question {shown(question.name or question.instructions)} has "
                 f"{len(chat.tokens)} tokens, and with n_ctx={self._n_ctx} a prompt may have "
-                f"{self._n_ctx - 1}; shorten the input or increase n_ctx"
+                f"{self._n_ctx - 1}; shorten the input or increase n_ctx",
+                n_tokens=len(chat.tokens),
+                n_ctx=self._n_ctx,
             )
         tokens = dict(zip(order, _arranged(labels.texts, order, labels.tokens), strict=True))
         return LabelledPrompt(chat.tokens, tuple(tokens[i] for i in sorted(order)))

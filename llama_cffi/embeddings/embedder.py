@@ -262,7 +262,9 @@ class Embedder:
         if not truncate:
             raise ContextOverflowError(
                 f"{name} has {len(tokens)} tokens and the model supports {self.n_tokens_max}; "
-                "split it, or pass truncate=True"
+                "split it, or pass truncate=True",
+                n_tokens=len(tokens),
+                n_ctx=self.n_tokens_max,
             )
         vocab = self.model.vocab
         end = tokens[-1:] if tokens[-1] in (vocab.eos, vocab.sep) else ()
@@ -294,7 +296,9 @@ class Embedder:
             raise ContextOverflowError(
                 f"document {i} has {len(tokens)} tokens and the query with its separators "
                 f"{len(head) + len(tail)}; the model supports {self.n_tokens_max}. Split the "
-                "document, or pass truncate=True"
+                "document, or pass truncate=True",
+                n_tokens=len(head) + len(tokens) + len(tail),
+                n_ctx=self.n_tokens_max,
             )
         return (*head, *tokens[:n_left], *tail)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from ..binding import Context
+from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 
 __all__ = ["ResizableContext"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..binding import Batch, Context, Model
 from ..errors import ContextOverflowError, ValidationError
-from ..generation.logprobs import log_softmax
+from ..generation.logprobs import Logprob, log_softmax, logprob
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.prompt import common_prefix_length
 from ..validation import check_int, checked_arguments, not_picklable
@@ -156,6 +156,27 @@ class Scorer:
         self._check_length("the text has", len(tokens))
         return self._window(tokens, 1)
 
+    def alternatives(self, tokens: Sequence[int], n: int) -> list[Logprob]:
+        """Return the log-probability of each token but the first, and of the *n* most probable.
+
+        Args:
+            tokens: At least one token id.
+            n: Number of alternatives for each token, 0 or more.
+
+        Raises:
+            ValidationError: *tokens* is empty, a token does not exist, or *n* is negative.
+            ContextOverflowError: There are more than `n_ctx` tokens.
+        """
+        check_int("n", n, 0)
+        tokens = self._checked(tokens)
+        if not tokens:
+            raise ValidationError("there is no token to score")
+        self._check_length("the text has", len(tokens))
+        wanted = {i: [token] for i, token in enumerate(tokens[1:])}
+        with self._context.use(len(tokens), 1) as context:
+            rows = self._rows(context, [_Segment(0, 0, tokens[:-1], wanted)])
+            return [logprob(logits, token, n) for _, logits, (token,) in rows]
+
     def score_continuations(self, prompt: Text, continuations: Sequence[Text]) -> list[Score]:
         """Return the score of each continuation after *prompt*, which is decoded once.
 
@@ -266,7 +287,9 @@ class Scorer:
         if n_tokens > self.n_ctx:
             raise ContextOverflowError(
                 f"{subject} {n_tokens} tokens; n_ctx is {self.n_ctx}. Shorten it, create the "
-                "scorer with a larger n_ctx, or use perplexity, which evaluates windows"
+                "scorer with a larger n_ctx, or use perplexity, which evaluates windows",
+                n_tokens=n_tokens,
+                n_ctx=self.n_ctx,
             )
 
     def _window(self, tokens: Sequence[int], first: int) -> NDArray[np.float64]:
@@ -303,8 +326,19 @@ class Scorer:
         return logprobs
 
     def _decode(self, context: Context, segments: Sequence[_Segment]) -> list[NDArray[np.float64]]:
-        """Decode *segments* in full batches; return the log-probabilities that each wants."""
+        """Decode *segments*; return the log-probabilities that each wants."""
         found: list[list[float]] = [[] for _ in segments]
+        for n, logits, targets in self._rows(context, segments):
+            found[n] += log_softmax(logits, targets)
+        return [np.array(logprobs, np.float64) for logprobs in found]
+
+    def _rows(
+        self, context: Context, segments: Sequence[_Segment]
+    ) -> Iterator[tuple[int, NDArray[np.float32], Sequence[int]]]:
+        """Decode *segments* in full batches; yield segment, logits and targets of each wanted row.
+
+        The logits are valid until the next one.
+        """
         batch = Batch(context.n_batch, library=self.model.library)
         wanted: list[tuple[int, int, Sequence[int]]] = []
         todo = [(n, i) for n, segment in enumerate(segments) for i in range(len(segment.tokens))]
@@ -318,10 +352,9 @@ class Scorer:
             if len(batch) == batch.n_tokens_max or count == len(todo):
                 context.decode(batch)
                 for n, row, targets in wanted:
-                    found[n] += log_softmax(context.logits(row, copy=False), targets)
+                    yield n, context.logits(row, copy=False), targets
                 batch.clear()
                 wanted.clear()
-        return [np.array(logprobs, np.float64) for logprobs in found]
 
 
 def _groups(sizes: Sequence[int], n_tokens: int, n_seqs: int) -> Iterator[list[int]]:

@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from ..binding import Batch, Context
 from ..binding.context.params import MoreContextOptions
+from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages

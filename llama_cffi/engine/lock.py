@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
+from ..context_managers import contextmanager
 from ..errors import ValidationError
 
 __all__ = ["CallLock", "Turn"]

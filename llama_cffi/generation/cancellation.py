@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
+from ..context_managers import contextmanager
 from ..errors import CancelledError, DeadlineExceededError, DecodeAbortedError
 
 if TYPE_CHECKING:
@@ -208,7 +209,9 @@ class _Watcher:
         # Main thread only: the listening tokens, newest last, and the descriptors they replaced.
         self._listening: list[CancelToken] = []
         self._replaced: list[int] = []
-        threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="llama_cffi-interrupts", daemon=True)
+        with suppress(RuntimeError):  # Python 3.12 starts none while it exits, and can do without
+            thread.start()
 
     def watch(self, token: CancelToken) -> None:
         with self._lock:

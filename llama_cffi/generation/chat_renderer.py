@@ -219,6 +219,7 @@ class ChatRenderer:
         *,
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, object] | None = None,
+        continue_final_message: bool | None = None,
     ) -> RenderedChat:
         """Render a conversation into tokens and text.
 
@@ -228,11 +229,22 @@ class ChatRenderer:
             thinking: Whether the model reasons first; None: the model's default.
             reasoning_effort: OpenAI's `none` to `high`, instead of *thinking*.
             chat_template_kwargs: Additional variables for the template.
+            continue_final_message: End inside the last message, an assistant's, so that the model
+                continues it, without reasoning.
 
         Raises:
             TemplateError: The template does not compile, fails, or refuses these messages.
-            ValidationError: A message is invalid, or the model does not support *thinking*.
+            ValidationError: A message is invalid, the model does not support *thinking*, or the
+                last message cannot be continued.
         """
+        if continue_final_message:
+            thinks, _ = self.resolve_thinking(thinking, reasoning_effort)
+            if thinking or (reasoning_effort is not None and thinks):
+                raise ValidationError(
+                    "continue_final_message continues an answer after its reasoning; leave out "
+                    "thinking and reasoning_effort"
+                )
+            return self._continued(messages, tools, chat_template_kwargs)
         if not isinstance(chat_template_kwargs, (Mapping, type(None))):
             raise ValidationError(
                 f"chat_template_kwargs must be a mapping, got {chat_template_kwargs!r}"
@@ -344,6 +356,23 @@ class ChatRenderer:
             return ""
         before, found, _ = whole.partition(_REPLY)
         return before[len(prompt) :] if found and before.startswith(prompt) else ""
+
+    def _continued(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
+        variables: Mapping[str, object] | None,
+    ) -> RenderedChat:
+        """Render a conversation up to the end of the content of its last message."""
+        last = plain_messages(messages, separator="\n\n")[-1]
+        if last["role"] != "assistant" or "tool_calls" in last:
+            raise ValidationError(
+                "continue_final_message needs a last message of the assistant, without tool calls"
+            )
+        chat = self.render_without_reasoning(messages[:-1], tools, chat_template_kwargs=variables)
+        content = last["content"]
+        added = self._model.vocab.tokenize(content, False) if content else []
+        return RenderedChat([*chat.tokens, *added], chat.text + content)
 
     def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
         """Append *text*, which replaces white space at the end where it begins with such."""

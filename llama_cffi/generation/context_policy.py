@@ -80,7 +80,9 @@ def fit_prompt(
         margin = f", and {safety} of them are a safety margin" if safety else ""
         raise ContextOverflowError(
             f"no room for an answer: the prompt has {n} tokens, the context holds "
-            f"{n_ctx}{margin}. {advice}."
+            f"{n_ctx}{margin}. {advice}.",
+            n_tokens=n,
+            n_ctx=n_ctx,
         )
     n_answer = max_tokens if policy == "shift" else min(max_tokens, room)
     return FittedPrompt(prompt, n - len(prompt), n_answer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..api import chat_completions, completions
 from ..api.chat_completions import ChatPreparer
+from ..api.echo import prepend
 from ..api.embedding_inputs import as_inputs
 from ..api.llama import Llama as NativeLlama
 from ..api.running import run
@@ -18,12 +19,12 @@ from ..binding import Model
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
+from ..generation.logprobs import logprob
 from ..generation.options import resolve_sampling
 from ..generation.prompt import common_prefix_length
 from ..hub import resolve_model
 from ..validation import checked_arguments
 from .delegate import Delegate
-from .echo import prepend
 from .llama_cache import BaseLlamaCache, LlamaState
 from .llama_chat_format import (
     LlamaChatCompletionHandlerRegistry,
@@ -525,7 +526,11 @@ class Llama:
                 every["echo"] = False
                 answer = self.native.create_completion(tokens, None, max_tokens, **every)
                 text = prompt if isinstance(prompt, str) else self.engine.detokenize(prompt)
-                prepend(answer, self.model.vocab, text, tokens, logits, logprobs)
+                scores = [
+                    logprob(row, token, logprobs)
+                    for row, token in zip(logits, tokens[1:], strict=False)
+                ]
+                prepend(answer, self.model.vocab, text, tokens, scores)
             else:
                 answer = self.native.create_completion(given, suffix, max_tokens, **every)
         return self._remember(answer)
@@ -1090,6 +1095,7 @@ class Llama:
     renderer = Delegate(lambda native: native.renderer)
     chat = Delegate(lambda native: native.chat)
     embedder = Delegate(lambda native: native.embedder)
+    serve = Delegate(lambda native: native.serve)
     parse = Delegate(lambda native: native.parse)
     rerank = Delegate(lambda native: native.rerank)
     generate_stream = Delegate(lambda native: native.generate_stream)

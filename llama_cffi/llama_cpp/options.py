@@ -153,6 +153,7 @@ class MoreChatCompletionOptions(MoreGenerationOptions, OpenAIOptions, total=Fals
     thinking_budget: int | None
     reasoning_effort: str | None
     chat_template_kwargs: Mapping[str, object] | None
+    continue_final_message: bool | None
     parallel_tool_calls: bool | None
     max_completion_tokens: int | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None

@@ -8,8 +8,8 @@ import threading
 import traceback
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+from ..context_managers import contextmanager
 from ..errors import ClosedError, EngineDeadError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE
 from .engine_core import EngineCore

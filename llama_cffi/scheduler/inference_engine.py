@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from ..binding import Context
 from ..binding.context.params import MoreContextOptions
+from ..context_managers import contextmanager
 from ..decisions import DecisionOptions, decide_batch, decide_batch_async
 from ..errors import ValidationError
 from ..generation.aliases import ALIASES

@@ -7,9 +7,10 @@ import concurrent.futures
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import aclosing, closing, contextmanager, suppress
+from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Protocol
 
+from ..context_managers import contextmanager
 from ..errors import DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, on_cancel
 from ..generation.output import Detokenizer

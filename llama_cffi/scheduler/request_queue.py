@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ..context_managers import contextmanager
 from ..errors import QueueFullError
 from .request_handle import RequestHandle
 

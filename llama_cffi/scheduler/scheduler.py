@@ -143,7 +143,9 @@ class Scheduler:
         if n_prompt >= self.n_ctx:
             raise ContextOverflowError(
                 f"the prompt has {n_prompt} tokens, but prompt and answer together may have at "
-                f"most {self.n_ctx}; shorten the prompt or increase n_ctx"
+                f"most {self.n_ctx}; shorten the prompt or increase n_ctx",
+                n_tokens=n_prompt,
+                n_ctx=self.n_ctx,
             )
         if request.deadline_s is not None:
             self._next_deadline_s = min(self._next_deadline_s, request.deadline_s)

@@ -1,35 +1,91 @@
-"""The shapes of typed decisions: OpenAI's /v1/decisions and System One's /v1/systemone."""
+"""Typed decisions: OpenAI's POST /v1/decisions and System One's POST /v1/systemone."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from starlette.routing import BaseRoute
+
+from ..api.aio import whole_async
 from ..decisions import (
     Answer,
     ChoiceAnswer,
     ChoiceQuestion,
     Decided,
     DecisionInput,
+    DecisionOptions,
     Option,
     PredicateAnswer,
     PredicateQuestion,
     Question,
     ScoreAnswer,
     ScoreQuestion,
+    prepare,
+    run,
+    run_async,
 )
 from ..errors import ValidationError
 from ..validation import check_choice
+from .body import BOOL, take
+from .call import Answer as Response
+from .call import Call, Endpoint, Json
+from .errors import ApiError
+from .paths import post
 
-__all__ = ["openai_request", "openai_response", "systemone_request", "systemone_response"]
+__all__ = [
+    "openai_request",
+    "openai_response",
+    "routes",
+    "systemone_request",
+    "systemone_response",
+]
 
 Object = Mapping[str, Any]
 
 _MAX_QUESTIONS = 400
+_MAX_SYSTEMONE_QUESTIONS = 4096
 _MAX_SYSTEMONE_LEVELS = 10
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    return [*post("/decisions", Endpoint(_openai)), *post("/systemone", Endpoint(_systemone))]
+
+
+async def _openai(call: Call) -> Response:
+    input, questions = openai_request(call.body)
+    return Json(openai_response(await _decided(call, input, questions), call.model.name))
+
+
+async def _systemone(call: Call) -> Response:
+    questions_given = call.body.get("questions")
+    n = len(questions_given) if isinstance(questions_given, (dict, list)) else 0
+    if n > _MAX_SYSTEMONE_QUESTIONS:
+        message = f"questions has {n} items; at most {_MAX_SYSTEMONE_QUESTIONS} are allowed"
+        raise ApiError(413, message, "request_too_large_error", param="questions")
+    try:
+        state, questions = systemone_request(call.body)
+    except ValidationError as error:
+        raise ApiError(422, str(error), "unprocessable_entity_error") from None
+    return Json(systemone_response(await _decided(call, state, questions), call.model.name))
+
+
+async def _decided(call: Call, input: DecisionInput, questions: list[Question[Answer]]) -> Decided:
+    """Answer the questions; `average_orders` is an extension of both APIs."""
+    given = take(call.body, {"average_orders": BOOL})
+    options: DecisionOptions = {"average_orders": given.get("average_orders", False)}
+    model = call.model
+    engine: Any = model.llm.engine
+    prepared = await asyncio.to_thread(prepare, engine, [input], questions, options)
+    call.admit(model)
+    if hasattr(engine, "submit"):
+        return (await run_async(engine, prepared))[0]
+    return (await whole_async(lambda: run(engine, prepared)))[0]
 
 
 def openai_request(body: Object) -> tuple[DecisionInput, list[Question[Answer]]]:

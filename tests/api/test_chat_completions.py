@@ -10,7 +10,13 @@ import gguf
 import pytest
 from support.tiny_gguf import CHATML, write_tiny
 
-from llama_cffi import ContextOverflowError, Llama, LlamaGrammar, TemplateError
+from llama_cffi import (
+    ContextOverflowError,
+    Llama,
+    LlamaGrammar,
+    TemplateError,
+    ValidationError,
+)
 from llama_cffi.demo import model_path
 
 HI = [{"role": "user", "content": "hi"}]
@@ -170,3 +176,27 @@ def test_drop_oldest_turns() -> None:
             llm.create_chat_completion([{"role": "user", "content": "word " * 300}], **options)
         with pytest.raises(ContextOverflowError, match="no room"):
             llm.generate("word " * 300, 5)
+
+
+@pytest.mark.parametrize("n_parallel", [1, 2])
+def test_the_last_message_is_continued(n_parallel: int) -> None:
+    ask = [{"role": "user", "content": "What is 12 + 30?"}]
+    with Llama(model_path(), n_ctx=256, n_threads=1, n_parallel=n_parallel) as llm:
+        whole = llm.create_chat_completion(ask, temperature=0)["choices"][0]["message"]["content"]
+        assert whole is not None
+        begun = [*ask, {"role": "assistant", "content": whole[:1]}]
+        options: Any = {"temperature": 0, "continue_final_message": True}
+        answer = llm.create_chat_completion(begun, **options)["choices"][0]["message"]
+        # The tokens of the beginning may be others than those that the model chose.
+        prompt = llm.renderer.render(ask).text + whole[:1]
+        raw = llm.create_completion(prompt, max_tokens=None, temperature=0)["choices"][0]["text"]
+        assert answer["content"] == raw
+        grammar = LlamaGrammar.from_regex("[0-9]{3}")
+        held = llm.create_chat_completion(begun, grammar=grammar, **options)["choices"][0]
+        assert len(held["message"]["content"] or "") == 3
+        with pytest.raises(ValidationError, match="last message of the assistant"):
+            llm.create_chat_completion(ask, continue_final_message=True)
+        with pytest.raises(ValidationError, match="thinking"):
+            llm.create_chat_completion(begun, thinking=True, **options)
+        with pytest.raises(ValidationError, match="continue_final_message"):
+            llm.create_chat_completion(begun, continue_final_message="yes")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,33 @@ def test_the_options_of_engine_do_not_reach_llama(
         assert "".join(llm.generate_stream("x", json_stop=None, grammar=grammar)) == text
         answer = llm.create_chat_completion([{"role": "user", "content": "x"}], grammar=grammar)
         assert answer["choices"][0]["message"]["content"] == text
+
+
+@pytest.mark.parametrize("n_parallel", [1, 2])
+def test_echo_with_logprobs_begins_with_those_of_the_prompt(n_parallel: int) -> None:
+    options: Any = {"max_tokens": 3, "temperature": 0, "logprobs": 2}
+    with Llama(model_path(), n_ctx=128, n_threads=1, n_parallel=n_parallel) as llm:
+        plain = llm.create_completion("once upon", **options)["choices"][0]
+        echoed = llm.create_completion("once upon", echo=True, **options)["choices"][0]
+        again = asyncio.run(llm.create_completion_async("once upon", echo=True, **options))
+        assert again["choices"][0]["text"] == echoed["text"] == "once upon" + plain["text"]
+        scores, answer = echoed["logprobs"], plain["logprobs"]
+        assert scores is not None
+        assert answer is not None
+        assert scores["tokens"][-len(answer["tokens"]) :] == answer["tokens"]
+        assert scores["text_offset"][-len(answer["tokens"]) :] == answer["text_offset"]
+        n = len(scores["tokens"]) - len(answer["tokens"])
+        assert "".join(scores["tokens"][:n]) == "once upon"
+        assert scores["token_logprobs"][0] is None
+        assert all(value is not None and value <= 0 for value in scores["token_logprobs"][1:])
+        options["max_tokens"] = 0
+        alone = llm.create_completion("once upon", echo=True, n=2, **options)
+        assert [choice["text"] for choice in alone["choices"]] == ["once upon"] * 2
+        assert alone["usage"]["completion_tokens"] == 0
+        for choice in alone["choices"]:
+            assert choice["logprobs"] is not None
+            assert choice["logprobs"]["tokens"] == scores["tokens"][:n]
+        with pytest.raises(ValidationError, match="cannot be streamed"):
+            llm.create_completion("once upon", echo=True, stream=True, **options)
+        with pytest.raises(ValidationError, match="max_tokens"):
+            llm.create_completion("once upon", **options)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.children import Child
 
-from llama_cffi import Llama, SamplingParams, ValidationError
+from llama_cffi import ContextOverflowError, Llama, SamplingParams, ValidationError
 from llama_cffi.api.aio import stream_async, whole_async
+from llama_cffi.api.chat_completions import ChatPreparer
 from llama_cffi.demo import model_path
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -288,3 +291,24 @@ def test_exit_during_a_generation(child: Child) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_long_prompts_are_prepared_while_the_event_loop_goes_on(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    prepare = ChatPreparer.prepare
+
+    def watched(self: ChatPreparer, *args: Any, **options: Any) -> Any:
+        threads.append(threading.get_ident())
+        return prepare(self, *args, **options)
+
+    monkeypatch.setattr(ChatPreparer, "prepare", watched)
+    with Llama(tiny_model, n_ctx=64, n_threads=1, n_parallel=2) as llm:
+        parts = [{"type": "text", "text": "word " * 5000}]
+        for content in ("short", "word " * 5000, parts):
+            ask = llm.create_chat_completion_async([{"role": "user", "content": content}])
+            with contextlib.suppress(ContextOverflowError):
+                asyncio.run(asyncio.wait_for(ask, 60))
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, False, False]

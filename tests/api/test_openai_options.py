@@ -197,6 +197,27 @@ def test_a_stream_ends_with_the_usage_if_asked(
             assert all(chunk["choices"] for chunk in chunks)
 
 
+@FACES
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stream_names_the_stop_string_if_asked(
+    faces: dict[str, tuple[Ask, Ask]], face: str, n: int
+) -> None:
+    chat, text = faces[face]
+    for ask, prompt in ((chat, ASK), (text, "The sun is")):
+        for stop, named in ((["4", "s"], True), (["never"], False)):
+            options: dict[str, Any] = {"n": n, "stop": stop, **GREEDY}
+            plain = ask(prompt, stream=True, **options)
+            assert not any("stop_reason" in c for chunk in plain for c in chunk["choices"])
+            chunks = ask(
+                prompt, stream=True, stream_options={"include_stop_reason": True}, **options
+            )
+            choices = [choice for chunk in chunks for choice in chunk["choices"]]
+            told = [c["stop_reason"] for c in choices if "stop_reason" in c]
+            assert len(told) == n
+            assert all("stop_reason" in c for c in choices if c["finish_reason"])
+            assert all((reason in stop) if named else reason is None for reason in told)
+
+
 def test_usage_at_the_end_does_not_end_in_the_text_of_unified_llm() -> None:
     with UnifiedLLM(model_path(), n_ctx=512, n_threads=1) as llm:
         pieces = llm.generate(

@@ -186,6 +186,28 @@ def test_graphs_of_equal_size_are_planned_anew(
     run(child, build, code, tiny_model, pooling)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+def test_b3889_plans_for_pooling_that_comes_later(
+    child: Child, tiny_model: Path, pooling: str
+) -> None:
+    """Its row numbers take 32 bytes more, by which C takes its buffers for larger than they are."""
+    code = """
+    model, batch = Model(sys.argv[1]), Batch(1)
+    for _ in range(20):  # it depends on where malloc puts the buffer
+        context = Context(
+            model, n_ctx=256, n_batch=1, n_threads=1, pooling=sys.argv[2], flash_attn=True
+        )
+        assert not context.embeddings
+        for embeddings in (False, True, False):
+            context.set_embeddings(embeddings)
+            context.memory.clear()
+            batch.fill([76], 0)
+            context.decode(batch)
+        context.close()
+    """
+    run(child, OLD, code, tiny_model, pooling)
+
+
 def test_b4980_does_not_switch_embeddings(child: Child, tiny_model: Path) -> None:
     code = """
     context = Context(Model(sys.argv[1]), n_ctx=64, n_threads=1, pooling="last", embeddings=True)

@@ -301,3 +301,23 @@ def test_every_build(child: Child, tmp_path: Path, tiny_model: Path, build: str)
         LLAMA_CFFI_BUILD=build,
     )
     assert (result.stdout, result.stderr) == ("done\n", "")
+
+
+def test_alternatives_are_the_most_probable_tokens(llama: Model) -> None:
+    tokens = tokens_of(40)
+    with scorer(llama) as made:
+        expected = made.logprobs(tokens)
+        found = made.alternatives(tokens, 3)
+        assert [score.token for score in found] == tokens[1:]
+        assert [score.logprob for score in found] == pytest.approx(expected, abs=1e-6)
+        for score in found:
+            values = [value for _, value in score.top]
+            assert len(values) == 3
+            assert values == sorted(values, reverse=True)
+            assert score.logprob <= values[0]
+        assert [score.top for score in made.alternatives(tokens[:5], 0)] == [[]] * 4
+        assert made.alternatives(tokens[:1], 2) == []
+        with pytest.raises(ValidationError, match="no token"):
+            made.alternatives([], 1)
+        with pytest.raises(ValidationError, match="n=-1"):
+            made.alternatives(tokens, -1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 from openai.types import Decision
 from pydantic import TypeAdapter
+from support.http_requests import post
 
 from llama_cffi import (
     ChoiceQuestion,
     InferenceEngine,
+    LlamaPool,
     Option,
     PredicateQuestion,
     ScoreQuestion,
@@ -145,6 +148,52 @@ def test_system_one_is_read_and_answered_in_the_callers_order() -> None:
 def test_a_state_of_messages_is_a_conversation() -> None:
     state = [{"role": "user", "content": "Hi"}]
     assert systemone_request({"state": state, "questions": SYSTEMONE})[0] == state
+
+
+def test_the_official_client_decides(client: openai.OpenAI, url: str, pool: LlamaPool) -> None:
+    created = client.decisions.create(model="demo", input="Hi", questions=QUESTIONS)  # type: ignore[arg-type]
+    alone: Any = pool.llm.decide("Hi", ASKED)
+    predicate, choice, score = created.answers
+    assert predicate.type == "predicate"
+    assert choice.type == "choice"
+    assert score.type == "score"
+    assert predicate.probability == pytest.approx(alone[0].probability, abs=1e-3)
+    assert choice.choice == alone[1].choice
+    assert score.score == pytest.approx(alone[2].score, abs=1e-3)
+    assert created.model == "demo"
+    body = post(f"{url}/decisions", {"input": "Hi", "questions": QUESTIONS}).json
+    assert Decision.model_validate(body, strict=True).model_dump() == body
+
+
+def test_system_one_over_http(url: str) -> None:
+    reply = post(f"{url}/systemone", {"state": "Hi", "questions": SYSTEMONE})
+    assert (reply.status, [*reply.json["answers"]]) == (200, [*SYSTEMONE])
+    both = post(f"{url}/systemone", {"state": "Hi", "questions": SYSTEMONE, "average_orders": True})
+    assert both.json["usage"]["input_tokens"] > reply.json["usage"]["input_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "type"),
+    [
+        ("decisions", {"input": "Hi"}, 400, "invalid_request_error"),
+        ("decisions", {"input": "Hi", "questions": 5}, 400, "invalid_request_error"),
+        ("decisions", {"input": "x " * 600, "questions": QUESTIONS}, 400,
+         "exceed_context_size_error"),
+        ("decisions", {"input": "Hi", "questions": QUESTIONS, "average_orders": "x"}, 400,
+         "invalid_request_error"),
+        ("systemone", {"state": "Hi"}, 422, "unprocessable_entity_error"),
+        ("systemone", {"state": "Hi", "questions": 5}, 422, "unprocessable_entity_error"),
+        ("systemone", {"state": 5, "questions": SYSTEMONE}, 422, "unprocessable_entity_error"),
+        ("systemone", {"state": "Hi", "questions": {f"{i}": {} for i in range(4097)}}, 413,
+         "request_too_large_error"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_has_a_status_and_a_message(
+    url: str, path: str, body: object, status: int, type: str
+) -> None:
+    reply = post(f"{url}/{path}", body)
+    assert (reply.status, reply.json["error"]["type"]) == (status, type)
+    assert reply.json["error"]["message"]
 
 
 def openai_question(**changes: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ValidationError
 from ..loading.library import Library
 from .fields import assign, fields
-from .names import c_function, is_b3995, is_b4980
+from .names import c_function, is_b3889, is_b3995, is_b4980
 
 __all__ = [
     "context_params",
@@ -79,17 +79,32 @@ def newer_build(library: Library) -> str:
 def init_context(library: Library, model: Any, params: Any) -> Any:
     """Create a context; NULL if it failed. C: llama_init_from_model.
 
-    b3995 asserts when it plans a graph that pools by mean, and computes one well.
+    b3995 asserts when it plans a graph that pools by mean, and computes one well. b3889 takes its
+    buffers for 32 bytes larger than they are, which the row numbers of pooling can be: it plans
+    for pooling even if embeddings are switched on only later.
     """
     init = c_function(library, "llama_init_from_model")
     if not (params.embeddings and is_b3995(library)):
-        return init(model, params)
+        ptr = init(model, params)
+        if ptr and is_b3889(library) and _pools_later(library, ptr, params):
+            library.lib.llama_free(ptr)
+            params.embeddings = True
+            ptr = init(model, params)
+            params.embeddings = False
+            if ptr:
+                library.lib.llama_set_embeddings(ptr, False)
+        return ptr
     params.embeddings = False
     ptr = init(model, params)
     params.embeddings = True
     if ptr:
         library.lib.llama_set_embeddings(ptr, True)
     return ptr
+
+
+def _pools_later(library: Library, context: Any, params: Any) -> bool:
+    pooling = pooling_name(library, library.lib.llama_pooling_type(context))
+    return not params.embeddings and pooling in ("mean", "cls", "last")
 
 
 def max_sequences(library: Library) -> int:

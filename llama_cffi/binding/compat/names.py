@@ -6,7 +6,7 @@ from typing import Any
 
 from ..loading.library import Library
 
-__all__ = ["c_function", "is_b3995", "is_b4980"]
+__all__ = ["c_function", "is_b3889", "is_b3995", "is_b4980"]
 
 # Current name -> older names, with the same arguments (for vocab functions, see `vocab_of`).
 _RENAMED = {
@@ -48,6 +48,11 @@ def c_function(library: Library, name: str) -> Any:
         if library.has(candidate):
             return getattr(library.lib, candidate)
     raise AttributeError(f"{library!r} has no {name}")
+
+
+def is_b3889(library: Library) -> bool:
+    """Whether the build is of ABI class b3889, which has faults of its own."""
+    return not library.has("llama_sampler_init_xtc")
 
 
 def is_b3995(library: Library) -> bool:

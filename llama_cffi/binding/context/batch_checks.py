@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ValidationError
 from .. import compat
-from ..memory_limits import check_bytes, is_limited
+from ..memory_limits import check_bytes, check_threads, is_limited
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -42,7 +42,7 @@ def check_decode(context: Context, batch: Batch) -> None:
         OutOfMemoryError: A limit leaves almost nothing to this process.
     """
     kind, library = context.kind, context.library
-    check_bytes(_DECODE_BYTES + _SAMPLE_BYTES * context.n_vocab, "decoding")
+    _check_limits(context)
     if kind.has_encoder:
         if not kind.has_decoder:
             raise ValidationError("this model is an encoder; use encode")
@@ -69,9 +69,11 @@ def check_encode(context: Context, batch: Batch) -> None:
 
     Raises:
         ValidationError: With the wrong value, or for a model without an encoder.
+        OutOfMemoryError: A limit leaves almost nothing to this process.
     """
     if not context.kind.has_encoder:
         raise ValidationError(f"{context.model.path.name} has no separate encoder; use decode")
+    _check_limits(context)
     _check_positions(context, batch)
     _check_whole(context, batch)
     if context.pooling != "none":
@@ -87,6 +89,14 @@ def check_encode(context: Context, batch: Batch) -> None:
             )
         _check_small_ids(context, batch)  # C selects rows even if it computed no embeddings
     batch.want_all()
+
+
+def _check_limits(context: Context) -> None:
+    if is_limited():
+        check_bytes(_DECODE_BYTES + _SAMPLE_BYTES * context.n_vocab, "decoding")
+        n_threads = max(context.n_threads, context.n_threads_batch)
+        if n_threads > 1 and not compat.keeps_threads(context.library):
+            check_threads(n_threads)  # C starts them for each graph
 
 
 def _check_positions(context: Context, batch: Batch) -> None:

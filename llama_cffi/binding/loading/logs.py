@@ -9,9 +9,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
+from ...context_managers import contextmanager
 from ...errors import ValidationError
 
 __all__ = ["LogBridge", "disable_logging", "reset_logging", "set_log_level"]

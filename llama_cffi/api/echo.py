@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..generation.logprobs import logprob
 from ..generation.text import CharacterOffsets
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..api.types import CreateCompletionResponse
     from ..binding import Vocab
+    from ..generation.logprobs import Logprob
+    from .types import CreateCompletionResponse
 
 __all__ = ["prepend"]
 
@@ -23,8 +20,7 @@ def prepend(
     vocab: Vocab,
     prompt: str,
     tokens: Sequence[int],
-    logits: NDArray[np.float32],
-    n_top: int,
+    scores: Sequence[Logprob],
 ) -> None:
     """Put the prompt and its log-probabilities before each choice.
 
@@ -32,11 +28,10 @@ def prepend(
         answer: Made without echo, with log-probabilities; it is changed.
         vocab: The model's.
         prompt: The prompt.
-        tokens: Its tokens; BOS is left out. The first one has no log-probability.
-        logits: (len(tokens), n_vocab) float32; row i: after token i.
-        n_top: Alternatives of each token.
+        tokens: Its tokens; BOS is left out.
+        scores: Those of each token but the first.
     """
-    scored = list(_scored(vocab, tokens, logits, n_top))
+    scored = list(_scored(vocab, tokens, scores))
     for choice in answer["choices"]:
         choice["text"] = prompt + choice["text"]
         if (found := choice["logprobs"]) is not None:
@@ -51,7 +46,7 @@ def prepend(
 
 
 def _scored(
-    vocab: Vocab, tokens: Sequence[int], logits: NDArray[np.float32], n_top: int
+    vocab: Vocab, tokens: Sequence[int], scores: Sequence[Logprob]
 ) -> Iterator[tuple[int, str, float | None, dict[str, float] | None]]:
     """Yield offset, token, log-probability and the most probable tokens, as OpenAI names them."""
     first = int(len(tokens) > 1 and tokens[0] == vocab.bos)
@@ -63,6 +58,6 @@ def _scored(
         if i == 0:
             yield offset, text, None, None
         else:
-            found = logprob(logits[i - 1], token, n_top)
+            found = scores[i - 1]
             top = {vocab.detokenize([t], True, keep_space=True): value for t, value in found.top}
             yield offset, text, found.logprob, {**top, text: found.logprob}

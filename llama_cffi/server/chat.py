@@ -1,0 +1,256 @@
+"""OpenAI's chat completions: POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import BaseRoute
+
+from ..chat.tools import normalise_tools
+from ..errors import ValidationError
+from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
+from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
+from .errors import invalid
+from .fields import GENERATION, generation_options
+from .models import ServedModel
+from .paths import post
+from .sse import event
+
+if TYPE_CHECKING:
+    from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
+
+__all__ = [
+    "chat_options",
+    "chat_prompt",
+    "count_tokens",
+    "routes",
+    "start_chat",
+    "start_chat_stream",
+]
+
+_FIELDS: Mapping[str, Kind] = {
+    **GENERATION,
+    "messages": LIST,
+    "tools": LIST,
+    "tool_choice": either(STRING, OBJECT),
+    "functions": LIST,
+    "function_call": either(STRING, OBJECT),
+    "parallel_tool_calls": BOOL,
+    "response_format": OBJECT,
+    "json_schema": OBJECT,
+    "logprobs": BOOL,
+    "top_logprobs": INTEGER,
+    "reasoning_effort": STRING,
+    "thinking": BOOL,
+    "thinking_budget": INTEGER,
+    "thinking_budget_tokens": INTEGER,
+    "reasoning_budget_tokens": INTEGER,
+    "chat_template_kwargs": OBJECT,
+    "continue_final_message": BOOL,
+    "add_generation_prompt": BOOL,
+    "modalities": LIST,
+    "audio": OBJECT,
+    "web_search_options": OBJECT,
+}
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_MAX_TOP_LOGPROBS = 20
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    return [
+        *post("/chat/completions", Endpoint(_create)),
+        *post("/chat/completions/input_tokens", Endpoint(_count)),
+    ]
+
+
+async def _create(call: Call) -> Answer:
+    model = call.model
+    if call.body.get("stream") is True:
+        return Stream(_events(await start_chat_stream(call, model, call.body)))
+    return Json(await start_chat(call, model, call.body))
+
+
+async def _count(call: Call) -> Answer:
+    n = await asyncio.to_thread(count_tokens, call.model, call.body)
+    return Json({"object": "response.input_tokens", "input_tokens": n})
+
+
+async def start_chat(call: Call, model: ServedModel, body: Object) -> CreateChatCompletionResponse:
+    """Return the response to a request in the form of OpenAI's chat completions.
+
+    Args:
+        call: The request, which owns the answers.
+        model: The model.
+        body: The request as OpenAI's, possibly translated from another protocol.
+
+    Raises:
+        ApiError: A field is wrong.
+        LlamaError: The request is wrong, or failed.
+    """
+    messages, options = chat_options(model, body)
+    call.admit(model, options.get("n", 1))
+    done = await model.llm.create_chat_completion_async(messages, **options)
+    shaped: Any = {**done, "system_fingerprint": model.fingerprint}
+    for choice in shaped["choices"]:
+        choice["message"].setdefault("refusal", None)
+    return shaped  # type: ignore[no-any-return]
+
+
+async def start_chat_stream(
+    call: Call, model: ServedModel, body: Object
+) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
+    """Submit a request and return its chunks; see `start_chat` for arguments and errors."""
+    messages, options = chat_options(model, body)
+    call.admit(model, options.get("n", 1))
+    if model.llm.config.n_parallel == 1:  # its engine would tell this after the headers
+        prepared = model.llm.chat.prepare(messages, options, stream=True)
+        model.check_length(len(prepared.request.tokens))
+    chunks = await model.llm.create_chat_completion_async(messages, stream=True, **options)
+    return _shaped(model, chunks)
+
+
+async def _shaped(
+    model: ServedModel, chunks: AsyncIterator[CreateChatCompletionStreamResponse]
+) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
+    fingerprint = model.fingerprint
+    async with aclosing(chunks):  # type: ignore[type-var]
+        async for chunk in chunks:
+            shaped: Any = {**chunk, "system_fingerprint": fingerprint}
+            for choice in shaped["choices"]:
+                if "role" in choice["delta"]:
+                    choice["delta"]["content"] = None  # text begins with the next chunk
+            yield shaped
+
+
+async def _events(
+    chunks: AsyncGenerator[CreateChatCompletionStreamResponse, None],
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield event(chunk)
+    yield OPENAI.end
+
+
+def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str, Any]]:
+    """Return the messages and the options of a request.
+
+    Raises:
+        ApiError: A field has the wrong type, or is out of range.
+    """
+    given = take(body, _FIELDS, "messages")
+    messages = given.pop("messages")
+    is_continued = _is_continued(messages, given)
+    options = generation_options(given, len(model.llm.model.vocab))
+    if given.get("n", 1) != 1:
+        options["n"] = given["n"]
+    top = options.get("top_logprobs")
+    if top is not None:
+        if not options.get("logprobs"):
+            raise invalid("top_logprobs", "top_logprobs needs logprobs: true")
+        if not 0 <= top <= _MAX_TOP_LOGPROBS:
+            message = f"top_logprobs must be from 0 to {_MAX_TOP_LOGPROBS}, got {top}"
+            raise invalid("top_logprobs", message)
+    if "json_schema" in options:  # llama-server's
+        schema = options.pop("json_schema")
+        if "response_format" in options:
+            raise invalid("json_schema", "give json_schema or response_format, not both")
+        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        options["response_format"] = form
+    if "tools" in options:
+        _drop_foreign_tools(options)
+    if "reasoning_effort" in options:
+        _fit_effort(model, options)
+    if is_continued:
+        options["continue_final_message"] = True
+        options.pop("reasoning_effort", None)
+    return messages, {**options, "model": model.name}
+
+
+def count_tokens(model: ServedModel, body: Object) -> int:
+    """Return the number of tokens of a request's prompt.
+
+    Raises:
+        ApiError: A field is wrong.
+        TemplateError: The chat template refuses the messages.
+    """
+    messages, options = chat_options(model, body)
+    options.pop("stream_options", None)
+    return len(model.llm.chat.prepare(messages, options).request.tokens)
+
+
+def chat_prompt(model: ServedModel, body: Object) -> str:
+    """Return the rendered prompt of a request.
+
+    Raises:
+        ApiError: A field has the wrong type.
+        TemplateError: The chat template refuses the messages.
+    """
+    messages, options = chat_options(model, body)
+    names = ("thinking", "reasoning_effort", "chat_template_kwargs", "continue_final_message")
+    rendering: Any = {name: options[name] for name in names if name in options}
+    if options.get("tool_choice") != "none":
+        rendering["tools"] = options.get("tools")
+    return model.llm.renderer.render(messages, **rendering).text
+
+
+def _is_continued(messages: list[Any], given: Object) -> bool:
+    """Return whether the answer continues the last message; by default one of the assistant.
+
+    Raises:
+        ApiError: It is said to be continued and followed by a new one; or two messages of the
+            assistant are at the end, of which only one could be continued.
+    """
+    last = [message for message in messages[-2:] if isinstance(message, dict)]
+    roles = [message.get("role") for message in last]
+    if roles == ["assistant", "assistant"]:
+        raise invalid("messages", "messages ends with two messages of the assistant; join them")
+    asked = given.pop("continue_final_message", None)
+    is_new: bool = given.pop("add_generation_prompt", False)
+    if asked and is_new:
+        raise invalid(
+            "continue_final_message",
+            "continue_final_message and add_generation_prompt exclude each other; give one",
+        )
+    if asked is not None:
+        return bool(asked)
+    return roles[-1:] == ["assistant"] and not is_new and not last[-1].get("tool_calls")
+
+
+def _drop_foreign_tools(options: Object) -> None:
+    """Drop the tools that are not functions: clients offer those of OpenAI's service to all."""
+    kept = []
+    for i, tool in enumerate(options["tools"]):
+        if not isinstance(tool, dict):
+            raise invalid(
+                "tools", f"tools[{i}] must be an object with a function, got {tool!r:.60}"
+            )
+        if not isinstance(tool.get("type", "function"), str):
+            raise invalid("tools", f"tools[{i}]: type must be a string")
+        if tool.get("type", "function") == "function":
+            kept.append(tool)
+    options["tools"] = kept
+    try:
+        normalise_tools(kept)
+    except ValidationError as e:
+        raise invalid("tools", f"tools: {e}") from None
+    if not kept:
+        del options["tools"]
+        options.pop("tool_choice", None)
+        options.pop("parallel_tool_calls", None)
+
+
+def _fit_effort(model: ServedModel, options: Object) -> None:
+    """Drop an effort that the model has no setting for: clients send it to every model."""
+    effort = options["reasoning_effort"]
+    if effort not in _EFFORTS:
+        message = f"reasoning_effort must be one of {', '.join(_EFFORTS)}, got {effort!r:.60}"
+        raise invalid("reasoning_effort", message)
+    options["reasoning_effort"] = "high" if effort == "xhigh" else effort
+    try:
+        model.llm.renderer.resolve_thinking(options.get("thinking"), options["reasoning_effort"])
+    except ValidationError:
+        del options["reasoning_effort"]

@@ -1,0 +1,96 @@
+"""What the server is and has: /health, /v1/models, /props."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from .. import __version__
+from ..errors import ClosedError
+from .call import Answer, Call, Endpoint, Json
+from .errors import ApiError, not_supported
+from .models import ServedModel
+from .paths import get, post
+
+__all__ = ["routes"]
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    no_audio = Endpoint(_transcribe, reads_body=False)
+    return [
+        *get("/health", Endpoint(_health, reads_body=False, is_public=True)),
+        *get("/models", Endpoint(_list, reads_body=False, is_public=True)),
+        *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
+        Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
+        *post("/audio/transcriptions", no_audio, bare=False),
+        *post("/audio/translations", no_audio, bare=False),
+    ]
+
+
+async def _health(call: Call) -> Answer:
+    if call.state.is_draining:
+        raise ApiError(503, "the server is shutting down", "unavailable_error")
+    for model in call.state.models:
+        if model.llm.closed:
+            raise ClosedError(f"the model {model.name} is closed")
+    return Json({"status": "ok"})
+
+
+async def _list(call: Call) -> Answer:
+    return Json({"object": "list", "data": [_described(model) for model in call.state.models]})
+
+
+async def _retrieve(call: Call) -> Answer:
+    name = call.path_params["name"]
+    for model in call.state.models:
+        if name in model.aliases:
+            return Json(_described(model))
+    raise ApiError(
+        404, f"the model {name!r} does not exist", "not_found_error", code="model_not_found"
+    )
+
+
+def _described(model: ServedModel) -> dict[str, object]:
+    """Return OpenAI's model, and as `meta` what llama-server tells of it."""
+    llm = model.llm
+    facts = llm.model
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "llama_cffi",
+        "aliases": [*model.aliases],
+        "meta": {
+            "n_ctx": int(llm.n_ctx),
+            "n_ctx_train": facts.n_ctx_train,
+            "n_params": facts.n_params,
+            "size": facts.size_bytes,
+            "n_vocab": len(facts.vocab),
+            "n_embd": facts.n_embd,
+        },
+    }
+
+
+async def _props(call: Call) -> Answer:
+    model = call.state.models.find(call.query("model"))
+    llm = model.llm
+    vocab, build = llm.model.vocab, llm.model.library.build
+    bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
+    return Json(
+        {
+            "default_generation_settings": {"n_ctx": int(llm.n_ctx)},
+            "total_slots": llm.config.n_parallel,
+            "model_alias": model.name,
+            "model_path": llm.model_path,
+            "modalities": {"vision": False, "video": False, "audio": False},
+            "chat_template": llm.get_chat_template(),
+            "bos_token": bos,
+            "eos_token": eos,
+            "build_info": f"llama_cffi {__version__}, llama.cpp {build.tag or build.version}",
+            "is_sleeping": False,
+        }
+    )
+
+
+async def _transcribe(_: Call) -> Answer:
+    raise not_supported("this server does not transcribe audio yet")

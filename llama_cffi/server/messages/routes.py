@@ -1,0 +1,64 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from ..call import Answer, Call, Endpoint, Json, Protocol, Stream
+from ..errors import ApiError
+from ..paths import post
+from ..sse import event
+from .answer import Event, error_body, events, message_object
+from .request import chat_request
+
+__all__ = ["routes"]
+
+
+def _body(error: ApiError) -> dict[str, object]:
+    return error_body(error.status, error.message)
+
+
+_ANTHROPIC = Protocol(_body, lambda error: event(_body(error), "error"), id_header="request-id")
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    return [
+        *post("/messages", Endpoint(_create, _ANTHROPIC), bare=False),
+        *post("/messages/count_tokens", Endpoint(_count, _ANTHROPIC), bare=False),
+    ]
+
+
+async def _create(call: Call) -> Answer:
+    model = call.model
+    messages, options = chat_request(call.body, model.llm.chat.family)
+    options["model"] = model.name
+    call.admit(model)
+    n_prompt = await asyncio.to_thread(_n_tokens, call)  # message_start tells it
+    model.check_length(n_prompt)
+    chunks = await model.llm.create_chat_completion_async(messages, stream=True, **options)
+    if call.body.get("stream") is True:
+        return Stream(_encoded(events(chunks, options, n_prompt)))
+    return Json(await message_object(chunks, options))
+
+
+async def _count(call: Call) -> Answer:
+    return Json({"input_tokens": await asyncio.to_thread(_n_tokens, call)})
+
+
+def _n_tokens(call: Call) -> int:
+    chat = call.model.llm.chat
+    messages, options = chat_request(call.body, chat.family)
+    prepared: Any = chat.prepare(messages, options, stream=True)
+    return len(prepared.request.tokens)
+
+
+async def _encoded(found: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(found):
+        async for name, data in found:
+            yield event(data, name)

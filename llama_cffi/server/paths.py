@@ -1,0 +1,20 @@
+"""Paths with and without the prefix /v1, as llama-server has them."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Route
+
+from .call import Endpoint
+
+__all__ = ["get", "post"]
+
+
+def get(path: str, endpoint: Endpoint) -> list[BaseRoute]:
+    """Return the routes of GET requests for `/v1` + *path* and *path*."""
+    return [Route(prefix + path, endpoint, methods=["GET"]) for prefix in ("/v1", "")]
+
+
+def post(path: str, endpoint: Endpoint, *, bare: bool = True) -> list[BaseRoute]:
+    """Return the routes of POST requests for `/v1` + *path* and, if *bare*, *path*."""
+    prefixes = ("/v1", "") if bare else ("/v1",)
+    return [Route(prefix + path, endpoint, methods=["POST"]) for prefix in prefixes]

@@ -1,0 +1,57 @@
+"""/health, /v1/models, /props, and what is not there."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+from support.http_requests import get, post, send
+from support.strict_types import assert_strict
+
+from llama_cffi.server.http_server import HttpServer
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/health"])
+def test_health(server: HttpServer, path: str) -> None:
+    reply = get(server.url + path)
+    assert (reply.status, reply.json) == (200, {"status": "ok"})
+
+
+def test_models_tell_their_context_size(client: openai.OpenAI) -> None:
+    page = client.models.list()
+    (model,) = page.data
+    assert_strict(model)
+    assert model.id == "demo"
+    facts = model.model_extra
+    assert facts is not None
+    assert facts["aliases"] == ["demo", "other-name"]
+    assert facts["meta"]["n_ctx"] == 512
+    assert {"n_ctx_train", "n_params", "size", "n_vocab", "n_embd"} < facts["meta"].keys()
+    assert client.models.retrieve("other-name") == model
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.models.retrieve("gpt-9")
+
+
+def test_props(server: HttpServer) -> None:
+    props = get(f"{server.url}/props").json
+    assert props["total_slots"] == 4
+    assert props["default_generation_settings"]["n_ctx"] == 512
+    assert "im_start" in props["chat_template"]
+
+
+def test_unknown_paths_and_methods_are_errors_in_openais_shape(server: HttpServer) -> None:
+    unknown = get(f"{server.url}/v1/nothing")
+    assert unknown.status == 404
+    assert "GET /v1/nothing" in unknown.error["message"]
+    method = get(f"{server.url}/v1/chat/completions")
+    assert method.status == 405
+    assert method.error["message"]
+    assert "POST" in method.headers["allow"]
+    assert post(f"{server.url}/v1/models", {}).status == 405
+
+
+def test_transcription_is_refused_with_a_sentence(server: HttpServer) -> None:
+    reply = send("POST", f"{server.url}/v1/audio/transcriptions", b"x" * 100,
+                 {"content-type": "multipart/form-data; boundary=x"})  # fmt: skip
+    assert reply.status == 501
+    assert "audio" in reply.error["message"]
+    assert reply.headers["x-should-retry"] == "false"
