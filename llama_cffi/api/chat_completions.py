@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .types import (
         ChatCompletionResponseChoice,
         ChatCompletionStreamResponseChoice,
+        CompletionUsage,
         CreateChatCompletionResponse,
         CreateChatCompletionStreamResponse,
     )
@@ -345,7 +346,8 @@ def whole(
 ) -> CreateChatCompletionResponse:
     """Collect all *runs* and return OpenAI's response."""
     choices, stats = [], []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    assemblers = prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             while True:
                 try:
@@ -354,7 +356,7 @@ def whole(
                     choices.append(assembler.choice(e.value))
                     stats.append(e.value)
                     break
-    return _response(prepared, choices, stats)
+    return _response(prepared, choices, _usage(stats, assemblers))
 
 
 async def whole_async(
@@ -362,12 +364,13 @@ async def whole_async(
 ) -> CreateChatCompletionResponse:
     """Call `whole` in an event loop."""
     choices = []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    assemblers = prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         async with aclosing(run.steps_async()) as steps:
             async for step in steps:
                 assembler.add(step)
         choices.append(assembler.choice(run.stats))
-    return _response(prepared, choices, [run.stats for run in runs])
+    return _response(prepared, choices, _usage([run.stats for run in runs], assemblers))
 
 
 def stream(
@@ -375,7 +378,8 @@ def stream(
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
     stats = []
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    assemblers = prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         with closing(run):
             yield _chunk(prepared, assembler.first())
             while True:
@@ -389,14 +393,15 @@ def stream(
                 for choice in assembler.push(step):
                     yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": usage(stats)}
+        yield {**_chunk(prepared), "usage": _usage(stats, assemblers)}
 
 
 async def stream_async(
     prepared: PreparedChat, runs: Sequence[RequestHandle]
 ) -> AsyncIterator[CreateChatCompletionStreamResponse]:
     """Call `stream` in an event loop."""
-    for assembler, run in zip(prepared.assemblers(), runs, strict=True):
+    assemblers = prepared.assemblers()
+    for assembler, run in zip(assemblers, runs, strict=True):
         yield _chunk(prepared, assembler.first())
         async with aclosing(run.steps_async()) as steps:
             async for step in steps:
@@ -405,13 +410,13 @@ async def stream_async(
         for choice in assembler.last(run.stats):
             yield _chunk(prepared, choice)
     if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": usage([run.stats for run in runs])}
+        yield {**_chunk(prepared), "usage": _usage([run.stats for run in runs], assemblers)}
 
 
 def _response(
     prepared: PreparedChat,
     choices: list[ChatCompletionResponseChoice],
-    stats: Sequence[GenerationStats],
+    counts: CompletionUsage,
 ) -> CreateChatCompletionResponse:
     if prepared.has_functions:
         for choice in choices:
@@ -422,8 +427,14 @@ def _response(
         "created": prepared.created,
         "model": prepared.name,
         "choices": choices,
-        "usage": usage(stats),
+        "usage": counts,
     }
+
+
+def _usage(
+    stats: Sequence[GenerationStats], assemblers: Sequence[ChatAssembler]
+) -> CompletionUsage:
+    return usage(stats, sum(assembler.n_reasoning_tokens for assembler in assemblers))
 
 
 def _chunk(

@@ -119,6 +119,9 @@ class ChatAssembler:
         reader: Splits text into reasoning, tool calls and content.
         vocab: The model's vocabulary.
         has_stop_reason: Whether the last choice of a stream has `stop_reason`.
+
+    Attributes:
+        n_reasoning_tokens: Number of tokens up to the end of the reasoning, without the end marker.
     """
 
     def __init__(
@@ -126,6 +129,8 @@ class ChatAssembler:
     ) -> None:
         self._index, self._reader, self._vocab = index, reader, vocab
         self._has_stop_reason = has_stop_reason
+        self.n_reasoning_tokens = 0
+        self._n_tokens = 0  # since the last delta
         self._scores: list[Logprob] = []
         self._has_calls = False
         # In parts, because a str that grows by each token would be copied for each token.
@@ -135,14 +140,12 @@ class ChatAssembler:
 
     def add(self, step: Step) -> None:
         """Add a step of the answer."""
-        if step.logprob is not None:
-            self._scores.append(step.logprob)
-        for delta in self._reader.push(step.text):
+        for delta in self._read(step):
             self._add(delta)
 
     def choice(self, stats: GenerationStats) -> ChatCompletionResponseChoice:
         """Return OpenAI's choice, after the last step."""
-        for delta in self._reader.finish():
+        for delta in self._counted(self._reader.finish()):
             self._add(delta)
         content, reasoning = "".join(self._content), "".join(self._reasoning)
         message: dict[str, Any] = {"role": "assistant", "content": content}
@@ -164,14 +167,12 @@ class ChatAssembler:
 
     def push(self, step: Step) -> Iterator[ChatCompletionStreamResponseChoice]:
         """Yield the choices of the chunks of a step."""
-        if step.logprob is not None:
-            self._scores.append(step.logprob)
-        for delta in self._reader.push(step.text):
+        for delta in self._read(step):
             yield self._chunk(delta)
 
     def last(self, stats: GenerationStats) -> Iterator[ChatCompletionStreamResponseChoice]:
         """Yield the choices of the last chunks, after the last step."""
-        for delta in self._reader.finish():
+        for delta in self._counted(self._reader.finish()):
             yield self._chunk(delta)
         if self._scores:
             yield self._chunk({})
@@ -179,6 +180,19 @@ class ChatAssembler:
         if self._has_stop_reason:
             last["stop_reason"] = stats.stop or None
         yield last
+
+    def _read(self, step: Step) -> list[Delta]:
+        if step.logprob is not None:
+            self._scores.append(step.logprob)
+        self._n_tokens += step.token is not None
+        return self._counted(self._reader.push(step.text))
+
+    def _counted(self, deltas: list[Delta]) -> list[Delta]:
+        for delta in deltas:
+            if "reasoning_content" in delta:
+                self.n_reasoning_tokens += self._n_tokens
+            self._n_tokens = 0
+        return deltas
 
     def _finish_reason(self, stats: GenerationStats) -> str:
         reason = finish_reason(stats)

@@ -129,12 +129,22 @@ def finish_reason(stats: GenerationStats) -> FinishReason:
     return "length" if stats.finish_reason in ("length", "context") else "stop"
 
 
-def usage(answers: Sequence[GenerationStats]) -> CompletionUsage:
-    """Return OpenAI's usage of the answers to one prompt."""
+def usage(
+    answers: Sequence[GenerationStats], n_reasoning_tokens: int | None = None
+) -> CompletionUsage:
+    """Return OpenAI's usage of the answers to one prompt.
+
+    Args:
+        answers: Their statistics.
+        n_reasoning_tokens: Number of generated tokens that are reasoning; None: not a chat.
+    """
     prompt, generated = answers[0].n_prompt, sum(stats.n_generated for stats in answers)
-    return {
+    found: CompletionUsage = {
         "prompt_tokens": prompt,
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": answers[0].n_reused},
     }
+    if n_reasoning_tokens is not None:
+        found["completion_tokens_details"] = {"reasoning_tokens": n_reasoning_tokens}
+    return found

@@ -47,6 +47,7 @@ class CompletionUsage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: NotRequired[dict[str, int]]  # cached_tokens
+    completion_tokens_details: NotRequired[dict[str, int]]  # reasoning_tokens, of a chat
 
 
 class CompletionLogprobs(TypedDict):

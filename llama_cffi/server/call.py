@@ -20,6 +20,7 @@ from ..generation.cancellation import CancelScope
 from .body import ClientLeftError, Object, parse_json, read_body
 from .errors import ApiError, as_api_error, openai_error
 from .models import Models, ServedModel
+from .response_store import ResponseStore
 from .settings import Settings
 from .sse import dumps, event, send_events
 
@@ -83,12 +84,14 @@ class ServerState:
         settings: The settings.
         models: The models.
         calls: The requests that are being answered.
+        responses: What the Responses API stores.
         is_draining: Whether new work is refused.
     """
 
     def __init__(self, settings: Settings, models: Models) -> None:
         self.settings, self.models = settings, models
         self.calls: set[Call] = set()
+        self.responses = ResponseStore()
         self.is_draining = False
         self._keys = [_digest(key) for key in settings.api_keys]
 

@@ -54,6 +54,7 @@ _FIELDS: Mapping[str, Kind] = {
     "modalities": LIST,
     "audio": OBJECT,
     "web_search_options": OBJECT,
+    "context_policy": STRING,
 }
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _MAX_TOP_LOGPROBS = 20

@@ -12,11 +12,13 @@ import pytest
 
 import llama_cffi.llama_cpp as llama_cpp
 from llama_cffi import Llama, LlamaGrammar, LlamaPool
-from llama_cffi.api.chat_message import DocumentReader, PlainReader
+from llama_cffi.api.chat_message import ChatAssembler, DocumentReader, PlainReader
 from llama_cffi.chat.family_table import FAMILY_TABLE
 from llama_cffi.chat.formats import FORMATS
 from llama_cffi.chat.reasoning import ReasoningSplitter
 from llama_cffi.demo import model_path
+from llama_cffi.generation.sequence import Step
+from llama_cffi.generation.stats import GenerationStats
 
 WORDS = (
     "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "</s>", "<tool_call>",
@@ -70,6 +72,42 @@ def test_reasoning_before_a_document_is_read(word: str) -> None:
     assert read(DocumentReader(head, ["</think>\n\n"], False), "<think>Hm.</thi", 1) == {
         "reasoning_content": "Hm.</thi"
     }
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("texts", "starts_open", "n"),
+    [
+        (["<think>", "Hm", ", so", "\n", ".", "</think>", "4", "2"], False, 5),
+        (["Hm", ".", "\n", "</think>", "42"], True, 2),
+        (["Hm", ".", "</thi"], True, 3),  # cut
+        (["4", "2", "<think>", "Hm", "</think>"], False, 0),
+        ([], True, 0),
+    ],
+)
+def test_tokens_of_reasoning_are_counted(
+    llm: Llama, texts: list[str], starts_open: bool, n: int, streams: bool
+) -> None:
+    reader = PlainReader(ReasoningSplitter("<think>", "</think>", starts_open))
+    assembler = ChatAssembler(0, reader, llm.model.vocab)
+    steps = [*(Step(5, text) for text in texts), Step(None, "")]
+    stats = GenerationStats(finish_reason="eog")
+    for step in steps:
+        _ = [*assembler.push(step)] if streams else assembler.add(step)
+    _ = [*assembler.last(stats)] if streams else assembler.choice(stats)
+    assert assembler.n_reasoning_tokens == n
+
+
+def test_usage_tells_the_tokens_of_reasoning(llm: Llama) -> None:
+    ask: Any = {"max_tokens": 3, "temperature": 0}
+    none = {"reasoning_tokens": 0}
+    whole = llm.create_chat_completion(ASK, **ask)
+    assert whole["usage"]["completion_tokens_details"] == none
+    *_, last = llm.create_chat_completion(
+        ASK, stream=True, stream_options={"include_usage": True}, **ask
+    )
+    assert last["usage"] is not None
+    assert last["usage"]["completion_tokens_details"] == none
 
 
 @pytest.fixture(scope="module")

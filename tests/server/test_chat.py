@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 from support.http_requests import post
-from support.strict_types import assert_strict
+from support.strict_sdk import assert_strict
 
 from llama_cffi import LlamaPool
 

@@ -9,7 +9,7 @@ import pytest
 from openai.types import Completion
 from support.http_requests import post
 from support.server_state import n_requests, wait_for
-from support.strict_types import assert_strict
+from support.strict_sdk import assert_strict
 
 from llama_cffi import LlamaPool, Scorer
 

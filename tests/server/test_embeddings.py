@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 from support.http_requests import post
-from support.strict_types import assert_strict
+from support.strict_sdk import assert_strict
 
 from llama_cffi import LlamaPool
 

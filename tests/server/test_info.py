@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 from support.http_requests import get, post, send
-from support.strict_types import assert_strict
+from support.strict_sdk import assert_strict
 
 from llama_cffi.server.http_server import HttpServer
 

@@ -86,7 +86,7 @@ def init_context(library: Library, model: Any, params: Any) -> Any:
     init = c_function(library, "llama_init_from_model")
     if not (params.embeddings and is_b3995(library)):
         ptr = init(model, params)
-        if ptr and is_b3889(library) and _pools_later(library, ptr, params):
+        if ptr and is_b3889(library) and _pools_later(library, ptr, model, params):
             library.lib.llama_free(ptr)
             params.embeddings = True
             ptr = init(model, params)
@@ -102,9 +102,12 @@ def init_context(library: Library, model: Any, params: Any) -> Any:
     return ptr
 
 
-def _pools_later(library: Library, context: Any, params: Any) -> bool:
+def _pools_later(library: Library, context: Any, model: Any, params: Any) -> bool:
+    # Contexts of recurrent models cannot switch embeddings on, see `plans_by_counts`.
+    if params.embeddings or library.lib.llama_model_is_recurrent(model):
+        return False
     pooling = pooling_name(library, library.lib.llama_pooling_type(context))
-    return not params.embeddings and pooling in ("mean", "cls", "last")
+    return pooling in ("mean", "cls", "last")
 
 
 def max_sequences(library: Library) -> int:

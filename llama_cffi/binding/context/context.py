@@ -174,6 +174,7 @@ class Context(NativeObject):
             ValidationError: The batch is empty, too long, or has a token or sequence that does
                 not exist.
             OutOfMemoryError: A limit leaves almost no memory to this process.
+            LlamaError: A limit leaves no memory for the threads (builds before b4753).
             GenerationError: Any other failure, such as positions that do not continue the
                 sequence (builds before 2025-05 accept those and compute something).
         C: llama_decode
@@ -221,6 +222,8 @@ class Context(NativeObject):
             DecodeAbortedError: `abort_flag` is set.
             ValidationError: The model has no encoder, or the batch is empty, longer than n_ubatch,
                 or has a token or sequence that does not exist.
+            OutOfMemoryError: A limit leaves almost no memory to this process.
+            LlamaError: A limit leaves no memory for the threads (builds before b4753).
             GenerationError: Any other failure.
         C: llama_encode
         """

@@ -7,14 +7,5 @@ Source: https://platform.claude.com/docs/en/api/messages, and the types of the p
 
 from .answer import Event, error_body, events, message_object
 from .request import ChatRequest, chat_request
-from .routes import routes
 
-__all__ = [
-    "ChatRequest",
-    "Event",
-    "chat_request",
-    "error_body",
-    "events",
-    "message_object",
-    "routes",
-]
+__all__ = ["ChatRequest", "Event", "chat_request", "error_body", "events", "message_object"]

@@ -1,0 +1,74 @@
+"""POST /v1/responses and /v1/responses/input_tokens; GET and DELETE of what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.routing import BaseRoute, Route
+
+from ..call import Answer, Call, Endpoint, Json, Stream
+from ..chat import count_tokens, start_chat_stream
+from ..errors import ApiError
+from ..paths import post
+from ..sse import event
+from .events import events, response_object
+from .request import ResponseRequest, chat_request
+
+__all__ = ["routes"]
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    stored = "/v1/responses/{id}"
+    return [
+        *post("/responses", Endpoint(_create)),
+        *post("/responses/input_tokens", Endpoint(_count)),
+        Route(stored, Endpoint(_get, reads_body=False), methods=["GET"]),
+        Route(stored, Endpoint(_delete, reads_body=False), methods=["DELETE"]),
+    ]
+
+
+async def _create(call: Call) -> Answer:
+    store = call.state.responses
+    request = chat_request(call.body, store, call.model.name)
+    chunks = await start_chat_stream(call, call.model, _chat_body(request))
+    if request.stream:
+        return Stream(_encoded(events(request, chunks, store)))
+    return Json(await response_object(request, chunks, store))
+
+
+async def _count(call: Call) -> Answer:
+    body = _chat_body(chat_request(call.body, call.state.responses))
+    n = await asyncio.to_thread(count_tokens, call.model, body)
+    return Json({"object": "response.input_tokens", "input_tokens": n})
+
+
+async def _get(call: Call) -> Answer:
+    found = call.state.responses.get(call.path_params["id"])
+    if found is None:
+        raise _unknown(call)
+    return Json(found.response)
+
+
+async def _delete(call: Call) -> Answer:
+    if not call.state.responses.remove(call.path_params["id"]):
+        raise _unknown(call)
+    return Json({"id": call.path_params["id"], "object": "response", "deleted": True})
+
+
+def _chat_body(request: ResponseRequest) -> dict[str, Any]:
+    return {"messages": request.messages, "stream": True, **request.options}
+
+
+def _unknown(call: Call) -> ApiError:
+    message = f"no response {call.path_params['id']!r} is stored; old ones are dropped"
+    return ApiError(404, message, "not_found_error", code="not_found")
+
+
+async def _encoded(found: AsyncGenerator[dict[str, object], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(found):
+        async for data in found:
+            yield event(data, str(data["type"]))
