@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Model, get_library
+from ..decisions import DecisionOptions, decide_batch, decide_batch_async
 from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.chat_renderer import ChatRenderer
@@ -48,6 +49,7 @@ from .session import Session
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from ..decisions import DecisionInput, Question
     from ..embeddings.embedder import Embedder, RerankResult
     from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
@@ -670,6 +672,144 @@ class Llama(Session, ModelFacts):
                 "max_tokens or n_ctx, or limit the length of the type's strings and lists"
             )
         return parse_json(type_, choice["message"]["content"] or "")
+
+    @overload
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> T: ...
+
+    @overload
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> T | list[T]:
+        """Answer closed questions about an input with probabilities; nothing is generated.
+
+        The input comes first in every prompt and is evaluated once. With `n_parallel` the questions
+        share batches.
+
+        Args:
+            input: The text that the questions are about; a conversation in OpenAI's format; or
+                any other JSON object or list.
+            questions: A question, which gives its answer; a list of them, which gives a list; or
+                bool, an Enum, a Literal, a dataclass of these, or `Decision` of one, which gives
+                a value.
+            **options: See `DecisionOptions`.
+
+        Raises:
+            ContextOverflowError: The input does not fit into the context.
+            DeadlineExceededError: `timeout_s` has passed.
+            TemplateError: The chat template refuses the input.
+            ValidationError: A question or the input has the wrong shape; the model has no labels
+                for that many options, or does not predict tokens.
+        """
+        result: T | list[T] = decide_batch(self.engine, [input], questions, options)[0]
+        return result
+
+    @overload
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> T: ...
+
+    @overload
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> T | list[T]:
+        """Call `decide` in an event loop. Cancelling the task cancels its evaluation."""
+        results: list[T] | list[list[T]] = await self.decide_batch_async(
+            [input], questions, **options
+        )
+        return results[0]
+
+    @overload
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[list[T]]: ...
+
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T] | list[list[T]]:
+        """Answer the same questions about several inputs; return the results in order.
+
+        Args:
+            inputs: See `decide`, also for the errors.
+            questions: See `decide`.
+            **options: See `DecisionOptions`.
+        """
+        return decide_batch(self.engine, inputs, questions, options)
+
+    @overload
+    async def decide_batch_async(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    @overload
+    async def decide_batch_async(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[list[T]]: ...
+
+    async def decide_batch_async(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T] | list[list[T]]:
+        """Call `decide_batch` in an event loop. Cancelling the task cancels its evaluation.
+
+        Args:
+            inputs: See `decide`, also for the errors.
+            questions: See `decide`.
+            **options: See `DecisionOptions`.
+        """
+        engine = self._shared_engine
+        if engine is not None:
+            return await decide_batch_async(engine, inputs, questions, options)
+        return await whole_async(lambda: decide_batch(self.engine, inputs, questions, options))
 
     @property
     def _shared_engine(self) -> InferenceEngine | None:

@@ -19,6 +19,7 @@ from .llama import Llama
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from ..decisions import DecisionInput, DecisionOptions, Question
     from ..server.http_server import HttpServer
     from ..server.settings import ServerOptions
     from .chat_completions import Message
@@ -215,6 +216,71 @@ class LlamaPool:
         ask = self.llm.create_chat_completion_async
         asked = as_list("conversations", conversations)
         return await _all([ask(messages, **options) for messages in asked])
+
+    @overload
+    async def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> T: ...
+
+    @overload
+    async def decide(
+        self,
+        input: DecisionInput,
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    async def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> T | list[T]:
+        """Answer closed questions about an input with probabilities; see `Llama.decide_async`.
+
+        Args:
+            input: See `Llama.decide`, also for the errors.
+            questions: See `Llama.decide`.
+            **options: See `DecisionOptions`.
+        """
+        result: T | list[T] = (await self.llm.decide_batch_async([input], questions, **options))[0]
+        return result
+
+    @overload
+    async def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    @overload
+    async def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[list[T]]: ...
+
+    async def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T] | list[list[T]]:
+        """Answer the same questions about several inputs; return the results in order.
+
+        The first error cancels the others and is raised.
+
+        Args:
+            inputs: See `Llama.decide`, also for the errors.
+            questions: See `Llama.decide`.
+            **options: See `DecisionOptions`.
+        """
+        return await self.llm.decide_batch_async(inputs, questions, **options)
 
     async def embed(
         self,

@@ -37,6 +37,7 @@ _SAMPLING_KEYS = {
     "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta",
 }
+_REPLY = "Zq7"  # a reply that no template writes by itself
 _INTEGERS = frozenset(("top_k", "penalty_last_n", "mirostat_mode"))
 
 
@@ -281,6 +282,80 @@ class ChatRenderer:
         if is_open:
             return self._extended(chat, "\n\n</think>\n\n")
         return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
+
+    def render_reply_start(
+        self, messages: Sequence[Mapping[str, object]]
+    ) -> tuple[RenderedChat, bool]:
+        """Render a conversation up to the first token of a reply's content, without reasoning.
+
+        What the template writes between its generation prompt and the content of a reply, such as
+        a channel, is part of the prompt.
+
+        Args:
+            messages: See `render`, also for the errors.
+
+        Returns:
+            The prompt, and whether the template writes a space before the content.
+
+        Raises:
+            ValidationError: The prompt ends inside reasoning.
+        """
+        chat, lead = self.render_without_reasoning(messages), self._reply_lead
+        spaced = lead.endswith(" ")
+        if text := lead.removesuffix(" "):
+            chat = self._extended(chat, text)
+        reasoning = self.family.reasoning
+        if reasoning is not None and opens_thinking(chat.text, reasoning[0]):
+            raise ValidationError(
+                f"the chat template of {self._model.path.name} opens reasoning "
+                f"({reasoning[0].strip()}) that cannot be switched off, so the next token does not "
+                "answer; set chat_format to a template without it"
+            )
+        return chat, spaced
+
+    def render_variables(
+        self, variables: Mapping[str, object], end: str = "", dropped: str = ""
+    ) -> RenderedChat:
+        """Render a template that reads other variables than messages.
+
+        Args:
+            variables: The template's variables.
+            end: A mark; from its first place on, the text is not part of the prompt.
+            dropped: A mark that is not part of the prompt either.
+
+        Raises:
+            TemplateError: The template fails.
+            ValidationError: There is no Jinja template.
+        """
+        if self.template is None:
+            raise ValidationError(f"{self._model.path.name} has no Jinja chat template")
+        empty, kwargs = [{"role": "user", "content": ""}], dict[str, Any](variables)
+        segments = []
+        for segment in self.template.render_segments(empty, **kwargs):
+            text, found, _ = segment.text.partition(end) if end else (segment.text, "", "")
+            segments.append(segment._replace(text=text.replace(dropped, "") if dropped else text))
+            if found:
+                break
+        return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+
+    @cached_property
+    def _reply_lead(self) -> str:
+        """The text that the template writes between a prompt and the content of the reply."""
+        messages: list[Mapping[str, object]] = [{"role": "user", "content": "?"}]
+        reply = {"role": "assistant", "content": _REPLY}
+        if self._builtin is not None:
+            return ""
+        if self.template is None:
+            return " "  # the reply follows plain text
+        thinking = False if self.family.thinking in ("default", "request") else None
+        ended = {"add_generation_prompt": False}
+        try:
+            prompt = self.render_without_reasoning(messages).text
+            whole = self.render([*messages, reply], None, thinking, chat_template_kwargs=ended).text
+        except (TemplateError, ValidationError):
+            return ""
+        before, found, _ = whole.partition(_REPLY)
+        return before[len(prompt) :] if found and before.startswith(prompt) else ""
 
     def _continued(
         self,

@@ -130,6 +130,11 @@ class GgufSummary:
         return str(self.values.get("general.architecture", ""))
 
     @property
+    def decision_type(self) -> str:
+        """`<architecture>.decision.type`, such as `lev`; empty for all but decision models."""
+        return str(self.values.get(f"{self.architecture}.decision.type", ""))
+
+    @property
     def n_keys(self) -> int:
         """Number of metadata keys."""
         return len(self.values) + len(self.arrays)

@@ -53,6 +53,7 @@ class GgufFile:
         path: The file.
         version: GGUF format version.
         architecture: Architecture of the model, such as `llama`; empty if the file has none.
+        decision_type: Type of a decision model, such as `lev`; empty for all other files.
         metadata: Key -> int, float, bool, str, or a list of those. An array is read from the file
             when it is first used.
         tensors: The tensor table of this file.
@@ -65,6 +66,7 @@ class GgufFile:
         self.path = path
         self.version = summary.version
         self.architecture = summary.architecture
+        self.decision_type = summary.decision_type
         self.metadata: Mapping[str, MetadataValue] = _Metadata(path, summary)
         self.tensors: tuple[GgufTensor, ...] = summary.tensors
         self.alignment = int(summary.values.get("general.alignment", _ALIGNMENT))

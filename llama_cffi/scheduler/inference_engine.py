@@ -9,11 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from ..binding import Context
 from ..binding.context.params import MoreContextOptions
 from ..context_managers import contextmanager
+from ..decisions import DecisionOptions, decide_batch, decide_batch_async
 from ..errors import ValidationError
 from ..generation.aliases import ALIASES
 from ..generation.cancellation import on_cancel
@@ -38,12 +39,14 @@ from .speculative import Drafter, Speculator
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from ..decisions import DecisionInput, Question
     from ..generation.sequence import ReasoningLimit
     from ..generation.slot import Slot
     from ..generation.stats import GenerationStats
 
 __all__ = ["InferenceEngine", "SubmitOptions"]
 
+T = TypeVar("T")
 _MAX_SEQUENCES = 64  # of the oldest builds
 
 
@@ -468,6 +471,109 @@ class InferenceEngine:
             return handle.result()
         finally:
             del handle  # its error's traceback refers to this frame
+
+    @overload
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> T: ...
+
+    @overload
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    def decide(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> T | list[T]:
+        """Answer closed questions about an input with probabilities; nothing is generated.
+
+        The input comes first in every prompt and is evaluated once: all questions share it.
+
+        Args:
+            input: The text that the questions are about; a conversation in OpenAI's format; or
+                any other JSON object or list.
+            questions: A question, which gives its answer; a list of them, which gives a list; or
+                bool, an Enum, a Literal, a dataclass of these, or `Decision` of one, which gives
+                a value.
+            **options: See `DecisionOptions`.
+
+        Raises:
+            ContextOverflowError: The input does not fit into the context.
+            DeadlineExceededError: `timeout_s` has passed.
+            TemplateError: The chat template refuses the input.
+            ValidationError: A question or the input has the wrong shape; the model has no labels
+                for that many options, or does not predict tokens.
+            ClosedError: The engine is closed.
+        """
+        result: T | list[T] = decide_batch(self, [input], questions, options)[0]
+        return result
+
+    @overload
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> T: ...
+
+    @overload
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    async def decide_async(
+        self,
+        input: DecisionInput,
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> T | list[T]:
+        """Call `decide` in an event loop. Cancelling the task cancels its requests."""
+        results = await decide_batch_async(self, [input], questions, options)
+        result: T | list[T] = results[0]
+        return result
+
+    @overload
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[list[T]]: ...
+
+    def decide_batch(
+        self,
+        inputs: Sequence[DecisionInput],
+        questions: type[T] | Question[T] | Sequence[Question[T]],
+        **options: Unpack[DecisionOptions],
+    ) -> list[T] | list[list[T]]:
+        """Answer the same questions about several inputs; return the results in order.
+
+        Args:
+            inputs: See `decide`, also for the errors.
+            questions: See `decide`.
+            **options: See `DecisionOptions`.
+        """
+        return decide_batch(self, inputs, questions, options)
 
     def steps(
         self,

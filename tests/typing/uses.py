@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from typing_extensions import assert_type
 
 from llama_cffi import (
+    ChoiceAnswer,
+    ChoiceQuestion,
     CreateChatCompletionResponse,
     CreateChatCompletionStreamResponse,
     CreateCompletionResponse,
+    Decision,
     Embedder,
     Engine,
     InferenceEngine,
@@ -20,11 +24,14 @@ from llama_cffi import (
     LlamaPool,
     Model,
     NgramCache,
+    PredicateAnswer,
+    PredicateQuestion,
     PromptLookup,
     RequestHandle,
     ResponseCache,
     SamplerChain,
     SamplingParams,
+    ScoreQuestion,
     Scorer,
     Step,
     UnifiedLLM,
@@ -142,3 +149,20 @@ def others(model: Model) -> None:
         print(drop_in.create_completion("Q:", max_tokens=3, temperature=0.1))
         assert_type(drop_in.embed([1, 2]), list[float])
         assert_type(drop_in.embed([[1, 2], [3]]), list[list[float]])
+
+
+async def decisions(llm: Llama, engine: InferenceEngine, pool: LlamaPool) -> None:
+    predicate, choice = PredicateQuestion("Is it?"), ChoiceQuestion("Which?", {"a": "x", "b": None})
+    assert_type(llm.decide("Hi", bool), bool)
+    assert_type(llm.decide("Hi", City, average_orders=True), City)
+    assert_type(llm.decide("Hi", Decision[Literal["a", "b"]]).value, Literal["a", "b"])
+    assert_type(llm.decide({"a": 1}, predicate), PredicateAnswer)
+    assert_type(llm.decide(MESSAGES, [predicate, predicate]), list[PredicateAnswer])
+    for answer in llm.decide("Hi", [predicate, choice, ScoreQuestion("How?", ["low", "high"])]):
+        print(answer.name, answer.label_mass)
+    assert_type(llm.decide_batch(["Hi"], bool), list[bool])
+    assert_type(engine.decide_batch(["Hi"], [predicate], timeout_s=5), list[list[PredicateAnswer]])
+    assert_type(await engine.decide_async("Hi", choice), ChoiceAnswer)
+    assert_type(await llm.decide_async("Hi", bool), bool)
+    assert_type(await pool.decide("Hi", Decision[bool]), Decision[bool])
+    assert_type(await pool.decide_batch(["Hi"], [choice]), list[list[ChoiceAnswer]])
