@@ -65,22 +65,27 @@ class Deciding(Protocol):
     @property
     def model(self) -> Model:
         """The model."""
+        ...
 
     @property
     def context(self) -> Context:
         """The context."""
+        ...
 
     @property
     def n_ctx(self) -> int:
         """Context size of one prompt in tokens."""
+        ...
 
     @property
     def renderer(self) -> ChatRenderer:
         """Renders conversations."""
+        ...
 
     @property
     def steps(self) -> Callable[..., Generator[object, None, GenerationStats]]:
         """See `Engine.steps`."""
+        ...
 
 
 class Handle(Awaitable[object], Protocol):
@@ -89,6 +94,7 @@ class Handle(Awaitable[object], Protocol):
     @property
     def stats(self) -> GenerationStats:
         """Counts and times so far."""
+        ...
 
     def cancel(self) -> None:
         """End the request."""
@@ -100,6 +106,7 @@ class Submitting(Deciding, Protocol):
     @property
     def submit(self) -> Callable[..., Handle]:
         """See `InferenceEngine.submit`."""
+        ...
 
 
 class _LabelReader:

@@ -281,7 +281,8 @@ def _options(
         options = [Option(value, about or "") for value, about in given.items()]
     else:
         kind = "a list, or a mapping to descriptions"
-        options = [o if isinstance(o, Option) else Option(o) for o in as_list(name, given, kind)]
+        items: list[str | bool | Option] = as_list(name, given, kind)
+        options = [item if isinstance(item, Option) else Option(item) for item in items]
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValidationError(
             f"{name}: a question needs 2 to {MAX_OPTIONS} of them, got {len(options)}"

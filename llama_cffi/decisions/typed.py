@@ -107,13 +107,14 @@ def _form(type_: Any, field: str = "", about: str = "") -> Form[Any]:
         return _record(type_)
     if type_ is bool:
         return Form((PredicateQuestion(about or _words(field), name=name),), _value)
-    members = list(type_) if is_enum(type_) else get_args(type_)
+    choices: Any = type_  # an Enum or a Literal, or neither
+    members = list(choices) if is_enum(type_) else get_args(type_)
     if not is_enum(type_) and get_origin(type_) is not Literal:
         raise ValidationError(
             f"{name}: {name_of(type_)} cannot be decided; use bool, an Enum, a Literal, a "
             "dataclass of these, or Annotated[float, ScoreQuestion(...)]"
         )
-    about = about or (description_of(type_) if is_enum(type_) else "") or _words(field)
+    about = about or (description_of(choices) if is_enum(type_) else "") or _words(field)
     question = ChoiceQuestion(about, [_option(name, member) for member in members], name=name)
     values = [option.value for option in question.options]
     return Form((question,), lambda answers: members[values.index(_value(answers))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from ..binding import Context
@@ -148,6 +148,7 @@ class InferenceEngine:
         self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
         self._chat_format = chat_format
+        self._renderer: ChatRenderer | None = None
         check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded
         reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
@@ -312,10 +313,12 @@ class InferenceEngine:
 
     # Requests
 
-    @cached_property
+    @property
     def renderer(self) -> ChatRenderer:
         """Renders conversations through the model's chat template; made when first used."""
-        return ChatRenderer(self.model, self._chat_format)
+        if self._renderer is None:
+            self._renderer = ChatRenderer(self.model, self._chat_format)
+        return self._renderer
 
     def tokenize_chat(
         self,

@@ -266,15 +266,14 @@ def _systemone_question(name: str, given: object) -> Question[Answer]:
     question = _object(given, where)
     kind = _kind(question, where, ("noul", "choice", "score"))
     about = _content(question.get("instructions"))
-    criteria: Any = question.get("criteria")
-    kinds = list if kind == "score" else dict
-    if kind != "noul" or criteria is not None:
-        criteria = _field(question, "criteria", where, kinds)
+    criteria: Any = {}
+    if kind != "noul" or question.get("criteria") is not None:
+        criteria = _field(question, "criteria", where, list if kind == "score" else dict)
     try:
         if kind == "noul":
-            for key in criteria or {}:
+            for key in criteria:
                 check_choice(f"{where}.criteria", key, ("true", "false"))
-            described = {key: _content(value) for key, value in (criteria or {}).items()}
+            described = {key: _content(value) for key, value in criteria.items()}
             return PredicateQuestion(about, name=name, **described)
         if kind == "choice":
             options = {key: _content(value) for key, value in criteria.items()}
