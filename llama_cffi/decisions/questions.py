@@ -278,7 +278,8 @@ def _options(
 ) -> tuple[Option, ...]:
     """Return the checked options of a question."""
     if isinstance(given, Mapping):
-        options = [Option(value, about or "") for value, about in given.items()]
+        described: Mapping[Any, str | None] = given
+        options = [Option(value, about or "") for value, about in described.items()]
     else:
         kind = "a list, or a mapping to descriptions"
         items: list[str | bool | Option] = as_list(name, given, kind)
