@@ -175,6 +175,10 @@ def _wanted(model: ServedModel, given: Object) -> _Wanted:
         if grammar:
             raise invalid("json_schema", "give json_schema or grammar, not both")
         options["grammar"] = LlamaGrammar.from_json_schema(schema)
+    elif grammar:  # checked here, not by the engine after the headers
+        options["grammar"] = LlamaGrammar.from_string(
+            grammar, root=options.pop("grammar_root", "root")
+        )
     return _Wanted(
         model=model,
         n_predict=n_predict,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.http_requests import post
+from support.http_requests import get, post
 from support.server_state import n_requests, wait_for
 
 from llama_cffi import LlamaPool
@@ -16,6 +16,7 @@ from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 
 ASK: dict[str, Any] = {"prompt": "1 + 1 =", "n_predict": 8, "temperature": 0}
+LONG = " that is long enough to be worth keeping" * 5
 FINAL = {
     "index", "content", "tokens", "stop", "model", "tokens_predicted", "tokens_evaluated",
     "tokens_cached", "generation_settings", "prompt", "has_new_line", "truncated", "stop_type",
@@ -50,7 +51,8 @@ def events_of(server: HttpServer, **fields: Any) -> list[Any]:
     assert reply.status == 200, reply.body
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert b"[DONE]" not in reply.body
-    return reply.events
+    events: list[Any] = reply.events
+    return events
 
 
 def test_the_answer_is_that_of_the_python_api(server: HttpServer, pool: LlamaPool) -> None:
@@ -86,18 +88,12 @@ def test_counts_agree(any_server: HttpServer, pool: LlamaPool) -> None:
 
 
 def test_an_answer_that_the_model_ends_is_eos(any_server: HttpServer) -> None:
-    whole = complete(any_server, n_predict=2, logit_bias=end_bias(any_server))
+    eos = get(f"{any_server.url}/props").json["eos_token"]
+    (token,) = post(f"{any_server.url}/tokenize", {"content": eos}).json["tokens"]
+    whole = complete(any_server, n_predict=2, logit_bias=[[token, 100]], cache_prompt=False)
     assert (whole["stop_type"], whole["content"], whole["tokens_predicted"]) == ("eos", "", 0)
-    assert whole["tokens_cached"] == whole["tokens_evaluated"]
-
-
-def end_bias(server: HttpServer) -> list[Any]:
-    """A bias after which the model ends the answer."""
-    from support.http_requests import get
-
-    eos = get(f"{server.url}/props").json["eos_token"]
-    (token,) = post(f"{server.url}/tokenize", {"content": eos}).json["tokens"]
-    return [[token, 100]]
+    assert whole["tokens_cached"] == whole["tokens_evaluated"] == whole["timings"]["prompt_n"]
+    assert whole["timings"]["prompt_ms"] > 0
 
 
 def test_a_stop_word_is_cut_and_named(any_server: HttpServer) -> None:
@@ -116,7 +112,7 @@ def test_a_stop_word_is_cut_and_named(any_server: HttpServer) -> None:
 
 
 def test_n_predict_0_only_evaluates(any_server: HttpServer) -> None:
-    prompt = "an unusual prompt of several words"
+    prompt = "an unusual prompt" + LONG
     whole = complete(any_server, prompt=prompt, n_predict=0, return_tokens=True)
     assert (whole["content"], whole["tokens"], whole["tokens_predicted"]) == ("", [], 0)
     assert (whole["stop_type"], whole["timings"]["predicted_n"]) == ("limit", 0)
@@ -166,7 +162,7 @@ def test_a_list_of_prompts_gives_a_list_in_order(any_server: HttpServer, pool: L
 
 
 def test_timings_are_consistent_over_a_repeated_prompt(any_server: HttpServer) -> None:
-    prompt = "a prompt that is asked three times, with enough words to be worth a cache"
+    prompt = "a prompt that is asked three times" + LONG
     answers = [complete(any_server, prompt=prompt, ignore_eos=True) for _ in range(3)]
     for answer in answers:
         found = answer["timings"]
@@ -223,9 +219,9 @@ def test_a_grammar_and_a_schema_are_kept(any_server: HttpServer) -> None:
     assert answer["generation_settings"]["grammar"] == grammar
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"],
               "additionalProperties": False}  # fmt: skip
-    for body in (complete(any_server, json_schema=schema, n_predict=32),):
-        assert json.loads(body["content"])["a"] in (1, 2)
-        assert body["generation_settings"]["json_schema"] == schema
+    answer = complete(any_server, json_schema=schema, n_predict=32)
+    assert json.loads(answer["content"])["a"] in (1, 2)
+    assert answer["generation_settings"]["json_schema"] == schema
 
 
 def test_n_probs_are_those_of_the_model(any_server: HttpServer, pool: LlamaPool) -> None:
@@ -281,7 +277,7 @@ def test_response_fields_pick_and_lift(server: HttpServer) -> None:
         ("temperature", "hot", "temperature must be a number"),
         ("temperature", -1, "temperature"),
         ("logit_bias", [[10**9, 1]], "not a token id"),
-        ("grammar", "root ::=", "grammar"),
+        ("grammar", 'root ::= ("a"', "not closed"),
         ("json_schema", [1], "json_schema must be an object"),
         ("response_fields", "content", "response_fields must be a list"),
         ("return_tokens", 1, "return_tokens must be true or false"),
