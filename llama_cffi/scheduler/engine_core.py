@@ -197,10 +197,12 @@ class EngineCore:
             output.finish()
         elif output.stop:
             stats.finish_reason, stats.stop = "stop", output.stop
+        since = time.monotonic() - request.created_s
         if stats.n_generated:
-            since = time.monotonic() - request.created_s
             stats.decode_s = since - stats.time_to_first_token_s
             stats.prefill_s = stats.time_to_first_token_s - stats.queue_s
+        elif request.state is RequestState.FINISHED:  # an empty answer
+            stats.prefill_s = since - stats.queue_s
         if chain is not None:
             if handle.answer is not None:
                 handle.answer.end()

@@ -6,7 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from .call import Endpoint
 
-__all__ = ["get", "post"]
+__all__ = ["bare_post", "get", "post"]
 
 
 def get(path: str, endpoint: Endpoint) -> list[BaseRoute]:
@@ -18,3 +18,8 @@ def post(path: str, endpoint: Endpoint, *, bare: bool = True) -> list[BaseRoute]
     """Return the routes of POST requests for `/v1` + *path* and, if *bare*, *path*."""
     prefixes = ("/v1", "") if bare else ("/v1",)
     return [Route(prefix + path, endpoint, methods=["POST"]) for prefix in prefixes]
+
+
+def bare_post(path: str, endpoint: Endpoint) -> BaseRoute:
+    """Return the route of POST requests for *path*, which is another one than with `/v1`."""
+    return Route(path, endpoint, methods=["POST"])

@@ -22,6 +22,7 @@ LONG: dict[str, Any] = {"max_tokens": 900, "ignore_eos": True, "temperature": 0}
 KINDS = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
     ("/v1/completions", {"prompt": "hello"}),
+    ("/completion", {"prompt": "hello"}),
 ]
 
 
