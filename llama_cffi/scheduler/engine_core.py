@@ -89,7 +89,7 @@ class EngineCore:
             self._end(request)
         n_generated = sum([len(result.tokens) for result in results.values()])
         seconds = time.perf_counter() - started
-        self.metrics.step(output.n_tokens, n_generated, seconds)
+        self.metrics.step(output.n_tokens, n_generated, seconds, len(output.chunks))
         self.timeline.append(
             StepStats(
                 time.monotonic(),
