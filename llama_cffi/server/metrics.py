@@ -133,7 +133,7 @@ class _Exporter:
             yield from _single(metric.name, metric.kind, metric.help, total)
         longest = max((found.requests.n_tokens_max for found in every), default=0)
         yield from _single(
-            "n_tokens_max", "counter", "Most tokens of a request, prompt and answer.", longest
+            "n_tokens_max", "gauge", "Most tokens of a request, prompt and answer.", longest
         )
         n_steps = sum(found.n_steps for found in every)
         busy = sum(found.n_step_requests for found in every) / n_steps if n_steps else 0.0
