@@ -73,6 +73,7 @@ def add_parser(commands: Any) -> None:
         "--drain-timeout", type=float, default=30.0, metavar="S",
         help="seconds in which running answers may end after SIGTERM (default: 30)",
     )  # fmt: skip
+    listening.add_argument("--metrics", action="store_true", help="serve /metrics, for Prometheus")
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -130,6 +131,7 @@ def _run(args: argparse.Namespace) -> int:
             cors_origins=_parts(args.cors_origins),
             max_waiting=args.max_waiting,
             ping_s=args.sse_ping_interval,
+            metrics=args.metrics,
         ) as server,
         _terminated() as stop,
     ):

@@ -85,11 +85,14 @@ class EngineCore:
             return
         results = self._model_runner.run(output.chunks, self.handles)
         self._deliver(results)
-        for request in self.scheduler.update(output, results):
-            self._end(request)
+        ended = self.scheduler.update(output, results)
         n_generated = sum([len(result.tokens) for result in results.values()])
+        # First: whoever has a result finds its last step counted.
         seconds = time.perf_counter() - started
-        self.metrics.step(output.n_tokens, n_generated, seconds)
+        self.metrics.step(output.n_tokens, n_generated, seconds, len(output.chunks))
+        for request in ended:
+            self._end(request)
+        seconds = time.perf_counter() - started
         self.timeline.append(
             StepStats(
                 time.monotonic(),

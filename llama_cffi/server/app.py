@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ..api.config import LlamaConfig
 from ..validation import reject_unknown
-from . import chat, completions, decisions, embeddings, info, native, rerank, tokens
+from . import chat, completions, decisions, embeddings, info, metrics, native, rerank, tokens
 from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
@@ -34,6 +34,7 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
+    metrics,
 )  # fmt: skip
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 

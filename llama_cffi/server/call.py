@@ -34,6 +34,7 @@ __all__ = [
     "Protocol",
     "ServerState",
     "Stream",
+    "Text",
 ]
 
 _log = logging.getLogger("llama_cffi.server")
@@ -74,7 +75,15 @@ class Stream:
     events: AsyncGenerator[bytes, None]
 
 
-Answer: TypeAlias = Json | Stream
+@dataclass(frozen=True)
+class Text:
+    """A response of text."""
+
+    value: str
+    media_type: str
+
+
+Answer: TypeAlias = Json | Stream | Text
 
 
 class ServerState:
@@ -280,6 +289,10 @@ class Endpoint:
         if isinstance(answer, Json):
             call.release()
             await _send(send, answer.status, dumps(answer.value), headers)
+            return
+        if isinstance(answer, Text):
+            headers["content-type"] = answer.media_type
+            await _send(send, 200, answer.value.encode(), headers)
             return
         await send_events(
             send,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from ..validation import as_list, check_float, check_int, check_str
+from ..validation import as_list, check_bool, check_float, check_int, check_str
 
 __all__ = ["ServerOptions", "Settings"]
 
@@ -25,6 +25,7 @@ class ServerOptions(TypedDict, total=False):
     body_timeout_s: float
     send_timeout_s: float
     ping_s: float
+    metrics: bool
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Settings:
         send_timeout_s: Seconds after which a client that reads nothing is disconnected.
         ping_s: Seconds without an event after which a stream gets a comment, which keeps proxies
             and clients from giving up.
+        metrics: Whether `/metrics` is there, for Prometheus.
 
     Raises:
         ValidationError: A value is out of range.
@@ -58,6 +60,7 @@ class Settings:
     body_timeout_s: float = 60.0
     send_timeout_s: float = 60.0
     ping_s: float = 15.0
+    metrics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("aliases", "api_keys", "cors_origins"):
@@ -65,6 +68,7 @@ class Settings:
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
+        check_bool("metrics", self.metrics)
         check_int("max_waiting", self.max_waiting, 0, 1000)
         check_int("max_body_bytes", self.max_body_bytes, 1)
         check_int("max_json_depth", self.max_json_depth, 1, 200)

@@ -115,7 +115,9 @@ def test_shapes_of_embeddings() -> None:
         assert llm.embed([]) == []
         answer = llm.create_embedding(["a fox", "a hen"])
         assert [row["index"] for row in answer["data"]] == [0, 1]
-        assert json.loads(json.dumps(answer))["data"][0]["embedding"] == pytest.approx(one, abs=0.01)
+        assert json.loads(json.dumps(answer))["data"][0]["embedding"] == pytest.approx(
+            one, abs=0.01
+        )
     with load(model_path(), embeddings=True, pooling="none") as llm:
         rows = llm.embed("a fox")
         assert len(rows) == llm.n_tokens("a fox")

@@ -44,7 +44,10 @@ def served(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
-    args, env = ("-m", tiny_model, "--alias", "mine,yours"), {"LLAMA_CFFI_API_KEY": "secret"}
+    args, env = (
+        ("-m", tiny_model, "--alias", "mine,yours", "--metrics"),
+        {"LLAMA_CFFI_API_KEY": "secret"},
+    )
     with served(*args, **env) as (process, url):
         (model,) = get(f"{url}/v1/models").json["data"]
         assert model["aliases"] == ["mine", "yours"]
@@ -53,6 +56,7 @@ def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
         key = {"x-api-key": "secret"}
         assert get(f"{url}/props", **key).json["total_slots"] == 2
         assert post(f"{url}/v1/completions", {"prompt": "a", "max_tokens": 2}, **key).status == 200
+        assert b'_prompt_tokens_count{model_name="mine"} 1\n' in get(f"{url}/metrics", **key).body
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=60) == ("", "")
         assert process.returncode == (0 if os.name == "posix" else 1)

@@ -34,10 +34,11 @@ def test_rates_are_of_the_last_ten_seconds(clock: Clock) -> None:
     assert stats(metrics).tokens_per_s == 0
     for _ in range(20):
         clock.now += 0.5
-        metrics.step(n_tokens=9, n_generated=4, seconds=0.5)
+        metrics.step(n_tokens=9, n_generated=4, seconds=0.5, n_requests=3)
     found = stats(metrics)
     assert found.tokens_per_s == pytest.approx(8)
     assert (found.n_steps, found.n_decoded, found.n_generated) == (20, 180, 80)
+    assert found.n_step_requests == 60
     assert (found.n_waiting, found.n_running, found.n_preemptions) == (1, 2, 3)
     clock.now += 5
     assert stats(metrics).tokens_per_s == pytest.approx(4, abs=0.5)
@@ -70,3 +71,40 @@ def test_latencies(clock: Clock) -> None:
     for _ in range(1000):
         metrics.end(finished(RequestState.FINISHED, 2.0, clock.now))
     assert stats(metrics).total_s == (2.0, 2.0, 2.0)  # the last 1,000 count
+
+
+def test_totals_of_ended_requests(clock: Clock) -> None:
+    metrics = Metrics()
+    complete = finished(RequestState.FINISHED, 8.0, clock.now)
+    complete.stats.n_reused, complete.stats.finish_reason = 1, "length"
+    metrics.end(complete)
+    metrics.end(finished(RequestState.CANCELLED, 8.0, clock.now))
+    waiting = finished(RequestState.CANCELLED, 8.0, clock.now)
+    waiting.stats.n_generated = 0
+    metrics.end(waiting)
+    found = stats(metrics).requests
+    # A cancelled answer has its tokens, one that never began has none.
+    assert (found.n_length, found.n_prompt, found.n_reused) == (1, 2, 1)
+    assert (found.n_generated, found.n_after_first, found.n_tokens_max) == (10, 8, 6)
+    assert found.decode_s == 8.0
+    # Histograms are of complete answers.
+    for histogram, value in [
+        (found.queue_s, 2.0),
+        (found.time_to_first_token_s, 4.0),
+        (found.inter_token_s, 1.0),
+        (found.total_s, 8.0),
+        (found.prompt_tokens, 1.0),
+        (found.generated_tokens, 5.0),
+    ]:
+        assert (sum(histogram.counts), histogram.total) == (1, value)
+        (index,) = (i for i, n in enumerate(histogram.counts) if n)
+        assert histogram.bounds[index] >= value
+        assert index == 0 or histogram.bounds[index - 1] < value
+
+
+def test_values_above_every_bound_are_in_the_last_bucket(clock: Clock) -> None:
+    metrics = Metrics()
+    metrics.end(finished(RequestState.FINISHED, 1e5, clock.now))
+    total = stats(metrics).requests.total_s
+    assert total.counts[-1] == 1
+    assert len(total.counts) == len(total.bounds) + 1
