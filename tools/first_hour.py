@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "first-hour.md"
 # Of the user's environment: what reaches package indexes and the registry.
 KEPT = re.compile(r"PIP_.*|SSL_CERT_.*|.*_proxy", re.IGNORECASE)
 COMMAND_NOT_FOUND = 127
+SERVE_S = "20"
 INTRO = """\
 # The first hour
 
@@ -67,6 +68,8 @@ def run(python: str, model: Path | None) -> Iterator[tuple[Step, str]]:
             with_venv = not step.text.startswith(("pipx", "uvx"))
             env["PATH"] = f"{folder}/.venv/bin:{path}" if with_venv else path
             command = ["bash", "-c", step.text] if step.language == "sh" else ["python", "-"]
+            if step.text.startswith("llama-cffi serve"):  # until somebody ends it
+                command = ["timeout", "--signal=TERM", SERVE_S, *step.text.split()]
             done = subprocess.run(
                 command,
                 cwd=folder,
