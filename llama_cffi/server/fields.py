@@ -9,7 +9,14 @@ from typing import Any
 from .body import BOOL, INTEGER, LIST, NUMBER, OBJECT, STRING, Kind, Object, either, list_of
 from .errors import invalid
 
-__all__ = ["GENERATION", "OPENAI", "generation_options", "texts_or_ids"]
+__all__ = [
+    "GENERATION",
+    "OPENAI",
+    "check_token",
+    "generation_options",
+    "is_id",
+    "texts_or_ids",
+]
 
 _SAMPLING: Mapping[str, Kind] = {
     "temperature": NUMBER,
@@ -117,7 +124,7 @@ def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | 
     Raises:
         ApiError: They are something else, too many, or a token does not exist.
     """
-    items = [given] if isinstance(given, str) or (given and all(map(_is_id, given))) else given
+    items = [given] if isinstance(given, str) or (given and all(map(is_id, given))) else given
     if not items:
         raise invalid(name, f"{name} must not be empty")
     if len(items) > _MAX_ITEMS:
@@ -126,20 +133,30 @@ def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | 
         where = name if len(items) == 1 else f"{name}[{i}]"
         if isinstance(item, str):
             continue
-        if not (isinstance(item, list) and item and all(map(_is_id, item))):
+        if not (isinstance(item, list) and item and all(map(is_id, item))):
             raise invalid(name, f"{where} must be a string or a list of token ids")
         for token in item:
-            if not 0 <= token < n_vocab:
-                raise invalid(
-                    name,
-                    f"{where}: the token {token} does not exist; this model has 0 to {n_vocab - 1}."
-                    " Send text, or ids of this model's /tokenize",
-                )
+            check_token(name, where, token, n_vocab)
     return [*items]
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Return whether a value of JSON can be a token id."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_token(name: str, where: str, token: int, n_vocab: int) -> None:
+    """Refuse a token id that the model does not have.
+
+    Raises:
+        ApiError: About the field *name*; *where* is the place in it.
+    """
+    if not 0 <= token < n_vocab:
+        raise invalid(
+            name,
+            f"{where}: the token {token} does not exist; this model has 0 to {n_vocab - 1}."
+            " Send text, or ids of this model's /tokenize",
+        )
 
 
 def _bias(given: Any, n_vocab: int) -> dict[int, float]:
@@ -151,7 +168,7 @@ def _bias(given: Any, n_vocab: int) -> dict[int, float]:
             raise invalid("logit_bias", "logit_bias must be an object or a list of [id, bias]")
         named, bias = pair
         is_text = isinstance(named, str) and named.isascii() and named.isdigit()
-        token = int(named[:20]) if is_text else int(named) if _is_id(named) else -1
+        token = int(named[:20]) if is_text else int(named) if is_id(named) else -1
         if not 0 <= token < n_vocab:
             message = f"logit_bias: {named!r:.60} is not a token id, 0 to {n_vocab - 1}"
             raise invalid("logit_bias", message)

@@ -23,7 +23,14 @@ from ..scheduler import InferenceEngine, RequestHandle
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, list_of, take
 from .call import Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
-from .fields import GENERATION, OPENAI, generation_options, texts_or_ids
+from .fields import (
+    GENERATION,
+    OPENAI,
+    check_token,
+    generation_options,
+    is_id,
+    texts_or_ids,
+)
 from .models import ServedModel
 from .paths import bare_post
 from .sse import event
@@ -201,7 +208,7 @@ def _prompts(vocab: Vocab, given: str | list[Any] | Object) -> list[list[int]]:
         ApiError: A prompt is something else than text, ids, a list of both, or an object with a
             `prompt_string`; or it is empty.
     """
-    if not isinstance(given, list) or any(_is_id(item) for item in given):
+    if not isinstance(given, list) or any(is_id(item) for item in given):
         return [_tokens(vocab, "prompt", given)]
     if not given:
         raise invalid("prompt", "prompt must not be empty")
@@ -226,23 +233,14 @@ def _tokens(vocab: Vocab, where: str, item: Any) -> list[int]:
     for i, part in enumerate(parts):
         if isinstance(part, str):
             tokens += vocab.tokenize(part, False, True) if i else tokenize_prompt(vocab, part)
-        elif not _is_id(part):
+        elif not is_id(part):
             raise invalid("prompt", f"{where}[{i}] must be text or a token id")
-        elif not 0 <= part < len(vocab):
-            message = (
-                f"{where}: the token {part} does not exist; this model has 0 to {len(vocab) - 1}. "
-                "Send text, or ids of this model's /tokenize"
-            )
-            raise invalid("prompt", message)
         else:
+            check_token("prompt", where, part, len(vocab))
             tokens.append(part)
     if not tokens:
         raise invalid("prompt", f"{where} is empty: there is nothing to continue")
     return tokens
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class _Completion:

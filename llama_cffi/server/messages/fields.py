@@ -70,7 +70,7 @@ class Fields:
 
 
 def typed(value: Any, kind: Kind, path: str) -> Any:
-    """Return a JSON value of a *kind*; true and false are no numbers.
+    """Return a JSON value of a *kind*; true and false are not numbers.
 
     Raises:
         ValidationError: It is of another, or null.

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 
 from ..call import Answer, Call, Endpoint, Json, Protocol, Stream
 from ..errors import ApiError
+from ..models import ServedModel
 from ..paths import post
 from ..sse import event
 from .answer import Event, error_body, events, message_object
@@ -39,7 +40,8 @@ async def _create(call: Call) -> Answer:
     messages, options = chat_request(call.body, model.llm.chat.family)
     options["model"] = model.name
     call.admit(model)
-    n_prompt = await asyncio.to_thread(_n_tokens, call)  # message_start tells it
+    # message_start tells it.
+    n_prompt = await asyncio.to_thread(_n_tokens, model, messages, options)
     model.check_length(n_prompt)
     chunks = await model.llm.create_chat_completion_async(messages, stream=True, **options)
     if call.body.get("stream") is True:
@@ -48,14 +50,13 @@ async def _create(call: Call) -> Answer:
 
 
 async def _count(call: Call) -> Answer:
-    return Json({"input_tokens": await asyncio.to_thread(_n_tokens, call)})
+    model = call.model
+    messages, options = chat_request(call.body, model.llm.chat.family)
+    return Json({"input_tokens": await asyncio.to_thread(_n_tokens, model, messages, options)})
 
 
-def _n_tokens(call: Call) -> int:
-    chat = call.model.llm.chat
-    messages, options = chat_request(call.body, chat.family)
-    prepared: Any = chat.prepare(messages, options, stream=True)
-    return len(prepared.request.tokens)
+def _n_tokens(model: ServedModel, messages: Any, options: Any) -> int:
+    return len(model.llm.chat.prepare(messages, options, stream=True).request.tokens)
 
 
 async def _encoded(found: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
