@@ -249,6 +249,27 @@ def test_b4980_encodes_without_rank_pooling(child: Child, tmp_path: Path) -> Non
     run(child, B4980, code, tmp_path / "t5.gguf")
 
 
+def test_b3889_plans_a_decoder_for_64_tokens(child: Child, tmp_path: Path) -> None:
+    """Planned for fewer, the decoder writes 16 bytes behind its buffer, depending on malloc."""
+    WRITE["t5"](tmp_path / "t5.gguf")
+    code = """
+    rows = []
+    for n_ubatch in (1, 4):
+        context = Context(Model(sys.argv[1]), n_ctx=64, n_batch=4, n_ubatch=n_ubatch, n_threads=1)
+        assert context.library.lib.llama_n_ubatch(context.ptr) == 64
+        assert (context.n_batch, context.n_ubatch) == (4, n_ubatch)
+        batch = Batch(4)
+        batch.fill([5], 0)
+        context.encode(batch)
+        rows.append(feed(context, [1, 2, 3]).copy())
+        batch.fill([5, 6, 7, 8], 0)
+        if n_ubatch == 1:
+            assert "4 tokens" in refused(lambda: context.encode(batch))
+    np.testing.assert_array_equal(*rows)
+    """
+    run(child, OLD, code, tmp_path / "t5.gguf")
+
+
 def test_an_abort_loses_no_other_sequence(child: Child, tiny_model: Path) -> None:
     """b5590 would remove all but the first."""
     code = """

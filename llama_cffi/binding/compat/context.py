@@ -81,9 +81,13 @@ def init_context(library: Library, model: Any, params: Any) -> Any:
 
     b3995 asserts when it plans a graph that pools by mean, and computes one well. b3889 takes its
     buffers for 32 bytes larger than they are, which the row numbers of pooling can be: it plans
-    for pooling even if embeddings are switched on only later.
+    for pooling even if embeddings are switched on only later. It plans for the encoder alone, and
+    for few tokens the decoder can need those 32 bytes more: it plans for 64 tokens at least.
     """
     init = c_function(library, "llama_init_from_model")
+    if is_b3889(library) and library.lib.llama_model_has_encoder(model):
+        params.n_batch = max(params.n_batch, 64)
+        params.n_ubatch = max(params.n_ubatch, 64)
     if not (params.embeddings and is_b3995(library)):
         ptr = init(model, params)
         if ptr and is_b3889(library) and _pools_later(library, ptr, model, params):
