@@ -74,7 +74,8 @@ def tests(session: nox.Session) -> None:
     env, args = dict(SAFE), session.posargs or (["--cov"] if "CI" in os.environ else [])
     if sys.version_info >= (3, 12):  # measures for nothing; before it, tracing costs 40 % more time
         env["COVERAGE_CORE"] = "sysmon"
-    session.run("pytest", *args, env=env)
+    # A file's tests stay together: they share models.
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *args, env=env)
 
 
 @nox.session
