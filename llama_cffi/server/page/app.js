@@ -170,6 +170,8 @@ function sendPrompt() {
   chat.title ||= text.replace(/\s+/g, " ").slice(0, 60);
   if (!answer(chat)) {
     chat.messages.pop();
+    if (!chat.messages.length) chat.title = "";
+    refresh();
     return;
   }
   field.value = "";
@@ -189,7 +191,6 @@ function answer(owner, message = { role: "assistant", content: "" }) {
     if (isNew) owner.messages.pop();
     openDrawer("panel");
     form.showError(error);
-    refresh();
     return false;
   }
   runs.set(owner.id, run);
