@@ -22,6 +22,7 @@ from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 
 N_CTX = 4096
+CHAT = "**/v1/chat/completions"
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "<script>alert(1)</script>",
@@ -205,7 +206,7 @@ def requests_with(page: Page, **fields: Any) -> list[Any]:
         sent.append({**json.loads(route.request.post_data or ""), **fields})
         route.continue_(post_data=json.dumps(sent[-1]))
 
-    page.route("**/v1/chat/completions", send)
+    page.route(CHAT, send)
     return sent
 
 
@@ -233,7 +234,7 @@ def test_an_answer_is_streamed_with_its_numbers(page: Page) -> None:
     ask(page, "What is 17 + 25?")
     answer = settle(page)
     expect(answer.locator(".content")).to_have_text("42")
-    expect(answer.locator(".stats")).to_have_text(re.compile(r"2 tokens · first after [\d.]+ s"))
+    expect(answer.locator(".stats")).to_have_text(re.compile(r"2 tokens · .*first after [\d.]+ s"))
     expect(page.locator("#context")).to_have_text("20 of 4,096 tokens")
     expect(page.locator("#announcer")).to_have_text("42")
     assert sent[0]["messages"] == [{"role": "user", "content": "What is 17 + 25?"}]
@@ -266,14 +267,15 @@ def test_text_appears_while_it_is_generated_and_stop_ends_it(
 
 
 def test_an_answer_goes_on_while_another_conversation_is_shown(page: Page) -> None:
-    requests_with(page, ignore_eos=True, max_tokens=600)
+    requests_with(page, ignore_eos=True, max_tokens=300)
     ask(page, "Tell me a short story.")
     expect(page.locator("article.running")).to_have_count(1)
+    page.unroute(CHAT)
     page.get_by_role("button", name="New conversation").click()
     ask(page, "What is 1 + 2?")
     settle(page)
     conversation(page, "Tell me a short story.").click()
-    expect(settle(page).locator(".stats")).to_contain_text("600 tokens")
+    expect(settle(page).locator(".stats")).to_contain_text("300 tokens")
 
 
 def test_regenerate_replaces_the_answer(page: Page) -> None:
@@ -330,7 +332,7 @@ def test_system_prompt_and_sampling_are_sent_and_kept_for_new_conversations(page
     settings(page, **given, System_prompt="Be short.")
     page.get_by_label("Stop at, one text a line").fill("END\nStop")
     page.get_by_label("Reasoning", exact=True).select_option("Off")
-    page.get_by_label("Token probabilities").uncheck()
+    page.get_by_role("checkbox", name="Token probabilities").uncheck()
     page.get_by_role("button", name="New conversation").click()
     ask(page, "What is 2 + 2?")
     settle(page)
@@ -346,7 +348,7 @@ def test_system_prompt_and_sampling_are_sent_and_kept_for_new_conversations(page
     conversation(page, "What is 2 + 2?").click()
     settings(page)
     expect(page.get_by_label("Temperature")).to_have_value("0.3")
-    expect(page.get_by_label("Token probabilities")).not_to_be_checked()
+    expect(page.get_by_role("checkbox", name="Token probabilities")).not_to_be_checked()
 
 
 def test_conversations_are_kept_renamed_and_deleted(page: Page) -> None:
@@ -490,10 +492,10 @@ def test_json_is_asked_for_and_shown_readably(page: Page) -> None:
 
 
 def test_errors_of_the_server_are_shown(page: Page) -> None:
-    settings(page, Temperature="-3")
+    settings(page, Max_tokens="0")
     ask(page, "Hello.")
-    expect(error(page).and_(page.get_by_role("alert"))).to_contain_text("temperature")
-    settings(page, Temperature="")
+    expect(error(page).and_(page.get_by_role("alert"))).to_contain_text("max_tokens=0")
+    settings(page, Max_tokens="")
     page.get_by_role("button", name="Regenerate answer").click()
     expect(settle(page).locator(".content")).not_to_have_text("")
     expect(error(page)).to_have_count(0)
@@ -502,7 +504,7 @@ def test_errors_of_the_server_are_shown(page: Page) -> None:
 
 
 def test_a_server_that_is_gone_is_said(page: Page) -> None:
-    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.route(CHAT, lambda route: route.abort())
     ask(page, "Hello.")
     expect(error(page)).to_have_text("The server cannot be reached. Is it still running?")
 
@@ -516,7 +518,7 @@ def test_a_stream_that_breaks_off_keeps_its_text(page: Page) -> None:
     ):
         body = f"data: {json.dumps(chunk)}\n\n{tail}"
         page.route(
-            "**/v1/chat/completions",
+            CHAT,
             lambda route, _, body=body: route.fulfill(body=body, content_type="text/event-stream"),
         )
         ask(page, "Hello.")
@@ -674,7 +676,7 @@ def test_everything_works_by_keyboard_alone(page: Page) -> None:
         )
         assert focused.evaluate(style) != "nonenone", reached
     wanted = {"Skip to the message field", "New conversation", "Rename What is 17 + 25? Now.",
-              "Delete What is 17 + 25? Now.", "API key", "Theme: auto", "Conversations", "model",
+              "Delete What is 17 + 25? Now.", "API key", "Theme: auto", "Conversations", "demo",
               "Settings", "Copy message", "Edit message", "Regenerate answer",
               "Token probabilities", "prompt", "Send"}  # fmt: skip
     assert wanted <= reached, wanted - reached
@@ -731,7 +733,7 @@ def test_text_has_contrast_in_light_and_dark(
     requests_with(page, temperature=0)
     ask(page, "Tell me a short story.")
     settle(page).get_by_role("button", name="Token probabilities").click()
-    settings(page, Temperature="-3")
+    settings(page, Max_tokens="0")
     ask(page, "Hello.")
     expect(error(page)).not_to_have_text("")
     page.locator(".token").first.hover()

@@ -2,7 +2,7 @@
 import { streamChat } from "./api.js";
 import { requestFields } from "./settings.js";
 
-const MIN_TOKENS = 5; // with fewer a rate says nothing
+const MIN_TIMED = 0.05; // seconds; a rate over less says nothing
 
 /** Return the messages of a request, which answers all but the messages from index `end` on. */
 export function requestMessages(chat, end = chat.messages.length) {
@@ -74,7 +74,7 @@ export class Run {
         }
         stats.first = first;
         const rest = elapsed() - first;
-        if (first !== null && stats.tokens >= MIN_TOKENS && rest > 0) stats.rate = (stats.tokens - 1) / rest;
+        if (first !== null && rest > MIN_TIMED) stats.rate = (stats.tokens - 1) / rest;
         onUpdate();
       }
     } catch (error) {
