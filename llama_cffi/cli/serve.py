@@ -74,6 +74,9 @@ def add_parser(commands: Any) -> None:
         help="seconds in which running answers may end after SIGTERM (default: 30)",
     )  # fmt: skip
     listening.add_argument("--metrics", action="store_true", help="serve /metrics, for Prometheus")
+    listening.add_argument(
+        "--no-page", action="store_false", dest="page", help="serve no page at /"
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -132,6 +135,7 @@ def _run(args: argparse.Namespace) -> int:
             max_waiting=args.max_waiting,
             ping_s=args.sse_ping_interval,
             metrics=args.metrics,
+            page=args.page,
         ) as server,
         _terminated() as stop,
     ):

@@ -21,6 +21,7 @@ from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
 from .models import ModelInput, Models
+from .page import routes as page
 from .responses import routes as responses
 from .settings import ServerOptions, Settings
 from .sse import dumps
@@ -34,7 +35,7 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics,
+    metrics, page,
 )  # fmt: skip
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
