@@ -237,6 +237,25 @@ def adapters(session: nox.Session) -> None:
 
 
 @nox.session
+def clients(session: nox.Session) -> None:
+    """Use the server by LangChain, LlamaIndex, litellm, pydantic-ai and instructor.
+
+    `nox -s clients -- --model MODEL.gguf` serves that model beside the demo model.
+    """
+    install_wheel(session, "test")
+    session.install(
+        "langchain-llama-cpp", "langchain-openai", "litellm", "instructor",
+        "llama-index-llms-openai-like", "llama-index-embeddings-openai-like",
+        "pydantic-ai-slim[anthropic,openai]",
+    )  # fmt: skip
+    # The names keep them out of the ordinary run.
+    files = map(str, Path("tests/clients").glob("*_client.py"))
+    env = {**SAFE, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # asks GitHub for nothing
+    # What these libraries leave open or deprecate is theirs.
+    session.run("pytest", "-W", "ignore", *files, *session.posargs, env=env)
+
+
+@nox.session
 def ray(session: nox.Session) -> None:
     """Answer data sets with two actors of a real Ray cluster, and stream from Ray Serve."""
     install_wheel(session, "test")

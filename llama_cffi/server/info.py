@@ -22,6 +22,8 @@ def routes() -> list[BaseRoute]:
         *get("/models", Endpoint(_list, reads_body=False, is_public=True)),
         *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
+        # llama-swap's path of the same, which langchain-llama-cpp asks for.
+        Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
     ]
@@ -74,7 +76,7 @@ def _described(model: ServedModel) -> dict[str, object]:
 
 
 async def _props(call: Call) -> Answer:
-    model = call.state.models.find(call.query("model"))
+    model = call.state.models.find(call.path_params.get("name", call.query("model")))
     llm = model.llm
     vocab, build = llm.model.vocab, llm.model.library.build
     bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
