@@ -20,6 +20,7 @@ import os
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ PARTS = ("streams", "slow", "half-open", "leave")
 N_PARALLEL, N_WAITING, N_CTX = 8, 128, 512
 RSS_MARGIN_MIB = 24
 _LONG_S = 120.0  # nothing takes longer, unless it hangs
+_NO_LINGER = struct.pack("ii", 1, 0)  # close sends RST
 _SYSTEM = "You are a friendly assistant who answers in few words and is never rude. "
 
 
@@ -176,7 +178,7 @@ class Connection:
         else:
             body = await self._chunks(reader, pause)
         if b"connection: close" in head:
-            self.close()
+            await self.close()
         return Reply(int(head.split()[1]), body)
 
     async def _chunks(
@@ -193,11 +195,17 @@ class Connection:
         await reader.readexactly(2)
         return b"".join(parts)
 
-    def close(self, *, reset: bool = False) -> None:
+    async def close(self, *, reset: bool = False) -> None:
         """Close it; with RST instead of FIN if *reset*."""
         if self._streams is not None:
-            transport, self._streams = self._streams[1].transport, None
-            transport.abort() if reset else transport.close()
+            (_, writer), self._streams = self._streams, None
+            if reset:
+                connection = writer.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                writer.transport.abort()
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 def request_bytes(request: Request) -> bytes:
@@ -217,6 +225,7 @@ async def get(url: str, path: str) -> str:
     writer.write(f"GET {path} HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n".encode())
     data = await asyncio.wait_for(reader.read(), _LONG_S)
     writer.close()
+    await writer.wait_closed()
     head, _, body = data.decode().partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200"), data
     return body
@@ -231,9 +240,7 @@ async def metric(url: str, name: str) -> float:
 
 async def n_busy(url: str) -> int:
     """Return the number of requests that run or wait."""
-    return int(
-        await metric(url, "requests_processing") + await metric(url, "requests_deferred")
-    )
+    return int(await metric(url, "requests_processing") + await metric(url, "requests_deferred"))
 
 
 async def until_free(url: str) -> None:
@@ -292,7 +299,7 @@ async def answers(url: str, given: Sequence[Request]) -> list[tuple[str, str]]:
         reply = await connection.ask(request)
         assert reply.status == 200, reply
         found.append(request.read(reply.events))
-    connection.close()
+    await connection.close()
     return found
 
 
@@ -326,13 +333,13 @@ async def streams(
                 reply = await asyncio.wait_for(connection.ask(given[i]), _LONG_S)
             except (OSError, EOFError, asyncio.TimeoutError) as error:
                 tally.wrong.append(f"{given[i].path}: {error!r}")
-                connection.close()
+                await connection.close()
                 continue
             tally.check(given[i], reply, alone[i])
             advance()
             if reply.status == 429:
                 await asyncio.sleep(rng.random())  # sooner than Retry-After says
-        connection.close()
+        await connection.close()
 
     async def clock() -> None:
         while True:
@@ -342,6 +349,7 @@ async def streams(
     ticking = asyncio.ensure_future(clock())
     await asyncio.gather(*map(client, range(n_clients)))
     ticking.cancel()
+    await asyncio.wait([ticking])
     await until_free(url)
     return tally
 
@@ -365,18 +373,20 @@ async def slow(
     async def reader() -> None:
         connection = Connection(url, buffer=2048)
         tally.check(long, await connection.ask(long, pause), alone)
-        connection.close()
+        await connection.close()
         advance()
 
     async def others() -> None:
         given = requests(10)
         expected = await answers(url, given)
         connection = Connection(url)
-        while time.monotonic() < end:
+        while True:
             for request, right in zip(given, expected, strict=True):
                 tally.check(request, await connection.ask(request), right)
                 advance()
-        connection.close()
+            if time.monotonic() >= end:
+                break
+        await connection.close()
 
     readers = [asyncio.ensure_future(reader()) for _ in range(n_readers)]
     await asyncio.gather(others(), *readers)
@@ -419,7 +429,7 @@ async def half_open(url: str, n: int, advance: Callable[[], object] = lambda: No
             await asyncio.sleep(0.05)
             if not vanish(writer.get_extra_info("socket")):
                 what = "all, and RST"
-            connection.close(reset=True)
+            await connection.close(reset=True)
         else:
             connections.append(connection)
         tally.counts[what] += 1
@@ -427,10 +437,10 @@ async def half_open(url: str, n: int, advance: Callable[[], object] = lambda: No
     good = Connection(url)
     for request, right in zip(given, expected, strict=True):
         tally.check(request, await asyncio.wait_for(good.ask(request), _LONG_S), right)
-    good.close()
+    await good.close()
     await until_free(url)  # the answers end although nobody reads them
     for connection in connections:
-        connection.close(reset=True)
+        await connection.close(reset=True)
     return tally
 
 
@@ -518,7 +528,8 @@ def _watched(
     seen: set[Any] = set()
 
     def of_call(call: Call) -> None:
-        step = closed.pop(call.scope["client"][1], None)
+        client = call.scope["client"]  # None: it had left before it was accepted
+        step = client and closed.pop(client[1], None)
         if step is not None:
             noticed.append(n_steps() - step)
         cancel_call(call)
@@ -564,8 +575,7 @@ async def _leave_once(
     tally.counts[f"at {moment}"] += 1
     port = writer.get_extra_info("sockname")[1]
     closed[port] = n_steps()
-    connection.close(reset=rng.random() < 0.5)
-    await asyncio.sleep(0)
+    await connection.close(reset=rng.random() < 0.5)
 
 
 # The server
@@ -697,7 +707,11 @@ def run_leave(model: Path, args: argparse.Namespace) -> Part:
     from llama_cffi import LlamaPool
 
     pool = LlamaPool(str(model), n_parallel=N_PARALLEL, n_ctx=N_CTX, n_batch=64)
-    with pool, pool.serve() as server, tqdm(total=args.disconnects, desc="leave", disable=None) as b:
+    with (
+        pool,
+        pool.serve() as server,
+        tqdm(total=args.disconnects, desc="leave", disable=None) as b,
+    ):
         tally, noticed, freed = asyncio.run(leave(server, args.disconnects, b.update))
     rows = [
         *_rows(tally),

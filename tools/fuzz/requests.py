@@ -408,7 +408,9 @@ def _odd_body(rng: random.Random) -> Case:
             "utf-16": good.decode().encode("utf-16"),
             "utf-32": good.decode().encode("utf-32"),
             "random": rng.randbytes(rng.randrange(1, 2000)),
-            "another value": rng.choice([b"5", b"[]", b'"x"', b"null", b"true", b"[" + good + b"]"]),
+            "another value": rng.choice(
+                [b"5", b"[]", b'"x"', b"null", b"true", b"[" + good + b"]"]
+            ),
             "twice": good + good,
             "leading text": b"x" + good,
             "trailing text": good + b"x",
@@ -586,7 +588,6 @@ def _server() -> str:
     pool = LlamaPool(model_path(), n_parallel=4, n_ctx=512, n_threads=1, embeddings=True)
     server = pool.serve(aliases=["demo"], metrics=True, body_timeout_s=2.0)
 
-
     return server.url
 
 
@@ -598,5 +599,3 @@ def program(seed: int, steps: int) -> str:
 def run(seed: int, steps: int) -> str:
     """Send the request of a case; return the status of its response."""
     return check(case(random.Random(seed)), _server())
-
-
