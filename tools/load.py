@@ -355,7 +355,11 @@ async def streams(
 
 
 async def slow(
-    url: str, n_readers: int, seconds: float, advance: Callable[[], object] = lambda: None
+    url: str,
+    n_readers: int,
+    seconds: float,
+    advance: Callable[[], object] = lambda: None,
+    max_tokens: int = 200,
 ) -> Tally:
     """Let clients read few bytes a second, and others as fast as they can, meanwhile.
 
@@ -363,7 +367,7 @@ async def slow(
     """
     tally, end = Tally(), time.monotonic() + seconds
     prompt = {"prompt": "Hello", "temperature": 0, "stream": True, "ignore_eos": True}
-    long = Request("/v1/completions", {**prompt, "logprobs": 10, "max_tokens": 200}, _openai)
+    long = Request("/v1/completions", {**prompt, "logprobs": 10, "max_tokens": max_tokens}, _openai)
     (alone,) = await answers(url, [long])
 
     async def pause() -> None:
@@ -404,7 +408,9 @@ _HALVES = {
 }
 
 
-async def half_open(url: str, n: int, advance: Callable[[], object] = lambda: None) -> Tally:
+async def half_open(
+    url: str, n: int, advance: Callable[[], object] = lambda: None, max_tokens: int = 200
+) -> Tally:
     """Open connections that send a part of a request and then nothing, or vanish without FIN.
 
     A good request must be answered in the meantime. Afterwards all are closed.
@@ -414,7 +420,13 @@ async def half_open(url: str, n: int, advance: Callable[[], object] = lambda: No
     expected = await answers(url, given)
     long = Request(
         "/v1/completions",
-        {"prompt": "Hello", "stream": True, "ignore_eos": True, "max_tokens": 200, "logprobs": 10},
+        {
+            "prompt": "Hello",
+            "stream": True,
+            "ignore_eos": True,
+            "max_tokens": max_tokens,
+            "logprobs": 10,
+        },
         _openai,
     )
     connections = []
@@ -663,10 +675,12 @@ def run_streams(model: Path, args: argparse.Namespace) -> Part:
     warm = sizes[len(sizes) // 4]  # a quarter of the time is the warm-up
     if max(sizes[-3:]) > warm + RSS_MARGIN_MIB:
         tally.wrong.append(f"RSS grew from {warm:.0f} to {sizes[-1]:.0f} MiB")
-    rows = _rows(tally) + [
+    memory = f"{warm:.1f} MiB after the warm-up, {sizes[-1]:.1f} at the end, most {max(sizes):.1f}"
+    rows = [
+        *_rows(tally),
         ("tokens", f"{n_tokens:,.0f} in {n_steps:,.0f} steps"),
-        ("RSS", f"{warm:.1f} MiB after the warm-up, {sizes[-1]:.1f} at the end, most {max(sizes):.1f}"),
-    ]  # fmt: skip
+        ("RSS", memory),
+    ]
     return _stopped("streams", server, rows, tally.wrong)
 
 

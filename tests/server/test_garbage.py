@@ -55,8 +55,8 @@ def test_no_request_is_a_5xx_or_harms_the_next(root: str, seed: int) -> None:
 def test_what_is_changed_into_garbage_is_right(root: str, path: str) -> None:
     for body in BODIES[path]:
         reply = post(root + path, body)
-        refused = "web_search_options" in body or "rerank" in path
-        assert reply.status in ((400, 501) if refused else (200,)), (body, reply.body)
+        refused = {"audio", "suffix"} & body.keys() or "rerank" in path
+        assert reply.status in ((200, 400, 501) if refused else (200,)), (body, reply.body)
 
 
 def test_every_route_and_field_is_tried() -> None:
@@ -99,11 +99,12 @@ def test_a_slash_at_the_end_is_another_path(root: str) -> None:
 
 def test_messages_repeat_only_the_beginning_of_long_values(root: str) -> None:
     long = "x" * 100_000
+    messages = [{"role": "user", "content": "x"}]
     for path, body in (
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "audio": {"a": long}}),
+        ("/v1/chat/completions", {"messages": messages, "audio": {"a": long}}),
         ("/v1/responses", {"input": "x", "truncation": long}),
-        (f"/v1/{long[:5000]}", {}),
-    ):  # fmt: skip
+        ("/v1/" + long[:5000], {}),
+    ):
         reply = post(root + path, body)
         assert reply.status in (400, 404)
         assert len(reply.error["message"]) < 2000

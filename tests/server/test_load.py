@@ -49,14 +49,14 @@ def test_streams_are_whole_and_as_alone(exact: LlamaPool, loaded: HttpServer) ->
 
 
 def test_slow_readers_delay_nobody_and_get_everything(exact: LlamaPool, loaded: HttpServer) -> None:
-    tally = asyncio.run(load.slow(loaded.url, 3, 0.3))
+    tally = asyncio.run(load.slow(loaded.url, 3, 0.3, max_tokens=50))
     assert tally.wrong == []
     assert tally.counts["200"] > 3
     assert n_requests(exact) == 0
 
 
 def test_half_open_connections_hold_nothing(exact: LlamaPool, loaded: HttpServer) -> None:
-    tally = asyncio.run(load.half_open(loaded.url, 12))
+    tally = asyncio.run(load.half_open(loaded.url, 12, max_tokens=50))
     assert tally.wrong == []
     assert tally.counts["200"] == 10
     assert n_requests(exact) == 0

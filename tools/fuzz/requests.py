@@ -78,13 +78,13 @@ _CHAT: list[dict[str, Any]] = [
     {
         "messages": [_USER, {"role": "assistant", "content": "It is"}], "max_tokens": 4,
         "continue_final_message": True, "chat_template_kwargs": {"enable_thinking": False},
-        "thinking_budget_tokens": 3, "modalities": ["text"], "audio": {}, "web_search_options": {},
-        "context_policy": "drop_turns",
+        "thinking_budget_tokens": 3, "modalities": ["text"], "context_policy": "drop_turns",
     },
     {
         "messages": [_USER], "functions": [_FUNCTION], "function_call": "auto", "max_tokens": 4,
         "add_generation_prompt": True, "reasoning_budget_tokens": 3,
     },
+    {"messages": [_USER], "audio": {}, "web_search_options": {}},
 ]  # fmt: skip
 _INPUT = [
     "hello",
@@ -149,7 +149,8 @@ _MESSAGES: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 _TEXT = [
-    {**_GENERATION, "prompt": "1 + 1 =", "suffix": "x", "logprobs": 2, "best_of": 1},
+    {**_GENERATION, "prompt": "1 + 1 =", "logprobs": 2, "best_of": 1},
+    {"prompt": "a", "suffix": "x", "max_tokens": 2},
     {"prompt": [[5, 6], [7]], "max_tokens": 2, "echo": True, "n_predict": 2},
     {"prompt": ["a", [5]], "max_completion_tokens": 2, "stream": True, "n": 2, "best_of": 2},
     {"prompt": "a", "max_tokens": 2, "grammar": "root ::= [0-9]+", "grammar_root": "root"},
