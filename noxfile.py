@@ -150,6 +150,17 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def load(session: nox.Session) -> None:
+    """Serve 256 streams for a minute, slow and half-open clients, and 1,000 that leave.
+
+    `nox -s load -- leave --disconnects 100` runs a part.
+    """
+    install_wheel(session, "test")
+    session.install("httptools", "uvloop")
+    session.run("python", "tools/load.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Feed damaged files and random API programs to three builds; no process may die or hang.
 

@@ -96,6 +96,15 @@ def add_parser(commands: Any) -> None:
         help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
     running.add_argument(
+        "-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto",
+        help="flash attention (default: auto, where it is supported)",
+    )  # fmt: skip
+    for letter, what in (("k", "keys"), ("v", "values")):
+        running.add_argument(
+            f"-ct{letter}", f"--cache-type-{letter}", metavar="TYPE",
+            help=f"type of the {what} in the KV cache, such as f32 or q8_0 (default: f16)",
+        )  # fmt: skip
+    running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
@@ -114,6 +123,9 @@ def _run(args: argparse.Namespace) -> int:
         n_ctx=args.ctx_size,
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
+        flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],
+        type_k=args.cache_type_k,
+        type_v=args.cache_type_v,
         pooling=args.pooling,
         chat_format=args.chat_template,
     )

@@ -77,6 +77,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, Exception: _error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # clients do not follow, or send GET instead of POST
     app.state.server = ServerState(checked, served)
     return app
 
@@ -100,7 +101,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
+    what = f"{request.method} {request.url.path:.200}"
     if error.status_code == 405:
         message = f"{what} does not exist, but the path does for another method"
     elif error.status_code == 404:
