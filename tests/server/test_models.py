@@ -204,7 +204,7 @@ def test_presets_are_read_again_on_request(folder: Path, tmp_path: Path) -> None
         assert [m["id"] for m in reloaded(server).json["data"]] == ["two", "three", "four"]
         assert ask(server, "one").status == 404
         wait_for(lambda: not (gone.is_open or changed.is_open))
-        assert [*server._state.models][0] is kept
+        assert next(iter(server._state.models)) is kept
         assert states(server) == ["loaded", "unloaded", "unloaded"]
         assert ask(server, "three").status == 200
         wrong = section("two", "n_ctxx = 1")
@@ -632,7 +632,7 @@ def test_preloading_is_a_choice(folder: Path, tmp_path: Path) -> None:
     with serve(paths[0], CONFIG, port=0, preload=False) as server:
         assert states(server) == ["unloaded"]
         assert ask(server, "any name").json["model"] == "a"
-    with pytest.raises(ValidationError, match="3 models .* models_max is 2"):
+    with pytest.raises(ValidationError, match=r"3 models .* models_max is 2"):
         serve(paths, CONFIG, port=0, preload=True, models_max=2)
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(LlamaError, match=r"bad\.gguf"):
