@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, LlamaError, UnknownOptionError, ValidationError
 from llama_cffi.api.config import LlamaConfig
-from llama_cffi.errors import CancelledError, ModelLoadError, OutOfMemoryError
+from llama_cffi.errors import CancelledError, FetchError, ModelLoadError, OutOfMemoryError
+from llama_cffi.server import served_model
 from llama_cffi.server.errors import ApiError
 from llama_cffi.server.http_server import HttpServer
 from llama_cffi.server.models import Models, ModelState, ServedModel
@@ -365,7 +368,7 @@ def test_equal_waiting_requests_share_one_load(folder: Path, gate: threading.Eve
         a = models.find("a")
         waiting = [asyncio.ensure_future(models.residency.hold(a)) for _ in range(5)]
         await until(lambda: a.state is ModelState.LOADING)
-        opened = []
+        opened: list[None] = []
         real = a.open
         a.open = lambda cancelled: opened.append(real(cancelled))  # type: ignore[method-assign]
         gate.set()
@@ -526,6 +529,80 @@ def test_a_server_that_stops_while_a_model_loads_ends_cleanly(
     wait_for(lambda: threading.active_count() == before)
 
 
+def test_a_download_delays_no_other_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, asked = threading.Event(), []
+
+    def resolve(source: str) -> Path:
+        if not source.startswith("hf:"):
+            return Path(source)
+        asked.append(source)
+        assert arrived.wait(60)
+        if len(asked) == 1:
+            raise FetchError("the hub does not answer")
+        return folder / "a.gguf"
+
+    monkeypatch.setattr(served_model, "resolve_model", resolve)
+
+    async def body() -> None:
+        models = Models(["hf:o/r", str(folder / "b.gguf")], CONFIG, Settings())
+        remote, b = models
+        assert remote.card is None
+        waiting = asyncio.ensure_future(models.residency.hold(remote))
+        await until(lambda: asked == ["hf:o/r"])
+        await models.residency.hold(b)
+        assert not waiting.done()
+        arrived.set()
+        with pytest.raises(FetchError, match="does not answer"):
+            await waiting
+        assert remote.failure == "the hub does not answer"
+        await models.residency.hold(remote)
+        assert remote.card is not None
+        models.residency.stop()
+        await models.residency.join()
+        models.close()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_order_of_requests_keeps_the_limits(folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def test(models: Models) -> None:
+        residency, done = models.residency, []
+
+        async def visit() -> None:
+            model = models.find(rng.choice(NAMES))
+            await asyncio.sleep(rng.random() / 50)
+            try:
+                await residency.hold(model)
+            except CancelledError:  # by the unloading below
+                return
+            try:
+                for _ in range(rng.randrange(4)):
+                    assert not model.llm.closed
+                    assert sum(m.is_open for m in models) <= 2
+                    await asyncio.sleep(rng.random() / 500)
+            finally:
+                residency.release(model)
+            done.append(model.name)
+
+        tasks = [asyncio.ensure_future(visit()) for _ in range(40)]
+        for task in tasks:
+            await asyncio.sleep(0.0005)
+            if rng.random() < 0.2:
+                task.cancel()
+            if rng.random() < 0.1:
+                with suppress(ApiError):
+                    residency.unload(models.find(rng.choice(NAMES)))
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert result is None or isinstance(result, asyncio.CancelledError), result
+        assert done
+        assert not any(model.n_calls for model in models)
+
+    run(folder, test, models_max=2, sleep_idle_s=0.002)
+
+
 # Presets and folders
 
 
@@ -602,9 +679,9 @@ def test_wrong_presets_say_what_is_wrong(
 def test_a_folder_hides_what_is_no_other_model(folder: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "mmproj-a.gguf", "notes.txt", ".hidden.gguf"):
         shutil.copy(folder / "a.gguf", tmp_path / name)
-    for sub, names in (("one", ["x.gguf"]), ("two", ["x.gguf", "y.gguf"]), ("none", [])):
+    for sub, inside in (("one", ["x.gguf"]), ("two", ["x.gguf", "y.gguf"]), ("none", [])):
         (tmp_path / sub).mkdir()
-        for name in names:
+        for name in inside:
             shutil.copy(folder / "b.gguf", tmp_path / sub / name)
     (tmp_path / "parts").mkdir()
     write_split(tmp_path / "parts")
