@@ -19,7 +19,7 @@ from .model_entry import ModelEntry
 __all__ = ["read_presets"]
 
 _DEFAULTS = "*"
-_VERSION = re.compile(r"^\s*version\s*=(.*)$", re.MULTILINE)
+_VERSION = re.compile(r"^[ \t]*version[ \t]*=(.*?)([ \t][#;].*)?$", re.MULTILINE)
 _SECTION = re.compile(r"^\s*\[", re.MULTILINE)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[^:\s]+)?(:.+)?")
 _OWN = ("model", "aliases", "tags", "preload")
@@ -102,10 +102,14 @@ def _ini(text: str) -> dict[str, dict[str, Any]]:
     """
     first = _SECTION.search(text)
     head = text[: first.start()] if first else text
-    for version in _VERSION.findall(head):
-        _check_version(version.strip())
+    for version in _VERSION.finditer(head):
+        _check_version(version[1].strip())
     parser = configparser.RawConfigParser(
-        delimiters=("=",), default_section="\0", interpolation=None, empty_lines_in_values=False
+        delimiters=("=",),
+        inline_comment_prefixes=("#", ";"),
+        default_section="\0",
+        interpolation=None,
+        empty_lines_in_values=False,
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:

@@ -610,7 +610,8 @@ def test_presets_have_defaults_and_own_settings(folder: Path, tmp_path: Path) ->
     shutil.copy(folder / "a.gguf", tmp_path / "a.gguf")
     file = tmp_path / "models.ini"
     file.write_text(
-        "version = 1\n; all\n[*]\nctx-size = 48\nflash-attn = off\nn_batch = 32\n\n"
+        "version = 1 ; of the format\n; all\n[*] ; defaults\nctx-size = 48  # tokens\n"
+        "flash-attn = off\nn_batch = 32\n\n"
         "[first]\nmodel = a.gguf\nalias = one, uno\ntags = small,random\nparallel = 3\n"
         "load-on-startup = true\n\n[second]\nmodel = ./a.gguf\nn_ctx = 0\nflash-attn = auto\n\n"
         "[owner/repo:Q8_0]\ntensor_split = 1, 0.5\nrope_freq_base = 1e4\n"
@@ -632,6 +633,16 @@ def test_presets_have_defaults_and_own_settings(folder: Path, tmp_path: Path) ->
         assert told[0]["meta"]["n_ctx"] == 48
         assert told[2]["meta"] is None  # not fetched yet
         assert ask(server, "uno").json["model"] == "first"
+
+
+def test_the_example_of_the_docs_is_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    (tmp_path / "x.ini").write_text(text.split("```ini\n")[1].split("```")[0], encoding="utf-8")
+    chat, remote = read_presets(tmp_path / "x.ini", CONFIG)
+    assert chat.aliases == ("chat", "gpt-4o", "assistant")
+    assert (chat.source, chat.preload) == (str(tmp_path / "models/chat.gguf"), True)
+    assert (chat.config.n_parallel, chat.config.n_ctx) == (8, 8192)
+    assert (remote.source, remote.config.type_k) == ("hf:owner/repo:Q4_K_M", "q8_0")
 
 
 def test_presets_in_toml_are_the_same(tmp_path: Path) -> None:
