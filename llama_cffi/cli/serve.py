@@ -21,8 +21,10 @@ _EXAMPLES = """\
 examples:
   llama-cffi serve -m model.gguf
   llama-cffi serve -m hf:owner/repo:Q4_K_M --host 0.0.0.0 --api-key SECRET -np 8 -c 8192
+  llama-cffi serve --models-dir models --models-max 2 --sleep-idle-seconds 600
 """
 _KEY = "LLAMA_CFFI_API_KEY"
+_MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,7 +43,39 @@ def add_parser(commands: Any) -> None:
         help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT]; several times for several "
         "models; default: the included demo model",
     )  # fmt: skip
-    parser.add_argument("-a", "--alias", default="", help="names of the model, with commas")
+    parser.add_argument("-a", "--alias", default="", help="names of the first model, with commas")
+    parser.add_argument(
+        "--tags", default="", help="words about the first model for clients, with commas"
+    )
+    several = parser.add_argument_group("several models")
+    several.add_argument(
+        "--models-dir", metavar="FOLDER", help="serve the GGUF files in this folder, too"
+    )
+    several.add_argument(
+        "--models-preset", metavar="FILE",
+        help="serve the models of this file, too, with settings for each; INI or TOML",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-max", type=int, default=4, metavar="N",
+        help="most models in memory; the least recently used makes way; 0: no limit (default: 4)",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-memory", type=int, default=0, metavar="MIB",
+        help="most memory of all models in MiB, at least; 0 (default): this machine's",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-autoload", action=argparse.BooleanOptionalAction, default=True,
+        help="load a model when it is asked for; else POST /models/load does (default: on)",
+    )  # fmt: skip
+    several.add_argument(
+        "--preload", action=argparse.BooleanOptionalAction, default=None,
+        help="load all models at the start (default: only if -m gives a single one)",
+    )  # fmt: skip
+    several.add_argument(
+        "--sleep-idle-seconds", type=float, default=-1.0, metavar="S",
+        help="free a model after so long without a request, until the next one; -1 (default): "
+        "never",
+    )  # fmt: skip
     listening = parser.add_argument_group("listening")
     listening.add_argument(
         "--host",
@@ -137,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     with (
         serve(
-            args.model or [_demo_path()],
+            _models(args),
             config,
             host=args.host,
             port=args.port,
@@ -148,6 +182,14 @@ def _run(args: argparse.Namespace) -> int:
             ping_s=args.sse_ping_interval,
             metrics=args.metrics,
             page=args.page,
+            tags=_parts(args.tags),
+            models_dir=args.models_dir,
+            models_preset=args.models_preset,
+            models_max=args.models_max,
+            models_memory=args.models_memory * _MIB,
+            models_autoload=args.models_autoload,
+            preload=args.preload,
+            sleep_idle_s=None if args.sleep_idle_seconds < 0 else args.sleep_idle_seconds,
         ) as server,
         _terminated() as stop,
     ):
@@ -178,10 +220,13 @@ def _terminated() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _demo_path() -> Path:
+def _models(args: argparse.Namespace) -> list[str]:
+    """Return the files to serve, besides those of a folder and of presets."""
+    if args.model or args.models_dir is not None or args.models_preset is not None:
+        return args.model or []
     from .. import demo
 
-    return Path(demo.model_path())
+    return [str(demo.model_path())]
 
 
 def _keys(args: argparse.Namespace) -> list[str]:

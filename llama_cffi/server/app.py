@@ -16,7 +16,18 @@ from starlette.responses import Response
 
 from ..api.config import LlamaConfig
 from ..validation import reject_unknown
-from . import chat, completions, decisions, embeddings, info, metrics, native, rerank, tokens
+from . import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    info,
+    metrics,
+    native,
+    rerank,
+    router,
+    tokens,
+)
 from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
@@ -35,23 +46,25 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics, page,
+    metrics, page, router,
 )  # fmt: skip
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 def create_app(
-    models: ModelInput | Sequence[ModelInput],
+    models: ModelInput | Sequence[ModelInput] = (),
     config: LlamaConfig | None = None,
     **settings: Unpack[ServerOptions],
 ) -> Starlette:
     """Return the server as an ASGI app, for uvicorn or any other ASGI server.
 
-    Models given by path are loaded when the app starts, and freed when it stops; those that are
-    open stay open.
+    A single model given by path is loaded when the app starts; several are loaded by their first
+    request, within the limits of `Settings`. All are freed when it stops, except those that were
+    open.
 
     Args:
-        models: A GGUF file, `hf:owner/repo:file`, a `Llama` or `LlamaPool`, or a list of them.
+        models: A GGUF file, `hf:owner/repo:file`, a `Llama` or `LlamaPool`, or a list of them. More
+            may come from the settings `models_dir` and `models_preset`.
         config: The settings of the models that are loaded here; None: four answers together.
         **settings: See `Settings`.
 
@@ -66,9 +79,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(served.open)
+        served.residency.start()
         try:
             yield
         finally:
+            served.residency.stop()
+            await served.residency.join()
             await asyncio.to_thread(served.close)
 
     app = Starlette(
