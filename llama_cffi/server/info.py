@@ -6,7 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
-from .call import Answer, Call, Endpoint, Json
+from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
 from .models import ServedModel
 from .paths import get, post
@@ -29,7 +29,7 @@ def routes() -> list[BaseRoute]:
 
 async def _health(call: Call) -> Answer:
     if call.state.is_draining:
-        raise ApiError(503, "the server is shutting down", "unavailable_error")
+        raise stopping()
     try:
         for model in call.state.models:
             model.check_open()

@@ -74,7 +74,8 @@ def test_keys_come_from_the_options_or_else_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def keys(*args: object) -> list[str]:
-        return serve._keys(parse(_parser(), ["serve", *map(str, args)]))
+        found = serve._keys(parse(_parser(), ["serve", *map(str, args)]))
+        return [key if isinstance(key, str) else key.key for key in found]
 
     file = tmp_path / "keys"
     file.write_text("three\n\n four \n", encoding="utf-8")
