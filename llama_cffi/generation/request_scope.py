@@ -28,7 +28,7 @@ class RequestScope:
         self.client, self.priority = client, priority
         self.stats: list[GenerationStats] = []
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._outer: Token[RequestScope]
+        self._outer: Token[RequestScope | None]
 
     def timeout_s(self, given: float | None) -> float | None:
         """Return the seconds that a generation has, of which *given* were asked for.

@@ -73,7 +73,7 @@ def read_key_file(path: str | os.PathLike[str]) -> list[ApiKey]:
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
         raise ValidationError(f"cannot read --api-key-file {path}: {reason}") from None
-    found = []
+    found: list[ApiKey] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
