@@ -18,6 +18,7 @@ from llama_cffi.cli import generate
 from llama_cffi.engine.preset import complete
 from llama_cffi.generation.aliases import ALIASES
 from llama_cffi.generation.options import GenerationOptions
+from llama_cffi.variables import NAMES
 
 ROOT = Path(__file__).parents[1]
 CODE = ("llama_cffi", "libs_fetch", "cdefs")
@@ -55,6 +56,10 @@ def test_every_environment_variable_is_documented() -> None:
     page = (ROOT / "docs" / "environment.md").read_text("utf-8")
     documented = set(re.findall(r"^\| `(LLAMA_CFFI_[A-Z_]+)` \|", page, re.M))
     assert documented == {*variables_read(), "LLAMA_CFFI_TEST_CACHE"}
+
+
+def test_the_list_of_known_variables_has_those_that_the_code_reads() -> None:
+    assert {*variables_read()} == NAMES
 
 
 def documented_options() -> dict[str, tuple[str, str, set[str]]]:

@@ -180,14 +180,17 @@ class Llama(Session, ModelFacts):
         self.engine.close()
 
     def serve(
-        self, host: str = "127.0.0.1", port: int = 0, **settings: Unpack[ServerOptions]
+        self,
+        host: str | Sequence[str] = "127.0.0.1",
+        port: int = 0,
+        **settings: Unpack[ServerOptions],
     ) -> HttpServer:
         """Serve this model over HTTP in a thread, in OpenAI's API and others; see docs/server.md.
 
         Load it with `n_parallel`, so that requests do not wait for each other.
 
         Args:
-            host: The address to listen on.
+            host: The address to listen on, or several.
             port: The port; 0: a free one.
             **settings: See `Settings` of the server.
 

@@ -295,12 +295,15 @@ class LlamaPool:
         self.llm.kv_cache_clear()
 
     def serve(
-        self, host: str = "127.0.0.1", port: int = 0, **settings: Unpack[ServerOptions]
+        self,
+        host: str | Sequence[str] = "127.0.0.1",
+        port: int = 0,
+        **settings: Unpack[ServerOptions],
     ) -> HttpServer:
         """Serve this model over HTTP in a thread; see `Llama.serve`.
 
         Args:
-            host: The address to listen on.
+            host: The address to listen on, or several.
             port: The port; 0: a free one.
             **settings: See `Settings` of the server; errors as in `Llama.serve`.
         """

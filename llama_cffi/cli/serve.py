@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ValidationError
+if TYPE_CHECKING:
+    from ..server.api_keys import ApiKey
 
 __all__ = ["add_parser"]
 
@@ -34,7 +36,7 @@ def add_parser(commands: Any) -> None:
         "serve",
         help="serve models over HTTP, in OpenAI's API",
         description="Serve models over HTTP: OpenAI's API and llama-server's routes. SIGTERM and "
-        "Ctrl-C let running answers end first; the second Ctrl-C does not.",
+        "Ctrl-C let running answers end first; the second one does not.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,10 +80,10 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     listening = parser.add_argument_group("listening")
     listening.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address, or the path of a Unix socket that ends with .sock (default: 127.0.0.1)",
-    )
+        "--host", action="append",
+        help="address, or the path of a Unix socket that ends with .sock; several with commas, or "
+        "several times (default: 127.0.0.1)",
+    )  # fmt: skip
     listening.add_argument(
         "--port", type=int, default=8080, metavar="N", help="port; 0: a free one (default: 8080)"
     )
@@ -89,7 +91,20 @@ def add_parser(commands: Any) -> None:
         "--api-key", default="", metavar="KEY",
         help=f"key that clients must send, or several with commas (default: {_KEY})",
     )  # fmt: skip
-    listening.add_argument("--api-key-file", metavar="FILE", help="a file with one key per line")
+    listening.add_argument(
+        "--api-key-file", metavar="FILE",
+        help="a file with a key per line: KEY, KEY NAME or KEY NAME PRIORITY",
+    )  # fmt: skip
+    listening.add_argument("--ssl-key-file", metavar="FILE", help="private key for HTTPS, PEM")
+    listening.add_argument("--ssl-cert-file", metavar="FILE", help="certificate for HTTPS, PEM")
+    listening.add_argument(
+        "--api-prefix", default="", metavar="PATH", help="prefix of all paths, such as /llm"
+    )
+    listening.add_argument(
+        "--forwarded-allow-ips", default="", metavar="IPS",
+        help="proxies whose X-Forwarded-For and X-Forwarded-Proto count, with commas; *: all "
+        "(default: none)",
+    )  # fmt: skip
     listening.add_argument(
         "--cors-origins", default="", metavar="ORIGINS",
         help="let web pages of these origins call the server, with commas; localhost: those of "
@@ -98,6 +113,15 @@ def add_parser(commands: Any) -> None:
     listening.add_argument(
         "--max-waiting", type=int, default=256, metavar="N",
         help="most waiting requests; others get status 429 (default: 256)",
+    )  # fmt: skip
+    listening.add_argument(
+        "--max-per-client", type=int, metavar="N",
+        help="most answers of a key (without keys: of an address) that run or wait at the same "
+        "time; others get status 429 (default: no limit)",
+    )  # fmt: skip
+    listening.add_argument(
+        "--max-request-time", type=float, metavar="S",
+        help="seconds after which generating ends with status 504 (default: no limit)",
     )  # fmt: skip
     listening.add_argument(
         "--sse-ping-interval", type=float, default=15.0, metavar="S",
@@ -111,6 +135,10 @@ def add_parser(commands: Any) -> None:
     listening.add_argument(
         "--no-page", action="store_false", dest="page", help="serve no page at /"
     )
+    listening.add_argument(
+        "--log-requests", action="store_true",
+        help="write a line of JSON to stderr for each request, without prompts and answers",
+    )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -164,21 +192,28 @@ def _run(args: argparse.Namespace) -> int:
         chat_format=args.chat_template,
     )
     keys = _keys(args)
-    if not keys and args.host not in _LOCAL and not args.host.endswith(".sock"):
-        print(
-            f"warning: everybody who reaches {args.host} can use the server; set --api-key",
-            file=sys.stderr,
-        )
+    hosts = _parts(",".join(args.host or ["127.0.0.1"]))
+    for host in hosts if not keys else ():
+        if host not in _LOCAL and not host.endswith(".sock"):
+            print(
+                f"warning: everybody who reaches {host} can use the server; set --api-key",
+                file=sys.stderr,
+            )
+    if args.log_requests:
+        _log_to_stderr()
     with (
+        suppress(_Terminated),
         serve(
             _models(args),
             config,
-            host=args.host,
+            host=hosts,
             port=args.port,
             aliases=_parts(args.alias),
             api_keys=keys,
             cors_origins=_parts(args.cors_origins),
             max_waiting=args.max_waiting,
+            max_per_client=args.max_per_client,
+            max_request_s=args.max_request_time,
             ping_s=args.sse_ping_interval,
             metrics=args.metrics,
             page=args.page,
@@ -190,34 +225,52 @@ def _run(args: argparse.Namespace) -> int:
             models_autoload=args.models_autoload,
             preload=args.preload,
             sleep_idle_s=None if args.sleep_idle_seconds < 0 else args.sleep_idle_seconds,
+            log_requests=args.log_requests,
+            api_prefix=args.api_prefix,
+            trusted_proxies=_parts(args.forwarded_allow_ips),
+            ssl_key_file=args.ssl_key_file,
+            ssl_cert_file=args.ssl_cert_file,
         ) as server,
-        _terminated() as stop,
+        _terminable(),
     ):
-        print(f"listening on {server.url}", file=sys.stderr, flush=True)
         try:
-            while server.is_running and not stop.wait(1):
-                pass
+            print(f"listening on {' and '.join(server.urls)}", file=sys.stderr, flush=True)
+            while server.is_running:
+                time.sleep(1)
         finally:
             server.close(args.drain_timeout)
     return 0
 
 
+class _Terminated(BaseException):
+    """SIGTERM has arrived."""
+
+
 @contextmanager
-def _terminated() -> Iterator[threading.Event]:
-    """Provide an event that SIGTERM sets."""
-    event = threading.Event()
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise `_Terminated` in this block, as Ctrl-C raises KeyboardInterrupt."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        event.set()
+        raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield
         return
     before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield event
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _log_to_stderr() -> None:
+    from ..server.request_log import LOGGER
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
 
 
 def _models(args: argparse.Namespace) -> list[str]:
@@ -229,21 +282,14 @@ def _models(args: argparse.Namespace) -> list[str]:
     return [str(demo.model_path())]
 
 
-def _keys(args: argparse.Namespace) -> list[str]:
+def _keys(args: argparse.Namespace) -> list[str | ApiKey]:
     """Return the keys of the options, or else of the environment."""
-    keys = _parts(args.api_key)
+    keys: list[str | ApiKey] = [*_parts(args.api_key)]
     if args.api_key_file is not None:
-        try:
-            text = Path(args.api_key_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise ValidationError(f"cannot read --api-key-file {args.api_key_file}: {e}") from e
-        found = [line.strip() for line in text.splitlines() if line.strip()]
-        if not found:
-            raise ValidationError(
-                f"--api-key-file {args.api_key_file} has no key; write one a line"
-            )
-        keys += found
-    return keys or _parts(os.environ.get(_KEY, ""))
+        from ..server.api_keys import read_key_file
+
+        keys += read_key_file(args.api_key_file)
+    return keys or [*_parts(os.environ.get(_KEY, ""))]
 
 
 def _parts(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..variables import unknown_variables
 from .finding import Check
 
 if TYPE_CHECKING:
@@ -75,14 +76,19 @@ def system_checks(machine: Machine) -> Iterator[Check]:
             "package": str(Path(__file__).resolve().parent.parent),
         },
     )
-    settings = {
-        name: _CREDENTIALS.sub("//", value)  # of a mirror: this goes into bug reports
+    settings = {  # without credentials: this goes into bug reports
+        name: "***" if "KEY" in name else _CREDENTIALS.sub("//", value)
         for name, value in sorted(os.environ.items())
         if name.startswith("LLAMA_CFFI_")
     }
     if settings:
+        unknown = unknown_variables()
         yield Check(
-            "settings", "ok", " ".join(f"{k}={v}" for k, v in settings.items()), data=settings
+            "settings",
+            "warn" if unknown else "ok",
+            " ".join(f"{k}={v}" for k, v in settings.items()),
+            "; ".join(unknown.values()),
+            settings,
         )
 
 

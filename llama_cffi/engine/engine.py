@@ -28,6 +28,7 @@ from ..generation.options import (
 )
 from ..generation.output import Detokenizer, StopChecker
 from ..generation.prompt import Prompt, tokenize_prompt
+from ..generation.request_scope import current_scope
 from ..generation.sampler_chains import ChainCache
 from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
@@ -775,6 +776,8 @@ class Engine:
                     cancel_token.request(DEADLINE)
                     raise cancel_token.error()
                 stats = GenerationStats(queue_s=time.perf_counter() - started)
+                if (scope := current_scope()) is not None:
+                    scope.stats.append(stats)
                 run = _Run(turn, cancel_token, stats, started, self._begin_turn)
                 try:
                     with cancel_token.running():

@@ -19,6 +19,7 @@ from ..validation import (
 )
 from .aliases import ALIASES, canonical
 from .context_policy import POLICIES
+from .request_scope import current_scope
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
 from .text import Stop, split_stops
@@ -168,9 +169,11 @@ def parse_options(
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
     )
-    return GenerationCall(
-        params, None if timeout_s is None else check_float("timeout_s", timeout_s, 0, 1e9)
-    )
+    if timeout_s is not None:
+        timeout_s = check_float("timeout_s", timeout_s, 0, 1e9)
+    if (scope := current_scope()) is not None:
+        timeout_s = scope.timeout_s(timeout_s)
+    return GenerationCall(params, timeout_s)
 
 
 def resolve_sampling(

@@ -22,6 +22,7 @@ from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_size import context_size
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
+from ..generation.request_scope import RequestScope, current_scope
 from ..generation.sequence import Step
 from ..validation import check_float, check_int, check_type, checked_arguments, not_picklable
 from .engine_core import EngineCore
@@ -48,12 +49,14 @@ __all__ = ["InferenceEngine", "SubmitOptions"]
 
 T = TypeVar("T")
 _MAX_SEQUENCES = 64  # of the oldest builds
+_DEFAULTS = RequestScope()  # outside of every block
 
 
 class SubmitOptions(GenerationOptions, total=False):
     """`GenerationOptions` and the arguments of `InferenceEngine.submit` about one request."""
 
-    priority: int
+    priority: int | None
+    client: str | None
     callback: Callable[[str], object] | None
     adapters: Mapping[str, float] | None
     n_draft: int | None
@@ -357,7 +360,8 @@ class InferenceEngine:
         prompt: str | Sequence[int],
         max_tokens: int | None = 256,
         *,
-        priority: int = 0,
+        priority: int | None = None,
+        client: str | None = None,
         callback: Callable[[str], object] | None = None,
         adapters: Mapping[str, float] | None = None,
         n_draft: int | None = None,
@@ -373,7 +377,11 @@ class InferenceEngine:
             prompt: Text or token ids; no chat template is applied.
             max_tokens: Maximum number of tokens to generate; None: until the model ends or the
                 context is full.
-            priority: Requests of higher priority run first.
+            priority: Requests of higher priority run first. None: that of the `RequestScope` open
+                here, else 0.
+            client: For whom it runs, any name. When sequences are short, the client with the fewest
+                running requests is served first. None: that of the `RequestScope` open here; all
+                without one count as one client.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
             adapters: LoRA files and their scales, for this request.
@@ -398,6 +406,7 @@ class InferenceEngine:
         thread.check_open()
         if wait:
             thread.check_may_wait()
+        scope = current_scope() or _DEFAULTS
         handle = make_handle(
             self.model,
             self.n_ctx,
@@ -411,11 +420,12 @@ class InferenceEngine:
                 reasoning_limit,
             ),
             thread,
-            priority=priority,
+            priority=scope.priority if priority is None else priority,
             callback=callback,
             adapters=adapters,
             n_draft=n_draft,
             id=id,
+            client=scope.client if client is None else client,
         )
         handle.listens |= listens
         if id is not None:
@@ -427,6 +437,8 @@ class InferenceEngine:
             if id is not None:
                 self._named.discard(id)
             raise
+        if scope is not _DEFAULTS:
+            scope.stats.append(handle.stats)
         on_cancel(partial(thread.cancel, handle))
         return handle
 

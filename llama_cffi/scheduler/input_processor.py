@@ -74,6 +74,7 @@ def make_handle(
     adapters: Mapping[str, float] | None,
     n_draft: int | None,
     id: str | None = None,
+    client: str | None = None,
 ) -> RequestHandle:
     """Make a request and its handle.
 
@@ -88,6 +89,7 @@ def make_handle(
         adapters: See above.
         n_draft: See above.
         id: See above.
+        client: See above.
 
     Raises:
         ContextOverflowError: The prompt fills the context, so no token can be generated.
@@ -103,6 +105,8 @@ def make_handle(
         raise ValidationError(f"callback must be callable, got {callback!r}")
     if id is not None and not (isinstance(id, str) and id):
         raise ValidationError(f"id={id!r} must be a str that is not empty")
+    if client is not None and not isinstance(client, str):
+        raise ValidationError(f"client={client!r} must be a str")
     n_first = int(vocab.add_bos)
     fit = fit_prompt(
         prompt,
@@ -124,6 +128,7 @@ def make_handle(
         lora_key=_lora_key(adapters) if adapters else None,
         n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
         id=id,
+        client=client,
     )
     request.stats.n_truncated = fit.n_truncated
     return RequestHandle(request, params, Detokenizer(vocab, params), owner)

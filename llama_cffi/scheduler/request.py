@@ -63,6 +63,7 @@ class Request:
         n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
             None = chosen by the acceptance rate.
         id: Name of the request; None = a numbered one.
+        client: For whom it runs: clients share the engine fairly; None counts as one.
 
     Attributes:
         tokens: The prompt and the tokens generated so far.
@@ -82,6 +83,7 @@ class Request:
         "_state",
         "cache_prompt",
         "callback",
+        "client",
         "created_s",
         "deadline_s",
         "draft",
@@ -116,6 +118,7 @@ class Request:
         cache_prompt: bool = True,
         n_draft: int | None = None,
         id: str | None = None,
+        client: str | None = None,
     ) -> None:
         if not prompt:
             raise ValidationError("the prompt is empty: there is nothing to continue")
@@ -127,7 +130,7 @@ class Request:
         self.max_tokens = max_tokens
         self.sampling = sampling or SamplingParams()
         self.stop = tuple(stop)
-        self.priority = priority
+        self.priority, self.client = priority, client
         self.callback = callback
         self.lora_key = lora_key
         self.cache_prompt = cache_prompt

@@ -22,6 +22,7 @@ from .kv_cache import Allocation, KVCache
 from .renamed import renamed_arguments
 from .request import Request, RequestState
 from .scheduler_output import ScheduledTokens, SchedulerOutput, TokenResult
+from .waiting_queue import Entry, WaitingQueue
 
 __all__ = ["ScheduledTokens", "Scheduler", "SchedulerOutput", "TokenResult"]
 
@@ -30,8 +31,6 @@ _DECODING, _FINISHED = RequestState.DECODING, RequestState.FINISHED
 _FAILED, _CANCELLED = RequestState.FAILED, RequestState.CANCELLED
 
 _MAX_LOOKUPS = 32  # waiting requests compared with the prefilling ones, per step
-
-_Entry = tuple[float, int, Request]  # the order of service, then the request
 
 
 class _Turn(NamedTuple):
@@ -49,11 +48,13 @@ class Scheduler:
     """Selects the work of each step.
 
     Waiting requests are served by priority, then in order of arrival. Waiting `ageing_s` seconds
-    counts as much as one step of priority, so no request starves. When the KV cache is full, the
-    last request in this order is preempted and computed again later. A waiting request of higher
-    priority preempts running ones of lower priority that come after it in this order. A request
-    whose prompt shares a prefix with one that is being prefilled waits for that prefix, and later
-    requests may pass it.
+    counts as much as one step of priority, so no request starves. Between several clients with
+    waiting requests of one priority, the one with the fewest running requests is served first, so
+    that none holds all sequences. When the KV cache is full, the last request in the order of
+    priority and arrival is preempted and computed again later. A waiting request of higher priority
+    preempts running ones of lower priority that come after it in this order. A request whose prompt
+    shares a prefix with one that is being prefilled waits for that prefix, and later requests may
+    pass it.
 
     Args:
         cache: Allocates sequences and finds prefixes.
@@ -96,9 +97,9 @@ class Scheduler:
         self.mix_prefill, self.ageing_s = mix_prefill, ageing_s
         self.running: list[Request] = []
         self.n_preemptions = 0
-        self._waiting: list[_Entry] = []
+        self._waiting = WaitingQueue()
         # By prefilling request: those that wait for its first n tokens.
-        self._followers: dict[Request, list[tuple[int, _Entry]]] = {}
+        self._followers: dict[Request, list[tuple[int, Entry]]] = {}
         self._next_deadline_s = math.inf  # a lower bound
         self._turns: dict[Hashable, _Turn] = {}
         self._step = 0
@@ -114,7 +115,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> list[Request]:
-        """The waiting requests, the next one first."""
+        """The waiting requests, by priority and arrival."""
         return [request for _, _, request in sorted(self._entries())]
 
     @property
@@ -172,8 +173,7 @@ class Scheduler:
             heapq.heapify(followers)
             if not followers:
                 del self._followers[leader]
-        self._waiting = [entry for entry in self._waiting if entry[2] is not request]
-        heapq.heapify(self._waiting)
+        self._waiting.discard(request)
 
     def clear(self) -> None:
         """Forget all requests, of an engine that does no more steps."""
@@ -287,20 +287,20 @@ class Scheduler:
         self._wake_followers()
         n_lookups = _MAX_LOOKUPS
         while self._waiting and n_lookups:
-            entry = self._waiting[0]
+            entry = self._waiting.first(self.running)
             request = entry[2]
             if len(self.running) >= self.max_running and self._victim(request) is None:
                 return
             leader, n = self._leader(request)
             if leader is not None:
                 n_lookups -= 1
-                heapq.heappop(self._waiting)
+                self._waiting.pop(entry)
                 heapq.heappush(self._followers.setdefault(leader, []), (n, entry))
                 continue
             allocation = self._acquire(output, request)
             if allocation is None:
                 return
-            heapq.heappop(self._waiting)  # still the first: preempted requests come later
+            self._waiting.pop(entry)
             request.seq_id, request.num_computed_tokens = allocation
             if not request.stats.n_preempted:
                 request.stats.n_reused = allocation.n_cached
@@ -374,11 +374,11 @@ class Scheduler:
                 ):
                     break
                 heapq.heappop(followers)
-                heapq.heappush(self._waiting, entry)
+                self._waiting.push(entry)
             if not followers:
                 del self._followers[leader]
 
-    def _entries(self) -> list[_Entry]:
+    def _entries(self) -> list[Entry]:
         """Return all waiting requests, unordered."""
         held = [entry for pairs in self._followers.values() for _, entry in pairs]
         return [*self._waiting, *held]
@@ -446,7 +446,7 @@ class Scheduler:
         self.running.remove(request)
 
     def _wait(self, request: Request) -> None:
-        heapq.heappush(self._waiting, (*self._rank(request), request))
+        self._waiting.push((*self._rank(request), request))
 
     def _rank(self, request: Request) -> tuple[float, int]:
         """Return the order of service, lowest first. Ageing never reorders two waiting requests."""

@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.types import Receive, Scope, Send
 
 from ..api.config import LlamaConfig
 from ..validation import reject_unknown
@@ -28,14 +30,15 @@ from . import (
     router,
     tokens,
 )
-from .call import ServerState
-from .errors import ApiError, as_api_error, openai_error
+from .call import OPENAI, ServerState, new_id, send_error
+from .errors import INVALID, ApiError, as_api_error
 from .messages import routes as messages
+from .messages.routes import ANTHROPIC
 from .models import ModelInput, Models
 from .page import routes as page
+from .request_log import RequestLog
 from .responses import routes as responses
 from .settings import ServerOptions, Settings
-from .sse import dumps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,6 +51,7 @@ _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
     metrics, page, router,
 )  # fmt: skip
+_NOT_FOUND = "not_found_error"
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -87,8 +91,9 @@ def create_app(
             await served.residency.join()
             await asyncio.to_thread(served.close)
 
+    routes: list[BaseRoute] = [route for module in _PROTOCOLS for route in module.routes()]
     app = Starlette(
-        routes=[route for protocol in _PROTOCOLS for route in protocol.routes()],
+        routes=[Mount(checked.api_prefix, routes=routes)] if checked.api_prefix else routes,
         middleware=_middleware(checked),
         exception_handlers={HTTPException: _http_error, Exception: _error},
         lifespan=lifespan,
@@ -117,23 +122,33 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path:.200}"
-    if error.status_code == 405:
+    status, what = error.status_code, f"{request.method} {request.url.path:.200}"
+    message, kind, code = error.detail, INVALID, None
+    if status == 404:
+        message, kind, code = f"{what} does not exist on this server", _NOT_FOUND, "not_found"
+    elif status == 405:
         message = f"{what} does not exist, but the path does for another method"
-    elif error.status_code == 404:
-        message = f"{what} does not exist on this server"
-    else:
-        message = error.detail
-    kind = "not_found_error" if error.status_code in (404, 405) else "invalid_request_error"
-    return _response(
-        ApiError(error.status_code, message, kind, code="not_found", headers=error.headers)
-    )
+        kind, code = _NOT_FOUND, "method_not_allowed"
+    return _Refusal(ApiError(status, message, kind, code=code, headers=error.headers))
 
 
 async def _error(_: Request, error: Exception) -> Response:
-    return _response(as_api_error(error))
+    return _Refusal(as_api_error(error))
 
 
-def _response(error: ApiError) -> Response:
-    body = dumps(openai_error(error))
-    return Response(body, error.status, error.headers, media_type="application/json")
+class _Refusal(Response):
+    """The response to a request that no endpoint answers, in the shape that its path has."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(status_code=error.status)
+        self._error = error
+
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+        state: ServerState = scope["app"].state.server
+        log = RequestLog(new_id(), scope["method"], scope["path"])
+        path = scope["path"].removeprefix(state.settings.api_prefix)
+        is_anthropic = f"{path}/".startswith("/v1/messages/")
+        await send_error(send, self._error, ANTHROPIC if is_anthropic else OPENAI, log.id)
+        if state.settings.log_requests:
+            log.status, log.error = self._error.status, self._error
+            log.write()

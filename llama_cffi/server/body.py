@@ -64,8 +64,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
         raise ApiError(408, message, headers=_CLOSE) from None
 
 
-# The rest of a refused body must not be read.
-_CLOSE = {"connection": "close", "x-should-retry": "false"}
+_CLOSE = {"connection": "close"}  # the rest of a refused body must not be read
 
 
 def _too_large(size: str, settings: Settings) -> ApiError:

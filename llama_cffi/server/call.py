@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import CancelledError
 from ..generation.cancellation import CancelScope
+from ..generation.request_scope import RequestScope
+from ..validation import INT32_MAX
+from .api_keys import ApiKey, KeyRing, as_keys
 from .body import ClientLeftError, Object, parse_json, read_body
-from .errors import ApiError, as_api_error, openai_error
+from .errors import INVALID, ApiError, as_api_error, invalid, openai_error
 from .models import Models, ServedModel
+from .request_log import RequestLog
 from .response_store import ResponseStore
 from .settings import Settings
 from .sse import dumps, event, send_events
@@ -35,9 +37,11 @@ __all__ = [
     "ServerState",
     "Stream",
     "Text",
+    "new_id",
+    "send_error",
+    "stopping",
 ]
 
-_log = logging.getLogger("llama_cffi.server")
 _TRUE = ("true", "1")
 
 
@@ -46,19 +50,23 @@ class Protocol:
     """What differs between the APIs of OpenAI, Anthropic and llama-server.
 
     Attributes:
-        error_body: Returns the body of an error.
+        error_body: Returns the body of an error of the request with an id.
         error_event: Returns the last event of a stream that failed.
         end: The last event of a stream.
         id_header: The header of the request's id.
     """
 
-    error_body: Callable[[ApiError], object]
-    error_event: Callable[[ApiError], bytes]
+    error_body: Callable[[ApiError, str], object]
+    error_event: Callable[[ApiError, str], bytes]
     end: bytes = b""
     id_header: str = "x-request-id"
 
 
-OPENAI = Protocol(openai_error, lambda error: event(openai_error(error)), b"data: [DONE]\n\n")
+OPENAI = Protocol(
+    lambda error, _: openai_error(error),
+    lambda error, _: event(openai_error(error)),
+    b"data: [DONE]\n\n",
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class ServerState:
         models: The models.
         calls: The requests that are being answered.
         responses: What the Responses API stores.
+        keys: The API keys.
         is_draining: Whether new work is refused.
     """
 
@@ -103,7 +112,8 @@ class ServerState:
         self.calls: set[Call] = set()
         self.responses = ResponseStore()
         self.is_draining = False
-        self._keys = [_digest(key) for key in settings.api_keys]
+        self.keys = KeyRing(as_keys(settings.api_keys))
+        self._n_of: Counter[str | None] = Counter()
 
     def drain(self) -> None:
         """Refuse new work; what runs goes on."""
@@ -115,26 +125,27 @@ class ServerState:
         for call in [*self.calls]:
             call.cancel()
 
-    def check_key(self, headers: Headers) -> None:
-        """Refuse a request without a valid key.
+    def admit(self, client: str | None, n: int) -> None:
+        """Count *n* more answers for *client*.
 
         Raises:
-            ApiError: The key is missing or wrong.
+            ApiError: It has too many.
         """
-        if not self._keys:
-            return
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = [key.strip()] if scheme.lower() == "bearer" else []
-        given += [headers["x-api-key"]] if "x-api-key" in headers else []
-        # All are compared, in constant time.
-        found = [hmac.compare_digest(_digest(k), known) for k in given for known in self._keys]
-        if not any(found):
-            what = "the API key is wrong" if given else "the API key is missing"
+        limit = self.settings.max_per_client
+        if limit is not None and self._n_of[client] + n > limit:
             raise ApiError(
-                401, f"{what}; send it as Authorization: Bearer KEY or x-api-key: KEY",
-                "authentication_error", code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
+                429 if n <= limit else 400,
+                f"this client has {self._n_of[client]} answers that run or wait, and asks for {n} "
+                f"more; it may have {limit} (--max-per-client)",
+                "rate_limit_error" if n <= limit else INVALID, code="rate_limit_exceeded",
             )  # fmt: skip
+        self._n_of[client] += n
+
+    def leave(self, client: str | None, n: int) -> None:
+        """Take back `admit`."""
+        self._n_of[client] -= n
+        if not self._n_of[client]:
+            del self._n_of[client]
 
 
 class Call:
@@ -145,13 +156,18 @@ class Call:
         scope: ASGI's.
         body: The JSON of the request.
         id: Its id.
+        log: What the log tells of it.
+        requests: What its generations have in common.
     """
 
     def __init__(self, state: ServerState, scope: Scope) -> None:
         self.state, self.scope = state, scope
         self.body: Object = {}
-        self.id = f"req_{secrets.token_hex(12)}"
+        self.id = new_id()
         self.answers = CancelScope()
+        self.log = RequestLog(self.id, scope["method"], scope["path"])
+        self.requests = RequestScope()
+        self._key: ApiKey | None = None
         self._admitted: tuple[ServedModel, int] | None = None
         self._model: ServedModel | None = None
         self._is_held = False
@@ -183,6 +199,7 @@ class Call:
             if name is not None and not isinstance(name, str):
                 raise ApiError(400, f"model must be a string, got {name!r:.60}", param="model")
             self._model = self.state.models.find(name or None)
+            self.log.model = self._model.name
         return self._model
 
     async def hold_model(self) -> None:
@@ -201,15 +218,49 @@ class Call:
             await residency.hold(model, may_load)
         self._is_held = True
 
+    def check_key(self) -> None:
+        """Refuse the request if it has no valid key.
+
+        Raises:
+            ApiError: The key is missing or wrong.
+        """
+        self._key = self.state.keys.find(self.headers)
+        if self._key is not None:
+            self.log.key = self._key.name
+
+    def schedule(self) -> None:
+        """Determine client, priority and deadline of the generations; the body has been read.
+
+        Raises:
+            ApiError: `priority` is wrong.
+        """
+        most = 0 if self._key is None else self._key.priority
+        asked = self.body.get("priority")
+        asked = most if asked is None else asked
+        if isinstance(asked, bool) or not isinstance(asked, int) or abs(asked) > INT32_MAX:
+            raise invalid("priority", f"priority must be an integer of 32 bits, got {asked!r:.60}")
+        peer = self.scope.get("client")
+        address = None if peer is None else str(peer[0])
+        client = address if self._key is None else self._key.name
+        limit_s = self.state.settings.max_request_s
+        self.requests = RequestScope(client, min(asked, most), limit_s)
+
     def admit(self, model: ServedModel, n: int = 1) -> None:
         """Count *n* answers by *model* until the end of the request.
 
         Raises:
+            ApiError: The client has too many.
             QueueFullError: Too many requests are waiting already.
         """
         self._leave()
         model.admit(n)
         self._admitted = model, n
+        try:
+            self.state.admit(self.requests.client, n)
+        except ApiError:
+            self._admitted = None
+            model.leave(n)
+            raise
 
     def cancel(self) -> None:
         """End the answers, started or not; calling it again does nothing."""
@@ -227,6 +278,7 @@ class Call:
         if self._admitted is not None:
             (model, n), self._admitted = self._admitted, None
             model.leave(n)
+            self.state.leave(self.requests.client, n)
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer]]
@@ -265,26 +317,31 @@ class Endpoint:
         state: ServerState = scope["app"].state.server
         call = Call(state, scope)
         state.calls.add(call)
+        if state.settings.log_requests:
+            send = _watched(send, call.log)
         try:
             if await self._read(call, receive, send):
                 await self._run(call, receive, send)
         except ClientLeftError:
-            pass
+            call.log.left = True
         finally:
             call.release()
             state.calls.discard(call)
+            if state.settings.log_requests:
+                call.log.write(call.requests.stats)
 
     async def _read(self, call: Call, receive: Receive, send: Send) -> bool:
         """Check the request and read its body; return whether it can be answered."""
         state = call.state
         try:
             if not self._is_public:
-                state.check_key(call.headers)
+                call.check_key()
                 if state.is_draining:
-                    raise _stopping()
+                    raise stopping()
             if self._reads_body:
                 body = await read_body(call.scope, receive, state.settings)
                 call.body = parse_json(body, state.settings)
+            call.schedule()
             return True
         except ApiError as error:
             await self._send_error(call, send, error)
@@ -292,17 +349,21 @@ class Endpoint:
 
     async def _run(self, call: Call, receive: Receive, send: Send) -> None:
         """Answer, until the client leaves."""
-        answer = asyncio.ensure_future(self._answer(call, send))
+        with call.requests:  # which the task inherits
+            answer = asyncio.ensure_future(self._answer(call, send))
         left = asyncio.ensure_future(_until_left(receive))
         try:
             await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not answer.done():
+                call.log.left = True
                 call.cancel()  # first: the engine stops before this loop has time for the task
             for task in (answer, left):
                 task.cancel()
             await asyncio.wait({answer, left})
-        if not answer.cancelled():
+        if answer.cancelled():  # also when the client read nothing for too long
+            call.log.left = True
+        else:
             answer.result()
 
     async def _answer(self, call: Call, send: Send) -> None:
@@ -328,25 +389,47 @@ class Endpoint:
         await send_events(
             send,
             answer.events,
-            lambda error: protocol.error_event(self._told(call, error)),
+            lambda error: protocol.error_event(self._told(call, error), call.id),
             headers=headers,
             ping_s=settings.ping_s,
             send_timeout_s=settings.send_timeout_s,
         )
 
     def _told(self, call: Call, error: Exception) -> ApiError:
-        if isinstance(error, CancelledError) and call.state.is_draining:
-            return _stopping()
-        return as_api_error(error, call.body)
+        is_end = isinstance(error, CancelledError) and call.state.is_draining
+        call.log.error = told = stopping() if is_end else as_api_error(error, call.body)
+        return told
 
     async def _send_error(self, call: Call, send: Send, error: ApiError) -> None:
-        body = dumps(self._protocol.error_body(error))
-        await _send(send, error.status, body, {**error.headers, self._protocol.id_header: call.id})
+        call.log.error = error
+        await send_error(send, error, self._protocol, call.id)
 
 
-def _stopping() -> ApiError:
-    message, headers = "the server is shutting down", {"Retry-After": "5"}
-    return ApiError(503, message, "unavailable_error", headers=headers)
+async def send_error(send: Send, error: ApiError, protocol: Protocol, id: str) -> None:
+    """Send the response to a request, with an id, that failed before its response had begun."""
+    body = dumps(protocol.error_body(error, id))
+    await _send(send, error.status, body, {**error.headers, protocol.id_header: id})
+
+
+def new_id() -> str:
+    """Return the id of a new request."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _watched(send: Send, log: RequestLog) -> Send:
+    """Return *send* for a request whose status is logged."""
+
+    async def watched(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            log.status = message["status"]
+        await send(message)
+
+    return watched
+
+
+def stopping() -> ApiError:
+    """Return the error of a request that comes while the server drains."""
+    return ApiError(503, "the server is shutting down", "unavailable_error")
 
 
 async def _until_left(receive: Receive) -> None:
@@ -359,7 +442,3 @@ async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

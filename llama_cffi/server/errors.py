@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ _log = logging.getLogger("llama_cffi.server")
 INVALID = "invalid_request_error"
 _GRAMMARS = ("grammar", "json_schema", "response_format", "tools")
 _MOST_SHOWN = 1500  # characters of a message, which may repeat a value of the request
+_RETRY_AFTER_S = {429: "1", 503: "5"}
 _FIRST_NAME = re.compile(r"[a-z_]+")
 
 
@@ -62,9 +64,10 @@ class ApiError(Exception):
         self.code, self.param = code, param
         self.more = dict(more or {})
         self.headers = dict(headers or {})
-        # The clients of OpenAI and Anthropic repeat requests that failed with these, each of which
-        # may have run for minutes.
-        if status >= 500 and status != 503:
+        # The clients of OpenAI and Anthropic repeat requests that failed with 408, 429 and these.
+        if status in _RETRY_AFTER_S:
+            self.headers.setdefault("Retry-After", _RETRY_AFTER_S[status])
+        elif status == 408 or status >= 500:  # it may have run for minutes
             self.headers.setdefault("x-should-retry", "false")
 
 
@@ -87,7 +90,6 @@ _KINDS: Mapping[type[BaseException], _Kind] = {
     GenerationError: _Kind(500, "server_error"),
     LlamaError: _Kind(500, "server_error"),
 }
-_HEADERS = {429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}
 
 
 def as_api_error(error: BaseException, fields: Collection[str] = ()) -> ApiError:
@@ -95,15 +97,18 @@ def as_api_error(error: BaseException, fields: Collection[str] = ()) -> ApiError
 
     Args:
         error: What was raised. The message of an exception that this package did not raise is only
-            logged.
+            logged, at level DEBUG.
         fields: The fields of the request, of which the message may name one first.
     """
     if isinstance(error, ApiError):
         return error
     found = next((kind for class_, kind in _KINDS.items() if isinstance(error, class_)), None)
     if found is None:
-        _log.error("a request failed", exc_info=error)
         name = type(error).__name__
+        # Its message may have a part of the prompt.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("a request failed: %s (its message is logged at level DEBUG)\n%s", name, frames)
+        _log.debug("the message: %s", error)
         return ApiError(500, f"internal error ({name}); see the server's log", "server_error")
     if found.status >= 500:
         _log.warning("a request failed: %s", error)
@@ -117,7 +122,7 @@ def as_api_error(error: BaseException, fields: Collection[str] = ()) -> ApiError
     param = next((name for name in names if name in fields), None)
     return ApiError(
         found.status, message, found.type,
-        code=found.code, param=param, more=more, headers=_HEADERS.get(found.status),
+        code=found.code, param=param, more=more
     )  # fmt: skip
 
 

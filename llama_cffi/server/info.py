@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
-from .call import Answer, Call, Endpoint, Json
+from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
 from .models import ModelState, ServedModel
 from .paths import get, post
@@ -33,7 +33,7 @@ def routes() -> list[BaseRoute]:
 
 async def _health(call: Call) -> Answer:
     if call.state.is_draining:
-        raise ApiError(503, "the server is shutting down", "unavailable_error")
+        raise stopping()
     try:
         for model in call.state.models:
             model.check_open()
@@ -46,7 +46,7 @@ async def _list(call: Call) -> Answer:
     """List the models; `?reload=1` reads presets and folder again first."""
     models = call.state.models
     if call.query("reload") in ("1", "true"):
-        call.state.check_key(call.headers)  # only reading is public
+        call.check_key()  # only reading is public
         await models.reload()
     await asyncio.to_thread(lambda: [model.card for model in models])  # of new ones, from the file
     return Json({"object": "list", "data": [_described(model) for model in models]})

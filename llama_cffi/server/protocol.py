@@ -72,11 +72,16 @@ def limited_protocol(max_head_bytes: int, timeout_s: float) -> type[asyncio.Prot
             self._stop_waiting()
             if self.transport.is_closing():
                 return
-            body = dumps(openai_error(ApiError(status, message)))
-            head = (
-                f"HTTP/1.1 {status} {_NAMES[status]}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
+            error = ApiError(status, message)
+            body = dumps(openai_error(error))
+            fields = {
+                "content-type": "application/json",
+                "content-length": str(len(body)),
+                "connection": "close",
+                **error.headers,
+            }
+            head = f"HTTP/1.1 {status} {_NAMES[status]}\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
             self.transport.write(head.encode("ascii") + body)
             self.transport.close()
 

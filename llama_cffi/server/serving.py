@@ -22,7 +22,7 @@ def serve(
     models: ModelInput | Sequence[ModelInput] = (),
     config: LlamaConfig | None = None,
     *,
-    host: str = "127.0.0.1",
+    host: str | Sequence[str] = "127.0.0.1",
     port: int = 8080,
     **settings: Unpack[ServerOptions],
 ) -> HttpServer:
@@ -31,7 +31,7 @@ def serve(
     Args:
         models: See `create_app`.
         config: See `create_app`.
-        host: The address to listen on.
+        host: The address to listen on, or several.
         port: The port; 0: a free one.
         **settings: See `Settings`.
 

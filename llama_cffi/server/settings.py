@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
+from ..errors import ValidationError
 from ..validation import as_list, as_path, check_bool, check_float, check_int, check_str
+from .api_keys import ApiKey, as_keys
 
 __all__ = ["ServerOptions", "Settings"]
 
 _MAX_S = 1e6
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 class ServerOptions(TypedDict, total=False):
     """The fields of `Settings` as arguments."""
 
     aliases: Sequence[str]
-    api_keys: Sequence[str]
+    api_keys: Sequence[str | ApiKey]
     cors_origins: Sequence[str]
     max_waiting: int
+    max_per_client: int | None
+    max_request_s: float | None
     max_body_bytes: int
     max_json_depth: int
     body_timeout_s: float
@@ -36,6 +42,11 @@ class ServerOptions(TypedDict, total=False):
     models_autoload: bool
     preload: bool | None
     sleep_idle_s: float | None
+    log_requests: bool
+    api_prefix: str
+    trusted_proxies: Sequence[str]
+    ssl_key_file: str | os.PathLike[str] | None
+    ssl_cert_file: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,15 @@ class Settings:
     Attributes:
         aliases: Names of the first model; the first of them is in the responses. None given: its
             file's name.
-        api_keys: Keys of which clients must send one; empty: everybody is served.
+        api_keys: Keys of which clients must send one; empty: everybody is served. An `ApiKey` also
+            has a name and a priority. Keys share the engine fairly; without keys, the addresses of
+            clients do.
         cors_origins: Web pages of these origins may call the server; `*`: all, `localhost`: those
             of this machine, on any port.
         max_waiting: Most requests of a model that wait for others; further ones get status 429.
+        max_per_client: Most answers of a client, which is a key's name, or without keys an address,
+            that run or wait at the same time; further ones get status 429. None: no limit.
+        max_request_s: Seconds after which generating ends with status 504; None: no limit.
         max_body_bytes: Size limit of a request's body.
         max_json_depth: Most levels of nesting in a request's JSON.
         body_timeout_s: Seconds in which a request's headers, and its body, must arrive.
@@ -68,15 +84,24 @@ class Settings:
         preload: Whether all models are loaded at the start; None: only a single one.
         sleep_idle_s: Seconds without a request after which a model is freed until the next one;
             None: never.
+        log_requests: Whether the end of each request is logged, as a line of JSON at level INFO of
+            the logger `llama_cffi.server.requests`.
+        api_prefix: A prefix of all paths, such as `/llm`.
+        trusted_proxies: Addresses of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count;
+            `*`: all.
+        ssl_key_file: The private key, PEM; with *ssl_cert_file* the server speaks HTTPS.
+        ssl_cert_file: The certificate and those that it is signed by, PEM.
 
     Raises:
         ValidationError: A value is out of range.
     """
 
     aliases: Sequence[str] = ()
-    api_keys: Sequence[str] = ()
+    api_keys: Sequence[str | ApiKey] = field(default=(), repr=False)
     cors_origins: Sequence[str] = ()
     max_waiting: int = 256
+    max_per_client: int | None = None
+    max_request_s: float | None = None
     max_body_bytes: int = 64 * 2**20
     max_json_depth: int = 100
     body_timeout_s: float = 60.0
@@ -92,14 +117,20 @@ class Settings:
     models_autoload: bool = True
     preload: bool | None = None
     sleep_idle_s: float | None = None
+    log_requests: bool = False
+    api_prefix: str = ""
+    trusted_proxies: Sequence[str] = ()
+    ssl_key_file: str | os.PathLike[str] | None = None
+    ssl_cert_file: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("aliases", "api_keys", "cors_origins", "tags"):
+        object.__setattr__(self, "api_keys", as_keys(as_list("api_keys", self.api_keys)))
+        for name in ("aliases", "cors_origins", "tags", "trusted_proxies"):
             values = as_list(name, getattr(self, name))
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
-        for name in ("metrics", "models_autoload", "page"):
+        for name in ("log_requests", "metrics", "models_autoload", "page"):
             check_bool(name, getattr(self, name))
         if self.preload is not None:
             check_bool("preload", self.preload)
@@ -110,6 +141,18 @@ class Settings:
         check_int("models_memory", self.models_memory, 0, 2**62)
         if self.sleep_idle_s is not None:
             check_float("sleep_idle_s", self.sleep_idle_s, 0, _MAX_S, above=True)
+        if self.max_per_client is not None:
+            check_int("max_per_client", self.max_per_client, 1)
+        if self.max_request_s is not None:
+            check_float("max_request_s", self.max_request_s, 0, _MAX_S, above=True)
+        prefix = check_str("api_prefix", self.api_prefix)
+        if prefix and not _PREFIX.fullmatch(prefix):
+            raise ValidationError(f"api_prefix={prefix!r} must be a path such as '/llm'")
+        for name in ("ssl_key_file", "ssl_cert_file"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_path(name, getattr(self, name)))
+        if (self.ssl_key_file is None) != (self.ssl_cert_file is None):
+            raise ValidationError("ssl_key_file and ssl_cert_file: give both of them")
         check_int("max_waiting", self.max_waiting, 0, 1000)
         check_int("max_body_bytes", self.max_body_bytes, 1)
         check_int("max_json_depth", self.max_json_depth, 1, 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_requests import get, post
+from support.http_requests import connect, get, post, request_bytes
+from support.server_state import wait_for
 
 from llama_cffi import ValidationError
 from llama_cffi.api.config import LlamaConfig
@@ -21,6 +23,7 @@ from llama_cffi.cli import _parser, serve
 from llama_cffi.cli.parser import parse
 
 COMMAND = [sys.executable, "-m", "llama_cffi", "serve"]
+ASK = {"prompt": "a", "max_tokens": 2, "ignore_eos": True}
 SMALL = ["--port", "0", "-np", "2", "-c", "128", "-t", "1"]
 
 
@@ -39,7 +42,7 @@ def served(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
         line = process.stderr.readline()
         try:
             found = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", line)
-            assert found is not None, line + process.stderr.read()
+            assert found is not None, line
             yield process, found[1]
         finally:
             process.kill()
@@ -65,6 +68,41 @@ def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_sigterm_lets_running_streams_end_and_refuses_new_ones() -> None:
+    with served("--log-requests") as (process, url), connect(url) as connection:
+        request = request_bytes("/v1/completions", {**ASK, "max_tokens": 20, "stream": True})
+        connection.sendall(request[:-5])  # the request has begun
+        wait_for(lambda: get(f"{url}/health").status == 200)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: get(f"{url}/health").status == 503)
+        assert post(f"{url}/v1/completions", ASK).status == 503
+        connection.sendall(request[-5:])
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        assert received.count(b'"text":') >= 20
+        assert b"data: [DONE]\n\n" in received
+        out, lines = process.communicate(timeout=60)
+        assert (out, process.returncode) == ("", 0)
+    logged = [json.loads(line) for line in lines.splitlines()]
+    assert {line["status"] for line in logged} == {200, 503}
+    (line,) = [line for line in logged if line.get("completion_tokens")]
+    assert (line["end"], line["completion_tokens"]) == ("done", 20)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_second_sigterm_does_not_wait(tiny_model: Path) -> None:
+    args = ("-m", tiny_model, "--drain-timeout", 3600)
+    with served(*args) as (process, url), connect(url) as connection:
+        connection.sendall(request_bytes("/v1/completions", ASK)[:-5])  # never complete
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: get(f"{url}/health").status == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_ctrl_c_ends_it_as_every_command(tiny_model: Path) -> None:
     with served("-m", tiny_model) as (process, _):
         process.send_signal(signal.SIGINT)
@@ -76,7 +114,8 @@ def test_keys_come_from_the_options_or_else_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def keys(*args: object) -> list[str]:
-        return serve._keys(parse(_parser(), ["serve", *map(str, args)]))
+        found = serve._keys(parse(_parser(), ["serve", *map(str, args)]))
+        return [key if isinstance(key, str) else key.key for key in found]
 
     file = tmp_path / "keys"
     file.write_text("three\n\n four \n", encoding="utf-8")
@@ -127,12 +166,16 @@ def test_the_options_of_several_models_become_settings(monkeypatch: pytest.Monke
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
         (["--port", "99999"], "port"),
+        (["--ssl-key-file", "x.pem"], "ssl_key_file and ssl_cert_file"),
+        (["--ssl-key-file", "x.pem", "--ssl-cert-file", "y.pem"], "--ssl-cert-file y.pem"),
+        (["--api-prefix", "x"], "api_prefix"),
+        (["--host", "127.0.0.1,no-such-host.invalid"], "no-such-host.invalid"),
     ],
 )
 def test_what_cannot_start_is_told_without_a_traceback(args: list[str], message: str) -> None:
     done = subprocess.run([*COMMAND, *SMALL, *args], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -318,6 +318,74 @@ def test_priority_goes_first() -> None:
     bench.drain()
 
 
+def test_the_next_place_goes_to_the_client_with_the_fewest_running_requests() -> None:
+    bench = Bench(n_seqs=4, max_running=3)
+    mine = [bench.add(3, 4, client="mine") for _ in range(8)]
+    bench.step()
+    assert bench.scheduler.running == mine[:3]
+    yours = [bench.add(3, 4, client="yours") for _ in range(2)]
+    theirs = bench.add(3, 4, client="theirs")
+    nobodys = bench.add(3, 4)
+    admitted = []
+    while bench.scheduler.has_work:
+        admitted += bench.step().admitted
+    # The three end together. Of clients with equally many, the oldest request is first.
+    first, second = [mine[3], yours[0], theirs], [mine[4], yours[1], nobodys]
+    assert admitted == [*first, *second, *mine[5:]]
+
+
+def test_a_freed_place_goes_to_another_client() -> None:
+    bench = Bench(n_seqs=2, max_running=2)
+    mine = [bench.add(3, 3, client="mine"), *(bench.add(3, 9, client="mine") for _ in range(3))]
+    bench.step()
+    yours = [bench.add(3, 3, client="yours") for _ in range(2)]
+    while mine[0].state is not FINISHED:
+        bench.step()
+    bench.step()
+    assert bench.scheduler.running == [mine[1], yours[0]]
+    while yours[0].state is not FINISHED:
+        bench.step()
+    bench.step()
+    assert bench.scheduler.running == [mine[1], yours[1]]  # not the older ones of the busy client
+    bench.drain()
+    bench.check_end()
+
+
+def test_priority_counts_before_clients() -> None:
+    bench = Bench(n_seqs=2, max_running=2)
+    mine = [bench.add(3, 9, client="mine", priority=1) for _ in range(3)]
+    yours = bench.add(3, 9, client="yours")
+    bench.step()
+    assert bench.scheduler.running == mine[:2]
+    while yours.state is PENDING:
+        bench.step()
+    assert mine[2].state is not PENDING
+    bench.drain()
+
+
+def test_a_client_that_waits_ages_past_a_higher_priority() -> None:
+    bench = Bench(n_seqs=1, ageing_s=10.0)
+    low = bench.add(3, 2, client="low", priority=-1)
+    for _ in range(200):
+        bench.now += 1.0
+        bench.add(3, 2, client="high")
+        bench.step()
+        if low.finished:
+            break
+    assert low.finished
+    assert bench.scheduler.waiting
+
+
+@pytest.mark.parametrize("n_clients", [1, 3, 40])
+def test_requests_of_all_clients_end(n_clients: int) -> None:
+    bench = Bench(n_seqs=3)
+    for i in range(80):
+        bench.add(3, 2, client=f"client-{i % n_clients}", priority=i % 2)
+        bench.step()
+    bench.drain()
+    bench.check_end()
+
+
 def test_prefill_is_in_the_order_of_service() -> None:
     bench = Bench()
     low = bench.add(40, 2, priority=-1)
@@ -794,6 +862,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         lora_key=st.sampled_from([None, None, "g"]),
         timeout_s=st.sampled_from([None, None, 4.0]),
+        client=st.sampled_from([None, "a", "b"]),
     )
     def add(
         self,
@@ -803,10 +872,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         lora_key: Hashable,
         timeout_s: float | None,
+        client: str | None,
     ) -> None:
         prompt = [[], [2] * 4, [2] * 9, [2, 3] * 7][prefix] + own
         if len(prompt) < self.bench.scheduler.n_ctx:
-            self.bench.add(prompt, n, priority=priority, lora_key=lora_key, timeout_s=timeout_s)
+            options: dict[str, Any] = {"lora_key": lora_key, "timeout_s": timeout_s}
+            self.bench.add(prompt, n, priority=priority, client=client, **options)
 
     @rule(n=st.integers(1, 5), seconds=st.floats(0, 2))
     def steps(self, n: int, seconds: float) -> None:

@@ -197,7 +197,7 @@ def test_more_answers_than_ever_fit_are_400(busy_server: HttpServer) -> None:
 @pytest.mark.behaviour("robustness: a reader that stops is cut, and others are not")
 def test_a_reader_that_stops_is_cut_and_others_are_not(busy: LlamaPool) -> None:
     with busy.serve(send_timeout_s=0.2, ping_s=0.05) as server:
-        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server._listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         slow.connect(("127.0.0.1", server.port))

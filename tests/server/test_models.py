@@ -366,11 +366,11 @@ def test_a_busy_model_never_goes(folder: Path) -> None:
 def test_equal_waiting_requests_share_one_load(folder: Path, gate: threading.Event) -> None:
     async def test(models: Models) -> None:
         a = models.find("a")
-        waiting = [asyncio.ensure_future(models.residency.hold(a)) for _ in range(5)]
-        await until(lambda: a.state is ModelState.LOADING)
         opened: list[None] = []
         real = a.open
         a.open = lambda cancelled: opened.append(real(cancelled))  # type: ignore[method-assign]
+        waiting = [asyncio.ensure_future(models.residency.hold(a)) for _ in range(5)]
+        await until(lambda: a.state is ModelState.LOADING)
         gate.set()
         await asyncio.gather(*waiting)
         assert a.n_calls == 5

@@ -78,7 +78,7 @@ _CHAT: list[dict[str, Any]] = [
     {
         "messages": [_USER, {"role": "assistant", "content": "It is"}], "max_tokens": 4,
         "continue_final_message": True, "chat_template_kwargs": {"enable_thinking": False},
-        "thinking_budget_tokens": 3, "modalities": ["text"], "context_policy": "drop_turns",
+        "thinking_budget_tokens": 3, "modalities": ["text"], "context_policy": "drop_oldest_turns",
     },
     {
         "messages": [_USER], "functions": [_FUNCTION], "function_call": "auto", "max_tokens": 4,
@@ -200,6 +200,8 @@ BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": _CHAT,
     "/v1/chat/completions/input_tokens": _CHAT,
     "/apply-template": _CHAT,
+    "/models/load": [{"model": "demo"}],
+    "/models/unload": [{"model": "demo"}],
     "/v1/completions": _TEXT,
     "/completion": _NATIVE,
     "/v1/responses": _RESPONSES,
@@ -222,6 +224,7 @@ NO_BODY = [
     ("GET", "/health"), ("GET", "/v1/models"), ("GET", "/v1/models/demo"), ("GET", "/props"),
     ("GET", "/metrics"), ("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/responses/resp_1"),
     ("POST", "/v1/audio/transcriptions"), ("POST", "/v1/audio/translations"),
+    ("GET", "/upstream/demo/props"), ("GET", "/"), ("GET", "/page/app.js"),
 ]  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from ... import cdefs
 from ...errors import AbiMismatchError, LibraryLoadError, ValidationError
-from ...validation import not_picklable
+from ...validation import not_picklable, warn_caller
+from ...variables import unknown_variables
 from ..native_object import EXITING, FORKED, abandon, close_all
 from . import abi, probe
 from .declarations import load_ffi
@@ -248,6 +249,8 @@ def get_library(
         fetcher = _libs_fetch()
         build = fetcher.ensure(None if spec is None else os.fspath(spec), backend=backend)
         if _loaded is None:
+            for message in unknown_variables().values():
+                warn_caller(message)
             exports = _exports(build, fetcher.exported_symbols)
             _loaded = _load(build, exports, fetcher.cache_dir())
         elif build.library != _loaded.path:

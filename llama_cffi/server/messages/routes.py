@@ -17,21 +17,23 @@ from ..sse import event
 from .answer import Event, error_body, events, message_object
 from .request import chat_request
 
-__all__ = ["routes"]
+__all__ = ["ANTHROPIC", "routes"]
 
 
-def _body(error: ApiError) -> dict[str, object]:
-    return error_body(error.status, error.message)
+def _body(error: ApiError, id: str) -> dict[str, object]:
+    return error_body(error.status, error.message, id)
 
 
-_ANTHROPIC = Protocol(_body, lambda error: event(_body(error), "error"), id_header="request-id")
+ANTHROPIC = Protocol(
+    _body, lambda error, id: event(_body(error, id), "error"), id_header="request-id"
+)
 
 
 def routes() -> list[BaseRoute]:
     """Return the routes of this module."""
     return [
-        *post("/messages", Endpoint(_create, _ANTHROPIC), bare=False),
-        *post("/messages/count_tokens", Endpoint(_count, _ANTHROPIC), bare=False),
+        *post("/messages", Endpoint(_create, ANTHROPIC), bare=False),
+        *post("/messages/count_tokens", Endpoint(_count, ANTHROPIC), bare=False),
     ]
 
 
