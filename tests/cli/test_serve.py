@@ -45,7 +45,7 @@ def served(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
     args, env = (
-        ("-m", tiny_model, "--alias", "mine,yours", "--metrics"),
+        ("-m", tiny_model, "--alias", "mine,yours", "--metrics", "-fa", "off", "-ctk", "f32"),
         {"LLAMA_CFFI_API_KEY": "secret"},
     )
     with served(*args, **env) as (process, url):
@@ -94,6 +94,7 @@ def test_keys_come_from_the_options_or_else_the_environment(
         (["-m", "missing.gguf"], "missing.gguf"),
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
+        (["-ctk", "f33"], "type_k"),
         (["--port", "99999"], "port"),
     ],
 )
