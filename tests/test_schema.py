@@ -751,7 +751,7 @@ def test_objects_that_declare_properties_are_closed(schema: Any, expected: Any) 
         {"properties": "abc"}, {"properties": 5}, {"properties": {"a": {}}, "required": 5},
         {"properties": {"a": {}}, "required": [[]]}, {"$ref": ["x"]},
         {"$ref": {}, "properties": {}},
-        {"$defs": "x", "properties": {"a": {"allOf": [{"$ref": "#/properties/a"}]}}},
+        {"$defs": "x", "allOf": [{"$ref": "#/properties/a"}], "properties": 5},
         {"allOf": [{"properties": []}], "properties": {}}, {"enum": -(2**70)},
         {"properties": {"$ref": 5}, "required": 2**63}, {"$ref": [2**70]},
         {"type": "integer", "minimum": {"minimum": 2**63}, "maximum": 4},

@@ -568,7 +568,8 @@ async def _leave_once(
 ) -> None:
     moment = rng.choice(MOMENTS)
     text = f"{rng.random()} {_SYSTEM * rng.choice([0, 1, 4])}"
-    body = {"prompt": text, "max_tokens": 200, "ignore_eos": True, "stream": rng.random() < 0.7}
+    is_stream = moment in ("event", "events") or rng.random() < 0.6
+    body = {"prompt": text, "max_tokens": 200, "ignore_eos": True, "stream": is_stream}
     path = rng.choice(["/v1/completions", "/completion", "/v1/chat/completions"])
     if path == "/v1/chat/completions":
         body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
@@ -580,10 +581,11 @@ async def _leave_once(
         if moment == "queue":
             await asyncio.sleep(rng.random() * 0.05)
         elif moment in ("head", "event", "events"):
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), rng.random() * 0.5)
-        if moment in ("event", "events") and body["stream"]:
+            limit = rng.random() * 0.5 if moment == "head" else _LONG_S
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), limit)
+        if moment in ("event", "events"):
             for _ in range(1 if moment == "event" else rng.randrange(2, 60)):
-                await asyncio.wait_for(reader.readuntil(b"\n\n"), 1)
+                await asyncio.wait_for(reader.readuntil(b"\n\n"), _LONG_S)
     tally.counts[f"at {moment}"] += 1
     port = writer.get_extra_info("sockname")[1]
     closed[port] = n_steps()

@@ -50,7 +50,7 @@ def served(*args: object, **env: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
     args, env = (
-        ("-m", tiny_model, "--alias", "mine,yours", "--metrics"),
+        ("-m", tiny_model, "--alias", "mine,yours", "--metrics", "-fa", "off", "-ctk", "f32"),
         {"LLAMA_CFFI_API_KEY": "secret"},
     )
     with served(*args, **env) as (process, url):
@@ -165,6 +165,7 @@ def test_the_options_of_several_models_become_settings(monkeypatch: pytest.Monke
         (["-m", "missing.gguf"], "missing.gguf"),
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
+        (["-ctk", "f33"], "type_k"),
         (["--port", "99999"], "port"),
         (["--ssl-key-file", "x.pem"], "ssl_key_file and ssl_cert_file"),
         (["--ssl-key-file", "x.pem", "--ssl-cert-file", "y.pem"], "--ssl-cert-file y.pem"),
