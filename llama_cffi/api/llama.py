@@ -160,6 +160,8 @@ class Llama(Session, ModelFacts):
             engine = _engine(model, config)
             engine.owns_model = owned
             super().__init__(engine)
+            if config.adapters is not None:
+                self.set_adapters(config.adapters)
             if config.lora_path is not None:
                 self.load_lora(config.lora_path, config.lora_scale)
         except BaseException:
@@ -811,12 +813,6 @@ class Llama(Session, ModelFacts):
             return await decide_batch_async(engine, inputs, questions, options)
         return await whole_async(lambda: decide_batch(self.engine, inputs, questions, options))
 
-    @property
-    def _shared_engine(self) -> InferenceEngine | None:
-        """The engine if it is an `InferenceEngine`, whose requests can be awaited."""
-        engine: Any = self.engine
-        return engine if hasattr(engine, "submit") else None
-
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options*, under their canonical names, with complete sampling parameters."""
         reject_unknown(options, OPTION_NAMES, "a generation")
@@ -1092,7 +1088,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
         **config.context_options(),
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
-    if n_parallel == 1 and config.draft is None:
+    if n_parallel == 1 and config.draft is None and config.adapters is None:
         from ..engine import Engine
 
         return Engine(model, safety=0, **options)
