@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..binding import LoraAdapter, Model
 from ..errors import ValidationError
 from ..validation import as_path
+from .running import is_shared
 
 if TYPE_CHECKING:
     from ..binding import Perf
@@ -193,8 +194,7 @@ class Session:
     @property
     def _shared_engine(self) -> InferenceEngine | None:
         """The engine if it is an `InferenceEngine`, whose requests can be awaited."""
-        engine: Any = self.engine
-        return engine if hasattr(engine, "submit") else None
+        return self.engine if is_shared(self.engine) else None
 
     def perf(self) -> Perf:
         """Return the performance counters of the context. C: llama_perf_context."""

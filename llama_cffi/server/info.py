@@ -8,6 +8,7 @@ from .. import __version__
 from ..errors import LlamaError
 from .call import Answer, Call, Endpoint, Json
 from .errors import ApiError, not_supported
+from .messages.models import for_either_client
 from .models import ServedModel
 from .paths import get, post
 
@@ -19,8 +20,11 @@ def routes() -> list[BaseRoute]:
     no_audio = Endpoint(_transcribe, reads_body=False)
     return [
         *get("/health", Endpoint(_health, reads_body=False, is_public=True)),
-        *get("/models", Endpoint(_list, reads_body=False, is_public=True)),
-        *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
+        *get("/models", Endpoint(for_either_client(_list), reads_body=False, is_public=True)),
+        *get(
+            "/models/{name:path}",
+            Endpoint(for_either_client(_retrieve), reads_body=False, is_public=True),
+        ),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
