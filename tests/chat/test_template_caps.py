@@ -131,7 +131,7 @@ def test_descriptions_are_added_only_where_they_are_needed() -> None:
     ],
 )
 def test_no_template_changes_what_it_was_given(source: str) -> None:
-    with pytest.raises(TemplateError, match="append|extend|pop|undefined"):
+    with pytest.raises(TemplateError, match=r"append|extend|pop|undefined"):
         ChatTemplate(source).render([CALL], x={"y": []})
 
 

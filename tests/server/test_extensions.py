@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import openai
@@ -17,7 +18,9 @@ from llama_cffi.server.http_server import HttpServer
 
 ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 LONG: list[Any] = [{"role": "user", "content": "This is a test. " * 12}]
-GREEDY: dict[str, Any] = {"model": "demo", "messages": ASK, "temperature": 0, "max_tokens": 6}
+GREEDY: dict[str, Any] = {
+    "model": "demo", "messages": ASK, "temperature": 0, "max_tokens": 6, "ignore_eos": True,
+}  # fmt: skip
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}!{% endfor %}"
 
 
@@ -45,7 +48,7 @@ def check_progress(found: list[Any]) -> None:
     first, last = found[0], found[-1]
     assert first["processed"] == first["cache"]
     assert last["processed"] == last["total"] > 0
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert (after["total"], after["cache"]) == (before["total"], before["cache"])
         assert after["processed"] > before["processed"]
         assert after["time_ms"] >= before["time_ms"]
@@ -170,9 +173,11 @@ def test_verbose_shows_the_prompt_used_and_its_absence_hides_it(
 
 def test_the_client_reads_answers_with_all_extensions(client: openai.OpenAI) -> None:
     more = {"verbose": True, "timings_per_token": True, "return_progress": True}
-    answer = client.chat.completions.create(**GREEDY, extra_body=more)
+    asked = {**GREEDY}
+    more["ignore_eos"] = asked.pop("ignore_eos")
+    answer = client.chat.completions.create(**asked, extra_body=more)
     assert_strict(answer, EXTENSIONS | {"__verbose"})
-    chunks = [*client.chat.completions.create(**GREEDY, stream=True, extra_body=more)]
+    chunks = [*client.chat.completions.create(**asked, stream=True, extra_body=more)]
     text = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
     assert text == answer.choices[0].message.content
 
