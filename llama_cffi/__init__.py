@@ -141,12 +141,12 @@ if TYPE_CHECKING:
     from .generation.options import (
         GenerationOptions,
     )
+    from .generation.prompt_progress import (
+        PromptProgress,
+    )
     from .generation.sampling_params import (
         SamplingOptions,
         SamplingParams,
-    )
-    from .generation.prompt_progress import (
-        PromptProgress,
     )
     from .generation.sequence import (
         Step,

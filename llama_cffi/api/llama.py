@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ..generation.sequence import Step
     from ..generation.text import Stop
     from ..progress import Progress
-    from ..scheduler import InferenceEngine, RequestHandle
+    from ..scheduler import RequestHandle
     from ..server.http_server import HttpServer
     from ..server.settings import ServerOptions
     from .chat_completions import Message
