@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -129,7 +130,9 @@ class CompletionAnswer:
         """Yield new text, with its tokens and probabilities."""
         async with aclosing(self._steps()) as steps:
             async for step in steps:
-                self._first_s = self._first_s or time.monotonic()
+                if not self._first_s:
+                    self._first_s = time.monotonic()
+                    await asyncio.sleep(0)  # the prompt's progress, put before, comes first
                 if self._wanted.n_predict == 0:
                     continue
                 tokens = [] if step.token is None else [step.token]
