@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...api.aio import stream_async
+from ...api.timings import prompt_progress, timings
 from ...generation.sampling_params import SamplingParams
 from ...generation.stats import GenerationStats
 from ...generation.text import CharacterOffsets
@@ -19,7 +19,6 @@ from ..body import Object
 from ..models import ServedModel
 from ..sse import event
 from .generation_settings import generation_settings
-from .timings import timings
 
 if TYPE_CHECKING:
     from ...generation.logprobs import Logprob
@@ -130,9 +129,7 @@ class CompletionAnswer:
         """Yield new text, with its tokens and probabilities."""
         async with aclosing(self._steps()) as steps:
             async for step in steps:
-                if not self._first_s:
-                    self._first_s = time.monotonic()
-                    await asyncio.sleep(0)  # the prompt's progress, put before, comes first
+                self._first_s = self._first_s or time.monotonic()
                 if self._wanted.n_predict == 0:
                     continue
                 tokens = [] if step.token is None else [step.token]
@@ -278,14 +275,9 @@ def progress_event(index: int, progress: PromptProgress) -> bytes:
         index: The number of the answer.
         progress: How far its prompt is.
     """
-    found = {
-        "total": progress.n_total,
-        "cache": progress.n_cached,
-        "processed": progress.n_processed,
-        "time_ms": progress.time_s * 1e3,
-    }
+    told = prompt_progress(progress)
     return event(
-        {"index": index, "content": "", "tokens": [], "stop": False, "prompt_progress": found}
+        {"index": index, "content": "", "tokens": [], "stop": False, "prompt_progress": told}
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
+from ...api.channel import Channel
 from ...api.running import PreparedRequest, run, run_async
 from ...binding import Vocab
 from ...grammars import LlamaGrammar
 from ...scheduler import InferenceEngine
 from ..body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, list_of, take
 from ..call import Answer, Call, Endpoint, Json, Stream
-from ..channel import Channel
 from ..errors import invalid
 from ..fields import GENERATION, OPENAI, generation_options
 from ..models import ServedModel

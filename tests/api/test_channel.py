@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
 
-from llama_cffi.server.channel import Channel
+from llama_cffi.api.channel import Channel
 
 
 async def numbers(start: int, closed: list[int], error: bool = False) -> AsyncGenerator[int, None]:
@@ -52,3 +53,22 @@ def test_an_error_and_leaving_close_all_sources() -> None:
     asyncio.run(read(False))
     with pytest.raises(KeyError):
         asyncio.run(read(True))
+
+
+def test_what_a_thread_puts_before_an_item_comes_before_it() -> None:
+    async def read() -> list[int]:
+        channel, handed = Channel[int](), queue.SimpleQueue[int]()
+
+        def work() -> None:
+            channel.put_threadsafe(1)
+            handed.put(2)
+
+        async def source() -> AsyncGenerator[int, None]:
+            thread = threading.Thread(target=work)
+            thread.start()
+            yield handed.get()  # without a turn of the event loop
+            thread.join()
+
+        return [i async for i in channel.read([source()])]
+
+    assert asyncio.run(read()) == [1, 2]
