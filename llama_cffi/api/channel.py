@@ -43,9 +43,11 @@ class Channel(Generic[T]):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pump(self, source: AsyncGenerator[T, None]) -> None:
+        # Not directly: what another thread has put before is still among the loop's callbacks.
+        put = self._items.put_nowait
         try:
             async with aclosing(source):
                 async for item in source:
-                    self._items.put_nowait(item)
+                    self._loop.call_soon(put, item)
         finally:
-            self._items.put_nowait(None)
+            self._loop.call_soon(put, None)

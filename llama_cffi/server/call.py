@@ -217,6 +217,7 @@ class Endpoint:
         handler: Returns the answer.
         protocol: The form of errors and streams.
         reads_body: Whether the request has a JSON body.
+        list_field: The field that a body is which is a list; None: it must be an object.
         is_public: Whether it is answered without a key, and while the server drains.
     """
 
@@ -226,9 +227,10 @@ class Endpoint:
         protocol: Protocol = OPENAI,
         *,
         reads_body: bool = True,
+        list_field: str | None = None,
         is_public: bool = False,
     ) -> None:
-        self._handler, self._protocol = handler, protocol
+        self._handler, self._protocol, self._list_field = handler, protocol, list_field
         self._reads_body, self._is_public = reads_body, is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,7 +257,7 @@ class Endpoint:
                     raise _stopping()
             if self._reads_body:
                 body = await read_body(call.scope, receive, state.settings)
-                call.body = parse_json(body, state.settings)
+                call.body = parse_json(body, state.settings, self._list_field)
             return True
         except ApiError as error:
             await self._send_error(call, send, error)

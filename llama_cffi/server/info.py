@@ -6,10 +6,12 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
+from ..generation.sampling_params import SamplingParams
 from .call import Answer, Call, Endpoint, Json
 from .errors import ApiError, not_supported
 from .messages.models import for_either_client
 from .models import ServedModel
+from .native.generation_settings import generation_settings
 from .paths import get, post
 
 __all__ = ["routes"]
@@ -26,6 +28,7 @@ def routes() -> list[BaseRoute]:
             Endpoint(for_either_client(_retrieve), reads_body=False, is_public=True),
         ),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
+        Route("/props", Endpoint(_set_props, reads_body=False), methods=["POST"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
     ]
@@ -80,12 +83,18 @@ def _described(model: ServedModel) -> dict[str, object]:
 async def _props(call: Call) -> Answer:
     model = call.state.models.find(call.query("model"))
     llm = model.llm
-    vocab, build = llm.model.vocab, llm.model.library.build
+    vocab, build, settings = llm.model.vocab, llm.model.library.build, call.state.settings
     bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
     return Json(
         {
-            "default_generation_settings": {"n_ctx": int(llm.n_ctx)},
+            "default_generation_settings": {
+                "n_ctx": int(llm.n_ctx),
+                "params": generation_settings(
+                    llm.sampling or SamplingParams(), vocab, llm.config.seed, n_predict=-1
+                ),
+            },
             "total_slots": llm.config.n_parallel,
+            "role": "model",
             "model_alias": model.name,
             "model_path": llm.model_path,
             "modalities": {"vision": False, "video": False, "audio": False},
@@ -94,8 +103,15 @@ async def _props(call: Call) -> Answer:
             "eos_token": eos,
             "build_info": f"llama_cffi {__version__}, llama.cpp {build.tag or build.version}",
             "is_sleeping": False,
+            "endpoint_slots": settings.slots,
+            "endpoint_metrics": settings.metrics,
+            "endpoint_props": False,
         }
     )
+
+
+async def _set_props(_: Call) -> Answer:
+    raise not_supported("the properties cannot be changed; start the server with other options")
 
 
 async def _transcribe(_: Call) -> Answer:

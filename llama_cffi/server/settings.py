@@ -26,6 +26,7 @@ class ServerOptions(TypedDict, total=False):
     send_timeout_s: float
     ping_s: float
     metrics: bool
+    slots: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Settings:
         ping_s: Seconds without an event after which a stream gets a comment, which keeps proxies
             and clients from giving up.
         metrics: Whether `/metrics` is there, for Prometheus.
+        slots: Whether `/slots` is there.
 
     Raises:
         ValidationError: A value is out of range.
@@ -61,6 +63,7 @@ class Settings:
     send_timeout_s: float = 60.0
     ping_s: float = 15.0
     metrics: bool = False
+    slots: bool = False
 
     def __post_init__(self) -> None:
         for name in ("aliases", "api_keys", "cors_origins"):
@@ -69,6 +72,7 @@ class Settings:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
         check_bool("metrics", self.metrics)
+        check_bool("slots", self.slots)
         check_int("max_waiting", self.max_waiting, 0, 1000)
         check_int("max_body_bytes", self.max_body_bytes, 1)
         check_int("max_json_depth", self.max_json_depth, 1, 200)

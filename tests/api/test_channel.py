@@ -1,62 +1,74 @@
-"""Items of several generators, in the order in which they come."""
+"""Channel: items of several producers."""
 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
 from llama_cffi.api.channel import Channel
 
 
-async def script(name: str, turns: list[asyncio.Event]) -> AsyncGenerator[str, None]:
-    for i, turn in enumerate(turns):
-        await turn.wait()
-        yield f"{name}{i}"
+async def numbers(start: int, closed: list[int], error: bool = False) -> AsyncGenerator[int, None]:
+    try:
+        for i in range(3):
+            await asyncio.sleep(0)
+            yield start + i
+        if error:
+            raise KeyError(start)
+        await asyncio.sleep(0)
+    finally:
+        closed.append(start)
 
 
-def test_items_are_interleaved_as_they_come() -> None:
-    async def read() -> list[str]:
-        turns = [asyncio.Event() for _ in range(4)]
-        sources = [script("a", turns[0::2]), script("b", turns[1::2])]
-        found = []
-        turns[0].set()
-        async for item in Channel[str]().read(sources):
-            found.append(item)
-            if len(found) < 4:
-                turns[len(found)].set()
-        return found
-
-    assert asyncio.run(read()) == ["a0", "b0", "a1", "b1"]
-
-
-def test_other_threads_put_items_between() -> None:
-    async def read() -> list[str]:
-        channel, turn = Channel[str](), asyncio.Event()
-        found = []
-        thread = threading.Thread(target=channel.put_threadsafe, args=("x",))
+def test_items_come_as_they_are_produced() -> None:
+    async def read() -> list[int]:
+        channel, closed = Channel[int](), list[int]()
+        thread = threading.Thread(target=channel.put_threadsafe, args=[7])
         thread.start()
-        async for item in channel.read([script("a", [turn])]):
-            found.append(item)
-            turn.set()
         thread.join()
+        found = [i async for i in channel.read([numbers(10, closed), numbers(20, closed)])]
+        assert sorted(closed) == [10, 20]
         return found
 
-    assert asyncio.run(read()) == ["x", "a0"]
+    assert asyncio.run(read()) == [7, 10, 20, 11, 21, 12, 22]
 
 
-def test_the_first_error_ends_the_others() -> None:
-    async def fails() -> AsyncGenerator[str, None]:
-        yield "f"
-        raise ValueError("broken")
+def test_an_error_and_leaving_close_all_sources() -> None:
+    async def read(error: bool) -> None:
+        channel, closed = Channel[int](), list[int]()
+        sources = [numbers(10, closed, error), numbers(20, closed)]
+        try:
+            async with aclosing(channel.read(sources)) as items:
+                async for _ in items:
+                    if not error:
+                        break
+        finally:
+            assert sorted(closed) == [10, 20]
 
-    async def read() -> None:
-        waits = script("a", [asyncio.Event()])
-        async for _ in Channel[str]().read([waits, fails()]):
-            pass
-        raise AssertionError
+    asyncio.run(read(False))
+    with pytest.raises(KeyError):
+        asyncio.run(read(True))
 
-    with pytest.raises(ValueError, match="broken"):
-        asyncio.run(read())
+
+def test_what_a_thread_puts_before_an_item_comes_before_it() -> None:
+    async def read() -> list[int]:
+        channel, handed = Channel[int](), queue.SimpleQueue[int]()
+
+        def work() -> None:
+            channel.put_threadsafe(1)
+            handed.put(2)
+
+        async def source() -> AsyncGenerator[int, None]:
+            thread = threading.Thread(target=work)
+            thread.start()
+            yield handed.get()  # without a turn of the event loop
+            thread.join()
+
+        return [i async for i in channel.read([source()])]
+
+    assert asyncio.run(read()) == [1, 2]

@@ -88,12 +88,28 @@ def test_keys_come_from_the_options_or_else_the_environment(
         keys("--api-key-file", file)
 
 
+def test_adapters_have_scales() -> None:
+    def adapters(*args: str) -> dict[str, float] | None:
+        return serve._adapters(parse(_parser(), ["serve", *args]))
+
+    assert adapters() is None
+    assert adapters("--lora", "a, b", "--lora", "c") == {"a": 1.0, "b": 1.0, "c": 1.0}
+    scaled = ("--lora-scaled", "C:/d.gguf:0.5,e:-2")
+    assert adapters("--lora", "a", *scaled) == {"a": 1.0, "C:/d.gguf": 0.5, "e": -2.0}
+    assert adapters(*scaled, "--lora-init-without-apply") == {"C:/d.gguf": 0.0, "e": 0.0}
+    for wrong in ("e", "e:x", ":1"):
+        with pytest.raises(ValidationError, match="FILE:SCALE"):
+            adapters("--lora-scaled", wrong)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["-m", "missing.gguf"], "missing.gguf"),
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
+        (["--context-shift"], "--context-shift needs -np 1, got -np 2"),
+        (["--lora", "missing.gguf"], "missing.gguf"),
         (["--port", "99999"], "port"),
     ],
 )
