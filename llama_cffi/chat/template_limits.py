@@ -145,9 +145,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             args = _listed(name, args)
             _check_call(name, [owner, *args, *kwargs.values()])
         elif isinstance(owner, list) and method.__name__ == "append":
-            if not all(isinstance(arg, _SCALARS) for arg in args):
-                # A list that contains itself would be endless as text.
-                raise LimitError("it appends something else than text or a number to a list")
+            _check_appended(args)
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, _SIZED):
             _check(len(result))
@@ -301,6 +299,12 @@ def _check_call(name: str, values: list[Any]) -> None:
         items = next((v for v in values[:2] if isinstance(v, (list, tuple))), values[0])
         separator = next((text for text in texts if text is not items), "")
         _check(len(separator) * (len(items) if isinstance(items, _SIZED) else 1))
+
+
+def _check_appended(values: Iterable[object]) -> None:
+    """Refuse to append a list, which may then contain itself: as text it would be endless."""
+    if not all(isinstance(value, _SCALARS) for value in values):
+        raise LimitError("it appends something else than text or a number to a list")
 
 
 def check_format(pattern: str | bytes, given: Iterable[Any]) -> None:
