@@ -16,7 +16,18 @@ from starlette.responses import Response
 
 from ..api.config import LlamaConfig
 from ..validation import reject_unknown
-from . import chat, completions, decisions, embeddings, info, metrics, native, rerank, tokens
+from . import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    info,
+    metrics,
+    native,
+    predict,
+    rerank,
+    tokens,
+)
 from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
@@ -70,8 +81,9 @@ def create_app(
         finally:
             await asyncio.to_thread(served.close)
 
+    routes = [route for protocol in _PROTOCOLS for route in protocol.routes()]
     app = Starlette(
-        routes=[route for protocol in _PROTOCOLS for route in protocol.routes()],
+        routes=[*routes, *predict.routes(routes)],
         middleware=_middleware(checked),
         exception_handlers={HTTPException: _http_error, Exception: _error},
         lifespan=lifespan,

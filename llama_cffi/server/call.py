@@ -219,6 +219,10 @@ class Endpoint:
         reads_body: Whether the request has a JSON body.
         list_field: The field that a body is which is a list; None: it must be an object.
         is_public: Whether it is answered without a key, and while the server drains.
+
+    Attributes:
+        handler: Returns the answer.
+        protocol: The form of errors and streams.
     """
 
     def __init__(
@@ -230,7 +234,7 @@ class Endpoint:
         list_field: str | None = None,
         is_public: bool = False,
     ) -> None:
-        self._handler, self._protocol, self._list_field = handler, protocol, list_field
+        self.handler, self.protocol, self._list_field = handler, protocol, list_field
         self._reads_body, self._is_public = reads_body, is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -279,11 +283,11 @@ class Endpoint:
             answer.result()
 
     async def _answer(self, call: Call, send: Send) -> None:
-        settings, protocol = call.state.settings, self._protocol
+        settings, protocol = call.state.settings, self.protocol
         headers = {protocol.id_header: call.id}
         try:
             with call.answers:
-                answer = await self._handler(call)
+                answer = await self.handler(call)
         except Exception as error:
             call.release()  # before the client can send the next request
             await self._send_error(call, send, self._told(call, error))
@@ -311,8 +315,8 @@ class Endpoint:
         return as_api_error(error, call.body)
 
     async def _send_error(self, call: Call, send: Send, error: ApiError) -> None:
-        body = dumps(self._protocol.error_body(error))
-        await _send(send, error.status, body, {**error.headers, self._protocol.id_header: call.id})
+        body = dumps(self.protocol.error_body(error))
+        await _send(send, error.status, body, {**error.headers, self.protocol.id_header: call.id})
 
 
 def _stopping() -> ApiError:
