@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import invalid
 from .objects import new_id
@@ -18,7 +18,7 @@ _STATUS = ("message", "function_call", "function_call_output")
 _MOST = 100
 
 
-def with_ids(items: Sequence[Item]) -> list[Item]:
+def with_ids(items: Sequence[Mapping[str, Any]]) -> list[Item]:
     """Return items of the input as they are listed: with ids, statuses, and content in parts."""
     found = []
     for item in items:
@@ -36,7 +36,7 @@ def with_ids(items: Sequence[Item]) -> list[Item]:
     return found
 
 
-def _part(part: str | Item, is_output: bool) -> Item:
+def _part(part: str | Mapping[str, Any], is_output: bool) -> Item:
     kind = "output_text" if is_output else "input_text"
     found: Item = {"type": kind, "text": part} if isinstance(part, str) else dict(part)
     if found.get("type") == "text":
