@@ -141,6 +141,9 @@ if TYPE_CHECKING:
     from .generation.options import (
         GenerationOptions,
     )
+    from .generation.prompt_progress import (
+        PromptProgress,
+    )
     from .generation.sampling_params import (
         SamplingOptions,
         SamplingParams,
@@ -297,6 +300,7 @@ _HOME = {
         "SamplingOptions",
         "SamplingParams",
     ),
+    "generation.prompt_progress": ("PromptProgress",),
     "generation.sequence": ("Step",),
     "generation.stats": ("GenerationStats",),
     "gguf.reader": (
@@ -400,6 +404,7 @@ __all__ = [
     "PredicateAnswer",
     "PredicateQuestion",
     "PromptLookup",
+    "PromptProgress",
     "Question",
     "QueueFullError",
     "RenderedChat",

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 from ..generation.cancellation import CancelScope
 
-__all__ = ["stream_async", "whole_async"]
+__all__ = ["prepared_async", "stream_async", "whole_async"]
 
 T = TypeVar("T")
 _END: Any = object()
+_LONG = 20_000  # characters: some 10 ms of rendering and tokenizing
 
 
 async def whole_async(call: Callable[[], T]) -> T:
@@ -68,3 +69,20 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
     finally:
         if value is not _END:
             scope.cancel()
+
+
+async def prepared_async(prepare: Callable[[], T], prompt: object) -> T:
+    """Return what *prepare* does; where the prompt is long, the event loop goes on meanwhile."""
+    return await whole_async(prepare) if _n_characters(prompt) > _LONG else prepare()
+
+
+def _n_characters(prompt: object, depth: int = 4) -> int:
+    """Return the length of a text, or of the contents of messages: messages, parts, text."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, Mapping):
+        content = prompt.get("content") or prompt.get("text")
+        return _n_characters(content, depth - 1) if depth else 0
+    if isinstance(prompt, (list, tuple)) and depth and prompt and not isinstance(prompt[0], int):
+        return sum(_n_characters(item, depth - 1) for item in prompt)
+    return 0

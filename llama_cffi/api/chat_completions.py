@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from ..chat.reasoning import ReasoningSplitter, opens_thinking
 from ..chat.tools import normalise_tool_choice, normalise_tools
@@ -21,20 +21,28 @@ from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
 from ..grammars import LlamaGrammar
 from ..validation import as_list, check_bool, check_int, reject_unknown
+from .aio import prepared_async
+from .aio import stream_async as background
+from .channel import Channel
 from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
-from .running import PreparedRequest, openai_limit, usage
+from .running import PreparedRequest, is_shared, openai_limit, usage
+from .running import run as start
+from .running import run_async as submit_async
 from .thinking import ThinkingBudget, ThinkMarkers, think_markers
+from .timings import RunningTimings, prompt_progress, timings
 from .tool_grammar import call_grammar
 
 if TYPE_CHECKING:
     from ..binding import Model
     from ..chat.families import Family
     from ..chat.formats import ToolFormat
+    from ..generation.prompt_progress import PromptProgress
     from ..generation.sequence import Step
     from ..generation.stats import GenerationStats
     from ..scheduler import RequestHandle
+    from .running import AnyEngine
     from .types import (
         ChatCompletionResponseChoice,
         ChatCompletionStreamResponseChoice,
@@ -49,10 +57,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatCompletionOptions",
     "ChatPreparer",
+    "Extensions",
     "MoreChatCompletionOptions",
     "PreparedChat",
+    "start_stream",
     "stream",
-    "stream_async",
     "whole",
     "whole_async",
 ]
@@ -109,6 +118,20 @@ _OWN = (
 )  # fmt: skip
 
 
+class Extensions(NamedTuple):
+    """llama-server's fields of a response that were asked for.
+
+    Attributes:
+        timings: `timings` of the whole answer, in a stream in its last chunk.
+        timings_per_token: `timings` so far, in each chunk of a stream.
+        progress: Chunks with the `prompt_progress`, in a stream.
+    """
+
+    timings: bool = False
+    timings_per_token: bool = False
+    progress: bool = False
+
+
 @dataclass(frozen=True)
 class PreparedChat:
     """A prepared chat completion.
@@ -122,6 +145,7 @@ class PreparedChat:
         has_functions: Whether calls are also given in OpenAI's deprecated form.
         includes_usage: Whether a stream ends with a chunk that has the usage.
         includes_stop_reason: Whether the last choice of a stream has `stop_reason`.
+        extensions: llama-server's fields of the response.
         id: The response's id.
         created: The response's time, Unix seconds.
     """
@@ -133,6 +157,7 @@ class PreparedChat:
     has_functions: bool = False
     includes_usage: bool = False
     includes_stop_reason: bool = False
+    extensions: Extensions = field(default_factory=Extensions)
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -319,6 +344,18 @@ class ChatPreparer:
         name = own.get("model") or name
         return PreparedChat(request, self.model, name, make_reader, bool(functions), *fields)
 
+    async def prepare_async(
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, Any],
+        name: str = "",
+        *,
+        stream: bool = False,
+    ) -> PreparedChat:
+        """Call `prepare` in an event loop, which goes on meanwhile if the messages are long."""
+        call = partial(self.prepare, messages, options, name, stream=stream)
+        return await prepared_async(call, messages)
+
     def _reasoning_limit(
         self,
         form: ToolFormat,
@@ -356,7 +393,7 @@ def whole(
                     choices.append(assembler.choice(e.value))
                     stats.append(e.value)
                     break
-    return _response(prepared, choices, _usage(stats, assemblers))
+    return _response(prepared, choices, stats, assemblers)
 
 
 async def whole_async(
@@ -370,65 +407,161 @@ async def whole_async(
             async for step in steps:
                 assembler.add(step)
         choices.append(assembler.choice(run.stats))
-    return _response(prepared, choices, _usage([run.stats for run in runs], assemblers))
+    return _response(prepared, choices, [run.stats for run in runs], assemblers)
 
 
 def stream(
     prepared: PreparedChat, runs: Sequence[Generator[Step, None, GenerationStats]]
 ) -> Iterator[CreateChatCompletionStreamResponse]:
     """Yield OpenAI's chunks, one answer after the other."""
-    stats = []
-    assemblers = prepared.assemblers()
-    for assembler, run in zip(assemblers, runs, strict=True):
-        with closing(run):
-            yield _chunk(prepared, assembler.first())
-            while True:
-                try:
-                    step = next(run)
-                except StopIteration as e:
-                    for choice in assembler.last(e.value):
-                        yield _chunk(prepared, choice)
-                    stats.append(e.value)
-                    break
-                for choice in assembler.push(step):
-                    yield _chunk(prepared, choice)
-    if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": _usage(stats, assemblers)}
+    chunks = _Chunks(prepared)
+    yield from chunks.first()
+    yield from chunks.of_runs(runs)
+    yield from chunks.end()
 
 
-async def stream_async(
-    prepared: PreparedChat, runs: Sequence[RequestHandle]
-) -> AsyncIterator[CreateChatCompletionStreamResponse]:
-    """Call `stream` in an event loop."""
-    assemblers = prepared.assemblers()
-    for assembler, run in zip(assemblers, runs, strict=True):
-        yield _chunk(prepared, assembler.first())
-        async with aclosing(run.steps_async()) as steps:
+async def start_stream(
+    prepared: PreparedChat, engine: AnyEngine
+) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
+    """Submit the request; return OpenAI's chunks, those of several answers as they come.
+
+    An `Engine` generates one answer after the other.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room for an answer.
+        ValidationError: An option is out of range.
+    """
+    chunks, request = _Chunks(prepared), prepared.request
+    channel: Channel[CreateChatCompletionStreamResponse] | None = None
+    if prepared.extensions.progress or request.n > 1:
+        channel = Channel()
+
+    def report(i: int, progress: PromptProgress) -> None:
+        chunks.timings[i].add_prompt(progress)
+        if channel is not None and prepared.extensions.progress:
+            channel.put_threadsafe(chunks.progress(i, progress))
+
+    if prepared.extensions.progress or prepared.extensions.timings_per_token:
+        request = replace(request, on_progress=report)
+    if is_shared(engine):
+        handles = await submit_async(engine, request)
+        sources = [chunks.of_handle(i, handle) for i, handle in enumerate(handles)]
+    else:
+        runs = start(engine, request)
+        sources = [background(lambda: chunks.of_runs(runs))]
+    return chunks.joined(sources[0] if channel is None else channel.read(sources))
+
+
+class _Chunks:
+    """The chunks of one streamed chat completion."""
+
+    def __init__(self, prepared: PreparedChat) -> None:
+        self._prepared, self._assemblers = prepared, prepared.assemblers()
+        self._stats: dict[int, GenerationStats] = {}
+        self.timings = [RunningTimings() for _ in self._assemblers]
+
+    def first(self) -> Iterator[CreateChatCompletionStreamResponse]:
+        """Yield the first chunk of each answer."""
+        for assembler in self._assemblers:
+            yield _chunk(self._prepared, assembler.first())
+
+    def progress(self, i: int, progress: PromptProgress) -> CreateChatCompletionStreamResponse:
+        """Return a chunk with the progress of the prompt of answer *i*."""
+        choice: Any = {"index": i, "delta": {}, "logprobs": None, "finish_reason": None}
+        return {**_chunk(self._prepared, choice), "prompt_progress": prompt_progress(progress)}
+
+    def of_runs(
+        self, runs: Sequence[Generator[Step, None, GenerationStats]]
+    ) -> Iterator[CreateChatCompletionStreamResponse]:
+        """Yield the chunks of the steps of all answers, one answer after the other."""
+        for i, run in enumerate(runs):
+            with closing(run):
+                while True:
+                    try:
+                        step = next(run)
+                    except StopIteration as e:
+                        yield from self._last(i, e.value)
+                        break
+                    yield from self._push(i, step)
+
+    async def of_handle(
+        self, i: int, handle: RequestHandle
+    ) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
+        """Yield the chunks of the steps of answer *i*."""
+        async with aclosing(handle.steps_async()) as steps:
             async for step in steps:
-                for choice in assembler.push(step):
-                    yield _chunk(prepared, choice)
-        for choice in assembler.last(run.stats):
-            yield _chunk(prepared, choice)
-    if prepared.includes_usage:
-        yield {**_chunk(prepared), "usage": _usage([run.stats for run in runs], assemblers)}
+                for chunk in self._push(i, step):
+                    yield chunk
+        for chunk in self._last(i, handle.stats):
+            yield chunk
+
+    async def joined(
+        self, middle: AsyncGenerator[CreateChatCompletionStreamResponse, None]
+    ) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
+        """Yield all chunks, of which *middle* has those of the steps."""
+        for chunk in self.first():
+            yield chunk
+        async with aclosing(middle):
+            async for chunk in middle:
+                yield chunk
+        for chunk in self.end():
+            yield chunk
+
+    def end(self) -> Iterator[CreateChatCompletionStreamResponse]:
+        """Yield what follows the last chunks of the answers."""
+        if self._prepared.includes_usage:
+            stats = [self._stats[i] for i in range(len(self._assemblers))]
+            last: Any = {
+                **_chunk(self._prepared),
+                "usage": _usage(stats, self._assemblers),
+                **_timings(self._prepared, stats[0]),
+            }
+            yield last
+
+    def _push(self, i: int, step: Step) -> Iterator[CreateChatCompletionStreamResponse]:
+        if not self._prepared.extensions.timings_per_token:
+            for choice in self._assemblers[i].push(step):
+                yield _chunk(self._prepared, choice)
+            return
+        found = self.timings[i].add(step)
+        for choice in self._assemblers[i].push(step):
+            yield {**_chunk(self._prepared, choice), "timings": found}
+
+    def _last(self, i: int, stats: GenerationStats) -> Iterator[CreateChatCompletionStreamResponse]:
+        self._stats[i] = stats
+        for choice in self._assemblers[i].last(stats):
+            chunk: Any = _chunk(self._prepared, choice)
+            if choice["finish_reason"]:
+                chunk.update(_timings(self._prepared, stats))
+            yield chunk
 
 
 def _response(
     prepared: PreparedChat,
     choices: list[ChatCompletionResponseChoice],
-    counts: CompletionUsage,
+    stats: Sequence[GenerationStats],
+    assemblers: Sequence[ChatAssembler],
 ) -> CreateChatCompletionResponse:
     if prepared.has_functions:
         for choice in choices:
             add_function_call(choice["message"])
-    return {
+    response: Any = {
         "id": prepared.id,
         "object": "chat.completion",
         "created": prepared.created,
         "model": prepared.name,
         "choices": choices,
-        "usage": counts,
+        "usage": _usage(stats, assemblers),
+        **_timings(prepared, stats[0]),
     }
+    return response  # type: ignore[no-any-return]
+
+
+def _timings(prepared: PreparedChat, stats: GenerationStats) -> dict[str, object]:
+    """Return the field `timings` of a response, if it has one."""
+    if not prepared.extensions.timings:
+        return {}
+    return {"timings": timings(stats, stats.n_generated)}
 
 
 def _usage(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import ValidationError
 from ..generation.options import GenerationOptions
@@ -15,13 +15,18 @@ from ..generation.prompt import check_prompt, tokenize_prompt
 from ..generation.stats import GenerationStats
 from ..generation.text import CharacterOffsets
 from ..validation import as_list, check_bool, check_int, check_str
-from .running import PreparedRequest, finish_reason, openai_limit, usage
+from .aio import stream_async as background
+from .channel import Channel
+from .running import PreparedRequest, finish_reason, is_shared, openai_limit, usage
+from .running import run as start
+from .running import run_async as submit_async
 
 if TYPE_CHECKING:
     from ..binding import Model
     from ..generation.logprobs import Logprob
     from ..generation.sequence import Step
     from ..scheduler import RequestHandle
+    from .running import AnyEngine
     from .types import (
         CompletionChoice,
         CompletionLogprobs,
@@ -34,8 +39,8 @@ __all__ = [
     "PreparedCompletion",
     "prepare",
     "prompt_tokens",
+    "start_stream",
     "stream",
-    "stream_async",
     "whole",
     "whole_async",
 ]
@@ -104,14 +109,10 @@ def prepare(
         raise ValidationError("best_of > n cannot be streamed: answers are compared at the end")
     if logprobs is not None:
         check_int("logprobs", logprobs, 0)
-        if echo and stream:
-            raise ValidationError(
-                "echo=True with logprobs cannot be streamed: the prompt is scored as a whole"
-            )
         if echo and suffix is not None:
             raise ValidationError("echo=True with logprobs excludes suffix; leave out one of them")
     scores_prompt = echo and logprobs is not None
-    is_empty = max_tokens == 0 and echo and not stream  # only the prompt is wanted
+    is_empty = max_tokens == 0 and echo  # only the prompt is wanted
     tokens = prompt_tokens(model, prompt, suffix)
     text = ""
     if echo or logprobs is not None:
@@ -192,40 +193,84 @@ async def whole_async(
 
 
 def stream(
-    prepared: PreparedCompletion, runs: Sequence[Generator[Step, None, GenerationStats]]
+    prepared: PreparedCompletion,
+    runs: Sequence[Generator[Step, None, GenerationStats]],
+    echo: CompletionLogprobs | None = None,
 ) -> Iterator[CreateCompletionStreamResponse]:
-    """Yield OpenAI's chunks, one answer after the other."""
-    stats = []
-    for index, run in enumerate(runs):
-        chunks = _Chunks(prepared, index)
-        while True:
-            try:
-                step = next(run)
-            except StopIteration as e:
-                yield chunks.last(e.value)
-                stats.append(e.value)
-                break
-            yield from chunks.push(step)
-    if prepared.includes_usage:
-        yield {**_base_chunk(prepared), "usage": usage(stats)}
+    """Yield OpenAI's chunks, one answer after the other.
+
+    Args:
+        prepared: The completion.
+        runs: Its answers.
+        echo: The log-probabilities of the prompt, if it is echoed with them.
+    """
+    chunks = [_Chunks(prepared, i, echo) for i in range(prepared.n)]
+    for each in chunks:
+        yield from each.first()
+    yield from _of_runs(chunks, runs)
+    yield from _end(prepared, chunks)
 
 
-async def stream_async(
-    prepared: PreparedCompletion, runs: Sequence[RequestHandle]
-) -> AsyncIterator[CreateCompletionStreamResponse]:
-    """Call `stream` in an event loop."""
-    for index, run in enumerate(runs):
-        chunks = _Chunks(prepared, index)
-        async with aclosing(run.steps_async()) as steps:
-            async for step in steps:
-                for chunk in chunks.push(step):
-                    yield chunk
-        yield chunks.last(run.stats)
+async def start_stream(
+    prepared: PreparedCompletion, engine: AnyEngine, echo: CompletionLogprobs | None = None
+) -> AsyncGenerator[CreateCompletionStreamResponse, None]:
+    """Submit the request; return OpenAI's chunks, those of several answers as they come.
+
+    An `Engine` generates one answer after the other. See `stream` for *echo*.
+
+    Raises:
+        ContextOverflowError: The prompt leaves no room for an answer.
+        ValidationError: An option is out of range.
+    """
+    chunks = [_Chunks(prepared, i, echo) for i in range(prepared.n)]
+    if is_shared(engine):
+        handles = await submit_async(engine, prepared.request)
+        sources = [each.of_handle(one) for each, one in zip(chunks, handles, strict=False)]
+    else:
+        runs = start(engine, prepared.request)
+        sources = [background(lambda: _of_runs(chunks, runs))]
+    source = sources[0] if len(sources) == 1 else Channel[_Chunk]().read(sources)
+    return _joined(prepared, chunks, source)
+
+
+async def _joined(
+    prepared: PreparedCompletion, chunks: Sequence[_Chunks], middle: AsyncGenerator[_Chunk, None]
+) -> AsyncGenerator[_Chunk, None]:
+    for each in chunks:
+        for chunk in each.first():
+            yield chunk
+    async with aclosing(middle):
+        async for chunk in middle:
+            yield chunk
+    for chunk in _end(prepared, chunks):
+        yield chunk
+
+
+def _of_runs(
+    chunks: Sequence[_Chunks], runs: Sequence[Generator[Step, None, GenerationStats]]
+) -> Iterator[_Chunk]:
+    for each, run in zip(chunks, runs, strict=False):
+        with closing(run):
+            while True:
+                try:
+                    step = next(run)
+                except StopIteration as e:
+                    yield each.last(e.value)
+                    break
+                yield from each.push(step)
+
+
+def _end(prepared: PreparedCompletion, chunks: Sequence[_Chunks]) -> Iterator[_Chunk]:
+    """Yield what follows the answers."""
+    if not prepared.request.n:  # max_tokens=0
+        for each in chunks:
+            yield each.last(_nothing(prepared))
     if prepared.includes_usage:
-        yield {**_base_chunk(prepared), "usage": usage([run.stats for run in runs])}
+        yield {**_base_chunk(prepared), "usage": usage([each.stats for each in chunks])}
 
 
 _Answer = tuple[str, "list[Logprob]", "GenerationStats"]
+_Chunk: TypeAlias = "CreateCompletionStreamResponse"
 
 
 def _collect(run: Generator[Step, None, GenerationStats]) -> _Answer:
@@ -243,8 +288,7 @@ def _collect(run: Generator[Step, None, GenerationStats]) -> _Answer:
 
 def _response(prepared: PreparedCompletion, answers: Sequence[_Answer]) -> CreateCompletionResponse:
     if not answers:  # max_tokens=0
-        stats = GenerationStats(n_prompt=len(prepared.request.tokens), finish_reason="length")
-        answers = [("", [], stats)] * prepared.n
+        answers = [("", [], _nothing(prepared))] * prepared.n
     order = answers
     if len(answers) > prepared.n:
         order = sorted(answers, key=lambda answer: -_mean(answer[1]))[: prepared.n]
@@ -264,12 +308,42 @@ def _response(prepared: PreparedCompletion, answers: Sequence[_Answer]) -> Creat
     }
 
 
-class _Chunks:
-    """The chunks of one answer."""
+def _nothing(prepared: PreparedCompletion) -> GenerationStats:
+    """Return the statistics of an answer that was not wanted."""
+    return GenerationStats(n_prompt=len(prepared.request.tokens), finish_reason="length")
 
-    def __init__(self, prepared: PreparedCompletion, index: int) -> None:
-        self._prepared, self._index = prepared, index
+
+class _Chunks:
+    """The chunks of one answer.
+
+    Args:
+        prepared: The completion.
+        index: The answer's index.
+        echo: The log-probabilities of the prompt, if it is echoed with them.
+
+    Attributes:
+        stats: The statistics, once it has ended.
+    """
+
+    def __init__(
+        self, prepared: PreparedCompletion, index: int, echo: CompletionLogprobs | None = None
+    ) -> None:
+        self._prepared, self._index, self._echo = prepared, index, echo
         self._logprobs, self._text = _Logprobs(prepared), prepared.head
+        self.stats = GenerationStats()
+
+    def first(self) -> Iterator[_Chunk]:
+        """Yield a chunk with the prompt, if it is echoed with log-probabilities."""
+        if self._echo is not None:
+            yield self._chunk(self._prepared.echoed or "", self._echo, None)
+
+    async def of_handle(self, handle: RequestHandle) -> AsyncGenerator[_Chunk, None]:
+        """Yield the chunks of the steps of the answer."""
+        async with aclosing(handle.steps_async()) as steps:
+            async for step in steps:
+                for chunk in self.push(step):
+                    yield chunk
+        yield self.last(handle.stats)
 
     def push(self, step: Step) -> Iterator[CreateCompletionStreamResponse]:
         """Yield the chunk of a step, if it has text or log-probabilities."""
@@ -283,7 +357,8 @@ class _Chunks:
 
     def last(self, stats: GenerationStats) -> CreateCompletionStreamResponse:
         """Return the last chunk, with the finish reason."""
-        last = self._chunk(self._text, None, finish_reason(stats))
+        self.stats = stats
+        last = self._chunk(self._text + self._prepared.tail, None, finish_reason(stats))
         if self._prepared.includes_stop_reason:
             last["choices"][0]["stop_reason"] = stats.stop or None
         return last

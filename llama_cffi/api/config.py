@@ -44,6 +44,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "os.PathLike[str]": (os.PathLike, "a path"),
     "Sequence[float]": (Sequence, "a list of numbers"),
     "Mapping[str, Override]": (Mapping, "a dict of metadata keys and values"),
+    "Mapping[str, float]": (Mapping, "a dict of LoRA files and scales"),
     "Mapping[str, str]": (Mapping, "a dict of patterns and devices"),
     "None": (type(None), "None"),
 }
@@ -93,6 +94,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     draft: Drafter | None
     lora_path: str | os.PathLike[str] | None
     lora_scale: float
+    adapters: Mapping[str, float] | None
     logits_all: bool
     verbose: bool
 
@@ -159,6 +161,8 @@ class LlamaConfig:
             available then.
         lora_path: A LoRA adapter to load.
         lora_scale: Scale of the adapter.
+        adapters: LoRA adapters to load, and their scales. As with *draft*, the methods for state
+            and KV cache are not available then.
         logits_all: Accepted for compatibility; log-probabilities do not need it.
         verbose: Accepted for compatibility. Messages of llama.cpp go to the logger
             `llama_cffi.native`; nothing is printed. See `set_log_level`.
@@ -210,6 +214,7 @@ class LlamaConfig:
     draft: Drafter | None = None
     lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
+    adapters: Mapping[str, float] | None = None
     logits_all: bool = False
     verbose: bool = False
 

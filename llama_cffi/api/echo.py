@@ -10,38 +10,48 @@ from ..generation.text import CharacterOffsets
 if TYPE_CHECKING:
     from ..binding import Vocab
     from ..generation.logprobs import Logprob
-    from .types import CreateCompletionResponse
+    from .types import CompletionLogprobs, CreateCompletionResponse
 
-__all__ = ["prepend"]
+__all__ = ["prepend", "prompt_logprobs"]
 
 
-def prepend(
-    answer: CreateCompletionResponse,
-    vocab: Vocab,
-    prompt: str,
-    tokens: Sequence[int],
-    scores: Sequence[Logprob],
-) -> None:
+def prompt_logprobs(
+    vocab: Vocab, tokens: Sequence[int], scores: Sequence[Logprob]
+) -> CompletionLogprobs:
+    """Return the log-probabilities of a prompt as OpenAI's.
+
+    Args:
+        vocab: The model's.
+        tokens: The tokens of the prompt; BOS is left out.
+        scores: Those of each token but the first.
+    """
+    scored = list(_scored(vocab, tokens, scores))
+    return {
+        "text_offset": [s[0] for s in scored],
+        "tokens": [s[1] for s in scored],
+        "token_logprobs": [s[2] for s in scored],
+        "top_logprobs": [s[3] for s in scored],
+    }
+
+
+def prepend(answer: CreateCompletionResponse, prompt: str, echo: CompletionLogprobs) -> None:
     """Put the prompt and its log-probabilities before each choice.
 
     Args:
         answer: Made without echo, with log-probabilities; it is changed.
-        vocab: The model's.
         prompt: The prompt.
-        tokens: Its tokens; BOS is left out.
-        scores: Those of each token but the first.
+        echo: Its log-probabilities.
     """
-    scored = list(_scored(vocab, tokens, scores))
     for choice in answer["choices"]:
         choice["text"] = prompt + choice["text"]
         if (found := choice["logprobs"]) is not None:
             offsets = found["text_offset"]  # they begin with the length of the detokenized prompt
             shift = len(prompt) - min(offsets, default=0)
             choice["logprobs"] = {
-                "text_offset": [s[0] for s in scored] + [n + shift for n in offsets],
-                "tokens": [s[1] for s in scored] + found["tokens"],
-                "token_logprobs": [s[2] for s in scored] + found["token_logprobs"],
-                "top_logprobs": [s[3] for s in scored] + found["top_logprobs"],
+                "text_offset": [*echo["text_offset"], *(n + shift for n in offsets)],
+                "tokens": [*echo["tokens"], *found["tokens"]],
+                "token_logprobs": [*echo["token_logprobs"], *found["token_logprobs"]],
+                "top_logprobs": [*echo["top_logprobs"], *found["top_logprobs"]],
             }
 
 

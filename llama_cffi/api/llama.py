@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from importlib import import_module
@@ -36,10 +36,10 @@ from ..validation import (
     reject_unknown,
 )
 from . import chat_completions, completions
-from .aio import stream_async, whole_async
-from .chat_completions import ChatCompletionOptions, ChatPreparer
+from .aio import prepared_async, stream_async, whole_async
+from .chat_completions import ChatCompletionOptions, ChatPreparer, PreparedChat
 from .config import LlamaConfig, LlamaOptions, config_of
-from .echo import prepend
+from .echo import prepend, prompt_logprobs
 from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
 from .openai_options import OpenAIOptions, take_openai_options
@@ -55,13 +55,14 @@ if TYPE_CHECKING:
     from ..generation.sequence import Step
     from ..generation.text import Stop
     from ..progress import Progress
-    from ..scheduler import InferenceEngine, RequestHandle
+    from ..scheduler import RequestHandle
     from ..server.http_server import HttpServer
     from ..server.settings import ServerOptions
     from .chat_completions import Message
     from .running import AnyEngine
     from .types import (
         CompletionChoice,
+        CompletionLogprobs,
         CreateChatCompletionResponse,
         CreateChatCompletionStreamResponse,
         CreateCompletionResponse,
@@ -78,7 +79,6 @@ __all__ = [
 T = TypeVar("T")
 _SAMPLING = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 _NO_LOGPROBS = "a stream of text has no logprobs; use create_completion(stream=True)"
-_LONG = 20_000  # characters: some 10 ms of rendering and tokenizing
 _open: weakref.WeakSet[Llama] = weakref.WeakSet()
 _open_lock = threading.Lock()
 
@@ -146,6 +146,8 @@ class Llama(Session, ModelFacts):
             engine = _engine(model, config)
             engine.owns_model = owned
             super().__init__(engine)
+            if config.adapters is not None:
+                self.set_adapters(config.adapters)
             if config.lora_path is not None:
                 self.load_lora(config.lora_path, config.lora_scale)
         except BaseException:
@@ -464,10 +466,11 @@ class Llama(Session, ModelFacts):
             ContextOverflowError: The prompt leaves no room for an answer.
         """
         prepared = self._completion(prompt, suffix, max_tokens, options, stream)
+        echo = self._echo(prepared)
         runs = run(self.engine, prepared.request)
         if stream:
-            return completions.stream(prepared, runs)
-        return self._echoed(prepared, completions.whole(prepared, runs))
+            return completions.stream(prepared, runs, echo)
+        return _echoed(prepared, completions.whole(prepared, runs), echo)
 
     __call__ = create_completion
 
@@ -503,37 +506,33 @@ class Llama(Session, ModelFacts):
         **options: Unpack[CompletionOptions],
     ) -> CreateCompletionResponse | AsyncIterator[CreateCompletionStreamResponse]:
         """Call `create_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = await _prepared(
+        prepared = await prepared_async(
             lambda: self._completion(prompt, suffix, max_tokens, options, stream), prompt
         )
-        engine = self._shared_engine
-        if engine is not None:
-            handles = await run_async(engine, prepared.request)
-            if stream:
-                return completions.stream_async(prepared, handles)
-            answer = await completions.whole_async(prepared, handles)
-            if prepared.echoed is None:
-                return answer
-            return await whole_async(lambda: self._echoed(prepared, answer))
-        runs = run(self.engine, prepared.request)
-        if stream:
-            return stream_async(lambda: completions.stream(prepared, runs))
-        return await whole_async(lambda: self._echoed(prepared, completions.whole(prepared, runs)))
-
-    def _echoed(
-        self, prepared: completions.PreparedCompletion, answer: CreateCompletionResponse
-    ) -> CreateCompletionResponse:
-        """Put the prompt and its log-probabilities before *answer*, if that was asked for."""
+        echo = None
         if prepared.echoed is not None:
-            tokens = prepared.request.tokens
-            if self._adapters:
-                raise ValidationError(
-                    "echo=True with logprobs scores the prompt without LoRA adapters; remove them"
-                )
-            n = prepared.request.options.get("logprobs") or 0
-            scores = self._prompt_scorer.alternatives(tokens, n)
-            prepend(answer, self.model.vocab, prepared.echoed, tokens, scores)
-        return answer
+            echo = await whole_async(lambda: self._echo(prepared))
+        if stream:
+            return await completions.start_stream(prepared, self.engine, echo)
+        if (engine := self._shared_engine) is not None:
+            handles = await run_async(engine, prepared.request)
+            return _echoed(prepared, await completions.whole_async(prepared, handles), echo)
+        runs = run(self.engine, prepared.request)
+        answer = await whole_async(lambda: completions.whole(prepared, runs))
+        return _echoed(prepared, answer, echo)
+
+    def _echo(self, prepared: completions.PreparedCompletion) -> CompletionLogprobs | None:
+        """Return the log-probabilities of the prompt, if it is echoed with them."""
+        if prepared.echoed is None:
+            return None
+        if self.adapters:
+            raise ValidationError(
+                "echo=True with logprobs scores the prompt without LoRA adapters; remove them"
+            )
+        tokens, n = prepared.request.tokens, prepared.request.options.get("logprobs") or 0
+        return prompt_logprobs(
+            self.model.vocab, tokens, self._prompt_scorer.alternatives(tokens, n)
+        )
 
     @property
     def _prompt_scorer(self) -> Scorer:
@@ -590,7 +589,7 @@ class Llama(Session, ModelFacts):
     @overload
     async def create_chat_completion_async(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | PreparedChat,
         *,
         stream: Literal[False] = False,
         **options: Unpack[ChatCompletionOptions],
@@ -599,7 +598,7 @@ class Llama(Session, ModelFacts):
     @overload
     async def create_chat_completion_async(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | PreparedChat,
         *,
         stream: Literal[True],
         **options: Unpack[ChatCompletionOptions],
@@ -607,24 +606,31 @@ class Llama(Session, ModelFacts):
 
     async def create_chat_completion_async(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | PreparedChat,
         *,
         stream: bool = False,
         **options: Unpack[ChatCompletionOptions],
     ) -> CreateChatCompletionResponse | AsyncIterator[CreateChatCompletionStreamResponse]:
-        """Call `create_chat_completion` in an event loop; *stream* gives an async iterator."""
-        prepared = await _prepared(
-            lambda: self.chat.prepare(messages, options, self.model_path, stream=stream), messages
-        )
-        engine = self._shared_engine
-        if engine is not None:
+        """Call `create_chat_completion` in an event loop; *stream* gives an async iterator.
+
+        Args:
+            messages: In OpenAI's format; or what `chat.prepare` returned, without *options*.
+            stream: Return chunks; with several answers, those of each as they come.
+            **options: See `ChatCompletionOptions`; errors as in `create_chat_completion`.
+        """
+        if isinstance(messages, PreparedChat):
+            reject_unknown(options, (), "a prepared chat completion")
+            prepared = messages
+        else:
+            prepared = await self.chat.prepare_async(
+                messages, options, self.model_path, stream=stream
+            )
+        if stream:
+            return await chat_completions.start_stream(prepared, self.engine)
+        if (engine := self._shared_engine) is not None:
             handles = await run_async(engine, prepared.request)
-            if stream:
-                return chat_completions.stream_async(prepared, handles)
             return await chat_completions.whole_async(prepared, handles)
         runs = run(self.engine, prepared.request)
-        if stream:
-            return stream_async(lambda: chat_completions.stream(prepared, runs))
         return await whole_async(lambda: chat_completions.whole(prepared, runs))
 
     @checked_arguments()
@@ -799,12 +805,6 @@ class Llama(Session, ModelFacts):
         if engine is not None:
             return await decide_batch_async(engine, inputs, questions, options)
         return await whole_async(lambda: decide_batch(self.engine, inputs, questions, options))
-
-    @property
-    def _shared_engine(self) -> InferenceEngine | None:
-        """The engine if it is an `InferenceEngine`, whose requests can be awaited."""
-        engine: Any = self.engine
-        return engine if hasattr(engine, "submit") else None
 
     def _run_options(self, options: Mapping[str, Any]) -> GenerationOptions:
         """Return *options*, under their canonical names, with complete sampling parameters."""
@@ -1056,21 +1056,15 @@ async def _pieces_async(first: str, handle: RequestHandle) -> AsyncIterator[str]
                 yield step.text
 
 
-async def _prepared(prepare: Callable[[], T], prompt: object) -> T:
-    """Return what *prepare* does; where the prompt is long, the event loop goes on meanwhile."""
-    return await whole_async(prepare) if _n_characters(prompt) > _LONG else prepare()
-
-
-def _n_characters(prompt: object, depth: int = 4) -> int:
-    """Return the length of a text, or of the contents of messages: messages, parts, text."""
-    if isinstance(prompt, str):
-        return len(prompt)
-    if isinstance(prompt, Mapping):
-        content = prompt.get("content") or prompt.get("text")
-        return _n_characters(content, depth - 1) if depth else 0
-    if isinstance(prompt, (list, tuple)) and depth and prompt and not isinstance(prompt[0], int):
-        return sum(_n_characters(item, depth - 1) for item in prompt)
-    return 0
+def _echoed(
+    prepared: completions.PreparedCompletion,
+    answer: CreateCompletionResponse,
+    echo: CompletionLogprobs | None,
+) -> CreateCompletionResponse:
+    """Put the prompt and its log-probabilities before *answer*, if that was asked for."""
+    if echo is not None:
+        prepend(answer, prepared.echoed or "", echo)
+    return answer
 
 
 def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
@@ -1081,7 +1075,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
         **config.context_options(),
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
-    if n_parallel == 1 and config.draft is None:
+    if n_parallel == 1 and config.draft is None and config.adapters is None:
         from ..engine import Engine
 
         return Engine(model, safety=0, **options)

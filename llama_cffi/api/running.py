@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from typing_extensions import TypeIs
+
 from ..errors import QueueFullError
 from ..generation.options import CALL_DEFAULTS, GenerationOptions
 from ..generation.sampling_params import SamplingParams
@@ -16,6 +18,7 @@ from ..validation import check_int
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..generation.prompt_progress import PromptProgress
     from ..generation.sequence import ReasoningLimit, Step
     from ..generation.stats import GenerationStats
     from ..scheduler import InferenceEngine, RequestHandle
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PreparedRequest",
     "finish_reason",
+    "is_shared",
     "openai_limit",
     "run",
     "run_async",
@@ -46,6 +50,8 @@ class PreparedRequest:
         options: `GenerationOptions`, with a `SamplingParams` as `sampling`.
         n: Number of answers, each with its own seed.
         reasoning_limit: Creates the reasoning limit of one answer.
+        on_progress: Called with the index of an answer and the progress of its prompt, in the
+            engine's thread.
     """
 
     tokens: Sequence[int]
@@ -53,6 +59,7 @@ class PreparedRequest:
     options: GenerationOptions
     n: int = 1
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
+    on_progress: Callable[[int, PromptProgress], object] | None = None
 
     def options_of(self, i: int) -> GenerationOptions:
         """Return the options of answer *i*: complete, and with its own seed."""
@@ -60,10 +67,17 @@ class PreparedRequest:
             **CALL_DEFAULTS,
             **{name: value for name, value in self.options.items() if value is not None},
         }
+        if self.on_progress is not None:
+            found["prompt_progress"] = partial(self.on_progress, i)
         params = found.get("sampling")
         if i and isinstance(params, SamplingParams) and params.seed != -1:
             found["sampling"] = dataclasses.replace(params, seed=(params.seed + i) % _SEEDS)
         return found  # type: ignore[no-any-return]
+
+
+def is_shared(engine: AnyEngine) -> TypeIs[InferenceEngine]:
+    """Return whether requests to an engine can be awaited."""
+    return hasattr(engine, "submit")
 
 
 def run(

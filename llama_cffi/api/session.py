@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..binding import LoraAdapter, Model
 from ..errors import ValidationError
 from ..validation import as_path
+from .running import is_shared
 
 if TYPE_CHECKING:
     from ..binding import Perf
+    from ..scheduler import InferenceEngine
     from .running import AnyEngine
 
 __all__ = ["Session"]
@@ -32,6 +36,7 @@ class Session:
         self.engine = engine
         self.model: Model = engine.model
         self._adapters: dict[str, tuple[LoraAdapter, float]] = {}
+        self._adapters_lock = threading.Lock()
 
     def get_state(self) -> bytes:
         """Return the KV cache and its tokens, for `set_state`.
@@ -122,8 +127,40 @@ class Session:
 
     # Adapters and counters
 
+    @property
+    def adapters(self) -> dict[str, float]:
+        """The LoRA adapters that are loaded, and their scales."""
+        if (engine := self._shared_engine) is not None:
+            return engine.adapters
+        return {name: scale for name, (_, scale) in self._adapters.items()}
+
+    def set_adapters(self, adapters: Mapping[str, float]) -> None:
+        """Load exactly these LoRA adapters; they stay active after `reset`.
+
+        With *n_parallel* above 1, requests that run or wait keep those that they began with.
+
+        Args:
+            adapters: Files and scales; an adapter with a scale of 0 is loaded, but has no effect.
+
+        Raises:
+            ModelLoadError: An adapter is damaged, or for another model.
+            ValidationError: A scale is not a finite number.
+        """
+        if (engine := self._shared_engine) is not None:
+            engine.set_adapters(adapters)
+            return
+        with self.engine.idle() as slot:
+            known = self._adapters
+            loaded = {
+                name: (known[name][0] if name in known else LoraAdapter(self.model, name), scale)
+                for name, scale in adapters.items()
+            }
+            self.engine.context.set_adapters(dict(loaded.values()))
+            self._adapters = loaded
+            slot.clear()  # computed with others
+
     def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> str:
-        """Activate a LoRA adapter, or change its scale; it stays active after `reset`.
+        """Activate a LoRA adapter, or change its scale; see `set_adapters`.
 
         Returns:
             The path, for `remove_lora`.
@@ -132,13 +169,9 @@ class Session:
             ModelLoadError: The adapter is damaged, or for another model.
             ValidationError: *scale* is not a finite number.
         """
-        path = as_path("path", path)
-        name = str(path)
-        with self.engine.idle() as slot:
-            known = self._adapters.get(name)
-            adapter = known[0] if known else LoraAdapter(self.model, path)
-            self._set_adapters({**self._adapters, name: (adapter, scale)})
-            slot.clear()  # computed without the adapter
+        name = str(as_path("path", path))
+        with self._adapters_lock:
+            self.set_adapters({**self.adapters, name: scale})
         return name
 
     def remove_lora(self, path: str | os.PathLike[str]) -> None:
@@ -147,23 +180,21 @@ class Session:
         Raises:
             ValidationError: It is not active.
         """
-        with self.engine.idle() as slot:
-            rest = dict(self._adapters)
+        with self._adapters_lock:
+            rest = self.adapters
             if rest.pop(str(as_path("path", path)), None) is None:
                 loaded = ", ".join(sorted(rest)) or "none"
                 raise ValidationError(f"the adapter {path} is not loaded; loaded: {loaded}")
-            self._set_adapters(rest)
-            slot.clear()
+            self.set_adapters(rest)
 
     def clear_lora(self) -> None:
         """Deactivate all adapters."""
-        with self.engine.idle() as slot:
-            self._set_adapters({})
-            slot.clear()
+        self.set_adapters({})
 
-    def _set_adapters(self, adapters: dict[str, tuple[LoraAdapter, float]]) -> None:
-        self.engine.context.set_adapters(dict(adapters.values()))
-        self._adapters = adapters
+    @property
+    def _shared_engine(self) -> InferenceEngine | None:
+        """The engine if it is an `InferenceEngine`, whose requests can be awaited."""
+        return self.engine if is_shared(self.engine) else None
 
     def perf(self) -> Perf:
         """Return the performance counters of the context. C: llama_perf_context."""

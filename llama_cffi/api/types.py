@@ -2,7 +2,8 @@
 
 Source: https://platform.openai.com/docs/api-reference, chat, completions and embeddings. Two fields
 are not OpenAI's: `reasoning_content`, as DeepSeek and llama-server name the reasoning, and, in a
-stream that asks for it, `stop_reason`, as vLLM names the stop string that ended the answer.
+stream that asks for it, `stop_reason`, as vLLM names the stop string that ended the answer. The
+server adds llama-server's `timings` and `prompt_progress`.
 
 Pydantic and `typing.get_type_hints` read them, on Python 3.10, too: annotations are not postponed,
 and `TypedDict` is that of typing_extensions.
@@ -174,6 +175,7 @@ class CreateChatCompletionResponse(TypedDict):
     model: str
     choices: list[ChatCompletionResponseChoice]
     usage: CompletionUsage
+    timings: NotRequired[dict[str, float]]
 
 
 class ChatCompletionStreamResponseDelta(TypedDict, total=False):
@@ -209,6 +211,8 @@ class CreateChatCompletionStreamResponse(TypedDict):
     model: str
     choices: list[ChatCompletionStreamResponseChoice]
     usage: NotRequired[CompletionUsage | None]
+    timings: NotRequired[dict[str, float]]
+    prompt_progress: NotRequired[dict[str, float]]
 
 
 class EmbeddingUsage(TypedDict):

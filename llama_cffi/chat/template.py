@@ -256,7 +256,7 @@ class ChatTemplate:
             "eos_token": self.eos_token,
             **plain(kwargs, "kwargs"),
             "messages": chat,
-            "tools": plain_tools(tools),
+            "tools": self._caps.fit_tools(plain_tools(tools)),
             "documents": plain(documents, "documents"),
             "add_generation_prompt": bool(add_generation_prompt) and not continue_final_message,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from .messages import REASONING, Message
 __all__ = ["CallForm", "TemplateCaps"]
 
 _PROBE, _RESULT_PROBE = "llama_cffi_probe", "llama_cffi_result"
+_PROBES = re.compile(f"{_PROBE}|{_RESULT_PROBE}")
 _USER: Message = {"role": "user", "content": "?"}
 _RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
 _SHORT_ID = re.compile("[A-Za-z0-9]{9}")
@@ -53,9 +54,31 @@ class TemplateCaps:
         return _PROBE in self._render([{"role": "system", "content": _PROBE}, _USER], None)
 
     @cached_property
+    def takes_system_anywhere(self) -> bool:
+        """Whether the template shows every system message: the second, and later ones."""
+        answer: Message = {"role": "assistant", "content": "?"}
+        first: Message = {"role": "system", "content": _PROBE}
+        other: Message = {"role": "system", "content": _RESULT_PROBE}
+        return all(
+            {_PROBE, _RESULT_PROBE} <= {*_PROBES.findall(self._try(messages))}
+            for messages in (
+                [first, other, _USER],
+                [first, _USER, answer, other, _USER],
+                [first, _USER, other],
+            )
+        )
+
+    @cached_property
     def supports_tools(self) -> bool:
         """Whether the template shows tool definitions."""
         return _PROBE in self._render([_USER], [_tool(_PROBE)])
+
+    @cached_property
+    def needs_descriptions(self) -> bool:
+        """Whether the template fails if a tool, or one of its parameters, has no description."""
+        parameters = {"type": "object", "properties": {"x": {"type": "string"}}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        return not self._render([_USER], [tool]) and bool(self._render([_USER], [_described(tool)]))
 
     @cached_property
     def separator(self) -> str:
@@ -129,7 +152,7 @@ class TemplateCaps:
             messages: From `plain_messages`; they are not changed.
         """
         fitted: list[Message] = []
-        for message in messages:
+        for message in self._fit_system(messages):
             if message.get("tool_calls"):
                 fitted += self._fit_calls(message)
             elif "tool_call_id" in message and not self.takes_any_id:
@@ -140,6 +163,38 @@ class TemplateCaps:
             fitted = [_with_reasoning_part(m) if _has_reasoning(m) else m for m in fitted]
         if self.needs_parts:
             fitted = [_in_parts(message) for message in fitted]
+        return fitted
+
+    def fit_tools(self, tools: list[Message] | None) -> list[Message] | None:
+        """Return tool definitions as this template takes them; the given ones are not changed."""
+        return [*map(_described, tools)] if tools and self.needs_descriptions else tools
+
+    def _fit_system(self, messages: list[Message]) -> list[Message]:
+        """Return messages whose system messages are all shown.
+
+        Where the template drops or refuses some, those at the beginning become one, and later ones
+        become text of the user, in their place.
+        """
+        roles = [message["role"] for message in messages]
+        n_first = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
+        if roles.count("system") == min(n_first, 1) and (not n_first or self.supports_system):
+            return messages
+        if self.supports_system and self.takes_system_anywhere:
+            return messages
+        if not self.supports_system:
+            n_first = 0
+        fitted = [_joined(messages[:n_first])] if n_first else []
+        was_system = False  # whether the last message has text of the system
+        for message in messages[n_first:]:
+            is_system = message["role"] == "system"
+            if is_system:
+                message = {"role": "user", "content": message["content"]}
+            is_joined = message["role"] == "user" and bool(fitted) and fitted[-1]["role"] == "user"
+            if is_joined and (is_system or was_system):  # many templates refuse two in a row
+                fitted[-1] = _joined([fitted[-1], message])
+            else:
+                fitted.append(message)
+            was_system = is_system or (is_joined and was_system)
         return fitted
 
     def _fit_calls(self, message: Message) -> list[Message]:
@@ -184,6 +239,34 @@ def _call(form: CallForm, call_id: str) -> list[Message]:
     function = {"name": "f", "arguments": arguments}
     call = {"id": call_id, "type": "function", "function": function}
     return [_USER, {"role": "assistant", "content": form.content, "tool_calls": [call]}]
+
+
+def _described(schema: Message) -> Message:
+    """Return a tool, a function or a schema with descriptions, of its properties, too."""
+    found = dict(schema)
+    if isinstance(function := found.get("function"), dict):
+        return {**found, "function": _described(function)}
+    if found.get("description") is None:
+        found["description"] = ""
+    if isinstance(parameters := found.get("parameters"), dict):
+        found["parameters"] = _with_described_properties(parameters)
+    return _with_described_properties(found)
+
+
+def _with_described_properties(schema: Message) -> Message:
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return schema
+    described = {
+        name: _described(inner) if isinstance(inner, dict) else inner
+        for name, inner in properties.items()
+    }
+    return {**schema, "properties": described}
+
+
+def _joined(messages: Sequence[Message]) -> Message:
+    content = "\n\n".join(message["content"] for message in messages if message["content"])
+    return {**messages[0], "content": content}
 
 
 def _short_id(call_id: object) -> object:

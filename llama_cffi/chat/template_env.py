@@ -64,7 +64,7 @@ def render(template: jinja2.Template, values: Mapping[str, Any], now: datetime) 
     """
     token = _now.set(now)
     try:
-        with limits():
+        with limits(values):
             # As `template.render`, which rewrites tracebacks: such a one refers to itself, and so
             # keeps the frames of all callers, and streams in them, until a garbage collection.
             context = template.new_context(dict(values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ MAX_WIDTH = 10_000  # of padding and indentation, and digits to round to
 MAX_BITS = 100_000  # of a product or a power
 
 _SIZED = (str, bytes, list, tuple)
+_SCALARS = (str, int, float)
 _PASSED = (nodes.EvalContext, Environment, Context)  # Jinja passes these to filters
 # fmt: off
 _WIDTHS = {
@@ -60,15 +61,29 @@ class LimitError(TemplateRuntimeError):
 class _Budget:
     steps: int
     chars: int
+    values: Mapping[str, Any]
+
+    @functools.cached_property
+    def given(self) -> frozenset[int]:
+        """The ids of the lists among the template's variables."""
+        found, todo = set(), [*self.values.values()]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, dict):
+                todo += item.values()
+            elif isinstance(item, list):
+                found.add(id(item))
+                todo += item
+        return frozenset(found)
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
 
 
 @contextmanager
-def limits() -> Iterator[None]:
-    """Limit the rendering inside this block."""
-    token = _budget.set(_Budget(MAX_STEPS, MAX_CHARS))
+def limits(values: Mapping[str, Any]) -> Iterator[None]:
+    """Limit the rendering, with these variables, inside this block."""
+    token = _budget.set(_Budget(MAX_STEPS, MAX_CHARS, values))
     try:
         yield
     finally:
@@ -90,6 +105,17 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         tree: nodes.Template = _Counted().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Return whether a template may use an attribute.
+
+        Of what changes a list, only `append` and `pop`, which Kimi's templates call, and not of
+        the lists that the template got: they are rendered again.
+        """
+        if attr in ("append", "pop") and type(obj) is list:
+            budget = _budget.get(None)
+            return budget is not None and id(obj) not in budget.given
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an operator, within the limits."""
@@ -118,6 +144,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             name = method.__name__
             args = _listed(name, args)
             _check_call(name, [owner, *args, *kwargs.values()])
+        elif isinstance(owner, list) and method.__name__ == "append":
+            _check_appended(args)
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, _SIZED):
             _check(len(result))
@@ -271,6 +299,12 @@ def _check_call(name: str, values: list[Any]) -> None:
         items = next((v for v in values[:2] if isinstance(v, (list, tuple))), values[0])
         separator = next((text for text in texts if text is not items), "")
         _check(len(separator) * (len(items) if isinstance(items, _SIZED) else 1))
+
+
+def _check_appended(values: Iterable[object]) -> None:
+    """Refuse to append a list, which may then contain itself: as text it would be endless."""
+    if not all(isinstance(value, _SCALARS) for value in values):
+        raise LimitError("it appends something else than text or a number to a list")
 
 
 def check_format(pattern: str | bytes, given: Iterable[Any]) -> None:

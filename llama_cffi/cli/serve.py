@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ValidationError
+
 if TYPE_CHECKING:
     from ..server.api_keys import ApiKey
 
@@ -139,6 +141,10 @@ def add_parser(commands: Any) -> None:
         "--log-requests", action="store_true",
         help="write a line of JSON to stderr for each request, without prompts and answers",
     )  # fmt: skip
+    listening.add_argument(
+        "--slots", action=argparse.BooleanOptionalAction, default=False,
+        help="serve /slots: what runs, without prompts (default: off)",
+    )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -173,6 +179,23 @@ def add_parser(commands: Any) -> None:
     running.add_argument(
         "--chat-template", metavar="NAME", help="a built-in chat template, or Jinja's source"
     )
+    running.add_argument(
+        "--context-shift", action=argparse.BooleanOptionalAction, default=False,
+        help="drop the oldest tokens of an answer that fills the context, and go on; only with "
+        "-np 1 (default: off, the answer ends)",
+    )  # fmt: skip
+    running.add_argument(
+        "--lora", action="append", default=[], metavar="FILE",
+        help="a LoRA adapter, or several with commas; several times for several",
+    )  # fmt: skip
+    running.add_argument(
+        "--lora-scaled", action="append", default=[], metavar="FILE:SCALE",
+        help="the same with a scale",
+    )  # fmt: skip
+    running.add_argument(
+        "--lora-init-without-apply", action="store_true",
+        help="load the adapters with the scale 0, for requests that ask for them",
+    )  # fmt: skip
     parser.set_defaults(func=_run)
 
 
@@ -180,6 +203,8 @@ def _run(args: argparse.Namespace) -> int:
     from ..api.config import LlamaConfig
     from ..server.serving import serve
 
+    if args.context_shift and args.parallel > 1:
+        raise ValidationError(f"--context-shift needs -np 1, got -np {args.parallel}")
     config = LlamaConfig(
         n_parallel=args.parallel,
         n_ctx=args.ctx_size,
@@ -190,6 +215,8 @@ def _run(args: argparse.Namespace) -> int:
         type_v=args.cache_type_v,
         pooling=args.pooling,
         chat_format=args.chat_template,
+        context_policy="shift" if args.context_shift else "error",
+        adapters=_adapters(args),
     )
     keys = _keys(args)
     hosts = _parts(",".join(args.host or ["127.0.0.1"]))
@@ -230,6 +257,7 @@ def _run(args: argparse.Namespace) -> int:
             trusted_proxies=_parts(args.forwarded_allow_ips),
             ssl_key_file=args.ssl_key_file,
             ssl_cert_file=args.ssl_cert_file,
+            slots=args.slots,
         ) as server,
         _terminable(),
     ):
@@ -290,6 +318,22 @@ def _keys(args: argparse.Namespace) -> list[str | ApiKey]:
 
         keys += read_key_file(args.api_key_file)
     return keys or [*_parts(os.environ.get(_KEY, ""))]
+
+
+def _adapters(args: argparse.Namespace) -> dict[str, float] | None:
+    """Return the LoRA adapters and their scales; None: there are none."""
+    found = {path: 1.0 for text in args.lora for path in _parts(text)}
+    for part in [part for text in args.lora_scaled for part in _parts(text)]:
+        path, _, scale = part.rpartition(":")
+        try:
+            found[path] = float(scale)
+        except ValueError:
+            path = ""
+        if not path:
+            raise ValidationError(f"--lora-scaled must be FILE:SCALE, got {part!r}")
+    if args.lora_init_without_apply:
+        found = dict.fromkeys(found, 0.0)
+    return found or None
 
 
 def _parts(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Logprob", "log_softmax", "logprob"]
+__all__ = ["Logprob", "log_softmax", "logprob", "sampled_logprob"]
 
 
 class Logprob(NamedTuple):
@@ -50,3 +51,24 @@ def logprob(logits: NDArray[np.float32], token: int, n: int) -> Logprob:
         best = found[np.argsort(-logits[found], kind="stable")].tolist()
     own, *others = log_softmax(logits, [token, *best])
     return Logprob(token, own, list(zip(best, others, strict=True)))
+
+
+def sampled_logprob(candidates: NDArray[np.void] | None, token: int, n: int) -> Logprob:
+    """Return the log-probabilities with which a token was drawn, without those of 0.
+
+    Args:
+        candidates: Those that the samplers left, with the fields `id` and `logit`; None: nothing
+            was drawn, as the token was the only choice.
+        token: The token that was drawn.
+        n: Most alternatives, 0 or more.
+    """
+    import numpy as np
+
+    if candidates is None:
+        return Logprob(token, 0.0, [(token, 0.0)][:n])
+    logits = candidates["logit"].astype(np.float64)
+    scores = logits - logits.max()
+    scores -= np.log(np.exp(scores).sum())
+    by_token = dict(zip(candidates["id"].tolist(), scores.tolist(), strict=True))
+    best = sorted(by_token.items(), key=lambda pair: -pair[1])[:n]
+    return Logprob(token, by_token[token], [pair for pair in best if math.exp(pair[1]) > 0])

@@ -10,6 +10,7 @@ from .cancellation import CancelToken
 from .context_policy import fit_prompt
 from .output import StopChecker
 from .prompt import Prompt
+from .prompt_progress import PromptReport
 from .sampler_chains import Chain
 from .sequence import GenerationParams, SequenceState
 from .slot import Slot
@@ -69,7 +70,10 @@ def generate(
     stats.n_reused = slot.reuse(fit.prompt)
     sequence = SequenceState(chain, params, fit.max_tokens, output, stats)
     started = time.perf_counter()
-    slot.feed(fit.prompt.part(stats.n_reused), cancel_token, stats)
+    report = None
+    if params.prompt_progress is not None:
+        report = PromptReport(params.prompt_progress, stats.n_prompt, stats.n_reused)
+    slot.feed(fit.prompt.part(stats.n_reused), cancel_token, stats, report)
     decode_started = time.perf_counter()
     stats.prefill_s = decode_started - started
     pending: list[int] = []  # yielded, but not decoded

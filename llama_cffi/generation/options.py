@@ -16,9 +16,11 @@ from ..validation import (
     check_float,
     check_int,
     reject_unknown,
+    shown,
 )
 from .aliases import ALIASES, canonical
 from .context_policy import POLICIES
+from .prompt_progress import PromptProgress
 from .request_scope import current_scope
 from .sampling_params import SamplingOptions, SamplingParams
 from .sequence import GenerationParams, ReasoningLimit, StoppingCriterion
@@ -50,6 +52,10 @@ class CallOptions(TypedDict, total=False):
     model's family are added. `json_stop`: keys; an answer that is a JSON object with one of them
     ends with the object.
     `skip_forced`: False computes logits for every token, even where a grammar allows only one.
+    `post_sampling_probs`: `logprobs` are those with which the token was drawn, after all samplers;
+    tokens that could not be drawn are left out.
+    `prompt_progress`: called with a `PromptProgress` before the prompt is evaluated and after each
+    batch of it, in the engine's thread; an exception fails the request.
     `stopping_criteria`: functions of the tokens so far and the logits of the next token; one that
     returns True ends the answer.
     """
@@ -63,6 +69,8 @@ class CallOptions(TypedDict, total=False):
     turn_stops: Sequence[str | bytes] | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
+    post_sampling_probs: bool | None
+    prompt_progress: Callable[[PromptProgress], object] | None
     stopping_criteria: Sequence[StoppingCriterion] | StoppingCriterion | None
 
 
@@ -167,6 +175,8 @@ def parse_options(
         skip_forced=check_bool("skip_forced", rest.pop("skip_forced")),
         reasoning_limit=reasoning_limit,
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
+        post_sampling_probs=check_bool("post_sampling_probs", rest.pop("post_sampling_probs")),
+        prompt_progress=_function("prompt_progress", rest.pop("prompt_progress", None)),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
     )
     if timeout_s is not None:
@@ -174,6 +184,12 @@ def parse_options(
     if (scope := current_scope()) is not None:
         timeout_s = scope.timeout_s(timeout_s)
     return GenerationCall(params, timeout_s)
+
+
+def _function(name: str, given: Any) -> Callable[[Any], object] | None:
+    if given is not None and not callable(given):
+        raise ValidationError(f"{name} must be callable, got {shown(given)}")
+    return given  # type: ignore[no-any-return]
 
 
 def resolve_sampling(
@@ -218,6 +234,7 @@ CALL_DEFAULTS: CallOptions = {
     "turn_stops": (),
     "json_stop": (),
     "skip_forced": True,
+    "post_sampling_probs": False,
 }
 _SAMPLING_NAMES = frozenset(SamplingOptions.__annotations__) | {"sampling"}
 OPTION_NAMES = ("max_tokens", *GenerationOptions.__annotations__)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..binding import Context
-from .logprobs import Logprob, logprob
+from .logprobs import Logprob, logprob, sampled_logprob
 from .output import StopChecker
+from .prompt_progress import PromptProgress
 from .sampler_chains import Chain
 from .sampling_params import SamplingParams
 from .stats import GenerationStats
@@ -86,6 +87,8 @@ class GenerationParams:
         reasoning_limit: Creates the reasoning limit of one answer.
         logprobs: Return the log-probabilities of each token and of this many alternatives; None:
             none.
+        post_sampling_probs: Log-probabilities are those after all samplers.
+        prompt_progress: Called with the progress of the prompt.
         stopping_criteria: Functions of the tokens of prompt and answer so far, (n,) int32, and the
             logits of the next token, (n_vocab,) float32; one that returns True ends the answer.
     """
@@ -105,6 +108,8 @@ class GenerationParams:
     skip_forced: bool = True
     reasoning_limit: Callable[[], ReasoningLimit] | None = None
     logprobs: int | None = None
+    post_sampling_probs: bool = False
+    prompt_progress: Callable[[PromptProgress], object] | None = None
     stopping_criteria: Sequence[StoppingCriterion] = ()
 
 
@@ -225,7 +230,7 @@ class SequenceState:
         Raises:
             GenerationError: No token can be sampled.
         """
-        stats, output = self._stats, self._output
+        stats, output, is_drawn = self._stats, self._output, False
         if self._tokens is not None and self._meets_criterion(context.logits(i)):
             self.finish_reason = "stop"
             return None
@@ -236,6 +241,8 @@ class SequenceState:
         elif self._is_argmax:
             token = context.argmax(i)
             output.accept(token)
+        elif self._params.post_sampling_probs:
+            token, is_drawn = self._chain.sample_logits(context.logits(i)), True
         else:
             token = self._chain.sample(context, i)
         if self._waiting is not None:
@@ -245,8 +252,7 @@ class SequenceState:
             self.finish_reason = reason
             return None
         if self._params.logprobs is not None:
-            logits = context.logits(i, copy=False)
-            output.logprob = logprob(logits, token, self._params.logprobs)
+            output.logprob = self._logprob(context, i, token, is_drawn, self._params.logprobs)
         if self._tokens is not None:
             self._tokens.append(token)
         stats.n_generated = n = stats.n_generated + 1
@@ -270,6 +276,13 @@ class SequenceState:
     def end(self) -> None:
         """Detach the output from the chain's tokens."""
         self._output.listening = False
+
+    def _logprob(self, context: Context, i: int, token: int, is_drawn: bool, n: int) -> Logprob:
+        if not self._params.post_sampling_probs:
+            return logprob(context.logits(i, copy=False), token, n)
+        candidates = self._chain.candidates
+        is_drawn &= not self._params.sampling.greedy and candidates is not None
+        return sampled_logprob(candidates.array if candidates and is_drawn else None, token, n)
 
     def _notice_constraint(self) -> None:
         if self._waiting is not None and not self._waiting.waiting:

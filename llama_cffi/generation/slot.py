@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..binding import Batch, Context
@@ -77,9 +77,15 @@ class Slot:
         return len(self.tokens)
 
     def feed(
-        self, prompt: Sequence[int], cancel_token: CancelToken, stats: GenerationStats
+        self,
+        prompt: Sequence[int],
+        cancel_token: CancelToken,
+        stats: GenerationStats,
+        report: Callable[[int], object] | None = None,
     ) -> None:
         """Decode *prompt* in chunks of n_batch, with logits of the last token.
+
+        After each chunk *report* is called with the number of tokens in the memory.
 
         If the KV cache has no slot, old builds first defragment it; then chunks are halved, down to
         16 tokens, and grow again after a success. After an error the memory is as before.
@@ -93,9 +99,9 @@ class Slot:
         try:
             with cancel_token.interruptible():
                 if isinstance(prompt, Prompt) and prompt.media:
-                    self._feed_media(prompt, cancel_token, stats)
+                    self._feed_media(prompt, cancel_token, stats, report)
                 else:
-                    self._feed(prompt, cancel_token, stats)
+                    self._feed(prompt, cancel_token, stats, report)
         except BaseException:
             self._drop(start)
             raise
@@ -137,19 +143,27 @@ class Slot:
         self.tokens = rest
 
     def _feed_media(
-        self, prompt: Prompt, cancel_token: CancelToken, stats: GenerationStats
+        self,
+        prompt: Prompt,
+        cancel_token: CancelToken,
+        stats: GenerationStats,
+        report: Callable[[int], object] | None,
     ) -> None:
         done = 0
         for start, end, media in prompt.spans():
-            self._feed(prompt[done:start], cancel_token, stats)
+            self._feed(prompt[done:start], cancel_token, stats, report)
             cancel_token.check()
             media.decode(self.context, self.seq_id, self.tokens.position(len(self.tokens)))
             self.tokens.add(prompt.part(start, end))
             done = end
-        self._feed(prompt[done:], cancel_token, stats)
+        self._feed(prompt[done:], cancel_token, stats, report)
 
     def _feed(
-        self, tokens: Sequence[int], cancel_token: CancelToken, stats: GenerationStats
+        self,
+        tokens: Sequence[int],
+        cancel_token: CancelToken,
+        stats: GenerationStats,
+        report: Callable[[int], object] | None = None,
     ) -> None:
         context, n, done = self.context, len(tokens), 0
         limit = self._batch.n_tokens_max if context.abortable else self._paced
@@ -188,6 +202,8 @@ class Slot:
             self.tokens += part
             done += len(part)
             backoff.accepted(limit)
+            if report is not None:
+                report(len(self.tokens))
 
     def _pace(self, n: int, seconds: float) -> int:
         """Return the size of the next chunk for backends that cannot be aborted.

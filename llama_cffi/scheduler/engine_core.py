@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from ..binding import Context, LoraAdapter
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
+from ..generation.prompt_progress import PromptReport
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
 from .metrics import Metrics, StepStats
@@ -59,8 +61,21 @@ class EngineCore:
         import_module("numpy")  # speeds up sampling of small vocabularies too
         self._chains = ChainCache(context.model, scheduler.max_running)
         self._adapters: dict[str, LoraAdapter] = {}
+        self._adapters_lock = threading.Lock()
+        self._reports: dict[Request, PromptReport] = {}
         self._lora_key: Hashable = None
         self._speculator = self._opened = speculator
+
+    def load_adapters(self, paths: Iterable[str]) -> None:
+        """Load LoRA adapters, from any thread.
+
+        Raises:
+            ModelLoadError: One is damaged, or for another model.
+        """
+        with self._adapters_lock:
+            for path in paths:
+                if path not in self._adapters:
+                    self._adapters[path] = LoraAdapter(self.context.model, path)
 
     def add(self, handle: RequestHandle) -> None:
         """Add a request to the scheduler."""
@@ -108,6 +123,8 @@ class EngineCore:
         if not output.chunks or not self._set_adapters(output):
             return 0, 0, 0, []
         results = self._model_runner.run(output.chunks, self.handles)
+        if self._reports:
+            self._report(output, results)
         self._deliver(results)
         ended = self.scheduler.update(output, results)
         n_generated = sum([len(result.tokens) for result in results.values()])
@@ -130,14 +147,14 @@ class EngineCore:
             return True  # it was preempted
         try:
             adapters: Any = request.lora_key or ()
-            for path, _ in adapters:
-                if path not in self._adapters:
-                    self._adapters[path] = LoraAdapter(self.context.model, path)
+            self.load_adapters(path for path, _ in adapters)
             chain = handle.chain = self._chains.acquire(request.sampling)
             chain.tap.output = output = handle.output
             most, stats = request.max_tokens, request.stats
             handle.answer = SequenceState(chain, handle.params, most, output, stats)
             handle.answer.begin(request.prompt)
+            if (callback := handle.params.prompt_progress) is not None:
+                self._reports[request] = PromptReport(callback, stats.n_prompt, stats.n_reused)
         except Exception as error:
             self._give_up(request, RequestState.FAILED, error)
         return not request.finished
@@ -154,6 +171,21 @@ class EngineCore:
                 return False
             self._lora_key = output.lora_key
         return True
+
+    def _report(self, output: SchedulerOutput, results: Mapping[Request, TokenResult]) -> None:
+        """Report the progress of prompts; a callback that raises fails its request."""
+        for chunk in output.chunks:
+            report, result = self._reports.get(chunk.request), results.get(chunk.request)
+            if report is None or result is None or result.error is not None or result.lost:
+                continue
+            try:
+                report(chunk.start + len(chunk.tokens))
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                result.error = error
+            if report.is_complete:
+                del self._reports[chunk.request]
 
     def _deliver(self, results: Mapping[Request, TokenResult]) -> None:
         """Pass new tokens to iterators and callbacks; a callback that raises fails its request."""
@@ -202,6 +234,7 @@ class EngineCore:
         """Release what a request uses, and set its result."""
         if self._speculator is not None:
             self._speculator.forget(request)
+        self._reports.pop(request, None)
         handle, stats = self.handles.pop(request), request.stats
         output, chain = handle.output, handle.chain
         if request.state is not RequestState.FINISHED:

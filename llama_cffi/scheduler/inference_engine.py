@@ -27,7 +27,7 @@ from ..generation.sequence import Step
 from ..validation import check_float, check_int, check_type, checked_arguments, not_picklable
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
-from .input_processor import check_options, make_handle
+from .input_processor import check_adapters, check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, StepStats
 from .named_requests import NamedRequests
@@ -96,6 +96,8 @@ class InferenceEngine:
         chat_format: See `Engine`.
         draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
             do not change.
+        adapters: LoRA files and their scales, for requests that have none of their own; see
+            `set_adapters`.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
         check: See `Model`.
         **context_options: Other arguments of `Context`.
@@ -109,7 +111,7 @@ class InferenceEngine:
         owns_model: Whether the model is closed with the engine.
 
     Raises:
-        ModelLoadError: The model cannot be loaded.
+        ModelLoadError: The model, or an adapter, cannot be loaded.
         ValidationError: A number is out of range.
     """
 
@@ -134,6 +136,7 @@ class InferenceEngine:
         context_policy: str = "error",
         chat_format: str | None = None,
         draft: Drafter | None = None,
+        adapters: Mapping[str, float] | None = None,
         start: bool = True,
         check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
@@ -212,6 +215,13 @@ class InferenceEngine:
         # because the errors of an engine that died refer to both.
         weakref.finalize(self, _drop, weakref.ref(self._thread)).atexit = False
         self._named = NamedRequests()
+        self._adapters: dict[str, float] = {}
+        if adapters is not None:
+            try:
+                self.set_adapters(adapters)
+            except BaseException:
+                self.close()
+                raise
         if start:
             self.start()
 
@@ -314,6 +324,31 @@ class InferenceEngine:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.shutdown(drain=error is None)
 
+    # Adapters
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """The LoRA files and scales of requests that have none of their own."""
+        return dict(self._adapters)
+
+    def set_adapters(self, adapters: Mapping[str, float]) -> None:
+        """Use exactly these LoRA adapters for new requests that have none of their own.
+
+        Requests with different adapters do not share a batch; they take turns.
+
+        Args:
+            adapters: LoRA files and their scales; a scale of 0 keeps the adapter loaded only.
+
+        Raises:
+            ModelLoadError: An adapter is damaged, or for another model.
+            ValidationError: A scale is out of range.
+            ClosedError: The engine is closed.
+        """
+        self._thread.check_open()
+        checked = check_adapters(adapters)
+        self._core.load_adapters(checked)
+        self._adapters = checked
+
     # Requests
 
     @property
@@ -384,7 +419,8 @@ class InferenceEngine:
                 without one count as one client.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
-            adapters: LoRA files and their scales, for this request.
+            adapters: LoRA files and their scales, for this request; None: those of
+                `set_adapters`.
             n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
                 None = chosen by the acceptance rate.
             id: Name of the request, for `cancel` and messages; None: a numbered one. Those of
@@ -422,7 +458,7 @@ class InferenceEngine:
             thread,
             priority=scope.priority if priority is None else priority,
             callback=callback,
-            adapters=adapters,
+            adapters=self._adapters if adapters is None else adapters,
             n_draft=n_draft,
             id=id,
             client=scope.client if client is None else client,

@@ -17,7 +17,7 @@ from ..validation import INT32_MAX, check_float, check_int, shown
 from .request import Request
 from .request_handle import Owner, RequestHandle
 
-__all__ = ["check_options", "make_handle"]
+__all__ = ["check_adapters", "check_options", "make_handle"]
 
 _MAX_SCALE = 1e6
 
@@ -125,7 +125,7 @@ def make_handle(
         timeout_s=call.timeout_s,
         callback=callback,
         cache_prompt=params.cache_prompt,
-        lora_key=_lora_key(adapters) if adapters else None,
+        lora_key=None if adapters is None else _lora_key(adapters),
         n_draft=None if n_draft is None else check_int("n_draft", n_draft, 0),
         id=id,
         client=client,
@@ -134,13 +134,23 @@ def make_handle(
     return RequestHandle(request, params, Detokenizer(vocab, params), owner)
 
 
-def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+def check_adapters(adapters: Mapping[str, float]) -> dict[str, float]:
+    """Return LoRA files and their scales.
+
+    Raises:
+        ValidationError: They are something else, or a scale is out of range.
+    """
     if not isinstance(adapters, Mapping):
         raise ValidationError(
             f"adapters must be a dict of LoRA files and scales, got {shown(adapters)}; write "
             '{"adapter.gguf": 1.0}'
         )
-    return frozenset(
-        (os.fspath(path), check_float("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE))
+    return {
+        os.fspath(path): check_float("an adapter's scale", scale, -_MAX_SCALE, _MAX_SCALE)
         for path, scale in adapters.items()
-    )
+    }
+
+
+def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]] | None:
+    """Return the key of requests that may share a batch; a scale of 0 is no adapter."""
+    return frozenset((path, s) for path, s in check_adapters(adapters).items() if s) or None

@@ -70,6 +70,7 @@ class Request:
         num_computed_tokens: Number of tokens that the KV cache holds.
         draft: Draft tokens to verify in the next step.
         seq_id: The sequence in the KV cache; None while it waits.
+        last_seq_id: The sequence that it has or had last.
         created_s: Creation time, `time.monotonic()`.
         deadline_s: The deadline, `time.monotonic()`, or None.
         stats: Counts and times so far.
@@ -89,6 +90,7 @@ class Request:
         "draft",
         "error",
         "id",
+        "last_seq_id",
         "lora_key",
         "max_tokens",
         "n_draft",
@@ -139,6 +141,7 @@ class Request:
         self.num_computed_tokens = 0
         self.draft: list[int] = []
         self.seq_id: int | None = None
+        self.last_seq_id: int | None = None
         self.created_s = time.monotonic()
         self.deadline_s = None if timeout_s is None else self.created_s + timeout_s
         self.stats = GenerationStats(n_prompt=len(self.prompt))

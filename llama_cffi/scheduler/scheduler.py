@@ -302,6 +302,7 @@ class Scheduler:
                 return
             self._waiting.pop(entry)
             request.seq_id, request.num_computed_tokens = allocation
+            request.last_seq_id = request.seq_id
             if not request.stats.n_preempted:
                 request.stats.n_reused = allocation.n_cached
                 request.stats.queue_s = self.clock() - request.created_s

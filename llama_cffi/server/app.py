@@ -26,6 +26,7 @@ from . import (
     info,
     metrics,
     native,
+    predict,
     rerank,
     router,
     tokens,
@@ -92,6 +93,7 @@ def create_app(
             await asyncio.to_thread(served.close)
 
     routes: list[BaseRoute] = [route for module in _PROTOCOLS for route in module.routes()]
+    routes += predict.routes(routes)
     app = Starlette(
         routes=[Mount(checked.api_prefix, routes=routes)] if checked.api_prefix else routes,
         middleware=_middleware(checked),

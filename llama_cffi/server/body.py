@@ -87,8 +87,8 @@ async def _body(receive: Receive, settings: Settings) -> bytes:
             return b"".join(parts)
 
 
-def parse_json(body: bytes, settings: Settings) -> Object:
-    """Return the JSON object in a body.
+def parse_json(body: bytes, settings: Settings, list_field: str | None = None) -> Object:
+    """Return the JSON object in a body; a list is its *list_field*, if the route takes one.
 
     Raises:
         ApiError: It is something else, nested too deeply, or not Unicode text.
@@ -105,6 +105,8 @@ def parse_json(body: bytes, settings: Settings) -> Object:
     except ValueError as e:
         shown = "the body is empty" if not body.strip() else f"the body is not JSON: {e}"
         raise invalid(None, f"{shown}; send a JSON object, {_EXAMPLE}") from None
+    if list_field is not None and isinstance(value, list):
+        value = {list_field: value}
     if not isinstance(value, dict):
         kind = _kind_of(value)
         raise invalid(None, f"the body must be a JSON object, got {kind}; send one {_EXAMPLE}")

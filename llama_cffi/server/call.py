@@ -294,9 +294,13 @@ class Endpoint:
         handler: Returns the answer.
         protocol: The form of errors and streams.
         reads_body: Whether the request has a JSON body.
+        list_field: The field that a body is which is a list; None: it must be an object.
         is_public: Whether it is answered without a key, and while the server drains.
         needs_model: Whether the model that the body names is loaded first, and kept meanwhile;
             without a body, a handler calls `Call.hold_model` itself.
+
+    Attributes:
+        protocol: The form of errors and streams.
     """
 
     def __init__(
@@ -305,10 +309,11 @@ class Endpoint:
         protocol: Protocol = OPENAI,
         *,
         reads_body: bool = True,
+        list_field: str | None = None,
         is_public: bool = False,
         needs_model: bool = True,
     ) -> None:
-        self._handler, self._protocol = handler, protocol
+        self._handler, self.protocol, self._list_field = handler, protocol, list_field
         self._reads_body, self._is_public = reads_body, is_public
         self._needs_model = needs_model and reads_body
 
@@ -330,6 +335,16 @@ class Endpoint:
             if state.settings.log_requests:
                 call.log.write(call.requests.stats)
 
+    async def handle(self, call: Call) -> Answer:
+        """Return the answer to a request whose body is there.
+
+        Raises:
+            Exception: What is wrong with it; see `as_api_error`.
+        """
+        if self._needs_model:
+            await call.hold_model()
+        return await self._handler(call)
+
     async def _read(self, call: Call, receive: Receive, send: Send) -> bool:
         """Check the request and read its body; return whether it can be answered."""
         state = call.state
@@ -340,7 +355,7 @@ class Endpoint:
                     raise stopping()
             if self._reads_body:
                 body = await read_body(call.scope, receive, state.settings)
-                call.body = parse_json(body, state.settings)
+                call.body = parse_json(body, state.settings, self._list_field)
             call.schedule()
             return True
         except ApiError as error:
@@ -367,13 +382,11 @@ class Endpoint:
             answer.result()
 
     async def _answer(self, call: Call, send: Send) -> None:
-        settings, protocol = call.state.settings, self._protocol
+        settings, protocol = call.state.settings, self.protocol
         headers = {protocol.id_header: call.id}
         try:
             with call.answers:
-                if self._needs_model:
-                    await call.hold_model()
-                answer = await self._handler(call)
+                answer = await self.handle(call)
         except Exception as error:
             call.release()  # before the client can send the next request
             await self._send_error(call, send, self._told(call, error))
@@ -402,7 +415,7 @@ class Endpoint:
 
     async def _send_error(self, call: Call, send: Send, error: ApiError) -> None:
         call.log.error = error
-        await send_error(send, error, self._protocol, call.id)
+        await send_error(send, error, self.protocol, call.id)
 
 
 async def send_error(send: Send, error: ApiError, protocol: Protocol, id: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
+from ..api.chat_completions import Extensions, PreparedChat
 from ..chat.tools import normalise_tools
 from ..errors import ValidationError
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
@@ -20,14 +21,15 @@ from .paths import post
 from .sse import event
 
 if TYPE_CHECKING:
-    from ..api.types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
+    from ..api.types import CreateChatCompletionStreamResponse
 
 __all__ = [
     "chat_options",
     "chat_prompt",
     "count_tokens",
+    "llama_extensions",
+    "prepare_chat",
     "routes",
-    "start_chat",
     "start_chat_stream",
 ]
 
@@ -55,7 +57,9 @@ _FIELDS: Mapping[str, Kind] = {
     "audio": OBJECT,
     "web_search_options": OBJECT,
     "context_policy": STRING,
+    "verbose": BOOL,
 }
+_EXTENSIONS: Mapping[str, Kind] = {"timings_per_token": BOOL, "return_progress": BOOL}
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _MAX_TOP_LOGPROBS = 20
 
@@ -69,49 +73,69 @@ def routes() -> list[BaseRoute]:
 
 
 async def _create(call: Call) -> Answer:
-    model = call.model
+    prepared = await prepare_chat(call, call.body)
+    extensions = llama_extensions(call.body)
+    prepared = replace(prepared, extensions=extensions._replace(timings=True))
+    verbose = {}
+    if call.body.get("verbose"):
+        vocab = call.model.llm.model.vocab
+        verbose["__verbose"] = {"prompt": vocab.detokenize(prepared.request.tokens, True)}
     if call.body.get("stream") is True:
-        return Stream(_events(await start_chat_stream(call, model, call.body)))
-    return Json(await start_chat(call, model, call.body))
+        chunks = await start_chat_stream(call, prepared)
+        return Stream(_events(chunks, verbose))
+    done = await call.model.llm.create_chat_completion_async(prepared)
+    shaped: Any = {**done, "system_fingerprint": call.model.fingerprint, **verbose}
+    for choice in shaped["choices"]:
+        choice["message"].setdefault("refusal", None)
+    return Json(shaped)
 
 
 async def _count(call: Call) -> Answer:
-    n = await asyncio.to_thread(count_tokens, call.model, call.body)
-    return Json({"object": "response.input_tokens", "input_tokens": n})
+    return Json({"object": "response.input_tokens", "input_tokens": await count_tokens(call)})
 
 
-async def start_chat(call: Call, model: ServedModel, body: Object) -> CreateChatCompletionResponse:
-    """Return the response to a request in the form of OpenAI's chat completions.
+async def prepare_chat(call: Call, body: Object) -> PreparedChat:
+    """Check a request in the form of OpenAI's chat completions; render and tokenize its messages.
 
     Args:
         call: The request, which owns the answers.
-        model: The model.
         body: The request as OpenAI's, possibly translated from another protocol.
 
     Raises:
         ApiError: A field is wrong.
-        LlamaError: The request is wrong, or failed.
+        LlamaError: The request is wrong, or too long.
     """
+    model = call.model
     messages, options = chat_options(model, body)
     call.admit(model, options.get("n", 1))
-    done = await model.llm.create_chat_completion_async(messages, **options)
-    shaped: Any = {**done, "system_fingerprint": model.fingerprint}
-    for choice in shaped["choices"]:
-        choice["message"].setdefault("refusal", None)
-    return shaped  # type: ignore[no-any-return]
+    is_stream = body.get("stream") is True
+    prepared = await model.llm.chat.prepare_async(messages, options, stream=is_stream)
+    model.check_length(len(prepared.request.tokens))
+    return prepared
+
+
+def llama_extensions(body: Object) -> Extensions:
+    """Return the extensions of llama-server that a request of any protocol asks for.
+
+    Raises:
+        ApiError: A field has the wrong type.
+    """
+    given = take(body, _EXTENSIONS)
+    per_token = given.get("timings_per_token", False)
+    is_stream = body.get("stream") is True
+    return Extensions(
+        timings=per_token,
+        timings_per_token=per_token and is_stream,
+        progress=given.get("return_progress", False) and is_stream,
+    )
 
 
 async def start_chat_stream(
-    call: Call, model: ServedModel, body: Object
+    call: Call, prepared: PreparedChat
 ) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
-    """Submit a request and return its chunks; see `start_chat` for arguments and errors."""
-    messages, options = chat_options(model, body)
-    call.admit(model, options.get("n", 1))
-    if model.llm.config.n_parallel == 1:  # its engine would tell this after the headers
-        prepared = model.llm.chat.prepare(messages, options, stream=True)
-        model.check_length(len(prepared.request.tokens))
-    chunks = await model.llm.create_chat_completion_async(messages, stream=True, **options)
-    return _shaped(model, chunks)
+    """Submit a request that `prepare_chat` returned; return its chunks."""
+    chunks = await call.model.llm.create_chat_completion_async(prepared, stream=True)
+    return _shaped(call.model, chunks)
 
 
 async def _shaped(
@@ -128,11 +152,13 @@ async def _shaped(
 
 
 async def _events(
-    chunks: AsyncGenerator[CreateChatCompletionStreamResponse, None],
+    chunks: AsyncGenerator[CreateChatCompletionStreamResponse, None], first: Object
 ) -> AsyncGenerator[bytes, None]:
+    """Yield the events of *chunks*; the fields *first* are in the first one."""
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield event(chunk)
+            yield event({**chunk, **first} if first else chunk)
+            first = {}
     yield OPENAI.end
 
 
@@ -144,6 +170,7 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
     """
     given = take(body, _FIELDS, "messages")
     messages = given.pop("messages")
+    given.pop("verbose", None)
     is_continued = _is_continued(messages, given)
     options = generation_options(given, len(model.llm.model.vocab))
     if given.get("n", 1) != 1:
@@ -171,16 +198,17 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
     return messages, {**options, "model": model.name}
 
 
-def count_tokens(model: ServedModel, body: Object) -> int:
-    """Return the number of tokens of a request's prompt.
+async def count_tokens(call: Call, body: Object | None = None) -> int:
+    """Return the number of tokens of a request's prompt; see `prepare_chat` for arguments.
 
     Raises:
         ApiError: A field is wrong.
         TemplateError: The chat template refuses the messages.
     """
-    messages, options = chat_options(model, body)
+    chat = call.model.llm.chat
+    messages, options = chat_options(call.model, call.body if body is None else body)
     options.pop("stream_options", None)
-    return len(model.llm.chat.prepare(messages, options).request.tokens)
+    return len((await chat.prepare_async(messages, options)).request.tokens)
 
 
 def chat_prompt(model: ServedModel, body: Object) -> str:

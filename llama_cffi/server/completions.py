@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from starlette.routing import BaseRoute
 
+from ..api.channel import Channel
 from ..api.completions import prompt_tokens
+from ..grammars import LlamaGrammar
 from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["routes"]
 
 T = TypeVar("T")
+_Numbered: TypeAlias = "tuple[int, CreateCompletionStreamResponse]"
 
 _FIELDS: Mapping[str, Kind] = {
     **GENERATION,
@@ -62,8 +65,9 @@ async def _create(call: Call) -> Answer:
     best_of: int = options.get("best_of", n)
     if best_of < n:
         raise invalid("best_of", f"best_of must be at least n, which is {n}, got {best_of}")
-    if given.get("stream") and options.get("echo") and "logprobs" in options:
-        raise invalid("echo", "echo with logprobs cannot be streamed; leave out one of them")
+    if grammar := options.get("grammar"):  # checked here, not by the engine after the headers
+        root = options.pop("grammar_root", "root")
+        options["grammar"] = LlamaGrammar.from_string(grammar, root=root)
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):
@@ -102,22 +106,31 @@ def _joined(
 async def _events(
     model: ServedModel, streams: Sequence[AsyncIterator[CreateCompletionStreamResponse]], n: int
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of all prompts, one after the other, as those of one response."""
+    """Yield the chunks of all prompts, as they come, as those of one response."""
     usages: list[CompletionUsage] = []
     first: dict[str, object] = {}
-    for i, stream in enumerate(streams):
-        async with aclosing(stream):  # type: ignore[type-var]
-            async for chunk in stream:
-                first = first or {"id": chunk["id"], "created": chunk["created"]}
-                shaped = {**chunk, **first, "system_fingerprint": model.fingerprint}
-                if usage := chunk.get("usage"):
-                    usages.append(usage)
-                    if len(usages) < len(streams):
-                        continue
-                    shaped["usage"] = _total(usages)
-                shaped["choices"] = [{**c, "index": c["index"] + i * n} for c in chunk["choices"]]
-                yield event(shaped)
+    sources = [_numbered(i, stream) for i, stream in enumerate(streams)]
+    joined = sources[0] if len(sources) == 1 else Channel[_Numbered]().read(sources)
+    async with aclosing(joined):
+        async for i, chunk in joined:
+            first = first or {"id": chunk["id"], "created": chunk["created"]}
+            shaped = {**chunk, **first, "system_fingerprint": model.fingerprint}
+            if usage := chunk.get("usage"):
+                usages.append(usage)
+                if len(usages) < len(streams):
+                    continue
+                shaped["usage"] = _total(usages)
+            shaped["choices"] = [{**c, "index": c["index"] + i * n} for c in chunk["choices"]]
+            yield event(shaped)
     yield OPENAI.end
+
+
+async def _numbered(
+    i: int, stream: AsyncIterator[CreateCompletionStreamResponse]
+) -> AsyncGenerator[_Numbered, None]:
+    async with aclosing(stream):  # type: ignore[type-var]
+        async for chunk in stream:
+            yield i, chunk
 
 
 def _total(usages: Sequence[CompletionUsage]) -> CompletionUsage:

@@ -82,6 +82,11 @@ GENERATION: Mapping[str, Kind] = {
     "n_predict": INTEGER,
     "max_completion_tokens": INTEGER,
 }
+# llama-server's letters of the samplers.
+_LETTERS = {
+    "e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p",
+    "m": "min_p", "x": "xtc", "t": "temperature", "i": "infill", "a": "adaptive_p",
+}  # fmt: skip
 _MAX_N = 128
 _MAX_ITEMS = 2048
 _SEEDS = 2**32 - 1
@@ -103,6 +108,9 @@ def generation_options(given: Object, n_vocab: int) -> Object:
             options[other] = options.pop(name)
     if "seed" in options:  # any integer is one for OpenAI
         options["seed"] = options["seed"] % _SEEDS if options["seed"] >= 0 else -1
+    samplers = options.get("samplers")
+    if isinstance(samplers, str) and samplers != "temp" and _LETTERS.keys() >= {*samplers}:
+        options["samplers"] = [_LETTERS[letter] for letter in samplers]
     if "logit_bias" in options:
         options["logit_bias"] = _bias(options["logit_bias"], n_vocab)
     n = given.get("n", 1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
+from ..generation.sampling_params import SamplingParams
 from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
+from .messages.models import for_either_client
 from .models import ModelState, ServedModel
+from .native.generation_settings import generation_settings
 from .paths import get, post
 
 __all__ = ["routes"]
@@ -21,11 +25,15 @@ def routes() -> list[BaseRoute]:
     no_audio = Endpoint(_transcribe, reads_body=False)
     return [
         *get("/health", Endpoint(_health, reads_body=False, is_public=True)),
-        *get("/models", Endpoint(_list, reads_body=False, is_public=True)),
-        *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
+        *get("/models", Endpoint(for_either_client(_list), reads_body=False, is_public=True)),
+        *get(
+            "/models/{name:path}",
+            Endpoint(for_either_client(_retrieve), reads_body=False, is_public=True),
+        ),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         # llama-swap's path of the same, which langchain-llama-cpp asks for.
         Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
+        Route("/props", Endpoint(_set_props, reads_body=False), methods=["POST"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
     ]
@@ -91,6 +99,14 @@ def _described(model: ServedModel) -> dict[str, object]:
     }
 
 
+def _default_params(model: ServedModel) -> Mapping[str, object] | None:
+    if model.state is not ModelState.LOADED:
+        return None
+    llm = model.llm
+    vocab, seed = llm.model.vocab, llm.config.seed
+    return generation_settings(llm.sampling or SamplingParams(), vocab, seed, n_predict=-1)
+
+
 async def _props(call: Call) -> Answer:
     """Tell about a model; without one among several, about the server."""
     models, settings = call.state.models, call.state.settings
@@ -110,8 +126,9 @@ async def _props(call: Call) -> Answer:
         raise ApiError(503, f"nothing is known of {model.name} before it is loaded")
     return Json(
         {
-            "default_generation_settings": {"n_ctx": card.n_ctx},
+            "default_generation_settings": {"n_ctx": card.n_ctx, "params": _default_params(model)},
             "total_slots": card.n_slots,
+            "role": "model",
             "model_alias": model.name,
             "model_path": card.path,
             "modalities": {"vision": False, "video": False, "audio": False},
@@ -120,8 +137,15 @@ async def _props(call: Call) -> Answer:
             "eos_token": card.eos,
             "build_info": f"llama_cffi {__version__}, llama.cpp {card.build or 'not loaded'}",
             "is_sleeping": model.state is ModelState.SLEEPING,
+            "endpoint_slots": settings.slots,
+            "endpoint_metrics": settings.metrics,
+            "endpoint_props": False,
         }
     )
+
+
+async def _set_props(_: Call) -> Answer:
+    raise not_supported("the properties cannot be changed; start the server with other options")
 
 
 async def _transcribe(_: Call) -> Answer:

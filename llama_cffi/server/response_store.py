@@ -74,6 +74,13 @@ class ResponseStore:
         self._stored.move_to_end(response_id)
         return StoredResponse(*json.loads(stored))
 
+    def input_items(self, response_id: str) -> list[Item] | None:
+        """Return the items before the output of a response; None if it is not stored."""
+        found = self.get(response_id)
+        if found is None:
+            return None
+        return found.conversation[: len(found.conversation) - len(found.response["output"])]
+
     def item(self, item_id: str) -> Item | None:
         """Return an item of the output of a stored response; None if there is none."""
         found = self.get(self._homes.get(item_id, ""))

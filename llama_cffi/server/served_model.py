@@ -253,7 +253,7 @@ class ServedModel:
             ContextOverflowError: It does.
         """
         n_ctx = int(self.llm.n_ctx)
-        if n >= n_ctx and self.llm.config.context_policy == "error":
+        if n >= n_ctx and self.llm.config.context_policy in ("error", "shift"):
             raise ContextOverflowError(
                 f"the prompt has {n} tokens, but prompt and answer together may have at most "
                 f"{n_ctx}; shorten the prompt or increase n_ctx",

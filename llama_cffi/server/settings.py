@@ -47,6 +47,7 @@ class ServerOptions(TypedDict, total=False):
     trusted_proxies: Sequence[str]
     ssl_key_file: str | os.PathLike[str] | None
     ssl_cert_file: str | os.PathLike[str] | None
+    slots: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Settings:
             `*`: all.
         ssl_key_file: The private key, PEM; with *ssl_cert_file* the server speaks HTTPS.
         ssl_cert_file: The certificate and those that it is signed by, PEM.
+        slots: Whether `/slots` is there.
 
     Raises:
         ValidationError: A value is out of range.
@@ -122,6 +124,7 @@ class Settings:
     trusted_proxies: Sequence[str] = ()
     ssl_key_file: str | os.PathLike[str] | None = None
     ssl_cert_file: str | os.PathLike[str] | None = None
+    slots: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "api_keys", as_keys(as_list("api_keys", self.api_keys)))
@@ -130,7 +133,7 @@ class Settings:
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
-        for name in ("log_requests", "metrics", "models_autoload", "page"):
+        for name in ("log_requests", "metrics", "models_autoload", "page", "slots"):
             check_bool(name, getattr(self, name))
         if self.preload is not None:
             check_bool("preload", self.preload)

@@ -247,6 +247,13 @@ def test_echo_with_logprobs_begins_with_those_of_the_prompt(n_parallel: int) -> 
         assert "".join(scores["tokens"][:n]) == "once upon"
         assert scores["token_logprobs"][0] is None
         assert all(value is not None and value <= 0 for value in scores["token_logprobs"][1:])
+        chunks = [*llm.create_completion("once upon", echo=True, stream=True, **options)]
+        streamed = [chunk["choices"][0] for chunk in chunks]
+        assert "".join(choice["text"] for choice in streamed) == echoed["text"]
+        assert streamed[-1]["finish_reason"] == echoed["finish_reason"]
+        for name, values in scores.items():
+            parts = [choice["logprobs"] for choice in streamed if choice["logprobs"]]
+            assert [value for part in parts for value in part[name]] == values  # type: ignore[literal-required]
         options["max_tokens"] = 0
         alone = llm.create_completion("once upon", echo=True, n=2, **options)
         assert [choice["text"] for choice in alone["choices"]] == ["once upon"] * 2
@@ -254,7 +261,13 @@ def test_echo_with_logprobs_begins_with_those_of_the_prompt(n_parallel: int) -> 
         for choice in alone["choices"]:
             assert choice["logprobs"] is not None
             assert choice["logprobs"]["tokens"] == scores["tokens"][:n]
-        with pytest.raises(ValidationError, match="cannot be streamed"):
-            llm.create_completion("once upon", echo=True, stream=True, **options)
+        streamed = [
+            choice
+            for chunk in llm.create_completion("once upon", echo=True, stream=True, **options)
+            for choice in chunk["choices"]
+        ]
+        assert [(c["text"], c["finish_reason"]) for c in streamed] == [
+            ("once upon", None), ("", "length")
+        ]  # fmt: skip
         with pytest.raises(ValidationError, match="max_tokens"):
             llm.create_completion("once upon", **options)

@@ -131,7 +131,7 @@ def test_several_answers_and_formats_in_parallel() -> None:
 
 def test_state_is_not_available_in_parallel() -> None:
     with Llama(demo.model_path(), n_parallel=2, **OPTIONS) as llm:
-        for call in (llm.get_state, llm.kv_cache_seq_rm, llm.clear_lora, llm.save_state):
+        for call in (llm.get_state, llm.kv_cache_seq_rm, llm.save_state):
             with pytest.raises(ValidationError, match="many requests share"):
                 call()
         llm.kv_cache_clear()

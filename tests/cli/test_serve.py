@@ -159,6 +159,20 @@ def test_the_options_of_several_models_become_settings(monkeypatch: pytest.Monke
     assert (found["models"], found["sleep_idle_s"]) == ([], 9)
 
 
+def test_adapters_have_scales() -> None:
+    def adapters(*args: str) -> dict[str, float] | None:
+        return serve._adapters(parse(_parser(), ["serve", *args]))
+
+    assert adapters() is None
+    assert adapters("--lora", "a, b", "--lora", "c") == {"a": 1.0, "b": 1.0, "c": 1.0}
+    scaled = ("--lora-scaled", "C:/d.gguf:0.5,e:-2")
+    assert adapters("--lora", "a", *scaled) == {"a": 1.0, "C:/d.gguf": 0.5, "e": -2.0}
+    assert adapters(*scaled, "--lora-init-without-apply") == {"C:/d.gguf": 0.0, "e": 0.0}
+    for wrong in ("e", "e:x", ":1"):
+        with pytest.raises(ValidationError, match="FILE:SCALE"):
+            adapters("--lora-scaled", wrong)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -166,6 +180,8 @@ def test_the_options_of_several_models_become_settings(monkeypatch: pytest.Monke
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
         (["-ctk", "f33"], "type_k"),
+        (["--context-shift"], "--context-shift needs -np 1, got -np 2"),
+        (["--lora", "missing.gguf"], "missing.gguf"),
         (["--port", "99999"], "port"),
         (["--ssl-key-file", "x.pem"], "ssl_key_file and ssl_cert_file"),
         (["--ssl-key-file", "x.pem", "--ssl-cert-file", "y.pem"], "--ssl-cert-file y.pem"),

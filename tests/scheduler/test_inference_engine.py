@@ -236,6 +236,18 @@ def test_adapters_apply_to_one_request(tmp_path: Path) -> None:
         for scale in (float("nan"), "x", float("inf")):
             with pytest.raises(ValidationError, match="scale"):
                 engine.submit(prompt, 4, adapters={lora: scale})  # type: ignore[dict-item]
+        # Those of the engine are for requests without any.
+        engine.set_adapters({lora: 0.7})
+        assert engine.adapters == {lora: 0.7}
+        none: list[dict[str, float]] = [{}, {lora: 0.0}]
+        assert engine.submit(prompt, 12, temperature=0).result() == expected[1]
+        for own in none:
+            assert engine.submit(prompt, 12, temperature=0, adapters=own).result() == expected[0]
+        with pytest.raises(ModelLoadError, match=r"none\.gguf"):
+            engine.set_adapters({str(tmp_path / "none.gguf"): 1.0})
+        assert engine.adapters == {lora: 0.7}
+    with InferenceEngine(plain, 2, 128, n_threads=1, adapters={lora: 0.7}) as engine:
+        assert engine.submit(prompt, 12, temperature=0).result() == expected[1]
 
 
 def test_two_engines_share_a_model(model: Model) -> None:

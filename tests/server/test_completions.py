@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -11,7 +12,9 @@ from support.http_requests import post
 from support.server_state import n_requests, wait_for
 from support.strict_sdk import assert_strict
 
-from llama_cffi import LlamaPool, Scorer
+from llama_cffi import Llama, LlamaPool, Scorer
+from llama_cffi.demo import model_path
+from llama_cffi.server.http_server import HttpServer
 
 ASK: dict[str, Any] = {"model": "demo", "prompt": "1 + 1 =", "max_tokens": 6, "temperature": 0}
 TWO: list[Any] = ["once upon", "the weather"]
@@ -162,3 +165,42 @@ def test_one_bad_prompt_of_several_leaves_no_request(url: str, pool: LlamaPool) 
     reply = post(f"{url}/completions", {**ASK, "prompt": ["a", "b", "word " * 900]})
     assert reply.status == 400
     wait_for(lambda: n_requests(pool) == 0)
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[HttpServer]:
+    """A server that answers one request at a time."""
+    with Llama(model_path(), n_ctx=128, n_threads=1) as llm, llm.serve() as server:
+        yield server
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_malformed_grammar_is_400_before_the_headers(
+    url: str, single: HttpServer, stream: bool
+) -> None:
+    for base in (url, f"{single.url}/v1"):
+        reply = post(f"{base}/completions", {**ASK, "grammar": "root ::= (", "stream": stream})
+        assert reply.status == 400
+        assert reply.error["param"] == "grammar"
+        assert post(f"{base}/completions", {**ASK, "grammar": 'root ::= "7"'}).status == 200
+
+
+@pytest.mark.parametrize("max_tokens", [0, 4])
+def test_echo_with_logprobs_streams_what_the_whole_has(
+    url: str, single: HttpServer, max_tokens: int
+) -> None:
+    body = {**ASK, "prompt": TWO, "max_tokens": max_tokens, "echo": True, "logprobs": 1}
+    for base in (url, f"{single.url}/v1"):
+        whole = post(f"{base}/completions", body).json["choices"]
+        *events, end = post(f"{base}/completions", {**body, "stream": True}).events
+        assert end == "[DONE]"
+        for i, choice in enumerate(whole):
+            parts = [c for event in events for c in event["choices"] if c["index"] == i]
+            assert "".join(part["text"] for part in parts) == choice["text"]
+            assert parts[-1]["finish_reason"] == choice["finish_reason"]
+            scored = [part["logprobs"] for part in parts if part["logprobs"]]
+            for name, values in choice["logprobs"].items():
+                found = [value for part in scored for value in part[name]]
+                if name in ("tokens", "text_offset"):
+                    assert found == values
+                assert len(found) == len(values)

@@ -7,6 +7,7 @@ import pytest
 from support.http_requests import get, post, send
 from support.strict_sdk import assert_strict
 
+from llama_cffi import LlamaPool
 from llama_cffi.server.http_server import HttpServer
 
 
@@ -33,11 +34,21 @@ def test_models_tell_their_context_size(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_props(server: HttpServer) -> None:
+def test_props(server: HttpServer, pool: LlamaPool) -> None:
     props = get(f"{server.url}/props").json
-    assert props["total_slots"] == 4
-    assert props["default_generation_settings"]["n_ctx"] == 512
+    assert (props["role"], props["total_slots"]) == ("model", 4)
+    assert (props["model_alias"], props["model_path"]) == ("demo", pool.model_path)
+    defaults = props["default_generation_settings"]
+    assert defaults["n_ctx"] == 512
+    assert (defaults["params"]["seed"], defaults["params"]["temperature"]) == (-1, 0.8)
+    assert defaults["params"]["n_predict"] == -1
     assert "im_start" in props["chat_template"]
+
+
+def test_props_cannot_be_changed(server: HttpServer) -> None:
+    reply = post(f"{server.url}/props", {})
+    assert (reply.status, reply.error["type"]) == (501, "not_supported_error")
+    assert get(f"{server.url}/props").json["endpoint_props"] is False
 
 
 def test_unknown_paths_and_methods_are_errors_in_openais_shape(server: HttpServer) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 from openai.types.responses import Response, ResponseFailedEvent, ResponseStreamEvent
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from support.codex_requests import CODEX
 from support.strict_sdk import problems, strictly
 
 from llama_cffi import LlamaPool
@@ -74,66 +75,6 @@ ASKED: dict[str, Json] = {
         "tools": [WEATHER],
         "max_output_tokens": 14,
     },
-}
-# What Codex CLI sends: the whole conversation, tools of every type.
-CODEX: Json = {
-    "model": "local",
-    "instructions": "You are a coding agent.",
-    "input": [
-        {
-            "type": "message",
-            "role": "developer",
-            "content": [{"type": "input_text", "text": "<permissions>read-only</permissions>"}],
-        },
-        {
-            "type": "message",
-            "role": "user",
-            "content": [
-                {"type": "input_text", "text": "<environment>bash</environment>"},
-                {"type": "input_text", "text": "List the files."},
-            ],
-        },
-        {
-            "type": "reasoning",
-            "summary": [{"type": "summary_text", "text": "I should look."}],
-            "encrypted_content": "gAAAA-of-another-server",
-        },
-        {
-            "type": "message",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "I look."}],
-            "phase": "commentary",
-        },
-        {
-            "type": "function_call",
-            "name": "shell",
-            "arguments": '{"command": ["ls"]}',
-            "call_id": "call_1",
-        },
-        {"type": "function_call_output", "call_id": "call_1", "output": "a.py\nb.py"},
-        {"type": "web_search_call", "status": "completed", "action": {"type": "search"}},
-        {
-            "type": "message",
-            "role": "user",
-            "content": [{"type": "input_text", "text": "Which is larger?"}],
-        },
-    ],
-    "tools": [
-        {"type": "function", "name": "shell", "strict": False, "parameters": {"type": "object"}},
-        {"type": "local_shell"},
-        {"type": "web_search", "external_web_access": False},
-        {"type": "custom", "name": "apply_patch", "format": {"type": "grammar", "syntax": "lark"}},
-        {"type": "namespace", "name": "mcp__x", "description": "x", "tools": []},
-    ],
-    "tool_choice": "auto",
-    "parallel_tool_calls": False,
-    "reasoning": {"effort": "medium", "summary": "auto", "context": "all_turns"},
-    "store": False,
-    "stream": True,
-    "include": ["reasoning.encrypted_content"],
-    "prompt_cache_key": "0199-7af0",
-    "text": {"verbosity": "low"},
-    "client_metadata": {"x": "y"},
 }
 
 

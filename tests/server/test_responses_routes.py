@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
 from pydantic import BaseModel
-from support.http_requests import post, send
+from support.http_requests import get, post, send
 from support.server_state import n_requests, wait_for
 from support.strict_sdk import strictly
 
@@ -115,3 +115,59 @@ def test_a_client_that_leaves_frees_its_slot(client: openai.OpenAI, pool: LlamaP
 def test_unknown_ids_are_not_found(url: str) -> None:
     for method in ("GET", "DELETE"):
         assert send(method, f"{url}/responses/resp_x").status == 404
+
+
+def test_the_input_of_a_response_is_listed_in_pages(client: openai.OpenAI, url: str) -> None:
+    asked: Any = [
+        {"role": "user", "content": "What is 1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "x"},
+        {"role": "user", "content": [{"type": "input_text", "text": "And 2 + 2?"}]},
+    ]
+    response = client.responses.create(**{**ASK, "input": asked})
+    place = f"{url}/responses/{response.id}/input_items"
+    page = get(f"{place}?limit=100&order=asc").json
+    strictly(ResponseItemList, page)
+    kinds = [item["type"] for item in page["data"]]
+    assert kinds == ["message", "message", "function_call", "function_call_output", "message"]
+    assert not page["has_more"]
+    found = [*client.responses.input_items.list(response.id, limit=2, order="asc")]
+    assert [item.id for item in found] == [item["id"] for item in page["data"]]
+    latest = get(f"{place}?limit=1").json
+    assert latest["data"] == page["data"][-1:]
+    assert latest["has_more"]
+    more = client.responses.create(**ASK, previous_response_id=response.id)
+    again = get(f"{url}/responses/{more.id}/input_items?limit=100&order=asc").json["data"]
+    assert [item["id"] for item in again[:5]] == [item["id"] for item in page["data"]]
+    assert len(again) == 7  # the answer, and the new question
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"), ("after=x", "after")],
+)
+def test_a_wrong_page_of_the_input_is_400(
+    client: openai.OpenAI, url: str, query: str, param: str
+) -> None:
+    place = f"{url}/responses/{client.responses.create(**ASK).id}/input_items"
+    reply = get(f"{place}?{query}")
+    assert (reply.status, reply.error["param"]) == (400, param)
+
+
+def test_only_background_responses_can_be_cancelled(client: openai.OpenAI, url: str) -> None:
+    response = client.responses.create(**ASK)
+    reply = send("POST", f"{url}/responses/{response.id}/cancel")
+    assert reply.status == 400
+    assert "background" in reply.error["message"]
+    assert client.responses.retrieve(response.id).status == "completed"
+    for method, path in (("POST", "cancel"), ("GET", "input_items")):
+        assert send(method, f"{url}/responses/resp_x/{path}").status == 404
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("conversation", "conv_1"), ("background", True), ("prompt", {"id": "p"})]
+)
+def test_what_is_kept_at_openai_is_refused_by_name(url: str, field: str, value: Any) -> None:
+    reply = post(f"{url}/responses", {**ASK, field: value})
+    assert (reply.status, reply.error["param"]) == (400, field)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -74,7 +75,10 @@ def problems(
     elif kind in (None, type(None)):
         if value is not None:
             yield f"{path}: {value!r} is not null"
-    elif kind not in (Any, object):
+    elif kind is datetime.datetime:
+        if not isinstance(value, str) or "T" not in value:
+            yield f"{path}: {value!r} is not a time"
+    elif kind not in (Any, object) and not isinstance(kind, TypeVar):
         wanted = (int, float) if kind is float else kind
         if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
             yield f"{path}: {value!r} is not {getattr(kind, '__name__', kind)}"

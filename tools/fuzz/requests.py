@@ -62,7 +62,8 @@ _TALK = [
 ]
 _FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": _SCHEMA, "strict": True}}
 _CHAT: list[dict[str, Any]] = [
-    {**_GENERATION, "messages": [_USER], "logprobs": True, "top_logprobs": 2},
+    {**_GENERATION, "messages": [_USER], "logprobs": True, "top_logprobs": 2,
+     "verbose": True},
     {
         "messages": _TALK, "tools": _TOOLS, "tool_choice": "auto", "parallel_tool_calls": True,
         "max_tokens": 8, "thinking": False, "reasoning_effort": "low", "thinking_budget": 3,
@@ -162,8 +163,20 @@ _NATIVE = [
      "response_fields": ["content", "timings/prompt_n"], "logprobs": 1},
     {"prompt": "a", "max_tokens": 8, "json_schema": _SCHEMA, "stream": True},
     {"prompt": "a", "max_completion_tokens": 2, "grammar": "root ::= [0-9]+",
-     "grammar_root": "root"},
+     "grammar_root": "root", "timings_per_token": True, "return_progress": True, "stream": True},
+    {"prompt": "a", "n_predict": 2, "id_slot": 0, "t_max_predict_ms": 1000, "n_indent": 0,
+     "lora": []},
 ]  # fmt: skip
+_INFILL = [
+    {
+        "input_prefix": "def f(",
+        "input_suffix": "return a",
+        "prompt": "a",
+        "n_predict": 2,
+        "input_extra": [{"filename": "a.py", "text": "b"}],
+        "stream": True,
+    },
+]
 _DECISIONS = [
     {
         "input": [_USER, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
@@ -200,6 +213,8 @@ BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": _CHAT,
     "/v1/chat/completions/input_tokens": _CHAT,
     "/apply-template": _CHAT,
+    "/infill": _INFILL,
+    "/lora-adapters": [{"adapters": []}],
     "/models/load": [{"model": "demo"}],
     "/models/unload": [{"model": "demo"}],
     "/v1/completions": _TEXT,
@@ -224,7 +239,9 @@ NO_BODY = [
     ("GET", "/health"), ("GET", "/v1/models"), ("GET", "/v1/models/demo"), ("GET", "/props"),
     ("GET", "/metrics"), ("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/responses/resp_1"),
     ("POST", "/v1/audio/transcriptions"), ("POST", "/v1/audio/translations"),
-    ("GET", "/upstream/demo/props"), ("GET", "/"), ("GET", "/page/app.js"),
+    ("GET", "/upstream/demo/props"), ("POST", "/props"), ("GET", "/slots"),
+    ("GET", "/lora-adapters"), ("GET", "/v1/responses/resp_1/input_items"),
+    ("POST", "/v1/responses/resp_1/cancel"), ("GET", "/"), ("GET", "/page/app.js"),
 ]  # fmt: skip
 
 

@@ -126,6 +126,11 @@ class SamplerChain(NativeObject):
             and ("numpy" in sys.modules or not self._in_c)
         )
 
+    @property
+    def candidates(self) -> Candidates | None:
+        """What the samplers left of the last `sample_logits`; None where they did not run."""
+        return self._candidates
+
     def add_greedy(self) -> Self:
         """Select the most probable token. C: llama_sampler_init_greedy."""
         return self._add(self._new("greedy"), Link(Preselection.add_greedy, selects=True))

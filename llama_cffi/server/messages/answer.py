@@ -22,6 +22,7 @@ _DELTAS = {
     "text": ("text_delta", "text"),
     "tool_use": ("input_json_delta", "partial_json"),
 }
+_EXTENSIONS = ("timings", "prompt_progress")
 _ERRORS = {
     401: "authentication_error",
     402: "billing_error",
@@ -86,7 +87,8 @@ async def message_object(
         elif name == "content_block_stop":
             block[block["type"]] = "".join(text)
         elif name == "message_delta":
-            message.update(data["delta"], usage=data["usage"])
+            message.update({n: v for n, v in data.items() if n not in ("type", "delta")})
+            message.update(data["delta"])
     return message
 
 
@@ -118,9 +120,21 @@ class _Fold:
         self._index = -1  # of the last block
         self._open = ""  # its type, until it ends
         self._finish_reason, self._stop = "", None
+        self._timings: object = None
 
     def push(self, chunk: Any) -> Iterator[Event]:
         """Yield the events of a chunk."""
+        found = [*self._events(chunk)]
+        extensions = {name: chunk[name] for name in _EXTENSIONS if name in chunk}
+        self._timings = extensions.get("timings", self._timings)
+        if not found and "prompt_progress" in extensions:
+            found = [_event("ping")]
+        if found and extensions:
+            name, last = found.pop()
+            found.append((name, {**last, **extensions}))
+        yield from found
+
+    def _events(self, chunk: Any) -> Iterator[Event]:
         if not self._has_begun:
             self._has_begun = True
             yield self._start(chunk)
@@ -137,7 +151,8 @@ class _Fold:
         yield from self._end_block()
         reason, stop = self._stop_reason()
         delta = {"stop_reason": reason, "stop_sequence": stop}
-        yield _event("message_delta", delta=delta, usage=self._usage())
+        more = {} if self._timings is None else {"timings": self._timings}
+        yield _event("message_delta", delta=delta, usage=self._usage(), **more)
         yield _event("message_stop")
 
     def _start(self, chunk: Any) -> Event:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from dataclasses import replace
 
 from starlette.routing import BaseRoute
 
+from ...api.chat_completions import ChatCompletionOptions, PreparedChat
 from ..call import Answer, Call, Endpoint, Json, Protocol, Stream
+from ..chat import llama_extensions
 from ..errors import ApiError
-from ..models import ServedModel
 from ..paths import post
 from ..sse import event
 from .answer import Event, error_body, events, message_object
@@ -39,26 +39,28 @@ def routes() -> list[BaseRoute]:
 
 async def _create(call: Call) -> Answer:
     model = call.model
-    messages, options = chat_request(call.body, model.llm.chat.family)
-    options["model"] = model.name
+    extensions = llama_extensions(call.body)
     call.admit(model)
-    # message_start tells it.
-    n_prompt = await asyncio.to_thread(_n_tokens, model, messages, options)
+    prepared, options = await _prepared(call)
+    n_prompt = len(prepared.request.tokens)  # message_start tells it
     model.check_length(n_prompt)
-    chunks = await model.llm.create_chat_completion_async(messages, stream=True, **options)
+    prepared = replace(prepared, extensions=extensions)
+    chunks = await model.llm.create_chat_completion_async(prepared, stream=True)
     if call.body.get("stream") is True:
         return Stream(_encoded(events(chunks, options, n_prompt)))
     return Json(await message_object(chunks, options))
 
 
 async def _count(call: Call) -> Answer:
-    model = call.model
-    messages, options = chat_request(call.body, model.llm.chat.family)
-    return Json({"input_tokens": await asyncio.to_thread(_n_tokens, model, messages, options)})
+    prepared, _ = await _prepared(call)
+    return Json({"input_tokens": len(prepared.request.tokens)})
 
 
-def _n_tokens(model: ServedModel, messages: Any, options: Any) -> int:
-    return len(model.llm.chat.prepare(messages, options, stream=True).request.tokens)
+async def _prepared(call: Call) -> tuple[PreparedChat, ChatCompletionOptions]:
+    chat = call.model.llm.chat
+    messages, options = chat_request(call.body, chat.family)
+    options["model"] = call.model.name
+    return await chat.prepare_async(messages, options, stream=True), options
 
 
 async def _encoded(found: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:

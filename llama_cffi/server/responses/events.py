@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import LlamaError
+from .items import with_ids
 from .objects import Kind, OutputItem, new_id, response_usage
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ async def response_object(
             fold.push(chunk)
     fold.finish()
     _keep(fold, store)
-    return fold.response
+    return {**fold.response, **fold.timings}
 
 
 @asynccontextmanager
@@ -86,7 +87,7 @@ async def _closing(chunks: AsyncIterator[Chunk]) -> AsyncIterator[None]:
 def _keep(fold: ResponseFold, store: ResponseStore | None) -> None:
     if store is not None and fold.request.store:
         output = fold.response["output"]
-        store.put(fold.response, [*fold.request.conversation, *output])
+        store.put(fold.response, [*with_ids(fold.request.conversation), *output])
 
 
 class ResponseFold:
@@ -100,6 +101,7 @@ class ResponseFold:
     Attributes:
         request: The request.
         response: The response object, as it is now.
+        timings: llama-server's `timings`, if they were asked for.
     """
 
     def __init__(self, request: ResponseRequest) -> None:
@@ -117,6 +119,7 @@ class ResponseFold:
             "usage": None,
             **request.settings,
         }
+        self.timings: Item = {}
         self._n_events = 0
         self._open: OutputItem | None = None
         self._key: str | int = ""  # what the open item consists of; a call's index
@@ -133,7 +136,15 @@ class ResponseFold:
         """Add a chunk; return its events."""
         if usage := chunk.get("usage"):
             self.response["usage"] = response_usage(usage)
-        return [event for choice in chunk["choices"] for event in self._choice(choice)]
+        found = [event for choice in chunk["choices"] for event in self._choice(choice)]
+        if timings := chunk.get("timings"):
+            self.timings = {"timings": timings}
+            if found:
+                found[-1].update(self.timings)
+        if progress := chunk.get("prompt_progress"):
+            event = self._event("response.in_progress", response=self._snapshot())
+            found.append({**event, "prompt_progress": progress})
+        return found
 
     def finish(self) -> list[Event]:
         """End the response after the last chunk; return the last events."""
@@ -216,7 +227,7 @@ class ResponseFold:
     def _end(self, status: Literal["completed", "incomplete", "failed"]) -> Event:
         self._open = None
         self.response["status"] = status
-        return self._event(f"response.{status}", response=self._snapshot())
+        return self._event(f"response.{status}", response=self._snapshot(), **self.timings)
 
     def _place(self, item: OutputItem) -> Item:
         place: Item = {"item_id": item.id, "output_index": len(self.response["output"])}

@@ -36,6 +36,7 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "prompt_cache_key": (str,),
     "reasoning": (dict,),
     "safety_identifier": (str,),
+    "service_tier": (str,),
     "store": (bool,),
     "stream": (bool,),
     "stream_options": (dict,),

@@ -1,4 +1,4 @@
-"""POST /completion, /completions, /embedding and /embeddings, llama-server's own."""
+"""POST /completion and /completions, llama-server's own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from llama_cffi.server.http_server import HttpServer
 ASK: dict[str, Any] = {"prompt": "1 + 1 =", "n_predict": 8, "temperature": 0}
 LONG = " that is long enough to be worth keeping" * 5
 FINAL = {
-    "index", "content", "tokens", "stop", "model", "tokens_predicted", "tokens_evaluated",
-    "tokens_cached", "generation_settings", "prompt", "has_new_line", "truncated", "stop_type",
-    "stopping_word", "timings",
+    "index", "content", "tokens", "id_slot", "stop", "model", "tokens_predicted",
+    "tokens_evaluated", "tokens_cached", "generation_settings", "prompt", "has_new_line",
+    "truncated", "stop_type", "stopping_word", "timings",
 }  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_a_stream_joins_to_the_whole(any_server: HttpServer) -> None:
     assert [t for part in parts for t in part["tokens"]] == whole["tokens"]
     assert [part["stop"] for part in parts] == [False] * len(parts)
     assert (last["stop"], last["content"]) == (True, "")
-    same = FINAL - {"content", "tokens", "timings", "generation_settings"}
+    same = FINAL - {"content", "tokens", "timings", "generation_settings", "id_slot"}
     assert {name: last[name] for name in same} == {name: whole[name] for name in same}
     assert parts[-1]["tokens_predicted"] == last["tokens_predicted"]
     assert last["generation_settings"] == {**whole["generation_settings"], "stream": True}
@@ -272,6 +272,137 @@ def test_response_fields_pick_and_lift(server: HttpServer) -> None:
     assert complete(server, response_fields=[]).keys() == FINAL
 
 
+def test_post_sampling_probs_are_those_of_the_draw(any_server: HttpServer) -> None:
+    asked: Any = {"n_probs": 9, "temperature": 1.0, "top_k": 4, "seed": 5, "ignore_eos": True}
+    plain = complete(any_server, **asked)
+    whole = complete(any_server, post_sampling_probs=True, **asked)
+    assert whole["content"] == plain["content"]
+    scores = whole["completion_probabilities"]
+    assert len(scores) == 8
+    for score in scores:
+        probs = [t["prob"] for t in score["top_probs"]]
+        assert 1 <= len(probs) <= 4
+        assert probs == sorted(probs, reverse=True)
+        assert sum(probs) == pytest.approx(1, abs=1e-5)  # fewer than n_probs only as these are all
+        assert all(0 < p <= 1 for p in [score["prob"], *probs])
+        assert score["prob"] == pytest.approx(
+            next(t["prob"] for t in score["top_probs"] if t["id"] == score["id"])
+        )
+    parts = events_of(any_server, post_sampling_probs=True, **asked)[:-1]
+    streamed = [s for part in parts for s in part.get("completion_probabilities", [])]
+    assert [score["id"] for score in streamed] == [score["id"] for score in scores]
+    greedy = complete(any_server, n_probs=3, post_sampling_probs=True, n_predict=1)
+    (score,) = greedy["completion_probabilities"]
+    assert (score["prob"], [t["prob"] for t in score["top_probs"]]) == (1.0, [1.0])
+
+
+def test_n_answers_share_a_prompt_and_differ_by_seed(any_server: HttpServer) -> None:
+    asked: Any = {"temperature": 1.5, "seed": 3, "ignore_eos": True}
+    answers = complete(any_server, n_cmpl=3, **asked)
+    assert [answer["index"] for answer in answers] == [0, 1, 2]
+    assert [answer["generation_settings"]["seed"] for answer in answers] == [3, 4, 5]
+    alone = [complete(any_server, **{**asked, "seed": 3 + i})["content"] for i in range(3)]
+    assert [answer["content"] for answer in answers] == alone
+    both = complete(any_server, prompt=["once", "the sun"], n=2, **asked)
+    assert [answer["index"] for answer in both] == [0, 1, 2, 3]
+    assert "once" in both[1]["prompt"]
+    assert "sun" in both[2]["prompt"]
+
+
+def test_answers_of_one_stream_come_as_they_are_generated(server: HttpServer) -> None:
+    asked: Any = {"n_predict": 64, "ignore_eos": True}
+    events = events_of(server, prompt=["once upon", "the weather"], n=2, **asked)
+    order = [event["index"] for event in events]
+    assert sorted({*order}) == [0, 1, 2, 3]
+    first_end = next(i for i, event in enumerate(events) if event["stop"])
+    assert {*order[:first_end]} == {0, 1, 2, 3}
+    texts = dict.fromkeys(range(4), "")
+    for event in events:
+        texts[event["index"]] += event["content"]
+    assert texts[0] == texts[1] == complete(server, prompt="once upon", **asked)["content"]
+
+
+def test_return_progress_tells_each_batch_of_the_prompt(any_server: HttpServer) -> None:
+    prompt = "a prompt whose progress is told" + LONG
+    for i in range(2):
+        events = events_of(any_server, prompt=prompt, return_progress=True)
+        told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+        assert events[len(told) - 1].keys() >= {"prompt_progress"}  # before all tokens
+        assert [*told[0]] == ["total", "cache", "processed", "time_ms"]
+        assert told[0]["processed"] == told[0]["cache"]
+        assert told[-1]["processed"] == told[-1]["total"] == events[-1]["tokens_evaluated"]
+        assert {(p["total"], p["cache"]) for p in told} == {(told[0]["total"], told[0]["cache"])}
+        times = [p["time_ms"] for p in told]
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert bool(told[0]["cache"]) is bool(i)
+        assert events[-1]["timings"]["cache_n"] == told[0]["cache"]
+    plain = events_of(any_server, prompt=prompt)
+    assert not any("prompt_progress" in event for event in plain)
+
+
+def test_timings_per_token_grow(any_server: HttpServer) -> None:
+    *parts, last = events_of(any_server, timings_per_token=True, ignore_eos=True)
+    found = [part["timings"] for part in parts]
+    assert [t["predicted_n"] for t in found] == [*range(1, 9)]
+    assert len({t["prompt_n"] + t["cache_n"] for t in [*found, last["timings"]]}) == 1
+    spent = [t["predicted_ms"] for t in found]
+    assert spent == sorted(spent)
+    assert all(t["prompt_ms"] > 0 for t in found)
+    assert not any("timings" in part for part in events_of(any_server)[:-1])
+
+
+def test_t_max_predict_ms_ends_an_answer_that_has_a_line(any_server: HttpServer) -> None:
+    grammar = 'root ::= "ab\\ncd" [a-z]*'
+    asked: Any = {"grammar": grammar, "n_predict": 60, "n_probs": 1, "t_max_predict_ms": 1}
+    whole = complete(any_server, **asked)
+    assert whole["has_new_line"]
+    assert (whole["stop_type"], whole["truncated"]) == ("limit", False)
+    assert whole["tokens_predicted"] < 60
+    assert whole["timings"]["predicted_n"] == whole["tokens_predicted"]
+    endless: Any = {**asked, "n_predict": 20, "grammar": "root ::= [a-z]*"}
+    assert complete(any_server, **endless)["tokens_predicted"] == 20  # no line
+
+
+def test_ignore_eos_lists_every_end_token_with_minus_infinity(
+    any_server: HttpServer, pool: LlamaPool
+) -> None:
+    bias = complete(any_server, ignore_eos=True)["generation_settings"]["logit_bias"]
+    ends = pool.llm.model.vocab.eog_tokens
+    assert bias == [{"token": token, "bias": None} for token in ends]
+    assert ends
+    assert complete(any_server)["generation_settings"]["logit_bias"] == []
+
+
+def test_samplers_have_names_and_letters(server: HttpServer) -> None:
+    forms: list[Any] = ["kpt", ["top_k", "top_p", "temperature"], "top_k;top_p;temperature"]
+    for form in forms:
+        settings = complete(server, samplers=form)["generation_settings"]
+        assert settings["samplers"] == ["top_k", "top_p", "temperature"]
+
+
+def test_logit_bias_may_name_text(server: HttpServer, pool: LlamaPool) -> None:
+    tokens = pool.llm.tokenize("yes", False)
+    forms: list[Any] = [{"yes": False}, [["yes", False]]]
+    for form in forms:
+        bias = complete(server, logit_bias=form)["generation_settings"]["logit_bias"]
+        assert bias == [{"token": token, "bias": None} for token in dict.fromkeys(tokens)]
+
+
+def test_id_slot_is_a_hint_and_told(any_server: HttpServer) -> None:
+    whole = complete(any_server, id_slot=0)
+    assert 0 <= whole["id_slot"] < 4
+    *parts, last = events_of(any_server, id_slot=1)
+    assert {part["id_slot"] for part in parts} == {last["id_slot"]}
+
+
+def test_more_prompts_than_slots_all_finish(server: HttpServer, pool: LlamaPool) -> None:
+    prompts = [f"number {i} is" for i in range(9)]
+    answers = complete(server, prompt=prompts, ignore_eos=True)
+    assert [answer["tokens_predicted"] for answer in answers] == [8] * 9
+    assert {answer["id_slot"] for answer in answers} <= {*range(4)}
+
+
 @pytest.mark.behaviour("chat: a bad grammar is 400, and the server lives")
 @pytest.mark.behaviour("completion: media for a text model are refused with a clear error")
 @pytest.mark.parametrize(
@@ -291,8 +422,16 @@ def test_response_fields_pick_and_lift(server: HttpServer) -> None:
         ("n_predict", -2, "n_predict must be at least 0"),
         ("n_predict", "3", "n_predict must be an integer"),
         ("n_probs", -1, "n_probs must be at least 0"),
-        ("n", 2, "repeat the prompt in a list"),
-        ("post_sampling_probs", True, "not supported"),
+        ("n", 0, "n must be from 1"),
+        ("n_cmpl", 129, "n must be from 1"),
+        ("post_sampling_probs", 1, "must be true or false"),
+        ("return_progress", "yes", "must be true or false"),
+        ("timings_per_token", 3, "must be true or false"),
+        ("t_max_predict_ms", "1", "must be an integer"),
+        ("n_indent", 2, "n_indent is not supported"),
+        ("id_slot", "a", "id_slot must be an integer"),
+        ("samplers", "kq", "samplers"),
+        ("lora", {}, "lora must be a list"),
         ("stop", 3, "stop must be"),
         ("temperature", "hot", "temperature must be a number"),
         ("temperature", -1, "temperature"),
@@ -325,51 +464,3 @@ def test_a_prompt_that_does_not_fit_is_400(any_server: HttpServer, stream: bool)
 def test_nothing_is_left_running_after_an_error(server: HttpServer, pool: LlamaPool) -> None:
     post(f"{server.url}/completion", {"prompt": ["short", "word " * 600], "n_predict": -1})
     wait_for(lambda: n_requests(pool) == 0)
-
-
-@pytest.mark.parametrize("path", ["/embedding", "/embeddings"])
-@pytest.mark.parametrize("field", ["input", "content"])
-def test_embeddings_are_a_list(server: HttpServer, pool: LlamaPool, path: str, field: str) -> None:
-    ids = pool.llm.tokenize("a dog", True)
-    answer = post(server.url + path, {field: ["a cat", "the weather"]}).json
-    assert [item["index"] for item in answer] == [0, 1]
-    for item, text in zip(answer, ["a cat", "the weather"], strict=True):
-        assert item.keys() == {"index", "embedding"}
-        (vector,) = item["embedding"]
-        assert vector == pytest.approx(pool.llm.embed(text), abs=1e-6)
-    (item,) = post(server.url + path, {field: ids}).json
-    assert item["embedding"][0] == pytest.approx(pool.llm.embed("a dog"), abs=1e-6)
-
-
-def test_embeddings_can_keep_their_length(server: HttpServer) -> None:
-    (raw,) = post(f"{server.url}/embedding", {"input": "a cat", "embd_normalize": -1}).json
-    (unit,) = post(f"{server.url}/embedding", {"input": "a cat"}).json
-    length = math.hypot(*raw["embedding"][0])
-    assert length != pytest.approx(1, rel=1e-3)
-    scaled = [x / length for x in raw["embedding"][0]]
-    assert scaled == pytest.approx(unit["embedding"][0], abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [{}, {"input": []}, {"input": 3}, {"content": [10**9]}, {"input": "a", "embd_normalize": 1}],
-)
-def test_wrong_inputs_of_embeddings_are_400(server: HttpServer, body: Any) -> None:
-    reply = post(f"{server.url}/embedding", body)
-    assert reply.status == 400
-    assert reply.error["message"]
-
-
-@pytest.mark.behaviour(
-    "embeddings: without pooling each token has a raw vector, and OpenAI's route is 400"
-)
-def test_every_token_has_a_vector_without_pooling() -> None:
-    with (
-        LlamaPool(
-            model_path(), n_parallel=1, n_ctx=64, n_threads=1, embeddings=True, pooling="none"
-        ) as pool,
-        pool.serve() as server,
-    ):
-        (item,) = post(f"{server.url}/embedding", {"input": "a small cat"}).json
-        assert len(item["embedding"]) == len(pool.llm.tokenize("a small cat", True)) > 1
-        assert {len(row) for row in item["embedding"]} == {pool.llm.model.n_embd_out}

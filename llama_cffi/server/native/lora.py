@@ -1,0 +1,78 @@
+"""LoRA adapters: GET and POST /lora-adapters, and the field `lora` of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.routing import BaseRoute, Route
+
+from ...scheduler import InferenceEngine
+from ..body import LIST, take
+from ..call import Answer, Call, Endpoint, Json
+from ..errors import invalid, not_supported
+from ..models import ServedModel
+
+__all__ = ["adapters_of", "routes"]
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this module."""
+    change = Endpoint(_change, list_field="adapters")
+    return [
+        Route("/lora-adapters", Endpoint(_list, reads_body=False), methods=["GET"]),
+        Route("/lora-adapters", change, methods=["POST"]),
+    ]
+
+
+async def _list(call: Call) -> Answer:
+    adapters = call.state.models.find(call.query("model")).llm.adapters
+    return Json(
+        [
+            {"id": i, "path": path, "scale": scale}
+            for i, (path, scale) in enumerate(adapters.items())
+        ]
+    )
+
+
+async def _change(call: Call) -> Answer:
+    """Set the scales of requests that have none of their own."""
+    model = call.state.models.find(call.query("model"))
+    given = take(call.body, {"adapters": LIST}, "adapters")["adapters"]
+    scales = _scales(model, "adapters", given)
+    await asyncio.to_thread(model.llm.set_adapters, scales)
+    return Json({"success": True})
+
+
+def adapters_of(model: ServedModel, given: list[Any]) -> dict[str, float]:
+    """Return the adapters of one request, whose field `lora` is *given*.
+
+    Raises:
+        ApiError: It is wrong, or the engine has the same adapters for all requests.
+    """
+    scales = _scales(model, "lora", given)
+    if not isinstance(model.llm.engine, InferenceEngine):
+        raise not_supported(
+            "adapters of single requests need a scheduler; load the model with n_parallel=2 or "
+            "more, or with adapters=..."
+        )
+    return scales
+
+
+def _scales(model: ServedModel, name: str, given: list[Any]) -> dict[str, float]:
+    """Return the scales of all adapters; those that are not given have 0.
+
+    Raises:
+        ApiError: An item is not a known id and a scale.
+    """
+    paths = [*model.llm.adapters]
+    scales = dict.fromkeys(paths, 0.0)
+    for i, item in enumerate(given):
+        number, scale = (item.get("id"), item.get("scale")) if isinstance(item, dict) else (0, None)
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            raise invalid(name, f'{name}[{i}] must be {{"id": ..., "scale": a number}}')
+        if type(number) is not int or not 0 <= number < len(paths):
+            known = f"0 to {len(paths) - 1}" if paths else "none; start the server with --lora FILE"
+            raise invalid(name, f"{name}[{i}]: there is no adapter {number!r:.60}; ids: {known}")
+        scales[paths[number]] = float(scale)
+    return scales
