@@ -44,6 +44,17 @@ def roomy() -> Iterator[HttpServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def thinker() -> Iterator[str]:
+    """The URL of a server whose template shows the reasoning of earlier turns."""
+    source = "{% for m in messages %}{{ m.reasoning_content or '' }}{{ m.content }}{% endfor %}"
+    with (
+        Llama(model_path(), n_ctx=64, n_threads=1, chat_format=source) as llm,
+        llm.serve() as server,
+    ):
+        yield f"{server.url}/v1"
+
+
 def claude(url: str, *messages: Any, **more: Any) -> Any:
     body = {"max_tokens": 8, "temperature": 0, "messages": [*messages] or ASK, **more}
     return post(f"{url}/messages", body)
@@ -181,14 +192,14 @@ def test_anthropic_thinking_comes_first_with_a_signature(url: str, stream: bool)
     assert kinds == ["thinking", "text"]
 
 
-def test_anthropic_thinking_in_the_history_raises_the_count(url: str) -> None:
+def test_anthropic_thinking_in_the_history_raises_the_count(thinker: str) -> None:
     def turns(*blocks: Any) -> list[Any]:
         call = {"role": "assistant", "content": [*blocks, USE]}
         result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}
         return [ASK[0], call, {"role": "user", "content": [result]}]
 
     thought = {"type": "thinking", "thinking": "I need to look it up first.", "signature": "x"}
-    assert n_tokens(url, *turns(thought)) > n_tokens(url, *turns())
+    assert n_tokens(thinker, *turns(thought)) > n_tokens(thinker, *turns())
 
 
 def test_claude_codes_request_is_answered(roomy: HttpServer) -> None:
@@ -226,7 +237,7 @@ def test_tool_call_none_without_tools_or_with_none(
 def test_tool_call_keeps_thoughts_apart(url: str, stream: bool) -> None:
     tools = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
     weather = [{"role": "user", "content": "What is the weather in Paris?"}]
-    body = {"messages": weather, "temperature": 0, "max_tokens": 200, "reasoning_effort": "high",
+    body = {"messages": weather, "temperature": 0, "max_tokens": 120, "reasoning_effort": "high", "thinking_budget": 16,
             "stream": stream, **tools}  # fmt: skip
     reply = post(f"{url}/chat/completions", body)
     choices = (
