@@ -25,7 +25,10 @@ ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 CHAT: dict[str, Any] = {"messages": ASK, "temperature": 0, "max_tokens": 8}
 FUNCTION = {
     "name": "get_weather", "description": "Get the weather.",
-    "parameters": WEATHER["input_schema"],
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 8}},
+        "required": ["city"], "additionalProperties": False,
+    },
 }  # fmt: skip
 USE = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}}
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -237,8 +240,10 @@ def test_tool_call_none_without_tools_or_with_none(
 def test_tool_call_keeps_thoughts_apart(url: str, stream: bool) -> None:
     tools = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
     weather = [{"role": "user", "content": "What is the weather in Paris?"}]
-    body = {"messages": weather, "temperature": 0, "max_tokens": 120, "reasoning_effort": "high", "thinking_budget": 16,
-            "stream": stream, **tools}  # fmt: skip
+    body = {
+        "messages": weather, "temperature": 0, "max_tokens": 120, "reasoning_effort": "high",
+        "thinking_budget": 16, "stream": stream, **tools,
+    }  # fmt: skip
     reply = post(f"{url}/chat/completions", body)
     choices = (
         [choice for event in reply.events[:-1] for choice in event["choices"]]
