@@ -52,7 +52,7 @@ class TemplateCaps:
     @cached_property
     def supports_system(self) -> bool:
         """Whether the template shows system messages."""
-        return _PROBE in self._render([{"role": "system", "content": _PROBE}, _USER], None)
+        return _PROBE in self._try([{"role": "system", "content": _PROBE}, _USER])
 
     @cached_property
     def takes_late_system(self) -> bool:
