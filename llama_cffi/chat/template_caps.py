@@ -20,6 +20,7 @@ __all__ = ["CallForm", "TemplateCaps"]
 _PROBE, _RESULT_PROBE = "llama_cffi_probe", "llama_cffi_result"
 _PROBES = re.compile(f"{_PROBE}|{_RESULT_PROBE}")
 _USER: Message = {"role": "user", "content": "?"}
+_ANSWER: Message = {"role": "assistant", "content": "?"}
 _RESULT: Message = {"role": "tool", "tool_call_id": "call00001", "name": "f", "content": "?"}
 _SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 
@@ -51,22 +52,23 @@ class TemplateCaps:
     @cached_property
     def supports_system(self) -> bool:
         """Whether the template shows system messages."""
-        return _PROBE in self._render([{"role": "system", "content": _PROBE}, _USER], None)
+        return _PROBE in self._try([{"role": "system", "content": _PROBE}, _USER])
 
     @cached_property
-    def takes_system_anywhere(self) -> bool:
-        """Whether the template shows every system message: the second, and later ones."""
-        answer: Message = {"role": "assistant", "content": "?"}
+    def takes_late_system(self) -> bool:
+        """Whether the template shows a system message that is not the first message."""
+        late: Message = {"role": "system", "content": _PROBE}
+        chats = [_USER, _ANSWER, late, _USER], [_USER, late]
+        return all(_PROBE in self._try(chat) for chat in chats)
+
+    @cached_property
+    def takes_several_systems(self) -> bool:
+        """Whether the template shows all of several system messages, wherever they stand."""
         first: Message = {"role": "system", "content": _PROBE}
         other: Message = {"role": "system", "content": _RESULT_PROBE}
-        return all(
-            {_PROBE, _RESULT_PROBE} <= {*_PROBES.findall(self._try(messages))}
-            for messages in (
-                [first, other, _USER],
-                [first, _USER, answer, other, _USER],
-                [first, _USER, other],
-            )
-        )
+        chats = [first, other, _USER], [first, _USER, _ANSWER, other, _USER], [first, _USER, other]
+        both = {_PROBE, _RESULT_PROBE}
+        return all(both <= {*_PROBES.findall(self._try(chat))} for chat in chats)
 
     @cached_property
     def supports_tools(self) -> bool:
@@ -176,11 +178,15 @@ class TemplateCaps:
         become text of the user, in their place.
         """
         roles = [message["role"] for message in messages]
+        if (n := roles.count("system")) == 0:
+            return messages
+        if n > 1:
+            shows_all = self.takes_several_systems
+        else:
+            shows_all = self.supports_system if roles[0] == "system" else self.takes_late_system
+        if shows_all:
+            return messages
         n_first = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
-        if roles.count("system") == min(n_first, 1) and (not n_first or self.supports_system):
-            return messages
-        if self.supports_system and self.takes_system_anywhere:
-            return messages
         if not self.supports_system:
             n_first = 0
         fitted = [_joined(messages[:n_first])] if n_first else []

@@ -221,6 +221,9 @@ def chat_prompt(model: ServedModel, body: Object) -> str:
     messages, options = chat_options(model, body)
     names = ("thinking", "reasoning_effort", "chat_template_kwargs", "continue_final_message")
     rendering: Any = {name: options[name] for name in names if name in options}
+    if body.get("add_generation_prompt") is False and "continue_final_message" not in options:
+        variables = rendering.get("chat_template_kwargs") or {}
+        rendering["chat_template_kwargs"] = {**variables, "add_generation_prompt": False}
     if options.get("tool_choice") != "none":
         rendering["tools"] = options.get("tools")
     return model.llm.renderer.render(messages, **rendering).text

@@ -107,6 +107,13 @@ def test_a_template_that_shows_all_gets_them_as_they_are() -> None:
     assert text == "[systemFirstrule.][systemLaterrule.][userQuestion?][systemLaterrule.]"
 
 
+def test_a_template_that_needs_tools_keeps_its_system_message() -> None:
+    shown = "{% for m in messages %}{{ '[' + m.role + m.content + ']' }}{% endfor %}"
+    source = shown + "{{ tools[0]['function']['name'] + '' }}"
+    text = ChatTemplate(source).render([FIRST, USER], [BARE])
+    assert text == "[systemFirstrule.][userQuestion?]now"
+
+
 def test_two_messages_of_the_caller_are_not_joined() -> None:
     with pytest.raises(TemplateError, match="twice"):
         ChatTemplate(ALTERNATING).render([USER, OTHER, ANSWER, LATER])

@@ -25,7 +25,10 @@ ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 CHAT: dict[str, Any] = {"messages": ASK, "temperature": 0, "max_tokens": 8}
 FUNCTION = {
     "name": "get_weather", "description": "Get the weather.",
-    "parameters": WEATHER["input_schema"],
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 8}},
+        "required": ["city"], "additionalProperties": False,
+    },
 }  # fmt: skip
 USE = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}}
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -42,6 +45,17 @@ def roomy() -> Iterator[HttpServer]:
         llm.serve() as server,
     ):
         yield server
+
+
+@pytest.fixture(scope="module")
+def thinker() -> Iterator[str]:
+    """The URL of a server whose template shows the reasoning of earlier turns."""
+    source = "{% for m in messages %}{{ m.reasoning_content or '' }}{{ m.content }}{% endfor %}"
+    with (
+        Llama(model_path(), n_ctx=64, n_threads=1, chat_format=source) as llm,
+        llm.serve() as server,
+    ):
+        yield f"{server.url}/v1"
 
 
 def claude(url: str, *messages: Any, **more: Any) -> Any:
@@ -181,14 +195,14 @@ def test_anthropic_thinking_comes_first_with_a_signature(url: str, stream: bool)
     assert kinds == ["thinking", "text"]
 
 
-def test_anthropic_thinking_in_the_history_raises_the_count(url: str) -> None:
+def test_anthropic_thinking_in_the_history_raises_the_count(thinker: str) -> None:
     def turns(*blocks: Any) -> list[Any]:
         call = {"role": "assistant", "content": [*blocks, USE]}
         result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}
         return [ASK[0], call, {"role": "user", "content": [result]}]
 
     thought = {"type": "thinking", "thinking": "I need to look it up first.", "signature": "x"}
-    assert n_tokens(url, *turns(thought)) > n_tokens(url, *turns())
+    assert n_tokens(thinker, *turns(thought)) > n_tokens(thinker, *turns())
 
 
 def test_claude_codes_request_is_answered(roomy: HttpServer) -> None:
@@ -226,8 +240,10 @@ def test_tool_call_none_without_tools_or_with_none(
 def test_tool_call_keeps_thoughts_apart(url: str, stream: bool) -> None:
     tools = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
     weather = [{"role": "user", "content": "What is the weather in Paris?"}]
-    body = {"messages": weather, "temperature": 0, "max_tokens": 200, "reasoning_effort": "high",
-            "stream": stream, **tools}  # fmt: skip
+    body = {
+        "messages": weather, "temperature": 0, "max_tokens": 120, "reasoning_effort": "high",
+        "thinking_budget": 16, "stream": stream, **tools,
+    }  # fmt: skip
     reply = post(f"{url}/chat/completions", body)
     choices = (
         [choice for event in reply.events[:-1] for choice in event["choices"]]

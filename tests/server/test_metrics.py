@@ -185,6 +185,14 @@ def test_typed_decisions_count_their_prompts(measured: HttpServer) -> None:
     assert found["llamacpp:tokens_predicted_seconds_total", ""] == 0
 
 
+@pytest.mark.behaviour("metrics: no value is negative, infinite or not a number")
+def test_every_value_is_finite_and_not_negative(measured: HttpServer) -> None:
+    lines = get(f"{measured.url}/metrics").body.decode().splitlines()
+    values = [float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")]
+    assert len(values) > 50
+    assert all(math.isfinite(value) and value >= 0 for value in values)
+
+
 @pytest.mark.behaviour("metrics: idle slots do not change the counters")
 def test_scrapes_do_not_step_the_engine(measured: HttpServer) -> None:
     complete(measured, 2)

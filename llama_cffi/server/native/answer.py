@@ -174,10 +174,8 @@ class CompletionAnswer:
         return bool(limit) and "\n" in self._text and time.monotonic() - self._first_s > limit
 
     def _current(self) -> GenerationStats:
-        """Return the statistics so far: the engines set the times at the end."""
+        """Return the statistics so far; the engines know the times only at the end."""
         stats = self._stats
-        if stats.finish_reason:
-            return stats
         prefill_s = stats.prefill_s or stats.time_to_first_token_s - stats.queue_s
         return replace(stats, prefill_s=prefill_s, decode_s=time.monotonic() - self._first_s)
 

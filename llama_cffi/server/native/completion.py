@@ -44,6 +44,7 @@ FIELDS: Mapping[str, Kind] = {
     "n_indent": INTEGER,
     "id_slot": INTEGER,
     "lora": LIST,
+    "speculative.n_max": INTEGER,
 }
 _MAX_N = 128
 
@@ -148,6 +149,11 @@ def check(model: ServedModel, given: Object) -> Wanted:
         options["stop"] = stops
     if n_probs:
         options |= {"logprobs": min(n_probs, n_vocab), "post_sampling_probs": post_sampling}
+    n_draft = own.get("speculative.n_max")
+    if n_draft is not None and n_draft < 0:
+        raise invalid("speculative.n_max", f"speculative.n_max must be at least 0, got {n_draft}")
+    if n_draft is not None and isinstance(llm.engine, InferenceEngine):
+        options["n_draft"] = n_draft
     if "lora" in own:
         options["adapters"] = adapters_of(model, own["lora"])
     return Wanted(

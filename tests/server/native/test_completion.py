@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.http_requests import get, post
 from support.server_state import n_requests, wait_for
+from support.split_gguf import write_split
 
 from llama_cffi import LlamaPool
 from llama_cffi.demo import model_path
@@ -206,6 +208,46 @@ def test_a_seed_repeats_the_answer_and_is_told(any_server: HttpServer) -> None:
     assert complete(any_server, temperature=1.5, seed=seed)["content"] == drawn["content"]
 
 
+@pytest.mark.behaviour("completion: other seeds give other texts")
+def test_other_seeds_give_other_texts(any_server: HttpServer) -> None:
+    texts = {complete(any_server, temperature=1.5, seed=seed)["content"] for seed in range(4)}
+    assert len(texts) > 1
+
+
+@pytest.mark.behaviour("completion: a cached prompt gives the text of a fresh one")
+def test_a_cached_prompt_gives_the_text_of_a_fresh_one(any_server: HttpServer) -> None:
+    asked: Any = {"prompt": "a prompt that is cached" + LONG, "ignore_eos": True}
+    fresh, cached = complete(any_server, **asked), complete(any_server, **asked)
+    assert cached["timings"]["cache_n"] > fresh["timings"]["cache_n"]
+    again = complete(any_server, cache_prompt=False, **asked)
+    assert again["timings"]["cache_n"] == 0
+    assert fresh["content"] == cached["content"] == again["content"]
+
+
+@pytest.mark.behaviour("completion: the batch size does not change a greedy text")
+def test_the_batch_size_does_not_change_a_greedy_text(tiny_model: Path) -> None:
+    texts = set()
+    for n_batch in (16, 32, 64):
+        with (
+            LlamaPool(tiny_model, 2, n_ctx=128, n_threads=1, n_batch=n_batch, type_k="f32",
+                      type_v="f32") as pool,
+            pool.serve() as server,
+        ):  # fmt: skip
+            asked: Any = {"prompt": [5, 6, 7, 8] * 15, "ignore_eos": True}
+            texts.add(complete(server, **asked)["content"])
+    assert len(texts) == 1
+
+
+@pytest.mark.behaviour("basics: a GGUF in several files is loaded and answers")
+def test_a_gguf_in_several_files_answers(tmp_path: Path, tiny_model: Path) -> None:
+    first, *_ = write_split(tmp_path)
+    texts = set()
+    for path in (first, tiny_model):
+        with LlamaPool(path, 1, n_ctx=64, n_threads=1) as pool, pool.serve() as server:
+            texts.add(complete(server, prompt=[5, 6, 7], ignore_eos=True)["content"])
+    assert len(texts) == 1
+
+
 def test_the_settings_are_those_that_were_used(server: HttpServer) -> None:
     given: dict[str, Any] = {
         "temperature": 0.5, "top_k": 7, "top_p": 0.5, "min_p": 0.25, "typical_p": 0.75,
@@ -272,6 +314,7 @@ def test_response_fields_pick_and_lift(server: HttpServer) -> None:
     assert complete(server, response_fields=[]).keys() == FINAL
 
 
+@pytest.mark.behaviour("completion: post_sampling_probs are above 0, and sum to 1 where fewer come")
 def test_post_sampling_probs_are_those_of_the_draw(any_server: HttpServer) -> None:
     asked: Any = {"n_probs": 9, "temperature": 1.0, "top_k": 4, "seed": 5, "ignore_eos": True}
     plain = complete(any_server, **asked)
@@ -322,6 +365,7 @@ def test_answers_of_one_stream_come_as_they_are_generated(server: HttpServer) ->
     assert texts[0] == texts[1] == complete(server, prompt="once upon", **asked)["content"]
 
 
+@pytest.mark.behaviour("metrics: prompt progress starts at time 0 and never goes back")
 def test_return_progress_tells_each_batch_of_the_prompt(any_server: HttpServer) -> None:
     prompt = "a prompt whose progress is told" + LONG
     for i in range(2):
@@ -364,6 +408,8 @@ def test_t_max_predict_ms_ends_an_answer_that_has_a_line(any_server: HttpServer)
     assert complete(any_server, **endless)["tokens_predicted"] == 20  # no line
 
 
+@pytest.mark.behaviour("ignore_eos: on: the settings list every end token as forbidden")
+@pytest.mark.behaviour("ignore_eos: off: the list is empty")
 def test_ignore_eos_lists_every_end_token_with_minus_infinity(
     any_server: HttpServer, pool: LlamaPool
 ) -> None:
@@ -381,6 +427,7 @@ def test_samplers_have_names_and_letters(server: HttpServer) -> None:
         assert settings["samplers"] == ["top_k", "top_p", "temperature"]
 
 
+@pytest.mark.behaviour("completion: logit_bias as pairs, object, false and text")
 def test_logit_bias_may_name_text(server: HttpServer, pool: LlamaPool) -> None:
     tokens = pool.llm.tokenize("yes", False)
     forms: list[Any] = [{"yes": False}, [["yes", False]]]
@@ -396,6 +443,9 @@ def test_id_slot_is_a_hint_and_told(any_server: HttpServer) -> None:
     assert {part["id_slot"] for part in parts} == {last["id_slot"]}
 
 
+@pytest.mark.behaviour(
+    "completion: more requests than slots all finish, and no more run than there are slots"
+)
 def test_more_prompts_than_slots_all_finish(server: HttpServer, pool: LlamaPool) -> None:
     prompts = [f"number {i} is" for i in range(9)]
     answers = complete(server, prompt=prompts, ignore_eos=True)
