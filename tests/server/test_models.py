@@ -19,7 +19,13 @@ from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, LlamaError, UnknownOptionError, ValidationError
 from llama_cffi.api.config import LlamaConfig
-from llama_cffi.errors import CancelledError, FetchError, ModelLoadError, OutOfMemoryError
+from llama_cffi.errors import (
+    CancelledError,
+    FetchError,
+    ModelLoadError,
+    OutOfMemoryError,
+    QueueFullError,
+)
 from llama_cffi.server import served_model
 from llama_cffi.server.errors import ApiError
 from llama_cffi.server.http_server import HttpServer
@@ -505,6 +511,42 @@ def test_unloading_cancels_a_load(folder: Path, gate: threading.Event) -> None:
         await use(models, "a")
 
     run(folder, test)
+
+
+def test_a_request_after_unloading_loads_again(folder: Path, gate: threading.Event) -> None:
+    async def test(models: Models) -> None:
+        a = models.find("a")
+        first = asyncio.ensure_future(models.residency.hold(a))
+        await until(lambda: a.progress == 0 and models.residency._current is not None)
+        models.residency.unload(a)
+        second = asyncio.ensure_future(models.residency.hold(a))
+        with pytest.raises(CancelledError, match="cancelled"):
+            await first
+        gate.set()
+        await second
+        assert a.n_calls == 1
+        models.residency.unload(a)  # after that request
+        third = asyncio.ensure_future(models.residency.hold(a))
+        await use(models, "b")  # which does not wait for it
+        assert not third.done()
+        models.residency.release(a)
+        await third
+        assert loaded(models) == ["a", "b"]
+
+    run(folder, test)
+
+
+def test_only_so_many_requests_wait_for_a_load(folder: Path, gate: threading.Event) -> None:
+    async def test(models: Models) -> None:
+        a = models.find("a")
+        waiting = [asyncio.ensure_future(models.residency.hold(a)) for _ in range(3)]
+        await until(lambda: a.state is ModelState.LOADING)
+        with pytest.raises(QueueFullError, match="3 requests wait until a is loaded, of at most 3"):
+            await models.residency.hold(a)
+        gate.set()
+        await asyncio.gather(*waiting)
+
+    run(folder, test, max_waiting=1)  # and two that run
 
 
 def test_a_server_that_stops_while_a_model_loads_ends_cleanly(
