@@ -108,6 +108,9 @@ def add_parser(commands: Any) -> None:
         help="seconds in which running answers may end after SIGTERM (default: 30)",
     )  # fmt: skip
     listening.add_argument("--metrics", action="store_true", help="serve /metrics, for Prometheus")
+    listening.add_argument(
+        "--no-page", action="store_false", dest="page", help="serve no page at /"
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -127,6 +130,15 @@ def add_parser(commands: Any) -> None:
         help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
     running.add_argument(
+        "-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto",
+        help="flash attention (default: auto, where it is supported)",
+    )  # fmt: skip
+    for letter, what in (("k", "keys"), ("v", "values")):
+        running.add_argument(
+            f"-ct{letter}", f"--cache-type-{letter}", metavar="TYPE",
+            help=f"type of the {what} in the KV cache, such as f32 or q8_0 (default: f16)",
+        )  # fmt: skip
+    running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
@@ -145,6 +157,9 @@ def _run(args: argparse.Namespace) -> int:
         n_ctx=args.ctx_size,
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
+        flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],
+        type_k=args.cache_type_k,
+        type_v=args.cache_type_v,
         pooling=args.pooling,
         chat_format=args.chat_template,
     )
@@ -166,6 +181,7 @@ def _run(args: argparse.Namespace) -> int:
             max_waiting=args.max_waiting,
             ping_s=args.sse_ping_interval,
             metrics=args.metrics,
+            page=args.page,
             tags=_parts(args.tags),
             models_dir=args.models_dir,
             models_preset=args.models_preset,

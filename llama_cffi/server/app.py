@@ -32,6 +32,7 @@ from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
 from .models import ModelInput, Models
+from .page import routes as page
 from .responses import routes as responses
 from .settings import ServerOptions, Settings
 from .sse import dumps
@@ -45,7 +46,7 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics, router,
+    metrics, page, router,
 )  # fmt: skip
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
@@ -92,6 +93,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, Exception: _error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # clients do not follow, or send GET instead of POST
     app.state.server = ServerState(checked, served)
     return app
 
@@ -115,7 +117,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
+    what = f"{request.method} {request.url.path:.200}"
     if error.status_code == 405:
         message = f"{what} does not exist, but the path does for another method"
     elif error.status_code == 404:

@@ -24,6 +24,8 @@ def routes() -> list[BaseRoute]:
         *get("/models", Endpoint(_list, reads_body=False, is_public=True)),
         *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
+        # llama-swap's path of the same, which langchain-llama-cpp asks for.
+        Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
     ]
@@ -92,7 +94,7 @@ def _described(model: ServedModel) -> dict[str, object]:
 async def _props(call: Call) -> Answer:
     """Tell about a model; without one among several, about the server."""
     models, settings = call.state.models, call.state.settings
-    name = call.query("model")
+    name = call.path_params.get("name", call.query("model"))
     if name is None and len(models) > 1:
         return Json(
             {

@@ -27,6 +27,7 @@ class ServerOptions(TypedDict, total=False):
     send_timeout_s: float
     ping_s: float
     metrics: bool
+    page: bool
     tags: Sequence[str]
     models_dir: str | os.PathLike[str] | None
     models_preset: str | os.PathLike[str] | None
@@ -55,6 +56,7 @@ class Settings:
         ping_s: Seconds without an event after which a stream gets a comment, which keeps proxies
             and clients from giving up.
         metrics: Whether `/metrics` is there, for Prometheus.
+        page: Whether the page is there, at `/`.
         tags: Words about the first model, for clients.
         models_dir: A folder of GGUF files, each of which is a model.
         models_preset: A file of presets, INI or TOML, that names models and their settings.
@@ -81,6 +83,7 @@ class Settings:
     send_timeout_s: float = 60.0
     ping_s: float = 15.0
     metrics: bool = False
+    page: bool = True
     tags: Sequence[str] = ()
     models_dir: str | os.PathLike[str] | None = None
     models_preset: str | os.PathLike[str] | None = None
@@ -96,7 +99,7 @@ class Settings:
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
-        for name in ("metrics", "models_autoload"):
+        for name in ("metrics", "models_autoload", "page"):
             check_bool(name, getattr(self, name))
         if self.preload is not None:
             check_bool("preload", self.preload)
