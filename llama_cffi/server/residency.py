@@ -280,7 +280,8 @@ class Residency:
             model.state = ModelState.SLEEPING if is_asleep else ModelState.UNLOADED
             if not isinstance(error, CancelledError):
                 model.failure = str(error)
-                _log.warning("the model %s was not loaded: %s", model.name, error)
+                if all(waiter.done() for waiter in load.waiters):  # else their answers log it
+                    _log.warning("the model %s was not loaded: %s", model.name, error)
         self._settle(load, error)
         if error is None and not model.n_calls:
             self._count_idle(model)
