@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..binding import get_library
 from ..binding.context.memory_estimate import memory_bytes
-from ..errors import CancelledError, OutOfMemoryError
+from ..errors import CancelledError, OutOfMemoryError, QueueFullError
 from .errors import ApiError
 from .served_model import ModelState, ServedModel
 from .settings import Settings
@@ -104,6 +104,7 @@ class Residency:
         Raises:
             ApiError: It is not loaded, and may not be.
             LlamaError: It cannot be loaded.
+            QueueFullError: Too many requests wait for it already.
             CancelledError: It was unloaded meanwhile, or the server stops.
         """
         if self.try_hold(model):
@@ -114,6 +115,12 @@ class Residency:
                 "load it with POST /models/load", code="model_not_loaded", param="model",
             )  # fmt: skip
         load = self._want(model)
+        n_waiting = sum(not waiter.done() for waiter in load.waiters)
+        if n_waiting >= model.max_requests:
+            raise QueueFullError(
+                f"{n_waiting} requests wait until {model.name} is loaded, of at most "
+                f"{model.max_requests}; try again later"
+            )
         waiter = asyncio.get_running_loop().create_future()
         load.waiters.append(waiter)
         try:
@@ -204,10 +211,10 @@ class Residency:
         if self._is_stopping:
             raise CancelledError("the server is shutting down")
         load = self._loads.get(model)
-        if load is None:
+        if load is None or load.cancelled.is_set():  # that one ends, and this one follows
             load = self._loads[model] = _Load(model)
             if not model.is_open:
-                model.state = ModelState.LOADING
+                model.state, model.progress = ModelState.LOADING, 0.0
             self._loop = asyncio.get_running_loop()
             if load.is_ready:
                 self._start_worker()
@@ -230,7 +237,7 @@ class Residency:
             self._worker = asyncio.ensure_future(self._work())
 
     async def _work(self) -> None:
-        while load := next((load for load in self._loads.values() if load.is_ready), None):
+        while load := next(filter(_can_begin, self._loads.values()), None):
             error: BaseException | None = CancelledError("nobody waits for it")
             self._current = load
             try:
@@ -248,7 +255,7 @@ class Residency:
         model = load.model
         if model.state is ModelState.LOADED and not model.is_leaving:
             return
-        while model.is_open:  # its last answer, or its end
+        while model.is_open:  # until it is freed
             await self._change(load)
         model.state = ModelState.LOADING
         need = await _in_thread(model.estimate)
@@ -273,7 +280,8 @@ class Residency:
             model.state = ModelState.SLEEPING if is_asleep else ModelState.UNLOADED
             if not isinstance(error, CancelledError):
                 model.failure = str(error)
-                _log.warning("the model %s was not loaded: %s", model.name, error)
+                if all(waiter.done() for waiter in load.waiters):  # else their answers log it
+                    _log.warning("the model %s was not loaded: %s", model.name, error)
         self._settle(load, error)
         if error is None and not model.n_calls:
             self._count_idle(model)
@@ -409,6 +417,8 @@ class Residency:
             _log.exception("the model %s was not freed", model.name)
         self._forget(model)
         self._wake()
+        if self._loads:  # of this model
+            self._start_worker()
 
     def _forget(self, model: ServedModel) -> None:
         if not model.is_open and model not in self._loads:
@@ -418,6 +428,8 @@ class Residency:
         idle_s = self._settings.sleep_idle_s
         if idle_s is None or model.is_pinned or model.state is not ModelState.LOADED:
             return
+        if model.timer is not None:
+            model.timer.cancel()
         loop = asyncio.get_running_loop()
         model.timer = loop.call_later(idle_s, self._sleep, model)
 
@@ -434,6 +446,11 @@ def _spawn(
     tasks.add(task)
     task.add_done_callback(tasks.discard)
     return task
+
+
+def _can_begin(load: _Load) -> bool:
+    """Whether the file is here, and the model need not end answers first."""
+    return load.is_ready and not load.model.is_unloading
 
 
 def _age(model: ServedModel) -> int:

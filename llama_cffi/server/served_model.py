@@ -70,6 +70,7 @@ class ServedModel:
         source = entry.source.llm if isinstance(entry.source, LlamaPool) else entry.source
         self._loaded = _Loaded(source if isinstance(source, Llama) else None, None)
         self._path = entry.path
+        self._config = source.config if isinstance(source, Llama) else entry.config
         self.aliases = entry.aliases
         self.created = int(time.time())
         self.n_requests = 0
@@ -140,7 +141,7 @@ class ServedModel:
             self._card = ModelCard.of(llm)
         elif not self.is_remote:
             try:
-                self._card = ModelCard.of_file(self._path, self.entry.config)
+                self._card = ModelCard.of_file(self._path, self._config)
             except LlamaError:
                 return None  # loading it tells why
         return self._card
@@ -148,7 +149,13 @@ class ServedModel:
     @property
     def memory_bytes(self) -> int:
         """Memory that it takes at least when it is loaded."""
-        return 0 if self._card is None else self._card.memory_bytes
+        card = self.card if self.is_pinned else self._card
+        return 0 if card is None else card.memory_bytes
+
+    @property
+    def max_requests(self) -> int:
+        """Most answers that are generated or wait."""
+        return self._config.n_parallel + self._max_waiting
 
     def check_open(self) -> None:
         """Raise unless requests are accepted; one that is not loaded here accepts them.
@@ -177,7 +184,7 @@ class ServedModel:
             ModelLoadError: It is missing or damaged.
         """
         path = str(resolve_model(self._path))
-        self._card = ModelCard.of_file(path, self.entry.config)
+        self._card = ModelCard.of_file(path, self._config)
         return self._card.memory_bytes
 
     def open(self, cancelled: threading.Event) -> None:
@@ -200,7 +207,7 @@ class ServedModel:
             if self._loaded.llm is not None:
                 return
             advance(0.0)
-            config = self.entry.config
+            config = self._config
             options = config.model_options()
             options["progress"] = advance
             model, owned = open_model(self._path, **options)
@@ -234,7 +241,7 @@ class ServedModel:
             QueueFullError: Too many are waiting already.
             ApiError: It is more than may ever wait.
         """
-        limit = self.llm.config.n_parallel + self._max_waiting
+        limit = self.max_requests
         if n > limit:
             raise ApiError(400, f"{n} answers in one request are too many; the limit is {limit}")
         if self.n_requests + n > limit:
