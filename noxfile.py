@@ -74,7 +74,8 @@ def tests(session: nox.Session) -> None:
     env, args = dict(SAFE), session.posargs or (["--cov"] if "CI" in os.environ else [])
     if sys.version_info >= (3, 12):  # measures for nothing; before it, tracing costs 40 % more time
         env["COVERAGE_CORE"] = "sysmon"
-    session.run("pytest", *args, env=env)
+    # A file's tests stay together: they share models.
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *args, env=env)
 
 
 @nox.session
@@ -146,6 +147,17 @@ def chaos(session: nox.Session) -> None:
     for build in ("npm:3.1.1", "npm:3.14.0", "npm:3.22.1"):
         env = {**SAFE, "LLAMA_CFFI_BUILD": build}
         session.run("python", "tools/chaos.py", *session.posargs, env=env)
+
+
+@nox.session
+def load(session: nox.Session) -> None:
+    """Serve 256 streams for a minute, slow and half-open clients, and 1,000 that leave.
+
+    `nox -s load -- leave --disconnects 100` runs a part.
+    """
+    install_wheel(session, "test")
+    session.install("httptools", "uvloop")
+    session.run("python", "tools/load.py", *session.posargs, env=SAFE)
 
 
 @nox.session
@@ -233,6 +245,25 @@ def adapters(session: nox.Session) -> None:
     session.run("pip", "download", "--no-deps", "--no-binary=:all:", "-d", folder, wanted)
     (sdist,) = Path(folder).glob("llama_cpp_python-*.tar.gz")
     session.run("python", "tools/adapters.py", str(sdist), env=SAFE)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Use the server by LangChain, LlamaIndex, litellm, pydantic-ai and instructor.
+
+    `nox -s clients -- --model MODEL.gguf` serves that model beside the demo model.
+    """
+    install_wheel(session, "test")
+    session.install(
+        "langchain-llama-cpp", "langchain-openai", "litellm", "instructor",
+        "llama-index-llms-openai-like", "llama-index-embeddings-openai-like",
+        "pydantic-ai-slim[anthropic,openai]",
+    )  # fmt: skip
+    # The names keep them out of the ordinary run.
+    files = map(str, Path("tests/clients").glob("*_client.py"))
+    env = {**SAFE, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # asks GitHub for nothing
+    # What these libraries leave open or deprecate is theirs.
+    session.run("pytest", "-W", "ignore", *files, *session.posargs, env=env)
 
 
 @nox.session

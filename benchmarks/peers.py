@@ -2,7 +2,8 @@
 
     python benchmarks/peers.py NAME MODEL N_PARALLEL N_CTX N_THREADS
 
-`xllamacpp` is its server, called without HTTP. `llama_cpp` is llama-cpp-python, which answers one
+`xllamacpp` is its server, called without HTTP; `xllamacpp-http` prints the address of that server
+and waits. `llama_cpp` is llama-cpp-python, which answers one
 request after the other; its tokens are counted as its loop yields them, before detokenization.
 """
 
@@ -58,6 +59,7 @@ def _server(model: str, n_parallel: int, n_ctx: int, n_threads: int) -> Any:
     params.kv_unified = params.fit_params = False
     params.cache_ram_mib = 0
     params.verbosity = 0
+    params.port = 0
     return xllamacpp.Server(params)
 
 
@@ -104,6 +106,11 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep C's output out of the results
     name, model, *numbers = sys.argv[1:]
+    if name == "xllamacpp-http":
+        server = _server(model, *map(int, numbers))
+        print(server.listening_address, file=out, flush=True)
+        sys.stdin.read()
+        return
     serve = {"xllamacpp": xllamacpp, "llama_cpp": llama_cpp}[name](model, *map(int, numbers))
     print("ready", file=out, flush=True)
     for line in sys.stdin:

@@ -25,7 +25,7 @@ from .errors import FetchError, ModelLoadError, ValidationError
 from .progress import is_shown_live, telling_if_slow
 from .validation import missing_file
 
-__all__ = ["HubSpec", "choose", "resolve_model"]
+__all__ = ["HubSpec", "choose", "models_in", "resolve_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
     Raises:
         ValidationError: No file matches, several do, or parts are missing.
     """
-    models = _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
+    models = models_in(names)
     if spec.wanted is not None and re.search(r"\.gguf$|[*?]", spec.wanted, re.IGNORECASE):
         every = _group(names)
         matching = [m for m in every if spec.wanted in m] or [
@@ -186,6 +186,11 @@ def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
             "incomplete there"
         )
     return model
+
+
+def models_in(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the models among file names, each with all its parts; projectors are left out."""
+    return _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
 
 
 def _group(names: Iterable[str]) -> list[tuple[str, ...]]:

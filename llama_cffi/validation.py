@@ -207,7 +207,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in known:
         near = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValidationError(f"{name}={value!r} is not one of {', '.join(known)}{hint}")
+        raise ValidationError(f"{name}={shown(value)} is not one of {', '.join(known)}{hint}")
     return value
 
 

@@ -121,6 +121,15 @@ USES = {
         chunks = llm.create_chat_completion(chat, max_tokens=200, stream=True)
         next(chunks)
     """,
+    "Llama with n_parallel and a callback that raises": """
+        def fail(ids, scores):
+            raise KeyError("mine")
+        llm = Llama(path, n_ctx=256, n_parallel=2)
+        try:
+            llm.generate("x", 5, logits_processor=[fail])
+        except KeyError:
+            pass
+    """,
     "InferenceEngine that died": """
         def die():
             raise KeyError("mine")

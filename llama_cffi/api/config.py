@@ -15,7 +15,7 @@ from ..validation import check_choice, check_int, checked_arguments, reject_unkn
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
     from ..binding.model.files import Override
-    from ..generation.model_source import ModelSource
+    from ..generation.model_source import ModelOptions, ModelSource
     from ..scheduler import Drafter
 
 __all__ = ["LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
@@ -29,6 +29,10 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
+_MODEL = (
+    "n_gpu_layers", "use_mmap", "use_mlock", "check_tensors", "check", "main_gpu", "tensor_split",
+    "split_mode", "n_cpu_moe", "override_tensors", "kv_overrides",
+)  # fmt: skip
 _POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
 # What a field's type is at run time, and in words.
@@ -241,6 +245,12 @@ class LlamaConfig:
             **{name: getattr(self, name) or None for name in _ZERO_IS_NONE},
             **{name: getattr(self, name) or 0 for name in _NONE_IS_ZERO},
         }
+        return found  # type: ignore[no-any-return]
+
+    def model_options(self) -> ModelOptions:
+        """Return the fields that are arguments of `Model`."""
+        found: Any = {name: getattr(self, name) for name in _MODEL}
+        found["load_mtp"] = getattr(self.draft, "reads_hidden", False)
         return found  # type: ignore[no-any-return]
 
 

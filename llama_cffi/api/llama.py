@@ -141,21 +141,7 @@ class Llama(Session, ModelFacts):
         self._embedder: Embedder | None = None
         self._scorer: Scorer | None = None
         self._lock = threading.Lock()
-        model, owned = open_model(
-            source,
-            n_gpu_layers=config.n_gpu_layers,
-            use_mmap=config.use_mmap,
-            use_mlock=config.use_mlock,
-            check_tensors=config.check_tensors,
-            check=config.check,
-            main_gpu=config.main_gpu,
-            tensor_split=config.tensor_split,
-            split_mode=config.split_mode,
-            n_cpu_moe=config.n_cpu_moe,
-            override_tensors=config.override_tensors,
-            kv_overrides=config.kv_overrides,
-            load_mtp=getattr(config.draft, "reads_hidden", False),
-        )
+        model, owned = open_model(source, **config.model_options())
         try:
             engine = _engine(model, config)
             engine.owns_model = owned

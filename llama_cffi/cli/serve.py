@@ -21,8 +21,10 @@ _EXAMPLES = """\
 examples:
   llama-cffi serve -m model.gguf
   llama-cffi serve -m hf:owner/repo:Q4_K_M --host 0.0.0.0 --api-key SECRET -np 8 -c 8192
+  llama-cffi serve --models-dir models --models-max 2 --sleep-idle-seconds 600
 """
 _KEY = "LLAMA_CFFI_API_KEY"
+_MIB = 2**20
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,7 +43,39 @@ def add_parser(commands: Any) -> None:
         help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT]; several times for several "
         "models; default: the included demo model",
     )  # fmt: skip
-    parser.add_argument("-a", "--alias", default="", help="names of the model, with commas")
+    parser.add_argument("-a", "--alias", default="", help="names of the first model, with commas")
+    parser.add_argument(
+        "--tags", default="", help="words about the first model for clients, with commas"
+    )
+    several = parser.add_argument_group("several models")
+    several.add_argument(
+        "--models-dir", metavar="FOLDER", help="serve the GGUF files in this folder, too"
+    )
+    several.add_argument(
+        "--models-preset", metavar="FILE",
+        help="serve the models of this file, too, with settings for each; INI or TOML",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-max", type=int, default=4, metavar="N",
+        help="most models in memory; the least recently used makes way; 0: no limit (default: 4)",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-memory", type=int, default=0, metavar="MIB",
+        help="most memory of all models in MiB, at least; 0 (default): this machine's",
+    )  # fmt: skip
+    several.add_argument(
+        "--models-autoload", action=argparse.BooleanOptionalAction, default=True,
+        help="load a model when it is asked for; else POST /models/load does (default: on)",
+    )  # fmt: skip
+    several.add_argument(
+        "--preload", action=argparse.BooleanOptionalAction, default=None,
+        help="load all models at the start (default: only if -m gives a single one)",
+    )  # fmt: skip
+    several.add_argument(
+        "--sleep-idle-seconds", type=float, default=-1.0, metavar="S",
+        help="free a model after so long without a request, until the next one; -1 (default): "
+        "never",
+    )  # fmt: skip
     listening = parser.add_argument_group("listening")
     listening.add_argument(
         "--host",
@@ -78,6 +112,9 @@ def add_parser(commands: Any) -> None:
         "--slots", action=argparse.BooleanOptionalAction, default=False,
         help="serve /slots: what runs, without prompts (default: off)",
     )  # fmt: skip
+    listening.add_argument(
+        "--no-page", action="store_false", dest="page", help="serve no page at /"
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -96,6 +133,15 @@ def add_parser(commands: Any) -> None:
         "-ngl", "--gpu-layers", "--n-gpu-layers", type=int, default=-1, metavar="N",
         help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
+    running.add_argument(
+        "-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto",
+        help="flash attention (default: auto, where it is supported)",
+    )  # fmt: skip
+    for letter, what in (("k", "keys"), ("v", "values")):
+        running.add_argument(
+            f"-ct{letter}", f"--cache-type-{letter}", metavar="TYPE",
+            help=f"type of the {what} in the KV cache, such as f32 or q8_0 (default: f16)",
+        )  # fmt: skip
     running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
@@ -134,6 +180,9 @@ def _run(args: argparse.Namespace) -> int:
         n_ctx=args.ctx_size,
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
+        flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],
+        type_k=args.cache_type_k,
+        type_v=args.cache_type_v,
         pooling=args.pooling,
         chat_format=args.chat_template,
         context_policy="shift" if args.context_shift else "error",
@@ -147,7 +196,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     with (
         serve(
-            args.model or [_demo_path()],
+            _models(args),
             config,
             host=args.host,
             port=args.port,
@@ -158,6 +207,15 @@ def _run(args: argparse.Namespace) -> int:
             ping_s=args.sse_ping_interval,
             metrics=args.metrics,
             slots=args.slots,
+            page=args.page,
+            tags=_parts(args.tags),
+            models_dir=args.models_dir,
+            models_preset=args.models_preset,
+            models_max=args.models_max,
+            models_memory=args.models_memory * _MIB,
+            models_autoload=args.models_autoload,
+            preload=args.preload,
+            sleep_idle_s=None if args.sleep_idle_seconds < 0 else args.sleep_idle_seconds,
         ) as server,
         _terminated() as stop,
     ):
@@ -188,10 +246,13 @@ def _terminated() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _demo_path() -> Path:
+def _models(args: argparse.Namespace) -> list[str]:
+    """Return the files to serve, besides those of a folder and of presets."""
+    if args.model or args.models_dir is not None or args.models_preset is not None:
+        return args.model or []
     from .. import demo
 
-    return Path(demo.model_path())
+    return [str(demo.model_path())]
 
 
 def _keys(args: argparse.Namespace) -> list[str]:

@@ -196,8 +196,25 @@ class LlamaGrammar:
 
 
 def compiling(grammar: str, compile_: Callable[[], Any]) -> Any:
-    """Call *compile_*, which must not raise, with enough stack for llguidance."""
-    return call_deep(compile_, _STACK * len(grammar.encode()))
+    """Call *compile_*, which must not raise, with enough stack for llguidance.
+
+    Raises:
+        GrammarError: Rust has panicked.
+    """
+
+    def attempt() -> Any:
+        try:
+            return compile_()
+        except BaseException as e:
+            # Pyo3's class is no Exception, and cannot be imported.
+            if type(e).__name__ != "PanicException":
+                raise
+            return GrammarError(f"llguidance fails at the grammar: {e}")
+
+    found = call_deep(attempt, _STACK * len(grammar.encode()))
+    if isinstance(found, GrammarError):
+        raise found
+    return found
 
 
 def _escape(text: str) -> str:

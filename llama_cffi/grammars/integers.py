@@ -55,6 +55,8 @@ def written(schema: Schema, rules: list[str]) -> str:
         root = _Writer(schema, own, len(rules)).expression(schema)
     except InexactError:
         return f"%json {json.dumps(_rounded(schema), ensure_ascii=False)}"
+    except (AttributeError, KeyError, TypeError, ValueError):  # malformed, which llguidance refuses
+        return f"%json {json.dumps(schema, ensure_ascii=False)}"
     rules += own
     return root
 
@@ -74,7 +76,7 @@ def _rounded(schema: Schema) -> Schema:
     """Return *schema* with the bounds that llguidance reads exactly."""
     result = mapped(_rounded, schema)
     for keyword, sign in (("minimum", -1), ("maximum", 1)):
-        if has_large_integers(result.get(keyword)):
+        if type(result.get(keyword)) is int and has_large_integers(result[keyword]):
             result[keyword] = sign * _rounded_down(sign * result[keyword])
     for keyword in ("const", "enum"):
         _check_constants(result.get(keyword))

@@ -92,23 +92,15 @@ class EngineCore:
         started = time.perf_counter()
         if self._speculator is not None:
             self._draft(self._speculator)
-        output = self.scheduler.schedule()
-        for request in output.admitted:
-            if not self._prepare(request):
-                output.drop(request)
-        if not output.chunks or not self._set_adapters(output):
+        n_tokens, n_chunks, n_generated, ended = self._decode()
+        if not n_chunks:
             return
-        results = self._model_runner.run(output.chunks, self.handles)
-        if self._reports:
-            self._report(output, results)
-        self._deliver(results)
-        ended = self.scheduler.update(output, results)
-        n_generated = sum([len(result.tokens) for result in results.values()])
         # First: whoever has a result finds its last step counted.
         seconds = time.perf_counter() - started
-        self.metrics.step(output.n_tokens, n_generated, seconds, len(output.chunks))
-        for request in ended:
-            self._end(request)
+        self.metrics.step(n_tokens, n_generated, seconds, n_chunks)
+        # Not by `for`: an error's traceback refers to this frame, and so to its variables.
+        while ended:
+            self._end(ended.pop(0))
         seconds = time.perf_counter() - started
         self.timeline.append(
             StepStats(
@@ -116,11 +108,27 @@ class EngineCore:
                 seconds,
                 len(self.scheduler.running),
                 self.scheduler.n_waiting,
-                output.n_tokens,
+                n_tokens,
                 n_generated,
                 self.cache.n_blocks - self.cache.n_free_blocks,
             )
         )
+
+    def _decode(self) -> tuple[int, int, int, list[Request]]:
+        """Return numbers of tokens, chunks and new tokens, and the requests that have ended."""
+        output = self.scheduler.schedule()
+        for request in output.admitted:
+            if not self._prepare(request):
+                output.drop(request)
+        if not output.chunks or not self._set_adapters(output):
+            return 0, 0, 0, []
+        results = self._model_runner.run(output.chunks, self.handles)
+        if self._reports:
+            self._report(output, results)
+        self._deliver(results)
+        ended = self.scheduler.update(output, results)
+        n_generated = sum([len(result.tokens) for result in results.values()])
+        return output.n_tokens, len(output.chunks), n_generated, ended
 
     def _draft(self, speculator: Speculator) -> None:
         """Draft tokens; an error only ends speculative decoding."""

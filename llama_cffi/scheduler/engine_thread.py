@@ -207,23 +207,28 @@ class EngineThread:
         """Apply the updates of the queue and, unless it is paused, do one step."""
         core = self.core
         if self.queue.has_updates:
-            with self.queue.take() as updates:
-                for handle in updates.submitted:
-                    core.add(handle)
-            for handle, reason in updates.cancelled:
-                core.abort(handle.request, reason)
-            if updates.cancel_all:
-                for request in [*core.handles]:
-                    core.abort(request, CLOSE)
-            if updates.clear_cache:
-                core.cache.clear()
-            self.queue.notify()
+            self._update()
         n_before = len(core.handles)
         core.expire()
         if not self.queue.paused:
             core.step()
         if len(core.handles) < n_before:
             self.queue.notify()
+
+    def _update(self) -> None:
+        """Apply the updates of the queue."""
+        core = self.core
+        with self.queue.take() as updates:
+            for handle in updates.submitted:
+                core.add(handle)
+        for handle, reason in updates.cancelled:
+            core.abort(handle.request, reason)
+        if updates.cancel_all:
+            for request in [*core.handles]:
+                core.abort(request, CLOSE)
+        if updates.clear_cache:
+            core.cache.clear()
+        self.queue.notify()
 
     def _die(self, error: BaseException) -> None:
         """Fail every request: the engine cannot continue."""

@@ -6,7 +6,8 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from operator import add
+from typing import Any, NamedTuple
 
 from .kv_cache import CacheStats
 from .request import Request, RequestState
@@ -65,6 +66,11 @@ class Histogram(NamedTuple):
     counts: tuple[int, ...]
     total: float
 
+    def after(self, earlier: Histogram) -> Histogram:
+        """Return the values of both; the bounds are the same."""
+        counts = tuple(map(add, self.counts, earlier.counts))
+        return Histogram(self.bounds, counts, self.total + earlier.total)
+
 
 class RequestTotals(NamedTuple):
     """Totals of the requests that have ended; histograms are of complete answers.
@@ -102,6 +108,13 @@ class RequestTotals(NamedTuple):
     total_s: Histogram
     prompt_tokens: Histogram
     generated_tokens: Histogram
+
+    def after(self, earlier: RequestTotals) -> RequestTotals:
+        """Return the totals of both."""
+        both: Any = zip(self, earlier, strict=True)
+        added: list[Any] = [a.after(b) if isinstance(a, Histogram) else a + b for a, b in both]
+        longest = max(self.n_tokens_max, earlier.n_tokens_max)
+        return RequestTotals(*added)._replace(n_tokens_max=longest)
 
 
 class EngineStats(NamedTuple):
@@ -144,6 +157,26 @@ class EngineStats(NamedTuple):
     cache: CacheStats
     n_step_requests: int
     requests: RequestTotals
+
+    def after(self, earlier: EngineStats) -> EngineStats:
+        """Return these numbers with the counts of an engine before this one added."""
+        cache, old = self.cache, earlier.cache
+        added = {name: getattr(self, name) + getattr(earlier, name) for name in _COUNTS}
+        return self._replace(
+            **added,
+            cache=cache._replace(
+                n_lookup_tokens=cache.n_lookup_tokens + old.n_lookup_tokens,
+                n_hit_tokens=cache.n_hit_tokens + old.n_hit_tokens,
+                n_evictions=cache.n_evictions + old.n_evictions,
+            ),
+            requests=self.requests.after(earlier.requests),
+        )
+
+
+_COUNTS = (
+    "n_finished", "n_failed", "n_cancelled", "n_preemptions", "n_steps", "n_decoded",
+    "n_generated", "n_step_requests",
+)  # fmt: skip
 
 
 class Metrics:

@@ -6,8 +6,10 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..context_managers import contextmanager
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Owner", "RequestHandle"]
 
 
+_PACKAGE = str(Path(__file__).parents[1])
 # What the engine's thread uses; tab completion leaves it out.
 _INTERNAL = frozenset(("answer", "chain", "end", "loop", "put", "unsent", "wake"))
 
@@ -256,6 +259,7 @@ class RequestHandle:
         else:
             if isinstance(request.error, DecodeAbortedError):
                 request.error.text = self.output.text
+            _clear_own_frames(request.error)
             self.future.set_exception(request.error)
         self._owner = None
         self._steps.put(None)
@@ -270,3 +274,15 @@ class RequestHandle:
 
     def __repr__(self) -> str:
         return f"<RequestHandle of {self.request!r}>"
+
+
+def _clear_own_frames(error: BaseException) -> None:
+    # They refer to the engine and to this request, which refers to the error: only the garbage
+    # collector would free them. Those of a user's callback stay, for debuggers.
+    step = error.__traceback__
+    frames = [] if step is None else [f for f, _ in traceback.walk_stack(step.tb_frame)]
+    frames += [f for f, _ in traceback.walk_tb(step)]
+    for frame in frames:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            with suppress(RuntimeError):  # it still runs
+                frame.clear()

@@ -135,8 +135,10 @@ class _Closer:
 
     def document(self) -> Schema:
         result = self._value(self._root)
-        definitions = {**result.get("$defs", {}), **self._definitions}
-        return {**result, "$defs": definitions} if self._definitions else result
+        own = result.get("$defs", {})
+        if not self._definitions or not isinstance(own, dict):
+            return result
+        return {**result, "$defs": {**own, **self._definitions}}
 
     def _value(self, schema: Schema) -> Schema:
         """Close the schema of one value and of the values within it."""
@@ -181,11 +183,12 @@ class _Closer:
 
     def _copied(self, reference: str, function: Callable[[Schema], Schema]) -> str:
         """Return a reference to another version of a definition."""
+        found = self._target(reference)
         key = (reference, function.__name__)
         if key not in self._names:
             name = f"open-{len(self._names)}"
             self._names[key] = _PREFIX + name
-            self._definitions[name] = function(self._target(reference))
+            self._definitions[name] = function(found)
         return self._names[key]
 
     def _parts(self, schema: Schema, followed: set[str]) -> list[Schema]:
@@ -198,9 +201,10 @@ class _Closer:
 
         mapped(add, {key: value for key, value in schema.items() if key in _SAME_OBJECT})
         reference = schema.get("$ref")
-        if reference is not None and reference not in followed:
+        if isinstance(reference, str) and reference not in followed:
+            found = self._target(reference)
             followed.add(reference)
-            add(self._target(reference))
+            add(found)
         return parts
 
     def _target(self, reference: Any) -> Schema:
@@ -216,7 +220,7 @@ def target(root: Any, reference: Any) -> Any:
     Raises:
         LookupError: It is not a JSON pointer (RFC 6901), or points to nothing.
     """
-    if not f"{reference}/".startswith("#/"):
+    if not isinstance(reference, str) or not f"{reference}/".startswith("#/"):
         raise LookupError(reference)
     for name in unquote(reference).split("/")[1:]:
         name = name.replace("~1", "/").replace("~0", "~")
@@ -234,8 +238,15 @@ def _with_names(schema: Schema, parts: list[Schema]) -> Schema:
     is_said = any(_ABOUT_OTHERS & part.keys() for part in parts)
     if is_said or not any("properties" in part for part in parts):
         return schema
+    # What is not a schema is left for the compiler to refuse.
+    if not isinstance(schema.get("properties", {}), dict):
+        return schema
     properties = dict(schema.get("properties", {}))
     for part in parts:
-        for name in (*part.get("properties", ()), *part.get("required", ())):
-            properties.setdefault(name, True)
+        named, required = part.get("properties", {}), part.get("required", [])
+        names = [*(named if isinstance(named, dict) else ())]
+        names += required if isinstance(required, list) else ()
+        for name in names:
+            if isinstance(name, str):
+                properties.setdefault(name, True)
     return {**schema, "properties": properties, "additionalProperties": False}

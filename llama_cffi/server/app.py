@@ -16,11 +16,23 @@ from starlette.responses import Response
 
 from ..api.config import LlamaConfig
 from ..validation import reject_unknown
-from . import chat, completions, decisions, embeddings, info, metrics, native, rerank, tokens
+from . import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    info,
+    metrics,
+    native,
+    rerank,
+    router,
+    tokens,
+)
 from .call import ServerState
 from .errors import ApiError, as_api_error, openai_error
 from .messages import routes as messages
 from .models import ModelInput, Models
+from .page import routes as page
 from .responses import routes as responses
 from .settings import ServerOptions, Settings
 from .sse import dumps
@@ -34,23 +46,25 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics,
+    metrics, page, router,
 )  # fmt: skip
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 def create_app(
-    models: ModelInput | Sequence[ModelInput],
+    models: ModelInput | Sequence[ModelInput] = (),
     config: LlamaConfig | None = None,
     **settings: Unpack[ServerOptions],
 ) -> Starlette:
     """Return the server as an ASGI app, for uvicorn or any other ASGI server.
 
-    Models given by path are loaded when the app starts, and freed when it stops; those that are
-    open stay open.
+    A single model given by path is loaded when the app starts; several are loaded by their first
+    request, within the limits of `Settings`. All are freed when it stops, except those that were
+    open.
 
     Args:
-        models: A GGUF file, `hf:owner/repo:file`, a `Llama` or `LlamaPool`, or a list of them.
+        models: A GGUF file, `hf:owner/repo:file`, a `Llama` or `LlamaPool`, or a list of them. More
+            may come from the settings `models_dir` and `models_preset`.
         config: The settings of the models that are loaded here; None: four answers together.
         **settings: See `Settings`.
 
@@ -65,9 +79,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(served.open)
+        served.residency.start()
         try:
             yield
         finally:
+            served.residency.stop()
+            await served.residency.join()
             await asyncio.to_thread(served.close)
 
     app = Starlette(
@@ -76,6 +93,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, Exception: _error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # clients do not follow, or send GET instead of POST
     app.state.server = ServerState(checked, served)
     return app
 
@@ -99,7 +117,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
+    what = f"{request.method} {request.url.path:.200}"
     if error.status_code == 405:
         message = f"{what} does not exist, but the path does for another method"
     elif error.status_code == 404:

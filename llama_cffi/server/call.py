@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger("llama_cffi.server")
+_TRUE = ("true", "1")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class ServerState:
         self.is_draining = True
 
     def cancel_all(self) -> None:
-        """End all answers; their clients get an error."""
+        """End all answers and loads; their clients get an error."""
+        self.models.residency.stop()
         for call in [*self.calls]:
             call.cancel()
 
@@ -151,6 +153,8 @@ class Call:
         self.id = f"req_{secrets.token_hex(12)}"
         self.answers = CancelScope()
         self._admitted: tuple[ServedModel, int] | None = None
+        self._model: ServedModel | None = None
+        self._is_held = False
 
     @cached_property
     def headers(self) -> Headers:
@@ -174,10 +178,28 @@ class Call:
         Raises:
             ApiError: There is no such model.
         """
-        name = self.body.get("model")
-        if name is not None and not isinstance(name, str):
-            raise ApiError(400, f"model must be a string, got {name!r:.60}", param="model")
-        return self.state.models.find(name or None)
+        if self._model is None:
+            name = self.body.get("model")
+            if name is not None and not isinstance(name, str):
+                raise ApiError(400, f"model must be a string, got {name!r:.60}", param="model")
+            self._model = self.state.models.find(name or None)
+        return self._model
+
+    async def hold_model(self) -> None:
+        """Load the model unless it is loaded, and keep it until the end of the request.
+
+        `?autoload=` in the URL overrides the server's setting.
+
+        Raises:
+            ApiError: There is no such model, or it may not be loaded.
+            LlamaError: It cannot be loaded.
+        """
+        model, residency = self.model, self.state.models.residency
+        if not residency.try_hold(model):
+            asked = self.query("autoload")
+            may_load = self.state.settings.models_autoload if asked is None else asked in _TRUE
+            await residency.hold(model, may_load)
+        self._is_held = True
 
     def admit(self, model: ServedModel, n: int = 1) -> None:
         """Count *n* answers by *model* until the end of the request.
@@ -197,6 +219,9 @@ class Call:
         """End the answers and give back what was admitted; calling it again does nothing."""
         self.cancel()
         self._leave()
+        if self._is_held:
+            self._is_held = False
+            self.state.models.residency.release(self.model)
 
     def _leave(self) -> None:
         if self._admitted is not None:
@@ -219,6 +244,8 @@ class Endpoint:
         reads_body: Whether the request has a JSON body.
         list_field: The field that a body is which is a list; None: it must be an object.
         is_public: Whether it is answered without a key, and while the server drains.
+        needs_model: Whether the model that the body names is loaded first, and kept meanwhile;
+            without a body, a handler calls `Call.hold_model` itself.
     """
 
     def __init__(
@@ -229,9 +256,11 @@ class Endpoint:
         reads_body: bool = True,
         list_field: str | None = None,
         is_public: bool = False,
+        needs_model: bool = True,
     ) -> None:
         self._handler, self._protocol, self._list_field = handler, protocol, list_field
         self._reads_body, self._is_public = reads_body, is_public
+        self._needs_model = needs_model and reads_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -283,6 +312,8 @@ class Endpoint:
         headers = {protocol.id_header: call.id}
         try:
             with call.answers:
+                if self._needs_model:
+                    await call.hold_model()
                 answer = await self._handler(call)
         except Exception as error:
             call.release()  # before the client can send the next request

@@ -27,6 +27,7 @@ _log = logging.getLogger("llama_cffi.server")
 
 INVALID = "invalid_request_error"
 _GRAMMARS = ("grammar", "json_schema", "response_format", "tools")
+_MOST_SHOWN = 1500  # characters of a message, which may repeat a value of the request
 _FIRST_NAME = re.compile(r"[a-z_]+")
 
 
@@ -54,6 +55,8 @@ class ApiError(Exception):
         more: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        if len(message) > _MOST_SHOWN:
+            message = f"{message[:_MOST_SHOWN]}…"
         super().__init__(message)
         self.status, self.message, self.type = status, message, type
         self.code, self.param = code, param

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
-from ..generation.sampling_params import SamplingParams
 from .call import Answer, Call, Endpoint, Json
 from .errors import ApiError, not_supported
-from .models import ServedModel
+from .models import ModelState, ServedModel
 from .native.generation_settings import generation_settings
 from .paths import get, post
 
@@ -25,6 +26,8 @@ def routes() -> list[BaseRoute]:
         *get("/models/{name:path}", Endpoint(_retrieve, reads_body=False, is_public=True)),
         Route("/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         Route("/props", Endpoint(_set_props, reads_body=False), methods=["POST"]),
+        # llama-swap's path of the same, which langchain-llama-cpp asks for.
+        Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         *post("/audio/transcriptions", no_audio, bare=False),
         *post("/audio/translations", no_audio, bare=False),
     ]
@@ -42,63 +45,87 @@ async def _health(call: Call) -> Answer:
 
 
 async def _list(call: Call) -> Answer:
-    return Json({"object": "list", "data": [_described(model) for model in call.state.models]})
+    """List the models; `?reload=1` reads presets and folder again first."""
+    models = call.state.models
+    if call.query("reload") in ("1", "true"):
+        call.state.check_key(call.headers)  # only reading is public
+        await models.reload()
+    await asyncio.to_thread(lambda: [model.card for model in models])  # of new ones, from the file
+    return Json({"object": "list", "data": [_described(model) for model in models]})
 
 
 async def _retrieve(call: Call) -> Answer:
-    name = call.path_params["name"]
-    for model in call.state.models:
-        if name in model.aliases:
-            return Json(_described(model))
-    raise ApiError(
-        404, f"the model {name!r} does not exist", "not_found_error", code="model_not_found"
-    )
+    model = call.state.models.named(call.path_params["name"])
+    await asyncio.to_thread(lambda: model.card)
+    return Json(_described(model))
 
 
 def _described(model: ServedModel) -> dict[str, object]:
-    """Return OpenAI's model, and as `meta` what llama-server tells of it."""
-    llm = model.llm
-    facts = llm.model
+    """Return OpenAI's model, with what llama-server tells of it, also while it is not loaded."""
+    card = model.card
+    status: dict[str, object] = {"value": model.state.value}
+    if model.state is ModelState.LOADING:
+        status["progress"] = round(model.progress, 3)
+    if model.failure is not None:
+        status |= {"failed": True, "error": model.failure}
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "llama_cffi",
         "aliases": [*model.aliases],
-        "meta": {
-            "n_ctx": int(llm.n_ctx),
-            "n_ctx_train": facts.n_ctx_train,
-            "n_params": facts.n_params,
-            "size": facts.size_bytes,
-            "n_vocab": len(facts.vocab),
-            "n_embd": facts.n_embd,
+        "tags": [*model.entry.tags],
+        "status": status,
+        "architecture": {
+            "input_modalities": ["text"],
+            "output_modalities": [card.output if card else "text"],
+        },
+        "meta": None
+        if card is None
+        else {
+            "n_ctx": card.n_ctx,
+            "n_ctx_train": card.n_ctx_train,
+            "n_params": card.n_params,
+            "size": card.size_bytes,
+            "n_vocab": card.n_vocab,
+            "n_embd": card.n_embd,
         },
     }
 
 
 async def _props(call: Call) -> Answer:
-    model = call.state.models.find(call.query("model"))
-    llm = model.llm
-    vocab, build, settings = llm.model.vocab, llm.model.library.build, call.state.settings
-    bos, eos = ("" if t is None else vocab.text(t) for t in (vocab.bos, vocab.eos))
+    """Tell about a model; without one among several, about the server."""
+    models, settings = call.state.models, call.state.settings
+    name = call.path_params.get("name", call.query("model"))
+    if name is None and len(models) > 1:
+        return Json(
+            {
+                "role": "router",
+                "max_instances": settings.models_max,
+                "models_autoload": settings.models_autoload,
+                "build_info": f"llama_cffi {__version__}",
+            }
+        )
+    model = models.find(name)
+    card = await asyncio.to_thread(lambda: model.card)
+    if card is None:
+        raise ApiError(503, f"nothing is known of {model.name} before it is loaded")
     return Json(
         {
             "default_generation_settings": {
-                "n_ctx": int(llm.n_ctx),
-                "params": generation_settings(
-                    llm.sampling or SamplingParams(), vocab, llm.config.seed, n_predict=-1
-                ),
+                "n_ctx": card.n_ctx,
+                "params": generation_settings(card.sampling, card.seed, n_predict=-1),
             },
-            "total_slots": llm.config.n_parallel,
+            "total_slots": card.n_slots,
             "role": "model",
             "model_alias": model.name,
-            "model_path": llm.model_path,
+            "model_path": card.path,
             "modalities": {"vision": False, "video": False, "audio": False},
-            "chat_template": llm.get_chat_template(),
-            "bos_token": bos,
-            "eos_token": eos,
-            "build_info": f"llama_cffi {__version__}, llama.cpp {build.tag or build.version}",
-            "is_sleeping": False,
+            "chat_template": card.chat_template,
+            "bos_token": card.bos,
+            "eos_token": card.eos,
+            "build_info": f"llama_cffi {__version__}, llama.cpp {card.build or 'not loaded'}",
+            "is_sleeping": model.state is ModelState.SLEEPING,
             "endpoint_slots": settings.slots,
             "endpoint_metrics": settings.metrics,
             "endpoint_props": False,

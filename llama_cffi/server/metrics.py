@@ -8,8 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.routing import BaseRoute, Route
 
-from ..errors import ClosedError
-from ..scheduler import EngineStats, InferenceEngine
+from ..scheduler import EngineStats
 from ..scheduler.metrics import Histogram
 from .call import Answer, Call, Endpoint, Text
 from .errors import not_supported
@@ -146,22 +145,18 @@ class _Exporter:
             n_before, before = self._last.get(rate.name, (0, 0.0))
             self._last[rate.name] = n_tokens, seconds
             n, passed = n_tokens - n_before, seconds - before
-            # Both fall when a model has been closed.
+            # Both fall when a model is no longer there.
             value = n / passed if n > 0 and passed > 0 else 0.0
             yield from _single(rate.name, "gauge", rate.help, value)
 
 
 def _stats(models: Models) -> _Stats:
-    """Return the numbers of the models that are open, and have an engine that counts."""
+    """Return the numbers of the models that are, or were, open and have an engine that counts."""
     found, n_open = [], 0
     for model in models:
-        try:
-            engine = model.llm.engine
-        except ClosedError:
-            continue
-        n_open += 1
-        if isinstance(engine, InferenceEngine):
-            found.append((model.name, engine.stats))
+        n_open += model.is_open
+        if (stats := model.stats) is not None:
+            found.append((model.name, stats))
     if n_open and not found:
         raise not_supported(
             "only models that answer several requests together have metrics; start the server "

@@ -1,144 +1,22 @@
-"""The models of a server: opening and closing them, and how much work each takes."""
+"""The models of a server, by name."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TypeAlias
 
 from ..api.config import LlamaConfig
-from ..api.llama import Llama
-from ..api.pool import LlamaPool
-from ..errors import ClosedError, ContextOverflowError, QueueFullError, ValidationError
-from ..scheduler import InferenceEngine
+from ..errors import ValidationError
 from .errors import ApiError
+from .model_entry import ModelEntry, ModelInput
+from .residency import Residency
+from .served_model import ModelState, ServedModel
 from .settings import Settings
+from .sources import model_entries
 
-__all__ = ["ModelInput", "Models", "ServedModel"]
-
-ModelInput: TypeAlias = "str | os.PathLike[str] | Llama | LlamaPool"
-
-
-class ServedModel:
-    """A model of the server.
-
-    Args:
-        source: A GGUF file, `hf:owner/repo:file`, or an open `Llama` or `LlamaPool`.
-        config: The settings of one that is opened here.
-        aliases: Its names; none: its file's.
-        max_waiting: Most requests that wait for others.
-
-    Attributes:
-        aliases: Its names; the first one is in responses.
-        created: When it was added, Unix seconds.
-        n_requests: Answers that are generated or wait now.
-    """
-
-    def __init__(
-        self, source: ModelInput, config: LlamaConfig, aliases: Sequence[str], max_waiting: int
-    ) -> None:
-        self._llm: Llama | None = None
-        self._source: str | os.PathLike[str] | None = None
-        if isinstance(source, LlamaPool):
-            source = source.llm
-        if isinstance(source, Llama):
-            self._llm, path = source, source.model_path
-        else:
-            self._source, path = source, os.fspath(source)
-        self._config, self._max_waiting = config, max_waiting
-        name = path if path.startswith("hf:") else Path(path).name.removesuffix(".gguf")
-        self.aliases = tuple(aliases) or (name,)
-        self.created = int(time.time())
-        self.n_requests = 0
-
-    @property
-    def name(self) -> str:
-        """Its name in responses."""
-        return self.aliases[0]
-
-    @property
-    def llm(self) -> Llama:
-        """The model.
-
-        Raises:
-            ClosedError: It is not open.
-        """
-        if self._llm is None or self._llm.closed:
-            raise ClosedError(f"the model {self.name} is not loaded")
-        return self._llm
-
-    @property
-    def fingerprint(self) -> str:
-        """OpenAI's `system_fingerprint`: the build of llama.cpp, which may change answers."""
-        return f"fp_{self.llm.model.library.build.tag or 'unknown'}"
-
-    def check_open(self) -> None:
-        """Raise unless requests are accepted.
-
-        Raises:
-            ClosedError: The model is closed.
-            EngineDeadError: Its engine has stopped on an error.
-        """
-        engine = self.llm.engine
-        if isinstance(engine, InferenceEngine):
-            engine.check_open()
-
-    def open(self) -> None:
-        """Load the model, unless it is loaded.
-
-        Raises:
-            LlamaError: It cannot be loaded.
-        """
-        if self._llm is None:
-            self._llm = Llama(self._source, self._config)
-
-    def close(self) -> None:
-        """Free the model if it was loaded here."""
-        if self._source is not None and self._llm is not None:
-            llm, self._llm = self._llm, None
-            llm.close()
-
-    def admit(self, n: int) -> None:
-        """Count *n* more answers.
-
-        Raises:
-            QueueFullError: Too many are waiting already.
-            ApiError: It is more than may ever wait.
-        """
-        limit = self.llm.config.n_parallel + self._max_waiting
-        if n > limit:
-            raise ApiError(400, f"{n} answers in one request are too many; the limit is {limit}")
-        if self.n_requests + n > limit:
-            raise QueueFullError(
-                f"{self.n_requests} requests are running or waiting, of at most {limit}; try again "
-                "later, or start the server with a larger --max-waiting"
-            )
-        self.n_requests += n
-
-    def check_length(self, n: int) -> None:
-        """Refuse a prompt of *n* tokens if it leaves none for the answer.
-
-        An engine that answers one request at a time would find that later than others do.
-
-        Raises:
-            ContextOverflowError: It does.
-        """
-        n_ctx = int(self.llm.n_ctx)
-        if n >= n_ctx and self.llm.config.context_policy in ("error", "shift"):
-            raise ContextOverflowError(
-                f"the prompt has {n} tokens, but prompt and answer together may have at most "
-                f"{n_ctx}; shorten the prompt or increase n_ctx",
-                n_tokens=n,
-                n_ctx=n_ctx,
-            )
-
-    def leave(self, n: int) -> None:
-        """Take back `admit`."""
-        self.n_requests -= n
+__all__ = ["ModelInput", "ModelState", "Models", "ServedModel"]
 
 
 class Models:
@@ -148,6 +26,9 @@ class Models:
         sources: One, or a list; see `ServedModel`.
         config: The settings of those that are opened here.
         settings: The server's.
+
+    Attributes:
+        residency: Which of them are in memory.
 
     Raises:
         ValidationError: There is no model, or two have the same name.
@@ -159,33 +40,27 @@ class Models:
         config: LlamaConfig,
         settings: Settings,
     ) -> None:
-        one = isinstance(sources, (str, os.PathLike, Llama, LlamaPool))
-        given: list[ModelInput] = [sources] if one else [*sources]  # type: ignore[list-item, misc]
-        if not given:
-            raise ValidationError("no model: give a GGUF file, hf:OWNER/REPO[:FILE] or a Llama")
-        for source in given:
-            if not isinstance(source, (str, os.PathLike, Llama, LlamaPool)):
-                raise ValidationError(
-                    f"a model must be a path, hf:OWNER/REPO[:FILE], Llama or LlamaPool, "
-                    f"got {source!r}"
-                )
-        # Embeddings get a context of their own when they are first asked for.
-        config = dataclasses.replace(config, embeddings=True)
-        aliases = [settings.aliases, *[()] * (len(given) - 1)]
-        self._models = [
-            ServedModel(source, config, names, settings.max_waiting)
-            for source, names in zip(given, aliases, strict=True)
-        ]
+        is_list = isinstance(sources, (list, tuple))
+        self._sources = [*sources] if is_list else sources  # type: ignore[misc]
+        self._config, self._settings = config, settings
+        self._models: list[ServedModel] = []
         self._named: dict[str, ServedModel] = {}
-        for model in self._models:
-            for name in model.aliases:
-                if name in self._named:
-                    raise ValidationError(f"two models have the name {name!r}; give them aliases")
-                self._named[name] = model
+        self.residency = Residency(self, settings)
+        self._take(self._entries())
+        preloaded = [m for m in self if m.entry.preload and not m.is_pinned]
+        most = settings.models_max
+        if most and len(preloaded) > most:
+            raise ValidationError(
+                f"{len(preloaded)} models are to be loaded at the start, and models_max is {most}; "
+                "increase it, or preload fewer"
+            )
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
 
     def find(self, name: str | None) -> ServedModel:
         """Return the model of this name; with only one model, any name means that one.
@@ -205,8 +80,37 @@ class Models:
             code="model_not_found", param="model",
         )  # fmt: skip
 
+    def named(self, name: str) -> ServedModel:
+        """Return the model that has this name among its aliases.
+
+        Raises:
+            ApiError: There is none.
+        """
+        if name not in self._named:
+            raise ApiError(
+                404, f"the model {name!r} does not exist", "not_found_error",
+                code="model_not_found", param="model",
+            )  # fmt: skip
+        return self._named[name]
+
+    async def reload(self) -> None:
+        """Read presets and folder again.
+
+        Models that are as before stay loaded. Those that are gone or changed are freed when their
+        last answer has ended.
+
+        Raises:
+            ApiError: They cannot be read, or are wrong; all stays as it was.
+        """
+        try:
+            entries = await asyncio.to_thread(self._entries)
+        except ValidationError as e:
+            raise ApiError(400, f"the models stay as they were: {e}") from None
+        for model in self._take(entries):
+            self.residency.retire(model)
+
     def open(self) -> None:
-        """Load all models.
+        """Load the models that are to be loaded at the start.
 
         Raises:
             LlamaError: One cannot be loaded; the others are freed.
@@ -214,7 +118,9 @@ class Models:
         with self._lock:
             try:
                 for model in self._models:
-                    model.open()
+                    if model.entry.preload and not model.is_pinned:
+                        model.open(threading.Event())
+                        model.state = ModelState.LOADED
             except BaseException:
                 self._close()
                 raise
@@ -225,5 +131,25 @@ class Models:
             self._close()
 
     def _close(self) -> None:
-        for model in self._models:
+        self.residency.stop()
+        for model in (*self._models, *self.residency.retired):
             model.close()
+            if not model.is_pinned:
+                model.state = ModelState.UNLOADED
+
+    def _entries(self) -> list[ModelEntry]:
+        return model_entries(self._sources, self._config, self._settings)
+
+    def _take(self, entries: Sequence[ModelEntry]) -> list[ServedModel]:
+        """Have a model for each entry; return those that have none any more."""
+        kept = {model: dataclasses.replace(model.entry, preload=False) for model in self._models}
+        models = []
+        for entry in entries:
+            plain = dataclasses.replace(entry, preload=False)
+            same = next((model for model, known in kept.items() if known == plain), None)
+            if same is not None:
+                del kept[same]
+            models.append(same or ServedModel(entry, self._settings.max_waiting))
+        self._models = models
+        self._named = {name: model for model in models for name in model.aliases}
+        return [*kept]

@@ -13,7 +13,7 @@ from .sse import dumps
 __all__ = ["limited_protocol"]
 
 _BASE: Any = AutoHTTPProtocol  # httptools' parser where it is installed, else h11's
-_NAMES = {408: "Request Timeout", 431: "Request Header Fields Too Large"}
+_NAMES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 def limited_protocol(max_head_bytes: int, timeout_s: float) -> type[asyncio.Protocol]:
@@ -44,6 +44,10 @@ def limited_protocol(max_head_bytes: int, timeout_s: float) -> type[asyncio.Prot
                 self._stop_waiting()
             elif is_head and self._n_bytes > max_head_bytes:
                 self._refuse(431, f"the headers have more than {max_head_bytes:,} bytes")
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is not HTTP."""
+            self._refuse(400, f"the request is not valid HTTP: {msg}")
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()

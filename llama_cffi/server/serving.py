@@ -19,7 +19,7 @@ __all__ = ["serve"]
 
 
 def serve(
-    models: ModelInput | Sequence[ModelInput],
+    models: ModelInput | Sequence[ModelInput] = (),
     config: LlamaConfig | None = None,
     *,
     host: str = "127.0.0.1",

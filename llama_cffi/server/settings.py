@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from ..validation import as_list, check_bool, check_float, check_int, check_str
+from ..validation import as_list, as_path, check_bool, check_float, check_int, check_str
 
 __all__ = ["ServerOptions", "Settings"]
 
@@ -27,6 +28,15 @@ class ServerOptions(TypedDict, total=False):
     ping_s: float
     metrics: bool
     slots: bool
+    page: bool
+    tags: Sequence[str]
+    models_dir: str | os.PathLike[str] | None
+    models_preset: str | os.PathLike[str] | None
+    models_max: int
+    models_memory: int
+    models_autoload: bool
+    preload: bool | None
+    sleep_idle_s: float | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,18 @@ class Settings:
             and clients from giving up.
         metrics: Whether `/metrics` is there, for Prometheus.
         slots: Whether `/slots` is there.
+        page: Whether the page is there, at `/`.
+        tags: Words about the first model, for clients.
+        models_dir: A folder of GGUF files, each of which is a model.
+        models_preset: A file of presets, INI or TOML, that names models and their settings.
+        models_max: Most models in memory; another one makes the one go that has not been used for
+            longest. 0: no limit. Those that the program has opened do not count.
+        models_memory: Most bytes that the models take, by a lower bound: tensors and KV caches; 0:
+            the memory of this machine.
+        models_autoload: Whether a request loads its model; if not, `/models/load` does.
+        preload: Whether all models are loaded at the start; None: only a single one.
+        sleep_idle_s: Seconds without a request after which a model is freed until the next one;
+            None: never.
 
     Raises:
         ValidationError: A value is out of range.
@@ -64,15 +86,33 @@ class Settings:
     ping_s: float = 15.0
     metrics: bool = False
     slots: bool = False
+    page: bool = True
+    tags: Sequence[str] = ()
+    models_dir: str | os.PathLike[str] | None = None
+    models_preset: str | os.PathLike[str] | None = None
+    models_max: int = 4
+    models_memory: int = 0
+    models_autoload: bool = True
+    preload: bool | None = None
+    sleep_idle_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("aliases", "api_keys", "cors_origins"):
+        for name in ("aliases", "api_keys", "cors_origins", "tags"):
             values = as_list(name, getattr(self, name))
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
-        check_bool("metrics", self.metrics)
-        check_bool("slots", self.slots)
+        for name in ("metrics", "slots", "models_autoload", "page"):
+            check_bool(name, getattr(self, name))
+        if self.preload is not None:
+            check_bool("preload", self.preload)
+        for name in ("models_dir", "models_preset"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_path(name, path))
+        check_int("models_max", self.models_max, 0)
+        check_int("models_memory", self.models_memory, 0, 2**62)
+        if self.sleep_idle_s is not None:
+            check_float("sleep_idle_s", self.sleep_idle_s, 0, _MAX_S, above=True)
         check_int("max_waiting", self.max_waiting, 0, 1000)
         check_int("max_body_bytes", self.max_body_bytes, 1)
         check_int("max_json_depth", self.max_json_depth, 1, 200)

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.http_requests import get, post
 
 from llama_cffi import ValidationError
+from llama_cffi.api.config import LlamaConfig
 from llama_cffi.cli import _parser, serve
 from llama_cffi.cli.parser import parse
 
@@ -100,6 +102,36 @@ def test_adapters_have_scales() -> None:
     for wrong in ("e", "e:x", ":1"):
         with pytest.raises(ValidationError, match="FILE:SCALE"):
             adapters("--lora-scaled", wrong)
+
+
+def test_the_options_of_several_models_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):  # noqa: N818  # not an error
+        pass
+
+    found: dict[str, Any] = {}
+
+    def start(models: list[str], config: LlamaConfig, **settings: Any) -> None:
+        found.update(settings, models=models)
+        raise Started
+
+    monkeypatch.setattr("llama_cffi.server.serving.serve", start)
+
+    def settings(*args: str) -> dict[str, Any]:
+        with pytest.raises(Started):
+            serve._run(parse(_parser(), ["serve", *args]))
+        return found
+
+    assert [Path(path).name for path in settings()["models"]] == ["demo.gguf"]
+    assert (found["models_max"], found["preload"], found["sleep_idle_s"]) == (4, None, None)
+    assert found["models_autoload"] is True
+    assert settings("-m", "a", "-m", "b", "--preload")["models"] == ["a", "b"]
+    assert found["preload"] is True
+    assert settings("--models-dir", "x", "--models-memory", "2", "--tags", "p,q")["models"] == []
+    assert (found["models_memory"], found["models_dir"]) == (2 * 2**20, "x")
+    assert found["tags"] == ["p", "q"]
+    settings("--models-preset", "y", "--no-models-autoload", "--sleep-idle-seconds", "9")
+    assert (found["models_preset"], found["models_autoload"]) == ("y", False)
+    assert (found["models"], found["sleep_idle_s"]) == ([], 9)
 
 
 @pytest.mark.parametrize(

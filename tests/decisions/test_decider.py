@@ -217,6 +217,7 @@ def everywhere(
     return found
 
 
+@pytest.mark.behaviour("decisions: the answers do not depend on what runs beside")
 @pytest.mark.parametrize("average_orders", [False, True])
 def test_every_class_gives_the_same_numbers(tiny: Path, average_orders: bool) -> None:
     found = everywhere(tiny, STATE, QUESTIONS, average_orders=average_orders)
@@ -252,6 +253,7 @@ def evaluated_by(engine: Engine | InferenceEngine) -> Callable[[], int]:
     return lambda: count() - before
 
 
+@pytest.mark.behaviour("decisions: the input is evaluated once for all questions, and counted once")
 @pytest.mark.parametrize(
     "make",
     [
@@ -314,6 +316,7 @@ def test_more_questions_than_the_queue_holds_are_answered(tiny: Path) -> None:
         assert mine.probability == pytest.approx(others.probability, abs=1e-4)
 
 
+@pytest.mark.behaviour("decisions: the answers do not depend on what runs beside")
 def test_other_requests_and_their_answers_are_undisturbed(tiny: Path) -> None:
     with InferenceEngine(tiny, 4, 1024, **EXACT) as engine:
         alone = engine.generate("One, two,", 24, temperature=0)
@@ -364,6 +367,7 @@ def test_threads_can_decide_together(llm: Llama) -> None:
             np.testing.assert_allclose(numbers(mine), numbers(others), atol=1e-4)
 
 
+@pytest.mark.behaviour("decisions: a refused group leaves no request")
 def test_a_cancelled_task_leaves_no_request(tiny: Path) -> None:
     async def main() -> None:
         with InferenceEngine(tiny, 2, 1024, start=False, **EXACT) as engine:

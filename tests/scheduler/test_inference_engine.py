@@ -178,6 +178,9 @@ def test_prefixes_are_evaluated_once(model: Model) -> None:
         assert before == again.text
 
 
+@pytest.mark.behaviour(
+    "completion: requests that fit one by one all finish when together they do not"
+)
 def test_requests_are_preempted_when_the_cache_is_full(model: Model) -> None:
     bias = {token: -100.0 for token in range(5)}
     prompts = [[30 + i, 40 + 2 * i, 50] for i in range(8)]

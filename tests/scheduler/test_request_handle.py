@@ -269,7 +269,6 @@ def nan(ids: Any, scores: Any) -> Any:
         ({"logit_bias": NOTHING}, GenerationError),
         ({"logit_bias": {10**6: 1.0}}, ValidationError),
     ],
-    ids=str,
 )  # fmt: skip
 def test_failing_requests(engine: InferenceEngine, options: Any, error: type[Exception]) -> None:
     good = [engine.submit(SUM, 12, temperature=0) for _ in range(3)]

@@ -40,6 +40,7 @@ WRONG: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.behaviour("robustness: a wrong type in any field of any route is 4xx")
 @pytest.mark.parametrize(
     ("route", "field"), [(route, field) for route in GOOD for field in FIELDS[route]]
 )
@@ -71,12 +72,14 @@ def test_what_is_not_a_json_object_is_400(url: str, path: str, body: bytes) -> N
     assert reply.error["type"] == "invalid_request_error"
 
 
+@pytest.mark.behaviour("robustness: lone surrogates break nothing")
 def test_surrogate_pairs_are_characters(url: str) -> None:
     reply = send("POST", f"{url}/tokenize", b'{"content": "\\ud83d\\ude00"}', JSON)
     assert reply.status == 200
     assert post(f"{url}/detokenize", reply.json).json == {"content": "\U0001f600"}
 
 
+@pytest.mark.behaviour("robustness: JSON of 10,000 levels is 400")
 @pytest.mark.parametrize("path", URLS)
 @pytest.mark.parametrize("opening", [b'{"a":', b"[", b'{"a":['])
 def test_json_of_10000_levels_is_400(url: str, path: str, opening: bytes) -> None:
@@ -124,6 +127,7 @@ def answer_of(connection: socket.socket) -> tuple[int, bytes]:
     return int(data.split()[1]), data
 
 
+@pytest.mark.behaviour("robustness: large bodies and headers are refused")
 def test_a_body_of_1_gb_is_refused_when_announced(url: str) -> None:
     with connect(url) as connection:
         connection.sendall(head(f"Content-Length: {2**30}") + b"{")
@@ -150,6 +154,7 @@ def test_a_body_that_does_not_arrive_is_given_up(pool: LlamaPool) -> None:
     assert b"did not arrive" in data
 
 
+@pytest.mark.behaviour("robustness: large bodies and headers are refused")
 def test_large_headers_are_refused_and_long_keys_are_not(url: str) -> None:
     long = send("POST", f"{url}/tokenize", b'{"content":"x"}', {**JSON, "x-api-key": "k" * 30_000})
     assert long.status == 200

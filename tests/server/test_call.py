@@ -71,6 +71,10 @@ def ask(server: HttpServer, path: str, body: Any) -> socket.socket:
     return connection
 
 
+@pytest.mark.behaviour(
+    "robustness: a client that leaves in the queue, in prefill, in decode "
+    "or before the first event frees its slot"
+)
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), KINDS)
@@ -85,6 +89,10 @@ def test_leaving_before_the_first_event_frees_the_slot(
     wait_for(lambda: all_is_free(busy_server, paused))
 
 
+@pytest.mark.behaviour(
+    "robustness: a client that leaves in the queue, in prefill, in decode "
+    "or before the first event frees its slot"
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_leaving_in_the_queue_frees_the_place(
     busy: LlamaPool, busy_server: HttpServer, stream: bool
@@ -104,6 +112,10 @@ def test_leaving_in_the_queue_frees_the_place(
     wait_for(lambda: all_is_free(busy_server, busy))
 
 
+@pytest.mark.behaviour(
+    "robustness: a client that leaves in the queue, in prefill, in decode "
+    "or before the first event frees its slot"
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_leaving_in_prefill_frees_the_slot(
     busy: LlamaPool, busy_server: HttpServer, stream: bool
@@ -124,6 +136,11 @@ def test_leaving_in_prefill_frees_the_slot(
     raise AssertionError("no attempt was caught in prefill")
 
 
+@pytest.mark.behaviour(
+    "robustness: a client that leaves in the queue, in prefill, in decode "
+    "or before the first event frees its slot"
+)
+@pytest.mark.behaviour("completion: a client that times out frees its slot")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), KINDS)
 def test_leaving_in_decode_frees_the_slot(
@@ -143,6 +160,9 @@ def test_leaving_during_the_body_leaves_nothing(busy: LlamaPool, busy_server: Ht
     wait_for(lambda: all_is_free(busy_server, busy))
 
 
+@pytest.mark.behaviour(
+    "robustness: streams are not compressed or buffered, and silent ones get comments"
+)
 def test_a_silent_stream_gets_comments(paused: LlamaPool, busy_server: HttpServer) -> None:
     path, body = KINDS[0]
     connection = ask(busy_server, path, {**body, "stream": True})
@@ -152,6 +172,7 @@ def test_a_silent_stream_gets_comments(paused: LlamaPool, busy_server: HttpServe
     leave(connection, False)
 
 
+@pytest.mark.behaviour("robustness: a full queue is 429 with Retry-After")
 def test_a_full_queue_is_429_and_can_be_retried(paused: LlamaPool, busy_server: HttpServer) -> None:
     path, body = KINDS[1]
     connections = [ask(busy_server, path, body) for _ in range(4)]  # 2 run, 2 wait
@@ -173,6 +194,7 @@ def test_more_answers_than_ever_fit_are_400(busy_server: HttpServer) -> None:
     assert "limit is 4" in reply.error["message"]
 
 
+@pytest.mark.behaviour("robustness: a reader that stops is cut, and others are not")
 def test_a_reader_that_stops_is_cut_and_others_are_not(busy: LlamaPool) -> None:
     with busy.serve(send_timeout_s=0.2, ping_s=0.05) as server:
         server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -207,6 +229,7 @@ def test_running_streams_end_with_an_error_when_the_server_stops(busy: LlamaPool
     assert n_requests(busy) == 0
 
 
+@pytest.mark.behaviour("robustness: SIGTERM lets running answers end and refuses new ones")
 def test_draining_refuses_new_work_and_lets_running_answers_end(busy: LlamaPool) -> None:
     path, body = KINDS[0]
     with busy.serve() as server:
@@ -245,6 +268,7 @@ def guarded(busy: LlamaPool) -> Iterator[HttpServer]:
         yield server
 
 
+@pytest.mark.behaviour("security: the right key is served, by both headers and by the client")
 def test_the_right_key_in_either_header_is_served(guarded: HttpServer) -> None:
     body = {"prompt": "1 + 1 =", "max_tokens": 1}
     url = f"{guarded.url}/v1/completions"
@@ -253,6 +277,7 @@ def test_the_right_key_in_either_header_is_served(guarded: HttpServer) -> None:
     assert post(url, body, **{"x-api-key": "first-key"}).status == 200
 
 
+@pytest.mark.behaviour("security: a wrong key is 401")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -271,11 +296,16 @@ def test_a_wrong_key_is_401(guarded: HttpServer, headers: dict[str, str]) -> Non
     assert get(f"{guarded.url}/props", **headers).status == 401
 
 
+@pytest.mark.behaviour("security: /health and /models are public")
 def test_health_and_models_need_no_key(guarded: HttpServer) -> None:
     for path in ("/health", "/v1/health", "/models", "/v1/models", "/v1/models/demo"):
         assert get(guarded.url + path).status == 200
 
 
+@pytest.mark.behaviour("security: preflights are answered for the listed origins only")
+@pytest.mark.behaviour(
+    "security: localhost as origin means this machine, and nothing that looks like it"
+)
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [

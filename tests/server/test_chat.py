@@ -43,6 +43,9 @@ def chunks_of(client: openai.OpenAI, **request: Any) -> list[ChatCompletionChunk
     return chunks
 
 
+@pytest.mark.behaviour("chat: usage counts are exact")
+@pytest.mark.behaviour("chat: id, fingerprint and name of the model are there")
+@pytest.mark.behaviour("chat: OpenAI's client works, sync and async")
 def test_the_answer_is_that_of_the_python_api(client: openai.OpenAI, pool: LlamaPool) -> None:
     answer = client.chat.completions.create(**GREEDY)
     assert_strict(answer)
@@ -57,6 +60,11 @@ def test_the_answer_is_that_of_the_python_api(client: openai.OpenAI, pool: Llama
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.behaviour("chat: a stream begins with the role, and no later chunk has it")
+@pytest.mark.behaviour(
+    "chat: all chunks have one id, and the last has an empty delta and the reason"
+)
+@pytest.mark.behaviour("chat: the joined text of a stream is that of the whole answer")
 def test_a_stream_has_the_role_first_the_reason_last_and_one_id(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**GREEDY)
     chunks = chunks_of(client, **GREEDY)
@@ -72,6 +80,7 @@ def test_a_stream_has_the_role_first_the_reason_last_and_one_id(client: openai.O
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+@pytest.mark.behaviour("chat: usage is in a stream only on request")
 @pytest.mark.parametrize("asked", [True, False])
 def test_usage_is_in_a_stream_only_on_request(client: openai.OpenAI, asked: bool) -> None:
     chunks = chunks_of(client, stream_options={"include_usage": asked}, **GREEDY)
@@ -83,6 +92,9 @@ def test_usage_is_in_a_stream_only_on_request(client: openai.OpenAI, asked: bool
         assert last.usage == client.chat.completions.create(**GREEDY).usage
 
 
+@pytest.mark.behaviour(
+    "robustness: streams are not compressed or buffered, and silent ones get comments"
+)
 def test_a_stream_ends_with_done_and_is_not_buffered(url: str) -> None:
     reply = post(f"{url}/chat/completions", {**GREEDY, "stream": True})
     assert reply.events[-1] == "[DONE]"
@@ -93,6 +105,7 @@ def test_a_stream_ends_with_done_and_is_not_buffered(url: str) -> None:
     assert "content-encoding" not in reply.headers
 
 
+@pytest.mark.behaviour("chat: OpenAI's client works, sync and async")
 def test_the_async_client_gets_the_same(url: str, client: openai.OpenAI) -> None:
     async def both() -> tuple[str, str]:
         async with openai.AsyncOpenAI(base_url=url, api_key="none") as other:
@@ -111,6 +124,7 @@ def test_both_paths_exist(server: Any) -> None:
         assert post(server.url + path, GREEDY).status == 200
 
 
+@pytest.mark.behaviour("chat: an answer cut at max_tokens ends with length")
 def test_a_cut_answer_ends_with_length(client: openai.OpenAI) -> None:
     forced = {**GREEDY, "messages": [{"role": "user", "content": "Tell me a story."}]}
     answer = client.chat.completions.create(**forced, max_completion_tokens=2)
@@ -119,6 +133,7 @@ def test_a_cut_answer_ends_with_length(client: openai.OpenAI) -> None:
     assert answer.usage.completion_tokens == 2
 
 
+@pytest.mark.behaviour("chat: n gives several choices")
 def test_several_answers_share_the_prompt(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**{**GREEDY, "n": 2})
     assert_strict(answer)
@@ -127,6 +142,9 @@ def test_several_answers_share_the_prompt(client: openai.OpenAI) -> None:
     assert indices == {0, 1}
 
 
+@pytest.mark.behaviour(
+    "chat: logprobs join to the text, whole and streamed, with bytes and alternatives"
+)
 def test_logprobs_join_to_the_text(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=3)
     assert_strict(answer)
@@ -148,6 +166,9 @@ def test_logprobs_join_to_the_text(client: openai.OpenAI) -> None:
     assert streamed == [token.token for token in scored]
 
 
+@pytest.mark.behaviour(
+    "tools: a required call has JSON as arguments and a known name, whole and streamed"
+)
 def test_a_required_tool_is_called_with_valid_json(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**CALL)
     assert_strict(answer)
@@ -160,6 +181,9 @@ def test_a_required_tool_is_called_with_valid_json(client: openai.OpenAI) -> Non
     assert set(json.loads(function.function.arguments)) == {"city"}
 
 
+@pytest.mark.behaviour(
+    "tools: a required call has JSON as arguments and a known name, whole and streamed"
+)
 def test_a_streamed_call_has_id_and_name_first(client: openai.OpenAI) -> None:
     chunks = chunks_of(client, **CALL)
     parts = [
@@ -205,6 +229,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9
           "required": ["a"], "additionalProperties": False}  # fmt: skip
 
 
+@pytest.mark.behaviour(
+    "chat: response_format: json_object with and without a schema, and json_schema"
+)
+@pytest.mark.behaviour("chat: json_schema and grammar work at the top level")
 @pytest.mark.parametrize(
     "more",
     [
@@ -220,6 +248,7 @@ def test_every_way_to_ask_for_json_gives_it(url: str, more: dict[str, Any]) -> N
     assert set(json.loads(reply.json["choices"][0]["message"]["content"])) == {"a"}
 
 
+@pytest.mark.behaviour("chat: a bad response_format is 400")
 @pytest.mark.parametrize(
     "form",
     [
@@ -235,6 +264,7 @@ def test_a_bad_response_format_is_refused(url: str, form: Any) -> None:
     assert reply.error["type"] == "invalid_request_error"
 
 
+@pytest.mark.behaviour("chat: bad messages are 4xx with an error object")
 @pytest.mark.parametrize(
     "messages",
     [
@@ -253,10 +283,12 @@ def test_bad_messages_are_refused_by_name(url: str, messages: Any) -> None:
     assert reply.error["param"] == "messages"
 
 
+@pytest.mark.behaviour("chat: bad messages are 4xx with an error object")
 def test_missing_messages_are_refused(url: str) -> None:
     assert post(f"{url}/chat/completions", {"model": "demo"}).error["param"] == "messages"
 
 
+@pytest.mark.behaviour("chat: content in parts means the same as text")
 def test_text_and_parts_give_the_same_prompt(url: str) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": ASK[0]["content"]}]}]
     both = [post(f"{url}/apply-template", {"messages": m}).json["prompt"] for m in (ASK, parts)]
@@ -269,6 +301,7 @@ def test_a_system_message_in_the_middle_passes(url: str) -> None:
     assert reply.status == 200
 
 
+@pytest.mark.behaviour("chat: a prompt over the context is 400 with both numbers, before any event")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_over_the_context_is_400_with_both_numbers(url: str, stream: bool) -> None:
     long = [{"role": "user", "content": "word " * 2000}]
@@ -324,6 +357,7 @@ def test_the_same_seed_gives_the_same_text(url: str) -> None:
     assert texts[2] == texts[3]
 
 
+@pytest.mark.behaviour("chat: the token count is that of the usage")
 def test_counted_tokens_are_those_of_the_usage(url: str) -> None:
     reply = post(f"{url}/chat/completions/input_tokens", {"messages": ASK})
     assert reply.json["object"] == "response.input_tokens"
@@ -331,6 +365,7 @@ def test_counted_tokens_are_those_of_the_usage(url: str) -> None:
     assert reply.json["input_tokens"] == usage["prompt_tokens"]
 
 
+@pytest.mark.behaviour("chat: cached tokens are counted from the second call on, and the sum stays")
 def test_a_repeated_prompt_is_cached(url: str) -> None:
     messages = [{"role": "user", "content": "A long question that nobody asked before, " * 4}]
     body = {**GREEDY, "messages": messages, "max_tokens": 2}
@@ -343,6 +378,11 @@ def prompt_of(url: str, **body: Any) -> Any:
     return post(f"{url}/apply-template", body)
 
 
+@pytest.mark.behaviour("chat: the last message of the assistant is continued, as text and as parts")
+@pytest.mark.behaviour(
+    "chat: continue_final_message does the same, and both switches together are 400"
+)
+@pytest.mark.behaviour("template: add_generation_prompt on and off")
 @pytest.mark.parametrize(
     ("content", "text"),
     [

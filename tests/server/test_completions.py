@@ -27,6 +27,7 @@ def chunks_of(client: openai.OpenAI, **request: Any) -> list[Completion]:
     return chunks
 
 
+@pytest.mark.behaviour("completion: OpenAI's client works, streaming and not")
 def test_the_answer_is_that_of_the_python_api(client: openai.OpenAI, pool: LlamaPool) -> None:
     answer = client.completions.create(**ASK)
     assert_strict(answer)
@@ -37,6 +38,7 @@ def test_the_answer_is_that_of_the_python_api(client: openai.OpenAI, pool: Llama
     assert answer.usage.total_tokens == alone["usage"]["total_tokens"]
 
 
+@pytest.mark.behaviour("completion: OpenAI's client works, streaming and not")
 def test_a_stream_joins_to_the_whole(client: openai.OpenAI) -> None:
     chunks = chunks_of(client, **ASK)
     whole = client.completions.create(**ASK).choices[0]
@@ -129,6 +131,7 @@ def test_a_stop_string_is_cut_off(client: openai.OpenAI) -> None:
     assert cut.finish_reason == "stop"
 
 
+@pytest.mark.behaviour("robustness: token ids outside the vocabulary are 400")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -147,6 +150,7 @@ def test_values_out_of_range_are_400_with_their_name(url: str, field: str, value
         assert reply.error["param"] == field, reply.error["message"]
 
 
+@pytest.mark.behaviour("completion: a prompt over the context is refused, also without the cache")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_over_the_context_is_400_with_both_numbers(url: str, stream: bool) -> None:
     reply = post(f"{url}/completions", {"prompt": [5] * 600, "stream": stream})

@@ -150,6 +150,9 @@ def test_a_state_of_messages_is_a_conversation() -> None:
     assert systemone_request({"state": state, "questions": SYSTEMONE})[0] == state
 
 
+@pytest.mark.behaviour(
+    "decisions: every shape of question is answered, in OpenAI's and System One's form"
+)
 def test_the_official_client_decides(client: openai.OpenAI, url: str, pool: LlamaPool) -> None:
     created = client.decisions.create(model="demo", input="Hi", questions=QUESTIONS)  # type: ignore[arg-type]
     alone: Any = pool.llm.decide("Hi", ASKED)
@@ -165,6 +168,9 @@ def test_the_official_client_decides(client: openai.OpenAI, url: str, pool: Llam
     assert Decision.model_validate(body, strict=True).model_dump() == body
 
 
+@pytest.mark.behaviour(
+    "decisions: every shape of question is answered, in OpenAI's and System One's form"
+)
 def test_system_one_over_http(url: str) -> None:
     reply = post(f"{url}/systemone", {"state": "Hi", "questions": SYSTEMONE})
     assert (reply.status, [*reply.json["answers"]]) == (200, [*SYSTEMONE])
@@ -172,6 +178,7 @@ def test_system_one_over_http(url: str) -> None:
     assert both.json["usage"]["input_tokens"] > reply.json["usage"]["input_tokens"]
 
 
+@pytest.mark.behaviour("decisions: 400, 413 and 422 tell what is wrong")
 @pytest.mark.parametrize(
     ("path", "body", "status", "type"),
     [

@@ -13,6 +13,10 @@ from support.strict_sdk import assert_strict
 from llama_cffi import LlamaPool
 
 
+@pytest.mark.behaviour("embeddings: a vector has length 1")
+@pytest.mark.behaviour("embeddings: different texts have different vectors")
+@pytest.mark.behaviour("embeddings: OpenAI's client works, one text and many")
+@pytest.mark.behaviour("embeddings: usage, one text and many")
 def test_vectors_have_length_1_and_differ(client: openai.OpenAI, pool: LlamaPool) -> None:
     texts = ["a cat", "a dog", "the weather", ""]
     answer = client.embeddings.create(model="demo", input=texts, encoding_format="float")
@@ -25,6 +29,7 @@ def test_vectors_have_length_1_and_differ(client: openai.OpenAI, pool: LlamaPool
     assert answer.usage.prompt_tokens == sum(pool.llm.n_tokens(text) for text in texts)
 
 
+@pytest.mark.behaviour("embeddings: base64 has the same numbers as floats")
 def test_base64_is_the_same(client: openai.OpenAI) -> None:
     """The client asks for base64 unless told otherwise, and decodes it."""
     floats = client.embeddings.create(model="demo", input="a cat", encoding_format="float")
@@ -44,6 +49,7 @@ def test_dimensions_truncate_and_renormalise(client: openai.OpenAI) -> None:
     assert cut.data[0].embedding == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.behaviour("embeddings: texts and token ids can be mixed, and a text may be empty")
 def test_token_ids_and_text_give_the_same(client: openai.OpenAI, pool: LlamaPool) -> None:
     ids = pool.llm.tokenize("a cat")
     mixed: Any = ["a cat", ids]
@@ -54,6 +60,7 @@ def test_token_ids_and_text_give_the_same(client: openai.OpenAI, pool: LlamaPool
     assert vectors[2] == pytest.approx(vectors[0], abs=0.01)
 
 
+@pytest.mark.behaviour("robustness: token ids outside the vocabulary are 400")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -69,6 +76,7 @@ def test_values_out_of_range_are_400_with_their_name(url: str, field: str, value
     assert reply.error["param"] == field
 
 
+@pytest.mark.behaviour("embeddings: a text that is too long is refused with a message")
 def test_a_text_that_is_too_long_is_400_with_both_numbers(url: str) -> None:
     reply = post(f"{url}/embeddings", {"input": ["word " * 3000]})
     assert reply.status == 400

@@ -11,12 +11,14 @@ from llama_cffi import LlamaPool
 from llama_cffi.server.http_server import HttpServer
 
 
+@pytest.mark.behaviour("basics: starts, and /health is 200")
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
 def test_health(server: HttpServer, path: str) -> None:
     reply = get(server.url + path)
     assert (reply.status, reply.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.behaviour("basics: /models has one entry, whose id is the alias")
 def test_models_tell_their_context_size(client: openai.OpenAI) -> None:
     page = client.models.list()
     (model,) = page.data

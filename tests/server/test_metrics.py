@@ -59,6 +59,7 @@ def complete(server: HttpServer, max_tokens: int, prompt: Sequence[int] = PROMPT
     return reply.json["usage"]
 
 
+@pytest.mark.behaviour("metrics: 501 when they are off")
 def test_metrics_are_off_unless_asked_for(server: HttpServer) -> None:
     reply = get(f"{server.url}/metrics")
     assert reply.status == 501
@@ -71,6 +72,7 @@ def test_metrics_is_a_bool() -> None:
         Settings(metrics="yes")  # type: ignore[arg-type]
 
 
+@pytest.mark.behaviour("metrics: each metric has TYPE and HELP")
 def test_every_metric_has_help_and_type_before_its_samples(measured: HttpServer) -> None:
     complete(measured, 2)
     lines = get(f"{measured.url}/metrics").body.decode().splitlines()
@@ -103,6 +105,8 @@ def test_before_the_first_request_all_is_zero(measured: HttpServer) -> None:
     assert scrape(measured) == found
 
 
+@pytest.mark.behaviour("metrics: the totals are the sums over the requests")
+@pytest.mark.behaviour("metrics: cached tokens are counted apart")
 def test_totals_are_the_sums_of_the_usage(measured: HttpServer) -> None:
     before = scrape(measured)
     # The second prompt continues the first, so the cache has its beginning.
@@ -160,6 +164,7 @@ def test_histograms_are_cumulative_and_count_each_answer(measured: HttpServer) -
     assert found["vllm:request_prompt_tokens_sum", ""] == n_prompt
 
 
+@pytest.mark.behaviour("metrics: rates leave out the first token, and one token has none")
 def test_answers_of_one_token_have_no_rate(measured: HttpServer) -> None:
     for _ in range(3):
         assert complete(measured, 1)["completion_tokens"] == 1
@@ -188,6 +193,7 @@ def test_every_value_is_finite_and_not_negative(measured: HttpServer) -> None:
     assert all(math.isfinite(value) and value >= 0 for value in values)
 
 
+@pytest.mark.behaviour("metrics: idle slots do not change the counters")
 def test_scrapes_do_not_step_the_engine(measured: HttpServer) -> None:
     complete(measured, 2)
     before = scrape(measured)["llamacpp:n_decode_total", ""]

@@ -36,6 +36,7 @@ def ask(rank_server: HttpServer, path: str = "/v1/rerank", **more: Any) -> Any:
     return reply.json
 
 
+@pytest.mark.behaviour("rerank: usage is there")
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
 def test_jinas_shape_is_sorted_as_the_python_api(
     rank_server: HttpServer, ranker: Llama, path: str
@@ -51,6 +52,7 @@ def test_jinas_shape_is_sorted_as_the_python_api(
     assert answer["results"] == expected
 
 
+@pytest.mark.behaviour("rerank: top_n clamps in every shape")
 @pytest.mark.parametrize(("top_n", "n"), [(None, 4), (2, 2), (4, 4), (99, 4)])
 def test_top_n_clamps_in_every_shape(rank_server: HttpServer, top_n: int | None, n: int) -> None:
     assert len(ask(rank_server, top_n=top_n)["results"]) == n
@@ -64,6 +66,7 @@ def test_documents_are_returned_on_request(rank_server: HttpServer) -> None:
         assert result["document"] == {"text": DOCUMENTS[result["index"]]}
 
 
+@pytest.mark.behaviour("rerank: text-embeddings-inference's shape, with and without the text")
 def test_teis_shape_is_a_list(rank_server: HttpServer) -> None:
     body = {"query": QUERY, "texts": DOCUMENTS}
     plain = post(f"{rank_server.url}/rerank", body).json
@@ -82,6 +85,7 @@ def test_coheres_shape_takes_objects(rank_server: HttpServer) -> None:
     assert answer["results"] == ask(rank_server)["results"]
 
 
+@pytest.mark.behaviour("rerank: bad bodies are 400")
 @pytest.mark.parametrize(
     ("field", "value"),
     [

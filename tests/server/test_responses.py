@@ -264,6 +264,7 @@ def answers(ask: Ask) -> dict[str, list[Json]]:
     return {"thinks": THINKS, **{name: ask(body) for name, body in ASKED.items()}}
 
 
+@pytest.mark.behaviour("robustness: streams are read in strict mode by the official clients' types")
 @pytest.mark.parametrize("name", ["thinks", *ASKED])
 def test_stream_and_whole_response_are_equal_and_strict(
     answers: dict[str, list[Json]], name: str
@@ -279,6 +280,9 @@ def test_stream_and_whole_response_are_equal_and_strict(
         assert event["response"]["id"] == found[-1]["response"]["id"]
 
 
+@pytest.mark.behaviour(
+    "responses: a stream has one id, and its deltas join to the text of the items"
+)
 @pytest.mark.parametrize("name", ["thinks", *ASKED])
 def test_deltas_join_to_what_is_done(answers: dict[str, list[Json]], name: str) -> None:
     """Of each item: one id, one index, the deltas are the text, and parts are the item's."""
@@ -554,6 +558,7 @@ def test_a_request_like_codex_becomes_a_conversation() -> None:
     assert response["text"] == {"format": {"type": "text"}, "verbosity": "low"}
 
 
+@pytest.mark.behaviour("robustness: requests like those of Codex CLI and Claude Code are answered")
 def test_the_demo_model_answers_a_request_like_codex(ask: Ask) -> None:
     body = {**CODEX, "reasoning": None, "max_output_tokens": 3}
     assert order(streamed(body, ask(body)))[-1] in ("completed", "incomplete")

@@ -21,6 +21,7 @@ class Weather(BaseModel):
     sky: Literal["clear", "cloudy"]
 
 
+@pytest.mark.behaviour("responses: ids have their prefixes, and output_text and usage are there")
 def test_a_response_has_the_types_of_the_client(client: openai.OpenAI, url: str) -> None:
     strictly(Response, post(f"{url}/responses", ASK).json)
     response = client.responses.create(**ASK)
@@ -30,6 +31,7 @@ def test_a_response_has_the_types_of_the_client(client: openai.OpenAI, url: str)
     assert response.usage.output_tokens > 0
 
 
+@pytest.mark.behaviour("robustness: streams are read in strict mode by the official clients' types")
 def test_a_stream_gives_the_response(client: openai.OpenAI, url: str) -> None:
     reply = post(f"{url}/responses", {**ASK, "stream": True})
     assert reply.headers["content-type"].startswith("text/event-stream")

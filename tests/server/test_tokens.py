@@ -14,12 +14,14 @@ from support.tiny_gguf import write_tiny
 from llama_cffi import LlamaPool
 
 
+@pytest.mark.behaviour("tokenize: tokens go round")
 @pytest.mark.parametrize("text", ["a cat", "été 🙂", "", " two  spaces "])
 def test_tokens_go_round(url: str, text: str) -> None:
     tokens = post(f"{url}/tokenize", {"content": text}).json["tokens"]
     assert post(f"{url}/detokenize", {"tokens": tokens}).json == {"content": text}
 
 
+@pytest.mark.behaviour("tokenize: pieces are text, or bytes of a character")
 def test_pieces_are_text_or_bytes(url: str) -> None:
     tokens = post(f"{url}/tokenize", {"content": "a🙂", "with_pieces": True}).json["tokens"]
     pieces = [token["piece"] for token in tokens]
@@ -47,6 +49,7 @@ def test_special_tokens_are_parsed_on_request(url: str, pool: LlamaPool) -> None
         assert reply.json["tokens"] == pool.llm.tokenize("<|im_end|>", False, parse)
 
 
+@pytest.mark.behaviour("chat: /apply-template returns the prompt without running")
 def test_the_template_is_applied_without_running(url: str, pool: LlamaPool) -> None:
     messages: list[Any] = [{"role": "user", "content": "hello"}]
     reply = post(f"{url}/apply-template", {"messages": messages})

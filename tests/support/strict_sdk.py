@@ -13,7 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 __all__ = ["EXTENSIONS", "assert_strict", "problems", "strictly"]
 
 # Fields that other local servers have, too, and that clients read where they exist.
-EXTENSIONS = frozenset(("aliases", "meta", "reasoning_content", "timings"))
+EXTENSIONS = frozenset(
+    ("aliases", "architecture", "meta", "reasoning_content", "status", "tags", "timings")
+)
 
 
 def strictly(kind: Any, value: object) -> Any:

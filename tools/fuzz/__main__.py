@@ -1,4 +1,4 @@
-"""Feed damaged files and random API programs to llama_cffi, in processes that may die.
+"""Feed damaged files, random API programs and bad HTTP requests to processes that may die.
 
     python -m tools.fuzz                                  everything, on an old, a middle and the
                                                        newest build; exit code 1 on any failure
@@ -41,6 +41,7 @@ COUNTS = {
     "states": 2_000,
     "control_vectors": 1_000,
     "programs": 2_000,
+    "requests": 2_000,
 }
 BUILDS = "npm:3.1.1,npm:3.14.0,npm:3.22.1"
 

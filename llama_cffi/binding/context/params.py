@@ -28,6 +28,7 @@ __all__ = [
     "check_attention",
     "check_embeddings",
     "estimate_context_bytes",
+    "least_bytes",
     "resolve",
 ]
 
@@ -213,7 +214,8 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         **_cache_types(params, kind, model),
         **_rope(params, library),
     }
-    need = _least_bytes(model, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
+    metadata = model.gguf.values
+    need = least_bytes(metadata, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
     have = memory_bytes(library)
     if need > have:
         raise OutOfMemoryError(
@@ -253,17 +255,22 @@ def estimate_context_bytes(
     trained = model.gguf.values.get(f"{model.gguf.architecture}.context_length", 0)
     n_ctx = check_int("n_ctx", n_ctx, 0) or int(trained)
     n_ubatch = min(n_ctx, check_int("n_ubatch", n_ubatch, 1))
-    return _least_bytes(model, n_ctx, n_ubatch, type_k, type_v)
+    return least_bytes(model.gguf.values, n_ctx, n_ubatch, type_k, type_v)
 
 
-def _least_bytes(
-    model: Model, n_ctx: int, n_ubatch: int, type_k: str | None, type_v: str | None
+def least_bytes(
+    values: Mapping[str, object], n_ctx: int, n_ubatch: int, type_k: str | None, type_v: str | None
 ) -> int:
+    """Return the same for a model that is not loaded, from its metadata *values*.
+
+    Raises:
+        ValidationError: Such a type does not exist.
+    """
     for field, name in (("type_k", type_k), ("type_v", type_v)):
         if name is not None:
             check_choice(field, name, _CACHE_TYPES)
     per_element = sum(_CACHE_TYPES[name or "f16"] for name in (type_k, type_v)) / 2
-    return context_bytes(model.gguf.values, n_ctx, n_ubatch, per_element)
+    return context_bytes(values, n_ctx, n_ubatch, per_element)
 
 
 def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str) -> None:

@@ -142,6 +142,7 @@ def ask(pool: LlamaPool, body: dict[str, Any]) -> Message:
     return check(folded(chunks, request.options), whole(chunks, request.options))
 
 
+@pytest.mark.behaviour("messages: an answer has Anthropic's shape and no other fields")
 def test_an_answer_has_the_required_fields_and_no_others(pool: LlamaPool) -> None:
     request, chunks = answer(pool, {**HELLO, "model": "claude-x"})
     message = whole(chunks, request.options)
@@ -159,12 +160,15 @@ def test_an_answer_has_the_required_fields_and_no_others(pool: LlamaPool) -> Non
     assert "object" not in message
 
 
+@pytest.mark.behaviour("messages: a conversation of several turns is answered")
+@pytest.mark.behaviour("robustness: requests like those of Codex CLI and Claude Code are answered")
 def test_a_request_of_claude_code_is_answered(pool: LlamaPool) -> None:
     found = ask(pool, {**CLAUDE_CODE, "max_tokens": 20})
     assert found.content
     assert found.usage.output_tokens == 20 or found.stop_reason != "max_tokens"
 
 
+@pytest.mark.behaviour("messages: missing messages are 4xx, and an empty list is answered")
 def test_an_empty_list_of_messages_is_answered(pool: LlamaPool) -> None:
     assert ask(pool, {"messages": [], "max_tokens": 2}).usage.output_tokens == 2
 
@@ -196,6 +200,9 @@ def test_a_stop_sequence_that_does_not_occur_is_not_named(pool: LlamaPool) -> No
     assert (found.stop_reason, found.stop_sequence) == ("end_turn", None)
 
 
+@pytest.mark.behaviour(
+    "messages: thinking is streamed with a signature, then text, as blocks 0 and 1"
+)
 def test_thinking_comes_first_with_a_signature(pool: LlamaPool) -> None:
     found = ask(pool, THINKING)
     thinking, text = found.content
@@ -214,6 +221,9 @@ def test_a_thinking_budget_ends_the_thinking(pool: LlamaPool) -> None:
     assert len(bound.thinking) < len(free.thinking)
 
 
+@pytest.mark.behaviour(
+    "messages: a call is a tool_use block with an object as input, and the stop_reason says so"
+)
 @pytest.mark.parametrize("choice", [None, {"type": "any"}, {"type": "tool", "name": "get_weather"}])
 def test_a_tool_call_has_an_object_as_input(pool: LlamaPool, choice: Any) -> None:
     found = ask(pool, {**ASK_WEATHER, "tool_choice": choice})
@@ -224,6 +234,7 @@ def test_a_tool_call_has_an_object_as_input(pool: LlamaPool, choice: Any) -> Non
     assert found.stop_reason == "tool_use"
 
 
+@pytest.mark.behaviour("tools: with none, and without tools, nothing is called")
 def test_without_a_choice_of_tools_there_is_no_call(pool: LlamaPool) -> None:
     found = ask(pool, {**ASK_WEATHER, "max_tokens": 20, "tool_choice": {"type": "none"}})
     assert "tool_use" not in {block.type for block in found.content}
@@ -292,6 +303,7 @@ def test_the_client_gets_an_error_in_the_middle_of_a_stream(pool: LlamaPool) -> 
         read(found)
 
 
+@pytest.mark.behaviour("messages: errors have Anthropic's shape")
 @pytest.mark.parametrize(
     ("status", "kind", "error"),
     [
@@ -382,6 +394,10 @@ def pieces(text: str) -> st.SearchStrategy[list[str]]:
     return cuts.map(lambda at: [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)])
 
 
+@pytest.mark.behaviour(
+    "messages: blocks start and stop in pairs, with indices from 0 without holes"
+)
+@pytest.mark.behaviour("messages: the input of a streamed call joins to JSON")
 @settings(max_examples=120)
 @given(chunk_lists())
 def test_any_cut_gives_the_message_that_the_client_builds(

@@ -104,6 +104,8 @@ def test_the_changing_line_of_claude_code_leaves_the_prefix_equal(family: Family
     assert messages_of(family, *HELLO["messages"], system=kept)[0]["content"] == kept
 
 
+@pytest.mark.behaviour("messages: content in blocks means the same as text")
+@pytest.mark.behaviour("messages: system is a text or blocks")
 def test_text_blocks_mean_the_same_as_text(llm: Llama, family: Family) -> None:
     def tokens(content: Any, system: Any) -> Sequence[int]:
         body = {"messages": [{"role": "user", "content": content}], "system": system}
@@ -116,6 +118,7 @@ def test_text_blocks_mean_the_same_as_text(llm: Llama, family: Family) -> None:
     assert tokens("Hello!", None) == tokens("Hello!", "") == tokens("Hello!", [])
 
 
+@pytest.mark.behaviour("messages: a tool_result is a text, blocks, or an error")
 def test_results_follow_the_calls_whatever_was_written_before_them(family: Family) -> None:
     blocks = [
         {"type": "text", "text": "Here."},
@@ -138,6 +141,9 @@ def test_an_empty_list_of_messages_is_a_turn_without_text(family: Family, system
     assert messages_of(family, **system)[-1] == {"role": "user", "content": ""}
 
 
+@pytest.mark.behaviour(
+    "messages: thinking of earlier turns raises the count and reaches the template"
+)
 def test_thinking_of_earlier_turns_reaches_the_template(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>"
@@ -170,6 +176,7 @@ def test_what_the_server_of_anthropic_ran_is_left_out(family: Family) -> None:
     }
 
 
+@pytest.mark.behaviour("messages: thinking can be enabled, and metadata is ignored")
 @pytest.mark.parametrize(
     ("thinking", "modes"),
     [
@@ -197,6 +204,7 @@ def test_thinking_is_asked_of_models_that_can_switch_it(
     family.thinks(found.get("thinking"))  # raises if the model cannot do that
 
 
+@pytest.mark.behaviour("messages: stop_sequences, temperature, top_p and top_k are kept")
 @pytest.mark.parametrize(
     ("fields", "options"),
     [
@@ -243,6 +251,7 @@ def test_fields_become_options_that_a_chat_takes(
     llm.chat.prepare(found.messages, found.options, stream=True)
 
 
+@pytest.mark.behaviour("messages: thinking can be enabled, and metadata is ignored")
 def test_unknown_fields_null_fields_and_metadata_change_nothing(family: Family) -> None:
     given = {**HELLO, "tools": [WEATHER]}
     more: dict[str, Any] = {
@@ -346,6 +355,7 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.behaviour("messages: missing messages are 4xx, and an empty list is answered")
 @pytest.mark.parametrize(("body", "message"), WRONG, ids=[message[:50] for _, message in WRONG])
 def test_a_wrong_field_is_named_by_its_path(family: Family, body: Any, message: str) -> None:
     if isinstance(body, dict) and body and "messages" not in body:

@@ -51,6 +51,8 @@ def test_a_message_has_the_types_of_the_client(claude: anthropic.Anthropic, url:
     assert raw.headers["request-id"].startswith("req_")
 
 
+@pytest.mark.behaviour("messages: events have Anthropic's names, fields and order")
+@pytest.mark.behaviour("robustness: streams are read in strict mode by the official clients' types")
 def test_a_stream_gives_the_message(claude: anthropic.Anthropic, url: str) -> None:
     whole = claude.messages.create(**ASK)
     with claude.messages.stream(**ASK) as stream:
@@ -81,6 +83,10 @@ def test_the_stop_sequence_is_named(claude: anthropic.Anthropic) -> None:
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "2")
 
 
+@pytest.mark.behaviour(
+    "messages: count_tokens counts messages, system and tools, without max_tokens"
+)
+@pytest.mark.behaviour("messages: the count has input_tokens only")
 def test_the_count_is_the_usage(claude: anthropic.Anthropic, url: str) -> None:
     counted = {name: ASK[name] for name in ("model", "messages")}
     count = claude.messages.count_tokens(**counted)
@@ -100,6 +106,7 @@ def test_the_async_client_works(server: HttpServer) -> None:
     assert "42" in asyncio.run(ask())
 
 
+@pytest.mark.behaviour("messages: errors have Anthropic's shape")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_errors_have_the_form_of_anthropic(claude: anthropic.Anthropic, streamed: bool) -> None:
     long = [{"role": "user", "content": "word " * 2000}]

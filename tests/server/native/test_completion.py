@@ -65,6 +65,8 @@ def test_the_answer_is_that_of_the_python_api(server: HttpServer, pool: LlamaPoo
     assert whole["tokens_predicted"] == alone["usage"]["completion_tokens"]
 
 
+@pytest.mark.behaviour("completion: the joined text of a stream is that of the whole answer")
+@pytest.mark.behaviour("completion: the last event of a stream has the settings and the stop_type")
 def test_a_stream_joins_to_the_whole(any_server: HttpServer) -> None:
     whole = complete(any_server, return_tokens=True)
     *parts, last = events_of(any_server, return_tokens=True)
@@ -79,6 +81,8 @@ def test_a_stream_joins_to_the_whole(any_server: HttpServer) -> None:
     assert last["generation_settings"] == {**whole["generation_settings"], "stream": True}
 
 
+@pytest.mark.behaviour("completion: counts, stop flags, truncated and has_new_line are right")
+@pytest.mark.behaviour("completion: tokens are there with return_tokens only")
 def test_counts_agree(any_server: HttpServer, pool: LlamaPool) -> None:
     whole = complete(any_server, return_tokens=True, ignore_eos=True)
     assert whole["tokens_predicted"] == len(whole["tokens"]) == 8
@@ -98,6 +102,9 @@ def test_an_answer_that_the_model_ends_is_eos(any_server: HttpServer) -> None:
     assert whole["timings"]["prompt_ms"] > 0
 
 
+@pytest.mark.behaviour(
+    "completion: a stop word is cut off, also when tokens split it, also in streams"
+)
 def test_a_stop_word_is_cut_and_named(any_server: HttpServer) -> None:
     text = complete(any_server, n_predict=16, ignore_eos=True)["content"]
     word = text[5:8]
@@ -124,6 +131,7 @@ def test_n_predict_0_only_evaluates(any_server: HttpServer) -> None:
     assert event["stop"]
 
 
+@pytest.mark.behaviour("context shift: off: n_predict -1 fills the context")
 def test_without_a_limit_the_answer_fills_the_context(one: HttpServer) -> None:
     whole = complete(one, n_predict=-1, ignore_eos=True)
     assert whole["tokens_evaluated"] + whole["tokens_predicted"] >= 128
@@ -136,6 +144,8 @@ def test_n_predict_has_aliases(server: HttpServer, name: str) -> None:
     assert post(f"{server.url}/completion", fields).json["tokens_predicted"] == 3
 
 
+@pytest.mark.behaviour("completion: a prompt can be an object with prompt_string")
+@pytest.mark.behaviour("completion: a prompt is a text, ids, a list, or a mixed list")
 def test_all_forms_of_a_prompt_mean_the_same(any_server: HttpServer, pool: LlamaPool) -> None:
     ids = pool.llm.tokenize(ASK["prompt"], True, True)
     rest = pool.llm.detokenize(ids[2:])
@@ -150,6 +160,7 @@ def test_all_forms_of_a_prompt_mean_the_same(any_server: HttpServer, pool: Llama
     assert ASK["prompt"] in text["prompt"]
 
 
+@pytest.mark.behaviour("completion: the answers to a list keep its order")
 def test_a_list_of_prompts_gives_a_list_in_order(any_server: HttpServer, pool: LlamaPool) -> None:
     ids = pool.llm.tokenize("the weather", True, True)
     prompts: list[Any] = ["once upon", ids, {"prompt_string": "a cat"}, [*ids, " is"]]
@@ -163,6 +174,7 @@ def test_a_list_of_prompts_gives_a_list_in_order(any_server: HttpServer, pool: L
     assert [*texts.values()] == alone
 
 
+@pytest.mark.behaviour("completion: prompt_n and cache_n sum to the prompt")
 def test_timings_are_consistent_over_a_repeated_prompt(any_server: HttpServer) -> None:
     prompt = "a prompt that is asked three times" + LONG
     answers = [complete(any_server, prompt=prompt, ignore_eos=True) for _ in range(3)]
@@ -184,6 +196,9 @@ def test_timings_are_consistent_over_a_repeated_prompt(any_server: HttpServer) -
     assert (single["predicted_n"], single["predicted_per_second"]) == (1, 0)
 
 
+@pytest.mark.behaviour(
+    "completion: the same seed gives the same text with one slot and with several"
+)
 def test_a_seed_repeats_the_answer_and_is_told(any_server: HttpServer) -> None:
     first = complete(any_server, temperature=1.5, seed=7)
     assert first["generation_settings"]["seed"] == 7
@@ -243,6 +258,7 @@ def test_the_settings_are_those_that_were_used(server: HttpServer) -> None:
     assert {name: settings[name] for name in given} == given
 
 
+@pytest.mark.behaviour("completion: logit_bias as pairs, object, false and text")
 def test_logit_bias_has_three_forms(server: HttpServer) -> None:
     first = complete(server, return_tokens=True)["tokens"][0]
     forms: list[Any] = [[[first, False]], {str(first): False}, [[first, -100]]]
@@ -266,6 +282,7 @@ def test_a_grammar_and_a_schema_are_kept(any_server: HttpServer) -> None:
     assert answer["generation_settings"]["json_schema"] == schema
 
 
+@pytest.mark.behaviour("completion: n_probs gives probabilities, whole and streamed")
 def test_n_probs_are_those_of_the_model(any_server: HttpServer, pool: LlamaPool) -> None:
     whole = complete(any_server, n_probs=3, return_tokens=True, ignore_eos=True)
     scores = whole["completion_probabilities"]
@@ -287,6 +304,7 @@ def test_n_probs_are_those_of_the_model(any_server: HttpServer, pool: LlamaPool)
     assert "completion_probabilities" not in complete(any_server)
 
 
+@pytest.mark.behaviour("completion: response_fields picks and lifts nested fields")
 def test_response_fields_pick_and_lift(server: HttpServer) -> None:
     paths = ["content", "generation_settings/n_predict", "timings/cache_n", "none", "content/none"]
     found = complete(server, response_fields=paths)
@@ -435,6 +453,8 @@ def test_more_prompts_than_slots_all_finish(server: HttpServer, pool: LlamaPool)
     assert {answer["id_slot"] for answer in answers} <= {*range(4)}
 
 
+@pytest.mark.behaviour("chat: a bad grammar is 400, and the server lives")
+@pytest.mark.behaviour("completion: media for a text model are refused with a clear error")
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
@@ -481,6 +501,7 @@ def test_what_is_wrong_is_400_before_the_headers(
         assert words in reply.error["message"]
 
 
+@pytest.mark.behaviour("context shift: off: the message about a long prompt names the context size")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_does_not_fit_is_400(any_server: HttpServer, stream: bool) -> None:
     prompts = ["short", "word " * 600]

@@ -46,6 +46,9 @@ def test_wrong_inputs_of_embeddings_are_400(server: HttpServer, body: Any) -> No
     assert reply.error["message"]
 
 
+@pytest.mark.behaviour(
+    "embeddings: without pooling each token has a raw vector, and OpenAI's route is 400"
+)
 def test_every_token_has_a_vector_without_pooling() -> None:
     with (
         LlamaPool(

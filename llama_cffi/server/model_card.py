@@ -1,0 +1,131 @@
+"""What is told about a model, also while it is not in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ..api.config import LlamaConfig
+from ..api.llama import Llama
+from ..binding.context.params import least_bytes
+from ..binding.model.files import open_files
+from ..generation.context_size import DEFAULT_N_CTX
+from ..generation.sampling_params import SamplingParams
+from ..gguf.header_check import GgufSummary
+
+__all__ = ["ModelCard"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Facts of a model.
+
+    Attributes:
+        path: The file.
+        n_ctx: Context size of each answer in tokens.
+        n_slots: Answers that are generated together.
+        n_ctx_train: Context size that the model was trained for.
+        n_params: Number of parameters.
+        size_bytes: Size of its tensors.
+        n_vocab: Number of tokens.
+        n_embd: Width of the hidden state.
+        output: What it answers with: text, embeddings or decisions.
+        memory_bytes: Memory that weights and caches take at least.
+        chat_template: The template.
+        bos: Text of the token before a prompt; empty before the first load.
+        eos: Text of the token after an answer; empty before the first load.
+        build: The build of llama.cpp; empty before the first load.
+        sampling: Sampling parameters of requests that give none.
+        seed: Their seed; -1: a random one.
+    """
+
+    path: str
+    n_ctx: int
+    n_slots: int
+    n_ctx_train: int
+    n_params: int
+    size_bytes: int
+    n_vocab: int
+    n_embd: int
+    output: str
+    memory_bytes: int
+    chat_template: str = ""
+    bos: str = ""
+    eos: str = ""
+    build: str = ""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    seed: int = -1
+
+    @classmethod
+    def of_file(cls, path: str, config: LlamaConfig) -> ModelCard:
+        """Return the facts of a file, from its header.
+
+        Raises:
+            ModelLoadError: It is missing or damaged.
+        """
+        gguf = open_files(path, config.kv_overrides).summary
+        prefix = gguf.architecture
+
+        def number(key: str) -> int:
+            value = gguf.values.get(f"{prefix}.{key}", 0)
+            return value if isinstance(value, int) else 0
+
+        trained = number("context_length")
+        n_ctx = config.n_ctx or trained
+        if config.n_ctx is None:
+            n_ctx = min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX)
+        tokens = gguf.arrays.get("tokenizer.ggml.tokens")
+        return cls(
+            path=path,
+            n_ctx=n_ctx,
+            n_slots=config.n_parallel,
+            n_ctx_train=trained,
+            n_params=sum(math.prod(tensor.shape) for tensor in gguf.tensors),
+            size_bytes=sum(tensor.size_bytes or 0 for tensor in gguf.tensors),
+            n_vocab=tokens.count if tokens else number("vocab_size"),
+            n_embd=number("embedding_length"),
+            output=_output(gguf),
+            memory_bytes=_memory_bytes(gguf, n_ctx, config),
+            chat_template=str(gguf.values.get("tokenizer.chat_template", "")),
+            seed=config.seed,
+        )
+
+    @classmethod
+    def of(cls, llm: Llama) -> ModelCard:
+        """Return the facts of a loaded model."""
+        model, n_ctx = llm.model, int(llm.n_ctx)
+        vocab, build = model.vocab, model.library.build
+        bos, eos = ("" if token is None else vocab.text(token) for token in (vocab.bos, vocab.eos))
+        return cls(
+            path=llm.model_path,
+            n_ctx=n_ctx,
+            n_slots=llm.config.n_parallel,
+            n_ctx_train=model.n_ctx_train,
+            n_params=model.n_params,
+            size_bytes=model.size_bytes,
+            n_vocab=len(vocab),
+            n_embd=model.n_embd,
+            output=_output(model.gguf),
+            memory_bytes=_memory_bytes(model.gguf, n_ctx, llm.config),
+            chat_template=llm.get_chat_template(),
+            bos=bos,
+            eos=eos,
+            build=str(build.tag or build.version),
+            sampling=llm.sampling or SamplingParams(),
+            seed=llm.config.seed,
+        )
+
+
+def _memory_bytes(gguf: GgufSummary, n_ctx: int, config: LlamaConfig) -> int:
+    cells = n_ctx * max(1, config.n_parallel)
+    n_ubatch = min(n_ctx, config.n_ubatch)
+    cache = least_bytes(gguf.values, cells, n_ubatch, config.type_k, config.type_v)
+    return sum(tensor.size_bytes or 0 for tensor in gguf.tensors) + cache
+
+
+def _output(gguf: GgufSummary) -> str:
+    if gguf.decision_type:
+        return "decisions"
+    is_encoder = gguf.values.get(f"{gguf.architecture}.attention.causal") is False
+    is_pooled = f"{gguf.architecture}.pooling_type" in gguf.values
+    return "embeddings" if is_encoder or is_pooled else "text"
