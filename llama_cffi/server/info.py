@@ -9,7 +9,6 @@ from starlette.routing import BaseRoute, Route
 
 from .. import __version__
 from ..errors import LlamaError
-from ..generation.sampling_params import SamplingParams
 from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
 from .messages.models import for_either_client
@@ -99,14 +98,6 @@ def _described(model: ServedModel) -> dict[str, object]:
     }
 
 
-def _default_params(model: ServedModel) -> Mapping[str, object] | None:
-    if model.state is not ModelState.LOADED:
-        return None
-    llm = model.llm
-    vocab, seed = llm.model.vocab, llm.config.seed
-    return generation_settings(llm.sampling or SamplingParams(), vocab, seed, n_predict=-1)
-
-
 async def _props(call: Call) -> Answer:
     """Tell about a model; without one among several, about the server."""
     models, settings = call.state.models, call.state.settings
@@ -126,7 +117,10 @@ async def _props(call: Call) -> Answer:
         raise ApiError(503, f"nothing is known of {model.name} before it is loaded")
     return Json(
         {
-            "default_generation_settings": {"n_ctx": card.n_ctx, "params": _default_params(model)},
+            "default_generation_settings": {
+                "n_ctx": card.n_ctx,
+                "params": generation_settings(card.sampling, card.seed, n_predict=-1),
+            },
             "total_slots": card.n_slots,
             "role": "model",
             "model_alias": model.name,

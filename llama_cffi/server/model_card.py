@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..api.config import LlamaConfig
 from ..api.llama import Llama
 from ..binding.context.params import least_bytes
 from ..binding.model.files import open_files
 from ..generation.context_size import DEFAULT_N_CTX
+from ..generation.sampling_params import SamplingParams
 from ..gguf.header_check import GgufSummary
 
 __all__ = ["ModelCard"]
@@ -34,6 +35,8 @@ class ModelCard:
         bos: Text of the token before a prompt; empty before the first load.
         eos: Text of the token after an answer; empty before the first load.
         build: The build of llama.cpp; empty before the first load.
+        sampling: Sampling parameters of requests that give none.
+        seed: Their seed; -1: a random one.
     """
 
     path: str
@@ -50,6 +53,8 @@ class ModelCard:
     bos: str = ""
     eos: str = ""
     build: str = ""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    seed: int = -1
 
     @classmethod
     def of_file(cls, path: str, config: LlamaConfig) -> ModelCard:
@@ -82,6 +87,7 @@ class ModelCard:
             output=_output(gguf),
             memory_bytes=_memory_bytes(gguf, n_ctx, config),
             chat_template=str(gguf.values.get("tokenizer.chat_template", "")),
+            seed=config.seed,
         )
 
     @classmethod
@@ -105,6 +111,8 @@ class ModelCard:
             bos=bos,
             eos=eos,
             build=str(build.tag or build.version),
+            sampling=llm.sampling or SamplingParams(),
+            seed=llm.config.seed,
         )
 
 

@@ -252,8 +252,8 @@ class CompletionAnswer:
         schema = {} if wanted.json_schema is None else {"json_schema": wanted.json_schema}
         return generation_settings(
             wanted.sampling,
-            self._vocab,
             wanted.sampling.seed if seed is None else seed,
+            self._vocab.eog_tokens,
             stop=[*wanted.stop],
             n_predict=wanted.n_predict,
             max_tokens=wanted.n_predict,

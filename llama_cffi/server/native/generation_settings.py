@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ...binding import Vocab
 from ...generation.sampling_params import SamplingParams
 
 __all__ = ["generation_settings"]
@@ -22,19 +21,19 @@ _NAMES = (
 
 
 def generation_settings(
-    params: SamplingParams, vocab: Vocab, seed: int, **others: object
+    params: SamplingParams, seed: int, end_tokens: Iterable[int] = (), **others: object
 ) -> Mapping[str, object]:
     """Return sampling parameters as llama-server tells them.
 
     Args:
         params: The parameters.
-        vocab: The model's vocabulary.
         seed: The seed that was used.
+        end_tokens: The tokens that end an answer.
         **others: Further settings.
     """
     bias = dict(params.logit_bias)
     if params.ignore_eos:
-        bias |= dict.fromkeys(vocab.eog_tokens, -math.inf)
+        bias |= dict.fromkeys(end_tokens, -math.inf)
     samplers = params.samplers
     return {
         "seed": seed,

@@ -18,7 +18,7 @@ __all__ = ["adapters_of", "routes"]
 
 def routes() -> list[BaseRoute]:
     """Return the routes of this module."""
-    change = Endpoint(_change, list_field="adapters")
+    change = Endpoint(_change, list_field="adapters", needs_model=False)
     return [
         Route("/lora-adapters", Endpoint(_list, reads_body=False), methods=["GET"]),
         Route("/lora-adapters", change, methods=["POST"]),
@@ -26,7 +26,7 @@ def routes() -> list[BaseRoute]:
 
 
 async def _list(call: Call) -> Answer:
-    adapters = call.state.models.find(call.query("model")).llm.adapters
+    adapters = (await _model(call)).llm.adapters
     return Json(
         [
             {"id": i, "path": path, "scale": scale}
@@ -37,11 +37,18 @@ async def _list(call: Call) -> Answer:
 
 async def _change(call: Call) -> Answer:
     """Set the scales of requests that have none of their own."""
-    model = call.state.models.find(call.query("model"))
+    model = await _model(call)
     given = take(call.body, {"adapters": LIST}, "adapters")["adapters"]
     scales = _scales(model, "adapters", given)
     await asyncio.to_thread(model.llm.set_adapters, scales)
     return Json({"success": True})
+
+
+async def _model(call: Call) -> ServedModel:
+    """Return the model that the URL names, loaded: a body that is a list cannot name it."""
+    call.body["model"] = call.query("model")
+    await call.hold_model()
+    return call.model
 
 
 def adapters_of(model: ServedModel, given: list[Any]) -> dict[str, float]:
