@@ -108,6 +108,7 @@ _RESPONSES: list[dict[str, Any]] = [
         "metadata": {"k": "v"}, "prompt_cache_key": "k", "safety_identifier": "s", "user": "u",
         "truncation": "auto", "reasoning": {"effort": "low", "summary": "auto"},
         "background": False, "conversation": None, "prompt": None, "previous_response_id": None,
+        "service_tier": "auto",
     },
     {
         "input": "hello", "max_output_tokens": 4, "parallel_tool_calls": False,
@@ -165,7 +166,7 @@ _NATIVE = [
     {"prompt": "a", "max_completion_tokens": 2, "grammar": "root ::= [0-9]+",
      "grammar_root": "root", "timings_per_token": True, "return_progress": True, "stream": True},
     {"prompt": "a", "n_predict": 2, "id_slot": 0, "t_max_predict_ms": 1000, "n_indent": 0,
-     "lora": []},
+     "lora": [], "speculative.n_max": 2},
 ]  # fmt: skip
 _INFILL = [
     {
