@@ -172,6 +172,15 @@ def page(server: HttpServer, open_page: Callable[..., Page]) -> Page:
     return page
 
 
+@pytest.fixture(scope="session")
+def functions(browser: Browser, server: HttpServer) -> Iterator[Page]:
+    """A page whose modules are called alone."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{server.url}/")
+        yield page
+
+
 def ask(page: Page, text: str) -> None:
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
@@ -549,22 +558,22 @@ def check_safe(shown: Any) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_markdown_makes_known_elements_only(page: Page, text: str) -> None:
-    shown = page.evaluate(SHOWN, [text])
+def test_markdown_makes_known_elements_only(functions: Page, text: str) -> None:
+    shown = functions.evaluate(SHOWN, [text])
     check_safe(shown)
     for harmful in ("onerror", "onload", "onclick", "alert(1)"):
         assert shown["text"].count(harmful) >= text.count(harmful) - len(shown["links"])
 
 
-def test_markdown_of_random_texts_is_safe_and_whole(page: Page) -> None:
-    """2,000 texts of marks, words and hostile parts; a text that grows is shown as if new."""
+def test_markdown_of_random_texts_is_safe_and_whole(functions: Page) -> None:
+    """500 texts of marks, words and hostile parts; a text that grows is shown as if new."""
     dice = random.Random(1)
     marks = [
         "*", "**", "_", "`", "```", "~~", "[", "](", ")", "!", "#", "- ", "1. ", "> ", "|", "---",
         "\n", "\n\n", "    ", " ", "\\", "a", "b c", "https://e.example", *HOSTILE,
     ]  # fmt: skip
-    texts = ["".join(dice.choices(marks, k=dice.randint(1, 40))) for _ in range(2000)]
-    found = page.evaluate(
+    texts = ["".join(dice.choices(marks, k=dice.randint(1, 40))) for _ in range(500)]
+    found = functions.evaluate(
         """async (texts) => {
           const { showMarkdown } = await import("/page/markdown.js");
           const grown = document.createElement("div");
@@ -594,8 +603,8 @@ def test_markdown_of_random_texts_is_safe_and_whole(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("text", "names"), MARKDOWN)
-def test_markdown(page: Page, text: str, names: str) -> None:
-    shown = page.evaluate(SHOWN, [text])
+def test_markdown(functions: Page, text: str, names: str) -> None:
+    shown = functions.evaluate(SHOWN, [text])
     left_out = {"DIV", "PRE", "SPAN", "BUTTON", "svg", "use", "THEAD", "TBODY", "TR"}
     assert " ".join(name for name in shown["names"] if name not in left_out) == names
 
@@ -619,13 +628,15 @@ def test_markdown(page: Page, text: str, names: str) -> None:
     ],
     ids=lambda text: text[:8],
 )
-def test_markdown_of_a_long_text_ends(page: Page, text: str) -> None:
-    check_safe(page.evaluate(SHOWN, [text]))
+def test_markdown_of_a_long_text_ends(functions: Page, text: str) -> None:
+    check_safe(functions.evaluate(SHOWN, [text]))
 
 
 @pytest.mark.parametrize(("stream", "wanted"), STREAMS)
-def test_events_are_read_however_they_are_cut(page: Page, stream: str, wanted: list[str]) -> None:
-    found = page.evaluate(
+def test_events_are_read_however_they_are_cut(
+    functions: Page, stream: str, wanted: list[str]
+) -> None:
+    found = functions.evaluate(
         """async ([text]) => {
           const { events } = await import("/page/api.js");
           const bytes = new TextEncoder().encode(text);
