@@ -93,6 +93,18 @@ def add_parser(commands: Any) -> None:
         help="layers on the GPU; -1 (default): all, 0: none",
     )  # fmt: skip
     running.add_argument(
+        "-cram", "--cache-ram", type=int, metavar="MIB",
+        help="RAM for prompts that leave the KV cache; 0: none, -1: no limit (default: 1024, or a "
+        "sixteenth of the memory if that is less)",
+    )  # fmt: skip
+    running.add_argument(
+        "--cache-dir", metavar="DIR", help="a folder that keeps these prompts, also after a restart"
+    )
+    running.add_argument(
+        "--cache-disk", type=int, default=8192, metavar="MIB",
+        help="most of the disk that --cache-dir takes; -1: no limit (default: 8192)",
+    )  # fmt: skip
+    running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
@@ -113,6 +125,9 @@ def _run(args: argparse.Namespace) -> int:
         n_gpu_layers=args.gpu_layers,
         pooling=args.pooling,
         chat_format=args.chat_template,
+        cache_ram=args.cache_ram,
+        cache_dir=args.cache_dir,
+        cache_disk=args.cache_disk,
     )
     keys = _keys(args)
     if not keys and args.host not in _LOCAL and not args.host.endswith(".sock"):

@@ -216,7 +216,7 @@ class EngineThread:
                 for request in [*core.handles]:
                     core.abort(request, CLOSE)
             if updates.clear_cache:
-                core.cache.clear()
+                core.cache.clear(stored=True)
             self.queue.notify()
         n_before = len(core.handles)
         core.expire()

@@ -67,6 +67,7 @@ class Request:
     Attributes:
         tokens: The prompt and the tokens generated so far.
         num_computed_tokens: Number of tokens that the KV cache holds.
+        checkpoints: After which tokens of the prompt its sequence is stored; see `KVCache`.
         draft: Draft tokens to verify in the next step.
         seq_id: The sequence in the KV cache; None while it waits.
         created_s: Creation time, `time.monotonic()`.
@@ -82,6 +83,7 @@ class Request:
         "_state",
         "cache_prompt",
         "callback",
+        "checkpoints",
         "created_s",
         "deadline_s",
         "draft",
@@ -134,6 +136,7 @@ class Request:
         self.n_draft = n_draft
         self.tokens = Prompt(prompt)
         self.num_computed_tokens = 0
+        self.checkpoints: list[int] = []
         self.draft: list[int] = []
         self.seq_id: int | None = None
         self.created_s = time.monotonic()
