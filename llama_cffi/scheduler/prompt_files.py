@@ -80,6 +80,11 @@ class PromptFiles:
         # One thread each, so that removing a file comes after writing it.
         self._writer = ThreadPoolExecutor(1, "llama_cffi-prompt-writer")
         self._reader = ThreadPoolExecutor(1, "llama_cffi-prompt-reader")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_writable_by_others(self._folder)
+        except OSError as e:
+            self._fail(e)
 
     __reduce__ = not_picklable("make another one", "it has threads")
 
@@ -88,17 +93,13 @@ class PromptFiles:
 
     def scan(self) -> list[PromptFile]:
         """Return what the files contain, the least recently used first; remove damaged ones."""
-        found = []
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            refuse_writable_by_others(self._folder)
-            for path in self._folder.glob(f"*{_UNFINISHED}"):
-                with suppress(OSError):
-                    if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                        path.unlink()
-        except OSError as e:
-            self._fail(e)
-            return []
+        found: list[PromptFile] = []
+        if self._failed:
+            return found
+        for path in self._folder.glob(f"*{_UNFINISHED}"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
         for _, _, path in sorted(self._files(self._folder.name)):
             with suppress(OSError):  # another process has removed it
                 if (file := self._header(path)) is not None:
