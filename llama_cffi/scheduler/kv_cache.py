@@ -272,7 +272,7 @@ class KVCache:
 
     def waits_for_store(self, tokens: Sequence[int], lora_key: Hashable = None) -> bool:
         """Whether a stored prompt will be ready for `acquire` after the next step, or later."""
-        if self._store is None:
+        if self._store is None or len(self._store) == 0:
             return False
         n = self._match(tokens, lora_key)[1]
         stored = self._stored(tokens, lora_key, n, now=False)
@@ -408,9 +408,11 @@ class KVCache:
         target = self._target(None, 0)
         if target.tokens:
             self._evict(target)
+        self._use(target, True)
         self._allocate(target, most)
         if not store.restore(stored, state, target.seq_id):
             self._drop(target)
+            self._use(target, False)
             return None
         target.lora_key = lora_key
         target.tokens = Prompt(stored.tokens)

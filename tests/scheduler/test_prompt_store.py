@@ -21,7 +21,7 @@ from support.children import Child
 from support.odd_models import write_hybrid, write_recurrent, write_windowed
 from support.rounding import EXACT
 
-from llama_cffi import InferenceEngine, Model, ValidationError
+from llama_cffi import InferenceEngine, Llama, LlamaPool, Model, ValidationError
 from llama_cffi.binding import Batch, Context
 from llama_cffi.generation.prompt import Prompt
 from llama_cffi.scheduler import prompt_files
@@ -330,6 +330,19 @@ def test_files_are_read_before_they_are_written(
     assert files.write([3] * 64, "", 1, bytes(1000), wait=True) is not None
     files.close()
     assert len([*tmp_path.glob("*/*.prompt")]) == 2
+
+
+@pytest.mark.parametrize("n_parallel", [1, 2])
+def test_llama_and_pools_take_the_options(model: Model, tmp_path: Path, n_parallel: int) -> None:
+    options: dict[str, Any] = {"n_parallel": n_parallel, "cache_dir": tmp_path, **OPTIONS}
+    for n_reused in (0, N_PROMPT - 1):
+        with Llama(model, **options) if n_parallel == 1 else LlamaPool(model, **options).llm as llm:
+            found = llm.create_completion(FIRST, max_tokens=1)["usage"]["prompt_tokens_details"]
+        assert found == {"cached_tokens": n_reused}
+    with Llama(model, n_ctx=256, n_threads=1, cache_ram=1) as llm:
+        assert isinstance(llm.engine, InferenceEngine)
+    with Llama(model, n_ctx=256, n_threads=1, cache_ram=0) as llm:
+        assert not isinstance(llm.engine, InferenceEngine)
 
 
 def test_wrong_options_are_refused(model: Model, tmp_path: Path) -> None:

@@ -496,7 +496,12 @@ class Context(NativeObject):
         return state.save(self, tokens, seq_id)
 
     def state_bytes(self, seq_id: int) -> int:
-        """Return the size of C's state of a sequence. C: llama_state_seq_get_size."""
+        """Return the size of C's state of a sequence, in bytes.
+
+        Raises:
+            ValidationError: The sequence does not exist.
+        C: llama_state_seq_get_size
+        """
         seq_id = check_int("seq_id", seq_id, 0, self.n_seq_max - 1)
         return int(self.library.lib.llama_state_seq_get_size(self.ptr, seq_id))
 

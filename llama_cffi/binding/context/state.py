@@ -25,6 +25,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -208,11 +209,17 @@ def _identity(context: Context) -> dict[str, Any]:
     if library.lib.llama_model_is_recurrent(model.ptr):
         layout = {}  # it has neither keys nor values
     return {
-        "build": library.build.tag or zlib.crc32(library.path.read_bytes()),
+        "build": library.build.tag or _crc(library.path),
         "abi": library.abi.name,
         "model": f"{model.gguf.architecture} {model.fingerprint}",
         **layout,
     }
+
+
+@cache
+def _crc(path: Path) -> int:
+    """Return the CRC-32 of a library that was loaded from this file."""
+    return zlib.crc32(path.read_bytes())
 
 
 def _check_no_pending_update(context: Context, seq_id: int | None = None) -> None:
