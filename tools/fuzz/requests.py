@@ -164,8 +164,8 @@ _NATIVE = [
     {"prompt": "a", "max_tokens": 8, "json_schema": _SCHEMA, "stream": True},
     {"prompt": "a", "max_completion_tokens": 2, "grammar": "root ::= [0-9]+",
      "grammar_root": "root", "timings_per_token": True, "return_progress": True, "stream": True},
-    {"prompt": "a", "n_predict": 2, "id_slot": 0, "t_max_predict_ms": 1000, "n_indent": 0, "speculative.n_max": 1,
-     "lora": []},
+    {"prompt": "a", "n_predict": 2, "id_slot": 0, "t_max_predict_ms": 1000, "n_indent": 0,
+     "speculative.n_max": 1, "lora": []},
 ]  # fmt: skip
 _INFILL = [
     {
