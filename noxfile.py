@@ -275,6 +275,14 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def page(session: nox.Session) -> None:
+    """Use the server's page in headless Chromium, which the system must have."""
+    install_wheel(session, "test")
+    session.install("playwright>=1.50")
+    session.run("pytest", "tests/page_in_browser.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def simulate(session: nox.Session) -> None:
     """Compare scheduling policies on a simulated clock; `nox -s simulate -- --requests 1000`."""
     session.install("-e", ".", "matplotlib>=3.9")  # editable, as for `demo`

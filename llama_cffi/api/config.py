@@ -34,7 +34,10 @@ _MODEL = (
     "split_mode", "n_cpu_moe", "override_tensors", "kv_overrides",
 )  # fmt: skip
 _POOLING = ("none", "mean", "cls", "last", "rank")
-_LEAST = {"n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1}
+_LEAST = {
+    "n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1, "cache_ram": -1,
+    "cache_disk": -1,
+}  # fmt: skip
 # What a field's type is at run time, and in words.
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (Integral, "an integer"),
@@ -92,6 +95,9 @@ class MoreLlamaOptions(TypedDict, total=False):
     no_perf: bool
     context_policy: str
     draft: Drafter | None
+    cache_ram: int | None
+    cache_dir: str | os.PathLike[str] | None
+    cache_disk: int
     lora_path: str | os.PathLike[str] | None
     lora_scale: float
     adapters: Mapping[str, float] | None
@@ -159,6 +165,11 @@ class LlamaConfig:
         draft: Speculative decoding: `PromptLookup()` or `DraftModel(path)` propose draft tokens,
             for the same answers in fewer steps. The methods for state and KV cache are not
             available then.
+        cache_ram: MiB of RAM for prompts that leave the KV cache, see `InferenceEngine`; 0: none,
+            -1: no limit, None: chosen by the machine's memory, and none for one answer at a time.
+            The methods for state and KV cache are not available with it, nor with `cache_dir`.
+        cache_dir: A folder that keeps these prompts on disk, beyond the end of the process.
+        cache_disk: Most MiB of the files in `cache_dir`; -1: no limit.
         lora_path: A LoRA adapter to load.
         lora_scale: Scale of the adapter.
         adapters: LoRA adapters to load, and their scales. As with *draft*, the methods for state
@@ -212,6 +223,9 @@ class LlamaConfig:
     context_policy: str = "error"
     n_parallel: int = 1
     draft: Drafter | None = None
+    cache_ram: int | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_disk: int = 8192
     lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
     adapters: Mapping[str, float] | None = None

@@ -1075,14 +1075,24 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
         **config.context_options(),
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
-    if n_parallel == 1 and config.draft is None and config.adapters is None:
+    needs_scheduler = config.cache_dir is not None or bool(config.cache_ram)
+    needs_scheduler = needs_scheduler or config.draft is not None or config.adapters is not None
+    if n_parallel == 1 and not needs_scheduler:
         from ..engine import Engine
 
         return Engine(model, safety=0, **options)
     from ..scheduler import InferenceEngine
 
     del options["n_seq_max"]
-    return InferenceEngine(model, n_parallel, draft=config.draft, **options)
+    return InferenceEngine(
+        model,
+        n_parallel,
+        draft=config.draft,
+        cache_ram=config.cache_ram,
+        cache_dir=config.cache_dir,
+        cache_disk=config.cache_disk,
+        **options,
+    )
 
 
 def print_system_info() -> str:

@@ -173,6 +173,18 @@ def add_parser(commands: Any) -> None:
             help=f"type of the {what} in the KV cache, such as f32 or q8_0 (default: f16)",
         )  # fmt: skip
     running.add_argument(
+        "-cram", "--cache-ram", type=int, metavar="MIB",
+        help="RAM for prompts that leave the KV cache; 0: none, -1: no limit (default: 1024, or a "
+        "sixteenth of the memory if that is less)",
+    )  # fmt: skip
+    running.add_argument(
+        "--cache-dir", metavar="DIR", help="a folder that keeps these prompts, also after a restart"
+    )
+    running.add_argument(
+        "--cache-disk", type=int, default=8192, metavar="MIB",
+        help="most of the disk that --cache-dir takes; -1: no limit (default: 8192)",
+    )  # fmt: skip
+    running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
@@ -217,6 +229,9 @@ def _run(args: argparse.Namespace) -> int:
         chat_format=args.chat_template,
         context_policy="shift" if args.context_shift else "error",
         adapters=_adapters(args),
+        cache_ram=args.cache_ram,
+        cache_dir=args.cache_dir,
+        cache_disk=args.cache_disk,
     )
     keys = _keys(args)
     hosts = _parts(",".join(args.host or ["127.0.0.1"]))

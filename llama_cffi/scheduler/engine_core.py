@@ -19,6 +19,7 @@ from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
 from .metrics import Metrics, StepStats
 from .model_runner import ModelRunner
+from .prompt_store import PromptStore
 from .request import Request, RequestState
 from .request_handle import RequestHandle
 from .scheduler import Scheduler, SchedulerOutput, TokenResult
@@ -42,6 +43,7 @@ class EngineCore:
         context: Closed at the end.
         scheduler: Selects the tokens of each step.
         speculator: Drafts tokens; None = no speculative decoding.
+        store: Keeps prompts that leave the KV cache; None = they are lost.
 
     Attributes:
         handles: The handles of all requests that have not ended.
@@ -50,7 +52,11 @@ class EngineCore:
     """
 
     def __init__(
-        self, context: Context, scheduler: Scheduler, speculator: Speculator | None = None
+        self,
+        context: Context,
+        scheduler: Scheduler,
+        speculator: Speculator | None = None,
+        store: PromptStore | None = None,
     ) -> None:
         self.context, self.scheduler, self.cache = context, scheduler, scheduler.cache
         self.handles: dict[Request, RequestHandle] = {}
@@ -65,6 +71,7 @@ class EngineCore:
         self._reports: dict[Request, PromptReport] = {}
         self._lora_key: Hashable = None
         self._speculator = self._opened = speculator
+        self._store, self._failed = store, False
 
     def load_adapters(self, paths: Iterable[str]) -> None:
         """Load LoRA adapters, from any thread.
@@ -263,6 +270,7 @@ class EngineCore:
         self, others: Iterable[RequestHandle], make_error: Callable[[], BaseException]
     ) -> None:
         """Fail every request, and *others*."""
+        self._failed = True
         self.handles.update({handle.request: handle for handle in others})
         for request in [*self.handles]:
             request.error = make_error()
@@ -276,9 +284,21 @@ class EngineCore:
         if self._opened is not None:
             self._opened.close()
         self._chains.close()
+        if self._store is not None:
+            self._close_store(self._store)
         self.context.close()
         for adapter in self._adapters.values():
             adapter.close()
+
+    def _close_store(self, store: PromptStore) -> None:
+        """Keep the cached prompts on disk, and wait for that; an error only loses them."""
+        try:
+            if store.lasts and not self._failed:
+                self.cache.store_all()
+        except Exception:
+            _log.warning("the cached prompts are not kept", exc_info=True)
+        finally:
+            store.close()
 
 
 def _wake(handles: list[RequestHandle]) -> None:

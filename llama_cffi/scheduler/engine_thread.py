@@ -227,7 +227,7 @@ class EngineThread:
             for request in [*core.handles]:
                 core.abort(request, CLOSE)
         if updates.clear_cache:
-            core.cache.clear()
+            core.cache.clear(stored=True)
         self.queue.notify()
 
     def _die(self, error: BaseException) -> None:

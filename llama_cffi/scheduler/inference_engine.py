@@ -6,6 +6,7 @@ call decodes them, each request samples with its own chain, and the new tokens a
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from .input_processor import check_adapters, check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, StepStats
 from .named_requests import NamedRequests
+from .prompt_store import PromptCacheOptions, open_prompt_store
 from .renamed import renamed_arguments
 from .request import Request
 from .request_handle import RequestHandle
@@ -98,6 +100,11 @@ class InferenceEngine:
             do not change.
         adapters: LoRA files and their scales, for requests that have none of their own; see
             `set_adapters`.
+        cache_ram: MiB of RAM for the states of prompts that leave the KV cache; 0 = none is kept,
+            -1 = no limit, None = 1024, or a sixteenth of the machine's memory if that is less.
+        cache_dir: A folder that keeps these prompts on disk too, and all cached ones when the
+            engine is closed. Made if missing; several models and processes can share it.
+        cache_disk: Most MiB of the files in *cache_dir*, -1 = no limit.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
         check: See `Model`.
         **context_options: Other arguments of `Context`.
@@ -137,6 +144,9 @@ class InferenceEngine:
         chat_format: str | None = None,
         draft: Drafter | None = None,
         adapters: Mapping[str, float] | None = None,
+        cache_ram: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_disk: int = 8192,
         start: bool = True,
         check: str | None = None,
         **context_options: Unpack[MoreContextOptions],
@@ -153,6 +163,7 @@ class InferenceEngine:
         ageing_s = check_float("ageing_s", ageing_s, 0, 1e9, above=True)
         self.max_waiting = check_int("max_waiting", max_waiting, 1)
         self.context_policy = context_policy
+        prompt_cache = PromptCacheOptions(cache_ram, cache_dir, cache_disk)
         self._chat_format = chat_format
         self._renderer: ChatRenderer | None = None
         check_options(1, {}, context_policy, 1)  # checks the policy before the model is loaded
@@ -180,12 +191,14 @@ class InferenceEngine:
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)
+            store = open_prompt_store(context, prompt_cache)
             self.cache = KVCache(
                 context.n_seq_max if context.memory.takes_several else 1,
                 context.n_ctx,
                 block_size,
                 unified=context.kv_unified,
                 memory=context.memory,
+                store=store,
             )
             if n_prefill_chunk is None:
                 n_prefill_chunk = n_batch if self.model.offloads else 128
@@ -208,7 +221,7 @@ class InferenceEngine:
             if self.owns_model:
                 self.model.close()
             raise
-        self._core = EngineCore(self.context, self.scheduler, speculator)
+        self._core = EngineCore(self.context, self.scheduler, speculator, store)
         self._thread = EngineThread(self._core)
         self._queue = self._thread.queue
         # The thread never refers to this object; at exit it is stopped by other means. Weak,
@@ -680,7 +693,10 @@ class InferenceEngine:
         self.cache_clear()
 
     def cache_clear(self) -> None:
-        """Evict the prefixes of finished requests before the next step."""
+        """Drop the prefixes of finished requests before the next step, those in RAM too.
+
+        What is on disk, in `cache_dir`, remains.
+        """
         self._queue.clear_cache()
 
     def cancel(self, handle: RequestHandle | str) -> None:

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import ValidationError
 from ..generation.prompt import Prompt, common_prefix_length
 from ..validation import not_picklable
 from .renamed import renamed_arguments
 
+if TYPE_CHECKING:
+    from .prompt_store import PromptStore, StoredPrefix
+
 __all__ = ["Allocation", "CacheMemory", "CacheStats", "KVCache"]
 
 # Where each sequence has its own cells, C copies all of them, at the price of about 64 tokens.
 _MIN_COPIED_PREFIX = 64
+# A state is saved or loaded where at least so many tokens need not be computed.
+_MIN_STORED = 64
+# A checkpoint ends before the last tokens of a prompt: templates end the next prompt differently.
+_CHECKPOINT_TAIL = 16
 
 
 class CacheMemory(Protocol):
@@ -53,8 +60,11 @@ class CacheStats(NamedTuple):
         n_cached: Blocks held by finished sequences only; evicted when others need them.
         n_shared: Blocks held by several sequences.
         n_lookup_tokens: Tokens of all prompts.
-        n_hit_tokens: Prompt tokens found in the cache.
+        n_hit_tokens: Prompt tokens found in the cache, restored ones too.
         n_evictions: Evicted finished sequences.
+        n_restored_tokens: Prompt tokens restored from stored states.
+        n_stored: Prompts stored outside of the cache, in RAM or on disk.
+        n_stored_bytes: Bytes of those in RAM.
     """
 
     n_blocks: int
@@ -64,6 +74,9 @@ class CacheStats(NamedTuple):
     n_lookup_tokens: int
     n_hit_tokens: int
     n_evictions: int
+    n_restored_tokens: int = 0
+    n_stored: int = 0
+    n_stored_bytes: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -89,6 +102,7 @@ class KVCache:
         block_size: Tokens per block.
         unified: Whether the sequences share the cells; otherwise each has an equal part of its own.
         memory: The memory of the context; None = accounting only.
+        store: Keeps the sequences that are evicted; None = they are lost.
 
     Attributes:
         n_blocks: Number of blocks.
@@ -108,6 +122,7 @@ class KVCache:
         *,
         unified: bool = True,
         memory: CacheMemory | None = None,
+        store: PromptStore | None = None,
     ) -> None:
         self.n_seqs, self.block_size, self.unified = n_seqs, block_size, unified
         n_shares = 1 if unified else max(n_seqs, 1)
@@ -120,7 +135,7 @@ class KVCache:
             )
         self.max_tokens = share * block_size
         self.min_prefix = 1 if unified else _MIN_COPIED_PREFIX
-        self._memory = memory
+        self._memory, self._store = memory, store
         self._clock = self._lookups = self._hits = self._evictions = 0
         self._reset()
 
@@ -166,6 +181,11 @@ class KVCache:
         if all(s.busy for s in self._sequences):
             return None
         source, n = self._match(tokens, lora_key) if cache_prompt else (None, 0)
+        if cache_prompt and (stored := self._stored(tokens, lora_key, n)) is not None:
+            restored = self._restore(tokens, lora_key, n_spare, stored)
+            if restored is not None:
+                return restored
+            source, n = self._match(tokens, lora_key)  # its sequence may be gone
         target = self._target(source, n)
         if source is not target and n < self.min_prefix:
             source, n = None, 0
@@ -178,18 +198,14 @@ class KVCache:
         if not self._fits(len(tokens) + 1, n_new + n_spare, kept):
             return None
         if source is target:
+            self._save(target, n)
             self._truncate(target, n)
         else:
             if target.tokens:
                 self._evict(target)
             if source is not None:
                 self._copy(source, target, n)
-        self._use(target, True)
-        target.lora_key = lora_key
-        self._lookups += len(tokens)
-        self._hits += n
-        self._allocate(target, len(tokens) + 1, source)
-        return Allocation(target.seq_id, n)
+        return self._allocated(target, tokens, lora_key, n, source)
 
     def reserve(self, seq_id: int, n_tokens: int) -> bool:
         """Extend a sequence to *n_tokens* in total; False when there are too few blocks."""
@@ -229,8 +245,10 @@ class KVCache:
         """Record that C lost a sequence: its tokens must be decoded again."""
         self._drop(self._sequences[seq_id])
 
-    def clear(self) -> None:
-        """Evict every sequence that is not in use."""
+    def clear(self, *, stored: bool = False) -> None:
+        """Drop every sequence that is not in use; with *stored* also what the store has in RAM."""
+        if stored and self._store is not None:
+            self._store.clear()
         if any(s.busy for s in self._sequences):
             for sequence in self._sequences:
                 if sequence.tokens and not sequence.busy:
@@ -248,7 +266,55 @@ class KVCache:
 
     def n_matched(self, tokens: Sequence[int], lora_key: Hashable = None) -> int:
         """Return the length of the prefix that `acquire` would reuse."""
-        return self._match(tokens, lora_key)[1]
+        n = self._match(tokens, lora_key)[1]
+        stored = self._stored(tokens, lora_key, n, now=False)
+        return n if stored is None else stored.n
+
+    def waits_for_store(self, tokens: Sequence[int], lora_key: Hashable = None) -> bool:
+        """Whether a stored prompt will be ready for `acquire` after the next step, or later."""
+        if self._store is None or len(self._store) == 0:
+            return False
+        n = self._match(tokens, lora_key)[1]
+        stored = self._stored(tokens, lora_key, n, now=False)
+        return stored is not None and not self._store.is_ready(stored)
+
+    def checkpoints(
+        self, tokens: Sequence[int], lora_key: Hashable, n_cached: int, max_tokens: int
+    ) -> list[int]:
+        """Return after which tokens of a prompt its sequence should be stored, ascending.
+
+        Only for sequences that cannot be cut anywhere: before the end of the prompt, from where
+        the next turn of a conversation continues, and where the prompt departs from an earlier
+        one, since others may begin the same.
+
+        Args:
+            tokens: The prompt.
+            lora_key: See `Request`.
+            n_cached: Number of its tokens that are cached.
+            max_tokens: Most tokens of prompt and answer.
+        """
+        store = self._store
+        if store is None or not store.needs_checkpoints(max_tokens):
+            return []
+        end = len(tokens) - _CHECKPOINT_TAIL
+        branch = store.n_common(tokens, lora_key)
+        for sequence in self._sequences:
+            if sequence.lora_key == lora_key:
+                branch = max(branch, common_prefix_length(sequence.tokens, tokens))
+        found = [n for n in (branch, end) if n_cached + _MIN_STORED <= n <= end]
+        return found[-1:] if len(found) == 2 and found[1] - found[0] < _MIN_STORED else found
+
+    def checkpoint(self, seq_id: int) -> None:
+        """Store a sequence as it is now."""
+        sequence = self._sequences[seq_id]
+        if self._store is not None and not self._is_stored(sequence):
+            self._store.save(seq_id, sequence.tokens, sequence.lora_key)
+
+    def store_all(self) -> None:
+        """Store every sequence that is not in use, before the context is closed."""
+        for sequence in sorted(self._sequences, key=lambda s: s.used):
+            if not sequence.busy:
+                self._save(sequence, wait=True)
 
     def can_branch(self, seq_id: int) -> bool:
         """Whether a part of this sequence can be copied; that of a recurrent model cannot."""
@@ -267,6 +333,7 @@ class KVCache:
     @property
     def stats(self) -> CacheStats:
         """Occupancy, and counts so far."""
+        store = self._store
         return CacheStats(
             self.n_blocks,
             len(self._free),
@@ -275,11 +342,14 @@ class KVCache:
             self._lookups,
             self._hits,
             self._evictions,
+            *(() if store is None else (store.n_restored_tokens, len(store), store.n_bytes)),
         )
 
     # Prefixes
 
-    def _match(self, tokens: Sequence[int], lora_key: Hashable) -> tuple[_Sequence | None, int]:
+    def _match(
+        self, tokens: Sequence[int], lora_key: Hashable, other_than: _Sequence | None = None
+    ) -> tuple[_Sequence | None, int]:
         """Return the sequence with the longest usable prefix of *tokens*, and its length."""
         size, most = self.block_size, len(tokens) - 1
         key, at = hash(lora_key), 0
@@ -295,7 +365,7 @@ class KVCache:
         # Those with most blocks in common first; the memory may be unable to truncate them.
         for candidates in ([self._sequences[i] for i in found or ()], self._sequences):
             for sequence in candidates:
-                if sequence.lora_key != lora_key or not sequence.tokens:
+                if sequence.lora_key != lora_key or not sequence.tokens or sequence is other_than:
                     continue
                 n = min(common_prefix_length(sequence.tokens, tokens), most)
                 n = sequence.tokens.boundary(n)
@@ -306,6 +376,84 @@ class KVCache:
             if best is not None:
                 break
         return best, n_best
+
+    def _stored(
+        self, tokens: Sequence[int], lora_key: Hashable, n: int, now: bool = True
+    ) -> StoredPrefix | None:
+        """Return the stored prompt to restore, for a prefix much longer than *n* tokens.
+
+        Args:
+            tokens: The prompt.
+            lora_key: See `Request`.
+            n: Length of the prefix in the cells.
+            now: Only if the next decode need not come first.
+        """
+        store = self._store
+        if store is None or (now and not store.can_restore):
+            return None
+        return store.find(tokens, lora_key, n + _MIN_STORED)
+
+    def _restore(
+        self, tokens: Sequence[int], lora_key: Hashable, n_spare: int, stored: StoredPrefix
+    ) -> Allocation | None:
+        """Allocate a sequence with a stored prefix; None: the state is damaged, or too large."""
+        store = self._store
+        assert store is not None
+        most = max(len(stored.tokens), len(tokens) + 1)  # the rest is removed once it is loaded
+        if not self._fits(most, self._blocks(most) + n_spare):
+            return None
+        state = store.read(stored)  # before an evicted sequence takes its place in the store
+        if state is None:
+            return None
+        target = self._target(None, 0)
+        if target.tokens:
+            self._evict(target)
+        self._use(target, True)
+        self._allocate(target, most)
+        if not store.restore(stored, state, target.seq_id):
+            self._drop(target)
+            self._use(target, False)
+            return None
+        target.lora_key = lora_key
+        target.tokens = Prompt(stored.tokens)
+        self._truncate(target, stored.n)
+        return self._allocated(target, tokens, lora_key, stored.n)
+
+    def _is_stored(self, sequence: _Sequence, n_known: int = 0) -> bool:
+        """Whether all but a few tokens of a sequence can be had again without computing them."""
+        tokens, lora_key, store = sequence.tokens, sequence.lora_key, self._store
+        assert store is not None
+        n_known = max(n_known, self._match(tokens, lora_key, sequence)[1])
+        least = len(tokens) - _MIN_STORED + 1
+        # The last token counts here.
+        return n_known >= least or store.find([*tokens, -1], lora_key, least) is not None
+
+    def _save(self, sequence: _Sequence, n_kept: int = 0, wait: bool = False) -> None:
+        """Store a sequence of which only the first *n_kept* tokens will remain.
+
+        Not if that is most of them: then a conversation goes on without its last answer.
+        """
+        n = len(sequence.tokens)
+        if self._store is None or n - n_kept < _MIN_STORED or 2 * n_kept > n:
+            return
+        if not self._is_stored(sequence, n_kept):
+            self._store.save(sequence.seq_id, sequence.tokens, sequence.lora_key, wait=wait)
+
+    def _allocated(
+        self,
+        target: _Sequence,
+        tokens: Sequence[int],
+        lora_key: Hashable,
+        n: int,
+        spared: _Sequence | None = None,
+    ) -> Allocation:
+        """Put a sequence that holds the first *n* of *tokens* to use."""
+        self._use(target, True)
+        target.lora_key = lora_key
+        self._lookups += len(tokens)
+        self._hits += n
+        self._allocate(target, len(tokens) + 1, spared)
+        return Allocation(target.seq_id, n)
 
     def _can_truncate(self, sequence: _Sequence, n: int) -> bool:
         if self._memory is None or n == 0:
@@ -411,6 +559,7 @@ class KVCache:
 
     def _evict(self, sequence: _Sequence) -> None:
         self._evictions += 1
+        self._save(sequence)
         self._drop(sequence)
 
     def _drop(self, sequence: _Sequence) -> None:

@@ -68,6 +68,7 @@ class Request:
     Attributes:
         tokens: The prompt and the tokens generated so far.
         num_computed_tokens: Number of tokens that the KV cache holds.
+        checkpoints: After which tokens of the prompt its sequence is stored; see `KVCache`.
         draft: Draft tokens to verify in the next step.
         seq_id: The sequence in the KV cache; None while it waits.
         last_seq_id: The sequence that it has or had last.
@@ -84,6 +85,7 @@ class Request:
         "_state",
         "cache_prompt",
         "callback",
+        "checkpoints",
         "client",
         "created_s",
         "deadline_s",
@@ -139,6 +141,7 @@ class Request:
         self.n_draft = n_draft
         self.tokens = Prompt(prompt)
         self.num_computed_tokens = 0
+        self.checkpoints: list[int] = []
         self.draft: list[int] = []
         self.seq_id: int | None = None
         self.last_seq_id: int | None = None

@@ -291,6 +291,12 @@ class Scheduler:
             request = entry[2]
             if len(self.running) >= self.max_running and self._victim(request) is None:
                 return
+            if (
+                self.running
+                and request.cache_prompt
+                and self.cache.waits_for_store(request.tokens, request.lora_key)
+            ):
+                return
             leader, n = self._leader(request)
             if leader is not None:
                 n_lookups -= 1
@@ -303,6 +309,13 @@ class Scheduler:
             self._waiting.pop(entry)
             request.seq_id, request.num_computed_tokens = allocation
             request.last_seq_id = request.seq_id
+            if request.cache_prompt and not request.tokens.media:
+                request.checkpoints = self.cache.checkpoints(
+                    request.tokens,
+                    request.lora_key,
+                    allocation.n_cached,
+                    len(request.prompt) + request.max_tokens,
+                )
             if not request.stats.n_preempted:
                 request.stats.n_reused = allocation.n_cached
                 request.stats.queue_s = self.clock() - request.created_s
@@ -405,6 +418,8 @@ class Scheduler:
 
     def _schedule_prefill(self, output: SchedulerOutput, request: Request, n_most: int) -> int:
         start, seq_id = request.num_computed_tokens, self._seq(request)
+        if request.checkpoints:
+            n_most = min(n_most, request.checkpoints[0] - start)
         part = request.part(start, start + n_most)
         end = start + len(part)
         if not (self.cache.reserve(seq_id, end) or self._preempt_for(output, request, end)):
@@ -434,7 +449,10 @@ class Scheduler:
         self.cache.append(chunk.seq_id, chunk.tokens)
         if n_kept < len(chunk.tokens):
             self.cache.truncate(chunk.seq_id, chunk.start + n_kept)
-        request.num_computed_tokens = chunk.start + n_kept
+        request.num_computed_tokens = end = chunk.start + n_kept
+        if request.checkpoints and end >= request.checkpoints[0]:
+            request.checkpoints.pop(0)
+            self.cache.checkpoint(chunk.seq_id)
         request.draft = []
         if chunk.samples and request.state is _PREFILLING:
             request.move(_DECODING)

@@ -354,13 +354,30 @@ class Endpoint:
                 if state.is_draining:
                     raise stopping()
             if self._reads_body:
-                body = await read_body(call.scope, receive, state.settings)
+                body = await self._body(call, receive)
                 call.body = parse_json(body, state.settings, self._list_field)
             call.schedule()
             return True
         except ApiError as error:
             await self._send_error(call, send, error)
             return False
+
+    async def _body(self, call: Call, receive: Receive) -> bytes:
+        """Read the body, until the server stops."""
+        loop = asyncio.get_running_loop()
+        reading = asyncio.ensure_future(read_body(call.scope, receive, call.state.settings))
+
+        def stop(_reason: str) -> None:
+            if not reading.done():
+                loop.call_soon_threadsafe(reading.cancel)
+
+        call.answers.add(stop)
+        try:
+            return await reading
+        except asyncio.CancelledError:
+            if not call.state.is_draining:
+                raise
+            raise stopping() from None
 
     async def _run(self, call: Call, receive: Receive, send: Send) -> None:
         """Answer, until the client leaves."""

@@ -166,7 +166,7 @@ _NATIVE = [
     {"prompt": "a", "max_completion_tokens": 2, "grammar": "root ::= [0-9]+",
      "grammar_root": "root", "timings_per_token": True, "return_progress": True, "stream": True},
     {"prompt": "a", "n_predict": 2, "id_slot": 0, "t_max_predict_ms": 1000, "n_indent": 0,
-     "lora": [], "speculative.n_max": 2},
+     "speculative.n_max": 1, "lora": []},
 ]  # fmt: skip
 _INFILL = [
     {

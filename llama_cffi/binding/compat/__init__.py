@@ -67,7 +67,7 @@ from .model import (
 from .names import c_function
 from .quantize import file_types, quantize_model
 from .sampler import sampler_dist, sampler_dry, sampler_penalties, sampler_with_interface
-from .state import cache_layout
+from .state import cache_layout, position_params
 from .vocab import (
     add_sep,
     chat_apply_template,
@@ -124,6 +124,7 @@ __all__ = [
     "polls_safely",
     "pooling_name",
     "pools_any_sequence",
+    "position_params",
     "prepare_update",
     "quantize_model",
     "reports_pos_min",

@@ -7,7 +7,7 @@ from typing import Any
 from ..loading.library import Library
 from .fields import fields
 
-__all__ = ["cache_layout"]
+__all__ = ["cache_layout", "position_params"]
 
 
 def cache_layout(library: Library, params: Any) -> dict[str, str]:
@@ -24,4 +24,13 @@ def cache_layout(library: Library, params: Any) -> dict[str, str]:
         "type_k": types[params.type_k].removeprefix("GGML_TYPE_"),
         "type_v": types[params.type_v].removeprefix("GGML_TYPE_"),
         "flash_attn": {0: "off", 1: "on"}.get(flash, "auto"),
+    }
+
+
+def position_params(library: Library, params: Any) -> dict[str, float]:
+    """Return the fields of these parameters that keys, values and kept cells depend on, by name."""
+    return {
+        name: getattr(params, name)
+        for name in sorted(fields(library, params))
+        if name.startswith(("rope_", "yarn_", "attention_", "swa_full"))
     }

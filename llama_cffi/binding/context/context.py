@@ -488,11 +488,31 @@ class Context(NativeObject):
             seq_id: One sequence; None = the whole context.
 
         Raises:
-            ValidationError: Positions were shifted or copied, and nothing was decoded since.
+            ValidationError: Positions were shifted or copied, and nothing was decoded since;
+                of one sequence, into that one.
             LlamaError: C did not save the state.
         C: llama_state_seq_get_data
         """
         return state.save(self, tokens, seq_id)
+
+    def state_bytes(self, seq_id: int) -> int:
+        """Return the size of C's state of a sequence, in bytes.
+
+        Raises:
+            ValidationError: The sequence does not exist.
+        C: llama_state_seq_get_size
+        """
+        seq_id = check_int("seq_id", seq_id, 0, self.n_seq_max - 1)
+        return int(self.library.lib.llama_state_seq_get_size(self.ptr, seq_id))
+
+    @property
+    def state_key(self) -> str:
+        """SHA-256 of all that states of sequences depend on, as hexadecimal digits.
+
+        States of contexts with the same key can be exchanged: the build, the model and its
+        metadata, the type of the cache, positions and attention are the same.
+        """
+        return state.key(self)
 
     def load_state(self, data: bytes, *, seq_id: int | None = None) -> list[int]:
         """Replace the memory, or one sequence, by a saved state. It has no outputs.
@@ -556,14 +576,18 @@ class Context(NativeObject):
             adapter.active_in.add(self)
         self.adapters = dict(adapters)
 
-    def hold_abort(self) -> None:
-        """Let the next decode ignore the abort flag, because it updates the memory first."""
-        self._decode_call.hold_abort()
+    def hold_abort(self, seq_id: int = -1) -> None:
+        """Let the next decode ignore the abort flag, because it updates *seq_id* first; -1: any."""
+        self._decode_call.hold_abort(seq_id)
 
     @property
     def update_waits(self) -> bool:
         """Whether the next decode shifts positions or copies sequences before it computes."""
         return self._decode_call.updates_memory
+
+    def updates(self, seq_id: int) -> bool:
+        """Whether the next decode first changes the cells of a sequence."""
+        return not self._decode_call.updated.isdisjoint((-1, seq_id))
 
     def _stop(self) -> None:
         self.abort_flag.set()

@@ -26,6 +26,7 @@ class DecodeCall:
             own function unless something is pending or steps are timed, since every generated
             token goes through it.
         updates_memory: Whether the next call first shifts positions or copies sequences.
+        updated: The sequences whose cells it changes; -1: any.
     """
 
     def __init__(self, context: Context) -> None:
@@ -34,6 +35,7 @@ class DecodeCall:
         self.run = self._decode
         self._watch = StepWatch()
         self.updates_memory = False
+        self.updated: set[int] = set()
         self._rebuilds_graph = False
         self._replans = False
         # The values of the last graph, where they may differ from those of the context.
@@ -45,12 +47,13 @@ class DecodeCall:
         assert context is not None  # it is decoding
         return context
 
-    def hold_abort(self) -> None:
-        """Let the next call ignore the abort flag, because it updates the memory first.
+    def hold_abort(self, seq_id: int = -1) -> None:
+        """Let the next call ignore the abort flag, because it updates *seq_id* first; -1: any.
 
         When aborted there, C would leave some layers shifted and shift them again.
         """
         self.updates_memory = True
+        self.updated.add(seq_id)
         self.run = self._run_prepared
 
     def rebuild_graph(self) -> None:
@@ -122,6 +125,7 @@ class DecodeCall:
         flag.attach(ptr)
         if code != REFUSED:
             self.updates_memory = False
+            self.updated.clear()
         if code == 0:
             self.run = self._decode
         return code

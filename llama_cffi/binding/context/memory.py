@@ -80,7 +80,7 @@ class Memory:
                     f"positions [{p0}, {p1}) cannot be copied: copy the whole sequence, or create "
                     "the context with kv_unified=True"
                 )
-            context.hold_abort()  # the next decode copies the data
+            context.hold_abort(target)  # the next decode copies the data
         # Some builds count cells that are shared twice double, and keep them when removed.
         self._call("seq_rm", target, p0, p1)
         self._call("seq_cp", source, target, p0, p1)
@@ -167,15 +167,19 @@ class Memory:
           `seq_pos_min(seq_id) <= max(0, p0 - n_swa + 1)`.
         """
         seq_id, p0 = self._seq(seq_id), check_int("p0", p0, 0)
-        context = self._context
-        library, model = context.library, context.model
-        if p0 == 0 or p0 > self.seq_pos_max(seq_id):
-            return True
+        return p0 == 0 or p0 >= self.first_cut(seq_id)
+
+    def first_cut(self, seq_id: int) -> int:
+        """Return the least p0 above 0 that `can_truncate` accepts."""
+        seq_id, context = self._seq(seq_id), self._context
+        library, model, end = context.library, context.model, self.seq_pos_max(seq_id) + 1
+        if end <= 1:
+            return 1
         if model.keeps_states:
-            return False
-        if not compat.reports_pos_min(library):
-            return True
-        return self.seq_pos_min(seq_id) <= max(0, p0 - max(model.n_swa - 1, 1))
+            return end
+        if not compat.reports_pos_min(library) or (first := self.seq_pos_min(seq_id)) <= 0:
+            return 1
+        return min(first + max(model.n_swa - 1, 1), end)
 
     def defrag(self) -> bool:
         """Let the next decode close the gaps that removed sequences left.
@@ -193,6 +197,13 @@ class Memory:
         if supported:
             context.hold_abort()
         return supported
+
+    @property
+    def window(self) -> int:
+        """Positions that sliding windows keep, see `ContextParams.swa_full`; 0: all are kept."""
+        context = self._context
+        params = compat.position_params(context.library, context.params)
+        return 0 if params.get("swa_full", True) else context.model.n_swa
 
     @property
     def takes_several(self) -> bool:

@@ -16,6 +16,7 @@ caches.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -34,12 +36,23 @@ from .. import compat
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["load", "load_file", "save", "save_file"]
+__all__ = ["key", "load", "load_file", "save", "save_file"]
 
 _MAGIC, _VERSION = b"llmcffi\0", 1
 _LEAST_MAGIC = 2**24  # more than any number of cells or streams
 _WORDS = 1024  # of C's bytes: more than a context has streams
 _PREFIX = struct.Struct("<8sIIQ")  # magic, version, CRC-32, bytes of the header
+
+
+def key(context: Context) -> str:
+    """Return the key of what a state depends on. See `Context.state_key`."""
+    facts = {
+        **_identity(context),
+        **compat.position_params(context.library, context.params),
+        "metadata": sorted(context.model.gguf.values.items()),
+        "n_ctx": (context.n_ctx, context.n_seq_max),  # LongRoPE depends on them
+    }
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def save(context: Context, tokens: Sequence[int], seq_id: int | None) -> bytes:
@@ -92,7 +105,7 @@ def load_file(context: Context, path: str | os.PathLike[str], seq_id: int | None
 
 
 def _write(context: Context, out: BinaryIO, tokens: Sequence[int], seq_id: int | None) -> None:
-    _check_no_pending_update(context)
+    _check_no_pending_update(context, seq_id)
     tokens = [check_int("token", t, 0, context.n_vocab - 1) for t in tokens]
     lib, memory = context.library.lib, context.memory
     sequences = range(context.n_seq_max) if seq_id is None else (seq_id,)
@@ -196,16 +209,27 @@ def _identity(context: Context) -> dict[str, Any]:
     if library.lib.llama_model_is_recurrent(model.ptr):
         layout = {}  # it has neither keys nor values
     return {
-        "build": library.build.tag or zlib.crc32(library.path.read_bytes()),
+        "build": library.build.tag or _crc(library.path),
         "abi": library.abi.name,
         "model": f"{model.gguf.architecture} {model.fingerprint}",
         **layout,
     }
 
 
-def _check_no_pending_update(context: Context) -> None:
-    """Refuse while keys are still to be rotated or copied: C would save the old ones."""
-    if context.update_waits:
+@cache
+def _crc(path: Path) -> int:
+    """Return the CRC-32 of a library that was loaded from this file."""
+    return zlib.crc32(path.read_bytes())
+
+
+def _check_no_pending_update(context: Context, seq_id: int | None = None) -> None:
+    """Refuse while keys are still to be rotated or copied: C would save the old ones.
+
+    Args:
+        context: The context.
+        seq_id: The only sequence whose cells are read; None: all, or some are written.
+    """
+    if context.update_waits if seq_id is None else context.updates(seq_id):
         raise ValidationError(
             "positions were shifted, divided or copied, which the next decode applies to the data; "
             "decode a token before saving or loading a state"

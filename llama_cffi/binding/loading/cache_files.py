@@ -12,7 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["read", "write"]
+__all__ = ["read", "refuse_writable_by_others", "write"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _DIGEST_BYTES = 32
 def read(path: Path) -> bytes | None:
     """Return the content of a file that `write` has made; None if it cannot be trusted."""
     try:
-        _refuse_writable_by_others(path.parent)
+        refuse_writable_by_others(path.parent)
         data = path.read_bytes()
     except OSError as e:
         _log.debug("not read from the cache: %s", e)
@@ -38,7 +38,7 @@ def write(path: Path, content: bytes) -> None:
     """Write a file in one step; its folder, if new, is for this user only."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_writable_by_others(path.parent)
+        refuse_writable_by_others(path.parent)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -51,8 +51,12 @@ def write(path: Path, content: bytes) -> None:
         _log.debug("not written to the cache: %s", e)
 
 
-def _refuse_writable_by_others(folder: Path) -> None:
-    """Refuse to run code from a folder that another user may have written."""
+def refuse_writable_by_others(folder: Path) -> None:
+    """Refuse to trust a folder that another user may have written, such as to run its code.
+
+    Raises:
+        PermissionError: Others may write into it.
+    """
     if os.name == "posix":
         status = folder.stat()
         if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022:

@@ -116,8 +116,8 @@ export class MessageView {
     const buttons = message.running
       ? []
       : [
-          copyButton("Copy message", () => message.content),
-          iconButton("edit", "Edit message", () => this.#edit()),
+          message.content && copyButton("Copy message", () => message.content),
+          message.content && iconButton("edit", "Edit message", () => this.#edit()),
           isAnswer && iconButton("retry", "Regenerate answer", () => this.actions.regenerate()),
           message.tokens?.length &&
             iconButton("tokens", "Token probabilities", () => this.#toggleTokens(), {
@@ -126,7 +126,7 @@ export class MessageView {
         ];
     const canResume = !message.running && ["length", "stopped"].includes(message.finish) && message.content;
     foot.replaceChildren(
-      h("div", { class: "actions" }, buttons),
+      h("div", { class: "actions" }, buttons.filter(Boolean)),
       canResume ? h("button", { type: "button", class: "quiet", onclick: () => this.actions.resume() }, "Continue") : "",
       h("span", { class: "stats" }, statistics(message)),
     );
