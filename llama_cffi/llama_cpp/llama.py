@@ -1122,6 +1122,8 @@ class Llama:
     kv_cache_seq_keep = Delegate(lambda native: native.kv_cache_seq_keep)
     kv_cache_seq_add = Delegate(lambda native: native.kv_cache_seq_add)
     kv_cache_seq_pos_max = Delegate(lambda native: native.kv_cache_seq_pos_max)
+    adapters = Delegate(lambda native: native.adapters)
+    set_adapters = Delegate(lambda native: native.set_adapters)
     load_lora = Delegate(lambda native: native.load_lora)
     remove_lora = Delegate(lambda native: native.remove_lora)
     clear_lora = Delegate(lambda native: native.clear_lora)

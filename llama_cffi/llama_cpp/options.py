@@ -5,7 +5,7 @@ The `TypedDict`s are the options that it does not have; tests hold them against 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..api import config
@@ -15,6 +15,7 @@ from ..validation import check_int
 
 if TYPE_CHECKING:
     from ..binding.sampling.triggers import TriggerLike
+    from ..generation.prompt_progress import PromptProgress
     from ..generation.sampling_params import SamplingParams
     from ..generation.sequence import StoppingCriterion
     from ..grammars import LlamaGrammar
@@ -99,6 +100,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     context_policy: str
     n_parallel: int
     draft: Drafter | None
+    adapters: Mapping[str, float] | None
     n_cpu_moe: int
     override_tensors: Mapping[str, str] | None
     device: None
@@ -137,6 +139,8 @@ class MoreGenerationOptions(TypedDict, total=False):
     turn_stops: Sequence[str | bytes] | None
     json_stop: Sequence[str] | None
     skip_forced: bool | None
+    post_sampling_probs: bool | None
+    prompt_progress: Callable[[PromptProgress], object] | None
     n: int | None
 
 

@@ -116,7 +116,7 @@ def check(model: ServedModel, given: Object) -> Wanted:
     n_vocab = len(vocab)
     own = {name: given[name] for name in given if name not in GENERATION}
     rest = {name: value for name, value in given.items() if name not in own}
-    n = given.get("n_cmpl", given.get("n", 1))
+    n: int = given["n_cmpl"] if "n_cmpl" in given else given.get("n", 1)
     if not 1 <= n <= _MAX_N:
         raise invalid("n", f"n must be from 1 to {_MAX_N}, got {n}")
     if own.get("n_indent", 0) > 0:
