@@ -59,12 +59,12 @@ HOSTILE = [
 MARKDOWN = [
     ("one\ntwo\n\nthree", "P P"),
     ("# One\n## Two ##\n#hash", "H3 H4 P"),
-    ("*a* **b** ***c*** ~~d~~ `e` _f_ __g__", "P EM STRONG EM STRONG DEL CODE EM STRONG"),
+    ("*a* **b** ***c*** ~~d~~ `e` _f_ __g__", "P EM STRONG STRONG EM DEL CODE EM STRONG"),
     ("snake_case_name 2*3*4 a * b * c", "P EM"),
     (r"\*a\* \<b>", "P"),
     ("``a ` b``", "P CODE"),
     ("- a\n- b\n  - c\n- d", "UL LI LI UL LI LI"),
-    ("1. a\n2. b\n\n3. c", "OL LI P LI P LI"),
+    ("1. a\n2. b\n\n3. c", "OL LI LI LI"),
     ("3) a\n4) b", "OL LI LI"),
     ("- a\n\n  b\n- c", "UL LI P P LI"),
     ("* a\n  ```\n  x\n  ```", "UL LI CODE"),
@@ -564,7 +564,9 @@ def test_markdown_makes_known_elements_only(functions: Page, text: str) -> None:
     shown = functions.evaluate(SHOWN, [text])
     check_safe(shown)
     for harmful in ("onerror", "onload", "onclick", "alert(1)"):
-        assert shown["text"].count(harmful) >= text.count(harmful) - len(shown["links"])
+        # Where it leads is not shown, nor what follows the language of a code block.
+        hidden = len(shown["links"]) + text.startswith("```")
+        assert shown["text"].count(harmful) >= text.count(harmful) - hidden
 
 
 def test_markdown_of_random_texts_is_safe_and_whole(functions: Page) -> None:

@@ -152,6 +152,7 @@ function list(lines, depth) {
   }
   const start = ordered ? Number.parseInt(lines[0], 10) : 1;
   const content = items.map((item) => {
+    while (item.length > 1 && !item.at(-1).trim()) item.pop();
     const blocks = blocksOf(item, depth);
     // Lists without blank lines have no paragraphs.
     if (blocks[0]?.tagName === "P" && !item.includes("")) blocks[0] = [...blocks[0].childNodes];
@@ -182,11 +183,11 @@ const INLINE = new RegExp(
     "(?<ticks>`+)(?<code>[^`]|[^`][\\s\\S]*?[^`])\\k<ticks>(?!`)",
     "!?\\[(?<label>(?:[^\\[\\]\\\\\\n]|\\\\.)*)\\]\\((?<href>[^\\s()<>]*(?:\\([^\\s()]*\\)[^\\s()]*)*)(?:\\s+\"[^\"\\n]*\")?\\)",
     "(?<url>\\bhttps?://[^\\s<>`]*[^\\s<>`.,:;!?'\"*_~)\\]])",
-    "\\*\\*(?=\\S)(?<strong>[\\s\\S]*?\\S)\\*\\*(?!\\*)",
-    "(?<![\\w_])__(?=\\S)(?<strong2>[\\s\\S]*?\\S)__(?![\\w_])",
+    "\\*\\*(?=\\S)(?<strong>[\\s\\S]{0,2000}?\\S)\\*\\*(?!\\*)",
+    "(?<![\\w_])__(?=\\S)(?<strong2>[\\s\\S]{0,2000}?\\S)__(?![\\w_])",
     "\\*(?=[^\\s*])(?<em>[^*]*[^\\s*])\\*",
     "(?<![\\w_])_(?=[^\\s_])(?<em2>[^_]*[^\\s_])_(?![\\w_])",
-    "~~(?=\\S)(?<del>[\\s\\S]*?\\S)~~",
+    "~~(?=\\S)(?<del>[\\s\\S]{0,2000}?\\S)~~",
     "(?<br> {2,}\\n)",
   ].join("|"),
   "g",
