@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..api import chat_completions, completions
 from ..api.chat_completions import ChatPreparer
-from ..api.echo import prepend
+from ..api.echo import prepend, prompt_logprobs
 from ..api.embedding_inputs import as_inputs
 from ..api.llama import Llama as NativeLlama
 from ..api.running import run
@@ -530,7 +530,7 @@ class Llama:
                     logprob(row, token, logprobs)
                     for row, token in zip(logits, tokens[1:], strict=False)
                 ]
-                prepend(answer, self.model.vocab, text, tokens, scores)
+                prepend(answer, text, prompt_logprobs(self.model.vocab, tokens, scores))
             else:
                 answer = self.native.create_completion(given, suffix, max_tokens, **every)
         return self._remember(answer)
