@@ -67,6 +67,9 @@ def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path) -> None:
         assert process.returncode == (0 if os.name == "posix" else 1)
 
 
+@pytest.mark.behaviour(
+    "robustness: SIGTERM lets running answers end and refuses new ones",
+)
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_sigterm_lets_running_streams_end_and_refuses_new_ones() -> None:
     with served("--log-requests") as (process, url), connect(url) as connection:

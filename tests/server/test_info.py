@@ -34,6 +34,9 @@ def test_models_tell_their_context_size(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
+@pytest.mark.behaviour(
+    "basics: /props has the file, the slots, the context of a slot, and the default seed",
+)
 def test_props(server: HttpServer, pool: LlamaPool) -> None:
     props = get(f"{server.url}/props").json
     assert (props["role"], props["total_slots"]) == ("model", 4)

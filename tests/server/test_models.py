@@ -101,6 +101,9 @@ def test_several_models_are_loaded_by_their_first_request(folder: Path) -> None:
             assert ask(alone, "b").json["choices"] == ask(server, "b").json["choices"]
 
 
+@pytest.mark.behaviour(
+    "router: the properties tell of each model",
+)
 def test_router_props_have_a_role(folder: Path) -> None:
     with serve(models_dir=folder, port=0, models_max=2, models_autoload=False) as server:
         props = get(f"{server.url}/props").json
@@ -113,6 +116,9 @@ def test_router_props_have_a_role(folder: Path) -> None:
         assert state(server, "b") == "unloaded"  # reading does not load
 
 
+@pytest.mark.behaviour(
+    "router: a request by name streams, and an unknown model is an error",
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_router_streams_and_refuses_unknown_models(folder: Path, stream: bool) -> None:
     with serve(models_dir=folder, config=CONFIG, port=0) as server:
@@ -126,6 +132,9 @@ def test_router_streams_and_refuses_unknown_models(folder: Path, stream: bool) -
             assert post(f"{server.url}/models/{action}", {}).error["param"] == "model"
 
 
+@pytest.mark.behaviour(
+    "router: a model can be unloaded",
+)
 def test_models_are_loaded_and_unloaded_on_request(folder: Path) -> None:
     with serve(models_dir=folder, config=CONFIG, port=0, models_autoload=False) as server:
         refused = ask(server, "a")
@@ -163,6 +172,9 @@ def test_a_busy_model_is_unloaded_after_its_answer_and_comes_back(folder: Path) 
         assert ask(server, "a").json["choices"] == first[0].json["choices"]
 
 
+@pytest.mark.behaviour(
+    "router: keys guard models, too",
+)
 def test_router_routes_need_the_key(folder: Path) -> None:
     with serve(models_dir=folder, config=CONFIG, port=0, api_keys=["secret"]) as server:
         assert get(f"{server.url}/models").status == 200
@@ -186,6 +198,9 @@ def test_an_open_model_is_never_unloaded(folder: Path) -> None:
         assert not llm.closed
 
 
+@pytest.mark.behaviour(
+    "router: presets can be read again",
+)
 def test_presets_are_read_again_on_request(folder: Path, tmp_path: Path) -> None:
     presets = tmp_path / "models.ini"
 
@@ -251,6 +266,9 @@ def sleeper(folder: Path) -> Iterator[HttpServer]:
         yield server
 
 
+@pytest.mark.behaviour(
+    "sleep: an idle model sleeps, and the next request wakes it",
+)
 def test_an_idle_model_sleeps_and_the_next_request_wakes_it(sleeper: HttpServer) -> None:
     model = sleeper._state.models.find(None)
     wait_for(lambda: sleeping(sleeper, "a"))  # also if no request came
@@ -262,6 +280,9 @@ def test_an_idle_model_sleeps_and_the_next_request_wakes_it(sleeper: HttpServer)
     assert ask(sleeper, "a", stream=True).events[-1] == "[DONE]"
 
 
+@pytest.mark.behaviour(
+    "sleep: reading /health, /props, /models and /metrics neither wakes nor delays",
+)
 def test_reads_neither_wake_nor_delay(sleeper: HttpServer) -> None:
     wait_for(lambda: state(sleeper, "a") == "sleeping")
     told = [
@@ -273,6 +294,9 @@ def test_reads_neither_wake_nor_delay(sleeper: HttpServer) -> None:
     assert state(sleeper, "a") == "sleeping"
 
 
+@pytest.mark.behaviour(
+    "sleep: counters survive the sleep",
+)
 def test_counters_survive_sleep(sleeper: HttpServer) -> None:
     def predicted() -> float:
         lines = get(f"{sleeper.url}/metrics").body.decode().splitlines()
@@ -291,6 +315,9 @@ def test_counters_survive_sleep(sleeper: HttpServer) -> None:
     assert b'vllm:request_generation_tokens_count{model_name="a"} 3' in body
 
 
+@pytest.mark.behaviour(
+    "sleep: counting tokens wakes the model",
+)
 def test_token_counting_wakes(sleeper: HttpServer) -> None:
     wait_for(lambda: state(sleeper, "a") == "sleeping")
     assert post(f"{sleeper.url}/tokenize", {"content": "abc"}).json["tokens"]
@@ -334,6 +361,9 @@ async def use(models: Models, *names: str) -> None:
         models.residency.release(models.find(name))
 
 
+@pytest.mark.behaviour(
+    "router: at the limit the model unused for the longest goes, and never a busy one",
+)
 def test_at_the_limit_the_longest_idle_model_goes(folder: Path) -> None:
     async def test(models: Models) -> None:
         await use(models, "a", "b", "a", "c")
@@ -344,6 +374,9 @@ def test_at_the_limit_the_longest_idle_model_goes(folder: Path) -> None:
     run(folder, test, models_max=2)
 
 
+@pytest.mark.behaviour(
+    "router: at the limit the model unused for the longest goes, and never a busy one",
+)
 def test_a_busy_model_never_goes(folder: Path) -> None:
     async def test(models: Models) -> None:
         a, b = models.find("a"), models.find("b")
@@ -363,6 +396,9 @@ def test_a_busy_model_never_goes(folder: Path) -> None:
     run(folder, test, models_max=2)
 
 
+@pytest.mark.behaviour(
+    "router: requests that wait for one model share its load",
+)
 def test_equal_waiting_requests_share_one_load(folder: Path, gate: threading.Event) -> None:
     async def test(models: Models) -> None:
         a = models.find("a")
@@ -379,6 +415,9 @@ def test_equal_waiting_requests_share_one_load(folder: Path, gate: threading.Eve
     run(folder, test)
 
 
+@pytest.mark.behaviour(
+    "router: a client that leaves does not cancel the load",
+)
 @pytest.mark.parametrize("n_leaving", [1, 2])
 def test_a_client_that_leaves_does_not_cancel_the_load(
     folder: Path, gate: threading.Event, n_leaving: int
@@ -400,6 +439,9 @@ def test_a_client_that_leaves_does_not_cancel_the_load(
         assert ask(server, "a").status == 200
 
 
+@pytest.mark.behaviour(
+    "router: loads are first come, first served, and waiters share an eviction",
+)
 def test_waiting_requests_are_served_in_order(folder: Path) -> None:
     async def test(models: Models) -> None:
         order = []
@@ -422,6 +464,9 @@ def test_waiting_requests_are_served_in_order(folder: Path) -> None:
     run(folder, test, models_max=1)
 
 
+@pytest.mark.behaviour(
+    "router: loads are first come, first served, and waiters share an eviction",
+)
 def test_two_waiters_are_one_eviction(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     real = Residency._close
@@ -687,6 +732,9 @@ def test_wrong_presets_say_what_is_wrong(
         read_presets(tmp_path / "missing.ini", CONFIG)
 
 
+@pytest.mark.behaviour(
+    "router: a model in the cache is listed once",
+)
 def test_a_folder_hides_what_is_no_other_model(folder: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "mmproj-a.gguf", "notes.txt", ".hidden.gguf"):
         shutil.copy(folder / "a.gguf", tmp_path / name)
@@ -739,6 +787,9 @@ def test_the_settings_are_checked(settings: Any) -> None:
         Settings(**settings)
 
 
+@pytest.mark.behaviour(
+    "router: with autoload off a request for an unloaded model is 400",
+)
 def test_a_request_without_autoload_joins_a_load(folder: Path, gate: threading.Event) -> None:
     async def test(models: Models) -> None:
         a = models.find("a")

@@ -272,6 +272,9 @@ def test_response_fields_pick_and_lift(server: HttpServer) -> None:
     assert complete(server, response_fields=[]).keys() == FINAL
 
 
+@pytest.mark.behaviour(
+    "completion: post_sampling_probs are above 0, and sum to 1 where fewer come",
+)
 def test_post_sampling_probs_are_those_of_the_draw(any_server: HttpServer) -> None:
     asked: Any = {"n_probs": 9, "temperature": 1.0, "top_k": 4, "seed": 5, "ignore_eos": True}
     plain = complete(any_server, **asked)
@@ -322,6 +325,9 @@ def test_answers_of_one_stream_come_as_they_are_generated(server: HttpServer) ->
     assert texts[0] == texts[1] == complete(server, prompt="once upon", **asked)["content"]
 
 
+@pytest.mark.behaviour(
+    "chat: return_progress counts from the cached tokens to all of the prompt",
+)
 def test_return_progress_tells_each_batch_of_the_prompt(any_server: HttpServer) -> None:
     prompt = "a prompt whose progress is told" + LONG
     for i in range(2):
@@ -364,6 +370,10 @@ def test_t_max_predict_ms_ends_an_answer_that_has_a_line(any_server: HttpServer)
     assert complete(any_server, **endless)["tokens_predicted"] == 20  # no line
 
 
+@pytest.mark.behaviour(
+    "ignore_eos: on: the settings list every end token as forbidden",
+    "ignore_eos: off: the list is empty",
+)
 def test_ignore_eos_lists_every_end_token_with_minus_infinity(
     any_server: HttpServer, pool: LlamaPool
 ) -> None:
@@ -396,6 +406,9 @@ def test_id_slot_is_a_hint_and_told(any_server: HttpServer) -> None:
     assert {part["id_slot"] for part in parts} == {last["id_slot"]}
 
 
+@pytest.mark.behaviour(
+    "completion: more requests than slots all finish, and no more run than there are slots",
+)
 def test_more_prompts_than_slots_all_finish(server: HttpServer, pool: LlamaPool) -> None:
     prompts = [f"number {i} is" for i in range(9)]
     answers = complete(server, prompt=prompts, ignore_eos=True)

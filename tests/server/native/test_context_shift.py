@@ -23,6 +23,9 @@ def off(tiny_model: Path) -> Iterator[HttpServer]:
         yield server
 
 
+@pytest.mark.behaviour(
+    "context shift: on: the answer exceeds the context and is marked as truncated",
+)
 def test_context_shift_on_goes_beyond_the_context(tiny_model: Path) -> None:
     with (
         LlamaPool(tiny_model, 1, n_ctx=256, n_threads=1, context_policy="shift") as pool,
@@ -38,12 +41,18 @@ def test_context_shift_on_goes_beyond_the_context(tiny_model: Path) -> None:
             assert (reply.status, reply.error["n_ctx"]) == (400, 256)
 
 
+@pytest.mark.behaviour(
+    "context shift: off: n_predict -1 fills the context",
+)
 def test_context_shift_off_fills_the_context(off: HttpServer) -> None:
     found = post(f"{off.url}/completion", {**ASK, "prompt": PROMPT[:200], "n_predict": -1}).json
     assert found["tokens_evaluated"] + found["tokens_predicted"] == 256
     assert (found["truncated"], found["stop_type"]) == (True, "limit")
 
 
+@pytest.mark.behaviour(
+    "context shift: off: the message about a long prompt names the context size",
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_context_shift_off_refuses_a_long_prompt_with_the_sizes(
     off: HttpServer, stream: bool
@@ -55,6 +64,9 @@ def test_context_shift_off_refuses_a_long_prompt_with_the_sizes(
     assert "256" in reply.error["message"]
 
 
+@pytest.mark.behaviour(
+    "context shift: off: a stream ends with length",
+)
 def test_context_shift_off_a_stream_ends_with_length(off: HttpServer) -> None:
     last = post(f"{off.url}/completion", {**ASK, "stream": True}).events[-1]
     assert (last["stop_type"], last["truncated"]) == ("limit", True)

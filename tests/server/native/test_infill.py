@@ -50,6 +50,9 @@ def same(server: HttpServer, tokens: list[int]) -> Any:
     return post(f"{server.url}/completion", asked).json
 
 
+@pytest.mark.behaviour(
+    "infill: prefix, suffix and prompt",
+)
 def test_infill_puts_prefix_suffix_and_prompt_between_the_models_tokens(
     fim: tuple[HttpServer, LlamaPool],
 ) -> None:
@@ -70,6 +73,9 @@ def test_infill_puts_prefix_suffix_and_prompt_between_the_models_tokens(
     assert "".join(event["content"] for event in reply.events) == found["content"]
 
 
+@pytest.mark.behaviour(
+    "infill: other files in input_extra",
+)
 def test_infill_with_input_extra_begins_with_the_files(
     fim: tuple[HttpServer, LlamaPool],
 ) -> None:
@@ -99,6 +105,9 @@ def test_infill_drops_the_oldest_files_that_do_not_fit_and_says_so(
     assert (reply.status, reply.error["type"]) == (400, "exceed_context_size_error")
 
 
+@pytest.mark.behaviour(
+    "infill: bad input_extra is 400",
+)
 @pytest.mark.parametrize(
     "extra",
     [

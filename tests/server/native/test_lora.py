@@ -44,6 +44,9 @@ def lora(*scales: float) -> list[dict[str, float]]:
     return [{"id": i, "scale": scale} for i, scale in enumerate(scales)]
 
 
+@pytest.mark.behaviour(
+    "lora: scale 1 changes the text, and 0 changes it back",
+)
 def test_lora_scale_changes_the_text_and_back(
     adapted: tuple[HttpServer, dict[str, float]], tiny_model: Path
 ) -> None:
@@ -68,6 +71,9 @@ def test_lora_scale_changes_the_text_and_back(
     assert text_of(server) == before
 
 
+@pytest.mark.behaviour(
+    "lora: parallel requests with scales of their own get texts of their own",
+)
 def test_lora_per_request_scales_in_parallel_each_give_their_own_text(
     adapted: tuple[HttpServer, dict[str, float]],
 ) -> None:

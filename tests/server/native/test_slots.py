@@ -7,6 +7,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from support.http_requests import get
 from support.server_state import engine_of, n_requests, wait_for
 
@@ -14,6 +15,9 @@ from llama_cffi import LlamaPool
 from llama_cffi.server.http_server import HttpServer
 
 
+@pytest.mark.behaviour(
+    "basics: /slots is 501 when it is off",
+)
 def test_slots_are_501_when_off(server: HttpServer) -> None:
     reply = get(f"{server.url}/slots")
     assert (reply.status, reply.error["type"]) == (501, "not_supported_error")
@@ -21,6 +25,9 @@ def test_slots_are_501_when_off(server: HttpServer) -> None:
     assert get(f"{server.url}/props").json["endpoint_slots"] is False
 
 
+@pytest.mark.behaviour(
+    "basics: /slots has the context size, and the prompts only when debugging",
+)
 def test_slots_tell_context_size_and_state_but_no_text(pool: LlamaPool) -> None:
     with pool.serve(slots=True) as server:
         assert get(f"{server.url}/props").json["endpoint_slots"] is True
