@@ -72,9 +72,6 @@ def test_half_open_connections_hold_nothing(exact: LlamaPool, loaded: HttpServer
 
 
 @pytest.mark.behaviour(
-    "robustness: a client that leaves in the queue, in prefill, in decode or before the first event frees its slot",
-)
-@pytest.mark.behaviour(
     "robustness: a client that leaves in the queue, in prefill, in decode or before the first "
     "event frees its slot",
 )
