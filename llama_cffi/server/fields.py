@@ -106,6 +106,8 @@ def generation_options(given: Object, n_vocab: int) -> Object:
     for name, other in _ALIASES.items():
         if name in options:
             options[other] = options.pop(name)
+    if options.get("thinking_budget") == -1:  # llama-server's word for no limit
+        del options["thinking_budget"]
     if "seed" in options:  # any integer is one for OpenAI
         options["seed"] = options["seed"] % _SEEDS if options["seed"] >= 0 else -1
     samplers = options.get("samplers")

@@ -81,6 +81,9 @@ def test_it_prints_one_line_and_sigterm_ends_it(tiny_model: Path, tmp_path: Path
         assert len([*tmp_path.glob("*/*.prompt")]) == (os.name == "posix")  # kept for the next one
 
 
+@pytest.mark.behaviour(
+    "robustness: SIGTERM lets running answers end and refuses new ones",
+)
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_sigterm_lets_running_streams_end_and_refuses_new_ones() -> None:
     with served("--log-requests") as (process, url), connect(url) as connection:

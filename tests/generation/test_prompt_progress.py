@@ -51,6 +51,9 @@ def test_a_callback_that_raises_fails_its_request_alone(engine: Any) -> None:
     assert progress_of(engine, PROMPT)[-1].n_processed == 120
 
 
+@pytest.mark.behaviour(
+    "metrics: prompt progress starts at time 0 and never goes back",
+)
 def test_progress_never_goes_back() -> None:
     found: list[int] = []
     report = PromptReport(lambda p: found.append(p.n_processed), 10, 2)

@@ -71,6 +71,9 @@ def n_tokens(url: str, *messages: Any, **more: Any) -> int:
     return found
 
 
+@pytest.mark.behaviour(
+    "chat: cached tokens are counted from the second call on, and the sum stays",
+)
 def test_chat_cached_tokens_are_0_at_first_then_more(url: str, pool: LlamaPool) -> None:
     pool.kv_cache_clear()
     body = {**CHAT, "messages": [{"role": "user", "content": "Nobody has asked this. " * 8}]}
@@ -80,6 +83,9 @@ def test_chat_cached_tokens_are_0_at_first_then_more(url: str, pool: LlamaPool) 
     assert first["total_tokens"] == second["total_tokens"]
 
 
+@pytest.mark.behaviour(
+    "chat: logit_bias of a word's tokens forbids it",
+)
 def test_chat_logit_bias_from_tokenised_words_forbids_them(url: str) -> None:
     plain = post(f"{url}/chat/completions", CHAT).json["choices"][0]["message"]["content"]
     tokens = {
@@ -92,6 +98,9 @@ def test_chat_logit_bias_from_tokenised_words_forbids_them(url: str) -> None:
     assert plain not in forbidden["choices"][0]["message"]["content"]
 
 
+@pytest.mark.behaviour(
+    "chat: a bad grammar is 400, and the server lives",
+)
 def test_chat_a_bad_grammar_leaves_the_server_alive(url: str) -> None:
     for stream in (False, True):
         body = {**CHAT, "grammar": "root ::= (", "stream": stream}
@@ -114,6 +123,9 @@ def test_anthropic_system_as_text_and_blocks_gives_the_same_count(url: str) -> N
     assert plain < text == blocks
 
 
+@pytest.mark.behaviour(
+    "messages: a conversation of several turns is answered",
+)
 def test_anthropic_several_turns_are_answered(url: str) -> None:
     turns = [ASK[0], {"role": "assistant", "content": "42"}, {"role": "user", "content": "Sure?"}]
     reply = claude(url, *turns)
@@ -139,6 +151,9 @@ def test_anthropic_tool_result_as_text_blocks_and_error(
     assert reply.json["type"] == "message"
 
 
+@pytest.mark.behaviour(
+    "messages: a picture for a text model is refused by name",
+)
 @pytest.mark.parametrize("in_result", [False, True])
 def test_anthropic_an_image_for_a_text_model_is_refused_by_name(url: str, in_result: bool) -> None:
     block: Any = IMAGE
@@ -174,6 +189,9 @@ def test_anthropic_is_not_openais_shape(url: str) -> None:
     assert message["content"][0]["text"] == chat["choices"][0]["message"]["content"]
 
 
+@pytest.mark.behaviour(
+    "messages: thinking is streamed with a signature, then text, as blocks 0 and 1",
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_anthropic_thinking_comes_first_with_a_signature(url: str, stream: bool) -> None:
     thinking = {"type": "enabled", "budget_tokens": 1024}
@@ -195,6 +213,9 @@ def test_anthropic_thinking_comes_first_with_a_signature(url: str, stream: bool)
     assert kinds == ["thinking", "text"]
 
 
+@pytest.mark.behaviour(
+    "messages: thinking of earlier turns raises the count and reaches the template",
+)
 def test_anthropic_thinking_in_the_history_raises_the_count(thinker: str) -> None:
     def turns(*blocks: Any) -> list[Any]:
         call = {"role": "assistant", "content": [*blocks, USE]}
@@ -218,6 +239,9 @@ def test_codexs_request_is_answered(roomy: HttpServer) -> None:
     assert events[-1]["type"] in ("response.completed", "response.incomplete")
 
 
+@pytest.mark.behaviour(
+    "tools: with none, and without tools, nothing is called",
+)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     "more",
@@ -236,6 +260,9 @@ def test_tool_call_none_without_tools_or_with_none(
     assert b"tool_calls" not in reply.body
 
 
+@pytest.mark.behaviour(
+    "tools: reasoning is apart from the call",
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_tool_call_keeps_thoughts_apart(url: str, stream: bool) -> None:
     tools = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
@@ -258,6 +285,9 @@ def test_tool_call_keeps_thoughts_apart(url: str, stream: bool) -> None:
     assert [*json.loads(arguments)] == ["city"]
 
 
+@pytest.mark.behaviour(
+    "embeddings: texts and token ids can be mixed, and a text may be empty",
+)
 def test_embedding_mixed_text_and_ids_give_one_vector_each(url: str) -> None:
     body = {"input": ["a cat", [5, 6, 7], ""]}
     reply = post(f"{url}/embeddings", body).json
@@ -265,6 +295,9 @@ def test_embedding_mixed_text_and_ids_give_one_vector_each(url: str) -> None:
     assert reply["usage"]["prompt_tokens"] == reply["usage"]["total_tokens"] > 3
 
 
+@pytest.mark.behaviour(
+    "embeddings: the same text several times has the same vector",
+)
 def test_embedding_same_text_many_times_gives_the_same_vector(url: str) -> None:
     reply = post(f"{url}/embeddings", {"input": ["the same"] * 4}).json
     first, *others = (item["embedding"] for item in reply["data"])
@@ -280,6 +313,10 @@ def test_embedding_base64_has_the_floats(client: openai.OpenAI) -> None:
     assert [*struct.unpack(f"<{len(data) // 4}f", data)] == pytest.approx(floats, abs=1e-6)
 
 
+@pytest.mark.behaviour(
+    "embeddings: flash attention changes nothing",
+    "embeddings: without pooling each token has a raw vector, and OpenAI's route is 400",
+)
 def test_embedding_with_flash_attention_and_without_pooling(roomy: HttpServer, url: str) -> None:
     rows = post(f"{roomy.url}/embeddings", {"input": "a cat", "embd_normalize": -1}).json
     tokens = rows[0]["embedding"]

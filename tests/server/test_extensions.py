@@ -79,6 +79,9 @@ def _ends(chunk: Any) -> bool:
     return not chunk["choices"] or bool(chunk["choices"][0]["finish_reason"])
 
 
+@pytest.mark.behaviour(
+    "chat: timings_per_token: not in the first event, then growing",
+)
 def test_timings_per_token_are_absent_in_the_first_event_then_grow(base: str) -> None:
     body = {**GREEDY, "stream": True, "timings_per_token": True}
     first, *chunks = post(f"{base}/v1/chat/completions", body).events[:-1]
@@ -93,6 +96,9 @@ def test_timings_per_token_are_absent_in_the_first_event_then_grow(base: str) ->
     check_timings(plain["timings"])
 
 
+@pytest.mark.behaviour(
+    "chat: return_progress counts from the cached tokens to all of the prompt",
+)
 def test_the_progress_of_a_chat_prompt_is_told_per_batch(base: str) -> None:
     body = {**GREEDY, "messages": LONG, "stream": True, "return_progress": True}
     for _ in range(2):  # the second time from the cache
@@ -114,6 +120,9 @@ def test_small_batches_are_all_reported(single: HttpServer) -> None:
     assert len(found) == 1 + -(-(found[0]["total"] - found[0]["cache"]) // 32) > 2
 
 
+@pytest.mark.behaviour(
+    "responses: progress and timings come on request only",
+)
 def test_responses_have_extensions_only_on_request(base: str) -> None:
     body = {"model": "demo", "input": LONG[0]["content"], "max_output_tokens": 4, "stream": True}
     for event in post(f"{base}/v1/responses", body).events:
@@ -158,6 +167,9 @@ def test_a_switch_of_the_wrong_type_is_400(url: str, path: str, field: str) -> N
     assert field in reply.json["error"]["message"]
 
 
+@pytest.mark.behaviour(
+    "chat: __verbose has the prompt that was used, on request only",
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_verbose_shows_the_prompt_used_and_its_absence_hides_it(
     single: HttpServer, stream: bool

@@ -43,6 +43,9 @@ def root(url: str) -> str:
     return url.removesuffix("/v1")
 
 
+@pytest.mark.behaviour(
+    "robustness: a wrong type in any field of any route is 4xx",
+)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_request_is_a_5xx_or_harms_the_next(root: str, seed: int) -> None:
     for i in range(seed * CASES, (seed + 1) * CASES):

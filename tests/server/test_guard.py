@@ -292,6 +292,9 @@ def test_a_stream_of_messages_that_fails_has_the_request_id(
 # Addresses, TLS, proxies
 
 
+@pytest.mark.behaviour(
+    "basics: listens on two addresses, with key and streams on each",
+)
 def test_a_server_listens_on_several_addresses(pool: LlamaPool, tmp_path: Path) -> None:
     path = str(tmp_path / "x.sock")
     hosts = ["127.0.0.1", *[path] * hasattr(socket, "AF_UNIX")]

@@ -39,6 +39,9 @@ def loaded(exact: LlamaPool) -> Iterator[HttpServer]:
         yield server
 
 
+@pytest.mark.behaviour(
+    "robustness: 256 streams are complete and equal to the answers given alone",
+)
 def test_streams_are_whole_and_as_alone(exact: LlamaPool, loaded: HttpServer) -> None:
     """24 clients, of which 16 fit: the others get 429, and try again."""
     tally = asyncio.run(load.streams(loaded.url, 24, 1.0, n_requests=10))
@@ -48,6 +51,9 @@ def test_streams_are_whole_and_as_alone(exact: LlamaPool, loaded: HttpServer) ->
     assert n_requests(exact) == 0
 
 
+@pytest.mark.behaviour(
+    "robustness: a reader that stops is cut, and others are not",
+)
 def test_slow_readers_delay_nobody_and_get_everything(exact: LlamaPool, loaded: HttpServer) -> None:
     tally = asyncio.run(load.slow(loaded.url, 3, 0.3, max_tokens=50))
     assert tally.wrong == []
@@ -55,6 +61,9 @@ def test_slow_readers_delay_nobody_and_get_everything(exact: LlamaPool, loaded: 
     assert n_requests(exact) == 0
 
 
+@pytest.mark.behaviour(
+    "robustness: a half-open connection is cut",
+)
 def test_half_open_connections_hold_nothing(exact: LlamaPool, loaded: HttpServer) -> None:
     tally = asyncio.run(load.half_open(loaded.url, 12, max_tokens=50))
     assert tally.wrong == []
@@ -62,6 +71,10 @@ def test_half_open_connections_hold_nothing(exact: LlamaPool, loaded: HttpServer
     assert n_requests(exact) == 0
 
 
+@pytest.mark.behaviour(
+    "robustness: a client that leaves in the queue, in prefill, in decode or before the first "
+    "event frees its slot",
+)
 def test_who_leaves_at_any_moment_frees_the_slot_within_a_step(
     exact: LlamaPool, loaded: HttpServer
 ) -> None:

@@ -120,6 +120,9 @@ def test_router_props_have_a_role(folder: Path) -> None:
         assert state(server, "b") == "unloaded"  # reading does not load
 
 
+@pytest.mark.behaviour(
+    "router: a request by name streams, and an unknown model is an error",
+)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.behaviour("router: a request by name streams, and an unknown model is an error")
 def test_router_streams_and_refuses_unknown_models(folder: Path, stream: bool) -> None:
@@ -406,6 +409,9 @@ def test_equal_waiting_requests_share_one_load(folder: Path, gate: threading.Eve
     run(folder, test)
 
 
+@pytest.mark.behaviour(
+    "router: a client that leaves does not cancel the load",
+)
 @pytest.mark.parametrize("n_leaving", [1, 2])
 @pytest.mark.behaviour("router: a client that leaves does not cancel the load")
 def test_a_client_that_leaves_does_not_cancel_the_load(
@@ -816,6 +822,9 @@ def test_the_settings_are_checked(settings: Any) -> None:
         Settings(**settings)
 
 
+@pytest.mark.behaviour(
+    "router: with autoload off a request for an unloaded model is 400",
+)
 def test_a_request_without_autoload_joins_a_load(folder: Path, gate: threading.Event) -> None:
     async def test(models: Models) -> None:
         a = models.find("a")

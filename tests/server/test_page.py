@@ -136,12 +136,18 @@ def test_other_files_are_not_served(server: HttpServer, name: str) -> None:
     assert reply.error["type"] == "not_found_error"
 
 
+@pytest.mark.behaviour(
+    "security: the page needs no key",
+)
 def test_the_page_needs_no_key(guarded: HttpServer, files: dict[str, Reply]) -> None:
     for path, reply in files.items():
         assert get(guarded.url + path).body == reply.body
     assert get(f"{guarded.url}/props").status == 401
 
 
+@pytest.mark.behaviour(
+    "basics: the page is 404 when it is off, and HTML when it is on",
+)
 def test_page_off(pool: LlamaPool) -> None:
     with pool.serve(page=False) as server:
         for path in ("/", "/page/app.js"):

@@ -365,6 +365,9 @@ def test_answers_of_one_stream_come_as_they_are_generated(server: HttpServer) ->
     assert texts[0] == texts[1] == complete(server, prompt="once upon", **asked)["content"]
 
 
+@pytest.mark.behaviour(
+    "chat: return_progress counts from the cached tokens to all of the prompt",
+)
 @pytest.mark.behaviour("metrics: prompt progress starts at time 0 and never goes back")
 def test_return_progress_tells_each_batch_of_the_prompt(any_server: HttpServer) -> None:
     prompt = "a prompt whose progress is told" + LONG
