@@ -14,6 +14,8 @@ from ..errors import ValidationError
 from ..validation import check_int
 
 if TYPE_CHECKING:
+    import os
+
     from ..binding.sampling.triggers import TriggerLike
     from ..generation.prompt_progress import PromptProgress
     from ..generation.sampling_params import SamplingParams
@@ -101,6 +103,9 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     n_parallel: int
     draft: Drafter | None
     adapters: Mapping[str, float] | None
+    cache_ram: int | None
+    cache_dir: str | os.PathLike[str] | None
+    cache_disk: int
     n_cpu_moe: int
     override_tensors: Mapping[str, str] | None
     device: None

@@ -358,7 +358,7 @@ def test_shutdown_closes_all_instances() -> None:
     other.close()
     from llama_cffi.api import llama
 
-    before = [each for each in llama._open if not each.engine.closed]
+    before = [each for each in llama._open if not each.closed]
     for each in before:
         llama._open.discard(each)
     try:

@@ -722,7 +722,8 @@ def test_a_conversation_continues_from_the_stored_response(ask: Ask) -> None:
         "user", "assistant", "tool", "assistant", "user",
     ]  # fmt: skip
     # The whole conversation as input is the same prompt.
-    items = [ASKED["call"]["input"], *first["output"], result, *second["output"], "Hm?"]
+    asked = [{"type": "input_text", "text": ASKED["call"]["input"]}]
+    items = [{"role": "user", "content": asked}, *first["output"], result, *second["output"], "Hm?"]
     assert chat_request({"input": items}).messages == third.messages
     # An earlier response can be continued in another way.
     other = chat_request({"input": "Rome?", "previous_response_id": first["id"]}, store)
@@ -747,10 +748,9 @@ def test_nothing_is_stored_that_should_not_be() -> None:
     streamed({"input": "x"}, THINKS[:3], store, CancelledError("x"))
     assert (len(store), store.n_bytes) == (0, 0)
     cut = whole({"input": "x"}, [chunk({"content": "a"}, "length")], store)
-    assert store.get(cut["id"]) == (
-        cut,
-        [*chat_request({"input": "x"}).conversation, *cut["output"]],
-    )
+    response, (given, *output) = store.get(cut["id"])
+    assert (response, output) == (cut, cut["output"])
+    assert given["content"] == [{"type": "input_text", "text": "x"}]
 
 
 def test_a_response_is_stored_before_its_last_event() -> None:
