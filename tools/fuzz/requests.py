@@ -163,6 +163,11 @@ _NATIVE = [
     {"prompt": "a", "max_tokens": 8, "json_schema": _SCHEMA, "stream": True},
     {"prompt": "a", "max_completion_tokens": 2, "grammar": "root ::= [0-9]+",
      "grammar_root": "root"},
+    {
+        "prompt": "a", "n_predict": 2, "return_progress": True, "timings_per_token": True,
+        "stream": True, "t_max_predict_ms": 5, "n_indent": 0, "id_slot": 0, "lora": [],
+        "speculative.n_max": 1, "post_sampling_probs": True, "n_probs": 2,
+    },
 ]  # fmt: skip
 _DECISIONS = [
     {
@@ -202,6 +207,10 @@ BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/apply-template": _CHAT,
     "/v1/completions": _TEXT,
     "/completion": _NATIVE,
+    "/infill": [
+        {"input_prefix": "a", "input_suffix": "b", "input_extra": [{"filename": "f", "text": "t"}]}
+    ],
+    "/lora-adapters": [{"adapters": []}],
     "/v1/responses": _RESPONSES,
     "/v1/responses/input_tokens": _RESPONSES,
     "/v1/messages": _MESSAGES,
@@ -220,6 +229,7 @@ BODIES: Mapping[str, list[dict[str, Any]]] = {
 # Routes that read no JSON, as (method, path).
 NO_BODY = [
     ("GET", "/health"), ("GET", "/v1/models"), ("GET", "/v1/models/demo"), ("GET", "/props"),
+    ("POST", "/props"), ("GET", "/lora-adapters"), ("GET", "/slots"),
     ("GET", "/metrics"), ("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/responses/resp_1"),
     ("POST", "/v1/audio/transcriptions"), ("POST", "/v1/audio/translations"),
 ]  # fmt: skip
