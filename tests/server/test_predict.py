@@ -23,6 +23,7 @@ def vertex(pool: LlamaPool) -> Iterator[str]:
             yield f"{server.url}/vertex/predict"
 
 
+@pytest.mark.behaviour("Vertex: a camelCase request is answered")
 def test_a_camel_case_request_is_answered_as_by_its_route(vertex: str, url: str) -> None:
     instance = {"@requestFormat": "chatCompletions", **ASK, "max_tokens": 8, "stream": True}
     (answer,) = post(vertex, {"instances": [instance]}).json["predictions"]
@@ -30,6 +31,7 @@ def test_a_camel_case_request_is_answered_as_by_its_route(vertex: str, url: str)
     assert answer["choices"] == expected["choices"]
 
 
+@pytest.mark.behaviour("Vertex: several instances are answered in order")
 def test_several_instances_keep_their_order_and_their_own_errors(
     vertex: str, pool: LlamaPool
 ) -> None:

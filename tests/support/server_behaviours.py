@@ -260,8 +260,6 @@ UNTESTED = frozenset(
         "idle slots: an idle slot moves to memory when another request needs its cells, and back",
         "idle slots: an option turns that off",
         "messages: pictures are taken as base64 by a vision model",
-        "Vertex: a camelCase request is answered",
-        "Vertex: several instances are answered in order",
         "metrics: embeddings are counted",
         "rerank: the document with the answer comes first",
         "router: a model can be deleted",

@@ -63,7 +63,7 @@ async def _send(request: Request) -> Response:
 def _files() -> dict[str, _File]:
     """Return the files of the page by name."""
     found = {}
-    for entry in files(__package__).iterdir():
+    for entry in files("llama_cffi.server.page").iterdir():
         media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
         if media_type is not None:
             body = entry.read_bytes()
