@@ -257,8 +257,6 @@ BEHAVIOURS: dict[str, list[str]] = {
 # Those that have no test yet, for want of the feature or of the test.
 UNTESTED = frozenset(
     [
-        "idle slots: an idle slot moves to memory when another request needs its cells, and back",
-        "idle slots: an option turns that off",
         "messages: pictures are taken as base64 by a vision model",
         "metrics: embeddings are counted",
         "rerank: the document with the answer comes first",
@@ -276,7 +274,5 @@ UNTESTED = frozenset(
         "vision: pictures by URL, base64 and data: URI, and errors for bad ones",
         "vision: the token count has the picture",
         "vision: embeddings of pictures",
-        "cache: a prompt in the disk cache is restored after a restart",
-        "cache: a corrupt file is dropped and the prompt computed",
     ]
 )
