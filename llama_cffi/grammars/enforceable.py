@@ -6,6 +6,7 @@ it is not, it stays, and llguidance refuses it by its name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -61,6 +62,9 @@ def enforceable(schema: Any) -> Any:
     return {"x-guidance": options, **written}
 
 
+_LONGEST_NAME = 65_536
+
+
 class _Writer:
     """Attributes: has_open_objects: Whether an object may have names beside those declared."""
 
@@ -82,6 +86,7 @@ class _Writer:
         result = mapped(self.schema, _with_all(result, extra))
         result = _with_all(result, [*_number_ranges(result), *_short_multiples(result)])
         self._note_open_object(result)
+        _check_names(result)
         for keyword in result.keys() & {"const", "enum"}:
             result[keyword] = _with_integers(result[keyword])
         if isinstance(result.get("pattern"), str):
@@ -379,6 +384,19 @@ def _containing(
         {"type": "array", "prefixItems": items, **length}
         for items, length in zip(found, lengths, strict=True)
     ]
+
+
+def _check_names(schema: Schema) -> None:
+    # llguidance notices only while it generates: "too many expressions constructed" (measured).
+    required, properties = schema.get("required"), schema.get("properties")
+    names = [*required] if isinstance(required, list) else []
+    names += properties if isinstance(properties, dict) else []
+    longest = max((len(json.dumps(n)) for n in names if isinstance(n, str)), default=0)
+    if longest > _LONGEST_NAME:
+        raise GrammarError(
+            f"a property name of {longest:,} characters cannot be enforced; at most "
+            f"{_LONGEST_NAME:,}, written as JSON"
+        )
 
 
 def _with_all(schema: Schema, more: list[Any]) -> Schema:

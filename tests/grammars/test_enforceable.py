@@ -249,6 +249,17 @@ def test_a_name_spelled_with_escapes_gets_no_other_value(keywords: Any) -> None:
     assert taker.takes({"b\n": "x"})
 
 
+@pytest.mark.parametrize("keyword", ["properties", "required"])
+def test_a_name_that_is_too_long_is_refused_before_generating(keyword: str) -> None:
+    def schema(name: str) -> Any:
+        return {"type": "object", keyword: {name: True} if keyword == "properties" else [name]}
+
+    assert Taker(LlamaGrammar.from_json_schema(schema("a" * 65_000))).takes({"a" * 65_000: 1})
+    for name in ("a" * 200_000, "\u20ac" * 40_000):
+        with pytest.raises(GrammarError, match=r"at most 65,536"):
+            LlamaGrammar.from_json_schema(schema(name)).compiled()
+
+
 def test_white_space_is_bounded() -> None:
     taker = Taker(LlamaGrammar.from_json_schema({"type": "array", "items": {"const": 1}}))
     assert taker.takes_text("[\n" + 32 * " " + "1, 1\n]")
