@@ -62,7 +62,7 @@ def enforceable(schema: Any) -> Any:
     return {"x-guidance": options, **written}
 
 
-_LONGEST_NAME = 65_536
+_LONGEST_NAME = 4096
 
 
 class _Writer:
@@ -387,7 +387,7 @@ def _containing(
 
 
 def _check_names(schema: Schema) -> None:
-    # llguidance notices only while it generates: "too many expressions constructed" (measured).
+    # llguidance drops optional names of 10,000 characters, and fails at 200,000 while it generates.
     required, properties = schema.get("required"), schema.get("properties")
     names = [*required] if isinstance(required, list) else []
     names += properties if isinstance(properties, dict) else []

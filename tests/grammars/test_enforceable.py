@@ -254,9 +254,9 @@ def test_a_name_that_is_too_long_is_refused_before_generating(keyword: str) -> N
     def schema(name: str) -> Any:
         return {"type": "object", keyword: {name: True} if keyword == "properties" else [name]}
 
-    assert Taker(LlamaGrammar.from_json_schema(schema("a" * 65_000))).takes({"a" * 65_000: 1})
+    assert Taker(LlamaGrammar.from_json_schema(schema("a" * 4000))).takes({"a" * 4000: 1})
     for name in ("a" * 200_000, "\u20ac" * 40_000):
-        with pytest.raises(GrammarError, match=r"at most 65,536"):
+        with pytest.raises(GrammarError, match=r"at most 4,096"):
             LlamaGrammar.from_json_schema(schema(name)).compiled()
 
 
