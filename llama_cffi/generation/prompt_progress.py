@@ -47,7 +47,7 @@ class PromptReport:
         return self._n_processed == self._n_total
 
     def __call__(self, n_processed: int) -> None:
-        """Report that *n_processed* tokens are in the KV cache, unless it is no news."""
+        """Report that *n_processed* tokens are in the KV cache, unless it was reported."""
         n = min(n_processed, self._n_total)
         if n > self._n_processed:  # fewer after a preemption
             self._n_processed = n

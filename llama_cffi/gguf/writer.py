@@ -158,7 +158,7 @@ def _entry(key: str, value: MetadataValue, summary: GgufSummary) -> bytes:
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise ValidationError(f"{key}={value!r} must be a number, a str or a list of these")
     if key in summary.values:
-        raise ValidationError(f"{key} is no array in the file; give a single value")
+        raise ValidationError(f"{key} is not an array in the file; give a single value")
     if key in summary.arrays:
         kind = summary.arrays[key].kind
     elif not value:

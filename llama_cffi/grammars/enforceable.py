@@ -71,7 +71,7 @@ class _Writer:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.has_open_objects = False
         self._schemas = Schemas(root)
-        # Before 2020-12, `prefixItems` is no keyword.
+        # Before 2020-12, `prefixItems` is not a keyword.
         draft = str(root.get("$schema", ""))
         self._has_prefix_items = not any(d in draft for d in ("draft-0", "2019-09"))
 

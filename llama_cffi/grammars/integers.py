@@ -46,7 +46,7 @@ def written(schema: Schema, rules: list[str]) -> str:
         rules: The rules that the expression refers to are appended.
 
     Raises:
-        GrammarError: A constant that is no float of 64 bits stands within such keywords.
+        GrammarError: A constant that is not a 64-bit float stands within such keywords.
     """
     if not has_large_integers({k: v for k, v in schema.items() if k not in _ANNOTATIONS}):
         return f"%json {json.dumps(schema, ensure_ascii=False)}"

@@ -152,5 +152,5 @@ def check_adapters(adapters: Mapping[str, float]) -> dict[str, float]:
 
 
 def _lora_key(adapters: Mapping[str, float]) -> frozenset[tuple[str, float]] | None:
-    """Return the key of requests that may share a batch; a scale of 0 is no adapter."""
+    """Return the key of requests that may share a batch; a scale of 0 counts as none."""
     return frozenset((path, s) for path, s in check_adapters(adapters).items() if s) or None

@@ -290,7 +290,7 @@ def _end(scanner: Scanner, ends: Sequence[str]) -> Parser[str | None]:
     if "```" not in ends and (yield from scanner.literal("```")):
         yield from scanner.space()
     found = yield from scanner.literal(*ends)
-    # Brackets too many at the end of the answer are no content.
+    # Surplus brackets at the end of the answer are not content.
     return found if found or (yield from scanner.available(1)) else ""
 
 

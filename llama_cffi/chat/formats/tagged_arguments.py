@@ -63,7 +63,7 @@ class TaggedArgumentsFormat(MarkedFormat):
       before the end of the call, or before the next call.
     - A line break next to a missing tag is not part of the value.
 
-    What is no parameter is skipped up to the next tag.
+    What is not a parameter is skipped up to the next tag.
 
     Args:
         name: Name of the format.
@@ -437,7 +437,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         return tuple(dict.fromkeys(tag for tag in (self.value[1], named) if tag not in self._ends))
 
     def _skip(self, scanner: Scanner) -> Parser[bool]:
-        """Skip what is no parameter if another tag of this call follows; return whether it does."""
+        """Skip what is not a parameter if another tag of this call follows; return whether it does."""
         length = yield from scanner.peek(self._broken_length(scanner))
         scanner.take(length or 0)
         return length is not None
