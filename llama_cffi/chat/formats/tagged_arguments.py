@@ -437,7 +437,7 @@ class TaggedArgumentsFormat(MarkedFormat):
         return tuple(dict.fromkeys(tag for tag in (self.value[1], named) if tag not in self._ends))
 
     def _skip(self, scanner: Scanner) -> Parser[bool]:
-        """Skip what is not a parameter if another tag of this call follows; return whether it does."""
+        """Skip what is not a parameter if another tag of this call follows, and return that."""
         length = yield from scanner.peek(self._broken_length(scanner))
         scanner.take(length or 0)
         return length is not None
