@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
@@ -25,10 +24,6 @@ examples:
   git diff | llama-cffi generate -m model.gguf "Review this change:"
 """
 
-_DEMO = (
-    "This is the included demo model, {:.0f} MB: sums and small talk only. For a real one:\n"
-    "  llama-cffi generate -m hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 ...   (640 MB; more in docs/models.md)"
-)
 _STDIN_S = 3.0
 _CONTEXT_ADVICE = "Shorten the prompt, or give a larger context with -c N (0: the model's)."
 
@@ -225,11 +220,7 @@ def _read_beside() -> str:
 
 def _model_path(spec: str | None) -> Any:
     if spec is None:
-        from .. import demo
-
-        if output.is_terminal(sys.stderr):
-            print(_DEMO.format(os.path.getsize(demo.model_path()) / 1e6), file=sys.stderr)
-        return demo.model_path()
+        return output.demo_path("generate")
     from ..hub import resolve_model
 
     return resolve_model(spec)

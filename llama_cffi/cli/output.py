@@ -1,4 +1,4 @@
-"""Output of the commands: UTF-8 text, JSON, broken pipes."""
+"""Output of the commands: UTF-8 text, JSON, broken pipes, what is told of the demo model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["is_terminal", "print_json", "printable", "say", "silence_stdout", "use_utf8"]
+__all__ = [
+    "demo_path",
+    "is_terminal",
+    "print_json",
+    "printable",
+    "say",
+    "silence_stdout",
+    "use_utf8",
+]
 
 # All control characters but tab and newline: a terminal may interpret them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # A list of numbers, to be put on one line. JSON strings contain no newlines, so none matches.
 _NUMBERS = re.compile(r"(?<=\[)\n[\d\s,.+e-]+\n\s*(?=\])")
+
+_DEMO = (
+    "This is the included demo model, {:.0f} MB: sums and small talk only. For a real one:\n"
+    "  llama-cffi {} -m hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 ...   (640 MB; more in docs/models.md)"
+)
 
 
 def use_utf8(stream: TextIO) -> None:
@@ -34,6 +48,16 @@ def use_utf8(stream: TextIO) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person reads *stream*: a terminal, not a file or pipe."""
     return stream is not None and stream.isatty()
+
+
+def demo_path(command: str) -> Path:
+    """Return the file of the demo model; a person is told how to give *command* a real one."""
+    from .. import demo
+
+    path = demo.model_path()
+    if is_terminal(sys.stderr):
+        print(_DEMO.format(path.stat().st_size / 1e6, command), file=sys.stderr)
+    return path
 
 
 def say(text: str) -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
+from . import output
 
 if TYPE_CHECKING:
     from ..server.api_keys import ApiKey
@@ -320,9 +321,7 @@ def _models(args: argparse.Namespace) -> list[str]:
     """Return the files to serve, besides those of a folder and of presets."""
     if args.model or args.models_dir is not None or args.models_preset is not None:
         return args.model or []
-    from .. import demo
-
-    return [str(demo.model_path())]
+    return [str(output.demo_path("serve"))]
 
 
 def _keys(args: argparse.Namespace) -> list[str | ApiKey]:

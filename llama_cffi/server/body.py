@@ -56,7 +56,8 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind and kind != b"application/json" and not kind.endswith(b"+json"):
         shown = kind.decode("latin-1")
-        raise invalid(None, f"the content type must be application/json, got {shown!r}", 415)
+        message = f"the content type must be application/json, got {shown!r} (curl: --json)"
+        raise invalid(None, message, 415)
     try:
         return await asyncio.wait_for(_body(receive, settings), settings.body_timeout_s)
     except asyncio.TimeoutError:
