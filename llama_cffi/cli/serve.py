@@ -146,6 +146,10 @@ def add_parser(commands: Any) -> None:
         "--slots", action=argparse.BooleanOptionalAction, default=False,
         help="serve /slots: what runs, without prompts (default: off)",
     )  # fmt: skip
+    listening.add_argument(
+        "--slot-save-path", metavar="DIR",
+        help="a folder in which clients may save the prompts of slots, to restore them later",
+    )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
@@ -274,6 +278,7 @@ def _run(args: argparse.Namespace) -> int:
             ssl_key_file=args.ssl_key_file,
             ssl_cert_file=args.ssl_cert_file,
             slots=args.slots,
+            slot_save_path=args.slot_save_path,
         ) as server,
         _terminable(),
     ):

@@ -17,11 +17,13 @@ from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted
 from ..generation.prompt_progress import PromptReport
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
+from .adapter_ids import AdapterIds
 from .metrics import Metrics, StepStats
 from .model_runner import ModelRunner
 from .prompt_store import PromptStore
 from .request import Request, RequestState
 from .request_handle import RequestHandle
+from .saved_prompts import SavedPrompts
 from .scheduler import Scheduler, SchedulerOutput, TokenResult
 from .speculative import Speculator
 
@@ -49,6 +51,7 @@ class EngineCore:
         handles: The handles of all requests that have not ended.
         metrics: Counts and latencies.
         timeline: The last 10,000 steps.
+        saved_prompts: Saves, restores and erases single sequences.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class EngineCore:
         self._lora_key: Hashable = None
         self._speculator = self._opened = speculator
         self._store, self._failed = store, False
+        ids = AdapterIds() if store is None else store.adapter_ids
+        self.saved_prompts = SavedPrompts(context, self.cache, scheduler.n_ctx, ids, self._adapters)
 
     def load_adapters(self, paths: Iterable[str]) -> None:
         """Load LoRA adapters, from any thread.

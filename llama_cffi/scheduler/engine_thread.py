@@ -7,7 +7,8 @@ import logging
 import threading
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ..context_managers import contextmanager
 from ..errors import ClosedError, EngineDeadError, ValidationError
@@ -17,6 +18,8 @@ from .request_handle import RequestHandle
 from .request_queue import RequestQueue
 
 __all__ = ["EngineThread"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _EXIT_S = 10.0  # at exit, a longer callback is not waited for
@@ -144,6 +147,21 @@ class EngineThread:
         """End a request; see `RequestHandle.cancel`."""
         self.queue.cancel(handle, reason)
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Return the result of a function that the engine's thread calls between two steps.
+
+        Raises:
+            ValidationError: Called in the engine's own thread.
+            ClosedError: The engine is closed.
+            EngineDeadError: It has stopped on an error.
+        """
+        self.check_may_wait()
+        self.check_open()
+        future = self.queue.call(function)
+        while future is None:  # it was closed just now
+            self.check_open()
+        return future.result()
+
     def check_may_wait(self) -> None:
         """Refuse the thread that runs the core now, such as in a callback.
 
@@ -228,6 +246,7 @@ class EngineThread:
                 core.abort(request, CLOSE)
         if updates.clear_cache:
             core.cache.clear(stored=True)
+        self.queue.run_calls()
         self.queue.notify()
 
     def _die(self, error: BaseException) -> None:
@@ -237,6 +256,7 @@ class EngineThread:
         self.queue.close()
         with self.queue.take() as updates:
             self.core.fail_all(updates.submitted, self._dead_error)
+        self.queue.run_calls(self._dead_error())
         self.queue.notify()
 
     def _dead_error(self) -> EngineDeadError:

@@ -25,13 +25,21 @@ from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.request_scope import RequestScope, current_scope
 from ..generation.sequence import Step
-from ..validation import check_float, check_int, check_type, checked_arguments, not_picklable
+from ..validation import (
+    as_path,
+    check_float,
+    check_int,
+    check_type,
+    checked_arguments,
+    not_picklable,
+)
 from .engine_core import EngineCore
 from .engine_thread import EngineThread
 from .input_processor import check_adapters, check_options, make_handle
 from .kv_cache import KVCache
 from .metrics import EngineStats, StepStats
 from .named_requests import NamedRequests
+from .prompt_files import read_prompt_file, write_prompt_file
 from .prompt_store import PromptCacheOptions, open_prompt_store
 from .renamed import renamed_arguments
 from .request import Request
@@ -698,6 +706,71 @@ class InferenceEngine:
         What is on disk, in `cache_dir`, remains.
         """
         self._queue.clear_cache()
+
+    def save_prompt(self, seq_id: int, path: str | os.PathLike[str]) -> int:
+        """Write what a sequence holds to a file; return the number of tokens.
+
+        Prompts with images or audio cannot be saved.
+
+        Args:
+            seq_id: The sequence; that of a request is its `request.last_seq_id`.
+            path: The file; replaced if it exists.
+
+        Raises:
+            OSError: It cannot be written.
+            LlamaError: llama.cpp does not save the sequence.
+            ValidationError: The sequence is in use, empty, or does not exist; or this was called
+                in the engine's own thread, such as in a callback.
+            ClosedError: The engine is closed.
+        """
+        seq_id, path = self._check_seq_id(seq_id), as_path("path", path)
+        save = partial(self._core.saved_prompts.save, seq_id, path.name)
+        file, key, state = self._thread.call(save)
+        write_prompt_file(path, file, key, state)
+        return len(file.tokens)
+
+    def restore_prompt(self, seq_id: int, path: str | os.PathLike[str]) -> int:
+        """Replace what a sequence holds by a file of `save_prompt`; return the number of tokens.
+
+        Later prompts that begin like it compute only the rest. Load only files that you made: the
+        checksum detects damage but not forgery.
+
+        Args:
+            seq_id: The sequence, any that is not in use.
+            path: The file.
+
+        Raises:
+            OSError: It cannot be read.
+            ContextOverflowError: It has more tokens than `n_ctx`.
+            LlamaError: llama.cpp does not load it; the sequence is empty then.
+            ValidationError: The file is damaged, or was saved with another model, build, type of
+                cache, context size or number of sequences, or with a LoRA adapter that is not
+                loaded; or as for `save_prompt`.
+            ClosedError: The engine is closed.
+        """
+        seq_id, path = self._check_seq_id(seq_id), as_path("path", path)
+        self._thread.check_open()
+        file, key, state = read_prompt_file(path)
+        self._thread.call(partial(self._core.saved_prompts.restore, seq_id, file, key, state))
+        return len(file.tokens)
+
+    def erase_prompt(self, seq_id: int) -> int:
+        """Forget what a sequence holds, also in RAM; return the number of tokens.
+
+        Other sequences that hold the same prompt, and what is on disk, in `cache_dir`, remain.
+
+        Args:
+            seq_id: The sequence.
+
+        Raises:
+            ValidationError: It is in use or does not exist; or as for `save_prompt`.
+            ClosedError: The engine is closed.
+        """
+        seq_id = self._check_seq_id(seq_id)
+        return self._thread.call(partial(self._core.saved_prompts.erase, seq_id))
+
+    def _check_seq_id(self, seq_id: int) -> int:
+        return check_int("seq_id", seq_id, 0, self.cache.n_seqs - 1)
 
     def cancel(self, handle: RequestHandle | str) -> None:
         """End a request; see `RequestHandle.cancel`.

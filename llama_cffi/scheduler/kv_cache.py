@@ -7,11 +7,11 @@ prefix is found by the hashes of its blocks and then compared token by token.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ..errors import ValidationError
+from ..errors import KvCacheFullError, ValidationError
 from ..generation.prompt import Prompt, common_prefix_length
 from ..validation import not_picklable
 from .renamed import renamed_arguments
@@ -245,6 +245,53 @@ class KVCache:
         """Record that C lost a sequence: its tokens must be decoded again."""
         self._drop(self._sequences[seq_id])
 
+    def idle(self, seq_id: int) -> tuple[Prompt, Hashable]:
+        """Return the tokens of a sequence that is not in use, and its LoRA key.
+
+        Raises:
+            ValidationError: It is in use.
+        """
+        sequence = self._idle(seq_id)
+        return sequence.tokens, sequence.lora_key
+
+    def replace(
+        self, seq_id: int, tokens: Sequence[int], lora_key: Hashable, load: Callable[[int], object]
+    ) -> None:
+        """Replace a sequence that is not in use by a saved one.
+
+        Args:
+            seq_id: The sequence.
+            tokens: The tokens of the saved one.
+            lora_key: See `Request`.
+            load: Loads them into the sequence, which is empty then; if it raises, it stays empty.
+
+        Raises:
+            KvCacheFullError: There are too few blocks; nothing has changed.
+            ValidationError: The sequence is in use.
+        """
+        sequence, n = self._idle(seq_id), len(tokens)
+        if not self._fits(n, self._blocks(n)):
+            raise KvCacheFullError(
+                f"running requests leave too few free cells for the {n} tokens of the saved "
+                "prompt; try again when some have ended"
+            )
+        self._load(sequence, tokens, lora_key, n, load)
+        self._index_blocks(sequence)
+        self.release(seq_id)
+
+    def erase(self, seq_id: int) -> int:
+        """Drop a sequence that is not in use, also from the RAM of the store; return its length.
+
+        Raises:
+            ValidationError: It is in use.
+        """
+        sequence = self._idle(seq_id)
+        n = len(sequence.tokens)
+        if self._store is not None:
+            self._store.discard(sequence.tokens, sequence.lora_key)
+        self._drop(sequence)
+        return n
+
     def clear(self, *, stored: bool = False) -> None:
         """Drop every sequence that is not in use; with *stored* also what the store has in RAM."""
         if stored and self._store is not None:
@@ -405,19 +452,56 @@ class KVCache:
         state = store.read(stored)  # before an evicted sequence takes its place in the store
         if state is None:
             return None
-        target = self._target(None, 0)
+        target, read = self._target(None, 0), state
+
+        def load(seq_id: int) -> bool:
+            return store.restore(stored, read, seq_id)
+
+        if not self._load(target, stored.tokens, lora_key, most, load):
+            return None
+        self._truncate(target, stored.n)
+        return self._allocated(target, tokens, lora_key, stored.n)
+
+    def _load(
+        self,
+        target: _Sequence,
+        tokens: Sequence[int],
+        lora_key: Hashable,
+        n_tokens: int,
+        load: Callable[[int], object],
+    ) -> bool:
+        """Put a sequence to use that *load* fills; return False if that does.
+
+        Args:
+            target: The sequence; evicted first.
+            tokens: What it holds then.
+            lora_key: See `Request`.
+            n_tokens: How many to allocate.
+            load: Returns False, or raises, when it fails.
+        """
         if target.tokens:
             self._evict(target)
         self._use(target, True)
-        self._allocate(target, most)
-        if not store.restore(stored, state, target.seq_id):
-            self._drop(target)
-            self._use(target, False)
-            return None
-        target.lora_key = lora_key
-        target.tokens = Prompt(stored.tokens)
-        self._truncate(target, stored.n)
-        return self._allocated(target, tokens, lora_key, stored.n)
+        self._allocate(target, n_tokens)
+        is_loaded = False
+        try:
+            is_loaded = load(target.seq_id) is not False
+        finally:
+            if not is_loaded:
+                self._drop(target)
+                self._use(target, False)
+        if is_loaded:
+            target.lora_key = lora_key
+            target.tokens = Prompt(tokens)
+        return is_loaded
+
+    def _idle(self, seq_id: int) -> _Sequence:
+        sequence = self._sequences[seq_id]
+        if sequence.busy:
+            raise ValidationError(
+                f"sequence {seq_id} is in use by a request; try again when it has ended"
+            )
+        return sequence
 
     def _is_stored(self, sequence: _Sequence, n_known: int = 0) -> bool:
         """Whether all but a few tokens of a sequence can be had again without computing them."""

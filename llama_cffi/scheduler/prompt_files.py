@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..binding.loading.cache_files import refuse_writable_by_others
+from ..errors import ValidationError
 from ..validation import not_picklable
 
-__all__ = ["PromptFile", "PromptFiles"]
+__all__ = ["PromptFile", "PromptFiles", "read_prompt_file", "write_prompt_file"]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 
@@ -154,9 +155,7 @@ class PromptFiles:
             refuse_writable_by_others(self._folder)
             if self._header(path) != file:
                 return None
-            with path.open("rb") as stream:
-                stream.seek(-file.n_bytes, os.SEEK_END)
-                state = stream.read()
+            state = _read_state(path, file)
             os.utime(path)
         except OSError as e:
             _log.debug("a stored prompt was not read: %s", e)
@@ -188,19 +187,9 @@ class PromptFiles:
                 self._pending.pop(file.name, None)
 
     def _save(self, file: PromptFile, state: bytes) -> None:
-        text = json.dumps({**file._asdict(), "key": self._key}, separators=(",", ":")).encode()
-        prefix = _PREFIX.pack(_MAGIC, _VERSION, zlib.crc32(text), len(text))
-        self._make_space(len(prefix) + len(text) + len(state))
-        descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, dir=self._folder)
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(prefix + text)
-                stream.write(state)
-            os.replace(unfinished, self._folder / file.name)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)
-            raise
+        head = _head(file, self._key)
+        self._make_space(len(head) + len(state))
+        _write_whole(self._folder / file.name, head, state)
 
     def _make_space(self, n_bytes: int) -> None:
         """Remove the least recently used files until this many bytes fit."""
@@ -226,29 +215,86 @@ class PromptFiles:
 
     def _header(self, path: Path) -> PromptFile | None:
         """Return the header of a file; None: it is not a complete file of this cache."""
-        with path.open("rb") as stream:
-            n_file = os.fstat(stream.fileno()).st_size
-            prefix = stream.read(_PREFIX.size)
-            if len(prefix) < _PREFIX.size:
-                return None
-            magic, version, crc, n_header = _PREFIX.unpack(prefix)
-            if (magic, version) != (_MAGIC, _VERSION) or n_header > n_file:
-                return None
-            text = stream.read(n_header)
-        if zlib.crc32(text) != crc:
-            return None
-        try:
-            header: Any = json.loads(text)
-            key = header.pop("key")
-            file = PromptFile(**header)
-            if not all(type(n) is int for n in (*file.tokens, file.first_cut, file.n_bytes)):
-                return None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        sizes_fit = _PREFIX.size + n_header + file.n_bytes == n_file
-        return file if sizes_fit and (key, file.name) == (self._key, path.name) else None
+        found = _read_header(path)
+        return found[0] if found and (found[0].name, found[1]) == (path.name, self._key) else None
 
     def _fail(self, error: OSError) -> None:
         if not self._failed:
             self._failed = True
             _log.warning("prompts are no longer written to %s: %s", self._root, error)
+
+
+def write_prompt_file(path: Path, file: PromptFile, key: str, state: bytes) -> None:
+    """Write one file, which is complete or absent.
+
+    Args:
+        path: The file; replaced if it exists.
+        file: The header.
+        key: See `PromptFiles`.
+        state: From `Context.save_state`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _write_whole(path, _head(file, key), state)
+
+
+def read_prompt_file(path: Path) -> tuple[PromptFile, str, bytes]:
+    """Return header, key and state of one file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValidationError: It is damaged, or something else.
+    """
+    found = _read_header(path)
+    if found is None:
+        raise ValidationError(f"{path.name} is damaged, or not a file with a saved prompt")
+    return *found, _read_state(path, found[0])
+
+
+def _head(file: PromptFile, key: str) -> bytes:
+    text = json.dumps({**file._asdict(), "key": key}, separators=(",", ":")).encode()
+    return _PREFIX.pack(_MAGIC, _VERSION, zlib.crc32(text), len(text)) + text
+
+
+def _write_whole(path: Path, head: bytes, state: bytes) -> None:
+    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(head)
+            stream.write(state)
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise
+
+
+def _read_header(path: Path) -> tuple[PromptFile, str] | None:
+    """Return the header of a file and its key; None: it is not a complete file."""
+    with path.open("rb") as stream:
+        n_file = os.fstat(stream.fileno()).st_size
+        prefix = stream.read(_PREFIX.size)
+        if len(prefix) < _PREFIX.size:
+            return None
+        magic, version, crc, n_header = _PREFIX.unpack(prefix)
+        if (magic, version) != (_MAGIC, _VERSION) or n_header > n_file:
+            return None
+        text = stream.read(n_header)
+    if zlib.crc32(text) != crc:
+        return None
+    try:
+        header: Any = json.loads(text)
+        key = header.pop("key")
+        file = PromptFile(**header)
+        if not all(type(n) is int for n in (*file.tokens, file.first_cut, file.n_bytes)):
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return (file, key) if _PREFIX.size + n_header + file.n_bytes == n_file else None
+
+
+def _read_state(path: Path, file: PromptFile) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(-file.n_bytes, os.SEEK_END)
+        return stream.read()

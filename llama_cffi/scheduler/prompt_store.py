@@ -5,22 +5,28 @@ A prefix is found by the hashes of its blocks, as in `KVCache`, and then compare
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..binding import Context
 from ..binding.context.memory_estimate import memory_bytes
 from ..errors import LlamaError, ValidationError
 from ..generation.prompt import Prompt, common_prefix_length
 from ..validation import as_path, check_int, not_picklable
+from .adapter_ids import AdapterIds
 from .prompt_files import PromptFile, PromptFiles
 
-__all__ = ["PromptCacheOptions", "PromptStore", "StoredPrefix", "open_prompt_store"]
+__all__ = [
+    "PromptCacheOptions",
+    "PromptStore",
+    "StoredPrefix",
+    "open_prompt_store",
+    "sequence_state",
+]
 
 _log = logging.getLogger("llama_cffi.scheduler")
 _BLOCK = 32
@@ -89,18 +95,19 @@ class PromptStore:
     Attributes:
         n_bytes: Bytes of the states in RAM.
         n_restored_tokens: Prompt tokens restored so far.
+        adapter_ids: Identifies LoRA adapters in another process, too.
     """
 
     def __init__(
         self, context: Context, max_ram_bytes: int, files: PromptFiles | None = None
     ) -> None:
         self.n_bytes = self.n_restored_tokens = 0
+        self.adapter_ids = AdapterIds()
         self._context, self._max_ram_bytes, self._files = context, max_ram_bytes, files
         # In order of use.
         self._entries: dict[_Entry, None] = {}
         self._in_ram: dict[_Entry, None] = {}
         self._index: dict[int, dict[_Entry, None]] = {}
-        self._adapter_files: dict[str, list[object]] = {}
         self._reading: tuple[_Entry, Future[bytes | None]] | None = None
         self._keeps_states, self._window = context.model.keeps_states, context.memory.window
         for file in [] if files is None else files.scan():
@@ -136,7 +143,7 @@ class PromptStore:
             lora_key: See `Request`.
             n_min: The least length of the prefix.
         """
-        lora = self._lora(lora_key)
+        lora = self.adapter_ids.of(lora_key)
         if lora is None or not self._entries:
             return None
         most = len(tokens) - 1
@@ -154,7 +161,7 @@ class PromptStore:
 
     def n_common(self, tokens: Sequence[int], lora_key: Hashable) -> int:
         """Return how many tokens a prompt shares with any stored one, usable or not."""
-        levels = [*self._levels(tokens, self._lora(lora_key) or "")]
+        levels = [*self._levels(tokens, self.adapter_ids.of(lora_key) or "")]
         lengths = [common_prefix_length(e.tokens, tokens) for found in levels[-1:] for e in found]
         return max(lengths, default=0)
 
@@ -207,16 +214,14 @@ class PromptStore:
             wait: See `PromptFiles.write`.
         """
         context, memory = self._context, self._context.memory
-        lora = None if tokens.media else self._lora(lora_key)
-        if lora is None or context.updates(seq_id):
-            return
-        if memory.seq_pos_max(seq_id) != len(tokens) - 1:  # a failed step left more or less
+        lora = self.adapter_ids.of(lora_key)
+        if lora is None or tokens.media or context.updates(seq_id):
             return
         most = max(self._max_ram_bytes, 0 if self._files is None else self._files.max_bytes)
         if context.state_bytes(seq_id) > most:
             return
         try:
-            state = context.save_state(tokens, seq_id=seq_id)
+            state = sequence_state(context, seq_id, tokens)
         except LlamaError as e:
             _log.debug("a prompt of %d tokens is not stored: %s", len(tokens), e)
             return
@@ -232,6 +237,13 @@ class PromptStore:
         self._keep(entry, state)
         if entry.state is None and entry.file is None:
             self._forget(entry)
+
+    def discard(self, tokens: Sequence[int], lora_key: Hashable) -> None:
+        """Forget the states in RAM of what a prompt begins with; those on disk remain."""
+        for found in [*self._levels(tokens, self.adapter_ids.of(lora_key) or "")]:
+            for entry in [*found]:
+                if entry in self._in_ram and entry.tokens == [*tokens[: len(entry.tokens)]]:
+                    self._release(entry)
 
     def clear(self) -> None:
         """Forget the states in RAM; those on disk remain."""
@@ -308,26 +320,29 @@ class PromptStore:
                 self._index.pop(key, None)
         entry.hashes.clear()
 
-    def _lora(self, lora_key: Hashable) -> str | None:
-        """Return what identifies adapters in another process too; None: a file is missing."""
-        adapters: Any = lora_key or ()
-        facts = []
-        for path, scale in sorted(adapters):
-            if path not in self._adapter_files:  # later changes do not reach a loaded adapter
-                try:
-                    status = os.stat(path)
-                except OSError:
-                    return None
-                self._adapter_files[path] = [
-                    os.path.realpath(path), status.st_size, status.st_mtime_ns,
-                ]  # fmt: skip
-            facts.append([*self._adapter_files[path], scale])
-        return json.dumps(facts) if facts else ""
-
 
 def _entry(prefix: StoredPrefix) -> _Entry:
     assert isinstance(prefix.entry, _Entry)
     return prefix.entry
+
+
+def sequence_state(context: Context, seq_id: int, tokens: Prompt) -> bytes:
+    """Return the state of a sequence.
+
+    Args:
+        context: The context.
+        seq_id: The sequence.
+        tokens: All tokens of it.
+
+    Raises:
+        LlamaError: It has media, or C holds other tokens than these, or does not save it.
+    """
+    if tokens.media:
+        raise ValidationError("a prompt with images or audio cannot be saved")
+    n = context.memory.seq_pos_max(seq_id) + 1
+    if n != len(tokens):  # a failed step left more or less
+        raise ValidationError(f"sequence {seq_id} has {n} tokens in C instead of {len(tokens)}")
+    return context.save_state(tokens, seq_id=seq_id)
 
 
 def open_prompt_store(context: Context, options: PromptCacheOptions) -> PromptStore | None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..context_managers import contextmanager
 from ..errors import QueueFullError
 from .request_handle import RequestHandle
 
 __all__ = ["PendingUpdates", "RequestQueue"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,6 +48,7 @@ class RequestQueue:
         # Reentrant: a signal handler may cancel a request that its own thread is submitting.
         self._changed = threading.Condition(threading.RLock())
         self._pending = PendingUpdates()
+        self._calls: deque[Callable[[BaseException | None], None]] = deque()
         self.closed = self.paused = False
 
     @property
@@ -57,14 +63,14 @@ class RequestQueue:
 
     @property
     def has_updates(self) -> bool:
-        """Whether `take` has anything to yield."""
+        """Whether there is anything to apply before the next step."""
         return self.has_requests or self._pending.clear_cache
 
     @property
     def has_requests(self) -> bool:
-        """Whether any request was submitted or cancelled."""
+        """Whether any request was submitted or cancelled, or a thread waits for a call."""
         pending = self._pending
-        return bool(pending.submitted or pending.cancelled or pending.cancel_all)
+        return bool(pending.submitted or pending.cancelled or pending.cancel_all or self._calls)
 
     def submit(self, handle: RequestHandle, n_over_limit: Callable[[], int], wait: bool) -> bool:
         """Add a request.
@@ -108,6 +114,27 @@ class RequestQueue:
         with self._changed:
             self._pending.clear_cache = True
 
+    def call(self, function: Callable[[], T]) -> Future[T] | None:
+        """Request a call in the engine's thread, between two steps; None: the queue is closed."""
+        future: Future[T] = Future()
+
+        def run(refusal: BaseException | None) -> None:
+            try:
+                if refusal is not None:
+                    raise refusal
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+
+        with self._changed:
+            if self.closed:
+                return None
+            self._calls.append(run)
+            self._changed.notify_all()
+        return future
+
     def pause(self, paused: bool) -> None:
         """Let requests wait, or run again; ignored once the queue is closed."""
         with self._changed:
@@ -145,6 +172,11 @@ class RequestQueue:
         with self._changed:
             pending, self._pending = self._pending, PendingUpdates()
             yield pending
+
+    def run_calls(self, refusal: BaseException | None = None) -> None:
+        """Run what `call` was given, or let it raise *refusal*."""
+        while self._calls:
+            self._calls.popleft()(refusal)
 
     def notify(self) -> None:
         """Wake the threads that wait in `submit`."""

@@ -298,6 +298,7 @@ class Endpoint:
         is_public: Whether it is answered without a key, and while the server drains.
         needs_model: Whether the model that the body names is loaded first, and kept meanwhile;
             without a body, a handler calls `Call.hold_model` itself.
+        may_be_empty: Whether a body without a byte counts as an object without fields.
 
     Attributes:
         protocol: The form of errors and streams.
@@ -312,7 +313,9 @@ class Endpoint:
         list_field: str | None = None,
         is_public: bool = False,
         needs_model: bool = True,
+        may_be_empty: bool = False,
     ) -> None:
+        self._may_be_empty = may_be_empty
         self._handler, self.protocol, self._list_field = handler, protocol, list_field
         self._reads_body, self._is_public = reads_body, is_public
         self._needs_model = needs_model and reads_body
@@ -355,7 +358,8 @@ class Endpoint:
                     raise stopping()
             if self._reads_body:
                 body = await self._body(call, receive)
-                call.body = parse_json(body, state.settings, self._list_field)
+                if body or not self._may_be_empty:
+                    call.body = parse_json(body, state.settings, self._list_field)
             call.schedule()
             return True
         except ApiError as error:

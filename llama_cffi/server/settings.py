@@ -48,6 +48,7 @@ class ServerOptions(TypedDict, total=False):
     ssl_key_file: str | os.PathLike[str] | None
     ssl_cert_file: str | os.PathLike[str] | None
     slots: bool
+    slot_save_path: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Settings:
         ssl_key_file: The private key, PEM; with *ssl_cert_file* the server speaks HTTPS.
         ssl_cert_file: The certificate and those that it is signed by, PEM.
         slots: Whether `/slots` is there.
+        slot_save_path: A folder in which clients save the prompts of slots; None: they cannot.
 
     Raises:
         ValidationError: A value is out of range.
@@ -125,6 +127,7 @@ class Settings:
     ssl_key_file: str | os.PathLike[str] | None = None
     ssl_cert_file: str | os.PathLike[str] | None = None
     slots: bool = False
+    slot_save_path: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "api_keys", as_keys(as_list("api_keys", self.api_keys)))
@@ -140,6 +143,11 @@ class Settings:
         for name in ("models_dir", "models_preset"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_path(name, path))
+        if self.slot_save_path is not None:
+            folder = as_path("slot_save_path", self.slot_save_path)
+            if not folder.is_dir():
+                raise ValidationError(f"slot_save_path={str(folder)!r} is not a folder; make it")
+            object.__setattr__(self, "slot_save_path", folder)
         check_int("models_max", self.models_max, 0)
         check_int("models_memory", self.models_memory, 0, 2**62)
         if self.sleep_idle_s is not None:

@@ -1,20 +1,35 @@
-"""GET /slots: what the sequences of the KV cache are doing."""
+"""Slots, the sequences of the KV cache: GET /slots lists, POST /slots/{id} saves and restores."""
 
 from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
 
 from starlette.routing import BaseRoute, Route
 
 from ...scheduler import InferenceEngine, Request
+from ..body import STRING, take
 from ..call import Answer, Call, Endpoint, Json
-from ..errors import ApiError, not_supported
+from ..errors import ApiError, invalid, not_supported
 from ..models import ServedModel
 
 __all__ = ["routes"]
 
+_Action: TypeAlias = Callable[[InferenceEngine, int, Call], dict[str, object]]
+_MAX_NAME_BYTES = 200
+_NOT_IN_NAMES = frozenset('/\\<>:"|?*')
+
 
 def routes() -> list[BaseRoute]:
     """Return the routes of this module."""
-    return [Route("/slots", Endpoint(_list, reads_body=False), methods=["GET"])]
+    action = Endpoint(_act, needs_model=False, may_be_empty=True)
+    return [
+        Route("/slots", Endpoint(_list, reads_body=False), methods=["GET"]),
+        Route("/slots/{id}", action, methods=["POST"]),
+    ]
 
 
 async def _list(call: Call) -> Answer:
@@ -55,3 +70,80 @@ def _task(request: Request | None) -> dict[str, object]:
         "n_prompt_tokens_processed": min(request.num_computed_tokens, len(request.prompt)),
         "next_token": {"has_next_token": n_remain > 0, "n_decoded": n, "n_remain": n_remain},
     }
+
+
+async def _act(call: Call) -> Answer:
+    """Save, restore or erase what a slot holds."""
+    if call.state.settings.slot_save_path is None:
+        raise not_supported(
+            "this server does not save, restore or erase slots; start it with --slot-save-path DIR"
+        )
+    name = call.query("action") or ""
+    action = _ACTIONS.get(name)
+    if action is None:
+        raise invalid("action", f"?action= must be {', '.join(_ACTIONS)}, got {name!r:.60}")
+    call.body.setdefault("model", call.query("model"))
+    await call.hold_model()
+    engine = call.model.llm.engine
+    if not isinstance(engine, InferenceEngine):
+        raise not_supported(
+            "saving, restoring and erasing slots needs a scheduler; start the server with -np 2 or "
+            "more, or with --cache-ram"
+        )
+    text, n_slots = call.path_params["id"], engine.cache.n_seqs
+    slot = int(text) if text.isascii() and text.isdecimal() and len(text) <= 4 else n_slots
+    if slot >= n_slots:
+        raise invalid("id", f"there is no slot {text!r:.60}; ids: 0 to {n_slots - 1}")
+    return Json({"id_slot": slot, **await asyncio.to_thread(action, engine, slot, call)})
+
+
+def _save(engine: InferenceEngine, slot: int, call: Call) -> dict[str, object]:
+    path, started = _file(call), time.perf_counter()
+    try:
+        n = engine.save_prompt(slot, path)
+        n_bytes = path.stat().st_size
+    except OSError as e:
+        reason = f"{path.name} was not written: {e.strerror}"
+        raise ApiError(500, reason, "server_error") from e
+    timings = {"save_ms": (time.perf_counter() - started) * 1000}
+    return {"filename": path.name, "n_saved": n, "n_written": n_bytes, "timings": timings}
+
+
+def _restore(engine: InferenceEngine, slot: int, call: Call) -> dict[str, object]:
+    path, started = _file(call), time.perf_counter()
+    try:
+        n_bytes = path.stat().st_size
+        n = engine.restore_prompt(slot, path)
+    except FileNotFoundError:
+        reason = f"there is no file {path.name!r} in the server's --slot-save-path"
+        raise ApiError(404, reason, "not_found_error", param="filename") from None
+    except OSError as e:
+        raise ApiError(500, f"{path.name} was not read: {e.strerror}", "server_error") from e
+    timings = {"restore_ms": (time.perf_counter() - started) * 1000}
+    return {"filename": path.name, "n_restored": n, "n_read": n_bytes, "timings": timings}
+
+
+def _erase(engine: InferenceEngine, slot: int, _call: Call) -> dict[str, object]:
+    return {"n_erased": engine.erase_prompt(slot)}
+
+
+_ACTIONS: Mapping[str, _Action] = {"save": _save, "restore": _restore, "erase": _erase}
+
+
+def _file(call: Call) -> Path:
+    """Return the file that a request names.
+
+    Raises:
+        ApiError: The name is more than one.
+    """
+    name: str = take(call.body, {"filename": STRING}, "filename")["filename"]
+    is_plain = name == name.strip() and name.isprintable() and name[:1] not in ("", ".")
+    if not is_plain or len(name.encode()) > _MAX_NAME_BYTES or _NOT_IN_NAMES & {*name}:
+        raise invalid(
+            "filename",
+            f"filename must be the name of a file without a folder, of at most {_MAX_NAME_BYTES} "
+            f"bytes and not beginning with a dot, got {name!r:.60}",
+        )
+    folder = call.state.settings.slot_save_path
+    assert folder is not None
+    return Path(folder) / name
