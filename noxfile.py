@@ -257,7 +257,7 @@ def clients(session: nox.Session) -> None:
     session.install(
         "langchain-llama-cpp", "langchain-openai", "litellm", "instructor",
         "llama-index-llms-openai-like", "llama-index-embeddings-openai-like",
-        "pydantic-ai-slim[anthropic,openai]",
+        "pydantic-ai-slim[anthropic,openai]", "anthropic<1",  # it passes an httpx client
     )  # fmt: skip
     # The names keep them out of the ordinary run.
     files = map(str, Path("tests/clients").glob("*_client.py"))
