@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from support.rounding import EXACT
 
 from llama_cffi import LlamaPool
-from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[LlamaPool]:
-    """The model that the server serves."""
-    with LlamaPool(model_path(), n_parallel=4, n_ctx=512, n_threads=1, embeddings=True) as pool:
+def pool(demo_f32: Path) -> Iterator[LlamaPool]:
+    """The model that the server serves; its texts do not depend on what shares a batch."""
+    options: Any = {"n_ctx": 512, "n_threads": 1, "embeddings": True, **EXACT}
+    with LlamaPool(demo_f32, n_parallel=4, **options) as pool:
         yield pool
 
 

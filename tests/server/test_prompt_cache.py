@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 from support.http_requests import post
+from support.rounding import EXACT
 
 from llama_cffi import LlamaConfig
-from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 from llama_cffi.server.serving import serve
 
 FIRST, *OTHERS = (f"{word} " * 90 for word in ("fox", "tree", "ship"))
 
 
-def open_server(**options: Any) -> HttpServer:
-    config = LlamaConfig(n_parallel=2, n_ctx=512, n_threads=1, type_k="f32", type_v="f32",
-                         flash_attn=False, **options)  # fmt: skip
-    return serve(model_path(), config, port=0)
+def open_server(model: Path, **options: Any) -> HttpServer:
+    config = LlamaConfig(n_parallel=2, n_ctx=512, n_threads=1, **EXACT, **options)
+    return serve(model, config, port=0)
 
 
 def answer(server: HttpServer, prompt: str) -> tuple[str, int]:
@@ -43,30 +42,30 @@ def asked_again(server: HttpServer) -> int:
 @pytest.mark.behaviour(
     "idle slots: an idle slot moves to memory when another request needs its cells, and back"
 )
-def test_a_prompt_that_left_its_slot_comes_back() -> None:
-    with open_server() as server:
+def test_a_prompt_that_left_its_slot_comes_back(demo_f32: Path) -> None:
+    with open_server(demo_f32) as server:
         assert asked_again(server) > 64
 
 
 @pytest.mark.behaviour("idle slots: an option turns that off")
-def test_without_memory_for_it_a_prompt_is_computed_again() -> None:
-    with open_server(cache_ram=0) as server:
+def test_without_memory_for_it_a_prompt_is_computed_again(demo_f32: Path) -> None:
+    with open_server(demo_f32, cache_ram=0) as server:
         assert asked_again(server) < 8
 
 
 @pytest.mark.behaviour("cache: a prompt in the disk cache is restored after a restart")
-def test_a_restart_keeps_the_prompts_of_the_disk(tmp_path: Path) -> None:
-    with open_server(cache_dir=tmp_path) as server:
+def test_a_restart_keeps_the_prompts_of_the_disk(demo_f32: Path, tmp_path: Path) -> None:
+    with open_server(demo_f32, cache_dir=tmp_path) as server:
         text, _ = answer(server, FIRST)
-    with open_server(cache_dir=tmp_path) as server:
+    with open_server(demo_f32, cache_dir=tmp_path) as server:
         again, n_cached = answer(server, FIRST)
     assert again == text
     assert n_cached > 64
 
 
 @pytest.mark.behaviour("cache: a corrupt file is dropped and the prompt computed")
-def test_a_damaged_file_is_no_error(tmp_path: Path) -> None:
-    with open_server(cache_dir=tmp_path) as server:
+def test_a_damaged_file_is_no_error(demo_f32: Path, tmp_path: Path) -> None:
+    with open_server(demo_f32, cache_dir=tmp_path) as server:
         text, _ = answer(server, FIRST)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 4096]
     assert files
@@ -74,5 +73,5 @@ def test_a_damaged_file_is_no_error(tmp_path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    with open_server(cache_dir=tmp_path) as server:
+    with open_server(demo_f32, cache_dir=tmp_path) as server:
         assert answer(server, FIRST) == (text, 0)

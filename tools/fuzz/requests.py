@@ -215,6 +215,7 @@ BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/v1/chat/completions/input_tokens": _CHAT,
     "/apply-template": _CHAT,
     "/infill": _INFILL,
+    "/slots/0?action=erase": [{"filename": "a"}],
     "/lora-adapters": [{"adapters": []}],
     "/models/load": [{"model": "demo"}],
     "/models/unload": [{"model": "demo"}],

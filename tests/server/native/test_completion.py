@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from support.http_requests import get, post
+from support.rounding import EXACT
 from support.server_state import n_requests, wait_for
 from support.split_gguf import write_split
 
 from llama_cffi import LlamaPool
-from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 
 ASK: dict[str, Any] = {"prompt": "1 + 1 =", "n_predict": 8, "temperature": 0}
@@ -27,10 +27,10 @@ FINAL = {
 
 
 @pytest.fixture(scope="module")
-def one() -> Iterator[HttpServer]:
+def one(demo_f32: Path) -> Iterator[HttpServer]:
     """A server whose engine answers one request at a time."""
     with (
-        LlamaPool(model_path(), n_parallel=1, n_ctx=128, n_threads=1) as pool,
+        LlamaPool(demo_f32, n_parallel=1, n_ctx=128, n_threads=1, **EXACT) as pool,
         pool.serve() as server,
     ):
         yield server

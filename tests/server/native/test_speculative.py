@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.http_requests import get, post
+from support.rounding import EXACT
 
 from llama_cffi import LlamaPool, PromptLookup
-from llama_cffi.demo import model_path
 from llama_cffi.server.http_server import HttpServer
 
 # A repeated text, of which the next words are drafted.
@@ -19,10 +20,10 @@ ASK: dict[str, Any] = {"prompt": TEXT, "n_predict": 24, "temperature": 0, "ignor
 
 
 @pytest.fixture(scope="module")
-def drafting() -> Iterator[HttpServer]:
+def drafting(demo_f32: Path) -> Iterator[HttpServer]:
     """A server that drafts; two slots of 256 tokens."""
     with (
-        LlamaPool(model_path(), 2, n_ctx=256, n_threads=1, draft=PromptLookup()) as pool,
+        LlamaPool(demo_f32, 2, n_ctx=256, n_threads=1, draft=PromptLookup(), **EXACT) as pool,
         pool.serve(slots=True) as server,
     ):
         yield server
