@@ -22,7 +22,7 @@ from llama_cffi import (
     complete,
     shutdown,
 )
-from llama_cffi.api import shortcuts
+from llama_cffi.api import llama, shortcuts
 from llama_cffi.demo import model_path
 
 QUESTION = "What is 17 + 25?"
@@ -32,8 +32,12 @@ SMALL: dict[str, Any] = {"n_ctx": 256}
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     shortcuts._last = shortcuts._LastModel()
+    others = [each for each in llama._open if not each.closed]  # of other tests
+    for each in others:
+        llama._open.discard(each)
     yield
     shutdown()
+    llama._open.update(others)
     shortcuts._last = shortcuts._LastModel()
 
 
