@@ -27,6 +27,7 @@ CODE = [
 ]
 # The checkout must not shadow the installed wheel.
 SAFE = {"PYTHONSAFEPATH": "1"}
+PARALLEL = ["-n", "auto", "--dist", "loadfile"]  # a file's tests stay together: they share models
 WHEEL_LIMIT_BYTES = 8_000_000
 
 
@@ -74,8 +75,7 @@ def tests(session: nox.Session) -> None:
     env, args = dict(SAFE), session.posargs or (["--cov"] if "CI" in os.environ else [])
     if sys.version_info >= (3, 12):  # measures for nothing; before it, tracing costs 40 % more time
         env["COVERAGE_CORE"] = "sysmon"
-    # A file's tests stay together: they share models.
-    session.run("pytest", "-n", "auto", "--dist", "loadfile", *args, env=env)
+    session.run("pytest", *PARALLEL, *args, env=env)
 
 
 @nox.session
@@ -307,6 +307,7 @@ def bench(session: nox.Session) -> None:
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
     every = ["startup", "overhead", "memory", "gguf_open", "mask", "grammar", "forced"]
+    every += ["decisions", "prompt_store"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
 
@@ -321,6 +322,14 @@ def serving(session: nox.Session) -> None:
     session.install("xllamacpp", "llama-cpp-python", "matplotlib")
     plot = () if "--plot" in session.posargs else ("--plot", "docs/images/serving.png")
     session.run("python", "benchmarks/serving.py", *plot, *session.posargs)
+
+
+@nox.session
+def http(session: nox.Session) -> None:
+    """Measure streams over HTTP beside llama-server's code, and what HTTP costs per token."""
+    install_wheel(session, "test")
+    session.install(".[server]", "xllamacpp", "orjson")  # without orjson it does not load
+    session.run("python", "benchmarks/http_clients.py", *session.posargs)
 
 
 @nox.session
@@ -355,7 +364,9 @@ def variants(session: nox.Session) -> None:
         env = {**SAFE, "LLAMA_CFFI_CPU_VARIANT": name, "PYTHONUNBUFFERED": unbuffered}
         session.log(label)
         try:
-            session.run(pythons[version], "-m", "pytest", "-q", *args, env=env, external=True)
+            session.run(
+                pythons[version], "-m", "pytest", "-q", *PARALLEL, *args, env=env, external=True
+            )
         except nox.command.CommandFailed:
             failed.append(label)
     if failed:
