@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from array import array
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..atomic_files import replacing
 from ..generation.prompt import common_prefix_length
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ class LlamaDiskCache(BaseLlamaCache):
     def __setitem__(self, key: Sequence[int], value: LlamaState) -> None:
         tokens = array("i", key).tobytes()
         path = self._folder / f"{hashlib.sha256(tokens).hexdigest()}.state"
-        _write(path.with_suffix(".tokens"), tokens)
-        _write(path, value.llama_state)
+        for file, data in ((path.with_suffix(".tokens"), tokens), (path, value.llama_state)):
+            with replacing(file) as stream:
+                stream.write(data)
         states = sorted(self._folder.glob("*.state"), key=lambda p: p.stat().st_mtime_ns)
         while states and self.cache_size > self.capacity_bytes:
             oldest = states.pop(0)
@@ -176,11 +177,3 @@ class LlamaDiskCache(BaseLlamaCache):
             with suppress(OSError):  # another process removed it
                 known[tuple(array("i", path.with_suffix(".tokens").read_bytes()))] = path
         return known
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    number, name = tempfile.mkstemp(dir=path.parent)
-    with open(number, "wb") as file:
-        file.write(data)
-    os.replace(name, path)

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import struct
-import tempfile
 import threading
 import time
 import zlib
@@ -25,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..atomic_files import replacing
 from ..binding.loading.cache_files import refuse_writable_by_others
 from ..errors import ValidationError
 from ..validation import not_picklable
@@ -258,16 +258,9 @@ def _head(file: PromptFile, key: str) -> bytes:
 
 
 def _write_whole(path: Path, head: bytes, state: bytes) -> None:
-    descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(head)
-            stream.write(state)
-        os.replace(unfinished, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(unfinished)
-        raise
+    with replacing(path, _UNFINISHED) as stream:
+        stream.write(head)
+        stream.write(state)
 
 
 def _read_header(path: Path) -> tuple[PromptFile, str] | None:

@@ -21,14 +21,13 @@ import io
 import json
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ...atomic_files import replacing
 from ...errors import LlamaError, ValidationError
 from ...validation import check_int
 from .. import compat
@@ -67,15 +66,8 @@ def save_file(
 ) -> None:
     """Write the state to a file, one sequence at a time, and move it into place at the end."""
     path = Path(path).expanduser()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
-            _write(context, file, tokens, seq_id)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+    with replacing(path) as file:
+        _write(context, file, tokens, seq_id)
 
 
 def load(context: Context, data: Any, seq_id: int | None) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
+
+from ...atomic_files import replacing
 
 __all__ = ["read", "refuse_writable_by_others", "write"]
 
@@ -39,14 +40,8 @@ def write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_writable_by_others(path.parent)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
     except OSError as e:
         _log.debug("not written to the cache: %s", e)
 
