@@ -135,6 +135,24 @@ def _content_number(media: Media) -> int:
     return int.from_bytes(media.key[:_CONTENT_BYTES], "big")
 
 
+def block_hashes(
+    tokens: Sequence[int], size: int, before: int, start: int = 0, end: int | None = None
+) -> Iterator[int]:
+    """Yield a hash for each whole block of a prompt, of its tokens and all before them.
+
+    Args:
+        tokens: The prompt.
+        size: Tokens of a block.
+        before: The hash of what comes before *start*.
+        start: The first token.
+        end: The token after the last; None: the end of the prompt.
+    """
+    end = len(tokens) if end is None else end
+    for at in range(start, end - size + 1, size):
+        before = hash((before, tuple(tokens[at : at + size])))
+        yield before
+
+
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the common prefix of two prompts, in cells."""
     most = min(len(a), len(b))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import KvCacheFullError, ValidationError
-from ..generation.prompt import Prompt, common_prefix_length
+from ..generation.prompt import Prompt, block_hashes, common_prefix_length
 from ..validation import not_picklable
 from .renamed import renamed_arguments
 
@@ -398,15 +398,13 @@ class KVCache:
         self, tokens: Sequence[int], lora_key: Hashable, other_than: _Sequence | None = None
     ) -> tuple[_Sequence | None, int]:
         """Return the sequence with the longest usable prefix of *tokens*, and its length."""
-        size, most = self.block_size, len(tokens) - 1
-        key, at = hash(lora_key), 0
+        most = len(tokens) - 1
         found: dict[int, None] | None = None
-        while at + size <= most:
-            key = hash((key, tuple(tokens[at : at + size])))
+        for key in block_hashes(tokens, self.block_size, hash(lora_key), end=most):
             here = self._index.get(key)
             if not here:
                 break
-            found, at = here, at + size
+            found = here
         best: _Sequence | None = None
         n_best = 0
         # Those with most blocks in common first; the memory may be unable to truncate them.
@@ -579,12 +577,13 @@ class KVCache:
                 self._references[block] += 1
 
     def _index_blocks(self, sequence: _Sequence) -> None:
-        size = self.block_size
-        while (len(sequence.hashes) + 1) * size <= len(sequence.tokens):
-            at = len(sequence.hashes) * size
-            before = sequence.hashes[-1] if sequence.hashes else hash(sequence.lora_key)
-            key = hash((before, tuple(sequence.tokens[at : at + size])))
-            sequence.hashes.append(key)
+        size, hashes = self.block_size, sequence.hashes
+        start = len(hashes) * size
+        if start + size > len(sequence.tokens):  # most tokens complete no block
+            return
+        before = hashes[-1] if hashes else hash(sequence.lora_key)
+        for key in block_hashes(sequence.tokens, size, before, start):
+            hashes.append(key)
             self._index.setdefault(key, {})[sequence.seq_id] = None
 
     # Blocks

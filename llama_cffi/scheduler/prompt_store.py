@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..binding import Context
 from ..binding.context.memory_estimate import memory_bytes
 from ..errors import LlamaError, ValidationError
-from ..generation.prompt import Prompt, common_prefix_length
+from ..generation.prompt import Prompt, block_hashes, common_prefix_length
 from ..validation import as_path, check_int, not_picklable
 from .adapter_ids import AdapterIds
 from .prompt_files import PromptFile, PromptFiles
@@ -263,24 +263,18 @@ class PromptStore:
     # Entries
 
     def _add(self, entry: _Entry) -> None:
-        at, key = 0, hash(entry.lora)
-        while at + _BLOCK <= len(entry.tokens):
-            key = hash((key, tuple(entry.tokens[at : at + _BLOCK])))
+        for key in block_hashes(entry.tokens, _BLOCK, hash(entry.lora)):
             entry.hashes.append(key)
             self._index.setdefault(key, {})[entry] = None
-            at += _BLOCK
         self._entries[entry] = None
 
     def _levels(self, tokens: Sequence[int], lora: str) -> Iterator[dict[_Entry, None]]:
         """Yield the entries with the first block of *tokens*, with the first two, and so on."""
-        at, key = 0, hash(lora)
-        while at + _BLOCK <= len(tokens):
-            key = hash((key, tuple(tokens[at : at + _BLOCK])))
+        for key in block_hashes(tokens, _BLOCK, hash(lora)):
             found = self._index.get(key)
             if not found:
                 return
             yield found
-            at += _BLOCK
 
     def _keep(self, entry: _Entry, state: bytes) -> None:
         """Mark an entry as used now, and keep its state in RAM within the limit."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llama_cffi.binding import Batch, Context, Model
 from llama_cffi.generation.cancellation import CancelToken
 from llama_cffi.generation.context_policy import fit_prompt
-from llama_cffi.generation.prompt import Prompt, common_prefix_length, media_cells
+from llama_cffi.generation.prompt import Prompt, block_hashes, common_prefix_length, media_cells
 from llama_cffi.generation.slot import Slot
 from llama_cffi.generation.stats import GenerationStats
 from llama_cffi.scheduler.kv_cache import KVCache
@@ -143,3 +143,16 @@ def test_a_cell_within_media_is_no_place_to_continue(index: int) -> None:
     cache.append(allocation.seq_id, prompt)
     cache.release(allocation.seq_id)
     assert cache.n_matched([*prompt[:index], 99]) == 2
+
+
+def test_a_block_is_known_by_its_tokens_and_all_before_them() -> None:
+    tokens = [*range(10)]
+    whole = [*block_hashes(tokens, 3, 0)]
+    assert len(whole) == 3  # the last block is not whole
+    assert [*block_hashes([*tokens[:6], 99, 99, 99], 3, 0)][:2] == whole[:2]
+    assert not {*whole} & {*block_hashes([99, *tokens[1:]], 3, 0)}
+    assert not {*whole} & {*block_hashes(tokens, 3, 1)}
+    # Going on from a block is the same as from the beginning.
+    assert [*block_hashes(tokens, 3, whole[0], 3)] == whole[1:]
+    assert [*block_hashes(tokens, 3, 0, end=8)] == whole[:2]
+    assert [*block_hashes([], 3, 0)] == []
