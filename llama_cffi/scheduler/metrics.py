@@ -162,17 +162,15 @@ class EngineStats(NamedTuple):
         """Return these numbers with the counts of an engine before this one added."""
         cache, old = self.cache, earlier.cache
         added = {name: getattr(self, name) + getattr(earlier, name) for name in _COUNTS}
+        in_cache = {name: getattr(cache, name) + getattr(old, name) for name in _CACHE_COUNTS}
         return self._replace(
             **added,
-            cache=cache._replace(
-                n_lookup_tokens=cache.n_lookup_tokens + old.n_lookup_tokens,
-                n_hit_tokens=cache.n_hit_tokens + old.n_hit_tokens,
-                n_evictions=cache.n_evictions + old.n_evictions,
-            ),
+            cache=cache._replace(**in_cache),
             requests=self.requests.after(earlier.requests),
         )
 
 
+_CACHE_COUNTS = ("n_lookup_tokens", "n_hit_tokens", "n_evictions", "n_restored_tokens")
 _COUNTS = (
     "n_finished", "n_failed", "n_cancelled", "n_preemptions", "n_steps", "n_decoded",
     "n_generated", "n_step_requests",

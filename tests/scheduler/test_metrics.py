@@ -108,3 +108,18 @@ def test_values_above_every_bound_are_in_the_last_bucket(clock: Clock) -> None:
     total = stats(metrics).requests.total_s
     assert total.counts[-1] == 1
     assert len(total.counts) == len(total.bounds) + 1
+
+
+def test_counts_go_on_after_an_engine_before_and_states_do_not(clock: Clock) -> None:
+    metrics = Metrics()
+    metrics.step(n_tokens=9, n_generated=4, seconds=0.5, n_requests=3)
+    cache = CACHE._replace(
+        n_lookup_tokens=5, n_hit_tokens=4, n_evictions=2, n_restored_tokens=3, n_stored=6
+    )
+    one = stats(metrics)._replace(cache=cache)
+    both = one.after(one)
+    assert (both.n_steps, both.n_decoded, both.n_step_requests) == (2, 18, 6)
+    assert (both.n_waiting, both.n_running) == (1, 2)
+    assert both.cache == cache._replace(
+        n_lookup_tokens=10, n_hit_tokens=8, n_evictions=4, n_restored_tokens=6
+    )
