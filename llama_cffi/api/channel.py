@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "between"]
 
 T = TypeVar("T")
 
@@ -51,3 +51,16 @@ class Channel(Generic[T]):
                     self._loop.call_soon(put, item)
         finally:
             self._loop.call_soon(put, None)
+
+
+async def between(
+    first: Iterable[T], middle: AsyncGenerator[T, None], last: Callable[[], Iterable[T]]
+) -> AsyncGenerator[T, None]:
+    """Yield the items of *first*, of *middle*, and of what *last* returns when that has ended."""
+    for item in first:
+        yield item
+    async with aclosing(middle):
+        async for item in middle:
+            yield item
+    for item in last():
+        yield item

@@ -23,7 +23,7 @@ from ..grammars import LlamaGrammar
 from ..validation import as_list, check_bool, check_int, reject_unknown
 from .aio import prepared_async
 from .aio import stream_async as background
-from .channel import Channel
+from .channel import Channel, between
 from .chat_message import ChatAssembler, DocumentReader, FirstCall, PlainReader
 from .functions import add_function_call, as_tools
 from .openai_options import OpenAIOptions, take_openai_options
@@ -449,7 +449,8 @@ async def start_stream(
     else:
         runs = start(engine, request)
         sources = [background(lambda: chunks.of_runs(runs))]
-    return chunks.joined(sources[0] if channel is None else channel.read(sources))
+    middle = sources[0] if channel is None else channel.read(sources)
+    return between(chunks.first(), middle, chunks.end)
 
 
 class _Chunks:
@@ -493,18 +494,6 @@ class _Chunks:
                 for chunk in self._push(i, step):
                     yield chunk
         for chunk in self._last(i, handle.stats):
-            yield chunk
-
-    async def joined(
-        self, middle: AsyncGenerator[CreateChatCompletionStreamResponse, None]
-    ) -> AsyncGenerator[CreateChatCompletionStreamResponse, None]:
-        """Yield all chunks, of which *middle* has those of the steps."""
-        for chunk in self.first():
-            yield chunk
-        async with aclosing(middle):
-            async for chunk in middle:
-                yield chunk
-        for chunk in self.end():
             yield chunk
 
     def end(self) -> Iterator[CreateChatCompletionStreamResponse]:

@@ -16,7 +16,7 @@ from ..generation.stats import GenerationStats
 from ..generation.text import CharacterOffsets
 from ..validation import as_list, check_bool, check_int, check_str
 from .aio import stream_async as background
-from .channel import Channel
+from .channel import Channel, between
 from .running import PreparedRequest, finish_reason, is_shared, openai_limit, usage
 from .running import run as start
 from .running import run_async as submit_async
@@ -229,21 +229,9 @@ async def start_stream(
     else:
         runs = start(engine, prepared.request)
         sources = [background(lambda: _of_runs(chunks, runs))]
-    source = sources[0] if len(sources) == 1 else Channel[_Chunk]().read(sources)
-    return _joined(prepared, chunks, source)
-
-
-async def _joined(
-    prepared: PreparedCompletion, chunks: Sequence[_Chunks], middle: AsyncGenerator[_Chunk, None]
-) -> AsyncGenerator[_Chunk, None]:
-    for each in chunks:
-        for chunk in each.first():
-            yield chunk
-    async with aclosing(middle):
-        async for chunk in middle:
-            yield chunk
-    for chunk in _end(prepared, chunks):
-        yield chunk
+    middle = sources[0] if len(sources) == 1 else Channel[_Chunk]().read(sources)
+    first = (chunk for each in chunks for chunk in each.first())
+    return between(first, middle, lambda: _end(prepared, chunks))
 
 
 def _of_runs(
