@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from .paths import post
 from .sse import event
 
 if TYPE_CHECKING:
+    from ..api.chat_completions import Message
     from ..api.types import CreateChatCompletionStreamResponse
 
 __all__ = [
+    "admit_chat",
     "chat_options",
     "chat_prompt",
     "count_tokens",
@@ -105,11 +107,22 @@ async def prepare_chat(call: Call, body: Object) -> PreparedChat:
         ApiError: A field is wrong.
         LlamaError: The request is wrong, or too long.
     """
+    messages, options = chat_options(call.model, body)
+    return await admit_chat(call, messages, options, stream=body.get("stream") is True)
+
+
+async def admit_chat(
+    call: Call, messages: Sequence[Message], options: Mapping[str, Any], *, stream: bool
+) -> PreparedChat:
+    """Count the answers of a chat; render and tokenize its messages, whose types are checked.
+
+    Raises:
+        LlamaError: The request is wrong, or too long.
+        QueueFullError: Too many requests are waiting already.
+    """
     model = call.model
-    messages, options = chat_options(model, body)
     call.admit(model, options.get("n", 1))
-    is_stream = body.get("stream") is True
-    prepared = await model.llm.chat.prepare_async(messages, options, stream=is_stream)
+    prepared = await model.llm.chat.prepare_async(messages, options, stream=stream)
     model.check_length(len(prepared.request.tokens))
     return prepared
 

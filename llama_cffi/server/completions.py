@@ -11,11 +11,10 @@ from starlette.routing import BaseRoute
 
 from ..api.channel import Channel
 from ..api.completions import prompt_tokens
-from ..grammars import LlamaGrammar
 from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
-from .fields import GENERATION, generation_options, texts_or_ids
+from .fields import GENERATION, generation_options, parse_grammar, texts_or_ids
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -65,9 +64,7 @@ async def _create(call: Call) -> Answer:
     best_of: int = options.get("best_of", n)
     if best_of < n:
         raise invalid("best_of", f"best_of must be at least n, which is {n}, got {best_of}")
-    if grammar := options.get("grammar"):  # checked here, not by the engine after the headers
-        root = options.pop("grammar_root", "root")
-        options["grammar"] = LlamaGrammar.from_string(grammar, root=root)
+    parse_grammar(options)
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):

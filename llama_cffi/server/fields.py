@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..grammars import LlamaGrammar
 from .body import BOOL, INTEGER, LIST, NUMBER, OBJECT, STRING, Kind, Object, either, list_of
 from .errors import invalid
 
@@ -126,6 +127,17 @@ def generation_options(given: Object, n_vocab: int) -> Object:
             raise invalid("stream_options", "include_usage must be true or false")
         options["stream_options"] = {"include_usage": stream_options.get("include_usage")}
     return options
+
+
+def parse_grammar(options: Object) -> None:
+    """Replace a grammar's text: what is wrong with it is told before the headers, not after them.
+
+    Raises:
+        GrammarError: It is not a grammar.
+    """
+    if text := options.get("grammar"):
+        root = options.pop("grammar_root", "root")
+        options["grammar"] = LlamaGrammar.from_string(text, root=root)
 
 
 def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | list[int]]:

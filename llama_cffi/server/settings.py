@@ -140,7 +140,7 @@ class Settings:
             check_bool(name, getattr(self, name))
         if self.preload is not None:
             check_bool("preload", self.preload)
-        for name in ("models_dir", "models_preset"):
+        for name in ("models_dir", "models_preset", "ssl_key_file", "ssl_cert_file"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_path(name, path))
         if self.slot_save_path is not None:
@@ -159,9 +159,6 @@ class Settings:
         prefix = check_str("api_prefix", self.api_prefix)
         if prefix and not _PREFIX.fullmatch(prefix):
             raise ValidationError(f"api_prefix={prefix!r} must be a path such as '/llm'")
-        for name in ("ssl_key_file", "ssl_cert_file"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, as_path(name, getattr(self, name)))
         if (self.ssl_key_file is None) != (self.ssl_cert_file is None):
             raise ValidationError("ssl_key_file and ssl_cert_file: give both of them")
         check_int("max_waiting", self.max_waiting, 0, 1000)

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 from starlette.routing import BaseRoute
 
-from ...api.chat_completions import ChatCompletionOptions, PreparedChat
 from ..call import Answer, Call, Endpoint, Json, Protocol, Stream
-from ..chat import llama_extensions
+from ..chat import admit_chat, llama_extensions
 from ..errors import ApiError
 from ..paths import post
 from ..sse import event
 from .answer import Event, error_body, events, message_object
-from .request import chat_request
+from .request import ChatRequest, chat_request
 
 __all__ = ["ANTHROPIC", "routes"]
 
@@ -40,10 +39,9 @@ def routes() -> list[BaseRoute]:
 async def _create(call: Call) -> Answer:
     model = call.model
     extensions = llama_extensions(call.body)
-    call.admit(model)
-    prepared, options = await _prepared(call)
+    messages, options = _chat(call)
+    prepared = await admit_chat(call, messages, options, stream=True)
     n_prompt = len(prepared.request.tokens)  # message_start tells it
-    model.check_length(n_prompt)
     prepared = replace(prepared, extensions=extensions)
     chunks = await model.llm.create_chat_completion_async(prepared, stream=True)
     if call.body.get("stream") is True:
@@ -52,15 +50,15 @@ async def _create(call: Call) -> Answer:
 
 
 async def _count(call: Call) -> Answer:
-    prepared, _ = await _prepared(call)
+    messages, options = _chat(call)
+    prepared = await call.model.llm.chat.prepare_async(messages, options, stream=True)
     return Json({"input_tokens": len(prepared.request.tokens)})
 
 
-async def _prepared(call: Call) -> tuple[PreparedChat, ChatCompletionOptions]:
-    chat = call.model.llm.chat
-    messages, options = chat_request(call.body, chat.family)
-    options["model"] = call.model.name
-    return await chat.prepare_async(messages, options, stream=True), options
+def _chat(call: Call) -> ChatRequest:
+    request = chat_request(call.body, call.model.llm.chat.family)
+    request.options["model"] = call.model.name
+    return request
 
 
 async def _encoded(found: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from ...generation.prompt_progress import PromptProgress
     from ...generation.sequence import Step
 
-__all__ = ["CompletionAnswer", "Wanted", "progress_event"]
+__all__ = ["CompletionAnswer", "Run", "Wanted", "progress_event"]
 
-_Run: TypeAlias = "RequestHandle | Generator[Step, None, GenerationStats]"
+Run: TypeAlias = "RequestHandle | Generator[Step, None, GenerationStats]"
 
 _STOP_TYPES = {"eog": "eos", "stop": "eos", "json": "eos", "length": "limit", "context": "limit"}
 
@@ -86,7 +86,7 @@ class CompletionAnswer:
         run: The answer on either engine.
     """
 
-    def __init__(self, wanted: Wanted, index: int, prompt: Sequence[int], run: _Run) -> None:
+    def __init__(self, wanted: Wanted, index: int, prompt: Sequence[int], run: Run) -> None:
         self._wanted, self._index, self._prompt, self._run = wanted, index, prompt, run
         self._vocab = wanted.model.llm.model.vocab
         self._text, self._tokens = "", list[int]()

@@ -9,17 +9,18 @@ from typing import Any
 from starlette.routing import BaseRoute
 
 from ...api.channel import Channel
-from ...api.running import PreparedRequest, run, run_async
+from ...api.running import PreparedRequest, is_shared, run, run_async
 from ...binding import Vocab
+from ...generation.prompt_progress import PromptProgress
 from ...grammars import LlamaGrammar
 from ...scheduler import InferenceEngine
 from ..body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, list_of, take
 from ..call import Answer, Call, Endpoint, Json, Stream
 from ..errors import invalid
-from ..fields import GENERATION, OPENAI, generation_options
+from ..fields import GENERATION, OPENAI, generation_options, parse_grammar
 from ..models import ServedModel
 from ..paths import bare_post
-from .answer import CompletionAnswer, Wanted, progress_event
+from .answer import CompletionAnswer, Run, Wanted, progress_event
 from .lora import adapters_of
 from .prompts import prompt_tokens
 
@@ -46,7 +47,6 @@ FIELDS: Mapping[str, Kind] = {
     "lora": LIST,
     "speculative.n_max": INTEGER,
 }
-_MAX_N = 128
 
 
 def routes() -> list[BaseRoute]:
@@ -75,11 +75,9 @@ async def answer(call: Call, wanted: Wanted, prompts: Sequence[Sequence[int]]) -
         model.check_length(len(tokens))
     call.admit(model, len(prompts) * wanted.n)
     channel = Channel[bytes]() if wanted.stream else None
-    answers = [
-        await _started(wanted, i * wanted.n + j, tokens, j, channel)
-        for i, tokens in enumerate(prompts)
-        for j in range(wanted.n)
-    ]
+    answers: list[CompletionAnswer] = []
+    for tokens in prompts:
+        answers += await _started(wanted, len(answers), tokens, channel)
     if channel is None:
         found = [await one.whole() for one in answers]
         return Json(found if len(found) > 1 else found[0])
@@ -89,19 +87,26 @@ async def answer(call: Call, wanted: Wanted, prompts: Sequence[Sequence[int]]) -
 
 
 async def _started(
-    wanted: Wanted, index: int, tokens: Sequence[int], i: int, channel: Channel[bytes] | None
-) -> CompletionAnswer:
-    """Submit answer *i* to a prompt, which is number *index* of all answers."""
-    # Evaluating alone is generating one token that is not shown.
-    most = None if wanted.n_predict == -1 else max(1, wanted.n_predict)
-    options: Any = PreparedRequest(tokens, most, wanted.options).options_of(i)
-    if channel is not None and wanted.return_progress:
-        options["prompt_progress"] = lambda p: channel.put_threadsafe(progress_event(index, p))
-    request, engine = PreparedRequest(tokens, most, options), wanted.model.llm.engine
-    if isinstance(engine, InferenceEngine):
-        (handle,) = await run_async(engine, request)
-        return CompletionAnswer(wanted, index, tokens, handle)
-    return CompletionAnswer(wanted, index, tokens, run(engine, request)[0])
+    wanted: Wanted, index: int, tokens: Sequence[int], channel: Channel[bytes] | None
+) -> list[CompletionAnswer]:
+    """Submit the answers to a prompt, of which the first has the number *index*."""
+
+    def report(i: int, progress: PromptProgress) -> None:
+        if channel is not None:
+            channel.put_threadsafe(progress_event(index + i, progress))
+
+    request = PreparedRequest(
+        tokens,
+        # Evaluating alone is generating one token that is not shown.
+        None if wanted.n_predict == -1 else max(1, wanted.n_predict),
+        wanted.options,
+        wanted.n,
+        on_progress=report if channel is not None and wanted.return_progress else None,
+    )
+    engine = wanted.model.llm.engine
+    runs: Sequence[Run]
+    runs = await run_async(engine, request) if is_shared(engine) else run(engine, request)
+    return [CompletionAnswer(wanted, index + i, tokens, one) for i, one in enumerate(runs)]
 
 
 def check(model: ServedModel, given: Object) -> Wanted:
@@ -116,9 +121,8 @@ def check(model: ServedModel, given: Object) -> Wanted:
     n_vocab = len(vocab)
     own = {name: given[name] for name in given if name not in GENERATION}
     rest = {name: value for name, value in given.items() if name not in own}
-    n: int = given["n_cmpl"] if "n_cmpl" in given else given.get("n", 1)
-    if not 1 <= n <= _MAX_N:
-        raise invalid("n", f"n must be from 1 to {_MAX_N}, got {n}")
+    n: int = own.get("n_cmpl", rest.get("n", 1))
+    rest["n"] = n
     if own.get("n_indent", 0) > 0:
         raise invalid("n_indent", "n_indent is not supported; leave it out, or give 0")
     if "logit_bias" in rest:
@@ -137,10 +141,8 @@ def check(model: ServedModel, given: Object) -> Wanted:
         if grammar:
             raise invalid("json_schema", "give json_schema or grammar, not both")
         settings["grammar"] = LlamaGrammar.from_json_schema(schema)
-    elif grammar:  # checked here, not by the engine after the headers
-        settings["grammar"] = LlamaGrammar.from_string(
-            grammar, root=settings.pop("grammar_root", "root")
-        )
+    else:
+        parse_grammar(settings)
     sampling = llm.chat.sampling(settings)
     stops = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
     post_sampling = own.get("post_sampling_probs", False)
