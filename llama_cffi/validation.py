@@ -95,6 +95,17 @@ def check_float(
     return number
 
 
+def check_callable(name: str, value: T) -> T:
+    """Return a function, or None.
+
+    Raises:
+        ValidationError: It is something else.
+    """
+    if value is not None and not callable(value):
+        raise ValidationError(f"{name} must be callable, got {shown(value)}")
+    return value
+
+
 def as_callables(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     """Return one function, or several, as a tuple; None = none.
 

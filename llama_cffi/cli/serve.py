@@ -341,8 +341,8 @@ def _keys(args: argparse.Namespace) -> list[str | ApiKey]:
 
 def _adapters(args: argparse.Namespace) -> dict[str, float] | None:
     """Return the LoRA adapters and their scales; None: there are none."""
-    found = {path: 1.0 for text in args.lora for path in _parts(text)}
-    for part in [part for text in args.lora_scaled for part in _parts(text)]:
+    found = dict.fromkeys(_parts(",".join(args.lora)), 1.0)
+    for part in _parts(",".join(args.lora_scaled)):
         path, _, scale = part.rpartition(":")
         try:
             found[path] = float(scale)

@@ -62,13 +62,9 @@ def sampled_logprob(candidates: NDArray[np.void] | None, token: int, n: int) -> 
         token: The token that was drawn.
         n: Most alternatives, 0 or more.
     """
-    import numpy as np
-
     if candidates is None:
         return Logprob(token, 0.0, [(token, 0.0)][:n])
-    logits = candidates["logit"].astype(np.float64)
-    scores = logits - logits.max()
-    scores -= np.log(np.exp(scores).sum())
-    by_token = dict(zip(candidates["id"].tolist(), scores.tolist(), strict=True))
+    scores = log_softmax(candidates["logit"], range(len(candidates)))
+    by_token = dict(zip(candidates["id"].tolist(), scores, strict=True))
     best = sorted(by_token.items(), key=lambda pair: -pair[1])[:n]
     return Logprob(token, by_token[token], [pair for pair in best if math.exp(pair[1]) > 0])

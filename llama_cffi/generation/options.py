@@ -12,11 +12,11 @@ from ..validation import (
     as_callables,
     as_list,
     check_bool,
+    check_callable,
     check_choice,
     check_float,
     check_int,
     reject_unknown,
-    shown,
 )
 from .aliases import ALIASES, canonical
 from .context_policy import POLICIES
@@ -176,7 +176,7 @@ def parse_options(
         reasoning_limit=reasoning_limit,
         logprobs=None if logprobs is None else check_int("logprobs", logprobs, 0),
         post_sampling_probs=check_bool("post_sampling_probs", rest.pop("post_sampling_probs")),
-        prompt_progress=_function("prompt_progress", rest.pop("prompt_progress", None)),
+        prompt_progress=check_callable("prompt_progress", rest.pop("prompt_progress", None)),
         stopping_criteria=as_callables("stopping_criteria", rest.pop("stopping_criteria", None)),
     )
     if timeout_s is not None:
@@ -184,12 +184,6 @@ def parse_options(
     if (scope := current_scope()) is not None:
         timeout_s = scope.timeout_s(timeout_s)
     return GenerationCall(params, timeout_s)
-
-
-def _function(name: str, given: Any) -> Callable[[Any], object] | None:
-    if given is not None and not callable(given):
-        raise ValidationError(f"{name} must be callable, got {shown(given)}")
-    return given  # type: ignore[no-any-return]
 
 
 def resolve_sampling(

@@ -13,7 +13,7 @@ from ..generation.options import GenerationCall, parse_options
 from ..generation.output import Detokenizer
 from ..generation.prompt import Prompt, check_prompt, tokenize_prompt
 from ..generation.sequence import ReasoningLimit
-from ..validation import INT32_MAX, check_float, check_int, shown
+from ..validation import INT32_MAX, check_callable, check_float, check_int, shown
 from .request import Request
 from .request_handle import Owner, RequestHandle
 
@@ -101,8 +101,7 @@ def make_handle(
         prompt = tokenize_prompt(vocab, prompt)
     if not isinstance(prompt, Prompt):
         prompt = Prompt(vocab.check_all(prompt))
-    if callback is not None and not callable(callback):
-        raise ValidationError(f"callback must be callable, got {callback!r}")
+    check_callable("callback", callback)
     if id is not None and not (isinstance(id, str) and id):
         raise ValidationError(f"id={id!r} must be a str that is not empty")
     if client is not None and not isinstance(client, str):
