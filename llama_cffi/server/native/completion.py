@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
@@ -23,6 +23,9 @@ from ..paths import bare_post
 from .answer import CompletionAnswer, Run, Wanted, progress_event
 from .lora import adapters_of
 from .prompts import prompt_tokens
+
+if TYPE_CHECKING:
+    from ...api.running import AnyEngine
 
 __all__ = ["FIELDS", "answer", "check", "routes"]
 
@@ -103,10 +106,15 @@ async def _started(
         wanted.n,
         on_progress=report if channel is not None and wanted.return_progress else None,
     )
-    engine = wanted.model.llm.engine
-    runs: Sequence[Run]
-    runs = await run_async(engine, request) if is_shared(engine) else run(engine, request)
+    runs = await _submitted(wanted.model.llm.engine, request)
     return [CompletionAnswer(wanted, index + i, tokens, one) for i, one in enumerate(runs)]
+
+
+async def _submitted(engine: AnyEngine, request: PreparedRequest) -> Sequence[Run]:
+    """Submit a request to either engine."""
+    if is_shared(engine):
+        return await run_async(engine, request)
+    return run(engine, request)
 
 
 def check(model: ServedModel, given: Object) -> Wanted:
