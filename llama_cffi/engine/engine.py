@@ -605,6 +605,11 @@ class Engine:
         thinking: bool | None = None,
         is_text: bool = False,
     ) -> GenerationCall:
+        if (scope := current_scope()) is not None and scope.adapters is not None:
+            raise ValidationError(
+                "adapters of single requests need a scheduler: open the model with n_parallel=2 or "
+                "more, or use set_adapters for all requests"
+            )
         defaults = preset.text_defaults(self.context_policy) if is_text else {}
         return parse_options(
             max_tokens,

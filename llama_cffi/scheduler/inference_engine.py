@@ -440,8 +440,8 @@ class InferenceEngine:
                 without one count as one client.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
-            adapters: LoRA files and their scales, for this request; None: those of
-                `set_adapters`.
+            adapters: LoRA files and their scales, for this request; None: those of the
+                `RequestScope` open here, else those of `set_adapters`.
             n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
                 None = chosen by the acceptance rate.
             id: Name of the request, for `cancel` and messages; None: a numbered one. Those of
@@ -464,6 +464,8 @@ class InferenceEngine:
         if wait:
             thread.check_may_wait()
         scope = current_scope() or _DEFAULTS
+        if adapters is None:
+            adapters = self._adapters if scope.adapters is None else scope.adapters
         handle = make_handle(
             self.model,
             self.n_ctx,
@@ -479,7 +481,7 @@ class InferenceEngine:
             thread,
             priority=scope.priority if priority is None else priority,
             callback=callback,
-            adapters=self._adapters if adapters is None else adapters,
+            adapters=adapters,
             n_draft=n_draft,
             id=id,
             client=scope.client if client is None else client,

@@ -24,6 +24,7 @@ from . import (
     decisions,
     embeddings,
     info,
+    lora,
     metrics,
     native,
     predict,
@@ -49,8 +50,8 @@ __all__ = ["N_PARALLEL", "create_app"]
 N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
-    chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics, page, router,
+    chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, lora,
+    info, metrics, page, router,
 )  # fmt: skip
 _NOT_FOUND = "not_found_error"
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"

@@ -16,6 +16,7 @@ from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, tak
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
 from .fields import GENERATION, generation_options
+from .lora import use_adapters
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -121,6 +122,7 @@ async def admit_chat(
         QueueFullError: Too many requests are waiting already.
     """
     model = call.model
+    use_adapters(call)
     call.admit(model, options.get("n", 1))
     prepared = await model.llm.chat.prepare_async(messages, options, stream=stream)
     model.check_length(len(prepared.request.tokens))

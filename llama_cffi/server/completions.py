@@ -15,6 +15,7 @@ from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
 from .fields import GENERATION, generation_options, parse_grammar, texts_or_ids
+from .lora import use_adapters
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -65,6 +66,7 @@ async def _create(call: Call) -> Answer:
     if best_of < n:
         raise invalid("best_of", f"best_of must be at least n, which is {n}, got {best_of}")
     parse_grammar(options)
+    use_adapters(call)
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):
