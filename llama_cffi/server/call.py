@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class ServerState:
         models: The models.
         calls: The requests that are being answered.
         responses: What the Responses API stores.
+        reasoning_ends: What ends the reasoning of running chats, by the id of the response.
         keys: The API keys.
         is_draining: Whether new work is refused.
     """
@@ -111,6 +113,7 @@ class ServerState:
         self.settings, self.models = settings, models
         self.calls: set[Call] = set()
         self.responses = ResponseStore()
+        self.reasoning_ends: dict[str, threading.Event] = {}
         self.is_draining = False
         self.keys = KeyRing(as_keys(settings.api_keys))
         self._n_of: Counter[str | None] = Counter()

@@ -47,6 +47,7 @@ BEHAVIOURS: dict[str, list[str]] = {
         "return_progress counts from the cached tokens to all of the prompt",
         "n gives several choices",
         "the token count is that of the usage",
+        "the reasoning of a running answer can be ended by its id",
     ],
     "completion": [
         "counts, stop flags, truncated and has_new_line are right",
