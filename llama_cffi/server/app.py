@@ -30,6 +30,7 @@ from . import (
     predict,
     rerank,
     router,
+    streams,
     tokens,
 )
 from .call import OPENAI, ServerState, new_id, send_error
@@ -51,7 +52,7 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, lora,
-    info, metrics, page, router,
+    info, metrics, page, router, streams,
 )  # fmt: skip
 _NOT_FOUND = "not_found_error"
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"

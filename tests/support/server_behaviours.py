@@ -203,6 +203,7 @@ BEHAVIOURS: dict[str, list[str]] = {
     "streams": [
         "a broken stream can be resumed by its name",
         "a stream can be stopped by its name",
+        "a client that leaves while the model loads can come back, or stop",
     ],
     "template": [
         "thinking on, automatic and off change the end of the prompt",
@@ -264,8 +265,6 @@ UNTESTED = frozenset(
         "router: a model can be deleted",
         "security: files are read below the given folder only",
         "slot files: prompts with pictures are saved",
-        "streams: a broken stream can be resumed by its name",
-        "streams: a stream can be stopped by its name",
         "tools: a real model calls the right tool",
         "vision: the models' list tells the modalities",
         "vision: pictures by URL, base64 and data: URI, and errors for bad ones",
