@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, Question
-    from ..embeddings.embedder import Embedder, RerankResult
+    from ..embeddings.embedder import Embedder, EmbedderStats, RerankResult
     from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
     from ..generation.text import Stop
@@ -1016,6 +1016,11 @@ class Llama(Session, ModelFacts):
         return self.embedder.rerank(
             query, documents, top_n=top_n, truncate=truncate, progress=progress
         )
+
+    @property
+    def embedding_stats(self) -> EmbedderStats | None:
+        """The counts of `embed` and `rerank` so far; None: neither was called."""
+        return None if self._embedder is None else self._embedder.stats
 
     @property
     def embedder(self) -> Embedder:

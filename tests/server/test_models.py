@@ -309,6 +309,10 @@ def test_counters_survive_sleep(sleeper: HttpServer) -> None:
         body = get(f"{sleeper.url}/metrics").body
         assert get(f"{sleeper.url}/metrics").body == body
     assert totals == [2, 4, 6]
+    assert post(f"{sleeper.url}/v1/embeddings", {"input": "abc", "model": "a"}).status == 200
+    wait_for(lambda: state(sleeper, "a") == "sleeping")
+    body += get(f"{sleeper.url}/metrics").body
+    assert b'vllm:request_success_total{model_name="a",finished_reason="stop"} 1' in body
     assert b'vllm:request_success_total{model_name="a",finished_reason="length"} 3' in body
     assert b'vllm:request_generation_tokens_count{model_name="a"} 3' in body
 

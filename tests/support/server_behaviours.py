@@ -260,7 +260,6 @@ BEHAVIOURS: dict[str, list[str]] = {
 UNTESTED = frozenset(
     [
         "messages: pictures are taken as base64 by a vision model",
-        "metrics: embeddings are counted",
         "rerank: the document with the answer comes first",
         "router: a model can be deleted",
         "security: files are read below the given folder only",
