@@ -77,6 +77,10 @@ def add_parser(commands: Any) -> None:
         help="load all models at the start (default: only if -m gives a single one)",
     )  # fmt: skip
     several.add_argument(
+        "--allow-delete", action="store_true",
+        help="let clients delete models of --models-dir, with their files (default: off)",
+    )  # fmt: skip
+    several.add_argument(
         "--sleep-idle-seconds", type=float, default=-1.0, metavar="S",
         help="free a model after so long without a request, until the next one; -1 (default): "
         "never",
@@ -277,6 +281,7 @@ def _run(args: argparse.Namespace) -> int:
             trusted_proxies=_parts(args.forwarded_allow_ips),
             ssl_key_file=args.ssl_key_file,
             ssl_cert_file=args.ssl_cert_file,
+            allow_delete=args.allow_delete,
             slots=args.slots,
             slot_save_path=args.slot_save_path,
         ) as server,

@@ -261,7 +261,6 @@ UNTESTED = frozenset(
     [
         "messages: pictures are taken as base64 by a vision model",
         "rerank: the document with the answer comes first",
-        "router: a model can be deleted",
         "security: files are read below the given folder only",
         "slot files: prompts with pictures are saved",
         "tools: a real model calls the right tool",
