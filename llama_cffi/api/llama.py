@@ -1081,7 +1081,8 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
     needs_scheduler = config.cache_dir is not None or bool(config.cache_ram)
-    needs_scheduler = needs_scheduler or config.draft is not None or config.adapters is not None
+    for option in (config.draft, config.adapters, config.n_kv_tokens):
+        needs_scheduler |= option is not None
     if n_parallel == 1 and not needs_scheduler:
         from ..engine import Engine
 
@@ -1092,6 +1093,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     return InferenceEngine(
         model,
         n_parallel,
+        n_kv_tokens=config.n_kv_tokens,
         draft=config.draft,
         cache_ram=config.cache_ram,
         cache_dir=config.cache_dir,

@@ -165,6 +165,10 @@ def add_parser(commands: Any) -> None:
         "4096, or the model's if that is less)",
     )  # fmt: skip
     running.add_argument(
+        "--n-kv-tokens", type=int, metavar="N",
+        help="tokens of a KV cache that all answers share (default: --ctx-size for each)",
+    )  # fmt: skip
+    running.add_argument(
         "-t", "--threads", type=int, default=0, metavar="N",
         help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
     )  # fmt: skip
@@ -229,6 +233,7 @@ def _run(args: argparse.Namespace) -> int:
     config = LlamaConfig(
         n_parallel=args.parallel,
         n_ctx=args.ctx_size,
+        n_kv_tokens=args.n_kv_tokens,
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
         flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],

@@ -31,6 +31,7 @@ from llama_cffi.errors import (
 from llama_cffi.server import served_model
 from llama_cffi.server.errors import ApiError
 from llama_cffi.server.http_server import HttpServer
+from llama_cffi.server.model_card import ModelCard
 from llama_cffi.server.models import Models, ModelState, ServedModel
 from llama_cffi.server.presets import read_presets
 from llama_cffi.server.residency import Residency
@@ -942,3 +943,16 @@ def test_nothing_is_deleted_unless_the_option_allows_it(folder: Path) -> None:
         assert (reply.status, reply.error["type"]) == (501, "not_supported_error")
         assert "--allow-delete" in reply.error["message"]
     assert (folder / "a.gguf").exists()
+
+
+def test_a_shared_kv_cache_is_estimated_by_its_own_size(folder: Path) -> None:
+    path = str(folder / "a.gguf")
+    own, shared, small = (
+        ModelCard.of_file(path, LlamaConfig(n_parallel=2, n_ctx=64, n_threads=1, n_kv_tokens=n))
+        for n in (None, 256, 32)
+    )
+    assert small.memory_bytes < own.memory_bytes < shared.memory_bytes
+    assert [card.n_ctx for card in (own, shared, small)] == [64, 64, 32]
+    with Llama(path, n_parallel=2, n_ctx=64, n_threads=1, n_kv_tokens=256) as llm:
+        assert ModelCard.of(llm).memory_bytes == shared.memory_bytes
+        assert llm.n_ctx == 64
