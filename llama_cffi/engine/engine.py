@@ -16,6 +16,7 @@ from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
+from ..generation.context_policy import fit_prompt
 from ..generation.context_size import context_size
 from ..generation.loop import generate
 from ..generation.model_source import ModelOptions, ModelSource, open_model
@@ -514,7 +515,19 @@ class Engine:
             reasoning_limit: Creates the reasoning limit of the answer.
             **options: See `EngineOptions`.
         """
-        return self._steps(tokens, self._call(max_tokens, options, reasoning_limit))
+        call = self._call(max_tokens, options, reasoning_limit)
+        vocab, params = self.model.vocab, call.params
+        prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
+        if params.reset_kv_cache:  # what does not fit is told before the first step
+            fit_prompt(
+                prompt,
+                params.max_tokens,
+                self.n_ctx,
+                params.safety,
+                params.context_policy,
+                n_first=int(vocab.add_bos),
+            )
+        return self._steps(prompt, call)
 
     def tokenize_chat(
         self,
@@ -694,11 +707,11 @@ class Engine:
                 yield rest
 
     def _steps(
-        self, tokens: Sequence[int], call: GenerationCall
+        self, prompt: Prompt, call: GenerationCall
     ) -> Generator[Step, None, GenerationStats]:
         with self._exclusive(call) as run:
             output = Detokenizer(self.model.vocab, call.params)
-            with self._collected(tokens, call, run, output) as generated:
+            with self._collected(prompt, call, run, output) as generated:
                 yield from run.paused_at(
                     Step(token, output.take(), output.logprob) for token in generated
                 )

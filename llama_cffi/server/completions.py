@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from starlette.routing import BaseRoute
 
 from ..api.channel import Channel
-from ..api.completions import prompt_tokens
 from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
@@ -70,9 +69,6 @@ async def _create(call: Call) -> Answer:
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):
-        if model.llm.config.n_parallel == 1:  # its engine would tell this after the headers
-            for prompt in prompts:
-                model.check_length(len(prompt_tokens(model.llm.model, prompt, None)))
         streams = [await start(prompt, stream=True, **options) for prompt in prompts]
         return Stream(_events(model, streams, n))
     whole = await _all([start(prompt, **options) for prompt in prompts])

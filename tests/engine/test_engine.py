@@ -119,6 +119,8 @@ def test_generates_until_the_context_is_full(
     for n in (0, 1, 500):
         with pytest.raises(ContextOverflowError, match=str(engine.n_ctx)):
             engine.generate_tokens([5] * (engine.n_ctx + n), 1)
+        with pytest.raises(ContextOverflowError, match=str(engine.n_ctx)):
+            engine.steps([5] * (engine.n_ctx + n), 1)  # before the first step
     assert engine.generate_tokens(PROMPTS[1], 4, temperature=0)
 
 
