@@ -263,7 +263,6 @@ UNTESTED = frozenset(
         "rerank: the document with the answer comes first",
         "security: files are read below the given folder only",
         "slot files: prompts with pictures are saved",
-        "tools: a real model calls the right tool",
         "vision: the models' list tells the modalities",
         "vision: pictures by URL, base64 and data: URI, and errors for bad ones",
         "vision: the token count has the picture",
