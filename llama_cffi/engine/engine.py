@@ -14,6 +14,7 @@ from ..binding import Batch, Context
 from ..binding.context.params import MoreContextOptions
 from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
+from ..generation.call_lock import CallLock, Turn
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
 from ..generation.context_policy import fit_prompt
@@ -38,7 +39,6 @@ from ..generation.stats import GenerationStats
 from ..validation import INT32_MAX, check_bool, checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
-from .lock import CallLock, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

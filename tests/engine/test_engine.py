@@ -176,7 +176,7 @@ def test_stream_left_early_frees_the_engine(engine: Engine) -> None:
 
 
 def test_another_thread_waits_for_a_stream(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_cffi.engine.lock._LEAST_S", 1000)
+    monkeypatch.setattr("llama_cffi.generation.call_lock._LEAST_S", 1000)
     stream = engine.stream("x", max_tokens=5, temperature=1.0, seed=1)
     first = next(stream)
     done = threading.Event()
