@@ -436,8 +436,8 @@ class InferenceEngine:
             priority: Requests of higher priority run first. None: that of the `RequestScope` open
                 here, else 0.
             client: For whom it runs, any name. When sequences are short, the client with the fewest
-                running requests is served first, of equals the one served least recently. None: that of the `RequestScope` open here; all
-                without one count as one client.
+                running requests is served first, of equals the one served least recently. None:
+                that of the `RequestScope` open here; all without one count as one client.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
             adapters: LoRA files and their scales, for this request; None: those of the
