@@ -214,6 +214,7 @@ class InferenceEngine:
                 self.cache,
                 max_running=n_parallel,
                 n_batch=n_batch,
+                n_ubatch=context.n_ubatch,
                 n_prefill_chunk=n_prefill_chunk,
                 mix_prefill=context.kv_unified,
                 n_ctx=n_ctx,

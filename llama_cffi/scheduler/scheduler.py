@@ -60,6 +60,8 @@ class Scheduler:
         cache: Allocates sequences and finds prefixes.
         max_running: Maximum number of running requests; None = one per sequence.
         n_batch: Maximum number of tokens in a step.
+        n_ubatch: Maximum number of prompt tokens in a step that prefills several requests; None =
+            n_batch. C computes that many tokens together: more would only delay the first tokens.
         n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
             prefilling request; None = n_batch. Smaller chunks lower the latency between tokens.
             Formerly `n_chunk`.
@@ -84,6 +86,7 @@ class Scheduler:
         *,
         max_running: int | None = None,
         n_batch: int = 512,
+        n_ubatch: int | None = None,
         n_prefill_chunk: int | None = None,
         mix_prefill: bool = True,
         n_ctx: int | None = None,
@@ -93,6 +96,7 @@ class Scheduler:
         self.cache, self.clock = cache, clock
         self.max_running = min(max_running or cache.n_seqs, cache.n_seqs)
         self.n_batch, self.n_prefill_chunk = n_batch, min(n_prefill_chunk or n_batch, n_batch)
+        self.n_ubatch = min(n_ubatch or n_batch, n_batch)
         self.n_ctx = min(n_ctx or cache.max_tokens, cache.max_tokens)
         self.mix_prefill, self.ageing_s = mix_prefill, ageing_s
         self.running: list[Request] = []
@@ -219,6 +223,8 @@ class Scheduler:
         decoding = [request for request in members if request.state is _DECODING]
         prefilling = [request for request in members if request.state is _PREFILLING]
         limit = self.n_prefill_chunk * len(prefilling) if decoding else self.n_batch
+        if len(prefilling) > 1:
+            limit = min(limit, self.n_ubatch)
         if decoding and prefilling and not self.mix_prefill:
             if prefill_next:
                 decoding = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..grammars import LlamaGrammar
@@ -13,7 +13,8 @@ from .errors import invalid
 __all__ = [
     "GENERATION",
     "OPENAI",
-    "check_token",
+    "are_ids",
+    "check_tokens",
     "generation_options",
     "is_id",
     "texts_or_ids",
@@ -146,7 +147,7 @@ def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | 
     Raises:
         ApiError: They are something else, too many, or a token does not exist.
     """
-    items = [given] if isinstance(given, str) or (given and all(map(is_id, given))) else given
+    items = [given] if isinstance(given, str) or (given and are_ids(given)) else given
     if not items:
         raise invalid(name, f"{name} must not be empty")
     if len(items) > _MAX_ITEMS:
@@ -155,10 +156,9 @@ def texts_or_ids(name: str, given: str | list[Any], n_vocab: int) -> list[str | 
         where = name if len(items) == 1 else f"{name}[{i}]"
         if isinstance(item, str):
             continue
-        if not (isinstance(item, list) and item and all(map(is_id, item))):
+        if not (isinstance(item, list) and item and are_ids(item)):
             raise invalid(name, f"{where} must be a string or a list of token ids")
-        for token in item:
-            check_token(name, where, token, n_vocab)
+        check_tokens(name, where, item, n_vocab)
     return [*items]
 
 
@@ -167,13 +167,25 @@ def is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_token(name: str, where: str, token: int, n_vocab: int) -> None:
+def are_ids(values: Iterable[object]) -> bool:
+    """Return whether all values of JSON can be token ids."""
+    return {*map(type, values)} <= {int}
+
+
+def check_tokens(name: str, where: str, tokens: Sequence[int], n_vocab: int) -> None:
     """Refuse a token id that the model does not have.
 
+    Args:
+        name: The field.
+        where: The place in it.
+        tokens: At least one id.
+        n_vocab: Number of tokens of the model.
+
     Raises:
-        ApiError: About the field *name*; *where* is the place in it.
+        ApiError: About the first one.
     """
-    if not 0 <= token < n_vocab:
+    if min(tokens) < 0 or max(tokens) >= n_vocab:
+        token = next(token for token in tokens if not 0 <= token < n_vocab)
         raise invalid(
             name,
             f"{where}: the token {token} does not exist; this model has 0 to {n_vocab - 1}."

@@ -104,6 +104,9 @@ class Bench:
         if decoding:
             n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
             assert n_prompts <= scheduler.n_prefill_chunk * n_prefilling
+        if len(by_state[PREFILLING]) > 1:
+            n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
+            assert n_prompts <= scheduler.n_ubatch
         if scheduler.mix_prefill or not by_state[PREFILLING] or output.lora_key in self.waited:
             assert {c.request for c in by_state[DECODING]} == decoding
             self.waited.discard(output.lora_key)
@@ -298,6 +301,17 @@ def test_prefill_chunks_beside_decoding_requests(
     bench.step()
     other = bench.add(40, 9)
     assert sizes(bench.step()) == {decoding: 1, other: expected}
+
+
+def test_several_prompts_share_what_is_computed_together() -> None:
+    bench = Bench(n_seqs=4, n_batch=16, n_ubatch=8)
+    long, *short = bench.add(40), bench.add(3), bench.add(3), bench.add(3)
+    assert sizes(bench.step()) == {long: 8}
+    bench.scheduler.remove(long, CANCELLED, None)
+    assert sizes(bench.step()) == {short[0]: 3, short[1]: 3, short[2]: 2}
+    bench.drain()
+    alone_ = bench.add(40)
+    assert sizes(bench.step()) == {alone_: 16}
 
 
 def test_first_come_first_served() -> None:
@@ -846,6 +860,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_blocks=st.integers(3, 8),
         n_prefill_chunk=st.sampled_from([None, 1, 3]),
         n_batch=st.integers(4, 12),
+        n_ubatch=st.sampled_from([None, 1, 5]),
         mix_prefill=st.booleans(),
     )
     def begin(
@@ -855,6 +870,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_blocks: int,
         n_prefill_chunk: int | None,
         n_batch: int,
+        n_ubatch: int | None,
         mix_prefill: bool,
     ) -> None:
         self.bench = Bench(
@@ -863,6 +879,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_seqs * n_blocks * 4,
             n_prefill_chunk=n_prefill_chunk,
             n_batch=n_batch,
+            n_ubatch=n_ubatch,
             mix_prefill=mix_prefill,
             ageing_s=5.0,
         )

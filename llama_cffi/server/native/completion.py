@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
+from ...api.aio import prepared_async
 from ...api.channel import Channel
 from ...api.running import PreparedRequest, is_shared, run, run_async
 from ...binding import Vocab
@@ -49,6 +50,7 @@ FIELDS: Mapping[str, Kind] = {
     "id_slot": INTEGER,
     "speculative.n_max": INTEGER,
 }
+_SLOW = {"grammar", "json_schema"}  # to compile; for the rest a thread would cost more
 
 
 def routes() -> list[BaseRoute]:
@@ -60,8 +62,14 @@ def routes() -> list[BaseRoute]:
 async def _complete(call: Call) -> Answer:
     model = call.model
     given = take(call.body, FIELDS, "prompt")
-    wanted = await asyncio.to_thread(check, model, given)
-    prompts = await asyncio.to_thread(prompt_tokens, model.llm.model.vocab, given["prompt"])
+    vocab, prompt = model.llm.model.vocab, given["prompt"]
+
+    def prepare() -> tuple[Wanted, list[list[int]]]:
+        return check(model, given), prompt_tokens(vocab, prompt)
+
+    is_slow = not _SLOW.isdisjoint(given)
+    preparing = asyncio.to_thread(prepare) if is_slow else prepared_async(prepare, prompt)
+    wanted, prompts = await preparing
     return await answer(call, wanted, prompts)
 
 

@@ -8,7 +8,7 @@ from ...binding import Vocab
 from ...generation.prompt import tokenize_prompt
 from ..body import Object
 from ..errors import invalid
-from ..fields import check_token, is_id
+from ..fields import are_ids, check_tokens, is_id
 
 __all__ = ["prompt_tokens"]
 
@@ -43,6 +43,9 @@ def _tokens(vocab: Vocab, where: str, item: Any) -> list[int]:
     parts = [item] if isinstance(item, str) else item
     if not isinstance(parts, list):
         raise invalid("prompt", f"{where} must be text, token ids, a list of both, or an object")
+    if parts and are_ids(parts):
+        check_tokens("prompt", where, parts, len(vocab))
+        return parts
     tokens: list[int] = []
     for i, part in enumerate(parts):
         if isinstance(part, str):
@@ -50,7 +53,7 @@ def _tokens(vocab: Vocab, where: str, item: Any) -> list[int]:
         elif not is_id(part):
             raise invalid("prompt", f"{where}[{i}] must be text or a token id")
         else:
-            check_token("prompt", where, part, len(vocab))
+            check_tokens("prompt", where, [part], len(vocab))
             tokens.append(part)
     if not tokens:
         raise invalid("prompt", f"{where} is empty: there is nothing to continue")
