@@ -191,6 +191,7 @@ BEHAVIOURS: dict[str, list[str]] = {
         "saved and restored tokens are counted, and only the tail is evaluated again",
         "after erase the whole prompt is evaluated again",
         "a file survives a restart",
+        "what is asked of a busy slot waits until it is idle",
         "a file that does not fit the context is refused, and the slot stays usable",
         "prompts with pictures are saved",
     ],
