@@ -149,6 +149,16 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
         shape("token_embd.weight", 64, 259, 2),
         "has the shape (64, 259, 2)",
     ),
+    "a state space of 3 axes": (
+        "mamba",
+        shape("blk.1.ssm_a", 2, 16, 128),
+        "blk.1.ssm_a has the shape (2, 16, 128)",
+    ),
+    "labels of numbers": (
+        "phi3",
+        put("phi3.classifier.output_labels", Array(5, []), ARRAY),
+        "phi3.classifier.output_labels is an array of value type 5",
+    ),
     "2^32-1 parts": ("llama", put("split.count", 2**32 - 1), "split.count has the value type 4"),
     "parts of text": ("llama", put("split.count", "x", STRING), "split.count has the value type 8"),
     "a bool of 77": ("llama", put("tokenizer.ggml.add_bos_token", 77, 7), "a bool of the value 77"),

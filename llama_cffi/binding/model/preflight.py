@@ -195,7 +195,8 @@ def _hyperparameters(gguf: GgufSummary, library: Library) -> list[str]:
             wrong.append(f"{key} is {value}")
     for key, array in gguf.arrays.items():  # std::is_same<T, float>
         whole = key.startswith(f"{architecture}.") and key.endswith(_WHOLE_NUMBERS)
-        if whole and array.kind in (_FLOAT32, _STRING):
+        is_label = key == f"{architecture}.classifier.output_labels"
+        if (whole and array.kind in (_FLOAT32, _STRING)) or (is_label and array.kind != _STRING):
             wrong.append(f"{key} is an array of value type {array.kind}")
     scaling = gguf.values.get(f"{architecture}.rope.scaling.type")
     known = compat.rope_scaling_types(library)

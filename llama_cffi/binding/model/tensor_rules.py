@@ -48,7 +48,7 @@ _FAMILIES = (
     _family("a bias", r".*\.bias", True),
     _family("a scale", r".*\.(input_)?scales?", True),
     _family("a norm", r".*norm\d?\.(weight|bias)", True),
-    _family("part of a state space model", r"ssm_(a|d)", True),
+    _family("part of a state space model", r"ssm_(a|d)", True, n_dims=2),
     _family("a convolution", r"(ssm_conv1d|shortconv\.conv)\.weight", True, n_dims=2),
     _family("a convolution", r"ssm_conv1d_[a-z]\.weight", True),
     _family("factors of RoPE", r"rope_(freqs|factors_\w+)\.weight", True),
