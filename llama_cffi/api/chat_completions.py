@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -247,6 +248,7 @@ class ChatPreparer:
         name: str = "",
         *,
         stream: bool = False,
+        reasoning_end: threading.Event | None = None,
     ) -> PreparedChat:
         """Check the options of one chat completion, render and tokenize its messages.
 
@@ -255,6 +257,8 @@ class ChatPreparer:
             options: `ChatCompletionOptions`.
             name: The model's name in the response, if the options have none.
             stream: Whether the answer is streamed.
+            reasoning_end: Ends the reasoning of a running answer when it is set; None: nothing
+                does but `thinking_budget`.
 
         Raises:
             TemplateError: The chat template refuses the messages.
@@ -313,7 +317,7 @@ class ChatPreparer:
         thinks = thinks and not is_continued
         awaited = grammar is not None and (is_open or bool(thinks))
         reasoning_limit, after = self._reasoning_limit(
-            form, after, is_open, awaited, is_words, own.get("thinking_budget")
+            form, after, is_open, awaited, is_words, own.get("thinking_budget"), reasoning_end
         )
         sampling = {key: rest.pop(key) for key in [*rest] if key in _SAMPLING}
         if grammar is not None:
@@ -351,9 +355,12 @@ class ChatPreparer:
         name: str = "",
         *,
         stream: bool = False,
+        reasoning_end: threading.Event | None = None,
     ) -> PreparedChat:
         """Call `prepare` in an event loop, which goes on meanwhile if the messages are long."""
-        call = partial(self.prepare, messages, options, name, stream=stream)
+        call = partial(
+            self.prepare, messages, options, name, stream=stream, reasoning_end=reasoning_end
+        )
         return await prepared_async(call, messages)
 
     def _reasoning_limit(
@@ -364,15 +371,16 @@ class ChatPreparer:
         awaited: bool,
         is_words: bool,
         budget: int | None,
+        end: threading.Event | None,
     ) -> tuple[Callable[[], ThinkingBudget] | None, str]:
         """Return what creates the reasoning limit, and the text after which a grammar begins."""
-        if not awaited and budget is None:
+        if not awaited and budget is None and end is None:
             return None, after
         markers = self._markers
         if markers.after.strip() and not is_words:
             markers = markers._replace(after="")  # tool calls may follow instead of content
         limit = partial(
-            ThinkingBudget, self.model.vocab, form.reasoning, markers, is_open, budget, awaited
+            ThinkingBudget, self.model.vocab, form.reasoning, markers, is_open, budget, awaited, end
         )
         limit()  # raises for an invalid budget
         return limit, form.reasoning[1].strip() + markers.after if awaited else after

@@ -36,7 +36,7 @@ _MODEL = (
 _POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {
     "n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1, "cache_ram": -1,
-    "cache_disk": -1,
+    "cache_disk": -1, "n_kv_tokens": 1,
 }  # fmt: skip
 # What a field's type is at run time, and in words.
 _KINDS: dict[str, tuple[type, str]] = {
@@ -94,6 +94,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     yarn_orig_ctx: int | None
     no_perf: bool
     context_policy: str
+    n_kv_tokens: int | None
     draft: Drafter | None
     cache_ram: int | None
     cache_dir: str | os.PathLike[str] | None
@@ -162,6 +163,9 @@ class LlamaConfig:
             the oldest turns of conversations and refuses other prompts that are too long.
         n_parallel: Number of answers generated together, in one batch, each with n_ctx tokens; see
             `InferenceEngine`. Above 1, the methods for state and KV cache are not available.
+        n_kv_tokens: Tokens of the KV cache that all answers share, for prompts of very different
+            lengths, see `InferenceEngine`; None: n_ctx for each of n_parallel. The methods for
+            state and KV cache are not available with it.
         draft: Speculative decoding: `PromptLookup()` or `DraftModel(path)` propose draft tokens,
             for the same answers in fewer steps. The methods for state and KV cache are not
             available then.
@@ -222,6 +226,7 @@ class LlamaConfig:
     no_perf: bool = False
     context_policy: str = "error"
     n_parallel: int = 1
+    n_kv_tokens: int | None = None
     draft: Drafter | None = None
     cache_ram: int | None = None
     cache_dir: str | os.PathLike[str] | None = None

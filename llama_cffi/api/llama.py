@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, Question
-    from ..embeddings.embedder import Embedder, RerankResult
+    from ..embeddings.embedder import Embedder, EmbedderStats, RerankResult
     from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
     from ..generation.text import Stop
@@ -1018,6 +1018,11 @@ class Llama(Session, ModelFacts):
         )
 
     @property
+    def embedding_stats(self) -> EmbedderStats | None:
+        """The counts of `embed` and `rerank` so far; None: neither was called."""
+        return None if self._embedder is None else self._embedder.stats
+
+    @property
     def embedder(self) -> Embedder:
         """The embedder of `embed` and `rerank`, created on first use.
 
@@ -1076,7 +1081,8 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)
     needs_scheduler = config.cache_dir is not None or bool(config.cache_ram)
-    needs_scheduler = needs_scheduler or config.draft is not None or config.adapters is not None
+    for option in (config.draft, config.adapters, config.n_kv_tokens):
+        needs_scheduler |= option is not None
     if n_parallel == 1 and not needs_scheduler:
         from ..engine import Engine
 
@@ -1087,6 +1093,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     return InferenceEngine(
         model,
         n_parallel,
+        n_kv_tokens=config.n_kv_tokens,
         draft=config.draft,
         cache_ram=config.cache_ram,
         cache_dir=config.cache_dir,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..errors import ValidationError
 from ..generation.aliases import canonical
 from ..generation.options import TextOptions
+from ..generation.request_scope import current_scope
 from ..generation.sampling_params import SamplingParams
 from ..validation import check_float, check_int, not_picklable
 from .chat_completions import ChatCompletionOptions
@@ -194,7 +195,8 @@ class ResponseCache:
         seeded = given.get("seed", known.seed) not in (-1, None)
         if not seeded and given.get("temperature", known.temperature) != 0:
             return None
-        adapters = {path: scale for path, (_, scale) in self.llm._adapters.items()}
+        scope = current_scope()
+        adapters = self.llm.adapters if scope is None or scope.adapters is None else scope.adapters
         try:
             return _frozen((kind, arguments, given, self.llm.sampling, adapters))
         except TypeError:  # it is not hashable, or a function

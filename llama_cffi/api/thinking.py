@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,6 +49,7 @@ class ThinkingBudget:
         n_tokens: Maximum number of reasoning tokens, from 0; None: no limit.
         is_required: Whether a grammar starts after the reasoning. Then the answer must begin with
             reasoning, and the text after it is forced even if the model ends it by itself.
+        is_ended: Ends the reasoning when it is set, from any thread; None: only the number does.
 
     Raises:
         ValidationError: *n_tokens* is out of range.
@@ -61,6 +63,7 @@ class ThinkingBudget:
         is_open: bool,
         n_tokens: int | None,
         is_required: bool = False,
+        is_ended: threading.Event | None = None,
     ) -> None:
         if n_tokens is not None:
             n_tokens = check_int("thinking_budget", n_tokens, 0)
@@ -69,7 +72,7 @@ class ThinkingBudget:
         self._splitter = ReasoningSplitter(*markers, starts_open=is_open, budget=n_tokens)
         self._text, self._recent = Utf8Stream(), ""  # the last characters of the reasoning
         self._has_end_token = _is_one_token(vocab, markers[1])
-        self._is_over = False
+        self._is_over, self._is_ended = False, is_ended
 
     def after(self, token: int | None) -> Sequence[int] | None:
         """Add a token of the answer, None before the first, and return the tokens to force.
@@ -92,7 +95,10 @@ class ThinkingBudget:
                 return None
             if was_open:
                 self._recent = (self._recent + text)[-len(self._markers.end) :]
-        return self._last(self._end() + self._markers.after) if splitter.budget_is_spent else ()
+        is_spent = splitter.budget_is_spent or (
+            self._is_ended is not None and splitter.is_open and self._is_ended.is_set()
+        )
+        return self._last(self._end() + self._markers.after) if is_spent else ()
 
     def _last(self, text: str) -> Sequence[int]:
         self._is_over = True

@@ -77,6 +77,10 @@ def add_parser(commands: Any) -> None:
         help="load all models at the start (default: only if -m gives a single one)",
     )  # fmt: skip
     several.add_argument(
+        "--allow-delete", action="store_true",
+        help="let clients delete models of --models-dir, with their files (default: off)",
+    )  # fmt: skip
+    several.add_argument(
         "--sleep-idle-seconds", type=float, default=-1.0, metavar="S",
         help="free a model after so long without a request, until the next one; -1 (default): "
         "never",
@@ -161,6 +165,10 @@ def add_parser(commands: Any) -> None:
         "4096, or the model's if that is less)",
     )  # fmt: skip
     running.add_argument(
+        "--n-kv-tokens", type=int, metavar="N",
+        help="tokens of a KV cache that all answers share (default: --ctx-size for each)",
+    )  # fmt: skip
+    running.add_argument(
         "-t", "--threads", type=int, default=0, metavar="N",
         help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
     )  # fmt: skip
@@ -225,6 +233,7 @@ def _run(args: argparse.Namespace) -> int:
     config = LlamaConfig(
         n_parallel=args.parallel,
         n_ctx=args.ctx_size,
+        n_kv_tokens=args.n_kv_tokens,
         n_threads=args.threads,
         n_gpu_layers=args.gpu_layers,
         flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],
@@ -277,6 +286,7 @@ def _run(args: argparse.Namespace) -> int:
             trusted_proxies=_parts(args.forwarded_allow_ips),
             ssl_key_file=args.ssl_key_file,
             ssl_cert_file=args.ssl_cert_file,
+            allow_delete=args.allow_delete,
             slots=args.slots,
             slot_save_path=args.slot_save_path,
         ) as server,

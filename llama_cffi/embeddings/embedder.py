@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +23,7 @@ from .wordpiece import WordPiece
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-__all__ = ["Embedder", "Embeddings", "RerankResult", "similarity"]
+__all__ = ["Embedder", "EmbedderStats", "Embeddings", "RerankResult", "similarity"]
 
 Embeddings = NDArray[np.float32] | list[NDArray[np.float32]]
 
@@ -45,6 +47,26 @@ class RerankResult:
     document: str
 
 
+class EmbedderStats(NamedTuple):
+    """Counts so far, of embeddings and of pairs that were scored.
+
+    Attributes:
+        n_inputs: Inputs.
+        n_tokens: Tokens of the inputs.
+        n_reused: Tokens of inputs that were given more than once, and computed once.
+        n_steps: Computed batches.
+        n_step_inputs: Inputs in each batch, added up.
+        seconds: Time of computing.
+    """
+
+    n_inputs: int = 0
+    n_tokens: int = 0
+    n_reused: int = 0
+    n_steps: int = 0
+    n_step_inputs: int = 0
+    seconds: float = 0.0
+
+
 class Embedder:
     """Computes embeddings with any kind of model: encoders (BERT, T5) and decoders.
 
@@ -66,6 +88,7 @@ class Embedder:
         owns_model: Whether `close` frees the model, too; False where one was given.
         pooling: The pooling in use.
         n_tokens_max: Most tokens of one input.
+        stats: Counts so far.
 
     Raises:
         ModelLoadError: The model cannot be loaded.
@@ -85,6 +108,7 @@ class Embedder:
     ) -> None:
         self._n_ctx = check_int("n_ctx", n_ctx, 1)
         self._closed = False
+        self.stats = EmbedderStats()
         self.model, self.owns_model = open_model(model, **options)
         try:
             self._open(pooling, n_threads)
@@ -312,7 +336,8 @@ class Embedder:
     ) -> dict[tuple[int, ...], NDArray[np.float32]]:
         """Return C's result for each distinct input: one vector, or one for each token."""
         found: dict[tuple[int, ...], NDArray[np.float32]] = {}
-        distinct = list(dict.fromkeys(inputs))
+        given = Counter(inputs)
+        distinct = list(given)
         if not distinct:
             return found
         # C splits the sequences of a recurrent model into parts of equal length, and pools each.
@@ -325,12 +350,29 @@ class Embedder:
         ):
             batch = Batch(context.n_ubatch, library=self.model.library)
             for group in _batches(distinct, context.n_ubatch, n_seqs):
+                started = time.perf_counter()
                 found |= self._run(context, batch, group)
+                self._count(group, given, time.perf_counter() - started)
                 if not report(len(found) / len(distinct)):
                     raise CancelledError(
                         f"progress stopped it after {len(found)} of {len(distinct)} texts"
                     )
         return found
+
+    def _count(
+        self, group: Sequence[tuple[int, ...]], given: Counter[tuple[int, ...]], seconds: float
+    ) -> None:
+        """Count a batch; the context is in use by this thread only."""
+        old = self.stats
+        n_tokens = sum(len(tokens) * given[tokens] for tokens in group)
+        self.stats = EmbedderStats(
+            old.n_inputs + sum(given[tokens] for tokens in group),
+            old.n_tokens + n_tokens,
+            old.n_reused + n_tokens - sum(map(len, group)),
+            old.n_steps + 1,
+            old.n_step_inputs + len(group),
+            old.seconds + seconds,
+        )
 
     def _run(
         self, context: Context, batch: Batch, group: Sequence[tuple[int, ...]]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from ..binding import Context
 from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
+from ..generation.call_lock import CallLock
 
 __all__ = ["ResizableContext"]
 
@@ -33,43 +34,50 @@ class ResizableContext:
         n_seqs: int,
     ) -> None:
         self._create, self._capacity = create, capacity
-        self._lock = threading.RLock()  # a function that reports progress may close it
-        self._is_used = self._closed = False
+        self._lock = CallLock()
+        self._closed = False
         self.current = create(n_tokens, n_seqs)
 
     def close(self) -> None:
         """End running and waiting calls, and free the context. A second call does nothing."""
         self._closed = True
         self.current.abort_flag.set()
-        with self._lock:
+        if self._is_used_here:  # a function that reports progress may close it
+            self.current.close()
+            return
+        with self._lock.acquire():
             self.current.close()
 
     @contextmanager
     def use(self, n_tokens: int, n_seqs: int) -> Iterator[Context]:
         """Lend an empty context for at least *n_tokens* and *n_seqs*; other threads wait.
 
+        Clients, see `RequestScope`, take turns.
+
         Raises:
             ClosedError: It is closed, or was closed in this block.
             LlamaError: There is not enough memory.
             ValidationError: This thread is in such a block.
         """
-        with self._lock:
-            if self._is_used:
-                raise ValidationError(
-                    "it is busy in this thread: a function that reports progress cannot call it"
-                )
+        if self._is_used_here:
+            raise ValidationError(
+                "it is busy in this thread: a function that reports progress cannot call it"
+            )
+        with self._lock.acquire():
             self._check_open()
             context = self._grow(n_tokens, n_seqs)
             self._check_open()  # a new context's flag is not set
             context.memory.clear(data=False)
-            self._is_used = True
             try:
                 yield context
             except DecodeAbortedError:
                 self._check_open()
                 raise
-            finally:
-                self._is_used = False
+
+    @property
+    def _is_used_here(self) -> bool:
+        """Whether this thread is in a block of `use`."""
+        return self._lock.owner == threading.get_ident()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,8 +14,10 @@ from ..binding import Batch, Context
 from ..binding.context.params import MoreContextOptions
 from ..context_managers import contextmanager
 from ..errors import ClosedError, DecodeAbortedError, ValidationError
+from ..generation.call_lock import CallLock, Turn
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, CancelToken
 from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
+from ..generation.context_policy import fit_prompt
 from ..generation.context_size import context_size
 from ..generation.loop import generate
 from ..generation.model_source import ModelOptions, ModelSource, open_model
@@ -37,7 +39,6 @@ from ..generation.stats import GenerationStats
 from ..validation import INT32_MAX, check_bool, checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
-from .lock import CallLock, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -514,7 +515,19 @@ class Engine:
             reasoning_limit: Creates the reasoning limit of the answer.
             **options: See `EngineOptions`.
         """
-        return self._steps(tokens, self._call(max_tokens, options, reasoning_limit))
+        call = self._call(max_tokens, options, reasoning_limit)
+        vocab, params = self.model.vocab, call.params
+        prompt = tokens if isinstance(tokens, Prompt) else Prompt(vocab.check_all(tokens))
+        if params.reset_kv_cache:  # what does not fit is told before the first step
+            fit_prompt(
+                prompt,
+                params.max_tokens,
+                self.n_ctx,
+                params.safety,
+                params.context_policy,
+                n_first=int(vocab.add_bos),
+            )
+        return self._steps(prompt, call)
 
     def tokenize_chat(
         self,
@@ -605,6 +618,11 @@ class Engine:
         thinking: bool | None = None,
         is_text: bool = False,
     ) -> GenerationCall:
+        if (scope := current_scope()) is not None and scope.adapters is not None:
+            raise ValidationError(
+                "adapters of single requests need a scheduler: open the model with n_parallel=2 or "
+                "more, or use set_adapters for all requests"
+            )
         defaults = preset.text_defaults(self.context_policy) if is_text else {}
         return parse_options(
             max_tokens,
@@ -689,11 +707,11 @@ class Engine:
                 yield rest
 
     def _steps(
-        self, tokens: Sequence[int], call: GenerationCall
+        self, prompt: Prompt, call: GenerationCall
     ) -> Generator[Step, None, GenerationStats]:
         with self._exclusive(call) as run:
             output = Detokenizer(self.model.vocab, call.params)
-            with self._collected(tokens, call, run, output) as generated:
+            with self._collected(prompt, call, run, output) as generated:
                 yield from run.paused_at(
                     Step(token, output.take(), output.logprob) for token in generated
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 
 from .stats import GenerationStats
@@ -17,15 +18,23 @@ class RequestScope:
         client: For whom they run, see `InferenceEngine.submit`.
         priority: The default of `InferenceEngine.submit`.
         timeout_s: Seconds from now until all must have ended; None: no deadline.
+        adapters: The default of `InferenceEngine.submit`; an `Engine` refuses them.
 
     Attributes:
+        client: The same.
+        priority: The same.
+        adapters: The same.
         stats: The statistics of the generations that have started to wait for an engine.
     """
 
     def __init__(
-        self, client: str | None = None, priority: int = 0, timeout_s: float | None = None
+        self,
+        client: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        adapters: Mapping[str, float] | None = None,
     ) -> None:
-        self.client, self.priority = client, priority
+        self.client, self.priority, self.adapters = client, priority, adapters
         self.stats: list[GenerationStats] = []
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._outer: Token[RequestScope | None]

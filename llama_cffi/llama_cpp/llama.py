@@ -1095,6 +1095,7 @@ class Llama:
     renderer = Delegate(lambda native: native.renderer)
     chat = Delegate(lambda native: native.chat)
     embedder = Delegate(lambda native: native.embedder)
+    embedding_stats = Delegate(lambda native: native.embedding_stats)
     serve = Delegate(lambda native: native.serve)
     decide = Delegate(lambda native: native.decide)
     decide_async = Delegate(lambda native: native.decide_async)

@@ -101,6 +101,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     rope_scaling: str | None
     context_policy: str
     n_parallel: int
+    n_kv_tokens: int | None
     draft: Drafter | None
     adapters: Mapping[str, float] | None
     cache_ram: int | None

@@ -8,11 +8,13 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from ..context_managers import contextmanager
 from ..errors import ClosedError, EngineDeadError, ValidationError
-from ..generation.cancellation import CANCEL, CLOSE
+from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted, on_cancel
+from ..generation.request_scope import current_scope
 from .engine_core import EngineCore
 from .request_handle import RequestHandle
 from .request_queue import RequestQueue
@@ -147,20 +149,43 @@ class EngineThread:
         """End a request; see `RequestHandle.cancel`."""
         self.queue.cancel(handle, reason)
 
-    def call(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T], is_ready: Callable[[], bool] | None = None) -> T:
         """Return the result of a function that the engine's thread calls between two steps.
 
+        Args:
+            function: What to call.
+            is_ready: Whether it can be called now; None: always. It waits for that until the
+                deadline of the `RequestScope`, or the end of the `CancelScope`.
+
         Raises:
+            CancelledError: The scope was cancelled.
+            DeadlineExceededError: The deadline has passed.
             ValidationError: Called in the engine's own thread.
             ClosedError: The engine is closed.
             EngineDeadError: It has stopped on an error.
         """
         self.check_may_wait()
         self.check_open()
-        future = self.queue.call(function)
+        future = self.queue.call(function, is_ready)
         while future is None:  # it was closed just now
             self.check_open()
+        if is_ready is not None:
+            self._await_ready(future)
         return future.result()
+
+    def _await_ready(self, future: Future[T]) -> None:
+        """Wait for a call that may have to wait, and give it up when its time is over."""
+
+        def cancel(_reason: str) -> None:
+            future.cancel()
+
+        on_cancel(cancel)
+        scope = current_scope()
+        wait([future], None if scope is None else scope.timeout_s(None))
+        if future.cancelled():
+            raise aborted("the call was cancelled while its sequence was in use", CANCEL)
+        if not future.done() and future.cancel():
+            raise aborted("the deadline has passed while the sequence was in use", DEADLINE)
 
     def check_may_wait(self) -> None:
         """Refuse the thread that runs the core now, such as in a callback.
@@ -231,6 +256,7 @@ class EngineThread:
         if not self.queue.paused:
             core.step()
         if len(core.handles) < n_before:
+            self.queue.retry_calls()
             self.queue.notify()
 
     def _update(self) -> None:

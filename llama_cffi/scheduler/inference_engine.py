@@ -27,6 +27,7 @@ from ..generation.request_scope import RequestScope, current_scope
 from ..generation.sequence import Step
 from ..validation import (
     as_path,
+    check_bool,
     check_float,
     check_int,
     check_type,
@@ -437,12 +438,12 @@ class InferenceEngine:
             priority: Requests of higher priority run first. None: that of the `RequestScope` open
                 here, else 0.
             client: For whom it runs, any name. When sequences are short, the client with the fewest
-                running requests is served first. None: that of the `RequestScope` open here; all
-                without one count as one client.
+                running requests is served first, of equals the one served least recently. None:
+                that of the `RequestScope` open here; all without one count as one client.
             callback: Called with each piece of text, in the engine's thread. An exception fails
                 this request.
-            adapters: LoRA files and their scales, for this request; None: those of
-                `set_adapters`.
+            adapters: LoRA files and their scales, for this request; None: those of the
+                `RequestScope` open here, else those of `set_adapters`.
             n_draft: Maximum number of draft tokens per step in speculative decoding; 0 = none,
                 None = chosen by the acceptance rate.
             id: Name of the request, for `cancel` and messages; None: a numbered one. Those of
@@ -465,6 +466,8 @@ class InferenceEngine:
         if wait:
             thread.check_may_wait()
         scope = current_scope() or _DEFAULTS
+        if adapters is None:
+            adapters = self._adapters if scope.adapters is None else scope.adapters
         handle = make_handle(
             self.model,
             self.n_ctx,
@@ -480,7 +483,7 @@ class InferenceEngine:
             thread,
             priority=scope.priority if priority is None else priority,
             callback=callback,
-            adapters=self._adapters if adapters is None else adapters,
+            adapters=adapters,
             n_draft=n_draft,
             id=id,
             client=scope.client if client is None else client,
@@ -708,7 +711,7 @@ class InferenceEngine:
         """
         self._queue.clear_cache()
 
-    def save_prompt(self, seq_id: int, path: str | os.PathLike[str]) -> int:
+    def save_prompt(self, seq_id: int, path: str | os.PathLike[str], *, wait: bool = False) -> int:
         """Write what a sequence holds to a file; return the number of tokens.
 
         Prompts with images or audio cannot be saved.
@@ -716,21 +719,26 @@ class InferenceEngine:
         Args:
             seq_id: The sequence; that of a request is its `request.last_seq_id`.
             path: The file; replaced if it exists.
+            wait: While a request uses the sequence, wait for its end, until the deadline of the
+                `RequestScope` open here, instead of raising.
 
         Raises:
             OSError: It cannot be written.
             LlamaError: llama.cpp does not save the sequence.
             ValidationError: The sequence is in use, empty, or does not exist; or this was called
                 in the engine's own thread, such as in a callback.
+            DeadlineExceededError: It was in use until the deadline.
             ClosedError: The engine is closed.
         """
         seq_id, path = self._check_seq_id(seq_id), as_path("path", path)
         save = partial(self._core.saved_prompts.save, seq_id, path.name)
-        file, key, state = self._thread.call(save)
+        file, key, state = self._thread.call(save, self._is_idle(seq_id, wait))
         write_prompt_file(path, file, key, state)
         return len(file.tokens)
 
-    def restore_prompt(self, seq_id: int, path: str | os.PathLike[str]) -> int:
+    def restore_prompt(
+        self, seq_id: int, path: str | os.PathLike[str], *, wait: bool = False
+    ) -> int:
         """Replace what a sequence holds by a file of `save_prompt`; return the number of tokens.
 
         Later prompts that begin like it compute only the rest. Load only files that you made: the
@@ -739,6 +747,7 @@ class InferenceEngine:
         Args:
             seq_id: The sequence, any that is not in use.
             path: The file.
+            wait: As for `save_prompt`.
 
         Raises:
             OSError: It cannot be read.
@@ -752,23 +761,31 @@ class InferenceEngine:
         seq_id, path = self._check_seq_id(seq_id), as_path("path", path)
         self._thread.check_open()
         file, key, state = read_prompt_file(path)
-        self._thread.call(partial(self._core.saved_prompts.restore, seq_id, file, key, state))
+        restore = partial(self._core.saved_prompts.restore, seq_id, file, key, state)
+        self._thread.call(restore, self._is_idle(seq_id, wait))
         return len(file.tokens)
 
-    def erase_prompt(self, seq_id: int) -> int:
+    def erase_prompt(self, seq_id: int, *, wait: bool = False) -> int:
         """Forget what a sequence holds, also in RAM; return the number of tokens.
 
         Other sequences that hold the same prompt, and what is on disk, in `cache_dir`, remain.
 
         Args:
             seq_id: The sequence.
+            wait: As for `save_prompt`.
 
         Raises:
             ValidationError: It is in use or does not exist; or as for `save_prompt`.
             ClosedError: The engine is closed.
         """
         seq_id = self._check_seq_id(seq_id)
-        return self._thread.call(partial(self._core.saved_prompts.erase, seq_id))
+        erase = partial(self._core.saved_prompts.erase, seq_id)
+        return self._thread.call(erase, self._is_idle(seq_id, wait))
+
+    def _is_idle(self, seq_id: int, wait: bool) -> Callable[[], bool] | None:
+        """Return what tells whether a sequence is not in use; None: that is not waited for."""
+        cache = self.cache  # what waits must not refer to this object
+        return (lambda: not cache.is_busy(seq_id)) if check_bool("wait", wait) else None
 
     def _check_seq_id(self, seq_id: int) -> int:
         return check_int("seq_id", seq_id, 0, self.cache.n_seqs - 1)

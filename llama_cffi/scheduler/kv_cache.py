@@ -245,6 +245,10 @@ class KVCache:
         """Record that C lost a sequence: its tokens must be decoded again."""
         self._drop(self._sequences[seq_id])
 
+    def is_busy(self, seq_id: int) -> bool:
+        """Return whether a request uses a sequence."""
+        return self._sequences[seq_id].busy
+
     def idle(self, seq_id: int) -> tuple[Prompt, Hashable]:
         """Return the tokens of a sequence that is not in use, and its LoRA key.
 

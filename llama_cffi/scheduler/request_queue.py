@@ -49,6 +49,7 @@ class RequestQueue:
         self._changed = threading.Condition(threading.RLock())
         self._pending = PendingUpdates()
         self._calls: deque[Callable[[BaseException | None], None]] = deque()
+        self._deferred: list[Callable[[BaseException | None], None]] = []
         self.closed = self.paused = False
 
     @property
@@ -114,11 +115,24 @@ class RequestQueue:
         with self._changed:
             self._pending.clear_cache = True
 
-    def call(self, function: Callable[[], T]) -> Future[T] | None:
-        """Request a call in the engine's thread, between two steps; None: the queue is closed."""
+    def call(
+        self, function: Callable[[], T], is_ready: Callable[[], bool] | None = None
+    ) -> Future[T] | None:
+        """Request a call in the engine's thread, between two steps; None: the queue is closed.
+
+        Args:
+            function: What to call.
+            is_ready: Called before; while it returns False, the call waits until a request ends.
+        """
         future: Future[T] = Future()
 
         def run(refusal: BaseException | None) -> None:
+            is_early = refusal is None and is_ready is not None and not is_ready()
+            if is_early and not future.cancelled():
+                self._deferred.append(run)
+                return
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 if refusal is not None:
                     raise refusal
@@ -175,8 +189,15 @@ class RequestQueue:
 
     def run_calls(self, refusal: BaseException | None = None) -> None:
         """Run what `call` was given, or let it raise *refusal*."""
+        self.retry_calls()
         while self._calls:
             self._calls.popleft()(refusal)
+
+    def retry_calls(self) -> None:
+        """Let the calls that were not ready be tried again before the next step."""
+        with self._changed:
+            self._calls.extendleft(reversed(self._deferred))
+            self._deferred.clear()
 
     def notify(self) -> None:
         """Wake the threads that wait in `submit`."""

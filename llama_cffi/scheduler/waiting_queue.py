@@ -18,14 +18,15 @@ class WaitingQueue:
     """The waiting requests.
 
     The first one in the order of service names the priority that is served. Of several clients with
-    waiting requests of this priority, the one with the fewest running requests is next; the
-    requests of one client stay in order.
+    waiting requests of this priority, the one with the fewest running requests is next, and of
+    equals the one that was served least recently; the requests of one client stay in order.
     """
 
     def __init__(self) -> None:
         # By priority and client; none is empty.
         self._heaps: dict[tuple[int, str | None], list[Entry]] = {}
-        self._n = 0
+        self._n = self._n_served = 0
+        self._served: dict[str | None, int] = {}  # of clients that wait: when, in requests
 
     def __len__(self) -> int:
         return self._n
@@ -54,13 +55,20 @@ class WaitingQueue:
         if len(heads) == 1:
             return first
         n_running = Counter(request.client for request in running)
-        return min(heads, key=lambda head: (n_running[head[2].client], head))
+
+        def rank(head: Entry) -> tuple[int, int, Entry]:
+            client = head[2].client
+            return n_running[client], self._served.get(client, 0), head
+
+        return min(heads, key=rank)
 
     def pop(self, entry: Entry) -> None:
         """Remove a request that `first` returned."""
         heap = self._heaps[_group(entry[2])]
         assert heap[0] is entry
         heapq.heappop(heap)
+        self._n_served += 1
+        self._served[entry[2].client] = self._n_served
         self._removed(entry[2])
 
     def discard(self, request: Request) -> None:
@@ -77,12 +85,15 @@ class WaitingQueue:
     def clear(self) -> None:
         """Remove all."""
         self._heaps.clear()
+        self._served.clear()
         self._n = 0
 
     def _removed(self, request: Request) -> None:
         self._n -= 1
         if not self._heaps[_group(request)]:
             del self._heaps[_group(request)]
+            if all(client != request.client for _, client in self._heaps):
+                self._served.pop(request.client, None)
 
 
 def _group(request: Request) -> tuple[int, str | None]:

@@ -24,11 +24,13 @@ from . import (
     decisions,
     embeddings,
     info,
+    lora,
     metrics,
     native,
     predict,
     rerank,
     router,
+    streams,
     tokens,
 )
 from .call import OPENAI, ServerState, new_id, send_error
@@ -49,8 +51,8 @@ __all__ = ["N_PARALLEL", "create_app"]
 N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
-    chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, info,
-    metrics, page, router,
+    chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, lora,
+    info, metrics, page, router, streams,
 )  # fmt: skip
 _NOT_FOUND = "not_found_error"
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from .request_log import RequestLog
 from .response_store import ResponseStore
 from .settings import Settings
 from .sse import dumps, event, send_events
+from .stream_store import RecordedStream, StreamStore, until_left
 
 __all__ = [
     "OPENAI",
@@ -43,6 +46,8 @@ __all__ = [
 ]
 
 _TRUE = ("true", "1")
+_NO_CONTENT = 204
+_NAME, _MAX_NAME = "x-conversation-id", 200
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,15 @@ class Json:
 
 @dataclass(frozen=True)
 class Stream:
-    """A response of events: those of OpenAI's APIs are JSON values, see `sse.event` for others."""
+    """A response of events: those of OpenAI's APIs are JSON values, see `sse.event` for others.
+
+    Attributes:
+        events: The events.
+        has_pings: Whether the comments that keep the connection alive are among them.
+    """
 
     events: AsyncGenerator[bytes, None]
+    has_pings: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ class ServerState:
         models: The models.
         calls: The requests that are being answered.
         responses: What the Responses API stores.
+        streams: The streams that clients have named.
+        reasoning_ends: What ends the reasoning of running chats, by the id of the response.
         keys: The API keys.
         is_draining: Whether new work is refused.
     """
@@ -110,7 +123,8 @@ class ServerState:
     def __init__(self, settings: Settings, models: Models) -> None:
         self.settings, self.models = settings, models
         self.calls: set[Call] = set()
-        self.responses = ResponseStore()
+        self.responses, self.streams = ResponseStore(), StreamStore()
+        self.reasoning_ends: dict[str, threading.Event] = {}
         self.is_draining = False
         self.keys = KeyRing(as_keys(settings.api_keys))
         self._n_of: Counter[str | None] = Counter()
@@ -158,6 +172,7 @@ class Call:
         id: Its id.
         log: What the log tells of it.
         requests: What its generations have in common.
+        recorded: Its stream, if the client has named it.
     """
 
     def __init__(self, state: ServerState, scope: Scope) -> None:
@@ -167,6 +182,7 @@ class Call:
         self.answers = CancelScope()
         self.log = RequestLog(self.id, scope["method"], scope["path"])
         self.requests = RequestScope()
+        self.recorded: RecordedStream | None = None
         self._key: ApiKey | None = None
         self._admitted: tuple[ServedModel, int] | None = None
         self._model: ServedModel | None = None
@@ -186,6 +202,11 @@ class Call:
     def query(self, name: str) -> str | None:
         """Return a parameter of the URL; None: it has none of this name."""
         return QueryParams(self.scope["query_string"]).get(name)
+
+    @property
+    def owner(self) -> str | None:
+        """The name of the key, which alone can find what the request leaves; None: it has none."""
+        return None if self._key is None else self._key.name
 
     @property
     def model(self) -> ServedModel:
@@ -225,8 +246,7 @@ class Call:
             ApiError: The key is missing or wrong.
         """
         self._key = self.state.keys.find(self.headers)
-        if self._key is not None:
-            self.log.key = self._key.name
+        self.log.key = self.owner
 
     def schedule(self) -> None:
         """Determine client, priority and deadline of the generations; the body has been read.
@@ -244,6 +264,20 @@ class Call:
         client = address if self._key is None else self._key.name
         limit_s = self.state.settings.max_request_s
         self.requests = RequestScope(client, min(asked, most), limit_s)
+
+    def record(self) -> None:
+        """Record the answer if it is a stream and the client has named it.
+
+        Raises:
+            ApiError: The name is wrong, or too many streams are recorded.
+        """
+        name = self.headers.get(_NAME)
+        if name is None or self.body.get("stream") is not True:
+            return
+        if not 0 < len(name) <= _MAX_NAME:
+            message = f"X-Conversation-Id must have 1 to {_MAX_NAME} characters, got {len(name)}"
+            raise invalid("X-Conversation-Id", message)
+        self.recorded = self.state.streams.begin(self.owner, name)
 
     def admit(self, model: ServedModel, n: int = 1) -> None:
         """Count *n* answers by *model* until the end of the request.
@@ -329,7 +363,10 @@ class Endpoint:
             send = _watched(send, call.log)
         try:
             if await self._read(call, receive, send):
-                await self._run(call, receive, send)
+                if call.recorded is None:
+                    await self._run(call, receive, send)
+                else:
+                    await self._record(call, call.recorded, receive, send)
         except ClientLeftError:
             call.log.left = True
         finally:
@@ -361,6 +398,7 @@ class Endpoint:
                 if body or not self._may_be_empty:
                     call.body = parse_json(body, state.settings, self._list_field)
             call.schedule()
+            call.record()
             return True
         except ApiError as error:
             await self._send_error(call, send, error)
@@ -383,11 +421,25 @@ class Endpoint:
                 raise
             raise stopping() from None
 
+    async def _record(
+        self, call: Call, stream: RecordedStream, receive: Receive, send: Send
+    ) -> None:
+        """Answer, until the stream is stopped; the client reads it as one that comes back does."""
+        try:
+            await stream.serve(
+                lambda receive, send: self._run(call, receive, send),
+                lambda: self._send_events(call, send, Stream(stream.read(0), has_pings=True)),
+                receive,
+                send,
+            )
+        finally:
+            call.state.streams.end(call.owner, stream)
+
     async def _run(self, call: Call, receive: Receive, send: Send) -> None:
         """Answer, until the client leaves."""
         with call.requests:  # which the task inherits
             answer = asyncio.ensure_future(self._answer(call, send))
-        left = asyncio.ensure_future(_until_left(receive))
+        left = asyncio.ensure_future(until_left(receive))
         try:
             await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -403,8 +455,7 @@ class Endpoint:
             answer.result()
 
     async def _answer(self, call: Call, send: Send) -> None:
-        settings, protocol = call.state.settings, self.protocol
-        headers = {protocol.id_header: call.id}
+        headers = {self.protocol.id_header: call.id}
         try:
             with call.answers:
                 answer = await self.handle(call)
@@ -414,18 +465,23 @@ class Endpoint:
             return
         if isinstance(answer, Json):
             call.release()
-            await _send(send, answer.status, dumps(answer.value), headers)
+            body = b"" if answer.status == _NO_CONTENT else dumps(answer.value)
+            await _send(send, answer.status, body, headers)
             return
         if isinstance(answer, Text):
             headers["content-type"] = answer.media_type
             await _send(send, 200, answer.value.encode(), headers)
             return
+        await self._send_events(call, send, answer)
+
+    async def _send_events(self, call: Call, send: Send, answer: Stream) -> None:
+        settings, protocol = call.state.settings, self.protocol
         await send_events(
             send,
             answer.events,
             lambda error: protocol.error_event(self._told(call, error), call.id),
-            headers=headers,
-            ping_s=settings.ping_s,
+            headers={protocol.id_header: call.id},
+            ping_s=math.inf if answer.has_pings else settings.ping_s,
             send_timeout_s=settings.send_timeout_s,
         )
 
@@ -464,11 +520,6 @@ def _watched(send: Send, log: RequestLog) -> Send:
 def stopping() -> ApiError:
     """Return the error of a request that comes while the server drains."""
     return ApiError(503, "the server is shutting down", "unavailable_error")
-
-
-async def _until_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _send(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:

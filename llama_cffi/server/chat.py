@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,8 +15,9 @@ from ..chat.tools import normalise_tools
 from ..errors import ValidationError
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
-from .errors import invalid
+from .errors import ApiError, invalid
 from .fields import GENERATION, generation_options
+from .lora import use_adapters
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -48,6 +50,7 @@ _FIELDS: Mapping[str, Kind] = {
     "logprobs": BOOL,
     "top_logprobs": INTEGER,
     "reasoning_effort": STRING,
+    "reasoning_control": BOOL,
     "thinking": BOOL,
     "thinking_budget": INTEGER,
     "thinking_budget_tokens": INTEGER,
@@ -71,11 +74,15 @@ def routes() -> list[BaseRoute]:
     return [
         *post("/chat/completions", Endpoint(_create)),
         *post("/chat/completions/input_tokens", Endpoint(_count)),
+        *post("/chat/completions/control", Endpoint(_control, needs_model=False)),
     ]
 
 
 async def _create(call: Call) -> Answer:
-    prepared = await prepare_chat(call, call.body)
+    end = threading.Event() if call.body.get("reasoning_control") else None
+    prepared = await prepare_chat(call, call.body, end)
+    if end is not None:
+        _can_be_ended(call, prepared.id, end)
     extensions = llama_extensions(call.body)
     prepared = replace(prepared, extensions=extensions._replace(timings=True))
     verbose = {}
@@ -92,27 +99,64 @@ async def _create(call: Call) -> Answer:
     return Json(shaped)
 
 
+def _can_be_ended(call: Call, id: str, end: threading.Event) -> None:
+    """Let the reasoning of a response be ended until the request ends."""
+    ends = call.state.reasoning_ends
+    ends[id] = end
+
+    def forget(_reason: str) -> None:
+        ends.pop(id, None)
+
+    call.answers.add(forget)
+
+
+async def _control(call: Call) -> Answer:
+    """End the reasoning of a running chat; llama-server has no other action."""
+    given = take(call.body, {"id": STRING, "action": STRING}, "id", "action")
+    id, action = given["id"], given["action"]
+    if action != "reasoning_end":
+        raise invalid("action", f"action must be reasoning_end, got {action!r:.60}")
+    end = call.state.reasoning_ends.get(id)
+    if end is None:
+        message = (
+            f"no chat completion {id!r:.60} with reasoning_control: true is running; the id is in "
+            "each chunk of its stream"
+        )
+        raise ApiError(404, message, "not_found_error", code="not_found", param="id")
+    end.set()
+    return Json({"success": True, "message": "the reasoning ends after its next token"})
+
+
 async def _count(call: Call) -> Answer:
     return Json({"object": "response.input_tokens", "input_tokens": await count_tokens(call)})
 
 
-async def prepare_chat(call: Call, body: Object) -> PreparedChat:
+async def prepare_chat(
+    call: Call, body: Object, reasoning_end: threading.Event | None = None
+) -> PreparedChat:
     """Check a request in the form of OpenAI's chat completions; render and tokenize its messages.
 
     Args:
         call: The request, which owns the answers.
         body: The request as OpenAI's, possibly translated from another protocol.
+        reasoning_end: See `ChatPreparer.prepare`.
 
     Raises:
         ApiError: A field is wrong.
         LlamaError: The request is wrong, or too long.
     """
     messages, options = chat_options(call.model, body)
-    return await admit_chat(call, messages, options, stream=body.get("stream") is True)
+    stream = body.get("stream") is True
+    return await admit_chat(call, messages, options, stream=stream, reasoning_end=reasoning_end)
 
 
 async def admit_chat(
-    call: Call, messages: Sequence[Message], options: Mapping[str, Any], *, stream: bool
+    call: Call,
+    messages: Sequence[Message],
+    options: Mapping[str, Any],
+    *,
+    stream: bool,
+    reasoning_end: threading.Event | None = None,
 ) -> PreparedChat:
     """Count the answers of a chat; render and tokenize its messages, whose types are checked.
 
@@ -121,8 +165,11 @@ async def admit_chat(
         QueueFullError: Too many requests are waiting already.
     """
     model = call.model
+    use_adapters(call)
     call.admit(model, options.get("n", 1))
-    prepared = await model.llm.chat.prepare_async(messages, options, stream=stream)
+    prepared = await model.llm.chat.prepare_async(
+        messages, options, stream=stream, reasoning_end=reasoning_end
+    )
     model.check_length(len(prepared.request.tokens))
     return prepared
 
@@ -183,7 +230,8 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
     """
     given = take(body, _FIELDS, "messages")
     messages = given.pop("messages")
-    given.pop("verbose", None)
+    for name in ("verbose", "reasoning_control"):
+        given.pop(name, None)
     is_continued = _is_continued(messages, given)
     options = generation_options(given, len(model.llm.model.vocab))
     if given.get("n", 1) != 1:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from starlette.routing import BaseRoute
 
 from ..api.channel import Channel
-from ..api.completions import prompt_tokens
 from .body import BOOL, INTEGER, LIST, STRING, Kind, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import invalid
 from .fields import GENERATION, generation_options, parse_grammar, texts_or_ids
+from .lora import use_adapters
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -65,12 +65,10 @@ async def _create(call: Call) -> Answer:
     if best_of < n:
         raise invalid("best_of", f"best_of must be at least n, which is {n}, got {best_of}")
     parse_grammar(options)
+    use_adapters(call)
     call.admit(model, len(prompts) * best_of)
     start = model.llm.create_completion_async
     if given.get("stream"):
-        if model.llm.config.n_parallel == 1:  # its engine would tell this after the headers
-            for prompt in prompts:
-                model.check_length(len(prompt_tokens(model.llm.model, prompt, None)))
         streams = [await start(prompt, stream=True, **options) for prompt in prompts]
         return Stream(_events(model, streams, n))
     whole = await _all([start(prompt, **options) for prompt in prompts])

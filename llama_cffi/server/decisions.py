@@ -33,6 +33,7 @@ from .body import BOOL, take
 from .call import Answer as Response
 from .call import Call, Endpoint, Json
 from .errors import ApiError
+from .lora import use_adapters
 from .paths import post
 
 __all__ = [
@@ -81,6 +82,7 @@ async def _decided(call: Call, input: DecisionInput, questions: list[Question[An
     options: DecisionOptions = {"average_orders": given.get("average_orders", False)}
     model = call.model
     engine: Any = model.llm.engine
+    use_adapters(call)
     prepared = await asyncio.to_thread(prepare, engine, [input], questions, options)
     call.admit(model)
     if hasattr(engine, "submit"):

@@ -74,6 +74,7 @@ class ModelCard:
         n_ctx = config.n_ctx or trained
         if config.n_ctx is None:
             n_ctx = min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX)
+        n_ctx = min(n_ctx, config.n_kv_tokens or n_ctx)
         tokens = gguf.arrays.get("tokenizer.ggml.tokens")
         return cls(
             path=path,
@@ -117,7 +118,7 @@ class ModelCard:
 
 
 def _memory_bytes(gguf: GgufSummary, n_ctx: int, config: LlamaConfig) -> int:
-    cells = n_ctx * max(1, config.n_parallel)
+    cells = config.n_kv_tokens or n_ctx * max(1, config.n_parallel)
     n_ubatch = min(n_ctx, config.n_ubatch)
     cache = least_bytes(gguf.values, cells, n_ubatch, config.type_k, config.type_v)
     return sum(tensor.size_bytes or 0 for tensor in gguf.tensors) + cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from ..api.config import LlamaConfig
@@ -25,6 +26,7 @@ class ModelEntry:
         aliases: Its names; the first one is in responses.
         tags: Words for clients.
         preload: Whether it is loaded when the server starts.
+        folder: The folder of models that it was found in; None: somebody named it.
     """
 
     source: ModelInput
@@ -32,6 +34,7 @@ class ModelEntry:
     aliases: tuple[str, ...]
     tags: tuple[str, ...] = ()
     preload: bool = False
+    folder: Path | None = None
 
     @property
     def path(self) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from ..api.config import LlamaConfig
 from ..errors import ValidationError
@@ -14,7 +16,7 @@ from .model_entry import ModelEntry, ModelInput
 from .residency import Residency
 from .served_model import ModelState, ServedModel
 from .settings import Settings
-from .sources import model_entries
+from .sources import files_to_delete, model_entries
 
 __all__ = ["ModelInput", "ModelState", "Models", "ServedModel"]
 
@@ -109,6 +111,31 @@ class Models:
         for model in self._take(entries):
             self.residency.retire(model)
 
+    async def delete(self, model: ServedModel) -> None:
+        """Delete the files of a model, which is no longer one of the server's.
+
+        Raises:
+            ApiError: It is in memory or about to be, or not in the folder of models; or a file
+                could not be deleted.
+        """
+        if not self.residency.is_free(model):
+            raise ApiError(
+                400,
+                f"the model {model.name} is {model.state.value}; send POST /models/unload, and "
+                "wait until its status is unloaded",
+                param="model",
+            )
+        files = files_to_delete(model.entry)
+        self._set([other for other in self if other is not model])  # nobody can load it now
+        self.residency.retire(model)
+        try:
+            await asyncio.to_thread(_unlink, files)
+        except OSError as e:
+            with suppress(ApiError):
+                await self.reload()  # it is there again
+            reason = f"{e.filename} was not deleted: {e.strerror}"
+            raise ApiError(500, reason, "server_error") from e
+
     def open(self) -> None:
         """Load the models that are to be loaded at the start.
 
@@ -150,6 +177,14 @@ class Models:
             if same is not None:
                 del kept[same]
             models.append(same or ServedModel(entry, self._settings.max_waiting))
+        self._set(models)
+        return [*kept]
+
+    def _set(self, models: list[ServedModel]) -> None:
         self._models = models
         self._named = {name: model for model in models for name in model.aliases}
-        return [*kept]
+
+
+def _unlink(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)

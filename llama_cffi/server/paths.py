@@ -6,7 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from .call import Endpoint
 
-__all__ = ["bare_post", "get", "post"]
+__all__ = ["bare_post", "delete", "get", "post"]
 
 
 def get(path: str, endpoint: Endpoint) -> list[BaseRoute]:
@@ -18,6 +18,11 @@ def post(path: str, endpoint: Endpoint, *, bare: bool = True) -> list[BaseRoute]
     """Return the routes of POST requests for `/v1` + *path* and, if *bare*, *path*."""
     prefixes = ("/v1", "") if bare else ("/v1",)
     return [Route(prefix + path, endpoint, methods=["POST"]) for prefix in prefixes]
+
+
+def delete(path: str, endpoint: Endpoint) -> list[BaseRoute]:
+    """Return the routes of DELETE requests for `/v1` + *path* and *path*."""
+    return [Route(prefix + path, endpoint, methods=["DELETE"]) for prefix in ("/v1", "")]
 
 
 def bare_post(path: str, endpoint: Endpoint) -> BaseRoute:

@@ -7,6 +7,7 @@ Source: https://cloud.google.com/vertex-ai/docs/predictions/custom-container-req
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -69,9 +70,10 @@ def _checked(i: int, given: Any, formats: Mapping[str, Endpoint]) -> tuple[Endpo
 async def _answer(call: Call, endpoint: Endpoint, body: Object) -> object:
     """Return the answer to an instance, or its error: the others have theirs."""
     one = Call(call.state, call.scope)
-    one.body, one.requests = body, call.requests
+    one.body, one.requests = body, copy.copy(call.requests)  # which may have adapters of its own
     try:
-        answer = await endpoint.handle(one)
+        with one.requests:
+            answer = await endpoint.handle(one)
         if isinstance(answer, Json):
             return answer.value
         error = ApiError(400, "this route has no JSON answer")

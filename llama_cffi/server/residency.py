@@ -169,6 +169,10 @@ class Residency:
             raise ApiError(400, f"the model {model.name} is not loaded", param="model")
         self._leave(model)
 
+    def is_free(self, model: ServedModel) -> bool:
+        """Return whether a model is neither in memory nor asked for."""
+        return not (model.is_open or model.n_calls or model in self._loads)
+
     def retire(self, model: ServedModel) -> None:
         """Free a model that is no longer one of the server's when its last answer has ended."""
         self._cancel(model, f"the model {model.name} is no longer there")

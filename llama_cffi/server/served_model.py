@@ -6,7 +6,7 @@ import asyncio
 import enum
 import threading
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..api.llama import Llama
 from ..api.pool import LlamaPool
@@ -23,6 +23,9 @@ from ..scheduler import EngineStats, InferenceEngine
 from .errors import ApiError
 from .model_card import ModelCard
 from .model_entry import ModelEntry
+
+if TYPE_CHECKING:
+    from ..embeddings.embedder import EmbedderStats
 
 __all__ = ["ModelState", "ServedModel"]
 
@@ -126,10 +129,10 @@ class ServedModel:
     def stats(self) -> EngineStats | None:
         """The numbers so far, of all the times that it was loaded; None: nothing counts them."""
         llm, past = self._loaded
-        engine = None if llm is None or llm.closed else llm.engine
-        if not isinstance(engine, InferenceEngine):
+        if llm is None or llm.closed or not isinstance(llm.engine, InferenceEngine):
             return past
-        return engine.stats if past is None else engine.stats.after(past)
+        stats = _with_embeddings(llm.engine.stats, llm.embedding_stats)
+        return stats if past is None else stats.after(past)
 
     @property
     def card(self) -> ModelCard | None:
@@ -271,3 +274,20 @@ class ServedModel:
     def leave(self, n: int) -> None:
         """Take back `admit`."""
         self.n_requests -= n
+
+
+def _with_embeddings(stats: EngineStats, more: EmbedderStats | None) -> EngineStats:
+    """Return *stats* with each embedding counted as a request that generates nothing."""
+    if more is None:
+        return stats
+    requests = stats.requests
+    return stats._replace(
+        n_finished=stats.n_finished + more.n_inputs,
+        n_steps=stats.n_steps + more.n_steps,
+        n_step_requests=stats.n_step_requests + more.n_step_inputs,
+        requests=requests._replace(
+            n_prompt=requests.n_prompt + more.n_tokens,
+            n_reused=requests.n_reused + more.n_reused,
+            prefill_s=requests.prefill_s + more.seconds,
+        ),
+    )

@@ -47,6 +47,7 @@ class ServerOptions(TypedDict, total=False):
     trusted_proxies: Sequence[str]
     ssl_key_file: str | os.PathLike[str] | None
     ssl_cert_file: str | os.PathLike[str] | None
+    allow_delete: bool
     slots: bool
     slot_save_path: str | os.PathLike[str] | None
 
@@ -93,6 +94,7 @@ class Settings:
             `*`: all.
         ssl_key_file: The private key, PEM; with *ssl_cert_file* the server speaks HTTPS.
         ssl_cert_file: The certificate and those that it is signed by, PEM.
+        allow_delete: Whether clients may delete models of *models_dir*, files and all.
         slots: Whether `/slots` is there.
         slot_save_path: A folder in which clients save the prompts of slots; None: they cannot.
 
@@ -126,6 +128,7 @@ class Settings:
     trusted_proxies: Sequence[str] = ()
     ssl_key_file: str | os.PathLike[str] | None = None
     ssl_cert_file: str | os.PathLike[str] | None = None
+    allow_delete: bool = False
     slots: bool = False
     slot_save_path: str | os.PathLike[str] | None = None
 
@@ -136,7 +139,7 @@ class Settings:
             for value in values:
                 check_str(name, value)
             object.__setattr__(self, name, tuple(v for v in values if v))
-        for name in ("log_requests", "metrics", "models_autoload", "page", "slots"):
+        for name in ("allow_delete", "log_requests", "metrics", "models_autoload", "page", "slots"):
             check_bool(name, getattr(self, name))
         if self.preload is not None:
             check_bool("preload", self.preload)

@@ -13,11 +13,12 @@ from ..api.llama import Llama
 from ..api.pool import LlamaPool
 from ..errors import ValidationError
 from ..hub import models_in
+from .errors import ApiError
 from .model_entry import ModelEntry, ModelInput
 from .presets import read_presets
 from .settings import Settings
 
-__all__ = ["model_entries"]
+__all__ = ["files_to_delete", "model_entries"]
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -51,9 +52,10 @@ def model_entries(
     if settings.models_dir is not None:
         taken = {name for entry in entries for name in entry.aliases}
         paths = {_resolved(entry.path) for entry in entries}
+        folder = Path(settings.models_dir).expanduser()
         entries += [
-            ModelEntry(str(path), config, (name,))
-            for name, path in _folder(Path(settings.models_dir).expanduser())
+            ModelEntry(str(path), config, (name,), folder=folder)
+            for name, path in _folder(folder)
             if name not in taken and _resolved(str(path)) not in paths
         ]
     if not entries:
@@ -64,6 +66,25 @@ def model_entries(
     if is_preloaded is None:
         is_preloaded = len(entries) == len(given) == 1
     return [dataclasses.replace(e, preload=e.preload or is_preloaded) for e in entries]
+
+
+def files_to_delete(entry: ModelEntry) -> list[Path]:
+    """Return the files of a model, the first part last, if they are the server's to delete.
+
+    Raises:
+        ApiError: They are not in its folder of models.
+    """
+    path = Path(entry.path)
+    if entry.folder is None or not path.parent.resolve().is_relative_to(entry.folder.resolve()):
+        raise ApiError(
+            403,
+            f"the model {entry.aliases[0]} is not in the server's --models-dir, so the server does "
+            "not delete it; delete its file on the server's machine",
+            "permission_error", param="model",
+        )  # fmt: skip
+    inside = [file.name for file in path.parent.iterdir() if file.is_file()]
+    parts = next((parts for parts in models_in(inside) if parts[0] == path.name), ())
+    return [path.parent / part for part in reversed(parts)]
 
 
 def _check_names(entries: Sequence[ModelEntry]) -> None:

@@ -64,7 +64,7 @@ async def send_events(
         events: Encoded.
         on_error: Returns the last event after an exception.
         headers: More headers.
-        ping_s: Seconds without an event until a comment is sent.
+        ping_s: Seconds without an event until a comment is sent; infinite: none is sent.
         send_timeout_s: Seconds until a client that reads nothing is given up.
     """
     more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
@@ -108,7 +108,7 @@ class _Wire:
             limit = timeout_s if self._is_sending else ping_s
             left = self._last + limit - self._clock()
             if left > 0:
-                await asyncio.sleep(min(left, ping_s))
+                await asyncio.sleep(min(left, ping_s, timeout_s))
             elif not self._is_sending:
                 # Not here: this task must see when it takes too long.
                 self._ping = asyncio.ensure_future(self.write(_PING))

@@ -107,6 +107,19 @@ def test_threads_share_one_llama(stream: bool) -> None:
         assert max(moment.n_running for moment in llm.engine.timeline) > 1  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("n_parallel", [1, 4])
+def test_all_answers_can_share_one_kv_cache(n_parallel: int) -> None:
+    async def main() -> None:
+        with LlamaPool(demo.model_path(), n_parallel, n_kv_tokens=256, **OPTIONS) as pool:
+            context = pool.llm.engine.context
+            assert (context.n_ctx, context.kv_unified) == (256, True)
+            assert pool.llm.n_ctx == 256  # n_ctx=512 does not fit
+            answers = (pool.create_chat_completion(conversation(q), temperature=0) for q, _ in SUMS)
+            assert [content(a) for a in await asyncio.gather(*answers)] == [a for _, a in SUMS]
+
+    asyncio.run(main())
+
+
 def test_several_answers_and_formats_in_parallel() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
     with Llama(demo.model_path(), n_parallel=3, **OPTIONS) as llm:

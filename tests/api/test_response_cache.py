@@ -13,6 +13,7 @@ from support.loras import make_pairs, write_lora
 
 from llama_cffi import Llama, LlamaGrammar, ResponseCache, SamplingParams, ValidationError
 from llama_cffi.demo import model_path
+from llama_cffi.generation.request_scope import RequestScope
 
 PROMPT = "Once upon a time"
 MESSAGES: Any = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -84,6 +85,18 @@ def test_every_difference_is_another_request(llm: Llama, tiny_model: Path, tmp_p
         other.clear_lora()
         assert adapted.generate(PROMPT, 8, temperature=0) == plain
         assert adapted.info.hits == 1
+    lora = str(tmp_path / "lora.gguf")
+    with Llama(tiny_model, n_ctx=64, n_threads=1, adapters={lora: 0.0}) as other:
+        adapted = ResponseCache(other)
+        texts = []
+        for scale in (0.0, 4.0, 0.0, 4.0):
+            with RequestScope(adapters={lora: scale}):
+                texts.append(adapted.generate(PROMPT, 8, temperature=0))
+        assert texts[:2] == texts[2:]
+        assert texts[0] != texts[1]
+        other.set_adapters({lora: 4.0})
+        assert adapted.generate(PROMPT, 8, temperature=0) == texts[1]
+        assert counts(adapted)[:2] == (3, 2)
 
 
 @pytest.mark.parametrize(

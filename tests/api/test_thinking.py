@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, UnifiedLLM, ValidationError
+from llama_cffi.api.running import run
 from llama_cffi.api.thinking import ThinkingBudget, ThinkMarkers, think_markers
 from llama_cffi.binding import Model
 from llama_cffi.chat.families import identify
@@ -100,6 +103,29 @@ def test_a_streamed_answer_equals_a_whole_one(llm: Llama, budget: int) -> None:
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     for name in ("content", "reasoning_content"):
         assert "".join(delta.get(name, "") for delta in deltas) == message.get(name, "")
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("grammar", [None, "root ::= [0-9]+"])
+def test_reasoning_that_is_ended_while_it_runs_goes_on_as_with_a_budget(
+    llm: Llama, n: int, grammar: str | None
+) -> None:
+    end = threading.Event()
+    options: Any = {"temperature": 0, "thinking": True, "max_tokens": 100, "grammar": grammar}
+    prepared = llm.chat.prepare(SUM, options, reasoning_end=end)
+    (assembler,) = prepared.assemblers()
+    (steps,) = run(llm.engine, prepared.request)
+    for i in itertools.count():
+        if i == n:
+            end.set()
+        try:
+            assembler.add(next(steps))
+        except StopIteration as stop:
+            message = assembler.choice(stop.value)["message"]
+            break
+    budgets = [answer(llm, thinking_budget=b, grammar=grammar)["message"] for b in range(n + 2)]
+    assert message in budgets
+    assert len(message.get("reasoning_content", "")) < len(REASONING)
 
 
 @pytest.mark.parametrize("grammar", [None, "root ::= [0-9]+"])

@@ -196,6 +196,7 @@ def test_adapters_have_scales() -> None:
         (["-m", "missing.gguf"], "missing.gguf"),
         (["--api-key-file", "missing.txt"], "cannot read --api-key-file missing.txt"),
         (["-np", "0"], "n_parallel"),
+        (["--n-kv-tokens", "0"], "n_kv_tokens"),
         (["-ctk", "f33"], "type_k"),
         (["--context-shift"], "--context-shift needs -np 1, got -np 2"),
         (["--lora", "missing.gguf"], "missing.gguf"),

@@ -119,6 +119,8 @@ def test_generates_until_the_context_is_full(
     for n in (0, 1, 500):
         with pytest.raises(ContextOverflowError, match=str(engine.n_ctx)):
             engine.generate_tokens([5] * (engine.n_ctx + n), 1)
+        with pytest.raises(ContextOverflowError, match=str(engine.n_ctx)):
+            engine.steps([5] * (engine.n_ctx + n), 1)  # before the first step
     assert engine.generate_tokens(PROMPTS[1], 4, temperature=0)
 
 
@@ -174,7 +176,7 @@ def test_stream_left_early_frees_the_engine(engine: Engine) -> None:
 
 
 def test_another_thread_waits_for_a_stream(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_cffi.engine.lock._LEAST_S", 1000)
+    monkeypatch.setattr("llama_cffi.generation.call_lock._LEAST_S", 1000)
     stream = engine.stream("x", max_tokens=5, temperature=1.0, seed=1)
     first = next(stream)
     done = threading.Event()

@@ -25,9 +25,9 @@ from llama_cffi import (
     ValidationError,
 )
 from llama_cffi.demo import model_path
-from llama_cffi.engine import lock
 from llama_cffi.engine.engine import _Run
-from llama_cffi.engine.lock import Turn
+from llama_cffi.generation import call_lock as lock
+from llama_cffi.generation.call_lock import Turn
 
 BEGIN_TURN = Engine._begin_turn
 NEVER_ENDS = {256: -1e5, 258: -1e5}
@@ -378,7 +378,7 @@ def test_ctrl_c_at_any_point_of_a_stream_leaves_the_engine_usable(
     functions = (*turn, _Run.__enter__, _Run.__exit__, _Run.paused_at, _Run.end)
     for waits in (False, True):
         n = 0
-        engine._lock.waiting += [threading.Event()] * waits  # as if another thread did
+        engine._lock.waiting += [engine._lock.waiter()] * waits  # as if another thread did
         for n in interrupted_everywhere(run, *functions, Engine._begin_turn):  # noqa: B007
             engine._lock.waiting[waits:] = []
             assert whole(engine, "greedy", 4) == expected

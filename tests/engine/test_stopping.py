@@ -211,7 +211,7 @@ def test_deadline_in_decode(engine: Engine) -> None:
 def test_deadline_while_waiting_for_the_engine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llama_cffi.engine.lock._LEAST_S", 1000)
+    monkeypatch.setattr("llama_cffi.generation.call_lock._LEAST_S", 1000)
     stream = engine.stream("x", grammar=says("abc"))
     next(stream)
     errors: list[Exception] = []

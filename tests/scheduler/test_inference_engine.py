@@ -29,6 +29,7 @@ from llama_cffi import (
     ValidationError,
 )
 from llama_cffi.api.thinking import ThinkingBudget, ThinkMarkers
+from llama_cffi.generation.request_scope import RequestScope
 
 FOLDER = Path(__file__).parents[1] / "support"
 RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__')"
@@ -222,6 +223,11 @@ def test_adapters_apply_to_one_request(tmp_path: Path) -> None:
     for path in (plain, merged):
         with Engine(path, 256, n_threads=1) as alone:
             expected.append(alone.detokenize(alone.generate_tokens(prompt, 12, temperature=0)))
+            with (
+                RequestScope(adapters={lora: 0.7}),
+                pytest.raises(ValidationError, match="adapters"),
+            ):
+                alone.generate_tokens(prompt, 12)
     assert expected[0] != expected[1]
     with InferenceEngine(plain, 4, 128, n_threads=1) as engine:
         given: list[dict[str, float] | None] = [None, {lora: 0.7}] * 6
@@ -243,6 +249,8 @@ def test_adapters_apply_to_one_request(tmp_path: Path) -> None:
         assert engine.submit(prompt, 12, temperature=0).result() == expected[1]
         for own in none:
             assert engine.submit(prompt, 12, temperature=0, adapters=own).result() == expected[0]
+            with RequestScope(adapters=own):
+                assert engine.submit(prompt, 12, temperature=0).result() == expected[0]
         with pytest.raises(ModelLoadError, match=r"none\.gguf"):
             engine.set_adapters({str(tmp_path / "none.gguf"): 1.0})
         assert engine.adapters == {lora: 0.7}

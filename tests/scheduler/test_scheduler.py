@@ -343,9 +343,21 @@ def test_the_next_place_goes_to_the_client_with_the_fewest_running_requests() ->
     admitted = []
     while bench.scheduler.has_work:
         admitted += bench.step().admitted
-    # The three end together. Of clients with equally many, the oldest request is first.
-    first, second = [mine[3], yours[0], theirs], [mine[4], yours[1], nobodys]
+    # The three end together. Of clients with equally many, the one served longest ago is first.
+    first, second = [yours[0], theirs, nobodys], [mine[3], yours[1], mine[4]]
     assert admitted == [*first, *second, *mine[5:]]
+
+
+def test_clients_take_turns_at_a_single_place() -> None:
+    bench = Bench(n_seqs=1, max_running=1)
+    mine = [bench.add(3, 2, client="mine") for _ in range(4)]
+    admitted = [*bench.step().admitted]
+    yours = [bench.add(3, 2, client="yours") for _ in range(2)]
+    theirs = bench.add(3, 2, client="theirs")
+    while bench.scheduler.has_work:
+        admitted += bench.step().admitted
+    assert admitted == [mine[0], yours[0], theirs, mine[1], yours[1], *mine[2:]]
+    bench.check_end()
 
 
 def test_a_freed_place_goes_to_another_client() -> None:

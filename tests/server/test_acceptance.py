@@ -260,6 +260,55 @@ def test_tool_call_none_without_tools_or_with_none(
     assert b"tool_calls" not in reply.body
 
 
+def function(name: str, about: str, **types: str) -> Any:
+    """A tool that needs all its parameters."""
+    properties = {key: {"type": kind} for key, kind in types.items()}
+    schema = {"type": "object", "properties": properties, "required": [*types]}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": about, "parameters": schema},
+    }
+
+
+TOOLS = [
+    function("get_weather", "Get the weather in a city", city="string"),
+    function("get_time", "Get the current time in a city", city="string"),
+    function("multiply", "Multiply two numbers", a="integer", b="integer"),
+]
+CALLS: dict[str, tuple[str, dict[str, object]]] = {
+    "What is the weather in Paris?": ("get_weather", {"city": "Paris"}),
+    "How is the weather in Oslo?": ("get_weather", {"city": "Oslo"}),
+    "What is the weather in Berlin today?": ("get_weather", {"city": "Berlin"}),
+    "What time is it in Rome?": ("get_time", {"city": "Rome"}),
+    "Tell me the time in Tokyo.": ("get_time", {"city": "Tokyo"}),
+    "What is the time in Lima?": ("get_time", {"city": "Lima"}),
+    "What is 12 times 7?": ("multiply", {"a": 12, "b": 7}),
+    "Multiply 31 by 4.": ("multiply", {"a": 31, "b": 4}),
+    "What is 6 * 9?": ("multiply", {"a": 6, "b": 9}),
+}
+
+
+@pytest.mark.behaviour("tools: a real model calls the right tool")
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_demo_model_calls_the_right_tool(client: openai.OpenAI, stream: bool) -> None:
+    def calls(question: str) -> list[tuple[str, object]]:
+        asked: Any = {
+            "model": "demo", "messages": [{"role": "user", "content": question}], "tools": TOOLS,
+            "tool_choice": "auto", "temperature": 0, "max_tokens": 80,
+        }  # fmt: skip
+        if stream:
+            with client.chat.completions.stream(**asked) as events:
+                message: Any = events.get_final_completion().choices[0].message
+        else:
+            message = client.chat.completions.create(**asked).choices[0].message
+        found = [call.function for call in message.tool_calls or ()]
+        return [(each.name, json.loads(each.arguments)) for each in found]
+
+    assert calls("Hello") == []
+    right = [question for question, call in CALLS.items() if calls(question) == [call]]
+    assert len(right) >= len(CALLS) - 1  # a very small model
+
+
 @pytest.mark.behaviour(
     "tools: reasoning is apart from the call",
 )

@@ -11,6 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 from support.http_requests import post
+from support.server_state import engine_of
 from support.strict_sdk import assert_strict
 
 from llama_cffi import LlamaPool
@@ -427,3 +428,51 @@ def test_reasoning_is_a_field_of_its_own(url: str) -> None:
         assert "".join(delta.get(name) or "" for delta in deltas) == message[name]
     history = [*ASK, {"role": "assistant", **message}, *ASK]
     assert post(f"{url}/chat/completions", {**body, "messages": history}).status == 200
+
+
+@pytest.mark.behaviour("chat: the reasoning of a running answer can be ended by its id")
+def test_the_reasoning_of_a_running_answer_can_be_ended(
+    url: str, client: openai.OpenAI, pool: LlamaPool
+) -> None:
+    control = f"{url}/chat/completions/control"
+    (end,) = pool.llm.tokenize("</think>", False, True)
+    asked = {**GREEDY, "reasoning_effort": "high", "max_tokens": 60, "stream": True}
+    body = {"logit_bias": {str(end): -100}, "ignore_eos": True, "reasoning_control": True}
+    told: list[Any] = []
+    texts: dict[str, str] = {"reasoning_content": "", "content": ""}
+    engine_of(pool).pause()  # after the first chunk, before the first token
+    try:
+        for chunk in client.chat.completions.create(**asked, extra_body=body):
+            if not told:
+                told.append(post(control, {"id": chunk.id, "action": "reasoning_end"}))
+                engine_of(pool).resume()
+            delta = chunk.choices[0].delta.model_dump()
+            for name in texts:
+                texts[name] += delta.get(name) or ""
+    finally:
+        engine_of(pool).resume()
+    assert told[0].status == 200
+    assert told[0].json["success"] is True
+    alone = post(f"{url}/chat/completions", {**asked, **body, "stream": False}).json
+    message = alone["choices"][0]["message"]
+    assert not message["content"]  # it reasons to the end
+    assert texts["content"]
+    assert len(texts["reasoning_content"]) < len(message["reasoning_content"])
+    late = post(control, {"id": chunk.id, "action": "reasoning_end"})
+    assert (late.status, late.error["param"]) == (404, "id")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param"),
+    [
+        ({"id": "chatcmpl-0", "action": "reasoning_end"}, 404, "id"),
+        ({"id": "chatcmpl-0", "action": "stop"}, 400, "action"),
+        ({"id": "chatcmpl-0"}, 400, "action"), ({"action": "reasoning_end"}, 400, "id"),
+        ({"id": 3, "action": "reasoning_end"}, 400, "id"),
+    ],
+)  # fmt: skip
+def test_a_wrong_control_is_refused(url: str, given: Any, status: int, param: str) -> None:
+    reply = post(f"{url}/chat/completions/control", given)
+    assert (reply.status, reply.error["param"]) == (status, param)
+    body = {**GREEDY, "reasoning_control": "yes"}
+    assert post(f"{url}/chat/completions", body).error["param"] == "reasoning_control"

@@ -14,6 +14,7 @@ from support.strict_sdk import assert_strict
 
 from llama_cffi import Llama, LlamaPool, Scorer
 from llama_cffi.demo import model_path
+from llama_cffi.generation.prompt import tokenize_prompt
 from llama_cffi.server.http_server import HttpServer
 
 ASK: dict[str, Any] = {"model": "demo", "prompt": "1 + 1 =", "max_tokens": 6, "temperature": 0}
@@ -204,3 +205,23 @@ def test_echo_with_logprobs_streams_what_the_whole_has(
                 if name in ("tokens", "text_offset"):
                     assert found == values
                 assert len(found) == len(values)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_slot_refuses_a_long_text_and_tokenizes_it_once(
+    single: HttpServer, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def counted(vocab: Any, text: str) -> list[int]:
+        seen.append(text)
+        return tokenize_prompt(vocab, text)
+
+    monkeypatch.setattr("llama_cffi.api.completions.tokenize_prompt", counted)
+    for prompt, status in (("a b c", 200), ("word " * 300, 400)):
+        seen.clear()
+        body = {"prompt": prompt, "stream": stream, "max_tokens": 1}
+        reply = post(f"{single.url}/v1/completions", body)
+        assert (reply.status, seen) == (status, [prompt])
+    assert reply.error["type"] == "exceed_context_size_error"
+    assert reply.error["n_prompt_tokens"] >= reply.error["n_ctx"] >= 128

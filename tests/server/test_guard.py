@@ -553,3 +553,34 @@ def test_many_threads_share_the_log_and_the_limits(pool: LlamaPool) -> None:
         assert {*statuses} <= {200, 429}
         assert not server._state._n_of
         assert post(f"{server.url}/v1/completions", SHORT).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v1/embeddings", "input"), ("/embedding", "content"), ("/v1/completions", "prompt")],
+)
+def test_keys_take_turns_where_one_request_runs_at_a_time(path: str, field: str) -> None:
+    order: list[str] = []
+
+    def ask(name: str) -> None:
+        body = {field: "a cat", "max_tokens": 1}
+        assert post(f"{server.url}{path}", body, **{"x-api-key": name[0]}).status == 200
+        order.append(name)
+
+    with (
+        Llama(model_path(), n_ctx=64, n_threads=1, embeddings=True) as llm,
+        llm.serve(api_keys=[ApiKey(name, name) for name in "ab"]) as server,
+    ):
+        lock: Any = llm.engine if path == "/v1/completions" else llm.embedder._context
+        lock = lock._lock
+        asked = ["a1", "a2", "a3", "b1", "b2"]
+        threads = [threading.Thread(target=ask, args=(name,)) for name in asked]
+        with lock.acquire():
+            for i, thread in enumerate(threads):
+                thread.start()
+                wait_for(lambda i=i: len(lock.waiting) == i + 1)  # type: ignore[misc]
+            waiting = [waiter.client for waiter in lock.waiting]
+        for thread in threads:
+            thread.join()
+    assert waiting == ["a", "b", "a", "b", "a"]
+    assert sorted(order) == asked

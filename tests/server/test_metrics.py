@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.http_requests import get, post
+from support.tiny_encoders import write_bert
 
 from llama_cffi import Llama, LlamaPool
 from llama_cffi.demo import model_path
@@ -183,6 +186,42 @@ def test_typed_decisions_count_their_prompts(measured: HttpServer) -> None:
     assert found["vllm:prompt_tokens_total", ""] == reply.json["usage"]["input_tokens"]
     assert found["llamacpp:prompt_seconds_total", ""] > 0
     assert found["llamacpp:tokens_predicted_seconds_total", ""] == 0
+
+
+@pytest.mark.behaviour("metrics: embeddings are counted")
+def test_embeddings_are_counted_as_prompts(measured: HttpServer) -> None:
+    texts = ["a cat", "a dog sleeps", "a cat"]
+    usage = complete(measured, 2)
+    before = scrape(measured)
+    n = post(f"{measured.url}/v1/embeddings", {"input": texts}).json["usage"]["prompt_tokens"]
+    n_same = post(f"{measured.url}/tokenize", {"content": "a cat", "add_special": True}).json
+    found = scrape(measured)
+    added = {key: found[key] - before[key] for key in found}
+    assert added["vllm:prompt_tokens_total", ""] == n
+    assert added["llamacpp:prompt_tokens_cached_total", ""] == len(n_same["tokens"])
+    assert added["llamacpp:prompt_tokens_total", ""] == n - len(n_same["tokens"])
+    assert added["llamacpp:prompt_seconds_total", ""] > 0
+    assert added["llamacpp:n_decode_total", ""] == 1
+    assert added["vllm:request_success_total", "stop"] == 3
+    assert found["llamacpp:tokens_predicted_total", ""] == usage["completion_tokens"]
+    post(f"{measured.url}/embedding", {"content": [[5, 6, 7]]})
+    assert scrape(measured)["vllm:prompt_tokens_total", ""] == usage["prompt_tokens"] + n + 3
+
+
+def test_ranked_documents_are_counted_as_prompts(tmp_path: Path) -> None:
+    write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK, head=True)
+    with (
+        LlamaPool(tmp_path / "rank.gguf", 2, n_ctx=64, n_threads=1, embeddings=True) as pool,
+        pool.serve(aliases=[NAME], metrics=True) as server,
+    ):
+        body = {"query": "abc", "documents": ["a b c", "d e f"]}
+        usage = post(f"{server.url}/v1/rerank", body).json["usage"]
+        found = scrape(server)
+        assert pool.llm.embedding_stats is not None
+        n_tokens = pool.llm.embedding_stats.n_tokens
+    assert found["vllm:prompt_tokens_total", ""] == n_tokens >= usage["prompt_tokens"]
+    assert found["vllm:request_success_total", "stop"] == 2
+    assert found["llamacpp:n_decode_total", ""] == 1
 
 
 @pytest.mark.behaviour("metrics: no value is negative, infinite or not a number")

@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
-from support.http_requests import Reply, connect, get, post, request_bytes
+from support.http_requests import Reply, connect, get, post, request_bytes, send
 from support.server_state import wait_for
 from support.split_gguf import write_split
+from support.strict_sdk import assert_strict
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Llama, LlamaError, UnknownOptionError, ValidationError
@@ -29,6 +31,7 @@ from llama_cffi.errors import (
 from llama_cffi.server import served_model
 from llama_cffi.server.errors import ApiError
 from llama_cffi.server.http_server import HttpServer
+from llama_cffi.server.model_card import ModelCard
 from llama_cffi.server.models import Models, ModelState, ServedModel
 from llama_cffi.server.presets import read_presets
 from llama_cffi.server.residency import Residency
@@ -309,6 +312,10 @@ def test_counters_survive_sleep(sleeper: HttpServer) -> None:
         body = get(f"{sleeper.url}/metrics").body
         assert get(f"{sleeper.url}/metrics").body == body
     assert totals == [2, 4, 6]
+    assert post(f"{sleeper.url}/v1/embeddings", {"input": "abc", "model": "a"}).status == 200
+    wait_for(lambda: state(sleeper, "a") == "sleeping")
+    body += get(f"{sleeper.url}/metrics").body
+    assert b'vllm:request_success_total{model_name="a",finished_reason="stop"} 1' in body
     assert b'vllm:request_success_total{model_name="a",finished_reason="length"} 3' in body
     assert b'vllm:request_generation_tokens_count{model_name="a"} 3' in body
 
@@ -837,3 +844,115 @@ def test_a_request_without_autoload_joins_a_load(folder: Path, gate: threading.E
         assert a.n_calls == 1
 
     run(folder, test, models_autoload=False)
+
+
+@pytest.fixture
+def deleting(folder: Path, tmp_path: Path) -> Iterator[HttpServer]:
+    """A server that may delete `a`, `b` in two parts, `sub` in a folder, and the link `link`."""
+    for path in (tmp_path / "models" / "sub", tmp_path / "other"):
+        path.mkdir(parents=True)
+    inside = tmp_path / "models"
+    shutil.copy(folder / "a.gguf", inside)
+    for i in (1, 2):
+        shutil.copy(folder / "b.gguf", inside / f"b-{i:05}-of-00002.gguf")
+    shutil.copy(folder / "b.gguf", inside / "sub" / "m.gguf")
+    shutil.copy(folder / "c.gguf", tmp_path / "other" / "m.gguf")
+    (inside / "link.gguf").symlink_to(tmp_path / "other" / "m.gguf")
+    (inside / "away").symlink_to(tmp_path / "other")
+    (inside / "notes.txt").write_text("kept")
+    with serve(folder / "c.gguf", CONFIG, models_dir=inside, allow_delete=True, port=0) as server:
+        yield server
+
+
+def names(server: HttpServer) -> set[str]:
+    return {model["id"] for model in get(f"{server.url}/models").json["data"]}
+
+
+@pytest.mark.behaviour("router: a model can be deleted")
+def test_a_model_is_deleted_with_its_files(deleting: HttpServer, tmp_path: Path) -> None:
+    inside = tmp_path / "models"
+    before = names(deleting)
+    assert before == {"a", "b", "sub", "link", "c", "away"}
+    with openai.OpenAI(base_url=f"{deleting.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.models.delete("a")
+        assert_strict(answer)
+        assert (answer.id, answer.deleted) == ("a", True)
+        with pytest.raises(openai.NotFoundError):
+            client.models.delete("a")
+    assert not (inside / "a.gguf").exists()
+    for name in ("b", "sub", "link"):
+        reply = send("DELETE", f"{deleting.url}/models?model={name}")
+        assert reply.json == {"success": True}
+    assert sorted(path.name for path in inside.iterdir()) == ["away", "notes.txt", "sub"]
+    assert not [*(inside / "sub").iterdir()]
+    assert (tmp_path / "other" / "m.gguf").exists()  # where the links lead
+    assert names(deleting) == {"c", "away"}
+    assert ask(deleting, "a").status == 404
+    get(f"{deleting.url}/models?reload=1")
+    assert names(deleting) == {"c", "away"}
+    assert send("DELETE", f"{deleting.url}/models").status == 404
+
+
+def test_only_what_is_below_the_folder_is_deleted(deleting: HttpServer, tmp_path: Path) -> None:
+    for name in ("c", "away"):  # of -m, and behind a link
+        reply = send("DELETE", f"{deleting.url}/v1/models/{name}")
+        assert (reply.status, reply.error["type"]) == (403, "permission_error")
+    for name in ("../other/m.gguf", "notes.txt", "m", "%2e%2e/other/m"):
+        assert send("DELETE", f"{deleting.url}/v1/models/{name}").status == 404
+    assert (tmp_path / "other" / "m.gguf").exists()
+    assert (tmp_path / "models" / "notes.txt").exists()
+    assert {"c", "away"} <= names(deleting)
+
+
+def test_a_model_in_use_is_not_deleted(
+    deleting: HttpServer, tmp_path: Path, gate: threading.Event
+) -> None:
+    path, url = tmp_path / "models" / "a.gguf", f"{deleting.url}/v1/models/a"
+    assert post(f"{deleting.url}/models/load", {"model": "a"}).status == 200
+    for word in ("loading", "loaded"):
+        wait_for(lambda word=word: state(deleting, "a") == word)  # type: ignore[misc]
+        reply = send("DELETE", url)
+        assert (reply.status, reply.error["param"]) == (400, "model")
+        assert f"is {word}" in reply.error["message"]
+        gate.set()
+    assert ask(deleting, "a").status == 200
+    assert post(f"{deleting.url}/models/unload", {"model": "a"}).status == 200
+    wait_for(lambda: send("DELETE", url).status == 200)
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_deleted_stays_a_model(
+    deleting: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        reply = send("DELETE", f"{deleting.url}/v1/models/a")
+    assert reply.status == 500
+    assert "Permission denied" in reply.error["message"]
+    assert (tmp_path / "models" / "a.gguf").exists()
+    assert ask(deleting, "a").status == 200
+
+
+def test_nothing_is_deleted_unless_the_option_allows_it(folder: Path) -> None:
+    with serve(models_dir=folder, port=0, api_keys=["secret"]) as server:
+        assert send("DELETE", f"{server.url}/v1/models/a").status == 401
+        reply = send("DELETE", f"{server.url}/v1/models/a", None, {"x-api-key": "secret"})
+        assert (reply.status, reply.error["type"]) == (501, "not_supported_error")
+        assert "--allow-delete" in reply.error["message"]
+    assert (folder / "a.gguf").exists()
+
+
+def test_a_shared_kv_cache_is_estimated_by_its_own_size(folder: Path) -> None:
+    path = str(folder / "a.gguf")
+    own, shared, small = (
+        ModelCard.of_file(path, LlamaConfig(n_parallel=2, n_ctx=64, n_threads=1, n_kv_tokens=n))
+        for n in (None, 256, 32)
+    )
+    assert small.memory_bytes < own.memory_bytes < shared.memory_bytes
+    assert [card.n_ctx for card in (own, shared, small)] == [64, 64, 32]
+    with Llama(path, n_parallel=2, n_ctx=64, n_threads=1, n_kv_tokens=256) as llm:
+        assert ModelCard.of(llm).memory_bytes == shared.memory_bytes
+        assert llm.n_ctx == 64

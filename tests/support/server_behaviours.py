@@ -47,6 +47,7 @@ BEHAVIOURS: dict[str, list[str]] = {
         "return_progress counts from the cached tokens to all of the prompt",
         "n gives several choices",
         "the token count is that of the usage",
+        "the reasoning of a running answer can be ended by its id",
     ],
     "completion": [
         "counts, stop flags, truncated and has_new_line are right",
@@ -190,6 +191,7 @@ BEHAVIOURS: dict[str, list[str]] = {
         "saved and restored tokens are counted, and only the tail is evaluated again",
         "after erase the whole prompt is evaluated again",
         "a file survives a restart",
+        "what is asked of a busy slot waits until it is idle",
         "a file that does not fit the context is refused, and the slot stays usable",
         "prompts with pictures are saved",
     ],
@@ -202,6 +204,7 @@ BEHAVIOURS: dict[str, list[str]] = {
     "streams": [
         "a broken stream can be resumed by its name",
         "a stream can be stopped by its name",
+        "a client that leaves while the model loads can come back, or stop",
     ],
     "template": [
         "thinking on, automatic and off change the end of the prompt",
@@ -258,14 +261,9 @@ BEHAVIOURS: dict[str, list[str]] = {
 UNTESTED = frozenset(
     [
         "messages: pictures are taken as base64 by a vision model",
-        "metrics: embeddings are counted",
         "rerank: the document with the answer comes first",
-        "router: a model can be deleted",
         "security: files are read below the given folder only",
         "slot files: prompts with pictures are saved",
-        "streams: a broken stream can be resumed by its name",
-        "streams: a stream can be stopped by its name",
-        "tools: a real model calls the right tool",
         "vision: the models' list tells the modalities",
         "vision: pictures by URL, base64 and data: URI, and errors for bad ones",
         "vision: the token count has the picture",

@@ -67,6 +67,7 @@ _CHAT: list[dict[str, Any]] = [
     {
         "messages": _TALK, "tools": _TOOLS, "tool_choice": "auto", "parallel_tool_calls": True,
         "max_tokens": 8, "thinking": False, "reasoning_effort": "low", "thinking_budget": 3,
+        "reasoning_control": True, "lora": [],
     },
     {
         "messages": _TALK, "tools": _TOOLS, "max_tokens": 8, "stream": True,
@@ -118,6 +119,7 @@ _RESPONSES: list[dict[str, Any]] = [
     },
     {
         "input": "hello", "max_output_tokens": 8, "top_k": 5, "stop": ["x"], "thinking": False,
+        "lora": [],
         "text": {"verbosity": "low", "format": {"type": "json_schema", "name": "n",
                                                 "schema": _SCHEMA, "strict": True}},
     },
@@ -142,7 +144,7 @@ _MESSAGES: list[dict[str, Any]] = [
         "thinking": {"type": "enabled", "budget_tokens": 3},
     },
     {
-        "max_tokens": 8, "system": "short", "messages": [_USER],
+        "max_tokens": 8, "system": "short", "messages": [_USER], "lora": [],
         "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": _SCHEMA}},
     },
     {
@@ -153,6 +155,7 @@ _MESSAGES: list[dict[str, Any]] = [
 _TEXT = [
     {**_GENERATION, "prompt": "1 + 1 =", "logprobs": 2, "best_of": 1},
     {"prompt": "a", "suffix": "x", "max_tokens": 2},
+    {"prompt": "a", "max_tokens": 2, "lora": []},
     {"prompt": [[5, 6], [7]], "max_tokens": 2, "echo": True, "n_predict": 2},
     {"prompt": ["a", [5]], "max_completion_tokens": 2, "stream": True, "n": 2, "best_of": 2},
     {"prompt": "a", "max_tokens": 2, "grammar": "root ::= [0-9]+", "grammar_root": "root"},
@@ -190,7 +193,7 @@ _DECISIONS = [
             {"type": "score", "instructions": "How?", "levels": [{"label": "a"}, {"label": "b"}]},
         ],
     },
-    {"input": "hello", "questions": [{"type": "predicate", "instructions": "Yes?"}]},
+    {"input": "hello", "lora": [], "questions": [{"type": "predicate", "instructions": "Yes?"}]},
 ]  # fmt: skip
 _SYSTEMONE = [
     {
@@ -213,6 +216,8 @@ _RERANK = [
 BODIES: Mapping[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": _CHAT,
     "/v1/chat/completions/input_tokens": _CHAT,
+    "/v1/chat/completions/control": [{"id": "chatcmpl-1", "action": "reasoning_end"}],
+    "/v1/streams/lookup": [{"conversation_ids": ["a", "b"]}],
     "/apply-template": _CHAT,
     "/infill": _INFILL,
     "/slots/0?action=erase": [{"filename": "a"}],
@@ -244,6 +249,8 @@ NO_BODY = [
     ("GET", "/upstream/demo/props"), ("POST", "/props"), ("GET", "/slots"),
     ("GET", "/lora-adapters"), ("GET", "/v1/responses/resp_1/input_items"),
     ("POST", "/v1/responses/resp_1/cancel"), ("GET", "/"), ("GET", "/page/app.js"),
+    ("GET", "/v1/stream"), ("DELETE", "/v1/stream"), ("GET", "/v1/stream/demo"),
+    ("DELETE", "/v1/stream/demo"), ("DELETE", "/v1/models"), ("DELETE", "/v1/models/demo"),
 ]  # fmt: skip
 
 
@@ -487,6 +494,7 @@ def _odd_header(rng: random.Random) -> Case:
         ("accept", "text/html"), ("accept-encoding", "gzip"), ("origin", "http://evil.example"),
         ("cookie", "a=b; " * 3000), ("x" * 3000, "y"), ("x", "y" * 60_000), ("x y", "z"),
         ("x", "a\0b"), ("", "x"), ("x-forwarded-for", "::1"), ("traceparent", "\\"),
+        ("x-conversation-id", "\xff/\x80"), ("x-conversation-id", "x" * 300),
     ])  # fmt: skip
     data = _request(path, good, headers={name: value})
     cut = name == "content-length" or name == "transfer-encoding"

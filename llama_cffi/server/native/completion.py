@@ -19,10 +19,10 @@ from ..body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, li
 from ..call import Answer, Call, Endpoint, Json, Stream
 from ..errors import invalid
 from ..fields import GENERATION, OPENAI, generation_options, parse_grammar
+from ..lora import use_adapters
 from ..models import ServedModel
 from ..paths import bare_post
 from .answer import CompletionAnswer, Run, Wanted, progress_event
-from .lora import adapters_of
 from .prompts import prompt_tokens
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ FIELDS: Mapping[str, Kind] = {
     "t_max_predict_ms": INTEGER,
     "n_indent": INTEGER,
     "id_slot": INTEGER,
-    "lora": LIST,
     "speculative.n_max": INTEGER,
 }
 _SLOW = {"grammar", "json_schema"}  # to compile; for the rest a thread would cost more
@@ -82,6 +81,7 @@ async def answer(call: Call, wanted: Wanted, prompts: Sequence[Sequence[int]]) -
         QueueFullError: Too many requests are waiting already.
     """
     model = wanted.model
+    use_adapters(call)
     for tokens in prompts:
         model.check_length(len(tokens))
     call.admit(model, len(prompts) * wanted.n)
@@ -172,8 +172,6 @@ def check(model: ServedModel, given: Object) -> Wanted:
         raise invalid("speculative.n_max", f"speculative.n_max must be at least 0, got {n_draft}")
     if n_draft is not None and isinstance(llm.engine, InferenceEngine):
         options["n_draft"] = n_draft
-    if "lora" in own:
-        options["adapters"] = adapters_of(model, own["lora"])
     return Wanted(
         model=model,
         n=n,

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from starlette.routing import BaseRoute, Route
 
+from ...errors import DeadlineExceededError
 from ...scheduler import InferenceEngine, Request
 from ..body import STRING, take
 from ..call import Answer, Call, Endpoint, Json
@@ -100,8 +101,10 @@ async def _act(call: Call) -> Answer:
 def _save(engine: InferenceEngine, slot: int, call: Call) -> dict[str, object]:
     path, started = _file(call), time.perf_counter()
     try:
-        n = engine.save_prompt(slot, path)
+        n = engine.save_prompt(slot, path, wait=True)
         n_bytes = path.stat().st_size
+    except DeadlineExceededError:  # a TimeoutError, which is an OSError
+        raise
     except OSError as e:
         reason = f"{path.name} was not written: {e.strerror}"
         raise ApiError(500, reason, "server_error") from e
@@ -113,7 +116,9 @@ def _restore(engine: InferenceEngine, slot: int, call: Call) -> dict[str, object
     path, started = _file(call), time.perf_counter()
     try:
         n_bytes = path.stat().st_size
-        n = engine.restore_prompt(slot, path)
+        n = engine.restore_prompt(slot, path, wait=True)
+    except DeadlineExceededError:
+        raise
     except FileNotFoundError:
         reason = f"there is no file {path.name!r} in the server's --slot-save-path"
         raise ApiError(404, reason, "not_found_error", param="filename") from None
@@ -124,7 +129,7 @@ def _restore(engine: InferenceEngine, slot: int, call: Call) -> dict[str, object
 
 
 def _erase(engine: InferenceEngine, slot: int, _call: Call) -> dict[str, object]:
-    return {"n_erased": engine.erase_prompt(slot)}
+    return {"n_erased": engine.erase_prompt(slot, wait=True)}
 
 
 _ACTIONS: Mapping[str, _Action] = {"save": _save, "restore": _restore, "erase": _erase}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from support.http_requests import Reply, post, send
+from support.http_requests import Reply, connect, post, request_bytes, send
 from support.loras import make_pairs, write_lora
 from support.server_state import engine_of, wait_for
 
@@ -173,23 +175,66 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(
     assert ask(saving, PROMPT)[1] == 1  # what the slot held went to RAM
 
 
-def test_a_slot_that_is_in_use_or_empty_is_refused(
-    saving: HttpServer, saving_pool: LlamaPool
-) -> None:
-    engine = engine_of(saving_pool)
+def test_an_empty_slot_is_not_saved(saving: HttpServer) -> None:
     reply = act(saving, "save", 0, filename="nothing")
     assert (reply.status, "empty" in reply.error["message"]) == (400, True)
-    handle = engine.submit(
-        PROMPT, 20, temperature=0, ignore_eos=True, callback=lambda _: engine.pause()
-    )
+
+
+@pytest.mark.behaviour("slot files: what is asked of a busy slot waits until it is idle")
+def test_a_busy_slot_is_waited_for(
+    saving: HttpServer, saving_pool: LlamaPool, folder: Path
+) -> None:
+    engine, seen = engine_of(saving_pool), list[str]()
+    done(saving, "save", ask(saving, OTHER)[0], filename="other")
+    file = (folder / "other").read_bytes()
+
+    def pause_once(text: str) -> None:
+        seen.append(text)
+        if len(seen) == 1:
+            engine.pause()
+
+    handle = engine.submit(PROMPT, 20, temperature=0, ignore_eos=True, callback=pause_once)
+    n_cells, deferred = len(PROMPT) + 19, engine._queue._deferred
     try:
         wait_for(lambda: engine.paused)
-        for action in ("save", "erase", "restore"):
-            reply = act(saving, action, handle.request.seq_id, filename="kept")
-            assert (reply.status, "in use" in reply.error["message"]) == (400, True)
+        slot = handle.request.seq_id
+        for call in (partial(engine.save_prompt, slot, folder / "x"),
+                     partial(engine.erase_prompt, slot)):  # fmt: skip
+            with pytest.raises(ValidationError, match="in use"):
+                call()
+        with saving_pool.serve(slot_save_path=folder, max_request_s=0.05) as late:
+            for action in ("save", "restore", "erase"):
+                assert act(late, action, slot, filename="other").status == 504
+        with connect(saving.url) as leaving, ThreadPoolExecutor(1) as threads:
+            leaving.sendall(request_bytes(f"/slots/{slot}?action=erase", {}))
+            wait_for(lambda: len(deferred) == 1)  # those that are late were dropped
+            (erase,) = deferred
+            leaving.close()
+            wait_for(lambda: not saving._state.calls)
+            saved = threads.submit(act, saving, "save", slot, filename="kept")
+            wait_for(lambda: len(deferred) == 1 and deferred[0] is not erase)
+            assert not saved.done()
+            engine.resume()
+            assert saved.result().json["n_saved"] == n_cells
+        assert handle.done
     finally:
         handle.cancel()
         engine.resume()
+    assert not deferred
+    assert (folder / "other").read_bytes() == file
+    assert done(saving, "erase", slot)["n_erased"] == n_cells  # the first one was given up
+    assert done(saving, "restore", slot, filename="kept")["n_restored"] == n_cells
+
+
+def test_who_waits_for_a_slot_is_told_that_the_engine_has_ended(tiny_model: Path) -> None:
+    with open_pool(tiny_model) as pool, ThreadPoolExecutor(1) as threads:
+        engine = engine_of(pool)
+        handle = engine.submit(PROMPT, 20, ignore_eos=True, callback=lambda _: engine.pause())
+        wait_for(lambda: engine.paused)
+        erased = threads.submit(engine.erase_prompt, handle.request.seq_id, wait=True)
+        wait_for(lambda: len(engine._queue._deferred) == 1)
+        engine.shutdown(drain=False)
+        assert erased.result(60) == handle.stats.n_prompt + handle.stats.n_generated - 1
 
 
 def test_a_prompt_with_an_adapter_is_restored_for_requests_with_the_same(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http_requests import get, post
+from support.http_requests import Reply, get, post
 from support.loras import make_pairs, write_lora
+from support.rounding import EXACT
 
 from llama_cffi import LlamaPool
 from llama_cffi.server.http_server import HttpServer
@@ -27,10 +28,49 @@ def adapted(
     files = [str(write_lora(folder / f"{i}.gguf", make_pairs(i))) for i in (1, 2)]
     adapters = {files[0]: 0.0, files[1]: 0.5}
     with (
-        LlamaPool(tiny_model, n_parallel=3, n_ctx=128, n_threads=1, adapters=adapters) as pool,
+        LlamaPool(tiny_model, 3, n_ctx=128, n_threads=1, adapters=adapters, **EXACT) as pool,
         pool.serve() as server,
     ):
         yield server, adapters
+
+
+class Near(float):
+    """A number that rounding may change."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and abs(self - other) < 1e-3
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = float.__hash__
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "abcd"}], "max_tokens": 8}
+CHAT |= {"temperature": 0, "ignore_eos": True}
+# Routes that take `lora`, what they are asked, and where the answer is.
+FACES: dict[str, tuple[dict[str, Any], Callable[[Reply], Any]]] = {
+    "/v1/chat/completions": (CHAT, lambda reply: reply.json["choices"][0]["message"]["content"]),
+    "/v1/chat/completions?stream": (
+        {**CHAT, "stream": True},
+        lambda reply: [e["choices"][0]["delta"] for e in reply.events[:-1]],
+    ),
+    "/v1/completions": (
+        {"prompt": ASK["prompt"], "max_tokens": 8, "temperature": 0, "ignore_eos": True},
+        lambda reply: reply.json["choices"][0]["text"],
+    ),
+    "/v1/responses": (
+        {"input": "abcd", "max_output_tokens": 16, "temperature": 0, "ignore_eos": True},
+        lambda reply: reply.json["output"][-1]["content"][0]["text"],
+    ),
+    "/v1/messages": (
+        {**CHAT, "temperature": 0.0}, lambda reply: reply.json["content"][0]["text"]
+    ),
+    "/v1/decisions": (
+        {"input": "abcd", "questions": [{"type": "predicate", "instructions": "True?"}]},
+        lambda reply: Near(reply.json["answers"][0]["probability"]),
+    ),
+}  # fmt: skip
 
 
 def text_of(server: HttpServer, **fields: Any) -> str:
@@ -82,6 +122,53 @@ def test_lora_per_request_scales_in_parallel_each_give_their_own_text(
     assert together == alone * 2
 
 
+@pytest.mark.parametrize("path", FACES)
+def test_every_route_that_generates_takes_adapters(
+    adapted: tuple[HttpServer, dict[str, float]], path: str
+) -> None:
+    server, _ = adapted
+    asked, read = FACES[path]
+
+    def answer(**fields: Any) -> Any:
+        reply = post(f"{server.url}{path}", {**asked, **fields})
+        assert reply.status == 200, reply.body
+        return read(reply)
+
+    found = [answer(lora=scales) for scales in (lora(0.0, 0.0), lora(1.0), lora(0.0, 0.5), None)]
+    assert found[0] != found[1] != found[2] != found[0]
+    assert found[3] == found[2]  # what is set for requests without the field
+    with ThreadPoolExecutor(3) as threads:
+        given = [lora(0.0, 0.0), lora(1.0), lora(0.0, 0.5)]
+        assert [*threads.map(lambda scales: answer(lora=scales), given)] == found[:3]
+    for wrong in ("0", [{"id": 2, "scale": 1}], [{"id": 0, "scale": 1e9}]):
+        reply = post(f"{server.url}{path}", {**asked, "lora": wrong})
+        assert reply.status == 400
+        assert reply.headers["content-type"] == "application/json"
+        message = reply.json["error"]["message"]
+        assert "lora" in message or "scale" in message
+
+
+def test_the_instances_of_one_request_have_adapters_of_their_own(
+    adapted: tuple[HttpServer, dict[str, float]],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIP_MODE", "PREDICTION")
+    one = {"@requestFormat": "/completion", **ASK}
+    given = [lora(0.0, 0.0), lora(1.0), None]
+    with (
+        LlamaPool(tiny_model, 3, n_ctx=128, n_threads=1, adapters=adapted[1], **EXACT) as pool,
+        pool.serve() as server,
+    ):
+        body = {"instances": [{**one, "lora": scales} for scales in given]}
+        found = [
+            each["content"] for each in post(f"{server.url}/predict", body).json["predictions"]
+        ]
+    expected = [text_of(adapted[0], lora=scales) for scales in (*given[:2], lora(0.0, 0.5))]
+    assert found == expected
+    assert len({*found}) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -128,5 +215,7 @@ def test_one_slot_has_adapters_of_single_requests_too(
         assert [a["scale"] for a in get(f"{one.url}/lora-adapters").json] == [1.0]
         reply = post(f"{one.url}/completion", {**ASK, "lora": lora(0.5)})
         assert (reply.status, reply.error["type"]) == (501, "not_supported_error")
+        chat = post(f"{one.url}/v1/chat/completions", {**CHAT, "lora": lora(0.5)})
+        assert (chat.status, chat.error["type"]) == (501, "not_supported_error")
         assert post(f"{one.url}/lora-adapters", lora(0.0)).status == 200
         assert text_of(one) == text_of(server, lora=lora(0.0))

@@ -7,13 +7,13 @@ from typing import Any
 
 from starlette.routing import BaseRoute, Route
 
-from ...scheduler import InferenceEngine
-from ..body import LIST, take
-from ..call import Answer, Call, Endpoint, Json
-from ..errors import invalid, not_supported
-from ..models import ServedModel
+from ..scheduler import InferenceEngine
+from .body import LIST, take
+from .call import Answer, Call, Endpoint, Json
+from .errors import invalid, not_supported
+from .models import ServedModel
 
-__all__ = ["adapters_of", "routes"]
+__all__ = ["routes", "use_adapters"]
 
 
 def routes() -> list[BaseRoute]:
@@ -51,19 +51,21 @@ async def _model(call: Call) -> ServedModel:
     return call.model
 
 
-def adapters_of(model: ServedModel, given: list[Any]) -> dict[str, float]:
-    """Return the adapters of one request, whose field `lora` is *given*.
+def use_adapters(call: Call) -> None:
+    """Have the generations of a request use the adapters in its field `lora`, if it has one.
 
     Raises:
         ApiError: It is wrong, or the engine has the same adapters for all requests.
     """
-    scales = _scales(model, "lora", given)
-    if not isinstance(model.llm.engine, InferenceEngine):
+    given = take(call.body, {"lora": LIST}).get("lora")
+    if given is None:
+        return
+    call.requests.adapters = _scales(call.model, "lora", given)
+    if not isinstance(call.model.llm.engine, InferenceEngine):
         raise not_supported(
             "adapters of single requests need a scheduler; load the model with n_parallel=2 or "
             "more, or with adapters=..."
         )
-    return scales
 
 
 def _scales(model: ServedModel, name: str, given: list[Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The lock that queues the calls of an engine."""
+"""The lock that queues the calls of a context."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ from contextlib import suppress
 
 from ..context_managers import contextmanager
 from ..errors import ValidationError
+from .request_scope import current_scope
 
 __all__ = ["CallLock", "Turn"]
 
 _LEAST_S, _MOST_S = 0.1, 5.0  # for which a paused stream keeps the lock
 _AHEAD = 4  # times as long a stream that was not read in time computes ahead
+
+
+class _Waiter(threading.Event):
+    """A waiting call; set when it is the first.
+
+    Attributes:
+        client: For whom it runs.
+        round: The round in which it is served; each client has one call in a round.
+    """
+
+    def __init__(self, client: str | None, round: int) -> None:
+        super().__init__()
+        self.client, self.round = client, round
 
 
 class Turn:
@@ -99,14 +113,14 @@ class Turn:
         lock.note_thread()
         if not (lock.waiting and blocks):
             self.held += filter(None, map(lock.lock.acquire, (False,)))
+        waiter = lock.waiter()
         if not self.held:
-            is_first = threading.Event()
             try:
-                lock.waiting.append(is_first)
-                self._wait(is_first, timeout_s, blocks)
+                lock.enqueue(waiter)
+                self._wait(waiter, timeout_s, blocks)
             finally:
                 try:  # noqa: SIM105 (no call into Python, as in `acquire`)
-                    lock.waiting.remove(is_first)
+                    lock.waiting.remove(waiter)
                 except ValueError:
                     pass
                 for event in lock.waiting[:1]:
@@ -115,15 +129,16 @@ class Turn:
             return False
         self.held = [self]
         lock.set_owner()
+        lock.last = waiter
         self._started_s = time.monotonic()
         return True
 
-    def _wait(self, is_first: threading.Event, timeout_s: float | None, blocks: bool) -> None:
+    def _wait(self, waiter: _Waiter, timeout_s: float | None, blocks: bool) -> None:
         lock = self._lock
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         waited = not blocks
         while not self.held:
-            first = lock.waiting[0] is is_first
+            first = lock.waiting[0] is waiter
             left_s = lock.pause_left_s() if first or waited else None
             if left_s is not None and (left_s <= 0 or not blocks):
                 with suppress(IndexError):  # it has just continued
@@ -143,15 +158,18 @@ class Turn:
                 if seconds <= 0:
                     return
             if not first:  # a second Ctrl-C may have left an entry that nobody removes before it
-                waited = not is_first.wait(seconds)
+                waited = not waiter.wait(seconds)
                 seconds = 0
             self.held += filter(None, map(lock.lock.acquire, (True,), (seconds,)))
+            if first and self.held and lock.waiting[0] is not waiter:
+                self.release()  # to a call of another client, which came meanwhile
 
 
 class CallLock:
     """A lock for calls, some of which are streams that pause between two of their tokens.
 
-    Waiting calls take turns in the order in which they came. One that meets a paused stream takes
+    Waiting calls are served in the order in which they came; those of several clients, as the
+    `RequestScope` names them, take turns. One that meets a paused stream takes
     the lock from it: immediately while only one thread has used the lock, because that thread
     cannot continue the stream and wait; else once the stream has not been continued for as long as
     it took to decode its prompt (0.1 to 5 s), because another thread may be about to. The stream
@@ -163,14 +181,16 @@ class CallLock:
         owner: Id of the thread in which a turn runs; None: none runs.
         lock: Held by the turn that runs or is paused.
         paused: The turn that holds the lock while it is paused, if any.
-        waiting: For each call that waits, in order, the event that it is the first.
+        waiting: The calls that wait, in the order of service.
+        last: The call that has the lock, or had it last.
     """
 
     def __init__(self) -> None:
         self.owner: int | None = None
         self.lock = threading.Lock()
         self.paused: list[object] = []
-        self.waiting: list[threading.Event] = []
+        self.waiting: list[_Waiter] = []
+        self.last = _Waiter(None, 0)
         self._thread: int | None = None
         self._is_shared = False
 
@@ -199,6 +219,18 @@ class CallLock:
                 self.owner = None
                 self.lock.release()
                 turn.held = []
+
+    def waiter(self) -> _Waiter:
+        """Return a new call: in the current round, or the one after the last call of its client."""
+        scope, last = current_scope(), self.last
+        client = None if scope is None else scope.client
+        own = [call.round for call in (last, *self.waiting) if call.client == client]
+        return _Waiter(client, max(last.round, max(own, default=-1) + 1))
+
+    def enqueue(self, waiter: _Waiter) -> None:
+        """Let a call wait, behind those of the same round."""
+        n_before = sum(call.round <= waiter.round for call in [*self.waiting])
+        self.waiting.insert(n_before, waiter)
 
     def pause_left_s(self) -> float | None:
         """Return for how long the paused stream still keeps the lock; None: a turn runs."""

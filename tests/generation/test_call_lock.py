@@ -6,9 +6,10 @@ import time
 import pytest
 from support.injection import interrupted_everywhere
 
-from llama_cffi.engine import lock as lock_module
-from llama_cffi.engine.lock import CallLock, Turn
 from llama_cffi.errors import ValidationError
+from llama_cffi.generation import call_lock as lock_module
+from llama_cffi.generation.call_lock import CallLock, Turn
+from llama_cffi.generation.request_scope import RequestScope
 
 
 def is_free(lock: CallLock) -> bool:
@@ -69,7 +70,7 @@ def test_a_call_that_gave_up_does_not_keep_the_others(monkeypatch: pytest.Monkey
     """A second Ctrl-C may prevent that it leaves the queue."""
     monkeypatch.setattr(lock_module, "_LEAST_S", 0.01)
     lock = CallLock()
-    lock.waiting.append(threading.Event())
+    lock.enqueue(lock.waiter())
     for _ in range(3):
         with lock.acquire() as turn:
             assert turn
@@ -89,7 +90,7 @@ def test_a_late_stream_goes_on_while_others_wait(monkeypatch: pytest.MonkeyPatch
         assert not stream.reclaim()
         assert stream.wait()
         assert not stream.computes_ahead  # nobody waits
-        lock.waiting.append(threading.Event())
+        lock.enqueue(lock.waiter())
         monkeypatch.setattr(lock_module, "_LEAST_S", 1000)
         assert stream.computes_ahead
         monkeypatch.setattr(lock_module, "_LEAST_S", 0.0)
@@ -124,7 +125,52 @@ def test_ctrl_c_at_any_point_releases_the_lock() -> None:
             pass
 
     n = 0
-    for n in interrupted_everywhere(run, CallLock.acquire, Turn.wait, CallLock.set_owner):  # noqa: B007
+    functions = CallLock.acquire, Turn.wait, CallLock.waiter, CallLock.enqueue, CallLock.set_owner
+    for n in interrupted_everywhere(run, *functions):  # noqa: B007
         assert not lock.lock.locked()
         assert lock.owner is None
     assert n > 2
+
+
+def test_clients_take_turns() -> None:
+    lock, order = CallLock(), list[str]()
+
+    def run(client: str) -> None:
+        with RequestScope(client[0]), lock.acquire():
+            order.append(client)
+
+    asked = ["a2", "a3", "a4", "b1", "b2", "c1"]
+    threads = [threading.Thread(target=run, args=(name,)) for name in asked]
+    with RequestScope("a"), lock.acquire():
+        for i, thread in enumerate(threads):
+            thread.start()
+            while len(lock.waiting) <= i:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == ["b1", "c1", "a2", "b2", "a3", "a4"]
+    run("b3")
+    assert is_free(lock)
+
+
+def test_a_client_that_comes_again_waits_for_the_others() -> None:
+    lock, order = CallLock(), list[str]()
+
+    def run(client: str) -> None:
+        with RequestScope(client[0]), lock.acquire():
+            order.append(client)
+            if client == "b1":  # its next call comes before its first has ended
+                again.start()
+                while len(lock.waiting) < 2:
+                    time.sleep(0.001)
+
+    again = threading.Thread(target=run, args=("b2",))
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("a1", "a2", "b1")]
+    with RequestScope("c"), lock.acquire():
+        for i, thread in enumerate(threads):
+            thread.start()
+            while len(lock.waiting) <= i:
+                time.sleep(0.001)
+    for thread in (*threads, again):
+        thread.join()
+    assert order == ["a1", "b1", "a2", "b2"]
