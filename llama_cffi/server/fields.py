@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from ..grammars import LlamaGrammar
 from .body import BOOL, INTEGER, LIST, NUMBER, OBJECT, STRING, Kind, Object, either, list_of
@@ -167,7 +167,7 @@ def is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def are_ids(values: Iterable[object]) -> bool:
+def are_ids(values: list[Any]) -> TypeGuard[list[int]]:
     """Return whether all values of JSON can be token ids."""
     return {*map(type, values)} <= {int}
 
