@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, ValidationError
-from . import interrupt, output
+from . import inputs, interrupt, output
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -24,7 +23,6 @@ examples:
   git diff | llama-cffi generate -m model.gguf "Review this change:"
 """
 
-_STDIN_S = 3.0
 _CONTEXT_ADVICE = "Shorten the prompt, or give a larger context with -c N (0: the model's)."
 
 # Sampling options whose defaults are the engine's: name, type, help.
@@ -176,46 +174,13 @@ def _prompt(args: argparse.Namespace) -> str:
     if text is None and not piped:
         args.usage_error("give a prompt with -p, or pipe one in")
     if text in (None, "-"):
-        text = _read_stdin()
-    elif piped and (more := _read_beside()).strip():
+        text = inputs.read_stdin()
+    elif piped and (more := inputs.read_beside()).strip():
         text = f"{text}\n\n{more}"
     if not text.strip():
         raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
-    for name, value in (("prompt", text), ("system prompt", args.system)):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValidationError(f"the {name} is not UTF-8 text") from None
-    return str(text)
-
-
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValidationError(
-            f"stdin is not UTF-8 text: byte 0x{data[e.start]:02x} at offset {e.start}"
-        ) from None
-    # Remove the newline that `echo` appends.
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _read_beside() -> str:
-    """Read what is piped in beside a prompt; a program that pipes nothing may not close stdin."""
-
-    def tell() -> None:
-        print("waiting for the end of stdin; without text there, add </dev/null", file=sys.stderr)
-
-    timer = threading.Timer(_STDIN_S, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        return _read_stdin()
-    except OSError:  # a closed or unreadable stdin
-        return ""
-    finally:
-        timer.cancel()
+    inputs.check_utf8(args.system, "system prompt")
+    return inputs.check_utf8(text, "prompt")
 
 
 def _model_path(spec: str | None) -> Any:
