@@ -79,7 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from . import doctor, embed, generate, libs, rerank, serve, stand_in, tokenize
+    from . import (
+        doctor,
+        embed,
+        generate,
+        libs,
+        perplexity,
+        rerank,
+        score,
+        serve,
+        stand_in,
+        tokenize,
+    )
 
     parser = Parser(
         prog="llama-cffi",
@@ -89,7 +100,18 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (generate, serve, embed, rerank, tokenize, doctor, libs, stand_in):
+    for command in (
+        generate,
+        serve,
+        embed,
+        rerank,
+        score,
+        perplexity,
+        tokenize,
+        doctor,
+        libs,
+        stand_in,
+    ):
         command.add_parser(commands)
     return parser
 
