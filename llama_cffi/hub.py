@@ -15,17 +15,30 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import FetchError, ModelLoadError, ValidationError
 from .progress import is_shown_live, telling_if_slow
 from .validation import missing_file
 
-__all__ = ["HubSpec", "choose", "models_in", "resolve_model"]
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+__all__ = [
+    "HubSpec",
+    "RemoteFile",
+    "cached_model",
+    "choose",
+    "models_in",
+    "remote_files",
+    "resolve_model",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +60,9 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
 _Folder = str | os.PathLike[str] | None
 _TIMEOUT_S = 20
+_ATTEMPTS = 4
+_RETRIED = frozenset((408, 429, 500, 502, 503, 504))
+_MAX_WAIT_S = 30.0
 _MAX_LISTED = 16
 
 
@@ -230,7 +246,7 @@ class _NoAnswerError(FetchError):
 
 
 def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if _is_offline():  # no host name is resolved
@@ -238,16 +254,116 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _from_cache(spec, cache, "HF_HUB_OFFLINE is set")
     try:
-        with _hub_errors(spec), telling_if_slow(f"an answer from {constants.ENDPOINT}"):
-            info = HfApi(library_name="llama_cffi").model_info(
-                spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
-            )
+        names = _names(spec)
     except _NoAnswerError as error:
         found = _from_cache(spec, cache, f"{error}. {_NO_HUB_ADVICE}")
         _log.warning("%s; taking %s from the cache", error, found.name)
         return found
-    names = [sibling.rfilename for sibling in info.siblings or ()]
     return _download(spec, choose(names, spec), cache, local_dir)
+
+
+def _names(spec: HubSpec) -> list[str]:
+    """Return the names of the files of a repository."""
+    from huggingface_hub import HfApi, constants
+
+    with _hub_errors(spec), telling_if_slow(f"an answer from {constants.ENDPOINT}"):
+        info = HfApi(library_name="llama_cffi").model_info(
+            spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
+        )
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the hub, of which ranges can be read.
+
+    Attributes:
+        name: Its name in the repository.
+        size: Its size in bytes.
+        etag: Identifies its content.
+        url: Where its content is.
+        token: The token for that place; None: none is sent.
+    """
+
+    name: str
+    size: int
+    etag: str
+    url: str
+    token: str | None = field(repr=False)
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return the bytes from *begin* up to *end*.
+
+        Raises:
+            FetchError: The server cannot be reached, or ignores ranges.
+        """
+        from http.client import HTTPException
+        from urllib.error import HTTPError
+        from urllib.request import Request, urlopen
+
+        for attempt in range(_ATTEMPTS):
+            request = Request(self.url, headers={"Range": f"bytes={begin}-{end - 1}"})
+            if self.token is not None:
+                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+            try:
+                with urlopen(request, timeout=_TIMEOUT_S) as answer:
+                    return self._checked(answer, begin, end)
+            except HTTPError as error:
+                if error.code not in _RETRIED or attempt == _ATTEMPTS - 1:
+                    raise FetchError(
+                        f"the hub answered {error.code} for {self.name}; try again later"
+                    ) from error
+                wait = error.headers.get("Retry-After", "")
+                time.sleep(min(float(wait) if wait.isdigit() else 2**attempt, _MAX_WAIT_S))
+            except (OSError, HTTPException) as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise FetchError(f"reading {self.name} failed: {error}. Try again") from error
+        raise AssertionError
+
+    def _checked(self, answer: HTTPResponse, begin: int, end: int) -> bytes:
+        wanted = f"bytes {begin}-{end - 1}/{self.size}"
+        said = answer.headers.get("Content-Range", "")
+        if answer.status != 206 or said != wanted:  # 200: the whole file would follow
+            raise FetchError(
+                f"the server of {self.name} does not send parts of files (status {answer.status}, "
+                f"range {said or 'none'}); download the model first"
+            )
+        data: bytes = answer.read(end - begin)
+        if len(data) != end - begin:
+            raise ConnectionError(f"{len(data)} of {end - begin} bytes arrived")
+        return data
+
+
+def remote_files(spec: HubSpec) -> list[RemoteFile]:
+    """Return the files of the model that *spec* names, without downloading them.
+
+    Raises:
+        ValidationError: No file or several files match.
+        FetchError: The repository does not exist or cannot be reached, or downloads are forbidden.
+    """
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
+
+    if _is_offline() or constants.HF_HUB_OFFLINE:
+        variable = "LLAMA_CFFI_OFFLINE" if _is_offline() else "HF_HUB_OFFLINE"
+        raise FetchError(f"{variable} is set; unset it to read {spec} on the hub")
+    found = []
+    for name in choose(_names(spec), spec):
+        url = hf_hub_url(spec.repo, name, revision=spec.revision, endpoint=constants.ENDPOINT)
+        with _hub_errors(spec):
+            facts = get_hf_file_metadata(url, timeout=_TIMEOUT_S)
+        is_hub = urlsplit(facts.location).netloc == urlsplit(url).netloc
+        found.append(
+            RemoteFile(
+                name,
+                int(facts.size or 0),
+                facts.etag or "",
+                facts.location,
+                get_token() if is_hub else None,
+            )
+        )
+    return found
 
 
 def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
@@ -276,6 +392,22 @@ def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Fold
         except _NoAnswerError as error:
             raise FetchError(f"downloading {name} of {spec} failed: {error}. Try again") from error
     return Path(paths[0])
+
+
+def cached_model(spec: HubSpec, cache_dir: _Folder = None) -> Path:
+    """Return the file of a model that is in the hub's cache; nothing is asked or downloaded.
+
+    Args:
+        spec: The model.
+        cache_dir: The cache; None = the default of huggingface_hub.
+
+    Raises:
+        FetchError: It is not there.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    return _from_cache(spec, cache, f"`llama-cffi models pull hf:{spec}` fetches it")
 
 
 def _from_cache(spec: HubSpec, cache: Path, reason: str) -> Path:
