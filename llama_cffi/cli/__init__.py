@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     from . import (
+        decide,
         doctor,
         embed,
         generate,
@@ -106,6 +107,7 @@ def _parser() -> Parser:
     for command in (
         generate,
         serve,
+        decide,
         embed,
         rerank,
         score,
