@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     from . import (
+        bench,
         decide,
         doctor,
         embed,
@@ -115,6 +116,7 @@ def _parser() -> Parser:
         quantize,
         inspect,
         tokenize,
+        bench,
         models,
         doctor,
         libs,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import output
@@ -30,6 +31,7 @@ __all__ = [
     "epilog",
     "model_source",
     "one_of",
+    "resolve",
     "running_options",
     "sampling_options",
 ]
@@ -260,18 +262,21 @@ SAMPLING = (
 )  # fmt: skip
 
 
-def add_model(parser: Any, *, default: str = "the included demo model") -> None:
+def add_model(
+    parser: Any, *, default: str = "the included demo model", flag_dest: str = "model"
+) -> None:
     """Add the model: -m and -hf.
 
     Args:
         parser: The parser of the command.
         default: What is used without them; empty: they are needed.
+        flag_dest: The attribute that they set.
     """
     what = "a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT] from the Hugging Face hub"
     what += f"; default: {default}" if default else ""
-    parser.add_argument("-m", "--model", help=what)
+    parser.add_argument("-m", "--model", dest=flag_dest, help=what)
     parser.add_argument(
-        "-hf", "--hf-repo", dest="model", type=_hub_name, metavar="OWNER/REPO[:QUANT]",
+        "-hf", "--hf-repo", dest=flag_dest, type=_hub_name, metavar="OWNER/REPO[:QUANT]",
         help="-m hf:OWNER/REPO[:QUANT]",
     )  # fmt: skip
 
@@ -280,13 +285,18 @@ def _hub_name(text: str) -> str:
     return text if text.startswith("hf:") else f"hf:{text}"
 
 
-def model_source(args: argparse.Namespace, command: str) -> Any:
+def model_source(args: argparse.Namespace, command: str) -> Path:
     """Return the file of -m, or of the demo model, of which a person is told."""
-    if args.model is None:
+    return resolve(args.model, command)
+
+
+def resolve(model: str | None, command: str) -> Path:
+    """Return the file of a model; None: the demo model's, of which a person is told."""
+    if model is None:
         return output.demo_path(command)
     from ..hub import resolve_model
 
-    return resolve_model(args.model)
+    return resolve_model(model)
 
 
 def add_running(parser: Any, fields: Sequence[str] | None = None, **texts: str) -> None:
