@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from . import (
         bench,
+        chat,
         decide,
         doctor,
         embed,
@@ -106,6 +107,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (
+        chat,
         generate,
         serve,
         decide,

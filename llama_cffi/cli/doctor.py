@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import textwrap
@@ -55,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _line(check: Check) -> str:
     mark = (_MARKS if _can_print("".join(_MARKS.values())) else _ASCII_MARKS)[check.status]
-    if _colours():
+    if output.has_colours(sys.stdout):
         mark = f"\033[{_COLOURS[check.status]}m{mark}\033[0m"
     indent = " " * (_NAME_WIDTH + 3)
     text = f"{mark} {check.name:<{_NAME_WIDTH}} {_wrapped(check.detail, indent)}\n"
@@ -95,12 +94,3 @@ def _can_print(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _colours() -> bool:
-    return (
-        sys.stdout.isatty()
-        and os.name != "nt"
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )

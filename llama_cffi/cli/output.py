@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 __all__ = [
     "demo_path",
+    "has_colours",
     "is_terminal",
     "json_text",
     "piece_text",
@@ -53,6 +54,16 @@ def use_utf8(stream: TextIO) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person reads *stream*: a terminal, not a file or pipe."""
     return stream is not None and stream.isatty()
+
+
+def has_colours(stream: TextIO | None) -> bool:
+    """Whether *stream* is a terminal with colours, which NO_COLOR and TERM=dumb forbid."""
+    return (
+        is_terminal(stream)
+        and os.name != "nt"
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
 
 
 def demo_path(command: str) -> Path:
