@@ -57,7 +57,7 @@ COMMANDS = [
     Case('generate -c 64 "' + "hello " * 300 + '"', "context holds", "-c N"),
     Case("generate -t -1 hello", "got -1", "at least 0"),
     Case("generate -t two hello", "'two'", "must be an integer"),
-    Case("generate --gpu-layers all hello", "'all'", "must be an integer"),
+    Case("generate --gpu-layers most hello", "'most'", "must be an integer"),
     Case("generate --temperature hot hello", "'hot'", "a number"),
     Case("generate -temperature 1 hello", "-temperature", "did you mean --temperature?"),
     Case("generate --temperature -1 hello", "temperature=-1.0", "[0, 1000]"),

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from . import output
+from . import options, output
 
 if TYPE_CHECKING:
     from ..doctor import Check
@@ -29,6 +29,8 @@ def add_parser(commands: Any) -> None:
         description="Check this machine, Python, the library, its ABI, devices and backends, and "
         "continue a recorded prompt with the demo model. The exit code is 0 only if that gives the "
         "recorded tokens.",
+        epilog=options.epilog("", *options.MODELS),
+        formatter_class=options.EXAMPLES_FORMAT,
     )
     parser.add_argument(
         "--json", action="store_true", help="print all findings as JSON, for a bug report"

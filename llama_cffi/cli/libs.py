@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from . import options
 from .output import print_json, print_table
 from .parser import Parser
 
@@ -24,6 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "libs",
         help="list, fetch, choose and verify llama.cpp builds",
         description="List, fetch, choose, verify and remove llama.cpp builds.",
+        epilog=options.epilog("", *options.BUILDS),
+        formatter_class=options.EXAMPLES_FORMAT,
     )
     parser.set_defaults(func=run)
     commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)

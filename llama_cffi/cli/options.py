@@ -389,12 +389,13 @@ def _add(group: Any, options: Sequence[Option], texts: dict[str, str]) -> None:
     for option in options:
         group.add_argument(
             *option.flags, dest=option.field, type=option.parse, metavar=option.metavar,
-            default=argparse.SUPPRESS, help=texts.get(option.field, option.help),
+            help=texts.get(option.field, option.help),
         )  # fmt: skip
 
 
 def _given(args: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
-    return {o.field: getattr(args, o.field) for o in options if hasattr(args, o.field)}
+    found = {o.field: getattr(args, o.field, None) for o in options}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def add_json(parser: Any, what: str) -> None:

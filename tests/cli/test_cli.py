@@ -59,7 +59,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
             "-n/--max-tokens/--n-predict/--predict: must be at least -1, got -5",
         ),
         (["generate", "-p", "x", "-n", "many"], "must be an integer, got 'many'"),
-        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: must be at least 0, got -1"),
+        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx-size/--ctx: must be at least 0, got -1"),
         (["generate", "-p", "x", "--gpu-layers", "-2"], "must be at least -1, got -2"),
         (["generate", "-p", "x", "--temperature", "hot"], "must be a number, got 'hot'"),
         (["generate", "-p", "x", "--raw", "-s", "Be brief."], "leave out --system"),
