@@ -90,11 +90,13 @@ def _parser() -> Parser:
         libs,
         models,
         perplexity,
+        ps,
         quantize,
         rerank,
         score,
         serve,
         stand_in,
+        stop,
         tokenize,
     )
 
@@ -110,6 +112,8 @@ def _parser() -> Parser:
         chat,
         generate,
         serve,
+        ps,
+        stop,
         decide,
         embed,
         rerank,
