@@ -82,6 +82,7 @@ def _parser() -> Parser:
     from . import (
         bench,
         chat,
+        completion,
         decide,
         doctor,
         embed,
@@ -126,6 +127,7 @@ def _parser() -> Parser:
         models,
         doctor,
         libs,
+        completion,
         stand_in,
     ):
         command.add_parser(commands)
