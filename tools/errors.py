@@ -48,7 +48,7 @@ COMMANDS = [
     Case("generate what is this", "is this", "put quotes around"),
     Case("generate hello -p hi", "the prompt once", "-p"),
     Case("generate --temprature 0.5 hello", "--temprature", "did you mean --temperature?"),
-    Case("generate --max-token 5 --fly hello", "--fly", "--help"),
+    Case("generate --max-token 5 --quux hello", "--quux", "--help"),
     Case("generate -n 0 hello", "got 0", "at least 1, or -1"),
     Case("generate -n -5 hello", "got -5", "at least -1"),
     Case("generate -n many hello", "'many'", "must be an integer"),

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -228,6 +225,8 @@ def _results(jobs: list[dict[str, Any]], args: argparse.Namespace) -> Iterator[d
 def _child_results(
     jobs: list[dict[str, Any]], variables: Mapping[str, str], shown: str, tell: Any
 ) -> Iterator[dict[str, Any]]:
+    import subprocess
+
     from ..child_process import child_command, child_environment, death
 
     env = child_environment()
@@ -282,6 +281,9 @@ def _warn_if_busy(results: Sequence[Mapping[str, Any]]) -> None:
 
 def _csv(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the results as llama-bench's CSV, without the samples."""
+    import csv
+    import io
+
     buffer = io.StringIO()
     rows = [
         {key: value for key, value in _public(r).items() if not key.startswith("samples_")}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, ValidationError
-from . import inputs, interrupt, options, output
+from . import engine, inputs, interrupt, options, output
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -129,44 +127,19 @@ def _run(args: argparse.Namespace) -> int:
     args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
 
-    from ..engine import environment, preset
-
-    text = {**preset.text_defaults("error"), "special": environment.flag("SPECIAL", None, False)}
-    sampling = {**text, **sampling}
+    sampling = {**engine.text_defaults(), **sampling}
     started = time.perf_counter()
-    with _opened(args) as engine:
+    with engine.opened(args) as opened:
         interrupt.check()
         try:
             if args.json or args.jsonl:
-                _print_result(engine, args, prompt, sampling, chat, started)
+                _print_result(opened, args, prompt, sampling, chat, started)
             else:
-                _stream(engine, args, prompt, {**sampling, **chat})
+                _stream(opened, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
             facts = str(error).partition(". ")[0]
             raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
     return 0
-
-
-@contextlib.contextmanager
-def _opened(args: argparse.Namespace) -> Iterator[Engine]:
-    """Provide the engine; options that are not given are its own, or the environment's."""
-    from ..api.config import MODEL_FIELDS
-    from ..binding import LoraAdapter, Model
-    from ..engine import environment
-    from ..engine.engine import Engine
-
-    given = options.running_options(args)
-    of_model = {name: given.pop(name) for name in MODEL_FIELDS if name in given}
-    layers = of_model.pop("n_gpu_layers", None)
-    of_model["n_gpu_layers"] = environment.number("N_GPU_LAYERS", layers, -1, -(2**31) + 1)
-    adapter = given.pop("lora_path", None)
-    with (
-        Model(options.model_source(args, "generate"), **of_model) as model,
-        Engine(model, context_policy="error", **given) as engine,
-    ):
-        if adapter is not None:
-            engine.context.set_adapters({LoraAdapter(model, adapter): 1.0})
-        yield engine
 
 
 def _structure(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,9 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ValidationError
 from . import options, output
@@ -61,8 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(func=_run, usage_error=parser.error)
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """The headers of a model's files.
 
     Attributes:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import FetchError, ValidationError
 from . import interrupt, options, output
@@ -59,8 +58,7 @@ def add_parser(commands: Any) -> None:
     command("du", "Tell how much of the disk the models take.", "sizes in bytes")
 
 
-@dataclass(frozen=True)
-class _Model:
+class _Model(NamedTuple):
     """A model on this machine.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Argument", "Syntax", "syntax_of"]
 
@@ -12,8 +12,7 @@ _FILES = ("FILE", "FOLDER", "DIR", "IN", "OUT")
 _DEFAULT = " (default: %(default)s)"  # which Python up to 3.12 appends to options with --no-
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """An option or a positional argument.
 
     Attributes:
@@ -35,8 +34,7 @@ class Argument:
     group: str
 
 
-@dataclass(frozen=True)
-class Syntax:
+class Syntax(NamedTuple):
     """A command.
 
     Attributes:

@@ -46,7 +46,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["fly"], "invalid choice"),
-        (["generate", "--fly"], "unrecognized arguments: --fly; see llama-cffi generate --help"),
+        (["generate", "--quux"], "unrecognized arguments: --quux; see llama-cffi generate --help"),
         (["generate", "x", "--temprature", "1"], "--temprature 1; did you mean --temperature?"),
         (["generate", "What", "is", "1"], "unrecognized arguments: is 1; put quotes around"),
         (["generate", "x", "-p", "y"], "give the prompt once"),

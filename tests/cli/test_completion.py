@@ -113,4 +113,4 @@ def documented_commands() -> list[str]:
 
 @pytest.mark.parametrize("line", documented_commands())
 def test_documented_commands_parse(line: str) -> None:
-    parse(_parser(), shlex.split(line)[1:])
+    parse(_parser(), shlex.split(line, comments=True)[1:])

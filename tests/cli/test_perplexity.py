@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.command_line import Runner
+from support.command_line import PROGRAM, Runner
 from support.tiny_gguf import write_tiny
 
 from llama_cffi import Batch, Context, Model
@@ -157,3 +159,16 @@ def test_a_wrong_base_file_is_one_sentence(run: Runner, tiny_model: Path, tmp_pa
 )
 def test_wrong_arguments_are_usage_errors(args: list[str], message: str, run: Runner) -> None:
     assert message in run.usage(*args)
+
+
+def test_the_running_value_is_for_a_terminal(tiny_model: Path) -> None:
+    pty = pytest.importorskip("pty")
+    main_end, terminal = pty.openpty()
+    with open(terminal, "wb", buffering=0) as stderr:
+        command = [PROGRAM, "perplexity", "-m", tiny_model, "-t", "1", "-c", str(N_CTX), TEXT]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, check=True)
+        with open(main_end, "rb", buffering=0) as shown:
+            text = shown.read(65536).decode()
+    assert re.fullmatch(r"\[1\][\d.]+,\[2\][\d.]+,\[3\][\d.]+,\s+", text)
+    last = text.split("]")[-1].split(",")[0]
+    assert done.stdout.decode().startswith(f"Final estimate: PPL = {last} +/- ")
