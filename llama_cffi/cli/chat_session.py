@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatSession"]
 
-_OWN = ("max_tokens", "thinking", "thinking_budget", "reasoning_effort")
+_OWN = ("max_tokens", "stop", "thinking", "thinking_budget", "reasoning_effort")
 _VERSION = 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def _measure(args: argparse.Namespace, text: str) -> int:
             nll.append(-_at(logprobs, perplexity.targets_of(chunk)))
             if writer is not None:
                 writer.add(logprobs)
-            _tell(len(nll), float(np.exp(np.mean(np.concatenate(nll)))))
+            _tell(len(nll), lambda: float(np.exp(np.mean(np.concatenate(nll)))))
         _end_of_line()
         found = perplexity.perplexity_of(np.concatenate(nll))
         n_ctx = scorer.n_ctx
@@ -152,7 +152,7 @@ def _compare(args: argparse.Namespace) -> int:
             logprobs = perplexity.chunk_logprobs(scorer, chunk)
             interrupt.check()
             divergence.add(logprobs, base.logprobs(i), perplexity.targets_of(chunk))
-            _tell(i + 1, float(divergence.statistics().kld.mean()))
+            _tell(i + 1, lambda: float(divergence.statistics().kld.mean()))
         _end_of_line()
     statistics = divergence.statistics()
     if args.json:
@@ -168,10 +168,10 @@ def _at(logprobs: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np
     return np.asarray(logprobs[np.arange(len(targets)), targets], np.float64)
 
 
-def _tell(n: int, value: float) -> None:
+def _tell(n: int, value: Callable[[], float]) -> None:
     """Show the result so far to a person."""
     if output.is_terminal(sys.stderr):
-        print(f"[{n}]{value:.4f},", end="", file=sys.stderr, flush=True)
+        print(f"[{n}]{value():.4f},", end="", file=sys.stderr, flush=True)
 
 
 def _end_of_line() -> None:

@@ -84,6 +84,8 @@ def _end(path: Path, timeout: float) -> int:
         raise LlamaError(f"no server runs with the process id {pid}; removed {path}") from None
     except PermissionError:
         raise LlamaError(f"the process {pid} of {path} belongs to another user") from None
+    if os.name == "nt":  # ended without a word
+        path.unlink(missing_ok=True)
     end = time.monotonic() + timeout
     while path.exists():  # the server removes it last
         if time.monotonic() > end:

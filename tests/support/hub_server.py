@@ -27,6 +27,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     status: int = 0
     ranges: bool = True
+    failures: list[int] = field(default_factory=list)  # statuses of the next answers with a file
     sent: int = 0  # bytes of files
     tokens: list[str] = field(default_factory=list)  # that the place of the files received
     asked: list[str] = field(default_factory=list)
@@ -110,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def blob(self, digest: str) -> None:
+        if self.hub.failures:
+            return self.send(self.hub.failures.pop(0), {"Retry-After": "0"})
         files = (f for r in self.hub.repos.values() for v in r.values() for f in v.values())
         data = next(f for f in files if hashlib.sha256(f).hexdigest() == digest)
         headers, status = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, 200
@@ -121,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             data, status = data[begin : last + 1], 206
         if self.command == "GET":
             self.hub.sent += len(data)
-        self.send(status, headers, data)
+        return self.send(status, headers, data)
 
     def send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)
