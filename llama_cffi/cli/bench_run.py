@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def _send(out: Any, **message: Any) -> None:
     out.flush()
 
 
-def measure(jobs: list[Job], tell: Callable[[str], object]) -> Iterator[dict[str, Any]]:
+def measure(jobs: Sequence[Job], tell: Callable[[str], object]) -> Iterator[dict[str, Any]]:
     """Run tests; yield the fields of llama-bench for each.
 
     Args:

@@ -242,7 +242,7 @@ class _Chat:
     def _timings(self) -> str:
         from ..api.timings import timings
 
-        stats: Any = self._llm.engine.stats  # type: ignore[union-attr]
+        stats: Any = self._llm.engine.stats
         found = timings(stats, stats.n_generated)
         return (
             f"prompt {found['prompt_n'] + found['cache_n']:.0f} tok (cached {found['cache_n']:.0f})"

@@ -176,6 +176,7 @@ def _prompt(args: argparse.Namespace) -> str:
         text = inputs.read_stdin()
     elif piped and (more := inputs.read_beside()).strip():
         text = f"{text}\n\n{more}"
+    text = str(text)
     if not text.strip():
         raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
     inputs.check_utf8(args.system, "system prompt")

@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..binding.model import quantize as binding
     from ..hub import resolve_model
 
-    source = resolve_model(args.source)
+    source, ftype = resolve_model(args.source), str(args.ftype)
     how: dict[str, Any] = {
         "allow_requantize": args.allow_requantize,
         "pure": args.pure,
@@ -92,18 +92,18 @@ def _run(args: argparse.Namespace) -> int:
     }
     try:
         if args.dry_run:
-            plan = binding.plan_quantize(source, args.ftype, **how)
+            plan = binding.plan_quantize(source, ftype, **how)
             _print(plan, args, None)
             return 0
         target = _target(args, source)
-        copies = args.ftype.upper() == _COPY
+        copies = ftype.upper() == _COPY
         if output.is_terminal(sys.stderr) and not copies:
             with contextlib.suppress(ValidationError):  # an old build has no dry run
-                print(_summary(binding.plan_quantize(source, args.ftype, **how)), file=sys.stderr)
+                print(_summary(binding.plan_quantize(source, ftype, **how)), file=sys.stderr)
         written = binding.quantize(
             source,
             target,
-            "Q8_0" if copies else args.ftype,
+            "Q8_0" if copies else ftype,
             n_threads=args.threads or 0,
             only_copy=copies,
             keep_split=args.keep_split,
@@ -119,7 +119,7 @@ def _run(args: argparse.Namespace) -> int:
             ) from e
         raise
     interrupt.check()
-    _print(_written(source, written, args.ftype), args, written)
+    _print(_written(source, written, ftype), args, written)
     return 0
 
 
