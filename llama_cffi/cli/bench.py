@@ -136,12 +136,13 @@ def add_parser(commands: Any) -> None:
         "-o", "--output", choices=("md", "csv", "json", "jsonl"), default="md", dest="form",
         help="form of the output (default: md)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_const", const="json", dest="form", help="-o json")
+    parser.add_argument("--json", action="store_true", help="-o json, errors too")
     parser.add_argument("--progress", action="store_true", help="name each test on stderr")
     parser.set_defaults(func=_run, usage_error=parser.error)
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.form = "json" if args.json else args.form
     jobs = _jobs(args)
     if not jobs:
         args.usage_error("nothing to run: -p and -n are 0, and there is no -pg")

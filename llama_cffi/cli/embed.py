@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         help="json (default): OpenAI's response; jsonl: an object per line; csv: the numbers of a "
         "text per line; npy: numpy's file of (texts, n_embd) float32",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="-o json")
+    parser.add_argument("--json", action="store_true", help="-o json, errors too")
     parser.add_argument("--out", metavar="FILE", help="write to a file in place of stdout")
     parser.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, default=True,
@@ -72,6 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     texts = inputs.items(args.texts, args.file, args, "text")
+    args.format = "json" if args.json else args.format
     if args.format == "npy" and args.out is None and output.is_terminal(sys.stdout):
         args.usage_error("-o npy is not for a terminal; add --out FILE, or pipe it on")
     with opened(args, "embed", args.pooling) as embedder:

@@ -133,3 +133,9 @@ def test_a_model_without_a_head_is_no_reranker(run: Runner, tiny_model: Path) ->
 )
 def test_wrong_arguments_are_usage_errors(args: list[str], message: str, run: Runner) -> None:
     assert message in run.usage(*args)
+
+
+def test_errors_are_json_with_json(run: Runner) -> None:
+    done = run("embed", "a", "-m", "nowhere.gguf", "--json")
+    assert (done.code, done.err) == (1, "")
+    assert json.loads(done.out)["error"]["type"] == "ModelLoadError"
