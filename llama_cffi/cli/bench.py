@@ -99,7 +99,7 @@ def add_parser(commands: Any) -> None:
         "tokenizing and sampling, as llama-bench does. Options take lists and ranges: a,b, "
         "first-last, first-last+step, first-last*mult; all combinations are run.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "-m", "--model", action="append",

@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
         description="Talk with a model. /help lists the commands. If stdin is not a terminal, it "
         "is one message, and the answer is all that is written to stdout.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     inputs.add_text(parser, "the first message")

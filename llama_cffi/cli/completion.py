@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         help="print a script that completes commands in a shell",
         description="Print a script that completes commands, options, their values and files.",
         epilog=options.epilog(_EXAMPLES),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell")
     parser.set_defaults(func=_run)

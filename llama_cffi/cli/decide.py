@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         description="Print the probability of each answer to closed questions about a text, read "
         "from one position; nothing is generated. The text is an argument, a file or stdin.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     inputs.add_text(parser, "the text that the questions are about")

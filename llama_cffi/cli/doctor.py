@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
         "continue a recorded prompt with the demo model. The exit code is 0 only if that gives the "
         "recorded tokens.",
         epilog=options.epilog("", *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "--json", action="store_true", help="print all findings as JSON, for a bug report"

@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
         description="Print the embedding of each text: of the arguments, or of the lines of a file "
         "or of stdin. Lines without text are left out.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     parser.add_argument(

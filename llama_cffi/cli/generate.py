@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
         help="answer a prompt",
         description="Answer a prompt with a local model. The first use fetches llama.cpp itself.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS, *options.ENGINE),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     parser.add_argument(

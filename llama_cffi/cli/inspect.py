@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
         description="Show the metadata, tensors, tokenizer and chat template of a GGUF file, "
         "without loading it. Of a file on the hub only the header is read, by ranges.",
         epilog=options.epilog(_EXAMPLES, "OFFLINE"),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="a GGUF file, or hf:OWNER/REPO[:FILE or QUANT]"

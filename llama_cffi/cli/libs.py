@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         help="list, fetch, choose and verify llama.cpp builds",
         description="List, fetch, choose, verify and remove llama.cpp builds.",
         epilog=options.epilog("", *options.BUILDS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.set_defaults(func=run)
     commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)

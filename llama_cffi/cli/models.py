@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
         description="List, fetch, show and remove the models in the cache of huggingface_hub, and "
         "in a folder of one's own.",
         epilog=options.epilog(_EXAMPLES, "OFFLINE"),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.set_defaults(func=_run)
     subparsers = parser.add_subparsers(dest="models_command", metavar="COMMAND", required=True)

@@ -17,11 +17,11 @@ from . import output
 __all__ = [
     "BUILDS",
     "ENGINE",
-    "EXAMPLES_FORMAT",
     "MODELS",
     "RUNNING",
     "SAMPLING",
     "VARIABLES",
+    "HelpFormatter",
     "Option",
     "add_json",
     "add_model",
@@ -36,7 +36,15 @@ __all__ = [
     "sampling_options",
 ]
 
-EXAMPLES_FORMAT = argparse.RawDescriptionHelpFormatter
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps descriptions, and keeps the lines of examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
 
 # What the variables mean, for `--help`; docs/environment.md says more.
 VARIABLES = {

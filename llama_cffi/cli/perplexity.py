@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
         "tokens, of which the second half counts. With a file of the log-probabilities of a base "
         "model, the divergence from that model.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     inputs.add_text(parser, "the text")

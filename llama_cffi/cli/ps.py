@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         help="list the models of a running server",
         description="List the models of a running server, and whether they are in memory.",
         epilog=options.epilog(_EXAMPLES, "API_KEY"),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     add_server(parser)
     options.add_json(parser, "the models")

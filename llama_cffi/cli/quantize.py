@@ -33,13 +33,13 @@ def add_parser(commands: Any) -> None:
         description="Write a quantized copy of a GGUF file, in another process. On a terminal the "
         "resulting size is told first. --dry-run writes nothing.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "source", nargs="?", metavar="IN", help="a GGUF file; of a split model the first part"
     )
     parser.add_argument(
-        "target", nargs="?", metavar="OUT", help="the new file; without it with --dry-run"
+        "target", nargs="?", metavar="OUT", help="the new file; not needed with --dry-run"
     )
     parser.add_argument(
         "ftype", nargs="?", metavar="TYPE",

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         "its place in the input. They are arguments, or the lines of a file or of stdin. The scale "
         "of the scores is the model's.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser, default="")
     parser.add_argument("query", metavar="QUERY", help="the query")

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
         "its log-probability, its number of tokens, and its text. Nothing is generated, and no "
         "chat template applied.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="the text before")

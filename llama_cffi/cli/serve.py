@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
         description="Serve models over HTTP: OpenAI's API and llama-server's routes. SIGTERM and "
         "Ctrl-C let running answers end first; the second one does not.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS, "API_KEY"),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "-m", "--model", action="append",

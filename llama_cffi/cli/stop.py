@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "answers end first. With the name of a model, let the server free that model; its next "
         "request loads it again.",
         epilog=options.epilog(_EXAMPLES, "API_KEY"),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name that `ps` shows")
     parser.add_argument("--pid-file", metavar="FILE", help="the file of the server to end")

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         description="Print the token ids of a text. The text is taken verbatim, from an argument, "
         "a file or stdin; only the vocabulary of the model is loaded.",
         epilog=options.epilog(_EXAMPLES, *options.MODELS[:-1]),
-        formatter_class=options.EXAMPLES_FORMAT,
+        formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
     inputs.add_text(parser, "the text")

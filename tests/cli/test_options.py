@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from support.command_line import Runner
 
 from llama_cffi import SamplingParams
 from llama_cffi.api.config import LlamaConfig
@@ -82,3 +83,13 @@ def test_wrong_values_are_usage_errors(
         parsed(*argv)
     assert e.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_wraps_descriptions_and_keeps_examples(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("inspect", "--help").out.splitlines()
+    assert "  llama-cffi inspect model.gguf --key tokenizer.chat_template" in lines
+    described = lines[lines.index("") + 1 :]
+    assert max(map(len, described[: described.index("")])) <= 60
