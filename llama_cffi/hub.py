@@ -11,9 +11,11 @@ If the hub does not answer, or LLAMA_CFFI_OFFLINE or HF_HUB_OFFLINE is set, the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import FetchError, ModelLoadError, ValidationError
-from .progress import is_shown_live, telling_if_slow
+from .progress import downloading, is_shown_live, telling_if_slow
 from .validation import missing_file
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE
 _Folder = str | os.PathLike[str] | None
 _TIMEOUT_S = 20
 _ATTEMPTS = 4
+_CHUNK = 2**20
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _MAX_WAIT_S = 30.0
 _MAX_LISTED = 16
@@ -297,17 +300,26 @@ class RemoteFile:
         Raises:
             FetchError: The server cannot be reached, or ignores ranges.
         """
+        return b"".join(self.stream(begin, end))
+
+    def stream(self, begin: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from *begin* up to *end*; a connection that breaks is opened again.
+
+        Raises:
+            FetchError: The server cannot be reached, or ignores ranges.
+        """
         from http.client import HTTPException
         from urllib.error import HTTPError
-        from urllib.request import Request, urlopen
 
-        for attempt in range(_ATTEMPTS):
-            request = Request(self.url, headers={"Range": f"bytes={begin}-{end - 1}"})
-            if self.token is not None:
-                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+        attempt = 0
+        while begin < end:
             try:
-                with urlopen(request, timeout=_TIMEOUT_S) as answer:
-                    return self._checked(answer, begin, end)
+                with self._answer(begin, end) as answer:
+                    while data := answer.read(min(_CHUNK, end - begin)):
+                        begin, attempt = begin + len(data), 0
+                        yield data
+                if begin < end:
+                    raise ConnectionError(f"the connection ended {end - begin} bytes early")
             except HTTPError as error:
                 if error.code not in _RETRIED or attempt == _ATTEMPTS - 1:
                     raise FetchError(
@@ -315,23 +327,81 @@ class RemoteFile:
                     ) from error
                 wait = error.headers.get("Retry-After", "")
                 time.sleep(min(float(wait) if wait.isdigit() else 2**attempt, _MAX_WAIT_S))
+                attempt += 1
+            except _NoRangesError:
+                raise
             except (OSError, HTTPException) as error:
                 if attempt == _ATTEMPTS - 1:
                     raise FetchError(f"reading {self.name} failed: {error}. Try again") from error
-        raise AssertionError
+                attempt += 1
 
-    def _checked(self, answer: HTTPResponse, begin: int, end: int) -> bytes:
-        wanted = f"bytes {begin}-{end - 1}/{self.size}"
+    def _answer(self, begin: int, end: int) -> HTTPResponse:
+        """Ask for a range; return the checked answer."""
+        from urllib.request import Request, urlopen
+
+        request = Request(self.url, headers={"Range": f"bytes={begin}-{end - 1}"})
+        if self.token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+        answer: HTTPResponse = urlopen(request, timeout=_TIMEOUT_S)
         said = answer.headers.get("Content-Range", "")
-        if answer.status != 206 or said != wanted:  # 200: the whole file would follow
-            raise FetchError(
+        if answer.status != 206 or said != f"bytes {begin}-{end - 1}/{self.size}":
+            answer.close()  # with status 200, the whole file would follow
+            raise _NoRangesError(
                 f"the server of {self.name} does not send parts of files (status {answer.status}, "
                 f"range {said or 'none'}); download the model first"
             )
-        data: bytes = answer.read(end - begin)
-        if len(data) != end - begin:
-            raise ConnectionError(f"{len(data)} of {end - begin} bytes arrived")
-        return data
+        return answer
+
+    def download(self, folder: Path) -> Path:
+        """Write the file to *folder*, going on where an earlier download ended.
+
+        Its SHA-256 is compared with the hub's, where that is known.
+
+        Raises:
+            FetchError: The download failed, the folder cannot be written or has not enough space,
+                or the content is damaged.
+        """
+        target = folder / self.name
+        partial = target.with_name(f".{target.name}.{self.etag[:12]}.part")
+        try:
+            if target.is_file() and target.stat().st_size == self.size:
+                return target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            got = partial.stat().st_size if partial.is_file() else 0
+            free = shutil.disk_usage(target.parent).free
+            if self.size - got > free:
+                raise FetchError(
+                    f"{self.name} needs {(self.size - got) / 1e6:,.1f} MB more, and {folder} has "
+                    f"{free / 1e6:,.1f} MB free"
+                )
+            with (
+                partial.open("ab") as file,
+                downloading(self.name, self.size, got) as advance,
+            ):
+                for data in self.stream(got, self.size):
+                    file.write(data)
+                    advance(len(data))
+            if re.fullmatch("[0-9a-f]{64}", self.etag) and _sha256(partial) != self.etag:
+                partial.unlink()
+                raise FetchError(f"{self.name} is damaged: its SHA-256 is not the hub's. Try again")
+            os.replace(partial, target)
+        except FetchError:
+            raise
+        except OSError as error:
+            raise FetchError(f"cannot write {target}: {error.strerror or error}") from error
+        return target
+
+
+class _NoRangesError(FetchError):
+    """A server ignores ranges."""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def remote_files(spec: HubSpec) -> list[RemoteFile]:

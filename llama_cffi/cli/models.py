@@ -113,13 +113,18 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from ..hub import resolve_model
+    from ..hub import HubSpec, remote_files, resolve_model
 
     if not args.model.startswith("hf:"):
         raise ValidationError(
             f"{args.model!r} is not a model on the hub; write hf:OWNER/REPO or hf:OWNER/REPO:Q4_K_M"
         )
-    path = resolve_model(args.model, local_dir=_folder(args.dir))
+    folder = _folder(args.dir)
+    if folder is None:
+        path = resolve_model(args.model)
+    else:
+        parts = [file.download(folder) for file in remote_files(HubSpec.parse(args.model))]
+        path = parts[0]
     interrupt.check()
     files = _parts(path)
     if args.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_a_folder_of_ones_own_is_listed_pulled_to_and_cleared(
     removed = machine.json("rm", "b-00001-of-00002.gguf", "--dir", folder)
     assert removed["freed_bytes"] == 10
     assert sorted(p.name for p in folder.glob("*.gguf")) == ["a-Q4_0.gguf", "mmproj-b.gguf"]
+
+
+def test_a_download_to_a_folder_goes_on_where_it_ended(machine: Machine, tmp_path: Path) -> None:
+    data = demo.model_path().read_bytes()
+    partial = tmp_path / f".a-Q4_0.gguf.{hashlib.sha256(data).hexdigest()[:12]}.part"
+    partial.write_bytes(data[:1_500_000])
+    path = Path(text_of(machine("pull", "hf:owner/repo:Q4_0", "--dir", tmp_path)).strip())
+    assert path.read_bytes() == data
+    assert machine.hub.sent == len(data) - 1_500_000
+    assert not partial.exists()
+    text_of(machine("pull", "hf:owner/repo:Q4_0", "--dir", tmp_path))  # it is there
+    assert machine.hub.sent == len(data) - 1_500_000
+    path.unlink()
+    partial.write_bytes(bytes(1000))
+    done = machine("pull", "hf:owner/repo:Q4_0", "--dir", tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"its SHA-256 is not the hub's" in done.stderr
+    assert not partial.exists()
+    assert not path.exists()
 
 
 def test_a_download_that_failed_is_one_sentence_and_can_be_tried_again(machine: Machine) -> None:
