@@ -11,21 +11,36 @@ If the hub does not answer, or LLAMA_CFFI_OFFLINE or HF_HUB_OFFLINE is set, the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import FetchError, ModelLoadError, ValidationError
-from .progress import is_shown_live, telling_if_slow
+from .progress import downloading, is_shown_live, telling_if_slow
 from .validation import missing_file
 
-__all__ = ["HubSpec", "choose", "models_in", "resolve_model"]
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+__all__ = [
+    "HubSpec",
+    "RemoteFile",
+    "cached_model",
+    "choose",
+    "models_in",
+    "remote_files",
+    "resolve_model",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +62,10 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
 _Folder = str | os.PathLike[str] | None
 _TIMEOUT_S = 20
+_ATTEMPTS = 4
+_CHUNK = 2**20
+_RETRIED = frozenset((408, 429, 500, 502, 503, 504))
+_MAX_WAIT_S = 30.0
 _MAX_LISTED = 16
 
 
@@ -230,7 +249,7 @@ class _NoAnswerError(FetchError):
 
 
 def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if _is_offline():  # no host name is resolved
@@ -238,16 +257,183 @@ def _from_hub(spec: HubSpec, cache_dir: _Folder, local_dir: _Folder) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _from_cache(spec, cache, "HF_HUB_OFFLINE is set")
     try:
-        with _hub_errors(spec), telling_if_slow(f"an answer from {constants.ENDPOINT}"):
-            info = HfApi(library_name="llama_cffi").model_info(
-                spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
-            )
+        names = _names(spec)
     except _NoAnswerError as error:
         found = _from_cache(spec, cache, f"{error}. {_NO_HUB_ADVICE}")
         _log.warning("%s; taking %s from the cache", error, found.name)
         return found
-    names = [sibling.rfilename for sibling in info.siblings or ()]
     return _download(spec, choose(names, spec), cache, local_dir)
+
+
+def _names(spec: HubSpec) -> list[str]:
+    """Return the names of the files of a repository."""
+    from huggingface_hub import HfApi, constants
+
+    with _hub_errors(spec), telling_if_slow(f"an answer from {constants.ENDPOINT}"):
+        info = HfApi(library_name="llama_cffi").model_info(
+            spec.repo, revision=spec.revision, timeout=_TIMEOUT_S
+        )
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the hub, of which ranges can be read.
+
+    Attributes:
+        name: Its name in the repository.
+        size: Its size in bytes.
+        etag: Identifies its content.
+        url: Where its content is.
+        token: The token for that place; None: none is sent.
+    """
+
+    name: str
+    size: int
+    etag: str
+    url: str
+    token: str | None = field(repr=False)
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return the bytes from *begin* up to *end*.
+
+        Raises:
+            FetchError: The server cannot be reached, or ignores ranges.
+        """
+        return b"".join(self.stream(begin, end))
+
+    def stream(self, begin: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from *begin* up to *end*; a connection that breaks is opened again.
+
+        Raises:
+            FetchError: The server cannot be reached, or ignores ranges.
+        """
+        from http.client import HTTPException
+        from urllib.error import HTTPError
+
+        attempt = 0
+        while begin < end:
+            try:
+                with self._answer(begin, end) as answer:
+                    while data := answer.read(min(_CHUNK, end - begin)):
+                        begin, attempt = begin + len(data), 0
+                        yield data
+                if begin < end:
+                    raise ConnectionError(f"the connection ended {end - begin} bytes early")
+            except HTTPError as error:
+                if error.code not in _RETRIED or attempt == _ATTEMPTS - 1:
+                    raise FetchError(
+                        f"the hub answered {error.code} for {self.name}; try again later"
+                    ) from error
+                wait = error.headers.get("Retry-After", "")
+                time.sleep(min(float(wait) if wait.isdigit() else 2**attempt, _MAX_WAIT_S))
+                attempt += 1
+            except _NoRangesError:
+                raise
+            except (OSError, HTTPException) as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise FetchError(f"reading {self.name} failed: {error}. Try again") from error
+                attempt += 1
+
+    def _answer(self, begin: int, end: int) -> HTTPResponse:
+        """Ask for a range; return the checked answer."""
+        from urllib.request import Request, urlopen
+
+        request = Request(self.url, headers={"Range": f"bytes={begin}-{end - 1}"})
+        if self.token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+        answer: HTTPResponse = urlopen(request, timeout=_TIMEOUT_S)
+        said = answer.headers.get("Content-Range", "")
+        if answer.status != 206 or said != f"bytes {begin}-{end - 1}/{self.size}":
+            answer.close()  # with status 200, the whole file would follow
+            raise _NoRangesError(
+                f"the server of {self.name} does not send parts of files (status {answer.status}, "
+                f"range {said or 'none'}); download the model first"
+            )
+        return answer
+
+    def download(self, folder: Path) -> Path:
+        """Write the file to *folder*, going on where an earlier download ended.
+
+        Its SHA-256 is compared with the hub's, where that is known.
+
+        Raises:
+            FetchError: The download failed, the folder cannot be written or has not enough space,
+                or the content is damaged.
+        """
+        target = folder / self.name
+        partial = target.with_name(f".{target.name}.{self.etag[:12]}.part")
+        try:
+            if target.is_file() and target.stat().st_size == self.size:
+                return target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            got = partial.stat().st_size if partial.is_file() else 0
+            free = shutil.disk_usage(target.parent).free
+            if self.size - got > free:
+                raise FetchError(
+                    f"{self.name} needs {(self.size - got) / 1e6:,.1f} MB more, and {folder} has "
+                    f"{free / 1e6:,.1f} MB free"
+                )
+            with (
+                partial.open("ab") as file,
+                downloading(self.name, self.size, got) as advance,
+            ):
+                for data in self.stream(got, self.size):
+                    file.write(data)
+                    advance(len(data))
+            if re.fullmatch("[0-9a-f]{64}", self.etag) and _sha256(partial) != self.etag:
+                partial.unlink()
+                raise FetchError(f"{self.name} is damaged: its SHA-256 is not the hub's. Try again")
+            os.replace(partial, target)
+        except FetchError:
+            raise
+        except OSError as error:
+            raise FetchError(f"cannot write {target}: {error.strerror or error}") from error
+        return target
+
+
+class _NoRangesError(FetchError):
+    """A server ignores ranges."""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def remote_files(spec: HubSpec) -> list[RemoteFile]:
+    """Return the files of the model that *spec* names, without downloading them.
+
+    Raises:
+        ValidationError: No file or several files match.
+        FetchError: The repository does not exist or cannot be reached, or downloads are forbidden.
+    """
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
+
+    if _is_offline() or constants.HF_HUB_OFFLINE:
+        variable = "LLAMA_CFFI_OFFLINE" if _is_offline() else "HF_HUB_OFFLINE"
+        raise FetchError(f"{variable} is set; unset it to read {spec} on the hub")
+    found = []
+    for name in choose(_names(spec), spec):
+        url = hf_hub_url(spec.repo, name, revision=spec.revision, endpoint=constants.ENDPOINT)
+        with _hub_errors(spec):
+            facts = get_hf_file_metadata(url, timeout=_TIMEOUT_S)
+        is_hub = urlsplit(facts.location).netloc == urlsplit(url).netloc
+        found.append(
+            RemoteFile(
+                name,
+                int(facts.size or 0),
+                facts.etag or "",
+                facts.location,
+                get_token() if is_hub else None,
+            )
+        )
+    return found
 
 
 def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Folder) -> Path:
@@ -276,6 +462,22 @@ def _download(spec: HubSpec, files: Sequence[str], cache: Path, local_dir: _Fold
         except _NoAnswerError as error:
             raise FetchError(f"downloading {name} of {spec} failed: {error}. Try again") from error
     return Path(paths[0])
+
+
+def cached_model(spec: HubSpec, cache_dir: _Folder = None) -> Path:
+    """Return the file of a model that is in the hub's cache; nothing is asked or downloaded.
+
+    Args:
+        spec: The model.
+        cache_dir: The cache; None = the default of huggingface_hub.
+
+    Raises:
+        FetchError: It is not there.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    return _from_cache(spec, cache, f"`llama-cffi models pull hf:{spec}` fetches it")
 
 
 def _from_cache(spec: HubSpec, cache: Path, reason: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.hub_server import Hub
 
-from llama_cffi.errors import ModelLoadError, ValidationError
-from llama_cffi.hub import HubSpec, choose, resolve_model
+from llama_cffi.errors import FetchError, ModelLoadError, ValidationError
+from llama_cffi.hub import HubSpec, RemoteFile, choose, resolve_model
 
 # --- names -----------------------------------------------------------------------------------
 
@@ -338,3 +339,26 @@ def test_cache_cannot_be_written(hub: Hub, ask: Asker, tmp_path: Path) -> None:
     assert re.search(
         "cannot write the hub's cache.*Not a directory.*HF_HUB_CACHE", answer["message"]
     )
+
+
+# --- ranges ------------------------------------------------------------------------------------
+
+
+def test_a_range_is_asked_for_again_after_a_passing_failure(hub: Hub) -> None:
+    data = bytes(range(256)) * 8
+    hub.repos["owner/repo"] = {"main": {"x.gguf": data}}
+    place = f"{hub.url}/cdn/{hashlib.sha256(data).hexdigest()}"
+    file = RemoteFile("x.gguf", len(data), "", place, "hf_secret")
+    hub.failures += [503, 429]
+    assert file.read(5, 300) == data[5:300]
+    assert len(hub.asked) == 3
+    assert hub.tokens == ["Bearer hf_secret"]
+    assert "hf_secret" not in repr(file)
+    hub.failures += [403]
+    with pytest.raises(FetchError, match="answered 403 for"):
+        file.read(0, 5)
+    hub.failures += [503] * 4
+    with pytest.raises(FetchError, match="answered 503 for"):
+        file.read(0, 5)
+    with pytest.raises(FetchError, match="does not send parts of files"):
+        RemoteFile("x.gguf", len(data) + 1, "", place, None).read(0, 5)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..generation.model_source import ModelOptions, ModelSource
     from ..scheduler import Drafter
 
-__all__ = ["LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
+__all__ = ["MODEL_FIELDS", "LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
 
 _ALIASES = {"parallel": "n_parallel", "pool_size": "n_parallel"}
 
@@ -29,7 +29,7 @@ _CONTEXT = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
-_MODEL = (
+MODEL_FIELDS = (
     "n_gpu_layers", "use_mmap", "use_mlock", "check_tensors", "check", "main_gpu", "tensor_split",
     "split_mode", "n_cpu_moe", "override_tensors", "kv_overrides",
 )  # fmt: skip
@@ -268,7 +268,7 @@ class LlamaConfig:
 
     def model_options(self) -> ModelOptions:
         """Return the fields that are arguments of `Model`."""
-        found: Any = {name: getattr(self, name) for name in _MODEL}
+        found: Any = {name: getattr(self, name) for name in MODEL_FIELDS}
         found["load_mtp"] = getattr(self.draft, "reads_hidden", False)
         return found  # type: ignore[no-any-return]
 

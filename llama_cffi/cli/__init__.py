@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import sys
 import warnings
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: cannot write the output: stdout is closed", file=sys.stderr)
         return _FAILED
     try:
-        parser = _parser()
+        argv = sys.argv[1:] if argv is None else argv
+        parser = _parser(argv)
         try:
             args = parse(parser, argv)
         except SystemExit:  # after --help and --version
@@ -78,9 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _FAILED
 
 
-def _parser() -> Parser:
-    from . import doctor, generate, libs, serve, stand_in
+# The commands in the order of the help; that of `stand-in` is in `stand_in`.
+_COMMANDS = (
+    "chat", "generate", "serve", "ps", "stop", "decide", "embed", "rerank", "score", "perplexity",
+    "quantize", "inspect", "tokenize", "bench", "models", "doctor", "libs", "completion",
+    "stand-in",
+)  # fmt: skip
 
+
+def _parser(argv: Sequence[str] = ()) -> Parser:
+    """Return the parser of all commands, or only of the one that *argv* names: a start is quick."""
     parser = Parser(
         prog="llama-cffi",
         description="Run local language models through any prebuilt llama.cpp.",
@@ -89,8 +98,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (generate, serve, doctor, libs, stand_in):
-        command.add_parser(commands)
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name in (named,) if named in _COMMANDS else _COMMANDS:
+        module = importlib.import_module(f".{str(name).replace('-', '_')}", __name__)
+        module.add_parser(commands)
     return parser
 
 

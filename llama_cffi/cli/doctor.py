@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from . import output
+from . import options, output
 
 if TYPE_CHECKING:
     from ..doctor import Check
@@ -30,6 +29,8 @@ def add_parser(commands: Any) -> None:
         description="Check this machine, Python, the library, its ABI, devices and backends, and "
         "continue a recorded prompt with the demo model. The exit code is 0 only if that gives the "
         "recorded tokens.",
+        epilog=options.epilog("", *options.MODELS),
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "--json", action="store_true", help="print all findings as JSON, for a bug report"
@@ -55,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _line(check: Check) -> str:
     mark = (_MARKS if _can_print("".join(_MARKS.values())) else _ASCII_MARKS)[check.status]
-    if _colours():
+    if output.has_colours(sys.stdout):
         mark = f"\033[{_COLOURS[check.status]}m{mark}\033[0m"
     indent = " " * (_NAME_WIDTH + 3)
     text = f"{mark} {check.name:<{_NAME_WIDTH}} {_wrapped(check.detail, indent)}\n"
@@ -95,12 +96,3 @@ def _can_print(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _colours() -> bool:
-    return (
-        sys.stdout.isatty()
-        and os.name != "nt"
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )

@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, ValidationError
-from . import interrupt, output
+from . import engine, inputs, interrupt, options, output
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
+    from ..generation.sequence import Step
 
 __all__ = ["add_parser"]
 
-_EXAMPLES = """\
-examples:
-  llama-cffi generate "What is 12 + 30?"
-  llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." "Why is the sky blue?"
-  git diff | llama-cffi generate -m model.gguf "Review this change:"
+_EXAMPLES = """
+llama-cffi generate "What is 12 + 30?"
+llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." "Why is the sky blue?"
+git diff | llama-cffi generate -m model.gguf "Review this change:"
+llama-cffi generate -m model.gguf -f page.txt --json-schema '{"type": "object"}'
 """
 
-_STDIN_S = 3.0
 _CONTEXT_ADVICE = "Shorten the prompt, or give a larger context with -c N (0: the model's)."
 
-# Sampling options whose defaults are the engine's: name, type, help.
-_SAMPLING: tuple[tuple[str, Callable[[str], object], str], ...] = (
-    ("top_k", int, "keep the K most probable tokens; 0: all (default: 40)"),
-    ("top_p", float, "keep the most probable tokens up to this total probability (default: 0.9)"),
-    ("min_p", float, "keep tokens with this fraction of the highest probability (default: 0.05)"),
-    (
-        "repeat_penalty",
-        float,
-        "penalize repeated tokens; 1.0: off (default: 1.1, or 1.0 when greedy)",
-    ),
-    ("seed", int, "the same seed gives the same text (default: random)"),
-)
+# Sampling options whose defaults are the engine's.
+_DEFAULTS = {
+    "top_k": "keep the K most probable tokens; 0: all (default: 40)",
+    "top_p": "keep the most probable tokens up to this total probability (default: 0.9)",
+    "min_p": "keep tokens with this fraction of the highest probability (default: 0.05)",
+    "repeat_penalty": "penalize repeated tokens; 1.0: off (default: 1.1, or 1.0 when greedy)",
+}
+_STRUCTURES = ("grammar", "grammar_file", "json_schema", "json_schema_file", "regex")
 
 
 def add_parser(commands: Any) -> None:
@@ -47,37 +41,40 @@ def add_parser(commands: Any) -> None:
         "generate",
         help="answer a prompt",
         description="Answer a prompt with a local model. The first use fetches llama.cpp itself.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=options.epilog(_EXAMPLES, *options.MODELS, *options.ENGINE),
+        formatter_class=options.HelpFormatter,
     )
-    parser.add_argument(
-        "-m", "--model",
-        help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT] from the Hugging Face hub; "
-        "default: the included demo model",
-    )  # fmt: skip
+    options.add_model(parser)
     parser.add_argument(
         "text", nargs="?", metavar="prompt",
         help="the prompt; what is piped in follows it, and is the whole prompt without it",
     )  # fmt: skip
     parser.add_argument("-p", "--prompt", help="the prompt too; `-` reads stdin")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE",
+        help="a file with the prompt; after a prompt, what it is about; -: stdin",
+    )  # fmt: skip
     parser.add_argument("-s", "--system", default="", help="the system prompt")
     parser.add_argument(
-        "-n", "--max-tokens", "--n-predict", "--predict", type=_at_least(-1), default=256,
+        "-n", "--max-tokens", "--n-predict", "--predict", type=options.at_least(-1), default=256,
         metavar="N",
         help="most tokens to generate (default: 256); -1: until the model ends the answer",
     )  # fmt: skip
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T",
-        help="randomness; 0 (default): greedy, the same answer each time; 0.7: varied answers",
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT",
+        help="end the answer before this text; several times for several",
     )  # fmt: skip
-    for name, kind, text in _SAMPLING:
-        option = f"--{name.replace('_', '-')}"
-        sampling.add_argument(option, type=kind, metavar=name[-1].upper(), help=text)
-    sampling.add_argument(
-        "--ignore-eos", action="store_true",
-        help="go on to --max-tokens even where the model would end the answer",
-    )  # fmt: skip
+    options.add_sampling(parser, 0.0, **_DEFAULTS)
+    structure = parser.add_argument_group("structure of the answer, at most one")
+    structure.add_argument(
+        "-j", "--json-schema", metavar="SCHEMA", help="JSON that matches this JSON Schema; {}: any"
+    )
+    structure.add_argument(
+        "-jf", "--json-schema-file", metavar="FILE", help="the same with the schema in a file"
+    )
+    structure.add_argument("--grammar", metavar="GBNF", help="text that matches this grammar")
+    structure.add_argument("--grammar-file", metavar="FILE", help="the same with a file")
+    structure.add_argument("--regex", metavar="REGEX", help="text that matches this pattern")
     thinking = parser.add_argument_group("reasoning models")
     thinking.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction,
@@ -87,38 +84,20 @@ def add_parser(commands: Any) -> None:
         "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
         help="how much to reason, for models with such a setting",
     )  # fmt: skip
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "-c", "--ctx", type=_at_least(0), metavar="N",
-        help="context size: tokens of prompt and answer together; 0: the model's (default: 4096, "
-        "or the model's if that is less)",
-    )  # fmt: skip
-    running.add_argument(
-        "-t", "--threads", type=_at_least(0), default=0, metavar="N",
-        help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
-    )  # fmt: skip
-    running.add_argument(
-        "--gpu-layers", type=_at_least(-1), default=-1, metavar="N",
-        help="layers on the GPU; -1 (default): all, 0: none",
-    )  # fmt: skip
-    running.add_argument("--raw", action="store_true", help="do not apply the chat template")
-    running.add_argument(
+    options.add_running(parser)
+    parser.add_argument("--raw", action="store_true", help="do not apply the chat template")
+    parser.add_argument(
         "--json", action="store_true", help="print text, token ids, build and timings as JSON"
     )
+    parser.add_argument(
+        "--jsonl", action="store_true",
+        help="print a line of JSON for each token as it comes, and a last one with the timings",
+    )  # fmt: skip
+    parser.add_argument(
+        "--logprobs", type=options.at_least(0), metavar="N",
+        help="with --jsonl: log-probabilities, also of the N most probable tokens",
+    )  # fmt: skip
     parser.set_defaults(func=_run, usage_error=parser.error)
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
-        if value < low:
-            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
-        return value
-
-    return parse
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -128,102 +107,80 @@ def _run(args: argparse.Namespace) -> int:
     # Check the options before loading a model.
     from ..generation.options import parse_options
 
-    names = ["temperature", *(name for name, _, _ in _SAMPLING)]
-    sampling = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    sampling["ignore_eos"] = args.ignore_eos
+    sampling = {**options.sampling_options(args), **_structure(args)}
+    if args.stop:
+        sampling["stop"] = args.stop
     chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
     chat = {name: value for name, value in chat.items() if value is not None}
     if args.raw and chat:
         args.usage_error(
             f"--raw uses the prompt verbatim; leave out --{next(iter(chat)).replace('_', '-')}"
         )
+    if args.json and args.jsonl:
+        args.usage_error("--json prints one object, --jsonl a line for each token; give one")
+    if args.logprobs is not None:
+        if not args.jsonl:
+            args.usage_error("--logprobs is for --jsonl")
+        sampling["logprobs"] = args.logprobs
     if args.max_tokens == 0:
         args.usage_error("--max-tokens must be at least 1, or -1, got 0")
     args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
 
-    from ..engine import environment, preset
-    from ..engine.engine import Engine
-
-    text = {**preset.text_defaults("error"), "special": environment.flag("SPECIAL", None, False)}
-    sampling = {**text, **sampling}
+    sampling = {**engine.text_defaults(), **sampling}
     started = time.perf_counter()
-    with Engine(
-        _model_path(args.model),
-        n_ctx=args.ctx,
-        # ggml's threads spin while waiting; on a busy machine, two slow the demo model down.
-        n_threads=args.threads or (0 if args.model else 1),
-        n_gpu_layers=args.gpu_layers,
-        context_policy="error",
-    ) as engine:
+    with engine.opened(args) as opened:
         interrupt.check()
         try:
-            if args.json:
-                _print_result(engine, args, prompt, sampling, chat, started)
+            if args.json or args.jsonl:
+                _print_result(opened, args, prompt, sampling, chat, started)
             else:
-                _stream(engine, args, prompt, {**sampling, **chat})
+                _stream(opened, args, prompt, {**sampling, **chat})
         except ContextOverflowError as error:
             facts = str(error).partition(". ")[0]
             raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
     return 0
 
 
+def _structure(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the option of a generation that constrains the answer."""
+    given = [name for name in _STRUCTURES if getattr(args, name) is not None]
+    if not given:
+        return {}
+    if len(given) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        args.usage_error(f"{flags} exclude each other; give one")
+    (name,) = given
+    text = getattr(args, name)
+    if name.endswith("_file"):
+        text = inputs.read_file(text)
+    if name.startswith("grammar"):
+        return {"grammar": text}
+    from ..grammars import LlamaGrammar
+
+    make = LlamaGrammar.from_regex if name == "regex" else LlamaGrammar.from_json_schema
+    return {"grammar": make(text)}
+
+
 def _prompt(args: argparse.Namespace) -> str:
     if args.text is not None and args.prompt is not None:
         args.usage_error("give the prompt once: as an argument or with -p")
     text = args.prompt if args.text is None else args.text
-    piped = sys.stdin is not None and not sys.stdin.isatty()
-    if text is None and not piped:
+    piped = inputs.is_piped()
+    if args.file not in (None, "-"):
+        about = inputs.without_newline(inputs.read_file(args.file))
+        text = about if text is None else f"{text}\n\n{about}"
+    elif text is None and args.file is None and not piped:
         args.usage_error("give a prompt with -p, or pipe one in")
-    if text in (None, "-"):
-        text = _read_stdin()
-    elif piped and (more := _read_beside()).strip():
+    elif text in (None, "-"):
+        text = inputs.read_stdin()
+    elif piped and (more := inputs.read_beside()).strip():
         text = f"{text}\n\n{more}"
+    text = str(text)
     if not text.strip():
         raise ValidationError("the prompt is empty: give text with -p, or pipe it in")
-    for name, value in (("prompt", text), ("system prompt", args.system)):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValidationError(f"the {name} is not UTF-8 text") from None
-    return str(text)
-
-
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValidationError(
-            f"stdin is not UTF-8 text: byte 0x{data[e.start]:02x} at offset {e.start}"
-        ) from None
-    # Remove the newline that `echo` appends.
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _read_beside() -> str:
-    """Read what is piped in beside a prompt; a program that pipes nothing may not close stdin."""
-
-    def tell() -> None:
-        print("waiting for the end of stdin; without text there, add </dev/null", file=sys.stderr)
-
-    timer = threading.Timer(_STDIN_S, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        return _read_stdin()
-    except OSError:  # a closed or unreadable stdin
-        return ""
-    finally:
-        timer.cancel()
-
-
-def _model_path(spec: str | None) -> Any:
-    if spec is None:
-        return output.demo_path("generate")
-    from ..hub import resolve_model
-
-    return resolve_model(spec)
+    inputs.check_utf8(args.system, "system prompt")
+    return inputs.check_utf8(text, "prompt")
 
 
 def _stream(
@@ -268,14 +225,20 @@ def _print_result(
     else:
         given = engine.tokenize_chat(as_messages(prompt, args.system), **chat)
         sampling = engine.renderer.with_stops(sampling)
-    steps = [*engine.steps(given, args.max_tokens, **sampling)]
+    steps = []
+    for step in engine.steps(given, args.max_tokens, **sampling):
+        steps.append(step)
+        interrupt.check()
+        if args.jsonl and (step.token is not None or step.text):
+            output.print_json_line(_line(step))
     tokens = [step.token for step in steps if step.token is not None]
     interrupt.check()
     done = time.perf_counter()
     library = engine.model.library
     build = library.build
     stats = engine.stats
-    output.print_json(
+    print_json = output.print_json_line if args.jsonl else output.print_json
+    print_json(
         {
             "text": "".join(step.text for step in steps),
             "tokens": tokens,
@@ -300,3 +263,12 @@ def _print_result(
             },
         }
     )
+
+
+def _line(step: Step) -> dict[str, Any]:
+    """Return the line of a token."""
+    line: dict[str, Any] = {"token": step.token, "piece": step.text}
+    if step.logprob is not None:
+        line["logprob"] = step.logprob.logprob
+        line["top_logprobs"] = [{"token": t, "logprob": p} for t, p in step.logprob.top]
+    return line

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["check", "watch"]
+__all__ = ["check", "forget", "watch"]
 
 _seen = False
 
@@ -40,6 +40,12 @@ def check() -> None:
     """Raise KeyboardInterrupt if Ctrl-C was pressed since `watch` began."""
     if _seen:
         raise KeyboardInterrupt
+
+
+def forget() -> None:
+    """Forget that Ctrl-C was pressed: it was dealt with."""
+    global _seen
+    _seen = False
 
 
 def _handle(_signal: int, _frame: FrameType | None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .output import print_json
+from . import options
+from .output import print_json, print_table
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "libs",
         help="list, fetch, choose and verify llama.cpp builds",
         description="List, fetch, choose, verify and remove llama.cpp builds.",
+        epilog=options.epilog("", *options.BUILDS),
+        formatter_class=options.HelpFormatter,
     )
     parser.set_defaults(func=run)
     commands = parser.add_subparsers(dest="libs_command", metavar="COMMAND", required=True)
@@ -114,7 +117,7 @@ def _list(args: argparse.Namespace) -> int:
         for build in builds
     ]
     if rows:
-        _print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"), rows)
+        print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"), rows)
     else:
         print("No builds here yet; run `llama-cffi libs fetch` to fetch the default.")
     if current:
@@ -141,7 +144,7 @@ def _list_remote(args: argparse.Namespace, specs: list[str]) -> int:
     rows = [
         ("+" if row["installed"] else " ", str(row["spec"]), str(row["tag"] or "")) for row in facts
     ]
-    _print_table((" ", "BUILD", "LLAMA.CPP"), rows)
+    print_table((" ", "BUILD", "LLAMA.CPP"), rows)
     print("\n+ is on this machine; run `llama-cffi libs use SPEC` to fetch and choose one.")
     return 0
 
@@ -248,11 +251,3 @@ def _facts(build: InstalledBuild) -> dict[str, Any]:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
-    for row in (head, *rows):
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )

@@ -1,4 +1,4 @@
-"""Output of the commands: UTF-8 text, JSON, broken pipes, what is told of the demo model."""
+"""Output of the commands: UTF-8 text, JSON, tables, broken pipes, a word on the demo model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 __all__ = [
     "demo_path",
+    "has_colours",
     "is_terminal",
+    "json_text",
+    "piece_text",
     "print_json",
+    "print_json_line",
+    "print_table",
     "printable",
     "say",
     "silence_stdout",
@@ -50,6 +56,16 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def has_colours(stream: TextIO | None) -> bool:
+    """Whether *stream* is a terminal with colours, which NO_COLOR and TERM=dumb forbid."""
+    return (
+        is_terminal(stream)
+        and os.name != "nt"
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
+
+
 def demo_path(command: str) -> Path:
     """Return the file of the demo model; a person is told how to give *command* a real one."""
     from .. import demo
@@ -73,9 +89,40 @@ def printable(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """Write *value* as JSON, in UTF-8 if stdout has that encoding and in ASCII otherwise."""
+    say(json_text(value, ascii_only=not _has_utf8()) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """Write *value* as one line of JSON."""
+    say(json.dumps(value, ensure_ascii=not _has_utf8()) + "\n")
+
+
+def json_text(value: Any, *, ascii_only: bool = True) -> str:
+    """Return *value* as JSON, with lists of numbers on one line."""
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+
+
+def _has_utf8() -> bool:
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
-    text = json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")
-    say(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+    return encoding == "utf8"
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to stdout, with columns as wide as they need."""
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    for row in (head, *rows):
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def piece_text(piece: bytes) -> str | list[int]:
+    """Return the text of a token, or its bytes if it is part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return [*piece]
 
 
 def silence_stdout() -> None:

@@ -11,22 +11,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
-from . import output
+from . import options, output
 
 if TYPE_CHECKING:
     from ..server.api_keys import ApiKey
 
 __all__ = ["add_parser"]
 
-_EXAMPLES = """\
-examples:
-  llama-cffi serve -m model.gguf
-  llama-cffi serve -m hf:owner/repo:Q4_K_M --host 0.0.0.0 --api-key SECRET -np 8 -c 8192
-  llama-cffi serve --models-dir models --models-max 2 --sleep-idle-seconds 600
+_EXAMPLES = """
+llama-cffi serve -m model.gguf
+llama-cffi serve -m hf:owner/repo:Q4_K_M --host 0.0.0.0 --api-key SECRET -np 8 -c 8192
+llama-cffi serve --models-dir models --models-max 2 --sleep-idle-seconds 600
 """
 _KEY = "LLAMA_CFFI_API_KEY"
 _MIB = 2**20
@@ -40,8 +40,8 @@ def add_parser(commands: Any) -> None:
         help="serve models over HTTP, in OpenAI's API",
         description="Serve models over HTTP: OpenAI's API and llama-server's routes. SIGTERM and "
         "Ctrl-C let running answers end first; the second one does not.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=options.epilog(_EXAMPLES, *options.MODELS, "API_KEY"),
+        formatter_class=options.HelpFormatter,
     )
     parser.add_argument(
         "-m", "--model", action="append",
@@ -153,6 +153,10 @@ def add_parser(commands: Any) -> None:
     listening.add_argument(
         "--slot-save-path", metavar="DIR",
         help="a folder in which clients may save the prompts of slots, to restore them later",
+    )  # fmt: skip
+    listening.add_argument(
+        "--pid-file", metavar="FILE",
+        help="a file for the process id while the server runs, for `llama-cffi stop`",
     )  # fmt: skip
     running = parser.add_argument_group("running")
     running.add_argument(
@@ -291,6 +295,7 @@ def _run(args: argparse.Namespace) -> int:
             slot_save_path=args.slot_save_path,
         ) as server,
         _terminable(),
+        _pid_file(args.pid_file),
     ):
         try:
             print(f"listening on {' and '.join(server.urls)}", file=sys.stderr, flush=True)
@@ -320,6 +325,26 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _pid_file(name: str | None) -> Iterator[None]:
+    """Keep the process id in a file during this block."""
+    if name is None:
+        yield
+        return
+    from ..atomic_files import replacing
+
+    path = Path(name).expanduser()
+    try:
+        with replacing(path) as file:
+            file.write(f"{os.getpid()}\n".encode())
+    except OSError as e:
+        raise ValidationError(f"cannot write {path}: {e.strerror or e}") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _log_to_stderr() -> None:

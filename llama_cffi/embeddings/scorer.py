@@ -177,6 +177,29 @@ class Scorer:
             rows = self._rows(context, [_Segment(0, 0, tokens[:-1], wanted)])
             return [logprob(logits, token, n) for _, logits, (token,) in rows]
 
+    def logits(self, tokens: Sequence[int], first: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits after each token from index *first* on.
+
+        Shapes: (n_vocab,) float32; valid until the next one.
+
+        Args:
+            tokens: At least one token id.
+            first: Index of the first token whose successor is predicted.
+
+        Raises:
+            ValidationError: *tokens* is empty, a token does not exist, or *first* is out of range.
+            ContextOverflowError: There are more than `n_ctx` tokens.
+        """
+        tokens = self._checked(tokens)
+        if not tokens:
+            raise ValidationError("there is no token to evaluate")
+        self._check_length("the text has", len(tokens))
+        check_int("first", first, 0, len(tokens) - 1)
+        wanted: dict[int, Sequence[int]] = {i: () for i in range(first, len(tokens))}
+        with self._context.use(len(tokens), 1) as context:
+            for _, logits, _ in self._rows(context, [_Segment(0, 0, tokens, wanted)]):
+                yield logits
+
     def score_continuations(self, prompt: Text, continuations: Sequence[Text]) -> list[Score]:
         """Return the score of each continuation after *prompt*, which is decoded once.
 

@@ -28,7 +28,9 @@ __all__ = [
     "GgufArray",
     "GgufSummary",
     "GgufTensor",
+    "bytes_of",
     "check_gguf",
+    "parse_header",
     "tensor_bytes",
 ]
 
@@ -177,6 +179,33 @@ def check_gguf(
         raise ModelLoadError(missing_file(path, kind)) from None
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
         raise ModelLoadError(f"cannot read {str(path)!r}: {e}") from e
+
+
+def parse_header(path: Path, data: mmap.mmap, size: int) -> GgufSummary:
+    """Parse the header of a file of which *data* is the beginning.
+
+    Args:
+        path: Its name, for messages.
+        data: Bytes from its start.
+        size: Its size in bytes.
+
+    Raises:
+        ModelLoadError: It is not a GGUF, or inconsistent.
+        struct.error, IndexError, ValueError: The header goes on beyond *data*.
+    """
+    return _HeaderParser(path, data, size).parse({})
+
+
+def bytes_of(tensor: GgufTensor, type_name: str) -> int:
+    """Return the bytes of the tensor's data in another ggml type.
+
+    Args:
+        tensor: The tensor.
+        type_name: A known type, such as `Q4_K`.
+    """
+    (found,) = [t for t in _TENSOR_TYPES.values() if t[0] == type_name]
+    _, block, block_bytes = found
+    return math.prod(tensor.shape) // block * block_bytes
 
 
 def tensor_bytes(tensors: Iterable[GgufTensor], ftype: str) -> int:

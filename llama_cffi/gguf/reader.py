@@ -21,6 +21,7 @@ from .header_check import (
     GgufArray,
     GgufSummary,
     GgufTensor,
+    bytes_of,
     check_gguf,
     tensor_bytes,
 )
@@ -32,8 +33,10 @@ __all__ = [
     "GgufSummary",
     "GgufTensor",
     "MetadataValue",
+    "bytes_of",
     "check_gguf",
     "check_parts",
+    "decode_array",
     "fingerprint",
     "read_gguf",
     "tensor_bytes",
@@ -169,12 +172,25 @@ class _Metadata(Mapping[str, MetadataValue]):
                     f"{self._path} was changed after its header was read; read it again"
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if array.kind != STRING:
-                    form = f"<{array.count}{SCALARS[array.kind]}"
-                    return list(struct.unpack_from(form, data, array.offset))
-                found = find_strings(data, array.offset, array.count, size)
-                if found is None:
-                    raise ModelLoadError(
-                        f"{self._path} was changed after its header was read; read it again"
-                    )
-                return [string.decode("utf-8", "replace") for string in found]
+                return decode_array(self._path, data, array, size)
+
+
+def decode_array(path: Path, data: mmap.mmap, array: GgufArray, size: int) -> list[Any]:
+    """Return the items of an array.
+
+    Args:
+        path: The file, for messages.
+        data: Its content, as far as the array.
+        array: The array.
+        size: Number of bytes that *data* has.
+
+    Raises:
+        ModelLoadError: The file was changed.
+    """
+    if array.kind != STRING:
+        form = f"<{array.count}{SCALARS[array.kind]}"
+        return list(struct.unpack_from(form, data, array.offset))
+    found = find_strings(data, array.offset, array.count, size)
+    if found is None:
+        raise ModelLoadError(f"{path} was changed after its header was read; read it again")
+    return [string.decode("utf-8", "replace") for string in found]

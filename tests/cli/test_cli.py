@@ -8,59 +8,20 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command_line import PROGRAM, cli, error_of, json_of, text_of
 
 import llama_cffi
-from llama_cffi.cli import _parser, generate, main, output
+from llama_cffi.cli import _parser, inputs, main, output
 from llama_cffi.cli.parser import parse, verbosity
 
-PROGRAM = str(Path(sysconfig.get_path("scripts")) / "llama-cffi")
 # One thread, because tests run in parallel.
 GENERATE = ("generate", "-t", "1", "-c", "128", "-m")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes and signals")
-
-
-def cli(
-    *args: object,
-    stdin: bytes | None = None,
-    program: Sequence[str] = (PROGRAM,),
-    **env: str,
-) -> subprocess.CompletedProcess[bytes]:
-    """Run the installed program, with an empty stdin by default."""
-    return subprocess.run(
-        [*program, *map(str, args)],
-        input=stdin or b"",
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, **env},
-    )
-
-
-def text_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode("utf-8").replace(os.linesep, "\n")
-
-
-def json_of(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr.decode()
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
-
-
-def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Check that a command failed without a traceback, and return its message."""
-    assert done.returncode == 1, done.stderr.decode()
-    assert done.stdout == b""
-    message = done.stderr.decode()
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message.removeprefix("error: ").rstrip()
 
 
 # --- arguments -------------------------------------------------------------------------------
@@ -85,7 +46,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["fly"], "invalid choice"),
-        (["generate", "--fly"], "unrecognized arguments: --fly; see llama-cffi generate --help"),
+        (["generate", "--quux"], "unrecognized arguments: --quux; see llama-cffi generate --help"),
         (["generate", "x", "--temprature", "1"], "--temprature 1; did you mean --temperature?"),
         (["generate", "What", "is", "1"], "unrecognized arguments: is 1; put quotes around"),
         (["generate", "x", "-p", "y"], "give the prompt once"),
@@ -98,7 +59,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
             "-n/--max-tokens/--n-predict/--predict: must be at least -1, got -5",
         ),
         (["generate", "-p", "x", "-n", "many"], "must be an integer, got 'many'"),
-        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx: must be at least 0, got -1"),
+        (["generate", "-p", "x", "-c", "-1"], "-c/--ctx-size/--ctx: must be at least 0, got -1"),
         (["generate", "-p", "x", "--gpu-layers", "-2"], "must be at least -1, got -2"),
         (["generate", "-p", "x", "--temperature", "hot"], "must be a number, got 'hot'"),
         (["generate", "-p", "x", "--raw", "-s", "Be brief."], "leave out --system"),
@@ -291,7 +252,7 @@ def test_a_prompt_beside_a_silent_pipe_says_that_it_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:
     reader, writer = os.pipe()
-    monkeypatch.setattr(generate, "_STDIN_S", 0.05)
+    monkeypatch.setattr(inputs, "STDIN_S", 0.05)
     with open(reader, encoding="utf-8") as stdin, open(writer, "wb") as silent:
         monkeypatch.setattr("sys.stdin", stdin)
         threading.Timer(0.5, silent.close).start()

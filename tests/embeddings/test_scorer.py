@@ -321,3 +321,20 @@ def test_alternatives_are_the_most_probable_tokens(llama: Model) -> None:
             made.alternatives([], 1)
         with pytest.raises(ValidationError, match="n=-1"):
             made.alternatives(tokens, -1)
+
+
+def test_logits_are_those_behind_the_log_probabilities(llama: Model) -> None:
+    tokens = tokens_of(40)
+    with scorer(llama) as made:
+        rows = [row.copy() for row in made.logits(tokens)]
+        assert (len(rows), rows[0].shape, rows[0].dtype) == (40, (259,), np.float32)
+        found = [log_softmax(row, [t])[0] for row, t in zip(rows[:-1], tokens[1:], strict=True)]
+        assert np.allclose(found, made.logprobs(tokens), atol=CLOSE)
+        later = [row.copy() for row in made.logits(tokens, 30)]
+        assert len(later) == 10
+        assert np.allclose(later[0], rows[30], atol=CLOSE)
+        for wrong in (40, -1):
+            with pytest.raises(ValidationError, match="first"):
+                next(made.logits(tokens, wrong))
+        with pytest.raises(ValidationError, match="no token"):
+            next(made.logits([]))

@@ -26,6 +26,10 @@ class Hub:
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     status: int = 0
+    ranges: bool = True
+    failures: list[int] = field(default_factory=list)  # statuses of the next answers with a file
+    sent: int = 0  # bytes of files
+    tokens: list[str] = field(default_factory=list)  # that the place of the files received
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -107,9 +111,20 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def blob(self, digest: str) -> None:
+        if self.hub.failures:
+            return self.send(self.hub.failures.pop(0), {"Retry-After": "0"})
         files = (f for r in self.hub.repos.values() for v in r.values() for f in v.values())
         data = next(f for f in files if hashlib.sha256(f).hexdigest() == digest)
-        self.send(200, {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, data)
+        headers, status = {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, 200
+        self.hub.tokens += self.headers.get_all("authorization") or []
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        if asked and self.hub.ranges:
+            begin, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+            headers["Content-Range"] = f"bytes {begin}-{last}/{len(data)}"
+            data, status = data[begin : last + 1], 206
+        if self.command == "GET":
+            self.hub.sent += len(data)
+        return self.send(status, headers, data)
 
     def send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)

@@ -65,7 +65,7 @@ from .model import (
     tensor_types,
 )
 from .names import c_function
-from .quantize import file_types, quantize_model
+from .quantize import file_types, has_dry_run, quantize_model
 from .sampler import sampler_dist, sampler_dry, sampler_penalties, sampler_with_interface
 from .state import cache_layout, position_params
 from .vocab import (
@@ -97,6 +97,7 @@ __all__ = [
     "fills_window_masks",
     "flash_attn_supports_f32",
     "grammar_sampler",
+    "has_dry_run",
     "has_memory",
     "has_tokens",
     "init_context",

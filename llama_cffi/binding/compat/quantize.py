@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..loading.library import Library
-from .fields import assign
+from .fields import assign, fields
 
-__all__ = ["file_types", "quantize_model"]
+__all__ = ["file_types", "has_dry_run", "quantize_model"]
 
 
 def file_types(library: Library) -> dict[str, int]:
@@ -20,6 +20,12 @@ def file_types(library: Library) -> dict[str, int]:
         if name != "LLAMA_FTYPE_GUESSED"
     }
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def has_dry_run(library: Library) -> bool:
+    """Whether `quantize_model` can tell what it would write."""
+    params = library.ffi.new("llama_model_quantize_params *")
+    return "dry_run" in fields(library, params[0])
 
 
 def quantize_model(

@@ -1,9 +1,10 @@
-"""Write a quantized copy of a model file."""
+"""Write a quantized copy of a model file, or tell what it would be."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -11,12 +12,13 @@ import subprocess
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...child_process import child_command, child_environment
 from ...errors import LlamaError, ValidationError
-from ...gguf.reader import tensor_bytes
+from ...gguf.reader import GgufTensor, bytes_of, tensor_bytes
 from ...progress import Progress, reporting
 from .. import compat
 from ..loading.library import Library, get_library
@@ -24,12 +26,126 @@ from ..processors import thread_count
 from .files import AnyPath, ModelFiles, open_files
 from .preflight import check_model
 
-__all__ = ["quantize"]
+__all__ = ["QuantizePlan", "QuantizedTensor", "file_types", "plan_quantize", "quantize"]
 
 _ABORT = re.compile(r"GGML_ASSERT|\.(c|cpp|h):\d+: |what\(\)|Error: ")
 _FAILED = "failed to quantize: "
 _DONE = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+# A line of a dry run: a tensor that gets another type.
+_CHANGED = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- .*-> .* MiB \((\w+)\)")
 _log = logging.getLogger("llama_cffi.native")
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A tensor before and after quantizing.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape in ggml's order, the row length first.
+        type_name: The ggml type before.
+        new_type_name: The ggml type after.
+        size_bytes: Size of its data before.
+        new_size_bytes: Size of its data after.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    new_type_name: str
+    size_bytes: int
+    new_size_bytes: int
+
+
+@dataclass(frozen=True)
+class QuantizePlan:
+    """What quantizing would write.
+
+    Attributes:
+        ftype: The type of the file, such as `Q4_K_M`.
+        tensors: All tensors.
+    """
+
+    ftype: str
+    tensors: tuple[QuantizedTensor, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the data of all tensors before."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    @property
+    def new_size_bytes(self) -> int:
+        """Size of the data of all tensors after."""
+        return sum(tensor.new_size_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Mean size of a weight after, in bits."""
+        return 8 * self.new_size_bytes / sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+
+def file_types(library: Library | None = None) -> tuple[str, ...]:
+    """Return the types to which the build quantizes a model, such as `Q4_K_M`.
+
+    Args:
+        library: The build; None = `get_library()`.
+    """
+    return tuple(compat.file_types(library or get_library()))
+
+
+def plan_quantize(
+    source: AnyPath,
+    ftype: str = "Q4_K_M",
+    *,
+    allow_requantize: bool = False,
+    output_tensor_type: str | None = None,
+    token_embedding_type: str | None = None,
+    pure: bool = False,
+    library: Library | None = None,
+) -> QuantizePlan:
+    """Return what `quantize` would write, computed by llama.cpp; nothing is written.
+
+    Args:
+        source: See `quantize` for the arguments.
+        ftype: See `quantize`.
+        allow_requantize: See `quantize`.
+        output_tensor_type: See `quantize`.
+        token_embedding_type: See `quantize`.
+        pure: See `quantize`.
+        library: See `quantize`.
+
+    Raises:
+        ValidationError: The type does not exist, or the build has no dry run.
+        ModelLoadError: The source is missing or damaged.
+        LlamaError: C failed, with its reason.
+    C: llama_model_quantize
+    """
+    files = open_files(source)
+    library = library or get_library()
+    check_model(files.paths[0], files.summary, library)
+    if not compat.has_dry_run(library):
+        raise ValidationError(
+            f"this build has no dry run of quantizing ({compat.newer_build(library)}); quantize "
+            "without it"
+        )
+    values = _values(
+        library, ftype, 1, allow_requantize, output_tensor_type, token_embedding_type, pure
+    )
+    lines: list[str] = []
+    # C opens no target in a dry run.
+    _run(_job(library, files, files.paths[0], {**values, "dry_run": True}), lambda _: True, lines)
+    changed = {found[1]: found[2].upper() for line in lines if (found := _CHANGED.match(line))}
+    tensors = (_quantized(t, changed.get(t.name)) for t in files.summary.tensors)
+    return QuantizePlan(str(ftype).upper(), tuple(tensors))
+
+
+def _quantized(tensor: GgufTensor, new_type: str | None) -> QuantizedTensor:
+    size = tensor.size_bytes or 0
+    after = size if new_type is None else bytes_of(tensor, new_type)
+    return QuantizedTensor(
+        tensor.name, tensor.shape, tensor.type_name, new_type or tensor.type_name, size, after
+    )
 
 
 def quantize(
@@ -80,36 +196,56 @@ def quantize(
     files = open_files(source)
     library = library or get_library()
     check_model(files.paths[0], files.summary, library)
+    values = _values(
+        library, ftype, n_threads, allow_requantize, output_tensor_type, token_embedding_type, pure
+    )
+    values |= {"only_copy": bool(only_copy), "keep_split": bool(keep_split)}
+    path = Path(os.fsdecode(target)).expanduser()
+    outputs = _output_files(path, len(files.paths) if keep_split else 0)
+    _check_target(path, outputs, files, overwrite, "" if only_copy else str(ftype).upper())
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", dir=path.parent) as folder:
+        temporary = Path(folder) / (path.stem if keep_split else path.name)
+        with reporting(progress, path.name) as report:
+            _run(_job(library, files, temporary, values), report, [])
+        for file in outputs:
+            os.replace(Path(folder) / file.name, file)
+    return outputs[0]
+
+
+def _values(
+    library: Library,
+    ftype: str,
+    n_threads: int,
+    allow_requantize: bool,
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    pure: bool,
+) -> dict[str, Any]:
+    """Return the checked fields of C's parameters."""
     known = compat.file_types(library)
     name = str(ftype).upper()
     if name not in known:
         raise ValidationError(f"ftype={ftype!r} is not one of {', '.join(known)}")
-    values: dict[str, Any] = {
+    return {
         "ftype": known[name],
         "nthread": thread_count("n_threads", n_threads),
         "output_tensor_type": _tensor_type(library, "output_tensor_type", output_tensor_type),
         "token_embedding_type": _tensor_type(library, "token_embedding_type", token_embedding_type),
         "allow_requantize": bool(allow_requantize),
         "pure": bool(pure),
-        "only_copy": bool(only_copy),
-        "keep_split": bool(keep_split),
     }
-    path = Path(os.fsdecode(target)).expanduser()
-    outputs = _output_files(path, len(files.paths) if keep_split else 0)
-    _check_target(path, outputs, files, overwrite, "" if only_copy else name)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", dir=path.parent) as folder:
-        temporary = Path(folder) / (path.stem if keep_split else path.name)
-        job = {
-            "library": str(library.path),
-            "source": str(files.paths[0]),
-            "target": str(temporary),
-            "values": {key: value for key, value in values.items() if value is not None},
-        }
-        with reporting(progress, path.name) as report:
-            _run(job, report)
-        for file in outputs:
-            os.replace(Path(folder) / file.name, file)
-    return outputs[0]
+
+
+def _job(
+    library: Library, files: ModelFiles, target: Path, values: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the child reads."""
+    return {
+        "library": str(library.path),
+        "source": str(files.paths[0]),
+        "target": str(target),
+        "values": {key: value for key, value in values.items() if value is not None},
+    }
 
 
 def _tensor_type(library: Library, name: str, type_name: str | None) -> int | None:
@@ -148,8 +284,11 @@ def _check_target(
         )
 
 
-def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
-    """Run the child until it reports the result; it never outlives this call."""
+def _run(job: dict[str, Any], report: Callable[[float], bool], lines: list[str]) -> None:
+    """Run the child until it reports the result; it never outlives this call.
+
+    *lines* gets the lines of C.
+    """
     command = child_command("llama_cffi.binding.model.quantize_child", json.dumps(job))
     reasons: deque[str] = deque(maxlen=4)
     result = None
@@ -167,6 +306,7 @@ def _run(job: dict[str, Any], report: Callable[[float], bool]) -> None:
                 message = json.loads(line)
                 result = message.get("result", result)
                 if "line" in message:
+                    lines.append(message["line"])
                     _forward(message, reasons, report)
             code = child.wait()
         finally:

@@ -253,3 +253,14 @@ def test_minimum_size(wide: Path) -> None:
     sizes = [tensor_bytes(tensors, t) for t in ("F16", "Q8_0", "Q4_K_M", "Q2_K")]
     assert sizes == sorted(sizes, reverse=True)
     assert 0.5 < sizes[0] / whole < 0.51
+
+
+def test_a_build_without_a_dry_run_says_so(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cffi.binding import compat
+    from llama_cffi.binding.model.quantize import plan_quantize
+
+    monkeypatch.setattr(compat, "has_dry_run", lambda library: False)
+    with pytest.raises(ValidationError, match=r"no dry run of quantizing \(.*\); quantize without"):
+        plan_quantize(tiny_model, "Q8_0")
