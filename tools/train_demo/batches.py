@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .conversations import EVALUATED, heldout, training_text
+from .decision_rows import DecisionRows
+from .kinds_decisions import DECISIONS, decision
 from .model import Llama
 from .tokenizer import token_id
 
@@ -98,10 +100,31 @@ def batch_rows(
         yield group
 
 
-def chunk(encoder: Encoder, seed: int, index: int, batch_tokens: int) -> list[Batch]:
-    """Make chunk ``index`` of the training data: always the same for the same arguments."""
+def chunk(
+    encoder: Encoder,
+    decisions: DecisionRows,
+    share: float,
+    seed: int,
+    index: int,
+    batch_tokens: int,
+) -> list[Batch]:
+    """Make chunk ``index`` of the training data: always the same for the same arguments.
+
+    Args:
+        encoder: Encodes conversations.
+        decisions: Makes rows of decisions.
+        share: The share of decisions among the rows.
+        seed: Of the run.
+        index: The number of the chunk.
+        batch_tokens: The size of a batch.
+    """
     rng = random.Random(f"{seed}:{index}")
-    rows = encoder.encode_all([training_text(rng) for _ in range(CHUNK_CONVERSATIONS)])
+    n_decisions = round(CHUNK_CONVERSATIONS * share)
+    texts = [training_text(rng) for _ in range(CHUNK_CONVERSATIONS - n_decisions)]
+    rows = [
+        *encoder.encode_all(texts),
+        *(decisions.training_row(rng) for _ in range(n_decisions)),
+    ]
     rows = sorted((r for r in rows if r.shape[1] <= MAX_TOKENS), key=lambda row: row.shape[1])
     batches = [collate(group) for group in batch_rows(rows, batch_tokens)]
     rng.shuffle(batches)
@@ -110,7 +133,7 @@ def chunk(encoder: Encoder, seed: int, index: int, batch_tokens: int) -> list[Ba
 
 @torch.no_grad()
 def heldout_accuracy(
-    model: Llama, encoder: Encoder, n: int, seed: int
+    model: Llama, encoder: Encoder, decisions: DecisionRows, n: int, seed: int
 ) -> dict[str, tuple[int, int]]:
     """Count held-out answers that greedy decoding would get exactly right.
 
@@ -145,4 +168,19 @@ def heldout_accuracy(
                     entry = counts.setdefault(name, [0, 0])
                     entry[0] += int(ok)
                     entry[1] += 1
+    for kind in DECISIONS:
+        counts[kind] = [_n_decided(model, decisions, kind, n, seed), n]
     return {name: (right, total) for name, (right, total) in counts.items()}
+
+
+def _n_decided(model: Llama, decisions: DecisionRows, kind: str, n: int, seed: int) -> int:
+    """Count the clear held-out decisions whose right label is the most probable one."""
+    rng, right = random.Random(f"{seed}:{kind}"), 0
+    for _ in range(n):
+        item = decision(rng, kind, True)
+        while not item.is_clear:
+            item = decision(rng, kind, True)
+        prompt = decisions.prompt(item, rng)
+        logits = model(torch.tensor([prompt.tokens]))[0, -1, list(prompt.labels)]
+        right += int(logits.argmax()) == item.answer
+    return right
