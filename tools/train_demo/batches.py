@@ -20,6 +20,7 @@ from .tokenizer import token_id
 
 CHUNK_CONVERSATIONS = 6000
 MAX_TOKENS = 768
+_SHORT_SHARE = 0.92
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def chunk(
     encoder: Encoder,
     decisions: DecisionRows,
     share: float,
+    short_chunks: int,
     seed: int,
     index: int,
+    *,
     batch_tokens: int,
 ) -> list[Batch]:
     """Make chunk ``index`` of the training data: always the same for the same arguments.
@@ -114,16 +117,17 @@ def chunk(
         encoder: Encodes conversations.
         decisions: Makes rows of decisions.
         share: The share of decisions among the rows.
+        short_chunks: How many chunks at the beginning consist mostly of short decisions.
         seed: Of the run.
         index: The number of the chunk.
         batch_tokens: The size of a batch.
     """
-    rng = random.Random(f"{seed}:{index}")
-    n_decisions = round(CHUNK_CONVERSATIONS * share)
+    rng, short = random.Random(f"{seed}:{index}"), index < short_chunks
+    n_decisions = round(CHUNK_CONVERSATIONS * (_SHORT_SHARE if short else share))
     texts = [training_text(rng) for _ in range(CHUNK_CONVERSATIONS - n_decisions)]
     rows = [
         *encoder.encode_all(texts),
-        *(decisions.training_row(rng) for _ in range(n_decisions)),
+        *(decisions.training_row(rng, short) for _ in range(n_decisions)),
     ]
     rows = sorted((r for r in rows if r.shape[1] <= MAX_TOKENS), key=lambda row: row.shape[1])
     batches = [collate(group) for group in batch_rows(rows, batch_tokens)]

@@ -29,17 +29,31 @@ class DecisionRows:
     def __init__(self, vocabulary: Path) -> None:
         self._model = Model(vocabulary, vocab_only=True)
         self._maker = PromptMaker(self._model, ChatRenderer(self._model), N_CTX)
+        (self._answer,) = self._model.vocab.tokenize("Answer", False, True)
         self._end = self._model.vocab.tokenize("<|im_end|>\n", False, True)
 
-    def prompt(self, item: DecisionItem, rng: random.Random) -> LabelledPrompt:
-        """Return the prompt of a decision with its options in one of both orders."""
+    def prompt(
+        self, item: DecisionItem, rng: random.Random, reversed: float = 0.5
+    ) -> LabelledPrompt:
+        """Return the prompt of a decision, with probability *reversed* in the other order."""
         orders = self._maker.prompts(item.input, item.question, average_orders=True)
-        return orders[rng.randrange(len(orders))]
+        return orders[-1 if rng.random() < reversed else 0]
 
-    def training_row(self, rng: random.Random) -> NDArray[np.int32]:
-        """Draw a training decision: (2, n), ids and weights as `Encoder.encode` gives them."""
+    def training_row(self, rng: random.Random, short: bool = False) -> NDArray[np.int32]:
+        """Draw a training decision: (2, n), ids and weights as `Encoder.encode` gives them.
+
+        A short one lacks the sentence that asks for the label, a third of the tokens: for the
+        beginning, in which the model finds out what a label stands for.
+        """
         item = decision(rng)
-        prompt = self.prompt(item, rng)
-        tokens = [*prompt.tokens, prompt.labels[item.answer], *self._end]
-        said = [0] * len(prompt.tokens) + [_LABEL, _END] + [0] * (len(self._end) - 1)
+        while short and not item.is_clear:
+            item = decision(rng)
+        prompt = self.prompt(item, rng, 0.25 if short else 0.5)
+        asked = prompt.tokens
+        if short:
+            sentence = len(asked) - asked[::-1].index(self._answer) - 1
+            end = len(asked) - asked[::-1].index(self._end[0], 1) - 1
+            asked = asked[:sentence] + asked[end - len(asked) :]
+        tokens = [*asked, prompt.labels[item.answer], *self._end]
+        said = [0] * len(asked) + [_LABEL, _END] + [0] * (len(self._end) - 1)
         return np.array([tokens, said], np.int32)

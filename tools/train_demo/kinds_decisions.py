@@ -101,7 +101,7 @@ def _placed(rng: random.Random, text: str, as_json: DecisionInput | None = None)
 
 #: Sort -> (subjects, values, statements, claims). The keys are those of the kind `facts`.
 _FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "pet": (PETS, (*PET_NAMES, *PEOPLE), ("My {s} is called {v}.", "My {s} is named {v}."),
+    "pet": (PETS, tuple(dict.fromkeys((*PET_NAMES, *PEOPLE))), ("My {s} is called {v}.", "My {s} is named {v}."),
             ("The {s} is called {v}.", "Is the {s} called {v}?")),
     "place": (OBJECTS, PLACES, ("The {s} is in the {v}.", "I put the {s} in the {v}."),
               ("The {s} is in the {v}.", "Is the {s} in the {v}?")),

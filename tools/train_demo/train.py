@@ -111,7 +111,13 @@ def train(args: argparse.Namespace) -> None:
     print(f"{size:,} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
 
     batches_of = partial(
-        chunk, encoder, decisions, args.decisions, args.seed, batch_tokens=args.batch_tokens
+        chunk,
+        encoder,
+        decisions,
+        args.decisions,
+        args.short_chunks,
+        args.seed,
+        batch_tokens=args.batch_tokens,
     )
     hidden: Hidden = torch.compile(model.hidden, dynamic=True) if args.compile else model.hidden
     started = time.monotonic() - state["seconds"]
@@ -185,6 +191,9 @@ def main() -> None:
         help="fuse with torch.compile: needs a C++ compiler, a third faster",
     )
     parser.add_argument("--decisions", type=float, default=0.4, help="their share of the rows")
+    parser.add_argument(
+        "--short-chunks", type=int, default=0, help="chunks of short decisions at the beginning"
+    )
     parser.add_argument("--threads", type=int, help="of PyTorch; all cores by default")
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--from-gguf", type=Path, help="a GGUF to begin with, not random weights")
