@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ def chunk(
     decisions: DecisionRows,
     share: float,
     short_chunks: int,
+    easy_chunks: int,
     seed: int,
     index: int,
     *,
@@ -118,16 +120,20 @@ def chunk(
         decisions: Makes rows of decisions.
         share: The share of decisions among the rows.
         short_chunks: How many chunks at the beginning consist mostly of short decisions.
+        easy_chunks: How many of these have easy ones only.
         seed: Of the run.
         index: The number of the chunk.
         batch_tokens: The size of a batch.
     """
     rng, short = random.Random(f"{seed}:{index}"), index < short_chunks
+    draw = partial(decisions.training_row, short=short, easy=index < easy_chunks)
+    sorts = (decisions.lookup_row, decisions.mention_row, draw)
+    weights = (0.15, 0.3, 0.55) if index < easy_chunks else (0.1, 0.1, 0.8) if short else (0, 0, 1)
     n_decisions = round(CHUNK_CONVERSATIONS * (_SHORT_SHARE if short else share))
     texts = [training_text(rng) for _ in range(CHUNK_CONVERSATIONS - n_decisions)]
     rows = [
         *encoder.encode_all(texts),
-        *(decisions.training_row(rng, short) for _ in range(n_decisions)),
+        *(row(rng) for row in rng.choices(sorts, weights, k=n_decisions)),
     ]
     rows = sorted((r for r in rows if r.shape[1] <= MAX_TOKENS), key=lambda row: row.shape[1])
     batches = [collate(group) for group in batch_rows(rows, batch_tokens)]

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_cffi import Model
+from llama_cffi.decisions.labels import LETTERS
 from llama_cffi.decisions.prompts import LabelledPrompt, PromptMaker
 from llama_cffi.generation.chat_renderer import ChatRenderer
 
-from .kinds_decisions import DecisionItem, decision
+from .items import pick
+from .kinds_decisions import WORDS_OF_OPTIONS, DecisionItem, decision
 
 N_CTX = 768
 # The weight of a token is 1 / sqrt(of this): the label counts, the end of the turn hardly.
@@ -39,15 +41,17 @@ class DecisionRows:
         orders = self._maker.prompts(item.input, item.question, average_orders=True)
         return orders[-1 if rng.random() < reversed else 0]
 
-    def training_row(self, rng: random.Random, short: bool = False) -> NDArray[np.int32]:
+    def training_row(
+        self, rng: random.Random, short: bool = False, easy: bool = False
+    ) -> NDArray[np.int32]:
         """Draw a training decision: (2, n), ids and weights as `Encoder.encode` gives them.
 
         A short one lacks the sentence that asks for the label, a third of the tokens: for the
         beginning, in which the model finds out what a label stands for.
         """
-        item = decision(rng)
+        item = decision(rng, easy=easy)
         while short and not item.is_clear:
-            item = decision(rng)
+            item = decision(rng, easy=easy)
         prompt = self.prompt(item, rng, 0.25 if short else 0.5)
         asked = prompt.tokens
         if short:
@@ -56,4 +60,31 @@ class DecisionRows:
             asked = asked[:sentence] + asked[end - len(asked) :]
         tokens = [*asked, prompt.labels[item.answer], *self._end]
         said = [0] * len(asked) + [_LABEL, _END] + [0] * (len(self._end) - 1)
+        return np.array([tokens, said], np.int32)
+
+    def lookup_row(self, rng: random.Random) -> NDArray[np.int32]:
+        """Draw lettered options, and then the letter of each: many labels in few tokens."""
+        options = rng.sample(pick(rng, *WORDS_OF_OPTIONS), pick(rng, 3, 4, 5, 6, 7, 8))
+        lettered = list(zip(options, LETTERS, strict=False))
+        lines = [f"{letter}. {option}" for option, letter in lettered]
+        return self._listed("\n".join(lines), rng.sample(lettered, len(lettered)))
+
+    def mention_row(self, rng: random.Random) -> NDArray[np.int32]:
+        """Draw a list of words, and then whether others were among them: A or B."""
+        words = rng.sample(pick(rng, *WORDS_OF_OPTIONS), 6)
+        n = rng.randrange(2, 5)
+        said = pick(rng, "{}", "We have {}.", "They are {}.").format(", ".join(words[:n]))
+        asked = [(word, LETTERS[i >= n]) for i, word in enumerate(words)]
+        return self._listed(said, rng.sample(asked, len(asked)))
+
+    def _listed(self, text: str, asked: list[tuple[str, str]]) -> NDArray[np.int32]:
+        """Return a row of a message and a reply of words, each with the label that follows it."""
+        start = f"<|im_start|>user\n{text}\n<|im_end|>\n<|im_start|>assistant\n"
+        tokens = self._model.vocab.tokenize(start, False, True)
+        said = [0] * len(tokens)
+        for word, label in asked:
+            before = self._model.vocab.tokenize(f" {word}\n", False, True)
+            after = self._model.vocab.tokenize(f"{label}\n", False, True)
+            tokens += before + after
+            said += [0] * len(before) + [_LABEL] + [0] * (len(after) - 1)
         return np.array([tokens, said], np.int32)

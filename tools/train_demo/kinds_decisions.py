@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from llama_cffi import Answer, ChoiceQuestion, Option, PredicateQuestion, Question, ScoreQuestion
 from llama_cffi.decisions import DecisionInput
@@ -101,7 +102,8 @@ def _placed(rng: random.Random, text: str, as_json: DecisionInput | None = None)
 
 #: Sort -> (subjects, values, statements, claims). The keys are those of the kind `facts`.
 _FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "pet": (PETS, tuple(dict.fromkeys((*PET_NAMES, *PEOPLE))), ("My {s} is called {v}.", "My {s} is named {v}."),
+    "pet": (PETS, tuple(dict.fromkeys((*PET_NAMES, *PEOPLE))),
+            ("My {s} is called {v}.", "My {s} is named {v}."),
             ("The {s} is called {v}.", "Is the {s} called {v}?")),
     "place": (OBJECTS, PLACES, ("The {s} is in the {v}.", "I put the {s} in the {v}."),
               ("The {s} is in the {v}.", "Is the {s} in the {v}?")),
@@ -325,10 +327,10 @@ def topic_choice(rng: random.Random) -> DecisionItem:
                  [chances.get(t.names, 0.0) for t in topics])  # fmt: skip
 
 
-def fact_choice(rng: random.Random) -> DecisionItem:
+def fact_choice(rng: random.Random, most: int = 3) -> DecisionItem:
     """One to three facts; the value of one is asked for, among others."""
     sort = pick(rng, *_FACTS)
-    facts, text, as_json, keys = _drawn_facts(rng, sort, pick(rng, 1, 1, 2, 2, 3))
+    facts, text, as_json, keys = _drawn_facts(rng, sort, min(most, pick(rng, 1, 1, 2, 2, 3)))
     asked = rng.randrange(len(facts))
     subject, value = facts[asked]
     key = keys.pop(asked)
@@ -535,15 +537,35 @@ DECISIONS: dict[str, tuple[tuple[DecisionMaker, float], ...]] = {
 }  # fmt: skip
 
 
-def decision(rng: random.Random, kind: str | None = None, heldout: bool = False) -> DecisionItem:
+#: What options are made of.
+WORDS_OF_OPTIONS: tuple[tuple[str, ...], ...] = (
+    *(values for _, values, _, _ in _FACTS.values()),
+    DEVICES,
+    ROOMS,
+    tuple(name for topic in _TOPICS for name in topic.names),
+    tuple(level for scale in _SCALES.values() for level in scale.levels),
+)
+
+#: Those whose right option is mostly a word of the input: to begin with.
+EASY: tuple[tuple[DecisionMaker, float], ...] = (
+    (command_choice, 0.45), (partial(fact_choice, most=1), 0.25), (topic_choice, 0.1),
+    (scale_score, 0.2),
+)  # fmt: skip
+
+
+def decision(
+    rng: random.Random, kind: str | None = None, heldout: bool = False, easy: bool = False
+) -> DecisionItem:
     """Draw a decision on the wanted side of the split.
 
     Args:
         rng: The source of randomness.
         kind: `predicate`, `choice` or `score`; None draws one.
         heldout: Whether its content is held out.
+        easy: Draw one of the easy sorts, of any kind.
     """
-    makers = DECISIONS[kind] if kind else [pair for pairs in DECISIONS.values() for pair in pairs]
+    every = [pair for pairs in DECISIONS.values() for pair in pairs]
+    makers = EASY if easy else DECISIONS[kind] if kind else every
     while True:
         make = rng.choices([maker for maker, _ in makers], [share for _, share in makers])[0]
         item = make(rng)
