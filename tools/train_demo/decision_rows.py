@@ -42,12 +42,16 @@ class DecisionRows:
         return orders[-1 if rng.random() < reversed else 0]
 
     def training_row(
-        self, rng: random.Random, short: bool = False, easy: bool = False
+        self, rng: random.Random, short: bool = False, easy: bool = False, spelled: bool = False
     ) -> NDArray[np.int32]:
         """Draw a training decision: (2, n), ids and weights as `Encoder.encode` gives them.
 
-        A short one lacks the sentence that asks for the label, a third of the tokens: for the
-        beginning, in which the model finds out what a label stands for.
+        Args:
+            rng: The source of randomness.
+            short: Leave out the sentence that asks for the label, a third of the tokens, and take
+                clear inputs: for the beginning, in which the model learns what labels stand for.
+            easy: See `decision`.
+            spelled: Let the option itself come before its label, as a bridge to the label alone.
         """
         item = decision(rng, easy=easy)
         while short and not item.is_clear:
@@ -58,9 +62,13 @@ class DecisionRows:
             sentence = len(asked) - asked[::-1].index(self._answer) - 1
             end = len(asked) - asked[::-1].index(self._end[0], 1) - 1
             asked = asked[:sentence] + asked[end - len(asked) :]
-        tokens = [*asked, prompt.labels[item.answer], *self._end]
-        said = [0] * len(asked) + [_LABEL, _END] + [0] * (len(self._end) - 1)
-        return np.array([tokens, said], np.int32)
+        words: list[int] = []
+        if spelled:
+            option = item.question.options[item.answer].text
+            words = self._model.vocab.tokenize(f" {option}\n", False, True)
+        tokens = [*asked, *words, prompt.labels[item.answer], *self._end]
+        said = [0] * len(asked) + [len(words)] * len(words) + [_LABEL, _END]
+        return np.array([tokens, said + [0] * (len(tokens) - len(said))], np.int32)
 
     def lookup_row(self, rng: random.Random) -> NDArray[np.int32]:
         """Draw lettered options, and then the letter of each: many labels in few tokens."""
