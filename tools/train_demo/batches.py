@@ -107,7 +107,6 @@ def chunk(
     decisions: DecisionRows,
     share: float,
     short_chunks: int,
-    easy_chunks: int,
     seed: int,
     index: int,
     *,
@@ -119,14 +118,14 @@ def chunk(
         encoder: Encodes conversations.
         decisions: Makes rows of decisions.
         share: The share of decisions among the rows.
-        short_chunks: How many chunks at the beginning consist mostly of short decisions.
-        easy_chunks: How many of these have easy ones only.
+        short_chunks: How many chunks at the beginning teach what labels are: mostly short
+            decisions, some with the option spelled out, and lists of labels.
         seed: Of the run.
         index: The number of the chunk.
         batch_tokens: The size of a batch.
     """
     rng, short = random.Random(f"{seed}:{index}"), index < short_chunks
-    draw = partial(decisions.training_row, short=short, easy=index < easy_chunks)
+    draw = partial(decisions.training_row, short=short)
     sorts = (decisions.lookup_row, decisions.mention_row, partial(draw, spelled=True), draw)
     weights = (0.1, 0.1, 0.3, 0.5) if short else (0.0, 0.0, 0.0, 1.0)
     n_decisions = round(CHUNK_CONVERSATIONS * (_SHORT_SHARE if short else share))

@@ -42,7 +42,7 @@ class DecisionRows:
         return orders[-1 if rng.random() < reversed else 0]
 
     def training_row(
-        self, rng: random.Random, short: bool = False, easy: bool = False, spelled: bool = False
+        self, rng: random.Random, short: bool = False, spelled: bool = False
     ) -> NDArray[np.int32]:
         """Draw a training decision: (2, n), ids and weights as `Encoder.encode` gives them.
 
@@ -50,12 +50,11 @@ class DecisionRows:
             rng: The source of randomness.
             short: Leave out the sentence that asks for the label, a third of the tokens, and take
                 clear inputs: for the beginning, in which the model learns what labels stand for.
-            easy: See `decision`.
             spelled: Let the option itself come before its label, as a bridge to the label alone.
         """
-        item = decision(rng, easy=easy)
+        item = decision(rng)
         while short and not item.is_clear:
-            item = decision(rng, easy=easy)
+            item = decision(rng)
         prompt = self.prompt(item, rng, 0.25 if short else 0.5)
         asked = prompt.tokens
         if short:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from llama_cffi import Answer, ChoiceQuestion, Option, PredicateQuestion, Question, ScoreQuestion
 from llama_cffi.decisions import DecisionInput
@@ -327,10 +326,10 @@ def topic_choice(rng: random.Random) -> DecisionItem:
                  [chances.get(t.names, 0.0) for t in topics])  # fmt: skip
 
 
-def fact_choice(rng: random.Random, most: int = 3) -> DecisionItem:
+def fact_choice(rng: random.Random) -> DecisionItem:
     """One to three facts; the value of one is asked for, among others."""
     sort = pick(rng, *_FACTS)
-    facts, text, as_json, keys = _drawn_facts(rng, sort, min(most, pick(rng, 1, 1, 2, 2, 3)))
+    facts, text, as_json, keys = _drawn_facts(rng, sort, pick(rng, 1, 1, 2, 2, 3))
     asked = rng.randrange(len(facts))
     subject, value = facts[asked]
     key = keys.pop(asked)
@@ -546,26 +545,17 @@ WORDS_OF_OPTIONS: tuple[tuple[str, ...], ...] = (
     tuple(level for scale in _SCALES.values() for level in scale.levels),
 )
 
-#: Those whose right option is mostly a word of the input: to begin with.
-EASY: tuple[tuple[DecisionMaker, float], ...] = (
-    (command_choice, 0.45), (partial(fact_choice, most=1), 0.25), (topic_choice, 0.1),
-    (scale_score, 0.2),
-)  # fmt: skip
 
-
-def decision(
-    rng: random.Random, kind: str | None = None, heldout: bool = False, easy: bool = False
-) -> DecisionItem:
+def decision(rng: random.Random, kind: str | None = None, heldout: bool = False) -> DecisionItem:
     """Draw a decision on the wanted side of the split.
 
     Args:
         rng: The source of randomness.
         kind: `predicate`, `choice` or `score`; None draws one.
         heldout: Whether its content is held out.
-        easy: Draw one of the easy sorts, of any kind.
     """
     every = [pair for pairs in DECISIONS.values() for pair in pairs]
-    makers = EASY if easy else DECISIONS[kind] if kind else every
+    makers = DECISIONS[kind] if kind else every
     while True:
         make = rng.choices([maker for maker, _ in makers], [share for _, share in makers])[0]
         item = make(rng)

@@ -116,7 +116,6 @@ def train(args: argparse.Namespace) -> None:
         decisions,
         args.decisions,
         args.short_chunks,
-        args.easy_chunks,
         args.seed,
         batch_tokens=args.batch_tokens,
     )
@@ -195,7 +194,6 @@ def main() -> None:
     parser.add_argument(
         "--short-chunks", type=int, default=0, help="chunks of short decisions at the beginning"
     )
-    parser.add_argument("--easy-chunks", type=int, default=0, help="those of them with easy ones")
     parser.add_argument("--threads", type=int, help="of PyTorch; all cores by default")
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--from-gguf", type=Path, help="a GGUF to begin with, not random weights")
