@@ -47,7 +47,8 @@ class Decided:
 
 def heldout(kind: str, n: int, seed: int, clear: bool) -> list[DecisionItem]:
     """Draw *n* held-out items of a kind; the same arguments give the same ones."""
-    rng, found = random.Random(f"{seed}:{kind}:{clear}"), []
+    rng = random.Random(f"{seed}:{kind}:{clear}")
+    found: list[DecisionItem] = []
     while len(found) < n:
         item = decision(rng, kind, heldout=True)
         if item.is_clear == clear:

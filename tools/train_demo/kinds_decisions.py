@@ -224,7 +224,7 @@ def state_predicate(rng: random.Random) -> DecisionItem:
         chance = k / people if state == claimed else 1 - k / people
     claim = pick(rng, f"{subject} is {states[claimed]}.",
                  f"Is {subject[0].lower()}{subject[1:]} {states[claimed]}?")  # fmt: skip
-    as_json = None
+    as_json: dict[str, object] | None = None
     if doubt >= _OPEN_SHARE and not named:
         as_json = {t: states[i] for t, i in told}
         if is_order or "sent" in states:
