@@ -18,7 +18,7 @@ from llama_cffi.demo import model_path, recorded_path
 # tools/ is not part of the package. Last, so that the installed package stays before the checkout.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.train_demo import conversations, evaluate, items, split, template
+from tools.train_demo import conversations, evaluate, items, kinds_decisions, split, template
 
 MOST_BYTES = 4_000_000
 PER_KIND = 40
@@ -93,6 +93,28 @@ def test_no_evaluated_content_can_be_drawn_for_training(kind: str) -> None:
     assert not trained & asked
     assert not any(map(split.is_heldout, trained))
     assert all(map(split.is_heldout, asked))
+
+
+@pytest.mark.parametrize("kind", kinds_decisions.DECISIONS)
+def test_no_evaluated_decision_can_be_drawn_for_training(kind: str) -> None:
+    rng = random.Random(7)
+    trained = [kinds_decisions.decision(rng, kind) for _ in range(300)]
+    asked = [kinds_decisions.decision(rng, kind, heldout=True) for _ in range(300)]
+    keys = {key for item in trained for key in (item.key, *item.other_keys)}
+    assert not keys & {item.key for item in asked}
+    assert not any(map(split.is_heldout, keys))
+
+
+@pytest.mark.parametrize("kind", kinds_decisions.DECISIONS)
+def test_decisions_have_known_probabilities_and_balanced_answers(kind: str) -> None:
+    rng = random.Random(8)
+    drawn = [kinds_decisions.decision(rng, kind) for _ in range(1000)]
+    assert all(sum(item.chances) == pytest.approx(1) for item in drawn)
+    assert all(len(item.chances) == len(item.question.options) for item in drawn)
+    assert all(item.chances[item.answer] > 0 for item in drawn)
+    assert 0.02 < sum(not item.is_clear for item in drawn) / len(drawn) < 0.2
+    first = sum(item.answer == 0 for item in drawn) / len(drawn)
+    assert first == pytest.approx(sum(1 / len(item.chances) for item in drawn) / 1000, abs=0.06)
 
 
 def test_no_held_out_sum_is_in_a_training_text() -> None:

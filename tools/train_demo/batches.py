@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .conversations import EVALUATED, heldout, training_text
+from .decision_rows import DecisionRows
+from .kinds_decisions import DECISIONS, decision
 from .model import Llama
 from .tokenizer import token_id
 
 CHUNK_CONVERSATIONS = 6000
 MAX_TOKENS = 768
+_SHORT_SHARE = 0.92
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,38 @@ def batch_rows(
         yield group
 
 
-def chunk(encoder: Encoder, seed: int, index: int, batch_tokens: int) -> list[Batch]:
-    """Make chunk ``index`` of the training data: always the same for the same arguments."""
-    rng = random.Random(f"{seed}:{index}")
-    rows = encoder.encode_all([training_text(rng) for _ in range(CHUNK_CONVERSATIONS)])
+def chunk(
+    encoder: Encoder,
+    decisions: DecisionRows,
+    share: float,
+    short_chunks: int,
+    seed: int,
+    index: int,
+    *,
+    batch_tokens: int,
+) -> list[Batch]:
+    """Make chunk ``index`` of the training data: always the same for the same arguments.
+
+    Args:
+        encoder: Encodes conversations.
+        decisions: Makes rows of decisions.
+        share: The share of decisions among the rows.
+        short_chunks: How many chunks at the beginning teach what labels are: mostly short
+            decisions, some with the option spelled out, and lists of labels.
+        seed: Of the run.
+        index: The number of the chunk.
+        batch_tokens: The size of a batch.
+    """
+    rng, short = random.Random(f"{seed}:{index}"), index < short_chunks
+    draw = partial(decisions.training_row, short=short)
+    sorts = (decisions.lookup_row, decisions.mention_row, partial(draw, spelled=True), draw)
+    weights = (0.1, 0.1, 0.3, 0.5) if short else (0.0, 0.0, 0.0, 1.0)
+    n_decisions = round(CHUNK_CONVERSATIONS * (_SHORT_SHARE if short else share))
+    texts = [training_text(rng) for _ in range(CHUNK_CONVERSATIONS - n_decisions)]
+    rows = [
+        *encoder.encode_all(texts),
+        *(row(rng) for row in rng.choices(sorts, weights, k=n_decisions)),
+    ]
     rows = sorted((r for r in rows if r.shape[1] <= MAX_TOKENS), key=lambda row: row.shape[1])
     batches = [collate(group) for group in batch_rows(rows, batch_tokens)]
     rng.shuffle(batches)
@@ -110,7 +142,7 @@ def chunk(encoder: Encoder, seed: int, index: int, batch_tokens: int) -> list[Ba
 
 @torch.no_grad()
 def heldout_accuracy(
-    model: Llama, encoder: Encoder, n: int, seed: int
+    model: Llama, encoder: Encoder, decisions: DecisionRows, n: int, seed: int
 ) -> dict[str, tuple[int, int]]:
     """Count held-out answers that greedy decoding would get exactly right.
 
@@ -145,4 +177,19 @@ def heldout_accuracy(
                     entry = counts.setdefault(name, [0, 0])
                     entry[0] += int(ok)
                     entry[1] += 1
+    for kind in DECISIONS:
+        counts[kind] = [_n_decided(model, decisions, kind, n, seed), n]
     return {name: (right, total) for name, (right, total) in counts.items()}
+
+
+def _n_decided(model: Llama, decisions: DecisionRows, kind: str, n: int, seed: int) -> int:
+    """Count the clear held-out decisions whose right label is the most probable one."""
+    rng, right = random.Random(f"{seed}:{kind}"), 0
+    for _ in range(n):
+        item = decision(rng, kind, True)
+        while not item.is_clear:
+            item = decision(rng, kind, True)
+        prompt = decisions.prompt(item, rng)
+        logits = model(torch.tensor([prompt.tokens]))[0, -1, list(prompt.labels)]
+        right += int(logits.argmax()) == item.answer
+    return right

@@ -71,6 +71,17 @@ def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
+def export_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a file without weights, of which llama.cpp loads the vocabulary and the template."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _metadata(writer, Config(n_vocab=tokenizer.get_vocab_size()), gguf.LlamaFileType.ALL_F32)
+    _vocabulary(writer, tokenizer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def tensors(model: Llama) -> dict[str, NDArray[np.float32]]:
     """Name the weights as llama.cpp does; the output matrix is the embedding, hence absent."""
     found = {}
