@@ -159,8 +159,16 @@ class ContextParams:
     mtp: bool = False
 
 
-def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, Any]:
+def resolve(
+    params: ContextParams, model: Model, kind: ModelKind, *, check_memory: bool = True
+) -> dict[str, Any]:
     """Check *params* for *model* and return what `compat.context_params` takes.
+
+    Args:
+        params: The parameters.
+        model: The model.
+        kind: How it is run.
+        check_memory: Whether a context that cannot fit is refused.
 
     Raises:
         ValidationError: A value is out of range or not supported by the model or the build.
@@ -214,6 +222,8 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         **_cache_types(params, kind, model),
         **_rope(params, library),
     }
+    if not check_memory:
+        return values
     metadata = model.gguf.values
     need = least_bytes(metadata, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
     have = memory_bytes(library)

@@ -84,6 +84,8 @@ class Model(NativeObject):
     C: llama_model_load_from_file, llama_model_load_from_splits
     """
 
+    _no_alloc: bool | None = None  # True only where contexts are measured
+
     @checked_arguments()
     def __init__(
         self,
@@ -150,6 +152,7 @@ class Model(NativeObject):
                 )
             ),
             load_mtp=True if load_mtp else None,
+            no_alloc=self._no_alloc,
             kv_overrides=(
                 overrides := compat.kv_overrides(self.library, kv_overrides)
                 if kv_overrides
