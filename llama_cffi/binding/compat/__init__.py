@@ -15,6 +15,7 @@ from .adapter import (
     set_adapters,
 )
 from .context import (
+    MemoryLayout,
     context_params,
     embedding_width,
     encode_supports_pooling,
@@ -29,6 +30,7 @@ from .context import (
     layer_counts,
     max_ggml_contexts,
     max_sequences,
+    memory_layout,
     n_classes,
     newer_build,
     polls_safely,
@@ -81,6 +83,7 @@ from .vocab import (
 )
 
 __all__ = [
+    "MemoryLayout",
     "add_sep",
     "c_function",
     "cache_layout",
@@ -114,6 +117,7 @@ __all__ = [
     "max_graph_nodes",
     "max_sequences",
     "memory_call",
+    "memory_layout",
     "mixes_up_states",
     "model_number",
     "model_params",

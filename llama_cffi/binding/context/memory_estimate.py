@@ -16,11 +16,11 @@ from functools import cached_property
 
 from ...gguf.reader import GgufSummary
 from ...system_memory import system_memory
+from ..compat import MemoryLayout
 from ..loading.library import Library
 
 __all__ = [
     "CACHE_TYPES",
-    "BuildRules",
     "ContextSizes",
     "context_bytes",
     "context_sizes",
@@ -58,27 +58,6 @@ _WINDOW_PERIODS = {
 
 
 @dataclass(frozen=True)
-class BuildRules:
-    """How a build lays out the memory of a context.
-
-    Attributes:
-        flash_attn: Whether flash attention is on by default.
-        pads_to: Cells of a sequence are a multiple of this with flash attention.
-        pads_to_plain: The same without it.
-        streams: Whether sequences may have caches of their own.
-        windows: Whether layers with a sliding window may keep only that.
-        half_masks: Whether the mask of flash attention has 16 bits; else it has 32, and a copy 16.
-    """
-
-    flash_attn: bool = True
-    pads_to: int = 256
-    pads_to_plain: int = 256
-    streams: bool = True
-    windows: bool = True
-    half_masks: bool = True
-
-
-@dataclass(frozen=True)
 class ContextSizes:
     """Bytes of a context.
 
@@ -113,7 +92,7 @@ def context_sizes(
     kv_unified: bool | None = None,
     swa_full: bool | None = None,
     embeddings: bool | None = None,
-    rules: BuildRules | None = None,
+    layout: MemoryLayout | None = None,
 ) -> ContextSizes:
     """Return the sizes of a context by formulae.
 
@@ -129,18 +108,18 @@ def context_sizes(
         kv_unified: See `ContextParams`.
         swa_full: See `ContextParams`.
         embeddings: See `ContextParams`.
-        rules: The build's; None: those of the newest known.
+        layout: The build's; None: those of the newest known.
     """
-    shape, rules = _Shape(gguf), rules or BuildRules()
-    flash = rules.flash_attn if flash_attn is None else flash_attn
+    shape, layout = _Shape(gguf), layout or MemoryLayout()
+    flash = layout.flash_attn if flash_attn is None else flash_attn
     flash = flash or type_v not in (None, "f32", "f16", "bf16")
-    streams = 1 if kv_unified or not rules.streams else n_seq_max
+    streams = 1 if kv_unified or not layout.streams else n_seq_max
     n_batch = min(n_ctx, n_batch)
     n_tokens = min(n_batch, n_ubatch)
-    pad = rules.pads_to if flash else rules.pads_to_plain
+    pad = layout.pads_to if flash else layout.pads_to_plain
     cells = _padded(-(-n_ctx // streams), pad)
     window_cells = cells
-    if rules.windows and swa_full is False and shape.window:
+    if layout.windows and swa_full is False and shape.window:
         most = shape.window * (n_seq_max // streams) + n_tokens
         window_cells = min(cells, _padded(most, pad))
     bytes_k, bytes_v = (CACHE_TYPES[name or "f16"] for name in (type_k, type_v))
@@ -153,7 +132,7 @@ def context_sizes(
     width = shape.n_vocab if shape.causal else 0
     if embeddings or not shape.causal:
         width, n_outputs = width + shape.n_embd, n_batch if embeddings else n_outputs
-    graph = _Graph(shape, rules, flash, n_tokens, n_seq_max, cells, window_cells)
+    graph = _Graph(shape, layout, flash, n_tokens, streams, n_seq_max, cells, window_cells)
     return ContextSizes(tuple(kv), states, graph.peak_bytes(), _FLOAT * width * n_outputs)
 
 
@@ -315,9 +294,10 @@ class _Graph:
     """The graph of one step, by what is alive at the same time."""
 
     shape: _Shape
-    rules: BuildRules
+    layout: MemoryLayout
     flash: bool
     n_tokens: int
+    streams: int
     n_seq_max: int
     cells: int
     window_cells: int
@@ -347,8 +327,10 @@ class _Graph:
             if not all(shape.is_full):
                 cells += self.window_cells
         mask = cells * self.n_tokens
-        if self.flash and self.rules.half_masks:
+        if self.flash and self.layout.half_masks:
             return 2 * mask, 0
+        if self.flash:
+            mask = cells * self.streams * _padded(-(-self.n_tokens // self.streams), 64)
         return _FLOAT * mask, 2 * mask if self.flash else 0
 
     def _attention(self, mask: int, copy: int, hidden: int) -> int:
@@ -359,7 +341,7 @@ class _Graph:
         if self.flash:
             return mask + copy + (4 * hidden if copy else max(3 * hidden + parts, 5 * hidden))
         scores = self._floats(max(shape.heads) * (self.cells if any(shape.keys) else self.n_tokens))
-        n_hidden = (4 if self.rules.half_masks else 3) + 2 * shape.norms_twice
+        n_hidden = (4 if self.layout.half_masks else 3) + 2 * shape.norms_twice
         return mask + scores + parts + n_hidden * hidden
 
     def _heads(self) -> int:
@@ -375,7 +357,7 @@ class _Graph:
         if used := shape.number("expert_used_count"):
             width = used * (shape.number("expert_feed_forward_length") or width)
         wide = self._floats(width)
-        parts = (3 if self.rules.streams else 2) * wide
+        parts = (3 if self.layout.streams else 2) * wide
         if not self.flash:
             return mask + parts + (2 + 2 * shape.norms_twice) * hidden + self._heads()
         if not copy:
