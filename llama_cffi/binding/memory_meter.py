@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryMeter"]
 
-_SECONDS = 60
+_SECONDS = 120
 _log = logging.getLogger(__name__)
 
 

@@ -1,0 +1,9 @@
+"""Plan the memory of a model before it is loaded: what it takes, what is free, what fits."""
+
+from __future__ import annotations
+
+from .loading import Fitted, fit
+from .plan import DevicePlan, MemoryPlan
+from .planner import PlanOptions, plan
+
+__all__ = ["DevicePlan", "Fitted", "MemoryPlan", "PlanOptions", "fit", "plan"]
