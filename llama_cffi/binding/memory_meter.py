@@ -27,8 +27,6 @@ _SECONDS = 120
 _log = logging.getLogger(__name__)
 
 
-
-
 class MemoryMeter:
     """Measures contexts of one model.
 

@@ -63,9 +63,7 @@ class _Meter:
                 )
             self._options, self._loading = options, lines
         model = self._model
-        values = resolve(
-            ContextParams(**context), model, ModelKind.of(model), check_memory=False
-        )
+        values = resolve(ContextParams(**context), model, ModelKind.of(model), check_memory=False)
         params = compat.context_params(self._library, **values)
         with self._library.logs.capture(logging.DEBUG) as lines:
             ptr = compat.init_context(self._library, model.ptr, params)

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from . import doctor, generate, libs, serve, stand_in
+    from . import doctor, generate, libs, plan, serve, stand_in
 
     parser = Parser(
         prog="llama-cffi",
@@ -89,7 +89,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"llama-cffi {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (generate, serve, doctor, libs, stand_in):
+    for command in (generate, serve, plan, doctor, libs, stand_in):
         command.add_parser(commands)
     return parser
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from .loading import Fitted, fit
 from .plan import DevicePlan, MemoryPlan
-from .planner import PlanOptions, plan
+from .planner import PlanOptions, estimate, options_of, plan
 
-__all__ = ["DevicePlan", "Fitted", "MemoryPlan", "PlanOptions", "fit", "plan"]
+__all__ = [
+    "DevicePlan",
+    "Fitted",
+    "MemoryPlan",
+    "PlanOptions",
+    "estimate",
+    "fit",
+    "options_of",
+    "plan",
+]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..binding import Model
 from ..errors import OutOfMemoryError
 from ..generation.model_source import ModelSource
-from ..validation import warn_caller
+from ..hub import resolve_model
+from ..validation import as_path, warn_caller
 from .plan import MemoryPlan, gib
-from .planner import Planner
+from .planner import Planner, estimate
 
 if TYPE_CHECKING:
     from ..system_memory import SystemMemory
@@ -31,17 +32,17 @@ class Fitted:
     """What to load.
 
     Attributes:
+        source: The model; a name on the hub has become a path.
         n_ctx: Context size; the caller's, unless that was `"auto"`.
         n_gpu_layers: Layers on the GPU; the same.
     """
 
+    source: ModelSource
     n_ctx: int | None
     n_gpu_layers: int
 
 
-def fit(
-    source: ModelSource, options: Mapping[str, Any], *, check_memory: bool = True
-) -> Fitted:
+def fit(source: ModelSource, options: Mapping[str, Any], *, check_memory: bool = True) -> Fitted:
     """Resolve `"auto"`, and refuse what cannot fit, before a model is loaded.
 
     It costs little where there is plenty of memory: only when it is scarce, or for `"auto"`, is a
@@ -59,14 +60,20 @@ def fit(
     """
     n_ctx, layers = options.get("n_ctx"), options.get("n_gpu_layers", -1)
     is_auto = n_ctx == "auto" or layers == "auto"
-    if not is_auto and (not check_memory or _is_plenty(source, options)):
-        return Fitted(n_ctx, layers)
+    if not (is_auto or check_memory):
+        return Fitted(source, n_ctx, layers)
+    if not isinstance(source, Model):
+        path = source if isinstance(source, str) else as_path("model_path", source)
+        source = resolve_model(path)
+    if not is_auto and _is_plenty(source, options):
+        return Fitted(source, n_ctx, layers)
     with Planner(source, options) as planner:
         plan = planner.plan(limits=False)
         ram = planner.ram
     if check_memory:
         check_fits(plan, ram, is_loaded=isinstance(source, Model))
     return Fitted(
+        source,
         plan.n_ctx if n_ctx == "auto" else n_ctx,
         plan.n_gpu_layers if layers == "auto" else layers,
     )
@@ -120,15 +127,12 @@ def check_fits(plan: MemoryPlan, ram: SystemMemory | None, *, is_loaded: bool = 
                 f"{_ADVICE}"
             )
     if not plan.fits:
-        warn_caller(
-            f"{plan.path} {plan.verdict}; it may be slow or end this process: {_ADVICE}"
-        )
+        warn_caller(f"{plan.path} {plan.verdict}; it may be slow or end this process: {_ADVICE}")
 
 
 def _is_plenty(source: ModelSource, options: Mapping[str, Any]) -> bool:
     """Whether the formulae alone say that it fits."""
-    with Planner(source, options, measures=False) as planner:
-        plan = planner.plan(limits=False)
+    plan, _ = estimate(source, options)
     return all(
         d.free_bytes is None or d.needed_bytes * _SLACK + _SLACK_BYTES <= d.free_bytes
         for d in plan.devices

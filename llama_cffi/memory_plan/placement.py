@@ -69,7 +69,11 @@ def weights_by_device(
         n_cpu_moe: Layers whose experts stay on the CPU.
         loads_mtp: Whether the multi-token prediction head is loaded.
     """
-    patterns = [(re.compile(pattern), device) for pattern, device in overrides.items()]
+    patterns = [
+        (compiled, device)
+        for pattern, device in overrides.items()
+        if (compiled := _compiled(pattern)) is not None
+    ]
     if n_cpu_moe:
         which = "|".join(map(str, range(n_cpu_moe)))
         patterns.append((re.compile(rf"blk\.({which}){_EXPERTS}"), HOST))
@@ -92,6 +96,14 @@ def weights_by_device(
     return found
 
 
+def _compiled(pattern: object) -> re.Pattern[str] | None:
+    """Return the pattern; None: loading the model tells what is wrong with it."""
+    try:
+        return re.compile(pattern) if isinstance(pattern, str) else None
+    except re.error:
+        return None
+
+
 def _place(tensor: GgufTensor, layers: Sequence[str], n_used: int) -> str | None:
     """Return the device of a tensor; None: it is not loaded."""
     if match := _LAYER.match(tensor.name):
@@ -100,9 +112,7 @@ def _place(tensor: GgufTensor, layers: Sequence[str], n_used: int) -> str | None
     return HOST if tensor.name.startswith(_INPUTS) else layers[-1]
 
 
-def repacked_bytes(
-    gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int | None
-) -> int:
+def repacked_bytes(gguf: GgufSummary, layers: Sequence[str], n_not_repacked: int | None) -> int:
     """Return the bytes of the weights that the CPU copies into another layout.
 
     Args:

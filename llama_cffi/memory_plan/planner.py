@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..binding import Model, compat, get_library
-from ..binding.context.memory_estimate import context_sizes
+from ..binding.context.memory_estimate import CACHE_TYPES, context_sizes
 from ..binding.memory_lines import MemoryLines
 from ..binding.memory_meter import MemoryMeter
 from ..binding.model.files import ModelFiles, open_files
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from ..binding.loading.library import Device, Library
     from ..binding.model.files import Override
 
-__all__ = ["PlanOptions", "Planner", "plan"]
+__all__ = ["PlanOptions", "Planner", "estimate", "options_of", "plan"]
 
 Auto = Literal["auto"]
 _MIB = 2**20
-_MAX_PARALLEL, _MAX_SEQUENCES = 256, 64
+_MAX_PARALLEL, _MAX_SEQUENCES, _MAX_LAYERS = 256, 64, 4096
 _MARGIN_BYTES = 2**30  # what the searches leave free, as llama.cpp does; or a tenth
 _TOKEN_BYTES, _MERGE_BYTES, _BASE_BYTES = 64, 104, 5 * _MIB
 # Fields of a context that decide about its size, beside those of the plan itself.
@@ -87,6 +87,8 @@ class PlanOptions(ModelOptions, total=False):
 class Config(Protocol):
     """What a plan reads of a `LlamaConfig`."""
 
+    n_ctx: Any
+    n_gpu_layers: Any
     n_parallel: int
     draft: Any
     adapters: Any
@@ -119,17 +121,36 @@ def plan(
         ValidationError: An option is out of range, or not supported by the model or the build.
         UnknownOptionError: An option does not exist; a TypeError.
     """
-    given: dict[str, Any] = {}
-    if config is not None:
-        given = {
-            **config.model_options(),
-            **config.context_options(),
-            **{k: getattr(config, k) for k in ("n_parallel", "draft", "adapters", "lora_path")},
-        }
-        given = {name: value for name, value in given.items() if name in _known()}
+    given = {} if config is None else options_of(config)
     reject_unknown(options, _known(), "plan")
     with Planner(model, {**given, **options}) as planner:
         return planner.plan()
+
+
+def estimate(model: ModelSource, options: Mapping[str, Any]) -> tuple[MemoryPlan, GgufSummary]:
+    """Return a plan by formulae alone, and the model's header. It takes milliseconds.
+
+    Args:
+        model: See `plan`.
+        options: See `PlanOptions`.
+
+    Raises:
+        ModelLoadError: The file is missing or damaged.
+        ValidationError: An option is out of range.
+    """
+    with Planner(model, options, measures=False) as planner:
+        return planner.plan(limits=False), planner.gguf
+
+
+def options_of(config: Config) -> dict[str, Any]:
+    """Return the settings of a `LlamaConfig` as `PlanOptions`."""
+    names = ("n_ctx", "n_gpu_layers", "n_parallel", "draft", "adapters", "lora_path")
+    found = {
+        **config.model_options(),
+        **config.context_options(),
+        **{name: getattr(config, name) for name in names},
+    }
+    return {name: value for name, value in found.items() if name in _known()}
 
 
 def _known() -> set[str]:
@@ -165,7 +186,7 @@ class Planner:
         self._loaded = model if isinstance(model, Model) else None
         if self._loaded is not None:
             self._loaded.ptr  # noqa: B018  # raises if it is closed
-            self.files = self._loaded._files
+            self.files = self._loaded.files
         else:
             path = model if isinstance(model, str) else as_path("model", model)
             self.files = open_files(resolve_model(path), options.get("kv_overrides"))
@@ -204,7 +225,7 @@ class Planner:
     def n_layer(self) -> int:
         """Layers with the output."""
         value = self.gguf.values.get(f"{self.gguf.architecture}.block_count", 0)
-        return (value if isinstance(value, int) else 0) + 1
+        return (min(max(0, value), _MAX_LAYERS) if isinstance(value, int) else 0) + 1
 
     @property
     def ram(self) -> SystemMemory | None:
@@ -227,9 +248,7 @@ class Planner:
         return replace(
             found,
             max_n_ctx=self._largest_n_ctx(n_parallel, n_gpu_layers, n_ctx),
-            max_n_parallel=self._largest(
-                lambda n: (n_ctx, n, n_gpu_layers), 1, _MAX_PARALLEL, 1
-            ),
+            max_n_parallel=self._largest(lambda n: (n_ctx, n, n_gpu_layers), 1, _MAX_PARALLEL, 1),
             max_n_gpu_layers=self._largest_layers(n_ctx, n_parallel) if on_gpu else 0,
             notes=tuple(self.notes),
         )
@@ -272,9 +291,6 @@ class Planner:
 
     def _check(self) -> None:
         options = self._options
-        for name in ("n_ctx", "n_gpu_layers"):
-            if isinstance(value := options.get(name), str):
-                check_choice(name, value, ("auto",))
         for name, least in (
             ("n_ctx", 0), ("n_parallel", 1), ("n_kv_tokens", 1), ("n_batch", 1), ("n_ubatch", 1),
             ("n_seq_max", 1), ("n_cpu_moe", 0),
@@ -287,12 +303,14 @@ class Planner:
             raise ValidationError(f"n_parallel={options['n_parallel']} is above {_MAX_PARALLEL}")
         for name in ("type_k", "type_v"):
             if name in options:
-                from ..binding.context.memory_estimate import CACHE_TYPES
-
                 check_choice(name, options[name], CACHE_TYPES)
-        adapters = options.get("adapters")
-        if adapters is not None:
-            check_type("adapters", adapters, (Mapping, Sequence))
+        if "override_tensors" in options:
+            check_type("override_tensors", options["override_tensors"], Mapping)
+        adapters = options.get("adapters", ())
+        if isinstance(adapters, str) or not isinstance(adapters, (Mapping, Sequence)):
+            raise ValidationError(
+                f"adapters must be files, or files and scales, got {shown(adapters)}"
+            )
 
     def _context_options(self, n_ctx: int, n_parallel: int) -> dict[str, Any]:
         """Return the arguments of `Context`, as the engines give them."""
@@ -334,7 +352,7 @@ class Planner:
         if names is None and any(d.type == "gpu" for d in found.values()):
             found = {name: d for name, d in found.items() if d.type != "igpu"}
         if self._options.get("split_mode") == "none" and found:
-            at = min(self._options.get("main_gpu", 0), len(found) - 1)
+            at = min(max(0, self._options.get("main_gpu", 0)), len(found) - 1)
             name = list(found)[at]
             found = {name: found[name]}
         return found
@@ -359,9 +377,9 @@ class Planner:
             (found.recurrent if kind == "RS" else found.kv)[self._device_of(name)] += size
         for (kind, name), size in lines.buffers.items():
             if kind in ("compute", "output"):
-                (found.compute if kind == "compute" else found.output)[
-                    self._device_of(name)
-                ] += size
+                (found.compute if kind == "compute" else found.output)[self._device_of(name)] += (
+                    size
+                )
         return found
 
     def _estimated(self, context: Mapping[str, Any], n_gpu_layers: int) -> _Sizes:
@@ -375,9 +393,9 @@ class Planner:
         for name in ("offload_kqv", "op_offload", "pooling", "attention"):
             options.pop(name, None)
         splits = library is None or compat.separates_hybrids(library)
-        hybrid = self._keeps_states and bool(self.gguf.arrays.get(
-            f"{self.gguf.architecture}.attention.head_count_kv"
-        ))
+        hybrid = self._keeps_states and bool(
+            self.gguf.arrays.get(f"{self.gguf.architecture}.attention.head_count_kv")
+        )
         if hybrid and not splits and context["n_seq_max"] > 1:
             options["kv_unified"] = True
         sizes = context_sizes(self.gguf, layout=layout, **options)
@@ -456,9 +474,7 @@ class Planner:
 
     # Plans
 
-    def _plan(
-        self, n_ctx: int, n_parallel: int, n_gpu_layers: int, sizes: _Sizes
-    ) -> MemoryPlan:
+    def _plan(self, n_ctx: int, n_parallel: int, n_gpu_layers: int, sizes: _Sizes) -> MemoryPlan:
         extras = {**self._extras, "draft": self._draft_bytes(n_ctx, n_parallel)}
         maps = self._options.get("use_mmap", True) and not self._options.get("use_mlock")
         devices = []
@@ -486,8 +502,10 @@ class Planner:
                 loaded = found.weights_bytes + found.other_bytes
                 found = replace(found, loaded_bytes=loaded)
             devices.append(found)
-        build = "" if self._library is None else str(
-            self._library.build.tag or self._library.build.version
+        build = (
+            ""
+            if self._library is None
+            else str(self._library.build.tag or self._library.build.version)
         )
         settings = {k: self._options[k] for k in _SHOWN if k in self._options}
         if "n_kv_tokens" in self._options:
@@ -549,8 +567,7 @@ class Planner:
         n_steps = -(-(high - low) // step)  # the last may be shorter
         # Where the formulae put the limit, corrected by their error at the ends.
         errors = [
-            self._room(*settings(n)) - self._room(*settings(n), estimated=True)
-            for n in (low, high)
+            self._room(*settings(n)) - self._room(*settings(n), estimated=True) for n in (low, high)
         ]
 
         def estimate(at: int) -> float:

@@ -111,9 +111,7 @@ def _add_tensors(
     def tensor(name: str, *shape: int, exact: bool = False) -> None:
         """Add a tensor; of one dimension, or if *exact*, in F32."""
         if len(shape) == 1 or exact:
-            writer.add_tensor_info(
-                f"{name}", shape, np.dtype(np.float32), 4 * int(np.prod(shape))
-            )
+            writer.add_tensor_info(f"{name}", shape, np.dtype(np.float32), 4 * int(np.prod(shape)))
             return
         stored = gguf.quants.quant_shape_to_byte_shape(shape, matrix_type)
         dtype = np.dtype(np.uint8)

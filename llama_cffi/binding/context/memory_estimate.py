@@ -40,6 +40,7 @@ CACHE_TYPES = {
     "iq4_nl": 18 / 32,
 }
 _FLOAT = 4
+_MAX_LAYERS = 4096
 _BYTES_PER_CELL = 32  # C's bookkeeping, without the tensors
 _PARTIAL = ("attention.kv_lora_rank", "ssm.state_size")
 # Architectures whose last of so many layers has full attention and the others a window; for a
@@ -180,7 +181,8 @@ class _Shape:
         self._gguf = gguf
         self._prefix = gguf.architecture
         self.n_embd = self.number("embedding_length")
-        self.n_layer = max(0, self.number("block_count") - self.number("nextn_predict_layers"))
+        n_layer = self.number("block_count") - self.number("nextn_predict_layers")
+        self.n_layer = min(max(0, n_layer), _MAX_LAYERS)  # a damaged file may have any number
         self.causal = gguf.values.get(f"{self._prefix}.attention.causal") is not False
         tokens = gguf.arrays.get("tokenizer.ggml.tokens")
         self.n_vocab = tokens.count if tokens else self.number("vocab_size")
