@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .loading import Fitted, fit
-from .plan import DevicePlan, MemoryPlan
+from .memory_plan import DevicePlan, MemoryPlan
 from .planner import PlanOptions, estimate, options_of, plan
 
 __all__ = [

@@ -12,7 +12,7 @@ from ..errors import OutOfMemoryError
 from ..generation.model_source import ModelSource
 from ..hub import resolve_model
 from ..validation import as_path, warn_caller
-from .plan import MemoryPlan, gib
+from .memory_plan import MemoryPlan, gib
 from .planner import Planner, estimate
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def check_fits(plan: MemoryPlan, ram: SystemMemory | None, *, is_loaded: bool = 
                     ("compute", host.compute_bytes),
                     ("weights", max(0, host.weights_bytes - host.mapped_bytes)),
                 )
-                if size and not is_loaded or name != "weights"
+                if (size and not is_loaded) or name != "weights"
             )
             raise OutOfMemoryError(
                 f"{plan.path} with n_ctx={plan.n_ctx} and n_parallel={plan.n_parallel} needs "

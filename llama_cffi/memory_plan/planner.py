@@ -14,22 +14,29 @@ from ..binding import Model, compat, get_library
 from ..binding.context.memory_estimate import CACHE_TYPES, context_sizes
 from ..binding.memory_lines import MemoryLines
 from ..binding.memory_meter import MemoryMeter
-from ..binding.model.files import ModelFiles, open_files
+from ..binding.model.files import open_files
 from ..errors import LlamaError, ValidationError
 from ..generation.context_size import DEFAULT_N_CTX
 from ..generation.model_source import ModelOptions, ModelSource
 from ..gguf.header_check import GgufSummary, check_gguf
 from ..hub import resolve_model
 from ..system_memory import SystemMemory, system_memory
-from ..validation import as_path, check_choice, check_int, check_type, reject_unknown, shown
+from ..validation import (
+    INT32_MAX,
+    as_path,
+    check_choice,
+    check_int,
+    check_type,
+    reject_unknown,
+    shown,
+)
+from .memory_plan import DevicePlan, MemoryPlan
 from .placement import HOST, assign_layers, repacked_bytes, weights_by_device
-from .plan import DevicePlan, MemoryPlan, gib
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..binding.loading.library import Device, Library
-    from ..binding.model.files import Override
 
 __all__ = ["PlanOptions", "Planner", "estimate", "options_of", "plan"]
 
@@ -298,7 +305,7 @@ class Planner:
             if name in options and options[name] != "auto":
                 check_int(name, options[name], least)
         if "n_gpu_layers" in options and options["n_gpu_layers"] != "auto":
-            check_int("n_gpu_layers", options["n_gpu_layers"])
+            check_int("n_gpu_layers", options["n_gpu_layers"], -INT32_MAX)
         if options.get("n_parallel", 1) > _MAX_PARALLEL:
             raise ValidationError(f"n_parallel={options['n_parallel']} is above {_MAX_PARALLEL}")
         for name in ("type_k", "type_v"):

@@ -288,7 +288,7 @@ class _Shape:
     @cached_property
     def n_inner(self) -> int:
         """Width of the recurrent layers."""
-        return self.number("ssm.inner_size") or self.number("shortconv.l_cache") and self.n_embd
+        return self.number("ssm.inner_size") or (self.number("shortconv.l_cache") and self.n_embd)
 
 
 @dataclass(frozen=True)
