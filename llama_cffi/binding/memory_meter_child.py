@@ -63,7 +63,8 @@ class _Meter:
                 )
             self._options, self._loading = options, lines
         model = self._model
-        values = resolve(ContextParams(**context), model, ModelKind.of(model), check_memory=False)
+        wanted = ContextParams(**context, check_memory=False)
+        values = resolve(wanted, model, ModelKind.of(model))
         params = compat.context_params(self._library, **values)
         with self._library.logs.capture(logging.DEBUG) as lines:
             ptr = compat.init_context(self._library, model.ptr, params)

@@ -179,6 +179,7 @@ class Engine:
                 n_threads=n_threads,
                 n_batch=n_batch,
                 n_ubatch=n_ubatch,
+                check_memory=check_memory,
                 **context_options,
             )
             self._prompts = ChatPrompts(self.model, chat_format)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 __all__ = ["DevicePlan", "MemoryPlan", "gib"]
 
@@ -89,7 +88,7 @@ class DevicePlan:
         """Whether the free memory is enough."""
         return self.missing_bytes == 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return all numbers as a dict for JSON."""
         sums = {name: getattr(self, name) for name in ("total_bytes", "needed_bytes", "fits")}
         return {**asdict(self), **sums}
@@ -129,7 +128,7 @@ class MemoryPlan:
     max_n_ctx: int = 0
     max_n_parallel: int = 0
     max_n_gpu_layers: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -164,9 +163,9 @@ class MemoryPlan:
         )
         return f"fits, and leaves {parts}" if parts else "the free memory is unknown"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan as a dict for JSON."""
-        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        found: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
         found["devices"] = [device.to_dict() for device in self.devices]
         found["notes"] = list(self.notes)
         found["fits"], found["verdict"] = self.fits, self.verdict

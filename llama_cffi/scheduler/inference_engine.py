@@ -215,6 +215,7 @@ class InferenceEngine:
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
+                check_memory=check_memory,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)

@@ -35,8 +35,8 @@ _FLOATS = ("f32", "f16", "bf16")
 _BLOCK = 32
 _GRAPH_BYTES = 96 * 2**20  # tensors of the graph and least buffers: measured 25 to 62 MiB
 _FLAGS = (
-    "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv", "op_offload", "no_perf",
-    "mtp",
+    "check_memory", "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv",
+    "op_offload", "no_perf", "mtp",
 )  # fmt: skip
 _MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
 _WINDOWED = ("cohere2", "gemma2", "gemma3", "phi3")  # in builds before b5590
@@ -76,6 +76,7 @@ class ContextOptions(MoreContextOptions, total=False):
     n_ubatch: int
     n_seq_max: int
     n_threads: int
+    check_memory: bool
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class ContextParams:
         mtp: Run the model's multi-token prediction head instead of the model. Each token of a
             batch then needs the model's last hidden state of the token before it, which a context
             with `embeddings` returns.
+        check_memory: Refuse a context that is larger than the memory of this machine.
     """
 
     n_ctx: int = 0
@@ -144,18 +146,11 @@ class ContextParams:
     yarn_orig_ctx: int | None = None
     no_perf: bool = True
     mtp: bool = False
+    check_memory: bool = True
 
 
-def resolve(
-    params: ContextParams, model: Model, kind: ModelKind, *, check_memory: bool = True
-) -> dict[str, Any]:
+def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, Any]:
     """Check *params* for *model* and return what `compat.context_params` takes.
-
-    Args:
-        params: The parameters.
-        model: The model.
-        kind: How it is run.
-        check_memory: Whether a context that cannot fit is refused.
 
     Raises:
         ValidationError: A value is out of range or not supported by the model or the build.
@@ -209,13 +204,11 @@ def resolve(
         **_cache_types(params, kind, model),
         **_rope(params, library),
     }
-    if not check_memory:
-        return values
     need = context_bytes(
         model.gguf, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v
     )
     have = memory_bytes(library)
-    if need > have:
+    if need > have and params.check_memory:
         raise OutOfMemoryError(
             f"a context of n_ctx={values['n_ctx']} takes at least {need / 2**30:.1f} GiB and there "
             f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
