@@ -89,6 +89,11 @@ def rows(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[flo
                 yield name, real, differences
 
 
+def percent(difference: float) -> str:
+    """Return a difference for the table; `-` if there is no such plan."""
+    return f"{difference:+9.2f}%" if difference == difference else f"{'-':>10}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; return 1 if a plan is further off than promised."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 max(w, abs(d)) if d == d else w for w, d in zip(worst, differences, strict=True)
             ]
             numbers = "".join(f"{n / MIB:10.2f}" for n in (*real, sum(real)))
-            print(f"{name:31}{numbers}" + "".join(f"{d:+9.2f}%" for d in differences), flush=True)
+            print(f"{name:31}{numbers}" + "".join(map(percent, differences)), flush=True)
     print(f"largest difference: measured {worst[0]:.2f} %, estimated {worst[1]:.2f} %")
     return int(worst[0] > EXACT or worst[1] > ESTIMATED)
 
