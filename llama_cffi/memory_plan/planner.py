@@ -44,6 +44,7 @@ Auto = Literal["auto"]
 _MIB = 2**20
 _MAX_PARALLEL, _MAX_SEQUENCES, _MAX_LAYERS = 256, 64, 4096
 _MARGIN_BYTES = 2**30  # what the searches leave free, as llama.cpp does; or a tenth
+_CELL_BYTES = 32
 _TOKEN_BYTES, _MERGE_BYTES, _BASE_BYTES = 64, 104, 5 * _MIB
 # Fields of a context that decide about its size, beside those of the plan itself.
 _CONTEXT = (
@@ -286,12 +287,14 @@ class Planner:
         key = n_ctx, n_parallel, n_gpu_layers
         if key not in self._sizes:
             context = self._context_options(n_ctx, n_parallel)
-            lines = self._measure(context, n_gpu_layers)
-            self._sizes[key] = (
-                self._estimated(context, n_gpu_layers)
-                if lines is None
-                else self._measured(lines, n_gpu_layers)
-            )
+            found = self._estimated(context, n_gpu_layers)
+            # C allocates these also while it measures.
+            taken = _CELL_BYTES * context["n_ctx"] + sum(found.recurrent.values())
+            if taken <= (self._memory(HOST)[0] or 2**32) // 4:
+                lines = self._measure(context, n_gpu_layers)
+                if lines is not None:
+                    found = self._measured(lines, n_gpu_layers)
+            self._sizes[key] = found
         return self._sizes[key]
 
     # Settings
@@ -445,8 +448,8 @@ class Planner:
         if "mmproj" in self._options:
             path = resolve_model(self._options["mmproj"])
             found["mmproj"][place] += _projector_bytes(check_gguf(path, kind="projector"))
-        for path in _adapter_paths(self._options):
-            summary = check_gguf(Path(path).expanduser(), kind="LoRA")
+        for adapter in _adapter_paths(self._options):
+            summary = check_gguf(Path(adapter).expanduser(), kind="LoRA")
             found["adapter"][place] += sum(t.size_bytes or 0 for t in summary.tensors)
         tokens, merges = (
             self.gguf.arrays.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges")
@@ -487,6 +490,7 @@ class Planner:
         devices = []
         for name in (HOST, *self._devices):
             device = self._devices.get(name)
+            free, whole = self._memory(name)
             mapped = sizes.weights[HOST] - sizes.repacked if name == HOST and maps else 0
             found = DevicePlan(
                 name=name,
@@ -502,8 +506,8 @@ class Planner:
                 adapter_bytes=extras["adapter"][name],
                 other_bytes=extras["other"][name],
                 mapped_bytes=max(0, mapped),
-                free_bytes=self._free(name),
-                device_bytes=self._whole(name),
+                free_bytes=free,
+                device_bytes=whole,
             )
             if self._loaded is not None:
                 loaded = found.weights_bytes + found.other_bytes
@@ -531,22 +535,14 @@ class Planner:
             notes=tuple(self.notes),
         )
 
-    def _free(self, name: str) -> int | None:
-        if name in self._devices:
-            device = self._devices[name]
-            return device.memory_free_bytes if device.memory_total_bytes else None
-        if self._ram is not None:
-            return self._ram.free_bytes
-        device = self._cpu()
-        return None if device is None else device.memory_free_bytes or None
-
-    def _whole(self, name: str) -> int | None:
-        if name in self._devices:
-            return self._devices[name].memory_total_bytes or None
-        if self._ram is not None:
-            return self._ram.total_bytes
-        device = self._cpu()
-        return None if device is None else device.memory_total_bytes or None
+    def _memory(self, name: str) -> tuple[int | None, int | None]:
+        """Return the free bytes of a device and all of them; None: unknown."""
+        if name == HOST and self._ram is not None:
+            return self._ram.free_bytes, self._ram.total_bytes
+        device = self._cpu() if name == HOST else self._devices[name]
+        if device is None or not device.memory_total_bytes:
+            return None, None
+        return device.memory_free_bytes, device.memory_total_bytes
 
     def _cpu(self) -> Device | None:
         if self._library is None or not self._library.has("ggml_backend_dev_get_props"):

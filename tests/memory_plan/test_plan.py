@@ -236,6 +236,14 @@ def test_what_cannot_fit_is_refused_with_numbers(
         Llama(heavy)
 
 
+def test_absurd_sizes_are_refused_without_a_measurement(models: dict[str, Path]) -> None:
+    """C keeps books about each token while it measures, too."""
+    with pytest.raises(OutOfMemoryError, match=r"needs [\d,.]+ GiB of RAM \(KV cache"):
+        Llama(models["dense"], n_ctx=2**31 - 1)
+    with pytest.raises(ValidationError, match="n_ctx"):
+        Llama(models["dense"], n_ctx=2**32)
+
+
 def test_mapped_weights_are_a_warning_and_no_refusal(
     models: dict[str, Path], free: Callable[[int], None]
 ) -> None:
