@@ -246,14 +246,13 @@ class LlamaConfig:
             fits = isinstance(value, tuple(kind for kind, _ in kinds))
             if declared.startswith("Sequence"):
                 fits &= not isinstance(value, str)
+            if "'auto'" in declared and isinstance(value, str):
+                fits = value == "auto"
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
                 words = " or ".join(text for _, text in kinds).replace(
                     "True or False or", "True, False or"
                 )
                 raise ValidationError(f"{field.name} must be {words}, got {shown(value)}")
-        for name in ("n_ctx", "n_gpu_layers"):
-            if isinstance(value := getattr(self, name), str):
-                check_choice(name, value, ("auto",))
         for name, low in _LEAST.items():
             if (value := getattr(self, name)) not in (None, "auto"):
                 check_int(name, value, low)
