@@ -158,6 +158,8 @@ def options_of(config: Config) -> dict[str, Any]:
         **config.context_options(),
         **{name: getattr(config, name) for name in names},
     }
+    if not hasattr(found["draft"], "open"):  # loading tells that it is no drafter
+        found["draft"] = None
     return {name: value for name, value in found.items() if name in _known()}
 
 

@@ -192,7 +192,7 @@ class InferenceEngine:
                 "n_kv_tokens": n_kv_tokens,
                 "n_batch": n_batch,
                 "n_gpu_layers": n_gpu_layers,
-                "draft": draft,
+                "draft": draft if hasattr(draft, "open") else None,
                 "adapters": adapters,
             },
             check_memory=check_bool("check_memory", check_memory),
