@@ -165,6 +165,12 @@ if TYPE_CHECKING:
         Constraint,
         LlamaGrammar,
     )
+    from .memory_plan import (
+        DevicePlan,
+        MemoryPlan,
+        PlanOptions,
+        plan,
+    )
     from .scheduler import (
         CacheStats,
         Drafter,
@@ -312,6 +318,12 @@ _HOME = {
         "Constraint",
         "LlamaGrammar",
     ),
+    "memory_plan": (
+        "DevicePlan",
+        "MemoryPlan",
+        "PlanOptions",
+        "plan",
+    ),
     "scheduler": (
         "CacheStats",
         "DraftModel",
@@ -364,6 +376,7 @@ __all__ = [
     "DecisionOptions",
     "DecodeAbortedError",
     "Device",
+    "DevicePlan",
     "DraftModel",
     "Drafter",
     "Embedder",
@@ -395,12 +408,14 @@ __all__ = [
     "Logprob",
     "LoraAdapter",
     "Memory",
+    "MemoryPlan",
     "Model",
     "ModelLoadError",
     "MtpHead",
     "NgramCache",
     "Option",
     "OutOfMemoryError",
+    "PlanOptions",
     "PredicateAnswer",
     "PredicateQuestion",
     "PromptLookup",
@@ -438,6 +453,7 @@ __all__ = [
     "estimate_context_bytes",
     "get_library",
     "load_control_vector",
+    "plan",
     "print_system_info",
     "quantize",
     "read_gguf",

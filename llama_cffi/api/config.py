@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..errors import ValidationError
 from ..generation.context_policy import DROP_TURNS, POLICIES
+from ..memory_plan import fit, options_of
 from ..validation import check_choice, check_int, checked_arguments, reject_unknown, shown
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from ..generation.model_source import ModelOptions, ModelSource
     from ..scheduler import Drafter
 
-__all__ = ["MODEL_FIELDS", "LlamaConfig", "LlamaOptions", "MoreLlamaOptions", "config_of"]
+__all__ = [
+    "MODEL_FIELDS",
+    "LlamaConfig",
+    "LlamaOptions",
+    "MoreLlamaOptions",
+    "config_of",
+    "fit_config",
+]
 
 _ALIASES = {"parallel": "n_parallel", "pool_size": "n_parallel"}
 
@@ -49,6 +57,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "Mapping[str, Override]": (Mapping, "a dict of metadata keys and values"),
     "Mapping[str, float]": (Mapping, "a dict of LoRA files and scales"),
     "Mapping[str, str]": (Mapping, "a dict of patterns and devices"),
+    "Literal['auto']": (str, "'auto'"),
     "None": (type(None), "None"),
 }
 
@@ -56,13 +65,13 @@ _KINDS: dict[str, tuple[type, str]] = {
 class MoreLlamaOptions(TypedDict, total=False):
     """`LlamaOptions` except `n_parallel`."""
 
-    n_ctx: int | None
+    n_ctx: int | Literal["auto"] | None
     n_batch: int
     n_ubatch: int
     n_seq_max: int
     n_threads: int | None
     n_threads_batch: int | None
-    n_gpu_layers: int
+    n_gpu_layers: int | Literal["auto"]
     offload_kqv: bool
     embeddings: bool
     pooling: str | None
@@ -102,6 +111,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     lora_path: str | os.PathLike[str] | None
     lora_scale: float
     adapters: Mapping[str, float] | None
+    check_memory: bool
     logits_all: bool
     verbose: bool
 
@@ -119,13 +129,14 @@ class LlamaConfig:
     Attributes:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`.
         n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
-            the model's if that is less. More than the model was trained for gives a warning.
+            the model's if that is less; "auto": the largest up to the model's that fits into the
+            free memory, see `plan`. More than the model was trained for gives a warning.
         n_batch: Most prompt tokens per decode.
         n_ubatch: Most tokens computed together.
         n_seq_max: Number of sequences in the KV cache; generation uses the first.
         n_threads: Number of threads; 0: physical cores.
         n_threads_batch: Number of threads for prompts; 0: n_threads.
-        n_gpu_layers: Layers on the GPU; -1: all.
+        n_gpu_layers: Layers on the GPU; -1: all; "auto": as many as fit, see `plan`.
         offload_kqv: Keep the KV cache and attention on the GPU.
         embeddings: Enable `embed` and `rerank`.
         pooling: See `Embedder`; None: the model's, or `mean` if it has none, so that a text has one
@@ -178,6 +189,8 @@ class LlamaConfig:
         lora_scale: Scale of the adapter.
         adapters: LoRA adapters to load, and their scales. As with *draft*, the methods for state
             and KV cache are not available then.
+        check_memory: Refuse to load what cannot fit into the memory, and warn of what may not, see
+            `plan`.
         logits_all: Accepted for compatibility; log-probabilities do not need it.
         verbose: Accepted for compatibility. Messages of llama.cpp go to the logger
             `llama_cffi.native`; nothing is printed. See `set_log_level`.
@@ -187,13 +200,13 @@ class LlamaConfig:
     """
 
     model_path: ModelSource | None = None
-    n_ctx: int | None = None
+    n_ctx: int | Literal["auto"] | None = None
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
     n_threads: int | None = 0
     n_threads_batch: int | None = 0
-    n_gpu_layers: int = -1
+    n_gpu_layers: int | Literal["auto"] = -1
     offload_kqv: bool = True
     embeddings: bool = False
     pooling: str | None = None
@@ -234,6 +247,7 @@ class LlamaConfig:
     lora_path: str | os.PathLike[str] | None = None
     lora_scale: float = 1.0
     adapters: Mapping[str, float] | None = None
+    check_memory: bool = True
     logits_all: bool = False
     verbose: bool = False
 
@@ -244,13 +258,15 @@ class LlamaConfig:
             fits = isinstance(value, tuple(kind for kind, _ in kinds))
             if declared.startswith("Sequence"):
                 fits &= not isinstance(value, str)
+            if "'auto'" in declared and isinstance(value, str):
+                fits = value == "auto"
             if not fits or (declared.startswith("bool") and value not in (False, True, None)):
                 words = " or ".join(text for _, text in kinds).replace(
                     "True or False or", "True, False or"
                 )
                 raise ValidationError(f"{field.name} must be {words}, got {shown(value)}")
         for name, low in _LEAST.items():
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) not in (None, "auto"):
                 check_int(name, value, low)
 
         if self.pooling is not None:
@@ -290,3 +306,24 @@ def config_of(config: LlamaConfig | None, options: Mapping[str, Any]) -> LlamaCo
     options = {_ALIASES.get(name, name): value for name, value in options.items()}
     reject_unknown(options, [field.name for field in fields(LlamaConfig)], "Llama", _ALIASES)
     return replace(config or LlamaConfig(), **options)
+
+
+def fit_config(source: ModelSource, config: LlamaConfig) -> tuple[ModelSource, LlamaConfig]:
+    """Return the model and *config* with what is `"auto"` chosen by the free memory.
+
+    Args:
+        source: The model.
+        config: The settings.
+
+    Returns:
+        The model, of which a name on the hub has become a path, and the settings.
+
+    Raises:
+        OutOfMemoryError: The model cannot fit, and `check_memory` is on.
+        ModelLoadError: The file is missing or damaged.
+        FetchError: The model cannot be fetched.
+    """
+    fitted = fit(source, options_of(config), check_memory=config.check_memory)
+    if (fitted.n_ctx, fitted.n_gpu_layers) == (config.n_ctx, config.n_gpu_layers):
+        return fitted.source, config
+    return fitted.source, replace(config, n_ctx=fitted.n_ctx, n_gpu_layers=fitted.n_gpu_layers)

@@ -38,7 +38,7 @@ from ..validation import (
 from . import chat_completions, completions
 from .aio import prepared_async, stream_async, whole_async
 from .chat_completions import ChatCompletionOptions, ChatPreparer, PreparedChat
-from .config import LlamaConfig, LlamaOptions, config_of
+from .config import LlamaConfig, LlamaOptions, config_of, fit_config
 from .echo import prepend, prompt_logprobs
 from .embedding_inputs import as_inputs
 from .model_facts import ContextSize, ModelFacts
@@ -114,6 +114,7 @@ class Llama(Session, ModelFacts):
     Raises:
         ModelLoadError: The model cannot be loaded.
         FetchError: The model, or a build of llama.cpp, cannot be fetched.
+        OutOfMemoryError: The model cannot fit into the memory; see `check_memory`.
         ValidationError: An argument is out of range.
         UnknownOptionError: An option does not exist; a TypeError.
     """
@@ -141,6 +142,8 @@ class Llama(Session, ModelFacts):
         self._embedder: Embedder | None = None
         self._scorer: Scorer | None = None
         self._lock = threading.Lock()
+        source, self.config = fit_config(source, config)
+        config = self.config
         model, owned = open_model(source, **config.model_options())
         try:
             engine = _engine(model, config)
@@ -1077,6 +1080,7 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     options: Any = {
         "context_policy": policy,
         "chat_format": config.chat_format,
+        "check_memory": False,  # it was checked before the model was loaded
         **config.context_options(),
     }
     n_parallel = check_int("n_parallel", config.n_parallel, 1, 256)

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # The commands in the order of the help; that of `stand-in` is in `stand_in`.
 _COMMANDS = (
     "chat", "generate", "serve", "ps", "stop", "decide", "embed", "rerank", "score", "perplexity",
-    "quantize", "inspect", "tokenize", "bench", "models", "doctor", "libs", "completion",
+    "quantize", "inspect", "plan", "tokenize", "bench", "models", "doctor", "libs", "completion",
     "stand-in",
 )  # fmt: skip
 

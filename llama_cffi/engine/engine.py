@@ -36,6 +36,7 @@ from ..generation.sampling_params import MoreSamplingOptions
 from ..generation.sequence import Step
 from ..generation.slot import Slot
 from ..generation.stats import GenerationStats
+from ..memory_plan import fit
 from ..validation import INT32_MAX, check_bool, checked_arguments, not_picklable
 from . import environment, preset, stages
 from .chat_prompts import ChatPrompts
@@ -93,11 +94,13 @@ class Engine:
         model_path: A GGUF file, `hf:owner/repo:file`, or a loaded `Model`, which `close` leaves
             open.
         n_ctx: Context size: tokens of prompt and answer together; 0: the model's; None: 4096, or
-            the model's if that is less. More than the model was trained for gives a warning.
+            the model's if that is less; "auto": the largest up to the model's that fits into the
+            free memory, see `plan`. More than the model was trained for gives a warning.
             llama.cpp rounds it up, usually to a multiple of 256; the property `n_ctx` is the actual
             size.
         n_threads: Number of threads; 0: physical cores.
-        n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all.
+        n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all;
+            "auto": as many as fit, see `plan`.
         n_batch: Most prompt tokens per decode; default 2048.
         n_ubatch: Most tokens computed together; default 512.
         safety: Tokens of the context that stay free; default 16.
@@ -111,6 +114,7 @@ class Engine:
         flush_ms: Or after this many milliseconds; default 100, 0: off.
         progress: True shows a progress bar while the model loads; a function receives 0.0 to 1.0.
         check: See `Model`.
+        check_memory: Refuse to load what cannot fit into the memory, and warn of what may not.
         **context_options: Further arguments of `Context`.
 
     Attributes:
@@ -131,9 +135,9 @@ class Engine:
     def __init__(
         self,
         model_path: ModelSource,
-        n_ctx: int | None = None,
+        n_ctx: int | Literal["auto"] | None = None,
         n_threads: int = 0,
-        n_gpu_layers: int = -1,
+        n_gpu_layers: int | Literal["auto"] = -1,
         *,
         n_batch: int | None = None,
         n_ubatch: int | None = None,
@@ -145,6 +149,7 @@ class Engine:
         flush_ms: int | None = None,
         progress: Progress = None,
         check: str | None = None,
+        check_memory: bool = True,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         self.context_policy = context_policy
@@ -154,18 +159,28 @@ class Engine:
         parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048, 1)
-        given = None if n_gpu_layers == -1 else n_gpu_layers
-        layers = environment.number("N_GPU_LAYERS", given, -1, -INT32_MAX)
+        n_ubatch = environment.number("UBATCH", n_ubatch, 512, 1)
+        layers = n_gpu_layers
+        if layers != "auto":
+            given = None if layers == -1 else layers
+            layers = environment.number("N_GPU_LAYERS", given, -1, -INT32_MAX)
+        sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch}
+        fitted = fit(
+            model_path,
+            {**context_options, **sizes, "n_gpu_layers": layers},
+            check_memory=check_bool("check_memory", check_memory),
+        )
         self.model, self.owns_model = open_model(
-            model_path, n_gpu_layers=layers, progress=progress, check=check
+            fitted.source, n_gpu_layers=fitted.n_gpu_layers, progress=progress, check=check
         )
         try:
             self.context = Context(
                 self.model,
-                n_ctx=context_size(n_ctx, self.model, context_options),
+                n_ctx=context_size(fitted.n_ctx, self.model, context_options),
                 n_threads=n_threads,
                 n_batch=n_batch,
-                n_ubatch=environment.number("UBATCH", n_ubatch, 512, 1),
+                n_ubatch=n_ubatch,
+                check_memory=check_memory,
                 **context_options,
             )
             self._prompts = ChatPrompts(self.model, chat_format)

@@ -104,6 +104,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     n_kv_tokens: int | None
     draft: Drafter | None
     adapters: Mapping[str, float] | None
+    check_memory: bool
     cache_ram: int | None
     cache_dir: str | os.PathLike[str] | None
     cache_disk: int

@@ -25,6 +25,7 @@ from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.request_scope import RequestScope, current_scope
 from ..generation.sequence import Step
+from ..memory_plan import fit
 from ..validation import (
     as_path,
     check_bool,
@@ -89,9 +90,10 @@ class InferenceEngine:
         n_parallel: Maximum number of running requests, 1 to 256; others wait. Builds before b5590
             run requests of recurrent models one at a time.
         n_ctx: Maximum number of tokens of one request, prompt and answer; 0 = that of the model;
-            None = 4096, or that of the model if it is less.
+            None = 4096, or that of the model if it is less; "auto" = the largest up to that of the
+            model that fits into the free memory, see `plan`.
         n_threads: CPU threads; 0 = the number of physical cores.
-        n_gpu_layers: Layers on the GPU; -1 = all.
+        n_gpu_layers: Layers on the GPU; -1 = all; "auto" = as many as fit, see `plan`.
         n_batch: Maximum number of tokens in a step.
         n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
             prefilling request. Smaller chunks lower the latency between tokens. None = 128 on a
@@ -116,6 +118,7 @@ class InferenceEngine:
         cache_disk: Most MiB of the files in *cache_dir*, -1 = no limit.
         start: Start a thread now; otherwise call `start`, `run` or `step`.
         check: See `Model`.
+        check_memory: Refuse to load what cannot fit into the memory, and warn of what may not.
         **context_options: Other arguments of `Context`.
 
     Attributes:
@@ -139,10 +142,10 @@ class InferenceEngine:
         self,
         model_path: ModelSource,
         n_parallel: int = 8,
-        n_ctx: int | None = None,
+        n_ctx: int | Literal["auto"] | None = None,
         *,
         n_threads: int = 0,
-        n_gpu_layers: int = -1,
+        n_gpu_layers: int | Literal["auto"] = -1,
         n_batch: int = 512,
         n_prefill_chunk: int | None = None,
         n_kv_tokens: int | None = None,
@@ -158,11 +161,12 @@ class InferenceEngine:
         cache_disk: int = 8192,
         start: bool = True,
         check: str | None = None,
+        check_memory: bool = True,
         **context_options: Unpack[MoreContextOptions],
     ) -> None:
         n_parallel = check_int("n_parallel", n_parallel, 1, 256)
         n_batch = check_int("n_batch", n_batch, 1)
-        if n_ctx is not None:
+        if n_ctx is not None and n_ctx != "auto":
             n_ctx = check_int("n_ctx", n_ctx, 0)
         if n_prefill_chunk is not None:
             n_prefill_chunk = check_int("n_prefill_chunk", n_prefill_chunk, 1)
@@ -179,12 +183,26 @@ class InferenceEngine:
         reads_hidden = getattr(draft, "reads_hidden", False)
         if reads_hidden:
             context_options["embeddings"] = True
+        fitted = fit(
+            model_path,
+            {
+                **context_options,
+                "n_ctx": n_ctx,
+                "n_parallel": n_parallel,
+                "n_kv_tokens": n_kv_tokens,
+                "n_batch": n_batch,
+                "n_gpu_layers": n_gpu_layers,
+                "draft": draft if hasattr(draft, "open") else None,
+                "adapters": adapters,
+            },
+            check_memory=check_bool("check_memory", check_memory),
+        )
         self.model, self.owns_model = open_model(
-            model_path, n_gpu_layers=n_gpu_layers, load_mtp=reads_hidden, check=check
+            fitted.source, n_gpu_layers=fitted.n_gpu_layers, load_mtp=reads_hidden, check=check
         )
         context: Context | None = None
         try:
-            n_ctx = context_size(n_ctx, self.model, context_options)
+            n_ctx = context_size(fitted.n_ctx, self.model, context_options)
             unified = n_kv_tokens is not None
             if unified:
                 context_options["kv_unified"] = True
@@ -197,6 +215,7 @@ class InferenceEngine:
                 n_seq_max=n_seqs,
                 n_batch=n_batch,
                 n_threads=n_threads,
+                check_memory=check_memory,
                 **context_options,
             )
             n_batch = min(n_batch, context.n_batch)

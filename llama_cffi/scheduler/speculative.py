@@ -171,6 +171,16 @@ class DraftModel:
         self._held: list[list[int]] = []  # tokens of each sequence
         self._seq: dict[Request, int] = {}
 
+    @property
+    def model_path(self) -> ModelSource:
+        """The model, as it was given."""
+        return self._path
+
+    @property
+    def n_gpu_layers(self) -> int:
+        """Layers on the GPU."""
+        return self._n_gpu_layers
+
     def __repr__(self) -> str:
         state = "" if self._model is None else ", in use"
         return f"DraftModel({str(self._path)!r}, n_draft={self.n_draft}{state})"

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 from ..api.config import LlamaConfig
 from ..api.llama import Llama
-from ..binding.context.params import least_bytes
-from ..binding.model.files import open_files
-from ..generation.context_size import DEFAULT_N_CTX
 from ..generation.sampling_params import SamplingParams
 from ..gguf.header_check import GgufSummary
+from ..memory_plan import estimate, options_of
 
 __all__ = ["ModelCard"]
 
@@ -30,7 +28,7 @@ class ModelCard:
         n_vocab: Number of tokens.
         n_embd: Width of the hidden state.
         output: What it answers with: text, embeddings or decisions.
-        memory_bytes: Memory that weights and caches take at least.
+        memory_bytes: Memory that it takes in all, by an estimate; see `MemoryPlan`.
         chat_template: The template.
         bos: Text of the token before a prompt; empty before the first load.
         eos: Text of the token after an answer; empty before the first load.
@@ -63,30 +61,25 @@ class ModelCard:
         Raises:
             ModelLoadError: It is missing or damaged.
         """
-        gguf = open_files(path, config.kv_overrides).summary
+        planned, gguf = estimate(path, options_of(config))
         prefix = gguf.architecture
 
         def number(key: str) -> int:
             value = gguf.values.get(f"{prefix}.{key}", 0)
             return value if isinstance(value, int) else 0
 
-        trained = number("context_length")
-        n_ctx = config.n_ctx or trained
-        if config.n_ctx is None:
-            n_ctx = min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX)
-        n_ctx = min(n_ctx, config.n_kv_tokens or n_ctx)
         tokens = gguf.arrays.get("tokenizer.ggml.tokens")
         return cls(
             path=path,
-            n_ctx=n_ctx,
+            n_ctx=planned.n_ctx,
             n_slots=config.n_parallel,
-            n_ctx_train=trained,
+            n_ctx_train=planned.n_ctx_train,
             n_params=sum(math.prod(tensor.shape) for tensor in gguf.tensors),
             size_bytes=sum(tensor.size_bytes or 0 for tensor in gguf.tensors),
             n_vocab=tokens.count if tokens else number("vocab_size"),
             n_embd=number("embedding_length"),
             output=_output(gguf),
-            memory_bytes=_memory_bytes(gguf, n_ctx, config),
+            memory_bytes=planned.total_bytes,
             chat_template=str(gguf.values.get("tokenizer.chat_template", "")),
             seed=config.seed,
         )
@@ -107,7 +100,7 @@ class ModelCard:
             n_vocab=len(vocab),
             n_embd=model.n_embd,
             output=_output(model.gguf),
-            memory_bytes=_memory_bytes(model.gguf, n_ctx, llm.config),
+            memory_bytes=estimate(model, options_of(llm.config))[0].total_bytes,
             chat_template=llm.get_chat_template(),
             bos=bos,
             eos=eos,
@@ -115,13 +108,6 @@ class ModelCard:
             sampling=llm.sampling or SamplingParams(),
             seed=llm.config.seed,
         )
-
-
-def _memory_bytes(gguf: GgufSummary, n_ctx: int, config: LlamaConfig) -> int:
-    cells = config.n_kv_tokens or n_ctx * max(1, config.n_parallel)
-    n_ubatch = min(n_ctx, config.n_ubatch)
-    cache = least_bytes(gguf.values, cells, n_ubatch, config.type_k, config.type_v)
-    return sum(tensor.size_bytes or 0 for tensor in gguf.tensors) + cache
 
 
 def _output(gguf: GgufSummary) -> str:

@@ -334,7 +334,7 @@ class Residency:
         for_good = sum(m.memory_bytes for m in self._models if m.is_open and m.is_pinned)
         if self._settings.models_memory and need + for_good > limit:
             raise OutOfMemoryError(
-                f"the model {load.model.name} takes at least {need / 2**20:,.1f} MiB, and there "
+                f"the model {load.model.name} takes about {need / 2**20:,.1f} MiB, and there "
                 f"are {(limit - for_good) / 2**20:,.1f} MiB for it; increase models_memory, or use "
                 "a smaller n_ctx"
             )

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..api.config import fit_config
 from ..api.llama import Llama
 from ..api.pool import LlamaPool
 from ..errors import (
@@ -181,7 +182,7 @@ class ServedModel:
         self._path = str(resolve_model(self._path))
 
     def estimate(self) -> int:
-        """Return the bytes that it takes at least, from its file as it is now.
+        """Return the bytes that it takes, about, from its file as it is now.
 
         Raises:
             ModelLoadError: It is missing or damaged.
@@ -210,10 +211,10 @@ class ServedModel:
             if self._loaded.llm is not None:
                 return
             advance(0.0)
-            config = self._config
+            source, config = fit_config(self._path, self._config)
             options = config.model_options()
             options["progress"] = advance
-            model, owned = open_model(self._path, **options)
+            model, owned = open_model(source, **options)
             try:
                 advance(1.0)
                 llm = Llama(model, config)

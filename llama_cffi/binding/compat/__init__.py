@@ -15,6 +15,7 @@ from .adapter import (
     set_adapters,
 )
 from .context import (
+    MemoryLayout,
     context_params,
     embedding_width,
     encode_supports_pooling,
@@ -29,6 +30,7 @@ from .context import (
     layer_counts,
     max_ggml_contexts,
     max_sequences,
+    memory_layout,
     n_classes,
     newer_build,
     polls_safely,
@@ -57,6 +59,7 @@ from .model import (
     max_experts,
     model_number,
     model_params,
+    plans_memory,
     rope_scaling_types,
     supports_devices,
     supports_mtp,
@@ -80,6 +83,7 @@ from .vocab import (
 )
 
 __all__ = [
+    "MemoryLayout",
     "add_sep",
     "c_function",
     "cache_layout",
@@ -114,6 +118,7 @@ __all__ = [
     "max_graph_nodes",
     "max_sequences",
     "memory_call",
+    "memory_layout",
     "mixes_up_states",
     "model_number",
     "model_params",
@@ -122,6 +127,7 @@ __all__ = [
     "newer_build",
     "plan_graph",
     "plans_by_counts",
+    "plans_memory",
     "polls_safely",
     "pooling_name",
     "pools_any_sequence",

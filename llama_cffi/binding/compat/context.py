@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ValidationError
@@ -10,6 +11,7 @@ from .fields import assign, fields
 from .names import c_function, is_b3889, is_b3995, is_b4980
 
 __all__ = [
+    "MemoryLayout",
     "context_params",
     "embedding_width",
     "encode_supports_pooling",
@@ -23,6 +25,7 @@ __all__ = [
     "layer_counts",
     "max_ggml_contexts",
     "max_sequences",
+    "memory_layout",
     "n_classes",
     "newer_build",
     "polls_safely",
@@ -229,3 +232,37 @@ def fills_window_masks(library: Library) -> bool:
     Before b5590 it does not: Phi-3, which has no other mask, reads NULL until b4753.
     """
     return library.has("llama_kv_self_seq_pos_min") or library.has("llama_memory_seq_pos_min")
+
+
+@dataclass(frozen=True)
+class MemoryLayout:
+    """How a build lays out the memory of a context; the defaults are those of v0.5.0.
+
+    Attributes:
+        flash_attn: Whether flash attention is on by default.
+        pads_to: Cells of a sequence are a multiple of this with flash attention.
+        pads_to_plain: The same without it.
+        streams: Whether sequences may have caches of their own.
+        windows: Whether layers with a sliding window may keep only that.
+        half_masks: Whether the mask of flash attention has 16 bits; else it has 32, and a copy 16.
+    """
+
+    flash_attn: bool = True
+    pads_to: int = 256
+    pads_to_plain: int = 256
+    streams: bool = True
+    windows: bool = True
+    half_masks: bool = True
+
+
+def memory_layout(library: Library) -> MemoryLayout:
+    """Return how the build lays out the memory of a context, measured."""
+    known = fields(library, library.lib.llama_context_default_params())
+    is_new = hasattr(library.lib, "LLAMA_CONTEXT_TYPE_MTP")
+    return MemoryLayout(
+        flash_attn="flash_attn_type" in known,
+        pads_to_plain=256 if library.has("llama_model_is_hybrid") else 32,
+        streams="kv_unified" in known,
+        windows="swa_full" in known,
+        half_masks=is_new,
+    )

@@ -19,6 +19,7 @@ __all__ = [
     "max_experts",
     "model_number",
     "model_params",
+    "plans_memory",
     "rope_scaling_types",
     "supports_devices",
     "supports_tensor_overrides",
@@ -50,6 +51,14 @@ def model_params(library: Library, *, use_mmap: bool, use_mlock: bool, **values:
         values["load_mode"] = next(modes[name] for name in wanted if name in modes)
     assign(params, values)
     return params
+
+
+def plans_memory(library: Library) -> bool:
+    """Whether a model can be loaded without its weights to measure its contexts.
+
+    `llama_model_params.no_alloc`, b7698. A context of such a model must not decode.
+    """
+    return "no_alloc" in fields(library, library.lib.llama_model_default_params())
 
 
 def kv_overrides(library: Library, values: Mapping[str, int | float | bool | str]) -> Any:

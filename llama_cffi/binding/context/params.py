@@ -15,7 +15,7 @@ from ...validation import check_bool, check_choice, check_float, check_int, chec
 from .. import compat
 from ..memory_limits import check_bytes
 from ..processors import thread_count
-from .memory_estimate import context_bytes, memory_bytes
+from .memory_estimate import CACHE_TYPES, context_bytes, memory_bytes
 
 if TYPE_CHECKING:
     from ..loading.library import Library
@@ -28,28 +28,15 @@ __all__ = [
     "check_attention",
     "check_embeddings",
     "estimate_context_bytes",
-    "least_bytes",
     "resolve",
 ]
 
-# Cache types that llama.cpp's own programs offer -> bytes per element.
-_CACHE_TYPES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
 _FLOATS = ("f32", "f16", "bf16")
 _BLOCK = 32
 _GRAPH_BYTES = 96 * 2**20  # tensors of the graph and least buffers: measured 25 to 62 MiB
 _FLAGS = (
-    "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv", "op_offload", "no_perf",
-    "mtp",
+    "check_memory", "embeddings", "flash_attn", "kv_unified", "swa_full", "offload_kqv",
+    "op_offload", "no_perf", "mtp",
 )  # fmt: skip
 _MEAN, _RANK = 1, 4  # LLAMA_POOLING_TYPE_*
 _WINDOWED = ("cohere2", "gemma2", "gemma3", "phi3")  # in builds before b5590
@@ -89,6 +76,7 @@ class ContextOptions(MoreContextOptions, total=False):
     n_ubatch: int
     n_seq_max: int
     n_threads: int
+    check_memory: bool
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,7 @@ class ContextParams:
         mtp: Run the model's multi-token prediction head instead of the model. Each token of a
             batch then needs the model's last hidden state of the token before it, which a context
             with `embeddings` returns.
+        check_memory: Refuse a context that is larger than the memory of this machine.
     """
 
     n_ctx: int = 0
@@ -157,6 +146,7 @@ class ContextParams:
     yarn_orig_ctx: int | None = None
     no_perf: bool = True
     mtp: bool = False
+    check_memory: bool = True
 
 
 def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, Any]:
@@ -214,10 +204,11 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         **_cache_types(params, kind, model),
         **_rope(params, library),
     }
-    metadata = model.gguf.values
-    need = least_bytes(metadata, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v)
+    need = context_bytes(
+        model.gguf, values["n_ctx"], values["n_ubatch"], params.type_k, params.type_v
+    )
     have = memory_bytes(library)
-    if need > have:
+    if need > have and params.check_memory:
         raise OutOfMemoryError(
             f"a context of n_ctx={values['n_ctx']} takes at least {need / 2**30:.1f} GiB and there "
             f"are {have / 2**30:.1f} GiB of memory; use a smaller n_ctx"
@@ -255,22 +246,10 @@ def estimate_context_bytes(
     trained = model.gguf.values.get(f"{model.gguf.architecture}.context_length", 0)
     n_ctx = check_int("n_ctx", n_ctx, 0) or int(trained)
     n_ubatch = min(n_ctx, check_int("n_ubatch", n_ubatch, 1))
-    return least_bytes(model.gguf.values, n_ctx, n_ubatch, type_k, type_v)
-
-
-def least_bytes(
-    values: Mapping[str, object], n_ctx: int, n_ubatch: int, type_k: str | None, type_v: str | None
-) -> int:
-    """Return the same for a model that is not loaded, from its metadata *values*.
-
-    Raises:
-        ValidationError: Such a type does not exist.
-    """
     for field, name in (("type_k", type_k), ("type_v", type_v)):
         if name is not None:
-            check_choice(field, name, _CACHE_TYPES)
-    per_element = sum(_CACHE_TYPES[name or "f16"] for name in (type_k, type_v)) / 2
-    return context_bytes(values, n_ctx, n_ubatch, per_element)
+            check_choice(field, name, CACHE_TYPES)
+    return context_bytes(model.gguf, n_ctx, n_ubatch, type_k, type_v)
 
 
 def check_embeddings(embeddings: bool, pooling: int, kind: ModelKind, name: str) -> None:
@@ -361,7 +340,7 @@ def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[s
         name = getattr(params, field)
         if name is None:
             continue
-        check_choice(field, name, _CACHE_TYPES)
+        check_choice(field, name, CACHE_TYPES)
         # n_embd_head_k % ggml_blck_size(type_k) == 0
         if name not in _FLOATS and (not head or head % _BLOCK):
             raise ValidationError(

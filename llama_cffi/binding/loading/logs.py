@@ -75,7 +75,7 @@ class LogBridge:
         self._early: list[tuple[int, str]] = []
         self._thread = threading.local()
         self._lock = threading.Lock()
-        self._captures: list[list[str]] = []
+        self._captures: list[tuple[int, list[str]]] = []
         self.interrupt: KeyboardInterrupt | None = None
         self.count = 0
         self._recent: deque[str] = deque(maxlen=4)
@@ -94,15 +94,15 @@ class LogBridge:
             self._emit(levels.get(level, logging.INFO), line)
 
     @contextmanager
-    def capture(self) -> Iterator[list[str]]:
-        """Collect the warnings and errors that C logs in this block."""
+    def capture(self, level: int = logging.WARNING) -> Iterator[list[str]]:
+        """Collect the lines of at least *level* that C logs in this block."""
         lines: list[str] = []
-        self._captures.append(lines)
+        self._captures.append((level, lines))
         try:
             yield lines
         finally:
             # By identity, since two captures may have equal lines.
-            self._captures = [c for c in self._captures if c is not lines]
+            self._captures = [c for c in self._captures if c[1] is not lines]
 
     def since(self, count: int) -> list[str]:
         """Return the warnings and errors after the first *count*, at most the last four."""
@@ -153,9 +153,10 @@ class LogBridge:
         self._emit(levels.get(level, logging.INFO), line)
 
     def _emit(self, level: int, line: str) -> None:
-        if level >= logging.WARNING:
-            for lines in self._captures:
+        for lowest, lines in self._captures:
+            if level >= lowest:
                 lines.append(line)
+        if level >= logging.WARNING:
             self.count += 1
             self._recent.append(line)
         _log.log(level, "%s", line)

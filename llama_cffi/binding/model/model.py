@@ -71,6 +71,7 @@ class Model(NativeObject):
     Attributes:
         path: The first file.
         paths: All files.
+        files: The same with their checked headers.
         gguf: The parsed header.
         vocab: The vocabulary.
         has_mtp: Whether the multi-token prediction head is loaded.
@@ -83,6 +84,8 @@ class Model(NativeObject):
         OutOfMemoryError: A limit leaves too little memory to this process.
     C: llama_model_load_from_file, llama_model_load_from_splits
     """
+
+    _no_alloc: bool | None = None  # True only where contexts are measured
 
     @checked_arguments()
     def __init__(
@@ -106,14 +109,14 @@ class Model(NativeObject):
         progress: Progress = None,
         library: Library | None = None,
     ) -> None:
-        self._files = open_files(path, kv_overrides)
+        self.files = open_files(path, kv_overrides)
         self._fingerprint: str | None = None
-        self.paths = self._files.paths
+        self.paths = self.files.paths
         self.path = self.paths[0]
-        self.gguf: GgufSummary = self._files.summary
+        self.gguf: GgufSummary = self.files.summary
         self.library = library or get_library()
         check_model(self.path, self.gguf, self.library)
-        if self._files.listed and not self.library.has("llama_model_load_from_splits"):
+        if self.files.listed and not self.library.has("llama_model_load_from_splits"):
             raise ValidationError(
                 f"this build cannot load a list of parts ({compat.newer_build(self.library)}); "
                 "name them as llama.cpp does and pass the first"
@@ -122,7 +125,7 @@ class Model(NativeObject):
         if load_mtp:
             check_mtp(self.path, self.gguf, self.library)
         try_model(
-            self._files,
+            self.files,
             self.library,
             check,
             vocab_only=self.vocab_only,
@@ -150,6 +153,7 @@ class Model(NativeObject):
                 )
             ),
             load_mtp=True if load_mtp else None,
+            no_alloc=self._no_alloc,
             kv_overrides=(
                 overrides := compat.kv_overrides(self.library, kv_overrides)
                 if kv_overrides
@@ -162,7 +166,7 @@ class Model(NativeObject):
             if devices is None or d.name in devices
         )
         ptr, free = ffi.NULL, compat.c_function(self.library, "llama_model_free")
-        check_bytes(self._files.load_bytes(use_mmap), f"loading {self.path.name}")
+        check_bytes(self.files.load_bytes(use_mmap), f"loading {self.path.name}")
         check_ggml_contexts(self.library, "a model")
         names = [os.fsencode(part) for part in self.paths]
         try:
@@ -179,7 +183,7 @@ class Model(NativeObject):
                     lambda done, _: not self.library.logs.interrupted and report(done),
                     False,
                 )
-                ptr = compat.load_model(self.library, names, params, self._files.listed)
+                ptr = compat.load_model(self.library, names, params, self.files.listed)
             self.library.logs.raise_interrupt()
         except BaseException:
             if ptr:
@@ -321,7 +325,7 @@ class Model(NativeObject):
         with the same header has another fingerprint.
         """
         if self._fingerprint is None:
-            self._fingerprint = self._files.fingerprint()
+            self._fingerprint = self.files.fingerprint()
         return self._fingerprint
 
     @property

@@ -1,0 +1,143 @@
+"""Measure the memory of a context before anything is allocated, in a child process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..child_process import can_start, child_command, child_environment, death
+from . import compat
+from .loading.library import Library
+from .memory_lines import MemoryLines, parse_lines
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["MemoryMeter"]
+
+_SECONDS = 120
+_log = logging.getLogger(__name__)
+
+
+class MemoryMeter:
+    """Measures contexts of one model.
+
+    llama.cpp loads the model without its weights and computes the size of each buffer. It does so
+    in a child process, because such a model would end the process that decodes with it, and a
+    graph that C cannot build may end it as well.
+
+    Args:
+        paths: The files of the model.
+        library: The build.
+
+    Attributes:
+        reason: Why nothing can be measured; empty if it can.
+    """
+
+    def __init__(self, paths: Sequence[Path], library: Library) -> None:
+        self._paths = [os.fsdecode(path.absolute()) for path in paths]
+        self._library = library
+        self._child: subprocess.Popen[bytes] | None = None
+        self.reason = ""
+        if not compat.plans_memory(library):
+            build = library.build.tag or library.path.name
+            self.reason = f"build {build} cannot measure (b7698 and later can)"
+        elif not can_start():
+            self.reason = "no child process can be started here"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def measure(
+        self, model: Mapping[str, object], context: Mapping[str, object]
+    ) -> MemoryLines | None:
+        """Return what C logs about a context; None if it cannot be measured, see `reason`.
+
+        Args:
+            model: Arguments of `Model` about devices and metadata.
+            context: Arguments of `Context`.
+
+        Raises:
+            ModelLoadError: The build cannot load the model.
+            ValidationError: An option is not supported by the model or the build.
+        """
+        if self.reason:
+            return None
+        answer = self._ask({"model": dict(model), "context": dict(context)})
+        if answer is None:
+            return None
+        if name := answer.get("error"):
+            kind = getattr(errors, str(name), errors.LlamaError)
+            if not issubclass(kind, (errors.ModelLoadError, errors.ValidationError)):
+                self.reason = str(answer["message"])
+                return None
+            raise kind(answer["message"])
+        found = parse_lines(map(str, answer["lines"]))
+        if not any(kind == "compute" for kind, _ in found.buffers) or not found.layers:
+            build = self._library.build.tag or self._library.path.name
+            self.reason = f"build {build} does not log the sizes of its buffers as known"
+            return None
+        return found
+
+    def close(self) -> None:
+        """End the child process."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def _ask(self, question: Mapping[str, object]) -> dict[str, list[object]] | None:
+        child = self._start()
+        if child is None or child.stdin is None or child.stdout is None:
+            return None
+        timer = threading.Timer(_SECONDS, child.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            child.stdin.write(json.dumps(question).encode() + b"\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except OSError:
+            line = b""
+        finally:
+            timer.cancel()
+        if line:
+            answer: dict[str, list[object]] = json.loads(line)
+            return answer
+        self._child = None
+        code = child.wait()
+        child.communicate()
+        self.reason = f"the process that measures ended with {death(code) or 'no answer'}"
+        _log.debug("%s", self.reason)
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        if self._child is None:
+            job = {"library": str(self._library.path), "paths": self._paths}
+            try:
+                self._child = subprocess.Popen(
+                    child_command("llama_cffi.binding.memory_meter_child", json.dumps(job)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=child_environment(),
+                )
+            except OSError as e:
+                self.reason = f"no child process could be started: {e}"
+        return self._child
