@@ -516,10 +516,12 @@ class Llama:
         def n_prompt() -> int:
             return len(completions.prompt_tokens(self.model, given, suffix))
 
-        if stream:
-            chunks = self.native.create_completion(given, suffix, max_tokens, stream=True, **every)
-            return self._remember_after(chunks, n_prompt)
         with overflow_of(n_prompt, self.n_ctx()):
+            if stream:
+                chunks = self.native.create_completion(
+                    given, suffix, max_tokens, stream=True, **every
+                )
+                return self._remember_after(chunks, n_prompt)
             if echo and logprobs is not None:
                 tokens = completions.prompt_tokens(self.model, given, suffix)
                 logits = self._stepper.eval_anew(tokens)
@@ -693,14 +695,14 @@ class Llama:
         }
         prepared = preparer.prepare(messages, options, self.model_path, stream=bool(stream))
         self._recall(prepared.request.tokens)
-        runs = run(self.engine, prepared.request)
 
         def n_prompt() -> int:
             return len(prepared.request.tokens)
 
-        if stream:
-            return self._remember_after(chat_completions.stream(prepared, runs), n_prompt)
         with overflow_of(n_prompt, self.n_ctx()):
+            runs = run(self.engine, prepared.request)
+            if stream:
+                return self._remember_after(chat_completions.stream(prepared, runs), n_prompt)
             return self._remember(chat_completions.whole(prepared, runs))
 
     def preparer_of(self, chat_format: str | None) -> ChatPreparer:

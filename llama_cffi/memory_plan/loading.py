@@ -59,7 +59,7 @@ def fit(source: ModelSource, options: Mapping[str, Any], *, check_memory: bool =
         ValidationError: An option is out of range.
     """
     n_ctx, layers = options.get("n_ctx"), options.get("n_gpu_layers", -1)
-    is_auto = n_ctx == "auto" or layers == "auto"
+    is_auto = "auto" in (n_ctx, layers)
     if not (is_auto or check_memory):
         return Fitted(source, n_ctx, layers)
     if not isinstance(source, Model):
