@@ -138,10 +138,11 @@ def measure(model: str, path: Path, n: int, rounds: int, n_threads: int) -> None
         for serve in every.values():  # warm up
             serve(load(rng, n, N_PROMPT, 2))
         for _ in tqdm(range(rounds), desc=f"{model} {n}", leave=False):
-            work = load(rng, n, N_PROMPT, n_new)
+            # Few clients answer too quickly for one measurement.
+            works = [load(rng, n, N_PROMPT, n_new) for _ in range(max(1, 8 // n))]
             for side in rng.permutation(list(every)):
                 time.sleep(SETTLE_S)
-                runs.setdefault(side, []).append(every[side](work))
+                runs.setdefault(side, []).extend(every[side](work) for work in works)
     n_tokens = n * n_new
     for side in every:
         mine = runs[side]

@@ -71,7 +71,7 @@ class ModelCard:
         tokens = gguf.arrays.get("tokenizer.ggml.tokens")
         return cls(
             path=path,
-            n_ctx=planned.n_ctx,
+            n_ctx=min(planned.n_ctx, config.n_kv_tokens or planned.n_ctx),
             n_slots=config.n_parallel,
             n_ctx_train=planned.n_ctx_train,
             n_params=sum(math.prod(tensor.shape) for tensor in gguf.tensors),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -71,6 +72,18 @@ class Terminal:
         before, _, after = self._text().partition(text)
         self._shown = after.encode()
         return before + text
+
+    def expect_any(self) -> None:
+        """Wait until anything is shown."""
+        end = time.monotonic() + _PATIENCE_S
+        while not re.sub(r"\x1b[\[?\dhl]*$", "", self._text()).strip():
+            if not self._read(end - time.monotonic()):
+                raise AssertionError("nothing is shown")
+
+    def settle(self) -> None:
+        """Wait until the program waits for input: before, CPython's readline may miss a signal."""
+        while self._read(0.5):
+            pass
 
     def end(self) -> tuple[int, str]:
         """Wait for the end of the program; return its exit code, and what else it showed."""
