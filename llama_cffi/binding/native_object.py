@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -164,6 +165,7 @@ _unfreed: weakref.WeakSet[_Owned] = weakref.WeakSet()
 _abandoned = False
 _exiting = False
 _EXIT_S = 10.0  # at exit, a longer call into C is not waited for
+_GRACE_S = 0.02  # for threads that have read a pointer, and are about to call C with it
 
 
 def ggml_contexts() -> int:
@@ -187,9 +189,13 @@ def close_all() -> None:
     """
     global _exiting
     _exiting = True
-    for native in list(_alive):
+    alive = list(_alive)
+    for native in alive:
         native._ptr = None
         native._stop()
+    if alive and threading.active_count() > 1:
+        time.sleep(_GRACE_S)
+    for native in alive:
         native._finalizer()
     deadline = time.monotonic() + _EXIT_S
     while not _abandoned and len(_unfreed) and time.monotonic() < deadline:
