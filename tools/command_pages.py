@@ -74,8 +74,8 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep Markdown from reading angle brackets and stars."""
-    return re.sub(r"([<*])", r"\\\1", text)
+    """Keep Markdown from reading brackets and stars."""
+    return re.sub(r"([<*\[])", r"\\\1", text)
 
 
 def main() -> None:
