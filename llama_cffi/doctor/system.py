@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..system_memory import system_memory
 from ..variables import unknown_variables
 from .finding import Check
 
@@ -54,15 +55,14 @@ def system_checks(machine: Machine) -> Iterator[Check]:
         + (f"; {' '.join(f for f in features if f not in ('sse4_2', 'f16c'))}" if features else ""),
         data={"features": features, "cpus": total},
     )
-    memory = _memory()
-    if memory:
-        low = memory["available_bytes"] < _LOW_MEMORY_BYTES
+    if (memory := system_memory()) is not None:
+        low = memory.free_bytes < _LOW_MEMORY_BYTES
         yield Check(
             "memory",
             "warn" if low else "ok",
-            f"{gigabytes(memory['available_bytes'])} of {gigabytes(memory['total_bytes'])} free",
+            f"{gigabytes(memory.free_bytes)} of {gigabytes(memory.total_bytes)} free",
             "models of more than a few hundred megabytes will not fit" if low else "",
-            memory,
+            {"total_bytes": memory.total_bytes, "available_bytes": memory.free_bytes},
         )
     yield Check(
         "python",
@@ -160,38 +160,6 @@ def _cpu_features() -> list[str]:
             have = set(value.split())
             return [f for f in _FEATURES if f in have]
     return []
-
-
-def _memory() -> dict[str, int]:
-    """Return total and available bytes within a container's limit; empty if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        facts = {k: int(v.split()[0]) * 1024 for k, _, v in (s.partition(":") for s in lines)}
-        total, available = facts["MemTotal"], facts["MemAvailable"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return _memory_by_sysconf()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            limit_bytes = int(Path(limit).read_text(encoding="ascii"))
-            left = limit_bytes - int(Path(used).read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            continue
-        total, available = min(total, limit_bytes), min(available, max(0, left))
-    return {"total_bytes": total, "available_bytes": available}
-
-
-def _memory_by_sysconf() -> dict[str, int]:
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return {}
-    return {"total_bytes": total, "available_bytes": total}
 
 
 def gigabytes(count: int) -> str:
