@@ -131,6 +131,11 @@ class GgufSummary:
         """`general.architecture`; empty if absent."""
         return str(self.values.get("general.architecture", ""))
 
+    def number(self, key: str) -> int:
+        """Return the whole number `<architecture>.<key>`; 0 if it is absent or something else."""
+        value = self.values.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) else 0
+
     @property
     def decision_type(self) -> str:
         """`<architecture>.decision.type`, such as `lev`; empty for all but decision models."""

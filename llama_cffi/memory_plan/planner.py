@@ -16,7 +16,7 @@ from ..binding.memory_lines import MemoryLines
 from ..binding.memory_meter import MemoryMeter
 from ..binding.model.files import open_files
 from ..errors import LlamaError, ValidationError
-from ..generation.context_size import DEFAULT_N_CTX
+from ..generation.context_size import DEFAULT_N_CTX, default_n_ctx, n_sequences
 from ..generation.model_source import ModelOptions, ModelSource
 from ..gguf.header_check import GgufSummary, check_gguf
 from ..hub import resolve_model
@@ -42,7 +42,7 @@ __all__ = ["PlanOptions", "Planner", "estimate", "options_of", "plan"]
 
 Auto = Literal["auto"]
 _MIB = 2**20
-_MAX_PARALLEL, _MAX_SEQUENCES, _MAX_LAYERS = 256, 64, 4096
+_MAX_PARALLEL, _MAX_LAYERS = 256, 4096
 _MARGIN_BYTES = 2**30  # what the searches leave free, as llama.cpp does; or a tenth
 _CELL_BYTES = 32
 _TOKEN_BYTES, _MERGE_BYTES, _BASE_BYTES = 64, 104, 5 * _MIB
@@ -230,14 +230,12 @@ class Planner:
     @property
     def n_ctx_train(self) -> int:
         """Context size that the model was trained for; 0: unknown."""
-        value = self.gguf.values.get(f"{self.gguf.architecture}.context_length", 0)
-        return value if isinstance(value, int) else 0
+        return self.gguf.number("context_length")
 
     @property
     def n_layer(self) -> int:
         """Layers with the output."""
-        value = self.gguf.values.get(f"{self.gguf.architecture}.block_count", 0)
-        return (min(max(0, value), _MAX_LAYERS) if isinstance(value, int) else 0) + 1
+        return min(max(0, self.gguf.number("block_count")), _MAX_LAYERS) + 1
 
     @property
     def ram(self) -> SystemMemory | None:
@@ -270,7 +268,7 @@ class Planner:
         trained = self.n_ctx_train
         n_parallel = self._options.get("n_parallel", 1)
         n_ctx, layers = self._options.get("n_ctx"), self._options.get("n_gpu_layers", -1)
-        least = min(DEFAULT_N_CTX, trained or DEFAULT_N_CTX)
+        least = default_n_ctx(trained)
         all_layers = self.n_layer if self._devices else 0
         n_layers = all_layers
         if layers != "auto" and layers >= 0:
@@ -334,8 +332,7 @@ class Planner:
         n_seqs = n_parallel if n_parallel > 1 else options.get("n_seq_max", 1)
         if shared is not None:
             found["kv_unified"] = True
-            if not self._keeps_states:
-                n_seqs = max(n_parallel, min(2 * n_parallel, _MAX_SEQUENCES))
+            n_seqs = n_sequences(n_parallel, shares_cells=True, keeps_states=self._keeps_states)
         found |= {"n_ctx": shared or n_ctx * n_parallel, "n_seq_max": n_seqs}
         if getattr(options.get("draft"), "reads_hidden", False):
             found["embeddings"] = True

@@ -20,7 +20,7 @@ from ..errors import ValidationError
 from ..generation.aliases import ALIASES
 from ..generation.cancellation import on_cancel
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
-from ..generation.context_size import context_size
+from ..generation.context_size import context_size, n_sequences
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.request_scope import RequestScope, current_scope
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["InferenceEngine", "SubmitOptions"]
 
 T = TypeVar("T")
-_MAX_SEQUENCES = 64  # of the oldest builds
 _DEFAULTS = RequestScope()  # outside of every block
 
 
@@ -206,9 +205,9 @@ class InferenceEngine:
             unified = n_kv_tokens is not None
             if unified:
                 context_options["kv_unified"] = True
-            n_seqs = n_parallel
-            if unified and not self.model.keeps_states:
-                n_seqs = max(n_parallel, min(2 * n_parallel, _MAX_SEQUENCES))  # to keep prefixes
+            n_seqs = n_sequences(
+                n_parallel, shares_cells=unified, keeps_states=self.model.keeps_states
+            )
             self.context = context = Context(
                 self.model,
                 n_ctx=n_kv_tokens if n_kv_tokens is not None else n_ctx * n_parallel,

@@ -62,12 +62,6 @@ class ModelCard:
             ModelLoadError: It is missing or damaged.
         """
         planned, gguf = estimate(path, options_of(config))
-        prefix = gguf.architecture
-
-        def number(key: str) -> int:
-            value = gguf.values.get(f"{prefix}.{key}", 0)
-            return value if isinstance(value, int) else 0
-
         tokens = gguf.arrays.get("tokenizer.ggml.tokens")
         return cls(
             path=path,
@@ -76,8 +70,8 @@ class ModelCard:
             n_ctx_train=planned.n_ctx_train,
             n_params=sum(math.prod(tensor.shape) for tensor in gguf.tensors),
             size_bytes=sum(tensor.size_bytes or 0 for tensor in gguf.tensors),
-            n_vocab=tokens.count if tokens else number("vocab_size"),
-            n_embd=number("embedding_length"),
+            n_vocab=tokens.count if tokens else gguf.number("vocab_size"),
+            n_embd=gguf.number("embedding_length"),
             output=_output(gguf),
             memory_bytes=planned.total_bytes,
             chat_template=str(gguf.values.get("tokenizer.chat_template", "")),

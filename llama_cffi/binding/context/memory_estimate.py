@@ -196,8 +196,7 @@ class _Shape:
         name = f"{self._prefix}.{key}"
         if name in self._gguf.arrays:
             return max((int(n) for n in self._gguf.arrays[name].items), default=0)
-        value = self._gguf.values.get(name)
-        return value if isinstance(value, int) else 0
+        return self._gguf.number(key)
 
     def per_layer(self, key: str, default: Sequence[int]) -> list[int]:
         """Return a number of each layer."""

@@ -49,12 +49,8 @@ class ModelKind:
         shapes = {t.name: t.shape for t in gguf.tensors}
         positions = shapes.get("position_embd.weight")
 
-        def number(key: str) -> int:
-            value = gguf.values.get(f"{prefix}.{key}")
-            return value if isinstance(value, int) else 0
-
-        heads = number("attention.head_count")
-        head = number("embedding_length") // heads if heads else 0
+        heads = gguf.number("attention.head_count")
+        head = gguf.number("embedding_length") // heads if heads else 0
         if library.has("llama_model_n_cls_out"):
             ranks = "cls.weight" in shapes or "cls.output.weight" in shapes
         else:  # before b5640: model.cls_b != nullptr, model.cls_out_b != nullptr
@@ -66,9 +62,9 @@ class ModelKind:
             has_decoder=decoder,
             causal=causal and decoder,
             logits=decoder and (causal or bool(diffusion)),
-            pooling=number("pooling_type") if f"{prefix}.pooling_type" in gguf.values else -1,
+            pooling=gguf.number("pooling_type") if f"{prefix}.pooling_type" in gguf.values else -1,
             ranks=ranks,
             n_positions=positions[1] if positions and len(positions) > 1 else None,
-            head_k=number("attention.key_length") or head,
-            head_v=number("attention.value_length") or head,
+            head_k=gguf.number("attention.key_length") or head,
+            head_v=gguf.number("attention.value_length") or head,
         )
