@@ -78,15 +78,7 @@ def add_parser(commands: Any) -> None:
     showing.add_argument(
         "--show-timings", action="store_true", help="tell the speed after each answer, on stderr"
     )
-    thinking = parser.add_argument_group("reasoning models")
-    thinking.add_argument(
-        "--thinking", action=argparse.BooleanOptionalAction,
-        help="reason before answering; default: the model's",
-    )  # fmt: skip
-    thinking.add_argument(
-        "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
-        help="how much to reason, for models with such a setting",
-    )  # fmt: skip
+    thinking = options.add_thinking(parser)
     thinking.add_argument(
         "--reasoning-budget", type=options.at_least(-1), metavar="N",
         help="most tokens of reasoning; 0: none, -1: no limit",
@@ -151,13 +143,10 @@ def _first_message(args: argparse.Namespace, talks: bool) -> str | None:
 
 
 def _thinking(args: argparse.Namespace) -> dict[str, Any]:
-    budget = args.reasoning_budget
-    found = {
-        "thinking": args.thinking,
-        "reasoning_effort": args.reasoning_effort,
-        "thinking_budget": None if budget == -1 else budget,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    found = options.thinking_options(args)
+    if args.reasoning_budget not in (None, -1):
+        found["thinking_budget"] = args.reasoning_budget
+    return found
 
 
 class _Chat:

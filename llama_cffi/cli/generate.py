@@ -75,15 +75,7 @@ def add_parser(commands: Any) -> None:
     structure.add_argument("--grammar", metavar="GBNF", help="text that matches this grammar")
     structure.add_argument("--grammar-file", metavar="FILE", help="the same with a file")
     structure.add_argument("--regex", metavar="REGEX", help="text that matches this pattern")
-    thinking = parser.add_argument_group("reasoning models")
-    thinking.add_argument(
-        "--thinking", action=argparse.BooleanOptionalAction,
-        help="reason before answering; default: the model's",
-    )  # fmt: skip
-    thinking.add_argument(
-        "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
-        help="how much to reason, for models with such a setting",
-    )  # fmt: skip
+    options.add_thinking(parser)
     options.add_running(parser)
     parser.add_argument("--raw", action="store_true", help="do not apply the chat template")
     parser.add_argument(
@@ -110,8 +102,7 @@ def _run(args: argparse.Namespace) -> int:
     sampling = {**options.sampling_options(args), **_structure(args)}
     if args.stop:
         sampling["stop"] = args.stop
-    chat = {n: getattr(args, n) for n in ("thinking", "reasoning_effort")}
-    chat = {name: value for name, value in chat.items() if value is not None}
+    chat = options.thinking_options(args)
     if args.raw and chat:
         args.usage_error(
             f"--raw uses the prompt verbatim; leave out --{next(iter(chat)).replace('_', '-')}"

@@ -27,6 +27,7 @@ __all__ = [
     "add_model",
     "add_running",
     "add_sampling",
+    "add_thinking",
     "at_least",
     "epilog",
     "model_source",
@@ -34,6 +35,7 @@ __all__ = [
     "resolve",
     "running_options",
     "sampling_options",
+    "thinking_options",
 ]
 
 
@@ -307,8 +309,8 @@ def resolve(model: str | None, command: str) -> Path:
     return resolve_model(model)
 
 
-def add_running(parser: Any, fields: Sequence[str] | None = None, **texts: str) -> None:
-    """Add the options that set fields of `LlamaConfig`.
+def add_running(parser: Any, fields: Sequence[str] | None = None, **texts: str) -> Any:
+    """Add the options that set fields of `LlamaConfig`; return their group.
 
     Args:
         parser: The parser of the command.
@@ -316,12 +318,14 @@ def add_running(parser: Any, fields: Sequence[str] | None = None, **texts: str) 
         **texts: Help of a field that differs here.
     """
     chosen = [option for option in RUNNING if fields is None or option.field in fields]
-    _add(parser.add_argument_group("running"), chosen, texts)
+    group = parser.add_argument_group("running")
+    _add(group, chosen, texts)
     if fields is None:
         parser.add_argument(
             "--no-mmap", action="store_true", help="read the file instead of mapping it"
         )
         parser.add_argument("--mlock", action="store_true", help="keep the weights in RAM")
+    return group
 
 
 def running_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -380,6 +384,26 @@ def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.ignore_eos:
         found["ignore_eos"] = True
     return found
+
+
+def add_thinking(parser: Any) -> Any:
+    """Add the options of reasoning models; return their group."""
+    group = parser.add_argument_group("reasoning models")
+    group.add_argument(
+        "--thinking", action=argparse.BooleanOptionalAction,
+        help="reason before answering; default: the model's",
+    )  # fmt: skip
+    group.add_argument(
+        "--reasoning-effort", choices=("none", "minimal", "low", "medium", "high"),
+        help="how much to reason, for models with such a setting",
+    )  # fmt: skip
+    return group
+
+
+def thinking_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_thinking` that are given."""
+    found = {name: getattr(args, name) for name in ("thinking", "reasoning_effort")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -6,18 +6,17 @@ import argparse
 from typing import Any, Literal
 
 from ..errors import ValidationError
-from . import output
+from . import options, output
 
 __all__ = ["add_parser"]
 
-_EXAMPLES = """\
-examples:
-  llama-cffi plan -m model.gguf -c 32768 -np 4
-  llama-cffi plan -m hf:owner/repo:Q4_K_M -c auto -ctk q8_0 -ctv q8_0
-  llama-cffi plan -m model.gguf -ngl auto --json
+_EXAMPLES = """
+llama-cffi plan -m model.gguf -c 32768 -np 4
+llama-cffi plan -m hf:owner/repo:Q4_K_M -c auto -ctk q8_0 -ctv q8_0
+llama-cffi plan -m model.gguf -ngl auto --json
 """
-_SWITCH = {"on": True, "off": False, "auto": None}
-_CACHE_TYPES = "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
+# The other options of LlamaConfig; n_ctx and n_gpu_layers may be auto here.
+_FIELDS = ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v", "n_cpu_moe")
 
 
 def add_parser(commands: Any) -> None:
@@ -29,13 +28,10 @@ def add_parser(commands: Any) -> None:
         "output buffers; whether that fits into the free memory, and the largest context, number "
         "of answers together and of layers on the GPU that do. Nothing is loaded. The exit code "
         "is 0 if it fits, else 1.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=options.epilog(_EXAMPLES, *options.BUILDS),
+        formatter_class=options.HelpFormatter,
     )
-    parser.add_argument(
-        "-m", "--model", help="a GGUF file, or hf:OWNER/REPO[@REVISION][:FILE or QUANT]; default: "
-        "the included demo model",
-    )  # fmt: skip
+    options.add_model(parser)
     parser.add_argument(
         "-c", "--ctx-size", type=_number, metavar="N",
         help="context size of each answer; 0: the model's, auto: the largest that fits (default: "
@@ -49,31 +45,8 @@ def add_parser(commands: Any) -> None:
         "--n-kv-tokens", type=int, metavar="N", help="tokens of one cache that all answers share"
     )
     parser.add_argument(
-        "-b", "--batch-size", type=int, default=2048, metavar="N",
-        help="most tokens per decode (default: 2048)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-ub", "--ubatch-size", type=int, default=512, metavar="N",
-        help="most tokens computed together (default: 512)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-ctk", "--cache-type-k", metavar="TYPE",
-        help=f"type of the keys in the KV cache: {_CACHE_TYPES} (default: f16)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-ctv", "--cache-type-v", metavar="TYPE", help="the same of the values (default: f16)"
-    )
-    parser.add_argument(
-        "-fa", "--flash-attn", choices=[*_SWITCH], default="auto",
-        help="flash attention (default: auto, the build's choice)",
-    )  # fmt: skip
-    parser.add_argument(
         "-ngl", "--n-gpu-layers", type=_number, default=-1, metavar="N",
         help="layers on the GPU; -1: all, auto: as many as fit (default: -1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-ncmoe", "--n-cpu-moe", type=int, default=0, metavar="N",
-        help="layers, from the first on, whose experts stay on the CPU",
     )  # fmt: skip
     parser.add_argument(
         "-dev", "--device", metavar="NAMES",
@@ -88,37 +61,37 @@ def add_parser(commands: Any) -> None:
         "--swa-full", action=argparse.BooleanOptionalAction, default=None,
         help="keep positions that left the sliding window",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON, in bytes")
-    parser.set_defaults(func=_run)
+    options.add_running(
+        parser, _FIELDS, n_batch="most tokens per decode (default: 2048)",
+        n_ubatch="most tokens computed together (default: 512)",
+    )  # fmt: skip
+    options.add_json(parser, "the plan, in bytes,")
+    parser.set_defaults(func=_run, n_batch=2048, n_ubatch=512)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..memory_plan import PlanOptions, plan
+    from ..memory_plan import plan
 
     if args.device is None:
         devices = None
     else:
         devices = [] if args.device == "none" else args.device.split(",")
-    options: PlanOptions = {
-        "n_ctx": args.ctx_size,
-        "n_parallel": args.parallel,
-        "n_kv_tokens": args.n_kv_tokens,
-        "n_batch": args.batch_size,
-        "n_ubatch": args.ubatch_size,
-        "type_k": args.cache_type_k,
-        "type_v": args.cache_type_v,
-        "flash_attn": _SWITCH[args.flash_attn],
-        "n_gpu_layers": args.n_gpu_layers,
-        "n_cpu_moe": args.n_cpu_moe,
-        "devices": devices,
-        "mmproj": args.mmproj,
-        "draft": args.model_draft,
-        "adapters": args.lora,
-        "swa_full": args.swa_full,
-    }
     if args.model == "":
         raise ValidationError("--model is empty; give a GGUF file or hf:OWNER/REPO")
-    found = plan(args.model or output.demo_path("plan"), **options)
+    given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
+    found = plan(
+        args.model or output.demo_path("plan"),
+        n_ctx=args.ctx_size,
+        n_parallel=args.parallel,
+        n_kv_tokens=args.n_kv_tokens,
+        n_gpu_layers=args.n_gpu_layers,
+        devices=devices,
+        mmproj=args.mmproj,
+        draft=args.model_draft,
+        adapters=args.lora,
+        swa_full=args.swa_full,
+        **given,
+    )
     if args.json:
         output.print_json(found.to_dict())
     else:
