@@ -126,8 +126,8 @@ def chunk(
     """
     rng, short = random.Random(f"{seed}:{index}"), index < short_chunks
     draw = partial(decisions.training_row, short=short)
-    sorts = (decisions.lookup_row, decisions.mention_row, partial(draw, spelled=True), draw)
-    weights = (0.1, 0.1, 0.3, 0.5) if short else (0.0, 0.0, 0.0, 1.0)
+    sorts = (decisions.lookup_row, partial(draw, spelled=True), draw)
+    weights = (0.1, 0.2, 0.7) if short else (0.0, 0.0, 1.0)
     n_decisions = round(CHUNK_CONVERSATIONS * (_SHORT_SHARE if short else share))
     texts = [training_text(rng) for _ in range(CHUNK_CONVERSATIONS - n_decisions)]
     rows = [

@@ -76,14 +76,6 @@ class DecisionRows:
         lines = [f"{letter}. {option}" for option, letter in lettered]
         return self._listed("\n".join(lines), rng.sample(lettered, len(lettered)))
 
-    def mention_row(self, rng: random.Random) -> NDArray[np.int32]:
-        """Draw a list of words, and then whether others were among them: A or B."""
-        words = rng.sample(pick(rng, *WORDS_OF_OPTIONS), 6)
-        n = rng.randrange(2, 5)
-        said = pick(rng, "{}", "We have {}.", "They are {}.").format(", ".join(words[:n]))
-        asked = [(word, LETTERS[i >= n]) for i, word in enumerate(words)]
-        return self._listed(said, rng.sample(asked, len(asked)))
-
     def _listed(self, text: str, asked: list[tuple[str, str]]) -> NDArray[np.int32]:
         """Return a row of a message and a reply of words, each with the label that follows it."""
         start = f"<|im_start|>user\n{text}\n<|im_end|>\n<|im_start|>assistant\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llama_cffi import Answer, ChoiceQuestion, Option, PredicateQuestion, Question, ScoreQuestion
 from llama_cffi.decisions import DecisionInput
@@ -23,8 +23,6 @@ from .words import (
     JOBS,
     OBJECTS,
     PEOPLE,
-    PET_NAMES,
-    PETS,
     PLACES,
     ROOMS,
     WEEKDAYS,
@@ -42,7 +40,6 @@ class DecisionItem:
         chances: The probability of each option, in the order of the question's options; one of
             them is 1 where the input is clear.
         answer: The option that is right: drawn with these probabilities.
-        other_keys: Content that also appears; see `Item`.
     """
 
     key: str
@@ -50,7 +47,6 @@ class DecisionItem:
     question: Question[Answer]
     chances: tuple[float, ...]
     answer: int
-    other_keys: tuple[str, ...] = field(default=())
 
     @property
     def is_clear(self) -> bool:
@@ -58,8 +54,8 @@ class DecisionItem:
         return max(self.chances) == 1.0
 
     def is_training(self) -> bool:
-        """Tell whether nothing in this item is held out."""
-        return not any(is_heldout(key) for key in (self.key, *self.other_keys))
+        """Tell whether this item is not held out."""
+        return not is_heldout(self.key)
 
 
 DecisionMaker = Callable[[random.Random], DecisionItem]
@@ -73,11 +69,10 @@ def _item(
     input: DecisionInput,
     question: Question[Answer],
     chances: Sequence[float],
-    other_keys: Sequence[str] = (),
 ) -> DecisionItem:
     """Build an item; draw its answer."""
     answer = rng.choices(range(len(chances)), chances)[0]
-    return DecisionItem(key, input, question, tuple(chances), answer, tuple(other_keys))
+    return DecisionItem(key, input, question, tuple(chances), answer)
 
 
 def _placed(rng: random.Random, text: str, as_json: DecisionInput | None = None) -> DecisionInput:
@@ -95,162 +90,6 @@ def _placed(rng: random.Random, text: str, as_json: DecisionInput | None = None)
     said = {"role": "user", "content": text}
     thanks = {"role": "assistant", "content": "Okay, I will remember that."}
     return pick(rng, [said], [*greeting, said], [said, thanks])
-
-
-# ------------------------------------------------------------------------------------ predicates
-
-#: Sort -> (subjects, values, statements, claims). The keys are those of the kind `facts`.
-_FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "pet": (PETS, tuple(dict.fromkeys((*PET_NAMES, *PEOPLE))),
-            ("My {s} is called {v}.", "My {s} is named {v}."),
-            ("The {s} is called {v}.", "Is the {s} called {v}?")),
-    "place": (OBJECTS, PLACES, ("The {s} is in the {v}.", "I put the {s} in the {v}."),
-              ("The {s} is in the {v}.", "Is the {s} in the {v}?")),
-    "colour": (OBJECTS, COLOURS, ("The {s} is {v}.", "The colour of the {s} is {v}."),
-               ("The {s} is {v}.", "Is the {s} {v}?")),
-    "home": (PEOPLE, CITIES, ("{s} lives in {v}.", "{s} moved to {v}."),
-             ("{s} lives in {v}.", "Does {s} live in {v}?")),
-    "food": (PEOPLE, FOODS, ("{s} likes {v}.", "{s} loves {v}."),
-             ("{s} likes {v}.", "Does {s} like {v}?")),
-    "job": (PEOPLE, JOBS, ("{s} is a {v}.", "{s} works as a {v}."),
-            ("{s} is a {v}.", "Is {s} a {v}?")),
-    "age": (PEOPLE, tuple(map(str, range(3, 99))), ("{s} is {v} years old.",),
-            ("{s} is {v} years old.", "Is {s} {v} years old?")),
-}  # fmt: skip
-#: Sort -> (questions, keys in JSON) where one of several values is asked for.
-_WHICH: dict[str, tuple[tuple[str, ...], tuple[str, str]]] = {
-    "pet": (("What is the {s} called?", "What is the name of the {s}?"), ("pet", "name")),
-    "place": (("Where is the {s}?", "Which place is the {s} in?"), ("object", "place")),
-    "colour": (("What colour is the {s}?", "Which colour does the {s} have?"),
-               ("object", "colour")),
-    "home": (("Where does {s} live?", "In which city does {s} live?"), ("name", "city")),
-    "food": (("What does {s} like?", "Which food does {s} like?"), ("name", "food")),
-    "job": (("What is {s}'s job?", "What does {s} do?"), ("name", "job")),
-    "age": (("How old is {s}?", "What is {s}'s age?"), ("name", "age")),
-}  # fmt: skip
-
-
-def _ask_if(
-    rng: random.Random,
-    key: str,
-    input: DecisionInput,
-    claim: str,
-    chance: float,
-    other_keys: Sequence[str] = (),
-) -> DecisionItem:
-    """Ask whether a claim is true, which it is with probability *chance*."""
-    if isinstance(input, str) and claim.endswith("?") and rng.random() < 0.1:
-        input, claim = f"{input} {claim}", ""
-    about = {"true": "yes", "false": "no"} if rng.random() < 0.1 else {}
-    question = PredicateQuestion(claim, **about)
-    return _item(rng, key, input, question, (chance, 1 - chance), other_keys)
-
-
-def _drawn_facts(
-    rng: random.Random, sort: str, n: int
-) -> tuple[list[tuple[str, str]], str, list[dict[str, str]], list[str]]:
-    """Draw facts of one sort: (subject and value, text, as JSON, keys), shuffled."""
-    subjects, values, statements, _ = _FACTS[sort]
-    facts = list(zip(rng.sample(subjects, n), rng.sample(values, n), strict=True))
-    text = " ".join(pick(rng, *statements).format(s=s, v=v) for s, v in facts)
-    of, value = _WHICH[sort][1]
-    keys = [f"fact:{sort}:{s}:{v}" for s, v in facts]
-    return facts, text, [{of: s, value: v} for s, v in facts], keys
-
-
-def fact_predicate(rng: random.Random) -> DecisionItem:
-    """One to three facts; one is claimed as it is, or with another value."""
-    sort = pick(rng, *_FACTS)
-    facts, text, as_json, keys = _drawn_facts(rng, sort, pick(rng, 1, 1, 2, 2, 3))
-    asked = rng.randrange(len(facts))
-    subject, value = facts[asked]
-    key = keys.pop(asked)
-    is_true = rng.random() < 0.5
-    if not is_true:
-        others = [v for _, v in facts if v != value]
-        if not others or rng.random() < 0.5:
-            others = [v for v in _FACTS[sort][1] if v != value]
-        value = pick(rng, *others)
-    claim = pick(rng, *_FACTS[sort][3]).format(s=subject, v=value)
-    json = as_json[0] if len(as_json) == 1 else as_json
-    return _ask_if(rng, key, _placed(rng, text, json), claim, float(is_true), keys)
-
-
-#: (what has a state, its two states)
-_STATES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
-    (DEVICES, ("on", "off")),
-    (("door", "window", "gate", "box", "drawer", "shop"), ("open", "closed")),
-    (("order", "invoice", "bill", "ticket", "room", "table"), ("paid", "not paid")),
-    (("letter", "parcel", "order", "message", "report", "invoice"), ("sent", "not sent")),
-)
-#: Word -> the probability that what it weakens is so.
-_HEDGES = {"probably": 0.8, "perhaps": 0.6}
-
-
-def state_predicate(rng: random.Random) -> DecisionItem:
-    """What is on, open, paid or sent: told surely, with a doubt, or by some of several people."""
-    things, states = pick(rng, *_STATES)
-    n = pick(rng, 1, 2, 2, 3)
-    told = [(thing, pick(rng, 0, 1)) for thing in rng.sample(things, n)]
-    numbers = [rng.randrange(1, 100) for _ in told]
-    rooms = [pick(rng, *ROOMS) for _ in told]
-    is_order = "paid" in states
-    named = rng.random() < 0.5
-    subjects = [
-        f"The {thing}" + ((f" {k}" if is_order else f" in the {room}") if named else "")
-        for (thing, _), k, room in zip(told, numbers, rooms, strict=True)
-    ]
-    keys = [
-        f"state:{s.lower()}:{states[i]}" if named else f"state:taught:{thing}"
-        for s, (thing, i) in zip(subjects, told, strict=True)
-    ]
-    sentences = [f"{s} is {states[i]}." for s, (_, i) in zip(subjects, told, strict=True)]
-    asked = rng.randrange(n)
-    (thing, state), subject = told[asked], subjects[asked]
-    key = f"{keys.pop(asked)}:{'+'.join(sentences) if not named else ''}"
-    claimed = 0 if is_order or "sent" in states else pick(rng, 0, 1)
-    chance = float(state == claimed)
-    doubt = rng.random()
-    if doubt < _OPEN_SHARE / 2:
-        word = pick(rng, *_HEDGES)
-        sentences[asked] = f"{subject} is {word} {states[state]}."
-        chance = _HEDGES[word] if state == claimed else 1 - _HEDGES[word]
-    elif doubt < _OPEN_SHARE:
-        people = rng.randrange(2, 6)
-        k = rng.randrange(1, people)
-        sentences[asked] = (
-            f"{k} of {people} people say that {subject[0].lower()}{subject[1:]} is {states[state]}."
-        )
-        chance = k / people if state == claimed else 1 - k / people
-    claim = pick(rng, f"{subject} is {states[claimed]}.",
-                 f"Is {subject[0].lower()}{subject[1:]} {states[claimed]}?")  # fmt: skip
-    as_json: dict[str, object] | None = None
-    if doubt >= _OPEN_SHARE and not named:
-        as_json = {t: states[i] for t, i in told}
-        if is_order or "sent" in states:
-            as_json = {thing: numbers[asked], states[0]: state == 0}
-            if rng.random() < 0.5:
-                as_json = {**as_json, "name": pick(rng, *PEOPLE)}
-    return _ask_if(rng, key, _placed(rng, " ".join(sentences), as_json), claim, chance, keys)
-
-
-def number_predicate(rng: random.Random) -> DecisionItem:
-    """Is a number, or a name, among those mentioned?"""
-    n = rng.randrange(1, 5)
-    is_number = rng.random() < 0.5
-    pool = [*map(str, range(1, 100))] if is_number else [*PEOPLE]
-    said, other = rng.sample(pool, n), pick(rng, *pool)
-    asked = pick(rng, *said) if rng.random() < 0.5 else other
-    listed = said[0] if n == 1 else ", ".join(said[:-1]) + " and " + said[-1]
-    if is_number:
-        text = pick(rng, "The numbers are {}.", "I have {}.", "We sent {}.").format(listed)
-        claim = pick(rng, "The number {} is mentioned.", "Is the number {} mentioned?")
-    else:
-        text = pick(rng, "I met {}.", "The guests are {}.", "We wrote to {}.").format(listed)
-        claim = pick(rng, "{} is mentioned.", "Is {} mentioned?")
-    key = f"mention:{'+'.join(said)}:{asked}"
-    json = {"numbers": [*map(int, said)]} if is_number else {"names": said}
-    return _ask_if(rng, key, _placed(rng, text, json), claim.format(asked), float(asked in said))
 
 
 # --------------------------------------------------------------------------------------- choices
@@ -304,6 +143,15 @@ def _message(rng: random.Random, topic: _Topic, dressed: bool = True) -> tuple[s
     return text, f"{topic.names[0]}:{text}"
 
 
+def _both(
+    rng: random.Random, text: str, key: str, first: _Topic, second: _Topic
+) -> tuple[str, str, dict[tuple[str, ...], float]]:
+    """Let a message of another topic follow: (text, key, probability by names of the topic)."""
+    more, other = _message(rng, second)
+    text = f"{text} {pick(rng, 'Also: ', 'And: ')}{more}"
+    return text, f"{key}:{other}", {first.names: 0.7, second.names: 0.3}
+
+
 def topic_choice(rng: random.Random) -> DecisionItem:
     """The topic of a message to a support; of two topics the first one mostly counts."""
     topics = rng.sample(_TOPICS, rng.randrange(2, 6))
@@ -311,9 +159,7 @@ def topic_choice(rng: random.Random) -> DecisionItem:
     text, key = _message(rng, first)
     chances = {first.names: 1.0}
     if rng.random() < _OPEN_SHARE:
-        more, other = _message(rng, second)
-        text, key = f"{text} {pick(rng, 'Also: ', 'And: ')}{more}", f"{key}:{other}"
-        chances = {first.names: 0.7, second.names: 0.3}
+        text, key, chances = _both(rng, text, key, first, second)
     rng.shuffle(topics)
     described = rng.random()
     options = [
@@ -324,24 +170,6 @@ def topic_choice(rng: random.Random) -> DecisionItem:
     return _item(rng, f"topic:{key}", _placed(rng, text, json),
                  ChoiceQuestion(pick(rng, *_ASK_TOPIC), options),
                  [chances.get(t.names, 0.0) for t in topics])  # fmt: skip
-
-
-def fact_choice(rng: random.Random) -> DecisionItem:
-    """One to three facts; the value of one is asked for, among others."""
-    sort = pick(rng, *_FACTS)
-    facts, text, as_json, keys = _drawn_facts(rng, sort, pick(rng, 1, 1, 2, 2, 3))
-    asked = rng.randrange(len(facts))
-    subject, value = facts[asked]
-    key = keys.pop(asked)
-    pool = [v for v in _FACTS[sort][1] if all(v != said for _, said in facts)]
-    others = [v for _, v in facts if v != value and rng.random() < 0.7]
-    others = (others + rng.sample(pool, 4))[: rng.randrange(1, 5)]
-    options = [value, *others]
-    rng.shuffle(options)
-    question = ChoiceQuestion(pick(rng, *_WHICH[sort][0]).format(s=subject), options)
-    json = as_json[0] if len(as_json) == 1 else as_json
-    return _item(rng, key, _placed(rng, text, json), question,
-                 [float(option == value) for option in options], keys)  # fmt: skip
 
 
 _ACTIONS = {"turn on": ("Turn on the {d}", "Switch on the {d}"),
@@ -500,45 +328,80 @@ def scale_score(rng: random.Random) -> DecisionItem:
                  [chances.get(i, 0.0) for i in levels])  # fmt: skip
 
 
-def message_predicate(rng: random.Random) -> DecisionItem:
-    """Claims about a message: its topic, whether it is urgent, whether money is wanted back."""
-    form = rng.randrange(3)
-    if form == 0:
-        level = rng.randrange(4)
-        text = _cue(rng, "urgency", level, _values(rng))
-        claim = pick(rng, "Is it urgent?", "It is urgent.", "urgent",
-                     "Does the writer need an answer today?")  # fmt: skip
-        return _ask_if(rng, f"urgency:{text}", _placed(rng, text), claim, float(level >= 2))
-    about = pick(rng, *_TOPICS)
+# ------------------------------------------------------------------------------------ predicates
+
+
+def _ask_if(
+    rng: random.Random, key: str, input: DecisionInput, claim: str, chance: float
+) -> DecisionItem:
+    """Ask whether a claim is true, which it is with probability *chance*."""
+    if isinstance(input, str) and claim.endswith("?") and rng.random() < 0.1:
+        input, claim = f"{input} {claim}", ""
+    about = {"true": "yes", "false": "no"} if rng.random() < 0.1 else {}
+    question = PredicateQuestion(claim, **about)
+    return _item(rng, key, input, question, (chance, 1 - chance))
+
+
+def _about(rng: random.Random) -> DecisionItem:
+    """Is a message about a topic? Of two topics the first one mostly counts."""
+    first, second = rng.sample(_TOPICS, 2)
+    text, key = _message(rng, first)
+    chances = {first.names: 1.0}
+    if rng.random() < 2 * _OPEN_SHARE:
+        text, key, chances = _both(rng, text, key, first, second)
+    asked = pick(rng, first, second, first, pick(rng, *_TOPICS))
+    claim = pick(rng, "The message is about {}.", "Is the message about {}?")
+    claim = claim.format(pick(rng, *asked.names))
+    return _ask_if(rng, f"topic:{key}", _placed(rng, text), claim, chances.get(asked.names, 0.0))
+
+
+def _wants_refund(rng: random.Random) -> DecisionItem:
+    """Is money wanted back?"""
+    is_true = rng.random() < 0.5
+    about = _TOPICS[0] if is_true else pick(rng, *_TOPICS)
     text, key = _message(rng, about)
-    if form == 1:
-        asked = about if rng.random() < 0.5 else pick(rng, *(t for t in _TOPICS if t != about))
-        claim = pick(rng, "The message is about {}.", "Is the message about {}?")
-        claim = claim.format(pick(rng, *asked.names))
-        is_true = asked == about
-    else:
-        is_true = rng.random() < 0.5
-        if is_true:
-            about = _TOPICS[0]
-        while is_true != ("refund" in text or "money back" in text):
-            text, key = _message(rng, about)
-        claim = pick(rng, "A refund is requested.", "Does the writer want a refund?", "refund")
+    while is_true != ("refund" in text or "money back" in text):
+        text, key = _message(rng, about)
+    claim = pick(rng, "A refund is requested.", "Does the writer want a refund?", "refund")
     return _ask_if(rng, f"topic:{key}", _placed(rng, text), claim, float(is_true))
+
+
+def _is_urgent(rng: random.Random) -> DecisionItem:
+    """Is an answer needed today?"""
+    level = rng.randrange(4)
+    text = _cue(rng, "urgency", level, _values(rng))
+    claim = pick(rng, "Is it urgent?", "It is urgent.", "urgent",
+                 "Does the writer need an answer today?")  # fmt: skip
+    return _ask_if(rng, f"urgency:{text}", _placed(rng, text), claim, float(level >= 2))
+
+
+def _is_angry(rng: random.Random) -> DecisionItem:
+    """Is the writer angry?"""
+    level = rng.randrange(4)
+    text = _cue(rng, "anger", level, _values(rng))
+    claim = pick(rng, "Is the writer angry?", "The customer is angry.", "angry")
+    return _ask_if(rng, f"anger:{text}", _placed(rng, text), claim, float(level >= 2))
+
+
+def message_predicate(rng: random.Random) -> DecisionItem:
+    """A claim about a message: its topic, hurry, anger, or whether money is wanted back."""
+    return pick(rng, _about, _about, _wants_refund, _is_urgent, _is_angry)(rng)
 
 
 #: Kind -> (maker, share of the decisions).
 DECISIONS: dict[str, tuple[tuple[DecisionMaker, float], ...]] = {
-    "predicate": ((fact_predicate, 0.15), (state_predicate, 0.15), (number_predicate, 0.05),
-                  (message_predicate, 0.08)),
-    "choice": ((topic_choice, 0.11), (fact_choice, 0.12), (command_choice, 0.07),
-               (language_choice, 0.04)),
-    "score": ((scale_score, 0.23),),
+    "predicate": ((message_predicate, 0.33),),
+    "choice": ((topic_choice, 0.2), (command_choice, 0.14), (language_choice, 0.08)),
+    "score": ((scale_score, 0.25),),
 }  # fmt: skip
 
 
 #: What options are made of.
 WORDS_OF_OPTIONS: tuple[tuple[str, ...], ...] = (
-    *(values for _, values, _, _ in _FACTS.values()),
+    PLACES,
+    COLOURS,
+    JOBS,
+    FOODS,
     DEVICES,
     ROOMS,
     tuple(name for topic in _TOPICS for name in topic.names),
