@@ -36,6 +36,7 @@ __all__ = [
     "response",
     "response_note",
     "transcript",
+    "unfinished",
 ]
 
 _TONE = {"ok": "ok", "warn": "warn", "fail": "fail"}
@@ -48,7 +49,7 @@ _PARTS = {
 }
 _ENDS = {
     "length": ("cut off by max_tokens or the context size", "warn"),
-    None: ("not finished", "warn"),
+    None: ("stopped before its end", "warn"),
 }
 
 
@@ -80,15 +81,16 @@ def response_note(found: Mapping[str, Any]) -> str:
     """Return the counts and timings of a response, a text."""
     usage, timings = found.get("usage") or {}, found.get("timings") or {}
     parts = []
-    if (n_prompt := usage.get("prompt_tokens")) is not None:
+    n_prompt = usage.get("prompt_tokens", timings.get("prompt_n"))
+    if n_prompt:
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         part = f"prompt {n_prompt:,} tokens" + (f" ({cached:,} cached)" if cached else "")
         parts.append(part + _speed(timings.get("prompt_per_second")))
-    if (n := usage.get("completion_tokens")) is not None:
+    if (n := usage.get("completion_tokens", timings.get("predicted_n"))) is not None:
         reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
         part = f"answer {n:,} tokens" + (f" ({reasoning:,} of reasoning)" if reasoning else "")
         parts.append(part + _speed(timings.get("predicted_per_second")))
-    if "prompt_ms" in timings:
+    if timings.get("prompt_ms"):
         parts.append(f"first token after {timings['prompt_ms']:,.0f} ms")
     return "; ".join(parts)
 
@@ -159,6 +161,13 @@ def plain_content(content: object) -> str:
         for part in content
         if isinstance(part, Mapping)
     )
+
+
+def unfinished(message: Mapping[str, Any]) -> str:
+    """Return a message that is being generated, with its reasoning open."""
+    reasoning = message.get("reasoning_content") or ""
+    shown = f'<div style="opacity:.7">{paragraph(reasoning)}</div>' if reasoning else ""
+    return block(shown + paragraph(plain_content(message.get("content")) + " ▌"))
 
 
 # Memory plans
