@@ -42,7 +42,8 @@ def unload_ipython_extension(ipython: InteractiveShell) -> None:
 
 
 def _formatter(ipython: InteractiveShell) -> Any:
-    return ipython.display_formatter.formatters[_HTML]
+    display_formatter: Any = ipython.display_formatter
+    return display_formatter.formatters[_HTML]
 
 
 def _response_html(value: dict[str, object]) -> str | None:

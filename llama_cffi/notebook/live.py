@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.getipython import get_ipython
@@ -13,6 +14,7 @@ from .display import Shown
 
 __all__ = ["Live"]
 
+_display: Callable[..., Any] = display  # it has no types
 # Each update is a message to every front end.
 _INTERVAL_S = 0.1
 
@@ -25,7 +27,7 @@ class Live:
     """
 
     def __init__(self, first: Shown) -> None:
-        self._handle = None if _is_terminal() else display(first, display_id=True)
+        self._handle = None if _is_terminal() else _display(first, display_id=True)
         self._next_s = time.monotonic() + _INTERVAL_S
 
     def update(self, make: Callable[[], Shown]) -> None:
@@ -37,7 +39,7 @@ class Live:
     def finish(self, last: Shown) -> None:
         """Show *last*."""
         if self._handle is None:
-            display(last)
+            _display(last)
         else:
             self._handle.update(last)
 

@@ -7,15 +7,15 @@ import json
 import shlex
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import ArgDecorator, argument, magic_arguments
+from IPython.core.magic_arguments import ArgDecorator, magic_arguments
 
 from ..cli import options
 from ..errors import LlamaError
@@ -34,18 +34,66 @@ __all__ = ["LlamaMagics"]
 _NAME = "llama"
 _DEFAULT_NAME = "llm"
 _DEMO = "demo"
+F = TypeVar("F", bound=Callable[..., object])
 
 
-class _Shared(ArgDecorator):  # type: ignore[misc]
-    """Options that the command line has, too, under the same names."""
+class _Options(ArgDecorator):
+    """Adds options that functions declare, as those of the command line do."""
 
-    def __init__(self, *add: Callable[[Any], object]) -> None:
+    def __init__(self, add: Sequence[Callable[[Any], object]]) -> None:
         self._add = add
 
     def add_to_parser(self, parser: Any, group: Any) -> None:
         """Add them; IPython calls it."""
         for add in self._add:
             add(parser)
+
+
+def _magic(kind: Any, *add: Callable[[Any], object]) -> Callable[[F], F]:
+    """Make a method the line or cell magic `llama`, with options of its own."""
+
+    def decorate(method: F) -> F:
+        found: Any = method
+        finish: Any = magic_arguments  # IPython's decorators have no types
+        for decorator in (kind(_NAME), _Options(add), finish(_NAME)):
+            found = decorator(found)
+        return found  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _add_load(parser: Any) -> None:
+    parser.add_argument(
+        "model", nargs="?",
+        help="a GGUF file, hf:OWNER/REPO[:FILE or QUANT], or demo: the included demo model",
+    )  # fmt: skip
+    parser.add_argument(
+        "--as", dest="name", metavar="NAME", help="the variable with the model; default: llm"
+    )
+
+
+def _add_ask(parser: Any) -> None:
+    parser.add_argument(
+        "--as", dest="name", metavar="NAME",
+        help="keep the response, or with --schema the value, in this variable",
+    )  # fmt: skip
+    parser.add_argument(
+        "-m", "--model", metavar="NAME",
+        help="the variable with the model; default: what %%llama loaded last",
+    )  # fmt: skip
+    parser.add_argument(
+        "--schema", metavar="NAME|FILE",
+        help="JSON that matches a Python type, or a JSON Schema in a variable or a file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--messages", metavar="NAME",
+        help="continue the conversation in this variable, a list of messages, which is made if it "
+        "does not exist",
+    )  # fmt: skip
+    parser.add_argument(
+        "-e", "--expand", action="store_true",
+        help="replace {name} in the prompts by the variable",
+    )  # fmt: skip
 
 
 def _add_answer(parser: Any) -> None:
@@ -68,6 +116,9 @@ def _add_answer(parser: Any) -> None:
     )  # fmt: skip
 
 
+_ANSWER = (_add_answer, options.add_sampling, options.add_thinking)
+
+
 class _Schema(NamedTuple):
     """What an answer must match, and how its value is made of the text."""
 
@@ -76,7 +127,7 @@ class _Schema(NamedTuple):
 
 
 @magics_class
-class LlamaMagics(Magics):  # type: ignore[misc]
+class LlamaMagics(Magics):
     """The magics of `%load_ext llama_cffi`.
 
     Args:
@@ -85,19 +136,13 @@ class LlamaMagics(Magics):  # type: ignore[misc]
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._name = _DEFAULT_NAME
+        self._variables: dict[str, Any] = shell.user_ns
+        self._target = _DEFAULT_NAME
         # Weak: `del llm` and `llm = ...` free a model as everywhere.
         self._loaded: weakref.WeakValueDictionary[str, Llama] = weakref.WeakValueDictionary()
         self._settings: dict[str, Any] = {}
 
-    @magic_arguments(_NAME)
-    @argument(
-        "model", nargs="?",
-        help="a GGUF file, hf:OWNER/REPO[:FILE or QUANT], or demo: the included demo model",
-    )  # fmt: skip
-    @argument("--as", dest="name", metavar="NAME", help="the variable with the model; default: llm")
-    @_Shared(_add_answer, options.add_sampling, options.add_thinking, options.add_running)
-    @line_magic(_NAME)
+    @_magic(line_magic, _add_load, *_ANSWER, options.add_running)
     def load(self, line: str) -> Shown | None:
         """Load a model, in place of the one that this loaded before, or set options of answers.
 
@@ -111,44 +156,16 @@ class LlamaMagics(Magics):  # type: ignore[misc]
                     flag = next(iter(ignored)).replace("_", "-")
                     raise UsageError(f"--{flag} is an option of loading; name the model, too")
                 if args.name:
-                    self._name = args.name
+                    self._target = args.name
                 self._settings.update(given)
                 return self._state()
             self._settings = given
-            self._name = args.name or _DEFAULT_NAME
+            self._target = args.name or _DEFAULT_NAME
             self._load(args)
         return None
 
-    @magic_arguments(_NAME)
-    @argument(
-        "--as",
-        dest="name",
-        metavar="NAME",
-        help="keep the response, or with --schema the value, in this variable",
-    )
-    @argument(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help="the variable with the model; default: what %%llama loaded last",
-    )
-    @argument(
-        "--schema",
-        metavar="NAME or FILE",
-        help="JSON that matches a Python type, or a JSON Schema in a variable or a file",
-    )
-    @argument(
-        "--messages",
-        metavar="NAME",
-        help="continue the conversation in this variable, a "
-        "list of messages, which is made if it does not exist",
-    )
-    @argument(
-        "-e", "--expand", action="store_true", help="replace {name} in the prompts by the variable"
-    )
-    @_Shared(_add_answer, options.add_sampling, options.add_thinking)
     @no_var_expand
-    @cell_magic(_NAME)
+    @_magic(cell_magic, _add_ask, *_ANSWER)
     def ask(self, line: str, cell: str) -> None:
         """Answer the prompt in the cell."""
         args = _parsed(self.ask, line)
@@ -177,11 +194,11 @@ class LlamaMagics(Magics):  # type: ignore[misc]
                 if args.messages and answer.text:
                     history += [asked, {"role": "assistant", "content": answer.text}]
                 if args.name and schema is None:
-                    self.shell.user_ns[args.name] = answer.response()
+                    self._variables[args.name] = answer.response()
             if schema is not None:
                 value = _value(schema, answer)
                 if args.name:
-                    self.shell.user_ns[args.name] = value
+                    self._variables[args.name] = value
 
     # Models
 
@@ -190,7 +207,7 @@ class LlamaMagics(Magics):  # type: ignore[misc]
         from ..demo import model_path
         from ..hub import resolve_model
 
-        name = self._name
+        name = self._target
         is_demo = args.model == _DEMO
         running = options.running_options(_with_model(args, None if is_demo else args.model))
         path = model_path() if is_demo else resolve_model(args.model)
@@ -208,14 +225,14 @@ class LlamaMagics(Magics):  # type: ignore[misc]
         started = time.perf_counter()
         llm = Llama(path, progress=report, **running)
         seconds = time.perf_counter() - started
-        self._loaded[name] = self.shell.user_ns[name] = llm
+        self._loaded[name] = self._variables[name] = llm
         live.finish(self._state(f"{seconds:.1f} s"))
 
     def _model(self, name: str | None) -> Llama:
         from ..api.llama import Llama
 
-        name = name or self._name
-        llm = self.shell.user_ns.get(name)
+        name = name or self._target
+        llm = self._variables.get(name)
         if not isinstance(llm, Llama):
             what = f"{name} is a {type(llm).__name__}" if llm is not None else "no model is loaded"
             raise UsageError(f"{what}; load one: %llama MODEL, or %llama demo")
@@ -224,7 +241,7 @@ class LlamaMagics(Magics):  # type: ignore[misc]
     def _state(self, loaded_in: str = "") -> Shown:
         """Return the model and the options."""
         found: dict[str, object] = {}
-        llm = self.shell.user_ns.get(self._name)
+        llm = self._variables.get(self._target)
         if llm is not None and not getattr(llm, "closed", True):
             model = llm.model
             found = {
@@ -238,7 +255,7 @@ class LlamaMagics(Magics):  # type: ignore[misc]
         found |= {name.replace("_", " "): value for name, value in self._settings.items()}
         found = {name: value for name, value in found.items() if value != ""}
         state = "is open" if "model" in found else "no model is loaded: %llama MODEL"
-        head = f"{self._name}: {state}"
+        head = f"{self._target}: {state}"
         text = "\n".join([head, *(f"  {name}: {value}" for name, value in found.items())])
         return Shown(html.block(html.dim(head), views.fields(found)), text)
 
@@ -273,7 +290,7 @@ class LlamaMagics(Magics):  # type: ignore[misc]
     def _schema(self, name: str) -> _Schema:
         from ..schema import json_schema, parse_json
 
-        found = self.shell.user_ns.get(name)
+        found = self._variables.get(name)
         if isinstance(found, Mapping):
             return _Schema(found, json.loads)
         if found is not None:
@@ -290,14 +307,14 @@ class LlamaMagics(Magics):  # type: ignore[misc]
         """Return the messages in a variable, which is made if it does not exist."""
         if name is None:
             return []
-        found = self.shell.user_ns.setdefault(name, [])
+        found = self._variables.setdefault(name, [])
         if not isinstance(found, list):
             raise UsageError(f"{name} must be a list of messages, got {type(found).__name__}")
         return found
 
     def _expanded(self, text: str) -> str:
         try:
-            return text.format_map(self.shell.user_ns)
+            return text.format_map(self._variables)
         except KeyError as e:
             raise UsageError(
                 f"there is no variable {e}; write {{{{ and }}}} for braces of the text"
