@@ -137,7 +137,7 @@ class LlamaMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._variables: dict[str, Any] = shell.user_ns
-        self._target = _DEFAULT_NAME
+        self._target: str = _DEFAULT_NAME
         # Weak: `del llm` and `llm = ...` free a model as everywhere.
         self._loaded: weakref.WeakValueDictionary[str, Llama] = weakref.WeakValueDictionary()
         self._settings: dict[str, Any] = {}
