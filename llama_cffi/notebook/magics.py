@@ -153,8 +153,8 @@ class LlamaMagics(Magics):
         with _short_errors():
             if args.model is None:
                 if ignored := options.running_options(_with_model(args, "")):
-                    flag = next(iter(ignored)).replace("_", "-")
-                    raise UsageError(f"--{flag} is an option of loading; name the model, too")
+                    field = next(iter(ignored))
+                    raise UsageError(f"{field} is an option of loading; name the model, too")
                 if args.name:
                     self._target = args.name
                 self._settings.update(given)

@@ -53,9 +53,7 @@ class Kernel:
     def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
         self.manager, self.client = manager, client
 
-    def run(
-        self, cell: str, on_output: Callable[[Message], object] = lambda message: None
-    ) -> str:
+    def run(self, cell: str, on_output: Callable[[Message], object] = lambda message: None) -> str:
         """Run a cell; return `ok`, or the name of its error.
 
         Args:
