@@ -171,6 +171,10 @@ if TYPE_CHECKING:
         PlanOptions,
         plan,
     )
+    from .notebook.extension import (
+        load_ipython_extension,
+        unload_ipython_extension,
+    )
     from .scheduler import (
         CacheStats,
         Drafter,
@@ -324,6 +328,10 @@ _HOME = {
         "PlanOptions",
         "plan",
     ),
+    "notebook.extension": (
+        "load_ipython_extension",
+        "unload_ipython_extension",
+    ),
     "scheduler": (
         "CacheStats",
         "DraftModel",
@@ -453,6 +461,7 @@ __all__ = [
     "estimate_context_bytes",
     "get_library",
     "load_control_vector",
+    "load_ipython_extension",
     "plan",
     "print_system_info",
     "quantize",
@@ -461,6 +470,7 @@ __all__ = [
     "set_log_level",
     "shutdown",
     "similarity",
+    "unload_ipython_extension",
 ]
 
 

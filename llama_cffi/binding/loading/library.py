@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import cdefs
 from ...errors import AbiMismatchError, LibraryLoadError, ValidationError
+from ...html_repr import shown_by
 from ...validation import not_picklable, warn_caller
 from ...variables import unknown_variables
 from ..native_object import EXITING, FORKED, abandon, close_all
@@ -170,6 +171,8 @@ class Library:
 
     def __repr__(self) -> str:
         return f"<Library {self.name} abi={self.abi.name} ({self.abi.verdict})>"
+
+    _repr_html_ = shown_by("library")
 
 
 _lock = threading.Lock()
