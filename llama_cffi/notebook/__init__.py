@@ -1,0 +1,1 @@
+"""For notebooks: plots, and a widget that regenerates from any token."""
