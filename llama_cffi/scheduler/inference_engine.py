@@ -845,6 +845,15 @@ class InferenceEngine:
         return [*self._core.timeline]
 
     @property
+    def records_requests(self) -> bool:
+        """Whether `timeline` has the requests of each step; can be set at any time."""
+        return self._core.records_requests
+
+    @records_requests.setter
+    def records_requests(self, records: bool) -> None:
+        self._core.records_requests = check_bool("records_requests", records)
+
+    @property
     def _n_waiting(self) -> int:
         return self.scheduler.n_waiting + self._queue.n_submitted
 
