@@ -158,6 +158,11 @@ class Library:
                 self._numa = strategy
 
     @property
+    def name(self) -> str:
+        """The tag of the build; without one, the name of the file."""
+        return self.build.tag or self.path.name
+
+    @property
     def system_info(self) -> str:
         """CPU features used by the loaded backends. C: llama_print_system_info."""
         return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
@@ -165,9 +170,7 @@ class Library:
     __reduce__ = not_picklable("call get_library() in the other process")
 
     def __repr__(self) -> str:
-        return (
-            f"<Library {self.build.tag or self.path.name} abi={self.abi.name} ({self.abi.verdict})>"
-        )
+        return f"<Library {self.name} abi={self.abi.name} ({self.abi.verdict})>"
 
     _repr_html_ = shown_by("library")
 
