@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..memory_plan.memory_plan import gib
 from . import html
-from .html import Token, badge, bar, block, details, dim, escape, paragraph, stack, table
+from .html import badge, bar, block, details, dim, escape, paragraph, stack, table
+from .token_logprobs import token_logprobs
 
 if TYPE_CHECKING:
     from ..binding.loading.abi import AbiIdentity
@@ -70,8 +71,9 @@ def response(found: Mapping[str, Any]) -> str:
 def _choice(choice: Mapping[str, Any]) -> list[str]:
     message = choice.get("message") or {"content": choice.get("text")}
     parts = [_message(message)]
-    if tokens := _tokens(choice.get("logprobs")):
-        parts.append(html.heat_map(tokens))
+    if choice.get("logprobs"):
+        found: Any = choice
+        parts.append(html.heat_map(token_logprobs(found)))
     if (reason := choice.get("finish_reason")) in _ENDS:
         parts.append(badge(*_ENDS[reason]))
     return parts
@@ -97,28 +99,6 @@ def response_note(found: Mapping[str, Any]) -> str:
 
 def _speed(tokens_per_s: float | None) -> str:
     return f", {tokens_per_s:,.1f} tokens/s" if tokens_per_s else ""
-
-
-def _tokens(logprobs: Mapping[str, Any] | None) -> list[Token]:
-    """Return the tokens of a choice's log-probabilities, in either of OpenAI's forms."""
-    if not logprobs:
-        return []
-    if (content := logprobs.get("content")) is not None:
-        return [
-            Token(
-                one["token"],
-                one["logprob"],
-                [(other["token"], other["logprob"]) for other in one["top_logprobs"]],
-            )
-            for one in content
-        ]
-    rows = zip(
-        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
-    )
-    return [
-        Token(text, value, sorted((top or {}).items(), key=lambda pair: -pair[1]))
-        for text, value, top in rows
-    ]
 
 
 # Conversations

@@ -86,7 +86,7 @@ def test_a_prompt_is_shown_as_the_model_sees_it(llm: Llama) -> None:
     found = show_tokens(llm, rendered.tokens)
     control = [t for t in rendered.tokens if llm.model.vocab.is_control(t)]
     assert found._repr_html_().count("box-shadow") == len(control) == 3
-    assert repr(found).startswith(f"{len(rendered.tokens)} tokens\n<|im_start|>|user|↵")
+    assert repr(found).startswith(f"{len(rendered.tokens)} tokens\n<|im_start|>|user|⏎")
     assert repr(show_tokens(llm.model.vocab, "a b")).endswith("·b")
 
 

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from llama_cffi.notebook import html as parts
-from llama_cffi.notebook.html import MAX_TOKENS, Token
+from llama_cffi.notebook.html import MAX_TOKENS
+from llama_cffi.notebook.token_logprobs import TokenLogprob, visible
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -59,7 +60,7 @@ def test_no_text_becomes_markup(text: str) -> None:
         + parts.table([[parts.escape(text)]], [text])
         + parts.stack([(0.5, "1", text)])
         + parts.coloured([(text, text)], [0])
-        + parts.heat_map([Token(text, -0.5, [(text, -1.0)])])
+        + parts.heat_map([TokenLogprob(text, -0.5, [(text, -1.0)])])
     )
     read = Reader(whole)
     assert {*read.tags} <= {"span", "div", "details", "summary", "table", "tr", "td", "th"}
@@ -70,16 +71,21 @@ def test_no_text_becomes_markup(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("a b\tc\n", "a·b→\tc↵\n"),
-        ("\x1b[1m", "␛[1m"),
-        ("\x7f\x85", "⟨U+007F⟩⟨U+0085⟩"),
-        ("\u202e", "⟨U+202E⟩"),
-        ("\ud800", "⟨U+D800⟩"),
-        ("a\u200db é 漢", "a\u200db·é·漢"),
+        ("\x1b[1m\r", "\\x1b[1m\\r"),
+        ("\x7f\x85", "\\x7f\\x85"),
+        ("\u202e", "\\u202e"),
+        ("\ud800", "\\ud800"),
+        ("a\u200db\u00a0é 漢\n", "a\u200db\u00a0é 漢\n"),
     ],
 )
-def test_spaces_and_control_characters_can_be_seen(text: str, shown: str) -> None:
-    assert parts.visible(text, spaces=True) == shown
+def test_control_characters_can_be_seen(text: str, shown: str) -> None:
+    assert parts.printable(text) == shown
+
+
+def test_white_space_of_tokens_can_be_seen() -> None:
+    shown = Reader(parts.coloured([(text, "") for text in (" a", "\t", "b\n", "")])).text
+    assert shown == "·a⇥b⏎\n∅"
+    assert visible(" a") == "·a"
 
 
 def test_a_text_keeps_its_spaces_and_line_breaks() -> None:
@@ -87,14 +93,14 @@ def test_a_text_keeps_its_spaces_and_line_breaks() -> None:
 
 
 def test_alternatives_are_in_the_title() -> None:
-    read = Reader(parts.heat_map([Token("yes", math.log(0.75), [("no", math.log(0.25))])]))
+    read = Reader(parts.heat_map([TokenLogprob("yes", math.log(0.75), [("no", math.log(0.25))])]))
     titles = [value for name, value in read.attributes if name == "title"]
     assert titles == ["“yes” 75.00%\n“no” 25.00%"]
 
 
 def test_a_less_probable_token_has_a_stronger_tint() -> None:
     def alpha(p: float) -> float:
-        shown = parts.heat_map([Token("x", math.log(p))])
+        shown = parts.heat_map([TokenLogprob("x", math.log(p), [])])
         return float(shown.split("hsla(")[1].split(",")[3].split(")")[0])
 
     assert alpha(1.0) == 0 < alpha(0.7) < alpha(0.3) < alpha(0.01)
@@ -102,12 +108,15 @@ def test_a_less_probable_token_has_a_stronger_tint() -> None:
 
 @pytest.mark.parametrize("logprob", [None, -math.inf, math.nan, 1e-7])
 def test_every_log_probability_has_a_tint(logprob: float | None) -> None:
-    assert "x" in Reader(parts.heat_map([Token("x", logprob)])).text
+    assert "x" in Reader(parts.heat_map([TokenLogprob("x", logprob, [])])).text
 
 
 def test_many_tokens_are_cut_off_and_counted() -> None:
     n = MAX_TOKENS + 1234
-    for shown in (parts.heat_map([Token("q", -1.0)] * n), parts.coloured([("q", "")] * n)):
+    for shown in (
+        parts.heat_map([TokenLogprob("q", -1.0, [])] * n),
+        parts.coloured([("q", "")] * n),
+    ):
         read = Reader(shown)
         assert read.text.count("q") == MAX_TOKENS
         assert "1,234 more tokens" in read.text
