@@ -215,5 +215,5 @@ def _tokens(spans: Sequence[str], n: int) -> str:
     more = dim(f" … and {n - MAX_TOKENS:,} more tokens") if n > MAX_TOKENS else ""
     return (
         f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;{_MONO};'
-        f'font-size:.92em">{"".join(spans)}{more}</div>'
+        f'font-size:.92em">{"<wbr>".join(spans)}{more}</div>'
     )

@@ -61,10 +61,13 @@ def response(found: Mapping[str, Any]) -> str:
     """Return a response of a completion or a chat, whole or a choice of it."""
     choices = found.get("choices") or [found]
     parts: list[str] = []
+    is_scored = not (found.get("usage") or {}).get("completion_tokens", 1)  # only the prompt
     for choice in choices:
         if len(choices) > 1:
             parts.append(dim(f"answer {choice.get('index', 0) + 1}"))
         parts += _choice(choice)
+        if (reason := choice.get("finish_reason")) in _ENDS and not is_scored:
+            parts.append(badge(*_ENDS[reason]))
     return block(*parts, dim(response_note(found)))
 
 
@@ -74,8 +77,6 @@ def _choice(choice: Mapping[str, Any]) -> list[str]:
     if choice.get("logprobs"):
         found: Any = choice
         parts.append(html.heat_map(token_logprobs(found)))
-    if (reason := choice.get("finish_reason")) in _ENDS:
-        parts.append(badge(*_ENDS[reason]))
     return parts
 
 
