@@ -281,9 +281,6 @@ class LlamaMagics(Magics):
                     answer.add(chunk)
                     if is_live:
                         live.update(lambda: Shown(views.unfinished(answer.message), answer.text))
-        except KeyboardInterrupt:
-            # Without the frames below, which say nothing to who pressed the button.
-            raise KeyboardInterrupt from None
         finally:
             live.finish(show(answer.response()))
 
@@ -358,8 +355,12 @@ def _value(schema: _Schema, answer: Collector) -> object:
 
 @contextmanager
 def _short_errors() -> Iterator[None]:
-    """Show an error of this package as its message, without the frames."""
+    """Show an error of this package, or the stop button, as one line without the frames."""
     try:
         yield
+    except KeyboardInterrupt as e:
+        stopped: Any = e
+        stopped._render_traceback_ = lambda: ["KeyboardInterrupt: stopped"]  # IPython asks for it
+        raise
     except LlamaError as e:
         raise UsageError(str(e)) from e

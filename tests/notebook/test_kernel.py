@@ -74,6 +74,8 @@ def test_the_stop_button_ends_an_answer_and_keeps_its_text(endless: Kernel) -> N
     assert endless.text("kept['choices'][0]['finish_reason'] is None") == "True"
     shown = [m for m in messages if m["msg_type"] == "update_display_data"][-1]
     assert "stopped before its end" in shown["content"]["data"]["text/html"]
+    (error,) = (m["content"] for m in messages if m["msg_type"] == "error")
+    assert error["traceback"] == ["KeyboardInterrupt: stopped"], "no frames of this package"
     assert endless.run("%%llama -n 5 --as after\nHello") == "ok"
     assert endless.text("after['usage']['completion_tokens']") == "5"
 

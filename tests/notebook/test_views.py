@@ -42,11 +42,11 @@ def shown(value: object) -> str:
 
 def test_a_memory_plan_shows_each_device_and_whether_it_fits() -> None:
     found = shown(PLAN)
-    for text in ("does not fit", "RAM", "CUDA0", "1,024.0 MiB", "3,072.0 MiB", "a note", "other"):
+    for text in ("does not fit", "RAM", "CUDA0", "1,024.0 MiB", "3,072.0 MiB", "a note", "draft"):
         assert text in found
     fits = replace(PLAN, devices=PLAN.devices[:1])
     assert "does not fit" not in shown(fits)
-    assert "other" not in shown(fits)
+    assert "draft" not in shown(fits)
 
 
 def test_a_library_shows_its_build_the_evidence_and_the_devices() -> None:
