@@ -283,6 +283,17 @@ def page(session: nox.Session) -> None:
 
 
 @nox.session
+def notebook(session: nox.Session) -> None:
+    """Press the stop button and reload models in a kernel; print milliseconds and memory.
+
+    `nox -s notebook -- --screenshots DIR` takes pictures of the outputs in headless Chromium.
+    """
+    install_wheel(session, "test")
+    session.install("playwright>=1.50")
+    session.run("python", "tools/notebook_checks.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def simulate(session: nox.Session) -> None:
     """Compare scheduling policies on a simulated clock; `nox -s simulate -- --requests 1000`."""
     session.install("-e", ".", "matplotlib>=3.9")  # editable, as for `demo`
