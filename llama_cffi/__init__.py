@@ -175,6 +175,10 @@ if TYPE_CHECKING:
         PlanOptions,
         plan,
     )
+    from .notebook.extension import (
+        load_ipython_extension,
+        unload_ipython_extension,
+    )
     from .scheduler import (
         CacheStats,
         Drafter,
@@ -333,6 +337,10 @@ _HOME = {
         "PlanOptions",
         "plan",
     ),
+    "notebook.extension": (
+        "load_ipython_extension",
+        "unload_ipython_extension",
+    ),
     "scheduler": (
         "CacheStats",
         "DraftModel",
@@ -466,6 +474,7 @@ __all__ = [
     "estimate_context_bytes",
     "get_library",
     "load_control_vector",
+    "load_ipython_extension",
     "plan",
     "print_system_info",
     "quantize",
@@ -474,6 +483,7 @@ __all__ = [
     "set_log_level",
     "shutdown",
     "similarity",
+    "unload_ipython_extension",
 ]
 
 

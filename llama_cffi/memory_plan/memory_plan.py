@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
+from ..html_repr import shown_by
+
 __all__ = ["DevicePlan", "MemoryPlan", "gib"]
 
 _MIB = 2**20
@@ -174,6 +176,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return "\n".join([*self._head(), "", *self._table(), "", *self._foot()])
+
+    _repr_html_ = shown_by("memory_plan")
 
     def _head(self) -> list[str]:
         trained = f" (trained for {self.n_ctx_train:,})" if self.n_ctx_train else ""

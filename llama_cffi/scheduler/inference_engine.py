@@ -61,6 +61,7 @@ __all__ = ["InferenceEngine", "SubmitOptions"]
 
 T = TypeVar("T")
 _DEFAULTS = RequestScope()  # outside of every block
+_CPU_PREFILL = 512
 
 
 class SubmitOptions(GenerationOptions, total=False):
@@ -227,13 +228,15 @@ class InferenceEngine:
                 memory=context.memory,
                 store=store,
             )
+            n_fast = n_batch if self.model.offloads else _CPU_PREFILL
             if n_prefill_chunk is None:
-                n_prefill_chunk = n_batch if self.model.offloads else 128
+                n_prefill_chunk = n_fast
             self.scheduler = Scheduler(
                 self.cache,
                 max_running=n_parallel,
                 n_batch=n_batch,
-                n_ubatch=context.n_ubatch,
+                # Prompts in shared cells often share a long prefix, which large steps read once.
+                n_prefill_shared=min(context.n_ubatch, n_batch if context.kv_unified else n_fast),
                 n_prefill_chunk=n_prefill_chunk,
                 mix_prefill=context.kv_unified,
                 n_ctx=n_ctx,
