@@ -276,10 +276,11 @@ def ray(session: nox.Session) -> None:
 
 @nox.session
 def page(session: nox.Session) -> None:
-    """Use the server's page in headless Chromium, which the system must have."""
+    """Use the server's page and the widget in headless Chromium, which the system must have."""
     install_wheel(session, "test")
     session.install("playwright>=1.50")
-    session.run("pytest", "tests/page_in_browser.py", *session.posargs, env=SAFE)
+    pages = ("tests/page_in_browser.py", "tests/widget_in_browser.py")
+    session.run("pytest", *pages, *session.posargs, env=SAFE)
 
 
 @nox.session
