@@ -176,6 +176,7 @@ def demo(session: nox.Session) -> None:
     # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.
     session.install("-e", ".", "--group=test", "-r", "tools/train_demo/requirements.txt")
     session.run("python", "-m", "tools.train_demo.evaluate", *session.posargs)
+    session.run("python", "-m", "tools.train_demo.evaluate_decisions")
     session.run("python", "-m", "tools.train_demo.compare")
 
 
