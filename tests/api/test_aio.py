@@ -38,14 +38,15 @@ def test_errors_come_in_their_place() -> None:
         yield 1
         raise ValueError("after one")
 
-    async def main() -> list[int]:
-        found: list[int] = []
-        with pytest.raises(ValueError, match="after one"):
-            async for item in stream_async(items):
-                found.append(item)
-        return found
+    found: list[int] = []
 
-    assert asyncio.run(main()) == [1]
+    async def main() -> None:
+        async for item in stream_async(items):
+            found.append(item)
+
+    with pytest.raises(ValueError, match="after one"):
+        asyncio.run(main())
+    assert found == [1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
