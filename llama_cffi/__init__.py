@@ -26,6 +26,10 @@ if TYPE_CHECKING:
         print_system_info,
         shutdown,
     )
+    from .api.map import (
+        MapInterruptedError,
+        MapResult,
+    )
     from .api.pool import (
         LlamaPool,
     )
@@ -207,6 +211,10 @@ _HOME = {
         "Llama",
         "print_system_info",
         "shutdown",
+    ),
+    "api.map": (
+        "MapInterruptedError",
+        "MapResult",
     ),
     "api.pool": ("LlamaPool",),
     "api.response_cache": (
@@ -417,6 +425,8 @@ __all__ = [
     "LlamaPool",
     "Logprob",
     "LoraAdapter",
+    "MapInterruptedError",
+    "MapResult",
     "Memory",
     "MemoryPlan",
     "Model",

@@ -7,6 +7,8 @@ collector.py       the chunks of a streamed answer, together
 magics.py          `%llama` and `%%llama`
 extension.py       registers the magics; IPython is imported only there and in the magics
 token_logprobs.py  the log-probabilities in an answer
+regeneration.py    an answer that is continued from any token with another choice
+widget.py          shows it with anywidget; its front end is widget.js
 plots.py           the scheduler's steps, bench results and log-probabilities, with matplotlib
 """
 

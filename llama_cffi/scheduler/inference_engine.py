@@ -61,7 +61,7 @@ __all__ = ["InferenceEngine", "SubmitOptions"]
 
 T = TypeVar("T")
 _DEFAULTS = RequestScope()  # outside of every block
-_CPU_PREFILL = 128  # tokens in a step above which a CPU is not faster
+_CPU_PREFILL = 512
 
 
 class SubmitOptions(GenerationOptions, total=False):
@@ -235,7 +235,8 @@ class InferenceEngine:
                 self.cache,
                 max_running=n_parallel,
                 n_batch=n_batch,
-                n_prefill_shared=min(context.n_ubatch, n_fast),
+                # Prompts in shared cells often share a long prefix, which large steps read once.
+                n_prefill_shared=min(context.n_ubatch, n_batch if context.kv_unified else n_fast),
                 n_prefill_chunk=n_prefill_chunk,
                 mix_prefill=context.kv_unified,
                 n_ctx=n_ctx,

@@ -236,8 +236,12 @@ class Scheduler:
             self._schedule_decode(output, request, len(decoding) - i)
         n_prefill = min(limit, self.n_batch - output.n_tokens)
         for request in sorted(prefilling, key=self._rank):
-            if n_prefill > 0 and request.seq_id is not None:
-                n_prefill -= self._schedule_prefill(output, request, n_prefill)
+            if request.seq_id is None:
+                continue
+            n_left = len(request.tokens) - request.num_computed_tokens
+            if n_prefill <= 0 or (output.chunks and n_left > n_prefill and not self.mix_prefill):
+                break  # C would compute parts of different lengths one after another
+            n_prefill -= self._schedule_prefill(output, request, n_prefill)
         n_prefilled = 0 if decoding else n_prefilled + output.n_tokens
         self._turns = {**turns, key: _Turn(self._step, n_prefilled)}
         output.chunks.sort(key=_by_sequence)
