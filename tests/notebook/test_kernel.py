@@ -44,13 +44,17 @@ def test_no_stream_shows_the_answer_once_it_is_complete(endless: Kernel) -> None
 
 
 def interrupted(kernel: Kernel, cell: str, kind: str) -> list[Message]:
-    """Run a cell, and press the stop button after the first message of a kind; return all."""
+    """Run a cell, and press the stop button after the first message of a kind; return all.
+
+    An update counts when it shows text of the answer.
+    """
     messages: list[Message] = []
     pressed: list[Message] = []
 
     def press(message: Message) -> None:
         messages.append(message)
-        if message["msg_type"] == kind and not pressed:
+        is_empty = kind == "update_display_data" and not displayed(message)
+        if message["msg_type"] == kind and not is_empty and not pressed:
             pressed.append(message)
             kernel.manager.interrupt_kernel()
 
@@ -69,8 +73,7 @@ def test_the_stop_button_ends_a_prompt_and_the_model_works_afterwards(endless: K
 
 def test_the_stop_button_ends_an_answer_and_keeps_its_text(endless: Kernel) -> None:
     messages = interrupted(endless, "%%llama --as kept\nHello", "update_display_data")
-    text = endless.text("kept['choices'][0]['message']['content']")
-    assert len(text) > 10
+    assert endless.text("len(kept['choices'][0]['message']['content']) > 0") == "True"
     assert endless.text("kept['choices'][0]['finish_reason'] is None") == "True"
     shown = [m for m in messages if m["msg_type"] == "update_display_data"][-1]
     assert "stopped before its end" in shown["content"]["data"]["text/html"]
