@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .display import is_response, show
+from ..html_repr import shown_by
+from .display import is_response
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 _HTML = "text/html"
+_html_of = shown_by("response")
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
@@ -48,4 +50,4 @@ def _formatter(ipython: InteractiveShell) -> Any:
 
 def _response_html(value: dict[str, object]) -> str | None:
     """Return the HTML of a response; None: it is another dict."""
-    return show(value)._repr_html_() if is_response(value) else None
+    return _html_of(value) if is_response(value) else None

@@ -6,6 +6,8 @@ import html.parser
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llama_cffi.notebook import html as parts
 from llama_cffi.notebook.html import MAX_TOKENS
@@ -48,6 +50,13 @@ class Reader(html.parser.HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_shown_and_none_of_it_becomes_markup(text: str) -> None:
+    read = Reader(parts.paragraph(text) + parts.coloured([(text, text)]))
+    assert read.tags == ["div", "div", "span"]
+    assert read.text == parts.printable(text) + visible(text).replace("⏎", "⏎\n")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

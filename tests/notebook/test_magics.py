@@ -55,7 +55,13 @@ def test_a_response_is_shown_as_html_and_other_dicts_are_not(shell: Shell) -> No
     shell.run(f"%%llama --as found\n{SUM}")
     format_ = shell.shell.display_formatter.format
     assert ">42<" in format_(shell.variables["found"])[0]["text/html"]
-    assert [*format_({"object": "list", "index": 1})[0]] == ["text/plain"]
+    for other in (
+        {"object": "list", "index": 1},
+        {"object": "chat.completion", "choices": [1]},
+        {"object": "text_completion", "choices": [{"text": 1, "logprobs": {"content": [{}]}}]},
+        {"index": 0, "text": None, "logprobs": 5, "finish_reason": ["x"]},
+    ):
+        assert [*format_(other)[0]] == ["text/plain"], other
 
 
 def test_options_hold_for_later_cells_and_a_cell_has_its_own(shell: Shell) -> None:
