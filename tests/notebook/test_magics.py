@@ -142,11 +142,13 @@ def test_loading_closes_the_model_that_it_replaces(shell: Shell) -> None:
     assert "no model is loaded" in repr(shell.run("%llama"))
 
 
-def test_a_model_that_the_user_loaded_is_used(shell: Shell) -> None:
-    with Llama(demo.model_path(), n_ctx=64, n_threads=1) as own:
+@pytest.mark.parametrize("n_parallel", [1, 2])
+def test_a_model_that_the_user_loaded_is_used(shell: Shell, n_parallel: int) -> None:
+    with Llama(demo.model_path(), n_ctx=256, n_threads=1, n_parallel=n_parallel) as own:
         shell.variables["own"] = own
         shell.run(f"%%llama -m own\n{SUM}")
         assert "42" in shell.outputs()[-1]["text/plain"]
+        assert "own: is open" in repr(shell.run("%llama --as own"))
 
 
 @pytest.mark.parametrize(
