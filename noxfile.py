@@ -176,6 +176,7 @@ def demo(session: nox.Session) -> None:
     # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.
     session.install("-e", ".", "--group=test", "-r", "tools/train_demo/requirements.txt")
     session.run("python", "-m", "tools.train_demo.evaluate", *session.posargs)
+    session.run("python", "-m", "tools.train_demo.evaluate_decisions")
     session.run("python", "-m", "tools.train_demo.compare")
 
 
@@ -281,6 +282,17 @@ def page(session: nox.Session) -> None:
     session.install("playwright>=1.50")
     pages = ("tests/page_in_browser.py", "tests/widget_in_browser.py")
     session.run("pytest", *pages, *session.posargs, env=SAFE)
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """Press the stop button and reload models in a kernel; print milliseconds and memory.
+
+    `nox -s notebook -- --screenshots DIR` takes pictures of the outputs in headless Chromium.
+    """
+    install_wheel(session, "test")
+    session.install("playwright>=1.50")
+    session.run("python", "tools/notebook_checks.py", *session.posargs, env=SAFE)
 
 
 @nox.session

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ __all__ = [
     "Machine",
     "arch_name",
     "boot_id",
+    "cpu_identity",
     "detect",
     "fingerprint",
     "glibc",
@@ -213,15 +216,36 @@ def _cpu_name() -> str:
     return _raw_arch()
 
 
+@functools.lru_cache(maxsize=1)
+def cpu_identity() -> str:
+    """Return the name of the CPU model, and a digest of its features where the system lists them.
+
+    The same name may stand for different features: a hypervisor can hide some.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    features = re.search(r"(?m)^(?:flags|Features|isa)\s*:(.*)$", text)
+    if features is None:
+        return _cpu_name()
+    words = " ".join(sorted(features[1].split()))
+    return f"{_cpu_name()} {zlib.crc32(words.encode()):08x}"
+
+
 def physical_cores() -> int:
-    """Count the physical cores among the CPUs this process may use."""
+    """Count the physical cores among the CPUs this process may use.
+
+    Of a quota only whole CPUs count: threads that wait for each other by spinning use it up, and
+    then all of them stop until the next period.
+    """
     usable = usable_cpus()
     if os_name() == "linux":
         cores = set()
         for cpu in os.sched_getaffinity(0):
             path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
             cores.add(_stamp(path, content=True) or str(cpu))
-        return min(len(cores), usable)
+        return max(1, math.floor(min(len(cores), _cpu_quota(Path("/")))))
     if os_name() == "mac":
         import ctypes
 

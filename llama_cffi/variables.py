@@ -14,7 +14,7 @@ NAMES = frozenset(
     _PREFIX + name
     for name in (
         "ABI", "BACKEND", "BUILD", "CACHE", "CHECK", "CPU_VARIANT", "GITHUB", "HEADERS", "LIB",
-        "NPM_REGISTRY", "OFFLINE", "VERIFY", "N_THREADS", "API_KEY",
+        "NPM_REGISTRY", "OFFLINE", "VERIFY", "N_THREADS", "TUNED", "API_KEY",
         # Of `Engine`.
         "BATCH", "FLUSH", "JINJA", "MS_FLUSH", "N_GPU_LAYERS", "RESET_KV", "SAFETY", "SPECIAL",
         "STAGE", "SUPPRESS_THINK", "TOKFLUSH", "UBATCH",

@@ -68,7 +68,7 @@ class MoreLlamaOptions(TypedDict, total=False):
 
     n_ctx: int | Literal["auto"] | None
     n_batch: int
-    n_ubatch: int
+    n_ubatch: int | None
     n_seq_max: int
     n_threads: int | None
     n_threads_batch: int | None
@@ -134,9 +134,9 @@ class LlamaConfig:
             the model's if that is less; "auto": the largest up to the model's that fits into the
             free memory, see `plan`. More than the model was trained for gives a warning.
         n_batch: Most prompt tokens per decode.
-        n_ubatch: Most tokens computed together.
+        n_ubatch: Most tokens computed together; None: see `ContextParams`.
         n_seq_max: Number of sequences in the KV cache; generation uses the first.
-        n_threads: Number of threads; 0: physical cores.
+        n_threads: Number of threads; 0: see `ContextParams`.
         n_threads_batch: Number of threads for prompts; 0: n_threads.
         n_gpu_layers: Layers on the GPU; -1: all; "auto": as many as fit, see `plan`.
         offload_kqv: Keep the KV cache and attention on the GPU.
@@ -157,7 +157,7 @@ class LlamaConfig:
         n_cpu_moe: See `Model`.
         override_tensors: See `Model`.
         kv_overrides: See `Model`.
-        flash_attn: See `ContextParams`; None: the build's choice.
+        flash_attn: See `ContextParams`.
         type_k: See `ContextParams`.
         type_v: See `ContextParams`.
         swa_full: See `ContextParams`.
@@ -206,7 +206,7 @@ class LlamaConfig:
     model_path: ModelSource | None = None
     n_ctx: int | Literal["auto"] | None = None
     n_batch: int = 2048
-    n_ubatch: int = 512
+    n_ubatch: int | None = None
     n_seq_max: int = 1
     n_threads: int | None = 0
     n_threads_batch: int | None = 0

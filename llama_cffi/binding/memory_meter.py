@@ -130,13 +130,16 @@ class MemoryMeter:
     def _start(self) -> subprocess.Popen[bytes] | None:
         if self._child is None:
             job = {"library": str(self._library.path), "paths": self._paths}
+            environment = child_environment()
+            if self._library.cpu_variant:  # they pack weights in different ways
+                environment["LLAMA_CFFI_CPU_VARIANT"] = self._library.cpu_variant
             try:
                 self._child = subprocess.Popen(
                     child_command("llama_cffi.binding.memory_meter_child", json.dumps(job)),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    env=child_environment(),
+                    env=environment,
                 )
             except OSError as e:
                 self.reason = f"no child process could be started: {e}"

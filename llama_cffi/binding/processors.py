@@ -16,21 +16,22 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS, the entries of the pool's CPU mask
 _VARIABLE = "LLAMA_CFFI_N_THREADS"
 
 
-def thread_count(name: str, wanted: int) -> int:
+def thread_count(name: str, wanted: int, tuned: int = 0) -> int:
     """Return the number of threads to run: *wanted*, or the default for 0.
 
-    The default is LLAMA_CFFI_N_THREADS, else the physical cores that this process may use;
-    hyper-threads slow ggml down. Never more than `usable_cpus`: ggml's threads wait for each other
-    by spinning, and 512 of them on two processors take minutes for one token.
+    The default is LLAMA_CFFI_N_THREADS, else *tuned*, else the physical cores that this process may
+    use; hyper-threads slow ggml down. Never more than `usable_cpus`: ggml's threads wait for each
+    other by spinning, and 512 of them on two processors take minutes for one token.
 
     Args:
         name: Name of the argument, for the error message.
         wanted: The number that was asked for.
+        tuned: The number that `tune` has measured to be the best; 0: it has not.
 
     Raises:
         ValidationError: It, or the variable, is negative or not an integer.
     """
-    wanted = check_int(name, wanted, 0) or _from_environment() or physical_cores()
+    wanted = check_int(name, wanted, 0) or _from_environment() or tuned or physical_cores()
     return min(wanted, usable_cpus(), MAX_THREADS)
 
 

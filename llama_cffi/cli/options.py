@@ -63,6 +63,7 @@ VARIABLES = {
     "LLAMA_CFFI_HEADERS": "for ABI=user: the folder with the build's headers",
     "LLAMA_CFFI_CHECK": "how a model is checked before loading: auto, rules or child",
     "LLAMA_CFFI_N_THREADS": "number of threads without -t",
+    "LLAMA_CFFI_TUNED": "0: without what `llama-cffi tune` has kept",
     "LLAMA_CFFI_API_KEY": "key of the server, or several with commas",
     "LLAMA_CFFI_N_GPU_LAYERS": "layers on the GPU without -ngl; -1: all",
     "LLAMA_CFFI_BATCH": "most tokens of a prompt in one call of C",
@@ -81,7 +82,7 @@ BUILDS = (
     "BUILD", "LIB", "BACKEND", "CPU_VARIANT", "CACHE", "OFFLINE", "VERIFY", "NPM_REGISTRY",
     "GITHUB", "ABI", "HEADERS",
 )  # fmt: skip
-MODELS = (*BUILDS, "CHECK", "N_THREADS")
+MODELS = (*BUILDS, "CHECK", "N_THREADS", "TUNED")
 ENGINE = (
     "N_GPU_LAYERS", "BATCH", "UBATCH", "SAFETY", "RESET_KV", "JINJA", "SPECIAL", "SUPPRESS_THINK",
     "STAGE", "FLUSH", "TOKFLUSH", "MS_FLUSH",
@@ -157,7 +158,7 @@ RUNNING = (
     ),
     Option(
         "n_threads", ("-t", "--threads"), at_least(0), "N",
-        "number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
+        "number of threads (default: LLAMA_CFFI_N_THREADS, what tune has kept, or physical cores)",
     ),
     Option(
         "n_threads_batch", ("-tb", "--threads-batch"), at_least(0), "N",
@@ -184,7 +185,7 @@ RUNNING = (
     ),
     Option(
         "flash_attn", ("-fa", "--flash-attn"), _switch, "on|off|auto",
-        "flash attention (default: auto, where it is supported)",
+        "flash attention (default: auto, where it is supported and not known to be slow)",
     ),
     Option(
         "type_k", ("-ctk", "--cache-type-k"), str, "TYPE",

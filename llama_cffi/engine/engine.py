@@ -98,11 +98,11 @@ class Engine:
             free memory, see `plan`. More than the model was trained for gives a warning.
             llama.cpp rounds it up, usually to a multiple of 256; the property `n_ctx` is the actual
             size.
-        n_threads: Number of threads; 0: physical cores.
+        n_threads: Number of threads; 0: see `ContextParams`.
         n_gpu_layers: Layers on the GPU; -1, the default: those of the environment, or all;
             "auto": as many as fit, see `plan`.
         n_batch: Most prompt tokens per decode; default 2048.
-        n_ubatch: Most tokens computed together; default 512.
+        n_ubatch: Most tokens computed together; None: see `ContextParams`.
         safety: Tokens of the context that stay free; default 16.
         context_policy: What to do when the context is full: `error`, `truncate_left`,
             `truncate_middle` or `shift`; see `context_policy.fit_prompt`. None: `error` for token
@@ -159,7 +159,7 @@ class Engine:
         parse_options(1, {}, 1, defaults=preset.complete({}, context_policy, safety))
         preset.make_flusher(len, self._flush)
         n_batch = environment.number("BATCH", n_batch, 2048, 1)
-        n_ubatch = environment.number("UBATCH", n_ubatch, 512, 1)
+        n_ubatch = environment.number("UBATCH", n_ubatch, None, 1)
         layers = n_gpu_layers
         if layers != "auto":
             given = None if layers == -1 else layers

@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import os
+from typing import overload
 
 from ..errors import ValidationError
 from ..validation import check_int
@@ -26,7 +27,11 @@ def text(name: str) -> tuple[str, str]:
     return _PREFIXES[0] + name, ""
 
 
-def number(name: str, given: int | None, default: int, low: int = 0) -> int:
+@overload
+def number(name: str, given: int | None, default: int, low: int = 0) -> int: ...
+@overload
+def number(name: str, given: int | None, default: None, low: int = 0) -> int | None: ...
+def number(name: str, given: int | None, default: int | None, low: int = 0) -> int | None:
     """Return *given*, else the setting *name*, else *default*.
 
     Raises:

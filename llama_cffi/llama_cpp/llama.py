@@ -106,7 +106,7 @@ class Llama:
             and LLAMA_DEFAULT_SEED: a random one.
         n_ctx: Context size, tokens; 0: the model's own.
         n_batch: Maximum number of prompt tokens per decode call.
-        n_ubatch: Maximum number of tokens computed together.
+        n_ubatch: Maximum number of tokens computed together; None: 512, or what `tune` has kept.
         n_threads: Threads for generation; None: physical cores.
         n_threads_batch: Threads for prompts; None: *n_threads*.
         rope_scaling_type: One of LLAMA_ROPE_SCALING_TYPE_*.
@@ -173,7 +173,7 @@ class Llama:
         seed: int = DEFAULT_SEED,
         n_ctx: int = 512,
         n_batch: int = 512,
-        n_ubatch: int = 512,
+        n_ubatch: int | None = None,
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         rope_scaling_type: int | str | None = -1,

@@ -203,7 +203,7 @@ def config_of(arguments: Mapping[str, Any], more: Mapping[str, Any]) -> config.L
         "chat_format": None,  # `Llama` reads it at every call
         "n_ctx": n_ctx,
         "n_batch": n_batch,
-        "n_ubatch": min(n_batch, check_int("n_ubatch", given["n_ubatch"], 1)),
+        "n_ubatch": given["n_ubatch"],
         "seed": seed_of(given["seed"]),
         "embeddings": given["embedding"],
         **{name: value for name, value in more.items() if name not in ignored},

@@ -71,9 +71,14 @@ class DevicePlan:
         return "RAM" if self.type == "cpu" else self.name
 
     @property
+    def parts(self) -> dict[str, int]:
+        """The parts of the total in bytes, by their names for people."""
+        return {label: getattr(self, name) for name, label in _PARTS.items()}
+
+    @property
     def total_bytes(self) -> int:
         """Sum of all parts."""
-        return sum(getattr(self, name) for name in _PARTS)
+        return sum(self.parts.values())
 
     @property
     def needed_bytes(self) -> int:

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ..binding import Model, compat, get_library
+from ..binding import Model, compat
+from ..binding.context.defaults import DEFAULT_N_UBATCH, context_defaults
 from ..binding.context.memory_estimate import CACHE_TYPES, context_sizes
+from ..binding.loading.library import library_for
 from ..binding.memory_lines import MemoryLines
 from ..binding.memory_meter import MemoryMeter
 from ..binding.model.files import open_files
@@ -45,6 +47,7 @@ _MIB = 2**20
 _MAX_PARALLEL, _MAX_LAYERS = 256, 4096
 _MARGIN_BYTES = 2**30  # what the searches leave free, as llama.cpp does; or a tenth
 _CELL_BYTES = 32
+_FLOATS = (None, "f32", "f16", "bf16")  # values of these types need no flash attention
 _TOKEN_BYTES, _MERGE_BYTES, _BASE_BYTES = 64, 104, 5 * _MIB
 # Fields of a context that decide about its size, beside those of the plan itself.
 _CONTEXT = (
@@ -204,7 +207,7 @@ class Planner:
             self.files = open_files(resolve_model(path), options.get("kv_overrides"))
         self.gguf: GgufSummary = self.files.summary
         self.notes: list[str] = []
-        self._library = self._loaded.library if self._loaded is not None else _library(self.notes)
+        self._library = self._loaded.library if self._loaded is not None else self._find_library()
         self._check()
         self._devices = self._usable_devices()
         self._ram = system_memory()
@@ -288,7 +291,7 @@ class Planner:
         """Return the sizes with these settings."""
         key = n_ctx, n_parallel, n_gpu_layers
         if key not in self._sizes:
-            context = self._context_options(n_ctx, n_parallel)
+            context = self._context_options(n_ctx, n_parallel, n_gpu_layers)
             found = self._estimated(context, n_gpu_layers)
             # C allocates these also while it measures.
             taken = _CELL_BYTES * context["n_ctx"] + sum(found.recurrent.values())
@@ -300,6 +303,13 @@ class Planner:
         return self._sizes[key]
 
     # Settings
+
+    def _find_library(self) -> Library | None:
+        try:
+            return library_for(self.gguf)
+        except LlamaError as e:
+            self.notes.append(f"planned without a build of llama.cpp: {e}")
+            return None
 
     def _check(self) -> None:
         options = self._options
@@ -324,8 +334,8 @@ class Planner:
                 f"adapters must be files, or files and scales, got {shown(adapters)}"
             )
 
-    def _context_options(self, n_ctx: int, n_parallel: int) -> dict[str, Any]:
-        """Return the arguments of `Context`, as the engines give them."""
+    def _context_options(self, n_ctx: int, n_parallel: int, n_gpu_layers: int) -> dict[str, Any]:
+        """Return the arguments of `Context`, as the engines give them, with its defaults."""
         options = self._options
         found = {name: options[name] for name in _CONTEXT if name in options}
         shared = options.get("n_kv_tokens")
@@ -337,6 +347,21 @@ class Planner:
         if getattr(options.get("draft"), "reads_hidden", False):
             found["embeddings"] = True
         found["n_batch"] = max(found.get("n_batch", 2048), n_seqs)
+        return {**self._defaults(found, n_gpu_layers), **found}
+
+    def _defaults(self, context: Mapping[str, Any], n_gpu_layers: int) -> dict[str, Any]:
+        """Return the defaults of a context that decide about its size."""
+        if self._library is None:
+            return {"n_ubatch": DEFAULT_N_UBATCH}
+        defaults = context_defaults(
+            self._library,
+            self.gguf,
+            offloads=n_gpu_layers != 0 and bool(self._devices),
+            generates=_is_causal(self.gguf) and not context.get("embeddings"),
+        )
+        found: dict[str, Any] = {"n_ubatch": defaults.n_ubatch}
+        if defaults.flash_attn is not None and context.get("type_v") in _FLOATS:
+            found["flash_attn"] = defaults.flash_attn
         return found
 
     @property
@@ -595,7 +620,8 @@ class Planner:
     ) -> float:
         """Return the bytes that are left on the device with the least, beyond the margin."""
         if estimated:
-            sizes = self._estimated(self._context_options(n_ctx, n_parallel), n_gpu_layers)
+            context = self._context_options(n_ctx, n_parallel, n_gpu_layers)
+            sizes = self._estimated(context, n_gpu_layers)
         else:
             sizes = self.sizes(n_ctx, n_parallel, n_gpu_layers)
         devices = self._plan(n_ctx, n_parallel, n_gpu_layers, sizes).devices
@@ -626,12 +652,8 @@ def _bisect(room: Callable[[int], float], low: int, high: int) -> int:
     return low
 
 
-def _library(notes: list[str]) -> Library | None:
-    try:
-        return get_library()
-    except LlamaError as e:
-        notes.append(f"planned without a build of llama.cpp: {e}")
-        return None
+def _is_causal(gguf: GgufSummary) -> bool:
+    return gguf.values.get(f"{gguf.architecture}.attention.causal") is not False
 
 
 def _adapter_paths(options: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ValidationError
 from ..validation import shown
 from . import html, views
+from .token_logprobs import visible
 
 if TYPE_CHECKING:
     from ..api.llama import Llama
@@ -100,7 +101,7 @@ def show_tokens(model: Llama | Vocab, tokens: str | Sequence[int]) -> Shown:
     pieces = [(vocab.token_to_piece(i, True).decode("utf-8", "replace"), f"token {i}") for i in ids]
     special = [n for n, i in enumerate(ids) if vocab.is_control(i)]
     head = html.dim(f"{len(ids):,} tokens")
-    text = "|".join(html.visible(piece, spaces=True) for piece, _ in pieces)
+    text = "|".join(visible(piece) for piece, _ in pieces)
     return Shown(html.block(head, html.coloured(pieces, special)), f"{len(ids):,} tokens\n{text}")
 
 

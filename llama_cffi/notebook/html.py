@@ -10,11 +10,11 @@ import html
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+
+from .token_logprobs import TokenLogprob, visible
 
 __all__ = [
     "MAX_TOKENS",
-    "Token",
     "badge",
     "bar",
     "block",
@@ -24,10 +24,10 @@ __all__ = [
     "escape",
     "heat_map",
     "paragraph",
+    "printable",
     "probability",
     "stack",
     "table",
-    "visible",
 ]
 
 MAX_TOKENS = 2000
@@ -39,47 +39,24 @@ _LINE = "rgba(128,128,128,.35)"
 _HUES = (210, 35, 160, 285, 60, 330)
 _TONES = {"ok": 145, "warn": 40, "fail": 0, "plain": 215}
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-_JOINERS = "\u200c\u200d"  # emoji and several scripts are written with them
+_KEPT = "\n\t\u200c\u200d"  # emoji and several scripts are written with joiners
 
 
-class Token(NamedTuple):
-    """A token of a heat map.
-
-    Attributes:
-        text: Its text.
-        logprob: Its log-probability; None: unknown.
-        top: The most probable tokens and their log-probabilities.
-    """
-
-    text: str
-    logprob: float | None
-    top: Sequence[tuple[str, float]] = ()
+def printable(text: str) -> str:
+    """Return *text* with control characters as escapes; line breaks and tabs stay."""
+    return text if text.isprintable() else "".join(map(_printable, text))
 
 
-def visible(text: str, *, spaces: bool = False) -> str:
-    """Return *text* with control characters as signs that can be seen.
-
-    Args:
-        text: The text.
-        spaces: Show spaces, tabs and line breaks, too; breaks still break the line.
-    """
-    return "".join(_sign(character, spaces) for character in text)
-
-
-def _sign(character: str, spaces: bool) -> str:
-    if character in " \t\n":
-        return {" ": "·", "\t": "→\t", "\n": "↵\n"}[character] if spaces else character
-    if character.isprintable() or character in _JOINERS:
+def _printable(character: str) -> str:
+    if character.isprintable() or character in _KEPT:
         return character
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))  # ␛ for escape
     is_shown = unicodedata.category(character) not in _INVISIBLE
-    return character if is_shown else f"⟨U+{ord(character):04X}⟩"
+    return character if is_shown else character.encode("unicode_escape").decode()
 
 
 def escape(text: object) -> str:
     """Return a value as text of HTML, with its control characters visible."""
-    return html.escape(visible(str(text)))
+    return html.escape(printable(str(text)))
 
 
 def dim(text: object) -> str:
@@ -191,7 +168,7 @@ def coloured(tokens: Sequence[tuple[str, str]], special: Iterable[int] = ()) -> 
     return _tokens(spans, len(tokens))
 
 
-def heat_map(tokens: Sequence[Token]) -> str:
+def heat_map(tokens: Sequence[TokenLogprob]) -> str:
     """Return tokens on tints: the less probable one was, the stronger; alternatives as title."""
     spans = []
     for text, logprob, top in tokens[:MAX_TOKENS]:
@@ -218,11 +195,11 @@ def probability(logprob: float) -> float:
 
 
 def _quoted(text: str) -> str:
-    return f"“{visible(text, spaces=True).strip()}”"
+    return f"“{visible(text)}”"
 
 
 def _span(text: str, css: str, title: str) -> str:
-    shown = html.escape(visible(text, spaces=True)) or "∅"
+    shown = html.escape(visible(text).replace("⏎", "⏎\n"))
     return (
         f'<span title="{_title(title)}" style="{css};border-radius:.2em;padding:.05em 0">'
         f"{shown}</span>"
@@ -231,12 +208,12 @@ def _span(text: str, css: str, title: str) -> str:
 
 def _title(text: str) -> str:
     """Return a title of several lines."""
-    return "&#10;".join(html.escape(visible(line)) for line in text.split("\n"))
+    return "&#10;".join(html.escape(printable(line)) for line in text.split("\n"))
 
 
 def _tokens(spans: Sequence[str], n: int) -> str:
     more = dim(f" … and {n - MAX_TOKENS:,} more tokens") if n > MAX_TOKENS else ""
     return (
         f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;{_MONO};'
-        f'font-size:.92em">{"".join(spans)}{more}</div>'
+        f'font-size:.92em">{"<wbr>".join(spans)}{more}</div>'
     )

@@ -137,7 +137,7 @@ class LlamaMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._variables: dict[str, Any] = shell.user_ns
-        self._target = _DEFAULT_NAME
+        self._target: str = _DEFAULT_NAME
         # Weak: `del llm` and `llm = ...` free a model as everywhere.
         self._loaded: weakref.WeakValueDictionary[str, Llama] = weakref.WeakValueDictionary()
         self._settings: dict[str, Any] = {}
@@ -153,8 +153,8 @@ class LlamaMagics(Magics):
         with _short_errors():
             if args.model is None:
                 if ignored := options.running_options(_with_model(args, "")):
-                    flag = next(iter(ignored)).replace("_", "-")
-                    raise UsageError(f"--{flag} is an option of loading; name the model, too")
+                    field = next(iter(ignored))
+                    raise UsageError(f"{field} is an option of loading; name the model, too")
                 if args.name:
                     self._target = args.name
                 self._settings.update(given)
@@ -281,9 +281,6 @@ class LlamaMagics(Magics):
                     answer.add(chunk)
                     if is_live:
                         live.update(lambda: Shown(views.unfinished(answer.message), answer.text))
-        except KeyboardInterrupt:
-            # Without the frames below, which say nothing to who pressed the button.
-            raise KeyboardInterrupt from None
         finally:
             live.finish(show(answer.response()))
 
@@ -358,8 +355,12 @@ def _value(schema: _Schema, answer: Collector) -> object:
 
 @contextmanager
 def _short_errors() -> Iterator[None]:
-    """Show an error of this package as its message, without the frames."""
+    """Show an error of this package, or the stop button, as one line without the frames."""
     try:
         yield
+    except KeyboardInterrupt as e:
+        stopped: Any = e
+        stopped._render_traceback_ = lambda: ["KeyboardInterrupt: stopped"]  # IPython asks for it
+        raise
     except LlamaError as e:
         raise UsageError(str(e)) from e

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..memory_plan.memory_plan import gib
 from . import html
-from .html import Token, badge, bar, block, details, dim, escape, paragraph, stack, table
+from .html import badge, bar, block, details, dim, escape, paragraph, stack, table
+from .token_logprobs import token_logprobs
 
 if TYPE_CHECKING:
     from ..binding.loading.abi import AbiIdentity
@@ -39,14 +39,6 @@ __all__ = [
     "unfinished",
 ]
 
-_TONE = {"ok": "ok", "warn": "warn", "fail": "fail"}
-_PARTS = {
-    "weights": "weights_bytes",
-    "KV cache": "kv_bytes",
-    "states": "recurrent_bytes",
-    "compute": "compute_bytes",
-    "output": "output_bytes",
-}
 _ENDS = {
     "length": ("cut off by max_tokens or the context size", "warn"),
     None: ("stopped before its end", "warn"),
@@ -60,20 +52,22 @@ def response(found: Mapping[str, Any]) -> str:
     """Return a response of a completion or a chat, whole or a choice of it."""
     choices = found.get("choices") or [found]
     parts: list[str] = []
+    is_scored = not (found.get("usage") or {}).get("completion_tokens", 1)  # only the prompt
     for choice in choices:
         if len(choices) > 1:
             parts.append(dim(f"answer {choice.get('index', 0) + 1}"))
         parts += _choice(choice)
+        if (reason := choice.get("finish_reason")) in _ENDS and not is_scored:
+            parts.append(badge(*_ENDS[reason]))
     return block(*parts, dim(response_note(found)))
 
 
 def _choice(choice: Mapping[str, Any]) -> list[str]:
     message = choice.get("message") or {"content": choice.get("text")}
     parts = [_message(message)]
-    if tokens := _tokens(choice.get("logprobs")):
-        parts.append(html.heat_map(tokens))
-    if (reason := choice.get("finish_reason")) in _ENDS:
-        parts.append(badge(*_ENDS[reason]))
+    if choice.get("logprobs"):
+        found: Any = choice
+        parts.append(html.heat_map(token_logprobs(found)))
     return parts
 
 
@@ -97,28 +91,6 @@ def response_note(found: Mapping[str, Any]) -> str:
 
 def _speed(tokens_per_s: float | None) -> str:
     return f", {tokens_per_s:,.1f} tokens/s" if tokens_per_s else ""
-
-
-def _tokens(logprobs: Mapping[str, Any] | None) -> list[Token]:
-    """Return the tokens of a choice's log-probabilities, in either of OpenAI's forms."""
-    if not logprobs:
-        return []
-    if (content := logprobs.get("content")) is not None:
-        return [
-            Token(
-                one["token"],
-                one["logprob"],
-                [(other["token"], other["logprob"]) for other in one["top_logprobs"]],
-            )
-            for one in content
-        ]
-    rows = zip(
-        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
-    )
-    return [
-        Token(text, value, sorted((top or {}).items(), key=lambda pair: -pair[1]))
-        for text, value, top in rows
-    ]
 
 
 # Conversations
@@ -176,40 +148,28 @@ def unfinished(message: Mapping[str, Any]) -> str:
 def memory_plan(plan: MemoryPlan) -> str:
     """Return what a model takes on each device, as bars and numbers."""
     head, _, foot = str(plan).split("\n\n")
-    used = {
-        label: name
-        for label, name in _PARTS.items()
-        if name != "recurrent_bytes" or any(d.recurrent_bytes for d in plan.devices)
-    }
-    rest = any(d.total_bytes > _sum(d, used.values()) for d in plan.devices)
-    names = [*used, *["other"] * rest]
-    rows = [_device(device, used, rest) for device in plan.devices]
-    columns = ["", "", *names, "total", "free"]
+    names = dict.fromkeys(name for device in plan.devices for name in device.parts)
+    parts = [name for name in names if any(d.parts[name] for d in plan.devices)]
+    columns = ["", "", *parts, "total", "free"]
     return block(
         badge("fits", "ok") if plan.fits else badge("does not fit", "fail"),
         paragraph(head),
-        table(rows, columns, right=range(2, len(columns))),
+        table([_device(d, parts) for d in plan.devices], columns, right=range(2, len(columns))),
         paragraph(foot),
     )
 
 
-def _sum(device: DevicePlan, names: Iterable[str]) -> int:
-    return sum(getattr(device, name) for name in names)
-
-
-def _device(device: DevicePlan, used: Mapping[str, str], rest: bool) -> list[str]:
-    sizes = {label: getattr(device, name) for label, name in used.items()}
-    if rest:
-        sizes["other"] = device.total_bytes - sum(sizes.values())
+def _device(device: DevicePlan, parts: Sequence[str]) -> list[str]:
+    sizes = {name: device.parts[name] for name in parts}
+    free = device.free_bytes
     # Without a known free memory the bar shows the parts alone.
-    whole = max(device.total_bytes, device.free_bytes or 0, 1)
-    parts = [
-        (size / whole, str(i), f"{label} {_mib(size)}")
-        for i, (label, size) in enumerate(sizes.items())
+    whole = max(device.total_bytes, free or 0, 1)
+    bars = [
+        (size / whole, str(i), f"{name} {_mib(size)}")
+        for i, (name, size) in enumerate(sizes.items())
     ]
-    cells = [escape(_mib(size)) for size in (*sizes.values(), device.total_bytes)]
-    free = "?" if device.free_bytes is None else gib(device.free_bytes)
-    return [f"<b>{escape(device.label)}</b>", stack(parts, width_em=14), *cells, escape(free)]
+    cells = [*map(_mib, [*sizes.values(), device.total_bytes]), "?" if free is None else _mib(free)]
+    return [f"<b>{escape(device.label)}</b>", stack(bars, width_em=14), *map(escape, cells)]
 
 
 def _mib(n_bytes: int) -> str:
@@ -294,7 +254,7 @@ def checks(found: Iterable[Check]) -> str:
         if one.data:
             evidence = json.dumps(one.data, indent=1, ensure_ascii=False, default=str)
             text += details("evidence", paragraph(evidence, mono=True))
-        rows.append([badge(one.status, _TONE[one.status]), f"<b>{escape(one.name)}</b>", text])
+        rows.append([badge(one.status, one.status), f"<b>{escape(one.name)}</b>", text])
     return block(table(rows))
 
 
@@ -317,23 +277,24 @@ def decisions(found: Iterable[Answer]) -> str:
 
 
 def _answer(found: Any) -> str:
-    probabilities: Mapping[object, float] = getattr(found, "probabilities", None) or {
-        True: found.probability,
-        False: 1 - found.probability,
-    }
-    value = next((v for k in ("choice", "level") if (v := getattr(found, k, None)) is not None), "")
-    best = value if value != "" else found.value
+    from ..decisions import ChoiceAnswer, PredicateAnswer
+
+    notes = [f"label mass {found.label_mass:.1%}"]
+    if isinstance(found, PredicateAnswer):
+        best: object = found.value
+        shares: Mapping[Any, float] = {True: found.probability, False: 1 - found.probability}
+    else:
+        best = found.choice if isinstance(found, ChoiceAnswer) else found.level
+        shares = found.probabilities
+        notes.insert(0, f"confidence {found.confidence:.1%}")
+        if not isinstance(found, ChoiceAnswer):
+            notes.insert(0, f"score {found.score:.2f}")
     rows = [
         [
             f"<b>{escape(option)}</b>" if option == best else escape(option),
-            bar(p, tone="ok" if option == best else "plain"),
+            bar(share, tone="ok" if option == best else "plain"),
         ]
-        for option, p in probabilities.items()
+        for option, share in shares.items()
     ]
-    notes = [f"label mass {found.label_mass:.1%}"]
-    if hasattr(found, "confidence"):
-        notes.insert(0, f"confidence {found.confidence:.1%}")
-    if hasattr(found, "score"):
-        notes.insert(0, f"score {found.score:.2f}")
     title = f"<b>{escape(found.name)}</b> " if found.name else ""
     return block(title + dim(", ".join(notes)), table(rows))

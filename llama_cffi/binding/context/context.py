@@ -25,7 +25,7 @@ from .batch_checks import check_decode, check_encode, needs_checks
 from .decode_call import DecodeCall
 from .decode_errors import REFUSED, decode_error, roll_back
 from .memory import Memory
-from .params import ContextParams, check_attention, check_embeddings, resolve
+from .params import ContextParams, check_attention, check_embeddings, defaults_of, resolve
 from .perf import Perf
 from .threadpool import ThreadPool
 
@@ -65,6 +65,8 @@ class Context(NativeObject):
         causal_attn: Whether tokens attend only to those before them.
         pooling: How the embeddings of a sequence are combined into one.
         adapters: The active LoRA adapters and their scales.
+        flash_attn: Whether flash attention is used; None: where the build supports it.
+        tuned: The settings kept by `tune`; each is used if the caller set nothing there.
 
     Raises:
         ValidationError: An option is out of range or not supported by the model or the build, or
@@ -124,6 +126,8 @@ class Context(NativeObject):
         type_k = options.get("type_k") or "f16"
         self.keys_shift = compat.keys_shift(library, type_k, self.kind.head_k)
         self.embeddings: bool = values["embeddings"]
+        self.flash_attn: bool | None = values["flash_attn"]
+        self.tuned = defaults_of(model, self.kind, embeddings=self.embeddings).tuned
         self.mtp: bool = values["ctx_type"] is not None
         self._n_hidden = model.n_embd_out if self.mtp else 0
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"

@@ -15,6 +15,7 @@ from ...validation import check_bool, check_choice, check_float, check_int, chec
 from .. import compat
 from ..memory_limits import check_bytes
 from ..processors import thread_count
+from .defaults import ContextDefaults, context_defaults
 from .memory_estimate import CACHE_TYPES, context_bytes, memory_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "ContextParams",
     "check_attention",
     "check_embeddings",
+    "defaults_of",
     "estimate_context_bytes",
     "resolve",
 ]
@@ -73,7 +75,7 @@ class ContextOptions(MoreContextOptions, total=False):
 
     n_ctx: int
     n_batch: int
-    n_ubatch: int
+    n_ubatch: int | None
     n_seq_max: int
     n_threads: int
     check_memory: bool
@@ -88,16 +90,18 @@ class ContextParams:
             training length. C rounds it up (to 32 or 256, per sequence unless they share a cache).
         n_batch: Most tokens in one `decode`.
         n_ubatch: Most tokens computed together; at most n_batch. Models and poolings that need
-            a whole sequence take no more than this in one batch.
+            a whole sequence take no more than this in one batch. None: 512, or what `tune` has
+            kept.
         n_seq_max: Number of independent sequences.
         n_threads: Threads for single tokens, at most the usable processors; 0: those of
-            LLAMA_CFFI_N_THREADS, else the physical cores.
-        n_threads_batch: Threads for prefill; 0 = n_threads.
+            LLAMA_CFFI_N_THREADS, else what `tune` has kept, else the physical cores.
+        n_threads_batch: Threads for prefill; 0 = n_threads, or what `tune` has kept.
         embeddings: Whether `decode` computes embeddings; None = only for encoders.
         pooling: How the embeddings of a sequence are combined: `none`, `mean`, `cls`, `last`, or
             `rank` for the scores of a reranker.
         attention: `causal` or `non_causal`.
-        flash_attn: Flash attention, on or off.
+        flash_attn: Flash attention, on or off; None: what `tune` has kept, else off for heads of
+            less than 64 on CPUs with AVX-512, where it is slow, else the build's choice.
         kv_unified: One cache for all sequences; None = only if the model needs it.
         swa_full: Keep positions that left the sliding window.
         type_k: Type of the keys: `f32`, `f16` (C's default), `bf16`, `q8_0`, `q5_1`, `q5_0`,
@@ -122,7 +126,7 @@ class ContextParams:
 
     n_ctx: int = 0
     n_batch: int = 2048
-    n_ubatch: int = 512
+    n_ubatch: int | None = None
     n_seq_max: int = 1
     n_threads: int = 0
     n_threads_batch: int = 0
@@ -166,8 +170,9 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
     for flag in _FLAGS:
         if (value := getattr(params, flag)) is not None:
             check_bool(flag, value)
-    values = _sizes(params, model)
     embeddings = not kind.logits if params.embeddings is None else bool(params.embeddings)
+    defaults = defaults_of(model, kind, embeddings=embeddings)
+    values = _sizes(params, model, defaults)
     attention = _enum_value(library, "llama_attention_type", "attention", params.attention)
     default = "causal" if kind.causal else "non_causal"
     check_attention((params.attention or default) == "causal", model, kind)
@@ -201,7 +206,7 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         "op_offload": params.op_offload,
         "no_perf": bool(params.no_perf),
         "ctx_type": _context_type(params, model),
-        **_cache_types(params, kind, model),
+        **_cache_types(params, kind, model, defaults.flash_attn),
         **_rope(params, library),
     }
     need = context_bytes(
@@ -215,6 +220,16 @@ def resolve(params: ContextParams, model: Model, kind: ModelKind) -> dict[str, A
         )
     check_bytes(need + _GRAPH_BYTES, f"a context of n_ctx={values['n_ctx']}")
     return values
+
+
+def defaults_of(model: Model, kind: ModelKind, *, embeddings: bool) -> ContextDefaults:
+    """Return what a context of *model* gets where its parameters are open."""
+    return context_defaults(
+        model.library,
+        model.gguf,
+        offloads=model.offloads,
+        generates=kind.logits and not embeddings,
+    )
 
 
 def estimate_context_bytes(
@@ -312,28 +327,36 @@ def _context_type(params: ContextParams, model: Model) -> int | None:
     return int(model.library.lib.LLAMA_CONTEXT_TYPE_MTP)
 
 
-def _sizes(params: ContextParams, model: Model) -> dict[str, Any]:
-    library = model.library
+def _sizes(params: ContextParams, model: Model, defaults: ContextDefaults) -> dict[str, Any]:
+    library, tuned = model.library, defaults.tuned
     n_ctx = check_int("n_ctx", params.n_ctx, 0) or model.n_ctx_train
     n_batch = min(n_ctx, check_int("n_batch", params.n_batch, 1))
-    n_ubatch = min(n_batch, check_int("n_ubatch", params.n_ubatch, 1))
+    n_ubatch = defaults.n_ubatch if params.n_ubatch is None else params.n_ubatch
+    n_ubatch = min(n_batch, check_int("n_ubatch", n_ubatch, 1))
     n_seq_max = check_int("n_seq_max", params.n_seq_max, 1, compat.max_sequences(library))
     if n_seq_max > min(n_batch, n_ctx):  # n_outputs_max <= cparams.n_outputs_max
         raise ValidationError(f"{n_seq_max=} needs n_batch and n_ctx of that many tokens")
-    n_threads = thread_count("n_threads", params.n_threads)
+    n_threads = thread_count("n_threads", params.n_threads, tuned.n_threads or 0)
+    n_threads_batch = params.n_threads_batch or params.n_threads
+    if not n_threads_batch and tuned.n_threads_batch is None:
+        n_threads_batch = n_threads
     return {
         "n_ctx": n_ctx,
         "n_batch": n_batch,
         "n_ubatch": n_ubatch,
         "n_seq_max": n_seq_max,
         "n_threads": n_threads,
-        "n_threads_batch": thread_count("n_threads_batch", params.n_threads_batch or n_threads),
+        "n_threads_batch": thread_count(
+            "n_threads_batch", n_threads_batch, tuned.n_threads_batch or 0
+        ),
     }
 
 
-def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[str, Any]:
+def _cache_types(
+    params: ContextParams, kind: ModelKind, model: Model, default_flash_attn: bool | None
+) -> dict[str, Any]:
     """Check the types of the cache; quantized values turn flash attention on."""
-    flash_attn = params.flash_attn
+    flash_attn = default_flash_attn if params.flash_attn is None else params.flash_attn
     heads = {"type_k": kind.head_k, "type_v": kind.head_v}
     found: dict[str, Any] = {}
     for field, head in heads.items():
@@ -349,7 +372,7 @@ def _cache_types(params: ContextParams, kind: ModelKind, model: Model) -> dict[s
             )
         found[field] = _enum_value(model.library, "ggml_type", field, name)
     if params.type_v not in (None, *_FLOATS):
-        if flash_attn is False:
+        if params.flash_attn is False:
             raise ValidationError(f"type_v={params.type_v!r} needs flash_attn=True")
         flash_attn = True
     f32 = "f32" in (params.type_k, params.type_v) and (flash_attn or params.type_v == "f32")

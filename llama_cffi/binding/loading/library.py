@@ -27,16 +27,18 @@ from ...html_repr import shown_by
 from ...validation import not_picklable, warn_caller
 from ...variables import unknown_variables
 from ..native_object import EXITING, FORKED, abandon, close_all
+from ..tuned import is_on, kept
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
-from .process_maps import is_mapped, refuse_other_build
+from .process_maps import is_mapped, mapped_names, refuse_other_build
 
 if TYPE_CHECKING:
+    from ...gguf.header_check import GgufSummary
     from ...libs_fetch import InstalledBuild
     from ..ffi_types import FFI, CLibrary
 
-__all__ = ["Device", "Library", "get_library"]
+__all__ = ["Device", "Library", "get_library", "library_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ class Library:
         abi: The ABI class with its evidence, printable.
         logs: Receives C's log.
         backend_notes: Warnings logged while the backends were loaded.
+        cpu_variant: The CPU variant that was loaded, such as `zen4`; empty if the build has none,
+            or the system does not tell.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Library:
         identity: abi.AbiIdentity,
         logs: LogBridge,
         backend_notes: tuple[str, ...],
+        cpu_variant: str,
     ) -> None:
         assert identity.abi_class is not None
         self.ffi = ffi
@@ -90,7 +95,10 @@ class Library:
         self.abi = identity
         self.logs = logs
         self.backend_notes = backend_notes
+        self.cpu_variant = cpu_variant
         self._numa = "disabled"
+        # C writes it into a static string: it is asked for once.
+        self._system_info = str(ffi.string(lib.llama_print_system_info()).decode())
         self._functions: Set[str] = identity.abi_class.functions & identity.measurement.exports
         if identity.verdict == "compatible":
             # Neither symbols nor default values reveal changes in libmtmd.
@@ -165,7 +173,11 @@ class Library:
     @property
     def system_info(self) -> str:
         """CPU features used by the loaded backends. C: llama_print_system_info."""
-        return str(self.ffi.string(self.lib.llama_print_system_info()).decode())
+        return self._system_info
+
+    def uses(self, feature: str) -> bool:
+        """Whether the loaded CPU backend was compiled for a feature, such as `AVX512`."""
+        return re.search(rf"\b{re.escape(feature)} = 1\b", self._system_info) is not None
 
     __reduce__ = not_picklable("call get_library() in the other process")
 
@@ -246,6 +258,28 @@ def get_library(
         FetchError: The build could not be fetched.
         AbiMismatchError: No declarations are proven to fit it.
     """
+    return _get(None if spec is None else os.fspath(spec), backend, None)
+
+
+def library_for(gguf: GgufSummary) -> Library:
+    """Return the llama.cpp of this process, as `get_library` does, for a model.
+
+    The first call loads it with the CPU variant that `tune` has found the fastest for the model.
+
+    Args:
+        gguf: The header of the model.
+    """
+
+    def choose(build: InstalledBuild) -> str:
+        return (kept(build, gguf, offloads=False).cpu_variant or "") if is_on() else ""
+
+    return _get(None, None, choose)
+
+
+def _get(
+    spec: str | None, backend: str | None, choose: Callable[[InstalledBuild], str] | None
+) -> Library:
+    """Return the loaded build, or load it with the CPU variant that *choose* names, if any."""
     global _loaded
     if _ended:
         raise LibraryLoadError(_ended)
@@ -253,12 +287,15 @@ def get_library(
         if _loaded is not None and spec is None:
             return _loaded
         fetcher = _libs_fetch()
-        build = fetcher.ensure(None if spec is None else os.fspath(spec), backend=backend)
+        build = fetcher.ensure(spec, backend=backend)
         if _loaded is None:
             for message in unknown_variables().values():
                 warn_caller(message)
             exports = _exports(build, fetcher.exported_symbols)
-            _loaded = _load(build, exports, fetcher.cache_dir())
+            wanted = os.environ.get(_VARIANT, "").strip(), _VARIANT
+            if choose is not None and not wanted[0]:
+                wanted = choose(build), "the CPU variant kept by tune"
+            _loaded = _load(build, exports, fetcher.cache_dir(), wanted)
         elif build.library != _loaded.path:
             raise LibraryLoadError(
                 f"this process already runs {_loaded.path}; a second build ({build.library}) would "
@@ -289,7 +326,9 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
     return frozenset().union(*map(read, [build.library, *_ggml_beside(build)]))
 
 
-def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Library:
+def _load(
+    build: InstalledBuild, exports: frozenset[str], cache: Path, wanted: tuple[str, str]
+) -> Library:
     global _started
     _require(build, "llama_", exports)
     refuse_other_build(build.library)
@@ -303,8 +342,9 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
     _require(build, "ggml_", exports)
     logs = _redirect_logs(boot_ffi, boot, exports)
     # libllama does not load its CPU backend by itself, and some builds crash without it.
+    variant = ""
     if "ggml_backend_load_all_from_path" in exports:
-        _load_backends(boot_ffi, boot, build)
+        variant = _load_backends(boot_ffi, boot, build, *wanted)
     identity = _identify(build, exports, boot_ffi, boot, compiled)
     assert identity.abi_class is not None
     ffi = _bind(identity.abi_class, compiled)
@@ -319,39 +359,40 @@ def _load(build: InstalledBuild, exports: frozenset[str], cache: Path) -> Librar
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
     logs.raise_interrupt()
-    return Library(ffi, lib, build, identity, logs, tuple(notes))
+    return Library(ffi, lib, build, identity, logs, tuple(notes), variant)
 
 
+_VARIANT = "LLAMA_CFFI_CPU_VARIANT"
 _BACKEND = re.compile(r"(?:lib)?ggml-(?!base\.).+\.(?:so|dll)")
 
 
-def _load_backends(ffi: Any, boot: Any, build: InstalledBuild) -> None:
-    """Load every backend; of the CPU's variants the one in `LLAMA_CFFI_CPU_VARIANT`, else the best.
+def _load_backends(ffi: Any, boot: Any, build: InstalledBuild, wanted: str, by: str) -> str:
+    """Load every backend; of the CPU's variants the wanted one, else the best. Return its name.
 
-    Of several names, separated by commas, the first that the build has counts.
+    Of several names, separated by commas, the first that the build has counts. *by* is who wants
+    it, for messages.
 
     Raises:
         LibraryLoadError: The build lacks these variants, or the one does not run on this CPU.
     """
     folder, variants = build.folder, build.cpu_variants
-    wanted = os.environ.get("LLAMA_CFFI_CPU_VARIANT", "").strip()
     if not (wanted and variants):  # some builds have one CPU backend for all
         boot.ggml_backend_load_all_from_path(os.fsencode(folder))
-        return
+        names = mapped_names(folder)
+        return next((name for name, path in variants.items() if path.name in names), "")
     others = f"Choose another or unset it; this build has {', '.join(variants)}."
+    if by != _VARIANT:
+        others = "LLAMA_CFFI_TUNED=0 switches it off; run `llama-cffi tune` again."
     name = next((n for n in map(str.strip, wanted.split(",")) if n in variants), None)
     if name is None:
-        raise LibraryLoadError(
-            f"LLAMA_CFFI_CPU_VARIANT={wanted!r} is not a CPU variant of this build. {others}"
-        )
+        raise LibraryLoadError(f"{by}={wanted!r} is not a CPU variant of this build. {others}")
     # The CPU last, as ggml does.
     for path in sorted(folder.iterdir()):
         if _BACKEND.fullmatch(path.name) and path not in variants.values():
             boot.ggml_backend_load(os.fsencode(path))
     if boot.ggml_backend_load(os.fsencode(variants[name])) == ffi.NULL:
-        raise LibraryLoadError(
-            f"LLAMA_CFFI_CPU_VARIANT={name!r} does not run on this CPU. {others}"
-        )
+        raise LibraryLoadError(f"{by}={name!r} does not run on this CPU. {others}")
+    return name
 
 
 def _require(build: InstalledBuild, prefix: str, exports: frozenset[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import LibraryLoadError
 
-__all__ = ["is_mapped", "refuse_other_build"]
+__all__ = ["is_mapped", "mapped_names", "refuse_other_build"]
 
 _LIBRARY_NAME = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
 
@@ -25,6 +25,11 @@ def refuse_other_build(library: Path) -> None:
                 f"{path} is already loaded in this process; {library} would share the name "
                 "libggml-base with it and mix silently. Use one of them per process."
             )
+
+
+def mapped_names(folder: Path) -> set[str]:
+    """Return which of *folder*'s files are mapped, by name; empty if the OS does not tell."""
+    return {path.name for _, _, path in _mapped_files() if path.parent == folder}
 
 
 def _mapped_files() -> list[tuple[int, int, Path]]:

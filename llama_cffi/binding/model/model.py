@@ -14,7 +14,7 @@ from ...progress import Progress, reporting
 from ...validation import INT32_MAX, check_int, checked_arguments
 from .. import compat
 from ..callbacks import ExceptionRelay
-from ..loading.library import Library, get_library
+from ..loading.library import Library, library_for
 from ..memory_limits import check_bytes, check_ggml_contexts
 from ..native_object import NativeObject, in_call
 from .files import AnyPath, Override, open_files
@@ -114,7 +114,7 @@ class Model(NativeObject):
         self.paths = self.files.paths
         self.path = self.paths[0]
         self.gguf: GgufSummary = self.files.summary
-        self.library = library or get_library()
+        self.library = library or library_for(self.gguf)
         check_model(self.path, self.gguf, self.library)
         if self.files.listed and not self.library.has("llama_model_load_from_splits"):
             raise ValidationError(
