@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from ..binding.tuned import TunedSettings
 from .result import TuneResult, TuneStep
-from .tune import tune
+from .tuner import tune
 
 __all__ = ["TuneResult", "TuneStep", "TunedSettings", "tune"]

@@ -62,8 +62,8 @@ class Children:
         Raises:
             LlamaError: The child cannot do it, or it died.
         """
-        options = settings.given()
-        variant = options.pop("cpu_variant", None)
+        options, variant = settings.given(), settings.cpu_variant
+        options.pop("cpu_variant", None)
         child = self._child(variant)
         try:
             answer = child.ask(options=options, request=request)

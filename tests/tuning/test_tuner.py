@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 from support.tiny_gguf import write_tiny
 
-import llama_cffi
 from llama_cffi import (
     CancelledError,
     Engine,
@@ -22,15 +19,14 @@ from llama_cffi import (
     TunedSettings,
     ValidationError,
     get_library,
+    tune,
 )
 from llama_cffi.binding import tuned
 from llama_cffi.gguf.header_check import check_gguf
-from llama_cffi.tuning import tune as tune_module_function
+from llama_cffi.tuning import tuner
 from llama_cffi.tuning.children import Children
 from llama_cffi.tuning.timing import Request, Sample
 
-tune = llama_cffi.tune
-module = sys.modules[tune_module_function.__module__]
 OLD = TunedSettings(n_ubatch=8)
 
 
@@ -38,7 +34,7 @@ OLD = TunedSettings(n_ubatch=8)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the settings."""
     path = tmp_path / "tuned.json"
-    for owner in (tuned, module):
+    for owner in (tuned, tuner):
         monkeypatch.setattr(owner, "tuned_file", lambda: path)
     monkeypatch.setenv("LLAMA_CFFI_N_THREADS", "1")
     return path
@@ -68,8 +64,8 @@ class FakeChildren(Children):
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeChildren]:
     """A machine that is made up."""
     kind = type("Fake", (FakeChildren,), {})
-    monkeypatch.setattr(module, "Children", kind)
-    monkeypatch.setattr(module, "_cpu_variants", lambda *_: [])
+    monkeypatch.setattr(tuner, "Children", kind)
+    monkeypatch.setattr(tuner, "_cpu_variants", lambda *_: [])
     return kind
 
 
@@ -194,14 +190,6 @@ def children(tiny_model: Path) -> Iterator[Children]:
     """Real child processes, of which one at a time may run."""
     with Children(get_library().path, tiny_model, 0) as found:
         yield found
-
-
-def processes() -> set[int]:
-    """Return the children of this process."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True
-    )
-    return {int(pid) for pid in listed.stdout.split()}
 
 
 def test_a_child_measures_with_the_settings(children: Children) -> None:
