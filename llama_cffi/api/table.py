@@ -58,10 +58,12 @@ def read_table(rows: Any) -> Table:
             rows.iter_rows(named=True) if hasattr(rows, "iter_rows") else rows.to_dict("records")
         )
         return Table([{str(key): value for key, value in row.items()} for row in found], None, rows)
-    if hasattr(rows, "to_frame") and hasattr(rows, "name"):
+    if hasattr(rows, "to_frame") and (hasattr(rows, "iloc") or hasattr(rows, "alias")):  # a Series
         return Table([*rows], rows.name if isinstance(rows.name, str) else None, rows)
     if hasattr(rows, "collect") and not hasattr(rows, "__iter__"):
         raise ValidationError(f"rows is a {type(rows).__name__}, a query; pass rows.collect()")
+    if isinstance(rows, Mapping):
+        raise ValidationError("rows is a dict; pass a list of rows, which can be dicts")
     return Table(as_list("rows", rows, "a list or another iterable of rows"))
 
 

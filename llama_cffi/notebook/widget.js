@@ -86,6 +86,7 @@ function render({ model, el }) {
     menu.remove();
     menu = null;
     opened = -1;
+    root.style.minHeight = "";
     const token = answer.children[index];
     token?.setAttribute("aria-expanded", "false");
     if (takesFocus || hadFocus) token?.focus();
@@ -139,6 +140,7 @@ function render({ model, el }) {
     const left = Math.min(box.left - frame.left, frame.width - menu.offsetWidth);
     menu.style.left = `${Math.max(0, left)}px`;
     menu.style.top = `${box.bottom - frame.top + 3}px`;
+    root.style.minHeight = `${menu.offsetTop + menu.offsetHeight + 4}px`; // outputs cut off the rest
     menu.children[token.choice].focus();
   }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CancelledError, LlamaError, ValidationError
 from ..generation.cancellation import CancelScope
+from ..validation import shown
 from .regeneration import ChosenToken, Regeneration
 from .token_logprobs import visible
 
@@ -77,6 +78,10 @@ class TokenWidget(anywidget.AnyWidget):
         super().__init__()
         self.on_msg(self._receive)
         self._start()
+
+    def __repr__(self) -> str:
+        text = "".join(token.chosen.text for token in self._answer.tokens)
+        return f"<TokenWidget {self.status}: {shown(text)}>"
 
     @property
     def text(self) -> str:

@@ -192,6 +192,7 @@ def test_a_wrong_prompt_is_refused_before_anything_is_computed(
     [
         ({"rows": "text"}, ValidationError, "rows must be a list or another iterable of rows"),
         ({"rows": 5}, ValidationError, "rows must be a list"),
+        ({"rows": {"n": [1]}}, ValidationError, "rows is a dict; pass a list of rows"),
         ({"schema": {"type": "nonsense"}}, ValidationError, "nonsense"),
         ({"schema": 5}, ValidationError, "JSON has no values of 5"),
         ({"errors": "ignore"}, ValidationError, "errors"),
@@ -270,6 +271,8 @@ class PolarsFrame:
 
 
 class PolarsSeries:
+    alias = None
+
     def __init__(self, name: str, values: list[Any]) -> None:
         self.name, self._values = name, values
 
@@ -291,6 +294,14 @@ def test_a_frame_of_polars_gives_a_frame_of_polars(llm: Llama) -> None:
 
     with pytest.raises(ValidationError, match=r"a LazyFrame, a query; pass rows.collect\(\)"):
         llm.map(LazyFrame(), int)  # type: ignore[arg-type]
+
+
+def test_other_collections_are_rows(llm: Llama, asked: list[str]) -> None:
+    numbers = pandas.Index([11, 12])
+    for rows in (numbers, numbers.to_numpy(), (n for n in (11, 12)), {11: 0, 12: 0}.keys()):
+        assert [*llm.map(rows, int, SUM, **GREEDY)] == SUMS[:2]
+    llm.map(numbers.to_numpy(), bool, **GREEDY)
+    assert asked[-2:] == ["11", "12"]
 
 
 def test_a_list_imports_no_library_of_frames(llm: Llama) -> None:
@@ -396,9 +407,9 @@ def test_rows_that_failed_are_computed_again(llm: Llama, tmp_path: Path) -> None
     assert [*llm.map(NUMBERS, int, SUM, max_tokens=40, **options)] == SUMS
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("is_interrupt", [False, True][: 2 if os.name == "posix" else 1])
 def test_a_killed_run_is_resumed_with_the_same_result(
-    llm: Llama, tmp_path: Path, how: signal.Signals
+    llm: Llama, tmp_path: Path, is_interrupt: bool
 ) -> None:
     path = tmp_path / "r.jsonl"
     code = f"""
@@ -413,11 +424,14 @@ def test_a_killed_run_is_resumed_with_the_same_result(
     while not path.exists() or path.read_bytes().count(b"\n") < 4:
         assert process.poll() is None
         time.sleep(0.01)
-    os.kill(process.pid, how)
+    if is_interrupt:
+        process.send_signal(signal.SIGINT)
+    else:
+        process.kill()
     _, err = process.communicate()
     n = path.read_bytes().count(b"\n") - 1
     assert 3 <= n < 120
-    if how is signal.SIGINT:
+    if is_interrupt:
         assert f"{n} of 120 rows have answers: they are in {path}; the same call does the" in err
     rows = NUMBERS * 20
     assert [*llm.map(rows, int, SUM, resume=path, **GREEDY)] == SUMS * 20

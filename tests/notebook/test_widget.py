@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.rounding import EXACT
 
 from llama_cffi import Llama, LlamaError, Model, ValidationError
 from llama_cffi.demo import model_path
+from llama_cffi.generation.cancellation import on_cancel
 from llama_cffi.notebook import widget as module
 from llama_cffi.notebook.regeneration import Regeneration
 from llama_cffi.notebook.widget import TokenWidget
@@ -125,26 +127,51 @@ def test_choosing_the_end_of_the_answer_ends_it(make: Any, llm: Llama) -> None:
     assert (len(widget.tokens), widget.status) == (3, "done")
 
 
+@pytest.fixture
+def third(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released when a generation has three tokens; it waits there until it is cancelled."""
+    reached = threading.Semaphore(0)
+    run = Regeneration.run
+
+    def paused(answer: Regeneration) -> Iterator[Any]:
+        cancelled = threading.Event()
+        on_cancel(lambda reason: cancelled.set())
+        for token in run(answer):
+            yield token
+            if len(answer.tokens) == 3:
+                reached.release()
+                cancelled.wait(60)
+
+    monkeypatch.setattr(Regeneration, "run", paused)
+    return reached
+
+
 def test_stop_keeps_the_tokens_until_then_and_leaves_the_model_usable(
-    make: Any, llm: Llama
+    make: Any, llm: Llama, third: threading.Semaphore
 ) -> None:
-    widget = make(max_tokens=450, ignore_eos=True)
-    while not widget._answer.tokens:
-        assert widget.status == "running"
+    widget = make(max_tokens=450, ignore_eos=True)  # an InferenceEngine runs ahead
+    assert third.acquire(timeout=60)
+    assert (widget.status, widget.wait(0)) == ("running", False)
     send(widget, type="stop")
     assert (widget.status, widget.message) == ("stopped", "")
-    assert 0 < len(widget.tokens) < 450
-    assert len(widget.tokens) == len(widget._answer.tokens)
+    assert 3 <= len(widget.tokens) == len(widget._answer.tokens) < 450
     assert llm.parse("What is 17 + 25?", int, temperature=0) == 42
     send(widget, type="stop")
     assert widget.status == "stopped"
     # Choosing while tokens come stops these.
     widget.regenerate()
-    while len(widget._answer.tokens) < 3:
-        pass
-    widget.choose(0, 1)
-    assert widget.status == "running"
-    widget.stop()
+    assert third.acquire(timeout=60)
+    before = widget._answer.tokens[0]
+    widget.choose(0, (before.choice + 1) % 4)
+    assert third.acquire(timeout=60)
+    assert (widget.status, widget._answer.tokens[0].chosen != before.chosen) == ("running", True)
+
+
+def test_it_is_shown_as_text_too(make: Any) -> None:
+    widget = make("What is 17 + 25?", temperature=0)
+    widget.wait()
+    assert repr(widget) == "<TokenWidget done: '42'>"
+    assert widget._repr_mimebundle_()[0]["text/plain"] == repr(widget)
 
 
 @pytest.mark.parametrize(
