@@ -31,7 +31,7 @@ IMAGES = ROOT / "docs" / "images"
 SOURCE = "https://github.com/llama-cffi/llama-cffi/blob/main/examples"
 END = "<!-- end of output -->"
 _OUTPUT = re.compile(rf"<!-- output: ([\w/+]+) -->\n.*?{END}\n", re.S)
-_TIMEOUT_S = 120
+_TIMEOUT_S = 300
 # Of several forms of an output, the first of these.
 _KINDS = ("image/png", "text/html", "text/plain")
 
@@ -43,7 +43,9 @@ def execute(path: Path) -> Any:
         CellExecutionError: A cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=_TIMEOUT_S, kernel_name="python3").execute()
+    NotebookClient(
+        notebook, timeout=_TIMEOUT_S, startup_timeout=_TIMEOUT_S, kernel_name="python3"
+    ).execute()
     return notebook
 
 

@@ -42,7 +42,7 @@ def llm() -> Iterator[Llama]:
 @pytest.fixture(scope="session")
 def kernel() -> Iterator[Kernel]:
     """A kernel with the extension."""
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=300)
     try:
         found = Kernel(manager, client)
         assert found.run("%load_ext llama_cffi") == "ok"

@@ -68,7 +68,7 @@ class Kernel:
             cell: The code.
             on_output: Called with each message of its output.
         """
-        reply = self.client.execute_interactive(cell, output_hook=on_output, timeout=60)
+        reply = self.client.execute_interactive(cell, output_hook=on_output, timeout=300)
         content = reply["content"]
         return str(content["status"] if content["status"] == "ok" else content["ename"])
 
