@@ -44,7 +44,11 @@ def execute(path: Path) -> Any:
     """
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=_TIMEOUT_S, startup_timeout=_TIMEOUT_S, kernel_name="python3"
+        notebook,
+        timeout=_TIMEOUT_S,
+        startup_timeout=_TIMEOUT_S,
+        kernel_name="python3",
+        coalesce_streams=True,  # a print may come in any number of messages
     ).execute()
     return notebook
 
