@@ -162,10 +162,11 @@ class TokenWidget(anywidget.AnyWidget):
 
     def _receive(self, _: object, content: Any, buffers: object) -> None:
         """Do what a front end asks for."""
-        kind = content.get("type") if isinstance(content, dict) else None
+        asked: dict[str, Any] = content if isinstance(content, dict) else {}
+        kind = asked.get("type")
         try:
             if kind == "choose":
-                self.choose(content.get("index"), content.get("choice"))
+                self.choose(asked.get("index", -1), asked.get("choice", -1))
             elif kind == "regenerate":
                 self.regenerate()
             elif kind == "stop":

@@ -33,6 +33,7 @@ class Measure(Protocol):
 
     def __call__(self, settings: TunedSettings, request: Request, /) -> Sample:
         """Return the seconds; raise LlamaError if the settings do not work."""
+        ...
 
 
 class ChooseRequest(Protocol):
@@ -40,6 +41,7 @@ class ChooseRequest(Protocol):
 
     def __call__(self, settings: TunedSettings, n_samples: int, share: float, /) -> Request:
         """Return one of which *n_samples* with *settings* take a share of the time."""
+        ...
 
 
 @dataclass(frozen=True)
