@@ -165,12 +165,12 @@ class TokenWidget(anywidget.AnyWidget):
         kind = content.get("type") if isinstance(content, dict) else None
         try:
             if kind == "choose":
-                self.choose(content.get("index"), content.get("choice"))
+                self.choose(content["index"], content["choice"])
             elif kind == "regenerate":
                 self.regenerate()
             elif kind == "stop":
                 self.stop()
-        except ValidationError:
+        except (KeyError, ValidationError):
             pass  # the token was replaced before the message came
 
 
