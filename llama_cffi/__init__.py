@@ -198,6 +198,12 @@ if TYPE_CHECKING:
         StepStats,
         SubmitOptions,
     )
+    from .tuning import (
+        TunedSettings,
+        TuneResult,
+        TuneStep,
+        tune,
+    )
 
 # Module -> the public names that come from it.
 _HOME = {
@@ -360,6 +366,12 @@ _HOME = {
         "StepStats",
         "SubmitOptions",
     ),
+    "tuning": (
+        "TuneResult",
+        "TuneStep",
+        "TunedSettings",
+        "tune",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -462,6 +474,9 @@ __all__ = [
     "StepStats",
     "SubmitOptions",
     "TemplateError",
+    "TuneResult",
+    "TuneStep",
+    "TunedSettings",
     "UnifiedLLM",
     "UnknownOptionError",
     "ValidationError",
@@ -483,6 +498,7 @@ __all__ = [
     "set_log_level",
     "shutdown",
     "similarity",
+    "tune",
     "unload_ipython_extension",
 ]
 

@@ -228,7 +228,8 @@ class Llama(Session, ModelFacts):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"n_ctx={self.engine.n_ctx}"
-        return f"Llama({self.model_path!r}, {state})"
+        tuned = ", tuned" if self.engine.context.tuned else ""
+        return f"Llama({self.model_path!r}, {state}{tuned})"
 
     @property
     def closed(self) -> bool:

@@ -72,7 +72,7 @@ class TunedSettings:
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.given().items())
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, str | int]:
         """Return those that differ from the defaults."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 

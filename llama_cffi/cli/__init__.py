@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 # The commands in the order of the help; that of `stand-in` is in `stand_in`.
 _COMMANDS = (
     "chat", "generate", "serve", "ps", "stop", "decide", "embed", "rerank", "score", "perplexity",
-    "quantize", "inspect", "plan", "tokenize", "bench", "models", "doctor", "libs", "completion",
-    "stand-in",
+    "quantize", "inspect", "plan", "tokenize", "bench", "tune", "models", "doctor", "libs",
+    "completion", "stand-in",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..binding import Context, Library, Model
+    from ..binding import Library, Model
 
 __all__ = ["main", "measure", "model_file", "test_name", "warns_of_wait"]
 
@@ -76,6 +76,7 @@ def _test(model: Model, job: Job) -> dict[str, Any]:
     """Run one test: a warm-up, then the repetitions."""
     from ..binding import Context
     from ..binding.processors import run_queue_waits
+    from ..tuning.timing import generate, prefill
 
     n_prompt, n_gen, n_depth = job["n_prompt"], job["n_gen"], job["n_depth"]
     started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -88,16 +89,16 @@ def _test(model: Model, job: Job) -> dict[str, Any]:
     with Context(model, n_ctx=n_ctx, **options) as context:
         if job["warmup"]:
             n_warm = min(n_prompt, context.n_batch) or 1
-            _prefill(context, n_warm, 0)
-            _generate(context, min(n_gen, 1), n_warm)
+            prefill(context, n_warm, 0)
+            generate(context, min(n_gen, 1), n_warm)
         waits, seconds = sum(run_queue_waits().values()), 0.0
         for _ in range(job["repetitions"]):
             context.memory.clear()
-            _prefill(context, n_depth, 0)
+            prefill(context, n_depth, 0)
             context.synchronize()
             start = time.perf_counter_ns()
-            _prefill(context, n_prompt, n_depth)
-            _generate(context, n_gen, n_depth + n_prompt)
+            prefill(context, n_prompt, n_depth)
+            generate(context, n_gen, n_depth + n_prompt)
             context.synchronize()
             samples.append(time.perf_counter_ns() - start)
             seconds += samples[-1] / 1e9
@@ -131,29 +132,6 @@ def _test(model: Model, job: Job) -> dict[str, Any]:
             "samples_ts": rates,
             "waited": max(0.0, waited) / max(seconds * context.n_threads, 1e-9),
         }
-
-
-def _prefill(context: Context, n_tokens: int, pos: int) -> None:
-    from ..binding import Batch
-
-    batch, n_vocab = Batch(context.n_batch, library=context.model.library), context.n_vocab
-    for begin in range(0, n_tokens, context.n_batch):
-        tokens = [
-            (7919 * (begin + i) + 13) % n_vocab
-            for i in range(min(context.n_batch, n_tokens - begin))
-        ]
-        batch.fill(tokens, pos + begin)
-        context.decode(batch)
-
-
-def _generate(context: Context, n_tokens: int, pos: int) -> None:
-    from ..binding import Batch
-
-    batch, n_vocab = Batch(1, library=context.model.library), context.n_vocab
-    for i in range(n_tokens):
-        batch.fill([(7919 * i + 17) % n_vocab], pos + i)
-        context.decode(batch)
-        context.synchronize()
 
 
 def _machine(library: Library) -> dict[str, Any]:

@@ -208,7 +208,8 @@ class Engine:
         name = self.model.path.name
         if self._closed:
             return f"<Engine {name} closed>"
-        return f"<Engine {name} n_ctx={self.n_ctx}, {len(self._slot.tokens)} tokens cached>"
+        tuned = ", tuned" if self.context.tuned else ""
+        return f"<Engine {name} n_ctx={self.n_ctx}, {len(self._slot.tokens)} tokens cached{tuned}>"
 
     @property
     def n_ctx(self) -> int:

@@ -18,11 +18,13 @@ __all__ = [
     "badge",
     "bar",
     "block",
+    "chip",
     "coloured",
     "details",
     "dim",
     "escape",
     "heat_map",
+    "label",
     "paragraph",
     "printable",
     "probability",
@@ -62,6 +64,11 @@ def escape(text: object) -> str:
 def dim(text: object) -> str:
     """Return a value as secondary text."""
     return f'<span style="opacity:.7">{escape(text)}</span>'
+
+
+def label(text: object) -> str:
+    """Return a value as secondary text in one line."""
+    return f'<span style="opacity:.7;white-space:nowrap">{escape(text)}</span>'
 
 
 def paragraph(text: str, *, mono: bool = False) -> str:
@@ -104,7 +111,7 @@ def table(
 
     Args:
         rows: Cells, each HTML.
-        head: Names of the columns, texts.
+        head: Names of the columns, each HTML.
         right: Columns of numbers.
     """
     numbers = frozenset(right)
@@ -119,7 +126,7 @@ def table(
         return f'<tr style="background:transparent">{inner}</tr>'
 
     body = "".join(line("td", row, "") for row in rows)
-    top = line("th", [*map(escape, head)], ";font-weight:600;opacity:.7") if head else ""
+    top = line("th", head, ";font-weight:600;opacity:.7") if head else ""
     style = "border-collapse:collapse;margin:0;border:0;font-size:inherit"
     return f'<table style="{style}">{top}{body}</table>'
 
@@ -138,17 +145,28 @@ def stack(parts: Sequence[tuple[float, str, str]], *, width_em: float = 20) -> s
     """
     inner = ""
     for share, colour, title in parts:
-        hue = _HUES[int(colour) % len(_HUES)] if colour.isdigit() else _TONES[colour]
         percent = min(1.0, max(0.0, share)) * 100
         inner += (
             f'<span title="{escape(title)}" style="display:inline-block;height:100%;'
-            f'width:{percent:.2f}%;background:hsla({hue},75%,50%,.6)"></span>'
+            f'width:{percent:.2f}%;background:{_fill(colour)}"></span>'
         )
     return (
         f'<span style="display:inline-block;vertical-align:middle;width:{width_em}em;height:.8em;'
         f"line-height:0;white-space:nowrap;overflow:hidden;border-radius:.2em;"
         f'background:rgba(128,128,128,.2)">{inner}</span>'
     )
+
+
+def chip(index: int) -> str:
+    """Return a mark in the colour that part *index* of a bar has."""
+    size = "display:inline-block;width:.6em;height:.6em;border-radius:.15em"
+    return f'<span style="{size};background:{_fill(str(index))}"></span>'
+
+
+def _fill(colour: str) -> str:
+    """Return the colour of a tone, or of the index of a hue."""
+    hue = _HUES[int(colour) % len(_HUES)] if colour.isdigit() else _TONES[colour]
+    return f"hsla({hue},75%,50%,.6)"
 
 
 def coloured(tokens: Sequence[tuple[str, str]], special: Iterable[int] = ()) -> str:

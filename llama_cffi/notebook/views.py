@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import html
-from .html import badge, bar, block, details, dim, escape, paragraph, stack, table
+from .html import badge, bar, block, chip, details, dim, escape, label, paragraph, stack, table
 from .token_logprobs import token_logprobs
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def response(found: Mapping[str, Any]) -> str:
 def _choice(choice: Mapping[str, Any]) -> list[str]:
     message = choice.get("message") or {"content": choice.get("text")}
     parts = [_message(message)]
-    if choice.get("logprobs"):
-        found: Any = choice
-        parts.append(html.heat_map(token_logprobs(found)))
+    found: Any = choice
+    if choice.get("logprobs") and (tokens := token_logprobs(found)):
+        parts.append(html.heat_map(tokens))
     return parts
 
 
@@ -150,7 +150,8 @@ def memory_plan(plan: MemoryPlan) -> str:
     head, _, foot = str(plan).split("\n\n")
     names = dict.fromkeys(name for device in plan.devices for name in device.parts)
     parts = [name for name in names if any(d.parts[name] for d in plan.devices)]
-    columns = ["", "", *parts, "total", "free"]
+    marked = [f"{chip(i)} {escape(name)}" for i, name in enumerate(parts)]
+    columns = ["", "", *marked, "total", "free"]
     return block(
         badge("fits", "ok") if plan.fits else badge("does not fit", "fail"),
         paragraph(head),
@@ -165,15 +166,19 @@ def _device(device: DevicePlan, parts: Sequence[str]) -> list[str]:
     # Without a known free memory the bar shows the parts alone.
     whole = max(device.total_bytes, free or 0, 1)
     bars = [
-        (size / whole, str(i), f"{name} {_mib(size)}")
+        (size / whole, str(i), f"{name} {_size(size)}")
         for i, (name, size) in enumerate(sizes.items())
     ]
-    cells = [*map(_mib, [*sizes.values(), device.total_bytes]), "?" if free is None else _mib(free)]
+    cells = [
+        *map(_size, [*sizes.values(), device.total_bytes]),
+        "?" if free is None else _size(free),
+    ]
     return [f"<b>{escape(device.label)}</b>", stack(bars, width_em=14), *map(escape, cells)]
 
 
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"
+def _size(n_bytes: int) -> str:
+    unit, name = (2**30, "GiB") if n_bytes >= 2**30 else (2**20, "MiB")
+    return f"{n_bytes / unit:,.1f} {name}"
 
 
 # The library
@@ -233,7 +238,7 @@ def abi(identity: AbiIdentity) -> str:
 
 def fields(values: Mapping[str, object]) -> str:
     """Return names and values as a table."""
-    return table([[dim(name), escape(value)] for name, value in values.items() if value != ""])
+    return table([[label(name), escape(value)] for name, value in values.items() if value != ""])
 
 
 # The doctor's findings
@@ -254,7 +259,7 @@ def checks(found: Iterable[Check]) -> str:
         if one.data:
             evidence = json.dumps(one.data, indent=1, ensure_ascii=False, default=str)
             text += details("evidence", paragraph(evidence, mono=True))
-        rows.append([badge(one.status, one.status), f"<b>{escape(one.name)}</b>", text])
+        rows.append([badge(one.status, one.status), f"<b>{label(one.name)}</b>", text])
     return block(table(rows))
 
 

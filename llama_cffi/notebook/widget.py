@@ -162,15 +162,16 @@ class TokenWidget(anywidget.AnyWidget):
 
     def _receive(self, _: object, content: Any, buffers: object) -> None:
         """Do what a front end asks for."""
-        kind = content.get("type") if isinstance(content, dict) else None
+        asked: dict[str, Any] = content if isinstance(content, dict) else {}
+        kind = asked.get("type")
         try:
             if kind == "choose":
-                self.choose(content["index"], content["choice"])
+                self.choose(asked.get("index", -1), asked.get("choice", -1))
             elif kind == "regenerate":
                 self.regenerate()
             elif kind == "stop":
                 self.stop()
-        except (KeyError, ValidationError):
+        except ValidationError:
             pass  # the token was replaced before the message came
 
 

@@ -278,9 +278,10 @@ class InferenceEngine:
         if self.context.closed:
             return f"<InferenceEngine {name} closed>"
         n_running, paused = len(self.scheduler.running), ", paused" if self.paused else ""
+        tuned = ", tuned" if self.context.tuned else ""
         return (
             f"<InferenceEngine {name} n_parallel={self.scheduler.max_running} n_ctx={self.n_ctx}: "
-            f"{n_running} running, {self._n_waiting} waiting{paused}>"
+            f"{n_running} running, {self._n_waiting} waiting{paused}{tuned}>"
         )
 
     # Life

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from support.notebooks import Kernel, Shell
 
 from llama_cffi import Llama
 from llama_cffi.demo import model_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ipython_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither read nor write the user's settings and history of IPython."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +29,7 @@ def shell() -> Iterator[Shell]:
     found.outputs()
     yield found
     found.variables["llm"].close()
-    InteractiveShell.clear_instance()
+    found.close()
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_no_text_becomes_markup(text: str) -> None:
         + parts.paragraph(text, mono=True)
         + parts.badge(text)
         + parts.details(text, parts.dim(text))
-        + parts.table([[parts.escape(text)]], [text])
+        + parts.table([[parts.label(text)]], [parts.chip(1) + parts.escape(text)])
         + parts.stack([(0.5, "1", text)])
         + parts.coloured([(text, text)], [0])
         + parts.heat_map([TokenLogprob(text, -0.5, [(text, -1.0)])])

@@ -42,7 +42,16 @@ def shown(value: object) -> str:
 
 def test_a_memory_plan_shows_each_device_and_whether_it_fits() -> None:
     found = shown(PLAN)
-    for text in ("does not fit", "RAM", "CUDA0", "1,024.0 MiB", "3,072.0 MiB", "a note", "draft"):
+    for text in (
+        "does not fit",
+        "RAM",
+        "CUDA0",
+        "1.0 GiB",
+        "512.0 MiB",
+        "3.0 GiB",
+        "a note",
+        "draft",
+    ):
         assert text in found
     fits = replace(PLAN, devices=PLAN.devices[:1])
     assert "does not fit" not in shown(fits)

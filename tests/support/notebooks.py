@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ class Shell:
 
     def __init__(self) -> None:
         config = Config({"HistoryManager": {"enabled": False}})
-        self.shell = InteractiveShell.instance(config=config)
+        # Not __main__, which is pytest's.
+        module = types.ModuleType("cells")
+        self.shell = InteractiveShell.instance(config=config, user_module=module)
         self.shell.display_pub = self._published = CapturingDisplayPublisher()
         self.variables: dict[str, Any] = self.shell.user_ns
 
@@ -35,6 +38,11 @@ class Shell:
         done = self.shell.run_cell(cell)
         done.raise_error()
         return done.result
+
+    def close(self) -> None:
+        """Leave this process as it was."""
+        self.shell.restore_sys_module_state()
+        InteractiveShell.clear_instance()
 
     def outputs(self) -> list[dict[str, str]]:
         """Return and forget what was displayed: the data of each message, by MIME type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
+_log = logging.getLogger(__name__)
 _MAX_VIEWS = 256  # C has at most 256 sequences
 
 
@@ -128,6 +130,10 @@ class Context(NativeObject):
         self.embeddings: bool = values["embeddings"]
         self.flash_attn: bool | None = values["flash_attn"]
         self.tuned = defaults_of(model, self.kind, embeddings=self.embeddings).tuned
+        if self.tuned:
+            _log.info(
+                "%s: settings kept by tune, where no others are: %s", model.path.name, self.tuned
+            )
         self.mtp: bool = values["ctx_type"] is not None
         self._n_hidden = model.n_embd_out if self.mtp else 0
         self.causal_attn: bool = self.kind.causal and options.get("attention") != "non_causal"
