@@ -23,7 +23,7 @@ HTML = "<!doctype html><meta charset=utf-8><title>cell</title><body style='{styl
 LIGHT = "font: 14px sans-serif; margin: 16px; color: #111; background: #fff"
 DARK = "font: 14px sans-serif; margin: 16px; color: #ddd; background: #1e1e1e; color-scheme: dark"
 # anywidget's interface of a model, and what sends its messages to Python.
-START = """async ([source, state]) => {
+START = """async ([source, state, inShadow]) => {
   const blob = new Blob([source], { type: "text/javascript" });
   const { default: widget } = await import(URL.createObjectURL(blob));
   const listeners = {};
@@ -41,7 +41,9 @@ START = """async ([source, state]) => {
     }
   };
   window.listeners = listeners;
-  window.remove = widget.render({ model, el: document.body });
+  const el = inShadow ? document.body.attachShadow({ mode: "open" }) : document.body;
+  window.remove = widget.render({ model, el });
+  window.focused = () => el.activeElement ?? document.activeElement;
 }"""
 
 
@@ -64,11 +66,11 @@ def browser() -> Iterator[Browser]:
 class Cell:
     """A page with a widget; `sync` does what a kernel's messages do."""
 
-    def __init__(self, page: Page, widget: TokenWidget) -> None:
+    def __init__(self, page: Page, widget: TokenWidget, in_shadow: bool = False) -> None:
         self.page, self.widget = page, widget
         self.sent: list[Any] = []
         page.expose_function("toPython", lambda content: self.sent.append(content))
-        page.evaluate(START, [str(widget._esm), self.state])
+        page.evaluate(START, [str(widget._esm), self.state, in_shadow])
 
     @property
     def state(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Cell:
         return self.page.locator(".token").all_text_contents()
 
     def focused(self) -> str:
-        found = self.page.evaluate("document.activeElement.getAttribute('aria-label')")
+        found = self.page.evaluate("focused().getAttribute('aria-label')")
         return str(found)
 
     def shot(self, name: str) -> None:
@@ -103,7 +105,7 @@ def open_cell(browser: Browser, llm: Llama) -> Iterator[Callable[..., Cell]]:
     """Opens cells; errors in their consoles, and requests, fail the test."""
     contexts, widgets, errors = [], [], []
 
-    def opened(style: str = LIGHT, **options: Any) -> Cell:
+    def opened(style: str = LIGHT, in_shadow: bool = False, **options: Any) -> Cell:
         context = browser.new_context(viewport={"width": 760, "height": 420})
         contexts.append(context)
         page = context.new_page()
@@ -114,7 +116,7 @@ def open_cell(browser: Browser, llm: Llama) -> Iterator[Callable[..., Cell]]:
         options = {"max_tokens": 60, "n_alternatives": 6, "temperature": 1.2, "seed": 5, **options}
         widget = TokenWidget(llm, "Tell me a story about a cat.", **options)
         widgets.append(widget)
-        return Cell(page, widget)
+        return Cell(page, widget, in_shadow)
 
     yield opened
     for widget in widgets:
@@ -124,11 +126,14 @@ def open_cell(browser: Browser, llm: Llama) -> Iterator[Callable[..., Cell]]:
     assert errors == []
 
 
-@pytest.mark.parametrize(("name", "style"), [("light", LIGHT), ("dark", DARK)])
+@pytest.mark.parametrize(
+    ("name", "style", "in_shadow"),
+    [("light", LIGHT, False), ("dark", DARK, False), ("shadow", LIGHT, True)],
+)
 def test_a_click_shows_the_alternatives_and_another_one_continues(
-    open_cell: Callable[..., Cell], name: str, style: str
+    open_cell: Callable[..., Cell], name: str, style: str, in_shadow: bool
 ) -> None:
-    cell = open_cell(style)
+    cell = open_cell(style, in_shadow)
     cell.sync()
     page, before = cell.page, cell.tokens()
     assert "".join(before).replace("⏎", "") == cell.widget.text
@@ -156,13 +161,14 @@ def test_a_click_shows_the_alternatives_and_another_one_continues(
     expect(menu).to_have_count(0)
 
 
-def test_the_keyboard_is_enough(open_cell: Callable[..., Cell]) -> None:
-    cell = open_cell()
+@pytest.mark.parametrize("in_shadow", [False, True])
+def test_the_keyboard_is_enough(open_cell: Callable[..., Cell], in_shadow: bool) -> None:
+    cell = open_cell(in_shadow=in_shadow)
     cell.sync()
     keys = cell.page.keyboard
     labels = [f"{token['label']}, " for token in cell.widget.tokens]
     keys.press("Tab")  # Stop is disabled
-    assert cell.page.evaluate("document.activeElement.textContent") == "Generate again"
+    assert cell.page.evaluate("focused().textContent") == "Generate again"
     keys.press("Tab")
     assert cell.focused().startswith(labels[0])
     keys.press("ArrowRight")
@@ -205,7 +211,7 @@ def test_stop_and_generate_again(open_cell: Callable[..., Cell]) -> None:
     assert 0 < n < 450
     expect(cell.page.get_by_role("status")).to_have_text(f"Stopped after {n} tokens")
     expect(stop).to_be_disabled()
-    assert cell.page.evaluate("document.activeElement.textContent") == "Generate again"
+    assert cell.page.evaluate("focused().textContent") == "Generate again"
     cell.widget._answer._max_tokens = 5
     cell.page.get_by_role("button", name="Generate again").click()
     cell.sync()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ class ResumeFile:
             except ValidationError as e:
                 raise ValidationError(f"{path}, line {number}: {e}; {_ADVICE}") from None
             self.answers.setdefault(row, answer)
-        self._file = open(path, "r+b")  # noqa: SIM115  (closed by `close`)
-        self._file.truncate(len(complete))
-        self._file.seek(len(complete))
+        if len(complete) < len(data):
+            os.truncate(path, len(complete))
+        # Appended to, so that two runs with the same file only do some rows twice.
+        self._file = open(path, "ab")  # noqa: SIM115  (closed by `close`)
 
     def add(self, row: int, answer: str) -> None:
         """Write an answer; it survives the end of this process."""

@@ -78,11 +78,13 @@ function render({ model, el }) {
   let opened = -1; // the token whose menu is open
 
   const tokens = () => model.get("tokens");
+  // In a shadow root, as in marimo, the document knows only its host.
+  const focused = () => root.getRootNode().activeElement;
 
   function close(takesFocus) {
     if (menu === null) return;
     const index = opened;
-    const hadFocus = menu.contains(document.activeElement);
+    const hadFocus = menu.contains(focused());
     menu.remove();
     menu = null;
     opened = -1;
@@ -130,7 +132,7 @@ function render({ model, el }) {
       } else if (event.key === "Tab") {
         close(true); // and on from the token
       } else {
-        moved(event, items, items.indexOf(document.activeElement));
+        moved(event, items, items.indexOf(focused()));
       }
       event.stopPropagation(); // the keys of the notebook
     });
@@ -180,13 +182,13 @@ function render({ model, el }) {
       made.title = `${token.label}  ${percent(token.p)}`;
       made.setAttribute("tabindex", i === current ? "0" : "-1");
     });
-    const hadFocus = answer.contains(document.activeElement);
+    const hadFocus = answer.contains(focused());
     while (answer.children.length > found.length) answer.lastChild.remove();
     if (opened >= found.length) close(false);
     if (current >= found.length && found.length) {
       current = found.length - 1;
       answer.children[current].setAttribute("tabindex", "0");
-      if (hadFocus && !answer.contains(document.activeElement)) answer.children[current].focus();
+      if (hadFocus && !answer.contains(focused())) answer.children[current].focus();
     }
   }
 
@@ -201,14 +203,14 @@ function render({ model, el }) {
       error: `Error: ${model.get("message")}`,
     }[now];
     status.classList.toggle("error", now === "error");
-    const hadFocus = document.activeElement === stop;
+    const hadFocus = focused() === stop;
     stop.disabled = now !== "running";
     if (hadFocus && stop.disabled) again.focus();
     answer.setAttribute("aria-busy", String(now === "running"));
   }
 
   function outside(event) {
-    if (menu !== null && !root.contains(event.target)) close(false);
+    if (menu !== null && !event.composedPath().includes(root)) close(false);
   }
 
   stop.addEventListener("click", () => model.send({ type: "stop" }));

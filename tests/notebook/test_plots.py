@@ -253,23 +253,30 @@ def test_an_answer_without_log_probabilities_says_how_to_ask(pool: LlamaPool) ->
             plots.logprobs(wrong)  # type: ignore[arg-type]
 
 
-def test_any_text_can_be_drawn_and_long_answers_wrap() -> None:
-    odd = ["$x^2$", "中文", " \n\t\r", "\x00\x1b", "", "😀", "a" * 50, "\u202e", "_{"]
-    n = 405
-    choice: Any = {
+def choice_of(tokens: list[str]) -> Any:
+    others = len(tokens) - 1
+    return {
         "logprobs": {
-            "tokens": (odd * n)[:n],
-            "token_logprobs": [None] + [-1.0] * (n - 1),
-            "top_logprobs": [None] + [{"a": -0.5}] * (n - 1),
+            "tokens": tokens,
+            "token_logprobs": [None] + [-1.0] * others,
+            "top_logprobs": [None] + [{"a": -0.5}] * others,
         }
     }
-    figure = plots.logprobs(choice)
-    assert len(figure.axes) == 10
+
+
+def test_any_text_can_be_drawn() -> None:
+    odd = ["$x^2$", "中文", " \n\t\r", "\x00\x1b", "", "😀", "a" * 50, "\u202e", "_{"]
+    figure = plots.logprobs(choice_of(odd))
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels[:6] == ["$x^2$", "\\u4e2d\\u6587", "·⏎⇥\\r", "\\x00\\x1b", "∅", "😀"]
     assert max(map(len, labels)) == 16
-    assert figure.axes[-1].get_xlabel() == "5 more tokens are not shown"
     figure.canvas.draw()  # no warning of a missing glyph
+
+
+def test_long_answers_wrap() -> None:
+    figure = plots.logprobs(choice_of(["a"] * 405))
+    assert len(figure.axes) == 10
+    assert figure.axes[-1].get_xlabel() == "5 more tokens are not shown"
 
 
 # Figures
