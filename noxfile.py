@@ -283,6 +283,13 @@ def page(session: nox.Session) -> None:
 
 
 @nox.session
+def shells(session: nox.Session) -> None:
+    """Complete command lines in bash, zsh and fish, which the system must have."""
+    install_wheel(session)
+    session.run("python", "tools/shells.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def simulate(session: nox.Session) -> None:
     """Compare scheduling policies on a simulated clock; `nox -s simulate -- --requests 1000`."""
     session.install("-e", ".", "matplotlib>=3.9")  # editable, as for `demo`

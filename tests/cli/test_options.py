@@ -111,7 +111,6 @@ def test_auto_is_what_fits(run: Runner) -> None:
             sizes.append(engine.n_ctx)
     assert sizes == [1024, 1024, 256]
     assert run("embed", "-ngl", "auto", "hi").code == 0
-    assert run("score", "-ngl", "auto", stdin="a b").code == 0
 
 
 def test_help_wraps_descriptions_and_keeps_examples(
