@@ -314,7 +314,7 @@ def bench(session: nox.Session) -> None:
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
     every = ["startup", "overhead", "memory", "gguf_open", "mask", "grammar", "forced"]
-    every += ["decisions", "prompt_store"]
+    every += ["decisions", "prompt_store", "bench_command"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
 
