@@ -296,6 +296,13 @@ def notebook(session: nox.Session) -> None:
 
 
 @nox.session
+def shells(session: nox.Session) -> None:
+    """Complete command lines in bash, zsh and fish, which the system must have."""
+    install_wheel(session)
+    session.run("python", "tools/shells.py", *session.posargs, env=SAFE)
+
+
+@nox.session
 def simulate(session: nox.Session) -> None:
     """Compare scheduling policies on a simulated clock; `nox -s simulate -- --requests 1000`."""
     session.install("-e", ".", "matplotlib>=3.9")  # editable, as for `demo`
@@ -320,7 +327,7 @@ def bench(session: nox.Session) -> None:
     name, *args = session.posargs or [""]
     # Not SAFE: they import each other, and their folder has nothing that shadows the wheel.
     every = ["startup", "overhead", "memory", "gguf_open", "mask", "grammar", "forced"]
-    every += ["decisions", "prompt_store"]
+    every += ["decisions", "prompt_store", "bench_command"]
     for script in [name] if name else every:
         session.run("python", f"benchmarks/{script}.py", *args)
 

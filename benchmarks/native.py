@@ -140,13 +140,11 @@ class NativeBatch:
 
 @contextmanager
 def _unabortable(context: Context) -> Iterator[None]:
-    lib, ffi = context.library.lib, context.library.ffi
-    lib.llama_set_abort_callback(context.ptr, ffi.NULL, ffi.NULL)
+    context.abort_flag.detach(context.ptr)
     try:
         yield
     finally:
-        flag = context.abort_flag
-        lib.llama_set_abort_callback(context.ptr, flag.callback, flag.data)
+        context.abort_flag.attach(context.ptr)
 
 
 def _compiler() -> str | None:

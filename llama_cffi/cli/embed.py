@@ -105,13 +105,15 @@ def opened(args: argparse.Namespace, command: str, pooling: str | None) -> Itera
         command: The name of the command.
         pooling: See `Embedder`; None: the model's, or `mean` if it has none, as in `Llama`.
     """
-    from ..api.config import LlamaConfig
-    from ..binding import Model
+    from ..api.config import LlamaConfig, fit_config
     from ..embeddings.embedder import Embedder
+    from ..generation.model_source import open_model
 
-    config = LlamaConfig(**options.running_options(args))
+    # Its context is not that of a `Llama`, which the check is about.
+    config = LlamaConfig(check_memory=False, **options.running_options(args))
+    source, config = fit_config(options.model_source(args, command), config)
     n_threads = config.n_threads or 0
-    with Model(options.model_source(args, command), **config.model_options()) as model:
+    with open_model(source, **config.model_options())[0] as model:
         embedder = Embedder(model, pooling=pooling, n_threads=n_threads)
         if pooling is None and embedder.pooling == "none":
             embedder.close()

@@ -18,18 +18,22 @@ __all__ = ["opened", "text_defaults"]
 @contextlib.contextmanager
 def opened(args: argparse.Namespace) -> Iterator[Engine]:
     """Provide the engine of the model of *args*."""
-    from ..api.config import MODEL_FIELDS
-    from ..binding import LoraAdapter, Model
+    from ..api.config import MODEL_FIELDS, LlamaConfig, fit_config
+    from ..binding import LoraAdapter
     from ..engine import environment
     from ..engine.engine import Engine
+    from ..generation.model_source import open_model
 
     given = options.running_options(args)
+    if given.get("n_gpu_layers") != "auto":
+        layers = given.get("n_gpu_layers")
+        given["n_gpu_layers"] = environment.number("N_GPU_LAYERS", layers, -1, -(2**31) + 1)
+    source, config = fit_config(options.model_source(args, "generate"), LlamaConfig(**given))
+    given |= {name: getattr(config, name) for name in ("n_ctx", "n_gpu_layers")}
     of_model = {name: given.pop(name) for name in MODEL_FIELDS if name in given}
-    layers = of_model.pop("n_gpu_layers", None)
-    of_model["n_gpu_layers"] = environment.number("N_GPU_LAYERS", layers, -1, -(2**31) + 1)
     adapter = given.pop("lora_path", None)
     with (
-        Model(options.model_source(args, "generate"), **of_model) as model,
+        open_model(source, **of_model)[0] as model,
         Engine(model, context_policy="error", **given) as engine,
     ):
         if adapter is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "add_thinking",
     "at_least",
     "epilog",
+    "given_options",
     "model_source",
     "one_of",
     "resolve",
@@ -138,8 +139,18 @@ def _switch(text: str) -> bool | None:
     return {"on": True, "off": False, "auto": None}[one_of("on", "off", "auto")(text)]
 
 
-def _layers(text: str) -> int:
-    return -1 if text.lower() == "all" else at_least(-1)(text)
+def _size(low: int, **words: int | str) -> Callable[[str], int | str]:
+    """Return a parser of whole numbers from *low*, and of words with a value."""
+
+    def parse(text: str) -> int | str:
+        if text.lower() in words:
+            return words[text.lower()]
+        if text.lstrip("-").isdigit():
+            return at_least(low)(text)
+        known = " or ".join(words)
+        raise argparse.ArgumentTypeError(f"must be an integer or {known}, got {text!r}")
+
+    return parse
 
 
 def _numbers(text: str) -> list[float]:
@@ -152,9 +163,9 @@ def _numbers(text: str) -> list[float]:
 # Fields of LlamaConfig.
 RUNNING = (
     Option(
-        "n_ctx", ("-c", "--ctx-size", "--ctx"), at_least(0), "N",
-        "context size: tokens of prompt and answer together; 0: the model's (default: 4096, or "
-        "the model's if that is less)",
+        "n_ctx", ("-c", "--ctx-size", "--ctx"), _size(0, auto="auto"), "N",
+        "context size: tokens of prompt and answer together; 0: the model's, auto: the largest "
+        "that fits into the memory (default: 4096, or the model's if that is less)",
     ),
     Option(
         "n_threads", ("-t", "--threads"), at_least(0), "N",
@@ -167,8 +178,8 @@ RUNNING = (
     Option("n_batch", ("-b", "--batch-size"), at_least(1), "N", "most prompt tokens per decode"),
     Option("n_ubatch", ("-ub", "--ubatch-size"), at_least(1), "N", "most tokens computed together"),
     Option(
-        "n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), _layers, "N",
-        "layers on the GPU; all or -1 (default): all, 0: none",
+        "n_gpu_layers", ("-ngl", "--gpu-layers", "--n-gpu-layers"), _size(-1, all=-1, auto="auto"),
+        "N", "layers on the GPU; all or -1 (default): all, 0: none, auto: as many as fit",
     ),
     Option(
         "n_cpu_moe", ("-ncmoe", "--n-cpu-moe"), at_least(0), "N",
@@ -315,13 +326,13 @@ def add_running(parser: Any, fields: Sequence[str] | None = None, **texts: str) 
 
     Args:
         parser: The parser of the command.
-        fields: Only these; None: all.
+        fields: Only these; None: all. `use_mmap`: --no-mmap and --mlock.
         **texts: Help of a field that differs here.
     """
     chosen = [option for option in RUNNING if fields is None or option.field in fields]
     group = parser.add_argument_group("running")
     _add(group, chosen, texts)
-    if fields is None:
+    if fields is None or "use_mmap" in fields:
         parser.add_argument(
             "--no-mmap", action="store_true", help="read the file instead of mapping it"
         )
@@ -334,9 +345,15 @@ def running_options(args: argparse.Namespace) -> dict[str, Any]:
 
     The demo model is so small that a second thread would slow it down, so it gets one.
     """
-    found = _given(args, RUNNING)
+    found = given_options(args)
     if args.model is None:
         found.setdefault("n_threads", 1)
+    return found
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `LlamaConfig` that are given, of any model."""
+    found = _given(args, RUNNING)
     if getattr(args, "no_mmap", False):
         found["use_mmap"] = False
     if getattr(args, "mlock", False):

@@ -78,12 +78,14 @@ def _run(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def opened_scorer(args: argparse.Namespace, command: str, n_ctx: int) -> Iterator[Scorer]:
     """Provide a scorer of the model of *args*."""
-    from ..api.config import LlamaConfig
+    from ..api.config import LlamaConfig, fit_config
     from ..embeddings.scorer import Scorer
 
-    config = LlamaConfig(**options.running_options(args))
+    # Its context is not that of a `Llama`, which the check is about.
+    config = LlamaConfig(check_memory=False, **options.running_options(args))
+    source, config = fit_config(options.model_source(args, command), config)
     with Scorer(
-        options.model_source(args, command),
+        source,
         n_ctx=n_ctx,
         n_threads=config.n_threads or 0,
         **config.model_options(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ValidationError
 from . import options, output
@@ -15,8 +15,9 @@ llama-cffi plan -m model.gguf -c 32768 -np 4
 llama-cffi plan -m hf:owner/repo:Q4_K_M -c auto -ctk q8_0 -ctv q8_0
 llama-cffi plan -m model.gguf -ngl auto --json
 """
-# The other options of LlamaConfig; n_ctx and n_gpu_layers may be auto here.
-_FIELDS = ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v", "n_cpu_moe")
+_FIELDS = (
+    "n_ctx", "n_gpu_layers", "n_batch", "n_ubatch", "flash_attn", "type_k", "type_v", "n_cpu_moe",
+)  # fmt: skip
 
 
 def add_parser(commands: Any) -> None:
@@ -26,17 +27,12 @@ def add_parser(commands: Any) -> None:
         help="what a model takes in memory, and what fits",
         description="Print what a model takes on each device: weights, KV cache, compute and "
         "output buffers; whether that fits into the free memory, and the largest context, number "
-        "of answers together and of layers on the GPU that do. Nothing is loaded. The exit code "
-        "is 0 if it fits, else 1.",
+        "of answers together and of layers on the GPU that do. Nothing is loaded, and of a file "
+        "on the hub only the header is read. The exit code is 0 if it fits, else 1.",
         epilog=options.epilog(_EXAMPLES, *options.BUILDS),
         formatter_class=options.HelpFormatter,
     )
     options.add_model(parser)
-    parser.add_argument(
-        "-c", "--ctx-size", type=_number, metavar="N",
-        help="context size of each answer; 0: the model's, auto: the largest that fits (default: "
-        "4096, or the model's if that is less)",
-    )  # fmt: skip
     parser.add_argument(
         "-np", "--parallel", type=int, default=1, metavar="N",
         help="answers that are generated together (default: 1)",
@@ -44,10 +40,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--n-kv-tokens", type=int, metavar="N", help="tokens of one cache that all answers share"
     )
-    parser.add_argument(
-        "-ngl", "--n-gpu-layers", type=_number, default=-1, metavar="N",
-        help="layers on the GPU; -1: all, auto: as many as fit (default: -1)",
-    )  # fmt: skip
     parser.add_argument(
         "-dev", "--device", metavar="NAMES",
         help="devices beside the CPU, with commas; none: only the CPU (default: all)",
@@ -61,12 +53,9 @@ def add_parser(commands: Any) -> None:
         "--swa-full", action=argparse.BooleanOptionalAction, default=None,
         help="keep positions that left the sliding window",
     )  # fmt: skip
-    options.add_running(
-        parser, _FIELDS, n_batch="most tokens per decode (default: 2048)",
-        n_ubatch="most tokens computed together (default: 512)",
-    )  # fmt: skip
+    options.add_running(parser, _FIELDS)
     options.add_json(parser, "the plan, in bytes,")
-    parser.set_defaults(func=_run, n_batch=2048, n_ubatch=512)
+    parser.set_defaults(func=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -81,10 +70,8 @@ def _run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
     found = plan(
         args.model or output.demo_path("plan"),
-        n_ctx=args.ctx_size,
         n_parallel=args.parallel,
         n_kv_tokens=args.n_kv_tokens,
-        n_gpu_layers=args.n_gpu_layers,
         devices=devices,
         mmproj=args.mmproj,
         draft=args.model_draft,
@@ -97,13 +84,3 @@ def _run(args: argparse.Namespace) -> int:
     else:
         output.say(f"{output.printable(str(found))}\n")
     return 0 if found.fits else 1
-
-
-def _number(text: str) -> int | Literal["auto"]:
-    """Return the number of an option, or `auto`."""
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be an integer or auto, got {text!r}") from None

@@ -30,6 +30,8 @@ llama-cffi serve --models-dir models --models-max 2 --sleep-idle-seconds 600
 """
 _KEY = "LLAMA_CFFI_API_KEY"
 _MIB = 2**20
+# All but one adapter: here there may be several.
+_FIELDS = tuple(option.field for option in options.RUNNING if option.field != "lora_path")
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -158,37 +160,20 @@ def add_parser(commands: Any) -> None:
         "--pid-file", metavar="FILE",
         help="a file for the process id while the server runs, for `llama-cffi stop`",
     )  # fmt: skip
-    running = parser.add_argument_group("running")
+    running = options.add_running(
+        parser,
+        (*_FIELDS, "use_mmap"),
+        n_ctx="context size of each answer: tokens of prompt and answer; 0: the model's, auto: the "
+        "largest that fits into the memory (default: 4096, or the model's if that is less)",
+    )
     running.add_argument(
         "-np", "--parallel", type=int, default=4, metavar="N",
         help="answers that are generated together; others wait (default: 4)",
     )  # fmt: skip
     running.add_argument(
-        "-c", "--ctx-size", "--ctx", type=int, metavar="N",
-        help="context size of each answer: tokens of prompt and answer; 0: the model's (default: "
-        "4096, or the model's if that is less)",
-    )  # fmt: skip
-    running.add_argument(
         "--n-kv-tokens", type=int, metavar="N",
         help="tokens of a KV cache that all answers share (default: --ctx-size for each)",
     )  # fmt: skip
-    running.add_argument(
-        "-t", "--threads", type=int, default=0, metavar="N",
-        help="number of threads (default: LLAMA_CFFI_N_THREADS, or physical cores)",
-    )  # fmt: skip
-    running.add_argument(
-        "-ngl", "--gpu-layers", "--n-gpu-layers", type=int, default=-1, metavar="N",
-        help="layers on the GPU; -1 (default): all, 0: none",
-    )  # fmt: skip
-    running.add_argument(
-        "-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto",
-        help="flash attention (default: auto, where it is supported)",
-    )  # fmt: skip
-    for letter, what in (("k", "keys"), ("v", "values")):
-        running.add_argument(
-            f"-ct{letter}", f"--cache-type-{letter}", metavar="TYPE",
-            help=f"type of the {what} in the KV cache, such as f32 or q8_0 (default: f16)",
-        )  # fmt: skip
     running.add_argument(
         "-cram", "--cache-ram", type=int, metavar="MIB",
         help="RAM for prompts that leave the KV cache; 0: none, -1: no limit (default: 1024, or a "
@@ -205,9 +190,6 @@ def add_parser(commands: Any) -> None:
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
     )  # fmt: skip
-    running.add_argument(
-        "--chat-template", metavar="NAME", help="a built-in chat template, or Jinja's source"
-    )
     running.add_argument(
         "--context-shift", action=argparse.BooleanOptionalAction, default=False,
         help="drop the oldest tokens of an answer that fills the context, and go on; only with "
@@ -236,20 +218,14 @@ def _run(args: argparse.Namespace) -> int:
         raise ValidationError(f"--context-shift needs -np 1, got -np {args.parallel}")
     config = LlamaConfig(
         n_parallel=args.parallel,
-        n_ctx=args.ctx_size,
         n_kv_tokens=args.n_kv_tokens,
-        n_threads=args.threads,
-        n_gpu_layers=args.gpu_layers,
-        flash_attn={"on": True, "off": False, "auto": None}[args.flash_attn],
-        type_k=args.cache_type_k,
-        type_v=args.cache_type_v,
         pooling=args.pooling,
-        chat_format=args.chat_template,
         context_policy="shift" if args.context_shift else "error",
         adapters=_adapters(args),
         cache_ram=args.cache_ram,
         cache_dir=args.cache_dir,
         cache_disk=args.cache_disk,
+        **options.given_options(args),
     )
     keys = _keys(args)
     hosts = _parts(",".join(args.host or ["127.0.0.1"]))

@@ -101,9 +101,15 @@ def _argument(action: argparse.Action, group: str) -> Argument:
     return Argument(
         tuple(action.option_strings),
         value,
-        tuple(map(str, action.choices or ())),
+        tuple(map(str, action.choices or _listed(value))),
         " ".join(text.split()),
         is_file,
         action.required,
         group,
     )
+
+
+def _listed(value: str) -> list[str]:
+    """Return the values that the name of a value lists, as `on|off|auto` does."""
+    words = value.split("|")
+    return words if len(words) > 1 and all(word.isalpha() for word in words) else []

@@ -44,7 +44,10 @@ def add_parser(commands: Any) -> None:
         help="about how long to measure; requests of large models become shorter for it "
         "(default: 60)",
     )  # fmt: skip
-    options.add_running(parser, ("n_gpu_layers",))
+    parser.add_argument(
+        "-ngl", "--gpu-layers", "--n-gpu-layers", type=options.at_least(-1), default=-1,
+        metavar="N", help="layers on the GPU; -1 (default): all, 0: none",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",
         help="only tell what would be measured, and about how long it would take",
@@ -61,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         n_prompt=args.n_prompt,
         n_gen=args.n_gen,
-        n_gpu_layers=-1 if args.n_gpu_layers is None else args.n_gpu_layers,
+        n_gpu_layers=args.gpu_layers,
         dry_run=args.dry_run,
         progress=output.is_terminal(sys.stderr),
     )

@@ -21,7 +21,6 @@ from ..errors import LlamaError, ValidationError
 from ..generation.context_size import DEFAULT_N_CTX, default_n_ctx, n_sequences
 from ..generation.model_source import ModelOptions, ModelSource
 from ..gguf.header_check import GgufSummary, check_gguf
-from ..hub import resolve_model
 from ..system_memory import SystemMemory, system_memory
 from ..validation import (
     INT32_MAX,
@@ -32,6 +31,7 @@ from ..validation import (
     reject_unknown,
     shown,
 )
+from .hub_headers import remote_model_files, resolve_if_here
 from .memory_plan import DevicePlan, MemoryPlan
 from .placement import HOST, assign_layers, repacked_bytes, weights_by_device
 
@@ -204,9 +204,16 @@ class Planner:
             self.files = self._loaded.files
         else:
             path = model if isinstance(model, str) else as_path("model", model)
-            self.files = open_files(resolve_model(path), options.get("kv_overrides"))
+            local = resolve_if_here(path)
+            if local is not None:
+                self.files = open_files(local, options.get("kv_overrides"))
+            else:
+                self.files = remote_model_files(str(path), options.get("kv_overrides"))
+                measures = False
         self.gguf: GgufSummary = self.files.summary
         self.notes: list[str] = []
+        if not measures and self._loaded is None and not self.files.paths[0].is_file():
+            self.notes.append("estimated by formulae, from the header of the file on the hub")
         self._library = self._loaded.library if self._loaded is not None else self._find_library()
         self._check()
         self._devices = self._usable_devices()
@@ -472,8 +479,7 @@ class Planner:
         first = next(iter(self._devices), HOST)
         place = HOST if self._options.get("n_gpu_layers") == 0 else first
         if "mmproj" in self._options:
-            path = resolve_model(self._options["mmproj"])
-            found["mmproj"][place] += _projector_bytes(check_gguf(path, kind="projector"))
+            found["mmproj"][place] += _projector_bytes(_projector(self._options["mmproj"]))
         for adapter in _adapter_paths(self._options):
             summary = check_gguf(Path(adapter).expanduser(), kind="LoRA")
             found["adapter"][place] += sum(t.size_bytes or 0 for t in summary.tensors)
@@ -661,6 +667,14 @@ def _adapter_paths(options: Mapping[str, Any]) -> list[str]:
     if "lora_path" in options:
         found.append(os.fspath(options["lora_path"]))
     return found
+
+
+def _projector(source: str | os.PathLike[str]) -> GgufSummary:
+    """Return the header of a projector."""
+    path = resolve_if_here(source)
+    if path is None:
+        return remote_model_files(str(source)).summary
+    return check_gguf(path, kind="projector")
 
 
 def _projector_bytes(gguf: GgufSummary) -> int:

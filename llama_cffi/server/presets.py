@@ -215,6 +215,8 @@ def _value(where: str, key: str, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     kinds, text = _FIELDS[key].split(" | "), given.strip()
+    if "Literal['auto']" in kinds and text.lower() == "auto":
+        return "auto"
     if "None" in kinds and text.lower() in _NONE:
         return None
     if "bool" in kinds and (found := _WORDS.get(text.lower())) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.builds import MIDDLE, NEWEST, OLD
 from support.children import Child
+from support.sparse_gguf import write_sparse
 
 from llama_cffi.binding import memory_limits
 from llama_cffi.errors import LlamaError, OutOfMemoryError
@@ -143,3 +145,19 @@ def test_the_data_segment_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_limits.bytes_left() == 0
     with pytest.raises(OutOfMemoryError, match=r"a test takes up to 3 MiB.* leaves 0 MiB"):
         memory_limits.check_bytes(3 * 2**20, "a test")
+
+
+def test_the_command_line_refuses_what_is_too_large_for_its_limit(
+    child: Child, tmp_path: Path
+) -> None:
+    """The address space may grow by 512 MiB, and the cache alone takes 768."""
+    code = """
+    from llama_cffi.cli import main
+    with limit(512):
+        code = main(["generate", "-m", sys.argv[1], "-c", "65536", "-n", "1", "-t", "1", "hi"])
+    sys.exit(code)
+    """
+    done = child(TRY + code, write_sparse(tmp_path / "model.gguf"))
+    assert (done.returncode, done.stdout) == (1, "")
+    error = done.stderr.splitlines()[-1]
+    assert re.search(r"^error: .*takes up to \d+ MiB, and the limit of this process leaves", error)

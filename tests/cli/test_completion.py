@@ -49,6 +49,7 @@ def test_bash_completes_commands_options_values_and_files(run: Runner, tmp_path:
     assert completed("models", "list", "--sort", "s") == ["size"]
     assert completed("chat", "--temp") == ["--temperature", "--temp"]
     assert completed("completion", "f") == ["fish"]
+    assert completed("chat", "-fa", "o") == ["on", "off"]
     assert completed("chat", "-m", "mod") == ["model.gguf"]
     assert "generate" in completed("")
     assert completed("chat", "--no-such") == []

@@ -9,7 +9,8 @@ from support.command_line import Runner
 
 from llama_cffi import SamplingParams
 from llama_cffi.api.config import LlamaConfig
-from llama_cffi.cli import options
+from llama_cffi.cli import _parser, options
+from llama_cffi.cli.engine import opened
 from llama_cffi.cli.parser import Parser, parse
 
 # Fields of LlamaConfig that no command line sets, or another option does.
@@ -70,7 +71,10 @@ def test_only_given_options_are_set() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["-ngl", "most"], "must be an integer, got 'most'"),
+        (["-ngl", "most"], "must be an integer or all or auto, got 'most'"),
+        (["-ngl", "-2"], "must be at least -1, got -2"),
+        (["-c", "-1"], "must be at least 0, got -1"),
+        (["-c", "all"], "must be an integer or auto, got 'all'"),
         (["-fa", "yes"], "must be one of on, off, auto, got 'yes'"),
         (["-ts", "a"], "must be numbers with commas, got 'a'"),
         (["--logit-bias", "5"], "must be a token id, + or -, and a number, got '5'"),
@@ -84,6 +88,29 @@ def test_wrong_values_are_usage_errors(
         parsed(*argv)
     assert e.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_context_and_the_layers_may_be_chosen_by_the_memory() -> None:
+    found = parsed("-m", "x", "-c", "AUTO", "-ngl", "auto")
+    assert found == {"n_ctx": "auto", "n_gpu_layers": "auto"}
+    LlamaConfig(**found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "decide", "serve", "plan"])
+def test_every_command_that_generates_has_the_same_options(command: str) -> None:
+    args = parse(_parser([command]), [command, "-c", "auto", "-ngl", "auto", "-fa", "off"])
+    given = options.given_options(args)
+    assert given == {"n_ctx": "auto", "n_gpu_layers": "auto", "flash_attn": False}
+
+
+def test_auto_is_what_fits(run: Runner) -> None:
+    sizes = []
+    for size in ("auto", "0", "256"):
+        args = parse(_parser(["generate"]), ["generate", "-c", size, "-ngl", "auto", "hi"])
+        with opened(args) as engine:
+            sizes.append(engine.n_ctx)
+    assert sizes == [1024, 1024, 256]
+    assert run("embed", "-ngl", "auto", "hi").code == 0
 
 
 def test_help_wraps_descriptions_and_keeps_examples(

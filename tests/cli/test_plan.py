@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from support.command_line import cli, error_of, json_of
+from support.hub_server import Hub
 from support.sparse_gguf import write_sparse
+from support.tiny_gguf import write_tiny
 
 from llama_cffi.cli import main
 from llama_cffi.memory_plan import planner
@@ -52,3 +55,22 @@ def test_wrong_options_are_usage_errors_or_failures(
     assert "type_k='q9' is not one of" in capsys.readouterr().err
     assert main(["plan", "-m", str(path.with_name("none.gguf")), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "ModelLoadError"
+
+
+def test_of_a_file_on_the_hub_only_the_header_is_read(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    big = write_tiny(tmp_path / "big.gguf", n_embd=512)
+    hub.repos["owner/repo"] = {"main": {"big-Q8_0.gguf": big.read_bytes(), "README.md": b""}}
+    variables = {"HF_ENDPOINT": hub.url, "no_proxy": "127.0.0.1,localhost"}
+    remote = json_of(cli("plan", "-m", "hf:owner/repo:q8_0", "-c", "64", "--json", **variables))
+    assert hub.sent == 2**20 < big.stat().st_size
+    assert main(["plan", "-m", str(big), "-c", "64", "--json"]) == 0
+    local = json.loads(capsys.readouterr().out)
+    assert not remote["exact"]
+    assert "hub" in " ".join(remote["notes"])
+    for part in ("weights_bytes", "kv_bytes"):
+        assert remote["devices"][0][part] == local["devices"][0][part]
+    hub.ranges = False
+    done = cli("plan", "-m", "hf:owner/repo:q8_0", **variables)
+    assert "does not send parts of files" in error_of(done)

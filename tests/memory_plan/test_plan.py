@@ -28,10 +28,11 @@ from llama_cffi import (
 )
 from llama_cffi.binding import Context, Device, memory_meter
 from llama_cffi.binding.memory_lines import parse_lines
+from llama_cffi.cli import main
 from llama_cffi.memory_plan import estimate, options_of
 from llama_cffi.memory_plan import planner as planner_module
 from llama_cffi.memory_plan.planner import Planner
-from llama_cffi.system_memory import SystemMemory
+from llama_cffi.system_memory import SystemMemory, system_memory
 
 _MIB = 2**20
 _WEIGHTS = re.compile(r"(\S+) model buffer size = +([\d.]+) MiB")
@@ -240,6 +241,30 @@ def test_what_cannot_fit_is_refused_with_numbers(
     heavy = write_sparse(tmp_path / "heavy.gguf", n_layer=12, n_embd=2048, n_head=16, n_ff=5632)
     with pytest.raises(OutOfMemoryError, match=r"weights .* take 1\.\d GiB .* 512 MiB in all"):
         Llama(heavy)
+
+
+def test_the_files_of_a_cgroup_end_in_one_sentence_of_the_command_line(
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = {
+        "proc/meminfo": "MemTotal: 4096000 kB\nMemAvailable: 4000000 kB\nSwapFree: 0 kB\n",
+        "proc/self/cgroup": "0::/box\n",
+        "sys/fs/cgroup/box/memory.max": f"{512 * _MIB}\n",
+        "sys/fs/cgroup/box/memory.current": f"{100 * _MIB}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(planner_module, "system_memory", lambda: system_memory(tmp_path))
+    for command in (["generate", "-n", "1", "hi"], ["decide", "--predicate", "It is.", "hi"]):
+        assert main([*command, "-m", str(models["dense"]), "-c", "65536"]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert re.search(r"^error: .* needs \d+ MiB of RAM .*its cgroup has 412 MiB free", err)
 
 
 def test_absurd_sizes_are_refused_without_a_measurement(models: dict[str, Path]) -> None:

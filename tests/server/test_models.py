@@ -725,6 +725,14 @@ def test_the_example_of_the_docs_is_right(tmp_path: Path) -> None:
     assert (remote.source, remote.config.type_k) == ("hf:owner/repo:Q4_K_M", "q8_0")
 
 
+def test_presets_may_leave_sizes_to_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "models.ini"
+    file.write_text("[a]\nmodel = a.gguf\nc = auto\nngl = Auto\nfa = auto\n")
+    (entry,) = read_presets(file, CONFIG)
+    assert (entry.config.n_ctx, entry.config.n_gpu_layers) == ("auto", "auto")
+    assert entry.config.flash_attn is None
+
+
 def test_presets_in_toml_are_the_same(tmp_path: Path) -> None:
     ini, toml = tmp_path / "x.ini", tmp_path / "x.toml"
     ini.write_text("[*]\nn_ctx = 48\n[m]\nmodel = a.gguf\naliases = n,o\nuse_mmap = no\n")
