@@ -14,6 +14,7 @@ import argparse
 import base64
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,15 @@ def execute(path: Path) -> Any:
         CellExecutionError: A cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=_TIMEOUT_S,
-        startup_timeout=_TIMEOUT_S,
-        kernel_name="python3",
-        coalesce_streams=True,  # a print may come in any number of messages
-    ).execute()
+    with tempfile.TemporaryDirectory() as folder:  # for the files that it writes
+        NotebookClient(
+            notebook,
+            timeout=_TIMEOUT_S,
+            startup_timeout=_TIMEOUT_S,
+            kernel_name="python3",
+            coalesce_streams=True,  # a print may come in any number of messages
+            resources={"metadata": {"path": folder}},
+        ).execute()
     return notebook
 
 
