@@ -176,6 +176,7 @@ def demo(session: nox.Session) -> None:
     # Editable: `python -m tools.…` puts the checkout first, where a wheel would be shadowed.
     session.install("-e", ".", "--group=test", "-r", "tools/train_demo/requirements.txt")
     session.run("python", "-m", "tools.train_demo.evaluate", *session.posargs)
+    session.run("python", "-m", "tools.train_demo.evaluate_decisions")
     session.run("python", "-m", "tools.train_demo.compare")
 
 
@@ -276,10 +277,22 @@ def ray(session: nox.Session) -> None:
 
 @nox.session
 def page(session: nox.Session) -> None:
-    """Use the server's page in headless Chromium, which the system must have."""
+    """Use the server's page and the widget in headless Chromium, which the system must have."""
     install_wheel(session, "test")
     session.install("playwright>=1.50")
-    session.run("pytest", "tests/page_in_browser.py", *session.posargs, env=SAFE)
+    pages = ("tests/page_in_browser.py", "tests/widget_in_browser.py")
+    session.run("pytest", *pages, *session.posargs, env=SAFE)
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """Press the stop button and reload models in a kernel; print milliseconds and memory.
+
+    `nox -s notebook -- --screenshots DIR` takes pictures of the outputs in headless Chromium.
+    """
+    install_wheel(session, "test")
+    session.install("playwright>=1.50")
+    session.run("python", "tools/notebook_checks.py", *session.posargs, env=SAFE)
 
 
 @nox.session

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError, LlamaError
+from ..html_repr import shown_by
 from ..progress import telling_if_slow
 from .faults import is_set
 from .machine import boot_id
@@ -101,6 +102,8 @@ class InstalledBuild:
             "library": str(self.library),
             "folder": str(self.folder),
         }
+
+    _repr_html_ = shown_by("build")
 
 
 def cache_dir() -> Path:

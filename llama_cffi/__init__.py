@@ -26,6 +26,10 @@ if TYPE_CHECKING:
         print_system_info,
         shutdown,
     )
+    from .api.map import (
+        MapInterruptedError,
+        MapResult,
+    )
     from .api.pool import (
         LlamaPool,
     )
@@ -171,6 +175,10 @@ if TYPE_CHECKING:
         PlanOptions,
         plan,
     )
+    from .notebook.extension import (
+        load_ipython_extension,
+        unload_ipython_extension,
+    )
     from .scheduler import (
         CacheStats,
         Drafter,
@@ -185,6 +193,7 @@ if TYPE_CHECKING:
         Request,
         RequestHandle,
         RequestState,
+        RequestStep,
         Scheduler,
         StepStats,
         SubmitOptions,
@@ -208,6 +217,10 @@ _HOME = {
         "Llama",
         "print_system_info",
         "shutdown",
+    ),
+    "api.map": (
+        "MapInterruptedError",
+        "MapResult",
     ),
     "api.pool": ("LlamaPool",),
     "api.response_cache": (
@@ -330,6 +343,10 @@ _HOME = {
         "PlanOptions",
         "plan",
     ),
+    "notebook.extension": (
+        "load_ipython_extension",
+        "unload_ipython_extension",
+    ),
     "scheduler": (
         "CacheStats",
         "DraftModel",
@@ -344,6 +361,7 @@ _HOME = {
         "Request",
         "RequestHandle",
         "RequestState",
+        "RequestStep",
         "Scheduler",
         "StepStats",
         "SubmitOptions",
@@ -419,6 +437,8 @@ __all__ = [
     "LlamaPool",
     "Logprob",
     "LoraAdapter",
+    "MapInterruptedError",
+    "MapResult",
     "Memory",
     "MemoryPlan",
     "Model",
@@ -438,6 +458,7 @@ __all__ = [
     "Request",
     "RequestHandle",
     "RequestState",
+    "RequestStep",
     "RerankResult",
     "ResponseCache",
     "ResponseCacheInfo",
@@ -468,6 +489,7 @@ __all__ = [
     "estimate_context_bytes",
     "get_library",
     "load_control_vector",
+    "load_ipython_extension",
     "plan",
     "print_system_info",
     "quantize",
@@ -477,6 +499,7 @@ __all__ = [
     "shutdown",
     "similarity",
     "tune",
+    "unload_ipython_extension",
 ]
 
 

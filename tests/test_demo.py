@@ -10,15 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
-from llama_cffi import Engine
+from llama_cffi import Engine, Llama
 from llama_cffi.demo import model_path, recorded_path
 
 # tools/ is not part of the package. Last, so that the installed package stays before the checkout.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tools.train_demo import conversations, evaluate, items, kinds_decisions, split, template
+from tools.train_demo import (
+    conversations,
+    evaluate,
+    evaluate_decisions,
+    items,
+    kinds_decisions,
+    split,
+    template,
+)
 
 MOST_BYTES = 4_000_000
 PER_KIND = 40
@@ -32,6 +41,12 @@ def reader() -> gguf.GGUFReader:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with Engine(model_path(), n_ctx=evaluate.N_CTX, n_threads=1, n_gpu_layers=0) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    with Llama(model_path(), n_ctx=768, n_threads=1, n_gpu_layers=0) as opened:
         yield opened
 
 
@@ -135,6 +150,22 @@ def test_no_held_out_sum_is_in_a_training_text() -> None:
 def test_held_out_accuracy(engine: Engine, kind: str) -> None:
     score = evaluate.evaluate(engine, kind, PER_KIND, seed=2)
     assert score.accuracy >= evaluate.REQUIRED, score.failures
+
+
+@pytest.mark.parametrize("kind", kinds_decisions.DECISIONS)
+def test_held_out_decisions(llm: Llama, kind: str) -> None:
+    asked = evaluate_decisions.heldout(kind, PER_KIND, seed=2, clear=True)
+    decided = evaluate_decisions.decide(llm, asked, average_orders=False)
+    assert evaluate_decisions.accuracy(decided) >= evaluate_decisions.REQUIRED, [
+        (one.item.input, one.item.question) for one in decided if not one.is_right
+    ]
+
+
+def test_decisions_are_unsure_where_the_input_is(llm: Llama) -> None:
+    items = evaluate_decisions.heldout("choice", PER_KIND, seed=2, clear=False)
+    decided = evaluate_decisions.decide(llm, items, average_orders=True)
+    assert evaluate_decisions.distance(decided) < 0.25
+    assert np.mean([one.confidence for one in decided]) < 0.9
 
 
 def test_the_question_of_the_readme(engine: Engine) -> None:

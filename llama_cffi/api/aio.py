@@ -1,14 +1,17 @@
-"""Blocking calls from asyncio, each in a thread of its own.
+"""Blocking calls from asyncio, each in a thread that no other call uses meanwhile.
 
 The event loop's executor could deadlock: calls that wait for an engine would fill it, and the call
-that holds the engine would find no free thread.
+that holds the engine would find no free thread. Threads are used again, because starting one takes
+as long as a few tokens of a small model.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import functools
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -20,6 +23,17 @@ __all__ = ["prepared_async", "stream_async", "whole_async"]
 T = TypeVar("T")
 _END: Any = object()
 _LONG = 20_000  # characters: some 10 ms of rendering and tokenizing
+_MAX_THREADS = 2**20  # no limit
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Return the executor, which starts a thread when none is idle."""
+    return ThreadPoolExecutor(_MAX_THREADS, "llama_cffi-background")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of the threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 async def whole_async(call: Callable[[], T]) -> T:
@@ -53,7 +67,7 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
         except BaseException as error:
             put(_END, error)
 
-    threading.Thread(target=copy_context().run, args=(work,), name="llama_cffi-background").start()
+    _threads().submit(copy_context().run, work)
     value: T | None = None
     try:
         while True:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
     from ..binding.model.files import Override
     from ..generation.model_source import ModelOptions, ModelSource
+    from ..progress import Progress
     from ..scheduler import Drafter
 
 __all__ = [
@@ -39,7 +40,7 @@ _ZERO_IS_NONE = ("rope_freq_base", "rope_freq_scale")
 _NONE_IS_ZERO = ("n_threads", "n_threads_batch")
 MODEL_FIELDS = (
     "n_gpu_layers", "use_mmap", "use_mlock", "check_tensors", "check", "main_gpu", "tensor_split",
-    "split_mode", "n_cpu_moe", "override_tensors", "kv_overrides",
+    "split_mode", "n_cpu_moe", "override_tensors", "kv_overrides", "progress",
 )  # fmt: skip
 _POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {
@@ -112,6 +113,7 @@ class MoreLlamaOptions(TypedDict, total=False):
     lora_scale: float
     adapters: Mapping[str, float] | None
     check_memory: bool
+    progress: Progress
     logits_all: bool
     verbose: bool
 
@@ -191,6 +193,8 @@ class LlamaConfig:
             and KV cache are not available then.
         check_memory: Refuse to load what cannot fit into the memory, and warn of what may not, see
             `plan`.
+        progress: Progress of loading: True shows a bar on stderr, a function gets 0.0 to 1.0; see
+            `Model`.
         logits_all: Accepted for compatibility; log-probabilities do not need it.
         verbose: Accepted for compatibility. Messages of llama.cpp go to the logger
             `llama_cffi.native`; nothing is printed. See `set_log_level`.
@@ -248,6 +252,7 @@ class LlamaConfig:
     lora_scale: float = 1.0
     adapters: Mapping[str, float] | None = None
     check_memory: bool = True
+    progress: Progress = None
     logits_all: bool = False
     verbose: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cached_property
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from ..binding import Model, get_library
 from ..decisions import DecisionOptions, decide_batch, decide_batch_async
 from ..errors import ValidationError
-from ..generation.aliases import canonical
+from ..generation.aliases import ALIASES, canonical
 from ..generation.chat_renderer import ChatRenderer
 from ..generation.context_policy import DROP_TURNS
 from ..generation.model_source import ModelSource, open_model
@@ -37,16 +37,21 @@ from ..validation import (
 )
 from . import chat_completions, completions
 from .aio import prepared_async, stream_async, whole_async
+from .chat_completions import OPTION_NAMES as CHAT_OPTION_NAMES
 from .chat_completions import ChatCompletionOptions, ChatPreparer, PreparedChat
 from .config import LlamaConfig, LlamaOptions, config_of, fit_config
 from .echo import prepend, prompt_logprobs
 from .embedding_inputs import as_inputs
+from .map import ErrorPolicy, MapJob, MapOptions, MapPrompt, MapResult, map_rows, map_rows_async
 from .model_facts import ContextSize, ModelFacts
 from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, run, run_async
 from .session import Session
+from .structured import json_format, json_text
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, Question
@@ -657,20 +662,133 @@ class Llama(Session, ModelFacts):
         """
         if options.get("response_format") or "stream" in options:
             raise ValidationError("parse does not support stream or response_format")
-        schema = json_schema(type_)
         messages: Sequence[Message] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
-        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        form = json_format(json_schema(type_))
         merged: ChatCompletionOptions = {**options, "response_format": form}
-        answer = self.create_chat_completion(messages, **merged)
-        choice, n_tokens = answer["choices"][0], answer["usage"]["completion_tokens"]
-        if choice["finish_reason"] == "length":
-            raise ValidationError(
-                f"the answer was truncated after {n_tokens} tokens, before the JSON ended; raise "
-                "max_tokens or n_ctx, or limit the length of the type's strings and lists"
-            )
-        return parse_json(type_, choice["message"]["content"] or "")
+        return parse_json(type_, json_text(self.create_chat_completion(messages, **merged)))
+
+    @overload
+    def map(
+        self,
+        rows: Iterable[object],
+        schema: type[T],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map(
+        self,
+        rows: Iterable[object],
+        schema: Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[object]: ...
+
+    @checked_arguments(CHAT_OPTION_NAMES)
+    def map(
+        self,
+        rows: Iterable[object],
+        schema: type[T] | Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T] | MapResult[object]:
+        """Answer a question about each row of a table with a value of a type, in the same order.
+
+        With `n_parallel` several rows are answered together; otherwise one after the other, and
+        what their prompts have in common is evaluated once. Ctrl-C raises a `MapInterruptedError`,
+        a KeyboardInterrupt that has the answers so far.
+
+        Args:
+            rows: Any iterable, or a Series or DataFrame of pandas or polars. Rows of a DataFrame
+                are dicts.
+            schema: The type of an answer, as for `parse`, or a JSON Schema.
+            prompt: A template in the syntax of `str.format`: `{}` is the row, `{column}` a column
+                of a DataFrame or a key of a dict. Or a function that takes a row and returns the
+                user's message or a conversation. None: the row itself.
+            resume: A file of JSON lines in which each answer is written as it comes. If it exists,
+                only the rows without an answer there are computed.
+            errors: `raise`: the first error ends the call; `keep`: the row's answer is None and
+                its error in `errors` of the result, such as a prompt that is too long, an answer
+                that `max_tokens` truncated, or a missing value.
+            progress: None: a bar in terminals and notebooks; True: a bar on stderr; False: none; or
+                a function that takes 0.0 to 1.0, and returns False to stop.
+            **options: See `ChatCompletionOptions`.
+
+        Raises:
+            ValidationError: An argument is wrong; *resume* is damaged, or of other rows, prompts,
+                another schema or model; or an error of a row.
+            CancelledError: *progress* returned False.
+            OSError: *resume* cannot be read or written.
+        """
+        how = MapOptions(resume, errors, progress)
+        return map_rows(self, MapJob(self, rows, schema, prompt, how, options))
+
+    @overload
+    async def map_async(
+        self,
+        rows: Iterable[object],
+        schema: type[T],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    async def map_async(
+        self,
+        rows: Iterable[object],
+        schema: Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[object]: ...
+
+    async def map_async(
+        self,
+        rows: Iterable[object],
+        schema: type[T] | Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T] | MapResult[object]:
+        """Call `map` in an event loop. Cancelling the task cancels its requests.
+
+        Args:
+            rows: See `map`, also for the errors.
+            schema: See `map`.
+            prompt: See `map`.
+            resume: See `map`.
+            errors: See `map`.
+            progress: See `map`.
+            **options: See `ChatCompletionOptions`.
+        """
+        reject_unknown(options, CHAT_OPTION_NAMES, "map", ALIASES)
+        how = MapOptions(resume, errors, progress)
+        return await map_rows_async(self, MapJob(self, rows, schema, prompt, how, options))
 
     @overload
     def decide(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import LlamaError
 from ..generation.model_source import ModelSource
@@ -17,12 +17,16 @@ from .config import LlamaConfig, LlamaOptions, MoreLlamaOptions
 from .llama import Llama
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, DecisionOptions, Question
+    from ..progress import Progress
     from ..server.http_server import HttpServer
     from ..server.settings import ServerOptions
     from .chat_completions import Message
+    from .map import ErrorPolicy, MapPrompt, MapResult
     from .types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
 __all__ = ["LlamaPool"]
@@ -281,6 +285,60 @@ class LlamaPool:
             **options: See `DecisionOptions`.
         """
         return await self.llm.decide_batch_async(inputs, questions, **options)
+
+    @overload
+    async def map(
+        self,
+        rows: Iterable[object],
+        schema: type[T],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    async def map(
+        self,
+        rows: Iterable[object],
+        schema: Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[object]: ...
+
+    async def map(
+        self,
+        rows: Iterable[object],
+        schema: type[T] | Mapping[str, object],
+        prompt: MapPrompt = None,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+        errors: ErrorPolicy = "raise",
+        progress: Progress = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> MapResult[T] | MapResult[object]:
+        """Answer a question about each row of a table; see `Llama.map`.
+
+        Args:
+            rows: See `Llama.map`, also for the errors.
+            schema: See `Llama.map`.
+            prompt: See `Llama.map`.
+            resume: See `Llama.map`.
+            errors: See `Llama.map`.
+            progress: See `Llama.map`.
+            **options: See `ChatCompletionOptions`.
+        """
+        ask: Any = self.llm.map_async
+        found: MapResult[T] = await ask(
+            rows, schema, prompt, resume=resume, errors=errors, progress=progress, **options
+        )
+        return found
 
     async def embed(
         self,

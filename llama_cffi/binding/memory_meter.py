@@ -48,7 +48,7 @@ class MemoryMeter:
         self._child: subprocess.Popen[bytes] | None = None
         self.reason = ""
         if not compat.plans_memory(library):
-            build = library.build.tag or library.path.name
+            build = library.name
             self.reason = f"build {build} cannot measure (b7698 and later can)"
         elif not can_start():
             self.reason = "no child process can be started here"
@@ -90,7 +90,7 @@ class MemoryMeter:
             raise kind(answer["message"])
         found = parse_lines(map(str, answer["lines"]))
         if not any(kind == "compute" for kind, _ in found.buffers) or not found.layers:
-            build = self._library.build.tag or self._library.path.name
+            build = self._library.name
             self.reason = f"build {build} does not log the sizes of its buffers as known"
             return None
         return found

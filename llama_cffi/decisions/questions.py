@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from ..errors import ValidationError
+from ..html_repr import shown_by
 from ..validation import as_list, check_str, check_type, shown
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Answer:
 
     name: str
     label_mass: float
+
+    _repr_html_ = shown_by("answer")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from ..errors import ValidationError
+from ..html_repr import shown_by
 from ..schema.annotations import is_enum, name_of, unwrapped
 from ..schema.fields import description_of, fields_of
 from ..validation import shown
@@ -54,6 +55,8 @@ class Decision(Generic[T]):
                 f"{', '.join(self.answers)}"
             )
         return next(iter(self.answers.values()))
+
+    _repr_html_ = shown_by("decision")
 
 
 @dataclass(frozen=True)

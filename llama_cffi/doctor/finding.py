@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..html_repr import shown_by
+
 __all__ = ["Check", "Status"]
 
 Status = Literal["ok", "warn", "fail"]
@@ -32,3 +34,5 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         return asdict(self)
+
+    _repr_html_ = shown_by("check")

@@ -44,7 +44,8 @@ class CallOptions(TypedDict, total=False):
     """Options of a generation other than sampling options; None means the default.
 
     `timeout_s`: deadline, in seconds from the call. `context_policy`: overrides the engine's.
-    `cache_prompt`: False decodes the whole prompt, even if the KV cache holds a prefix of it.
+    `cache_prompt`: False decodes the whole prompt, even if the KV cache holds a prefix of it, and
+    keeps no copy of it in RAM or on disk when it leaves the KV cache.
     `reset_kv_cache`: False continues the session: the prompt, without BOS, follows the last prompt
     and answer, which the KV cache holds.
     `special`: write control tokens as text. `suppress_think`: remove <think>...</think>.

@@ -1104,6 +1104,8 @@ class Llama:
     decide_batch = Delegate(lambda native: native.decide_batch)
     decide_batch_async = Delegate(lambda native: native.decide_batch_async)
     parse = Delegate(lambda native: native.parse)
+    map = Delegate(lambda native: native.map)
+    map_async = Delegate(lambda native: native.map_async)
     rerank = Delegate(lambda native: native.rerank)
     generate_stream = Delegate(lambda native: native.generate_stream)
     generate_async = Delegate(lambda native: native.generate_async)

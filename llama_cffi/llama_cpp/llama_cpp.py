@@ -71,7 +71,7 @@ def __getattr__(name: str) -> int:
         library = get_library()
         value = getattr(library.lib, name, None)
         if not isinstance(value, int):
-            tag = library.build.tag or library.path.name
+            tag = library.name
             raise AttributeError(f"the loaded build of llama.cpp ({tag}) has no constant {name}")
         return value
     raise AttributeError(f"{__name__} has no {name!r}{_advice(name)}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..generation.sampling_params import SamplingParams
     from ..generation.sequence import StoppingCriterion
     from ..grammars import LlamaGrammar
+    from ..progress import Progress
     from ..scheduler import Drafter
 
 __all__ = [
@@ -105,6 +106,7 @@ class MoreLlamaOptions(OldLlamaOptions, total=False):
     draft: Drafter | None
     adapters: Mapping[str, float] | None
     check_memory: bool
+    progress: Progress
     cache_ram: int | None
     cache_dir: str | os.PathLike[str] | None
     cache_disk: int

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
+from ..html_repr import shown_by
+
 __all__ = ["DevicePlan", "MemoryPlan", "gib"]
 
 _MIB = 2**20
@@ -69,9 +71,14 @@ class DevicePlan:
         return "RAM" if self.type == "cpu" else self.name
 
     @property
+    def parts(self) -> dict[str, int]:
+        """The parts of the total in bytes, by their names for people."""
+        return {label: getattr(self, name) for name, label in _PARTS.items()}
+
+    @property
     def total_bytes(self) -> int:
         """Sum of all parts."""
-        return sum(getattr(self, name) for name in _PARTS)
+        return sum(self.parts.values())
 
     @property
     def needed_bytes(self) -> int:
@@ -174,6 +181,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return "\n".join([*self._head(), "", *self._table(), "", *self._foot()])
+
+    _repr_html_ = shown_by("memory_plan")
 
     def _head(self) -> list[str]:
         trained = f" (trained for {self.n_ctx_train:,})" if self.n_ctx_train else ""

@@ -2,7 +2,7 @@
 
 from .inference_engine import InferenceEngine, SubmitOptions
 from .kv_cache import Allocation, CacheStats, KVCache
-from .metrics import EngineStats, StepStats
+from .metrics import EngineStats, RequestStep, StepStats
 from .mtp import MtpHead
 from .ngram_cache import NgramCache
 from .request import Request, RequestState
@@ -27,6 +27,7 @@ __all__ = [
     "Request",
     "RequestHandle",
     "RequestState",
+    "RequestStep",
     "ScheduledTokens",
     "Scheduler",
     "SchedulerOutput",

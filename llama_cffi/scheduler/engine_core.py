@@ -18,7 +18,7 @@ from ..generation.prompt_progress import PromptReport
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
 from .adapter_ids import AdapterIds
-from .metrics import Metrics, StepStats
+from .metrics import Metrics, RequestStep, StepStats
 from .model_runner import ModelRunner
 from .prompt_store import PromptStore
 from .request import Request, RequestState
@@ -51,6 +51,7 @@ class EngineCore:
         handles: The handles of all requests that have not ended.
         metrics: Counts and latencies.
         timeline: The last 10,000 steps.
+        records_requests: Whether the timeline has the requests of each step.
         saved_prompts: Saves, restores and erases single sequences.
     """
 
@@ -65,6 +66,8 @@ class EngineCore:
         self.handles: dict[Request, RequestHandle] = {}
         self.metrics = Metrics()
         self.timeline: deque[StepStats] = deque(maxlen=_TIMELINE_STEPS)
+        self.records_requests = False
+        self._recorded: tuple[RequestStep, ...] = ()
         observe = None if speculator is None else speculator.observe
         self._model_runner = ModelRunner(context, self.cache, scheduler.n_batch, observe)
         import_module("numpy")  # speeds up sampling of small vocabularies too
@@ -123,6 +126,7 @@ class EngineCore:
                 n_tokens,
                 n_generated,
                 self.cache.n_blocks - self.cache.n_free_blocks,
+                self._recorded,
             )
         )
 
@@ -134,6 +138,8 @@ class EngineCore:
                 output.drop(request)
         if not output.chunks or not self._set_adapters(output):
             return 0, 0, 0, []
+        if self.records_requests or self._recorded:
+            self._record(output)
         results = self._model_runner.run(output.chunks, self.handles)
         if self._reports:
             self._report(output, results)
@@ -141,6 +147,15 @@ class EngineCore:
         ended = self.scheduler.update(output, results)
         n_generated = sum([len(result.tokens) for result in results.values()])
         return output.n_tokens, len(output.chunks), n_generated, ended
+
+    def _record(self, output: SchedulerOutput) -> None:
+        """Note the requests of this step, before their states change."""
+        chunks = output.chunks if self.records_requests else ()
+        self._recorded = tuple(
+            RequestStep(r.number, r.id, r.created_s, r.state, len(chunk.tokens))
+            for chunk in chunks
+            for r in [chunk.request]
+        )
 
     def _draft(self, speculator: Speculator) -> None:
         """Draft tokens; an error only ends speculative decoding."""

@@ -61,6 +61,7 @@ __all__ = ["InferenceEngine", "SubmitOptions"]
 
 T = TypeVar("T")
 _DEFAULTS = RequestScope()  # outside of every block
+_CPU_PREFILL = 512
 
 
 class SubmitOptions(GenerationOptions, total=False):
@@ -227,13 +228,15 @@ class InferenceEngine:
                 memory=context.memory,
                 store=store,
             )
+            n_fast = n_batch if self.model.offloads else _CPU_PREFILL
             if n_prefill_chunk is None:
-                n_prefill_chunk = n_batch if self.model.offloads else 128
+                n_prefill_chunk = n_fast
             self.scheduler = Scheduler(
                 self.cache,
                 max_running=n_parallel,
                 n_batch=n_batch,
-                n_ubatch=context.n_ubatch,
+                # Prompts in shared cells often share a long prefix, which large steps read once.
+                n_prefill_shared=min(context.n_ubatch, n_batch if context.kv_unified else n_fast),
                 n_prefill_chunk=n_prefill_chunk,
                 mix_prefill=context.kv_unified,
                 n_ctx=n_ctx,
@@ -842,6 +845,15 @@ class InferenceEngine:
     def timeline(self) -> list[StepStats]:
         """The last 10,000 steps."""
         return [*self._core.timeline]
+
+    @property
+    def records_requests(self) -> bool:
+        """Whether `timeline` has the requests of each step; can be set at any time."""
+        return self._core.records_requests
+
+    @records_requests.setter
+    def records_requests(self, records: bool) -> None:
+        self._core.records_requests = check_bool("records_requests", records)
 
     @property
     def _n_waiting(self) -> int:

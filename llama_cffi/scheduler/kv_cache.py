@@ -88,6 +88,7 @@ class _Sequence:
     lora_key: Hashable = None
     busy: bool = False
     used: int = 0
+    stores: bool = True  # whether the store keeps it
 
 
 class KVCache:
@@ -173,7 +174,7 @@ class KVCache:
             tokens: The tokens to hold.
             lora_key: See `Request`.
             n_spare: Blocks that must remain free or idle.
-            cache_prompt: Reuse a prefix; False: all tokens are decoded.
+            cache_prompt: Reuse a prefix; False: all tokens are decoded, and never stored.
 
         Returns:
             None when there are too few blocks or no idle sequence; nothing has changed then.
@@ -205,6 +206,7 @@ class KVCache:
                 self._evict(target)
             if source is not None:
                 self._copy(source, target, n)
+        target.stores = cache_prompt
         return self._allocated(target, tokens, lora_key, n, source)
 
     def reserve(self, seq_id: int, n_tokens: int) -> bool:
@@ -493,7 +495,7 @@ class KVCache:
                 self._drop(target)
                 self._use(target, False)
         if is_loaded:
-            target.lora_key = lora_key
+            target.lora_key, target.stores = lora_key, True
             target.tokens = Prompt(tokens)
         return is_loaded
 
@@ -520,7 +522,7 @@ class KVCache:
         Not if that is most of them: then a conversation goes on without its last answer.
         """
         n = len(sequence.tokens)
-        if self._store is None or n - n_kept < _MIN_STORED or 2 * n_kept > n:
+        if self._store is None or not sequence.stores or n - n_kept < _MIN_STORED or 2 * n_kept > n:
             return
         if not self._is_stored(sequence, n_kept):
             self._store.save(sequence.seq_id, sequence.tokens, sequence.lora_key, wait=wait)

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 from .kv_cache import CacheStats
 from .request import Request, RequestState
 
-__all__ = ["EngineStats", "Histogram", "Latency", "Metrics", "RequestTotals", "StepStats"]
+__all__ = [
+    "EngineStats",
+    "Histogram",
+    "Latency",
+    "Metrics",
+    "RequestStep",
+    "RequestTotals",
+    "StepStats",
+]
 
 _RECENT = 1000  # requests in the latency percentiles
 _WINDOW_S = 10.0
@@ -21,6 +29,24 @@ _SECONDS = (
     10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 )  # fmt: skip
 _TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
+
+
+class RequestStep(NamedTuple):
+    """What one step of an engine did for one request.
+
+    Attributes:
+        number: Number of the request, unique in this process.
+        id: Its name.
+        created_s: When it was submitted, `time.monotonic()`.
+        state: PREFILLING or DECODING, before the step.
+        n_tokens: Its decoded tokens.
+    """
+
+    number: int
+    id: str
+    created_s: float
+    state: RequestState
+    n_tokens: int
 
 
 class StepStats(NamedTuple):
@@ -34,6 +60,7 @@ class StepStats(NamedTuple):
         n_tokens: Decoded tokens.
         n_generated: Generated tokens.
         n_blocks: Blocks of the KV cache in use.
+        requests: The requests with tokens in it; empty unless `InferenceEngine.records_requests`.
     """
 
     time_s: float
@@ -43,6 +70,7 @@ class StepStats(NamedTuple):
     n_tokens: int
     n_generated: int
     n_blocks: int
+    requests: tuple[RequestStep, ...] = ()
 
 
 class Latency(NamedTuple):

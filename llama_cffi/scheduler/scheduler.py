@@ -34,13 +34,13 @@ _MAX_LOOKUPS = 32  # waiting requests compared with the prefilling ones, per ste
 
 
 class _Turn(NamedTuple):
-    """The last turn of a LoRA key, and whether prefill is next where it does not mix."""
+    """The last turn of a LoRA key, and its prompt tokens since the last decode step."""
 
     step: int
-    prefill_next: bool
+    n_prefilled: int
 
 
-_NEVER = _Turn(0, False)
+_NEVER = _Turn(0, 0)
 _by_sequence = itemgetter(ScheduledTokens._fields.index("seq_id"))
 
 
@@ -60,13 +60,13 @@ class Scheduler:
         cache: Allocates sequences and finds prefixes.
         max_running: Maximum number of running requests; None = one per sequence.
         n_batch: Maximum number of tokens in a step.
-        n_ubatch: Maximum number of prompt tokens in a step that prefills several requests; None =
-            n_batch. C computes that many tokens together: more would only delay the first tokens.
+        n_prefill_shared: Maximum number of prompt tokens in a step that prefills several requests;
+            None = n_batch. Where more tokens are no faster, they only delay the first answers.
         n_prefill_chunk: Maximum number of prompt tokens in a step with decoding requests, for each
             prefilling request; None = n_batch. Smaller chunks lower the latency between tokens.
             Formerly `n_chunk`.
-        mix_prefill: Whether prefill and decode tokens share a step; otherwise they alternate.
-            Formerly `mixes`.
+        mix_prefill: Whether prefill and decode tokens share a step; otherwise they alternate, with
+            as many prompt tokens in between as one step could have. Formerly `mixes`.
         n_ctx: Maximum number of tokens of one request, prompt and answer; None = the capacity of
             a sequence.
         ageing_s: See above, seconds; `math.inf` = only priority counts.
@@ -86,7 +86,7 @@ class Scheduler:
         *,
         max_running: int | None = None,
         n_batch: int = 512,
-        n_ubatch: int | None = None,
+        n_prefill_shared: int | None = None,
         n_prefill_chunk: int | None = None,
         mix_prefill: bool = True,
         n_ctx: int | None = None,
@@ -96,7 +96,7 @@ class Scheduler:
         self.cache, self.clock = cache, clock
         self.max_running = min(max_running or cache.n_seqs, cache.n_seqs)
         self.n_batch, self.n_prefill_chunk = n_batch, min(n_prefill_chunk or n_batch, n_batch)
-        self.n_ubatch = min(n_ubatch or n_batch, n_batch)
+        self.n_prefill_shared = min(n_prefill_shared or n_batch, n_batch)
         self.n_ctx = min(n_ctx or cache.max_tokens, cache.max_tokens)
         self.mix_prefill, self.ageing_s = mix_prefill, ageing_s
         self.running: list[Request] = []
@@ -218,26 +218,32 @@ class Scheduler:
             request.lora_key: self._turns.get(request.lora_key, _NEVER) for request in self.running
         }
         key = output.lora_key = min(turns, key=turns.__getitem__)
-        prefill_next = turns[key].prefill_next
+        n_prefilled = turns[key].n_prefilled
         members = [r for r in self.running if r.lora_key == key]
         decoding = [request for request in members if request.state is _DECODING]
         prefilling = [request for request in members if request.state is _PREFILLING]
-        limit = self.n_prefill_chunk * len(prefilling) if decoding else self.n_batch
-        if len(prefilling) > 1:
-            limit = min(limit, self.n_ubatch)
-        if decoding and prefilling and not self.mix_prefill:
-            if prefill_next:
-                decoding = []
+        limit = min(self.n_prefill_chunk * len(prefilling), self.n_batch)
+        if not decoding:
+            limit = self.n_batch
+        elif prefilling and not self.mix_prefill:
+            if n_prefilled < limit:
+                decoding, limit = [], limit - n_prefilled
             else:
                 prefilling = []
-            prefill_next = not prefill_next
-        self._turns = {**turns, key: _Turn(self._step, prefill_next)}
+        if len(prefilling) > 1:
+            limit = min(limit, self.n_prefill_shared)
         for i, request in enumerate(decoding, 1):
             self._schedule_decode(output, request, len(decoding) - i)
         n_prefill = min(limit, self.n_batch - output.n_tokens)
         for request in sorted(prefilling, key=self._rank):
-            if n_prefill > 0 and request.seq_id is not None:
-                n_prefill -= self._schedule_prefill(output, request, n_prefill)
+            if request.seq_id is None:
+                continue
+            n_left = len(request.tokens) - request.num_computed_tokens
+            if n_prefill <= 0 or (output.chunks and n_left > n_prefill and not self.mix_prefill):
+                break  # C would compute parts of different lengths one after another
+            n_prefill -= self._schedule_prefill(output, request, n_prefill)
+        n_prefilled = 0 if decoding else n_prefilled + output.n_tokens
+        self._turns = {**turns, key: _Turn(self._step, n_prefilled)}
         output.chunks.sort(key=_by_sequence)
         return output
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol
 
 from ..binding.tuned import TunedSettings
 from ..errors import CancelledError, LlamaError
@@ -28,10 +28,20 @@ _MOST_SLOWER = 0.25  # of the rounds of the last comparison
 _LEAST_ROUNDS = 3  # of the last comparison, also when the time is over
 
 
-# Times a request with settings; raises LlamaError if they do not work.
-Measure: TypeAlias = Callable[[TunedSettings, Request], Sample]
-# Returns a request of which so many samples with the settings take a share of the time.
-ChooseRequest: TypeAlias = Callable[[TunedSettings, int, float], Request]
+class Measure(Protocol):
+    """Times a request."""
+
+    def __call__(self, settings: TunedSettings, request: Request, /) -> Sample:
+        """Return the seconds; raise LlamaError if the settings do not work."""
+        ...
+
+
+class ChooseRequest(Protocol):
+    """Chooses a request by the time that it takes."""
+
+    def __call__(self, settings: TunedSettings, n_samples: int, share: float, /) -> Request:
+        """Return one of which *n_samples* with *settings* take a share of the time."""
+        ...
 
 
 @dataclass(frozen=True)

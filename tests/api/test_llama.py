@@ -380,3 +380,12 @@ def test_unified() -> None:
             llm.generate("a", max_tokens=0)
         with pytest.raises(ValidationError):
             llm.generate("a " * 2000)
+
+
+def test_loading_tells_its_progress(tiny_model: Path) -> None:
+    told: list[float] = []
+    with Llama(tiny_model, n_ctx=64, n_threads=1, progress=told.append):
+        assert told[-1] == 1.0
+        assert told == sorted(told)
+    with pytest.raises(ValidationError, match="must be a bool or a function"):
+        Llama(tiny_model, progress="yes")  # type: ignore[arg-type]

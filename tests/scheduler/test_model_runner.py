@@ -138,7 +138,7 @@ def test_lost_recurrent_sequences_are_computed_again(
         def fail_after(context: Context, batch: Batch) -> None:
             decode(context, batch)
             counts[0] += 1
-            if counts[0] % 4 == 0:
+            if counts[0] % 4 == 0 and len(batch.starts()) > 1:  # alone, it would be at fault
                 for seq_id in batch.starts():
                     context.memory.seq_rm(seq_id)
                 raise GenerationError("sequences are empty now")

@@ -104,6 +104,15 @@ def test_bursts_on_few_sequences_get_the_answers_that_each_gets_alone(model: Mod
         assert engine.stats.cache.n_restored_tokens > 0
 
 
+def test_a_prompt_that_asked_for_no_cache_is_not_stored(model: Model) -> None:
+    with open_engine(model) as engine:
+        computed(engine, FIRST)
+        ask(engine, SECOND)
+        assert engine.stats.cache.n_stored == 0
+        ask(engine, THIRD)
+        assert engine.stats.cache.n_stored == 1
+
+
 def test_without_ram_and_disk_nothing_is_stored(model: Model) -> None:
     with open_engine(model, cache_ram=0) as engine:
         ask(engine, FIRST)

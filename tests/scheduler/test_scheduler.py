@@ -44,7 +44,7 @@ class Bench:
         self.scheduler = Scheduler(self.cache, **options)
         self.ends: Counter[Request] = Counter()
         self.requests: list[Request] = []
-        self.waited: set[Hashable] = set()  # LoRA keys whose last step was prefill only
+        self.prefilled: dict[Hashable, int] = {}  # by LoRA key: prompt tokens since a decode step
 
     def add(self, prompt: int | Sequence[int], n: int = 3, **options: Any) -> Request:
         """Add a request with the given prompt, or a unique one of the given length."""
@@ -106,12 +106,16 @@ class Bench:
             assert n_prompts <= scheduler.n_prefill_chunk * n_prefilling
         if len(by_state[PREFILLING]) > 1:
             n_prompts = sum(len(c.tokens) for c in by_state[PREFILLING])
-            assert n_prompts <= scheduler.n_ubatch
-        if scheduler.mix_prefill or not by_state[PREFILLING] or output.lora_key in self.waited:
+            assert n_prompts <= scheduler.n_prefill_shared
+        if scheduler.mix_prefill or not by_state[PREFILLING]:
             assert {c.request for c in by_state[DECODING]} == decoding
-            self.waited.discard(output.lora_key)
-        elif decoding:
-            self.waited.add(output.lora_key)
+            self.prefilled[output.lora_key] = 0
+        else:
+            before = self.prefilled.get(output.lora_key, 0)
+            self.prefilled[output.lora_key] = before + output.n_tokens
+            if decoding:
+                most = scheduler.n_prefill_chunk * n_prefilling
+                assert before + output.n_tokens <= min(most, scheduler.n_batch)
         assert scheduler.mix_prefill or not (by_state[PREFILLING] and by_state[DECODING])
         for request in output.preempted:
             assert request.n_generated < request.max_tokens
@@ -275,8 +279,17 @@ def test_prefill_and_decode_alternate_without_mixing() -> None:
     bench.step()
     second, third = bench.add(9, 9), bench.add(9, 9, lora_key="x")
     steps = [sizes(bench.step()) for _ in range(8)]
-    assert steps[:4] == [{third: 8}, {first: 1}, {third: 1}, {second: 8}]
-    assert steps[4:] == [{third: 1}, {first: 1}, {third: 1}, {second: 1}]
+    assert steps[:4] == [{third: 8}, {second: 5}, {third: 1}, {first: 1}]
+    assert steps[4:] == [{third: 1}, {second: 4}, {third: 1}, {first: 1, second: 1}]
+
+
+def test_prompts_go_on_until_they_had_a_full_step_and_then_answers_go_on() -> None:
+    bench = Bench(n_seqs=6, n_batch=16, mix_prefill=False, n_prefill_shared=4)
+    prompts = [bench.add(4, 9) for _ in range(5)]
+    assert [sizes(bench.step()) for _ in range(4)] == [{prompt: 4} for prompt in prompts[:4]]
+    assert sizes(bench.step()) == dict.fromkeys(prompts[:4], 1)
+    assert sizes(bench.step()) == {prompts[4]: 4}
+    assert sizes(bench.step()) == dict.fromkeys(prompts, 1)
 
 
 def test_the_prefill_limit_grows_with_the_prefilling_requests() -> None:
@@ -304,7 +317,7 @@ def test_prefill_chunks_beside_decoding_requests(
 
 
 def test_several_prompts_share_what_is_computed_together() -> None:
-    bench = Bench(n_seqs=4, n_batch=16, n_ubatch=8)
+    bench = Bench(n_seqs=4, n_batch=16, n_prefill_shared=8)
     long, *short = bench.add(40), bench.add(3), bench.add(3), bench.add(3)
     assert sizes(bench.step()) == {long: 8}
     bench.scheduler.remove(long, CANCELLED, None)
@@ -860,7 +873,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_blocks=st.integers(3, 8),
         n_prefill_chunk=st.sampled_from([None, 1, 3]),
         n_batch=st.integers(4, 12),
-        n_ubatch=st.sampled_from([None, 1, 5]),
+        n_prefill_shared=st.sampled_from([None, 1, 5]),
         mix_prefill=st.booleans(),
     )
     def begin(
@@ -870,7 +883,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_blocks: int,
         n_prefill_chunk: int | None,
         n_batch: int,
-        n_ubatch: int | None,
+        n_prefill_shared: int | None,
         mix_prefill: bool,
     ) -> None:
         self.bench = Bench(
@@ -879,7 +892,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_seqs * n_blocks * 4,
             n_prefill_chunk=n_prefill_chunk,
             n_batch=n_batch,
-            n_ubatch=n_ubatch,
+            n_prefill_shared=n_prefill_shared,
             mix_prefill=mix_prefill,
             ageing_s=5.0,
         )

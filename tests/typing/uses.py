@@ -22,6 +22,7 @@ from llama_cffi import (
     Llama,
     LlamaGrammar,
     LlamaPool,
+    MapResult,
     Model,
     NgramCache,
     PredicateAnswer,
@@ -83,6 +84,9 @@ def llama() -> None:
     for chunk in llm.create_chat_completion(MESSAGES, stream=True, sampling="model"):
         assert_type(chunk, CreateChatCompletionStreamResponse)
     assert_type(llm.parse("Paris?", City, temperature=0), City)
+    assert_type(llm.map(["Paris?"], City, "{}", errors="keep", temperature=0), MapResult[City])
+    assert_type(llm.map(["Paris?"], {"type": "string"}), MapResult[object])
+    assert_type(llm.map(["Paris?"], City)[0], City | None)
     assert_type(llm.embed("text"), list[float])
     assert_type(llm.embed([1, 2]), list[float])
     assert_type(llm.embed([[1, 2], "text"]), list[list[float]])

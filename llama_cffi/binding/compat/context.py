@@ -76,7 +76,7 @@ def keys_shift(library: Library, type_k: str, head: int) -> bool:
 
 def newer_build(library: Library) -> str:
     """Return the advice to use a newer build, to put after the reason in a message."""
-    return f"it is {library.build.tag or library.path.name}; a newer one: LLAMA_CFFI_BUILD=latest"
+    return f"it is {library.name}; a newer one: LLAMA_CFFI_BUILD=latest"
 
 
 def init_context(library: Library, model: Any, params: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ... import cdefs
 from ...errors import AbiMismatchError
+from ...html_repr import shown_by
 
 if TYPE_CHECKING:
     from ...cdefs import AbiClass, Layout
@@ -153,6 +154,8 @@ class AbiIdentity:
         if self.new_functions:
             lines.append(f"  not bound    {', '.join(self.new_functions)} (in no known class)")
         return "\n".join(lines)
+
+    _repr_html_ = shown_by("abi")
 
 
 def match_class(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import cdefs
 from ...errors import AbiMismatchError, LibraryLoadError, ValidationError
+from ...html_repr import shown_by
 from ...validation import not_picklable, warn_caller
 from ...variables import unknown_variables
 from ..native_object import EXITING, FORKED, abandon, close_all
@@ -165,6 +166,11 @@ class Library:
                 self._numa = strategy
 
     @property
+    def name(self) -> str:
+        """The tag of the build; without one, the name of the file."""
+        return self.build.tag or self.path.name
+
+    @property
     def system_info(self) -> str:
         """CPU features used by the loaded backends. C: llama_print_system_info."""
         return self._system_info
@@ -176,9 +182,9 @@ class Library:
     __reduce__ = not_picklable("call get_library() in the other process")
 
     def __repr__(self) -> str:
-        return (
-            f"<Library {self.build.tag or self.path.name} abi={self.abi.name} ({self.abi.verdict})>"
-        )
+        return f"<Library {self.name} abi={self.abi.name} ({self.abi.verdict})>"
+
+    _repr_html_ = shown_by("library")
 
 
 _lock = threading.Lock()

@@ -451,7 +451,7 @@ class Model(NativeObject):
     def _load_error(self, lines: Sequence[str]) -> str:
         """Turn what C logged into a message with advice."""
         reason = "; ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in lines[-4:]))
-        build = self.library.build.tag or self.library.path.name
+        build = self.library.name
         message = f"cannot load {self.path}: {reason or 'llama.cpp gave no reason'}"
         if "unknown model architecture" in reason or "unknown pre-tokenizer" in reason:
             return (

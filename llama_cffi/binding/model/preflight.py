@@ -89,9 +89,7 @@ def check_model(path: Path, gguf: GgufSummary, library: Library) -> None:
         *_missing(gguf),
         *_state_space(gguf, library),
     ):
-        raise ModelLoadError(
-            f"{path} cannot be loaded by build {library.build.tag or library.path.name}: {reason}"
-        )
+        raise ModelLoadError(f"{path} cannot be loaded by build {library.name}: {reason}")
 
 
 def is_ordinary(gguf: GgufSummary) -> bool:

@@ -86,7 +86,7 @@ def try_model(
         if is_final:
             cache_files.write(cached, verdict.encode())
     if reason := _verdicts[key]:
-        build = library.build.tag or library.path.name
+        build = library.name
         raise ModelLoadError(
             f"{files.paths[0]} was tried in a child process, which {reason}. The file is damaged, "
             f"or build {build} cannot run this model: compare its checksum, or use another build. "

@@ -72,7 +72,7 @@ def require(library: Library, name: str) -> None:
         ValidationError: With the advice to use a newer build.
     """
     if not library.has(f"llama_sampler_init_{name}"):
-        build = library.build.tag or library.path.name
+        build = library.name
         raise ValidationError(
             f"the loaded build ({build}) has no sampler {name}; a newer one may: "
             "LLAMA_CFFI_BUILD=latest, or llama-cffi libs fetch latest"
