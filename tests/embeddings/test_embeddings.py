@@ -124,7 +124,7 @@ def test_encoder_only(tmp_path: Path) -> None:
 
 
 def test_embeddings_of_a_decoder(llama: Model) -> None:
-    plain = Context(llama, n_ctx=256, n_threads=1)
+    plain = Context(llama, n_ctx=256, n_threads=1, flash_attn=False)
     batch = batch_of(TOKENS)
     batch.want_all()
     plain.decode(batch)
@@ -138,7 +138,9 @@ def test_embeddings_of_a_decoder(llama: Model) -> None:
     plain.decode(batch_of(TOKENS))
     rows = [plain.embedding(i).copy() for i in range(5)]  # every token has one, flags or not
     assert np.allclose(plain.logits(4), logits, atol=1e-4)
-    pooled = Context(llama, n_ctx=256, n_threads=1, embeddings=True, pooling="mean")
+    pooled = Context(
+        llama, n_ctx=256, n_threads=1, embeddings=True, pooling="mean", flash_attn=False
+    )
     pooled.decode(batch_of(TOKENS))
     assert np.allclose(pooled.sequence_embedding(), np.mean(rows, 0), atol=1e-4)
     plain.set_embeddings(False)
