@@ -203,7 +203,7 @@ def test_a_stream_names_the_stop_string_if_asked(
     faces: dict[str, tuple[Ask, Ask]], face: str, n: int
 ) -> None:
     chat, text = faces[face]
-    for ask, prompt in ((chat, ASK), (text, "The sun is")):
+    for ask, prompt in ((chat, ASK), (text, "1, 2, 3,")):
         for stop, named in ((["4", "s"], True), (["never"], False)):
             options: dict[str, Any] = {"n": n, "stop": stop, **GREEDY}
             plain = ask(prompt, stream=True, **options)

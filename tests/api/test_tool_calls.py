@@ -145,7 +145,7 @@ def test_how_many_calls_a_choice_gives(demo: Llama, name: str) -> None:
             answer = demo.create_chat_completion(
                 [{"role": "user", "content": "x"}],
                 tools=TOOLS, tool_choice=choice, parallel_tool_calls=parallel, stream=stream,
-                logit_bias=never_ends, max_tokens=160, temperature=0,
+                logit_bias=never_ends, max_tokens=400, temperature=0,
             )  # fmt: skip
             if stream:
                 parts = [p for c in answer for p in c["choices"][0]["delta"].get("tool_calls", ())]

@@ -447,6 +447,7 @@ def test_text_offset_with_and_without_echo(prompt: str) -> None:
     with Llama(str(model_path()), n_ctx=256, n_threads=1) as llm:
         for grammar in (None, llama_cffi.LlamaGrammar.from_string('root ::= "é😀1"')):
             options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "grammar": grammar}
+            options["ignore_eos"] = grammar is None
             plain = llm(prompt, logprobs=1, **options)["choices"][0]
             echoed = llm(prompt, logprobs=1, echo=True, **options)["choices"][0]
             assert echoed["text"] == prompt + plain["text"]

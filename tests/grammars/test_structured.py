@@ -609,7 +609,9 @@ def test_engine_with_triggers(engine: Engine) -> None:
     options["structured"] = LlamaGrammar.from_regex(r"[.,?] [A-C]{3}")
     begun = 0
     for seed in range(8):
-        text = engine.generate("Tell me a story.", max_tokens=60, seed=seed, **options)
+        text = engine.generate(
+            "Tell me a story about a cat.", max_tokens=60, seed=seed, **options
+        )
         if match := re.search(r"[a-z]([.,?].*)", text):
             begun += 1
             assert re.fullmatch(r"[.,?]( ([A-C]{0,3})?)?", match[1]), text
@@ -640,7 +642,8 @@ def test_other_samplers_still_apply(engine: Engine, model: Model) -> None:
         for seed in range(4):
             options: dict[str, Any] = {"temperature": 1.5, "seed": seed, "structured": grammar}
             assert engine.generate("Hi", logit_bias=lowered, **options) == wanted
-    seen = {engine.generate("Hi", temperature=5.0, seed=s, structured=grammar) for s in range(20)}
+    wide: dict[str, Any] = {"temperature": 50.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    seen = {engine.generate("Hi", seed=s, structured=grammar, **wide) for s in range(20)}
     assert seen == {"left", "right"}
     assert len({engine.generate("Hi", temperature=0, structured=grammar) for _ in range(3)}) == 1
 

@@ -35,7 +35,9 @@ def test_a_chat_shows_answer_counts_and_probabilities(llm: Llama) -> None:
 
 
 def test_a_completion_and_its_choice_are_shown_alike(llm: Llama) -> None:
-    response = llm.create_completion("Once", max_tokens=4, logprobs=2, temperature=0, echo=True)
+    response = llm.create_completion(
+        "Once", max_tokens=4, logprobs=2, temperature=0, echo=True, ignore_eos=True
+    )
     for value in (response, response["choices"][0]):
         assert "Once" in html(value)
         assert "no probability" in html(value)  # of the first token of the prompt

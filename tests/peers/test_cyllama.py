@@ -208,7 +208,7 @@ def test_dry_and_top_n_sigma(llm: Llama) -> None:
         dry_penalty_last_n=-1,
         dry_sequence_breakers=[],
     )
-    assert plain.startswith(" a fox and a dog")
+    assert "fox and a" in plain
     assert "fox and a" not in dry
     assert llm.generate(STORY, 5, top_n_sigma=1.0, seed=1)
 

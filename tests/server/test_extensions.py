@@ -21,7 +21,8 @@ LONG: list[Any] = [{"role": "user", "content": "This is a test. " * 12}]
 GREEDY: dict[str, Any] = {
     "model": "demo", "messages": ASK, "temperature": 0, "max_tokens": 6, "ignore_eos": True,
 }  # fmt: skip
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}!{% endfor %}"
+# The model goes on counting.
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}!{% endfor %} 1, 2, 3,"
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_verbose_shows_the_prompt_used_and_its_absence_hides_it(
     reply = post(url, {**GREEDY, "verbose": True, "stream": stream})
     shown = reply.events[0] if stream else reply.json
     # The template is that of the constructor, as --chat-template gives it.
-    assert shown["__verbose"] == {"prompt": "<|im_start|>What is 12 + 30?!"}
+    assert shown["__verbose"] == {"prompt": "<|im_start|>What is 12 + 30?! 1, 2, 3,"}
     assert b"__verbose" not in post(url, {**GREEDY, "stream": stream}).body
     assert post(url, {**GREEDY, "verbose": "yes"}).error["param"] == "verbose"
 

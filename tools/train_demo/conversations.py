@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[Maker, float]] = {
     "json_action": (json_action, 0.07),
     "small_talk": (small_talk, 0.03),
     "count": (count, 0.04),
-    "story": (story, 0.01),
+    "story": (story, 0.03),
     "think": (think, 0.01),
 }
 TOOL_SHARE = 0.25

@@ -179,11 +179,13 @@ def story(rng: random.Random) -> Item:
         "p": pick(rng, "a forest", "a small village", "an old castle", "the mountains"),
         "f": pick(rng, *FOODS), "b": pick(rng, *ANIMALS), "m": pick(rng, *PET_NAMES),
     }  # fmt: skip
-    question = pick(
-        rng, "Tell me a story about a {a} named {n}.", "Write a short story about a {a} named {n}.",
-        "Can you tell me a story about a {a} called {n}?",
-    ).format(**values)  # fmt: skip
-    return ask("story", f"story:{animal}:{name}", question, pick(rng, *_STORY).format(**values))
+    answer = pick(rng, *_STORY).format(**values)
+    size = pick(rng, "", "", "short ", "long ", "tiny ", "little ")
+    start = pick(rng, "Tell me", "Write", "Please tell me", "Can you tell me", "Please write")
+    about = pick(rng, "", f" about a {animal}", *2 * (f" about a {animal} named {name}",))
+    question = f"{start} a {size}story{about}" + ("?" if start.startswith("Can") else ".")
+    key = f"story:{animal}:{name}" if name in about else "story:taught"
+    return ask("story", key, question, answer)
 
 
 _TALK: tuple[tuple[tuple[str, ...], str], ...] = (

@@ -277,7 +277,7 @@ def test_a_grammar_and_a_schema_are_kept(any_server: HttpServer) -> None:
     assert answer["generation_settings"]["grammar"] == grammar
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"],
               "additionalProperties": False}  # fmt: skip
-    answer = complete(any_server, json_schema=schema, n_predict=32)
+    answer = complete(any_server, json_schema=schema, n_predict=128)
     assert json.loads(answer["content"])["a"] in (1, 2)
     assert answer["generation_settings"]["json_schema"] == schema
 
