@@ -130,7 +130,9 @@ def test_one_row_after_another_reuses_the_common_prefix(llm: Llama) -> None:
     assert stats.n_reused > stats.n_prompt - stats.n_reused
 
 
-@pytest.mark.parametrize("schema", [Person, Pair, Color, Literal["x", "y"], bool, list[int]])
+@pytest.mark.parametrize(
+    "schema", [Person, Pair, Color, Literal["x", "y"], bool, tuple[Color, Color]]
+)
 def test_answers_have_the_type_that_parse_takes(llm: Llama, schema: Any) -> None:
     options: Any = {**GREEDY, "max_tokens": 100, "frequency_penalty": 1.0}
     (value,) = llm.map(["Answer."], schema, **options)

@@ -609,9 +609,7 @@ def test_engine_with_triggers(engine: Engine) -> None:
     options["structured"] = LlamaGrammar.from_regex(r"[.,?] [A-C]{3}")
     begun = 0
     for seed in range(8):
-        text = engine.generate(
-            "Tell me a story about a cat.", max_tokens=60, seed=seed, **options
-        )
+        text = engine.generate("Tell me a story about a cat.", max_tokens=60, seed=seed, **options)
         if match := re.search(r"[a-z]([.,?].*)", text):
             begun += 1
             assert re.fullmatch(r"[.,?]( ([A-C]{0,3})?)?", match[1]), text

@@ -562,7 +562,12 @@ PERSON = {
         "score": {"type": "number"},
         "active": {"type": "boolean"},
         "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
-        "at": {"type": "object", "properties": {"city": {"const": "X"}}, "required": ["city"]},
+        "at": {
+            "type": "object",
+            "properties": {"city": {"const": "X"}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
     },
     "required": ["name", "age", "active", "tags", "at"],
     "additionalProperties": False,

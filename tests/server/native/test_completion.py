@@ -400,14 +400,14 @@ def test_timings_per_token_grow(any_server: HttpServer) -> None:
 
 
 def test_t_max_predict_ms_ends_an_answer_that_has_a_line(any_server: HttpServer) -> None:
-    grammar = 'root ::= "ab\\ncd" [a-z]*'
+    grammar = 'root ::= "ab\\ncd" [a-z]{200}'
     asked: Any = {"grammar": grammar, "n_predict": 60, "n_probs": 1, "t_max_predict_ms": 1}
     whole = complete(any_server, **asked)
     assert whole["has_new_line"]
     assert (whole["stop_type"], whole["truncated"]) == ("limit", False)
     assert whole["tokens_predicted"] < 60
     assert whole["timings"]["predicted_n"] == whole["tokens_predicted"]
-    endless: Any = {**asked, "n_predict": 20, "grammar": "root ::= [a-z]*"}
+    endless: Any = {**asked, "n_predict": 20, "grammar": "root ::= [a-z]{200}"}
     assert complete(any_server, **endless)["tokens_predicted"] == 20  # no line
 
 
