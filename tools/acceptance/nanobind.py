@@ -231,7 +231,7 @@ def _() -> None:
         )
 
     with load() as llm:
-        llm.generate(story(llm), 1)  # the first one evaluates the whole prompt, which rounds otherwise
+        llm.generate(story(llm), 1)  # evaluating the whole prompt rounds otherwise
         expected = [llm.generate(story(llm), 12, seed=i) for i in range(20)]
         assert asyncio.run(main(llm)) == expected
         found: dict[int, str] = {}
