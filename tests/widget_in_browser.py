@@ -53,7 +53,7 @@ def llm() -> Iterator[Llama]:
         yield llm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # one Playwright at a time
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     assert program, "install Chromium first: apt-get install chromium"
