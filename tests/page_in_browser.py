@@ -172,7 +172,7 @@ def page(server: HttpServer, open_page: Callable[..., Page]) -> Page:
     return page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def functions(browser: Browser, server: HttpServer) -> Iterator[Page]:
     """A page whose modules are called alone."""
     with browser.new_context() as context:

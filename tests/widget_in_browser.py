@@ -199,7 +199,11 @@ def test_the_keyboard_is_enough(open_cell: Callable[..., Cell], in_shadow: bool)
 
 
 def test_stop_and_generate_again(open_cell: Callable[..., Cell]) -> None:
-    cell = open_cell(max_tokens=450, ignore_eos=True)
+    def slow(_: object, scores: Any) -> Any:  # else it may end before the click
+        time.sleep(0.005)
+        return scores
+
+    cell = open_cell(max_tokens=450, ignore_eos=True, logits_processor=[slow])
     stop = cell.page.get_by_role("button", name="Stop")
     expect(stop).to_be_enabled()
     expect(cell.page.get_by_role("status")).to_have_text("Generating …")
