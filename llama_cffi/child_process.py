@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["can_start", "child_command", "child_environment", "cpu_seconds", "death"]
+from . import errors
+
+__all__ = [
+    "LineChild",
+    "can_start",
+    "child_command",
+    "child_environment",
+    "cpu_seconds",
+    "death",
+    "error_of",
+]
 
 # The child imports this same package, wherever the parent found it, and the rest from the parent's
 # search path without the current folder.
@@ -64,3 +79,67 @@ def death(code: int) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit code {code}" if code < 0x80000000 else f"exception 0x{code:08X}"
+
+
+class LineChild:
+    """A child process that answers each line of JSON on its stdin with one on its stdout.
+
+    Args:
+        module: See `child_command`.
+        job: What it gets as `sys.argv[1]`, as JSON.
+        environment: Its environment.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(
+        self, module: str, job: Mapping[str, object], environment: Mapping[str, str]
+    ) -> None:
+        self._process = subprocess.Popen(
+            child_command(module, json.dumps(job)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+
+    def ask(self, question: Mapping[str, object]) -> dict[str, Any] | None:
+        """Return the answer to a question; None: the process has ended."""
+        assert self._process.stdin is not None
+        with suppress(OSError):  # it has ended, which the answer tells
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        return self.read()
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the next answer; None: the process has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def end(self) -> str:
+        """Wait for a process that does not answer; return why it ended."""
+        code = self._process.wait()
+        self._process.communicate()
+        return death(code) or "no answer"
+
+    def kill(self) -> None:
+        """End the process, from any thread."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process, and free its pipes."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def error_of(answer: Mapping[str, Any]) -> errors.LlamaError | None:
+    """Return the error in an answer: `error` is its class, `message` its text; None: none."""
+    if not (name := answer.get("error")):
+        return None
+    kind: type[errors.LlamaError] = getattr(errors, str(name), errors.LlamaError)
+    return kind(answer["message"])

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
+from support.chromium import chromium
 
 from llama_cffi import LlamaPool
 from llama_cffi.demo import model_path
@@ -130,14 +130,10 @@ def server(pool: LlamaPool) -> Iterator[HttpServer]:
         yield server
 
 
-@pytest.fixture(scope="module")  # one Playwright at a time
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "install Chromium first: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

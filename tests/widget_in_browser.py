@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from support.chromium import chromium
 
 from llama_cffi import Llama
 from llama_cffi.demo import model_path
@@ -53,14 +53,10 @@ def llm() -> Iterator[Llama]:
         yield llm
 
 
-@pytest.fixture(scope="module")  # one Playwright at a time
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "install Chromium first: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Cell:

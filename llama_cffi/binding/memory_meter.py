@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .. import errors
-from ..child_process import can_start, child_command, child_environment, death
+from ..child_process import LineChild, can_start, child_environment, error_of
+from ..errors import ModelLoadError, ValidationError
 from . import compat
 from .loading.library import Library
 from .memory_lines import MemoryLines, parse_lines
@@ -45,7 +42,7 @@ class MemoryMeter:
     def __init__(self, paths: Sequence[Path], library: Library) -> None:
         self._paths = [os.fsdecode(path.absolute()) for path in paths]
         self._library = library
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: LineChild | None = None
         self.reason = ""
         if not compat.plans_memory(library):
             build = library.name
@@ -56,12 +53,7 @@ class MemoryMeter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def measure(
@@ -82,12 +74,11 @@ class MemoryMeter:
         answer = self._ask({"model": dict(model), "context": dict(context)})
         if answer is None:
             return None
-        if name := answer.get("error"):
-            kind = getattr(errors, str(name), errors.LlamaError)
-            if not issubclass(kind, (errors.ModelLoadError, errors.ValidationError)):
+        if error := error_of(answer):
+            if not isinstance(error, (ModelLoadError, ValidationError)):
                 self.reason = str(answer["message"])
                 return None
-            raise kind(answer["message"])
+            raise error
         found = parse_lines(map(str, answer["lines"]))
         if not any(kind == "compute" for kind, _ in found.buffers) or not found.layers:
             build = self._library.name
@@ -99,48 +90,33 @@ class MemoryMeter:
         """End the child process."""
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            child.communicate()
+            child.close()
 
     def _ask(self, question: Mapping[str, object]) -> dict[str, list[object]] | None:
         child = self._start()
-        if child is None or child.stdin is None or child.stdout is None:
+        if child is None:
             return None
         timer = threading.Timer(_SECONDS, child.kill)
         timer.daemon = True
         timer.start()
         try:
-            child.stdin.write(json.dumps(question).encode() + b"\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except OSError:
-            line = b""
+            answer = child.ask(question)
         finally:
             timer.cancel()
-        if line:
-            answer: dict[str, list[object]] = json.loads(line)
-            return answer
-        self._child = None
-        code = child.wait()
-        child.communicate()
-        self.reason = f"the process that measures ended with {death(code) or 'no answer'}"
-        _log.debug("%s", self.reason)
-        return None
+        if answer is None:
+            self._child = None
+            self.reason = f"the process that measures ended with {child.end()}"
+            _log.debug("%s", self.reason)
+        return answer
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _start(self) -> LineChild | None:
         if self._child is None:
             job = {"library": str(self._library.path), "paths": self._paths}
             environment = child_environment()
             if self._library.cpu_variant:  # they pack weights in different ways
                 environment["LLAMA_CFFI_CPU_VARIANT"] = self._library.cpu_variant
             try:
-                self._child = subprocess.Popen(
-                    child_command("llama_cffi.binding.memory_meter_child", json.dumps(job)),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env=environment,
-                )
+                self._child = LineChild("llama_cffi.binding.memory_meter_child", job, environment)
             except OSError as e:
                 self.reason = f"no child process could be started: {e}"
         return self._child

@@ -17,6 +17,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import ArgDecorator, magic_arguments
 
+from ..api.structured import json_format
 from ..cli import options
 from ..errors import LlamaError
 from . import html, views
@@ -179,8 +180,7 @@ class LlamaMagics(Magics):
             llm = self._model(args.model)
             schema = None if args.schema is None else self._schema(args.schema)
             if schema is not None:
-                form = {"type": "json_schema", "json_schema": {"schema": schema.schema}}
-                settings["response_format"] = form
+                settings["response_format"] = json_format(schema.schema)
             history = self._history(args.messages)
             asked = {"role": "user", "content": prompt}
             first = [{"role": "system", "content": system}]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import BaseRoute
 
 from ..api.chat_completions import Extensions, PreparedChat
+from ..api.structured import json_format
 from ..chat.tools import normalise_tools
 from ..errors import ValidationError
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
@@ -247,8 +248,7 @@ def chat_options(model: ServedModel, body: Object) -> tuple[list[Any], dict[str,
         schema = options.pop("json_schema")
         if "response_format" in options:
             raise invalid("json_schema", "give json_schema or response_format, not both")
-        form = {"type": "json_schema", "json_schema": {"schema": schema}}
-        options["response_format"] = form
+        options["response_format"] = json_format(schema)
     if "tools" in options:
         _drop_foreign_tools(options)
     if "reasoning_effort" in options:

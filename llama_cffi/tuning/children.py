@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..child_process import child_command, child_environment, death
+from ..child_process import LineChild, child_environment, error_of
 from .timing import Request, Sample
 
 if TYPE_CHECKING:
@@ -39,12 +36,7 @@ class Children:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._running:
             self._running.popitem()[1].close()
 
@@ -90,47 +82,26 @@ class _Child:
         if variant is not None:
             environment["LLAMA_CFFI_CPU_VARIANT"] = variant
         try:
-            self._process = subprocess.Popen(
-                child_command("llama_cffi.tuning.child_main", json.dumps(job)),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
+            self._process = LineChild("llama_cffi.tuning.child_main", job, environment)
         except OSError as e:
             raise errors.LlamaError(f"no child process could be started to measure: {e}") from None
         self.is_dead = False
         try:
-            self.facts = self._answer()
+            self.facts = self._checked(self._process.read())
         except BaseException:
             self.close()
             raise
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            pass  # it has died, which the answer tells
-        return self._answer()
+    def ask(self, **request: object) -> dict[str, Any]:
+        return self._checked(self._process.ask(request))
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._process.close()
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
+    def _checked(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        if answer is None:
             self.is_dead = True
-            code = self._process.wait()
-            self._process.communicate()
-            raise errors.LlamaError(
-                f"the process that measures ended: {death(code) or 'no answer'}"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if name := answer.get("error"):
-            kind = getattr(errors, str(name), errors.LlamaError)
-            raise kind(answer["message"])
+            raise errors.LlamaError(f"the process that measures ended: {self._process.end()}")
+        if error := error_of(answer):
+            raise error
         return answer

@@ -24,9 +24,10 @@ from llama_cffi import (
     OutOfMemoryError,
     UnknownOptionError,
     ValidationError,
+    child_process,
     plan,
 )
-from llama_cffi.binding import Context, Device, memory_meter
+from llama_cffi.binding import Context, Device
 from llama_cffi.binding.memory_lines import parse_lines
 from llama_cffi.cli import main
 from llama_cffi.memory_plan import estimate, options_of
@@ -313,7 +314,7 @@ def test_without_a_measurement_formulae_are_used(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        memory_meter, "child_command", lambda *_: ["python-that-does-not-exist", "-c", ""]
+        child_process, "child_command", lambda *_: ["python-that-does-not-exist", "-c", ""]
     )
     found = plan(models["dense"])
     assert not found.exact

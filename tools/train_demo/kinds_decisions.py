@@ -53,10 +53,6 @@ class DecisionItem:
         """Whether only one option can be right."""
         return max(self.chances) == 1.0
 
-    def is_training(self) -> bool:
-        """Tell whether this item is not held out."""
-        return not is_heldout(self.key)
-
 
 DecisionMaker = Callable[[random.Random], DecisionItem]
 # How often an input leaves open which option is right.
@@ -422,5 +418,5 @@ def decision(rng: random.Random, kind: str | None = None, heldout: bool = False)
     while True:
         make = rng.choices([maker for maker, _ in makers], [share for _, share in makers])[0]
         item = make(rng)
-        if is_heldout(item.key) if heldout else item.is_training():
+        if is_heldout(item.key) == heldout:
             return item
