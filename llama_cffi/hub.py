@@ -37,6 +37,8 @@ __all__ = [
     "RemoteFile",
     "cached_model",
     "choose",
+    "fetch_projector",
+    "find_projector",
     "models_in",
     "remote_files",
     "resolve_model",
@@ -60,6 +62,12 @@ _REPO = re.compile(
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 # GGUFs that are not language models: projectors of multimodal models, calibration data.
 _HELPER = re.compile(r"(?<![a-z0-9])(mmproj|imatrix)(?![a-z0-9])", re.IGNORECASE)
+_PROJECTOR = re.compile(r"(?<![a-z0-9])mmproj(?![a-z0-9])", re.IGNORECASE)
+_ANY_MODEL = ("", "model")  # what is left of names like mmproj-F16.gguf
+_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
+_SNAPSHOT = re.compile(
+    r"(.*)[/\\]models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)[/\\](.+)"
+)
 _Folder = str | os.PathLike[str] | None
 _TIMEOUT_S = 20
 _ATTEMPTS = 4
@@ -210,6 +218,78 @@ def choose(names: Iterable[str], spec: HubSpec) -> tuple[str, ...]:
 def models_in(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Return the models among file names, each with all its parts; projectors are left out."""
     return _group(n for n in names if n.lower().endswith(".gguf") and not _HELPER.search(n))
+
+
+def find_projector(model: Path) -> Path | None:
+    """Return the multimodal projector of a model that lies in its folder; None if there is none.
+
+    Args:
+        model: The GGUF file of the model.
+
+    Raises:
+        ValidationError: There are several, and none has the model's name in its own.
+    """
+    try:
+        names = sorted(p.name for p in model.parent.glob("*.gguf"))
+    except OSError:
+        return None
+    name = _choose_projector(names, model.name, str(model.parent))
+    return None if name is None else model.parent / name
+
+
+def fetch_projector(model: Path) -> Path | None:
+    """Do `find_projector`; download the projector of a model that came from the hub.
+
+    Raises:
+        ValidationError: See `find_projector`.
+        FetchError: The hub does not answer, or the download failed.
+    """
+    found, place = find_projector(model), _SNAPSHOT.fullmatch(str(model))
+    if found is not None or place is None or _is_offline():
+        return found
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    spec = HubSpec(f"{place[2]}/{place[3]}", place[4])
+    name = _choose_projector(_names(spec), place[5].replace("\\", "/"), str(spec))
+    return None if name is None else _download(spec, [name], Path(place[1]), None)
+
+
+def _choose_projector(names: Iterable[str], model: str, where: str) -> str | None:
+    """Choose the projector of *model* among the files of a folder or repository.
+
+    One belongs to the model if the model's name contains its own without `mmproj` and type, if its
+    own says nothing else, or if there is only one model.
+    """
+    names = list(names)
+    projectors = [n for n in names if n.lower().endswith(".gguf") and _PROJECTOR.search(n)]
+    named, unnamed = [], []
+    for name in projectors:
+        base = _base(name)
+        if base in _ANY_MODEL:
+            unnamed.append(name)
+        elif base in _base(model):
+            named.append(name)
+    found = named or unnamed
+    if not found and len({_base(m[0]) for m in models_in(names)}) == 1:
+        found = projectors
+    if len(found) > 1:
+        by_type = ([n for n in found if _has_quant(n, kind)] for kind in _PROJECTOR_TYPES)
+        found = next((n for n in by_type if n), found)
+    if len(found) > 1:
+        raise ValidationError(
+            f"{where} has several projectors: {_listed(found)}; name one with mmproj='FILE'"
+        )
+    return found[0] if found else None
+
+
+def _base(name: str) -> str:
+    """Return the name of a file without `mmproj`, its type and its number as a part."""
+    base = _SPLIT.sub("", Path(name).name.lower()).removesuffix(".gguf")
+    words = [w for w in re.split(r"[-.]", _PROJECTOR.sub("", base)) if w]
+    types = {kind.lower() for kind in _PREFERRED}
+    return "-".join(word for word in words if word not in types)
 
 
 def _group(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -285,6 +285,7 @@ class ChatPreparer:
         is_continued = check_bool(
             "continue_final_message", own.get("continue_final_message", False)
         )
+        messages, media = self.renderer.take_media(messages)
         render = partial(
             self.renderer.render,
             tools=offered,
@@ -292,6 +293,7 @@ class ChatPreparer:
             reasoning_effort=effort,
             chat_template_kwargs=own.get("chat_template_kwargs"),
             continue_final_message=is_continued,
+            media=media,
         )
         limit = openai_limit(own.get("max_tokens"))
         policy = own.get("context_policy", self._policy)

@@ -16,6 +16,7 @@ from ..validation import check_choice, check_int, checked_arguments, reject_unkn
 if TYPE_CHECKING:
     from ..binding.context.params import ContextOptions
     from ..binding.model.files import Override
+    from ..generation.media import ProjectorSource
     from ..generation.model_source import ModelOptions, ModelSource
     from ..progress import Progress
     from ..scheduler import Drafter
@@ -45,15 +46,16 @@ MODEL_FIELDS = (
 _POOLING = ("none", "mean", "cls", "last", "rank")
 _LEAST = {
     "n_ctx": 0, "n_batch": 1, "n_ubatch": 1, "n_seq_max": 1, "n_parallel": 1, "cache_ram": -1,
-    "cache_disk": -1, "n_kv_tokens": 1,
+    "cache_disk": -1, "n_kv_tokens": 1, "image_min_tokens": 1, "image_max_tokens": 1,
 }  # fmt: skip
 # What a field's type is at run time, and in words.
-_KINDS: dict[str, tuple[type, str]] = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "int": (Integral, "an integer"),
     "bool": (Integral, "True or False"),
     "float": (Real, "a number"),
     "str": (str, "a str"),
     "os.PathLike[str]": (os.PathLike, "a path"),
+    "ProjectorSource": ((str, os.PathLike), "a path"),
     "Sequence[float]": (Sequence, "a list of numbers"),
     "Mapping[str, Override]": (Mapping, "a dict of metadata keys and values"),
     "Mapping[str, float]": (Mapping, "a dict of LoRA files and scales"),
@@ -77,6 +79,9 @@ class MoreLlamaOptions(TypedDict, total=False):
     embeddings: bool
     pooling: str | None
     chat_format: str | None
+    mmproj: ProjectorSource | None
+    image_min_tokens: int | None
+    image_max_tokens: int | None
     seed: int
     use_mmap: bool
     use_mlock: bool
@@ -145,6 +150,12 @@ class LlamaConfig:
             vector.
         chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
             None: the model's own template.
+        mmproj: The projector of a model that takes pictures or sounds: a GGUF file or
+            `hf:owner/repo:file`; None: the one beside the model or in its repository on the hub,
+            loaded with the first picture or sound.
+        image_min_tokens: Least tokens of a picture, for models with pictures of any size; None:
+            the model's.
+        image_max_tokens: Most tokens of a picture, likewise.
         seed: Makes the answers reproducible: each call without a seed draws the next one of the
             sequence that begins here; -1: a random one.
         use_mmap: Map the file instead of reading it.
@@ -215,6 +226,9 @@ class LlamaConfig:
     embeddings: bool = False
     pooling: str | None = None
     chat_format: str | None = None
+    mmproj: ProjectorSource | None = None
+    image_min_tokens: int | None = None
+    image_max_tokens: int | None = None
     seed: int = -1
     use_mmap: bool = True
     use_mlock: bool = False

@@ -241,6 +241,11 @@ class Llama(Session, ModelFacts):
         """Context size: tokens of prompt and answer together; `n_ctx()` is the same."""
         return ContextSize(self.engine.n_ctx)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What messages may contain: `text`, and with a projector `image` and `audio`."""
+        return self.engine.media.modalities
+
     @cached_property
     def renderer(self) -> ChatRenderer:
         """Renders conversations through the model's chat template; created on first use."""
@@ -1199,6 +1204,9 @@ def _engine(model: Model, config: LlamaConfig) -> AnyEngine:
     options: Any = {
         "context_policy": policy,
         "chat_format": config.chat_format,
+        "mmproj": config.mmproj,
+        "image_min_tokens": config.image_min_tokens,
+        "image_max_tokens": config.image_max_tokens,
         "check_memory": False,  # it was checked before the model was loaded
         **config.context_options(),
     }

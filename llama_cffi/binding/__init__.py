@@ -42,6 +42,7 @@ from .context.perf import Perf
 from .loading.library import Device, Library, get_library
 from .model.model import Model
 from .model.vocab import Vocab
+from .multimodal import MediaChunk, Projector
 from .native_object import NativeObject
 from .sampling.candidates import Candidates
 from .sampling.chain import SamplerChain
@@ -58,10 +59,12 @@ __all__ = [
     "Grammar",
     "Library",
     "LoraAdapter",
+    "MediaChunk",
     "Memory",
     "Model",
     "NativeObject",
     "Perf",
+    "Projector",
     "SamplerChain",
     "Vocab",
     "get_library",

@@ -15,6 +15,7 @@ from .systemone import SystemOneTemplate
 if TYPE_CHECKING:
     from ..binding import Model
     from ..generation.chat_renderer import ChatRenderer, RenderedChat
+    from ..media import Audio, Image
     from .questions import Question
 
 __all__ = ["LabelledPrompt", "PromptMaker"]
@@ -113,14 +114,17 @@ class PromptMaker:
         if self._systemone is not None:
             return self._systemone.render(input, question, labels, order), False
         messages: list[Mapping[str, object]] = []
+        media: Mapping[str, Image | Audio] = {}
         if is_conversation(input):
-            messages = [*self._renderer.plain_messages(input)]
+            given, media = self._renderer.take_media(input)
+            messages = [*self._renderer.plain_messages(given)]
             is_users = messages[-1]["role"] == "user"
             before = str(messages.pop()["content"]) if is_users else ""
         else:
             before = input if isinstance(input, str) else as_json(input)
         content = "\n\n".join(filter(None, (before, _asked(question, labels, order))))
-        return self._renderer.render_reply_start([*messages, {"role": "user", "content": content}])
+        question_asked = {"role": "user", "content": content}
+        return self._renderer.render_reply_start([*messages, question_asked], media)
 
 
 def _key(question: Question[object]) -> tuple[bool, int]:

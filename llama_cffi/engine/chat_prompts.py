@@ -13,6 +13,7 @@ from . import environment
 
 if TYPE_CHECKING:
     from ..binding import Model
+    from ..generation.media import MediaProcessor
 
     Messages = Sequence[Mapping[str, object] | tuple[str, str]]
     Tools = Sequence[Mapping[str, object] | Callable[..., object]]
@@ -36,20 +37,21 @@ class ChatPrompts:
     Args:
         model: The model.
         chat_format: See `Engine`.
+        media: Turns pictures and sounds into cells.
     """
 
-    def __init__(self, model: Model, chat_format: str | None) -> None:
-        self._model, self._chat_format = model, chat_format
+    def __init__(self, model: Model, chat_format: str | None, media: MediaProcessor) -> None:
+        self._model, self._chat_format, self._media = model, chat_format, media
 
     @cached_property
     def renderer(self) -> ChatRenderer:
         """Renders through `chat_format`, or the model's chat template; created on first use."""
-        return ChatRenderer(self._model, self._chat_format)
+        return ChatRenderer(self._model, self._chat_format, self._media)
 
     @cached_property
     def _chatml(self) -> ChatRenderer:
         bos = "{{ bos_token }}" if self._model.vocab.add_bos else ""
-        return ChatRenderer(self._model, bos + _CHATML)
+        return ChatRenderer(self._model, bos + _CHATML, self._media)
 
     def render(
         self,

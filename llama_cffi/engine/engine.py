@@ -20,6 +20,7 @@ from ..generation.chat_renderer import ChatOptions, RenderedChat, as_messages
 from ..generation.context_policy import fit_prompt
 from ..generation.context_size import context_size
 from ..generation.loop import generate
+from ..generation.media import MediaProcessor, ProjectorSource
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import (
     CallOptions,
@@ -109,6 +110,11 @@ class Engine:
             ids; `truncate_left` for text, with a warning in the log.
         chat_format: Name of a built-in chat template of llama.cpp, or source of a Jinja template;
             None: the model's own template.
+        mmproj: The projector of a model that takes pictures or sounds: a GGUF file or
+            `hf:owner/repo:file`; None: the one beside the model, loaded with the first picture.
+        image_min_tokens: Least tokens of a picture, for models with pictures of any size; None:
+            the model's.
+        image_max_tokens: Most tokens of a picture, likewise.
         flush_bytes: Flush text to callbacks at this many bytes; default 64, 0: off.
         flush_tokens: Or at this many tokens; default 1, 0: off.
         flush_ms: Or after this many milliseconds; default 100, 0: off.
@@ -120,6 +126,7 @@ class Engine:
     Attributes:
         model: The model.
         context: The context; use it within `idle` only.
+        media: Turns pictures and sounds into cells of a prompt.
         owns_model: Whether `close` frees the model; False if a loaded one was given.
         stats: Statistics of the current or last generation.
         total_stats: Totals of all generations.
@@ -144,6 +151,9 @@ class Engine:
         safety: int | None = None,
         context_policy: str | None = None,
         chat_format: str | None = None,
+        mmproj: ProjectorSource | None = None,
+        image_min_tokens: int | None = None,
+        image_max_tokens: int | None = None,
         flush_bytes: int | None = None,
         flush_tokens: int | None = None,
         flush_ms: int | None = None,
@@ -174,6 +184,14 @@ class Engine:
             fitted.source, n_gpu_layers=fitted.n_gpu_layers, progress=progress, check=check
         )
         try:
+            self.media = MediaProcessor(
+                self.model,
+                mmproj,
+                image_min_tokens=image_min_tokens,
+                image_max_tokens=image_max_tokens,
+                n_threads=n_threads,
+            )
+            n_batch, n_ubatch = self.media.batch_sizes(n_batch, n_ubatch)
             self.context = Context(
                 self.model,
                 n_ctx=context_size(fitted.n_ctx, self.model, context_options),
@@ -183,7 +201,7 @@ class Engine:
                 check_memory=check_memory,
                 **context_options,
             )
-            self._prompts = ChatPrompts(self.model, chat_format)
+            self._prompts = ChatPrompts(self.model, chat_format, self.media)
             if chat_format is not None:
                 _ = self._prompts.renderer  # refuses an unknown one now
         except BaseException:
@@ -662,7 +680,7 @@ class Engine:
         call = self._call(max_tokens, options, is_text=True)
 
         def render() -> RenderedChat:
-            return RenderedChat(tokenize_prompt(self.model.vocab, prompt), prompt)
+            return RenderedChat(Prompt(tokenize_prompt(self.model.vocab, prompt)), prompt)
 
         return self._answer(render, call, callback, stream)
 

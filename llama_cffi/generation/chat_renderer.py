@@ -8,17 +8,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..chat.families import Family, identify
+from ..chat.media_parts import Messages, split_at_media, take_media, without_marks
 from ..chat.messages import plain_messages, plain_tools
 from ..chat.reasoning import opens_thinking, resolve_reasoning_effort
 from ..chat.template import ChatTemplate, pick_template
 from ..chat.token_injection import Segment, TokenInjection
 from ..errors import TemplateError, ValidationError
 from ..validation import as_list, check_bool, check_choice, check_str, not_picklable
+from .prompt import Prompt
 
 if TYPE_CHECKING:
     from ..binding import Model
     from ..chat.formats import ToolFormat
     from ..chat.messages import Message
+    from ..media import Audio, Image
+    from .media import MediaProcessor
+
+    MediaByMark = Mapping[str, Image | Audio]
 
 __all__ = ["ChatOptions", "ChatRenderer", "RenderedChat", "as_messages"]
 
@@ -58,11 +64,12 @@ class RenderedChat(NamedTuple):
     """A rendered conversation.
 
     Attributes:
-        tokens: Token ids, with BOS where the template or the vocabulary adds it.
-        text: The rendered text.
+        tokens: Token ids, with BOS where the template or the vocabulary adds it, and the cells of
+            pictures and sounds.
+        text: The rendered text; `<__media__>` for each picture or sound.
     """
 
-    tokens: list[int]
+    tokens: Prompt
     text: str
 
     @property
@@ -85,6 +92,7 @@ class ChatRenderer:
         chat_format: Name of another template in the GGUF, such as `rag` for
             `tokenizer.chat_template.rag`, or of a built-in template of llama.cpp, or the source of
             a Jinja template; None: the model's own templates.
+        media: Turns pictures and sounds into cells; None: they are refused.
 
     Attributes:
         family: The model family: tool format, reasoning markers, recommended sampling.
@@ -94,12 +102,14 @@ class ChatRenderer:
             templates without a default one.
     """
 
-    def __init__(self, model: Model, chat_format: str | None = None) -> None:
+    def __init__(
+        self, model: Model, chat_format: str | None = None, media: MediaProcessor | None = None
+    ) -> None:
         if chat_format is not None and not isinstance(chat_format, str):
             raise ValidationError(
                 f"chat_format must be the name or source of a template, got {chat_format!r}"
             )
-        self._model = model
+        self._model, self._media = model, media
         metadata = model.metadata
         self._sources = _sources(model.chat_template, metadata)
         self._builtin: str | None = None
@@ -211,6 +221,15 @@ class ChatRenderer:
         found = {**self.family.recommended(thinking), **stored}
         return {name: int(v) if name in _INTEGERS else v for name, v in found.items()}
 
+    def take_media(self, messages: Messages) -> tuple[Messages, MediaByMark]:
+        """Return messages with marks for pictures and sounds, and these by mark; see `take_media`.
+
+        Raises:
+            ValidationError: One cannot be loaded.
+            FetchError: One cannot be fetched.
+        """
+        return (messages, {}) if self._media is None else take_media(messages)
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
@@ -220,6 +239,7 @@ class ChatRenderer:
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, object] | None = None,
         continue_final_message: bool | None = None,
+        media: MediaByMark | None = None,
     ) -> RenderedChat:
         """Render a conversation into tokens and text.
 
@@ -231,12 +251,19 @@ class ChatRenderer:
             chat_template_kwargs: Additional variables for the template.
             continue_final_message: End inside the last message, an assistant's, so that the model
                 continues it, without reasoning.
+            media: What `take_media` returned with *messages*; None: it is called here.
 
         Raises:
             TemplateError: The template does not compile, fails, or refuses these messages.
+            FetchError: A picture or sound cannot be fetched.
             ValidationError: A message is invalid, the model does not support *thinking*, or the
                 last message cannot be continued.
         """
+        if media is None:
+            messages, media = self.take_media(messages)
+        elif media:  # some messages may have been dropped
+            text = repr(messages)
+            media = {mark: item for mark, item in media.items() if mark in text}
         if continue_final_message:
             thinks, _ = self.resolve_thinking(thinking, reasoning_effort)
             if thinking or (reasoning_effort is not None and thinks):
@@ -244,7 +271,7 @@ class ChatRenderer:
                     "continue_final_message continues an answer after its reasoning; leave out "
                     "thinking and reasoning_effort"
                 )
-            return self._continued(messages, tools, chat_template_kwargs)
+            return self._continued(messages, tools, chat_template_kwargs, media)
         if not isinstance(chat_template_kwargs, (Mapping, type(None))):
             raise ValidationError(
                 f"chat_template_kwargs must be a mapping, got {chat_template_kwargs!r}"
@@ -252,7 +279,7 @@ class ChatRenderer:
         thinking, effort = self.resolve_thinking(thinking, reasoning_effort)
         variables = {**effort, **(chat_template_kwargs or {})}
         segments = list(self._segments(messages, tools or None, thinking, variables))
-        return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+        return self._tokenize(segments, media)
 
     def render_without_reasoning(
         self,
@@ -260,6 +287,7 @@ class ChatRenderer:
         tools: Sequence[Mapping[str, object] | Callable[..., object]] | None = None,
         *,
         chat_template_kwargs: Mapping[str, object] | None = None,
+        media: MediaByMark | None = None,
     ) -> RenderedChat:
         """Render a conversation so that the model answers without reasoning.
 
@@ -269,7 +297,9 @@ class ChatRenderer:
         """
         family = self.family
         thinking = False if family.thinking in ("default", "request") else None
-        chat = self.render(messages, tools, thinking, chat_template_kwargs=chat_template_kwargs)
+        chat = self.render(
+            messages, tools, thinking, chat_template_kwargs=chat_template_kwargs, media=media
+        )
         if family.reasoning is None:
             return chat
         begin, end = family.reasoning
@@ -284,7 +314,7 @@ class ChatRenderer:
         return self._extended(chat, "<think>\n\n</think>\n\n") if reasons else chat
 
     def render_reply_start(
-        self, messages: Sequence[Mapping[str, object]]
+        self, messages: Sequence[Mapping[str, object]], media: MediaByMark | None = None
     ) -> tuple[RenderedChat, bool]:
         """Render a conversation up to the first token of a reply's content, without reasoning.
 
@@ -293,6 +323,7 @@ class ChatRenderer:
 
         Args:
             messages: See `render`, also for the errors.
+            media: See `render`.
 
         Returns:
             The prompt, and whether the template writes a space before the content.
@@ -300,7 +331,7 @@ class ChatRenderer:
         Raises:
             ValidationError: The prompt ends inside reasoning.
         """
-        chat, lead = self.render_without_reasoning(messages), self._reply_lead
+        chat, lead = self.render_without_reasoning(messages, media=media), self._reply_lead
         spaced = lead.endswith(" ")
         if text := lead.removesuffix(" "):
             chat = self._extended(chat, text)
@@ -336,7 +367,7 @@ class ChatRenderer:
             segments.append(segment._replace(text=text.replace(dropped, "") if dropped else text))
             if found:
                 break
-        return RenderedChat(self._tokenize(segments), "".join(s.text for s in segments))
+        return self._tokenize(segments, {})
 
     @cached_property
     def _reply_lead(self) -> str:
@@ -362,6 +393,7 @@ class ChatRenderer:
         messages: Sequence[Mapping[str, object]],
         tools: Sequence[Mapping[str, object] | Callable[..., object]] | None,
         variables: Mapping[str, object] | None,
+        media: MediaByMark,
     ) -> RenderedChat:
         """Render a conversation up to the end of the content of its last message."""
         last = plain_messages(messages, separator="\n\n")[-1]
@@ -369,19 +401,23 @@ class ChatRenderer:
             raise ValidationError(
                 "continue_final_message needs a last message of the assistant, without tool calls"
             )
-        chat = self.render_without_reasoning(messages[:-1], tools, chat_template_kwargs=variables)
+        chat = self.render_without_reasoning(
+            messages[:-1], tools, chat_template_kwargs=variables, media=media
+        )
         content = last["content"]
-        added = self._model.vocab.tokenize(content, False) if content else []
-        return RenderedChat([*chat.tokens, *added], chat.text + content)
+        tokens = chat.tokens.part(0)
+        tokens += self._model.vocab.tokenize(content, False) if content else []
+        return RenderedChat(tokens, chat.text + content)
 
     def _extended(self, chat: RenderedChat, text: str) -> RenderedChat:
         """Append *text*, which replaces white space at the end where it begins with such."""
-        vocab, tokens, before = self._model.vocab, chat.tokens, chat.text
+        vocab, tokens, before = self._model.vocab, chat.tokens.part(0), chat.text
         if text[0].isspace():  # two line breaks may be one token
             space = vocab.tokenize(before[len(before.rstrip()) :], False)
             if tokens[len(tokens) - len(space) :] == space:
-                tokens, before = tokens[: len(tokens) - len(space)], before.rstrip()
-        return RenderedChat([*tokens, *vocab.tokenize(text, False, True)], before + text)
+                tokens, before = tokens.part(0, len(tokens) - len(space)), before.rstrip()
+        tokens += vocab.tokenize(text, False, True)
+        return RenderedChat(tokens, before + text)
 
     def _segments(
         self,
@@ -448,20 +484,31 @@ class ChatRenderer:
         values = {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}
         return self._injection.segments(render(values), values, render)
 
-    def _tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        vocab = self._model.vocab
-        if self.template is None and self._builtin is None:
-            return vocab.tokenize("".join(segment.text for segment in segments))
+    def _tokenize(self, segments: Sequence[Segment], media: MediaByMark) -> RenderedChat:
+        text = without_marks("".join(segment.text for segment in segments), media)
         # Jinja templates write BOS; llama.cpp's built-in ones leave it to the vocabulary.
         add_special = self.template is None
-        tokens: list[int] = []
+        if add_special and self._builtin is None:
+            segments = [Segment("".join(segment.text for segment in segments), False)]
+        prompt = Prompt()
         for segment in segments:
-            found = vocab.tokenize(segment.text, add_special, segment.is_template)
-            if not segment.is_template and len(found) == 1:  # see `_guarded`
-                found = [t for part in segment.text for t in vocab.tokenize(part, False)]
-            tokens += found
-            add_special = False
-        return tokens
+            for part in split_at_media(segment.text, media):
+                if part in media:
+                    assert self._media is not None  # it took them
+                    self._media.add(prompt, media[part])
+                    add_special = False
+                elif part or add_special:
+                    prompt += self._tokenize_part(part, segment.is_template, add_special)
+                    add_special = False
+        return RenderedChat(prompt, text)
+
+    def _tokenize_part(self, text: str, is_template: bool, add_special: bool) -> list[int]:
+        vocab = self._model.vocab
+        found = vocab.tokenize(text, add_special, is_template)
+        is_chat = self.template is not None or self._builtin is not None
+        if is_chat and not is_template and len(found) == 1:  # see `_guarded`
+            found = [token for part in text for token in vocab.tokenize(part, False)]
+        return found
 
 
 def _sources(default: str | None, metadata: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, SupportsIndex
 
 from ..errors import ValidationError
 from ..validation import shown
@@ -27,11 +27,21 @@ class Media(Protocol):
         key: Hash of the content and its encoding, at least 5 bytes.
         n_cells: Number of KV-cache cells.
         n_positions: Number of positions; fewer than the cells under M-RoPE.
+        last_offset: The largest position that the KV cache has of it, less the first.
     """
 
     key: bytes
     n_cells: int
     n_positions: int
+    last_offset: int
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether `decode` need not encode it first."""
+        ...
+
+    def encode(self) -> object:
+        """Compute its embeddings, unless they are known."""
 
     def decode(self, context: Context, seq_id: int, position: int) -> None:
         """Decode the media at *position* of a sequence."""
@@ -57,12 +67,24 @@ class Prompt(list[int]):
         media: The media, by the content number in their cells.
     """
 
-    __slots__ = ("media",)
+    __slots__ = ("_n_scanned", "_spans", "media")
 
     def __init__(self, cells: Iterable[int] = (), media: Mapping[int, Media] | None = None) -> None:
         super().__init__(cells)
         known: Mapping[int, Media] = cells.media if isinstance(cells, Prompt) else {}
         self.media: dict[int, Media] = dict(known if media is None else media)
+        # The complete media among the first cells. Appending does not change them.
+        self._spans: list[MediaSpan] = []
+        self._n_scanned = 0
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        super().__delitem__(index)
+        self._forget_spans()
+
+    def clear(self) -> None:
+        """Remove all cells."""
+        super().clear()
+        self._forget_spans()
 
     def add_media(self, media: Media) -> None:
         """Append an image or clip."""
@@ -86,27 +108,42 @@ class Prompt(list[int]):
             tail += 1
         return Prompt(self[:head] + self[tail:], self.media)
 
-    def spans(self) -> Iterator[MediaSpan]:
-        """Yield the complete media and their cells, in order."""
-        i = 0 if self.media else len(self)
-        while i < len(self):
+    def spans(self) -> Sequence[MediaSpan]:
+        """Return the complete media and their cells, in order."""
+        if not self.media:
+            return ()
+        i, n = self._n_scanned, len(self)
+        while i < n:
             cell = self[i]
             if cell >= 0:
                 i += 1
                 continue
             media = self.media[(-1 - cell) >> _OFFSET_BITS]
             end = i + media.n_cells
+            if end > n:
+                break
             if self[i:end] == media_cells(media):
-                yield MediaSpan(i, end, media)
+                self._spans.append(MediaSpan(i, end, media))
                 i = end
             else:
                 i += 1
+        self._n_scanned = i
+        return self._spans
 
     def boundary(self, index: int) -> int:
         """Return *index*, or the start of the media around it."""
         if not self.media or index >= len(self) or self[index] >= 0:
             return index
         return index - ((-1 - self[index]) & ((1 << _OFFSET_BITS) - 1))
+
+    def run(self, start: int, end: int) -> Prompt:
+        """Return the cells from *start* that one call decodes: text, up to *end*, or one media."""
+        for span in self.spans():
+            if span.start == start:
+                return self.part(start, span.end)
+            if start < span.start < end:
+                return self.part(start, span.start)
+        return self.part(start, end)
 
     def position(self, index: int) -> int:
         """Return the position of the cell at *index*; of the length: the position after the last.
@@ -115,11 +152,24 @@ class Prompt(list[int]):
         """
         if not self.media:
             return index
-        return index - sum(
-            span.media.n_cells - span.media.n_positions
-            for span in self.spans()
-            if span.end <= index
-        )
+        shared = [s.media.n_cells - s.media.n_positions for s in self.spans() if s.end <= index]
+        return index - sum(shared)
+
+    def last_position(self, index: int) -> int:
+        """Return the largest position that a KV cache has of the cells before *index*; -1: none.
+
+        Under M-RoPE that can be less than the one before `position`.
+        """
+        for span in self.spans():
+            if span.end == index:
+                return self.position(span.start) + span.media.last_offset
+        return self.position(index) - 1
+
+    def _forget_spans(self) -> None:
+        n = len(self)
+        while self._spans and self._spans[-1].end > n:
+            self._spans.pop()
+        self._n_scanned = min(self._n_scanned, self._spans[-1].end if self._spans else 0)
 
     def __repr__(self) -> str:
         return f"<Prompt of {len(self)} cells, {len(self.media)} media>"
@@ -169,10 +219,15 @@ def check_prompt(prompt: object) -> None:
     """Refuse what is neither text nor token ids.
 
     Raises:
-        ValidationError: It is something else, such as messages or several texts.
+        ValidationError: It is something else, such as messages or several texts, or ends with a
+            picture or sound.
     """
     if isinstance(prompt, str):
         return
+    if isinstance(prompt, Prompt) and prompt and prompt[-1] < 0:
+        raise ValidationError(
+            "a prompt cannot end with a picture or sound; write text after it, such as a question"
+        )
     if isinstance(prompt, Iterable) and not isinstance(prompt, (bytes, bytearray, Mapping)):
         first = prompt[0] if isinstance(prompt, Sequence) and prompt else 0
         if isinstance(first, Mapping):

@@ -156,6 +156,8 @@ class Slot:
             media.decode(self.context, self.seq_id, self.tokens.position(len(self.tokens)))
             self.tokens.add(prompt.part(start, end))
             done = end
+            if report is not None:
+                report(len(self.tokens))
         self._feed(prompt[done:], cancel_token, stats, report)
 
     def _feed(
@@ -180,7 +182,8 @@ class Slot:
                     limit = self._pace(len(part), time.perf_counter() - started)
                     cancel_token.check()
             except KvCacheFullError as e:
-                intact = is_intact(context.memory, self.seq_id, position - 1)
+                last = self.tokens.last_position(len(self.tokens))
+                intact = is_intact(context.memory, self.seq_id, last)
                 if not intact or not backoff.refused(len(part)):
                     raise KvCacheFullError(
                         f"the KV cache (n_ctx={context.n_ctx}) has no slot for {len(part)} tokens "
@@ -220,9 +223,10 @@ class Slot:
     def _drop(self, n: int) -> None:
         """Keep the first *n* cells, or none if the memory lost or cannot remove a part."""
         memory, position = self.context.memory, self.tokens.position(n)
+        last = self.tokens.last_position(n)
         # The list first: if Ctrl-C interrupts this, it is too short and the next call removes more.
         del self.tokens[n:]
         removed = memory.seq_rm(self.seq_id, position, -1)
-        if not removed or not is_intact(memory, self.seq_id, position - 1):
+        if not removed or not is_intact(memory, self.seq_id, last):
             self.tokens.clear()
             memory.seq_rm(self.seq_id, -1, -1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ..chat.template import ChatTemplate
 from ..errors import ValidationError
 from ..generation.chat_renderer import ChatRenderer, RenderedChat
+from ..generation.prompt import Prompt
 from .functions import as_tools, with_function_call
 
 if TYPE_CHECKING:
@@ -310,7 +311,8 @@ class _FormattedRenderer(ChatRenderer):
     def render(self, *_: object, **__: object) -> RenderedChat:
         """Return the prompt as tokens and as a str."""
         text, adds_special = self._response.prompt, not self._response.added_special
-        return RenderedChat(self._model.vocab.tokenize(text, adds_special, True), text)
+        tokens = self._model.vocab.tokenize(text, adds_special, True)
+        return RenderedChat(Prompt(tokens), text)
 
 
 def chat_formatter_to_chat_completion_handler(

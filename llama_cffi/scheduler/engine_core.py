@@ -18,6 +18,7 @@ from ..generation.prompt_progress import PromptReport
 from ..generation.sampler_chains import ChainCache
 from ..generation.sequence import SequenceState, Step
 from .adapter_ids import AdapterIds
+from .media_encoder import MediaEncoder
 from .metrics import Metrics, RequestStep, StepStats
 from .model_runner import ModelRunner
 from .prompt_store import PromptStore
@@ -53,7 +54,10 @@ class EngineCore:
         timeline: The last 10,000 steps.
         records_requests: Whether the timeline has the requests of each step.
         saved_prompts: Saves, restores and erases single sequences.
+        encoder: Encodes pictures and sounds.
     """
+
+    encoder: MediaEncoder
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class EngineCore:
         self._adapters: dict[str, LoraAdapter] = {}
         self._adapters_lock = threading.Lock()
         self._reports: dict[Request, PromptReport] = {}
+        self._encoding: set[Request] = set()
         self._lora_key: Hashable = None
         self._speculator = self._opened = speculator
         self._store, self._failed = store, False
@@ -93,13 +98,57 @@ class EngineCore:
                     self._adapters[path] = LoraAdapter(self.context.model, path)
 
     def add(self, handle: RequestHandle) -> None:
-        """Add a request to the scheduler."""
-        self.handles[handle.request] = handle
-        self.scheduler.add(handle.request)
+        """Add a request to the scheduler, once its pictures and sounds are encoded."""
+        request = handle.request
+        self.handles[request] = handle
+        if request.prompt.media and self._to_encode(request):
+            request.move(RequestState.ENCODING)
+            self._encoding.add(request)
+            self.encoder.submit(request)
+        else:
+            self.scheduler.add(request)
+
+    def encoded(self, request: Request, error: BaseException | None) -> None:
+        """Add a request whose pictures and sounds are encoded, or fail it."""
+        self._encoding.discard(request)
+        if request.finished:
+            return
+        if error is not None:
+            self._give_up(request, RequestState.FAILED, error)
+        else:
+            request.move(RequestState.PENDING)
+            self.scheduler.add(request)
+
+    @property
+    def n_encoding(self) -> int:
+        """Number of requests that wait for their pictures and sounds to be encoded."""
+        return len(self._encoding)
+
+    def _to_encode(self, request: Request) -> bool:
+        """Whether a picture or sound is neither encoded nor in the KV cache."""
+        n = 0
+        if request.cache_prompt:
+            n = self.cache.n_matched(request.tokens, request.lora_key)
+        return any(s.end > n and not s.media.is_encoded for s in request.prompt.spans())
+
+    @property
+    def time_to_deadline_s(self) -> float | None:
+        """Seconds until a request may be past its deadline; None: none has one."""
+        now = self.scheduler.clock()
+        times = [r.deadline_s - now for r in self._encoding if r.deadline_s is not None]
+        if (first := self.scheduler.time_to_deadline_s) is not None:
+            times.append(first)
+        return max(0.0, min(times)) if times else None
 
     def expire(self) -> None:
         """End the requests past their deadline."""
-        for request in self.scheduler.expired():
+        expired = self.scheduler.expired()
+        if self._encoding:
+            now = self.scheduler.clock()
+            expired += [
+                r for r in self._encoding if r.deadline_s is not None and r.deadline_s <= now
+            ]
+        for request in expired:
             self.abort(request, DEADLINE)
 
     def step(self) -> None:
@@ -262,6 +311,7 @@ class EngineCore:
         if self._speculator is not None:
             self._speculator.forget(request)
         self._reports.pop(request, None)
+        self._encoding.discard(request)
         handle, stats = self.handles.pop(request), request.stats
         output, chain = handle.output, handle.chain
         if request.state is not RequestState.FINISHED:
@@ -301,6 +351,7 @@ class EngineCore:
 
     def close(self) -> None:
         """Free everything except the model."""
+        self.encoder.close()
         if self._opened is not None:
             self._opened.close()
         self._chains.close()

@@ -16,6 +16,7 @@ from ..errors import ClosedError, EngineDeadError, ValidationError
 from ..generation.cancellation import CANCEL, CLOSE, DEADLINE, aborted, on_cancel
 from ..generation.request_scope import current_scope
 from .engine_core import EngineCore
+from .media_encoder import MediaEncoder
 from .request_handle import RequestHandle
 from .request_queue import RequestQueue
 
@@ -40,6 +41,7 @@ class EngineThread:
 
     def __init__(self, core: EngineCore) -> None:
         self.core, self.queue = core, RequestQueue()
+        core.encoder = MediaEncoder(self.queue.put_encoded)
         self._closed = self._is_dropped = False
         self._cause: BaseException | None = None  # of death
         self._running, self._starting = threading.Lock(), threading.Lock()
@@ -70,9 +72,9 @@ class EngineThread:
             EngineDeadError: It has stopped on an error.
         """
         with self._runs():
-            scheduler, queue = self.core.scheduler, self.queue
+            core, scheduler, queue = self.core, self.core.scheduler, self.queue
             while (scheduler.has_work and not queue.paused) or queue.wait(
-                scheduler.has_work, scheduler.time_to_deadline_s
+                scheduler.has_work, core.time_to_deadline_s, core.n_encoding
             ):
                 self._step()
 
@@ -215,7 +217,8 @@ class EngineThread:
 
     @property
     def _has_work(self) -> bool:
-        return self.core.scheduler.has_work or self.queue.has_requests
+        core = self.core
+        return core.scheduler.has_work or core.n_encoding > 0 or self.queue.has_requests
 
     @contextmanager
     def _runs(self) -> Iterator[None]:
@@ -249,6 +252,8 @@ class EngineThread:
     def _step(self) -> None:
         """Apply the updates of the queue and, unless it is paused, do one step."""
         core = self.core
+        if core.n_encoding and not core.scheduler.has_work:
+            self.queue.wait(False, core.time_to_deadline_s, core.n_encoding)
         if self.queue.has_updates:
             self._update()
         n_before = len(core.handles)
@@ -267,6 +272,8 @@ class EngineThread:
                 core.add(handle)
         for handle, reason in updates.cancelled:
             core.abort(handle.request, reason)
+        for request, error in updates.encoded:
+            core.encoded(request, error)
         if updates.cancel_all:
             for request in [*core.handles]:
                 core.abort(request, CLOSE)

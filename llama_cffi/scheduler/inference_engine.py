@@ -10,7 +10,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..binding import Context
 from ..binding.context.params import MoreContextOptions
@@ -21,6 +21,7 @@ from ..generation.aliases import ALIASES
 from ..generation.cancellation import on_cancel
 from ..generation.chat_renderer import ChatOptions, ChatRenderer
 from ..generation.context_size import context_size, n_sequences
+from ..generation.media import MediaProcessor, ProjectorSource
 from ..generation.model_source import ModelOptions, ModelSource, open_model
 from ..generation.options import OPTION_NAMES, GenerationOptions
 from ..generation.request_scope import RequestScope, current_scope
@@ -107,6 +108,9 @@ class InferenceEngine:
         context_policy: Handling of prompts that are too long, see `context_policy.fit_prompt`;
             `shift` is not supported here.
         chat_format: See `Engine`.
+        mmproj: See `Engine`.
+        image_min_tokens: See `Engine`.
+        image_max_tokens: See `Engine`.
         draft: Speculative decoding: `PromptLookup()`, `DraftModel(path)` or `MtpHead()`. Answers
             do not change.
         adapters: LoRA files and their scales, for requests that have none of their own; see
@@ -124,6 +128,7 @@ class InferenceEngine:
     Attributes:
         model: The model.
         context: The context; only the engine's thread may use it.
+        media: Turns pictures and sounds into cells of a prompt.
         n_ctx: Maximum number of tokens of one request, as allocated.
         scheduler: Selects the tokens of each step.
         cache: Accounts for the KV cache and its prefixes.
@@ -154,6 +159,9 @@ class InferenceEngine:
         ageing_s: float = 30.0,
         context_policy: str = "error",
         chat_format: str | None = None,
+        mmproj: ProjectorSource | None = None,
+        image_min_tokens: int | None = None,
+        image_max_tokens: int | None = None,
         draft: Drafter | None = None,
         adapters: Mapping[str, float] | None = None,
         cache_ram: int | None = None,
@@ -209,6 +217,15 @@ class InferenceEngine:
             n_seqs = n_sequences(
                 n_parallel, shares_cells=unified, keeps_states=self.model.keeps_states
             )
+            self.media = MediaProcessor(
+                self.model,
+                mmproj,
+                image_min_tokens=image_min_tokens,
+                image_max_tokens=image_max_tokens,
+                n_threads=n_threads,
+            )
+            more: dict[str, Any] = {**context_options}
+            n_batch, more["n_ubatch"] = self.media.batch_sizes(n_batch, more.get("n_ubatch"))
             self.context = context = Context(
                 self.model,
                 n_ctx=n_kv_tokens if n_kv_tokens is not None else n_ctx * n_parallel,
@@ -216,7 +233,7 @@ class InferenceEngine:
                 n_batch=n_batch,
                 n_threads=n_threads,
                 check_memory=check_memory,
-                **context_options,
+                **more,
             )
             n_batch = min(n_batch, context.n_batch)
             store = open_prompt_store(context, prompt_cache)
@@ -400,7 +417,7 @@ class InferenceEngine:
     def renderer(self) -> ChatRenderer:
         """Renders conversations through the model's chat template; made when first used."""
         if self._renderer is None:
-            self._renderer = ChatRenderer(self.model, self._chat_format)
+            self._renderer = ChatRenderer(self.model, self._chat_format, self.media)
         return self._renderer
 
     def tokenize_chat(

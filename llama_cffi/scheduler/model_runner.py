@@ -65,7 +65,10 @@ class ModelRunner:
         self._handles, self._backoff = handles, None
         self._outcomes = {chunk.request: _Outcome() for chunk in chunks}
         try:
-            self._decode(chunks)
+            media = [chunk for chunk in chunks if chunk.tokens[0] < 0]
+            for chunk in media:
+                self._decode_media(chunk)
+            self._decode([c for c in chunks if c.tokens[0] >= 0] if media else chunks)
         except DecodeAbortedError:  # the engine is being closed and cancels its requests
             return {}
         outcomes, self._outcomes = self._outcomes, {}  # kept, their errors would keep readers
@@ -102,6 +105,22 @@ class ModelRunner:
                     backoff.accepted(self._batch.n_tokens_max)
             chunks = self._unfinished(rest)
 
+    def _decode_media(self, chunk: ScheduledTokens) -> None:
+        """Decode a picture or a sound, in a call of its own."""
+        request, seq_id, start, *_ = chunk
+        (span,) = request.tokens.part(start, start + len(chunk.tokens)).spans()
+        position = request.tokens.position(start)
+        for is_last in (False, True):
+            try:
+                return span.media.decode(self.context, seq_id, position)
+            except DecodeAbortedError:
+                raise
+            except Exception as error:
+                self._note_lost([chunk])
+                if is_last or not isinstance(error, KvCacheFullError):
+                    return self._fail(chunk, error)
+                self._free_cells()
+
     def _refused(self) -> bool:
         """Adapt to a batch that C has no slot for; False = it is a single token."""
         n = len(self._batch)
@@ -122,9 +141,11 @@ class ModelRunner:
     def _show_hidden(self, chunks: Sequence[ScheduledTokens], observe: Observe) -> None:
         row = 0
         for chunk in chunks:
-            rows = [self.context.embedding(row + i) for i in range(len(chunk.tokens))]
-            observe(chunk.request, chunk.start, rows)
-            row += len(rows)
+            n = len(chunk.tokens)
+            if not chunk.request.tokens.media:  # there nothing is drafted
+                rows = [self.context.embedding(row + i) for i in range(n)]
+                observe(chunk.request, chunk.start, rows)
+            row += n
 
     def _fill(self, chunks: Sequence[ScheduledTokens]) -> None:
         tokens: list[int] = []
@@ -193,7 +214,7 @@ class ModelRunner:
     def _note_lost(self, chunks: Sequence[ScheduledTokens]) -> None:
         """Mark the sequences that a failed decode has lost."""
         for request, seq_id, start, *_ in chunks:
-            last = request.positions(start - 1, start)[0] if start else -1
+            last = request.tokens.last_position(start)
             if not is_intact(self.context.memory, seq_id, last):
                 self._outcomes[request].lost = True
 

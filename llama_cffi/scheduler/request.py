@@ -22,6 +22,7 @@ class RequestState(Enum):
     """The state of a request; the last three are final."""
 
     PENDING = "pending"
+    ENCODING = "encoding"
     PREFILLING = "prefilling"
     DECODING = "decoding"
     FINISHED = "finished"
@@ -35,9 +36,10 @@ class RequestState(Enum):
 
 
 _ENDS = {RequestState.FAILED, RequestState.CANCELLED}
-# Preempted requests return to PENDING.
+# Preempted requests return to PENDING, and so do those whose pictures and sounds are encoded.
 _NEXT: dict[RequestState, set[RequestState]] = {
-    RequestState.PENDING: {RequestState.PREFILLING, *_ENDS},
+    RequestState.PENDING: {RequestState.PREFILLING, RequestState.ENCODING, *_ENDS},
+    RequestState.ENCODING: {RequestState.PENDING, *_ENDS},
     RequestState.PREFILLING: {RequestState.DECODING, RequestState.PENDING, *_ENDS},
     RequestState.DECODING: {RequestState.FINISHED, RequestState.PENDING, *_ENDS},
     RequestState.FINISHED: set(),
@@ -177,19 +179,18 @@ class Request:
         return self._state.final
 
     def part(self, start: int, end: int) -> list[int]:
-        """Return cells *start* to *end* - 1 to decode in one step; media are not cut."""
+        """Return the cells from *start* to decode in one step: text, up to *end*, or one media."""
         if not self.tokens.media:
             return self.tokens[start:end]
-        return self.tokens.part(start, self.tokens.boundary(min(end, len(self.tokens))))
+        return self.tokens.run(start, end)
 
     def positions(self, start: int, end: int) -> Sequence[int]:
         """Return the positions in the sequence of tokens *start* to *end* - 1, draft tokens too.
 
-        Those of text are the indices. All code that fills a batch asks here.
+        Without media these are the indices. All code that fills a batch asks here.
         """
-        if not self.tokens.media:
-            return range(start, end)
-        return [self.tokens.position(i) for i in range(start, end)]
+        first = self.tokens.position(start)
+        return range(first, first + end - start)
 
     def move(self, state: RequestState) -> None:
         """Change the state.

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ..context_managers import contextmanager
 from ..errors import QueueFullError
+from .request import Request
 from .request_handle import RequestHandle
 
 __all__ = ["PendingUpdates", "RequestQueue"]
@@ -26,12 +27,14 @@ class PendingUpdates:
     Attributes:
         submitted: New requests.
         cancelled: Requests to end, and the reasons.
+        encoded: Requests whose pictures and sounds are encoded, or the errors.
         cancel_all: Whether to end every request.
         clear_cache: Whether to evict the prefixes of finished requests.
     """
 
     submitted: list[RequestHandle] = field(default_factory=list)
     cancelled: list[tuple[RequestHandle, str]] = field(default_factory=list)
+    encoded: list[tuple[Request, BaseException | None]] = field(default_factory=list)
     cancel_all: bool = False
     clear_cache: bool = False
 
@@ -71,7 +74,13 @@ class RequestQueue:
     def has_requests(self) -> bool:
         """Whether any request was submitted or cancelled, or a thread waits for a call."""
         pending = self._pending
-        return bool(pending.submitted or pending.cancelled or pending.cancel_all or self._calls)
+        return bool(
+            pending.submitted
+            or pending.cancelled
+            or pending.encoded
+            or pending.cancel_all
+            or self._calls
+        )
 
     def submit(self, handle: RequestHandle, n_over_limit: Callable[[], int], wait: bool) -> bool:
         """Add a request.
@@ -109,6 +118,12 @@ class RequestQueue:
             if not handle.done:
                 self._pending.cancelled.append((handle, reason))
                 self._changed.notify_all()
+
+    def put_encoded(self, request: Request, error: BaseException | None) -> None:
+        """Pass on a request that is encoded, or the error."""
+        with self._changed:
+            self._pending.encoded.append((request, error))
+            self._changed.notify_all()
 
     def clear_cache(self) -> None:
         """Request the eviction of the prefixes of finished requests."""
@@ -164,16 +179,17 @@ class RequestQueue:
 
     # For the engine's thread
 
-    def wait(self, has_work: bool, timeout_s: float | None) -> bool:
+    def wait(self, has_work: bool, timeout_s: float | None, n_encoding: int = 0) -> bool:
         """Wait until there is something to do; False = the queue is closed and empty.
 
         Args:
             has_work: Whether requests wait or run already; they go on when the queue is not paused.
             timeout_s: The time to the next deadline.
+            n_encoding: Number of requests that `put_encoded` will pass on.
         """
         with self._changed:
             while not self.has_requests and (self.paused or not has_work):
-                if self.closed:
+                if self.closed and not n_encoding:
                     return False
                 if not self._changed.wait(timeout_s):
                     return True

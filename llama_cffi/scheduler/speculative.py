@@ -37,6 +37,8 @@ class Drafter(Protocol):
 
     Attributes:
         n_draft: Maximum number of draft tokens per step.
+        reads_media: Whether it drafts for prompts with pictures or sounds, whose cells are negative
+            in `Request.tokens`; if absent, it does not.
     """
 
     n_draft: int
@@ -80,6 +82,8 @@ class PromptLookup:
     Raises:
         ValidationError: A number is out of range, or *cache* is not an `NgramCache`.
     """
+
+    reads_media = True
 
     def __init__(
         self,
@@ -132,8 +136,10 @@ class PromptLookup:
             found = index.get(tuple(tokens[-size:]), -1)
             if found >= 0:
                 break
-        if found >= 0 or self.cache is None:
-            return tokens[found : found + n] if found >= 0 else []
+        if found >= 0:
+            return [*itertools.takewhile(lambda token: token >= 0, tokens[found : found + n])]
+        if self.cache is None:
+            return []
         drafted = self.cache.draft(tokens, n)
         # A cache of another model may have tokens that this one lacks, which C would not survive.
         return [*itertools.takewhile(lambda token: token < self._n_vocab, drafted)]
@@ -348,7 +354,7 @@ class Speculator:
             raise ValidationError(
                 f"draft must be a drafter such as PromptLookup(), got {drafter!r}"
             )
-        self._drafter = drafter
+        self._drafter, self._reads_media = drafter, getattr(drafter, "reads_media", False)
         self.observe = drafter.observe if isinstance(drafter, MtpHead) else None
         self._rates: dict[Request, _Rate] = {}
         try:
@@ -374,6 +380,8 @@ class Speculator:
             # The last token of the answer needs no draft.
             left = request.max_tokens - request.n_generated - 1
             most = left if request.n_draft is None else min(left, request.n_draft)
+            if request.tokens.media and not self._reads_media:
+                most = 0
             lengths.append(max(0, min(rate.length(request), most, self._drafter.n_draft)))
         drafts = self._drafter.draft(ready, lengths)
         for request, draft in zip(ready, drafts, strict=True):

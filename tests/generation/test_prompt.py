@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_cffi import ValidationError
 from llama_cffi.binding import Batch, Context, Model
 from llama_cffi.generation.cancellation import CancelToken
 from llama_cffi.generation.context_policy import fit_prompt
-from llama_cffi.generation.prompt import Prompt, block_hashes, common_prefix_length, media_cells
+from llama_cffi.generation.prompt import (
+    Prompt,
+    block_hashes,
+    check_prompt,
+    common_prefix_length,
+    media_cells,
+)
 from llama_cffi.generation.slot import Slot
 from llama_cffi.generation.stats import GenerationStats
 from llama_cffi.scheduler.kv_cache import KVCache
@@ -30,6 +37,11 @@ class Picture:
         self.key = hashlib.sha256(bytes(self.tokens)).digest()
         self.n_cells = len(self.tokens)
         self.n_positions = self.n_positions or self.n_cells
+        self.last_offset = self.n_cells - 1  # this one's cells have positions of their own
+        self.is_encoded = True
+
+    def encode(self) -> None:
+        """There is nothing to encode."""
 
     def decode(self, context: Context, seq_id: int, position: int) -> None:
         self.decoded.append(position)
@@ -77,8 +89,43 @@ def test_positions_behind_media_that_share_some() -> None:
     assert prompt.position(5) == 3  # after three cells with one position
     assert prompt.position(11) == 7
     request = Request(prompt, 4)
-    assert request.positions(5, 7) == [3, 4]
+    assert request.positions(5, 7) == range(3, 5)
     assert Request([1, 2, 3], 4).positions(0, 3) == range(3)
+
+
+def test_the_last_position_in_the_memory() -> None:
+    prompt = build([1, 2], DOG, [3], DOG)
+    assert [prompt.last_position(n) for n in (0, 1, 2, 5, 6, 9)] == [-1, 0, 1, 4, 3, 6]
+
+
+def test_spans_follow_every_change() -> None:
+    prompt = build([1], CAT, [2], DOG)
+    assert [(s.start, s.end) for s in prompt.spans()] == [(1, 5), (6, 9)]
+    del prompt[7:]
+    assert [(s.start, s.end) for s in prompt.spans()] == [(1, 5)]
+    assert prompt.position(7) == 7
+    del prompt[5:]
+    prompt.add_media(DOG)
+    prompt.append(3)
+    assert [(s.start, s.end) for s in prompt.spans()] == [(1, 5), (5, 8)]
+    assert prompt.position(9) == 7
+    prompt.clear()
+    assert (prompt.spans(), prompt.position(0)) == ([], 0)
+
+
+def test_runs_are_text_or_one_media() -> None:
+    prompt = build([1, 2], CAT, DOG, [3, 4, 5])
+    assert prompt.run(0, 9) == [1, 2]
+    assert prompt.run(0, 1) == [1]
+    assert prompt.run(2, 3) == prompt[2:6]  # whole, beyond the end that was asked for
+    assert prompt.run(6, 12) == prompt[6:9]
+    assert prompt.run(9, 11) == [3, 4]
+
+
+def test_a_prompt_does_not_end_with_media() -> None:
+    check_prompt(build(CAT, [1]))
+    with pytest.raises(ValidationError, match="cannot end with a picture"):
+        check_prompt(build([1], CAT))
 
 
 def test_cuts_leave_media_whole() -> None:

@@ -67,6 +67,7 @@ from .model import (
     tensor_overrides,
     tensor_types,
 )
+from .multimodal import input_text, mtmd_params
 from .names import c_function
 from .quantize import file_types, has_dry_run, quantize_model
 from .sampler import sampler_dist, sampler_dry, sampler_penalties, sampler_with_interface
@@ -105,6 +106,7 @@ __all__ = [
     "has_memory",
     "has_tokens",
     "init_context",
+    "input_text",
     "keeps_removed_states",
     "keeps_threads",
     "keys_shift",
@@ -122,6 +124,7 @@ __all__ = [
     "mixes_up_states",
     "model_number",
     "model_params",
+    "mtmd_params",
     "n_classes",
     "needs_clear_after_failure",
     "newer_build",

@@ -25,6 +25,7 @@ from .batch import Batch
 from .batch_checks import check_decode, check_encode, needs_checks
 from .decode_call import DecodeCall
 from .decode_errors import REFUSED, decode_error, roll_back
+from .embedding_batch import EmbeddingBatch
 from .memory import Memory
 from .params import ContextParams, check_attention, check_embeddings, defaults_of, resolve
 from .perf import Perf
@@ -220,6 +221,65 @@ class Context(NativeObject):
         self._wanted = batch.wanted
         if logs.interrupt:
             logs.raise_interrupt()
+
+    def decode_embeddings(
+        self,
+        rows: NDArray[np.float32],
+        positions: NDArray[np.int32],
+        seq_id: int = 0,
+        *,
+        causal: bool = True,
+    ) -> None:
+        """Decode input embeddings, such as those of a picture, into the memory; no outputs.
+
+        Shapes: *rows* (n, n_embd_inp) float32, *positions* (n,) int32, or (4, n) with M-RoPE.
+
+        Args:
+            rows: The embeddings, decoded in batches of `n_batch`.
+            positions: Their positions.
+            seq_id: Their sequence.
+            causal: Whether each attends only to those before it; otherwise they are decoded in one
+                batch, which must not be longer than `n_ubatch`.
+
+        Raises:
+            KvCacheFullError: There is no free slot; the memory is as before.
+            DecodeAbortedError: `abort_flag` is set.
+            ValidationError: An array has another shape or type, or the context is for embeddings,
+                or too small for embeddings that attend to each other.
+            GenerationError: Any other failure.
+        C: llama_decode, llama_set_causal_attn
+        """
+        if self.embeddings or self.mtp:
+            raise ValidationError("a context for embeddings or drafts takes only tokens")
+        if causal:
+            for at in range(0, len(rows), self.n_batch):
+                part = slice(at, at + self.n_batch)
+                self._decode_rows(EmbeddingBatch(self, rows[part], positions[..., part], seq_id))
+            return
+        if len(rows) > min(self.n_ubatch, self.n_batch):
+            raise ValidationError(
+                f"a picture of {len(rows)} tokens, which attend to each other, needs n_ubatch and "
+                f"n_batch of at least {len(rows)}; they are {self.n_ubatch} and {self.n_batch}"
+            )
+        batch = EmbeddingBatch(self, rows, positions, seq_id)
+        was_causal = self.causal_attn
+        self.set_causal_attn(False)
+        try:
+            self._decode_rows(batch)
+        finally:
+            self.set_causal_attn(was_causal)
+
+    def _decode_rows(self, batch: EmbeddingBatch) -> None:
+        self._drop_outputs()
+        mark, held = self._logs.count, self.hold()
+        try:
+            code = self._decode_call.run(self.ptr, batch.value)
+        finally:
+            del held
+        if code or self.abort_flag.is_set:
+            lost = [] if code == REFUSED else roll_back(self, batch)
+            raise decode_error(self, "llama_decode", code, batch, mark, lost)
+        self._logs.raise_interrupt()
 
     def encode(self, batch: Batch) -> None:
         """Run the encoder over *batch*, which holds whole sequences from position 0.

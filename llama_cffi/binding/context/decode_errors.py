@@ -11,6 +11,7 @@ from .. import compat
 if TYPE_CHECKING:
     from .batch import Batch
     from .context import Context
+    from .embedding_batch import EmbeddingBatch
 
 __all__ = ["REFUSED", "decode_error", "roll_back"]
 
@@ -18,7 +19,7 @@ REFUSED = -1  # C rejected the batch and computed nothing
 _NO_SLOT, _ABORTED = 1, 2
 
 
-def roll_back(context: Context, batch: Batch) -> list[int]:
+def roll_back(context: Context, batch: Batch | EmbeddingBatch) -> list[int]:
     """Remove a failed batch from the memory; return the sequences that were lost completely."""
     memory = context.memory
     if context.model.keeps_states and compat.needs_clear_after_failure(context.library):
@@ -32,7 +33,12 @@ def roll_back(context: Context, batch: Batch) -> list[int]:
 
 
 def decode_error(
-    context: Context, function: str, code: int, batch: Batch, mark: int, lost: Sequence[int] = ()
+    context: Context,
+    function: str,
+    code: int,
+    batch: Batch | EmbeddingBatch,
+    mark: int,
+    lost: Sequence[int] = (),
 ) -> GenerationError:
     """Return the error for the return code of a C function.
 

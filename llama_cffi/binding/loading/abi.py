@@ -25,6 +25,7 @@ __all__ = [
     "Measurement",
     "identify",
     "identify_user",
+    "layout_difference",
     "match_class",
     "unknown_message",
 ]
@@ -172,7 +173,7 @@ def match_class(
     layouts = {
         name: difference
         for name, written in measured.written.items()
-        if (difference := _layout_difference(abi_class.layouts[name], written))
+        if (difference := layout_difference(abi_class.layouts[name], written))
     }
     for name, size in measured.sizes.items():
         if size != abi_class.layouts[name].size:
@@ -192,7 +193,7 @@ def match_class(
     )
 
 
-def _layout_difference(layout: Layout, written: bytes) -> str:
+def layout_difference(layout: Layout, written: bytes) -> str:
     """Describe how the written bytes differ from the layout; empty if they agree.
 
     Compilers write either none or all of the padding of a struct (builds up to b5640).

@@ -31,6 +31,7 @@ from ..tuned import is_on, kept
 from . import abi, probe
 from .declarations import load_ffi
 from .logs import LogBridge
+from .mtmd import mtmd_beside, why_unusable
 from .process_maps import is_mapped, mapped_names, refuse_other_build
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Library:
         backend_notes: Warnings logged while the backends were loaded.
         cpu_variant: The CPU variant that was loaded, such as `zen4`; empty if the build has none,
             or the system does not tell.
+        no_multimodal: Why pictures and sounds do not work with this build; empty if they do.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Library:
         logs: LogBridge,
         backend_notes: tuple[str, ...],
         cpu_variant: str,
+        no_multimodal: str,
     ) -> None:
         assert identity.abi_class is not None
         self.ffi = ffi
@@ -95,13 +98,12 @@ class Library:
         self.abi = identity
         self.logs = logs
         self.backend_notes = backend_notes
-        self.cpu_variant = cpu_variant
+        self.cpu_variant, self.no_multimodal = cpu_variant, no_multimodal
         self._numa = "disabled"
         # C writes it into a static string: it is asked for once.
         self._system_info = str(ffi.string(lib.llama_print_system_info()).decode())
         self._functions: Set[str] = identity.abi_class.functions & identity.measurement.exports
-        if identity.verdict == "compatible":
-            # Neither symbols nor default values reveal changes in libmtmd.
+        if no_multimodal:
             self._functions = {f for f in self._functions if not f.startswith("mtmd_")}
 
     def has(self, function: str) -> bool:
@@ -322,8 +324,10 @@ def _ggml_beside(build: InstalledBuild) -> list[Path]:
 
 
 def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> frozenset[str]:
-    """Read the names that libllama and the ggml beside it export, from the files."""
-    return frozenset().union(*map(read, [build.library, *_ggml_beside(build)]))
+    """Read the names that libllama, and ggml and libmtmd beside it, export, from the files."""
+    mtmd = mtmd_beside(build)
+    files = [build.library, *_ggml_beside(build), *([] if mtmd is None else [mtmd])]
+    return frozenset().union(*map(read, files))
 
 
 def _load(
@@ -359,7 +363,9 @@ def _load(
         logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
     lib.llama_backend_init()
     logs.raise_interrupt()
-    return Library(ffi, lib, build, identity, logs, tuple(notes), variant)
+    written = probe.probe_mtmd_params(boot_ffi, boot, exports)
+    reason = why_unusable(identity, written, cdefs.all_classes())
+    return Library(ffi, lib, build, identity, logs, tuple(notes), variant, reason)
 
 
 _VARIANT = "LLAMA_CFFI_CPU_VARIANT"
@@ -428,9 +434,8 @@ def _redirect_logs(ffi: Any, boot: Any, exports: frozenset[str]) -> LogBridge:
     # At exit C must not call Python any more. ggml_op_name, called as a log callback, ignores the
     # line and prints nothing.
     silence = ffi.cast("void (*)(int, const char *, void *)", boot.ggml_op_name)
-    for name in ("llama_log_set", "ggml_log_set"):
-        if name in exports:
-            set_callback = getattr(boot, name)
+    for name in ("llama_log_set", "ggml_log_set", "mtmd_log_set", "mtmd_helper_log_set"):
+        if name in exports and (set_callback := getattr(boot, name, None)) is not None:
             set_callback(logs.callback, ffi.NULL)
             atexit.register(set_callback, silence, ffi.NULL)
     return logs
@@ -444,7 +449,7 @@ class _JoinedLibraries:
     """One namespace over several library handles.
 
     On Windows a handle finds only its own exports, so ggml's functions need ggml's handles;
-    elsewhere the handle of libllama finds them too.
+    elsewhere the handle of libllama finds them too. It never finds those of libmtmd.
     """
 
     def __init__(self, handles: list[Any], missing: type[Exception]) -> None:
@@ -460,11 +465,23 @@ class _JoinedLibraries:
 
 
 def _dlopen(ffi: Any, build: InstalledBuild) -> Any:
-    """Open the library file, locally, with the declarations of *ffi*.
+    """Open the library files, locally, with the declarations of *ffi*.
 
     Raises:
         LibraryLoadError: The loader's own reason, and where to look.
     """
+    library, mtmd = _dlopen_llama(ffi, build), mtmd_beside(build)
+    if mtmd is None:
+        return library
+    try:
+        handle = ffi.dlopen(str(mtmd), ffi.RTLD_NOW | ffi.RTLD_LOCAL)
+    except OSError as e:
+        _log.warning("pictures and sounds do not work: cannot load %s: %s", mtmd, e)
+        return library
+    return _JoinedLibraries([library, handle], ffi.error)
+
+
+def _dlopen_llama(ffi: Any, build: InstalledBuild) -> Any:
     now, lazy = ffi.RTLD_NOW | ffi.RTLD_LOCAL, ffi.RTLD_LAZY | ffi.RTLD_LOCAL
     path = str(build.library)
     if sys.platform == "win32":

@@ -15,6 +15,7 @@ __all__ = [
     "REQUIRED",
     "check_operations",
     "probe_device_props",
+    "probe_mtmd_params",
     "probe_params",
     "tensor_bytes",
 ]
@@ -26,6 +27,9 @@ typedef struct { unsigned char bytes[512]; } probe_t;
 void llama_model_default_params(void);
 void llama_context_default_params(void);
 void llama_model_quantize_default_params(void);
+void mtmd_context_params_default(void);
+void mtmd_log_set(void (*callback)(int, const char *, void *), void *user_data);
+void mtmd_helper_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void llama_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_log_set(void (*callback)(int, const char *, void *), void *user_data);
 void ggml_backend_load_all_from_path(const char *folder);
@@ -55,6 +59,7 @@ _PROBED = {
     "llama_context_params": "llama_context_default_params",
     "llama_model_quantize_params": "llama_model_quantize_default_params",
 }
+_MTMD = "mtmd_context_params_default"
 _PROBE_BYTES = 512
 _OBJECT_BYTES = 32
 _FILLS = (0xAA, 0x55)
@@ -72,12 +77,17 @@ def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes
     C: llama_model_default_params, llama_context_default_params,
         llama_model_quantize_default_params
     """
-    probe = _through_register if platform.machine().lower() in _X86 else _through_callback
     return {
-        struct: _written(lambda fill, f=function: probe(ffi, getattr(lib, f), fill))
+        struct: _returned(ffi, getattr(lib, function))
         for struct, function in _PROBED.items()
         if function in exports
     }
+
+
+def probe_mtmd_params(ffi: Any, lib: Any, exports: frozenset[str]) -> bytes | None:
+    """Measure which bytes `mtmd_context_params_default` writes; None if there is none."""
+    function = getattr(lib, _MTMD, None) if _MTMD in exports else None
+    return None if function is None else _returned(ffi, function)
 
 
 def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
@@ -129,6 +139,12 @@ def check_operations(ffi: Any, boot_ffi: Any, boot: Any, is_mapped: Callable[[in
         if reported != declared:
             return f"operation {number} is {declared} in the class and {reported} in the build"
     return ""
+
+
+def _returned(ffi: Any, function: Any) -> bytes:
+    """Measure which bytes of a struct that is returned by value a function writes."""
+    probe = _through_register if platform.machine().lower() in _X86 else _through_callback
+    return _written(lambda fill: probe(ffi, function, fill))
 
 
 def _through_register(ffi: Any, function: Any, fill: int) -> bytes:
