@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CACHE = os.environ.get("LLAMA_CFFI_TEST_CACHE") or platformdirs.user_cache_dir("llama_cffi-tests")
 # Before anything loads a library: the user's own choices must not reach the tests. The kernels to
 # test with are chosen for them: LLAMA_CFFI_CPU_VARIANT=haswell pytest.
-_TAKEN = {"LLAMA_CFFI_TEST_CACHE", "LLAMA_CFFI_CPU_VARIANT"}
+_TAKEN = {"LLAMA_CFFI_TEST_CACHE", "LLAMA_CFFI_TEST_MTMD", "LLAMA_CFFI_CPU_VARIANT"}
 for _name in {n for n in os.environ if n.startswith("LLAMA_CFFI_")} - _TAKEN:
     del os.environ[_name]
 os.environ["LLAMA_CFFI_CACHE"] = _CACHE
@@ -43,6 +43,10 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 collect_ignore = [] if hasattr(os, "fork") else ["binding/test_fork.py"]
+if "LLAMA_CFFI_TEST_MTMD" in os.environ:  # see test_multimodal.py
+    os.environ["LLAMA_CFFI_LIB"] = os.environ["LLAMA_CFFI_TEST_MTMD"]
+else:
+    collect_ignore.append("multimodal")
 if sys.platform != "linux":  # elsewhere the system does not enforce limits of memory
     collect_ignore.append("binding/test_memory_limits.py")
 

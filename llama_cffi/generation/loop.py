@@ -9,7 +9,7 @@ from ..errors import ValidationError
 from .cancellation import CancelToken
 from .context_policy import fit_prompt
 from .output import StopChecker
-from .prompt import Prompt
+from .prompt import Prompt, check_prompt
 from .prompt_progress import PromptReport
 from .sampler_chains import Chain
 from .sequence import GenerationParams, SequenceState
@@ -45,9 +45,11 @@ def generate(
 
     Raises:
         ContextOverflowError: The prompt leaves no room for an answer.
+        ValidationError: The prompt ends with a picture or sound.
         DecodeAbortedError: *cancel_token* requested a stop.
         GenerationError: Decoding failed.
     """
+    check_prompt(prompt)
     context = slot.context
     vocab = context.model.vocab
     n_first = int(vocab.add_bos)
