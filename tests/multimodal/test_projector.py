@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from multimodal.conftest import Files, picture
+from support.tiny_projectors import write_projector
 
 from llama_cffi import ClosedError, ModelLoadError, ValidationError
 from llama_cffi.binding import Context, MediaChunk, Model, Projector, get_library
@@ -90,10 +91,9 @@ def test_files_that_are_no_projector(files: dict[str, Files], tmp_path: Path) ->
             Projector(model, tmp_path / "nowhere.gguf")
         with pytest.raises(ModelLoadError, match=r"model\.gguf"):
             Projector(model, files["janus_pro"].model)
+        wide = write_projector(tmp_path / "wide.gguf", n_embd=128)
         with pytest.raises(ModelLoadError, match="not a projector of model"):
-            from support.tiny_projectors import write_projector
-
-            Projector(model, write_projector(tmp_path / "wide.gguf", n_embd=128))
+            Projector(model, wide)
         with pytest.raises(ValidationError, match="image_min_tokens=9 is more than"):
             Projector(model, files["janus_pro"].mmproj, image_min_tokens=9, image_max_tokens=8)
 
