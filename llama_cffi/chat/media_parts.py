@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import TemplateError
+from ..errors import TemplateError, ValidationError
 from ..media import Audio, Image, MediaPolicy, is_media_part, load_part
 
 __all__ = ["MARKER", "Messages", "split_at_media", "take_media", "without_marks"]
@@ -51,6 +51,11 @@ def take_media(
         if isinstance(parts, (list, tuple)) and any(map(_is_media, parts)):
             where = f"messages[{i}]['content']"
             message = {**message, "content": _joined(parts, where, policy, media)}
+            if len(media) > policy.max_items:
+                raise ValidationError(
+                    f"the conversation has {len(media)} pictures and sounds; at most "
+                    f"{policy.max_items} are taken (max_items of the MediaPolicy)"
+                )
         found.append(message)
     return (found if media else messages), media
 

@@ -1,0 +1,99 @@
+"""The size of a picture, read from its header: before a decoder sees it."""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["FORMATS", "format_of", "size_of"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# JPEG: start of frame, of any coding; not the tables between them.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the format of a picture by its first bytes, one of `FORMATS`; None: another."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    return "BMP" if data.startswith(b"BM") else None
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Return width and height in pixels; None: the header does not tell, or is damaged.
+
+    Formats: https://www.w3.org/TR/png/, https://www.w3.org/Graphics/JPEG/itu-t81.pdf,
+    https://developers.google.com/speed/webp/docs/riff_container
+    """
+    try:
+        return {
+            "PNG": _png,
+            "JPEG": _jpeg,
+            "WEBP": _webp,
+            "GIF": _gif,
+            "BMP": _bmp,
+            None: lambda _: None,
+        }[format_of(data)](data)
+    except (struct.error, IndexError):
+        return None
+
+
+def _png(data: bytes) -> tuple[int, int] | None:
+    width, height = struct.unpack_from(">II", data, 16)
+    return (width, height) if data[12:16] == b"IHDR" else None
+
+
+def _gif(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    (header,) = struct.unpack_from("<I", data, 14)
+    if header == 12:  # of OS/2
+        width, height = struct.unpack_from("<HH", data, 18)
+        return width, height
+    width, height = struct.unpack_from("<ii", data, 18)
+    return abs(width), abs(height)
+
+
+def _webp(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return _u24(data, 24) + 1, _u24(data, 27) + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _jpeg(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at < len(data):
+        if data[at] != 0xFF:
+            at += 1  # fill bytes, and what a damaged segment left
+            continue
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xD9, 0xDA):  # the end, or the data of a scan: no frame came before
+            return None
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        at += 2 + max(length, 2)
+    return None
+
+
+def _u24(data: bytes, at: int) -> int:
+    return data[at] | data[at + 1] << 8 | data[at + 2] << 16

@@ -1,0 +1,70 @@
+"""Content parts: pictures and sounds in the shapes of OpenAI, Anthropic and this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..errors import ValidationError
+from .images import load_image
+from .policy import MediaPolicy
+from .sounds import load_audio
+from .types import Audio, Image
+
+__all__ = ["is_media_part", "load_part"]
+
+_IMAGES = ("image_url", "input_image", "image")
+_SOUNDS = ("input_audio", "audio", "audio_url")
+
+
+def is_media_part(part: object) -> Literal["image", "audio"] | None:
+    """Return which kind of media a content part is; None for text and all others."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _IMAGES:
+        return "image"
+    return "audio" if kind in _SOUNDS else None
+
+
+def load_part(
+    part: Mapping[str, Any], where: str, policy: MediaPolicy | None = None
+) -> Image | Audio:
+    """Load one content part.
+
+    Args:
+        part: `{"type": "image_url", "image_url": {"url": …}}`, `{"type": "input_audio",
+            "input_audio": {"data": …}}` (OpenAI), `{"type": "image", "source": {"type": "base64",
+            "data": …}}` (Anthropic), or `{"type": "image", "image": …}` and `{"type": "audio",
+            "audio": …, "sample_rate": …}` with anything that `load_image` and `load_audio` take.
+        where: Its name in error messages.
+        policy: What may be loaded; None: the defaults of `MediaPolicy`.
+
+    Raises:
+        ValidationError: The part has another shape, or cannot be loaded.
+        FetchError: An address cannot be fetched.
+        LlamaError: Pillow is not installed.
+    """
+    kind = is_media_part(part)
+    if kind is None:
+        raise ValidationError(f"{where} is no picture or sound, but {part.get('type')!r}")
+    source = _source(part, where)
+    if kind == "image":
+        return load_image(source, policy, where)
+    return load_audio(source, part.get("sample_rate"), policy, where)
+
+
+def _source(part: Mapping[str, Any], where: str) -> Any:
+    """Return where the data of a part is."""
+    value = part.get("source", part.get(str(part["type"])))
+    if value is None:  # Responses: {"type": "input_image", "image_url": "…"}
+        value = part.get("image_url", part.get("audio_url", part.get("data")))
+    if isinstance(value, Mapping):
+        found = [value[key] for key in ("url", "data") if value.get(key) is not None]
+        if len(found) != 1:
+            raise ValidationError(f"{where} must have one of 'url' and 'data'")
+        value = found[0]
+        if not isinstance(value, str):
+            raise ValidationError(f"{where}: its data must be a str, got {type(value).__name__}")
+    if value is None:
+        kind = part["type"]
+        raise ValidationError(f"{where} has the type {kind!r} and no data; write {kind!r}: …")
+    return value
