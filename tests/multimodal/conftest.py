@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.tiny_gguf import write_tiny
-from support.tiny_projectors import write_projector, write_qwen2vl_model
+from support.tiny_projectors import IMAGE_KINDS, write_projector, write_text_model
 
 from llama_cffi.binding import Model, Projector
 
-KINDS = ("janus_pro", "gemma3", "qwen2vl_merger")
+KINDS = IMAGE_KINDS
 
 
 class Files(NamedTuple):
@@ -28,11 +27,12 @@ class Files(NamedTuple):
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     """A text model and a projector of each kind; each pair has a folder of its own."""
     found = {}
-    for kind in KINDS:
+    for kind in (*KINDS, "qwen2a", "both"):
         folder = tmp_path_factory.mktemp(kind)
-        model = folder / "model.gguf"
-        write_qwen2vl_model(model) if kind == "qwen2vl_merger" else write_tiny(model, n_ctx=2048)
-        found[kind] = Files(model, write_projector(folder / "mmproj.gguf", kind))
+        found[kind] = Files(
+            write_text_model(folder / "model.gguf", kind),
+            write_projector(folder / "mmproj.gguf", kind),
+        )
     return found
 
 
@@ -47,6 +47,12 @@ def projector(kind: str, files: dict[str, Files]) -> Iterator[Projector]:
     """A projector of each kind."""
     with Model(files[kind].model) as model:
         yield Projector(model, files[kind].mmproj, n_threads=1)
+
+
+def sound(seed: int, seconds: float = 1.0, rate: int = 16_000) -> NDArray[np.float32]:
+    """Return random samples."""
+    n = round(seconds * rate)
+    return (np.random.default_rng(seed).normal(size=n) * 0.1).astype(np.float32)
 
 
 def picture(seed: int, width: int = 16, height: int = 16) -> NDArray[np.uint8]:

@@ -11,9 +11,8 @@ from llama_cffi import ClosedError, ModelLoadError, ValidationError
 from llama_cffi.binding import Context, MediaChunk, Model, Projector, get_library
 
 
-def only_chunk(projector: Projector, pixels: np.ndarray) -> MediaChunk:
-    (chunk,) = (c for c in projector.image_chunks(pixels) if isinstance(c, MediaChunk))
-    return chunk
+def first_chunk(projector: Projector, pixels: np.ndarray) -> MediaChunk:
+    return next(c for c in projector.image_chunks(pixels) if isinstance(c, MediaChunk))
 
 
 def test_this_library_has_its_own_proof() -> None:
@@ -32,8 +31,8 @@ def test_what_a_projector_is(projector: Projector, kind: str) -> None:
 
 
 def test_the_same_picture_has_the_same_embeddings(projector: Projector) -> None:
-    a, b = only_chunk(projector, picture(1)), only_chunk(projector, picture(1))
-    other = only_chunk(projector, picture(2))
+    a, b = first_chunk(projector, picture(1)), first_chunk(projector, picture(1))
+    other = first_chunk(projector, picture(2))
     rows = projector.encode(a)
     assert rows.shape == (a.n_tokens, projector.model.n_embd)
     assert rows.dtype == np.float32
@@ -44,14 +43,14 @@ def test_the_same_picture_has_the_same_embeddings(projector: Projector) -> None:
 
 def test_positions(files: dict[str, Files]) -> None:
     with Model(files["janus_pro"].model) as model:
-        chunk = only_chunk(Projector(model, files["janus_pro"].mmproj), picture(1))
+        chunk = first_chunk(Projector(model, files["janus_pro"].mmproj), picture(1))
         assert (chunk.n_tokens, chunk.n_positions, chunk.is_causal) == (16, 16, True)
         assert chunk.positions(5).tolist() == [*range(5, 21)]
     with Model(files["gemma3"].model) as model:
-        chunk = only_chunk(Projector(model, files["gemma3"].mmproj), picture(1))
+        chunk = first_chunk(Projector(model, files["gemma3"].mmproj), picture(1))
         assert (chunk.n_tokens, chunk.n_positions, chunk.is_causal) == (4, 4, False)
     with Model(files["qwen2vl_merger"].model) as model:
-        chunk = only_chunk(Projector(model, files["qwen2vl_merger"].mmproj), picture(1, 30, 20))
+        chunk = first_chunk(Projector(model, files["qwen2vl_merger"].mmproj), picture(1, 30, 20))
         assert (chunk.n_tokens, chunk.n_positions) == (12, 4)
         time, height, width, spare = chunk.positions(5).tolist()
         assert time == [5] * 12
@@ -81,7 +80,7 @@ def test_no_sounds(projector: Projector) -> None:
 
 def test_pictures_of_one_pixel_and_of_any_form(projector: Projector) -> None:
     for width, height in ((1, 1), (1, 50), (300, 7)):
-        chunk = only_chunk(projector, picture(3, width, height))
+        chunk = first_chunk(projector, picture(3, width, height))
         assert np.isfinite(projector.encode(chunk)).all()
 
 
@@ -101,7 +100,7 @@ def test_files_that_are_no_projector(files: dict[str, Files], tmp_path: Path) ->
 def test_the_model_closes_its_projectors(files: dict[str, Files]) -> None:
     model = Model(files["janus_pro"].model)
     projector = Projector(model, files["janus_pro"].mmproj)
-    chunk = only_chunk(projector, picture(1))
+    chunk = first_chunk(projector, picture(1))
     model.close()
     assert projector.closed
     assert chunk.closed
