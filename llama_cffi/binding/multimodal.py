@@ -19,6 +19,7 @@ from . import compat
 from .callbacks import ExceptionRelay
 from .memory_limits import check_bytes
 from .model.model import Model
+from .model.trial import try_projector
 from .native_object import NativeObject, in_call
 from .processors import thread_count
 
@@ -98,6 +99,7 @@ class Projector(NativeObject):
         image_min_tokens: Least tokens of a picture, for models with pictures of any size; None =
             the model's.
         image_max_tokens: Most tokens of a picture, likewise.
+        check: See `Model`: small projectors of small models are first tried in a child process.
 
     Attributes:
         path: The file.
@@ -126,6 +128,7 @@ class Projector(NativeObject):
         use_gpu: bool = True,
         image_min_tokens: int | None = None,
         image_max_tokens: int | None = None,
+        check: str | None = None,
     ) -> None:
         check_type("model", model, Model)
         library = self.library = model.library
@@ -145,6 +148,9 @@ class Projector(NativeObject):
             raise ValidationError(f"image_min_tokens={least} is more than image_max_tokens={most}")
         self.path, self.model = Path(os.fsdecode(path)).expanduser(), model
         gguf = check_gguf(self.path, kind="projector")
+        known = fingerprint([self.path], [gguf])
+        size = gguf.size_bytes + model.gguf.size_bytes
+        try_projector(self.path, known, size, model.path, library, check)
         # C takes about as much again for the compute buffer of the largest picture.
         check_bytes(gguf.size_bytes, f"loading {self.path.name}")
         ffi, relay, ptr = library.ffi, ExceptionRelay(), None
@@ -187,7 +193,7 @@ class Projector(NativeObject):
         self.supports_audio = bool(lib.mtmd_support_audio(ptr))
         self.sample_rate = max(0, int(lib.mtmd_get_audio_sample_rate(ptr)))
         self.uses_mrope = bool(lib.mtmd_decode_use_mrope(ptr))
-        self.identity = f"{library.name} {fingerprint([self.path], [gguf])} {least} {most}".encode()
+        self.identity = f"{library.name} {known} {least} {most}".encode()
         self._marker = ffi.string(lib.mtmd_default_marker())
         self._encoding = threading.Lock()
 

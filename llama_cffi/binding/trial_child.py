@@ -14,10 +14,12 @@ from .context.context import Context
 from .loading.library import Library, get_library
 from .model.model import Model
 from .model.trial import FINISHED, STARTED
+from .multimodal import MediaChunk, Projector
 
 __all__ = ["main"]
 
 _N_CTX = 32
+_PICTURES, _N_SAMPLES = ((32, 32), (17, 300)), 1600
 _TEXT = "H\u00e9llo\0 <|im_end|>\n\n123 \U0001f600"
 
 
@@ -34,6 +36,9 @@ def main() -> None:
 
 
 def _use(job: dict[str, Any], library: Library) -> None:
+    if "projector" in job:
+        _project(job, library)
+        return
     model = Model(
         job["paths"] if job["listed"] else job["paths"][0],
         vocab_only=job["vocab_only"],
@@ -46,6 +51,24 @@ def _use(job: dict[str, Any], library: Library) -> None:
         for use in (_read,) if model.vocab_only else (_read, _generate, _embed, _translate):
             with contextlib.suppress(LlamaError):
                 use(model)
+
+
+def _project(job: dict[str, Any], library: Library) -> None:
+    """Encode pictures of two sizes and a sound."""
+    import numpy as np
+
+    with Model(job["paths"][0], n_gpu_layers=0, check="rules", library=library) as model:
+        projector = Projector(model, job["projector"], n_threads=1, use_gpu=False, check="rules")
+        makes: list[list[list[int] | MediaChunk]] = []
+        for height, width in _PICTURES if projector.supports_images else ():
+            with contextlib.suppress(LlamaError):
+                makes.append(projector.image_chunks(np.full((height, width, 3), 99, np.uint8)))
+        if projector.supports_audio:
+            with contextlib.suppress(LlamaError):
+                makes.append(projector.audio_chunks(np.zeros(_N_SAMPLES, np.float32)))
+        for chunk in (c for chunks in makes for c in chunks if isinstance(c, MediaChunk)):
+            with contextlib.suppress(LlamaError):
+                projector.encode(chunk)
 
 
 def _read(model: Model) -> None:

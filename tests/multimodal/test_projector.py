@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from multimodal.conftest import Files, picture
@@ -129,3 +130,21 @@ def test_embeddings_are_checked_before_they_are_decoded(files: dict[str, Files])
         context.decode_embeddings(rows, positions + 4, causal=False)
         assert context.causal_attn
         assert context.memory.seq_pos_max(0) == 7
+
+
+def test_what_crashes_the_child_is_refused(
+    files: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules of the header aside: here they are switched off by a file that they cannot see."""
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        tensors = writer.tensors[0]
+        del tensors["v.blk.0.attn_q.weight"], tensors["v.blk.0.attn_q.bias"]
+
+    damaged = write_projector(tmp_path / "damaged.gguf", edit=edit)
+    with Model(files["janus_pro"].model) as model:
+        with pytest.raises(ModelLoadError, match="tried in a child process, which ended with SIG"):
+            Projector(model, damaged, check="child")
+        Projector(model, files["janus_pro"].mmproj, check="child")
+        with pytest.raises(ValidationError, match="check='maybe' is not one of"):
+            Projector(model, damaged, check="maybe")

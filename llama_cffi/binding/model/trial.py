@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ... import __version__, libs_fetch
@@ -19,7 +20,7 @@ from ..loading.library import Library
 from .files import ModelFiles, Override
 from .preflight import is_ordinary
 
-__all__ = ["CHECKS", "FINISHED", "STARTED", "try_model"]
+__all__ = ["CHECKS", "FINISHED", "STARTED", "chosen_check", "try_model", "try_projector"]
 
 CHECKS = ("auto", "child", "rules")
 STARTED, FINISHED = "@started", "@finished"  # what the child reports
@@ -55,11 +56,7 @@ def try_model(
         LlamaError: *check* is `child`, and no child can be started.
         ValidationError: *check* is none of these.
     """
-    name = "check"
-    if check is None:
-        name, check = "LLAMA_CFFI_CHECK", os.environ.get("LLAMA_CFFI_CHECK") or "auto"
-    if check not in CHECKS:
-        raise ValidationError(f"{name}={check!r} is not one of {', '.join(CHECKS)}")
+    check = chosen_check(check)
     size = sum(part.size_bytes for part in files.parts)
     if check == "rules":
         return
@@ -72,7 +69,50 @@ def try_model(
         "vocab_only": vocab_only,
         "overrides": dict(overrides or {}),
     }
-    key = _key(files, library, job)
+    _try(job, files.fingerprint(), files.paths[0], library, check, size)
+
+
+def try_projector(
+    path: Path, fingerprint: str, size: int, model: Path, library: Library, check: str | None
+) -> None:
+    """Load a projector with its model and encode a picture and a sound in a child process.
+
+    Args:
+        path: The projector, which has passed the rules of `gguf.projector_check`.
+        fingerprint: Of the projector.
+        size: Bytes of both files.
+        model: The model's file; with `auto` large ones are not tried.
+        library: The build.
+        check: See `try_model`, also for the errors.
+    """
+    check = chosen_check(check)
+    if check == "rules" or (check == "auto" and (size > _SMALL_BYTES or not can_start())):
+        return
+    paths = [os.fsdecode(model.absolute())]
+    projector = os.fsdecode(path.absolute())
+    job = {"library": str(library.path), "paths": paths, "projector": projector}
+    _try(job, fingerprint, path, library, check, size)
+
+
+def chosen_check(check: str | None) -> str:
+    """Return *check*, or that of the environment.
+
+    Raises:
+        ValidationError: It is not one of `CHECKS`.
+    """
+    name = "check"
+    if check is None:
+        name, check = "LLAMA_CFFI_CHECK", os.environ.get("LLAMA_CFFI_CHECK") or "auto"
+    if check not in CHECKS:
+        raise ValidationError(f"{name}={check!r} is not one of {', '.join(CHECKS)}")
+    return check
+
+
+def _try(
+    job: dict[str, Any], fingerprint: str, path: Path, library: Library, check: str, size: int
+) -> None:
+    """Do a job in a child process, unless its result is known; raise if the child crashed."""
+    key = _key(job, fingerprint, library)
     cached = libs_fetch.cache_dir() / "models" / key
     if key not in _verdicts and (known := cache_files.read(cached)) is not None:
         _verdicts[key] = known.decode("utf-8", "replace")
@@ -80,7 +120,7 @@ def try_model(
         verdict, is_final = _run(job, _SECONDS + size / _BYTES_PER_SECOND)
         if verdict is None:
             if check == "child":
-                raise LlamaError(f"no child process could be started to try {files.paths[0]}")
+                raise LlamaError(f"no child process could be started to try {path}")
             return
         _verdicts[key] = verdict
         if is_final:
@@ -88,17 +128,17 @@ def try_model(
     if reason := _verdicts[key]:
         build = library.name
         raise ModelLoadError(
-            f"{files.paths[0]} was tried in a child process, which {reason}. The file is damaged, "
+            f"{path} was tried in a child process, which {reason}. The file is damaged, "
             f"or build {build} cannot run this model: compare its checksum, or use another build. "
             "check='rules' loads it all the same, and may end this process"
         )
 
 
-def _key(files: ModelFiles, library: Library, job: dict[str, Any]) -> str:
+def _key(job: dict[str, Any], fingerprint: str, library: Library) -> str:
     """Return a name for the result: of these files, this build and these options."""
     build = library.path.stat()
-    options = {k: v for k, v in job.items() if k != "paths"}
-    facts = [__version__, files.fingerprint(), build.st_size, build.st_mtime_ns, options]
+    options = {k: v for k, v in job.items() if k not in ("paths", "projector")}
+    facts = [__version__, fingerprint, build.st_size, build.st_mtime_ns, options]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
