@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.hub_server import Hub
+from support.hub_server import COMMIT, Hub
 
 from llama_cffi.errors import FetchError, ModelLoadError, ValidationError
-from llama_cffi.hub import HubSpec, RemoteFile, choose, resolve_model
+from llama_cffi.hub import HubSpec, RemoteFile, choose, find_projector, resolve_model
 
 # --- names -----------------------------------------------------------------------------------
 
@@ -179,9 +179,12 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
 ASK = """
 import json, sys
 from llama_cffi.errors import LlamaError
-from llama_cffi.hub import resolve_model
+from llama_cffi.hub import fetch_projector, resolve_model
 try:
-    print(json.dumps({"path": str(resolve_model(sys.argv[1], **json.loads(sys.argv[2])))}))
+    options = json.loads(sys.argv[2])
+    projector = options.pop("projector", False)
+    path = resolve_model(sys.argv[1], **options)
+    print(json.dumps({"path": str(fetch_projector(path) if projector else path)}))
 except LlamaError as error:
     print(json.dumps({"type": type(error).__name__, "message": str(error)}))
 """
@@ -195,7 +198,7 @@ class Asker:
         self.stderr = ""
 
     def __call__(
-        self, spec: str, where: dict[str, str] | None = None, **env: str
+        self, spec: str, where: dict[str, str | bool] | None = None, **env: str
     ) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
         clean |= {
@@ -339,6 +342,65 @@ def test_cache_cannot_be_written(hub: Hub, ask: Asker, tmp_path: Path) -> None:
     assert re.search(
         "cannot write the hub's cache.*Not a directory.*HF_HUB_CACHE", answer["message"]
     )
+
+
+# --- projectors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "projector"),
+    [
+        (["gemma-3-4b-it-Q4_K_M.gguf", "mmproj-F16.gguf"], 0, "mmproj-F16.gguf"),
+        (["m-Q4_K_M.gguf", "mmproj-model-f16.gguf"], 0, "mmproj-model-f16.gguf"),
+        (
+            ["m.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf", "mmproj-F32.gguf"],
+            0,
+            "mmproj-F16.gguf",
+        ),
+        (["m-Q8_0.gguf", "m-mmproj.gguf", "n-Q8_0.gguf", "mmproj-n.gguf"], 0, "m-mmproj.gguf"),
+        (["m-Q8_0.gguf", "m-mmproj.gguf", "n-Q8_0.gguf", "mmproj-n.gguf"], 2, "mmproj-n.gguf"),
+        (["Q4-00001-of-00002.gguf", "Q4-00002-of-00002.gguf", "mmproj.gguf"], 0, "mmproj.gguf"),
+        (["a-Q4_0.gguf", "a-Q8_0.gguf", "mmproj-other.gguf"], 1, "mmproj-other.gguf"),
+        (["a.gguf", "b.gguf", "b-mmproj.gguf"], 0, None),  # it belongs to b
+        (["a.gguf", "ammproj.gguf"], 0, None),
+        (["a.gguf"], 0, None),
+    ],
+)
+def test_the_projector_beside_a_model(
+    tmp_path: Path, names: list[str], model: int, projector: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    found = find_projector(tmp_path / names[model])
+    assert found == (None if projector is None else tmp_path / projector)
+
+
+def test_several_projectors(tmp_path: Path) -> None:
+    for name in ("m.gguf", "mmproj-m-v1.gguf", "mmproj-m-v2.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValidationError, match=r"several projectors: mmproj-m-v1\.gguf, mmproj"):
+        find_projector(tmp_path / "m.gguf")
+
+
+def test_the_projector_in_the_repository(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES, COMMIT: FILES}
+    model = Path(ask("hf:owner/repo")["path"])
+    assert sum("cdn" in line for line in hub.asked) == 1
+    projector = Path(ask("hf:owner/repo", {"projector": True})["path"])
+    assert projector == model.parent / "mmproj-m-F16.gguf"
+    assert projector.read_bytes() == b"GGUF eyes"
+    hub.asked.clear()
+    assert ask("hf:owner/repo", {"projector": True}, HF_HUB_OFFLINE="1") == {"path": str(projector)}
+    assert not hub.asked
+
+
+def test_no_projector_offline(hub: Hub, ask: Asker) -> None:
+    hub.repos["owner/repo"] = {"main": FILES}
+    ask("hf:owner/repo")
+    hub.asked.clear()
+    for offline in ("HF_HUB_OFFLINE", "LLAMA_CFFI_OFFLINE"):
+        assert ask("hf:owner/repo", {"projector": True}, **{offline: "1"}) == {"path": "None"}
+    assert not hub.asked
 
 
 # --- ranges ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -149,7 +150,10 @@ class MediaProcessor:
         if self._projector is not None:
             images, sounds = self._projector.supports_images, self._projector.supports_audio
         else:
-            path = find_projector(self._model.path) if self._source is None else None
+            path = None
+            if self._source is None:
+                with suppress(ValidationError):  # there are several; using one says so
+                    path = find_projector(self._model.path)
             if path is None:
                 return ("text",)
             values = check_gguf(path, kind="projector").values
