@@ -9,6 +9,8 @@ __all__ = ["FORMATS", "format_of", "size_of"]
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # JPEG: start of frame, of any coding; not the tables between them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Of a JPEG; files have some dozens, and a decoder goes through them one by one.
+_MAX_SEGMENTS = 10_000
 
 
 def format_of(data: bytes) -> str | None:
@@ -39,7 +41,7 @@ def size_of(data: bytes) -> tuple[int, int] | None:
             "BMP": _bmp,
             None: lambda _: None,
         }[format_of(data)](data)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):
         return None
 
 
@@ -76,22 +78,23 @@ def _webp(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at < len(data):
-        if data[at] != 0xFF:
-            at += 1  # fill bytes, and what a damaged segment left
-            continue
+    """Return the largest frame that is declared before the first scan."""
+    at, size = 2, (0, 0)
+    for _ in range(_MAX_SEGMENTS):
+        at = data.index(b"\xff", at)  # over what a damaged segment left
         marker = data[at + 1]
-        if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker in (0xD9, 0xDA):  # the end, or the data of a scan: no frame came before
-            return None
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        at += 2 + max(length, 2)
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # without a length
+            at += 2
+        elif marker in (0xD9, 0xDA):  # the end, or the data of a scan
+            return size if size[0] else None
+        else:
+            if marker in _FRAMES:
+                height, width = struct.unpack_from(">HH", data, at + 5)
+                size = max(size, (width, height), key=lambda s: s[0] * s[1])
+            (length,) = struct.unpack_from(">H", data, at + 2)
+            at += 2 + max(length, 2)
     return None
 
 

@@ -6,6 +6,7 @@ Formats and sizes are checked from the header, before anything is decoded.
 from __future__ import annotations
 
 import io
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["load_image"]
 
-# What Pillow raises for damaged files.
-_DAMAGED = (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, EOFError, MemoryError)
 _MAX_SIDE = 65_535
 _WHITE = (255, 255, 255)
+_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_ORIENTATION = 0x0112  # in EXIF data
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def load_image(
@@ -37,8 +47,8 @@ def load_image(
 ) -> Image:
     """Load a picture.
 
-    Of animations the first frame counts. The orientation in EXIF data is applied, and transparent
-    parts become white.
+    Of animations the first frame counts (of a Pillow picture, its current frame). The orientation
+    in EXIF data is applied, and transparent parts become white. The pixels are a copy.
 
     Args:
         source: An `Image`; an array (height, width, 3) uint8; a picture of Pillow; bytes, a binary
@@ -54,15 +64,15 @@ def load_image(
     """
     policy = policy or MediaPolicy()
     if isinstance(source, Image):
+        _check_size(source.width, source.height, policy, where)
         return source
-    if hasattr(source, "__array_interface__") and not hasattr(source, "getexif"):
-        import numpy as np
-
-        array: Any = source
-        _check_size(array.shape[1], array.shape[0], policy, where) if array.ndim == 3 else None
-        return Image(np.ascontiguousarray(array))
-    if hasattr(source, "getexif") and hasattr(source, "convert"):
+    if _is_pillow(source):  # asked for its array interface, it would decode before it is checked
         return _of_pillow(source, policy, where)
+    if hasattr(source, "__array_interface__"):
+        array: Any = source
+        if len(getattr(array, "shape", ())) == 3:
+            _check_size(array.shape[1], array.shape[0], policy, where)
+        return Image(array)
     limits = Limits("image", "a picture", policy.max_image_bytes)
     data = read_source(source, limits, policy, where)
     if (kind := format_of(data)) is None:
@@ -71,13 +81,19 @@ def load_image(
         raise ValidationError(f"{where} is damaged or truncated: its header has no size")
     _check_size(*size, policy, where)  # before Pillow sees it
     pillow = _pillow()
+    _check_limit_of_pillow(*size, pillow, where)
     try:
-        with pillow.open(io.BytesIO(data), formats=[kind]) as picture:
-            return _of_pillow(picture, policy, where)
-    except (pillow.DecompressionBombError, *_DAMAGED) as e:
-        if isinstance(e, ValidationError):
-            raise
-        raise ValidationError(f"{where} is damaged or truncated: {_reason(e)}") from None
+        picture = pillow.open(io.BytesIO(data), formats=[kind])
+    except Exception as e:
+        raise _damaged(e, where) from None
+    with picture:
+        return _of_pillow(picture, policy, where)
+
+
+def _is_pillow(source: object) -> bool:
+    """Whether an object is a picture of Pillow, without importing it."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
 
 
 def _pillow() -> Any:
@@ -92,32 +108,57 @@ def _pillow() -> Any:
 
 def _of_pillow(picture: Any, policy: MediaPolicy, where: str) -> Image:
     """Convert a picture of Pillow: upright, on white, RGB."""
-    import numpy as np
-    from PIL import ImageOps
-
     _check_size(*picture.size, policy, where)
+    _check_limit_of_pillow(*picture.size, _pillow(), where)
     try:
-        if getattr(picture, "is_animated", False):
-            picture.seek(0)
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16 bits; convert() would clip them
-            picture = picture.point(lambda value: value / 256).convert("L")
-        if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            paper = _pillow().new("RGB", picture.size, _WHITE)
-            paper.paste(picture, mask=picture.getchannel("A"))
-            picture = paper
-        pixels = np.array(picture.convert("RGB"), dtype=np.uint8)
-    except _DAMAGED as e:
-        raise ValidationError(f"{where} is damaged or truncated: {_reason(e)}") from None
+        turn = _TURNS.get(_orientation(picture))
+        pixels = _rgb(picture if turn is None else picture.transpose(_pillow().Transpose[turn]))
+    except Exception as e:  # Pillow raises almost anything for damaged files
+        raise _damaged(e, where) from None
     return Image(pixels)
 
 
-def _reason(error: Exception) -> str:
-    """Return the reason in an error of Pillow, without data."""
+def _orientation(picture: Any) -> int:
+    """Return how the picture is stored, 1 to 8; damaged EXIF data does not count."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _rgb(picture: Any) -> NDArray[np.uint8]:
+    import numpy as np
+
+    if picture.mode in _16_BITS:  # convert() would clip them
+        values = np.asarray(picture)
+        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        if isinstance(clear := picture.info.get("transparency"), int):
+            grey[values == clear] = 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if _is_transparent(picture):
+        picture = picture.convert("RGBA")
+        paper = _pillow().new("RGB", picture.size, _WHITE)
+        paper.paste(picture, mask=picture.getchannel("A"))
+        picture = paper
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _is_transparent(picture: Any) -> bool:
+    # Pillow's own has_transparency_data came after Pillow 10.0.
+    palette = picture.palette.mode if picture.mode == "P" and picture.palette else ""
+    return (
+        picture.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+        or palette.endswith("A")
+        or "transparency" in picture.info
+    )
+
+
+def _damaged(error: Exception, where: str) -> ValidationError:
+    """Return the error for what Pillow raised, without data."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "its header makes no sense" if "BytesIO" in text else text[:120]
+    reason = "its header makes no sense" if "BytesIO" in text else text[:120]
+    return ValidationError(f"{where} is damaged or truncated: {reason}")
 
 
 def _check_size(width: int, height: int, policy: MediaPolicy, where: str) -> None:
@@ -125,4 +166,13 @@ def _check_size(width: int, height: int, policy: MediaPolicy, where: str) -> Non
         raise ValidationError(
             f"{where} has {width} x {height} pixels; at most {policy.max_pixels:,} in all and "
             f"{_MAX_SIDE:,} a side are decoded"
+        )
+
+
+def _check_limit_of_pillow(width: int, height: int, pillow: Any, where: str) -> None:
+    """Refuse what Pillow would only warn of."""
+    limit = pillow.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValidationError(
+            f"{where} has {width} x {height} pixels; PIL.Image.MAX_IMAGE_PIXELS is {limit:,}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError
 from ..validation import check_int
@@ -26,7 +26,7 @@ class Image:
     Shapes: *pixels* (height, width, 3) uint8, RGB.
 
     Attributes:
-        pixels: The pixels; not to be changed.
+        pixels: The pixels, contiguous and read-only: a copy of a writable array.
 
     Raises:
         ValidationError: The array has another shape or type, or no pixels.
@@ -35,14 +35,17 @@ class Image:
     pixels: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        shape, dtype = getattr(self.pixels, "shape", None), getattr(self.pixels, "dtype", None)
-        if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != "uint8":
+        array = _plain_array(self.pixels)
+        if array is None or array.ndim != 3 or array.shape[2] != 3 or array.dtype != "uint8":
             raise ValidationError(
-                f"a picture must be (height, width, 3) uint8, got {shape} {dtype}; grey pictures "
-                "need three equal channels, and transparent ones a background"
+                f"a picture must be an array (height, width, 3) uint8, got {_told(self.pixels)}; "
+                "grey pictures need three equal channels, and transparent ones a background"
             )
-        if not (shape[0] and shape[1]):
-            raise ValidationError(f"the picture is empty: {shape[1]} x {shape[0]} pixels")
+        if not (array.shape[0] and array.shape[1]):
+            raise ValidationError(
+                f"the picture is empty: {array.shape[1]} x {array.shape[0]} pixels"
+            )
+        object.__setattr__(self, "pixels", _frozen(array))
 
     @property
     def width(self) -> int:
@@ -57,8 +60,9 @@ class Image:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of size and pixels: equal for equal pictures."""
-        head = f"image {self.width} {self.height} ".encode()
-        return hashlib.sha256(head + self.pixels.tobytes()).digest()
+        found = hashlib.sha256(f"image {self.width} {self.height} ".encode())
+        found.update(self.pixels.data)
+        return found.digest()
 
     def __repr__(self) -> str:
         return f"<Image {self.width}x{self.height}>"
@@ -71,7 +75,7 @@ class Audio:
     Shapes: *samples* (n,) float32, mono, from -1 to 1.
 
     Attributes:
-        samples: The samples; not to be changed.
+        samples: The samples, contiguous and read-only: a copy of a writable array.
         sample_rate: Samples per second, 8,000 to 192,000 Hz.
 
     Raises:
@@ -85,17 +89,18 @@ class Audio:
     def __post_init__(self) -> None:
         import numpy as np
 
-        shape, dtype = getattr(self.samples, "shape", None), getattr(self.samples, "dtype", None)
-        if shape is None or len(shape) != 1 or dtype != "float32":
+        array = _plain_array(self.samples)
+        if array is None or array.ndim != 1 or array.dtype != "float32":
             raise ValidationError(
-                f"a sound must be (n,) float32, mono, got {shape} {dtype}; take the mean of its "
-                "channels, and divide integers by their range"
+                f"a sound must be an array (n,) float32, mono, got {_told(self.samples)}; take the "
+                "mean of its channels, and divide integers by their range"
             )
         check_int("sample_rate", self.sample_rate, _MIN_RATE, _MAX_RATE)
-        if not len(self.samples):
+        if not len(array):
             raise ValidationError("the sound is empty: 0 samples")
-        if not np.isfinite(self.samples).all():
+        if not np.isfinite(array).all():
             raise ValidationError("the sound has samples that are not finite numbers")
+        object.__setattr__(self, "samples", _frozen(array))
 
     @property
     def duration_s(self) -> float:
@@ -105,8 +110,9 @@ class Audio:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of rate and samples: equal for equal sounds."""
-        head = f"audio {self.sample_rate} ".encode()
-        return hashlib.sha256(head + self.samples.tobytes()).digest()
+        found = hashlib.sha256(f"audio {self.sample_rate} ".encode())
+        found.update(self.samples.data)
+        return found.digest()
 
     def resampled(self, sample_rate: int) -> Audio:
         """Return the sound at another sample rate.
@@ -137,3 +143,32 @@ class Audio:
 
     def __repr__(self) -> str:
         return f"<Audio {self.duration_s:.2f} s at {self.sample_rate} Hz>"
+
+
+def _plain_array(value: object) -> NDArray[Any] | None:
+    """Return an array without what a subclass adds, such as a mask; None: it is none."""
+    import numpy as np
+
+    if not hasattr(value, "__array_interface__"):
+        return None
+    return None if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that nobody can change: results are cached by its digest."""
+    import numpy as np
+
+    if array.flags.c_contiguous and array.flags.owndata and not array.flags.writeable:
+        return array
+    found = np.array(array, order="C")
+    found.flags.writeable = False
+    return found
+
+
+def _told(value: object) -> str:
+    """Describe what was given instead of an array."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    kind = type(value).__name__
+    return (
+        f"{shape} {dtype}" if kind == "ndarray" else f"{kind} {shape or ''} {dtype or ''}".strip()
+    )

@@ -3,8 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from support.children import Child
 
 from llama_cffi import ValidationError
 from llama_cffi.media import Image, MediaPolicy, load_image
@@ -252,7 +251,7 @@ def test_policies_are_checked() -> None:
             MediaPolicy(**options)  # type: ignore[arg-type]
 
 
-def test_without_pillow_arrays_work() -> None:
+def test_without_pillow_arrays_work(child: Child) -> None:
     code = """
 import sys
 sys.modules["PIL"] = sys.modules["PIL.Image"] = None
@@ -265,10 +264,126 @@ try:
 except LlamaError as e:
     print(e)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = child(code)
     assert "pip install 'llama-cffi[multimodal]'" in done.stdout, done.stderr
 
 
 def test_images_are_checked() -> None:
     with pytest.raises(ValidationError, match="must be"):
         Image([[1, 2, 3]])  # type: ignore[arg-type]
+
+
+def test_pictures_are_copies_that_cannot_be_changed() -> None:
+    array = np.zeros((4, 5, 3), np.uint8)
+    image = load_image(array)
+    digest = image.digest
+    array[:] = 9
+    assert image.pixels.max() == 0
+    assert not image.pixels.flags.writeable
+    flipped = load_image(array[:, ::-1])
+    assert flipped.pixels.flags.c_contiguous
+    assert load_image(np.zeros((4, 5, 3), np.uint8)).digest == digest
+    assert Image(image.pixels).pixels is image.pixels
+
+
+def test_pictures_of_pillow_stay_as_they_are() -> None:
+    frames = [Pillow.new("RGB", (8, 8), colour) for colour in ("red", "green")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with Pillow.open(io.BytesIO(data)) as picture:
+        picture.seek(1)
+        image = load_image(picture)
+        assert picture.tell() == 1
+    assert abs(image.pixels[0, 0].astype(int) - [0, 128, 0]).max() < 8
+
+
+def test_pictures_of_pillow_are_checked_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Pillow.open(io.BytesIO(encoded(drawn()))) as picture:
+        monkeypatch.setattr(type(picture), "load", lambda _: pytest.fail("decoded"))
+        with pytest.raises(ValidationError, match="at most 20"):
+            load_image(picture, MediaPolicy(max_pixels=20))
+    with pytest.raises(ValidationError, match="at most 20"):
+        load_image(load_image(np.zeros((5, 5, 3), np.uint8)), MediaPolicy(max_pixels=20))
+
+
+def test_what_pillow_would_warn_of_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 20)
+    for source in (encoded(drawn()), drawn()):
+        with pytest.raises(ValidationError, match="MAX_IMAGE_PIXELS is 20"):
+            load_image(source)
+
+
+def test_exif_data_of_nonsense_is_ignored() -> None:
+    random = np.random.default_rng(1)
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    data = bytearray(encoded(drawn(64, 48), "JPEG", exif=exif))
+    start, n = data.index(b"Exif\0\0") + 6, len(exif.tobytes()) - 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of broken EXIF data
+        for _ in range(200):
+            changed = bytearray(data)
+            for at in random.integers(start, start + n, 3):
+                changed[at] = random.integers(0, 256)
+            assert load_image(bytes(changed)).pixels.size == 64 * 48 * 3
+
+
+def test_16_bits_with_a_transparent_value() -> None:
+    wide = Pillow.fromarray(np.array([[40_000, 40_001]], np.uint16))
+    out = io.BytesIO()
+    wide.save(out, "PNG")
+    data = out.getvalue()
+    clear = b"tRNS" + struct.pack(">H", 40_000)
+    chunk = struct.pack(">I", 2) + clear + struct.pack(">I", zlib.crc32(clear))
+    at = data.index(b"IDAT") - 4
+    pixels = load_image(data[:at] + chunk + data[at:]).pixels
+    assert pixels[0].tolist() == [[255] * 3, [156] * 3]
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff" * 2**22, b"\xff\xd0" * 2**21, b"\xff\xe0\0\2" * 2**20, bytes(2**22)]
+)
+def test_headers_that_keep_a_parser_busy(body: bytes) -> None:
+    frame = encoded(drawn(), "JPEG")
+    at = frame.index(b"\xff\xc0")
+    with pytest.raises(ValidationError, match="damaged or truncated"):
+        load_image(frame[:2] + b"\xff\xe0\0\2" + body)
+    if any(body):
+        with pytest.raises(ValidationError, match="damaged or truncated"):
+            load_image(frame[: at + 19] + body + frame[at + 19 :])
+
+
+def test_pictures_that_say_two_sizes() -> None:
+    data = encoded(drawn(), "JPEG")
+    at = data.index(b"\xff\xc0")
+    large = bytearray(data[at : at + 19])
+    large[5:9] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(ValidationError, match="60000 x 60000 pixels"):
+        load_image(data[:at] + data[at : at + 19] + large + data[at + 19 :])
+
+
+def test_texts_that_unpack_to_much_more() -> None:
+    """Pillow refuses more than a megabyte of text in a PNG."""
+    text = b"zTXtx\0\0" + zlib.compress(bytes(2**26))
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    data = encoded(drawn())
+    with pytest.raises(ValidationError, match="damaged or truncated"):
+        load_image(data[:33] + chunk + data[33:])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.ma.zeros((4, 4, 3), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.int8),
+        np.zeros((4, 4, 3), object),
+        np.zeros((4, 4, 3), bool),
+        np.float32(1),
+    ],
+)
+def test_arrays_that_are_no_picture(array: Any) -> None:
+    with pytest.raises(ValidationError, match=r"must be an array \(height, width, 3\) uint8, got"):
+        load_image(array)
