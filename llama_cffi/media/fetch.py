@@ -8,19 +8,24 @@ connection goes to the very address that was checked. Redirects are checked the 
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..errors import FetchError, ValidationError
 from .policy import MediaPolicy
 
-__all__ = ["Fetched", "Resolver", "fetch"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Fetched", "Resolver", "fetch", "is_public"]
 
 # Host and port to numeric addresses.
 Resolver: TypeAlias = Callable[[str, int], Sequence[str]]
@@ -29,8 +34,8 @@ _CHUNK = 2**16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _OK = 200
 _SHOWN = 100
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_MAX_HEADERS_S = 5.0
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
@@ -72,18 +77,23 @@ def fetch(
     ends = time.monotonic() + policy.timeout_s
     for _ in range(policy.max_redirects + 1):
         place = _checked(url, policy)
-        address = _public_address(place, resolve or _resolve)
-        connection = _Connection(place, address, context or ssl.create_default_context(), ends)
+        addresses = _public_addresses(place, resolve or _resolve, ends)
+        connection = _Connection(place, addresses, context or ssl.create_default_context(), ends)
         try:
             connection.request("GET", _target(place), headers={"Accept": f"{kind}/*"})
             response = connection.getresponse()
-            if response.status in _REDIRECTS and (to := response.headers.get("Location")):
-                url = urljoin(url, to)
-                continue
-            return _read(response, _name(place), kind, max_bytes, ends)
-        except (OSError, http.client.HTTPException) as e:
-            if isinstance(e, FetchError):
-                raise
+            to = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not to:
+                return _read(response, _name(place), kind, max_bytes)
+            url = urljoin(url, to)
+        except FetchError:
+            raise
+        except TimeoutError:
+            raise FetchError(
+                f"{_name(place)} is too slow: no answer within {policy.timeout_s:g} s (timeout_s "
+                "of the MediaPolicy)"
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError) as e:
             raise FetchError(f"cannot fetch from {_name(place)}: {e or type(e).__name__}") from None
         finally:
             connection.close()
@@ -123,77 +133,134 @@ def _resolve(host: str, port: int) -> Sequence[str]:
     return [str(entry[4][0]) for entry in found]
 
 
-def _public_address(place: SplitResult, resolve: Resolver) -> str:
-    """Resolve the host once; return an address of it, if all of them are public."""
+def _public_addresses(place: SplitResult, resolve: Resolver, ends: float) -> list[str]:
+    """Resolve the host once; return its addresses, if all of them are public."""
     host = place.hostname or ""
-    try:
-        addresses = list(resolve(host, _port(place)))
-    except (OSError, UnicodeError) as e:
-        raise FetchError(f"cannot find the host {host!r}: {e}") from None
+    found: list[Sequence[str] | Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.append(resolve(host, _port(place)))
+        except Exception as e:
+            found.append(e)
+
+    # The system's resolver takes no time limit.
+    thread = threading.Thread(target=look_up, name="llama-cffi resolver", daemon=True)
+    thread.start()
+    thread.join(max(0.0, ends - time.monotonic()))
+    if not found:
+        raise FetchError(f"cannot find the host {host!r} in time")
+    addresses = found[0]
+    if isinstance(addresses, (OSError, UnicodeError)):
+        raise FetchError(f"cannot find the host {host!r}: {addresses}")
+    if isinstance(addresses, Exception):
+        raise addresses
     if not addresses:
         raise FetchError(f"the host {host!r} has no address")
-    for address in addresses:
-        if not is_public(address):
-            raise ValidationError(
-                f"{host!r} is not on the public internet; such addresses are not fetched"
-            )
-    return addresses[0]
+    if not all(map(is_public, addresses)):
+        raise ValidationError(
+            f"{host!r} is not on the public internet; such addresses are not fetched"
+        )
+    return list(addresses)
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is reachable by everybody; also of what it embeds."""
+    """Whether everybody reaches an IP address, and it leads to no other one.
+
+    Of IPv6, that is global unicast without 6to4 and Teredo, which embed IPv4 addresses; and NAT64
+    of a public IPv4 address, through which networks without IPv4 reach the rest.
+    """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
-        embedded = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if any(found in network for network in _NAT64):
-            embedded = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if embedded is not None:
-            return found.is_global and is_public(str(embedded)) if not found.ipv4_mapped else False
-        if int(found) < 2**32:  # ::a.b.c.d, long deprecated
+        if found in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+        if found not in _GLOBAL_UNICAST or found.sixtofour or found.teredo or found.scope_id:
             return False
-    return found.is_global and not (
-        found.is_multicast or found.is_reserved or found.is_unspecified or found.is_loopback
-    )
+    return found.is_global and not (found.is_multicast or found.is_reserved)
 
 
 class _Connection(http.client.HTTPSConnection):
-    """Connects to a given address, with the name of the host for TLS."""
+    """Connects to one of given addresses, with the name of the host for TLS."""
 
     def __init__(
-        self, place: SplitResult, address: str, context: ssl.SSLContext, ends: float
+        self, place: SplitResult, addresses: Sequence[str], context: ssl.SSLContext, ends: float
     ) -> None:
         super().__init__(place.hostname or "", _port(place), context=context)
-        self._address, self._tls, self._ends = address, context, ends
+        self._addresses, self._tls, self._ends = addresses, context, ends
 
     def connect(self) -> None:
-        """Connect to the address that was checked."""
-        left = max(0.1, self._ends - time.monotonic())
-        sock = socket.create_connection((self._address, self.port), timeout=left)
-        sock.settimeout(min(left, _MAX_HEADERS_S))
+        """Connect to the first of the checked addresses that answers."""
+        for i, address in enumerate(self._addresses):
+            left = _left(self._ends) / (len(self._addresses) - i)
+            try:
+                sock = socket.create_connection((address, self.port), timeout=left)
+                break
+            except OSError:
+                if i == len(self._addresses) - 1:
+                    raise
+        sock.settimeout(_left(self._ends))
         self.sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        self.sock.settimeout(_left(self._ends))
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """Return the response; reading it ends with the time, however slowly bytes arrive."""
+        raw = _TimedReader(self.sock, self._ends)
+        response = http.client.HTTPResponse(raw, method="GET")  # type: ignore[arg-type]
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
 
-def _read(
-    response: http.client.HTTPResponse, name: str, kind: str, max_bytes: int, ends: float
-) -> Fetched:
+class _TimedReader(io.RawIOBase):
+    """Reads from a socket until the time is over."""
+
+    def __init__(self, sock: socket.socket, ends: float) -> None:
+        self._sock, self._ends = sock, ends
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return the file that an HTTP response reads."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """Whether it can be read: yes."""
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Read what is there into a buffer."""
+        self._sock.settimeout(_left(self._ends))
+        return self._sock.recv_into(buffer)
+
+
+def _left(ends: float) -> float:
+    """Return the seconds that are left."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _read(response: http.client.HTTPResponse, name: str, kind: str, max_bytes: int) -> Fetched:
     if response.status != _OK:
         raise FetchError(f"{name} answered with {response.status}, not with {kind} data")
     content_type = response.headers.get_content_type().lower()
     if not content_type.startswith(f"{kind}/"):
         raise FetchError(f"{name} sent {content_type[:_SHOWN]}, not {kind} data")
-    length = response.headers.get("Content-Length", "")
-    if length.isdigit() and int(length) > max_bytes:
-        raise FetchError(f"{name} has {int(length):,} bytes; at most {max_bytes:,} are fetched")
+    length = response.length  # None: unknown
+    if length is not None and length > max_bytes:
+        raise FetchError(f"{name} has {length:,} bytes; at most {max_bytes:,} are fetched")
     data = bytearray()
     while chunk := response.read1(_CHUNK):
         data += chunk
         if len(data) > max_bytes:
             raise FetchError(f"{name} has more than {max_bytes:,} bytes, which are not fetched")
-        if time.monotonic() > ends:
-            raise FetchError(f"{name} is too slow: {len(data):,} bytes until the time was over")
+    if length is not None and len(data) < length:
+        raise FetchError(f"{name} sent {len(data):,} of {length:,} bytes")
     return Fetched(bytes(data), content_type)
 
 

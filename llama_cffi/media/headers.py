@@ -32,15 +32,11 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     Formats: https://www.w3.org/TR/png/, https://www.w3.org/Graphics/JPEG/itu-t81.pdf,
     https://developers.google.com/speed/webp/docs/riff_container
     """
+    readers = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "GIF": _gif, "BMP": _bmp}
+    if (kind := format_of(data)) is None:
+        return None
     try:
-        return {
-            "PNG": _png,
-            "JPEG": _jpeg,
-            "WEBP": _webp,
-            "GIF": _gif,
-            "BMP": _bmp,
-            None: lambda _: None,
-        }[format_of(data)](data)
+        return readers[kind](data)
     except (struct.error, IndexError, ValueError):
         return None
 

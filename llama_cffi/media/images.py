@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LlamaError, ValidationError
 from .headers import FORMATS, format_of, size_of
 from .policy import MediaPolicy
-from .sources import Limits, read_source
+from .sources import limits_of, read_source
 from .types import Image
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def load_image(
         if len(getattr(array, "shape", ())) == 3:
             _check_size(array.shape[1], array.shape[0], policy, where)
         return Image(array)
-    limits = Limits("image", "a picture", policy.max_image_bytes)
-    data = read_source(source, limits, policy, where)
+    data = read_source(source, limits_of("image", policy), policy, where)
     if (kind := format_of(data)) is None:
         raise ValidationError(f"{where} is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture")
     if (size := size_of(data)) is None:
@@ -108,8 +107,9 @@ def _pillow() -> Any:
 
 def _of_pillow(picture: Any, policy: MediaPolicy, where: str) -> Image:
     """Convert a picture of Pillow: upright, on white, RGB."""
-    _check_size(*picture.size, policy, where)
-    _check_limit_of_pillow(*picture.size, _pillow(), where)
+    width, height = picture.size
+    _check_size(width, height, policy, where)
+    _check_limit_of_pillow(width, height, _pillow(), where)
     try:
         picture.load()
         turn = _TURNS.get(_orientation(picture))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +15,7 @@ __all__ = ["resample"]
 _ZEROS = 32  # of the sinc on each side; with this window, aliasing stays below -80 dB
 _BETA = 9.0  # of the Kaiser window
 _PASS = 0.92  # the part of the band that passes unchanged
-_BLOCK = 2**16  # outputs at a time
+_BLOCK = 2**21  # samples around outputs at a time
 
 
 def resample(samples: NDArray[np.float32], rate: int, new_rate: int) -> NDArray[np.float32]:
@@ -24,13 +25,11 @@ def resample(samples: NDArray[np.float32], rate: int, new_rate: int) -> NDArray[
 
     Source: Julius O. Smith, https://ccrma.stanford.edu/~jos/resample/
     """
-    import numpy as np
-
     try:
-        import soxr
+        soxr: Any = import_module("soxr")
     except ImportError:
         return windowed_sinc(samples, rate, new_rate)
-    found: NDArray[np.float32] = soxr.resample(samples, rate, new_rate).astype(np.float32)
+    found: NDArray[np.float32] = soxr.resample(samples, rate, new_rate)
     return found
 
 
@@ -54,9 +53,10 @@ def windowed_sinc(samples: NDArray[np.float32], rate: int, new_rate: int) -> NDA
     filters = cutoff * np.sinc(cutoff * distance) * window
     filters /= filters.sum(axis=1, keepdims=True)
     found = np.empty(n, np.float32)
-    for start in range(0, n, _BLOCK):
-        places = np.arange(start, min(start + _BLOCK, n)) * down
+    all_around = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[1:]
+    step = max(1, _BLOCK // (2 * half))
+    for start in range(0, n, step):
+        places = np.arange(start, min(start + step, n)) * down
         at, phase = places // up, places % up
-        around = padded[at[:, None] + offsets + half]
-        found[start : start + _BLOCK] = np.einsum("ij,ij->i", around, filters[phase])
+        found[start : start + step] = np.einsum("ij,ij->i", all_around[at], filters[phase])
     return found

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Audio", "Image"]
+__all__ = ["MAX_RATE", "MIN_RATE", "Audio", "Image"]
 
-_MIN_RATE, _MAX_RATE = 8_000, 192_000
+# Of sounds, Hz.
+MIN_RATE, MAX_RATE = 8_000, 192_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class Audio:
                 f"a sound must be an array (n,) float32, mono, got {_told(self.samples)}; take the "
                 "mean of its channels, and divide integers by their range"
             )
-        check_int("sample_rate", self.sample_rate, _MIN_RATE, _MAX_RATE)
+        check_int("sample_rate", self.sample_rate, MIN_RATE, MAX_RATE)
         if not len(array):
             raise ValidationError("the sound is empty: 0 samples")
         if not np.isfinite(array).all():
@@ -129,7 +130,7 @@ class Audio:
 
         if sample_rate == self.sample_rate:
             return self
-        check_int("sample_rate", sample_rate, _MIN_RATE, _MAX_RATE)
+        check_int("sample_rate", sample_rate, MIN_RATE, MAX_RATE)
         return Audio(resample(self.samples, self.sample_rate, sample_rate), sample_rate)
 
     def part(self, start_s: float, end_s: float) -> Audio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import ipaddress
 import ssl
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.certificates import CERTIFICATE, KEY, written
 
@@ -27,7 +28,8 @@ PRIVATE = [
     "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "::ffff:127.0.0.1",
     "::ffff:10.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1",
     "2002:7f00:1::", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:80ff:fffe", "2001:db8::1",
-    "nonsense", "",
+    "fec0::1", "2002:808:808::", "64:ff9b:1::808:808", "::8.8.8.8", "4000::1",
+    "2606:4700:4700::1111%eth0", "0177.0.0.1", "2130706433", "8.8.8.8:80", "nonsense", "",
 ]  # fmt: skip
 
 
@@ -36,7 +38,9 @@ def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::808:808"]
+)
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
@@ -46,8 +50,8 @@ def test_what_an_ipv6_address_embeds_counts(address: ipaddress.IPv4Address) -> N
     number = int(address)
     assert not is_public(str(ipaddress.IPv6Address(0xFFFF << 32 | number)))
     nat64 = ipaddress.IPv6Address(int(ipaddress.IPv6Address("64:ff9b::")) | number)
-    if not is_public(str(address)):
-        assert not is_public(str(nat64))
+    assert is_public(str(nat64)) == is_public(str(address))
+    assert not is_public(str(ipaddress.IPv6Address(0x2002 << 112 | number << 80)))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, _, value = self.path[1:].partition("/")
+        if name == "drip":  # one byte of the headers at a time
+            with contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 200:
+                    self.connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+            return
+        if name == "nowhere":
+            self.send_response(302)
+            self.end_headers()
+            return
         if name == "redirect":
             self.send_response(302)
             self.send_header("Location", value.replace("$", "/"))
@@ -126,7 +140,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(int(value) if name == "status" else 200)
         kind = "text/html" if name == "html" else "image/png"
         self.send_header("Content-Type", kind)
-        length = {"long": 10**9, "short": 10**4}.get(name)
+        length = {"long": 10**9, "short": 500}.get(name)
         if length:
             self.send_header("Content-Length", str(length))
         self.end_headers()
@@ -215,7 +229,9 @@ def test_redirects_are_checked_again(port: int, trusting: ssl.SSLContext) -> Non
         ("html", "sent text/html, not image data"),
         ("status/404", "answered with 404"),
         ("status/500", "answered with 500"),
+        ("nowhere", "answered with 302"),
         ("long", "has 1,000,000,000 bytes; at most 1,000"),
+        ("short", "sent 108 of 500 bytes"),
         ("endless", "has more than 1,000 bytes"),
     ],
 )
@@ -224,9 +240,55 @@ def test_wrong_answers(port: int, trusting: ssl.SSLContext, path: str, reason: s
         get(port, path, trusting)
 
 
-def test_slow_answers(port: int, trusting: ssl.SSLContext) -> None:
-    with pytest.raises(FetchError, match="too slow"):
-        get(port, "slow", trusting, MediaPolicy(timeout_s=0.3))
+@pytest.mark.parametrize("path", ["slow", "drip"])
+def test_slow_answers(port: int, trusting: ssl.SSLContext, path: str) -> None:
+    with pytest.raises(FetchError, match=r"too slow: no answer within 0.5 s"):
+        get(port, path, trusting, MediaPolicy(timeout_s=0.5))
+
+
+def test_slow_resolvers() -> None:
+    done = threading.Event()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        done.wait(60)
+        return ["8.8.8.8"]
+
+    with pytest.raises(FetchError, match=r"cannot find the host 'example\.org' in time"):
+        fetch("https://example.org/", MediaPolicy(timeout_s=0.1), "image", 100, resolve=resolve)
+    done.set()
+
+
+def test_names_are_resolved_once(port: int, trusting: ssl.SSLContext) -> None:
+    """A resolver that names a public address first and a private one later gains nothing."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["10.0.0.1"]
+
+    url = f"https://localhost:{port}/picture"
+    found = fetch(url, MediaPolicy(), "image", 1_000, resolve=resolve, context=trusting)
+    assert found.data == PICTURE
+    assert asked == ["localhost"]
+
+
+def test_the_next_address_is_tried(
+    port: int, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "is_public", lambda _: True)
+    url = f"https://localhost:{port}/picture"
+    found = fetch(
+        url, MediaPolicy(), "image", 1_000, context=trusting,
+        resolve=lambda *_: ["127.0.0.2", "127.0.0.1"],
+    )  # fmt: skip
+    assert found.data == PICTURE
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=40), st.sampled_from(["https://", "https://a.example/", "https:", ""]))
+def test_addresses_of_nonsense(text: str, start: str) -> None:
+    with pytest.raises((ValidationError, FetchError)):
+        fetch(start + text, MediaPolicy(), "image", 100, resolve=lambda *_: ["10.0.0.1"])
 
 
 def test_certificates_are_verified(port: int, trusting: ssl.SSLContext) -> None:

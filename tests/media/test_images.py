@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from support.children import Child
 
 from llama_cffi import ValidationError
-from llama_cffi.media import Image, MediaPolicy, load_image
+from llama_cffi.media import Image, MediaPolicy, load_image, sources
 from llama_cffi.media.headers import FORMATS, format_of, size_of
 
 
@@ -200,7 +200,7 @@ def test_mutated_pictures_load_or_are_refused(kind: str) -> None:
         (b"%PDF-1.7 and so on", "is no PNG, JPEG, WEBP, GIF or BMP picture"),
         (b"II*\0" + bytes(40), "is no PNG"),  # TIFF
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no PNG"),
-        ("nowhere.png", "there is no file nowhere.png"),
+        ("nowhere.png", "there is no file 'nowhere.png'"),
         ("data:text/html;base64,PGI+", "is text/html, not a picture"),
         ("data:image/png,abc", "must be data:image/…;base64,… with base64"),
         ("data:image/png;base64,@@@@", "is not valid base64"),
@@ -387,3 +387,63 @@ def test_texts_that_unpack_to_much_more() -> None:
 def test_arrays_that_are_no_picture(array: Any) -> None:
     with pytest.raises(ValidationError, match=r"must be an array \(height, width, 3\) uint8, got"):
         load_image(array)
+
+
+def test_files_that_give_less_than_asked_for() -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, 7))
+
+    assert load_image(Slow(encoded(drawn()))).width == 6
+    with pytest.raises(ValidationError, match="more than 50 bytes"):
+        load_image(Slow(encoded(drawn())), MediaPolicy(max_image_bytes=50))
+
+
+def test_whether_a_file_exists_is_not_told(tmp_path: Path) -> None:
+    """Neither that, nor where the media folder is."""
+    secret = tmp_path / ("a" * 40)
+    secret.write_bytes(b"x")
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for policy in (MediaPolicy(files=False), MediaPolicy(files=folder)):
+        told = set()
+        for path in (str(secret), str(secret)[:-1] + "b"):
+            with pytest.raises(ValidationError) as e:
+                load_image(path, policy)
+            told.add(str(e.value).replace(path, ""))
+        assert len(told) == 1
+    with pytest.raises(ValidationError) as e:
+        load_image("nowhere.png", MediaPolicy(files=folder))
+    assert str(folder) not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "file://[x", "file:///%00", "a" * 39])
+def test_paths_of_nonsense(text: str) -> None:
+    with pytest.raises(ValidationError):
+        load_image(text)
+
+
+@given(st.text(max_size=80))
+def test_texts_of_nonsense(text: str) -> None:
+    with pytest.raises(ValidationError):
+        load_image(text, MediaPolicy(urls=False))
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_base64_gives_the_bytes_back(data: bytes, padded: bool) -> None:
+    text = base64.urlsafe_b64encode(data).decode()
+    limits = sources.Limits("image", "a picture", 400)
+    if data:
+        assert sources.read_encoded(text if padded else text.rstrip("="), limits, "x") == data
+    with pytest.raises(ValidationError, match="not valid base64"):
+        sources.read_encoded(f"{text}A=A", limits, "x")
+
+
+def test_the_length_of_base64_is_checked_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base64, "b64decode", lambda *_, **__: pytest.fail("decoded"))
+    text = "A" * 5_000
+    for source in (text, f"data:image/png;base64,{text}"):
+        with pytest.raises(ValidationError, match="more than 50 bytes"):
+            load_image(source, MediaPolicy(max_image_bytes=50))

@@ -71,10 +71,23 @@ def test_what_is_no_media(part: object) -> None:
         ({"type": "input_audio", "input_audio": {"data": "x", "url": "y"}}, "one of"),
         ({"type": "image", "image": 7}, "here must be bytes, a path, a URL or base64, got int"),
         ({"type": "text"}, "no picture or sound"),
+        ({"type": "video_url"}, "here is a video, which is not decoded; send some frames"),
+        ({"type": "document"}, "here is a document, which is not read"),
+        ({"type": "input_image", "file_id": "x"}, "here names an uploaded file"),
+        ({"type": "image", "source": {"type": "file", "file_id": "x"}}, "an uploaded file"),
+        ({"type": ["image"]}, "no picture or sound"),
+        ("image", "no picture or sound, but a str"),
     ],
 )
 def test_parts_that_are_wrong(part: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
+        load_part(part, "here")
+
+
+@pytest.mark.parametrize("data", [__file__, "https://example.org/x.png", "file:///etc/passwd"])
+def test_data_is_no_path_and_no_address(data: str) -> None:
+    part = {"type": "image", "source": {"type": "base64", "data": data}}
+    with pytest.raises(ValidationError, match="not valid base64"):
         load_part(part, "here")
 
 
