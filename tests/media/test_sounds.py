@@ -5,7 +5,6 @@ import io
 import struct
 import sys
 import wave
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -181,17 +180,6 @@ def test_limits() -> None:
     lying[40:44] = struct.pack("<I", 3600 * 32_000)
     with pytest.raises(ValidationError, match=r"lasts 3600 s|truncated"):
         load_audio(bytes(lying))
-
-
-def test_mutated_sounds_load_or_are_refused() -> None:
-    random = np.random.default_rng(3)
-    data = wav(tone(440, 8_000, 0.05), 8_000)
-    for _ in range(400):
-        changed = bytearray(data)
-        for at in random.integers(0, 60, random.integers(1, 5)):
-            changed[at] = random.integers(0, 256)
-        with suppress(ValidationError):
-            load_audio(bytes(changed))
 
 
 @pytest.mark.parametrize("by_soxr", [True, False])

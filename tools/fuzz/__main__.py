@@ -40,6 +40,7 @@ COUNTS = {
     "adapters": 2_000,
     "states": 2_000,
     "control_vectors": 1_000,
+    "media_files": 2_000,
     "programs": 2_000,
     "requests": 2_000,
 }
