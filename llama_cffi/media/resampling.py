@@ -45,18 +45,27 @@ def windowed_sinc(samples: NDArray[np.float32], rate: int, new_rate: int) -> NDA
     cutoff = _PASS * min(1.0, new_rate / rate)  # of the sampled band
     half = math.ceil(_ZEROS / cutoff)
     n = -(-len(samples) * up // down)
-    padded = np.concatenate([np.zeros(half), samples, np.zeros(half + 1)])
-    offsets = np.arange(-half + 1, half + 1)
+    padded = np.concatenate([np.zeros(half, np.float32), samples, np.zeros(half + 1, np.float32)])
+    step = max(1, _BLOCK // (2 * half))
     # One filter for each phase, the place of an output between two samples.
-    distance = offsets - np.arange(up)[:, None] / up
-    window = np.i0(_BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(_BETA)
-    filters = cutoff * np.sinc(cutoff * distance) * window
-    filters /= filters.sum(axis=1, keepdims=True)
+    filters = np.empty((up, 2 * half), np.float32)
+    for start in range(0, up, step):
+        phases = np.arange(start, min(start + step, up))
+        filters[start : start + step] = _filters(phases / up, half, cutoff)
     found = np.empty(n, np.float32)
     all_around = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[1:]
-    step = max(1, _BLOCK // (2 * half))
     for start in range(0, n, step):
         places = np.arange(start, min(start + step, n)) * down
         at, phase = places // up, places % up
         found[start : start + step] = np.einsum("ij,ij->i", all_around[at], filters[phase])
     return found
+
+
+def _filters(places: NDArray[np.float64], half: int, cutoff: float) -> NDArray[np.float64]:
+    """Return the weights of the samples around places between 0 and 1: (n, 2 * half)."""
+    import numpy as np
+
+    distance = np.arange(-half + 1, half + 1) - places[:, None]
+    window = np.i0(_BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(_BETA)
+    found: NDArray[np.float64] = np.sinc(cutoff * distance) * window
+    return found / found.sum(axis=1, keepdims=True)
