@@ -68,4 +68,5 @@ def _filters(places: NDArray[np.float64], half: int, cutoff: float) -> NDArray[n
     distance = np.arange(-half + 1, half + 1) - places[:, None]
     window = np.i0(_BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(_BETA)
     found: NDArray[np.float64] = np.sinc(cutoff * distance) * window
-    return found / found.sum(axis=1, keepdims=True)
+    found /= found.sum(axis=1, keepdims=True)
+    return found
