@@ -5,8 +5,9 @@
     python -m llama_cffi.cdefs.class_files check ROOT                        # what would change?
 
 ROOT is the output of tools/collect_headers.py. With --whisper before the command they are the
-classes of whisper.cpp; the folders of tags are its source trees. The table holds upstream tags in upstream's order,
-which their names do not show (b10566 < v0.4.0 < v0.5.0 < b11549): a new tag goes last or `--after`.
+classes of whisper.cpp; the folders of tags are its source trees. The table holds upstream tags in
+upstream's order, which their names do not show (b10566 < v0.4.0 < v0.5.0 < b11549): a new tag goes
+last or `--after`.
 """
 
 from __future__ import annotations
