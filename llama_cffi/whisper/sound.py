@@ -103,8 +103,8 @@ def _read_wav(file: Path | io.BytesIO, name: str) -> tuple[NDArray[np.float32], 
         if isinstance(e, ValidationError):
             raise
         raise ValidationError(
-            f"{name} cannot be read as WAV: {e or 'it ends early'}. Convert it, for example with "
-            "ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav"
+            f"{name} cannot be read as WAV: {str(e) or 'it ends early'}. Convert it, for example "
+            "with ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav"
         ) from e
     return _from_pcm(data, width, channels), rate
 

@@ -6,7 +6,6 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,8 +139,7 @@ def tensor_bytes(name: str, tensor: NDArray[np.float32], ftype: int = 0) -> byte
     """One tensor with its header."""
     if "conv" in name and name.endswith("bias"):
         tensor = tensor[:, None]
-    is_matrix = tensor.ndim > 1 and not name.endswith(("bias", "positional_embedding"))
-    kind = ftype if is_matrix else 0
+    kind = ftype if is_matrix(name, tensor) else 0
     encoded = name.encode()
     shape = tensor.shape[::-1]
     head = struct.pack(f"<3i{len(shape)}i", len(shape), len(encoded), kind, *shape)
@@ -165,10 +163,12 @@ def tone(seconds: float, hertz: float = 440.0) -> NDArray[np.float32]:
     return (0.3 * np.sin(2 * np.pi * hertz * t) + 0.01 * noise).astype(np.float32)
 
 
-# The forward pass, in PyTorch.
+# The forward pass, in float64.
+
+Array = NDArray[np.float64]
 
 
-def encode(weights: Weights, mel: NDArray[np.float32], *, n_padding: int = 0) -> Any:
+def encode(weights: Weights, mel: NDArray[np.float32], *, n_padding: int = 0) -> Array:
     """Return the output of the encoder, (1500, 64), for a spectrogram of (80, 3000).
 
     Args:
@@ -177,20 +177,9 @@ def encode(weights: Weights, mel: NDArray[np.float32], *, n_padding: int = 0) ->
         n_padding: Number of zero keys. With flash attention whisper.cpp attends to its cache of
             1,536 positions, of which the encoder fills 1,500.
     """
-    import torch
-    from torch.nn import functional
-
-    w = {name: torch.from_numpy(tensor).double() for name, tensor in weights.items()}
-    x = torch.from_numpy(mel).double()[None]
-    x = functional.gelu(
-        functional.conv1d(x, w["encoder.conv1.weight"], w["encoder.conv1.bias"], padding=1)
-    )
-    x = functional.gelu(
-        functional.conv1d(
-            x, w["encoder.conv2.weight"], w["encoder.conv2.bias"], stride=2, padding=1
-        )
-    )
-    x = x[0].T + w["encoder.positional_embedding"]
+    w = _doubles(weights)
+    x = _gelu(_convolved(mel.T.astype(np.float64), w, "encoder.conv1", stride=1))
+    x = _gelu(_convolved(x, w, "encoder.conv2", stride=2)) + w["encoder.positional_embedding"]
     for i in range(_n_layers(weights)):
         prefix = f"encoder.blocks.{i}"
         x = x + _attention(w, f"{prefix}.attn", x, n_padding=n_padding)
@@ -198,13 +187,9 @@ def encode(weights: Weights, mel: NDArray[np.float32], *, n_padding: int = 0) ->
     return _norm(w, "encoder.ln_post", x)
 
 
-def logits(
-    weights: Weights, encoded: Any, tokens: Sequence[int], *, n_padding: int = 0
-) -> NDArray[np.float64]:
+def logits(weights: Weights, encoded: Array, tokens: Sequence[int], *, n_padding: int = 0) -> Array:
     """Return the logits after each token, (n, n_vocab)."""
-    import torch
-
-    w = {name: torch.from_numpy(tensor).double() for name, tensor in weights.items()}
+    w = _doubles(weights)
     embedding = w["decoder.token_embedding.weight"]
     x = embedding[list(tokens)] + w["decoder.positional_embedding"][: len(tokens)]
     for i in range(_n_layers(weights)):
@@ -212,43 +197,82 @@ def logits(
         x = x + _attention(w, f"{prefix}.attn", x, causal=True)
         x = x + _attention(w, f"{prefix}.cross_attn", x, encoded, n_padding=n_padding)
         x = x + _mlp(w, prefix, x)
-    result: NDArray[np.float64] = (_norm(w, "decoder.ln", x) @ embedding.T).numpy()
-    return result
+    return _norm(w, "decoder.ln", x) @ embedding.T
+
+
+def rounded(weights: Weights) -> Weights:
+    """The weights as a file of F16 has them."""
+    return {
+        name: tensor.astype(np.float16).astype(np.float32) if is_matrix(name, tensor) else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def is_matrix(name: str, tensor: NDArray[np.float32]) -> bool:
+    """Whether a tensor has the type of the file, and not always F32."""
+    return tensor.ndim > 1 and not name.endswith(("bias", "positional_embedding"))
+
+
+def _doubles(weights: Weights) -> dict[str, Array]:
+    return {name: tensor.astype(np.float64) for name, tensor in weights.items()}
 
 
 def _n_layers(weights: Weights) -> int:
     return sum(name.endswith("cross_attn.key.weight") for name in weights)
 
 
-def _norm(w: Any, name: str, x: Any) -> Any:
-    from torch.nn import functional
+def _convolved(x: Array, w: Mapping[str, Array], name: str, stride: int) -> Array:
+    """A convolution over time with a kernel of 3: (n, width) to (n / stride, out)."""
+    kernel = w[f"{name}.weight"]
+    padded = np.pad(x, ((1, 1), (0, 0)))
+    taps = (padded[i : i + len(x) : stride] @ kernel[:, :, i].T for i in range(3))
+    return sum(taps, start=w[f"{name}.bias"])
 
-    return functional.layer_norm(x, (N_STATE,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+def _gelu(x: Array) -> Array:
+    """As ggml computes it."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _mlp(w: Any, prefix: str, x: Any) -> Any:
-    from torch.nn import functional
+def _norm(w: Mapping[str, Array], name: str, x: Array) -> Array:
+    x = x - x.mean(axis=-1, keepdims=True)
+    x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
+    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
 
-    x = _norm(w, f"{prefix}.mlp_ln", x)
-    x = functional.gelu(x @ w[f"{prefix}.mlp.0.weight"].T + w[f"{prefix}.mlp.0.bias"])
-    return x @ w[f"{prefix}.mlp.2.weight"].T + w[f"{prefix}.mlp.2.bias"]
+
+def _linear(w: Mapping[str, Array], name: str, x: Array) -> Array:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", np.float64(0))
+
+
+def _mlp(w: Mapping[str, Array], prefix: str, x: Array) -> Array:
+    x = _gelu(_linear(w, f"{prefix}.mlp.0", _norm(w, f"{prefix}.mlp_ln", x)))
+    return _linear(w, f"{prefix}.mlp.2", x)
 
 
 def _attention(
-    w: Any, name: str, x: Any, source: Any = None, *, causal: bool = False, n_padding: int = 0
-) -> Any:
-    from torch.nn import functional
-
+    w: Mapping[str, Array],
+    name: str,
+    x: Array,
+    source: Array | None = None,
+    *,
+    causal: bool = False,
+    n_padding: int = 0,
+) -> Array:
     x = _norm(w, f"{name}_ln", x)
     source = x if source is None else source
-
-    def heads(part: str, of: Any) -> Any:
-        y = of @ w[f"{name}.{part}.weight"].T + w.get(f"{name}.{part}.bias", 0)
-        return y.view(len(of), N_HEAD, -1).transpose(0, 1)
-
+    queries = _heads(_linear(w, f"{name}.query", x))
     keys, values = (
-        functional.pad(heads(part, source), (0, 0, 0, n_padding)) for part in ("key", "value")
+        np.pad(_heads(_linear(w, f"{name}.{part}", source)), ((0, 0), (0, n_padding), (0, 0)))
+        for part in ("key", "value")
     )
-    y = functional.scaled_dot_product_attention(heads("query", x), keys, values, is_causal=causal)
-    y = y.transpose(0, 1).reshape(len(x), N_STATE)
-    return y @ w[f"{name}.out.weight"].T + w[f"{name}.out.bias"]
+    scores = queries @ keys.swapaxes(1, 2) / math.sqrt(N_STATE // N_HEAD)
+    if causal:
+        scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    y = (shares @ values).swapaxes(0, 1).reshape(len(x), N_STATE)
+    return _linear(w, f"{name}.out", y)
+
+
+def _heads(x: Array) -> Array:
+    return x.reshape(len(x), N_HEAD, -1).swapaxes(0, 1)

@@ -200,7 +200,9 @@ def _load(path: Path) -> WhisperLibrary:
         compiled,
     )
     logs.set_levels(ffi.typeof("enum ggml_log_level").relements)
-    return WhisperLibrary(ffi, _dlopen(ffi, path), path, identity, logs)
+    lib = _dlopen(ffi, path)
+    _check_defaults(ffi, lib, path)
+    return WhisperLibrary(ffi, lib, path, identity, logs)
 
 
 def _refuse_shared_names(path: Path) -> None:
@@ -209,7 +211,7 @@ def _refuse_shared_names(path: Path) -> None:
     Raises:
         LibraryLoadError: With both paths.
     """
-    if sys.platform != "linux":
+    if not _is_elf():
         return
     wanted, folder = set(_names_needed(path)), path.parent
     for file in mapped_files():
@@ -247,18 +249,33 @@ def _dlopen(ffi: Any, path: Path) -> Any:
     """
     if sys.platform == "win32":
         _kept.append(os.add_dll_directory(str(path.parent)))
-    last = ""
-    # A module of Node.js or Python may lack symbols that are never called, so the second try is
-    # a lazy one.
-    for flags in (ffi.RTLD_NOW, ffi.RTLD_LAZY):
+    now, lazy = ffi.RTLD_NOW | ffi.RTLD_LOCAL, ffi.RTLD_LAZY | ffi.RTLD_LOCAL
+    try:
+        return ffi.dlopen(str(path), now)
+    except OSError as e:
+        reasons = [str(e)]
+    # Some builds have no RUNPATH, so what they need from their folder must be loaded first.
+    beside = [path.parent / name for name in _names_needed(path)] if _is_elf() else []
+    for file in reversed(beside):
+        if file.is_file():
+            try:
+                _kept.append(ffi.dlopen(str(file), now))
+            except OSError as e:
+                reasons.append(str(e))
+    # A module of Node.js or Python may lack symbols that are never called.
+    for flags in (now, lazy):
         try:
-            return ffi.dlopen(str(path), flags | ffi.RTLD_LOCAL)
+            return ffi.dlopen(str(path), flags)
         except OSError as e:
-            last = str(e)
+            reasons.append(str(e))
     raise LibraryLoadError(
-        f"cannot load {path}: {last}. It may be built for another system, or lack a library beside "
-        "it; `ldd` tells which."
+        f"cannot load {path}: {'; '.join(dict.fromkeys(reasons))}. It may be built for another "
+        "system, or lack a library; `ldd` tells which."
     )
+
+
+def _is_elf() -> bool:
+    return sys.platform == "linux"
 
 
 def _redirect_logs(ffi: Any, boot: Any) -> LogBridge:
@@ -288,6 +305,29 @@ def _check_devices(ffi: Any, boot: Any, path: Path) -> None:
             raise LibraryLoadError(
                 f"{path.parent} has no backend that runs on this machine, not even for the CPU "
                 "(libggml-cpu); use another build"
+            )
+
+
+def _check_defaults(ffi: Any, lib: Any, path: Path) -> None:
+    """Refuse a build whose default parameters make no sense in the chosen declarations.
+
+    Sizes do not show where a field of one byte lies among padding; a value of 0 or 1 in every
+    bool, and NULL in every callback, does.
+
+    Raises:
+        AbiMismatchError: With the first such field.
+    """
+    params = ffi.new("struct whisper_full_params *", lib.whisper_full_default_params(0))
+    raw = bytes(ffi.buffer(params))
+    for name, field in ffi.typeof("struct whisper_full_params").fields:
+        value = raw[field.offset : field.offset + ffi.sizeof(field.type)]
+        is_callback = field.type.kind == "pointer" and field.type.item.kind == "function"
+        if (field.type.cname in ("bool", "_Bool") and value > b"\1") or (
+            is_callback and any(value)
+        ):
+            raise AbiMismatchError(
+                f"{path} is not what its measurements suggest: whisper_full_params.{name} is "
+                f"{value.hex()} by default. Nothing else was called; use another build."
             )
 
 
