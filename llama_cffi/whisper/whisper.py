@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..binding.whisper.library import WhisperLibrary, get_whisper_library
@@ -21,13 +21,14 @@ from ..validation import (
     checked_arguments,
     not_picklable,
 )
-from .sound import SAMPLE_RATE, load_samples
+from .sound import POLICY, SAMPLE_RATE, load_samples
 from .transcript import Segment, Token, Transcript
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from typing_extensions import Self
+
+    from ..media import MediaPolicy
+    from ..media.sounds import AudioSource
 
 __all__ = ["Whisper"]
 
@@ -91,7 +92,7 @@ class Whisper:
     @checked_arguments()
     def transcribe(
         self,
-        audio: str | os.PathLike[str] | bytes | NDArray[np.floating] | Sequence[float],
+        audio: AudioSource,
         *,
         sample_rate: int = SAMPLE_RATE,
         language: str | None = None,
@@ -102,6 +103,7 @@ class Whisper:
         temperature_inc: float = 0.2,
         beam_size: int | None = None,
         deadline_s: float | None = None,
+        policy: MediaPolicy | None = None,
         on_segment: Callable[[Segment], object] | None = None,
         progress: Progress = None,
     ) -> Transcript:
@@ -111,9 +113,10 @@ class Whisper:
         token, or the encoder's work on 30 s of audio.
 
         Args:
-            audio: A WAV file as path or bytes, or samples: (n,) float32 between -1 and 1, mono,
-                16 kHz. From 0.1 s to 4 h.
-            sample_rate: Samples per second of an array, in Hz.
+            audio: A WAV file as path, bytes, binary file, data: or https: URL; an `Audio`; or
+                samples: (n,) float32 between -1 and 1, mono. From 0.1 s to 4 h; resampled to
+                16 kHz.
+            sample_rate: Samples per second of an array, in Hz; a file has its own.
             language: Code of the language, such as `en`; None: detected in the first 30 s.
             translate: Write English, whatever is spoken.
             prompt: Text that precedes what is spoken, such as names and their spelling; at most
@@ -125,6 +128,8 @@ class Whisper:
                 there is only one attempt.
             beam_size: Beams, 1 to 8; None: none, the most probable token is taken.
             deadline_s: Seconds that it may take; None: as long as it needs.
+            policy: Where audio may be loaded from, and its limits; None: files and public https
+                hosts, 1 GiB, 4 h.
             on_segment: Called with each segment as soon as it is done, in this thread.
             progress: True for a bar on stderr, or a function that takes 0.0 to 1.0 and may return
                 False to stop.
@@ -134,7 +139,8 @@ class Whisper:
 
         Raises:
             ValidationError: An argument is of the wrong type or out of range, the audio cannot be
-                read, or the model does not know the language.
+                read or is not allowed, or the model does not know the language.
+            FetchError: An address cannot be fetched.
             CancelledError: By `cancel`, `close`, or *progress*; `text` has what was done.
             DeadlineExceededError: The deadline passed; `text` has what was done.
             GenerationError: C failed.
@@ -143,7 +149,7 @@ class Whisper:
             LlamaError: The threads cannot be started.
         C: whisper_full_with_state
         """
-        samples = load_samples(audio, sample_rate)
+        samples = load_samples(audio, sample_rate, policy or POLICY)
         duration_s = len(samples) / SAMPLE_RATE
         options = RunOptions(
             language=self._language(language, check_bool("translate", translate)),

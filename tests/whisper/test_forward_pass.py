@@ -24,8 +24,8 @@ from llama_cffi.binding.whisper.library import get_whisper_library
 from llama_cffi.binding.whisper.model import WhisperModel
 
 TOKENS = [SOT, BEGIN, 5, 300, 77, BEGIN + 75]
-# Of the error: with 16-bit keys, values and sums of flash attention.
-EXACT, FLASH = 1e-3, 5e-3
+# Of the error; flash attention also sums in 16 bits.
+EXACT, FLASH = 1e-3, 1e-2
 N_PADDING = 36  # 1,500 positions, rounded up to a multiple of 256
 
 
@@ -79,11 +79,15 @@ def test_logits_are_those_of_the_weights(
     """With flash attention whisper.cpp also attends to the unused positions of its cache."""
     native, is_flash = model
     mel, exact = spectrogram(0), rounded(weights)
-    n_padding = N_PADDING if is_flash else 0
-    wanted = logits(exact, encode(exact, mel, n_padding=n_padding), TOKENS, n_padding=n_padding)
     got = computed(native, mel, TOKENS)
+    plain, padded = (
+        logits(exact, encode(exact, mel, n_padding=n), TOKENS, n_padding=n) for n in (0, N_PADDING)
+    )
     for i in range(len(TOKENS)):
-        assert relative(got[i], wanted[i]) < (FLASH if is_flash else EXACT)
+        if is_flash:
+            assert relative(got[i], padded[i]) < min(FLASH, relative(got[i], plain[i]) / 2)
+        else:
+            assert relative(got[i], plain[i]) < EXACT
 
 
 def test_other_audio_gives_other_logits(model: tuple[WhisperModel, bool]) -> None:

@@ -153,14 +153,14 @@ def test_tensors(weights: Weights, good: bytes, tmp_path: Path) -> None:
 def test_mutated_files_never_end_the_process(
     child: Child, libwhisper: Path, good: bytes, tmp_path: Path
 ) -> None:
-    """What passes the check is loaded and run: 120 files, in children with a time limit."""
+    """What passes the check is loaded and run: 90 files, in children with a time limit."""
     base = tmp_path / "base.bin"
     base.write_bytes(good)
     done = child(MUTATE, libwhisper, base, tmp_path / "mutated.bin", timeout=300)
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
     refused, ran = map(int, done.stdout.split()[-2:])
-    assert refused > 40
-    assert ran > 20
+    assert refused > 30
+    assert ran > 15
 
 
 MUTATE = """
@@ -176,7 +176,7 @@ samples = numpy.sin(numpy.arange(20_000) / 10, dtype="float32")
 names = [i for i in range(len(base)) if base[i : i + 8] in (b"encoder.", b"decoder.")]
 numbers = [0, -1, 1, 2, 3, 64, 65, 1500, 51864, 51865, 51866, 1001, 2**31 - 1, -(2**31)]
 refused = ran = 0
-for seed in range(120):
+for seed in range(90):
     r, data = random.Random(seed), bytearray(base)
     kind = seed % 6
     if kind == 0:
