@@ -181,11 +181,6 @@ class WhisperModel(NativeObject):
                 state.cancel(_CLOSE)
         super().close()
 
-    def token_bytes(self, token: int) -> bytes:
-        """Return the bytes of a token. C: whisper_token_to_str."""
-        text = self.library.lib.whisper_token_to_str(self.ptr, token)
-        return bytes(self.library.ffi.string(text))
-
 
 class WhisperState(NativeObject):
     """The memory of one run.
