@@ -4,8 +4,10 @@
     python -m llama_cffi.cdefs.class_files rebuild ROOT                      # all ROOT/<tag>/*.h
     python -m llama_cffi.cdefs.class_files check ROOT                        # what would change?
 
-ROOT is the output of tools/collect_headers.py. The table holds upstream tags in upstream's order,
-which their names do not show (b10566 < v0.4.0 < v0.5.0 < b11549): a new tag goes last or `--after`.
+ROOT is the output of tools/collect_headers.py. With --whisper before the command they are the
+classes of whisper.cpp; the folders of tags are its source trees. The table holds upstream tags in
+upstream's order, which their names do not show (b10566 < v0.4.0 < v0.5.0 < b11549): a new tag goes
+last or `--after`.
 """
 
 from __future__ import annotations
@@ -24,18 +26,21 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import LlamaError, ValidationError
-from . import AbiClass, Layout, all_classes, declarations
+from . import LLAMA, WHISPER, AbiClass, AbiTable, Layout
 from .describe import describe
-from .generator import LICENSE_NOTE, generate
+from .generator import LLAMA_HEADERS, WHISPER_HEADERS, HeaderSet, find_headers, generate
 
 __all__ = ["add", "check", "pack", "rebuild", "table_json", "write"]
 
-_HERE = Path(__file__).parent
 
-
-def known_texts() -> dict[str, str]:
+def known_texts(table: AbiTable = LLAMA) -> dict[str, str]:
     """Return the declarations of every known upstream tag, in upstream order."""
-    return {tag: text for c in all_classes() for text in [declarations(c.name)] for tag in c.builds}
+    return {
+        tag: text
+        for c in table.classes()
+        for text in [table.declarations(c.name)]
+        for tag in c.builds
+    }
 
 
 def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
@@ -59,13 +64,14 @@ def classify(texts: Mapping[str, str]) -> list[tuple[AbiClass, str]]:
     ]
 
 
-def add(tag: str, header_dir: Path, after: str | None = None) -> AbiClass:
+def add(tag: str, header_dir: Path, after: str | None = None, table: AbiTable = LLAMA) -> AbiClass:
     """Add the build *tag* to the class with the same declarations, or to a new class.
 
     Args:
         tag: Upstream tag.
         header_dir: Folder of its headers.
         after: The known tag that it follows; None: the newest.
+        table: The project.
 
     Returns:
         The class of *tag*.
@@ -73,66 +79,93 @@ def add(tag: str, header_dir: Path, after: str | None = None) -> AbiClass:
     Raises:
         ValidationError: The headers cannot be parsed, or *after* is unknown.
     """
-    texts = known_texts()
+    texts = known_texts(table)
     texts.pop(tag, None)
     order = list(texts)
     if after is not None and after not in texts:
         raise ValidationError(f"no build {after!r} in the table; the newest is {order[-1]}")
     order.insert(len(order) if after is None else order.index(after) + 1, tag)
-    texts[tag] = generate(header_dir)
+    texts[tag] = generate(header_dir, header_set=_headers(table))
     classes = classify({t: texts[t] for t in order})
-    write(classes)
+    write(classes, table=table)
     return next(c for c, _ in classes if tag in c.builds)
 
 
-def rebuild(root: Path) -> list[tuple[AbiClass, str]]:
+def _headers(table: AbiTable) -> HeaderSet:
+    return WHISPER_HEADERS if table is WHISPER else LLAMA_HEADERS
+
+
+def _has_headers(folder: Path, header_set: HeaderSet) -> bool:
+    try:
+        return bool(find_headers(folder, header_set))
+    except ValidationError:
+        return False
+
+
+def rebuild(root: Path, table: AbiTable = LLAMA) -> list[tuple[AbiClass, str]]:
     """Generate every class from the headers in *root*/<tag>/, without writing anything.
 
     Raises:
         ValidationError: *root* lacks a tag of the table, or has one that the table lacks.
     """
-    order = [tag for c in all_classes() for tag in c.builds]
-    there = {path.name for path in root.iterdir() if (path / "llama.h").exists()}
+    header_set = _headers(table)
+    order = [tag for c in table.classes() for tag in c.builds]
+    there = {path.name for path in root.iterdir() if _has_headers(path, header_set)}
     if set(order) != there:
         raise ValidationError(
             f"{root}: missing {sorted(set(order) - there)}, not in the table (use `add`) "
             f"{sorted(there - set(order))}"
         )
     return classify(
-        {t: generate(root / t) for t in tqdm(order, desc="generate", unit="tag", disable=None)}
+        {
+            t: generate(root / t, header_set=header_set)
+            for t in tqdm(order, desc="generate", unit="tag", disable=None)
+        }
     )
 
 
-def check(root: Path) -> list[str]:
+def check(root: Path, table: AbiTable = LLAMA) -> list[str]:
     """Return what `rebuild` would change, one line each; empty if the files are up to date."""
-    classes = rebuild(root)
+    classes = rebuild(root, table)
     problems = []
-    if table_json([c for c, _ in classes]) != (_HERE / "table.json").read_text(encoding="utf-8"):
+    stored = (table.folder / "table.json").read_text(encoding="utf-8")
+    if table_json([c for c, _ in classes], _headers(table).license_note) != stored:
         problems.append("table.json differs")
     now = {c.name: text for c, text in classes}
-    old = {c.name: declarations(c.name) for c in all_classes()}
+    old = {c.name: table.declarations(c.name) for c in table.classes()}
     for name in [*now, *(set(old) - set(now))]:
         if now.get(name) != old.get(name):
             problems.append(f"declarations of {name} differ")
     return problems
 
 
-def write(classes: Sequence[tuple[AbiClass, str]], folder: Path = _HERE) -> None:
-    """Write all classes into *folder* and remove the .h of the class that was the newest."""
+def write(
+    classes: Sequence[tuple[AbiClass, str]], folder: Path | None = None, table: AbiTable = LLAMA
+) -> None:
+    """Write all classes into *folder* and remove the .h of the class that was the newest.
+
+    Args:
+        classes: Every class with its declarations, oldest first.
+        folder: Where to; None: where the package has them.
+        table: The project.
+    """
+    folder = folder or table.folder
+    note = _headers(table).license_note
     newest = classes[-1][0].name
     for path in folder.glob("*.h"):
         path.unlink()
     (folder / f"{newest}.h").write_text(classes[-1][1], encoding="utf-8", newline="\n")
-    (folder / "classes.tar.xz").write_bytes(pack({c.name: text for c, text in classes[:-1]}))
-    table = table_json([c for c, _ in classes])
-    (folder / "table.json").write_text(table, encoding="utf-8", newline="\n")
+    packed = pack({c.name: text for c, text in classes[:-1]}, note)
+    (folder / "classes.tar.xz").write_bytes(packed)
+    rows = table_json([c for c, _ in classes], note)
+    (folder / "table.json").write_text(rows, encoding="utf-8", newline="\n")
 
 
-def pack(texts: Mapping[str, str]) -> bytes:
+def pack(texts: Mapping[str, str], note: str = LLAMA_HEADERS.license_note) -> bytes:
     """Return the declarations by class name as one .tar.xz, reproducible byte for byte."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, text in {"LICENSE-NOTE": LICENSE_NOTE, **texts}.items():
+        for name, text in {"LICENSE-NOTE": note, **texts}.items():
             info = tarfile.TarInfo(name if name == "LICENSE-NOTE" else f"{name}.h")
             data = text.encode()
             info.size = len(data)
@@ -140,7 +173,7 @@ def pack(texts: Mapping[str, str]) -> bytes:
     return lzma.compress(tar.getvalue(), preset=9 | lzma.PRESET_EXTREME)
 
 
-def table_json(classes: Iterable[AbiClass]) -> str:
+def table_json(classes: Iterable[AbiClass], note: str = LLAMA_HEADERS.license_note) -> str:
     """Return the content of table.json: each class as its difference from the one before."""
     rows = []
     last = AbiClass("", (), frozenset(), frozenset(), {}, "")
@@ -160,8 +193,8 @@ def table_json(classes: Iterable[AbiClass]) -> str:
             }
         )
         last = c
-    note = " ".join(line.removeprefix("// ") for line in LICENSE_NOTE.splitlines())
-    return _dump({"about": note, "classes": rows}) + "\n"
+    about = " ".join(line.removeprefix("// ") for line in note.splitlines())
+    return _dump({"about": about, "classes": rows}) + "\n"
 
 
 def holes(layout: Layout) -> list[int]:
@@ -193,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m llama_cffi.cdefs.class_files",
         description="Write and check the stored ABI classes.",
     )
+    parser.add_argument("--whisper", action="store_true", help="those of whisper.cpp")
     commands = parser.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add", help="add an upstream build")
     adding.add_argument("tag")
@@ -201,14 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("rebuild", "check"):
         commands.add_parser(name).add_argument("root", type=Path, help="folder of <tag>/*.h")
     args = parser.parse_args(argv)
+    table = WHISPER if args.whisper else LLAMA
     try:
         if args.command == "add":
-            c = add(args.tag, args.headers, args.after)
+            c = add(args.tag, args.headers, args.after, table)
             print(f"{args.tag}: class {c.name} ({', '.join(c.builds)})")
         elif args.command == "rebuild":
-            write(rebuild(args.root))
+            write(rebuild(args.root, table), table=table)
         else:
-            problems = check(args.root)
+            problems = check(args.root, table)
             print("\n".join(problems) or "up to date")
             return 1 if problems else 0
     except LlamaError as e:

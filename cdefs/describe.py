@@ -18,7 +18,7 @@ __all__ = ["complete_struct", "describe"]
 
 # Headers whose functions are in the main libraries of every build. (ggml-opt.h is not: the static
 # build in llama-cpp-cffi's wheels lacks that object file.)
-_ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "gguf.h", "llama.h"}
+_ALWAYS = {"ggml.h", "ggml-alloc.h", "ggml-backend.h", "gguf.h", "llama.h", "whisper.h"}
 # Declared in one of those headers, but missing in some libraries.
 _MAY_LACK = {
     "ggml_threadpool_get_n_threads",  # b3889, b3995: defined under a misspelt name

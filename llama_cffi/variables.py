@@ -18,6 +18,8 @@ NAMES = frozenset(
         # Of `Engine`.
         "BATCH", "FLUSH", "JINJA", "MS_FLUSH", "N_GPU_LAYERS", "RESET_KV", "SAFETY", "SPECIAL",
         "STAGE", "SUPPRESS_THINK", "TOKFLUSH", "UBATCH",
+        # Of `Whisper`.
+        "WHISPER_LIB",
     )
 )  # fmt: skip
 

@@ -49,6 +49,8 @@ else:
     collect_ignore.append("multimodal")
 if sys.platform != "linux":  # elsewhere the system does not enforce limits of memory
     collect_ignore.append("binding/test_memory_limits.py")
+    # The wheels with libwhisper are laid out otherwise there.
+    collect_ignore += ["binding/whisper", "whisper"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,3 +150,11 @@ def foreign_library(shared_cache: Path) -> Path:
     from support.foreign import fetch_foreign
 
     return fetch_foreign("xllamacpp", shared_cache)
+
+
+@pytest.fixture(scope="session")
+def libwhisper(shared_cache: Path) -> Path:
+    """The libwhisper in the wheel of pywhispercpp: whisper.cpp v1.8.5."""
+    from support.whisper_libraries import fetch_libwhisper
+
+    return fetch_libwhisper(shared_cache)

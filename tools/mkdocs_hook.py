@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 # Public modules whose names are imported from themselves.
-MODULES = ("llama_cffi.demo", "llama_cffi.ray")
+MODULES = ("llama_cffi.demo", "llama_cffi.ray", "llama_cffi.whisper")
 COPIES = {
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",

@@ -31,6 +31,7 @@ C is called in a few unusual ways. Each is explained where it is used:
 - What C would abort on is checked before the call. `model/preflight.py`, `model/tensor_rules.py`,
   `context/params.py`, `context/batch_checks.py`
 - Unusual models are first tried in a child process. `model/trial.py`
+- whisper.cpp's library and objects follow the same rules. `whisper/`
 """
 
 from .context.abort_flag import AbortFlag

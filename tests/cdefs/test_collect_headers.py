@@ -66,8 +66,8 @@ def test_the_compiler_sees_the_same_layouts(root, tag):
 
 def test_adding_a_known_build_again_changes_nothing(root, monkeypatch, tmp_path):
     written: list[Any] = []
-    monkeypatch.setattr(class_files, "write", written.extend)
-    monkeypatch.setattr(class_files, "known_texts", lambda: dict(known))
+    monkeypatch.setattr(class_files, "write", lambda classes, **_: written.extend(classes))
+    monkeypatch.setattr(class_files, "known_texts", lambda _table: dict(known))
     known = {name: cdefs.declarations(name) for name in ("b10361", "v0.5.0", "b11549")}
     added = class_files.add("v0.5.0", root / "v0.5.0", after="b10361")
     assert added == cdefs.abi_class("v0.5.0")
@@ -76,8 +76,8 @@ def test_adding_a_known_build_again_changes_nothing(root, monkeypatch, tmp_path)
 
 def test_a_new_tag_with_known_declarations_joins_their_class(root, monkeypatch):
     known = {"v0.5.0": cdefs.declarations("v0.5.0")}
-    monkeypatch.setattr(class_files, "write", lambda classes: None)
-    monkeypatch.setattr(class_files, "known_texts", lambda: dict(known))
+    monkeypatch.setattr(class_files, "write", lambda classes, **_: None)
+    monkeypatch.setattr(class_files, "known_texts", lambda _table: dict(known))
     assert class_files.add("v0.5.1", root / "v0.5.0").builds == ("v0.5.0", "v0.5.1")
 
 
@@ -94,7 +94,7 @@ def test_declarations_with_long_are_refused(root, tmp_path, monkeypatch):
     text = (headers / "gguf.h").read_text()
     assert "bool no_alloc;" in text
     (headers / "gguf.h").write_text(text.replace("bool no_alloc;", "long long a; long no_alloc;"))
-    monkeypatch.setattr(class_files, "known_texts", dict)
+    monkeypatch.setattr(class_files, "known_texts", lambda _table: {})
     with pytest.raises(ValidationError, match="b2 uses `long`, whose size differs"):
         class_files.add("b2", headers)
 

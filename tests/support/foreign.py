@@ -13,6 +13,10 @@ import filelock
 WHEELS = {
     "xllamacpp": ("xllamacpp==2026.10.11549", "xllamacpp/xllamacpp.abi3.so"),
     "llama-cpp-cffi": ("llama-cpp-cffi==0.4.42", "llama/_llama_cpp_cpu"),
+    # With libwhisper: v1.8.5, v1.7.4, and one between v1.5.4 and v1.5.5.
+    "pywhispercpp": ("pywhispercpp==1.5.1", "pywhispercpp.libs/"),
+    "pywhispercpp-1.3.3": ("pywhispercpp==1.3.3", "pywhispercpp.libs/"),
+    "pywhispercpp-1.2.0": ("pywhispercpp==1.2.0", "pywhispercpp.libs/"),
 }
 
 

@@ -3,7 +3,7 @@
 A wrong declaration crashes or silently gives wrong tokens, and no version function of llama.cpp
 reports the layout of its structs. So a build is measured (probe.py): the functions that its files
 export, and the bytes that it really writes into structs passed by value. Every known class is
-compared with that.
+compared with that. whisper.cpp is identified by the same rules.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from ...cdefs import AbiClass, Layout
 
 __all__ = [
+    "LLAMA",
+    "WHISPER",
     "AbiIdentity",
     "ClassMatch",
     "Measurement",
+    "Project",
     "identify",
     "identify_user",
     "layout_difference",
@@ -31,6 +34,36 @@ __all__ = [
 ]
 
 Verdict = Literal["exact", "compatible", "user", "unknown"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project whose builds are identified.
+
+    Attributes:
+        name: Its name.
+        prefix: The prefix of its own functions, all of which its headers declare.
+        advice: What to do about a build that no class fits.
+    """
+
+    name: str
+    prefix: str
+    advice: str
+
+
+LLAMA = Project(
+    "llama.cpp",
+    "llama_",
+    "set LLAMA_CFFI_ABI=user to generate declarations from the build's own headers (and "
+    "LLAMA_CFFI_HEADERS=DIR if they cannot be fetched); or unset LLAMA_CFFI_LIB and "
+    "LLAMA_CFFI_BUILD to use the default build; or upgrade llama-cffi.",
+)
+WHISPER = Project(
+    "whisper.cpp",
+    "whisper_",
+    "use a libwhisper of v1.6.0 to v1.9.3, such as the one in pywhispercpp 1.5.1; or upgrade "
+    "llama-cffi.",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +95,7 @@ class ClassMatch:
         missing: Declared functions that every build of the class exports and this one does not.
         foreign: Exported functions that other classes declare and this one does not: the build
             belongs to another class, or lies between two.
-        new: Exported `llama_` functions that no known class declares.
+        new: Exported functions of the project that no known class declares.
         layouts: Struct name -> the difference.
     """
 
@@ -124,7 +157,7 @@ class AbiIdentity:
 
     @property
     def new_functions(self) -> tuple[str, ...]:
-        """`llama_` functions of the build that no known class declares; they are not bound."""
+        """Functions of the project that no known class declares; they are not bound."""
         return next((m.new for m in self.matches if m.name == self.name), ())
 
     def as_dict(self) -> dict[str, object]:
@@ -160,7 +193,10 @@ class AbiIdentity:
 
 
 def match_class(
-    abi_class: AbiClass, measured: Measurement, known: frozenset[str] = frozenset()
+    abi_class: AbiClass,
+    measured: Measurement,
+    known: frozenset[str] = frozenset(),
+    project: Project = LLAMA,
 ) -> ClassMatch:
     """Compare one class with the measurements.
 
@@ -168,6 +204,7 @@ def match_class(
         abi_class: The class.
         measured: The build.
         known: Every function that any known class declares.
+        project: Whose class it is.
     """
     exported, declared = measured.exports, abi_class.functions
     layouts = {
@@ -179,16 +216,16 @@ def match_class(
         if size != abi_class.layouts[name].size:
             declared_bytes = abi_class.layouts[name].size
             layouts[name] = f"{size} bytes measured, {declared_bytes} declared"
-    # ggml also exports internal helpers under its prefix; only libllama's are all declared.
-    llama = {n for n in exported if n.startswith("llama_")}
+    # ggml also exports internal helpers under its prefix; only the project's are all declared.
+    own = {n for n in exported if n.startswith(project.prefix)}
     missing = declared - exported - abi_class.optional
     if measured.monolithic:
-        missing = frozenset(n for n in missing if n.startswith("llama_"))
+        missing = frozenset(n for n in missing if n.startswith(project.prefix))
     return ClassMatch(
         abi_class.name,
         missing=tuple(sorted(missing)),
         foreign=tuple(sorted((exported & known) - declared - cdefs.EXPORTED_EARLY)),
-        new=tuple(sorted(llama - known - declared)),
+        new=tuple(sorted(own - known - declared)),
         layouts=layouts,
     )
 
@@ -209,7 +246,11 @@ def layout_difference(layout: Layout, written: bytes) -> str:
 
 
 def identify(
-    measured: Measurement, classes: Iterable[AbiClass], *, forced: str | None = None
+    measured: Measurement,
+    classes: Iterable[AbiClass],
+    *,
+    forced: str | None = None,
+    project: Project = LLAMA,
 ) -> AbiIdentity:
     """Choose the class whose declarations are proven to fit.
 
@@ -217,13 +258,14 @@ def identify(
         measured: The measurements of the build.
         classes: The known classes, oldest first.
         forced: Accept only this class, which must still fit as well as any other.
+        project: Whose classes they are.
 
     Raises:
         AbiMismatchError: No class fits, or the forced one does not.
     """
     by_name = {c.name: c for c in classes}
     functions = frozenset(f for c in by_name.values() for f in c.functions)
-    matches = tuple(match_class(c, measured, functions) for c in by_name.values())
+    matches = tuple(match_class(c, measured, functions, project) for c in by_name.values())
     known = next((c.name for c in by_name.values() if measured.tag in c.builds), None)
     fitting = [m for m in matches if m.fits]
     fewest = min((len(m.foreign) for m in fitting), default=0)
@@ -234,7 +276,7 @@ def identify(
         _check_forced(forced, chosen, best if known is None else [known], matches, measured)
         chosen = forced
     if chosen is None:
-        raise AbiMismatchError(unknown_message(measured, matches))
+        raise AbiMismatchError(unknown_message(measured, matches, project))
     verdict: Verdict = "exact" if chosen == known else "compatible"
     return AbiIdentity(verdict, by_name[chosen], measured, matches, forced is not None)
 
@@ -276,19 +318,19 @@ def _check_forced(
     )
 
 
-def unknown_message(measured: Measurement, matches: tuple[ClassMatch, ...]) -> str:
+def unknown_message(
+    measured: Measurement, matches: tuple[ClassMatch, ...], project: Project = LLAMA
+) -> str:
     """Return the message for a build that no class fits: the nearest class and what to do."""
     nearest = min(
         matches, key=lambda m: (len(m.layouts), len(m.missing), len(m.foreign)), default=None
     )
     sizes = ", ".join(f"{k} {_extent(v)} bytes" for k, v in measured.written.items())
     return (
-        f"no known ABI class fits this build of llama.cpp (tag {measured.tag or 'unknown'}, "
+        f"no known ABI class fits this build of {project.name} (tag {measured.tag or 'unknown'}, "
         f"{len(_api(measured.exports))} functions, {sizes}). "
         + (f"Nearest is {nearest.describe()}. " if nearest else "")
-        + "Nothing was called. What to do: set LLAMA_CFFI_ABI=user to generate declarations from "
-        "the build's own headers (and LLAMA_CFFI_HEADERS=DIR if they cannot be fetched); or unset "
-        "LLAMA_CFFI_LIB and LLAMA_CFFI_BUILD to use the default build; or upgrade llama-cffi."
+        + f"Nothing was called. What to do: {project.advice}"
     )
 
 
@@ -298,7 +340,9 @@ def _extent(written: bytes) -> int:
 
 
 def _api(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(n for n in names if n.startswith(("llama_", "ggml_", "gguf_", "mtmd_")))
+    return frozenset(
+        n for n in names if n.startswith(("llama_", "ggml_", "gguf_", "mtmd_", "whisper_"))
+    )
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ...libs_fetch import InstalledBuild
     from ..ffi_types import FFI, CLibrary
 
-__all__ = ["Device", "Library", "get_library", "library_for"]
+__all__ = ["Device", "Library", "get_library", "library_for", "use_process"]
 
 _log = logging.getLogger(__name__)
 
@@ -242,6 +242,19 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_at_exit)
 
 
+def use_process() -> None:
+    """Mark that a C library is loaded here: a fork of the process loses its objects.
+
+    Raises:
+        LibraryLoadError: The process was forked after one was loaded, the interpreter is exiting,
+            or it is a subinterpreter.
+    """
+    global _started
+    if _ended:
+        raise LibraryLoadError(_ended)
+    _started = True
+
+
 def get_library(
     spec: str | os.PathLike[str] | None = None, *, backend: str | None = None
 ) -> Library:
@@ -333,10 +346,9 @@ def _exports(build: InstalledBuild, read: Callable[[Path], frozenset[str]]) -> f
 def _load(
     build: InstalledBuild, exports: frozenset[str], cache: Path, wanted: tuple[str, str]
 ) -> Library:
-    global _started
     _require(build, "llama_", exports)
     refuse_other_build(build.library)
-    _started = True
+    use_process()
     _preload_cuda_runtime(build)
     compiled = cache / "declarations"
     bootstrap = probe.BOOTSTRAP

@@ -18,6 +18,7 @@ __all__ = [
     "probe_mtmd_params",
     "probe_params",
     "tensor_bytes",
+    "written_by",
 ]
 
 # Declarations of what is called before the build is known. The default-params functions return
@@ -78,7 +79,7 @@ def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes
         llama_model_quantize_default_params
     """
     return {
-        struct: _returned(ffi, getattr(lib, function))
+        struct: written_by(ffi, getattr(lib, function))
         for struct, function in _PROBED.items()
         if function in exports
     }
@@ -87,7 +88,19 @@ def probe_params(ffi: Any, lib: Any, exports: frozenset[str]) -> dict[str, bytes
 def probe_mtmd_params(ffi: Any, lib: Any, exports: frozenset[str]) -> bytes | None:
     """Measure which bytes `mtmd_context_params_default` writes; None if there is none."""
     function = getattr(lib, _MTMD, None) if _MTMD in exports else None
-    return None if function is None else _returned(ffi, function)
+    return None if function is None else written_by(ffi, function)
+
+
+def written_by(ffi: Any, function: Any, *numbers: int) -> bytes:
+    """Return 512 flags, 1 = written: the bytes of a struct that *function* returns by value.
+
+    Args:
+        ffi: The bootstrap declarations.
+        function: A function that returns a struct of more than 16 bytes.
+        *numbers: Its arguments, of type int or enum.
+    """
+    probe = _through_register if platform.machine().lower() in _X86 else _through_callback
+    return _written(lambda fill: probe(ffi, function, fill, *numbers))
 
 
 def probe_device_props(ffi: Any, lib: Any) -> bytes | None:
@@ -141,30 +154,27 @@ def check_operations(ffi: Any, boot_ffi: Any, boot: Any, is_mapped: Callable[[in
     return ""
 
 
-def _returned(ffi: Any, function: Any) -> bytes:
-    """Measure which bytes of a struct that is returned by value a function writes."""
-    probe = _through_register if platform.machine().lower() in _X86 else _through_callback
-    return _written(lambda fill: probe(ffi, function, fill))
-
-
-def _through_register(ffi: Any, function: Any, fill: int) -> bytes:
+def _through_register(ffi: Any, function: Any, fill: int, *numbers: int) -> bytes:
     """Pass the buffer as first argument, which is the hidden pointer on x86-64."""
     buffer = ffi.new("unsigned char[]", bytes([fill]) * _PROBE_BYTES)
-    ffi.cast("void (*)(void *)", function)(buffer)
+    ffi.cast(f"void (*)({', '.join(['void *', *('int' for _ in numbers)])})", function)(
+        buffer, *numbers
+    )
     return bytes(ffi.buffer(buffer))
 
 
-def _through_callback(ffi: Any, function: Any, fill: int) -> bytes:
+def _through_callback(ffi: Any, function: Any, fill: int, *numbers: int) -> bytes:
     """Let libffi pass the hidden pointer (AArch64: x8), to memory that was filled just before.
 
     cffi allocates the result of a call and frees it afterwards. A callback of the same signature,
     called just before, leaves its bytes in the block that the next call gets.
     """
     full = ffi.new("probe_t *", [bytes([fill]) * _PROBE_BYTES])[0]
-    before = ffi.callback("probe_t (*)(void)", lambda: full)
-    call = ffi.cast("probe_t (*)(void)", function)
-    before()
-    result = call()
+    signature = f"probe_t (*)({', '.join('int' for _ in numbers) or 'void'})"
+    before = ffi.callback(signature, lambda *_: full)
+    call = ffi.cast(signature, function)
+    before(*numbers)
+    result = call(*numbers)
     return bytes(ffi.buffer(ffi.addressof(result)))
 
 

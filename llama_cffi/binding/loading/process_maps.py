@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ...errors import LibraryLoadError
 
-__all__ = ["is_mapped", "mapped_names", "refuse_other_build"]
+__all__ = ["is_mapped", "mapped_files", "mapped_names", "refuse_other_build"]
 
-_LIBRARY_NAME = re.compile(r"lib(llama|ggml).*\.so[.\d]*")
+# auditwheel renames the libraries in a wheel (libggml-base-319ad4fb.so): they mix with no other.
+_LIBRARY_NAME = re.compile(r"lib(llama|ggml)(?!.*-[0-9a-f]{8}\.so).*\.so[.\d]*")
 
 
 def refuse_other_build(library: Path) -> None:
@@ -25,6 +26,11 @@ def refuse_other_build(library: Path) -> None:
                 f"{path} is already loaded in this process; {library} would share the name "
                 "libggml-base with it and mix silently. Use one of them per process."
             )
+
+
+def mapped_files() -> set[Path]:
+    """Return the files that are mapped; empty if the OS does not tell."""
+    return {path for _, _, path in _mapped_files()}
 
 
 def mapped_names(folder: Path) -> set[str]:
