@@ -127,10 +127,10 @@ def _numbers(gguf: GgufSummary, modality: str) -> Iterator[str]:
     for key, value in gguf.values.items():
         if key.startswith("clip.") and isinstance(value, int) and value > _MAX_INT:
             yield f"{key} is {value}; it must be at most {_MAX_INT}"
-    heads = gguf.number(f"{modality}.attention.head_count")
-    if not heads:  # d_head = n_embd / n_head
-        yield f"clip.{modality}.attention.head_count is 0; it must be at least 1"
     blocks = gguf.number(f"{modality}.block_count")
+    has_attention = any(t.name.startswith(f"{modality[0]}.blk.0.attn_") for t in gguf.tensors)
+    if blocks and has_attention and not gguf.number(f"{modality}.attention.head_count"):
+        yield f"clip.{modality}.attention.head_count is 0; it must be at least 1"
     if blocks > _MAX_BLOCKS:
         yield f"clip.{modality}.block_count is {blocks}; it must be at most {_MAX_BLOCKS}"
     epsilon = gguf.values.get(f"clip.{modality}.attention.layer_norm_epsilon")

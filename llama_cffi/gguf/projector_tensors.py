@@ -34,6 +34,7 @@ class _Rule:
         biased: Parts of the attention that need a bias.
         merge: The key of how many patches a side become one, and its default.
         has_positions: Whether a table of positions is added to the patches.
+        needs_blocks: Whether C aborts without a transformer block.
         is_old: Whether old files have ffn_up and ffn_down the other way round, which C undoes.
     """
 
@@ -43,6 +44,7 @@ class _Rule:
     biased: tuple[str, ...] = ()
     merge: tuple[str, int] = ("vision.projector.scale_factor", 1)
     has_positions: bool = True
+    needs_blocks: bool = False
     is_old: bool = True
 
 
@@ -61,6 +63,7 @@ _QWEN = _Rule(
     biased=("q", "k", "v"),
     merge=("vision.spatial_merge_size", 2),
     has_positions=False,
+    needs_blocks=True,
 )
 _RULES = {
     "janus_pro": _Rule(
@@ -97,14 +100,29 @@ _RULES = {
             "mm.a.fc.bias": ("out",),
         },
         biased=("q", "v"),
+        needs_blocks=True,
         is_old=False,
     ),
 }
-# Other types whose pictures go through v.patch_embd.weight.
-_PATCHED = {
-    "mlp", "ldp", "ldpv2", "adapter", "resampler", "internvl", "pixtral", "lightonocr", "llama4",
-    "kimivl", "kimik25", "lfm2", "phi4", "qwen2.5vl_merger", "qwen3vl_merger", "glm4v", "cogvlm",
-    "dots_ocr", "paddleocr", "step3vl", "youtuvl", "nemotron_v2_vl", "hunyuanocr", "hunyuanvl",
+_PATCH = ("v.patch_embd.weight",)
+_LLAVA = (*_PATCH, "v.position_embd.weight")
+# Other types -> tensors that C takes as optional but always uses; of some, one or another.
+_NEEDED = {
+    "mlp": (*_LLAVA, "mm.0.weight", "mm.2.weight|mm.3.weight"),
+    **dict.fromkeys(("ldp", "ldpv2", "adapter"), _LLAVA),
+    "qwen3vl_merger": (
+        *_PATCH, "v.patch_embd.weight.1", "v.patch_embd.bias", "v.position_embd.weight",
+    ),
+    "gemma3nv": ("v.conv_stem.conv.weight",),
+    "yasa2": (*_PATCH, "v.stage.0.blk.0.dw.weight"),
+    **dict.fromkeys(
+        (
+            "resampler", "internvl", "pixtral", "lightonocr", "llama4",
+            "kimivl", "kimik25", "lfm2", "phi4", "qwen2.5vl_merger", "glm4v", "cogvlm", "dots_ocr",
+            "paddleocr", "step3vl", "youtuvl", "nemotron_v2_vl", "hunyuanocr", "hunyuanvl",
+        ),
+        _PATCH,
+    ),
 }  # fmt: skip
 
 
@@ -124,9 +142,10 @@ def wrong_tensors(gguf: GgufSummary, modality: str) -> Iterator[str]:
     if rule is not None and rule.modality == modality:
         yield from _Encoder(gguf, rule).wrong()
         return
-    tensors = {tensor.name: tensor for tensor in gguf.tensors}
-    if modality == "vision" and kind in _PATCHED and "v.patch_embd.weight" not in tensors:
-        yield "the tensor v.patch_embd.weight is missing"
+    have = {tensor.name for tensor in gguf.tensors}
+    for choice in _NEEDED.get(str(kind), ()) if modality == "vision" else ():
+        if have.isdisjoint(choice.split("|")):
+            yield f"the tensor {choice.replace('|', ' or ')} is missing"
     for tensor in gguf.tensors:
         if tensor.name.startswith(modality[0]) and _BLOCK.match(tensor.name):
             yield from _wrong_type(tensor)
@@ -154,12 +173,15 @@ class _Encoder:
     def wrong(self) -> Iterator[str]:
         """Yield what is wrong."""
         modality, letter = self.rule.modality, self.rule.modality[0]
-        if not self.n or self.n % self.heads:
+        blocks = self.gguf.number(f"{modality}.block_count")
+        if not self.n or (blocks and self.n % (self.heads or self.n + 1)):
             yield (
                 f"clip.{modality}.attention.head_count is {self.heads}, which does not divide "
                 f"the width {self.n} (clip.{modality}.embedding_length)"
             )
             return
+        if not blocks and self.rule.needs_blocks:
+            yield f"clip.{modality}.block_count is 0; this type of projector needs at least 1"
         yield from self._merging()
         for name in self.rule.forbidden:
             if name in self.tensors:
@@ -171,14 +193,12 @@ class _Encoder:
             yield from self._optional(f"{name}.bias", ("n",), self.sizes)
         yield from self._optional("v.patch_embd.bias", ("n",), self.sizes)
         yield from self._positions()
-        for i in range(self.gguf.number(f"{modality}.block_count")):
+        for i in range(blocks):
             yield from self._block(f"{letter}.blk.{i}")
 
     def _merging(self) -> Iterator[str]:
         """Yield what is wrong with the patches that become one token."""
         if self.rule.modality == "audio":
-            if not self.gguf.number("audio.block_count"):
-                yield "clip.audio.block_count is 0; C looks at the first block"
             return
         key = f"clip.{self.rule.merge[0]}"
         if self.rule is _QWEN:
@@ -186,8 +206,8 @@ class _Encoder:
                 yield f"{key} is {self.merge}; it must be 2"
             if self.gguf.number("vision.n_wa_pattern"):
                 yield "clip.vision.n_wa_pattern is set, which belongs to qwen2.5vl_merger"
-            if (self.n // self.heads) % 4:
-                yield f"its attention heads are {self.n // self.heads} wide, no multiple of 4"
+            if self.heads and (width := self.n // self.heads) % 4:
+                yield f"its attention heads are {width} wide, no multiple of 4"
             return
         size = self.gguf.number("vision.image_size")
         side = size // self.patch

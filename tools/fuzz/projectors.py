@@ -28,7 +28,7 @@ KINDS = (*IMAGE_KINDS, "qwen2a", "both")
 _NUMBERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16, 17, 18, 20, 24, 30, 32, 48, 64, 80, 128, 1500)
 _HUGE = (1000, 8192, 65_536, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
 _TYPES = (0, 0, 1, 30, 8, 2, 3, 6, 12, 24, 26, 28, 9, 15, 16, 39)
-_PROJECTORS = (*KINDS[:-1], "clip", "", "qwen2.5o", "GEMMA3")
+_PROJECTORS = (*KINDS[:-1], "", "GEMMA3", "qwen2.5o", "mlp", "phi4", "lfm2", "qwen3vl_merger")
 _MORE_KEYS = {
     "clip.vision.projector.scale_factor": U32, "clip.vision.spatial_merge_size": U32,
     "clip.vision.n_wa_pattern": U32, "clip.vision.preproc_image_size": U32,
@@ -45,7 +45,13 @@ _BLOCK = [
 _BLOCK += ["ln1.weight", "ln2.bias", "ls1.weight", "ls2.weight", "ffn_gate.weight", "ffn_gate.bias"]
 _TOP = ["v.class_embd", "v.patch_embd.bias", "v.patch_embd.weight.1", "v.position_embd.weight"]
 _TOP += ["v.pre_ln.weight", "v.pre_ln.bias", "v.post_ln.weight", "v.norm_embd.weight"]
-_TOP += ["a.pre_ln.weight", "a.post_ln.bias", "v.image_newline", "mm.2.weight", "mm.input_norm.weight"]
+_TOP += [
+    "a.pre_ln.weight",
+    "a.post_ln.bias",
+    "v.image_newline",
+    "mm.2.weight",
+    "mm.input_norm.weight",
+]
 
 
 def cases(seed: int, count: int, folder: Path) -> Iterator[tuple[str, Path]]:
