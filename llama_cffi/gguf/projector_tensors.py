@@ -17,6 +17,7 @@ _Shapes = Mapping[str, _Shape]
 
 _F32 = frozenset({"F32"})
 _CONVOLUTIONS = frozenset({"F32", "F16"})
+_TRANSPOSED = frozenset({"F32", "F16", "BF16"})
 # Types to store numbers or the results of other operations: no matrices.
 _NO_MATRICES = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
 _BLOCK = re.compile(r"[av]\.blk\.\d+\.(attn_(q|k|v|qkv|out)|ffn_(up|gate|down)|ln[12])\.")
@@ -300,6 +301,8 @@ def _types_of(name: str, shape: _Shape) -> frozenset[str] | None:
         return frozenset({"F16"})
     if len(shape) > 2:
         return _CONVOLUTIONS
+    if name == "mm.input_projection.weight":  # C transposes it
+        return _TRANSPOSED
     return None if len(shape) == 2 and name.endswith("weight") else _F32
 
 
