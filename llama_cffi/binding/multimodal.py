@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GenerationError, ModelLoadError, ValidationError
+from ..gguf.projector_check import check_projector
 from ..gguf.reader import check_gguf, fingerprint
 from ..validation import check_bool, check_int, check_type
 from . import compat
@@ -148,6 +149,7 @@ class Projector(NativeObject):
             raise ValidationError(f"image_min_tokens={least} is more than image_max_tokens={most}")
         self.path, self.model = Path(os.fsdecode(path)).expanduser(), model
         gguf = check_gguf(self.path, kind="projector")
+        check_projector(self.path, gguf)
         known = fingerprint([self.path], [gguf])
         size = gguf.size_bytes + model.gguf.size_bytes
         try_projector(self.path, known, size, model.path, library, check)

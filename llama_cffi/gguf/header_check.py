@@ -66,6 +66,7 @@ class GgufArray:
         shortest: Length in bytes of the shortest string, up to a NUL; 0 for other items.
         values: The distinct items; empty unless it is `tokenizer.ggml.token_type`.
         items: The items of a short array of integers, such as a number for each layer.
+        reals: The items of a short array of floats, such as the mean of each color.
     """
 
     kind: int
@@ -75,6 +76,7 @@ class GgufArray:
     shortest: int = 0
     values: frozenset[int] = frozenset()
     items: tuple[int, ...] = ()
+    reals: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -336,10 +338,12 @@ class _HeaderParser:
             if key == "tokenizer.ggml.token_type" and kind in (_UINT32, _INT32):
                 types = frozenset(struct.unpack_from(f"<{count}i", self.data, start))
                 return GgufArray(kind, count, start, values=types)
-            if count <= _FEW_ITEMS and SCALARS[kind] in "BbHhIiQq":
-                items = struct.unpack_from(f"<{count}{SCALARS[kind]}", self.data, start)
-                return GgufArray(kind, count, start, items=items)
-            return GgufArray(kind, count, start)
+            if count > _FEW_ITEMS:
+                return GgufArray(kind, count, start)
+            items = struct.unpack_from(f"<{count}{SCALARS[kind]}", self.data, start)
+            if SCALARS[kind] in "fd":
+                return GgufArray(kind, count, start, reals=items)
+            return GgufArray(kind, count, start, items=items if kind != _BOOL else ())
         if count * 8 > self.size - self.at:
             raise self.broken(f"{where} is an array of {count} strings")
         found = find_strings(self.data, start, count, self.size)
