@@ -255,7 +255,7 @@ class Prompt(list[int]):
         n, n_spans = len(self), len(self._spans)
         scanned = min(self._n_scanned, n)
         while self._spans and self._spans[-1].end > n:
-            scanned = self._spans.pop().start
+            scanned = min(scanned, self._spans.pop().start)
         self._n_scanned = scanned
         if self.media and (len(self._spans) < n_spans or not n):
             self.media = {_content_number(s.media): s.media for s in self.spans()}

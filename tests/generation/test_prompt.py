@@ -206,6 +206,23 @@ def test_a_block_is_known_by_its_tokens_and_all_before_them() -> None:
     assert [*block_hashes([], 3, 0)] == []
 
 
+_part = st.one_of(st.lists(st.integers(0, 9), max_size=5), st.sampled_from([CAT, DOG]))
+
+
+@given(st.lists(st.tuples(_part, st.one_of(st.none(), st.floats(0, 1))), max_size=8))
+def test_spans_after_cuts_are_those_of_a_new_prompt(
+    steps: list[tuple[list[int] | Picture, float | None]],
+) -> None:
+    prompt = Prompt()
+    for part, share in steps:
+        prompt.add(build(part))
+        if share is not None:
+            prompt.spans()
+            del prompt[prompt.boundary(int(share * len(prompt))) :]
+        expected = Prompt([*prompt], {**build(CAT, DOG).media}).spans()
+        assert [*prompt.spans()] == [*expected]
+
+
 # Saved prompts
 
 _media = st.builds(
