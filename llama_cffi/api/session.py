@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..binding import LoraAdapter, Model
 from ..errors import ValidationError
+from ..generation.prompt import Prompt
 from ..validation import as_path
 from .running import is_shared
 
@@ -39,17 +40,19 @@ class Session:
         self._adapters_lock = threading.Lock()
 
     def get_state(self) -> bytes:
-        """Return the KV cache and its tokens, for `set_state`.
+        """Return the KV cache and its tokens, for `set_state`; pictures and sounds, too.
 
         Raises:
             ValidationError: Positions were shifted, and nothing was decoded since.
         C: llama_state_seq_get_data
         """
         with self.engine.idle() as slot:
-            return self.engine.context.save_state(slot.tokens)
+            return self.engine.context.save_state(slot.tokens.packed())
 
     def set_state(self, state: bytes) -> int:
         """Restore a state of `get_state`; return the number of tokens.
+
+        Its pictures and sounds need no projector. Prompts with the same ones continue from it.
 
         Raises:
             ValidationError: The state is damaged, or from another model or context.
@@ -57,7 +60,12 @@ class Session:
         """
         with self.engine.idle() as slot:
             slot.forget()
-            slot.tokens += self.engine.context.load_state(state)
+            numbers = self.engine.context.load_state(state)
+            try:
+                slot.tokens.add(Prompt.unpacked(numbers))
+            except ValidationError:
+                slot.clear()
+                raise
             return len(slot.tokens)
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
@@ -70,7 +78,7 @@ class Session:
         if path is None:
             return self.get_state()
         with self.engine.idle() as slot:
-            self.engine.context.save_state_file(as_path("path", path), slot.tokens)
+            self.engine.context.save_state_file(as_path("path", path), slot.tokens.packed())
         return None
 
     def load_state(self, state: bytes | str | os.PathLike[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, SupportsIndex
 
 from ..errors import ValidationError
 from ..validation import shown
@@ -11,13 +11,22 @@ from ..validation import shown
 if TYPE_CHECKING:
     from ..binding import Context, Vocab
 
-__all__ = ["Media", "MediaSpan", "Prompt", "common_prefix_length", "media_cells", "tokenize_prompt"]
+__all__ = [
+    "Media",
+    "MediaSpan",
+    "Prompt",
+    "SavedMedia",
+    "common_prefix_length",
+    "media_cells",
+    "tokenize_prompt",
+]
 
 _STRIDE = 64
 _OFFSET_BITS = (
     22  # of a media cell: its offset within the media; the bits above identify the content
 )
 _CONTENT_BYTES = 5
+_PACKED = 4  # numbers of a packed media
 
 
 class Media(Protocol):
@@ -45,6 +54,43 @@ class Media(Protocol):
 
     def decode(self, context: Context, seq_id: int, position: int) -> None:
         """Decode the media at *position* of a sequence."""
+
+
+class SavedMedia:
+    """A picture or sound in a saved KV cache. Its content is gone; see `Media`.
+
+    Prompts with the same content have the same cells, so they continue from it.
+    """
+
+    __slots__ = ("key", "last_offset", "n_cells", "n_positions")
+
+    def __init__(self, key: bytes, n_cells: int, n_positions: int, last_offset: int) -> None:
+        self.key, self.n_cells = key, n_cells
+        self.n_positions, self.last_offset = n_positions, last_offset
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether `decode` need not encode it first."""
+        return False
+
+    def encode(self) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            ValidationError: Always.
+        """
+        raise ValidationError(
+            f"the KV cache has lost a picture or sound of {self.n_cells} cells, which was loaded "
+            "from a saved state and cannot be computed again from that; start anew, with the "
+            "picture or sound itself"
+        )
+
+    def decode(self, context: Context, seq_id: int, position: int) -> NoReturn:
+        """Refuse; see `encode`."""
+        self.encode()
+
+    def __repr__(self) -> str:
+        return f"<SavedMedia of {self.n_cells} cells>"
 
 
 class MediaSpan(NamedTuple):
@@ -108,6 +154,42 @@ class Prompt(list[int]):
             tail += 1
         return Prompt(self[:head] + self[tail:], self.media)
 
+    def packed(self) -> list[int]:
+        """Return the prompt as numbers for the header of a saved state.
+
+        Tokens are their ids. A picture or sound is four negative numbers: -1 less its cells,
+        positions, last offset, and the number that identifies its content.
+
+        Raises:
+            ValidationError: A part of a picture or sound is missing.
+        """
+        found: list[int] = []
+        done = 0
+        for start, end, media in self.spans():
+            found += self[done:start]
+            numbers = media.n_cells, media.n_positions, media.last_offset, _content_number(media)
+            found += [-1 - number for number in numbers]
+            done = end
+        found += self[done:]
+        if len(found) - sum(token >= 0 for token in found) != _PACKED * len(self.spans()):
+            raise ValidationError("the prompt has a part of a picture or sound; keep all or none")
+        return found
+
+    @classmethod
+    def unpacked(cls, numbers: Sequence[int]) -> Prompt:
+        """Return the prompt of `packed`; its pictures and sounds are `SavedMedia`.
+
+        Raises:
+            ValidationError: The numbers are damaged.
+        """
+        prompt, start = cls(), 0
+        while (at := next((i for i in range(start, len(numbers)) if numbers[i] < 0), -1)) >= 0:
+            prompt += numbers[start:at]
+            start = at + _PACKED
+            prompt.add_media(_unpacked_media([-1 - number for number in numbers[at:start]]))
+        prompt += numbers[start:]
+        return prompt
+
     def spans(self) -> Sequence[MediaSpan]:
         """Return the complete media and their cells, in order."""
         if not self.media:
@@ -118,7 +200,10 @@ class Prompt(list[int]):
             if cell >= 0:
                 i += 1
                 continue
-            media = self.media[(-1 - cell) >> _OFFSET_BITS]
+            media = self.media.get((-1 - cell) >> _OFFSET_BITS)
+            if media is None:  # it was cut
+                i += 1
+                continue
             end = i + media.n_cells
             if end > n:
                 break
@@ -166,10 +251,14 @@ class Prompt(list[int]):
         return self.position(index) - 1
 
     def _forget_spans(self) -> None:
-        n = len(self)
+        """Forget the media that are cut off, which would keep their pixels."""
+        n, n_spans = len(self), len(self._spans)
+        scanned = min(self._n_scanned, n)
         while self._spans and self._spans[-1].end > n:
-            self._spans.pop()
-        self._n_scanned = min(self._n_scanned, self._spans[-1].end if self._spans else 0)
+            scanned = min(scanned, self._spans.pop().start)
+        self._n_scanned = scanned
+        if self.media and (len(self._spans) < n_spans or not n):
+            self.media = {_content_number(s.media): s.media for s in self.spans()}
 
     def __repr__(self) -> str:
         return f"<Prompt of {len(self)} cells, {len(self.media)} media>"
@@ -183,6 +272,20 @@ def media_cells(media: Media) -> list[int]:
 
 def _content_number(media: Media) -> int:
     return int.from_bytes(media.key[:_CONTENT_BYTES], "big")
+
+
+def _unpacked_media(numbers: Sequence[int]) -> SavedMedia:
+    if len(numbers) == _PACKED:
+        n_cells, n_positions, last_offset, content = numbers
+        if (
+            0 < n_cells < 1 << _OFFSET_BITS
+            and 0 < n_positions <= n_cells
+            and 0 <= last_offset < n_cells
+            and 0 <= content < 1 << 8 * _CONTENT_BYTES
+        ):
+            key = content.to_bytes(_CONTENT_BYTES, "big")
+            return SavedMedia(key, n_cells, n_positions, last_offset)
+    raise ValidationError(f"a saved prompt has a damaged picture or sound: {[*numbers]}")
 
 
 def block_hashes(

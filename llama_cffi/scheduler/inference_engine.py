@@ -753,8 +753,6 @@ class InferenceEngine:
     def save_prompt(self, seq_id: int, path: str | os.PathLike[str], *, wait: bool = False) -> int:
         """Write what a sequence holds to a file; return the number of tokens.
 
-        Prompts with images or audio cannot be saved.
-
         Args:
             seq_id: The sequence; that of a request is its `request.last_seq_id`.
             path: The file; replaced if it exists.
@@ -773,7 +771,7 @@ class InferenceEngine:
         save = partial(self._core.saved_prompts.save, seq_id, path.name)
         file, key, state = self._thread.call(save, self._is_idle(seq_id, wait))
         write_prompt_file(path, file, key, state)
-        return len(file.tokens)
+        return len(file.prompt)
 
     def restore_prompt(
         self, seq_id: int, path: str | os.PathLike[str], *, wait: bool = False
@@ -793,16 +791,22 @@ class InferenceEngine:
             ContextOverflowError: It has more tokens than `n_ctx`.
             LlamaError: llama.cpp does not load it; the sequence is empty then.
             ValidationError: The file is damaged, or was saved with another model, build, type of
-                cache, context size or number of sequences, or with a LoRA adapter that is not
-                loaded; or as for `save_prompt`.
+                cache, context size or number of sequences, with a LoRA adapter that is not
+                loaded, or with pictures or sounds, and there is no projector; or as for
+                `save_prompt`.
             ClosedError: The engine is closed.
         """
         seq_id, path = self._check_seq_id(seq_id), as_path("path", path)
         self._thread.check_open()
         file, key, state = read_prompt_file(path)
+        if file.prompt.media and self.media.modalities == ("text",):
+            raise ValidationError(
+                f"{path.name} has pictures or sounds, and without their projector no prompt can "
+                "continue from it; pass the projector with mmproj='mmproj.gguf'"
+            )
         restore = partial(self._core.saved_prompts.restore, seq_id, file, key, state)
         self._thread.call(restore, self._is_idle(seq_id, wait))
-        return len(file.tokens)
+        return len(file.prompt)
 
     def erase_prompt(self, seq_id: int, *, wait: bool = False) -> int:
         """Forget what a sequence holds, also in RAM; return the number of tokens.

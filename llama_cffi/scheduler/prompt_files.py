@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from ..atomic_files import replacing
 from ..binding.loading.cache_files import refuse_writable_by_others
 from ..errors import ValidationError
+from ..generation.prompt import Prompt
 from ..validation import not_picklable
 
 __all__ = ["PromptFile", "PromptFiles", "read_prompt_file", "write_prompt_file"]
@@ -46,7 +47,7 @@ class PromptFile(NamedTuple):
 
     Attributes:
         name: The name of the file.
-        tokens: The tokens of the prompt.
+        tokens: The prompt, as `Prompt.packed` returns it.
         lora: Identifies the LoRA adapters.
         first_cut: See `Memory.first_cut`.
         n_bytes: Size of the state.
@@ -57,6 +58,15 @@ class PromptFile(NamedTuple):
     lora: str
     first_cut: int
     n_bytes: int
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt.
+
+        Raises:
+            ValidationError: Its numbers are damaged.
+        """
+        return Prompt.unpacked(self.tokens)
 
 
 class PromptFiles:
@@ -282,7 +292,8 @@ def _read_header(path: Path) -> tuple[PromptFile, str] | None:
         file = PromptFile(**header)
         if not all(type(n) is int for n in (*file.tokens, file.first_cut, file.n_bytes)):
             return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        _ = file.prompt
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return None
     return (file, key) if _PREFIX.size + n_header + file.n_bytes == n_file else None
 

@@ -59,12 +59,16 @@ class PromptCacheOptions:
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    tokens: list[int]
+    tokens: Prompt
     lora: str
     first_cut: int
     state: bytes | None = None
     file: PromptFile | None = None
     hashes: list[int] = field(default_factory=list)
+
+    def can_cut(self, n: int) -> bool:
+        """Whether a sequence with this state can continue after its first *n* tokens."""
+        return self.tokens.position(n) >= self.first_cut
 
 
 class StoredPrefix(NamedTuple):
@@ -77,7 +81,7 @@ class StoredPrefix(NamedTuple):
     """
 
     entry: Hashable
-    tokens: list[int]
+    tokens: Prompt
     n: int
 
 
@@ -111,7 +115,7 @@ class PromptStore:
         self._reading: tuple[_Entry, Future[bytes | None]] | None = None
         self._keeps_states, self._window = context.model.keeps_states, context.memory.window
         for file in [] if files is None else files.scan():
-            self._add(_Entry(file.tokens, file.lora, file.first_cut, file=file))
+            self._add(_Entry(file.prompt, file.lora, file.first_cut, file=file))
 
     __reduce__ = not_picklable("make another one", "it stores states of one context")
 
@@ -152,7 +156,8 @@ class PromptStore:
         for found in reversed([*self._levels(tokens[:most], lora)]):
             for entry in found.keys() - seen:
                 n = min(common_prefix_length(entry.tokens, tokens), most)
-                if n > n_best and (n >= entry.first_cut or n == len(entry.tokens)):
+                n = entry.tokens.boundary(n)
+                if n > n_best and (n == len(entry.tokens) or entry.can_cut(n)):
                     best, n_best = entry, n
             if best is not None:  # the others have fewer tokens in common
                 return StoredPrefix(best, best.tokens, n_best)
@@ -193,7 +198,7 @@ class PromptStore:
         """Load what `read` returned into an empty sequence; False: C cannot; it is forgotten."""
         entry = _entry(prefix)
         try:
-            if self._context.load_state(state, seq_id=seq_id) != entry.tokens:
+            if self._context.load_state(state, seq_id=seq_id) != entry.tokens.packed():
                 raise ValidationError("it is the state of another prompt")
         except LlamaError as e:
             _log.info("a stored prompt of %d tokens is dropped: %s", len(entry.tokens), e)
@@ -209,13 +214,13 @@ class PromptStore:
 
         Args:
             seq_id: The sequence.
-            tokens: All tokens of it; prompts with media are not stored.
+            tokens: All tokens of it.
             lora_key: See `Request`.
             wait: See `PromptFiles.write`.
         """
         context, memory = self._context, self._context.memory
         lora = self.adapter_ids.of(lora_key)
-        if lora is None or tokens.media or context.updates(seq_id):
+        if lora is None or context.updates(seq_id):
             return
         most = max(self._max_ram_bytes, 0 if self._files is None else self._files.max_bytes)
         if context.state_bytes(seq_id) > most:
@@ -225,13 +230,14 @@ class PromptStore:
         except LlamaError as e:
             _log.debug("a prompt of %d tokens is not stored: %s", len(tokens), e)
             return
-        entry = _Entry([*tokens], lora, memory.first_cut(seq_id))
+        packed = tokens.packed()
+        entry = _Entry(Prompt.unpacked(packed), lora, memory.first_cut(seq_id))  # without pixels
         if self._files is not None:
-            entry.file = self._files.write(tokens, lora, entry.first_cut, state, wait=wait)
+            entry.file = self._files.write(packed, lora, entry.first_cut, state, wait=wait)
         for found in [*self._levels(tokens, lora)]:
             for other in [*found]:
                 n = len(other.tokens)
-                if entry.first_cut <= n and entry.tokens[:n] == other.tokens:  # the new one does
+                if entry.can_cut(n) and entry.tokens[:n] == other.tokens:  # the new one does
                     self._remove(other, keep_file=other.file == entry.file)
         self._add(entry)
         self._keep(entry, state)
@@ -329,14 +335,14 @@ def sequence_state(context: Context, seq_id: int, tokens: Prompt) -> bytes:
         tokens: All tokens of it.
 
     Raises:
-        LlamaError: It has media, or C holds other tokens than these, or does not save it.
+        LlamaError: C holds other tokens than these, or does not save it.
     """
-    if tokens.media:
-        raise ValidationError("a prompt with images or audio cannot be saved")
-    n = context.memory.seq_pos_max(seq_id) + 1
-    if n != len(tokens):  # a failed step left more or less
-        raise ValidationError(f"sequence {seq_id} has {n} tokens in C instead of {len(tokens)}")
-    return context.save_state(tokens, seq_id=seq_id)
+    last, expected = context.memory.seq_pos_max(seq_id), tokens.last_position(len(tokens))
+    if last != expected:  # a failed step left more or less
+        raise ValidationError(
+            f"the last position of sequence {seq_id} in C is {last} instead of {expected}"
+        )
+    return context.save_state(tokens.packed(), seq_id=seq_id)
 
 
 def open_prompt_store(context: Context, options: PromptCacheOptions) -> PromptStore | None:

@@ -51,7 +51,7 @@ class SavedPrompts:
         """Return header, key and state for a file of this name.
 
         Raises:
-            LlamaError: The sequence is in use, empty, has media, or C does not save it.
+            LlamaError: The sequence is in use, empty, or C does not save it.
         """
         tokens, lora_key = self._cache.idle(seq_id)
         if not tokens:
@@ -61,7 +61,7 @@ class SavedPrompts:
             raise ValidationError("the file of a LoRA adapter of this prompt is gone")
         state = sequence_state(self._context, seq_id, tokens)
         first_cut = self._context.memory.first_cut(seq_id)
-        return PromptFile(name, [*tokens], lora, first_cut, len(state)), self._key, state
+        return PromptFile(name, tokens.packed(), lora, first_cut, len(state)), self._key, state
 
     def restore(self, seq_id: int, file: PromptFile, key: str, state: bytes) -> None:
         """Load a saved state into a sequence.
@@ -76,7 +76,8 @@ class SavedPrompts:
                 raise ValidationError(f"{file.name} has the state of another prompt")
 
         lora_key = self._adapter_ids.key_of(file.lora, self._adapters)
-        n, most = len(file.tokens), self._max_tokens
+        tokens = file.prompt
+        n, most = len(tokens), self._max_tokens
         if n > most:
             raise ContextOverflowError(
                 f"{file.name} has {n} tokens, but prompt and answer together may have at most "
@@ -89,7 +90,7 @@ class SavedPrompts:
                 f"{file.name} was saved with another model, build of llama.cpp, type of cache, "
                 "context size or number of sequences"
             )
-        self._cache.replace(seq_id, file.tokens, lora_key, load)
+        self._cache.replace(seq_id, tokens, lora_key, load)
 
     def erase(self, seq_id: int) -> int:
         """Forget what a sequence holds; return the number of tokens.

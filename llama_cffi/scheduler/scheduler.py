@@ -321,7 +321,7 @@ class Scheduler:
             self._waiting.pop(entry)
             request.seq_id, request.num_computed_tokens = allocation
             request.last_seq_id = request.seq_id
-            if request.cache_prompt and not request.tokens.media:
+            if request.cache_prompt:
                 request.checkpoints = self.cache.checkpoints(
                     request.tokens,
                     request.lora_key,

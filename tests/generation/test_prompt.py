@@ -14,6 +14,7 @@ from llama_cffi.generation.cancellation import CancelToken
 from llama_cffi.generation.context_policy import fit_prompt
 from llama_cffi.generation.prompt import (
     Prompt,
+    SavedMedia,
     block_hashes,
     check_prompt,
     common_prefix_length,
@@ -110,7 +111,7 @@ def test_spans_follow_every_change() -> None:
     assert [(s.start, s.end) for s in prompt.spans()] == [(1, 5), (5, 8)]
     assert prompt.position(9) == 7
     prompt.clear()
-    assert (prompt.spans(), prompt.position(0)) == ([], 0)
+    assert ([*prompt.spans()], prompt.position(0)) == ([], 0)
 
 
 def test_runs_are_text_or_one_media() -> None:
@@ -203,3 +204,102 @@ def test_a_block_is_known_by_its_tokens_and_all_before_them() -> None:
     assert [*block_hashes(tokens, 3, whole[0], 3)] == whole[1:]
     assert [*block_hashes(tokens, 3, 0, end=8)] == whole[:2]
     assert [*block_hashes([], 3, 0)] == []
+
+
+_part = st.one_of(st.lists(st.integers(0, 9), max_size=5), st.sampled_from([CAT, DOG]))
+
+
+@given(st.lists(st.tuples(_part, st.one_of(st.none(), st.floats(0, 1))), max_size=8))
+def test_spans_after_cuts_are_those_of_a_new_prompt(
+    steps: list[tuple[list[int] | Picture, float | None]],
+) -> None:
+    prompt = Prompt()
+    for part, share in steps:
+        prompt.add(build(part))
+        if share is not None:
+            prompt.spans()
+            del prompt[prompt.boundary(int(share * len(prompt))) :]
+        expected = Prompt([*prompt], {**build(CAT, DOG).media}).spans()
+        assert [*prompt.spans()] == [*expected]
+
+
+# Saved prompts
+
+_media = st.builds(
+    lambda tokens, share: Picture(tokens, n_positions=max(1, len(tokens) // share)),
+    st.lists(st.integers(0, 255), min_size=1, max_size=6),
+    st.integers(1, 4),
+)
+
+
+@given(st.lists(st.one_of(st.lists(st.integers(0, 2**31 - 1), max_size=5), _media), max_size=8))
+def test_packed_prompts_come_back(parts: list[list[int] | Picture]) -> None:
+    # The same content has the same cells and positions.
+    known = {p.key: p for p in parts if isinstance(p, Picture)}
+    prompt = build(*(known[p.key] if isinstance(p, Picture) else p for p in parts))
+    numbers = prompt.packed()
+    assert len(numbers) - sum(n >= 0 for n in numbers) == 4 * len(prompt.spans())
+    found = Prompt.unpacked(numbers)
+    assert found == prompt
+    assert found.packed() == numbers
+    assert [s[:2] for s in found.spans()] == [s[:2] for s in prompt.spans()]
+    for i in range(len(prompt) + 1):
+        assert found.position(i) == prompt.position(i)
+        assert found.boundary(i) == prompt.boundary(i)
+    n = len(prompt)
+    assert found.last_position(n) == prompt.last_position(n)
+    assert common_prefix_length(found, prompt) == n
+    cut = found.boundary(n // 2)
+    assert found.part(0, cut).packed() == prompt.part(0, cut).packed()
+
+
+@given(st.lists(st.integers(-(2**70), 2**70), max_size=12))
+def test_damaged_numbers_are_refused_or_are_a_prompt(numbers: list[int]) -> None:
+    try:
+        prompt = Prompt.unpacked(numbers)
+    except ValidationError:
+        return
+    assert prompt.packed() == numbers
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[-1], [5, -5, -5, -4], [-1, -1, -1, -1], [-5, -5, -5, -(2**41)], [-5, -7, -4, -1],
+     [-5, -5, -9, -1], [-(2**40), -2, -1, -1], [-5, -5, -4, 3]],
+)  # fmt: skip
+def test_damaged_numbers(numbers: list[int]) -> None:
+    with pytest.raises(ValidationError, match="damaged picture or sound"):
+        Prompt.unpacked(numbers)
+
+
+def test_a_prompt_of_text_packs_to_its_tokens() -> None:
+    assert Prompt([1, 2, 3]).packed() == [1, 2, 3]
+    assert Prompt.unpacked([1, 2, 3]).media == {}
+
+
+def test_a_part_of_a_picture_is_not_packed() -> None:
+    with pytest.raises(ValidationError, match="a part of a picture"):
+        build([1], CAT, [2]).part(0, 3).packed()
+
+
+def test_saved_media_cannot_be_decoded() -> None:
+    (span,) = Prompt.unpacked(build([1], CAT, [2]).packed()).spans()
+    saved = span.media
+    assert isinstance(saved, SavedMedia)
+    assert (saved.n_cells, saved.n_positions, saved.last_offset) == (4, 4, 3)
+    assert not saved.is_encoded
+    for call in (saved.encode, lambda: saved.decode(None, 0, 0)):  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="cannot be computed again"):
+            call()
+
+
+def test_media_that_are_cut_off_are_not_kept() -> None:
+    prompt = build([1], CAT, [2], DOG, [3])
+    assert len(prompt.spans()) == len(prompt.media) == 2
+    del prompt[6:]
+    assert [*prompt.media.values()] == [CAT]
+    prompt.clear()
+    assert prompt.media == {}
+    prompt = build([1], CAT, [2])
+    del prompt[0:]
+    assert prompt.media == {}

@@ -554,7 +554,8 @@ class Context(NativeObject):
         Sequences that share cells are saved separately, and loading needs cells for each.
 
         Args:
-            tokens: Returned by `load_state`, such as the tokens that were decoded.
+            tokens: Returned by `load_state`, such as the tokens that were decoded. Four negative
+                numbers stand for a picture or sound.
             seq_id: One sequence; None = the whole context.
 
         Raises:

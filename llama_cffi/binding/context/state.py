@@ -24,6 +24,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -39,6 +40,8 @@ __all__ = ["key", "load", "load_file", "save", "save_file"]
 
 _MAGIC, _VERSION = b"llmcffi\0", 1
 _LEAST_MAGIC = 2**24  # more than any number of cells or streams
+_MOST = 2**63 - 1
+_MEDIA_NUMBERS = 4  # that stand for a picture or sound; see `generation.prompt.Prompt.packed`
 _WORDS = 1024  # of C's bytes: more than a context has streams
 _PREFIX = struct.Struct("<8sIIQ")  # magic, version, CRC-32, bytes of the header
 
@@ -98,7 +101,7 @@ def load_file(context: Context, path: str | os.PathLike[str], seq_id: int | None
 
 def _write(context: Context, out: BinaryIO, tokens: Sequence[int], seq_id: int | None) -> None:
     _check_no_pending_update(context, seq_id)
-    tokens = [check_int("token", t, 0, context.n_vocab - 1) for t in tokens]
+    tokens = _checked(tokens, context.n_vocab)
     lib, memory = context.library.lib, context.memory
     sequences = range(context.n_seq_max) if seq_id is None else (seq_id,)
     last = {s: p for s in sequences if (p := memory.seq_pos_max(s)) >= 0}
@@ -120,6 +123,19 @@ def _write(context: Context, out: BinaryIO, tokens: Sequence[int], seq_id: int |
         out.write(part)
     out.seek(0)
     out.write(_PREFIX.pack(_MAGIC, _VERSION, crc, len(text)))
+
+
+def _checked(tokens: Sequence[int], n_vocab: int) -> list[int]:
+    """Return what a header may have as tokens: ids, and media, of four negative numbers each.
+
+    Raises:
+        ValidationError: With the one that is wrong.
+    """
+    found = [check_int("token", t, -_MOST, n_vocab - 1) for t in tokens]
+    for is_media, run in groupby(found, lambda token: token < 0):
+        if is_media and len(wrong := [*run]) % _MEDIA_NUMBERS:
+            check_int("token", wrong[-1], 0, n_vocab - 1)
+    return found
 
 
 def _get(context: Context, seq_id: int, size: int) -> bytearray:
@@ -284,8 +300,11 @@ def _parse(data: Any) -> tuple[dict[str, Any], memoryview]:
     try:
         header = json.loads(bytes(view[_PREFIX.size : _PREFIX.size + n_header]))
         numbers = [n for part in header["parts"] for n in part] + header["tokens"]
-        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise ValueError("parts and tokens must be integers from 0")
+        if not all(type(n) is int and abs(n) <= _MOST for n in numbers):
+            raise ValueError("parts and tokens must be integers")
+        if any(n < 0 for part in header["parts"] for n in part):
+            raise ValueError("parts must be integers from 0")
+        _checked(header["tokens"], _MOST)
         if type(header["whole"]) is not bool:
             raise ValueError("it does not say whether it is the state of a whole context")
         if sum(size for _, _, size in header["parts"]) != len(payload):
