@@ -123,6 +123,14 @@ def test_without_a_model_that_takes_pictures(run: Runner, pictures: list[Path]) 
         assert "name a model that takes pictures" in run.error("chat", "--image", pictures[0], "?")
 
 
+def test_doctor_and_libs_say_that_pictures_work(run: Runner) -> None:
+    checks = {check["name"]: check for check in run.json("doctor")["checks"]}
+    assert checks["pictures"]["detail"] == (
+        "pictures and sounds work with a model that has a projector"
+    )
+    assert run.json("libs", "list")["in_use"]["pictures"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_a_conversation_with_pictures(
     files: dict[str, Files], pictures: list[Path], talk: Path, tmp_path: Path
