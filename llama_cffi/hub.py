@@ -40,6 +40,7 @@ __all__ = [
     "fetch_projector",
     "find_projector",
     "models_in",
+    "projector_on_hub",
     "remote_files",
     "resolve_model",
 ]
@@ -252,8 +253,22 @@ def fetch_projector(model: Path) -> Path | None:
     if constants.HF_HUB_OFFLINE:
         return None
     spec = HubSpec(f"{place[2]}/{place[3]}", place[4])
-    name = _choose_projector(_names(spec), place[5].replace("\\", "/"), str(spec))
+    name = projector_on_hub(spec, place[5].replace("\\", "/"))
     return None if name is None else _download(spec, [name], Path(place[1]), None)
+
+
+def projector_on_hub(spec: HubSpec, model: str) -> str | None:
+    """Return the name of the multimodal projector of a model on the hub; None if there is none.
+
+    Args:
+        spec: The repository.
+        model: The name of the model's file in it.
+
+    Raises:
+        ValidationError: See `find_projector`.
+        FetchError: The hub does not answer.
+    """
+    return _choose_projector(_names(spec), model, str(spec))
 
 
 def _choose_projector(names: Iterable[str], model: str, where: str) -> str | None:

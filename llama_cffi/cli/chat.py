@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, LlamaError, ValidationError
-from . import inputs, interrupt, options, output
+from . import inputs, interrupt, media, options, output
 from .line_editor import LineEditor
 
 if TYPE_CHECKING:
     from ..api.llama import Llama
-    from .chat_session import ChatSession
+    from .chat_session import ChatSession, Message
 
 __all__ = ["add_parser"]
 
@@ -23,6 +23,7 @@ _EXAMPLES = """
 llama-cffi chat -m model.gguf
 llama-cffi chat -m model.gguf --session talk.json -s "Be brief."
 echo "What is 12 + 30?" | llama-cffi chat -m model.gguf
+llama-cffi chat -m model.gguf --mmproj mmproj.gguf --image cat.png -p "What is this?"
 """
 _HELP = """\
 /help              this list
@@ -30,6 +31,8 @@ _HELP = """\
 /clear             forget the conversation
 /regen             answer the last message again
 /read FILE         send the text of a file with the next message
+/image FILE        send a picture with the next message
+/audio FILE        send a sound with the next message
 /system [TEXT]     set the system prompt; without a text remove it
 /set [NAME VALUE]  set an option, such as temperature 0.7; without one show them
 /save FILE         save the conversation
@@ -52,6 +55,7 @@ def add_parser(commands: Any) -> None:
     )
     options.add_model(parser)
     inputs.add_text(parser, "the first message")
+    media.add_media(parser, "the first message")
     parser.add_argument(
         "-st", "--single-turn", action="store_true", help="leave after the first answer"
     )
@@ -99,6 +103,7 @@ def _run(args: argparse.Namespace) -> int:
         system = inputs.without_newline(inputs.read_file(args.system_file))
     talks = not inputs.is_piped()
     first = _first_message(args, talks)
+    attached = media.attached(args)
 
     from ..api.llama import Llama
     from ..generation.sampling_params import SamplingParams
@@ -118,8 +123,11 @@ def _run(args: argparse.Namespace) -> int:
             path = Path(args.session).expanduser()
             if path.exists():
                 session.load(path)
+                chat.check_messages()
             session.system = system or session.system
             session.save(path)  # tells now if it cannot be written
+        for one in attached:
+            chat.attach(one, tells=talks)
         if first is not None:
             chat.say(first, talks and not args.single_turn)
         if talks and not args.single_turn:
@@ -154,7 +162,8 @@ class _Chat:
 
     def __init__(self, session: ChatSession, llm: Llama, args: argparse.Namespace) -> None:
         self._session, self._llm, self._args = session, llm, args
-        self._attached: list[str] = []
+        self._texts: list[str] = []
+        self._media: list[media.Attachment] = []
         self._clean = output.printable if output.is_terminal(sys.stdout) else str
 
     def loop(self) -> int:
@@ -179,13 +188,45 @@ class _Chat:
                 if text.startswith("/") and "\n" not in text:
                     self._command(text)
                 elif text.strip():
-                    self.say("\n\n".join([*self._attached, text]), True)
-                    self._attached.clear()
+                    self.say(text, True)
 
-    def say(self, prompt: str, goes_on: bool) -> None:
-        """Answer *prompt* on stdout; Ctrl-C stops the answer, and the chat where *goes_on*."""
+    def attach(self, attachment: media.Attachment, *, tells: bool = True) -> None:
+        """Send a picture or sound with the next message.
+
+        Raises:
+            LlamaError: The model does not take it.
+        """
+        self._check(attachment.kind)
+        self._media.append(attachment)
+        if tells:
+            print(f"{self._clean(str(attachment))} goes with the next message", file=sys.stderr)
+
+    def check_messages(self) -> None:
+        """Refuse the pictures and sounds of a conversation that the model does not take.
+
+        Raises:
+            LlamaError: It does not take them.
+        """
+        for kind in {one.kind for message in self._session.messages for one in message.media}:
+            self._check(kind)
+
+    def _check(self, kind: str) -> None:
+        engine: Any = self._llm.engine
+        media.check_media(engine.media, self._args.mmproj, kind)
+
+    def say(self, text: str, goes_on: bool) -> None:
+        """Send *text* with what is attached, and answer on stdout.
+
+        Ctrl-C stops the answer, and the chat where *goes_on*.
+        """
+        message = self._session.message("\n\n".join([*self._texts, text]), [*self._media])
+        self._texts.clear()
+        self._media.clear()
+        self._say(message, goes_on)
+
+    def _say(self, message: Message, goes_on: bool) -> None:
         try:
-            self._answer(prompt)
+            self._answer(message)
         except KeyboardInterrupt:
             if not goes_on:
                 raise
@@ -204,11 +245,11 @@ class _Chat:
         if self._args.show_timings:
             print(f"[{self._timings()}]", file=sys.stderr)
 
-    def _answer(self, prompt: str) -> None:
+    def _answer(self, message: Message) -> None:
         shows = output.is_terminal(sys.stdout) and not self._args.hide_thinking
         dims = output.has_colours(sys.stdout)
         kind, last = "content", ""
-        pieces = self._session.answer(prompt)
+        pieces = self._session.answer(message)
         with contextlib.closing(pieces):  # type: ignore[type-var]
             try:
                 for now, text in pieces:
@@ -245,8 +286,9 @@ class _Chat:
         rest = rest.strip()
         known = {
             "/help": self._help, "/?": self._help, "/clear": self._clear,
-            "/regen": self._regenerate, "/read": self._read, "/system": self._system,
-            "/set": self._set, "/save": self._save, "/load": self._load,
+            "/regen": self._regenerate, "/read": self._read, "/image": self._image,
+            "/audio": self._audio, "/system": self._system, "/set": self._set,
+            "/save": self._save, "/load": self._load,
         }  # fmt: skip
         try:
             if name not in known:
@@ -260,17 +302,24 @@ class _Chat:
 
     def _clear(self, _: str) -> None:
         self._session.messages.clear()
-        self._attached.clear()
+        self._texts.clear()
+        self._media.clear()
 
     def _regenerate(self, _: str) -> None:
-        prompt = self._session.last_prompt()
-        if prompt is None:
+        message = self._session.last_prompt()
+        if message is None:
             raise ValidationError("there is no message to answer again")
-        self.say(prompt, True)
+        self._say(message, True)
 
     def _read(self, name: str) -> None:
-        self._attached.append(inputs.without_newline(inputs.read_file(_named(name, "/read"))))
+        self._texts.append(inputs.without_newline(inputs.read_file(_named(name, "/read"))))
         print(f"{name} goes with the next message", file=sys.stderr)
+
+    def _image(self, name: str) -> None:
+        self.attach(media.Attachment.load("image", _named(name, "/image", "cat.png")))
+
+    def _audio(self, name: str) -> None:
+        self.attach(media.Attachment.load("audio", _named(name, "/audio", "talk.wav")))
 
     def _system(self, text: str) -> None:
         self._session.system = text
@@ -294,12 +343,20 @@ class _Chat:
 
     def _load(self, name: str) -> None:
         self._session.load(Path(_named(name, "/load")).expanduser())
-        n = len(self._session.messages)
-        print(f"{n} messages; the last one is from the {self._session.messages[-1]['role']}"
-              if n else "an empty conversation", file=sys.stderr)  # fmt: skip
+        self.check_messages()
+        messages = self._session.messages
+        if not messages:
+            print("an empty conversation", file=sys.stderr)
+            return
+        shown = " ".join(str(one) for message in messages for one in message.media)
+        print(
+            f"{len(messages)} messages{self._clean(f' with {shown}') if shown else ''}; the last "
+            f"one is from the {messages[-1].role}",
+            file=sys.stderr,
+        )
 
 
-def _named(name: str, command: str) -> str:
+def _named(name: str, command: str, example: str = "notes.txt") -> str:
     if not name:
-        raise ValidationError(f"{command} needs a file, such as {command} notes.txt")
+        raise ValidationError(f"{command} needs a file, such as {command} {example}")
     return name

@@ -3,23 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic_files import replacing
-from ..errors import ValidationError
+from ..errors import LlamaError, ValidationError
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..validation import check_int, reject_unknown
+from .media import Attachment, content_of
 
 if TYPE_CHECKING:
     from ..api.llama import Llama
 
-__all__ = ["ChatSession"]
+__all__ = ["ChatSession", "Message"]
 
 _OWN = ("max_tokens", "stop", "thinking", "thinking_budget", "reasoning_effort")
 _VERSION = 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a conversation.
+
+    Attributes:
+        role: `user` or `assistant`.
+        text: Its text.
+        media: The pictures and sounds before it.
+    """
+
+    role: str
+    text: str
+    media: tuple[Attachment, ...] = ()
+
+    def as_openai(self) -> dict[str, Any]:
+        """Return it in OpenAI's format."""
+        return {"role": self.role, "content": content_of(self.text, [*self.media])}
+
+    def saved(self) -> dict[str, Any]:
+        """Return what is kept in a file: of pictures and sounds a reference."""
+        found: dict[str, Any] = {"role": self.role, "content": self.text}
+        if self.media:
+            found["media"] = [one.saved() for one in self.media]
+        return found
+
+    @classmethod
+    def restore(cls, saved: dict[str, Any]) -> Message:
+        """Return the message that `saved` has kept.
+
+        Raises:
+            LlamaError: See `Attachment.restore`.
+        """
+        media = tuple(map(Attachment.restore, saved.get("media", ())))
+        return cls(str(saved["role"]), str(saved["content"]), media)
 
 
 class ChatSession:
@@ -39,20 +77,25 @@ class ChatSession:
     def __init__(self, llm: Llama, system: str, settings: dict[str, Any]) -> None:
         self._llm = llm
         self.system, self.settings = system, settings
-        self.messages: list[dict[str, Any]] = []
+        self.messages: list[Message] = []
 
-    def answer(self, prompt: str) -> Iterator[tuple[str, str]]:
-        """Answer *prompt*; yield `content` or `reasoning_content`, and text.
+    @staticmethod
+    def message(text: str, media: Sequence[Attachment] = ()) -> Message:
+        """Return a message of the user."""
+        return Message("user", text, tuple(media))
+
+    def answer(self, message: Message) -> Iterator[tuple[str, str]]:
+        """Answer *message*; yield `content` or `reasoning_content`, and text.
 
         When the iteration ends or is left, the conversation has what was generated. Nothing is
-        kept of a prompt that got no answer.
+        kept of a message that got no answer.
         """
-        self.messages.append({"role": "user", "content": prompt})
+        self.messages.append(message)
         content: list[str] = []
         system = [{"role": "system", "content": self.system}] if self.system else []
         try:
             chunks: Any = self._llm.create_chat_completion(
-                [*system, *self.messages], stream=True, **self.settings
+                [*system, *(m.as_openai() for m in self.messages)], stream=True, **self.settings
             )
             with closing(chunks):
                 for chunk in chunks:
@@ -64,15 +107,15 @@ class ChatSession:
                             yield kind, text
         finally:
             if content:
-                self.messages.append({"role": "assistant", "content": "".join(content)})
+                self.messages.append(Message("assistant", "".join(content)))
             else:
                 self.messages.pop()
 
-    def last_prompt(self) -> str | None:
+    def last_prompt(self) -> Message | None:
         """Remove the last exchange; return what the user said, None: there is none."""
-        while self.messages and self.messages[-1]["role"] != "user":
+        while self.messages and self.messages[-1].role != "user":
             self.messages.pop()
-        return str(self.messages.pop()["content"]) if self.messages else None
+        return self.messages.pop() if self.messages else None
 
     def set(self, name: str, value: object) -> None:
         """Change an option of the next answers.
@@ -99,7 +142,7 @@ class ChatSession:
             "model": self._llm.model_path,
             "system": self.system,
             "settings": self.settings,
-            "messages": self.messages,
+            "messages": [message.saved() for message in self.messages],
         }
         try:
             with replacing(path) as file:  # created with mode 0600
@@ -111,14 +154,16 @@ class ChatSession:
         """Take over the conversation, system prompt and settings of a file.
 
         Raises:
-            ValidationError: It cannot be read, or is no session.
+            ValidationError: It cannot be read, or is no session; or a picture or sound of it is
+                gone or has changed.
+            LlamaError: See `Attachment.restore`.
         """
         try:
             whole = json.loads(path.read_text(encoding="utf-8"))
-            messages = [
-                {"role": str(m["role"]), "content": str(m["content"])} for m in whole["messages"]
-            ]
+            messages = [Message.restore(saved) for saved in whole["messages"]]
             system, settings = str(whole["system"]), dict(whole["settings"])
+        except LlamaError:
+            raise
         except OSError as e:
             raise ValidationError(f"cannot read {path}: {e.strerror or e}") from None
         except (ValueError, KeyError, TypeError):

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextOverflowError, ValidationError
-from . import engine, inputs, interrupt, options, output
+from . import engine, inputs, interrupt, media, options, output
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -21,6 +21,7 @@ llama-cffi generate "What is 12 + 30?"
 llama-cffi generate -m hf:owner/repo:Q4_K_M -s "Be brief." "Why is the sky blue?"
 git diff | llama-cffi generate -m model.gguf "Review this change:"
 llama-cffi generate -m model.gguf -f page.txt --json-schema '{"type": "object"}'
+llama-cffi generate -m model.gguf --mmproj mmproj.gguf --image cat.png "What is this?"
 """
 
 _CONTEXT_ADVICE = "Shorten the prompt, or give a larger context with -c N (0: the model's)."
@@ -55,6 +56,7 @@ def add_parser(commands: Any) -> None:
         help="a file with the prompt; after a prompt, what it is about; -: stdin",
     )  # fmt: skip
     parser.add_argument("-s", "--system", default="", help="the system prompt")
+    media.add_media(parser, "the prompt")
     parser.add_argument(
         "-n", "--max-tokens", "--n-predict", "--predict", type=options.at_least(-1), default=256,
         metavar="N",
@@ -95,6 +97,8 @@ def add_parser(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.raw and args.system:
         args.usage_error("--raw uses the prompt verbatim; leave out --system")
+    if args.raw and (args.images or args.sounds):
+        args.usage_error("--raw uses the prompt verbatim; leave out --image and --audio")
     prompt = _prompt(args)
     # Check the options before loading a model.
     from ..generation.options import parse_options
@@ -117,16 +121,20 @@ def _run(args: argparse.Namespace) -> int:
         args.usage_error("--max-tokens must be at least 1, or -1, got 0")
     args.max_tokens = None if args.max_tokens == -1 else args.max_tokens
     parse_options(args.max_tokens, sampling, 1)
+    attached = media.attached(args)
 
     sampling = {**engine.text_defaults(), **sampling}
     started = time.perf_counter()
     with engine.opened(args) as opened:
         interrupt.check()
+        for kind in {one.kind for one in attached}:
+            media.check_media(opened.media, args.mmproj, kind)
         try:
+            messages = _messages(prompt, args.system, attached)
             if args.json or args.jsonl:
-                _print_result(opened, args, prompt, sampling, chat, started)
+                _print_result(opened, args, messages, sampling, chat, started)
             else:
-                _stream(opened, args, prompt, {**sampling, **chat})
+                _stream(opened, args, messages, {**sampling, **chat})
         except ContextOverflowError as error:
             facts = str(error).partition(". ")[0]
             raise ContextOverflowError(f"{facts}. {_CONTEXT_ADVICE}") from error
@@ -174,12 +182,25 @@ def _prompt(args: argparse.Namespace) -> str:
     return inputs.check_utf8(text, "prompt")
 
 
+def _messages(prompt: str, system: str, attached: list[media.Attachment]) -> list[dict[str, Any]]:
+    """Return the conversation; that of --raw is the prompt alone."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": media.content_of(prompt, attached)}]
+
+
 def _stream(
-    engine: Engine, args: argparse.Namespace, prompt: str, sampling: dict[str, Any]
+    engine: Engine,
+    args: argparse.Namespace,
+    messages: list[dict[str, Any]],
+    sampling: dict[str, Any],
 ) -> None:
     clean = output.printable if sys.stdout.isatty() else str
     last = ""
-    for piece in engine.stream(prompt, args.system, args.max_tokens, raw=args.raw, **sampling):
+    if args.raw:
+        pieces = engine.stream(messages[0]["content"], "", args.max_tokens, raw=True, **sampling)
+    else:
+        pieces = engine.stream_chat(messages, args.max_tokens, **sampling)
+    for piece in pieces:
         output.say(clean(piece))
         interrupt.check()
         last = piece
@@ -202,19 +223,18 @@ def _summary(engine: Engine, max_tokens: int | None) -> str:
 def _print_result(
     engine: Engine,
     args: argparse.Namespace,
-    prompt: str,
+    messages: list[dict[str, Any]],
     sampling: dict[str, Any],
     chat: dict[str, Any],
     started: float,
 ) -> None:
-    from ..generation.chat_renderer import as_messages
     from ..generation.prompt import tokenize_prompt
 
     loaded = time.perf_counter()
     if args.raw:
-        given = tokenize_prompt(engine.model.vocab, prompt)
+        given = tokenize_prompt(engine.model.vocab, messages[0]["content"])
     else:
-        given = engine.tokenize_chat(as_messages(prompt, args.system), **chat)
+        given = engine.tokenize_chat(messages, **chat)
         sampling = engine.renderer.with_stops(sampling)
     steps = []
     for step in engine.steps(given, args.max_tokens, **sampling):

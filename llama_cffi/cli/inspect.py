@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ValidationError
 from . import options, output
+from .projector import is_projector, projector_facts
 
 if TYPE_CHECKING:
     from ..gguf.header_check import GgufArray, GgufSummary, GgufTensor
@@ -164,6 +165,9 @@ def facts(header: Header) -> Iterator[tuple[str, str]]:
     counts = Counter(t.type_name for t in tensors)
     types = ", ".join(f"{n} {name}" for name, n in counts.most_common())
     yield "tensors", f"{len(tensors)}: {types}" if tensors else "none"
+    if is_projector(header.values):
+        yield from ((label, _printable(text)) for label, text in projector_facts(header.values))
+        return
     for label, name in (
         ("context", "context_length"),
         ("embedding", "embedding_length"),

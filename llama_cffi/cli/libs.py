@@ -113,11 +113,12 @@ def _list(args: argparse.Namespace) -> int:
             build.tag or "",
             _megabytes(manage.size_bytes(build)),
             str((build.receipt or {}).get("when", ""))[:10],
+            "yes" if _takes_media(build) else "no",
         )
         for build in builds
     ]
     if rows:
-        print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"), rows)
+        print_table((" ", "BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED", "PICTURES"), rows)
     else:
         print("No builds here yet; run `llama-cffi libs fetch` to fetch the default.")
     if current:
@@ -246,7 +247,18 @@ def _facts(build: InstalledBuild) -> dict[str, Any]:
         "reason": build.backend_reason,
         "size_bytes": manage.size_bytes(build),
         "when": (build.receipt or {}).get("when"),
+        "pictures": _takes_media(build),
     }
+
+
+def _takes_media(build: InstalledBuild) -> bool:
+    """Return whether a build has what pictures and sounds need; `doctor` tells if it fits."""
+    from ..binding.loading.mtmd import has_mtmd
+
+    try:
+        return has_mtmd(build)
+    except (OSError, ValueError):  # damaged; `verify` tells
+        return False
 
 
 def _megabytes(size: int) -> str:

@@ -18,6 +18,7 @@ __all__ = ["add_parser"]
 
 _EXAMPLES = """
 llama-cffi models pull hf:owner/repo:Q4_K_M
+llama-cffi models pull hf:owner/repo:Q4_K_M --mmproj
 llama-cffi models list --dir ~/models
 llama-cffi models rm hf:owner/repo:Q8_0 --dry-run
 """
@@ -50,6 +51,10 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     sub = command("pull", "Fetch a model from the Hugging Face hub.", "the file")
     sub.add_argument("model", metavar="MODEL", help="hf:OWNER/REPO[@REVISION][:FILE or QUANT]")
+    sub.add_argument(
+        "--mmproj", action="store_true",
+        help="fetch the projector for pictures and sounds, too",
+    )  # fmt: skip
     sub = command("show", "Show a model on this machine.", "its files and metadata")
     sub.add_argument("model", metavar="MODEL", help=_NAME)
     sub = command("rm", "Remove models from this machine.", "what was removed")
@@ -126,13 +131,41 @@ def _pull(args: argparse.Namespace) -> int:
         parts = [file.download(folder) for file in remote_files(HubSpec.parse(args.model))]
         path = parts[0]
     interrupt.check()
+    projector = _pull_projector(args.model, path, folder) if args.mmproj else None
+    interrupt.check()
     files = _parts(path)
     if args.json:
         sizes = sum(file.stat().st_size for file in files)
-        output.print_json({"name": args.model, "file": str(path), "size_bytes": sizes})
+        found: dict[str, Any] = {"name": args.model, "file": str(path), "size_bytes": sizes}
+        if projector is not None:
+            found["mmproj"] = str(projector)
+        output.print_json(found)
     else:
-        output.say(f"{path}\n")
+        output.say("".join(f"{file}\n" for file in (path, projector) if file is not None))
     return 0
+
+
+def _pull_projector(name: str, model: Path, folder: Path | None) -> Path:
+    """Fetch the projector of a model that was fetched.
+
+    Raises:
+        ValidationError: The repository has none, or several.
+        FetchError: The hub does not answer, or the download failed.
+    """
+    from ..hub import HubSpec, fetch_projector, projector_on_hub, remote_files
+
+    spec, found = HubSpec.parse(name), None
+    if folder is None:
+        found = fetch_projector(model)
+    elif file := projector_on_hub(spec, model.name):
+        (remote,) = remote_files(HubSpec(spec.repo, spec.revision, file))
+        found = remote.download(folder)
+    if found is None:
+        raise ValidationError(
+            f"{model.name} is here, but {spec} has no projector for it; one of another repository "
+            "is fetched by its name: hf:OWNER/REPO:mmproj-FILE.gguf"
+        )
+    return found
 
 
 def _show(args: argparse.Namespace) -> int:

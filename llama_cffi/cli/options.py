@@ -217,6 +217,19 @@ RUNNING = (
         "a built-in chat template, or Jinja's source (default: the model's)",
     ),
     Option("lora_path", ("--lora",), str, "FILE", "a LoRA adapter"),
+    Option(
+        "mmproj", ("-mm", "--mmproj"), str, "FILE",
+        "the projector for pictures and sounds: a GGUF file, or hf:OWNER/REPO:FILE (default: the "
+        "one beside the model)",
+    ),
+    Option(
+        "image_min_tokens", ("--image-min-tokens",), at_least(1), "N",
+        "least tokens of a picture, for models with pictures of any size (default: the model's)",
+    ),
+    Option(
+        "image_max_tokens", ("--image-max-tokens",), at_least(1), "N",
+        "most tokens of a picture, likewise",
+    ),
 )  # fmt: skip
 
 # Fields of SamplingParams.
@@ -308,14 +321,17 @@ def _hub_name(text: str) -> str:
 
 
 def model_source(args: argparse.Namespace, command: str) -> Path:
-    """Return the file of -m, or of the demo model, of which a person is told."""
-    return resolve(args.model, command)
+    """Return the file of -m, or of the demo model, of which a person is told.
+
+    With --image it is the demo model of pictures.
+    """
+    return resolve(args.model, command, pictures=bool(getattr(args, "images", None)))
 
 
-def resolve(model: str | None, command: str) -> Path:
+def resolve(model: str | None, command: str, *, pictures: bool = False) -> Path:
     """Return the file of a model; None: the demo model's, of which a person is told."""
     if model is None:
-        return output.demo_path(command)
+        return output.demo_path(command, pictures=pictures)
     from ..hub import resolve_model
 
     return resolve_model(model)

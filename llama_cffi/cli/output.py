@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..errors import ValidationError
+
 __all__ = [
     "demo_path",
     "has_colours",
@@ -32,9 +34,10 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NUMBERS = re.compile(r"(?<=\[)\n[\d\s,.+e-]+\n\s*(?=\])")
 
 _DEMO = (
-    "This is the included demo model, {:.0f} MB: sums and small talk only. For a real one:\n"
+    "This is the included demo model, {:.0f} MB: {} only. For a real one:\n"
     "  llama-cffi {} -m hf:Qwen/Qwen3-0.6B-GGUF:Q8_0 ...   (640 MB; more in docs/models.md)"
 )
+_SUMS, _SHAPES = "sums and small talk", "pictures of coloured shapes"
 
 
 def use_utf8(stream: TextIO) -> None:
@@ -66,13 +69,25 @@ def has_colours(stream: TextIO | None) -> bool:
     )
 
 
-def demo_path(command: str) -> Path:
-    """Return the file of the demo model; a person is told how to give *command* a real one."""
+def demo_path(command: str, *, pictures: bool = False) -> Path:
+    """Return the file of a demo model; a person is told how to give *command* a real one.
+
+    Args:
+        command: The command.
+        pictures: The demo model that takes pictures.
+
+    Raises:
+        ValidationError: This version has none.
+    """
     from .. import demo
 
-    path = demo.model_path()
+    path, what = demo.model_path(), _SUMS
+    if pictures:
+        path, what = path.with_name("pictures.gguf"), _SHAPES
+        if not path.exists():
+            raise ValidationError("name a model that takes pictures, with -m FILE")
     if is_terminal(sys.stderr):
-        print(_DEMO.format(path.stat().st_size / 1e6, command), file=sys.stderr)
+        print(_DEMO.format(path.stat().st_size / 1e6, what, command), file=sys.stderr)
     return path
 
 

@@ -17,6 +17,7 @@ llama-cffi plan -m model.gguf -ngl auto --json
 """
 _FIELDS = (
     "n_ctx", "n_gpu_layers", "n_batch", "n_ubatch", "flash_attn", "type_k", "type_v", "n_cpu_moe",
+    "mmproj",
 )  # fmt: skip
 
 
@@ -44,7 +45,6 @@ def add_parser(commands: Any) -> None:
         "-dev", "--device", metavar="NAMES",
         help="devices beside the CPU, with commas; none: only the CPU (default: all)",
     )  # fmt: skip
-    parser.add_argument("-mm", "--mmproj", metavar="FILE", help="projector for images and audio")
     parser.add_argument("-md", "--model-draft", metavar="MODEL", help="draft model")
     parser.add_argument(
         "--lora", action="append", default=[], metavar="FILE", help="a LoRA adapter; repeatable"
@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         "--swa-full", action=argparse.BooleanOptionalAction, default=None,
         help="keep positions that left the sliding window",
     )  # fmt: skip
-    options.add_running(parser, _FIELDS)
+    options.add_running(parser, _FIELDS, mmproj="the projector for pictures and sounds")
     options.add_json(parser, "the plan, in bytes,")
     parser.set_defaults(func=_run)
 
@@ -73,7 +73,6 @@ def _run(args: argparse.Namespace) -> int:
         n_parallel=args.parallel,
         n_kv_tokens=args.n_kv_tokens,
         devices=devices,
-        mmproj=args.mmproj,
         draft=args.model_draft,
         adapters=args.lora,
         swa_full=args.swa_full,

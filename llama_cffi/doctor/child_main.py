@@ -45,6 +45,7 @@ def generate(model: str, tokens: Sequence[int], n_predict: int, n_gpu_layers: in
             path=str(library.path),
             abi=library.abi.as_dict(),
             abi_text=str(library.abi),
+            no_multimodal=library.no_multimodal,
             devices=[asdict(device) for device in library.devices],
             notes=list(library.backend_notes),
             system_info=library.system_info,

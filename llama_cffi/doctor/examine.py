@@ -70,6 +70,7 @@ def examine(
     yield library_check
     yield _variant(build, machine)
     yield _abi(library, outcome, library_check, build, machine)
+    yield from _multimodal(library)
     yield from _devices(library)
     backends = list(backend_checks(build, machine, library, timeout_s=timeout_s))
     yield from backends
@@ -193,6 +194,13 @@ def _abi(
     message = data["message"].replace(" Run `llama-cffi doctor` for what is missing.", "")
     advice = advice_for(message, build=build, machine=machine)
     return Check("abi", "fail", message, advice, data)
+
+
+def _multimodal(library: Mapping[str, Any]) -> Iterator[Check]:
+    """Report whether pictures and sounds work; that they do not is no warning: text does."""
+    if (reason := library.get("no_multimodal")) is not None:
+        detail = f"do not work: {reason}" if reason else "work with a model that has a projector"
+        yield Check("pictures", "ok", f"pictures and sounds {detail}", data={"works": not reason})
 
 
 def _devices(library: Mapping[str, Any]) -> Iterator[Check]:

@@ -97,6 +97,7 @@ class MediaProcessor:
         use_gpu: See `Projector`.
 
     Attributes:
+        model: The model.
         cache: The embeddings.
     """
 
@@ -110,7 +111,7 @@ class MediaProcessor:
         n_threads: int = 0,
         use_gpu: bool = True,
     ) -> None:
-        self._model, self._source = model, source
+        self.model, self._source = model, source
         self._options = image_min_tokens, image_max_tokens, n_threads, use_gpu
         self.cache = EncoderCache(ENCODER_CACHE_BYTES)
         self._projector: Projector | None = None
@@ -131,7 +132,7 @@ class MediaProcessor:
             if self._projector is None:
                 least, most, n_threads, use_gpu = self._options
                 self._projector = Projector(
-                    self._model,
+                    self.model,
                     self._path(),
                     n_threads=n_threads,
                     use_gpu=use_gpu,
@@ -145,7 +146,7 @@ class MediaProcessor:
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the model takes: `text`, and `image` and `audio` if it has a projector for them."""
-        if self._model.library.no_multimodal:
+        if self.model.library.no_multimodal:
             return ("text",)
         if self._projector is not None:
             images, sounds = self._projector.supports_images, self._projector.supports_audio
@@ -153,7 +154,7 @@ class MediaProcessor:
             path = None
             if self._source is None:
                 with suppress(ValidationError):  # there are several; using one says so
-                    path = find_projector(self._model.path)
+                    path = find_projector(self.model.path)
             if path is None:
                 return ("text",)
             values = check_gguf(path, kind="projector").values
@@ -231,10 +232,10 @@ class MediaProcessor:
     def _path(self) -> Path:
         if self._source is not None:
             return resolve_model(as_path("mmproj", self._source))
-        path = fetch_projector(self._model.path)
+        path = fetch_projector(self.model.path)
         if path is None:
             raise ValidationError(
-                f"{self._model.path.name} gets text only: there is no projector beside it; pass "
+                f"{self.model.path.name} gets text only: there is no projector beside it; pass "
                 "one with mmproj='mmproj.gguf', or leave pictures and sounds out"
             )
         return path

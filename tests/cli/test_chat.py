@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.command_line import PROGRAM, Runner
 
+from llama_cffi import demo
 from llama_cffi.cli.line_editor import LineEditor
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -22,6 +24,8 @@ if os.name == "posix":
 
 CHAT = (PROGRAM, "chat", "--temp", "0", "-c", "512")
 ASK = "What is 12 + 30?"
+# A PNG of one pixel.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
 # --- no terminal on stdin ------------------------------------------------------------------------
@@ -100,6 +104,16 @@ def test_a_wrong_session_file_is_one_sentence(run: Runner, tmp_path: Path) -> No
         file.write_text(text, "utf-8")
         assert "is not a session of" in run.error("chat", "--session", file, "a")
     assert "cannot write" in run.error("chat", "--session", tmp_path / "no" / "file", "hello")
+
+
+def test_a_build_without_libmtmd_says_where_pictures_work(run: Runner, tmp_path: Path) -> None:
+    picture, model = tmp_path / "dot.png", demo.model_path()
+    picture.write_bytes(base64.b64decode(DOT))
+    for command in ("chat", "generate"):
+        error = run.error(command, "-m", model, "--image", picture, "-p", "what?")
+        assert error.startswith("pictures and sounds do not work: this build of llama.cpp has no")
+        assert "llama-cffi libs fetch" in error
+    assert "--raw uses the prompt verbatim" in run.usage("generate", "--raw", "--image", picture)
 
 
 # --- on a terminal -------------------------------------------------------------------------------

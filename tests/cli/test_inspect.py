@@ -11,6 +11,7 @@ from support.command_line import Runner, cli, error_of, json_of
 from support.hub_server import Hub
 from support.split_gguf import write_split
 from support.tiny_gguf import CHATML, write_tiny
+from support.tiny_projectors import write_projector
 
 from llama_cffi import demo, read_gguf
 from llama_cffi.errors import ModelLoadError
@@ -41,6 +42,27 @@ def test_json_has_what_the_reader_finds(run: Runner, tiny_model: Path) -> None:
     assert found["metadata"]["tokenizer.ggml.tokens"] == {"array": "str", "count": 259}
     assert found["chat_template"] == CHATML
     assert found["tokenizer"]["special"]["bos"] == {"id": 256, "text": "<|endoftext|>"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("janus_pro", {"pictures": "janus_pro, 16 x 16 pixels in patches of 4, 16 tokens for a "
+                                   "picture", "projector": "of pictures"}),
+        ("gemma3", {"pictures": "gemma3, 16 x 16 pixels in patches of 4, 4 tokens for a picture"}),
+        ("idefics3", {"pictures": "idefics3, 16 x 16 pixels in patches of 4, 4 tokens for each "
+                                  "tile of a picture"}),
+        ("both", {"projector": "of pictures and sounds",
+                  "pictures": "qwen2vl_merger, of any size, a token for 8 x 8 pixels",
+                  "sounds": "qwen2a, 80 mel bins, 750 tokens for each 30 s",
+                  "for": "models      with embeddings of 64 numbers"}),
+    ],
+)  # fmt: skip
+def test_what_a_projector_is(kind: str, lines: dict[str, str], run: Runner, tmp_path: Path) -> None:
+    text = run.text("inspect", write_projector(tmp_path / "mmproj.gguf", kind))
+    facts = dict(line.split(None, 1) for line in text.splitlines())
+    assert {name: facts[name] for name in lines} == lines
+    assert "chat" not in facts
 
 
 def test_single_values_are_printed_alone(run: Runner, tiny_model: Path) -> None:

@@ -110,7 +110,7 @@ def test_from_nothing_to_a_chosen_build_and_back(run: Callable[..., str]) -> Non
     assert run("use", "npm:3.20.0", "-q").startswith("using npm:3.20.0")
     assert run("use", "npm:3.19.1", "-q").startswith("using npm:3.19.1")
     table = run("list").splitlines()
-    assert table[0].split() == ["BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED"]
+    assert table[0].split() == ["BUILD", "VARIANT", "LLAMA.CPP", "SIZE", "FETCHED", "PICTURES"]
     assert table[1].split()[:3] == ["npm:3.20.0", "cpu", "b10361"]
     assert table[2].split()[:4] == ["*", "npm:3.19.1", "cpu", "b10068"]
     assert run("path").strip().endswith("libllama.b10068.so")

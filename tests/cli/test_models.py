@@ -75,6 +75,28 @@ def test_from_nothing_to_two_models_and_back(machine: Machine, tmp_path: Path) -
     assert [p for p in blobs.iterdir() if not p.name.endswith(".incomplete")] == []
 
 
+def test_the_projector_of_a_model_is_pulled_when_asked(machine: Machine, tmp_path: Path) -> None:
+    repo = machine.hub.repos["owner/repo"]
+    files = repo["0123456789abcdef" * 2 + "01234567"] = repo["main"]  # the name of its snapshot
+    folder = tmp_path / "mine"
+    for more in ([], ["--dir", folder]):
+        args = ("pull", "hf:owner/repo:Q4_0", "--mmproj", *more)
+        files.pop("mmproj-F16.gguf", None)
+        assert "owner/repo has no projector for it" in error_of_last(machine(*args))
+        files["mmproj-F16.gguf"] = b"GGUF projector"
+        model, projector = map(Path, text_of(machine(*args)).splitlines())
+        assert (model.name, projector.name) == ("a-Q4_0.gguf", "mmproj-F16.gguf")
+        assert projector.read_bytes() == b"GGUF projector"
+        assert projector.parent == model.parent
+        assert machine.json(*args)["mmproj"] == str(projector)
+
+
+def error_of_last(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the message of a command that failed after it told what it fetches."""
+    assert (done.returncode, done.stdout) == (1, b"")
+    return done.stderr.decode().splitlines()[-1]
+
+
 def test_a_folder_of_ones_own_is_listed_pulled_to_and_cleared(
     machine: Machine, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_machine_without_problems(look: Any, build: InstalledBuild) -> None:
     for name in ("system", "cpu", "python", "library", "variant", "abi", "device CPU"):
         assert name in checks
     assert checks["abi"].detail.startswith("exact, class ")
+    assert checks["pictures"].detail.startswith("pictures and sounds do not work: this build of")
     assert checks["abi"].data["struct_bytes"]["llama_context_params"] > 0
     assert checks["library"].data["tag"] == build.tag
     assert checks["generation"].data["tokens"] == checks["generation"].data["expected"]

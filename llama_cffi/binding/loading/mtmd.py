@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ...libs_fetch import InstalledBuild
     from .abi import AbiIdentity
 
-__all__ = ["mtmd_beside", "why_unusable"]
+__all__ = ["has_mtmd", "mtmd_beside", "why_unusable"]
 
 _FILE = re.compile(r"(lib)?mtmd(\.[^-]*)?\.(so|dylib|dll)[.\d]*")
 _PREFIX, _HELPER = "mtmd_", "mtmd_helper_"
@@ -36,6 +37,14 @@ def mtmd_beside(build: InstalledBuild) -> Path | None:
     """Return the file of libmtmd in the folder of a build; None if there is none."""
     files = sorted(p for p in build.folder.iterdir() if _FILE.fullmatch(p.name) and p.is_file())
     return files[0].resolve() if files else None
+
+
+def has_mtmd(build: InstalledBuild) -> bool:
+    """Return whether a build has libmtmd, in a file of its own or in the library's; not loaded."""
+    if mtmd_beside(build) is not None:
+        return True
+    with Path(build.library).open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        return data.find(b"mtmd_init_from_file\0") >= 0
 
 
 def why_unusable(identity: AbiIdentity, written: bytes | None, classes: Iterable[AbiClass]) -> str:
