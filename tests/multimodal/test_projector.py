@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from multimodal.conftest import Files, picture
@@ -10,6 +11,7 @@ from support.tiny_projectors import write_projector
 
 from llama_cffi import ClosedError, ModelLoadError, ValidationError
 from llama_cffi.binding import Context, MediaChunk, Model, Projector, get_library
+from llama_cffi.binding.model import trial
 
 
 def first_chunk(projector: Projector, pixels: np.ndarray) -> MediaChunk:
@@ -132,19 +134,27 @@ def test_embeddings_are_checked_before_they_are_decoded(files: dict[str, Files])
         assert context.memory.seq_pos_max(0) == 7
 
 
-def test_what_crashes_the_child_is_refused(
+def test_projectors_are_tried_in_a_child(
     files: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rules of the header aside: here they are switched off by a file that they cannot see."""
+    seen = []
+    original = trial._run
 
-    def edit(writer: gguf.GGUFWriter) -> None:
-        tensors = writer.tensors[0]
-        del tensors["v.blk.0.attn_q.weight"], tensors["v.blk.0.attn_q.bias"]
+    def run(job: dict[str, Any], timeout_s: float) -> tuple[str | None, bool]:
+        seen.append(job["projector"])
+        return original(job, timeout_s)
 
-    damaged = write_projector(tmp_path / "damaged.gguf", edit=edit)
+    monkeypatch.setattr(trial, "_run", run)
+    path = write_projector(tmp_path / "mmproj.gguf", seed=int.from_bytes(os.urandom(4), "big"))
     with Model(files["janus_pro"].model) as model:
-        with pytest.raises(ModelLoadError, match="tried in a child process, which ended with SIG"):
-            Projector(model, damaged, check="child")
-        Projector(model, files["janus_pro"].mmproj, check="child")
+        Projector(model, path, check="child")
+        Projector(model, path, check="child")  # the result is known
+        assert seen == [str(path)]
         with pytest.raises(ValidationError, match="check='maybe' is not one of"):
-            Projector(model, damaged, check="maybe")
+            Projector(model, path, check="maybe")
+        monkeypatch.setattr(trial, "_run", lambda *_: ("ended with SIGSEGV", False))
+        other = write_projector(tmp_path / "other.gguf", seed=int.from_bytes(os.urandom(4), "big"))
+        with pytest.raises(
+            ModelLoadError, match=r"other\.gguf was tried in a child process, which"
+        ):
+            Projector(model, other, check="child")
