@@ -184,7 +184,7 @@ def test_sounds_of_any_kind_and_rate(random: Whisper, tmp_path: Path) -> None:
     from llama_cffi.media import Audio
     from llama_cffi.whisper.sound import load_samples
 
-    assert load_samples(SPEECH) is SPEECH  # no copy
+    assert np.array_equal(load_samples(SPEECH), SPEECH)
     data = wav(SPEECH)
     read = load_samples(data)
     assert np.abs(read - SPEECH).max() < 1e-4
@@ -203,7 +203,7 @@ def test_sounds_of_any_kind_and_rate(random: Whisper, tmp_path: Path) -> None:
     [
         (np.zeros(0, np.float32), "the sound is empty"),
         (np.zeros(1599, np.float32), r"has 0.0999375 s, outside 0.1..14400: pad it with silence"),
-        (np.zeros((2, 16_000), np.float32), r"must be \(n,\) float32, mono, got \(2, 16000\)"),
+        (np.zeros((2, 16_000), np.float32), r"\(n,\) float32, mono, got \(2, 16000\)"),
         (np.zeros(16_000, np.int16), "divide integers by their range"),
         (np.full(16_000, np.nan, np.float32), "not finite"),
         (np.full(16_000, np.inf, np.float32), "not finite"),
