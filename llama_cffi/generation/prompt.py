@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, SupportsIndex
 
+from ..chat.media_parts import MARKER
 from ..errors import ValidationError
 from ..validation import shown
 
 if TYPE_CHECKING:
     from ..binding import Context, Vocab
 
-__all__ = ["Media", "MediaSpan", "Prompt", "common_prefix_length", "media_cells", "tokenize_prompt"]
+__all__ = [
+    "Media",
+    "MediaSpan",
+    "Prompt",
+    "common_prefix_length",
+    "media_cells",
+    "prompt_text",
+    "tokenize_prompt",
+]
 
 _STRIDE = 64
 _OFFSET_BITS = (
@@ -237,6 +246,18 @@ def check_prompt(prompt: object) -> None:
         if not isinstance(first, str):
             return
     raise ValidationError(f"prompt must be a str or a list of token ids, got {shown(prompt)}")
+
+
+def prompt_text(vocab: Vocab, prompt: Sequence[int]) -> str:
+    """Return the text of a prompt, with `MARKER` for each picture or sound."""
+    if not isinstance(prompt, Prompt) or not prompt.media:
+        return vocab.detokenize(prompt, True)
+    texts, start = [], 0
+    for span in prompt.spans():
+        texts.append(vocab.detokenize(prompt[start : span.start], True, keep_space=start > 0))
+        start = span.end
+    texts.append(vocab.detokenize(prompt[start:], True, keep_space=start > 0))
+    return MARKER.join(texts)
 
 
 def tokenize_prompt(vocab: Vocab, text: str) -> list[int]:
