@@ -271,9 +271,9 @@ async def count_tokens(call: Call, body: Object | None = None) -> int:
         TemplateError: The chat template refuses the messages.
     """
     chat = call.model.llm.chat
-    messages, options = chat_options(call.model, call.body if body is None else body)
+    given, options = chat_options(call.model, call.body if body is None else body)
     options.pop("stream_options", None)
-    messages = await load_messages(call, messages)
+    messages = await load_messages(call, given)
     return len((await chat.prepare_async(messages, options)).request.tokens)
 
 

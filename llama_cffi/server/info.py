@@ -7,6 +7,7 @@ import asyncio
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..chat.media_parts import MARKER
 from ..errors import LlamaError
 from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
@@ -81,7 +82,7 @@ def _described(model: ServedModel) -> dict[str, object]:
         "tags": [*model.entry.tags],
         "status": status,
         "architecture": {
-            "input_modalities": ["text"],
+            "input_modalities": [*card.modalities] if card else ["text"],
             "output_modalities": [card.output if card else "text"],
         },
         "meta": None
@@ -124,7 +125,12 @@ async def _props(call: Call) -> Answer:
             "role": "model",
             "model_alias": model.name,
             "model_path": card.path,
-            "modalities": {"vision": False, "video": False, "audio": False},
+            "modalities": {
+                "vision": "image" in card.modalities,
+                "video": False,
+                "audio": "audio" in card.modalities,
+            },
+            "media_marker": MARKER,
             "chat_template": card.chat_template,
             "bos_token": card.bos,
             "eos_token": card.eos,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ..api.llama import Llama
     from .call import Call
 
-__all__ = ["PlacedPart", "check_takes", "load_messages", "loading"]
+__all__ = ["MediaBudget", "PlacedPart", "check_takes", "load_messages", "loading"]
 
-_WHAT = {"image": "a picture", "audio": "a sound"}
+_WHAT = {None: "a picture or sound", "image": "a picture", "audio": "a sound"}
 _MOST_LARGE = 4  # pictures of the largest size in one conversation
 
 
@@ -54,11 +54,16 @@ async def load_messages(call: Call, messages: Sequence[Any]) -> Sequence[Any]:
     if not any(_has_media(message) for message in messages):
         return messages
     llm, policy = call.model.llm, call.state.settings.media_policy
-    return await whole_async(lambda: _Loader(llm, policy).messages(messages))
+    return await whole_async(lambda: _loaded(llm, messages, policy))
 
 
-def check_takes(llm: Llama, kind: str, where: str) -> None:
-    """Refuse a picture (`image`) or sound (`audio`) that a model does not take.
+def check_takes(llm: Llama, kind: str | None, where: str) -> None:
+    """Refuse a picture or sound that a model does not take.
+
+    Args:
+        llm: The model.
+        kind: `image` or `audio`; None: either.
+        where: Its place in the request.
 
     Raises:
         ValidationError: It takes none, or only the other kind.
@@ -73,7 +78,8 @@ def check_takes(llm: Llama, kind: str, where: str) -> None:
         raise ValidationError(
             f"{where} is {_WHAT[kind]}, but this model takes text only: {e}"
         ) from e
-    if not (projector.supports_images if kind == "image" else projector.supports_audio):
+    takes = {"image": projector.supports_images, "audio": projector.supports_audio}
+    if kind is not None and not takes[kind]:
         other = "pictures" if kind == "audio" else "sounds"
         raise ValidationError(
             f"{where} is {_WHAT[kind]}, but this model takes text and {other} only"
@@ -101,60 +107,71 @@ def loading(where: str) -> Iterator[None]:
         raise not_supported(f"{where} cannot be used here: {e}") from None
 
 
-class _Loader:
-    """Loads the pictures and sounds of one conversation."""
+class MediaBudget:
+    """What the pictures and sounds of one conversation may be together.
 
-    def __init__(self, llm: Llama, policy: MediaPolicy) -> None:
-        self._llm, self._policy = llm, policy
+    Args:
+        policy: The limits.
+    """
+
+    def __init__(self, policy: MediaPolicy) -> None:
+        self._policy = policy
         self._n_items = self._n_pixels = 0
         self._seconds = 0.0
 
-    def messages(self, messages: Sequence[Any]) -> list[Any]:
-        return [
-            {**message, "content": self._content(message["content"], f"messages[{i}]['content']")}
-            if _has_media(message)
-            else message
-            for i, message in enumerate(messages)
-        ]
+    def add(self, media: Image | Audio, where: str) -> None:
+        """Count a picture or sound.
 
-    def _content(self, content: Any, where: str) -> list[Any]:
-        parts = [content] if isinstance(content, Mapping) else content
-        return [
-            part if is_media_part(part) is None else self._part(part, f"{where}[{i}]")
-            for i, part in enumerate(parts)
-        ]
-
-    def _part(self, part: Mapping[str, Any], where: str) -> Image | Audio:
-        if isinstance(part, PlacedPart):
-            where = part.where
+        Raises:
+            ValidationError: It is too much.
+        """
         self._n_items += 1
+        most_s, most = self._policy.max_audio_s, self._policy.max_pixels * _MOST_LARGE
         if self._n_items > self._policy.max_items:
             raise ValidationError(
                 f"{where}: the conversation has more than {self._policy.max_items} pictures and "
                 "sounds; leave older ones out"
             )
-        with loading(where):
-            check_takes(self._llm, str(is_media_part(part)), where)
-            media = load_part(part, where, self._policy)
-        self._check_sum(media, where)
-        return media
-
-    def _check_sum(self, media: Image | Audio, where: str) -> None:
         if isinstance(media, Audio):
             self._seconds += media.duration_s
-            most_s = self._policy.max_audio_s
-            if self._seconds > most_s:
-                raise ValidationError(
-                    f"{where}: the sounds of the conversation last more than {most_s:g} s together"
-                )
-            return
-        self._n_pixels += media.width * media.height
-        most = self._policy.max_pixels * _MOST_LARGE
+        else:
+            self._n_pixels += media.width * media.height
+        if self._seconds > most_s:
+            raise ValidationError(
+                f"{where}: the sounds of the conversation last more than {most_s:g} s together; "
+                "leave older ones out"
+            )
         if self._n_pixels > most:
             raise ValidationError(
                 f"{where}: the pictures of the conversation have more than {most:,} pixels "
                 "together; send smaller ones"
             )
+
+
+def _loaded(llm: Llama, messages: Sequence[Any], policy: MediaPolicy) -> list[Any]:
+    budget = MediaBudget(policy)
+
+    def load(part: Any, where: str) -> Any:
+        if (kind := is_media_part(part)) is None:
+            return part
+        if isinstance(part, PlacedPart):
+            where = part.where
+        with loading(where):
+            check_takes(llm, kind, where)
+            media = load_part(part, where, policy)
+        budget.add(media, where)
+        return media
+
+    found = []
+    for i, message in enumerate(messages):
+        if _has_media(message):
+            content = message["content"]
+            parts = [content] if isinstance(content, Mapping) else content
+            place = f"messages[{i}]['content']"
+            loaded = [load(part, f"{place}[{j}]") for j, part in enumerate(parts)]
+            message = {**message, "content": loaded}
+        found.append(message)
+    return found
 
 
 def _has_media(message: Any) -> bool:
