@@ -228,7 +228,7 @@ def _messages(items: Sequence[object]) -> list[Object]:
         if kind == "message":
             content = _field(item, "content", where, (str, list))
             role = _field(item, "role", where, str)
-            messages.append({"role": role, "content": _content(content, f"{where}.content")})
+            messages.append({"role": role, "content": _parts(content, f"{where}.content")})
             continue
         call_id = _field(item, "call_id", where, str)
         if kind in _CALLS:
@@ -242,13 +242,13 @@ def _messages(items: Sequence[object]) -> list[Object]:
             continue
         if call_id not in called:
             raise ValidationError(f"{where}.call_id: no call before it has the id {call_id!r:.60}")
-        output = _content(_field(item, "output", where, (str, list)), f"{where}.output")
+        output = _parts(_field(item, "output", where, (str, list)), f"{where}.output")
         messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
     return messages
 
 
-def _content(content: str | Sequence[object], where: str) -> str | list[Object]:
-    """Return one text of parts of text and JSON; a list of parts if there are pictures or sounds."""
+def _parts(content: str | Sequence[object], where: str) -> str | list[Object]:
+    """Return parts of text and JSON as one text; a list of parts if there are others."""
     if isinstance(content, str):
         return content
     parts: list[Object] = []
@@ -271,7 +271,7 @@ def _content(content: str | Sequence[object], where: str) -> str | list[Object]:
 
 
 def _text(content: str | Sequence[object], where: str) -> str:
-    found = _content(content, where)
+    found = _parts(content, where)
     if not isinstance(found, str):
         raise ValidationError(f"{where} must be text, without pictures and sounds")
     return found

@@ -14,14 +14,13 @@ from .errors import ApiError, not_supported
 from .messages.models import for_either_client
 from .models import ModelState, ServedModel
 from .native.generation_settings import generation_settings
-from .paths import get, post
+from .paths import get
 
 __all__ = ["routes"]
 
 
 def routes() -> list[BaseRoute]:
     """Return the routes of this module."""
-    no_audio = Endpoint(_transcribe, reads_body=False)
     return [
         *get("/health", Endpoint(_health, reads_body=False, is_public=True)),
         *get("/models", Endpoint(for_either_client(_list), reads_body=False, is_public=True)),
@@ -33,8 +32,6 @@ def routes() -> list[BaseRoute]:
         # llama-swap's path of the same, which langchain-llama-cpp asks for.
         Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         Route("/props", Endpoint(_set_props, reads_body=False), methods=["POST"]),
-        *post("/audio/transcriptions", no_audio, bare=False),
-        *post("/audio/translations", no_audio, bare=False),
     ]
 
 
@@ -145,7 +142,3 @@ async def _props(call: Call) -> Answer:
 
 async def _set_props(_: Call) -> Answer:
     raise not_supported("the properties cannot be changed; start the server with other options")
-
-
-async def _transcribe(_: Call) -> Answer:
-    raise not_supported("this server does not transcribe audio yet")
