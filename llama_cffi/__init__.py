@@ -41,6 +41,10 @@ if TYPE_CHECKING:
         ask,
         complete,
     )
+    from .api.transcription import (
+        Transcription,
+        TranscriptionSegment,
+    )
     from .api.types import (
         ChatCompletionMessageToolCall,
         CompletionUsage,
@@ -230,6 +234,10 @@ _HOME = {
     "api.shortcuts": (
         "ask",
         "complete",
+    ),
+    "api.transcription": (
+        "Transcription",
+        "TranscriptionSegment",
     ),
     "api.types": (
         "ChatCompletionMessageToolCall",
@@ -474,6 +482,8 @@ __all__ = [
     "StepStats",
     "SubmitOptions",
     "TemplateError",
+    "Transcription",
+    "TranscriptionSegment",
     "TuneResult",
     "TuneStep",
     "TunedSettings",

@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from ..generation.cancellation import CancelScope
+from ..media import Audio, Image, is_media_part
 
 __all__ = ["prepared_async", "stream_async", "whole_async"]
 
@@ -86,14 +87,24 @@ async def stream_async(start: Callable[[], Iterable[T]]) -> AsyncGenerator[T, No
 
 
 async def prepared_async(prepare: Callable[[], T], prompt: object) -> T:
-    """Return what *prepare* does; where the prompt is long, the event loop goes on meanwhile."""
+    """Return what *prepare* does; where that takes long, the event loop goes on meanwhile.
+
+    Args:
+        prepare: Renders and tokenizes.
+        prompt: What it does that with: a text, or messages. Pictures and sounds take long.
+    """
     return await whole_async(prepare) if _n_characters(prompt) > _LONG else prepare()
 
 
 def _n_characters(prompt: object, depth: int = 4) -> int:
-    """Return the length of a text, or of the contents of messages: messages, parts, text."""
+    """Return the length of a text, or of the contents of messages: messages, parts, text.
+
+    A picture or sound, which is loaded and divided into patches, counts as a long text.
+    """
     if isinstance(prompt, str):
         return len(prompt)
+    if isinstance(prompt, (Image, Audio)) or is_media_part(prompt):
+        return _LONG + 1
     if isinstance(prompt, Mapping):
         content = prompt.get("content") or prompt.get("text")
         return _n_characters(content, depth - 1) if depth else 0

@@ -25,6 +25,7 @@ from ..generation.options import (
 )
 from ..generation.sampling_params import SamplingOptions, SamplingParams
 from ..generation.seeds import SeedSequence
+from ..media import load_audio
 from ..schema import json_schema, parse_json
 from ..validation import (
     as_list,
@@ -48,6 +49,14 @@ from .openai_options import OpenAIOptions, take_openai_options
 from .running import PreparedRequest, run, run_async
 from .session import Session
 from .structured import json_format, json_text
+from .transcription import (
+    Transcription,
+    as_segment,
+    as_transcription,
+    content_of,
+    transcription_options,
+    windows,
+)
 
 if TYPE_CHECKING:
     import os
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
     from ..embeddings.scorer import Scorer
     from ..generation.sequence import Step
     from ..generation.text import Stop
+    from ..media.sounds import AudioSource
     from ..progress import Progress
     from ..scheduler import RequestHandle
     from ..server.http_server import HttpServer
@@ -646,6 +656,65 @@ class Llama(Session, ModelFacts):
             return await chat_completions.whole_async(prepared, handles)
         runs = run(self.engine, prepared.request)
         return await whole_async(lambda: chat_completions.whole(prepared, runs))
+
+    @checked_arguments(CHAT_OPTION_NAMES)
+    def transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        sample_rate: int | None = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Transcription:
+        """Write down what is said in a sound, with a chat model that takes sounds.
+
+        The model is asked for it, so how well that works is up to the model. A long sound is cut
+        into windows of at most 30 s, at the quietest place of the last 5 s of each.
+
+        Args:
+            audio: See `llama_cffi.media.load_audio`.
+            prompt: Words that help, such as names.
+            language: The language that is spoken, such as `German`; None: the model finds out.
+            sample_rate: The sample rate of an array, Hz; files have their own.
+            **options: See `ChatCompletionOptions`; the temperature is 0 by default.
+
+        Raises:
+            ValidationError: It is no sound, or the model takes none; an option is out of range.
+            ContextOverflowError: A window does not fit into the context.
+            FetchError: An address cannot be fetched.
+        """
+        sound, asked = load_audio(audio, sample_rate), transcription_options(options)
+        segments = [
+            as_segment(window, content_of(self.create_chat_completion(window.messages, **asked)))
+            for window in windows(sound, prompt, language)
+        ]
+        return as_transcription(segments, sound.duration_s)
+
+    async def transcribe_async(
+        self,
+        audio: AudioSource,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        sample_rate: int | None = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Transcription:
+        """Call `transcribe` in an event loop.
+
+        Args:
+            audio: See `transcribe`, also for the errors.
+            prompt: See `transcribe`.
+            language: See `transcribe`.
+            sample_rate: See `transcribe`.
+            **options: See `transcribe`.
+        """
+        sound = await whole_async(lambda: load_audio(audio, sample_rate))
+        asked, segments = transcription_options(options), []
+        for window in windows(sound, prompt, language):
+            done = await self.create_chat_completion_async(window.messages, **asked)
+            segments.append(as_segment(window, content_of(done)))
+        return as_transcription(segments, sound.duration_s)
 
     @checked_arguments()
     def parse(

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..decisions import DecisionInput, DecisionOptions, Question
+    from ..media.sounds import AudioSource
     from ..progress import Progress
     from ..server.http_server import HttpServer
     from ..server.settings import ServerOptions
     from .chat_completions import Message
     from .map import ErrorPolicy, MapPrompt, MapResult
+    from .transcription import Transcription
     from .types import CreateChatCompletionResponse, CreateChatCompletionStreamResponse
 
 __all__ = ["LlamaPool"]
@@ -220,6 +222,28 @@ class LlamaPool:
         ask = self.llm.create_chat_completion_async
         asked = as_list("conversations", conversations)
         return await _all([ask(messages, **options) for messages in asked])
+
+    async def transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        sample_rate: int | None = None,
+        **options: Unpack[ChatCompletionOptions],
+    ) -> Transcription:
+        """Write down what is said in a sound; see `Llama.transcribe`.
+
+        Args:
+            audio: See `Llama.transcribe`, also for the errors.
+            prompt: See `Llama.transcribe`.
+            language: See `Llama.transcribe`.
+            sample_rate: See `Llama.transcribe`.
+            **options: See `ChatCompletionOptions`.
+        """
+        return await self.llm.transcribe_async(
+            audio, prompt=prompt, language=language, sample_rate=sample_rate, **options
+        )
 
     @overload
     async def decide(

@@ -157,6 +157,15 @@ def add_parser(commands: Any) -> None:
         help="a folder in which clients may save the prompts of slots, to restore them later",
     )  # fmt: skip
     listening.add_argument(
+        "--media-urls", default="", metavar="HOSTS",
+        help="fetch pictures and sounds from these hosts by https, with commas; all: from every "
+        "public host (default: none, clients send the data itself)",
+    )  # fmt: skip
+    listening.add_argument(
+        "--media-path", metavar="DIR",
+        help="a folder from which clients may name pictures and sounds (default: none)",
+    )  # fmt: skip
+    listening.add_argument(
         "--pid-file", metavar="FILE",
         help="a file for the process id while the server runs, for `llama-cffi stop`",
     )  # fmt: skip
@@ -186,6 +195,18 @@ def add_parser(commands: Any) -> None:
         "--cache-disk", type=int, default=8192, metavar="MIB",
         help="most of the disk that --cache-dir takes; -1: no limit (default: 8192)",
     )  # fmt: skip
+    running.add_argument(
+        "-mm", "--mmproj", metavar="FILE",
+        help="the projector of a model that takes pictures or sounds: a GGUF file or "
+        "hf:OWNER/REPO:FILE (default: the one beside the model)",
+    )  # fmt: skip
+    running.add_argument(
+        "--image-min-tokens", type=int, metavar="N",
+        help="least tokens of a picture, for models with pictures of any size",
+    )  # fmt: skip
+    running.add_argument(
+        "--image-max-tokens", type=int, metavar="N", help="most tokens of a picture, likewise"
+    )
     running.add_argument(
         "--pooling", choices=("none", "mean", "cls", "last", "rank"),
         help="how embeddings are pooled; rank: for rerankers (default: the model's)",
@@ -220,6 +241,9 @@ def _run(args: argparse.Namespace) -> int:
         n_parallel=args.parallel,
         n_kv_tokens=args.n_kv_tokens,
         pooling=args.pooling,
+        mmproj=args.mmproj,
+        image_min_tokens=args.image_min_tokens,
+        image_max_tokens=args.image_max_tokens,
         context_policy="shift" if args.context_shift else "error",
         adapters=_adapters(args),
         cache_ram=args.cache_ram,
@@ -269,6 +293,8 @@ def _run(args: argparse.Namespace) -> int:
             allow_delete=args.allow_delete,
             slots=args.slots,
             slot_save_path=args.slot_save_path,
+            media_urls=args.media_urls == "all" or _parts(args.media_urls),
+            media_path=args.media_path,
         ) as server,
         _terminable(),
         _pid_file(args.pid_file),

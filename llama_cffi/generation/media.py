@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
     from ..binding import Context
 
-__all__ = ["ENCODER_CACHE_BYTES", "EncodedMedia", "MediaProcessor", "ProjectorSource"]
+__all__ = [
+    "ENCODER_CACHE_BYTES",
+    "EncodedMedia",
+    "MediaProcessor",
+    "ProjectorSource",
+    "file_modalities",
+]
 
 ProjectorSource: TypeAlias = "str | os.PathLike[str]"
 
@@ -148,20 +154,9 @@ class MediaProcessor:
         """What the model takes: `text`, and `image` and `audio` if it has a projector for them."""
         if self.model.library.no_multimodal:
             return ("text",)
-        if self._projector is not None:
-            images, sounds = self._projector.supports_images, self._projector.supports_audio
-        else:
-            path = None
-            if self._source is None:
-                with suppress(ValidationError):  # there are several; using one says so
-                    path = find_projector(self.model.path)
-            if path is None:
-                return ("text",)
-            values = check_gguf(path, kind="projector").values
-            images, sounds = (
-                bool(values.get(f"clip.has_{kind}_encoder")) for kind in ("vision", "audio")
-            )
-        return ("text", *["image"] * images, *["audio"] * sounds)
+        if self._projector is None:
+            return file_modalities(self.model.path, self._source)
+        return _modalities(self._projector.supports_images, self._projector.supports_audio)
 
     def batch_sizes(self, n_batch: int, n_ubatch: int | None) -> tuple[int, int | None]:
         """Return `n_batch` and `n_ubatch` of a context, increased if a picture needs more.
@@ -236,6 +231,32 @@ class MediaProcessor:
         if path is None:
             raise ValidationError(
                 f"{self.model.path.name} gets text only: there is no projector beside it; pass "
-                "one with mmproj='mmproj.gguf', or leave pictures and sounds out"
+                "one (mmproj='mmproj.gguf', --mmproj mmproj.gguf), or leave pictures and sounds out"
             )
         return path
+
+
+def file_modalities(model: Path, source: ProjectorSource | None = None) -> tuple[str, ...]:
+    """Return the modalities of a model that is not loaded, from the header of its projector.
+
+    Args:
+        model: The GGUF file of the model.
+        source: Its projector; None: the one beside it. One that must be fetched does not count.
+
+    Raises:
+        ModelLoadError: The projector is missing or damaged.
+    """
+    path = None
+    if source is None:
+        with suppress(ValidationError):  # there are several; using one says so
+            path = find_projector(model)
+    elif not str(source).startswith("hf:"):
+        path = as_path("mmproj", source)
+    if path is None:
+        return ("text",)
+    values = check_gguf(path, kind="projector").values
+    return _modalities(*(bool(values.get(f"clip.has_{k}_encoder")) for k in ("vision", "audio")))
+
+
+def _modalities(images: bool, sounds: bool) -> tuple[str, ...]:
+    return ("text", *["image"] * images, *["audio"] * sounds)

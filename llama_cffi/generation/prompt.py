@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, SupportsIndex
 
+from ..chat.media_parts import MARKER
 from ..errors import ValidationError
 from ..validation import shown
 
@@ -18,6 +19,7 @@ __all__ = [
     "SavedMedia",
     "common_prefix_length",
     "media_cells",
+    "prompt_text",
     "tokenize_prompt",
 ]
 
@@ -340,6 +342,18 @@ def check_prompt(prompt: object) -> None:
         if not isinstance(first, str):
             return
     raise ValidationError(f"prompt must be a str or a list of token ids, got {shown(prompt)}")
+
+
+def prompt_text(vocab: Vocab, prompt: Sequence[int]) -> str:
+    """Return the text of a prompt, with `MARKER` for each picture or sound."""
+    if not isinstance(prompt, Prompt) or not prompt.media:
+        return vocab.detokenize(prompt, True)
+    texts, start = [], 0
+    for span in prompt.spans():
+        texts.append(vocab.detokenize(prompt[start : span.start], True, keep_space=start > 0))
+        start = span.end
+    texts.append(vocab.detokenize(prompt[start:], True, keep_space=start > 0))
+    return MARKER.join(texts)
 
 
 def tokenize_prompt(vocab: Vocab, text: str) -> list[int]:

@@ -5,7 +5,7 @@ Encoded pictures need Pillow (the extra `multimodal`); arrays and WAV files need
 """
 
 from .images import load_image
-from .parts import is_media_part, load_part
+from .parts import is_media_part, load_media, load_part
 from .policy import MediaPolicy
 from .sounds import load_audio
 from .types import Audio, Image
@@ -17,5 +17,6 @@ __all__ = [
     "is_media_part",
     "load_audio",
     "load_image",
+    "load_media",
     "load_part",
 ]

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from ..errors import ValidationError
 from ..validation import shown
+from .headers import format_of
 from .images import load_image
 from .policy import MediaPolicy
 from .sounds import load_audio
 from .sources import limits_of, read_encoded
 from .types import Audio, Image
 
-__all__ = ["is_media_part", "load_part"]
+__all__ = ["is_media_part", "load_media", "load_part"]
 
 _IMAGES = ("image_url", "input_image", "image")
 _SOUNDS = ("input_audio", "audio", "audio_url")
@@ -62,6 +63,26 @@ def load_part(
     if kind == "image":
         return load_image(source, policy, where)
     return load_audio(source, part.get("sample_rate"), policy, where)
+
+
+def load_media(data: str, where: str, policy: MediaPolicy | None = None) -> Image | Audio:
+    """Load a picture or a sound, whichever its first bytes tell.
+
+    Args:
+        data: Base64 of a file as `load_image` and `load_audio` take it.
+        where: Its name in error messages.
+        policy: The limits; None: the defaults of `MediaPolicy`.
+
+    Raises:
+        ValidationError: It is neither, damaged, or too large.
+        LlamaError: Pillow is not installed.
+    """
+    policy = policy or MediaPolicy()
+    limits = limits_of("image", policy), limits_of("audio", policy)
+    found = read_encoded(data, max(limits, key=lambda one: one.max_bytes), where)
+    if format_of(found) is None:
+        return load_audio(found, None, policy, where)
+    return load_image(found, policy, where)
 
 
 def _refusal(part: object, where: str) -> str:

@@ -124,7 +124,7 @@ def _of_text(text: str, limits: Limits, policy: MediaPolicy, where: str) -> byte
     if head.startswith(("https:", "http:")):
         return _of_url(text.strip(), limits, policy, where).data
     if head.startswith("file:"):
-        return _of_file(_path_of_url(text.strip(), where), limits, policy, where)
+        return _of_file(_path_of_url(text.strip(), policy, where), limits, policy, where)
     if "://" in text[:_SHOWN]:
         raise ValidationError(f"{where}: {text[:_SHOWN]!r} is no data:, file: or https: URL")
     if _is_base64(text) and not _names_file(text, policy):
@@ -138,8 +138,8 @@ def _is_base64(text: str) -> bool:
     return len(text) >= _LEAST_BASE64 and _BASE64.fullmatch(text) is not None
 
 
-def _path_of_url(url: str, where: str) -> Path:
-    """Return the path in a file: URL."""
+def _path_of_url(url: str, policy: MediaPolicy, where: str) -> Path:
+    """Return the path in a file: URL; with a folder, `file://NAME` is in it, as in llama-server."""
     from urllib.request import url2pathname
 
     try:
@@ -147,6 +147,8 @@ def _path_of_url(url: str, where: str) -> Path:
     except ValueError:
         raise ValidationError(f"{where}: {url[:_SHOWN]!r} is no valid address") from None
     if parts.netloc not in ("", "localhost"):
+        if isinstance(policy.files, Path):
+            return Path(url2pathname(parts.netloc + parts.path))
         raise ValidationError(f"{where}: file: URLs name files of this machine only")
     return Path(url2pathname(parts.path))
 
@@ -186,7 +188,10 @@ def _decoded(text: str, limits: Limits, where: str) -> bytes:
 
 def _of_file(path: Path, limits: Limits, policy: MediaPolicy, where: str) -> bytes:
     if policy.files is False:
-        raise ValidationError(f"{where}: files are not read here; send the data as base64")
+        raise ValidationError(
+            f"{where}: files are not read here; send the data as base64, or allow a folder "
+            "(--media-path of the server, files of the MediaPolicy)"
+        )
     shown = repr(str(path)[:_SHOWN_PATH])  # as it was given: folders of a server are its own
     try:
         allowed = _allowed(path, policy)
@@ -232,7 +237,10 @@ def _of_reader(read: Callable[[int], object], limits: Limits, where: str) -> byt
 
 def _of_url(url: str, limits: Limits, policy: MediaPolicy, where: str) -> Fetched:
     if policy.urls is False:
-        raise ValidationError(f"{where}: addresses are not fetched here; send the data as base64")
+        raise ValidationError(
+            f"{where}: addresses are not fetched here; send the data as base64, or allow hosts "
+            "(--media-urls of the server, urls of the MediaPolicy)"
+        )
     from .fetch import fetch
 
     return fetch(url, policy, limits.kind, limits.max_bytes)

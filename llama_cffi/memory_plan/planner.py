@@ -103,6 +103,7 @@ class Config(Protocol):
     draft: Any
     adapters: Any
     lora_path: Any
+    mmproj: Any
 
     def context_options(self) -> Any:
         """Return arguments of `Context`."""
@@ -156,6 +157,7 @@ def options_of(config: Config) -> dict[str, Any]:
     """Return the settings of a `LlamaConfig` as `PlanOptions`."""
     names = (
         "n_ctx", "n_gpu_layers", "n_parallel", "n_kv_tokens", "draft", "adapters", "lora_path",
+        "mmproj",
     )  # fmt: skip
     found = {
         **config.model_options(),
@@ -472,7 +474,7 @@ class Planner:
         found = {name: Counter[str]() for name in ("mmproj", "draft", "adapter", "other")}
         first = next(iter(self._devices), HOST)
         place = HOST if self._options.get("n_gpu_layers") == 0 else first
-        if "mmproj" in self._options:
+        if self._options.get("mmproj") is not None:
             found["mmproj"][place] += _projector_bytes(_projector(self._options["mmproj"]))
         for adapter in _adapter_paths(self._options):
             summary = check_gguf(Path(adapter).expanduser(), kind="LoRA")

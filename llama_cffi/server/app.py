@@ -32,6 +32,7 @@ from . import (
     router,
     streams,
     tokens,
+    transcriptions,
 )
 from .call import OPENAI, ServerState, new_id, send_error
 from .errors import INVALID, ApiError, as_api_error
@@ -52,7 +53,7 @@ N_PARALLEL = 4
 # A module of a protocol has `routes()`.
 _PROTOCOLS = (
     chat, completions, responses, messages, native, embeddings, rerank, decisions, tokens, lora,
-    info, metrics, page, router, streams,
+    transcriptions, info, metrics, page, router, streams,
 )  # fmt: skip
 _NOT_FOUND = "not_found_error"
 _LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"

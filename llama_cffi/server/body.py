@@ -24,9 +24,11 @@ __all__ = [
     "ClientLeftError",
     "Kind",
     "Object",
+    "bytes_kind",
     "either",
     "list_of",
     "parse_json",
+    "parse_value",
     "read_body",
     "take",
 ]
@@ -42,11 +44,19 @@ class ClientLeftError(Exception):
     """The client closed the connection."""
 
 
-async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, settings: Settings, *, is_form: bool = False
+) -> bytes:
     """Return the body of a request.
 
+    Args:
+        scope: ASGI's.
+        receive: ASGI's.
+        settings: The limits.
+        is_form: Whether the body must be a form with files, not JSON.
+
     Raises:
-        ApiError: It is too large, or did not arrive in time.
+        ApiError: It has another type, is too large, or did not arrive in time.
         ClientLeftError: The client left before its end.
     """
     headers = dict(scope["headers"])
@@ -54,7 +64,11 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     if announced.isdigit() and int(announced[:20]) > settings.max_body_bytes:
         raise _too_large(f"{int(announced[:20]):,} bytes", settings)
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind and kind != b"application/json" and not kind.endswith(b"+json"):
+    if is_form and kind != b"multipart/form-data":
+        shown = kind.decode("latin-1")
+        message = f"the content type must be multipart/form-data, got {shown!r} (curl: -F)"
+        raise invalid(None, message, 415)
+    if not is_form and kind and kind != b"application/json" and not kind.endswith(b"+json"):
         shown = kind.decode("latin-1")
         message = f"the content type must be application/json, got {shown!r} (curl: --json)"
         raise invalid(None, message, 415)
@@ -147,6 +161,26 @@ class Kind(NamedTuple):
 
     words: str
     read: Callable[[Any], Any]
+
+
+def bytes_kind(words: str) -> Kind:
+    """Return the kind of bytes, which JSON does not have, under a name."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, bytes):
+            raise ValueError
+        return value
+
+    return Kind(words, read)
+
+
+def parse_value(text: str) -> Any:
+    """Return the number, true or false in a text; the text if it is something else."""
+    try:
+        value = json.loads(text.strip().lower(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
 
 
 def _is_a(words: str, *types: type) -> Kind:

@@ -7,7 +7,7 @@ import math
 import secrets
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -20,8 +20,9 @@ from ..generation.cancellation import CancelScope
 from ..generation.request_scope import RequestScope
 from ..validation import INT32_MAX
 from .api_keys import ApiKey, KeyRing, as_keys
-from .body import ClientLeftError, Object, parse_json, read_body
+from .body import ClientLeftError, Kind, Object, parse_json, read_body
 from .errors import INVALID, ApiError, as_api_error, invalid, openai_error
+from .form import parse_form
 from .models import Models, ServedModel
 from .request_log import RequestLog
 from .response_store import ResponseStore
@@ -327,7 +328,8 @@ class Endpoint:
     Args:
         handler: Returns the answer.
         protocol: The form of errors and streams.
-        reads_body: Whether the request has a JSON body.
+        reads_body: Whether the request has a body.
+        form: The fields of a body that is a form with files; None: it is JSON.
         list_field: The field that a body is which is a list; None: it must be an object.
         is_public: Whether it is answered without a key, and while the server drains.
         needs_model: Whether the model that the body names is loaded first, and kept meanwhile;
@@ -344,6 +346,7 @@ class Endpoint:
         protocol: Protocol = OPENAI,
         *,
         reads_body: bool = True,
+        form: Mapping[str, Kind] | None = None,
         list_field: str | None = None,
         is_public: bool = False,
         needs_model: bool = True,
@@ -351,7 +354,7 @@ class Endpoint:
     ) -> None:
         self._may_be_empty = may_be_empty
         self._handler, self.protocol, self._list_field = handler, protocol, list_field
-        self._reads_body, self._is_public = reads_body, is_public
+        self._reads_body, self._is_public, self._form = reads_body, is_public, form
         self._needs_model = needs_model and reads_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -395,7 +398,10 @@ class Endpoint:
                     raise stopping()
             if self._reads_body:
                 body = await self._body(call, receive)
-                if body or not self._may_be_empty:
+                if self._form is not None:
+                    kind = call.headers.get("content-type", "")
+                    call.body = parse_form(body, kind, self._form)
+                elif body or not self._may_be_empty:
                     call.body = parse_json(body, state.settings, self._list_field)
             call.schedule()
             call.record()
@@ -407,7 +413,10 @@ class Endpoint:
     async def _body(self, call: Call, receive: Receive) -> bytes:
         """Read the body, until the server stops."""
         loop = asyncio.get_running_loop()
-        reading = asyncio.ensure_future(read_body(call.scope, receive, call.state.settings))
+        is_form = self._form is not None
+        reading = asyncio.ensure_future(
+            read_body(call.scope, receive, call.state.settings, is_form=is_form)
+        )
 
         def stop(_reason: str) -> None:
             if not reading.done():

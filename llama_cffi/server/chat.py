@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
+from ..api.aio import whole_async
 from ..api.chat_completions import Extensions, PreparedChat
 from ..api.structured import json_format
 from ..chat.tools import normalise_tools
 from ..errors import ValidationError
+from ..generation.prompt import prompt_text
 from .body import BOOL, INTEGER, LIST, OBJECT, STRING, Kind, Object, either, take
 from .call import OPENAI, Answer, Call, Endpoint, Json, Stream
 from .errors import ApiError, invalid
 from .fields import GENERATION, generation_options
 from .lora import use_adapters
+from .media import load_messages
 from .models import ServedModel
 from .paths import post
 from .sse import event
@@ -89,7 +92,7 @@ async def _create(call: Call) -> Answer:
     verbose = {}
     if call.body.get("verbose"):
         vocab = call.model.llm.model.vocab
-        verbose["__verbose"] = {"prompt": vocab.detokenize(prepared.request.tokens, True)}
+        verbose["__verbose"] = {"prompt": prompt_text(vocab, prepared.request.tokens)}
     if call.body.get("stream") is True:
         chunks = await start_chat_stream(call, prepared)
         return Stream(_events(chunks, verbose))
@@ -159,7 +162,7 @@ async def admit_chat(
     stream: bool,
     reasoning_end: threading.Event | None = None,
 ) -> PreparedChat:
-    """Count the answers of a chat; render and tokenize its messages, whose types are checked.
+    """Count the answers of a chat; load its media, render and tokenize it; types are checked.
 
     Raises:
         LlamaError: The request is wrong, or too long.
@@ -168,6 +171,7 @@ async def admit_chat(
     model = call.model
     use_adapters(call)
     call.admit(model, options.get("n", 1))
+    messages = await load_messages(call, messages)
     prepared = await model.llm.chat.prepare_async(
         messages, options, stream=stream, reasoning_end=reasoning_end
     )
@@ -267,19 +271,22 @@ async def count_tokens(call: Call, body: Object | None = None) -> int:
         TemplateError: The chat template refuses the messages.
     """
     chat = call.model.llm.chat
-    messages, options = chat_options(call.model, call.body if body is None else body)
+    given, options = chat_options(call.model, call.body if body is None else body)
     options.pop("stream_options", None)
+    messages = await load_messages(call, given)
     return len((await chat.prepare_async(messages, options)).request.tokens)
 
 
-def chat_prompt(model: ServedModel, body: Object) -> str:
+async def chat_prompt(call: Call) -> str:
     """Return the rendered prompt of a request.
 
     Raises:
         ApiError: A field has the wrong type.
         TemplateError: The chat template refuses the messages.
     """
-    messages, options = chat_options(model, body)
+    model, body = call.model, call.body
+    given, options = chat_options(model, body)
+    messages = await load_messages(call, given)
     names = ("thinking", "reasoning_effort", "chat_template_kwargs", "continue_final_message")
     rendering: Any = {name: options[name] for name in names if name in options}
     if body.get("add_generation_prompt") is False and "continue_final_message" not in options:
@@ -287,7 +294,8 @@ def chat_prompt(model: ServedModel, body: Object) -> str:
         rendering["chat_template_kwargs"] = {**variables, "add_generation_prompt": False}
     if options.get("tool_choice") != "none":
         rendering["tools"] = options.get("tools")
-    return model.llm.renderer.render(messages, **rendering).text
+    render = model.llm.renderer.render
+    return await whole_async(lambda: render(messages, **rendering).text)
 
 
 def _is_continued(messages: list[Any], given: Object) -> bool:

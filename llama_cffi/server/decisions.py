@@ -27,6 +27,7 @@ from ..decisions import (
     run,
     run_async,
 )
+from ..decisions.inputs import is_conversation
 from ..errors import ValidationError
 from ..validation import check_choice
 from .body import BOOL, take
@@ -34,6 +35,7 @@ from .call import Answer as Response
 from .call import Call, Endpoint, Json
 from .errors import ApiError
 from .lora import use_adapters
+from .media import PlacedPart, load_messages
 from .paths import post
 
 __all__ = [
@@ -50,6 +52,8 @@ _MAX_QUESTIONS = 400
 _MAX_SYSTEMONE_QUESTIONS = 4096
 _MAX_SYSTEMONE_LEVELS = 10
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_TEXTS = ("input_text", "text", "output_text", "refusal", "input_json")
+_MEDIA = ("input_image", "input_audio")
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
 
@@ -83,6 +87,8 @@ async def _decided(call: Call, input: DecisionInput, questions: list[Question[An
     model = call.model
     engine: Any = model.llm.engine
     use_adapters(call)
+    if is_conversation(input):
+        input = await load_messages(call, input)
     prepared = await asyncio.to_thread(prepare, engine, [input], questions, options)
     call.admit(model)
     if hasattr(engine, "submit"):
@@ -222,7 +228,7 @@ def _messages(items: Sequence[object]) -> list[Object]:
         if kind == "message":
             content = _field(item, "content", where, (str, list))
             role = _field(item, "role", where, str)
-            messages.append({"role": role, "content": _text(content, f"{where}.content")})
+            messages.append({"role": role, "content": _parts(content, f"{where}.content")})
             continue
         call_id = _field(item, "call_id", where, str)
         if kind in _CALLS:
@@ -236,28 +242,39 @@ def _messages(items: Sequence[object]) -> list[Object]:
             continue
         if call_id not in called:
             raise ValidationError(f"{where}.call_id: no call before it has the id {call_id!r:.60}")
-        output = _text(_field(item, "output", where, (str, list)), f"{where}.output")
+        output = _parts(_field(item, "output", where, (str, list)), f"{where}.output")
         messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
     return messages
 
 
-def _text(content: str | Sequence[object], where: str) -> str:
-    """Return text, or parts of text and JSON, as one text."""
+def _parts(content: str | Sequence[object], where: str) -> str | list[Object]:
+    """Return parts of text and JSON as one text; a list of parts if there are others."""
     if isinstance(content, str):
         return content
-    texts = []
+    parts: list[Object] = []
     for i, given in enumerate(content):
         place = f"{where}[{i}]"
         part = _object(given, place)
-        kinds = ("input_text", "text", "output_text", "refusal", "input_json", "input_image")
-        kind = _kind(part, place, kinds)
-        if kind == "input_image":
-            raise ValidationError(f"{place}: images are not supported in decisions; send text")
+        kind = _kind(part, place, (*_TEXTS, *_MEDIA))
+        if kind in _MEDIA:
+            parts.append(PlacedPart(part, place))
+            continue
         if kind == "input_json":
-            texts.append(_as_json(_field(part, "data", place, (dict, list))))
+            text = _as_json(_field(part, "data", place, (dict, list)))
         else:
-            texts.append(_field(part, "refusal" if kind == "refusal" else "text", place, str))
-    return "\n".join(texts)
+            text = _field(part, "refusal" if kind == "refusal" else "text", place, str)
+        if parts and "text" in parts[-1]:
+            text = f"{parts.pop()['text']}\n{text}"
+        parts.append({"type": "text", "text": text})
+    is_text = len(parts) < 2 and not any(isinstance(part, PlacedPart) for part in parts)
+    return "".join(str(part["text"]) for part in parts) if is_text else parts
+
+
+def _text(content: str | Sequence[object], where: str) -> str:
+    found = _parts(content, where)
+    if not isinstance(found, str):
+        raise ValidationError(f"{where} must be text, without pictures and sounds")
+    return found
 
 
 # System One

@@ -13,6 +13,7 @@ from .errors import invalid
 __all__ = [
     "GENERATION",
     "OPENAI",
+    "SEEDS",
     "are_ids",
     "check_tokens",
     "generation_options",
@@ -91,7 +92,7 @@ _LETTERS = {
 }  # fmt: skip
 _MAX_N = 128
 _MAX_ITEMS = 2048
-_SEEDS = 2**32 - 1
+SEEDS = 2**32 - 1
 
 
 def generation_options(given: Object, n_vocab: int) -> Object:
@@ -111,7 +112,7 @@ def generation_options(given: Object, n_vocab: int) -> Object:
     if options.get("thinking_budget") == -1:  # llama-server's word for no limit
         del options["thinking_budget"]
     if "seed" in options:  # any integer is one for OpenAI
-        options["seed"] = options["seed"] % _SEEDS if options["seed"] >= 0 else -1
+        options["seed"] = options["seed"] % SEEDS if options["seed"] >= 0 else -1
     samplers = options.get("samplers")
     if isinstance(samplers, str) and samplers != "temp" and _LETTERS.keys() >= {*samplers}:
         options["samplers"] = [_LETTERS[letter] for letter in samplers]

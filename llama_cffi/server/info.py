@@ -7,20 +7,20 @@ import asyncio
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
+from ..chat.media_parts import MARKER
 from ..errors import LlamaError
 from .call import Answer, Call, Endpoint, Json, stopping
 from .errors import ApiError, not_supported
 from .messages.models import for_either_client
 from .models import ModelState, ServedModel
 from .native.generation_settings import generation_settings
-from .paths import get, post
+from .paths import get
 
 __all__ = ["routes"]
 
 
 def routes() -> list[BaseRoute]:
     """Return the routes of this module."""
-    no_audio = Endpoint(_transcribe, reads_body=False)
     return [
         *get("/health", Endpoint(_health, reads_body=False, is_public=True)),
         *get("/models", Endpoint(for_either_client(_list), reads_body=False, is_public=True)),
@@ -32,8 +32,6 @@ def routes() -> list[BaseRoute]:
         # llama-swap's path of the same, which langchain-llama-cpp asks for.
         Route("/upstream/{name:path}/props", Endpoint(_props, reads_body=False), methods=["GET"]),
         Route("/props", Endpoint(_set_props, reads_body=False), methods=["POST"]),
-        *post("/audio/transcriptions", no_audio, bare=False),
-        *post("/audio/translations", no_audio, bare=False),
     ]
 
 
@@ -81,7 +79,7 @@ def _described(model: ServedModel) -> dict[str, object]:
         "tags": [*model.entry.tags],
         "status": status,
         "architecture": {
-            "input_modalities": ["text"],
+            "input_modalities": [*card.modalities] if card else ["text"],
             "output_modalities": [card.output if card else "text"],
         },
         "meta": None
@@ -124,7 +122,12 @@ async def _props(call: Call) -> Answer:
             "role": "model",
             "model_alias": model.name,
             "model_path": card.path,
-            "modalities": {"vision": False, "video": False, "audio": False},
+            "modalities": {
+                "vision": "image" in card.modalities,
+                "video": False,
+                "audio": "audio" in card.modalities,
+            },
+            "media_marker": MARKER,
             "chat_template": card.chat_template,
             "bos_token": card.bos,
             "eos_token": card.eos,
@@ -139,7 +142,3 @@ async def _props(call: Call) -> Answer:
 
 async def _set_props(_: Call) -> Answer:
     raise not_supported("the properties cannot be changed; start the server with other options")
-
-
-async def _transcribe(_: Call) -> Answer:
-    raise not_supported("this server does not transcribe audio yet")

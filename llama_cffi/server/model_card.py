@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..api.config import LlamaConfig
 from ..api.llama import Llama
+from ..errors import LlamaError
+from ..generation.media import file_modalities
 from ..generation.sampling_params import SamplingParams
 from ..gguf.header_check import GgufSummary
 from ..memory_plan import estimate, options_of
@@ -27,6 +31,7 @@ class ModelCard:
         size_bytes: Size of its tensors.
         n_vocab: Number of tokens.
         n_embd: Width of the hidden state.
+        modalities: What it takes: text, and with a projector `image` and `audio`.
         output: What it answers with: text, embeddings or decisions.
         memory_bytes: Memory that it takes in all, by an estimate; see `MemoryPlan`.
         chat_template: The template.
@@ -45,6 +50,7 @@ class ModelCard:
     size_bytes: int
     n_vocab: int
     n_embd: int
+    modalities: tuple[str, ...]
     output: str
     memory_bytes: int
     chat_template: str = ""
@@ -72,6 +78,7 @@ class ModelCard:
             size_bytes=sum(tensor.size_bytes or 0 for tensor in gguf.tensors),
             n_vocab=tokens.count if tokens else gguf.number("vocab_size"),
             n_embd=gguf.number("embedding_length"),
+            modalities=_modalities(lambda: file_modalities(Path(path), config.mmproj)),
             output=_output(gguf),
             memory_bytes=planned.total_bytes,
             chat_template=str(gguf.values.get("tokenizer.chat_template", "")),
@@ -93,6 +100,7 @@ class ModelCard:
             size_bytes=model.size_bytes,
             n_vocab=len(vocab),
             n_embd=model.n_embd,
+            modalities=_modalities(lambda: llm.modalities),
             output=_output(model.gguf),
             memory_bytes=estimate(model, options_of(llm.config))[0].total_bytes,
             chat_template=llm.get_chat_template(),
@@ -102,6 +110,14 @@ class ModelCard:
             sampling=llm.sampling or SamplingParams(),
             seed=llm.config.seed,
         )
+
+
+def _modalities(read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the modalities; a damaged projector is told to those who send a picture."""
+    try:
+        return read()
+    except LlamaError:
+        return ("text",)
 
 
 def _output(gguf: GgufSummary) -> str:

@@ -53,6 +53,7 @@ _ALIASES = {
     "cache_type_k": "type_k",
     "cache_type_v": "type_v",
     "chat_template": "chat_format",
+    "mm": "mmproj",
     "lora": "lora_path",
     "mmap": "use_mmap",
     "mlock": "use_mlock",
@@ -68,7 +69,8 @@ def read_presets(path: str | os.PathLike[str], config: LlamaConfig) -> list[Mode
     It is TOML if its name ends with .toml, else INI. Each section is a model, by its name; the
     section `*` has what holds for all. A section has `model` (a path, from the file's folder, or
     `hf:OWNER/REPO`), `aliases`, `tags`, `preload`, and fields of `LlamaConfig` under their own
-    names or llama-server's. Without `model`, the name of a section is a repository on the hub.
+    names or llama-server's, of which `mmproj` is a path as `model` is. Without `model`, the name of
+    a section is a repository on the hub.
 
     Args:
         path: The file.
@@ -195,6 +197,8 @@ def _entry(file: Path, name: str, options: dict[str, Any], config: LlamaConfig) 
     if not isinstance(preload, bool):
         raise ValidationError(f"{where}: preload must be true or false, got {preload!r}")
     values = {key: _value(where, key, value) for key, value in options.items()}
+    if isinstance(mmproj := values.get("mmproj"), str) and not mmproj.startswith("hf:"):
+        values["mmproj"] = str(file.parent / Path(mmproj).expanduser())
     try:
         own = dataclasses.replace(config, **values)
     except ValidationError as e:

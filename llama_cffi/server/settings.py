@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypedDict
 
 from ..errors import ValidationError
+from ..media import MediaPolicy
 from ..validation import as_list, as_path, check_bool, check_float, check_int, check_str
 from .api_keys import ApiKey, as_keys
 
@@ -50,6 +52,8 @@ class ServerOptions(TypedDict, total=False):
     allow_delete: bool
     slots: bool
     slot_save_path: str | os.PathLike[str] | None
+    media_urls: bool | Sequence[str]
+    media_path: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,10 @@ class Settings:
         allow_delete: Whether clients may delete models of *models_dir*, files and all.
         slots: Whether `/slots` is there.
         slot_save_path: A folder in which clients save the prompts of slots; None: they cannot.
+        media_urls: Which https addresses of pictures and sounds the server fetches: those of these
+            hosts; True: of every public host. Clients can send the data itself in any case.
+        media_path: A folder from which clients name pictures and sounds, as paths or file: URLs;
+            None: they cannot.
 
     Raises:
         ValidationError: A value is out of range.
@@ -131,6 +139,8 @@ class Settings:
     allow_delete: bool = False
     slots: bool = False
     slot_save_path: str | os.PathLike[str] | None = None
+    media_urls: bool | Sequence[str] = False
+    media_path: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "api_keys", as_keys(as_list("api_keys", self.api_keys)))
@@ -146,11 +156,17 @@ class Settings:
         for name in ("models_dir", "models_preset", "ssl_key_file", "ssl_cert_file"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_path(name, path))
-        if self.slot_save_path is not None:
-            folder = as_path("slot_save_path", self.slot_save_path)
-            if not folder.is_dir():
-                raise ValidationError(f"slot_save_path={str(folder)!r} is not a folder; make it")
-            object.__setattr__(self, "slot_save_path", folder)
+        for name in ("slot_save_path", "media_path"):
+            if (path := getattr(self, name)) is not None:
+                folder = as_path(name, path)
+                if not folder.is_dir():
+                    raise ValidationError(f"{name}={str(folder)!r} is not a folder; make it")
+                object.__setattr__(self, name, folder)
+        if not isinstance(self.media_urls, bool):
+            hosts = [
+                check_str("media_urls", host) for host in as_list("media_urls", self.media_urls)
+            ]
+            object.__setattr__(self, "media_urls", tuple(filter(None, hosts)) or False)
         check_int("models_max", self.models_max, 0)
         check_int("models_memory", self.models_memory, 0, 2**62)
         if self.sleep_idle_s is not None:
@@ -169,3 +185,13 @@ class Settings:
         check_int("max_json_depth", self.max_json_depth, 1, 200)
         for name in ("body_timeout_s", "send_timeout_s", "ping_s"):
             check_float(name, getattr(self, name), 0, _MAX_S, above=True)
+
+    @property
+    def media_policy(self) -> MediaPolicy:
+        """What pictures and sounds of requests may be loaded from where."""
+        urls = self.media_urls
+        folder = self.media_path
+        return MediaPolicy(
+            urls=urls if isinstance(urls, bool) else tuple(urls),
+            files=False if folder is None else Path(folder),
+        )

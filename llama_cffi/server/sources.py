@@ -31,7 +31,8 @@ def model_entries(
     Of a folder, files that another entry has, and names that are taken, are left out.
 
     Raises:
-        ValidationError: There is no model, one is something else, or two have the same name.
+        ValidationError: There is no model, one is something else, two have the same name, or
+            several would have the same projector.
     """
     one = isinstance(sources, (str, os.PathLike, Llama, LlamaPool))
     given: list[ModelInput] = [sources] if one else [*sources]  # type: ignore[list-item, misc]
@@ -61,6 +62,11 @@ def model_entries(
     if not entries:
         where = " in " + str(settings.models_dir) if settings.models_dir is not None else ""
         raise ValidationError(f"no model{where}: give a GGUF file, hf:OWNER/REPO[:FILE] or a Llama")
+    if config.mmproj is not None and len(entries) > 1:
+        raise ValidationError(
+            f"mmproj={str(config.mmproj)!r} is for one model, and there are {len(entries)}; put "
+            "each projector beside its model, or name it in a file of presets"
+        )
     _check_names(entries)
     is_preloaded = settings.preload
     if is_preloaded is None:

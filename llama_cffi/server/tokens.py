@@ -58,4 +58,4 @@ async def _detokenize(call: Call) -> Answer:
 
 
 async def _apply_template(call: Call) -> Answer:
-    return Json({"prompt": await asyncio.to_thread(chat_prompt, call.model, call.body)})
+    return Json({"prompt": await chat_prompt(call)})

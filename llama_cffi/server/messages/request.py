@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ValidationError
 from ...validation import shown
+from ..media import PlacedPart
 from .fields import Fields, typed
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ _MAX_TOKENS = 4096  # llama-server's default; Anthropic requires the field
 # and would make every prompt a new one from its first tokens on.
 _BILLING = re.compile(r"\A\s*x-anthropic-billing-header:[^\n]*\n?")
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-_MEDIA = {
-    "image": "is a picture, and the model reads text only; describe it in text",
-    "document": "is a document, and the model reads text only; send its text as a text block",
+_REFUSED = {
+    "image": "is a picture, which only messages may have; describe it in text",
+    "document": "is a document, which is not read here; send its text as a text block",
 }
+_SOURCES = {"base64": "data", "url": "url"}
 # What Anthropic's own models and tools wrote earlier in a conversation; nothing else reads it.
 _FOREIGN = re.compile(r"redacted_thinking|server_tool_use|\w+_tool_result|container_upload")
 
@@ -52,8 +54,8 @@ def chat_request(body: object, family: Family) -> ChatRequest:
         family: The model's family, which says whether its reasoning can be switched.
 
     Raises:
-        ValidationError: A known field has a wrong type or value, or a block is neither text, nor
-            reasoning, nor a tool call, nor its result; the error begins with its path.
+        ValidationError: A known field has a wrong type or value, or a block is neither text, nor a
+            picture, nor reasoning, nor a tool call, nor its result; the error begins with its path.
     """
     root = Fields(body, "")
     root.get("stream", bool)
@@ -95,7 +97,7 @@ def _messages(fields: Fields) -> list[Mapping[str, object]]:
         return _system(content, path)
     if isinstance(content, str):
         return [{"role": role, "content": content}]
-    texts: list[str] = []
+    parts: list[str | PlacedPart] = []
     reasoning: list[str] = []
     calls: list[object] = []
     results: list[Mapping[str, object]] = []
@@ -109,13 +111,13 @@ def _messages(fields: Fields) -> list[Mapping[str, object]]:
         elif kind == "thinking" and role == "assistant":
             reasoning.append(block.need("thinking", str))
         elif not (_FOREIGN.fullmatch(kind) and role == "assistant"):
-            texts.append(_text(block))
+            parts.append(_part(block))
     if role == "user":
         # Results follow the calls that they answer, whatever was written before them.
-        if texts or not results:
-            results.append({"role": role, "content": _content(texts)})
+        if parts or not results:
+            results.append({"role": role, "content": _content(parts)})
         return results
-    message: dict[str, object] = {"role": role, "content": _content(texts)}
+    message: dict[str, object] = {"role": role, "content": _content(parts)}
     if reasoning:
         message["reasoning_content"] = "\n".join(reasoning)
     if calls:
@@ -130,13 +132,16 @@ def _call(block: Fields) -> dict[str, object]:
 
 def _result(block: Fields) -> Mapping[str, object]:
     content = block.get("content", (str, list))
-    texts = [] if content is None else _texts(content, block.path("content"))
+    path = block.path("content")
+    parts: list[str | PlacedPart] = [content] if isinstance(content, str) else []
+    if isinstance(content, list):
+        parts = [_part(Fields(inner, f"{path}.{i}")) for i, inner in enumerate(content)]
     if block.get("is_error", bool):
-        texts = ["Error:", *texts]  # templates have no other place for it
+        parts = ["Error:", *parts]  # templates have no other place for it
     return {
         "role": "tool",
         "tool_call_id": block.need("tool_use_id", str),
-        "content": _content(texts),
+        "content": _content(parts),
     }
 
 
@@ -144,6 +149,16 @@ def _texts(content: str | list[Any], path: str) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [_text(Fields(block, f"{path}.{i}")) for i, block in enumerate(content)]
+
+
+def _part(block: Fields) -> str | PlacedPart:
+    """Return the text of a block, or its picture."""
+    if block.get("type", str) != "image":
+        return _text(block)
+    source = block.inner("source") or Fields(None, block.path("source"))  # which is missing
+    name = _SOURCES[source.choice("type", [*_SOURCES])]
+    part = {"type": "image", "source": {name: source.need(name, str)}}
+    return PlacedPart(part, block.path("source"))
 
 
 def _text(block: Fields) -> str:
@@ -154,15 +169,17 @@ def _text(block: Fields) -> str:
     if kind == "tool_reference":  # the result of a search for tools
         name: str = block.need("tool_name", str)
         return name
-    reason = _MEDIA.get(kind, "cannot be used here; send text")
+    reason = _REFUSED.get(kind, "cannot be used here; send text")
     raise ValidationError(f"{block.path('type')}: a block of the type {shown(kind)} {reason}")
 
 
-def _content(texts: Sequence[str]) -> object:
-    """Return text as a message has it; the chat template says what stands between two parts."""
-    if len(texts) < 2:
-        return "".join(texts)
-    return [{"type": "text", "text": text} for text in texts]
+def _content(parts: Sequence[str | PlacedPart]) -> object:
+    """Return parts as a message has them; the chat template says what stands between two texts."""
+    if not parts:
+        return ""
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
 def _stop_sequences(root: Fields) -> list[str] | None:

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from ..call import Answer, Call, Endpoint, Json, Protocol, Stream
 from ..chat import admit_chat, llama_extensions
 from ..errors import ApiError
+from ..media import load_messages
 from ..paths import post
 from ..sse import event
 from .answer import Event, error_body, events, message_object
@@ -50,7 +51,8 @@ async def _create(call: Call) -> Answer:
 
 
 async def _count(call: Call) -> Answer:
-    messages, options = _chat(call)
+    given, options = _chat(call)
+    messages = await load_messages(call, given)
     prepared = await call.model.llm.chat.prepare_async(messages, options, stream=True)
     return Json({"input_tokens": len(prepared.request.tokens)})
 

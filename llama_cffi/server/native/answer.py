@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...api.aio import stream_async
 from ...api.timings import prompt_progress, timings
+from ...generation.prompt import prompt_text
 from ...generation.sampling_params import SamplingParams
 from ...generation.stats import GenerationStats
 from ...generation.text import CharacterOffsets
@@ -214,7 +215,7 @@ class CompletionAnswer:
             "tokens_evaluated": stats.n_prompt,
             "tokens_cached": self._n_cached(),
             "generation_settings": self._settings(),
-            "prompt": self._vocab.detokenize(self._prompt, True),
+            "prompt": prompt_text(self._vocab, self._prompt),
             "has_new_line": "\n" in self._text,
             "truncated": bool(is_cut) or stats.finish_reason == "context",
             "stop_type": self._stop_type(),

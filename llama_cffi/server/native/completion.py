@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import BaseRoute
 
-from ...api.aio import prepared_async
+from ...api.aio import prepared_async, whole_async
 from ...api.channel import Channel
 from ...api.running import PreparedRequest, is_shared, run, run_async
 from ...binding import Vocab
@@ -23,7 +22,7 @@ from ..lora import use_adapters
 from ..models import ServedModel
 from ..paths import bare_post
 from .answer import CompletionAnswer, Run, Wanted, progress_event
-from .prompts import prompt_tokens
+from .prompts import has_media, prompt_tokens
 
 if TYPE_CHECKING:
     from ...api.running import AnyEngine
@@ -62,13 +61,13 @@ def routes() -> list[BaseRoute]:
 async def _complete(call: Call) -> Answer:
     model = call.model
     given = take(call.body, FIELDS, "prompt")
-    vocab, prompt = model.llm.model.vocab, given["prompt"]
+    prompt, policy = given["prompt"], call.state.settings.media_policy
 
     def prepare() -> tuple[Wanted, list[list[int]]]:
-        return check(model, given), prompt_tokens(vocab, prompt)
+        return check(model, given), prompt_tokens(model.llm, prompt, policy)
 
-    is_slow = not _SLOW.isdisjoint(given)
-    preparing = asyncio.to_thread(prepare) if is_slow else prepared_async(prepare, prompt)
+    is_slow = not _SLOW.isdisjoint(given) or has_media(prompt)
+    preparing = whole_async(prepare) if is_slow else prepared_async(prepare, prompt)
     wanted, prompts = await preparing
     return await answer(call, wanted, prompts)
 

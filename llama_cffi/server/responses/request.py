@@ -11,6 +11,7 @@ from ...errors import ValidationError
 from ...generation.context_policy import DROP_TURNS
 from ...generation.sampling_params import SamplingOptions
 from ...validation import check_choice, check_int, shown
+from ..media import PlacedPart
 from .objects import read_encrypted
 
 if TYPE_CHECKING:
@@ -67,12 +68,8 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _FORMATS = ("text", "json_object", "json_schema")
 _MOST_TOP_LOGPROBS = 20
 _TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-_MEDIA_PARTS = {
-    "input_image": "a picture",
-    "input_file": "a file",
-    "input_audio": "sound",
-    "input_video": "a video",
-}
+_MEDIA_PARTS = ("input_image", "input_audio")
+_REFUSED_PARTS = {"input_file": "a file", "input_video": "a video"}
 
 
 @dataclass(frozen=True)
@@ -399,20 +396,24 @@ def _content(content: str | list[Any], where: str) -> str | list[Item]:
     """Return a content for a chat message; the template says how its parts are joined."""
     if isinstance(content, str):
         return content
-    texts = [_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
-    return [{"type": "text", "text": text} for text in texts]
+    return [_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
 
 
-def _part(part: object, where: str) -> str:
-    if isinstance(part, str):
-        return part
-    kind = _required(_typed(where, part, dict), where, "type", str)
+def _part(given: object, where: str) -> Item:
+    if isinstance(given, str):
+        return {"type": "text", "text": given}
+    part = cast("Item", _typed(where, given, dict))
+    kind = _required(part, where, "type", str)
     if kind in _TEXT_PARTS:
-        return str(_required(cast("Item", part), where, _TEXT_PARTS[kind], str))
+        return {"type": "text", "text": _required(part, where, _TEXT_PARTS[kind], str)}
     if kind in _MEDIA_PARTS:
+        if part.get("file_id"):
+            raise ValidationError(f"{where}.file_id: there are no stored files; send base64")
+        return PlacedPart(part, where)
+    if kind in _REFUSED_PARTS:
         raise ValidationError(
-            f"{where} is {_MEDIA_PARTS[kind]} ({kind}), and the model gets text only; leave it "
-            "out, or describe it in text"
+            f"{where} is {_REFUSED_PARTS[kind]} ({kind}), which is not read here; leave it out, or "
+            "give its text"
         )
     raise ValidationError(
         f"{where}.type={shown(kind)} is unknown; a part of text is "
