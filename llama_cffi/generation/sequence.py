@@ -89,8 +89,9 @@ class GenerationParams:
             none.
         post_sampling_probs: Log-probabilities are those after all samplers.
         prompt_progress: Called with the progress of the prompt.
-        stopping_criteria: Functions of the tokens of prompt and answer so far, (n,) int32, and the
-            logits of the next token, (n_vocab,) float32; one that returns True ends the answer.
+        stopping_criteria: Functions of the tokens of prompt and answer so far, (n,) int32, -1 for
+            the cells of pictures and sounds, and the logits of the next token, (n_vocab,) float32;
+            one that returns True ends the answer.
     """
 
     max_tokens: int
@@ -211,7 +212,7 @@ class SequenceState:
             if token >= 0:  # not part of an image
                 chain.accept(token)
         if self._params.stopping_criteria:
-            self._tokens = [*prompt]
+            self._tokens = [max(token, -1) for token in prompt]
         forced_tokens = ForcedTokens(chain, self._params)
         if forced_tokens.is_active:
             self._forced_tokens = forced_tokens
