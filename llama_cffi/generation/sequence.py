@@ -90,8 +90,8 @@ class GenerationParams:
         post_sampling_probs: Log-probabilities are those after all samplers.
         prompt_progress: Called with the progress of the prompt.
         stopping_criteria: Functions of the tokens of prompt and answer so far, (n,) int32, -1 for
-            those of pictures and sounds, and the logits of the next token, (n_vocab,) float32; one
-            that returns True ends the answer.
+            the cells of pictures and sounds, and the logits of the next token, (n_vocab,) float32;
+            one that returns True ends the answer.
     """
 
     max_tokens: int

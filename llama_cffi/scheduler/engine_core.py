@@ -104,7 +104,7 @@ class EngineCore:
         if request.prompt.media and self._to_encode(request):
             request.move(RequestState.ENCODING)
             self._encoding.add(request)
-            self.encoder.submit(request)
+            self.encoder.submit(request, self.scheduler.rank(request)[0])
         else:
             self.scheduler.add(request)
 
@@ -171,7 +171,7 @@ class EngineCore:
                 time.monotonic(),
                 seconds,
                 len(self.scheduler.running),
-                self.scheduler.n_waiting,
+                self.scheduler.n_waiting + self.n_encoding,
                 n_tokens,
                 n_generated,
                 self.cache.n_blocks - self.cache.n_free_blocks,

@@ -144,6 +144,7 @@ class EngineThread:
             self.core.context.abort_flag.set()
         if self._thread is not None:
             self._thread.join(_EXIT_S)
+        self.core.encoder.close()
 
     # For handles and the engine
 
@@ -268,6 +269,8 @@ class EngineThread:
         """Apply the updates of the queue."""
         core = self.core
         with self.queue.take() as updates:
+            if updates.clear_cache:  # first: new requests look for pictures in the cache
+                core.cache.clear(stored=True)
             for handle in updates.submitted:
                 core.add(handle)
         for handle, reason in updates.cancelled:
@@ -277,8 +280,6 @@ class EngineThread:
         if updates.cancel_all:
             for request in [*core.handles]:
                 core.abort(request, CLOSE)
-        if updates.clear_cache:
-            core.cache.clear(stored=True)
         self.queue.run_calls()
         self.queue.notify()
 

@@ -878,7 +878,7 @@ class InferenceEngine:
 
     @property
     def _n_waiting(self) -> int:
-        return self.scheduler.n_waiting + self._queue.n_submitted
+        return self.scheduler.n_waiting + self._core.n_encoding + self._queue.n_submitted
 
     def _n_over_limit(self) -> int:
         """Return how many requests must leave the queue before another one may enter it."""

@@ -235,7 +235,7 @@ class Scheduler:
         for i, request in enumerate(decoding, 1):
             self._schedule_decode(output, request, len(decoding) - i)
         n_prefill = min(limit, self.n_batch - output.n_tokens)
-        for request in sorted(prefilling, key=self._rank):
+        for request in sorted(prefilling, key=self.rank):
             if request.seq_id is None:
                 continue
             n_left = len(request.tokens) - request.num_computed_tokens
@@ -292,6 +292,13 @@ class Scheduler:
         request.draft = []
         request.move(_PENDING)
         self._wait(request)
+
+    def rank(self, request: Request) -> tuple[float, int]:
+        """Return the order of service, lowest first, and the number of the request.
+
+        Ageing never reorders two waiting requests.
+        """
+        return request.created_s / self.ageing_s - request.priority, request.number
 
     # Steps
 
@@ -358,8 +365,8 @@ class Scheduler:
         immediately.
         """
         lower = [r for r in self.running if r.priority < request.priority]
-        rank = self._rank(request)
-        return max((r for r in lower if self._rank(r) > rank), key=self._rank, default=None)
+        rank = self.rank(request)
+        return max((r for r in lower if self.rank(r) > rank), key=self.rank, default=None)
 
     def _preempt(self, output: SchedulerOutput, victim: Request) -> None:
         self.preempt(victim)
@@ -443,7 +450,7 @@ class Scheduler:
     def _preempt_for(self, output: SchedulerOutput, request: Request, n_tokens: int) -> bool:
         """Preempt others until *n_tokens* fit; False = the request itself was preempted."""
         while not self.cache.reserve(self._seq(request), n_tokens):
-            victim = max(self.running, key=self._rank)
+            victim = max(self.running, key=self.rank)
             output.drop(victim)
             self._preempt(output, victim)
             if victim is request:
@@ -477,11 +484,7 @@ class Scheduler:
         self.running.remove(request)
 
     def _wait(self, request: Request) -> None:
-        self._waiting.push((*self._rank(request), request))
-
-    def _rank(self, request: Request) -> tuple[float, int]:
-        """Return the order of service, lowest first. Ageing never reorders two waiting requests."""
-        return request.created_s / self.ageing_s - request.priority, request.number
+        self._waiting.push((*self.rank(request), request))
 
     @staticmethod
     def _seq(request: Request) -> int:

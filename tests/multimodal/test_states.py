@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from multimodal.conftest import Files, picture
 from multimodal.test_chat import ask
+from support.http_requests import Reply, post
 
-from llama_cffi import InferenceEngine, Llama, ValidationError
+from llama_cffi import InferenceEngine, Llama, LlamaPool, ValidationError
 
 KINDS = ("janus_pro", "gemma3", "qwen2vl_merger")
 A, B = picture(1, 30, 20), picture(2, 30, 20)
@@ -261,3 +262,28 @@ def test_the_store_on_disk(kind: str, files: dict[str, Files], tmp_path: Path) -
             n_reused, logprobs = answer(third, turns)
             assert n_reused == 0
             assert np.allclose(logprobs, expected, atol=ROUNDING)
+
+
+def test_the_server_restores_slots_with_pictures(
+    kind: str, files: dict[str, Files], without_projector: Files, tmp_path: Path
+) -> None:
+    def act(pool: LlamaPool, url: str, action: str) -> Reply:
+        return post(f"{url}/slots/0?action={action}", {"filename": "slot"})
+
+    turns = [*ask("see", A, LONG), {"role": "assistant", "content": "a"}, *ask("and?")]
+    options: Any = {"n_parallel": 2, "n_ctx": 1024, "n_threads": 1}
+    with LlamaPool(files[kind].model, **options) as pool, pool.serve(slot_save_path=tmp_path) as up:
+        tell(pool.llm, turns[:1])
+        saved = act(pool, up.url, "save")
+        assert saved.status == 200, saved.body
+        pool.llm.reset()
+        tell(pool.llm, [{"role": "user", "content": "hi"}])
+        restored = act(pool, up.url, "restore")
+        assert restored.json["n_restored"] == saved.json["n_saved"]
+        assert tell(pool.llm, turns)[0] > after_picture(pool.llm, turns)
+    model = without_projector.model
+    with LlamaPool(model, **options) as pool, pool.serve(slot_save_path=tmp_path) as up:
+        refused = act(pool, up.url, "restore")
+        assert (refused.status, "projector" in refused.error["message"]) == (400, True)
+        assert tell(pool.llm, [{"role": "user", "content": "hi"}])[1]
+        assert act(pool, up.url, "erase").status == 200
