@@ -22,6 +22,7 @@ _TRANSPOSED = frozenset({"F32", "F16", "BF16"})
 _NO_MATRICES = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
 _BLOCK = re.compile(r"[av]\.blk\.\d+\.(attn_(q|k|v|qkv|out)|ffn_(up|gate|down)|ln[12])\.")
 _SOUND_POSITIONS = 1500  # 30 s
+_MAX_TILES = 64  # a side; models have up to 6
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,12 @@ class _Encoder:
             yield f"{key} is {self.merge}; it must be at least 2"  # scale_factor > 1
         elif not self.merge or side % self.merge:
             yield f"{key} is {self.merge}, which does not divide the {side} patches a side"
+        longest = self.gguf.number("vision.preproc_image_size")
+        if longest > size * _MAX_TILES:
+            yield (
+                f"clip.vision.preproc_image_size is {longest}, which makes more than {_MAX_TILES} "
+                f"tiles of {size} pixels a side"
+            )
 
     def _positions(self) -> Iterator[str]:
         name = f"{self.rule.modality[0]}.position_embd.weight"
@@ -254,7 +261,10 @@ class _Encoder:
             yield from self._optional(f"{prefix}.{name}.weight", (n,), sizes)
         for name in ("attn_q_norm", "attn_k_norm"):
             tensor = self.tensors.get(f"{prefix}.{name}.weight")
-            if tensor is not None and _plain(tensor) not in ((n,), (n // self.heads,)):
+            if tensor is None:
+                continue
+            yield from _wrong_type(tensor, _F32)
+            if _plain(tensor) not in ((n,), (n // self.heads,)):
                 yield f"{tensor.name} has the shape {tensor.shape}, not ({n},)"
         yield from self._feed_forward(prefix, sizes)
 
@@ -297,8 +307,6 @@ class _Encoder:
 
 def _types_of(name: str, shape: _Shape) -> frozenset[str] | None:
     """Return the types that C computes with; None for every type of matrices."""
-    if name.startswith("a.conv1d") and name.endswith("weight"):
-        return frozenset({"F16"})
     if len(shape) > 2:
         return _CONVOLUTIONS
     if name == "mm.input_projection.weight":  # C transposes it
