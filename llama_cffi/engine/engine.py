@@ -175,9 +175,10 @@ class Engine:
             given = None if layers == -1 else layers
             layers = environment.number("N_GPU_LAYERS", given, -1, -INT32_MAX)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch}
+        projector = {"mmproj": mmproj, "image_max_tokens": image_max_tokens}
         fitted = fit(
             model_path,
-            {**context_options, **sizes, "n_gpu_layers": layers},
+            {**context_options, **sizes, **projector, "n_gpu_layers": layers},
             check_memory=check_bool("check_memory", check_memory),
         )
         self.model, self.owns_model = open_model(

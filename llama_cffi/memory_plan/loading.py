@@ -101,9 +101,10 @@ def check_fits(plan: MemoryPlan, ram: SystemMemory | None, *, is_loaded: bool = 
                 for name, size in (
                     ("KV cache", host.kv_bytes + host.recurrent_bytes),
                     ("compute", host.compute_bytes),
-                    ("weights", max(0, host.weights_bytes - host.mapped_bytes)),
+                    ("weights", max(0, host.weights_bytes - host.mapped_bytes) * (not is_loaded)),
+                    ("mmproj", host.mmproj_bytes),
                 )
-                if (size and not is_loaded) or name != "weights"
+                if size or name in ("KV cache", "compute")
             )
             raise OutOfMemoryError(
                 f"{plan.path} with n_ctx={plan.n_ctx} and n_parallel={plan.n_parallel} needs "

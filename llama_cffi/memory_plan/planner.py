@@ -33,6 +33,7 @@ from ..validation import (
 from .hub_headers import remote_model_files, resolve_if_here
 from .memory_plan import DevicePlan, MemoryPlan
 from .placement import HOST, assign_layers, repacked_bytes, weights_by_device
+from .projectors import n_together, projector_bytes, read_projector
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -67,9 +68,9 @@ class PlanOptions(ModelOptions, total=False):
     `n_ctx`: tokens of each answer, as for `Llama`; `"auto"`: the largest that fits. `n_parallel`:
     answers that are generated together. `n_kv_tokens`: tokens of a cache that they share, see
     `InferenceEngine`. `n_gpu_layers`: see `Model`; `"auto"`: the most that fit. `mmproj`: the
-    projector for images and audio. `draft`: the draft model: a file, `hf:…`, or the `Drafter`.
-    `adapters`: LoRA files, or files and scales. `lora_path`: one more. The others are those of
-    `ContextParams` and `Model`.
+    projector for images and audio; `image_max_tokens`: see `Projector`. `draft`: the draft model: a
+    file, `hf:…`, or the `Drafter`. `adapters`: LoRA files, or files and scales. `lora_path`: one
+    more. The others are those of `ContextParams` and `Model`.
     """
 
     n_ctx: int | Auto | None
@@ -89,6 +90,7 @@ class PlanOptions(ModelOptions, total=False):
     pooling: str | None
     attention: str | None
     mmproj: str | os.PathLike[str] | None
+    image_max_tokens: int | None
     draft: object
     adapters: Mapping[str, float] | Sequence[str] | None
     lora_path: str | os.PathLike[str] | None
@@ -104,6 +106,7 @@ class Config(Protocol):
     adapters: Any
     lora_path: Any
     mmproj: Any
+    image_max_tokens: Any
 
     def context_options(self) -> Any:
         """Return arguments of `Context`."""
@@ -157,7 +160,7 @@ def options_of(config: Config) -> dict[str, Any]:
     """Return the settings of a `LlamaConfig` as `PlanOptions`."""
     names = (
         "n_ctx", "n_gpu_layers", "n_parallel", "n_kv_tokens", "draft", "adapters", "lora_path",
-        "mmproj",
+        "mmproj", "image_max_tokens",
     )  # fmt: skip
     found = {
         **config.model_options(),
@@ -219,6 +222,8 @@ class Planner:
         self._check()
         self._devices = self._usable_devices()
         self._ram = system_memory()
+        mmproj = options.get("mmproj")
+        self._projector = None if mmproj is None else read_projector(mmproj)
         self._extras = self._extra_bytes()
         self._sizes: dict[tuple[int, int, int], _Sizes] = {}
         self._drafts: dict[tuple[int, int], Counter[str]] = {}
@@ -260,11 +265,13 @@ class Planner:
         found = self._plan(n_ctx, n_parallel, n_gpu_layers, sizes)
         if not limits:
             return found
-        on_gpu = bool(self._devices)
+        on_gpu, most = bool(self._devices), _MAX_PARALLEL
+        if self._library is not None:
+            most = min(most, compat.max_sequences(self._library))
         return replace(
             found,
             max_n_ctx=self._largest_n_ctx(n_parallel, n_gpu_layers, n_ctx),
-            max_n_parallel=self._largest(lambda n: (n_ctx, n, n_gpu_layers), 1, _MAX_PARALLEL, 1),
+            max_n_parallel=self._largest(lambda n: (n_ctx, n, n_gpu_layers), 1, most, 1),
             max_n_gpu_layers=self._largest_layers(n_ctx, n_parallel) if on_gpu else 0,
             notes=tuple(self.notes),
         )
@@ -350,7 +357,12 @@ class Planner:
         if getattr(options.get("draft"), "reads_hidden", False):
             found["embeddings"] = True
         found["n_batch"] = max(found.get("n_batch", 2048), n_seqs)
-        return {**self._defaults(found, n_gpu_layers), **found}
+        found = {**self._defaults(found, n_gpu_layers), **found}
+        if self._projector is not None:
+            least = n_together(self._projector, options.get("image_max_tokens"))
+            if least > min(DEFAULT_N_UBATCH, found["n_ubatch"]):
+                found |= {name: max(found[name], least) for name in ("n_batch", "n_ubatch")}
+        return found
 
     def _defaults(self, context: Mapping[str, Any], n_gpu_layers: int) -> dict[str, Any]:
         """Return the defaults of a context that decide about its size."""
@@ -474,8 +486,9 @@ class Planner:
         found = {name: Counter[str]() for name in ("mmproj", "draft", "adapter", "other")}
         first = next(iter(self._devices), HOST)
         place = HOST if self._options.get("n_gpu_layers") == 0 else first
-        if self._options.get("mmproj") is not None:
-            found["mmproj"][place] += _projector_bytes(_projector(self._options["mmproj"]))
+        if self._projector is not None:
+            most = self._options.get("image_max_tokens")
+            found["mmproj"][place] += projector_bytes(self._projector, most)
         for adapter in _adapter_paths(self._options):
             summary = check_gguf(Path(adapter).expanduser(), kind="LoRA")
             found["adapter"][place] += sum(t.size_bytes or 0 for t in summary.tensors)
@@ -663,26 +676,3 @@ def _adapter_paths(options: Mapping[str, Any]) -> list[str]:
     if "lora_path" in options:
         found.append(os.fspath(options["lora_path"]))
     return found
-
-
-def _projector(source: str | os.PathLike[str]) -> GgufSummary:
-    """Return the header of a projector."""
-    path = resolve_if_here(source)
-    if path is None:
-        return remote_model_files(str(source)).summary
-    return check_gguf(path, kind="projector")
-
-
-def _projector_bytes(gguf: GgufSummary) -> int:
-    """Return the bytes of a projector and its compute buffer, by a formula."""
-    values = gguf.values
-
-    def number(key: str) -> int:
-        value = values.get(f"clip.vision.{key}", 0)
-        return value if isinstance(value, int) else 0
-
-    side = number("image_size") // (number("patch_size") or 1)
-    n_patches, width = side * side, number("embedding_length")
-    heads, wide = number("attention.head_count"), number("feed_forward_length")
-    compute = 4 * n_patches * (5 * width + 2 * wide + heads * n_patches)
-    return sum(tensor.size_bytes or 0 for tensor in gguf.tensors) + compute

@@ -202,6 +202,8 @@ class InferenceEngine:
                 "n_gpu_layers": n_gpu_layers,
                 "draft": draft if hasattr(draft, "open") else None,
                 "adapters": adapters,
+                "mmproj": mmproj,
+                "image_max_tokens": image_max_tokens,
             },
             check_memory=check_bool("check_memory", check_memory),
         )
