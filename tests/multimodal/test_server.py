@@ -245,7 +245,7 @@ def test_media_are_not_logged(url: str, caplog: pytest.LogCaptureFixture) -> Non
 # What may be named
 
 
-@pytest.mark.behaviour("security: media files are read below their folder only")
+@pytest.mark.behaviour("security: files are read below the given folder only")
 def test_files_of_the_folder(pool: LlamaPool, folder: Path) -> None:
     with pool.serve(media_path=folder) as server:
         for name in ("a.png", "sub/b.png", "file://a.png", "file://sub/b.png", f"{folder}/a.png",
@@ -261,6 +261,7 @@ def test_files_of_the_folder(pool: LlamaPool, folder: Path) -> None:
         assert str(folder) not in reply.error["message"]
 
 
+@pytest.mark.behaviour("vision: addresses and files are refused unless they are allowed")
 def test_hosts_that_may_be_named(pool: LlamaPool) -> None:
     with pool.serve(media_urls=["images.example"]) as server:
         for address, reason in (
@@ -396,6 +397,7 @@ def test_native_completions(url: str) -> None:
 # Decisions
 
 
+@pytest.mark.behaviour("vision: pictures can be decided about")
 def test_decisions_about_a_picture(url: str) -> None:
     def decide(part: object) -> Reply:
         content = [part, {"type": "input_text", "text": "Look."}]
@@ -422,7 +424,7 @@ def test_decisions_about_a_picture(url: str) -> None:
 # What the server tells
 
 
-@pytest.mark.behaviour("vision: /models and /props tell what the model takes")
+@pytest.mark.behaviour("vision: the models' list tells the modalities")
 def test_modalities(url: str, files: dict[str, Files], tmp_path: Path) -> None:
     (model,) = get(f"{url}/v1/models").json["data"]
     assert model["architecture"]["input_modalities"] == ["text", "image", "audio"]
@@ -542,6 +544,7 @@ def test_wrong_transcriptions(url: str, fields: Any, status: int, reason: str) -
     assert reason in reply.error["message"]
 
 
+@pytest.mark.behaviour("transcription: wrong forms and sounds are 4xx")
 def test_forms_that_are_none(url: str) -> None:
     whole, kind = multipart(file=WAV)
     address = f"{url}/v1/audio/transcriptions"
@@ -570,6 +573,7 @@ def test_a_model_without_ears(files: dict[str, Files]) -> None:
         assert "file is a sound, but this model takes text and pictures" in reply.error["message"]
 
 
+@pytest.mark.behaviour("transcription: long sounds are cut where it is quiet")
 def test_long_sounds_are_cut_where_it_is_quiet(files: dict[str, Files]) -> None:
     noise = sound(1, 40.0)
     noise[27 * 16_000 : 27 * 16_000 + 8000] = 0.0

@@ -33,6 +33,9 @@ ROUTES: list[tuple[str, str, Any]] = [
 ]
 
 
+@pytest.mark.behaviour(
+    "vision: what a text model does not take is refused by its place in the request"
+)
 @pytest.mark.parametrize(("path", "place", "part"), ROUTES)
 def test_a_model_that_takes_text_only_says_so(url: str, path: str, place: str, part: Any) -> None:
     field = "input" if path.startswith(("responses", "decisions")) else "messages"

@@ -276,6 +276,23 @@ def assistant(*blocks: object) -> dict[str, Any]:
     return {"messages": [*HELLO["messages"], {"role": "assistant", "content": [*blocks]}]}
 
 
+def test_pictures_stay_in_their_place(family: Family) -> None:
+    text = {"type": "text", "text": "Look."}
+    blocks = [text, IMAGE, text, {"type": "image", "source": {"type": "url", "url": "u"}}]
+    parts = [
+        text,
+        {"type": "image", "source": {"data": "AA=="}},
+        text,
+        {"type": "image", "source": {"url": "u"}},
+    ]
+    (message,) = messages_of(family, {"role": "user", "content": blocks})
+    assert message == {"role": "user", "content": parts}
+    assert message["content"][1].where == "messages.0.content.1.source"
+    result = {"type": "tool_result", "tool_use_id": "t", "is_error": True, "content": [IMAGE]}
+    message = messages_of(family, {"role": "user", "content": [result]})[0]
+    assert message["content"] == [{"type": "text", "text": "Error:"}, parts[1]]
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
 CALL = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
